@@ -1,0 +1,31 @@
+//! A channel as a hook.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::{
+    error::{BoxError, BoxFuture},
+    hook::{Completion, CompletionHook, IntoHook},
+};
+
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Channel;
+
+/// Waits for room in the channel; a channel whose receiver is gone is a failed delivery, tried again on schedule.
+impl CompletionHook for mpsc::Sender<Completion> {
+    fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>> {
+        Box::pin(async move {
+            self.send(completion)
+                .await
+                .map_err(|_| "the receiver of the hook's channel is gone".into())
+        })
+    }
+}
+
+impl IntoHook<Channel> for mpsc::Sender<Completion> {
+    fn into_hook(self) -> Arc<dyn CompletionHook> {
+        Arc::new(self)
+    }
+}

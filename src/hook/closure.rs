@@ -1,0 +1,107 @@
+//! Closures as hooks.
+
+use std::{marker::PhantomData, sync::Arc};
+
+use crate::{
+    error::{BoxError, BoxFuture},
+    hook::{Completion, CompletionHook},
+};
+
+/// What can be given as a hook: a closure, an async closure, the sender of a `tokio::sync::mpsc` channel, or a
+/// [`CompletionHook`] behind an `Arc`.
+///
+/// `M` only tells these apart and is never written out.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no completion hook",
+    note = "a hook is a closure `|completion: Completion| ...`, sync or async, answering `()` or `Result<(), E>`, a `tokio::sync::mpsc::Sender<Completion>`, or an `Arc<dyn CompletionHook>`"
+)]
+pub trait IntoHook<M>: Send + Sync + 'static {
+    /// Makes it one.
+    fn into_hook(self) -> Arc<dyn CompletionHook>;
+}
+
+/// What a hook may answer with: nothing, or a `Result` whose error means "try again".
+pub trait IntoHookResult {
+    /// The answer as the engine takes it.
+    ///
+    /// # Errors
+    ///
+    /// The hook's own error.
+    fn into_hook_result(self) -> Result<(), BoxError>;
+}
+
+impl IntoHookResult for () {
+    fn into_hook_result(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl<E: Into<BoxError>> IntoHookResult for Result<(), E> {
+    fn into_hook_result(self) -> Result<(), BoxError> {
+        self.map_err(Into::into)
+    }
+}
+
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Plain;
+
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Async<F>(PhantomData<fn() -> F>);
+
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Given;
+
+impl<F, R> IntoHook<(Plain, R)> for F
+where
+    F: Fn(Completion) -> R + Send + Sync + 'static,
+    R: IntoHookResult,
+{
+    fn into_hook(self) -> Arc<dyn CompletionHook> {
+        struct SyncHook<F>(F);
+
+        impl<F, R> CompletionHook for SyncHook<F>
+        where
+            F: Fn(Completion) -> R + Send + Sync + 'static,
+            R: IntoHookResult,
+        {
+            fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>> {
+                Box::pin(async move { (self.0)(completion).into_hook_result() })
+            }
+        }
+
+        Arc::new(SyncHook(self))
+    }
+}
+
+impl<F, Fut> IntoHook<Async<Fut>> for F
+where
+    F: Fn(Completion) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: IntoHookResult,
+{
+    fn into_hook(self) -> Arc<dyn CompletionHook> {
+        struct AsyncHook<F>(F);
+
+        impl<F, Fut> CompletionHook for AsyncHook<F>
+        where
+            F: Fn(Completion) -> Fut + Send + Sync + 'static,
+            Fut: Future + Send + 'static,
+            Fut::Output: IntoHookResult,
+        {
+            fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>> {
+                Box::pin(async move { (self.0)(completion).await.into_hook_result() })
+            }
+        }
+
+        Arc::new(AsyncHook(self))
+    }
+}
+
+impl IntoHook<Given> for Arc<dyn CompletionHook> {
+    fn into_hook(self) -> Arc<dyn CompletionHook> {
+        self
+    }
+}

@@ -1,0 +1,130 @@
+//! Being told that a task ended: the [`CompletionHook`] port, and the ready-made hooks.
+//!
+//! Hooks are given to the builder per condition. Closures, async closures and channels are hooks as they are:
+//!
+//! - [`on_success`](crate::Builder::on_success): the task succeeded
+//! - [`on_failure`](crate::Builder::on_failure): it failed, expired or could not be read
+//! - [`on_stop`](crate::Builder::on_stop): it was stopped
+//! - [`on_completion`](crate::Builder::on_completion): any of these
+//!
+//! Only the end of a task fires a hook, never an attempt. The order to deliver is committed together with the end, so it
+//! survives whatever the store survives; **a hook may be called twice** for one end, with the same
+//! [`webhook_id`](Completion::webhook_id). A hook runs in a pool of its own, is timed out, is caught when it panics, is
+//! tried again when it fails, and never changes the task's result.
+
+mod channel;
+mod closure;
+
+use std::{fmt, sync::Arc};
+
+use http::{HeaderMap, Method, Uri};
+
+pub use self::closure::{IntoHook, IntoHookResult};
+use crate::{
+    error::{BoxError, BoxFuture},
+    task::{CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState},
+};
+
+/// Somebody who is told that a task ended.
+///
+/// An error, a panic and a time-out are all the same to the engine: the delivery is tried again on its schedule.
+///
+/// # Cancel safety
+///
+/// The future is dropped when it takes longer than the hook time-out, and at shutdown; the delivery is then tried again.
+pub trait CompletionHook: Send + Sync + 'static {
+    /// Takes note of the completion. May be called twice for the same one.
+    fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>>;
+}
+
+/// The end of a task, with all there is to know about it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Completion {
+    /// The same for every call about this end: remember it, and a second call does no harm.
+    pub webhook_id: String,
+    /// The task. If it was run again meanwhile, the record is of the new generation, and the fields beside it of the old.
+    pub task: Arc<TaskRecord>,
+    /// Which run-through ended.
+    pub generation: u32,
+    /// The kind of end.
+    pub condition: Condition,
+    /// The state it ended in.
+    pub state: TaskState,
+    /// In which attempt.
+    pub attempt: u32,
+    /// What went wrong, if it did.
+    pub error: Option<Arc<str>>,
+    /// The response, if it ended with one and is still of this generation.
+    pub response: Option<Arc<CapturedResponse>>,
+    request: Option<Arc<CapturedRequest>>,
+}
+
+impl Completion {
+    pub(crate) fn new(
+        task: Arc<TaskRecord>,
+        delivery: &Delivery,
+        request: Option<Arc<CapturedRequest>>,
+        response: Option<Arc<CapturedResponse>>,
+    ) -> Self {
+        let current = task.generation == delivery.generation;
+        Self {
+            webhook_id: delivery.webhook_id(),
+            generation: delivery.generation,
+            condition: delivery.condition,
+            state: delivery.ended_as,
+            attempt: delivery.attempt,
+            error: delivery.error.clone(),
+            response: response.filter(|_| current),
+            request,
+            task,
+        }
+    }
+
+    /// The request id of the task.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.task.id
+    }
+
+    /// The task id: the client's name for it, or else the request id.
+    #[must_use]
+    pub fn task_id(&self) -> String {
+        self.task.task_id()
+    }
+
+    /// The method of the request.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.task.method
+    }
+
+    /// The target of the request.
+    #[must_use]
+    pub fn uri(&self) -> &Uri {
+        &self.task.uri
+    }
+
+    /// The headers of the request as they were stored, unless that can no longer be read.
+    #[must_use]
+    pub fn request_headers(&self) -> Option<&HeaderMap> {
+        self.request.as_ref().map(|request| &request.headers)
+    }
+
+    /// The request as it was stored, unless that can no longer be read.
+    #[must_use]
+    pub fn request(&self) -> Option<&Arc<CapturedRequest>> {
+        self.request.as_ref()
+    }
+}
+
+/// Shows what a log may show: no headers, no bodies.
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion")
+            .field("webhook_id", &self.webhook_id)
+            .field("state", &self.state)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}

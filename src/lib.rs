@@ -1,0 +1,8 @@
+//! x
+#![cfg_attr(docsrs, feature(doc_cfg))]
+pub mod error;
+pub mod hook;
+pub mod probe;
+pub mod store;
+pub mod task;
+pub mod time;

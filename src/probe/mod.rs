@@ -1,0 +1,246 @@
+//! Watching the engine at work: one [`Event`] for all that happens, and the [`Probe`]s that translate it.
+//!
+//! - `MetricsProbe` (feature `metrics`) counts with the `metrics` crate
+//! - `TracingProbe` (feature `tracing`) writes spans and events with the `tracing` crate
+//!
+//! Any number of probes can be given to the builder. An event holds no body, header or secret; ids and paths are in it,
+//! so a probe that exports them should think before it makes labels of them. Without a probe, nothing is measured.
+
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "tracing")]
+mod tracing;
+
+use std::{fmt, time::Duration};
+
+#[cfg(feature = "metrics")]
+pub use self::metrics::MetricsProbe;
+#[cfg(feature = "tracing")]
+pub use self::tracing::TracingProbe;
+use crate::{
+    error::BoxError,
+    store::{Pruned, StoreError},
+    task::{CapturedRequest, Counts, DeliveryStatus, Destination, FenceToken, RequestId, TaskState, lifecycle::Rescue},
+};
+
+/// Somebody who is told what happens.
+///
+/// Called on hot paths and inside the engine: it must not block and must not panic.
+pub trait Probe: Send + Sync + fmt::Debug + 'static {
+    /// Something happened.
+    fn on_event(&self, event: &Event<'_>);
+
+    /// A request is being captured: the moment to add what an attempt needs later, such as a trace context, to
+    /// `request.carried` or its headers.
+    fn on_capture(&self, request: &mut CapturedRequest) {
+        let _ = request;
+    }
+
+    /// An attempt begins. The scope given back, if any, is entered around every poll of the attempt.
+    fn attempt(&self, attempt: &AttemptInfo<'_>) -> Option<Box<dyn AttemptScope>> {
+        let _ = attempt;
+        None
+    }
+}
+
+/// Wraps every poll of one attempt: how a log is captured, or a span entered.
+///
+/// Dropped when the attempt is over, inside no poll.
+pub trait AttemptScope: Send {
+    /// Calls `poll` exactly once.
+    fn in_scope(&mut self, poll: &mut dyn FnMut());
+}
+
+/// An attempt that begins.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct AttemptInfo<'a> {
+    /// The task.
+    pub id: RequestId,
+    /// What it is listed under.
+    pub function: &'a str,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// The token of the claim.
+    pub token: FenceToken,
+    /// The request that is replayed.
+    pub request: &'a CapturedRequest,
+}
+
+impl<'a> AttemptInfo<'a> {
+    pub(crate) const fn new(
+        id: RequestId,
+        function: &'a str,
+        attempt: u32,
+        token: FenceToken,
+        request: &'a CapturedRequest,
+    ) -> Self {
+        Self {
+            id,
+            function,
+            attempt,
+            token,
+            request,
+        }
+    }
+}
+
+/// All that happens.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A request was answered 202.
+    Accepted {
+        /// The task.
+        id: RequestId,
+        /// Whether it started at once.
+        born_claimed: bool,
+        /// Whether it was known before, so that nothing was stored.
+        duplicate: bool,
+        /// How long it took from the head of the request to the commit.
+        took: Duration,
+    },
+    /// A request that asked for async was refused.
+    Refused {
+        /// The code of the refusal.
+        code: &'static str,
+        /// How long it took from the head of the request on.
+        took: Duration,
+    },
+    /// An attempt began.
+    Started {
+        /// The task.
+        id: RequestId,
+        /// The number of the attempt.
+        attempt: u32,
+        /// How long it had been due.
+        waited: Duration,
+    },
+    /// An attempt ended, and its settlement was accepted.
+    Ended {
+        /// The task.
+        id: RequestId,
+        /// The number of the attempt.
+        attempt: u32,
+        /// How the attempt ended.
+        outcome: AttemptOutcome,
+        /// The state the task is in now.
+        state: TaskState,
+        /// How long the attempt took.
+        took: Duration,
+    },
+    /// An attempt's claim was lost before it ended; it was aborted.
+    LeaseLost {
+        /// The task.
+        id: RequestId,
+        /// The number of the attempt.
+        attempt: u32,
+    },
+    /// A write was refused because its claim no longer held.
+    Fenced {
+        /// The task.
+        id: RequestId,
+    },
+    /// An attempt did not end when it was dropped: it blocks its thread, and its slot is stuck.
+    Stuck {
+        /// The task.
+        id: RequestId,
+        /// The number of the attempt.
+        attempt: u32,
+    },
+    /// A task whose lease or age ran out was dealt with.
+    Rescued {
+        /// The task.
+        id: RequestId,
+        /// What became of it.
+        rescue: Rescue,
+    },
+    /// Somebody stopped, re-ran or deleted a task.
+    Changed {
+        /// The task.
+        id: RequestId,
+        /// What was done.
+        action: &'static str,
+        /// Who did it, where the application says.
+        who: Option<&'a str>,
+    },
+    /// A completion was tried to be delivered.
+    Delivered {
+        /// The task.
+        id: RequestId,
+        /// Where to.
+        destination: &'a Destination,
+        /// How the delivery stands now.
+        status: DeliveryStatus,
+        /// What went wrong, if it did.
+        error: Option<&'a BoxError>,
+        /// How long the try took.
+        took: Duration,
+    },
+    /// Ended tasks were removed.
+    Pruned(Pruned),
+    /// A store operation was called.
+    StoreCall {
+        /// Which.
+        operation: &'static str,
+        /// How long it took.
+        took: Duration,
+        /// What went wrong, if it did.
+        error: Option<&'a StoreError>,
+    },
+    /// The engine could not do something, and will try again.
+    Trouble {
+        /// What it was doing.
+        doing: &'static str,
+        /// What went wrong.
+        error: &'a StoreError,
+        /// How long it waits.
+        retry_in: Duration,
+    },
+    /// How things stand. Sent every few seconds while the engine lives.
+    Levels {
+        /// Tasks in each state, unless the store could not say.
+        counts: Option<&'a Counts>,
+        /// Handlers that run.
+        slots_used: usize,
+        /// Handlers that may run.
+        slots_total: usize,
+        /// Slots held by handlers that cannot be dropped.
+        slots_stuck: usize,
+        /// Bytes of request bodies that are being read.
+        buffered_bytes: usize,
+    },
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttemptOutcome {
+    /// With a response that counts as success.
+    Succeeded,
+    /// With another one, or an error.
+    Failed,
+    /// By a panic.
+    Panicked,
+    /// By running out of time.
+    TimedOut,
+    /// By being stopped.
+    Stopped,
+    /// By being handed back.
+    Released,
+}
+
+impl AttemptOutcome {
+    /// A word for it, as a metric label or in a log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Panicked => "panicked",
+            Self::TimedOut => "timed_out",
+            Self::Stopped => "stopped",
+            Self::Released => "released",
+        }
+    }
+}

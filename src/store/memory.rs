@@ -1,0 +1,7 @@
+//! x
+/// x
+#[derive(Debug)]
+pub struct MemoryStore;
+/// x
+#[derive(Debug)]
+pub struct MemoryStoreBuilder;

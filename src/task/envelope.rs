@@ -1,0 +1,359 @@
+//! A request or a response captured as data, with a versioned binary encoding.
+//!
+//! The encoding is what a durable store keeps. It opens with a version and a kind byte; counts and lengths are
+//! LEB128 numbers; names, values and bodies are raw bytes, so that a header value which is not UTF-8 survives. The body
+//! comes last, so that decoding slices it out of the stored bytes without a copy. [`CapturedRequest::decode`] and
+//! [`CapturedResponse::decode`] take any bytes whatever and answer with a value or a [`DecodeError`]; they allocate no
+//! more than the input is long.
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+
+/// The version that this build writes, and the newest it reads.
+pub const VERSION: u8 = 1;
+
+const KIND_REQUEST: u8 = b'q';
+const KIND_RESPONSE: u8 = b'a';
+
+/// A request as it will be replayed: the trigger is stripped, the rest is byte for byte what came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CapturedRequest {
+    /// The method.
+    pub method: Method,
+    /// The target, as the layer saw it.
+    pub uri: Uri,
+    /// End-to-end headers. Values of one name keep their order.
+    pub headers: HeaderMap,
+    /// How many async requests led to this one: 1 for a request from outside.
+    pub depth: u8,
+    /// Request extensions that were asked to be carried, encoded by name.
+    pub carried: Vec<(String, Bytes)>,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl CapturedRequest {
+    /// A request with this head and body, from outside, carrying nothing.
+    #[must_use]
+    pub fn new(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Self {
+        Self {
+            method,
+            uri,
+            headers,
+            depth: 1,
+            carried: Vec::new(),
+            body,
+        }
+    }
+
+    /// About how many bytes it takes to keep.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.body.len() + header_bytes(&self.headers) + self.uri.path().len() + self.uri.query().map_or(0, str::len)
+    }
+
+    /// Writes the request in the current [`VERSION`].
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::new(KIND_REQUEST, self.weight() + 64);
+        out.bytes(self.method.as_str().as_bytes());
+        out.bytes(self.uri.to_string().as_bytes());
+        out.0.extend_from_slice(&[self.depth]);
+        out.headers(&self.headers);
+        out.number(self.carried.len());
+        for (name, value) in &self.carried {
+            out.bytes(name.as_bytes());
+            out.bytes(value);
+        }
+        out.bytes(&self.body);
+        out.0.freeze()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote, by this build or an older one.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Newer`] for a later version: leave the record to a newer build. Anything else wrong is
+    /// [`DecodeError::Malformed`]: set it aside.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut input = Reader::new(bytes, KIND_REQUEST)?;
+        let method = Method::from_bytes(&input.bytes()?).map_err(|_| MALFORMED_METHOD)?;
+        let uri = Uri::from_maybe_shared(input.bytes()?).map_err(|_| DecodeError::Malformed("uri"))?;
+        let depth = input.byte()?;
+        let headers = input.headers()?;
+        let mut carried = Vec::new();
+        for _ in 0..input.number()? {
+            let name = String::from_utf8(input.bytes()?.into()).map_err(|_| DecodeError::Malformed("carried name"))?;
+            carried.push((name, input.bytes()?));
+        }
+        let body = input.bytes()?;
+        input.end()?;
+        Ok(Self {
+            method,
+            uri,
+            headers,
+            depth,
+            carried,
+            body,
+        })
+    }
+}
+
+/// A response as the handler gave it, kept to be handed out verbatim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CapturedResponse {
+    /// The status.
+    pub status: StatusCode,
+    /// End-to-end headers. Values of one name keep their order.
+    pub headers: HeaderMap,
+    /// Whether the body was cut, at the result limit or because it broke off.
+    pub truncated: bool,
+    /// The body, or its beginning.
+    pub body: Bytes,
+}
+
+impl CapturedResponse {
+    /// A whole response.
+    #[must_use]
+    pub fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self {
+            status,
+            headers,
+            truncated: false,
+            body,
+        }
+    }
+
+    /// About how many bytes it takes to keep.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.body.len() + header_bytes(&self.headers)
+    }
+
+    /// Writes the response in the current [`VERSION`].
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::new(KIND_RESPONSE, self.weight() + 32);
+        out.0.extend_from_slice(&self.status.as_u16().to_be_bytes());
+        out.0.extend_from_slice(&[u8::from(self.truncated)]);
+        out.headers(&self.headers);
+        out.bytes(&self.body);
+        out.0.freeze()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote, by this build or an older one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CapturedRequest::decode`].
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut input = Reader::new(bytes, KIND_RESPONSE)?;
+        let status = u16::from_be_bytes([input.byte()?, input.byte()?]);
+        let status = StatusCode::from_u16(status).map_err(|_| DecodeError::Malformed("status"))?;
+        let truncated = match input.byte()? {
+            0 => false,
+            1 => true,
+            _ => return Err(DecodeError::Malformed("truncated flag")),
+        };
+        let headers = input.headers()?;
+        let body = input.bytes()?;
+        input.end()?;
+        Ok(Self {
+            status,
+            headers,
+            truncated,
+            body,
+        })
+    }
+}
+
+/// Why stored bytes are no request or response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a later version of the crate, which this build cannot read.
+    #[error("the record has version {0}, newer than this build reads")]
+    Newer(u8),
+    /// No record at all, or a damaged one.
+    #[error("the record is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+const MALFORMED_METHOD: DecodeError = DecodeError::Malformed("method");
+const TOO_SHORT: DecodeError = DecodeError::Malformed("it ends too early");
+
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
+}
+
+struct Writer(BytesMut);
+
+impl Writer {
+    fn new(kind: u8, capacity: usize) -> Self {
+        let mut out = BytesMut::with_capacity(capacity);
+        out.extend_from_slice(&[VERSION, kind]);
+        Self(out)
+    }
+
+    fn number(&mut self, mut number: usize) {
+        while number >= 0x80 {
+            self.0.extend_from_slice(&[number as u8 | 0x80]);
+            number >>= 7;
+        }
+        self.0.extend_from_slice(&[number as u8]);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn headers(&mut self, headers: &HeaderMap) {
+        self.number(headers.len());
+        for (name, value) in headers {
+            self.bytes(name.as_str().as_bytes());
+            self.0.extend_from_slice(&[u8::from(value.is_sensitive())]);
+            self.bytes(value.as_bytes());
+        }
+    }
+}
+
+struct Reader(Bytes);
+
+impl Reader {
+    fn new(bytes: Bytes, kind: u8) -> Result<Self, DecodeError> {
+        let mut input = Self(bytes);
+        let version = input.byte()?;
+        if version > VERSION {
+            return Err(DecodeError::Newer(version));
+        }
+        if version == 0 {
+            return Err(DecodeError::Malformed("version 0"));
+        }
+        if input.byte()? != kind {
+            return Err(DecodeError::Malformed("it is of another kind"));
+        }
+        Ok(input)
+    }
+
+    fn byte(&mut self) -> Result<u8, DecodeError> {
+        let first = *self.0.first().ok_or(TOO_SHORT)?;
+        let _ = self.0.split_to(1);
+        Ok(first)
+    }
+
+    fn number(&mut self) -> Result<usize, DecodeError> {
+        let mut number = 0u64;
+        for shift in (0..35).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return usize::try_from(number).map_err(|_| DecodeError::Malformed("a length"));
+            }
+        }
+        Err(DecodeError::Malformed("a length"))
+    }
+
+    fn bytes(&mut self) -> Result<Bytes, DecodeError> {
+        let length = self.number()?;
+        if length > self.0.len() {
+            return Err(TOO_SHORT);
+        }
+        Ok(self.0.split_to(length))
+    }
+
+    fn headers(&mut self) -> Result<HeaderMap, DecodeError> {
+        // Grown as they are read: a count is only a claim until then.
+        let mut headers = HeaderMap::new();
+        for _ in 0..self.number()? {
+            let name = HeaderName::from_bytes(&self.bytes()?).map_err(|_| DecodeError::Malformed("header name"))?;
+            let sensitive = self.byte()? != 0;
+            let mut value = HeaderValue::from_maybe_shared(self.bytes()?)
+                .map_err(|_| DecodeError::Malformed("header value"))?;
+            value.set_sensitive(sensitive);
+            headers
+                .try_append(name, value)
+                .map_err(|_| DecodeError::Malformed("too many headers"))?;
+        }
+        Ok(headers)
+    }
+
+    fn end(self) -> Result<(), DecodeError> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(DecodeError::Malformed("it goes on after its end")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> CapturedRequest {
+        let mut headers = HeaderMap::new();
+        headers.append("x-raw", HeaderValue::from_bytes(&[0xff, 0x80, b'a']).unwrap());
+        headers.append("x-two", HeaderValue::from_static("first"));
+        headers.append("x-two", HeaderValue::from_static("second"));
+        CapturedRequest {
+            depth: 3,
+            carried: vec![("user".into(), Bytes::from_static(b"{}"))],
+            ..CapturedRequest::new(
+                Method::PUT,
+                Uri::from_static("/a%20b?x=1&y"),
+                headers,
+                Bytes::from(vec![0, 255, 10, 13]),
+            )
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let request = request();
+        assert_eq!(CapturedRequest::decode(request.encode()), Ok(request.clone()));
+        let response = CapturedResponse {
+            truncated: true,
+            ..CapturedResponse::new(StatusCode::IM_A_TEAPOT, request.headers, Bytes::from(vec![1; 300]))
+        };
+        assert_eq!(CapturedResponse::decode(response.encode()), Ok(response));
+    }
+
+    #[test]
+    fn the_written_form_of_version_1_does_not_change() {
+        let response = CapturedResponse::new(
+            StatusCode::OK,
+            HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"))]),
+            Bytes::from_static(b"hi"),
+        );
+        assert_eq!(&response.encode()[..], b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b\x02hi");
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let mut bytes = request().encode().to_vec();
+        bytes[0] = VERSION + 1;
+        assert_eq!(
+            CapturedRequest::decode(bytes.into()),
+            Err(DecodeError::Newer(VERSION + 1))
+        );
+    }
+
+    #[test]
+    fn every_cut_and_every_flip_is_survived() {
+        let bytes = request().encode();
+        for end in 0..bytes.len() {
+            assert!(CapturedRequest::decode(bytes.slice(..end)).is_err(), "cut at {end}");
+        }
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.to_vec();
+                flipped[at] ^= 1 << bit;
+                let _ = CapturedRequest::decode(flipped.into());
+            }
+        }
+    }
+}

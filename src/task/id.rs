@@ -1,0 +1,363 @@
+//! Names and numbers that tasks, attempts and their owners go by.
+
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::time::Timestamp;
+
+/// The primary key of a task: a UUID version 7, so that ids sort by the time they were made.
+///
+/// It is given by the layer to every async request, and is a name, not a credential: whoever knows it still needs the
+/// permission to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// An id made at `now` from ten random bytes (RFC 9562 §5.7).
+    #[must_use]
+    pub fn from_parts(now: Timestamp, random: [u8; 10]) -> Self {
+        Self(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid())
+    }
+
+    /// The id with these sixteen bytes, as [`as_bytes`](Self::as_bytes) gave them.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The sixteen bytes of the id: how a store keeps it.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut buffer = Uuid::encode_buffer();
+        f.pad(self.0.hyphenated().encode_lower(&mut buffer))
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = InvalidId;
+
+    /// Reads the 36-character form only, so that one id has one spelling.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text.len() != 36 {
+            return Err(InvalidId("a request id has 36 characters"));
+        }
+        Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| InvalidId("a request id is a UUID"))
+    }
+}
+
+/// A task's name, chosen by the client: unique per tenant as long as the task is kept.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskName(Arc<str>);
+
+impl TaskName {
+    /// Names that stand for something else under the task API's base path.
+    pub const RESERVED: [&'static str; 4] = ["stats", "events", "bulk", "openapi"];
+
+    /// Takes `text` as a name: a letter or underscore, then up to 127 letters, digits, `_` or `-`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidId`] says which rule was broken; [`RESERVED`](Self::RESERVED) names are refused too.
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        let bytes = text.as_bytes();
+        match bytes {
+            [] => return Err(InvalidId("a task id has at least one character")),
+            [first, ..] if !(first.is_ascii_alphabetic() || *first == b'_') => {
+                return Err(InvalidId("a task id begins with a letter or an underscore"));
+            }
+            _ if bytes.len() > 128 => return Err(InvalidId("a task id has at most 128 characters")),
+            _ => {}
+        }
+        if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+            return Err(InvalidId(
+                "a task id holds only letters, digits, underscores and hyphens",
+            ));
+        }
+        if Self::RESERVED.contains(&text) {
+            return Err(InvalidId("this task id is reserved"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// How a task is named in a path: by its request id, or by the name its client gave it.
+///
+/// The two never collide: a name does not begin with a digit, and a request id does until the year 2527.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TaskRef {
+    /// By request id.
+    Id(RequestId),
+    /// By the client's name.
+    Name(TaskName),
+}
+
+impl FromStr for TaskRef {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.parse() {
+            Ok(id) => Ok(Self::Id(id)),
+            Err(_) => TaskName::new(text).map(Self::Name),
+        }
+    }
+}
+
+impl From<RequestId> for TaskRef {
+    fn from(id: RequestId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl From<TaskName> for TaskRef {
+    fn from(name: TaskName) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl fmt::Display for TaskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// The client's key for "this is the same request": `Idempotency-Key` and what other dialects use for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// Takes `text` as a key: 1 to 255 visible ASCII characters or spaces inside.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidId`] when it is empty, longer, or holds other characters.
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        if text.is_empty() {
+            return Err(InvalidId("an idempotency key has at least one character"));
+        }
+        if text.len() > 255 {
+            return Err(InvalidId("an idempotency key has at most 255 characters"));
+        }
+        if !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return Err(InvalidId("an idempotency key holds visible ASCII characters only"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whose task it is, where an application serves several owners that must not see each other's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tenant(Arc<str>);
+
+impl Tenant {
+    /// A tenant by this name. The application chooses what names it uses.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A number that grows with every claim of a task: the proof of who holds it now.
+///
+/// A store accepts a write about a running task only with the token of its latest claim. A handler can hand the token to
+/// systems of its own and refuse older ones there, which is how a side effect is kept from a zombie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FenceToken(u64);
+
+impl FenceToken {
+    /// The token of a task that was never claimed.
+    pub const NONE: Self = Self(0);
+
+    /// The token with this number, as [`get`](Self::get) gave it.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The token of the next claim.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for FenceToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One claim of one task: what a holder shows to renew, settle or write about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseRef {
+    /// The task.
+    pub id: RequestId,
+    /// The token of the claim.
+    pub token: FenceToken,
+}
+
+/// A process that runs tasks: a name people recognise, and a random boot id that no other start shares.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WorkerId {
+    name: Arc<str>,
+    boot: u64,
+}
+
+impl WorkerId {
+    /// The worker called `name` in this start of the process.
+    pub fn new(name: impl Into<Arc<str>>, boot: u64) -> Self {
+        Self {
+            name: name.into(),
+            boot,
+        }
+    }
+
+    /// The name people recognise.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The number of this start.
+    #[must_use]
+    pub const fn boot(&self) -> u64 {
+        self.boot
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.name, self.boot)
+    }
+}
+
+/// Where a completion is delivered, by name: all in-process hooks together are [`LOCAL`](Self::LOCAL).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination(Cow<'static, str>);
+
+impl Destination {
+    /// The hooks of the process that delivers.
+    pub const LOCAL: Self = Self(Cow::Borrowed("local"));
+
+    /// The destination called `name`.
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The SHA-256 of a request's method, URI and body: whether two requests under one name or key are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestDigest([u8; 32]);
+
+impl RequestDigest {
+    /// The digest with these bytes, as [`as_bytes`](Self::as_bytes) gave them.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Why a text is no id of the kind asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidId(pub(crate) &'static str);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_sorts_by_time_and_has_one_spelling() {
+        let early = RequestId::from_parts(Timestamp::from_millis(1_000), [0xff; 10]);
+        let late = RequestId::from_parts(Timestamp::from_millis(1_001), [0; 10]);
+        assert!(early < late);
+        assert_eq!(early.to_string().parse(), Ok(early));
+        assert!(early.to_string().replace('-', "").parse::<RequestId>().is_err());
+        assert!(format!("{{{early}}}").parse::<RequestId>().is_err());
+    }
+
+    #[test]
+    fn names_follow_the_rule_and_nothing_else() {
+        for good in ["a", "_", "Z-9_x", &"a".repeat(128)] {
+            assert!(TaskName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "9a", "-a", "a b", "a/b", "ä", "a\n", &"a".repeat(129), "stats", "events", "bulk"] {
+            assert!(TaskName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_an_id_or_a_name() {
+        let id = RequestId::from_parts(Timestamp::from_millis(1), [7; 10]);
+        assert_eq!(id.to_string().parse(), Ok(TaskRef::Id(id)));
+        assert!(matches!("job-1".parse(), Ok(TaskRef::Name(_))));
+        assert!("../etc".parse::<TaskRef>().is_err());
+    }
+}

@@ -1,0 +1,646 @@
+//! The table of [`state`](crate::task::state) applied to a record: state, counters, token, times, history and the
+//! outbox entries move together, in one place, for every store.
+//!
+//! A store calls these under whatever makes its write atomic, and stores the record if they answer `Ok`.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Uri};
+
+use crate::{
+    task::{
+        CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, DeliveryTry, FenceToken, HistoryEvent, LeaseRef,
+        NewTask, Refused, RequestId, Step, TaskRecord, TaskState, WorkerId,
+    },
+    time::Timestamp,
+};
+
+/// How many events of a task's history are kept. A task that retries eight times and is rescued thrice has 24; one
+/// released by every deploy of a month has about 200, of which the first and the latest tell the story.
+pub const HISTORY_KEPT: usize = 100;
+
+/// The longest error text that is kept, in bytes: enough for a chain of causes, too little for a dump.
+pub const ERROR_BYTES: usize = 4096;
+
+/// How an attempt ended, as its holder reports it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// Which claim of which task.
+    pub lease: LeaseRef,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Settlement {
+    /// The claim `lease` ended so.
+    #[must_use]
+    pub const fn new(lease: LeaseRef, outcome: Outcome) -> Self {
+        Self { lease, outcome }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// With a response that counts as success.
+    Succeeded {
+        /// The response.
+        output: Arc<CapturedResponse>,
+    },
+    /// For good, without success.
+    Failed {
+        /// What went wrong.
+        error: Arc<str>,
+        /// The response, if there was one.
+        output: Option<Arc<CapturedResponse>>,
+    },
+    /// Without success, to be tried again.
+    Retry {
+        /// How long to wait first.
+        after: Duration,
+        /// What went wrong.
+        error: Arc<str>,
+    },
+    /// Because it was asked to stop.
+    Stopped,
+    /// Not at all: handed back, as if it had not been claimed.
+    Released,
+}
+
+impl Outcome {
+    const fn step(&self) -> Step {
+        match self {
+            Self::Succeeded { .. } => Step::Succeed,
+            Self::Failed { .. } => Step::Fail,
+            Self::Retry { .. } => Step::Retry,
+            Self::Stopped => Step::Stopped,
+            Self::Released => Step::Release,
+        }
+    }
+
+    /// The response to keep if the task ends as `state`: a stopped task keeps none.
+    #[must_use]
+    pub fn output_for(self, state: TaskState) -> Option<Arc<CapturedResponse>> {
+        match (self, state) {
+            (Self::Succeeded { output }, TaskState::Succeeded) => Some(output),
+            (Self::Failed { output, .. }, TaskState::Failed) => output,
+            _ => None,
+        }
+    }
+}
+
+/// The write came from a holder that no longer holds the task. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the claim is no longer held")]
+pub struct Fenced;
+
+/// What a renewal found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Renewal {
+    /// The claim holds for another lease.
+    Renewed {
+        /// Somebody asked for the task to stop.
+        stop: bool,
+    },
+    /// The claim is gone: its lease ran out, or somebody else has it.
+    Lost,
+}
+
+/// What became of a task whose lease or age ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Rescue {
+    /// It is fine: nothing was changed.
+    NotDue,
+    /// It waits again, with a crash on its count.
+    Requeued,
+    /// It crashed too often and failed.
+    Poisoned,
+    /// It was to be stopped, and is.
+    Stopped,
+    /// It waited too long.
+    Expired,
+}
+
+/// What a request to stop did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Stop {
+    /// It was waiting, and has ended.
+    Stopped,
+    /// It is running, and its worker will be told.
+    Stopping,
+    /// It had ended before, in this state.
+    AlreadyEnded(TaskState),
+}
+
+/// What a request to run a task again did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Rerun {
+    /// It waits again, as this generation.
+    Enqueued {
+        /// The generation.
+        generation: u32,
+    },
+    /// It has not ended: it is in this state.
+    NotEnded(TaskState),
+}
+
+/// What to change about a request before it is run again.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    /// Another target.
+    pub uri: Option<Uri>,
+    /// Other headers, instead of all of them.
+    pub headers: Option<HeaderMap>,
+    /// Another body.
+    pub body: Option<bytes::Bytes>,
+}
+
+impl Edits {
+    /// Whether nothing is changed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.uri.is_none() && self.headers.is_none() && self.body.is_none()
+    }
+
+    /// The request with the changes made.
+    #[must_use]
+    pub fn apply(self, input: &CapturedRequest) -> CapturedRequest {
+        CapturedRequest {
+            uri: self.uri.unwrap_or_else(|| input.uri.clone()),
+            headers: self.headers.unwrap_or_else(|| input.headers.clone()),
+            body: self.body.unwrap_or_else(|| input.body.clone()),
+            method: input.method.clone(),
+            depth: input.depth,
+            carried: input.carried.clone(),
+        }
+    }
+}
+
+impl TaskRecord {
+    /// The record of a task that is being accepted now.
+    #[must_use]
+    pub fn accepted(task: &NewTask, now: Timestamp) -> Self {
+        let run_at = now.saturating_add(task.delay);
+        let mut record = Self {
+            id: task.id,
+            name: task.name.clone(),
+            tenant: task.tenant.clone(),
+            function: task.function.clone(),
+            method: task.input.method.clone(),
+            uri: task.input.uri.clone(),
+            labels: task.labels.clone(),
+            state: TaskState::Enqueued,
+            generation: 1,
+            attempt: 0,
+            retries: 0,
+            crashes: 0,
+            max_attempts: task.max_attempts,
+            crash_allowance: task.crash_allowance,
+            token: FenceToken::NONE,
+            worker: None,
+            lease_until: None,
+            created_at: now,
+            run_at,
+            max_age: task.max_age,
+            expires_at: run_at.saturating_add(task.max_age),
+            started_at: None,
+            ended_at: None,
+            status_code: None,
+            error: None,
+            progress: None,
+            // Accepted, running, ended: most tasks see three events.
+            history: Vec::with_capacity(3),
+            subscriptions: task.subscriptions.clone(),
+            deliveries: Vec::new(),
+        };
+        record.note(now, None);
+        record
+    }
+
+    /// Whether it may be claimed now.
+    #[must_use]
+    pub fn is_runnable(&self, now: Timestamp) -> bool {
+        self.state.is_queued() && self.run_at <= now && now < self.expires_at
+    }
+
+    /// Hands the task to `worker` for `lease`, with a new token. The crash is counted before the handler runs: a process
+    /// that dies cannot count it afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] unless it is waiting. Whether its time has come is for the caller to ask first.
+    pub fn claim(&mut self, worker: &WorkerId, lease: Duration, now: Timestamp) -> Result<LeaseRef, Refused> {
+        self.state = self.state.after(Step::Claim)?;
+        self.token = self.token.next();
+        self.attempt += 1;
+        self.crashes += 1;
+        self.worker = Some(worker.clone());
+        self.lease_until = Some(now.saturating_add(lease));
+        self.started_at = Some(now);
+        self.progress = None;
+        self.note(now, None);
+        Ok(self.lease())
+    }
+
+    /// Whether the claim with `token` is the one that holds it.
+    #[must_use]
+    pub fn is_held_by(&self, token: FenceToken) -> bool {
+        self.state.is_held() && self.token == token
+    }
+
+    /// Lets the claim with `token` hold for another `lease`.
+    pub fn renew(&mut self, token: FenceToken, lease: Duration, now: Timestamp) -> Renewal {
+        if !self.is_held_by(token) || self.lease_until.is_none_or(|until| until <= now) {
+            return Renewal::Lost;
+        }
+        self.lease_until = Some(now.saturating_add(lease));
+        Renewal::Renewed {
+            stop: self.state == TaskState::Stopping,
+        }
+    }
+
+    /// Takes the holder's word for how the attempt ended, and says which state that led to: not always the one asked
+    /// for, since a task that is to be stopped ends as stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`] if `token` no longer holds the task.
+    pub fn settle(&mut self, token: FenceToken, outcome: &Outcome, now: Timestamp) -> Result<TaskState, Fenced> {
+        if !self.is_held_by(token) {
+            return Err(Fenced);
+        }
+        let next = self.state.after(outcome.step()).map_err(|_| Fenced)?;
+        self.crashes -= 1;
+        match outcome {
+            _ if next == TaskState::Stopped => self.end(next, now, Some("stopped on request".into())),
+            Outcome::Succeeded { output } => {
+                self.status_code = Some(output.status.as_u16());
+                self.error = None;
+                self.end(next, now, None);
+            }
+            Outcome::Failed { error, output } => {
+                self.status_code = output.as_ref().map(|output| output.status.as_u16());
+                self.error = Some(bounded(error));
+                self.end(next, now, self.error.clone());
+            }
+            Outcome::Retry { after, error } => {
+                self.retries += 1;
+                self.error = Some(bounded(error));
+                self.wait(next, now.saturating_add(*after), now, self.error.clone());
+            }
+            Outcome::Stopped => self.end(next, now, None),
+            Outcome::Released => {
+                self.attempt -= 1;
+                self.wait(next, now, now, Some("released by its worker, uncharged".into()));
+            }
+        }
+        Ok(next)
+    }
+
+    /// Ends or requeues the task if its lease or its age ran out.
+    pub fn rescue(&mut self, now: Timestamp) -> Rescue {
+        if self.state.is_queued() && self.expires_at <= now {
+            let waited = format!("waited longer than {} s", self.max_age.as_secs_f64());
+            self.error = Some(waited.into());
+            return match self.state.after(Step::Expire) {
+                Ok(next) => {
+                    self.end(next, now, self.error.clone());
+                    Rescue::Expired
+                }
+                Err(_) => Rescue::NotDue,
+            };
+        }
+        match self.lease_until {
+            Some(until) if self.state.is_held() && until <= now => self.crashed(now),
+            _ => Rescue::NotDue,
+        }
+    }
+
+    /// Takes the task from a worker that is known to be dead, whatever its lease says.
+    pub fn crashed(&mut self, now: Timestamp) -> Rescue {
+        let poisoned = self.crashes >= self.crash_allowance;
+        let step = if poisoned { Step::Poison } else { Step::Rescue };
+        match self.state.after(step) {
+            Ok(next @ TaskState::Stopped) => {
+                self.end(next, now, Some("stopped on request; its worker was gone".into()));
+                Rescue::Stopped
+            }
+            Ok(next @ TaskState::Failed) => {
+                let poison = format!("poison: its worker died {} times while it ran", self.crashes);
+                self.error = Some(poison.into());
+                self.end(next, now, self.error.clone());
+                Rescue::Poisoned
+            }
+            Ok(next) => {
+                self.wait(next, now, now, Some("rescued: its worker was gone".into()));
+                Rescue::Requeued
+            }
+            Err(_) => Rescue::NotDue,
+        }
+    }
+
+    /// Asks for the task to stop.
+    pub fn stop(&mut self, now: Timestamp) -> Stop {
+        match self.state.after(Step::Stop) {
+            Ok(TaskState::Stopping) => {
+                if self.state != TaskState::Stopping {
+                    self.state = TaskState::Stopping;
+                    self.note(now, None);
+                }
+                Stop::Stopping
+            }
+            Ok(next) => {
+                self.end(next, now, Some("stopped before it ran".into()));
+                Stop::Stopped
+            }
+            Err(Refused { state, .. }) => Stop::AlreadyEnded(state),
+        }
+    }
+
+    /// Sets the task aside because its request cannot be read. Does nothing to one that is not waiting.
+    pub fn invalidate(&mut self, reason: &dyn fmt::Display, now: Timestamp) {
+        if let Ok(next) = self.state.after(Step::Invalidate) {
+            self.error = Some(bounded(&reason.to_string()));
+            self.end(next, now, self.error.clone());
+        }
+    }
+
+    /// Starts the task over as a new generation under its old id; `input` is the request it will run, edited or not.
+    pub fn rerun(&mut self, input: &CapturedRequest, now: Timestamp) -> Rerun {
+        let Ok(next) = self.state.after(Step::Rerun) else {
+            return Rerun::NotEnded(self.state);
+        };
+        self.uri = input.uri.clone();
+        self.generation += 1;
+        self.attempt = 0;
+        self.retries = 0;
+        self.crashes = 0;
+        self.started_at = None;
+        self.ended_at = None;
+        self.status_code = None;
+        self.error = None;
+        self.progress = None;
+        self.expires_at = now.saturating_add(self.max_age);
+        self.wait(next, now, now, Some("run again on request".into()));
+        Rerun::Enqueued {
+            generation: self.generation,
+        }
+    }
+
+    fn wait(&mut self, state: TaskState, until: Timestamp, now: Timestamp, detail: Option<Arc<str>>) {
+        self.state = state;
+        self.run_at = until;
+        self.lease_until = None;
+        self.note(now, detail);
+    }
+
+    /// The end of a generation: the state and the outbox entries for those who asked to be told.
+    fn end(&mut self, state: TaskState, now: Timestamp, detail: Option<Arc<str>>) {
+        self.state = state;
+        self.ended_at = Some(now);
+        self.lease_until = None;
+        self.note(now, detail);
+        let Some(condition) = state.condition() else { return };
+        for subscription in self.subscriptions.iter().filter(|s| s.on.contains(condition)) {
+            self.deliveries.push(Delivery {
+                id: self.id,
+                generation: self.generation,
+                destination: subscription.destination.clone(),
+                condition,
+                ended_as: state,
+                ended_at: now,
+                attempt: self.attempt,
+                error: self.error.clone(),
+                status: DeliveryStatus::Pending,
+                due_at: now,
+                token: FenceToken::NONE,
+                tries: Vec::new(),
+                tried: 0,
+            });
+        }
+    }
+
+    fn note(&mut self, at: Timestamp, detail: Option<Arc<str>>) {
+        let id = self.history.last().map_or(1, |last| last.id + 1);
+        if self.history.len() == HISTORY_KEPT {
+            self.history.remove(1);
+        }
+        self.history.push(HistoryEvent {
+            id,
+            state: self.state,
+            at,
+            attempt: self.attempt,
+            detail,
+        });
+    }
+}
+
+fn bounded(text: &str) -> Arc<str> {
+    crate::task::record::cut(text, ERROR_BYTES).into()
+}
+
+/// Which delivery: a task's, in one generation, to one destination.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryRef {
+    /// The task.
+    pub id: RequestId,
+    /// Which run-through of it.
+    pub generation: u32,
+    /// Where to.
+    pub destination: crate::task::Destination,
+    /// The claim of the delivery.
+    pub token: FenceToken,
+}
+
+/// How a try of a delivery ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// It was taken.
+    Delivered,
+    /// It was not; try again after this long.
+    Retry(Duration),
+    /// It was not, and there are no more tries.
+    Failed,
+    /// Its address is refused, for good.
+    Blocked,
+    /// It was not tried: somebody else may.
+    Released,
+}
+
+impl Delivery {
+    /// Takes the delivery to try it, until `lease` runs out. `None` unless it is pending and due.
+    pub fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<DeliveryRef> {
+        if self.status != DeliveryStatus::Pending || self.due_at > now {
+            return None;
+        }
+        self.token = self.token.next();
+        // Due again when the lease runs out: a deliverer that dies needs no rescue.
+        self.due_at = now.saturating_add(lease);
+        Some(DeliveryRef {
+            id: self.id,
+            generation: self.generation,
+            destination: self.destination.clone(),
+            token: self.token,
+        })
+    }
+
+    /// Takes the deliverer's word for how the try ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`] if somebody else has claimed it since, or it is settled.
+    pub fn settle(
+        &mut self,
+        token: FenceToken,
+        outcome: &DeliveryOutcome,
+        tried: DeliveryTry,
+        now: Timestamp,
+    ) -> Result<DeliveryStatus, Fenced> {
+        if self.token != token || self.status != DeliveryStatus::Pending {
+            return Err(Fenced);
+        }
+        self.status = match outcome {
+            DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
+            DeliveryOutcome::Failed => DeliveryStatus::Failed,
+            DeliveryOutcome::Blocked => DeliveryStatus::Blocked,
+            DeliveryOutcome::Retry(after) => {
+                self.due_at = now.saturating_add(*after);
+                DeliveryStatus::Pending
+            }
+            DeliveryOutcome::Released => {
+                self.due_at = now;
+                return Ok(DeliveryStatus::Pending);
+            }
+        };
+        self.tried += 1;
+        if self.tries.len() == Self::TRIES_KEPT {
+            self.tries.remove(0);
+        }
+        self.tries.push(tried);
+        Ok(self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Method, StatusCode};
+
+    use super::*;
+    use crate::task::{Condition, Conditions, Destination, Subscription};
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn worker() -> WorkerId {
+        WorkerId::new("test", 1)
+    }
+
+    fn record() -> TaskRecord {
+        let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
+        task.subscriptions = Arc::from([Subscription {
+            destination: Destination::LOCAL,
+            on: Conditions::NONE.with(Condition::Failure),
+        }]);
+        TaskRecord::accepted(&task, at(0))
+    }
+
+    fn success() -> Outcome {
+        let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new());
+        Outcome::Succeeded {
+            output: Arc::new(output),
+        }
+    }
+
+    #[test]
+    fn three_crashes_end_it_and_a_failure_between_is_not_one() {
+        let mut task = record();
+        for crash in 1..=3 {
+            let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+            let failed = Outcome::Retry {
+                after: Duration::ZERO,
+                error: "busy".into(),
+            };
+            assert_eq!(task.settle(lease.token, &failed, at(0)), Ok(TaskState::Retrying));
+            assert_eq!(task.crashes, crash - 1);
+            task.claim(&worker(), LEASE, at(0)).unwrap();
+            let expected = if crash == 3 { Rescue::Poisoned } else { Rescue::Requeued };
+            assert_eq!(task.rescue(at(40_000)), expected);
+        }
+        assert_eq!((task.state, task.retries, task.attempt), (TaskState::Failed, 3, 6));
+        assert_eq!(task.destination_status(), DeliveryStatus::Pending);
+    }
+
+    #[test]
+    fn a_release_charges_nothing() {
+        let mut task = record();
+        let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+        assert_eq!((task.attempt, task.crashes), (1, 1));
+        assert_eq!(task.settle(lease.token, &Outcome::Released, at(1)), Ok(TaskState::Enqueued));
+        assert_eq!((task.attempt, task.crashes, task.retries), (0, 0, 0));
+        assert!(!task.is_suspect());
+        assert!(task.claim(&worker(), LEASE, at(2)).unwrap().token > lease.token);
+    }
+
+    #[test]
+    fn whatever_a_stopping_task_reports_it_ends_as_stopped() {
+        let mut task = record();
+        let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+        assert_eq!(task.stop(at(1)), Stop::Stopping);
+        assert_eq!(task.stop(at(2)), Stop::Stopping);
+        assert_eq!(task.settle(lease.token, &success(), at(3)), Ok(TaskState::Stopped));
+        assert_eq!(task.stop(at(4)), Stop::AlreadyEnded(TaskState::Stopped));
+        assert_eq!(task.status_code, None);
+        assert!(task.deliveries.is_empty(), "nobody asked to hear of a stop");
+    }
+
+    #[test]
+    fn an_old_token_changes_nothing() {
+        let mut task = record();
+        let old = task.claim(&worker(), LEASE, at(0)).unwrap();
+        assert_eq!(task.rescue(at(30_000)), Rescue::Requeued);
+        let new = task.claim(&worker(), LEASE, at(30_001)).unwrap();
+        let before = task.clone();
+        assert_eq!(task.settle(old.token, &success(), at(30_002)), Err(Fenced));
+        assert_eq!(task.renew(old.token, LEASE, at(30_002)), Renewal::Lost);
+        assert_eq!(task, before);
+        assert_eq!(task.settle(new.token, &success(), at(30_003)), Ok(TaskState::Succeeded));
+        assert_eq!(task.settle(new.token, &success(), at(30_004)), Err(Fenced));
+    }
+
+    #[test]
+    fn a_long_history_keeps_its_first_event_and_the_latest() {
+        let mut task = record();
+        for _ in 0..HISTORY_KEPT {
+            let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+            task.settle(lease.token, &Outcome::Released, at(0)).unwrap();
+        }
+        assert_eq!(task.history.len(), HISTORY_KEPT);
+        assert_eq!(task.history[0].id, 1);
+        assert_eq!(task.history.last().unwrap().id, 1 + 2 * HISTORY_KEPT as u32);
+    }
+
+    #[test]
+    fn a_delivery_is_held_by_one_until_its_lease_runs_out() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let first = delivery.claim(LEASE, at(5)).unwrap();
+        assert_eq!(delivery.claim(LEASE, at(6)), None);
+        let second = delivery.claim(LEASE, at(30_005)).unwrap();
+        let tried = DeliveryTry::new(at(30_006));
+        let settled = delivery.settle(first.token, &DeliveryOutcome::Delivered, tried.clone(), at(30_006));
+        assert_eq!(settled, Err(Fenced));
+        let settled = delivery.settle(second.token, &DeliveryOutcome::Delivered, tried, at(30_006));
+        assert_eq!(settled, Ok(DeliveryStatus::Delivered));
+    }
+}

@@ -1,0 +1,32 @@
+//! What a task is: plain data and pure functions, without I/O.
+//!
+//! - [`id`]: the names things go by: [`RequestId`], [`TaskName`], [`Tenant`], [`FenceToken`] ...
+//! - [`state`]: the states, the steps between them, and the one table that says which step leads where
+//! - [`record`]: what a store keeps of a task, and what it is given to begin with
+//! - [`lifecycle`]: the table applied to a record: counters, tokens, times and history move together
+//! - [`envelope`]: a request or a response captured as data, with its binary encoding
+//! - [`query`]: how stored tasks are looked for
+//!
+//! A store written in Rust keeps its promises most easily by storing a [`TaskRecord`] and changing it only through the
+//! functions of [`lifecycle`], as the memory store does.
+
+pub mod envelope;
+pub mod id;
+pub mod lifecycle;
+pub mod query;
+pub mod record;
+pub mod state;
+
+pub use self::{
+    envelope::{CapturedRequest, CapturedResponse, DecodeError},
+    id::{
+        Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId, TaskName, TaskRef,
+        Tenant, WorkerId,
+    },
+    query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
+    record::{
+        Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, LogLine, NewTask, Progress, Subscription,
+        TaskRecord,
+    },
+    state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
+};

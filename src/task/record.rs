@@ -1,0 +1,451 @@
+//! What a store is given of a task, what it keeps, and the lists that hang on it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use http::{Method, Uri};
+
+use crate::{
+    task::{
+        CapturedRequest, Condition, Conditions, Destination, FenceToken, IdempotencyKey, LeaseRef, RequestDigest,
+        RequestId, TaskName, TaskState, Tenant, WorkerId,
+    },
+    time::Timestamp,
+};
+
+/// A task about to be stored: everything the store must know to run it, find it again, and end it without the engine.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NewTask {
+    /// The primary key.
+    pub id: RequestId,
+    /// The client's name for it, unique per tenant.
+    pub name: Option<TaskName>,
+    /// The client's key for it, unique per tenant for [`key_window`](Self::key_window).
+    pub key: Option<IdempotencyKey>,
+    /// What tells whether another request under the same name or key is the same. Present if there is either.
+    pub digest: Option<RequestDigest>,
+    /// How long the key is remembered from now on, even after the task is gone.
+    pub key_window: Duration,
+    /// Whose it is.
+    pub tenant: Option<Tenant>,
+    /// What it is listed under, where that is not the first segment of the path.
+    pub function: Option<Arc<str>>,
+    /// Free words to find it by.
+    pub labels: Labels,
+    /// The request.
+    pub input: Arc<CapturedRequest>,
+    /// How long it must wait before it is run.
+    pub delay: Duration,
+    /// How long it may wait beyond that before it expires.
+    pub max_age: Duration,
+    /// How many runs it has at most, crashes not counted.
+    pub max_attempts: u32,
+    /// How many times it may take its process down before it ends as poison.
+    pub crash_allowance: u32,
+    /// Who is told how it ended.
+    pub subscriptions: Arc<[Subscription]>,
+}
+
+impl NewTask {
+    /// A task that runs `input` once, at once, within a day, and tells nobody.
+    #[must_use]
+    pub fn new(id: RequestId, input: Arc<CapturedRequest>) -> Self {
+        Self {
+            id,
+            name: None,
+            key: None,
+            digest: None,
+            key_window: Duration::from_secs(24 * 60 * 60),
+            tenant: None,
+            function: None,
+            labels: Labels::default(),
+            input,
+            delay: Duration::ZERO,
+            max_age: Duration::from_secs(24 * 60 * 60),
+            max_attempts: 1,
+            crash_allowance: 3,
+            subscriptions: no_subscriptions(),
+        }
+    }
+}
+
+/// The list with nothing in it, shared so that a task without hooks costs no allocation.
+pub(crate) fn no_subscriptions() -> Arc<[Subscription]> {
+    static NONE: std::sync::OnceLock<Arc<[Subscription]>> = std::sync::OnceLock::new();
+    NONE.get_or_init(|| Arc::from([])).clone()
+}
+
+/// Words put on a task to find or group it by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Option<Arc<BTreeMap<String, String>>>);
+
+impl Labels {
+    /// Each name with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .flat_map(|map| map.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
+        let map: BTreeMap<_, _> = labels
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        Self((!map.is_empty()).then(|| Arc::new(map)))
+    }
+}
+
+/// A destination and the kinds of end it wants to hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Where to.
+    pub destination: Destination,
+    /// When.
+    pub on: Conditions,
+}
+
+/// A task as a store keeps it: everything but the request, the response and the log.
+///
+/// Readers get it behind an `Arc`. Stores change it through the methods of [`lifecycle`](crate::task::lifecycle) only.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TaskRecord {
+    /// The primary key.
+    pub id: RequestId,
+    /// The client's name for it.
+    pub name: Option<TaskName>,
+    /// Whose it is.
+    pub tenant: Option<Tenant>,
+    /// What it is listed under, where that is not the first segment of the path: see [`function`](Self::function).
+    pub function: Option<Arc<str>>,
+    /// The method of the request.
+    pub method: Method,
+    /// The target of the request.
+    pub uri: Uri,
+    /// Words to find it by.
+    pub labels: Labels,
+
+    /// Where it stands.
+    pub state: TaskState,
+    /// Which run-through this is: 1, and one more for every explicit retry.
+    pub generation: u32,
+    /// The number of the latest attempt in this generation; 0 before the first.
+    pub attempt: u32,
+    /// How many attempts failed and were retried in this generation.
+    pub retries: u32,
+    /// How many claims were not settled in this generation: one while it runs, and one for every crash.
+    pub crashes: u32,
+    /// How many runs it has at most, crashes not counted.
+    pub max_attempts: u32,
+    /// How many crashes end it.
+    pub crash_allowance: u32,
+
+    /// The token of the latest claim.
+    pub token: FenceToken,
+    /// Who made the latest claim.
+    pub worker: Option<WorkerId>,
+    /// Until when that claim holds, while it is held.
+    pub lease_until: Option<Timestamp>,
+
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it may run, or might have.
+    pub run_at: Timestamp,
+    /// How long it may wait.
+    pub max_age: Duration,
+    /// When it expires unless it is run before.
+    pub expires_at: Timestamp,
+    /// When the latest attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+
+    /// The status of the response that is kept, if one is.
+    pub status_code: Option<u16>,
+    /// What went wrong last.
+    pub error: Option<Arc<str>>,
+    /// How far the handler says it is.
+    pub progress: Option<Progress>,
+    /// What happened to it, oldest first; of a very long history, the first event and the latest.
+    pub history: Vec<HistoryEvent>,
+    /// Who is told how it ends.
+    pub subscriptions: Arc<[Subscription]>,
+    /// Who was told how it ended, one entry per destination and generation.
+    pub deliveries: Vec<Delivery>,
+}
+
+impl TaskRecord {
+    /// What the task is listed under: the name given at accept, or the first segment of the path.
+    #[must_use]
+    pub fn function(&self) -> &str {
+        match &self.function {
+            Some(name) => name,
+            None => self.uri.path().split('/').find(|s| !s.is_empty()).unwrap_or(""),
+        }
+    }
+
+    /// The task id: the client's name, or else the request id.
+    #[must_use]
+    pub fn task_id(&self) -> String {
+        match &self.name {
+            Some(name) => name.as_str().to_owned(),
+            None => self.id.to_string(),
+        }
+    }
+
+    /// Whether the task id begins so.
+    #[must_use]
+    pub fn task_id_starts_with(&self, prefix: &str) -> bool {
+        match &self.name {
+            Some(name) => name.as_str().starts_with(prefix),
+            None => self.id.to_string().starts_with(prefix),
+        }
+    }
+
+    /// Whether its process died under it before: such tasks are claimed one at a time per worker.
+    #[must_use]
+    pub const fn is_suspect(&self) -> bool {
+        // A held task has counted its present claim already.
+        self.crashes > self.state.is_held() as u32
+    }
+
+    /// The latest claim.
+    #[must_use]
+    pub const fn lease(&self) -> LeaseRef {
+        LeaseRef {
+            id: self.id,
+            token: self.token,
+        }
+    }
+
+    /// Where its completion stands with all destinations of this generation together.
+    #[must_use]
+    pub fn destination_status(&self) -> DeliveryStatus {
+        let of_now = self
+            .deliveries
+            .iter()
+            .filter(|delivery| delivery.generation == self.generation);
+        of_now.map(|delivery| delivery.status).max().unwrap_or_default()
+    }
+}
+
+/// How far a task is, in the handler's own words.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Between 0 and 1.
+    pub fraction: f32,
+    /// What is being done.
+    pub message: Arc<str>,
+}
+
+impl Progress {
+    /// The longest message that is kept, in bytes: progress is written once a second and is no log.
+    pub const MESSAGE_BYTES: usize = 1024;
+
+    /// A fraction, put between 0 and 1, and a message, cut to [`MESSAGE_BYTES`](Self::MESSAGE_BYTES).
+    #[must_use]
+    pub fn new(fraction: f32, message: &str) -> Self {
+        Self {
+            fraction: if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) },
+            message: cut(message, Self::MESSAGE_BYTES).into(),
+        }
+    }
+}
+
+/// The first `bytes` of `text`, or a few less, so that no character is broken.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// One thing that happened to a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryEvent {
+    /// Counts from 1 and has no gaps but where a very long history was thinned out.
+    pub id: u32,
+    /// The state it led to.
+    pub state: TaskState,
+    /// When.
+    pub at: Timestamp,
+    /// In which attempt, or 0.
+    pub attempt: u32,
+    /// A sentence for people.
+    pub detail: Option<Arc<str>>,
+}
+
+/// One line of a task's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogLine {
+    /// Its number in the task's log, from 1. Given by the store; 0 before.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// In which attempt. Given by the store.
+    pub attempt: u32,
+    /// How serious, as `tracing` names it: `ERROR`, `WARN`, `INFO`, `DEBUG`, `TRACE`.
+    pub level: Arc<str>,
+    /// Which part of the program.
+    pub target: Arc<str>,
+    /// The message.
+    pub message: Arc<str>,
+    /// Named values beside it.
+    pub fields: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl LogLine {
+    /// A line without fields.
+    #[must_use]
+    pub fn new(at: Timestamp, level: &str, target: &str, message: &str) -> Self {
+        Self {
+            seq: 0,
+            at,
+            attempt: 0,
+            level: level.into(),
+            target: target.into(),
+            message: message.into(),
+            fields: Vec::new(),
+        }
+    }
+
+    /// About how many bytes it takes to keep.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.target.len() + self.message.len() + fields + 32
+    }
+}
+
+/// One completion on its way to one destination: the outbox entry, written together with the state that caused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// The task.
+    pub id: RequestId,
+    /// Which run-through of it.
+    pub generation: u32,
+    /// Where to.
+    pub destination: Destination,
+    /// The kind of end.
+    pub condition: Condition,
+    /// The state it ended in: the task itself may have been run again since.
+    pub ended_as: TaskState,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// In which attempt it ended.
+    pub attempt: u32,
+    /// What went wrong, if it did.
+    pub error: Option<Arc<str>>,
+    /// How the delivery stands.
+    pub status: DeliveryStatus,
+    /// When it is due, while it is pending.
+    pub due_at: Timestamp,
+    /// Who claimed it last, as a token of its own.
+    pub token: FenceToken,
+    /// Every try so far; of very many, the latest.
+    pub tries: Vec<DeliveryTry>,
+    /// How many tries there were.
+    pub tried: u32,
+}
+
+impl Delivery {
+    /// How many tries are kept to be looked at.
+    pub const TRIES_KEPT: usize = 32;
+
+    /// The id that every try of this delivery shows: `msg_{request id}_{generation}_{destination}`.
+    #[must_use]
+    pub fn webhook_id(&self) -> String {
+        format!("msg_{}_{}_{}", self.id, self.generation, self.destination)
+    }
+}
+
+/// How a delivery stands. Ordered so that, of several, the one to show is the greatest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeliveryStatus {
+    /// Nobody is to be told.
+    #[default]
+    None,
+    /// Told.
+    Delivered,
+    /// Still to be told.
+    Pending,
+    /// Not told, and no more tries.
+    Failed,
+    /// Not told, because its address is refused.
+    Blocked,
+}
+
+impl DeliveryStatus {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Delivered => "Delivered",
+            Self::Pending => "Pending",
+            Self::Failed => "Failed",
+            Self::Blocked => "Blocked",
+        }
+    }
+}
+
+/// One try of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeliveryTry {
+    /// When.
+    pub at: Timestamp,
+    /// The HTTP status of the answer, where there was one.
+    pub status_code: Option<u16>,
+    /// What went wrong, or the first of what was answered.
+    pub text: Option<Arc<str>>,
+}
+
+impl DeliveryTry {
+    /// A try at this time, with nothing to say of it yet.
+    #[must_use]
+    pub const fn new(at: Timestamp) -> Self {
+        Self {
+            at,
+            status_code: None,
+            text: None,
+        }
+    }
+}
+
+/// How many tasks are in each state, and how long the first in the queue has been waiting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    by_state: [u64; TaskState::ALL.len()],
+    /// How long ago the task that has waited longest could have been run.
+    pub oldest_queued: Option<Duration>,
+}
+
+impl Counts {
+    /// How many tasks are in `state`.
+    #[must_use]
+    pub const fn of(&self, state: TaskState) -> u64 {
+        self.by_state[state as usize]
+    }
+
+    /// Says how many tasks are in `state`.
+    pub const fn set(&mut self, state: TaskState, count: u64) {
+        self.by_state[state as usize] = count;
+    }
+
+    /// Every state with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (TaskState, u64)> {
+        TaskState::ALL.into_iter().map(|state| (state, self.of(state)))
+    }
+
+    /// How many wait to be claimed.
+    #[must_use]
+    pub const fn queued(&self) -> u64 {
+        self.of(TaskState::Enqueued) + self.of(TaskState::Retrying)
+    }
+}

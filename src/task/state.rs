@@ -1,0 +1,329 @@
+//! The states of a task and the one table that says which step leads where.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a task stands.
+///
+/// ```text
+/// Enqueued ──> Running ──> Succeeded | Failed
+///    ^            ├──> Retrying ──> Running ...
+///    └────────────┤   (released or rescued)
+///                 └──> Stopping ──> Stopped
+/// ```
+///
+/// A task that waits can also end as `Stopped`, as `Expired` (it waited longer than its age allows) or as `Invalid` (its
+/// record cannot be read). Complete by nature: a new state would change every promise in this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TaskState {
+    /// Accepted, and waiting for a slot or for its time.
+    Enqueued,
+    /// A handler has it.
+    Running,
+    /// An attempt failed; the next one waits for its time.
+    Retrying,
+    /// A stop was asked for while a handler has it.
+    Stopping,
+    /// Ended with a response that counts as success.
+    Succeeded,
+    /// Ended without one: the handler said no, the retries were used up, or it took the process down too often.
+    Failed,
+    /// Ended because somebody asked for it.
+    Stopped,
+    /// Waited longer than its age allows and was not run.
+    Expired,
+    /// Could not be run: its record cannot be decoded.
+    Invalid,
+}
+
+impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 9] = [
+        Self::Enqueued,
+        Self::Running,
+        Self::Retrying,
+        Self::Stopping,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Stopped,
+        Self::Expired,
+        Self::Invalid,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enqueued => "Enqueued",
+            Self::Running => "Running",
+            Self::Retrying => "Retrying",
+            Self::Stopping => "Stopping",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Stopped => "Stopped",
+            Self::Expired => "Expired",
+            Self::Invalid => "Invalid",
+        }
+    }
+
+    /// Whether it has ended; only an explicit retry leads out again.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        self.condition().is_some()
+    }
+
+    /// Whether it waits to be claimed.
+    #[must_use]
+    pub const fn is_queued(self) -> bool {
+        matches!(self, Self::Enqueued | Self::Retrying)
+    }
+
+    /// Whether a worker holds it.
+    #[must_use]
+    pub const fn is_held(self) -> bool {
+        matches!(self, Self::Running | Self::Stopping)
+    }
+
+    /// Which kind of end this is, if it is one: what hooks subscribe to.
+    #[must_use]
+    pub const fn condition(self) -> Option<Condition> {
+        match self {
+            Self::Succeeded => Some(Condition::Success),
+            Self::Failed | Self::Expired | Self::Invalid => Some(Condition::Failure),
+            Self::Stopped => Some(Condition::Stop),
+            Self::Enqueued | Self::Running | Self::Retrying | Self::Stopping => None,
+        }
+    }
+
+    /// Where `step` leads from here: **the** transition table. Nothing else in the crate decides a state.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] names the state and the step when the step is not open.
+    pub const fn after(self, step: Step) -> Result<Self, Refused> {
+        use TaskState as S;
+        Ok(match (self, step) {
+            (S::Enqueued | S::Retrying, Step::Claim) => S::Running,
+            (S::Enqueued | S::Retrying, Step::Stop) => S::Stopped,
+            (S::Enqueued | S::Retrying, Step::Expire) => S::Expired,
+            (S::Enqueued | S::Retrying, Step::Invalidate) => S::Invalid,
+
+            (S::Running, Step::Succeed) => S::Succeeded,
+            (S::Running, Step::Fail | Step::Poison) => S::Failed,
+            (S::Running, Step::Retry) => S::Retrying,
+            (S::Running, Step::Release | Step::Rescue) => S::Enqueued,
+            (S::Running, Step::Stop) => S::Stopping,
+
+            // Asked to stop, so however the attempt ended, it ends as stopped.
+            (S::Running | S::Stopping, Step::Stopped) => S::Stopped,
+            (
+                S::Stopping,
+                Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison,
+            ) => S::Stopped,
+            (S::Stopping, Step::Stop) => S::Stopping,
+
+            (S::Succeeded | S::Failed | S::Stopped | S::Expired | S::Invalid, Step::Rerun) => S::Enqueued,
+
+            (state, step) => return Err(Refused { state, step }),
+        })
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What can happen to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// A worker takes it.
+    Claim,
+    /// Its attempt ended well.
+    Succeed,
+    /// Its attempt ended badly, and was the last.
+    Fail,
+    /// Its attempt ended badly, and another is due later.
+    Retry,
+    /// Its worker hands it back, uncharged.
+    Release,
+    /// Its lease ran out: the worker is presumed dead.
+    Rescue,
+    /// Its lease ran out too often: it is presumed to kill its workers.
+    Poison,
+    /// Somebody asks for it to stop.
+    Stop,
+    /// Its worker has stopped it.
+    Stopped,
+    /// It waited too long.
+    Expire,
+    /// Its record cannot be read.
+    Invalidate,
+    /// Somebody asks for it to be run again after it ended.
+    Rerun,
+}
+
+impl Step {
+    /// Every step.
+    pub const ALL: [Self; 12] = [
+        Self::Claim,
+        Self::Succeed,
+        Self::Fail,
+        Self::Retry,
+        Self::Release,
+        Self::Rescue,
+        Self::Poison,
+        Self::Stop,
+        Self::Stopped,
+        Self::Expire,
+        Self::Invalidate,
+        Self::Rerun,
+    ];
+}
+
+/// A step that is not open from a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {state} cannot take the step {step:?}")]
+pub struct Refused {
+    /// Where the task stands.
+    pub state: TaskState,
+    /// What was tried.
+    pub step: Step,
+}
+
+/// The kinds of end that a hook can subscribe to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Condition {
+    /// Succeeded.
+    Success,
+    /// Failed, Expired or Invalid.
+    Failure,
+    /// Stopped.
+    Stop,
+}
+
+/// A set of [`Condition`]s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Conditions(u8);
+
+impl Conditions {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+    /// Every end there is.
+    pub const ALL: Self = Self(0b111);
+
+    /// This set with `condition` in it.
+    #[must_use]
+    pub const fn with(self, condition: Condition) -> Self {
+        Self(self.0 | 1 << condition as u8)
+    }
+
+    /// What is in either set.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether `condition` is in it.
+    #[must_use]
+    pub const fn contains(self, condition: Condition) -> bool {
+        self.0 & 1 << condition as u8 != 0
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The set as bits, for a store to keep.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set with these bits; unknown ones are dropped.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & Self::ALL.0)
+    }
+}
+
+/// A set of [`TaskState`]s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StateSet(u16);
+
+impl StateSet {
+    /// The set with nothing in it: a filter by it finds nothing.
+    pub const NONE: Self = Self(0);
+
+    /// This set with `state` in it.
+    #[must_use]
+    pub const fn with(self, state: TaskState) -> Self {
+        Self(self.0 | 1 << state as u16)
+    }
+
+    /// Whether `state` is in it.
+    #[must_use]
+    pub const fn contains(self, state: TaskState) -> bool {
+        self.0 & 1 << state as u16 != 0
+    }
+}
+
+impl FromIterator<TaskState> for StateSet {
+    fn from_iter<I: IntoIterator<Item = TaskState>>(states: I) -> Self {
+        states.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_state_changes_only_by_rerun() {
+        for state in TaskState::ALL.into_iter().filter(|state| state.is_terminal()) {
+            for step in Step::ALL {
+                let expected = match step {
+                    Step::Rerun => Ok(TaskState::Enqueued),
+                    _ => Err(Refused { state, step }),
+                };
+                assert_eq!(state.after(step), expected, "{state} {step:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stopping_task_can_only_end_as_stopped() {
+        for step in Step::ALL {
+            if let Ok(next) = TaskState::Stopping.after(step) {
+                assert!(matches!(next, TaskState::Stopped | TaskState::Stopping), "{step:?} {next}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_claim_leads_to_running() {
+        for state in TaskState::ALL {
+            for step in Step::ALL {
+                if state.after(step) == Ok(TaskState::Running) {
+                    assert_eq!(step, Step::Claim);
+                    assert!(state.is_queued());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_live_state_can_end() {
+        for state in TaskState::ALL.into_iter().filter(|state| !state.is_terminal()) {
+            let ends = Step::ALL
+                .iter()
+                .filter(|step| state.after(**step).is_ok_and(TaskState::is_terminal));
+            assert!(ends.count() > 0, "{state}");
+        }
+    }
+}

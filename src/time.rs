@@ -1,0 +1,122 @@
+//! Time as the crate tells it: a [`Timestamp`] in milliseconds and the [`Clock`] it is read from.
+
+use std::{
+    fmt,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A moment, in whole milliseconds since the Unix epoch.
+///
+/// This is what a task document shows and what a store keeps. Durations are taken and given as [`Duration`]; arithmetic
+/// saturates, so that a hostile "in a million years" cannot panic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The epoch itself.
+    pub const ZERO: Self = Self(0);
+
+    /// A moment this many milliseconds after the Unix epoch.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// The moment `duration` later, or the last one there is. Parts of a millisecond are dropped.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+
+    /// The moment `duration` earlier, or the epoch.
+    #[must_use]
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// The time that passed since `earlier`, or zero if `earlier` is the later one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where a store or the engine reads the time.
+///
+/// Give a [`ManualClock`](crate::testing::ManualClock) in tests to move time by hand.
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// The time now. Never earlier than what an earlier call gave.
+    fn now(&self) -> Timestamp;
+}
+
+impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
+    fn now(&self) -> Timestamp {
+        (**self).now()
+    }
+}
+
+/// The computer's clock, read once at creation and then counted on the monotonic clock.
+///
+/// Timestamps from it never jump and never go back, whatever is done to the wall clock meanwhile: leases and delays are
+/// measured with it. The price is that they differ from the wall clock by as much as that was adjusted since.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock {
+    anchor: Instant,
+    wall: Duration,
+}
+
+impl SystemClock {
+    /// A clock set by the computer's.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            anchor: Instant::now(),
+            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(millis(self.wall + self.anchor.elapsed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let now = Timestamp::from_millis(10);
+        assert_eq!(now.saturating_add(Duration::MAX).as_millis(), u64::MAX);
+        assert_eq!(now.saturating_sub(Duration::from_secs(1)), Timestamp::ZERO);
+        assert_eq!(now.since(Timestamp::from_millis(50)), Duration::ZERO);
+        assert_eq!(Timestamp::from_millis(50).since(now), Duration::from_millis(40));
+    }
+}
