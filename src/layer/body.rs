@@ -1,0 +1,132 @@
+//! The two bodies the crate has of its own: [`RequestBody`], which a handler reads, and [`ResponseBody`], which the task
+//! API answers with.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+
+use crate::error::BoxError;
+
+/// The body of a request that a service reads: stored bytes on a replay, or a live body from a server.
+///
+/// A service generic over its body, as axum's `Router` is, never sees this type by name. One written over a concrete body
+/// takes `Request<RequestBody>`, and [`RequestBody::live`] turns the server's body into it, outside the layer:
+/// `MapRequestBodyLayer::new(RequestBody::live)`.
+pub struct RequestBody(Inner);
+
+/// The body of a response that the task API gives: whole, or a stream.
+///
+/// Also what a service may answer with when its own body is not `From<Bytes>`, which the layer needs for its own answers:
+/// `MapResponseBodyLayer::new(ResponseBody::live)`, inside the layer.
+pub struct ResponseBody(Inner);
+
+enum Inner {
+    Whole(Option<Bytes>),
+    Live(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+impl Inner {
+    fn live<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self::Live(body.map_err(Into::into).boxed_unsync())
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b)))),
+            Self::Live(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Live(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Live(body) => body.size_hint(),
+        }
+    }
+
+    fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(bytes) => write!(f, "{name}({} bytes)", bytes.as_ref().map_or(0, Bytes::len)),
+            Self::Live(_) => write!(f, "{name}(live)"),
+        }
+    }
+}
+
+macro_rules! body {
+    ($body:ident) => {
+        impl $body {
+            /// A body with nothing in it.
+            #[must_use]
+            pub const fn empty() -> Self {
+                Self(Inner::Whole(None))
+            }
+
+            /// A body that streams `body`.
+            pub fn live<B>(body: B) -> Self
+            where
+                B: Body<Data = Bytes> + Send + 'static,
+                B::Error: Into<BoxError>,
+            {
+                Self(Inner::live(body))
+            }
+        }
+
+        impl From<Bytes> for $body {
+            fn from(bytes: Bytes) -> Self {
+                Self(Inner::Whole(Some(bytes)))
+            }
+        }
+
+        impl Default for $body {
+            fn default() -> Self {
+                Self::empty()
+            }
+        }
+
+        impl fmt::Debug for $body {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.describe(stringify!($body), f)
+            }
+        }
+
+        impl Body for $body {
+            type Data = Bytes;
+            type Error = BoxError;
+
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+                self.get_mut().0.poll_frame(cx)
+            }
+
+            fn is_end_stream(&self) -> bool {
+                self.0.is_end_stream()
+            }
+
+            fn size_hint(&self) -> SizeHint {
+                self.0.size_hint()
+            }
+        }
+    };
+}
+
+body!(RequestBody);
+body!(ResponseBody);

@@ -1,0 +1,5 @@
+//! The layer.
+
+mod body;
+
+pub use self::body::{RequestBody, ResponseBody};
