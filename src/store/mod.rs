@@ -22,9 +22,9 @@ pub use self::{
     ext::TaskStoreExt,
     memory::{MemoryStore, MemoryStoreBuilder},
     operations::{
-        Abilities, BornClaimed, Claim, Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliveryClaim,
-        DeliverySettlement, Durability, FullReason, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned, QueueHint,
-        Rescued, Retention, Settled, Sharing,
+        Abilities, BornClaimed, Claim, Claimed, ClaimedTask, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement,
+        Durability, FullReason, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned, QueueHint, Rescued, Retention,
+        Settled, Sharing,
     },
 };
 use crate::{
@@ -147,8 +147,11 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>>;
 
     /// The request of a task.
-    fn input<'a>(&'a self, scope: &'a Scope, id: RequestId)
-    -> BoxFuture<'a, StoreResult<Option<Arc<CapturedRequest>>>>;
+    fn input<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedRequest>>>>;
 
     /// The response of a task, once it has ended with one.
     fn output<'a>(

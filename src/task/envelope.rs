@@ -272,8 +272,8 @@ impl Reader {
         for _ in 0..self.number()? {
             let name = HeaderName::from_bytes(&self.bytes()?).map_err(|_| DecodeError::Malformed("header name"))?;
             let sensitive = self.byte()? != 0;
-            let mut value =
-                HeaderValue::from_maybe_shared(self.bytes()?).map_err(|_| DecodeError::Malformed("header value"))?;
+            let mut value = HeaderValue::from_maybe_shared(self.bytes()?)
+                .map_err(|_| DecodeError::Malformed("header value"))?;
             value.set_sensitive(sensitive);
             headers
                 .try_append(name, value)
@@ -329,10 +329,7 @@ mod tests {
             HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"))]),
             Bytes::from_static(b"hi"),
         );
-        assert_eq!(
-            &response.encode()[..],
-            b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b\x02hi"
-        );
+        assert_eq!(&response.encode()[..], b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b\x02hi");
     }
 
     #[test]

@@ -79,10 +79,7 @@ impl TaskName {
             _ if bytes.len() > 128 => return Err(InvalidId("a task id has at most 128 characters")),
             _ => {}
         }
-        if !bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-        {
+        if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
             return Err(InvalidId(
                 "a task id holds only letters, digits, underscores and hyphens",
             ));
@@ -351,19 +348,7 @@ mod tests {
         for good in ["a", "_", "Z-9_x", &"a".repeat(128)] {
             assert!(TaskName::new(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "9a",
-            "-a",
-            "a b",
-            "a/b",
-            "ä",
-            "a\n",
-            &"a".repeat(129),
-            "stats",
-            "events",
-            "bulk",
-        ] {
+        for bad in ["", "9a", "-a", "a b", "a/b", "ä", "a\n", &"a".repeat(129), "stats", "events", "bulk"] {
             assert!(TaskName::new(bad).is_err(), "{bad}");
         }
     }

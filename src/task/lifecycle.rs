@@ -585,10 +585,7 @@ mod tests {
         let mut task = record();
         let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
         assert_eq!((task.attempt, task.crashes), (1, 1));
-        assert_eq!(
-            task.settle(lease.token, &Outcome::Released, at(1)),
-            Ok(TaskState::Enqueued)
-        );
+        assert_eq!(task.settle(lease.token, &Outcome::Released, at(1)), Ok(TaskState::Enqueued));
         assert_eq!((task.attempt, task.crashes, task.retries), (0, 0, 0));
         assert!(!task.is_suspect());
         assert!(task.claim(&worker(), LEASE, at(2)).unwrap().token > lease.token);

@@ -53,10 +53,7 @@ impl Filter {
             && self.created_from.is_none_or(|from| task.created_at >= from)
             && self.created_to.is_none_or(|to| task.created_at <= to)
             && self.function.as_ref().is_none_or(|name| task.function() == name)
-            && self
-                .prefix
-                .as_ref()
-                .is_none_or(|prefix| task.task_id_starts_with(prefix))
+            && self.prefix.as_ref().is_none_or(|prefix| task.task_id_starts_with(prefix))
             && self.text.as_ref().is_none_or(|text| {
                 task.error.as_ref().is_some_and(|error| error.contains(text.as_str()))
                     || contains(&body[..body.len().min(Self::TEXT_BYTES)], text.as_bytes())

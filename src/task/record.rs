@@ -250,11 +250,7 @@ impl Progress {
     #[must_use]
     pub fn new(fraction: f32, message: &str) -> Self {
         Self {
-            fraction: if fraction.is_nan() {
-                0.0
-            } else {
-                fraction.clamp(0.0, 1.0)
-            },
+            fraction: if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) },
             message: cut(message, Self::MESSAGE_BYTES).into(),
         }
     }

@@ -117,9 +117,10 @@ impl TaskState {
 
             // Asked to stop, so however the attempt ended, it ends as stopped.
             (S::Running | S::Stopping, Step::Stopped) => S::Stopped,
-            (S::Stopping, Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison) => {
-                S::Stopped
-            }
+            (
+                S::Stopping,
+                Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison,
+            ) => S::Stopped,
             (S::Stopping, Step::Stop) => S::Stopping,
 
             (S::Succeeded | S::Failed | S::Stopped | S::Expired | S::Invalid, Step::Rerun) => S::Enqueued,
@@ -299,10 +300,7 @@ mod tests {
     fn a_stopping_task_can_only_end_as_stopped() {
         for step in Step::ALL {
             if let Ok(next) = TaskState::Stopping.after(step) {
-                assert!(
-                    matches!(next, TaskState::Stopped | TaskState::Stopping),
-                    "{step:?} {next}"
-                );
+                assert!(matches!(next, TaskState::Stopped | TaskState::Stopping), "{step:?} {next}");
             }
         }
     }
