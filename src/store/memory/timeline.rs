@@ -12,16 +12,24 @@ pub(super) type Moment = (Timestamp, RequestId);
 
 /// A sorted ring of moments.
 ///
-/// Time only goes on, so nearly every insert is a push at the back (a few nanoseconds, where a B-tree takes fifty), and
-/// what is removed is mostly near the front. A removal in the middle moves the shorter side: at the default bound a
-/// shard has 3,000 entries, which is 2 µs at worst.
+/// Time only goes on, so nearly every insert belongs at the back or, among those of the same millisecond, a few places
+/// before it (a few nanoseconds, where a B-tree takes fifty), and what is removed is mostly near the front. A removal in
+/// the middle moves the shorter side: at the default bound a shard has 3,000 entries, which is 2 µs at worst.
 #[derive(Debug, Default)]
 pub(super) struct Timeline(VecDeque<Moment>);
 
 impl Timeline {
     pub(super) fn insert(&mut self, moment: Moment) {
-        if self.0.back().is_none_or(|last| *last < moment) {
-            self.0.push_back(moment);
+        // From the back, whose memory is warm; a search by halves would miss the cache at every step.
+        let newer = self
+            .0
+            .iter()
+            .rev()
+            .take(NEAR)
+            .take_while(|other| **other > moment)
+            .count();
+        if newer < NEAR {
+            self.0.insert(self.0.len() - newer, moment);
         } else if let Err(place) = self.0.binary_search(&moment) {
             self.0.insert(place, moment);
         }
@@ -59,6 +67,9 @@ impl Timeline {
         }
     }
 }
+
+/// How many tasks one shard may see in a millisecond before a search by halves is worth it.
+const NEAR: usize = 64;
 
 #[cfg(test)]
 mod tests {
