@@ -8,6 +8,7 @@ pub mod probe;
 pub mod store;
 pub mod task;
 pub mod time;
+mod wire;
 
 pub use self::{
     engine::{RateStats, SlotStats, Stats, Tasks, WeakTasks},
