@@ -11,6 +11,15 @@ pub mod time;
 mod wire;
 
 pub use self::{
-    engine::{RateStats, SlotStats, Stats, Tasks, WeakTasks},
-    layer::{RequestBody, ResponseBody},
+    engine::{
+        AttemptEnd, Backoff, Changes, DoNotRetry, RateStats, RetryPolicy, ShutdownReport, SlotStats, Stats, Submission,
+        SubmitError, Submitted, TaskContext, Tasks, Verdict, WeakTasks,
+    },
+    error::{BoxError, ConfigError},
+    hook::{Completion, CompletionHook},
+    layer::{
+        Builder, Dialect, HeaderPolicy, RequestBody, RespondAsync, RespondAsyncLayer, ResponseBody, ResponseFuture,
+    },
+    store::{MemoryStore, TaskStore},
+    task::{RequestId, Scope, TaskName, TaskRecord, TaskState, Tenant},
 };

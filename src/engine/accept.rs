@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use crate::{
     engine::{Engine, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
-    store::{Insert, Inserted, StoreError, StoreErrorKind},
-    task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, TaskState},
+    store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind},
+    task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, TaskState, Tenant},
 };
 
 /// Why a task was not taken in.
@@ -30,11 +30,7 @@ impl Engine {
     /// Once the store was asked, the insert is never dropped: it goes on in a task of its own if the caller leaves or the
     /// time limit passes, and starts the task if it succeeds late. It is polled once in place before that, so that a
     /// store which is ready at once costs no task.
-    pub(crate) async fn accept(
-        self: &Arc<Self>,
-        task: NewTask,
-        at: Instant,
-    ) -> Result<Inserted, Unaccepted> {
+    pub(crate) async fn accept(self: &Arc<Self>, task: NewTask, at: Instant) -> Result<Inserted, Unaccepted> {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let busy = self.busy.enter();
         if !self.phase.is_open() {
@@ -57,6 +53,27 @@ impl Engine {
             Err(_) => Err(unknown("the insert took longer than the store timeout")),
         }
         .map_err(Unaccepted::Store)
+    }
+
+    /// Whether new tasks are taken in.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase.is_open()
+    }
+
+    /// Whether there is no room for another task, as far as is known before its body is read. The insert decides.
+    pub(crate) fn full(&self, tenant: Option<&Tenant>, delay: Duration) -> Option<FullReason> {
+        // A task that starts at once waits nowhere.
+        if delay.is_zero() && !self.slots.wanted() && self.slots.free() > 0 {
+            return None;
+        }
+        let limits = self.settings.limits;
+        let hint = self.store.queue_hint(tenant);
+        if tenant.is_some() && hint.tenant_queued.is_some_and(|queued| queued >= limits.per_tenant) {
+            return Some(FullReason::Tenant);
+        }
+        hint.queued
+            .is_some_and(|queued| queued >= limits.queued)
+            .then_some(FullReason::Queue)
     }
 
     fn slot_for(&self, task: &NewTask) -> Option<Slot> {
@@ -131,8 +148,7 @@ async fn find_lost(
             .await;
         match found {
             Ok(Some(record)) => {
-                let ours = record.state == TaskState::Running
-                    && record.worker.as_ref() == Some(&engine.worker);
+                let ours = record.state == TaskState::Running && record.worker.as_ref() == Some(&engine.worker);
                 if ours {
                     let lease = record.lease();
                     engine.start(

@@ -92,12 +92,7 @@ pub(crate) enum How {
 
 impl Attempt {
     /// An attempt that starts now, may run for `timeout`, and holds its claim until `held_until`.
-    pub(crate) fn new(
-        now: Instant,
-        timeout: Duration,
-        stop_grace: Duration,
-        held_until: Instant,
-    ) -> Self {
+    pub(crate) fn new(now: Instant, timeout: Duration, stop_grace: Duration, held_until: Instant) -> Self {
         Self {
             phase: Phase::Running,
             times_out_at: now + timeout,
@@ -156,10 +151,7 @@ impl Attempt {
                 }
             }
             Input::NotSettled(pause) => {
-                if let Phase::Settling {
-                    progress, tries, ..
-                } = &mut self.phase
-                {
+                if let Phase::Settling { progress, tries, .. } = &mut self.phase {
                     *tries += 1;
                     *progress = Writing::Due(now + pause);
                 }
@@ -191,9 +183,7 @@ impl Attempt {
         let due_at = self.due_at().unwrap_or(now);
         match &mut self.phase {
             Phase::Running | Phase::Ending { .. } => Directive::Run(due_at),
-            Phase::Settling {
-                progress, outcome, ..
-            } => match *progress {
+            Phase::Settling { progress, outcome, .. } => match *progress {
                 Writing::Due(at) if now >= at => {
                     *progress = Writing::InFlight;
                     Directive::Settle(outcome.clone())
@@ -231,9 +221,7 @@ impl Attempt {
     fn finish(&mut self, outcome: Outcome, ended: AttemptOutcome, now: Instant) {
         match self.phase {
             Phase::Running => self.settle(outcome, ended, now),
-            Phase::Ending { .. } if matches!(outcome, Outcome::Succeeded { .. }) => {
-                self.settle(outcome, ended, now)
-            }
+            Phase::Ending { .. } if matches!(outcome, Outcome::Succeeded { .. }) => self.settle(outcome, ended, now),
             // It ended because it was told to: that is no failure of its own.
             Phase::Ending { why, .. } => {
                 let (outcome, ended) = why.outcome();
@@ -306,20 +294,11 @@ mod tests {
 
     fn failed() -> Input {
         let error = "no".into();
-        Input::Finished(
-            Outcome::Failed {
-                error,
-                output: None,
-            },
-            AttemptOutcome::Failed,
-        )
+        Input::Finished(Outcome::Failed { error, output: None }, AttemptOutcome::Failed)
     }
 
     fn accepted(state: TaskState) -> Settled {
-        Settled::Accepted {
-            state,
-            outbox: false,
-        }
+        Settled::Accepted { state, outbox: false }
     }
 
     #[test]
@@ -336,22 +315,15 @@ mod tests {
         );
         let settled = accepted(TaskState::Failed);
         let over = bench.feed(2, Input::Settled(settled));
-        assert!(
-            matches!(over, Directive::Over(How::Settled(s, AttemptOutcome::Failed)) if s == settled)
-        );
+        assert!(matches!(over, Directive::Over(How::Settled(s, AttemptOutcome::Failed)) if s == settled));
     }
 
     #[test]
     fn nothing_is_written_past_the_local_deadline() {
         let mut bench = Bench::new();
-        assert!(matches!(
-            bench.feed(28, failed()),
-            Directive::Over(How::Lost)
-        ));
+        assert!(matches!(bench.feed(28, failed()), Directive::Over(How::Lost)));
         let mut bench = Bench::new();
-        bench
-            .machine
-            .handle(Input::Renewed(bench.at(40)), bench.at(10));
+        bench.machine.handle(Input::Renewed(bench.at(40)), bench.at(10));
         assert!(
             matches!(bench.feed(28, failed()), Directive::Settle(_)),
             "a renewal moves it"
@@ -404,9 +376,7 @@ mod tests {
     #[test]
     fn time_runs_out_for_the_handler_even_under_a_good_lease() {
         let mut bench = Bench::new();
-        bench
-            .machine
-            .handle(Input::Renewed(bench.at(1000)), bench.at(1));
+        bench.machine.handle(Input::Renewed(bench.at(1000)), bench.at(1));
         assert!(matches!(bench.ask(99), Directive::Run(until) if until == bench.at(100)));
         assert!(matches!(bench.ask(100), Directive::TimedOut));
         assert!(matches!(bench.feed(100, failed()), Directive::Settle(_)));
@@ -415,17 +385,11 @@ mod tests {
     #[test]
     fn a_lost_lease_ends_it_unless_its_own_settlement_is_on_the_way() {
         let mut bench = Bench::new();
-        assert!(matches!(
-            bench.feed(1, Input::LeaseLost),
-            Directive::Over(How::Lost)
-        ));
+        assert!(matches!(bench.feed(1, Input::LeaseLost), Directive::Over(How::Lost)));
 
         let mut bench = Bench::new();
         bench.feed(1, failed());
-        assert!(matches!(
-            bench.feed(2, Input::LeaseLost),
-            Directive::Wait(_)
-        ));
+        assert!(matches!(bench.feed(2, Input::LeaseLost), Directive::Wait(_)));
         let settled = bench.feed(3, Input::Settled(accepted(TaskState::Failed)));
         assert!(matches!(settled, Directive::Over(How::Settled(..))));
     }

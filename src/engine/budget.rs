@@ -37,6 +37,11 @@ impl Budget {
         }
     }
 
+    /// Whether so many bytes could be reserved now.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.used().checked_add(bytes).is_some_and(|used| used <= self.0.limit)
+    }
+
     /// Bytes in use: never more than the limit.
     pub(crate) fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     engine::running::Live,
-    task::{FenceToken, Progress, RequestId},
+    task::{FenceToken, Progress, RequestId, TaskName},
 };
 
 /// The header that counts how many async requests led to this one.
@@ -74,6 +74,10 @@ impl TaskContext {
         self.0.as_ref().map(|live| live.lease.id)
     }
 
+    pub(crate) fn name(&self) -> Option<&TaskName> {
+        self.0.as_ref()?.name.as_ref()
+    }
+
     /// The number of this attempt, from 1; 0 when detached.
     #[must_use]
     pub fn attempt(&self) -> u32 {
@@ -135,11 +139,7 @@ impl TaskContext {
 impl fmt::Debug for TaskContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Some(live) => write!(
-                f,
-                "TaskContext({}, attempt {})",
-                live.lease.id, live.attempt
-            ),
+            Some(live) => write!(f, "TaskContext({}, attempt {})", live.lease.id, live.attempt),
             None => f.write_str("TaskContext(detached)"),
         }
     }
@@ -156,10 +156,7 @@ mod extractor {
     impl<S: Sync> FromRequestParts<S> for TaskContext {
         type Rejection = Infallible;
 
-        async fn from_request_parts(
-            parts: &mut http::request::Parts,
-            _: &S,
-        ) -> Result<Self, Infallible> {
+        async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, Infallible> {
             Ok(Self::of(&parts.extensions))
         }
     }

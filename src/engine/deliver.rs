@@ -17,8 +17,7 @@ use crate::{
     probe::Event,
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult},
     task::{
-        CapturedRequest, Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, Scope,
-        Subscription,
+        CapturedRequest, Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, Scope, Subscription,
         lifecycle::DeliveryOutcome,
         record::{cut, no_subscriptions},
     },
@@ -68,10 +67,7 @@ impl Hooks {
         if self.0.is_empty() {
             return no_subscriptions();
         }
-        let on = self
-            .0
-            .iter()
-            .fold(Conditions::NONE, |all, (on, _)| all.or(*on));
+        let on = self.0.iter().fold(Conditions::NONE, |all, (on, _)| all.or(*on));
         Arc::from([Subscription {
             destination: Destination::LOCAL,
             on,
@@ -92,9 +88,7 @@ impl Engine {
         if self.settings.hooks.0.is_empty() {
             return Ok(Answer::Idle(None));
         }
-        let mut places: Vec<_> = std::iter::from_fn(|| self.deliverers.take())
-            .take(max)
-            .collect();
+        let mut places: Vec<_> = std::iter::from_fn(|| self.deliverers.take()).take(max).collect();
         if places.is_empty() {
             return Ok(Answer::Idle(None));
         }
@@ -116,25 +110,18 @@ impl Engine {
                 drop(busy);
             });
         }
-        Ok(if more {
-            Answer::More
-        } else {
-            Answer::Idle(None)
-        })
+        Ok(if more { Answer::More } else { Answer::Idle(None) })
     }
 
     async fn deliver_one(self: Arc<Self>, claimed: ClaimedDelivery, place: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
         let request = self.call("input", self.store.input(&Scope::All, id)).await;
-        let response = self
-            .call("output", self.store.output(&Scope::All, id))
-            .await;
+        let response = self.call("output", self.store.output(&Scope::All, id)).await;
         let (outcome, error) = match (request, response) {
             (Ok(request), Ok(response)) => {
                 let request: Option<Arc<CapturedRequest>> = request;
-                let completion =
-                    Completion::new(claimed.record, &claimed.delivery, request, response);
+                let completion = Completion::new(claimed.record, &claimed.delivery, request, response);
                 match self.call_hooks(completion).await {
                     Ok(()) => (DeliveryOutcome::Delivered, None),
                     Err(error) => (again(claimed.delivery.tried), Some(error)),
@@ -144,9 +131,7 @@ impl Engine {
             (Err(error), _) | (_, Err(error)) => (DeliveryOutcome::Released, Some(error.into())),
         };
         let mut tried = DeliveryTry::new(self.clock.at(started));
-        tried.text = error
-            .as_ref()
-            .map(|error| cut(&error.to_string(), ERROR_BYTES).into());
+        tried.text = error.as_ref().map(|error| cut(&error.to_string(), ERROR_BYTES).into());
         let status = match &outcome {
             DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
             DeliveryOutcome::Failed => DeliveryStatus::Failed,

@@ -52,12 +52,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
                 node.hint(hint, now);
             }
         }
-        while let Some(action) = node.next(
-            now,
-            engine.slots.free(),
-            engine.deliverers.free(),
-            fastrand::f64(),
-        ) {
+        while let Some(action) = node.next(now, engine.slots.free(), engine.deliverers.free(), fastrand::f64()) {
             let mut call = engine.clone().carry_out(action);
             // In place first: a store that is ready at once costs no task.
             match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
@@ -174,11 +169,7 @@ impl Engine {
         if rescued.outbox {
             self.hint(Hint::Outbox);
         }
-        Ok(if more {
-            Answer::More
-        } else {
-            Answer::Idle(None)
-        })
+        Ok(if more { Answer::More } else { Answer::Idle(None) })
     }
 
     async fn prune(&self) -> StoreResult<Answer> {
@@ -189,21 +180,14 @@ impl Engine {
             self.probes.emit(|| Event::Pruned(pruned));
         }
         let more = pruned.tasks.max(pruned.keys) >= BATCH;
-        Ok(if more {
-            Answer::More
-        } else {
-            Answer::Idle(None)
-        })
+        Ok(if more { Answer::More } else { Answer::Idle(None) })
     }
 
     async fn report(&self) {
         if self.probes.is_empty() {
             return;
         }
-        let counts = self
-            .call("counts", self.store.counts(&Scope::All))
-            .await
-            .ok();
+        let counts = self.call("counts", self.store.counts(&Scope::All)).await.ok();
         self.probes.emit(|| Event::Levels {
             counts: counts.as_ref(),
             slots_used: self.slots.used(),

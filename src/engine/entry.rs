@@ -13,11 +13,7 @@ use crate::{
 /// The wrapped service, its types erased once.
 pub(crate) trait Entry: Send + Sync {
     /// Replays `input` on a fresh, readied clone of the service, and reads the response.
-    fn replay(
-        &self,
-        input: Arc<CapturedRequest>,
-        context: TaskContext,
-    ) -> BoxFuture<'static, Replayed>;
+    fn replay(&self, input: Arc<CapturedRequest>, context: TaskContext) -> BoxFuture<'static, Replayed>;
 }
 
 /// How a replay ended, panics aside.

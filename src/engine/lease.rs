@@ -42,9 +42,7 @@ impl LeaseThread {
     pub(crate) fn start(engine: &Arc<Engine>) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let engine = Arc::downgrade(engine);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new()
             .name("respond-async-lease".into())
             .spawn(move || runtime.block_on(keep(engine, stopped)))?;
@@ -88,10 +86,7 @@ async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
 
 impl Engine {
     async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) {
-        let held: Vec<_> = all
-            .into_iter()
-            .filter(|live| live.machine().over().is_none())
-            .collect();
+        let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
         if held.is_empty() {
             return;
         }
@@ -128,10 +123,7 @@ impl Engine {
 
     /// Writes an attempt down whose own task should have done so by now.
     fn look_after(self: &Arc<Self>, live: &Arc<Live>, now: Instant) {
-        let overdue = live
-            .machine()
-            .due_at()
-            .is_some_and(|due_at| now >= due_at + PATIENCE);
+        let overdue = live.machine().due_at().is_some_and(|due_at| now >= due_at + PATIENCE);
         if !overdue {
             return;
         }

@@ -27,7 +27,7 @@ mod watch;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
@@ -45,8 +45,8 @@ pub(crate) use self::{
     tasks::Alive,
 };
 use self::{
-    busy::Busy, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase,
-    slots::Slots, watch::Watchers,
+    busy::Busy, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase, slots::Slots,
+    watch::Watchers,
 };
 pub use self::{
     context::TaskContext,
@@ -72,6 +72,7 @@ pub(crate) struct Engine {
     pub(crate) budget: Budget,
     /// Whether there is a task API to point clients at.
     pub(crate) api_mounted: AtomicBool,
+    api: OnceLock<ApiAddress>,
     worker: WorkerId,
     subscriptions: Arc<[Subscription]>,
     runtime: Handle,
@@ -90,12 +91,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(
-        store: Arc<dyn TaskStore>,
-        settings: Settings,
-        probes: Probes,
-        runtime: Handle,
-    ) -> Self {
+    pub(crate) fn new(store: Arc<dyn TaskStore>, settings: Settings, probes: Probes, runtime: Handle) -> Self {
         let wake = Arc::new(Notify::new());
         Self {
             subscriptions: settings.hooks.subscriptions(),
@@ -105,6 +101,7 @@ impl Engine {
             budget: Budget::new(settings.buffer_limit),
             clock: EngineClock::new(),
             api_mounted: AtomicBool::new(false),
+            api: OnceLock::new(),
             running: Running::new(),
             watchers: Watchers::new(),
             rates: Rates::new(),
@@ -129,12 +126,18 @@ impl Engine {
     pub(crate) fn begin(self: &Arc<Self>, entry: Arc<dyn Entry>) -> std::io::Result<()> {
         *self.entry.write().unwrap_or_else(PoisonError::into_inner) = Some(entry);
         let lease_thread = LeaseThread::start(self)?;
-        *self
-            .lease_thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(lease_thread);
+        *self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease_thread);
         self.runtime.spawn(driver::drive(self.clone()));
         Ok(())
+    }
+
+    /// Says where clients find the task API, for whoever serves it.
+    pub(crate) fn set_api_address(&self, base: String, public_url: Option<String>, wait_cap: Duration) {
+        let _ = self.api.set(ApiAddress {
+            base,
+            public_url,
+            wait_cap,
+        });
     }
 
     /// A new request id, made at `now`.
@@ -145,10 +148,7 @@ impl Engine {
     }
 
     fn entry(&self) -> Option<Arc<dyn Entry>> {
-        self.entry
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.entry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives the driver a reason to look.
@@ -158,29 +158,18 @@ impl Engine {
     }
 
     /// A store call with its time limit. What times out may still happen.
-    async fn call<T>(
-        &self,
-        operation: &'static str,
-        call: BoxFuture<'_, StoreResult<T>>,
-    ) -> StoreResult<T> {
+    async fn call<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
         match timeout(self.settings.store_timeout, self.timed(operation, call)).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::new(
                 StoreErrorKind::Unavailable,
-                format!(
-                    "{operation} took longer than {:?}",
-                    self.settings.store_timeout
-                ),
+                format!("{operation} took longer than {:?}", self.settings.store_timeout),
             )),
         }
     }
 
     /// A store call that the probes hear of.
-    async fn timed<T>(
-        &self,
-        operation: &'static str,
-        call: BoxFuture<'_, StoreResult<T>>,
-    ) -> StoreResult<T> {
+    async fn timed<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
         if self.probes.is_empty() {
             return call.await;
         }
@@ -195,12 +184,17 @@ impl Engine {
     }
 
     fn trouble(&self, doing: &'static str, error: &StoreError, retry_in: Duration) {
-        self.probes.emit(|| Event::Trouble {
-            doing,
-            error,
-            retry_in,
-        });
+        self.probes.emit(|| Event::Trouble { doing, error, retry_in });
     }
+}
+
+/// Where clients find the task API, and how long they may wait there.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "read by the task API"))]
+pub(crate) struct ApiAddress {
+    pub(crate) base: String,
+    pub(crate) public_url: Option<String>,
+    pub(crate) wait_cap: Duration,
 }
 
 /// The engine's own clock: monotonic for what it decides, with a wall time for what it shows.
@@ -219,8 +213,7 @@ impl EngineClock {
 
     /// The wall time at `now`.
     pub(crate) fn at(&self, now: Instant) -> Timestamp {
-        self.wall
-            .saturating_add(now.saturating_duration_since(self.started))
+        self.wall.saturating_add(now.saturating_duration_since(self.started))
     }
 
     /// How long the engine has been there.
@@ -260,9 +253,6 @@ impl Probes {
     }
 
     fn scopes(&self, attempt: &AttemptInfo<'_>) -> Vec<Box<dyn AttemptScope>> {
-        self.0
-            .iter()
-            .filter_map(|probe| probe.attempt(attempt))
-            .collect()
+        self.0.iter().filter_map(|probe| probe.attempt(attempt)).collect()
     }
 }

@@ -94,13 +94,7 @@ impl Node {
     }
 
     /// What to do next, if anything: `slots` and `deliverers` are how many are free, `jitter` is in `0.0..1.0`.
-    pub(crate) fn next(
-        &mut self,
-        now: Instant,
-        slots: usize,
-        deliverers: usize,
-        jitter: f64,
-    ) -> Option<Action> {
+    pub(crate) fn next(&mut self, now: Instant, slots: usize, deliverers: usize, jitter: f64) -> Option<Action> {
         if self.claiming && slots > 0 && self.claim.begin(now, jitter) {
             return Some(Action::Claim(slots.min(CLAIM_BATCH)));
         }
@@ -131,10 +125,7 @@ impl Node {
             }
         };
         // A claim that is due waits for a slot; one that is not yet due waits for its time.
-        consider(
-            &self.claim,
-            self.claiming && (slots > 0 || self.claim.due_at > now),
-        );
+        consider(&self.claim, self.claiming && (slots > 0 || self.claim.due_at > now));
         consider(&self.deliver, self.delivering && deliverers > 0);
         consider(&self.rescue, true);
         consider(&self.prune, true);
@@ -143,13 +134,7 @@ impl Node {
     }
 
     /// Takes note of how an action went, and says how long the machine waits before it repeats a failed one.
-    pub(crate) fn done(
-        &mut self,
-        action: Action,
-        answer: Answer,
-        now: Instant,
-        jitter: f64,
-    ) -> Duration {
+    pub(crate) fn done(&mut self, action: Action, answer: Answer, now: Instant, jitter: f64) -> Duration {
         let duty = match action {
             Action::Claim(_) => &mut self.claim,
             Action::Rescue => &mut self.rescue,
@@ -318,12 +303,7 @@ mod tests {
         idle(&mut node, &actions, now);
         node.hint(Hint::Work, now);
         let claim = node.next(now, 8, 4, 0.5).unwrap();
-        node.done(
-            claim,
-            Answer::Idle(Some(Duration::from_millis(30))),
-            now,
-            0.5,
-        );
+        node.done(claim, Answer::Idle(Some(Duration::from_millis(30))), now, 0.5);
         assert_eq!(node.wake_at(now, 8, 4), now + Duration::from_millis(30));
     }
 

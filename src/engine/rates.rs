@@ -50,10 +50,7 @@ impl Rates {
                 .compare_exchange(present, stretch, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok();
         if renewed {
-            bucket
-                .counts
-                .iter()
-                .for_each(|count| count.store(0, Ordering::Relaxed));
+            bucket.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         }
         bucket.counts[what as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -95,9 +92,7 @@ mod tests {
         for minute in 0..120 {
             rates.count(Counted::Accepted, Duration::from_secs(60 * minute));
         }
-        let [one, fifteen, sixty] = rates
-            .read(Duration::from_secs(60 * 119))
-            .map(|rate| rate.accepted);
+        let [one, fifteen, sixty] = rates.read(Duration::from_secs(60 * 119)).map(|rate| rate.accepted);
         assert_eq!((one, fifteen, sixty), (1, 15, 60));
         let later = rates.read(Duration::from_secs(60 * 500));
         assert_eq!(later, [RateStats::default(); 3]);

@@ -151,11 +151,9 @@ impl RetryPolicy for Backoff {
         );
         if status.is_success() || status.is_redirection() {
             Verdict::Success
-        } else if (status.is_server_error() || retried) && extensions.get::<DoNotRetry>().is_none()
-        {
+        } else if (status.is_server_error() || retried) && extensions.get::<DoNotRetry>().is_none() {
             Verdict::Retry {
-                after: retry_after(headers, SystemTime::now())
-                    .map(|after| after.min(Self::RETRY_AFTER_CAP)),
+                after: retry_after(headers, SystemTime::now()).map(|after| after.min(Self::RETRY_AFTER_CAP)),
             }
         } else {
             Verdict::Failure
@@ -163,10 +161,9 @@ impl RetryPolicy for Backoff {
     }
 
     fn delay(&self, retry: u32, jitter: f64) -> Duration {
-        let doubled = self.base.saturating_mul(
-            1u32.checked_shl(retry.saturating_sub(1))
-                .unwrap_or(u32::MAX),
-        );
+        let doubled = self
+            .base
+            .saturating_mul(1u32.checked_shl(retry.saturating_sub(1)).unwrap_or(u32::MAX));
         doubled.min(self.cap).mul_f64(jitter.clamp(0.0, 1.0))
     }
 }
@@ -225,23 +222,14 @@ mod tests {
             after: Some(Duration::from_secs(secs)),
         };
         assert_eq!(judge(503, Some("7"), false), asked(7));
-        assert_eq!(
-            judge(503, Some("99999999999999999999999"), false),
-            asked(3600)
-        );
-        assert_eq!(
-            judge(503, Some("soon"), false),
-            Verdict::Retry { after: None }
-        );
+        assert_eq!(judge(503, Some("99999999999999999999999"), false), asked(3600));
+        assert_eq!(judge(503, Some("soon"), false), Verdict::Retry { after: None });
     }
 
     #[test]
     fn a_date_in_the_past_means_now() {
         let mut headers = HeaderMap::new();
-        headers.insert(
-            RETRY_AFTER,
-            HeaderValue::from_static("Thu, 01 Jan 1970 00:01:00 GMT"),
-        );
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("Thu, 01 Jan 1970 00:01:00 GMT"));
         let at = |secs| UNIX_EPOCH + Duration::from_secs(secs);
         assert_eq!(retry_after(&headers, at(20)), Some(Duration::from_secs(40)));
         assert_eq!(retry_after(&headers, at(90)), Some(Duration::ZERO));
@@ -250,9 +238,7 @@ mod tests {
     #[test]
     fn the_wait_doubles_up_to_its_cap() {
         let backoff = Backoff::new();
-        let most: Vec<_> = (1..=11)
-            .map(|retry| backoff.delay(retry, 1.0).as_secs())
-            .collect();
+        let most: Vec<_> = (1..=11).map(|retry| backoff.delay(retry, 1.0).as_secs()).collect();
         assert_eq!(most, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         assert_eq!(backoff.delay(u32::MAX, 1.0), Duration::from_secs(300));
         assert_eq!(backoff.delay(5, 0.0), Duration::ZERO);

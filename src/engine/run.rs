@@ -55,21 +55,14 @@ impl Engine {
     pub(crate) fn start(self: &Arc<Self>, record: &TaskRecord, start: Start) {
         let now = Instant::now();
         let held_until = start.claimed_at + self.settings.lease - self.settings.lease_margin();
-        let machine = Attempt::new(
-            now,
-            self.settings.attempt_timeout,
-            self.settings.stop_grace,
-            held_until,
-        );
+        let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
         let live = Arc::new(Live::new(record, start.lease, start.input.depth, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
         self.probes.emit(|| Event::Started {
             id: record.id,
             attempt: record.attempt,
-            waited: record
-                .started_at
-                .map_or(Duration::ZERO, |at| at.since(record.run_at)),
+            waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
         });
         let scopes = self.probes.scopes(&AttemptInfo::new(
             record.id,
@@ -99,17 +92,10 @@ impl Engine {
 
     /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
     /// already.
-    pub(crate) async fn conclude(
-        &self,
-        live: &Live,
-        started: Instant,
-        mut given: Option<Directive>,
-    ) {
+    pub(crate) async fn conclude(&self, live: &Live, started: Instant, mut given: Option<Directive>) {
         loop {
             let now = Instant::now();
-            let directive = given
-                .take()
-                .unwrap_or_else(|| live.machine().directive(now));
+            let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
             match directive {
                 Directive::Settle(outcome) => {
                     let settlement = Settlement::new(live.lease, outcome);
@@ -148,9 +134,7 @@ impl Engine {
 
     fn settle_pause(&self, tries: u32) -> Duration {
         let doubled = Duration::from_millis(50).saturating_mul(1 << tries.min(10));
-        doubled
-            .min(Duration::from_secs(5))
-            .mul_f64(0.5 + fastrand::f64() / 2.0)
+        doubled.min(Duration::from_secs(5)).mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
     fn time_out_outcome(&self, live: &Live) -> Outcome {
@@ -194,18 +178,12 @@ impl Engine {
             Ok(Err(error)) => {
                 let verdict = policy.judge(&AttemptEnd::Error(&error));
                 let text = || format!("the handler failed: {}", chain(&error));
-                (
-                    self.outcome(live, verdict, None, text),
-                    AttemptOutcome::Failed,
-                )
+                (self.outcome(live, verdict, None, text), AttemptOutcome::Failed)
             }
             Err(panic) => {
                 let verdict = policy.judge(&AttemptEnd::Panicked);
                 let text = || format!("the handler panicked: {}", panic.0);
-                (
-                    self.outcome(live, verdict, None, text),
-                    AttemptOutcome::Panicked,
-                )
+                (self.outcome(live, verdict, None, text), AttemptOutcome::Panicked)
             }
         }
     }
@@ -225,8 +203,7 @@ impl Engine {
             Verdict::Retry { after } if live.retries_left > 0 => {
                 let retry = live.retries + 1;
                 Outcome::Retry {
-                    after: after
-                        .unwrap_or_else(|| self.settings.retry.delay(retry, fastrand::f64())),
+                    after: after.unwrap_or_else(|| self.settings.retry.delay(retry, fastrand::f64())),
                     error: error().into(),
                 }
             }
@@ -392,10 +369,7 @@ fn in_scopes(scopes: &mut [Box<dyn AttemptScope>], poll: &mut dyn FnMut()) {
 
 impl From<Box<dyn Any + Send>> for Panic {
     fn from(payload: Box<dyn Any + Send>) -> Self {
-        let text = match (
-            payload.downcast_ref::<&str>(),
-            payload.downcast_ref::<String>(),
-        ) {
+        let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
             (Some(text), _) => text,
             (_, Some(text)) => text.as_str(),
             _ => "with something that is no text",

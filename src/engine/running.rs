@@ -143,10 +143,7 @@ impl Live {
 
     /// The slot is about to be freed.
     pub(crate) fn unstick(&self) {
-        self.stuck
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn reported(&self) -> MutexGuard<'_, Reported> {
@@ -192,13 +189,7 @@ impl Running {
     pub(crate) fn all(&self) -> Vec<Arc<Live>> {
         let mut all = Vec::with_capacity(self.count());
         for shard in &self.shards {
-            all.extend(
-                shard
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .values()
-                    .cloned(),
-            );
+            all.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         }
         all
     }
@@ -209,18 +200,12 @@ impl Running {
             return Vec::new();
         }
         let shard = self.shard(id);
-        shard
-            .values()
-            .filter(|live| live.lease.id == id)
-            .cloned()
-            .collect()
+        shard.values().filter(|live| live.lease.id == id).cloned().collect()
     }
 
     fn shard(&self, id: RequestId) -> MutexGuard<'_, Shard> {
         let shard = usize::from(id.as_bytes()[15]) % SHARDS;
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

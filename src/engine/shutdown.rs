@@ -165,19 +165,11 @@ impl Engine {
     async fn end(&self) {
         self.phase.advance(FLUSHED);
         self.wake.notify_one();
-        let lease_thread = self
-            .lease_thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let lease_thread = self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(lease_thread) = lease_thread {
             lease_thread.stop(self.settings.store_timeout).await;
         }
-        let entry = self
-            .entry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let entry = self.entry.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(entry);
         let _ = timeout(self.settings.store_timeout, self.store.close()).await;
     }

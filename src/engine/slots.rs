@@ -44,9 +44,7 @@ impl Slots {
     pub(crate) fn take(&self) -> Option<Slot> {
         self.0
             .free
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
-                free.checked_sub(1)
-            })
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| free.checked_sub(1))
             .ok()
             .map(|_| Slot(self.0.clone()))
     }

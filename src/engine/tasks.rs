@@ -13,8 +13,8 @@ use crate::{
     probe::Event,
     store::{Delete, FullReason, Inserted, LogQuery, StoreError},
     task::{
-        CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LogLine, NewTask, Page, PageOf,
-        RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LogLine, NewTask, Page, PageOf, RequestId, Scope,
+        TaskName, TaskRecord, TaskRef, Tenant,
         lifecycle::{Edits, Rerun, Stop},
         record::Labels,
     },
@@ -85,15 +85,8 @@ impl Tasks {
         match engine.accept(task, now).await {
             Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
-                task,
-                id,
-                same_request,
-                ..
-            }) => Ok(Submitted::Known {
-                task,
-                id,
-                same_request,
-            }),
+                task, id, same_request, ..
+            }) => Ok(Submitted::Known { task, id, same_request }),
             Ok(Inserted::Conflict) => Err(SubmitError::Conflict),
             Ok(Inserted::Full(reason)) => Err(SubmitError::Full(reason)),
             Err(Unaccepted::ShuttingDown) => Err(SubmitError::ShuttingDown),
@@ -110,11 +103,7 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn find(
-        &self,
-        scope: &Scope,
-        task: &TaskRef,
-    ) -> Result<Option<Arc<TaskRecord>>, StoreError> {
+    pub async fn find(&self, scope: &Scope, task: &TaskRef) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
         let found = engine.store.find(scope, task).await?;
         Ok(found.map(|record| engine.with_progress(record)))
@@ -154,11 +143,7 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn request(
-        &self,
-        scope: &Scope,
-        id: RequestId,
-    ) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
+    pub async fn request(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
         self.engine().store.input(scope, id).await
     }
 
@@ -171,11 +156,7 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn response(
-        &self,
-        scope: &Scope,
-        id: RequestId,
-    ) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
+    pub async fn response(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
         self.engine().store.output(scope, id).await
     }
 
@@ -188,12 +169,7 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn logs(
-        &self,
-        scope: &Scope,
-        id: RequestId,
-        query: LogQuery,
-    ) -> Result<Vec<LogLine>, StoreError> {
+    pub async fn logs(&self, scope: &Scope, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
         self.engine().store.logs(scope, id, query).await
     }
 
@@ -233,12 +209,7 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Dropped before it answers, the task may or may not run again.
-    pub async fn retry(
-        &self,
-        scope: &Scope,
-        id: RequestId,
-        edits: Edits,
-    ) -> Result<Rerun, StoreError> {
+    pub async fn retry(&self, scope: &Scope, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
         let rerun = engine.store.rerun(scope, id, edits).await?;
         if let Rerun::Enqueued { .. } = rerun {
@@ -293,9 +264,7 @@ impl Tasks {
             changed.as_mut().enable();
             let found = self.find(scope, &task).await?;
             let now = Instant::now();
-            let waits = found
-                .as_ref()
-                .is_some_and(|record| !record.state.is_terminal());
+            let waits = found.as_ref().is_some_and(|record| !record.state.is_terminal());
             if !waits || now >= deadline || !engine.phase.is_open() {
                 return Ok(found);
             }
@@ -382,9 +351,7 @@ impl Tasks {
     /// Tells the probes who changed a task.
     #[cfg(feature = "api")]
     pub(crate) fn audit(&self, id: RequestId, action: &'static str, who: Option<&str>) {
-        self.engine()
-            .probes
-            .emit(|| Event::Changed { id, action, who });
+        self.engine().probes.emit(|| Event::Changed { id, action, who });
     }
 }
 
@@ -420,10 +387,7 @@ impl Engine {
         self.close();
         let engine = self.clone();
         // On a runtime that has ended this does nothing, and there is nothing left to do.
-        drop(
-            self.runtime
-                .spawn(async move { engine.shutdown(Duration::ZERO).await }),
-        );
+        drop(self.runtime.spawn(async move { engine.shutdown(Duration::ZERO).await }));
     }
 }
 

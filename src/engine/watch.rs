@@ -74,11 +74,7 @@ impl Watcher<'_> {
 
 impl Drop for Watcher<'_> {
     fn drop(&mut self) {
-        let mut by_task = self
-            .watchers
-            .by_task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut by_task = self.watchers.by_task.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = by_task.get_mut(&self.id) {
             entry.0 -= 1;
             if entry.0 == 0 {

@@ -1,5 +1,30 @@
-//! The layer.
+//! The middleware: where a request that asks for async leaves the path of the others.
+//!
+//! - [`RespondAsyncLayer`] holds the settings and the engine, [`RespondAsync`] is the wrapped application
+//! - `dialect` reads what a request asks for; `accept` stores it and answers; `replay` runs it later
 
+mod accept;
 mod body;
+mod builder;
+mod carry;
+mod config;
+mod dialect;
+mod future;
+mod headers;
+#[expect(
+    clippy::module_inception,
+    reason = "every middleware folder holds layer, service, future, body"
+)]
+mod layer;
+mod replay;
+mod service;
 
-pub use self::body::{RequestBody, ResponseBody};
+pub use self::{
+    body::{RequestBody, ResponseBody},
+    builder::Builder,
+    dialect::Dialect,
+    future::ResponseFuture,
+    headers::HeaderPolicy,
+    layer::RespondAsyncLayer,
+    service::RespondAsync,
+};

@@ -169,9 +169,7 @@ impl IdempotencyKey {
             return Err(InvalidId("an idempotency key has at most 255 characters"));
         }
         if !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-            return Err(InvalidId(
-                "an idempotency key holds visible ASCII characters only",
-            ));
+            return Err(InvalidId("an idempotency key holds visible ASCII characters only"));
         }
         Ok(Self(text.into()))
     }
@@ -210,9 +208,7 @@ impl fmt::Display for Tenant {
 ///
 /// A store accepts a write about a running task only with the token of its latest claim. A handler can hand the token to
 /// systems of its own and refuse older ones there, which is how a side effect is kept from a zombie.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FenceToken(u64);
 
@@ -348,13 +344,7 @@ mod tests {
         let late = RequestId::from_parts(Timestamp::from_millis(1_001), [0; 10]);
         assert!(early < late);
         assert_eq!(early.to_string().parse(), Ok(early));
-        assert!(
-            early
-                .to_string()
-                .replace('-', "")
-                .parse::<RequestId>()
-                .is_err()
-        );
+        assert!(early.to_string().replace('-', "").parse::<RequestId>().is_err());
         assert!(format!("{{{early}}}").parse::<RequestId>().is_err());
     }
 

@@ -117,20 +117,12 @@ impl TaskState {
 
             // Asked to stop, so however the attempt ended, it ends as stopped.
             (S::Running | S::Stopping, Step::Stopped) => S::Stopped,
-            (
-                S::Stopping,
-                Step::Succeed
-                | Step::Fail
-                | Step::Retry
-                | Step::Release
-                | Step::Rescue
-                | Step::Poison,
-            ) => S::Stopped,
+            (S::Stopping, Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison) => {
+                S::Stopped
+            }
             (S::Stopping, Step::Stop) => S::Stopping,
 
-            (S::Succeeded | S::Failed | S::Stopped | S::Expired | S::Invalid, Step::Rerun) => {
-                S::Enqueued
-            }
+            (S::Succeeded | S::Failed | S::Stopped | S::Expired | S::Invalid, Step::Rerun) => S::Enqueued,
 
             (state, step) => return Err(Refused { state, step }),
         })
@@ -292,10 +284,7 @@ mod tests {
 
     #[test]
     fn a_terminal_state_changes_only_by_rerun() {
-        for state in TaskState::ALL
-            .into_iter()
-            .filter(|state| state.is_terminal())
-        {
+        for state in TaskState::ALL.into_iter().filter(|state| state.is_terminal()) {
             for step in Step::ALL {
                 let expected = match step {
                     Step::Rerun => Ok(TaskState::Enqueued),
@@ -332,10 +321,7 @@ mod tests {
 
     #[test]
     fn every_live_state_can_end() {
-        for state in TaskState::ALL
-            .into_iter()
-            .filter(|state| !state.is_terminal())
-        {
+        for state in TaskState::ALL.into_iter().filter(|state| !state.is_terminal()) {
             let ends = Step::ALL
                 .iter()
                 .filter(|step| state.after(**step).is_ok_and(TaskState::is_terminal));

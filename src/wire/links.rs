@@ -23,6 +23,14 @@ const SERVES_LOGS_AND_EVENTS: bool = false;
 const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 
 impl ApiLinks {
+    /// There is no API.
+    pub(crate) const fn none() -> Self {
+        Self {
+            path: None,
+            absolute: None,
+        }
+    }
+
     /// The API under the path `base` of the server that the world knows as `public_url`, where that is known.
     ///
     /// A path in `public_url` is what a front takes off before the application sees the request: links begin with it.

@@ -1,0 +1,507 @@
+//! [`Builder`]: every setting, with its default and the reason for it.
+
+use std::{sync::Arc, time::Duration};
+
+use http::request::Parts;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::runtime::Handle;
+
+use crate::{
+    engine::{Alive, Backoff, Engine, Hooks, Probes, RetryPolicy, Settings},
+    error::{BoxError, ConfigError},
+    hook::IntoHook,
+    layer::{Dialect, HeaderPolicy, RespondAsyncLayer, carry::Carrier, config::Config},
+    probe::Probe,
+    store::{Limits, Retention, TaskStore},
+    task::{Condition, Conditions, Labels, Tenant},
+    wire::ApiLinks,
+};
+
+const MIB: usize = 1024 * 1024;
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A layer being configured. Made by [`RespondAsyncLayer::builder`].
+///
+/// Every setting has a default that is right for most; [`build`](Self::build) refuses what makes no sense, and names the
+/// setting.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_respond_async::{Backoff, MemoryStore, RespondAsyncLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new())
+///     .concurrency(4)
+///     .attempt_timeout(Duration::from_secs(30 * 60))
+///     .retry(Backoff::new().max_retries(1))
+///     .on_failure(|completion: tower_respond_async::Completion| eprintln!("{completion:?}"))
+///     .build()?;
+/// # drop(layer);
+///
+/// let refused = RespondAsyncLayer::builder(MemoryStore::new()).concurrency(0).build();
+/// assert_eq!(refused.unwrap_err().setting(), "concurrency");
+/// # Ok(()) }
+/// ```
+#[must_use = "a builder does nothing until it is built"]
+pub struct Builder {
+    store: Arc<dyn TaskStore>,
+    settings: Settings,
+    config: Config,
+    carriers: Vec<Carrier>,
+    probes: Vec<Arc<dyn Probe>>,
+    runtime: Option<Handle>,
+    api_base: String,
+    public_url: Option<String>,
+    never_async: Vec<String>,
+}
+
+impl Builder {
+    pub(crate) fn new(store: Arc<dyn TaskStore>) -> Self {
+        Self {
+            store,
+            settings: Settings {
+                worker_name: "worker".into(),
+                concurrency: 64,
+                limits: Limits {
+                    queued: 100_000,
+                    per_tenant: u64::MAX,
+                },
+                buffer_limit: 64 * MIB,
+                retry: Arc::new(Backoff::new()),
+                crash_allowance: 3,
+                attempt_timeout: HOUR,
+                stop_grace: Duration::from_secs(5),
+                max_age: DAY,
+                lease: Duration::from_secs(30),
+                retention: Retention {
+                    succeeded: DAY,
+                    others: 7 * DAY,
+                },
+                key_window: DAY,
+                store_timeout: Duration::from_secs(10),
+                max_waiters: 1024,
+                hooks: Hooks::default(),
+            },
+            config: Config {
+                dialects: vec![Dialect::Fc, Dialect::Prefer],
+                fc_strict: false,
+                when: None,
+                never_async: Vec::new(),
+                links: ApiLinks::default(),
+                body_limit: 2 * MIB,
+                body_idle_timeout: Duration::from_secs(10),
+                body_timeout: MINUTE,
+                wait_cap: MINUTE,
+                result_limit: MIB,
+                headers: HeaderPolicy::StoreAll,
+                tenant: None,
+                function_name: None,
+                labels: None,
+                carriers: Arc::from([]),
+            },
+            carriers: Vec::new(),
+            probes: Vec::new(),
+            runtime: None,
+            api_base: "/tasks".into(),
+            public_url: None,
+            never_async: Vec::new(),
+        }
+    }
+
+    /// Which ways of asking for async are understood, the first to find itself addressed decides. Default: [`Dialect::Fc`],
+    /// [`Dialect::Prefer`].
+    pub fn dialects(mut self, dialects: impl IntoIterator<Item = Dialect>) -> Self {
+        self.config.dialects = dialects.into_iter().collect();
+        self
+    }
+
+    /// Answers as the cloud does to the letter: 409 for any task id that is known, even of the same request, 400 for a
+    /// body over the limit, and a 202 without a body. Default: off, since each tells a client less.
+    pub fn fc_strict(mut self) -> Self {
+        self.config.fc_strict = true;
+        self
+    }
+
+    /// Which requests may go async, by their head; the others are answered synchronously whatever they ask for. Default:
+    /// all.
+    pub fn when(mut self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.config.when = Some(Box::new(when));
+        self
+    }
+
+    /// The path under which the task API is mounted, as the layer sees it. Requests below it are never deferred, and
+    /// answers point there once a `TaskApi` was made. Default: `/tasks`.
+    pub fn api_base(mut self, path: impl Into<String>) -> Self {
+        self.api_base = path.into();
+        self
+    }
+
+    /// One more path below which nothing is deferred. Default: only the [`api_base`](Self::api_base).
+    pub fn never_async(mut self, path: impl Into<String>) -> Self {
+        self.never_async.push(path.into());
+        self
+    }
+
+    /// The scheme, host and, if a front takes one off, path under which clients reach the application:
+    /// `https://example.org/app`. With it `Operation-Location` is absolute. Default: unknown, links are path-absolute.
+    pub fn public_url(mut self, url: impl Into<String>) -> Self {
+        self.public_url = Some(url.into());
+        self
+    }
+
+    /// The longest body that is taken in, in bytes; longer ones are refused with 413. Default: 2 MiB, as axum's.
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.config.body_limit = bytes;
+        self
+    }
+
+    /// How long a body may make no progress before it is refused with 408. Default: 10 s.
+    pub fn body_idle_timeout(mut self, limit: Duration) -> Self {
+        self.config.body_idle_timeout = limit;
+        self
+    }
+
+    /// How long a body may take as a whole before it is refused with 408. Default: 60 s, which 2 MiB manage at 35 KB/s.
+    pub fn body_timeout(mut self, limit: Duration) -> Self {
+        self.config.body_timeout = limit;
+        self
+    }
+
+    /// How many bytes of bodies are held at once while they are read and stored; beyond, 503. Default: 64 MiB, 32 bodies
+    /// of the greatest length.
+    pub fn buffer_limit(mut self, bytes: usize) -> Self {
+        self.settings.buffer_limit = bytes;
+        self
+    }
+
+    /// How many handlers run at once in this process. Default: 64, for handlers that wait for something; for those that
+    /// keep a core busy, as many as there are cores.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.settings.concurrency = handlers;
+        self
+    }
+
+    /// How many tasks may wait; beyond, 503. Default: 100,000. A store may have a lower bound of its own.
+    pub fn queue_depth(mut self, tasks: u64) -> Self {
+        self.settings.limits.queued = tasks;
+        self
+    }
+
+    /// How many tasks of one tenant may wait; beyond, 429. Default: as many as of all.
+    pub fn tenant_queue_depth(mut self, tasks: u64) -> Self {
+        self.settings.limits.per_tenant = tasks;
+        self
+    }
+
+    /// What counts as failure, and when it is tried again. Default: [`Backoff::new`], 3 retries.
+    pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
+        self.settings.retry = Arc::new(policy);
+        self
+    }
+
+    /// How long one attempt may take. Default: 1 hour. A lease is no run limit: this is what ends a handler that hangs.
+    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
+        self.settings.attempt_timeout = limit;
+        self
+    }
+
+    /// How long a handler that was told to end may take before it is dropped. Default: 5 s.
+    pub fn stop_grace(mut self, grace: Duration) -> Self {
+        self.settings.stop_grace = grace;
+        self
+    }
+
+    /// How long a task may wait beyond its delay, retries included, before it expires. Default: 24 hours.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.settings.max_age = age;
+        self
+    }
+
+    /// How many times a task may take its process down before it is given up as poison. Default: 3: once can be chance,
+    /// and a suspect is run alone among suspects, so that three times is not.
+    pub fn crash_allowance(mut self, crashes: u32) -> Self {
+        self.settings.crash_allowance = crashes;
+        self
+    }
+
+    /// How long a claim holds without being renewed. Default: 30 s: the longest that the tasks of a dead process wait. It
+    /// is renewed every third of that, from a thread of its own.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours and 7 days.
+    pub fn retention(mut self, succeeded: Duration, others: Duration) -> Self {
+        self.settings.retention = Retention { succeeded, others };
+        self
+    }
+
+    /// How long an `Idempotency-Key` is remembered. Default: 24 hours.
+    pub fn dedup_window(mut self, window: Duration) -> Self {
+        self.settings.key_window = window;
+        self
+    }
+
+    /// How much of a response body is kept; what is longer is cut and marked. Default: 1 MiB.
+    pub fn result_limit(mut self, bytes: usize) -> Self {
+        self.config.result_limit = bytes;
+        self
+    }
+
+    /// The longest that `Prefer: wait=N` and the like hold an answer. Default: 60 s, below what proxies cut off.
+    pub fn wait_cap(mut self, cap: Duration) -> Self {
+        self.config.wait_cap = cap;
+        self
+    }
+
+    /// How many callers may wait at once; more are answered without waiting. Default: 1,024.
+    pub fn max_waiters(mut self, callers: usize) -> Self {
+        self.settings.max_waiters = callers;
+        self
+    }
+
+    /// How long one store operation may take before it counts as failed. Default: 10 s.
+    pub fn store_timeout(mut self, limit: Duration) -> Self {
+        self.settings.store_timeout = limit;
+        self
+    }
+
+    /// Which headers are stored. Default: [`HeaderPolicy::StoreAll`].
+    pub fn headers(mut self, policy: HeaderPolicy) -> Self {
+        self.config.headers = policy;
+        self
+    }
+
+    /// Whose a request is. Default: nobody's. A layer outside this one has checked that it is true, or this does.
+    pub fn tenant(mut self, tenant: impl Fn(&Parts) -> Option<Tenant> + Send + Sync + 'static) -> Self {
+        self.config.tenant = Some(Box::new(tenant));
+        self
+    }
+
+    /// What a request is listed under; `None` is the default, the first segment of its path.
+    pub fn function_name(mut self, name: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.config.function_name = Some(Box::new(name));
+        self
+    }
+
+    /// Words to find a request's task by. Default: none.
+    pub fn labels(mut self, labels: impl Fn(&Parts) -> Labels + Send + Sync + 'static) -> Self {
+        self.config.labels = Some(Box::new(labels));
+        self
+    }
+
+    /// Carries the request extension `T`, put there by a layer outside this one, to every attempt: encoded as JSON under
+    /// `name`, which must stay the same as long as tasks are stored that were accepted with it.
+    ///
+    /// An extension that cannot be encoded refuses its request; one that cannot be decoded later fails the attempt.
+    pub fn carry<T>(mut self, name: impl Into<String>) -> Self
+    where
+        T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+    {
+        self.carriers.push(Carrier::serde::<T>(name.into()));
+        self
+    }
+
+    /// [`carry`](Self::carry) with an encoding of one's own.
+    pub fn carry_with<T, E, D>(mut self, name: impl Into<String>, encode: E, decode: D) -> Self
+    where
+        T: Clone + Send + Sync + 'static,
+        E: Fn(&T) -> Result<Vec<u8>, BoxError> + Send + Sync + 'static,
+        D: Fn(&[u8]) -> Result<T, BoxError> + Send + Sync + 'static,
+    {
+        self.carriers.push(Carrier::with(name.into(), encode, decode));
+        self
+    }
+
+    /// Carries axum's `ConnectInfo<SocketAddr>`, so that it can be extracted in every attempt.
+    #[cfg(feature = "axum")]
+    pub fn carry_connect_info(self) -> Self {
+        use std::net::SocketAddr;
+
+        use axum::extract::ConnectInfo;
+
+        self.carry_with(
+            "axum.connect-info",
+            |ConnectInfo(address): &ConnectInfo<SocketAddr>| Ok(address.to_string().into_bytes()),
+            |bytes| Ok(ConnectInfo(std::str::from_utf8(bytes)?.parse::<SocketAddr>()?)),
+        )
+    }
+
+    /// Tells `hook` of every task that succeeded. See [`hook`](crate::hook).
+    pub fn on_success<M>(self, hook: impl IntoHook<M>) -> Self {
+        self.hook(Conditions::NONE.with(Condition::Success), hook)
+    }
+
+    /// Tells `hook` of every task that failed, expired or could not be read.
+    pub fn on_failure<M>(self, hook: impl IntoHook<M>) -> Self {
+        self.hook(Conditions::NONE.with(Condition::Failure), hook)
+    }
+
+    /// Tells `hook` of every task that was stopped.
+    pub fn on_stop<M>(self, hook: impl IntoHook<M>) -> Self {
+        self.hook(Conditions::NONE.with(Condition::Stop), hook)
+    }
+
+    /// Tells `hook` of every task that ended, however it did.
+    pub fn on_completion<M>(self, hook: impl IntoHook<M>) -> Self {
+        self.hook(Conditions::ALL, hook)
+    }
+
+    fn hook<M>(mut self, on: Conditions, hook: impl IntoHook<M>) -> Self {
+        self.settings.hooks.add(on, hook.into_hook());
+        self
+    }
+
+    /// Lets `probe` watch the engine. May be given several times. See [`probe`](crate::probe).
+    pub fn probe(mut self, probe: impl Probe) -> Self {
+        self.probes.push(Arc::new(probe));
+        self
+    }
+
+    /// What this process calls itself in task documents. A random number is added, so that two may share a name.
+    /// Default: `worker`.
+    pub fn worker_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.settings.worker_name = name.into();
+        self
+    }
+
+    /// The runtime that runs the tasks. Default: the one that `build` is called in.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first setting that makes no sense and says why; or `runtime`, if none was given and this
+    /// is not called within one.
+    pub fn build(self) -> Result<RespondAsyncLayer, ConfigError> {
+        self.check()?;
+        let runtime = match self.runtime {
+            Some(runtime) => runtime,
+            None => Handle::try_current().map_err(|_| {
+                ConfigError::new(
+                    "runtime",
+                    "there is none here: call build within a tokio runtime, or name one with .runtime(handle)",
+                )
+            })?,
+        };
+        let mut config = self.config;
+        config.links = ApiLinks::new(&self.api_base, self.public_url.as_deref());
+        config.never_async = self.never_async;
+        config.never_async.push(self.api_base.clone());
+        config.carriers = self.carriers.into();
+        let engine = Engine::new(self.store, self.settings, Probes::new(self.probes), runtime);
+        engine.set_api_address(self.api_base, self.public_url, config.wait_cap);
+        Ok(RespondAsyncLayer::from_parts(Arc::new(Alive(Arc::new(engine))), config))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let (settings, config) = (&self.settings, &self.config);
+        let refuse = |setting, problem: &'static str| Err(ConfigError::new(setting, problem));
+        if config.dialects.is_empty() {
+            return refuse("dialects", "with none, no request can ask for async");
+        }
+        if settings.concurrency == 0 {
+            return refuse("concurrency", "with 0 slots no task ever runs; it must be at least 1");
+        }
+        if settings.limits.queued == 0 {
+            return refuse(
+                "queue_depth",
+                "with 0 no task can wait, not even for its retry; it must be at least 1",
+            );
+        }
+        if settings.limits.per_tenant == 0 {
+            return refuse(
+                "tenant_queue_depth",
+                "with 0 no tenant's task can wait; it must be at least 1",
+            );
+        }
+        if settings.buffer_limit < config.body_limit {
+            return refuse(
+                "buffer_limit",
+                "it is less than body_limit, so that a body of that length never fits",
+            );
+        }
+        if settings.lease < Duration::from_millis(100) {
+            return refuse(
+                "lease",
+                "it is renewed every third of its length; below 100 ms that is no use",
+            );
+        }
+        if settings.crash_allowance == 0 {
+            return refuse(
+                "crash_allowance",
+                "with 0 a task is poison before it has crashed; it must be at least 1",
+            );
+        }
+        for (setting, duration) in [
+            ("attempt_timeout", settings.attempt_timeout),
+            ("max_age", settings.max_age),
+            ("store_timeout", settings.store_timeout),
+            ("body_idle_timeout", config.body_idle_timeout),
+            ("body_timeout", config.body_timeout),
+        ] {
+            if duration.is_zero() {
+                return refuse(setting, "it is zero, so that everything would be too late at once");
+            }
+        }
+        // Deadlines are counted from now; a century is for ever, and no clock runs over.
+        for (setting, duration) in [
+            ("attempt_timeout", settings.attempt_timeout),
+            ("stop_grace", settings.stop_grace),
+            ("lease", settings.lease),
+            ("store_timeout", settings.store_timeout),
+            ("body_timeout", config.body_timeout),
+            ("body_idle_timeout", config.body_idle_timeout),
+            ("wait_cap", config.wait_cap),
+        ] {
+            if duration > 36_500 * DAY {
+                return refuse(setting, "it is longer than a hundred years");
+            }
+        }
+        for path in self.never_async.iter().chain([&self.api_base]) {
+            if !path.starts_with('/') || path.ends_with('/') || path.contains(['?', '#', '%', ' ']) {
+                let setting = if *path == self.api_base {
+                    "api_base"
+                } else {
+                    "never_async"
+                };
+                return Err(ConfigError::new(
+                    setting,
+                    format!("{path:?} is no plain path: it begins with a slash and does not end with one, as /tasks"),
+                ));
+            }
+        }
+        if let Some(url) = &self.public_url {
+            let authority = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            let good = authority.is_some_and(|a| !a.is_empty() && !a.starts_with('/') && !a.contains(['?', '#', ' ']));
+            if !good || http::HeaderValue::from_str(url).is_err() {
+                return Err(ConfigError::new(
+                    "public_url",
+                    format!("{url:?} is no http or https URL without query, as https://example.org"),
+                ));
+            }
+        }
+        let mut names: Vec<_> = self.carriers.iter().map(Carrier::name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ConfigError::new("carry", format!("{:?} is carried twice", twice[0])));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,140 @@
+//! Alibaba Cloud Function Compute: the header `X-Fc-Invocation-Type: Async` on an HTTP trigger.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use crate::{
+    layer::dialect::{Ask, Options, single},
+    task::TaskName,
+    wire::Problem,
+};
+
+pub(super) const TYPE: &str = "x-fc-invocation-type";
+const TASK_ID: &str = "x-fc-async-task-id";
+/// The older name of the same.
+const INVOCATION_ID: &str = "x-fc-stateful-async-invocation-id";
+const DELAY: &str = "x-fc-async-delay";
+
+/// Delays are shorter than this, in seconds.
+const DELAY_LIMIT: u64 = 3600;
+
+pub(super) fn read(headers: &HeaderMap) -> Ask {
+    match asked(headers) {
+        Ok(None) => Ask::No,
+        Ok(Some(options)) => Ask::Async(Box::new(options)),
+        Err(problem) => Ask::Refuse(Box::new(problem)),
+    }
+}
+
+pub(super) fn strip(headers: &mut HeaderMap) {
+    for name in [TYPE, TASK_ID, INVOCATION_ID, DELAY] {
+        headers.remove(name);
+    }
+}
+
+fn asked(headers: &HeaderMap) -> Result<Option<Options>, Problem> {
+    let Some(kind) = single(headers, TYPE)? else {
+        return Ok(None);
+    };
+    if kind.eq_ignore_ascii_case("sync") {
+        return Ok(None);
+    }
+    if !kind.eq_ignore_ascii_case("async") {
+        let kind = Problem::quoted(kind);
+        return Err(Problem::invalid_argument(format!(
+            "The header X-Fc-Invocation-Type is {kind}; it can be Async or Sync."
+        )));
+    }
+    Ok(Some(Options {
+        name: name(headers)?,
+        delay: delay(headers)?,
+        ..Options::default()
+    }))
+}
+
+fn name(headers: &HeaderMap) -> Result<Option<TaskName>, Problem> {
+    let (new, old) = (single(headers, TASK_ID)?, single(headers, INVOCATION_ID)?);
+    if let (Some(new), Some(old)) = (new, old)
+        && new != old
+    {
+        return Err(Problem::invalid_argument(
+            "The headers X-Fc-Async-Task-Id and X-Fc-Stateful-Async-Invocation-Id name different tasks; send one.",
+        ));
+    }
+    let Some(text) = new.or(old) else { return Ok(None) };
+    TaskName::new(text).map(Some).map_err(|error| {
+        let text = Problem::quoted(text);
+        Problem::invalid_argument(format!("The task id {text} is not valid: {error}."))
+    })
+}
+
+fn delay(headers: &HeaderMap) -> Result<Duration, Problem> {
+    let Some(text) = single(headers, DELAY)? else {
+        return Ok(Duration::ZERO);
+    };
+    let secs = text.parse().ok().filter(|secs| (1..DELAY_LIMIT).contains(secs));
+    secs.map(Duration::from_secs).ok_or_else(|| {
+        let text = Problem::quoted(text);
+        Problem::invalid_argument(format!(
+            "The header X-Fc-Async-Delay is {text}; it is a whole number of seconds from 1 to {}.",
+            DELAY_LIMIT - 1
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        headers
+    }
+
+    #[test]
+    fn only_async_asks() {
+        for value in ["Async", "async", "ASYNC"] {
+            assert!(asked(&headers(&[(TYPE, value)])).unwrap().is_some(), "{value}");
+        }
+        assert!(asked(&headers(&[(TYPE, "Sync")])).unwrap().is_none());
+        assert!(asked(&HeaderMap::new()).unwrap().is_none());
+        for value in ["", "yes", "async, async", "Async;q=1", "\u{e4}"] {
+            assert!(asked(&headers(&[(TYPE, value)])).is_err(), "{value}");
+        }
+        assert!(asked(&headers(&[(TYPE, "async"), (TYPE, "sync")])).is_err());
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let with = |lines: &[(&'static str, &str)]| {
+            let mut headers = headers(lines);
+            headers.insert(TYPE, HeaderValue::from_static("Async"));
+            asked(&headers).map(Option::unwrap)
+        };
+        assert_eq!(with(&[(TASK_ID, "job_1")]).unwrap().name.unwrap().as_str(), "job_1");
+        assert_eq!(with(&[(INVOCATION_ID, "job")]).unwrap().name.unwrap().as_str(), "job");
+        assert!(with(&[(TASK_ID, "a"), (INVOCATION_ID, "b")]).is_err());
+        assert_eq!(with(&[(DELAY, "3599")]).unwrap().delay, Duration::from_secs(3599));
+        for (name, value) in [
+            (TASK_ID, ""),
+            (TASK_ID, "1a"),
+            (TASK_ID, "stats"),
+            (DELAY, "0"),
+            (DELAY, "3600"),
+            (DELAY, "-1"),
+            (DELAY, "1.5"),
+            (DELAY, "soon"),
+        ] {
+            assert!(with(&[(name, value)]).is_err(), "{name}: {value}");
+        }
+    }
+}

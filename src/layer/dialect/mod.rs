@@ -1,0 +1,110 @@
+//! Ways of asking for async. A dialect reads the head of a request; all that it can find there is [`Options`].
+
+mod fc;
+mod prefer;
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+
+pub(crate) use self::prefer::{PREFER, PREFERENCE_APPLIED, Preferences};
+use crate::{
+    task::{IdempotencyKey, TaskName},
+    wire::Problem,
+};
+
+/// A way of asking for async.
+///
+/// Several may be on at once. They are asked in the order they were given in; the first that finds itself addressed
+/// decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Alibaba Cloud Function Compute: `X-Fc-Invocation-Type: Async`.
+    ///
+    /// `X-Fc-Async-Task-Id` names the task, `X-Fc-Async-Delay` delays it by up to an hour.
+    Fc,
+    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds.
+    Prefer,
+}
+
+/// What a dialect makes of a request.
+pub(crate) enum Ask {
+    /// It is not addressed.
+    No,
+    /// Run it later.
+    Async(Box<Options>),
+    /// It is addressed, and cannot be obeyed.
+    Refuse(Box<Problem>),
+}
+
+/// What a request can ask for beside being run later.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// The client's name for the task.
+    pub(crate) name: Option<TaskName>,
+    /// A key from the dialect itself, used where there is no `Idempotency-Key`.
+    pub(crate) key: Option<IdempotencyKey>,
+    /// How long to wait before it runs.
+    pub(crate) delay: Duration,
+}
+
+impl Dialect {
+    /// Whether the request might be addressed to this dialect: one look-up, all that a synchronous request pays.
+    pub(crate) fn is_hinted_at(self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Fc => headers.contains_key(fc::TYPE),
+            Self::Prefer => headers.contains_key(PREFER),
+        }
+    }
+
+    pub(crate) fn read(self, headers: &HeaderMap) -> Ask {
+        match self {
+            Self::Fc => fc::read(headers),
+            Self::Prefer => prefer::read(headers),
+        }
+    }
+
+    /// Takes off the request what asks for async, so that a replay does not ask again.
+    pub(crate) fn strip(headers: &mut HeaderMap) {
+        fc::strip(headers);
+        prefer::strip(headers);
+    }
+}
+
+/// The text of a header value that is to have one meaning: of several lines, all must say the same.
+fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.any(|other| other != first) {
+        return Err(Problem::invalid_argument(format!(
+            "The header {name} is there more than once, with different values; send it once."
+        )));
+    }
+    text(first, name).map(Some)
+}
+
+fn text<'a>(value: &'a HeaderValue, name: &str) -> Result<&'a str, Problem> {
+    value
+        .to_str()
+        .map(str::trim)
+        .map_err(|_| Problem::invalid_argument(format!("The header {name} holds characters other than visible ASCII.")))
+}
+
+/// The client's idempotency key, quoted or bare, whatever the dialect.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = single(headers, "idempotency-key")? else {
+        return Ok(None);
+    };
+    let bare = match value.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"').ok_or_else(|| {
+            Problem::invalid_argument(
+                "The header Idempotency-Key begins with a quotation mark and does not end with one.",
+            )
+        })?,
+        None => value,
+    };
+    IdempotencyKey::new(bare)
+        .map(Some)
+        .map_err(|error| Problem::invalid_argument(format!("The header Idempotency-Key is not valid: {error}.")))
+}

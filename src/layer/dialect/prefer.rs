@@ -1,0 +1,232 @@
+//! RFC 7240: the preference `respond-async`, and `wait` beside it.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::layer::dialect::{Ask, Options};
+
+/// The request header (RFC 7240 §2).
+pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// The response header (RFC 7240 §3).
+pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+pub(super) fn read(headers: &HeaderMap) -> Ask {
+    match Preferences::of(headers).respond_async {
+        true => Ask::Async(Box::default()),
+        false => Ask::No,
+    }
+}
+
+/// Takes `respond-async` and `wait` out, and leaves every other preference as it was written.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    let Some(first) = headers.get(PREFER) else { return };
+    let addressed = |part: &[u8]| Preference::parse(part).is_some_and(|p| p.is("respond-async") || p.is("wait"));
+    let kept: Vec<_> = headers
+        .get_all(PREFER)
+        .iter()
+        .filter_map(|value| {
+            let parts: Vec<_> = split(value.as_bytes(), b',').filter(|part| !addressed(part)).collect();
+            let line = parts.join(&b","[..]);
+            let line = line.trim_ascii();
+            (!line.is_empty()).then(|| HeaderValue::from_bytes(line).ok())?
+        })
+        .collect();
+    let sensitive = first.is_sensitive();
+    headers.remove(PREFER);
+    for mut value in kept {
+        value.set_sensitive(sensitive);
+        headers.append(PREFER, value);
+    }
+}
+
+/// What the `Prefer` lines of a request say that matters here. Unknown preferences are ignored, as the RFC asks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Preferences {
+    /// Run it later.
+    pub(crate) respond_async: bool,
+    /// Hold the answer for so long. Only with `respond-async`.
+    pub(crate) wait: Option<Duration>,
+}
+
+impl Preferences {
+    /// Reads all lines as one list. Of one preference said twice, the first counts.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        let mut wait_seen = false;
+        for value in headers.get_all(PREFER) {
+            for part in split(value.as_bytes(), b',') {
+                let Some(preference) = Preference::parse(part) else {
+                    continue;
+                };
+                if preference.is("respond-async") {
+                    found.respond_async = true;
+                } else if preference.is("wait") && !wait_seen {
+                    wait_seen = true;
+                    found.wait = seconds(&preference.value);
+                }
+            }
+        }
+        found
+    }
+}
+
+fn seconds(value: &[u8]) -> Option<Duration> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    // A number too large to count is a very long wait, and is capped like one.
+    digits.then(|| {
+        let secs = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        Duration::from_secs(secs.unwrap_or(u64::MAX))
+    })
+}
+
+/// One preference: a token, and perhaps a value. Parameters behind it are not looked at.
+struct Preference<'a> {
+    name: &'a [u8],
+    value: Vec<u8>,
+}
+
+impl<'a> Preference<'a> {
+    fn parse(part: &'a [u8]) -> Option<Self> {
+        let head = split(part, b';').next()?.trim_ascii();
+        let (name, value) = match head.iter().position(|byte| *byte == b'=') {
+            Some(at) => (head[..at].trim_ascii(), unquoted(head[at + 1..].trim_ascii())?),
+            None => (head, Vec::new()),
+        };
+        (!name.is_empty() && name.iter().all(|byte| is_token(*byte))).then_some(Self { name, value })
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+/// A token as it is, a quoted string without its quotes and escapes.
+fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
+    let Some(rest) = value.strip_prefix(b"\"") else {
+        return value.iter().all(|byte| is_token(*byte)).then(|| value.to_vec());
+    };
+    let mut out = Vec::with_capacity(rest.len());
+    let mut bytes = rest.iter();
+    loop {
+        match bytes.next()? {
+            b'"' => return bytes.next().is_none().then_some(out),
+            b'\\' => out.push(*bytes.next()?),
+            byte => out.push(*byte),
+        }
+    }
+}
+
+/// Splits at a separator, but not inside a quoted string.
+fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    bytes.split(move |byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            byte => return *byte == separator && !quoted,
+        }
+        false
+    })
+}
+
+/// `tchar` of RFC 9110 §5.6.2.
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(PREFER, HeaderValue::from_bytes(line).unwrap());
+        }
+        headers
+    }
+
+    fn read(lines: &[&[u8]]) -> (bool, Option<u64>) {
+        let found = Preferences::of(&headers(lines));
+        (found.respond_async, found.wait.map(|wait| wait.as_secs()))
+    }
+
+    #[test]
+    fn the_list_is_read_as_the_rfc_says() {
+        assert_eq!(read(&[b"respond-async, wait=10"]), (true, Some(10)));
+        assert_eq!(
+            read(&[b"Respond-Async", b"WAIT = \"7\""]),
+            (true, Some(7)),
+            "lines are one list"
+        );
+        assert_eq!(
+            read(&[b"wait=1, respond-async; x=y, wait=2"]),
+            (true, Some(1)),
+            "the first counts"
+        );
+        assert_eq!(
+            read(&[b"return=minimal, handling=lenient; a=\"b,respond-async\""]),
+            (false, None)
+        );
+        assert_eq!(
+            read(&[b"foo=\"respond-async\", bar=\"a\\\", respond-async\""]),
+            (false, None)
+        );
+        assert_eq!(read(&[b", ,respond-async,,"]), (true, None));
+    }
+
+    #[test]
+    fn what_is_malformed_is_ignored() {
+        assert_eq!(read(&[b"\xff\xfe, respond-async"]), (true, None));
+        assert_eq!(read(&[b"respond-async, wait=soon"]), (true, None));
+        assert_eq!(read(&[b"respond-async, wait=-1"]), (true, None));
+        assert_eq!(
+            read(&[b"respond-async, wait=99999999999999999999"]),
+            (true, Some(u64::MAX))
+        );
+        assert_eq!(read(&[b"respond async"]), (false, None));
+        assert_eq!(read(&[b"respond-async=\"open"]), (false, None));
+        assert_eq!(read(&[b""]), (false, None));
+    }
+
+    #[test]
+    fn other_preferences_stay_as_they_were_written() {
+        let stripped = |lines: &[&[u8]]| {
+            let mut headers = headers(lines);
+            strip(&mut headers);
+            let values = headers.get_all(PREFER).iter();
+            values
+                .map(|v| String::from_utf8(v.as_bytes().to_vec()).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(stripped(&[b"respond-async, wait=5"]), [""; 0]);
+        assert_eq!(
+            stripped(&[b"respond-async, a=\"x, y\"; b , wait=5", b"return=minimal"]),
+            ["a=\"x, y\"; b", "return=minimal"]
+        );
+    }
+
+    #[test]
+    fn any_bytes_whatever_are_survived() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let alphabet = b"respond-async,wait=5;\"\\ \t\xff=a";
+            let line: Vec<u8> = (0..random.usize(..40))
+                .map(|_| alphabet[random.usize(..alphabet.len())])
+                .collect();
+            let Ok(value) = HeaderValue::from_bytes(&line) else {
+                continue;
+            };
+            let mut headers = HeaderMap::from_iter([(PREFER, value)]);
+            let before = Preferences::of(&headers);
+            strip(&mut headers);
+            assert_eq!(Preferences::of(&headers), Preferences::default(), "{line:?} {before:?}");
+        }
+    }
+}

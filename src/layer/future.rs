@@ -1,0 +1,86 @@
+//! [`ResponseFuture`]: the inner service's answer, or ours.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header::VARY};
+use pin_project_lite::pin_project;
+
+use crate::error::BoxFuture;
+
+pin_project! {
+    /// The future of [`RespondAsync`](crate::RespondAsync).
+    ///
+    /// Dropped while a request is being captured, nothing was stored; dropped while it is being committed, the commit
+    /// goes on.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        kind: Kind<F>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<F> {
+        /// The request goes through.
+        Passed { #[pin] future: F },
+        /// It goes through, and might not have, had its `Prefer` said something else.
+        Varying { #[pin] future: F },
+        /// It is being accepted, or refused.
+        Ours { future: BoxFuture<'static, Response<Bytes>> },
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(crate) const fn passed(future: F) -> Self {
+        Self {
+            kind: Kind::Passed { future },
+        }
+    }
+
+    pub(crate) const fn varying(future: F) -> Self {
+        Self {
+            kind: Kind::Varying { future },
+        }
+    }
+
+    pub(crate) const fn ours(future: BoxFuture<'static, Response<Bytes>>) -> Self {
+        Self {
+            kind: Kind::Ours { future },
+        }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: From<Bytes>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProjection::Passed { future } => future.poll(cx),
+            KindProjection::Varying { future } => {
+                let mut answer = ready!(future.poll(cx));
+                if let Ok(response) = &mut answer {
+                    response.headers_mut().append(VARY, PREFER);
+                }
+                Poll::Ready(answer)
+            }
+            KindProjection::Ours { future } => future.as_mut().poll(cx).map(|response| Ok(response.map(R::from))),
+        }
+    }
+}
+
+const PREFER: HeaderValue = HeaderValue::from_static("prefer");
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! Which headers of a request are kept.
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::{engine::DEPTH, layer::dialect::Dialect, wire::HopByHop};
+
+/// Which headers are stored with a task, beyond those that never are because they belong to one connection.
+///
+/// A stored `Authorization` or `Cookie` may have expired by the time the task runs, and lies in the store until then. An
+/// application that authenticates outside the layer can drop both; one that authenticates inside needs them kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeaderPolicy {
+    /// Every end-to-end header, so that the replayed request equals the original.
+    #[default]
+    StoreAll,
+    /// All but these.
+    Drop(Vec<HeaderName>),
+}
+
+/// What the layer itself puts on requests and answers begins so; a client's own is not believed.
+const OURS: &str = "x-respond-async-";
+
+/// Takes off what is not replayed.
+pub(crate) fn strip(headers: &mut HeaderMap, policy: &HeaderPolicy) {
+    let hop = HopByHop::of(headers);
+    let gone: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            hop.contains(name)
+                || **name == header::CONTENT_LENGTH
+                || **name == header::EXPECT
+                || **name == X_FC_REQUEST_ID
+                || name.as_str().starts_with("proxy-")
+                || name.as_str().starts_with(OURS)
+                || matches!(policy, HeaderPolicy::Drop(dropped) if dropped.contains(name))
+        })
+        .cloned()
+        .collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    Dialect::strip(headers);
+}
+
+/// How many async requests led to this one. What is not a number counts as none.
+pub(crate) fn depth(headers: &HeaderMap) -> u8 {
+    let value = headers.get(DEPTH).and_then(|value| value.to_str().ok());
+    let digits = value.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.map_or(0, |text| text.parse().unwrap_or(u8::MAX))
+}
+
+/// The request id, for a client and for a handler.
+pub(crate) const X_FC_REQUEST_ID: HeaderName = HeaderName::from_static("x-fc-request-id");
+/// The task id, for a client.
+pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
+/// The task id, for a handler.
+pub(crate) const TASK_ID: HeaderName = HeaderName::from_static("x-respond-async-task-id");
+/// The number of the attempt, for a handler.
+pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("x-respond-async-attempt");
+/// On a 202 for a request that was accepted before.
+pub(crate) const DUPLICATE: HeaderName = HeaderName::from_static("x-respond-async-duplicate");
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_end_to_end_headers_stay_in_their_order() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("host", "a"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("trailer", "x-end"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAA"),
+            ("expect", "100-continue"),
+            ("content-length", "5"),
+            ("proxy-authorization", "x"),
+            ("proxy-status", "x"),
+            ("x-fc-invocation-type", "Async"),
+            ("x-fc-async-task-id", "a"),
+            ("x-fc-async-delay", "5"),
+            ("x-fc-request-id", "forged"),
+            ("x-respond-async-depth", "3"),
+            ("x-respond-async-task-id", "forged"),
+            ("prefer", "respond-async, return=minimal"),
+            ("x-two", "first"),
+            ("cookie", "c"),
+            ("x-two", "second"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        assert_eq!(depth(&headers), 3);
+        let all = headers.clone();
+        strip(&mut headers, &HeaderPolicy::StoreAll);
+        let kept: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let expected: [(&str, &[u8]); 5] = [
+            ("host", b"a"),
+            ("prefer", b"return=minimal"),
+            ("x-two", b"first"),
+            ("x-two", b"second"),
+            ("cookie", b"c"),
+        ];
+        for pair in expected {
+            assert!(kept.contains(&pair), "{pair:?}");
+        }
+        assert_eq!(kept.len(), expected.len());
+
+        let mut headers = all;
+        strip(&mut headers, &HeaderPolicy::Drop(vec![header::COOKIE]));
+        assert!(!headers.contains_key(header::COOKIE));
+    }
+
+    #[test]
+    fn a_depth_that_is_no_number_counts_as_none_and_a_huge_one_as_too_deep() {
+        for (value, expected) in [
+            ("8", 8),
+            ("-1", 0),
+            ("x", 0),
+            ("", 0),
+            ("300", 255),
+            ("99999999999999999999999", 255),
+        ] {
+            let headers = HeaderMap::from_iter([(DEPTH, HeaderValue::from_static(value))]);
+            assert_eq!(depth(&headers), expected, "{value}");
+        }
+    }
+}

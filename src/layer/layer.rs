@@ -1,0 +1,122 @@
+//! [`RespondAsyncLayer`]: the settings, and the engine behind them, waiting for a service to wrap.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    engine::{Alive, Tasks},
+    error::{BoxError, ConfigError},
+    layer::{Builder, RequestBody, RespondAsync, config::Config, replay::Replayer},
+    store::TaskStore,
+};
+
+/// Gives the application it wraps asynchronous invocation. See the [crate documentation](crate).
+///
+/// It wraps one application, once: the engine runs stored requests on the service it was given, so there can only be one,
+/// and it must be the whole application, routing included. That is why it is not `Clone`, which axum's `Router::layer`
+/// asks for: that method would wrap every route apart from the others, after routing.
+///
+/// ```compile_fail,E0277
+/// use axum::{Router, routing::get};
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer};
+///
+/// let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
+/// let app: Router = Router::new().route("/", get(|| async {})).layer(layer);
+/// ```
+///
+/// Write `layer.layer(app)` instead, where `app` is the `Router` with all its routes:
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower::Layer;
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+/// let app = Router::new().route("/", get(|| async { "hello" }));
+/// let app = layer.layer(app);
+/// # drop(app.clone()); Ok(()) }
+/// ```
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct RespondAsyncLayer {
+    alive: Arc<Alive>,
+    config: Arc<Config>,
+    used: AtomicBool,
+}
+
+impl RespondAsyncLayer {
+    /// A layer over `store` with every default.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] outside a tokio runtime; [`Builder::runtime`] names one.
+    pub fn new(store: impl TaskStore) -> Result<Self, ConfigError> {
+        Self::builder(store).build()
+    }
+
+    /// A layer over `store`, to be configured.
+    pub fn builder(store: impl TaskStore) -> Builder {
+        Builder::new(Arc::new(store))
+    }
+
+    pub(crate) fn from_parts(alive: Arc<Alive>, config: Config) -> Self {
+        Self {
+            alive,
+            config: Arc::new(config),
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// The handle to the tasks of this layer.
+    #[must_use]
+    pub fn tasks(&self) -> Tasks {
+        Tasks::new(self.alive.clone())
+    }
+}
+
+impl<S, R> Layer<S> for RespondAsyncLayer
+where
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send,
+    R::Error: Into<BoxError>,
+{
+    type Service = RespondAsync<S>;
+
+    /// Wraps the application, and begins to run what an earlier process left in the store.
+    ///
+    /// # Panics
+    ///
+    /// When called a second time, as by an accept loop that wraps for every connection: wrap once, and clone the wrapped
+    /// service. Also when the operating system has no thread left for the leases.
+    fn layer(&self, inner: S) -> RespondAsync<S> {
+        assert!(
+            !self.used.swap(true, Ordering::SeqCst),
+            "RespondAsyncLayer::layer was called twice: wrap the application once, and clone the wrapped service"
+        );
+        let entry = Replayer::new(inner.clone(), self.config.carriers.clone(), self.config.result_limit);
+        self.alive
+            .0
+            .begin(Arc::new(entry))
+            .expect("the operating system gives a thread for the leases");
+        RespondAsync::new(inner, self.alive.clone(), self.config.clone())
+    }
+}
+
+impl fmt::Debug for RespondAsyncLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RespondAsyncLayer").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,179 @@
+//! Running a stored request: the wrapped service as the engine's entry.
+
+use std::{future::poll_fn, pin::pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    engine::{Answer, DEPTH, Entry, Replayed, TaskContext},
+    error::{BoxError, BoxFuture},
+    layer::{
+        RequestBody,
+        carry::{Carrier, unpack},
+        headers::{ATTEMPT, TASK_ID, X_FC_REQUEST_ID},
+    },
+    task::{CapturedRequest, CapturedResponse},
+    wire::HopByHop,
+};
+
+/// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
+pub(crate) struct Replayer<S>(Arc<Inner<S>>);
+
+struct Inner<S> {
+    service: S,
+    carriers: Arc<[Carrier]>,
+    result_limit: usize,
+}
+
+impl<S> Replayer<S> {
+    pub(crate) fn new(service: S, carriers: Arc<[Carrier]>, result_limit: usize) -> Self {
+        Self(Arc::new(Inner {
+            service,
+            carriers,
+            result_limit,
+        }))
+    }
+}
+
+impl<S, R> Entry for Replayer<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send,
+    R::Error: Into<BoxError>,
+{
+    fn replay(&self, input: Arc<CapturedRequest>, context: TaskContext) -> BoxFuture<'static, Replayed> {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let request = inner.request(&input, context)?;
+            drop(input);
+            let mut service = inner.service.clone();
+            poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+            let response = service.call(request).await.map_err(Into::into)?;
+            Ok(read(response, inner.result_limit).await)
+        })
+    }
+}
+
+impl<S> Inner<S> {
+    fn request(&self, input: &CapturedRequest, context: TaskContext) -> Result<Request<RequestBody>, BoxError> {
+        let mut request = Request::new(RequestBody::from(input.body.clone()));
+        *request.method_mut() = input.method.clone();
+        *request.uri_mut() = input.uri.clone();
+        *request.headers_mut() = headers(input, &context);
+        unpack(&self.carriers, &input.carried, request.extensions_mut())?;
+        request.extensions_mut().insert(context);
+        Ok(request)
+    }
+}
+
+/// The stored headers, the length of the body, and what tells the handler which task this is.
+fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
+    let mut headers = input.headers.clone();
+    headers.reserve(5);
+    if !input.body.is_empty() {
+        headers.insert(header::CONTENT_LENGTH, input.body.len().into());
+    }
+    headers.insert(DEPTH, u16::from(input.depth).into());
+    headers.insert(ATTEMPT, context.attempt().into());
+    if let Some(id) = context.request_id() {
+        let id = HeaderValue::try_from(id.to_string()).expect("a UUID is visible ASCII");
+        let task_id = context
+            .name()
+            .and_then(|name| HeaderValue::from_str(name.as_str()).ok())
+            .unwrap_or_else(|| id.clone());
+        headers.insert(TASK_ID, task_id);
+        headers.insert(X_FC_REQUEST_ID, id);
+    }
+    headers
+}
+
+/// Reads a response to its end, or up to `limit` bytes.
+async fn read<R>(response: Response<R>, limit: usize) -> Answer
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let (head, body) = response.into_parts();
+    let mut body = pin!(body);
+    let mut read = Gathered::default();
+    let mut broken = None;
+    let mut truncated = false;
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(mut data)) => {
+                let room = limit - read.len();
+                truncated = data.len() > room;
+                data.truncate(room);
+                read.push(data);
+                if truncated {
+                    break;
+                }
+            }
+            // Trailers are not kept.
+            Ok(Err(_)) => {}
+            Err(error) => {
+                broken = Some(error.into());
+                break;
+            }
+        }
+    }
+    let body = read.finish();
+    let mut headers = head.headers;
+    let hop = HopByHop::of(&headers);
+    let whole_length = header_length(&headers) == Some(body.len());
+    let gone: Vec<_> = headers.keys().filter(|name| hop.contains(name)).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    if !whole_length {
+        // Of a body that was cut, or of the answer to a HEAD: it would be a lie on what is handed out.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut response = CapturedResponse::new(head.status, headers, body);
+    response.truncated = truncated;
+    Answer {
+        response,
+        extensions: head.extensions,
+        broken,
+    }
+}
+
+fn header_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The frames of a body put together. One frame stays what it was, without a copy.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Gathered {
+    pub(crate) fn len(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    pub(crate) fn push(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+        } else {
+            self.rest.extend_from_slice(&data);
+        }
+    }
+
+    pub(crate) fn finish(self) -> Bytes {
+        if self.rest.is_empty() {
+            return self.first;
+        }
+        let mut whole = BytesMut::with_capacity(self.len());
+        whole.extend_from_slice(&self.first);
+        whole.extend_from_slice(&self.rest);
+        whole.freeze()
+    }
+}

@@ -1,0 +1,141 @@
+//! [`RespondAsync`]: the application, wrapped.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header, request::Parts};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    engine::Alive,
+    layer::{
+        ResponseFuture,
+        accept::{Accept, Asked},
+        config::Config,
+        dialect::{Ask, PREFER, Preferences},
+    },
+};
+
+/// An application that can be asked to respond asynchronously. Made by [`RespondAsyncLayer`](crate::RespondAsyncLayer);
+/// see the [crate documentation](crate).
+///
+/// A request that does not ask is handed to the inner service as it is, and its answer handed back as it is. Cheap to
+/// clone if the inner service is.
+#[derive(Clone)]
+pub struct RespondAsync<S> {
+    inner: S,
+    alive: Arc<Alive>,
+    config: Arc<Config>,
+}
+
+impl<S> RespondAsync<S> {
+    pub(crate) const fn new(inner: S, alive: Arc<Alive>, config: Arc<Config>) -> Self {
+        Self { inner, alive, config }
+    }
+
+    /// The application.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The application. Changes to it are not seen by tasks: they run on the clone that was made when it was wrapped.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The application.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for RespondAsync<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: From<Bytes>,
+    B: Body<Data = Bytes> + Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let headers = request.headers();
+        if !self.config.dialects.iter().any(|dialect| dialect.is_hinted_at(headers)) {
+            return ResponseFuture::passed(self.inner.call(request));
+        }
+        self.call_hinted(request)
+    }
+}
+
+impl<S> RespondAsync<S> {
+    /// A request with a header that may ask for async.
+    #[cold]
+    fn call_hinted<B, R>(&mut self, request: Request<B>) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+        R: From<Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let at = Instant::now();
+        let headers = request.headers();
+        let found = self.config.dialects.iter().map(|dialect| dialect.read(headers));
+        let ask = found.into_iter().find(|ask| !matches!(ask, Ask::No)).unwrap_or(Ask::No);
+        let (head, body) = request.into_parts();
+        if matches!(ask, Ask::No) || !self.may_defer(&head) {
+            let vary = head.headers.contains_key(PREFER);
+            let future = self.inner.call(Request::from_parts(head, body));
+            return match vary {
+                true => ResponseFuture::varying(future),
+                false => ResponseFuture::passed(future),
+            };
+        }
+        let accept = Accept {
+            alive: self.alive.clone(),
+            config: self.config.clone(),
+            at,
+            preferences: Preferences::of(&head.headers),
+            vary: head.headers.contains_key(PREFER),
+        };
+        // The readied inner service is left as it is: its permit belongs to the next request that goes through.
+        ResponseFuture::ours(match ask {
+            Ask::Async(options) => Box::pin(accept.run(Asked { options, head }, body)),
+            Ask::Refuse(problem) => Box::pin(accept.refuse(*problem)),
+            Ask::No => unreachable!("handled above"),
+        })
+    }
+
+    fn may_defer(&self, head: &Parts) -> bool {
+        head.method != Method::CONNECT
+            && !is_upgrade(&head.headers)
+            && !self.config.is_never_async(head.uri.path())
+            && self.config.when.as_ref().is_none_or(|when| when(head))
+    }
+}
+
+/// Whether the connection is to become something else. An offer of HTTP/2 on a connection in the clear is none: clients
+/// make it on ordinary requests, and servers ignore it.
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::UPGRADE)
+        .iter()
+        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c"))
+}
+
+impl<S: fmt::Debug> fmt::Debug for RespondAsync<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RespondAsync")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
