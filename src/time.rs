@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// This is what a task document shows and what a store keeps. Durations are taken and given as [`Duration`]; arithmetic
 /// saturates, so that a hostile "in a million years" cannot panic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(u64);
 
@@ -90,7 +92,9 @@ impl SystemClock {
     pub fn new() -> Self {
         Self {
             anchor: Instant::now(),
-            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            wall: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
         }
     }
 }
@@ -117,6 +121,9 @@ mod tests {
         assert_eq!(now.saturating_add(Duration::MAX).as_millis(), u64::MAX);
         assert_eq!(now.saturating_sub(Duration::from_secs(1)), Timestamp::ZERO);
         assert_eq!(now.since(Timestamp::from_millis(50)), Duration::ZERO);
-        assert_eq!(Timestamp::from_millis(50).since(now), Duration::from_millis(40));
+        assert_eq!(
+            Timestamp::from_millis(50).since(now),
+            Duration::from_millis(40)
+        );
     }
 }

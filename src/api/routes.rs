@@ -1,5 +1,7 @@
 //! Which request is for which handler: one table, and the rules around it.
 
+use std::sync::Arc;
+
 use http::{
     HeaderValue, Method, Response, StatusCode,
     header::{ALLOW, CONTENT_LENGTH},
@@ -23,7 +25,7 @@ pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
 /// A request that has come as far as its handler: the caller was let in, and may do what the route needs.
 pub(super) struct Call {
     pub(super) tasks: Tasks,
-    pub(super) links: ApiLinks,
+    pub(super) links: Arc<ApiLinks>,
     pub(super) grant: Grant,
     pub(super) task: Option<TaskRef>,
     pub(super) parts: Parts,

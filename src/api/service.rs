@@ -22,7 +22,7 @@ use crate::{
     engine::{Tasks, WeakTasks},
     error::{BoxError, BoxFuture},
     layer::{RequestBody, ResponseBody},
-    wire::Problem,
+    wire::{ApiLinks, Problem},
 };
 
 /// The task API as a service, for a router to nest or a server to call. See the [module](crate::api) for what it serves.
@@ -32,6 +32,7 @@ use crate::{
 pub struct TaskApi {
     tasks: WeakTasks,
     authorizer: Arc<dyn Authorizer>,
+    links: Arc<ApiLinks>,
     prefix: Arc<str>,
 }
 
@@ -45,6 +46,7 @@ impl TaskApi {
         Self {
             tasks: tasks.downgrade(),
             authorizer: Arc::new(authorizer),
+            links: Arc::new(ApiLinks::new(tasks.api_base(), tasks.public_url())),
             prefix: "".into(),
         }
     }
@@ -71,7 +73,7 @@ impl TaskApi {
             routes::Found::Options(allow) => return Ok(routes::options(allow)),
         };
         let call = Call {
-            links: tasks.links(),
+            links: self.links,
             tasks,
             grant,
             task,

@@ -1,16 +1,268 @@
-//! The engine.
+//! What decides and drives: it knows the ports, and neither HTTP nor any one store.
+//!
+//! - [`attempt`] and [`node`] are the two pure machines: times, randomness and results go in, actions come out
+//! - [`driver`], [`run`], [`lease`] and [`deliver`] carry the actions out
+//! - [`accept`] takes a task in; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold
 
+mod accept;
+pub(crate) mod attempt;
+mod budget;
+mod busy;
+mod context;
+mod deliver;
+mod driver;
+mod entry;
+mod lease;
+pub(crate) mod node;
+mod rates;
+pub(crate) mod retry;
+mod run;
+mod running;
+mod settings;
+mod shutdown;
+mod slots;
 mod stats;
 mod tasks;
+mod watch;
 
-use std::sync::Arc;
-
-pub use self::{
-    stats::{RateStats, SlotStats, Stats},
-    tasks::{Tasks, WeakTasks},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
 };
-use crate::store::TaskStore;
 
+use tokio::{runtime::Handle, sync::Notify, time::timeout};
+
+pub(crate) use self::{
+    accept::Unaccepted,
+    budget::{Budget, Reserved},
+    context::DEPTH,
+    deliver::Hooks,
+    entry::{Answer, Entry, Replayed},
+    settings::Settings,
+    tasks::Alive,
+};
+use self::{
+    busy::Busy, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase,
+    slots::Slots, watch::Watchers,
+};
+pub use self::{
+    context::TaskContext,
+    retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
+    shutdown::ShutdownReport,
+    stats::{RateStats, SlotStats, Stats},
+    tasks::{Changes, Submission, SubmitError, Submitted, Tasks, WeakTasks},
+};
+use crate::{
+    error::BoxFuture,
+    probe::{AttemptInfo, AttemptScope, Event, Probe},
+    store::{StoreError, StoreErrorKind, StoreResult, TaskStore},
+    task::{RequestId, Subscription, WorkerId},
+    time::{Clock, SystemClock, Timestamp},
+};
+
+/// Everything that runs tasks in this process, for one layer.
 pub(crate) struct Engine {
     pub(crate) store: Arc<dyn TaskStore>,
+    pub(crate) settings: Settings,
+    pub(crate) probes: Probes,
+    pub(crate) clock: EngineClock,
+    pub(crate) budget: Budget,
+    /// Whether there is a task API to point clients at.
+    pub(crate) api_mounted: AtomicBool,
+    worker: WorkerId,
+    subscriptions: Arc<[Subscription]>,
+    runtime: Handle,
+    slots: Slots,
+    running: Running,
+    watchers: Watchers,
+    rates: Rates,
+    busy: Busy,
+    phase: Phase,
+    /// Wakes the driver: a slot is free, or a hint was given.
+    wake: Arc<Notify>,
+    hints: AtomicU8,
+    deliverers: Slots,
+    entry: RwLock<Option<Arc<dyn Entry>>>,
+    lease_thread: Mutex<Option<LeaseThread>>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        store: Arc<dyn TaskStore>,
+        settings: Settings,
+        probes: Probes,
+        runtime: Handle,
+    ) -> Self {
+        let wake = Arc::new(Notify::new());
+        Self {
+            subscriptions: settings.hooks.subscriptions(),
+            worker: WorkerId::new(settings.worker_name.clone(), fastrand::u64(..)),
+            slots: Slots::new(settings.concurrency, wake.clone()),
+            deliverers: Slots::new(deliver::POOL, wake.clone()),
+            budget: Budget::new(settings.buffer_limit),
+            clock: EngineClock::new(),
+            api_mounted: AtomicBool::new(false),
+            running: Running::new(),
+            watchers: Watchers::new(),
+            rates: Rates::new(),
+            busy: Busy::default(),
+            phase: Phase::new(),
+            hints: AtomicU8::new(0),
+            entry: RwLock::new(None),
+            lease_thread: Mutex::new(None),
+            store,
+            settings,
+            probes,
+            runtime,
+            wake,
+        }
+    }
+
+    /// Begins to run tasks on `entry`: recovery of what an earlier process left does not wait for a request.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, if it has no thread left for the leases.
+    pub(crate) fn begin(self: &Arc<Self>, entry: Arc<dyn Entry>) -> std::io::Result<()> {
+        *self.entry.write().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+        let lease_thread = LeaseThread::start(self)?;
+        *self
+            .lease_thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(lease_thread);
+        self.runtime.spawn(driver::drive(self.clone()));
+        Ok(())
+    }
+
+    /// A new request id, made at `now`.
+    pub(crate) fn request_id(&self, now: Instant) -> RequestId {
+        let mut random = [0; 10];
+        fastrand::fill(&mut random);
+        RequestId::from_parts(self.clock.at(now), random)
+    }
+
+    fn entry(&self) -> Option<Arc<dyn Entry>> {
+        self.entry
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Gives the driver a reason to look.
+    fn hint(&self, hint: Hint) {
+        self.hints.fetch_or(1 << hint as u8, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    /// A store call with its time limit. What times out may still happen.
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        call: BoxFuture<'_, StoreResult<T>>,
+    ) -> StoreResult<T> {
+        match timeout(self.settings.store_timeout, self.timed(operation, call)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                format!(
+                    "{operation} took longer than {:?}",
+                    self.settings.store_timeout
+                ),
+            )),
+        }
+    }
+
+    /// A store call that the probes hear of.
+    async fn timed<T>(
+        &self,
+        operation: &'static str,
+        call: BoxFuture<'_, StoreResult<T>>,
+    ) -> StoreResult<T> {
+        if self.probes.is_empty() {
+            return call.await;
+        }
+        let started = Instant::now();
+        let answer = call.await;
+        self.probes.emit(|| Event::StoreCall {
+            operation,
+            took: started.elapsed(),
+            error: answer.as_ref().err(),
+        });
+        answer
+    }
+
+    fn trouble(&self, doing: &'static str, error: &StoreError, retry_in: Duration) {
+        self.probes.emit(|| Event::Trouble {
+            doing,
+            error,
+            retry_in,
+        });
+    }
+}
+
+/// The engine's own clock: monotonic for what it decides, with a wall time for what it shows.
+pub(crate) struct EngineClock {
+    started: Instant,
+    wall: Timestamp,
+}
+
+impl EngineClock {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            wall: SystemClock::new().now(),
+        }
+    }
+
+    /// The wall time at `now`.
+    pub(crate) fn at(&self, now: Instant) -> Timestamp {
+        self.wall
+            .saturating_add(now.saturating_duration_since(self.started))
+    }
+
+    /// How long the engine has been there.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// The probes of one engine.
+pub(crate) struct Probes(Box<[Arc<dyn Probe>]>);
+
+impl Probes {
+    pub(crate) fn new(probes: Vec<Arc<dyn Probe>>) -> Self {
+        Self(probes.into())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells every probe; the event is not even made where there is none.
+    pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        if self.0.is_empty() {
+            return;
+        }
+        let event = event();
+        for probe in &self.0 {
+            probe.on_event(&event);
+        }
+    }
+
+    /// Lets every probe add to a request that is being captured.
+    pub(crate) fn capture(&self, request: &mut crate::task::CapturedRequest) {
+        for probe in &self.0 {
+            probe.on_capture(request);
+        }
+    }
+
+    fn scopes(&self, attempt: &AttemptInfo<'_>) -> Vec<Box<dyn AttemptScope>> {
+        self.0
+            .iter()
+            .filter_map(|probe| probe.attempt(attempt))
+            .collect()
+    }
 }

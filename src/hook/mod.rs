@@ -22,7 +22,9 @@ use http::{HeaderMap, Method, Uri};
 pub use self::closure::{IntoHook, IntoHookResult};
 use crate::{
     error::{BoxError, BoxFuture},
-    task::{CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState},
+    task::{
+        CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState,
+    },
 };
 
 /// Somebody who is told that a task ended.

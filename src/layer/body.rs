@@ -42,7 +42,12 @@ impl Inner {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b)))),
+            Self::Whole(bytes) => Poll::Ready(
+                bytes
+                    .take()
+                    .filter(|b| !b.is_empty())
+                    .map(|b| Ok(Frame::data(b))),
+            ),
             Self::Live(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -63,7 +68,9 @@ impl Inner {
 
     fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Whole(bytes) => write!(f, "{name}({} bytes)", bytes.as_ref().map_or(0, Bytes::len)),
+            Self::Whole(bytes) => {
+                write!(f, "{name}({} bytes)", bytes.as_ref().map_or(0, Bytes::len))
+            }
             Self::Live(_) => write!(f, "{name}(live)"),
         }
     }

@@ -20,7 +20,10 @@ pub use self::tracing::TracingProbe;
 use crate::{
     error::BoxError,
     store::{Pruned, StoreError},
-    task::{CapturedRequest, Counts, DeliveryStatus, Destination, FenceToken, RequestId, TaskState, lifecycle::Rescue},
+    task::{
+        CapturedRequest, Counts, DeliveryStatus, Destination, FenceToken, RequestId, TaskState,
+        lifecycle::Rescue,
+    },
 };
 
 /// Somebody who is told what happens.

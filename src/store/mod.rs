@@ -22,16 +22,16 @@ pub use self::{
     ext::TaskStoreExt,
     memory::{MemoryStore, MemoryStoreBuilder},
     operations::{
-        Abilities, BornClaimed, Claim, Claimed, ClaimedTask, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement,
-        Durability, FullReason, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned, QueueHint, Rescued, Retention,
-        Settled, Sharing,
+        Abilities, BornClaimed, Claim, Claimed, ClaimedDelivery, ClaimedTask, Delete,
+        DeliveryClaim, DeliverySettlement, Durability, FullReason, Insert, Inserted, KnownBy,
+        Limits, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing,
     },
 };
 use crate::{
     error::BoxFuture,
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope,
-        TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf,
+        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
 };
@@ -96,7 +96,11 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>>;
 
     /// Lets claims hold for another `lease`: one answer for each, in order.
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>>;
+    fn renew(
+        &self,
+        leases: Vec<LeaseRef>,
+        lease: Duration,
+    ) -> BoxFuture<'_, StoreResult<Vec<Renewal>>>;
 
     /// Records how an attempt ended.
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>>;
@@ -116,7 +120,12 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// `NotFound` if it is not in `scope`.
-    fn rerun<'a>(&'a self, scope: &'a Scope, id: RequestId, edits: Edits) -> BoxFuture<'a, StoreResult<Rerun>>;
+    fn rerun<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        edits: Edits,
+    ) -> BoxFuture<'a, StoreResult<Rerun>>;
 
     /// Removes an ended task with all that hangs on it, but for its key, which is remembered for its window.
     ///
@@ -130,7 +139,11 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// `Conflict` if tasks of several tenants in `scope` have the name.
-    fn find<'a>(&'a self, scope: &'a Scope, task: &'a TaskRef) -> BoxFuture<'a, StoreResult<Option<Arc<TaskRecord>>>>;
+    fn find<'a>(
+        &'a self,
+        scope: &'a Scope,
+        task: &'a TaskRef,
+    ) -> BoxFuture<'a, StoreResult<Option<Arc<TaskRecord>>>>;
 
     /// One page of the tasks that match. Every task that matches throughout is seen exactly once by paging on.
     fn list<'a>(
@@ -141,7 +154,12 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     ) -> BoxFuture<'a, StoreResult<PageOf<Arc<TaskRecord>>>>;
 
     /// How many tasks match; counting ends at `cap`.
-    fn count<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, cap: u64) -> BoxFuture<'a, StoreResult<u64>>;
+    fn count<'a>(
+        &'a self,
+        scope: &'a Scope,
+        filter: &'a Filter,
+        cap: u64,
+    ) -> BoxFuture<'a, StoreResult<u64>>;
 
     /// How many tasks are in each state, from counters: never by a scan of the tasks.
     fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>>;
@@ -161,7 +179,8 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedResponse>>>>;
 
     /// Notes how far a task is. The latest wins. Answers whether the claim still holds.
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>>;
+    fn set_progress(&self, lease: LeaseRef, progress: Progress)
+    -> BoxFuture<'_, StoreResult<bool>>;
 
     /// Adds lines to a task's log, numbered on from the last; past [`LogQuery::BYTES_KEPT`] or
     /// [`LogQuery::LINES_KEPT`] per attempt the rest is dropped, and a last line says so. Answers whether the claim
@@ -173,11 +192,18 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// `NotFound` if it is not in `scope`.
-    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery)
-    -> BoxFuture<'a, StoreResult<Vec<LogLine>>>;
+    fn logs<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        query: LogQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<LogLine>>>;
 
     /// Takes up to `max` completions that are due for the given destinations, for a lease of their own.
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedDelivery>>>;
+    fn claim_deliveries(
+        &self,
+        claim: DeliveryClaim,
+    ) -> BoxFuture<'_, StoreResult<Vec<ClaimedDelivery>>>;
 
     /// Records how a try of a delivery ended. Answers whether its claim still held.
     fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>>;

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::task::{
-    CapturedRequest, Delivery, DeliveryTry, Destination, NewTask, RequestId, TaskRecord, TaskState, WorkerId,
+    CapturedRequest, Delivery, DeliveryTry, Destination, NewTask, RequestId, TaskRecord, TaskState,
+    WorkerId,
     lifecycle::{DeliveryOutcome, DeliveryRef, Fenced, Rescue},
 };
 

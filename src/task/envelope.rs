@@ -8,6 +8,9 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use sha2::{Digest, Sha256};
+
+use crate::task::RequestDigest;
 
 /// The version that this build writes, and the newest it reads.
 pub const VERSION: u8 = 1;
@@ -50,7 +53,23 @@ impl CapturedRequest {
     /// About how many bytes it takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.body.len() + header_bytes(&self.headers) + self.uri.path().len() + self.uri.query().map_or(0, str::len)
+        self.body.len()
+            + header_bytes(&self.headers)
+            + self.uri.path().len()
+            + self.uri.query().map_or(0, str::len)
+    }
+
+    /// What tells this request from another one under the same name or key: method, target and body.
+    #[must_use]
+    pub fn digest(&self) -> RequestDigest {
+        let mut hash = Sha256::new();
+        // Lengths first, so that no two requests run into the same bytes.
+        let uri = self.uri.to_string();
+        for part in [self.method.as_str().as_bytes(), uri.as_bytes(), &self.body] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        RequestDigest::from_bytes(hash.finalize().into())
     }
 
     /// Writes the request in the current [`VERSION`].
@@ -79,12 +98,14 @@ impl CapturedRequest {
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut input = Reader::new(bytes, KIND_REQUEST)?;
         let method = Method::from_bytes(&input.bytes()?).map_err(|_| MALFORMED_METHOD)?;
-        let uri = Uri::from_maybe_shared(input.bytes()?).map_err(|_| DecodeError::Malformed("uri"))?;
+        let uri =
+            Uri::from_maybe_shared(input.bytes()?).map_err(|_| DecodeError::Malformed("uri"))?;
         let depth = input.byte()?;
         let headers = input.headers()?;
         let mut carried = Vec::new();
         for _ in 0..input.number()? {
-            let name = String::from_utf8(input.bytes()?.into()).map_err(|_| DecodeError::Malformed("carried name"))?;
+            let name = String::from_utf8(input.bytes()?.into())
+                .map_err(|_| DecodeError::Malformed("carried name"))?;
             carried.push((name, input.bytes()?));
         }
         let body = input.bytes()?;
@@ -270,7 +291,8 @@ impl Reader {
         // Grown as they are read: a count is only a claim until then.
         let mut headers = HeaderMap::new();
         for _ in 0..self.number()? {
-            let name = HeaderName::from_bytes(&self.bytes()?).map_err(|_| DecodeError::Malformed("header name"))?;
+            let name = HeaderName::from_bytes(&self.bytes()?)
+                .map_err(|_| DecodeError::Malformed("header name"))?;
             let sensitive = self.byte()? != 0;
             let mut value = HeaderValue::from_maybe_shared(self.bytes()?)
                 .map_err(|_| DecodeError::Malformed("header value"))?;
@@ -296,7 +318,10 @@ mod tests {
 
     fn request() -> CapturedRequest {
         let mut headers = HeaderMap::new();
-        headers.append("x-raw", HeaderValue::from_bytes(&[0xff, 0x80, b'a']).unwrap());
+        headers.append(
+            "x-raw",
+            HeaderValue::from_bytes(&[0xff, 0x80, b'a']).unwrap(),
+        );
         headers.append("x-two", HeaderValue::from_static("first"));
         headers.append("x-two", HeaderValue::from_static("second"));
         CapturedRequest {
@@ -314,10 +339,17 @@ mod tests {
     #[test]
     fn what_was_written_is_read_back() {
         let request = request();
-        assert_eq!(CapturedRequest::decode(request.encode()), Ok(request.clone()));
+        assert_eq!(
+            CapturedRequest::decode(request.encode()),
+            Ok(request.clone())
+        );
         let response = CapturedResponse {
             truncated: true,
-            ..CapturedResponse::new(StatusCode::IM_A_TEAPOT, request.headers, Bytes::from(vec![1; 300]))
+            ..CapturedResponse::new(
+                StatusCode::IM_A_TEAPOT,
+                request.headers,
+                Bytes::from(vec![1; 300]),
+            )
         };
         assert_eq!(CapturedResponse::decode(response.encode()), Ok(response));
     }
@@ -329,7 +361,10 @@ mod tests {
             HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"))]),
             Bytes::from_static(b"hi"),
         );
-        assert_eq!(&response.encode()[..], b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b\x02hi");
+        assert_eq!(
+            &response.encode()[..],
+            b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b\x02hi"
+        );
     }
 
     #[test]
@@ -346,7 +381,10 @@ mod tests {
     fn every_cut_and_every_flip_is_survived() {
         let bytes = request().encode();
         for end in 0..bytes.len() {
-            assert!(CapturedRequest::decode(bytes.slice(..end)).is_err(), "cut at {end}");
+            assert!(
+                CapturedRequest::decode(bytes.slice(..end)).is_err(),
+                "cut at {end}"
+            );
         }
         for at in 0..bytes.len() {
             for bit in 0..8 {

@@ -76,10 +76,15 @@ impl TaskName {
             [first, ..] if !(first.is_ascii_alphabetic() || *first == b'_') => {
                 return Err(InvalidId("a task id begins with a letter or an underscore"));
             }
-            _ if bytes.len() > 128 => return Err(InvalidId("a task id has at most 128 characters")),
+            _ if bytes.len() > 128 => {
+                return Err(InvalidId("a task id has at most 128 characters"));
+            }
             _ => {}
         }
-        if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+        if !bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        {
             return Err(InvalidId(
                 "a task id holds only letters, digits, underscores and hyphens",
             ));
@@ -164,7 +169,9 @@ impl IdempotencyKey {
             return Err(InvalidId("an idempotency key has at most 255 characters"));
         }
         if !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-            return Err(InvalidId("an idempotency key holds visible ASCII characters only"));
+            return Err(InvalidId(
+                "an idempotency key holds visible ASCII characters only",
+            ));
         }
         Ok(Self(text.into()))
     }
@@ -203,7 +210,9 @@ impl fmt::Display for Tenant {
 ///
 /// A store accepts a write about a running task only with the token of its latest claim. A handler can hand the token to
 /// systems of its own and refuse older ones there, which is how a side effect is kept from a zombie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct FenceToken(u64);
 
@@ -339,7 +348,13 @@ mod tests {
         let late = RequestId::from_parts(Timestamp::from_millis(1_001), [0; 10]);
         assert!(early < late);
         assert_eq!(early.to_string().parse(), Ok(early));
-        assert!(early.to_string().replace('-', "").parse::<RequestId>().is_err());
+        assert!(
+            early
+                .to_string()
+                .replace('-', "")
+                .parse::<RequestId>()
+                .is_err()
+        );
         assert!(format!("{{{early}}}").parse::<RequestId>().is_err());
     }
 
@@ -348,7 +363,19 @@ mod tests {
         for good in ["a", "_", "Z-9_x", &"a".repeat(128)] {
             assert!(TaskName::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "9a", "-a", "a b", "a/b", "ä", "a\n", &"a".repeat(129), "stats", "events", "bulk"] {
+        for bad in [
+            "",
+            "9a",
+            "-a",
+            "a b",
+            "a/b",
+            "ä",
+            "a\n",
+            &"a".repeat(129),
+            "stats",
+            "events",
+            "bulk",
+        ] {
             assert!(TaskName::new(bad).is_err(), "{bad}");
         }
     }

@@ -9,8 +9,8 @@ use http::{HeaderMap, Uri};
 
 use crate::{
     task::{
-        CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, DeliveryTry, FenceToken, HistoryEvent, LeaseRef,
-        NewTask, Refused, RequestId, Step, TaskRecord, TaskState, WorkerId,
+        CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, DeliveryTry, FenceToken,
+        HistoryEvent, LeaseRef, NewTask, Refused, RequestId, Step, TaskRecord, TaskState, WorkerId,
     },
     time::Timestamp,
 };
@@ -234,7 +234,12 @@ impl TaskRecord {
     /// # Errors
     ///
     /// [`Refused`] unless it is waiting. Whether its time has come is for the caller to ask first.
-    pub fn claim(&mut self, worker: &WorkerId, lease: Duration, now: Timestamp) -> Result<LeaseRef, Refused> {
+    pub fn claim(
+        &mut self,
+        worker: &WorkerId,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseRef, Refused> {
         self.state = self.state.after(Step::Claim)?;
         self.token = self.token.next();
         self.attempt += 1;
@@ -270,14 +275,21 @@ impl TaskRecord {
     /// # Errors
     ///
     /// [`Fenced`] if `token` no longer holds the task.
-    pub fn settle(&mut self, token: FenceToken, outcome: &Outcome, now: Timestamp) -> Result<TaskState, Fenced> {
+    pub fn settle(
+        &mut self,
+        token: FenceToken,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<TaskState, Fenced> {
         if !self.is_held_by(token) {
             return Err(Fenced);
         }
         let next = self.state.after(outcome.step()).map_err(|_| Fenced)?;
         self.crashes -= 1;
         match outcome {
-            _ if next == TaskState::Stopped => self.end(next, now, Some("stopped on request".into())),
+            _ if next == TaskState::Stopped => {
+                self.end(next, now, Some("stopped on request".into()))
+            }
             Outcome::Succeeded { output } => {
                 self.status_code = Some(output.status.as_u16());
                 self.error = None;
@@ -296,7 +308,12 @@ impl TaskRecord {
             Outcome::Stopped => self.end(next, now, None),
             Outcome::Released => {
                 self.attempt -= 1;
-                self.wait(next, now, now, Some("released by its worker, uncharged".into()));
+                self.wait(
+                    next,
+                    now,
+                    now,
+                    Some("released by its worker, uncharged".into()),
+                );
             }
         }
         Ok(next)
@@ -327,11 +344,18 @@ impl TaskRecord {
         let step = if poisoned { Step::Poison } else { Step::Rescue };
         match self.state.after(step) {
             Ok(next @ TaskState::Stopped) => {
-                self.end(next, now, Some("stopped on request; its worker was gone".into()));
+                self.end(
+                    next,
+                    now,
+                    Some("stopped on request; its worker was gone".into()),
+                );
                 Rescue::Stopped
             }
             Ok(next @ TaskState::Failed) => {
-                let poison = format!("poison: its worker died {} times while it ran", self.crashes);
+                let poison = format!(
+                    "poison: its worker died {} times while it ran",
+                    self.crashes
+                );
                 self.error = Some(poison.into());
                 self.end(next, now, self.error.clone());
                 Rescue::Poisoned
@@ -392,7 +416,13 @@ impl TaskRecord {
         }
     }
 
-    fn wait(&mut self, state: TaskState, until: Timestamp, now: Timestamp, detail: Option<Arc<str>>) {
+    fn wait(
+        &mut self,
+        state: TaskState,
+        until: Timestamp,
+        now: Timestamp,
+        detail: Option<Arc<str>>,
+    ) {
         self.state = state;
         self.run_at = until;
         self.lease_until = None;
@@ -405,8 +435,14 @@ impl TaskRecord {
         self.ended_at = Some(now);
         self.lease_until = None;
         self.note(now, detail);
-        let Some(condition) = state.condition() else { return };
-        for subscription in self.subscriptions.iter().filter(|s| s.on.contains(condition)) {
+        let Some(condition) = state.condition() else {
+            return;
+        };
+        for subscription in self
+            .subscriptions
+            .iter()
+            .filter(|s| s.on.contains(condition))
+        {
             self.deliveries.push(Delivery {
                 id: self.id,
                 generation: self.generation,
@@ -545,7 +581,12 @@ mod tests {
     }
 
     fn record() -> TaskRecord {
-        let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
+        let input = CapturedRequest::new(
+            Method::GET,
+            Uri::from_static("/a/b"),
+            HeaderMap::new(),
+            Bytes::new(),
+        );
         let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
         task.subscriptions = Arc::from([Subscription {
             destination: Destination::LOCAL,
@@ -570,13 +611,23 @@ mod tests {
                 after: Duration::ZERO,
                 error: "busy".into(),
             };
-            assert_eq!(task.settle(lease.token, &failed, at(0)), Ok(TaskState::Retrying));
+            assert_eq!(
+                task.settle(lease.token, &failed, at(0)),
+                Ok(TaskState::Retrying)
+            );
             assert_eq!(task.crashes, crash - 1);
             task.claim(&worker(), LEASE, at(0)).unwrap();
-            let expected = if crash == 3 { Rescue::Poisoned } else { Rescue::Requeued };
+            let expected = if crash == 3 {
+                Rescue::Poisoned
+            } else {
+                Rescue::Requeued
+            };
             assert_eq!(task.rescue(at(40_000)), expected);
         }
-        assert_eq!((task.state, task.retries, task.attempt), (TaskState::Failed, 3, 6));
+        assert_eq!(
+            (task.state, task.retries, task.attempt),
+            (TaskState::Failed, 3, 6)
+        );
         assert_eq!(task.destination_status(), DeliveryStatus::Pending);
     }
 
@@ -585,7 +636,10 @@ mod tests {
         let mut task = record();
         let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
         assert_eq!((task.attempt, task.crashes), (1, 1));
-        assert_eq!(task.settle(lease.token, &Outcome::Released, at(1)), Ok(TaskState::Enqueued));
+        assert_eq!(
+            task.settle(lease.token, &Outcome::Released, at(1)),
+            Ok(TaskState::Enqueued)
+        );
         assert_eq!((task.attempt, task.crashes, task.retries), (0, 0, 0));
         assert!(!task.is_suspect());
         assert!(task.claim(&worker(), LEASE, at(2)).unwrap().token > lease.token);
@@ -597,7 +651,10 @@ mod tests {
         let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
         assert_eq!(task.stop(at(1)), Stop::Stopping);
         assert_eq!(task.stop(at(2)), Stop::Stopping);
-        assert_eq!(task.settle(lease.token, &success(), at(3)), Ok(TaskState::Stopped));
+        assert_eq!(
+            task.settle(lease.token, &success(), at(3)),
+            Ok(TaskState::Stopped)
+        );
         assert_eq!(task.stop(at(4)), Stop::AlreadyEnded(TaskState::Stopped));
         assert_eq!(task.status_code, None);
         assert!(task.deliveries.is_empty(), "nobody asked to hear of a stop");
@@ -613,7 +670,10 @@ mod tests {
         assert_eq!(task.settle(old.token, &success(), at(30_002)), Err(Fenced));
         assert_eq!(task.renew(old.token, LEASE, at(30_002)), Renewal::Lost);
         assert_eq!(task, before);
-        assert_eq!(task.settle(new.token, &success(), at(30_003)), Ok(TaskState::Succeeded));
+        assert_eq!(
+            task.settle(new.token, &success(), at(30_003)),
+            Ok(TaskState::Succeeded)
+        );
         assert_eq!(task.settle(new.token, &success(), at(30_004)), Err(Fenced));
     }
 
@@ -638,7 +698,12 @@ mod tests {
         assert_eq!(delivery.claim(LEASE, at(6)), None);
         let second = delivery.claim(LEASE, at(30_005)).unwrap();
         let tried = DeliveryTry::new(at(30_006));
-        let settled = delivery.settle(first.token, &DeliveryOutcome::Delivered, tried.clone(), at(30_006));
+        let settled = delivery.settle(
+            first.token,
+            &DeliveryOutcome::Delivered,
+            tried.clone(),
+            at(30_006),
+        );
         assert_eq!(settled, Err(Fenced));
         let settled = delivery.settle(second.token, &DeliveryOutcome::Delivered, tried, at(30_006));
         assert_eq!(settled, Ok(DeliveryStatus::Delivered));

@@ -20,13 +20,13 @@ pub mod state;
 pub use self::{
     envelope::{CapturedRequest, CapturedResponse, DecodeError},
     id::{
-        Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId, TaskName, TaskRef,
-        Tenant, WorkerId,
+        Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId,
+        TaskName, TaskRef, Tenant, WorkerId,
     },
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
     record::{
-        Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, LogLine, NewTask, Progress, Subscription,
-        TaskRecord,
+        Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, Labels, LogLine, NewTask,
+        Progress, Subscription, TaskRecord,
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
 };

@@ -52,17 +52,28 @@ impl Filter {
         self.states.is_none_or(|states| states.contains(task.state))
             && self.created_from.is_none_or(|from| task.created_at >= from)
             && self.created_to.is_none_or(|to| task.created_at <= to)
-            && self.function.as_ref().is_none_or(|name| task.function() == name)
-            && self.prefix.as_ref().is_none_or(|prefix| task.task_id_starts_with(prefix))
+            && self
+                .function
+                .as_ref()
+                .is_none_or(|name| task.function() == name)
+            && self
+                .prefix
+                .as_ref()
+                .is_none_or(|prefix| task.task_id_starts_with(prefix))
             && self.text.as_ref().is_none_or(|text| {
-                task.error.as_ref().is_some_and(|error| error.contains(text.as_str()))
+                task.error
+                    .as_ref()
+                    .is_some_and(|error| error.contains(text.as_str()))
                     || contains(&body[..body.len().min(Self::TEXT_BYTES)], text.as_bytes())
             })
     }
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
+    needle.is_empty()
+        || haystack
+            .windows(needle.len())
+            .any(|window| window == needle)
 }
 
 /// Oldest or newest first, by creation.

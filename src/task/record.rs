@@ -6,8 +6,8 @@ use http::{Method, Uri};
 
 use crate::{
     task::{
-        CapturedRequest, Condition, Conditions, Destination, FenceToken, IdempotencyKey, LeaseRef, RequestDigest,
-        RequestId, TaskName, TaskState, Tenant, WorkerId,
+        CapturedRequest, Condition, Conditions, Destination, FenceToken, IdempotencyKey, LeaseRef,
+        RequestDigest, RequestId, TaskName, TaskState, Tenant, WorkerId,
     },
     time::Timestamp,
 };
@@ -82,9 +82,10 @@ pub struct Labels(Option<Arc<BTreeMap<String, String>>>);
 impl Labels {
     /// Each name with its value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .flat_map(|map| map.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        self.0.iter().flat_map(|map| {
+            map.iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+        })
     }
 }
 
@@ -183,7 +184,12 @@ impl TaskRecord {
     pub fn function(&self) -> &str {
         match &self.function {
             Some(name) => name,
-            None => self.uri.path().split('/').find(|s| !s.is_empty()).unwrap_or(""),
+            None => self
+                .uri
+                .path()
+                .split('/')
+                .find(|s| !s.is_empty())
+                .unwrap_or(""),
         }
     }
 
@@ -228,7 +234,10 @@ impl TaskRecord {
             .deliveries
             .iter()
             .filter(|delivery| delivery.generation == self.generation);
-        of_now.map(|delivery| delivery.status).max().unwrap_or_default()
+        of_now
+            .map(|delivery| delivery.status)
+            .max()
+            .unwrap_or_default()
     }
 }
 
@@ -250,7 +259,11 @@ impl Progress {
     #[must_use]
     pub fn new(fraction: f32, message: &str) -> Self {
         Self {
-            fraction: if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) },
+            fraction: if fraction.is_nan() {
+                0.0
+            } else {
+                fraction.clamp(0.0, 1.0)
+            },
             message: cut(message, Self::MESSAGE_BYTES).into(),
         }
     }
@@ -315,7 +328,11 @@ impl LogLine {
     /// About how many bytes it takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let fields: usize = self
+            .fields
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         self.target.len() + self.message.len() + fields + 32
     }
 }
@@ -440,7 +457,9 @@ impl Counts {
 
     /// Every state with its count.
     pub fn iter(&self) -> impl Iterator<Item = (TaskState, u64)> {
-        TaskState::ALL.into_iter().map(|state| (state, self.of(state)))
+        TaskState::ALL
+            .into_iter()
+            .map(|state| (state, self.of(state)))
     }
 
     /// How many wait to be claimed.

@@ -119,11 +119,18 @@ impl TaskState {
             (S::Running | S::Stopping, Step::Stopped) => S::Stopped,
             (
                 S::Stopping,
-                Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison,
+                Step::Succeed
+                | Step::Fail
+                | Step::Retry
+                | Step::Release
+                | Step::Rescue
+                | Step::Poison,
             ) => S::Stopped,
             (S::Stopping, Step::Stop) => S::Stopping,
 
-            (S::Succeeded | S::Failed | S::Stopped | S::Expired | S::Invalid, Step::Rerun) => S::Enqueued,
+            (S::Succeeded | S::Failed | S::Stopped | S::Expired | S::Invalid, Step::Rerun) => {
+                S::Enqueued
+            }
 
             (state, step) => return Err(Refused { state, step }),
         })
@@ -285,7 +292,10 @@ mod tests {
 
     #[test]
     fn a_terminal_state_changes_only_by_rerun() {
-        for state in TaskState::ALL.into_iter().filter(|state| state.is_terminal()) {
+        for state in TaskState::ALL
+            .into_iter()
+            .filter(|state| state.is_terminal())
+        {
             for step in Step::ALL {
                 let expected = match step {
                     Step::Rerun => Ok(TaskState::Enqueued),
@@ -300,7 +310,10 @@ mod tests {
     fn a_stopping_task_can_only_end_as_stopped() {
         for step in Step::ALL {
             if let Ok(next) = TaskState::Stopping.after(step) {
-                assert!(matches!(next, TaskState::Stopped | TaskState::Stopping), "{step:?} {next}");
+                assert!(
+                    matches!(next, TaskState::Stopped | TaskState::Stopping),
+                    "{step:?} {next}"
+                );
             }
         }
     }
@@ -319,7 +332,10 @@ mod tests {
 
     #[test]
     fn every_live_state_can_end() {
-        for state in TaskState::ALL.into_iter().filter(|state| !state.is_terminal()) {
+        for state in TaskState::ALL
+            .into_iter()
+            .filter(|state| !state.is_terminal())
+        {
             let ends = Step::ALL
                 .iter()
                 .filter(|step| state.after(**step).is_ok_and(TaskState::is_terminal));

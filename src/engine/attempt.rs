@@ -1,0 +1,432 @@
+//! One attempt as a pure machine: times and events go in, what is to be done comes out.
+//!
+//! The machine owns the four ways an attempt can be cut short (it takes too long, it is asked to stop, the process shuts
+//! down, its claim is lost) and the one way it is written down. It knows no task, store or runtime. Inputs may come from
+//! several threads (the attempt's own task, the lease thread, a caller who stops it), one at a time;
+//! [`directive`](Attempt::directive) says what the present state demands, and asking once too often does no harm.
+
+use std::time::{Duration, Instant};
+
+use crate::{probe::AttemptOutcome, store::Settled, task::lifecycle::Outcome};
+
+/// An attempt from the start of its handler to the acceptance of its settlement.
+pub(crate) struct Attempt {
+    phase: Phase,
+    times_out_at: Instant,
+    held_until: Instant,
+    stop_grace: Duration,
+}
+
+enum Phase {
+    /// The handler runs.
+    Running,
+    /// The handler was told to end, and has until then.
+    Ending { until: Instant, why: Why },
+    /// The handler is over, and this is to be written down.
+    Settling {
+        outcome: Outcome,
+        ended: AttemptOutcome,
+        tries: u32,
+        progress: Writing,
+    },
+    /// There is nothing left to do.
+    Over(How),
+}
+
+#[derive(Clone, Copy)]
+enum Writing {
+    /// Not at the moment; due then.
+    Due(Instant),
+    /// Somebody has taken it on.
+    InFlight,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Stop,
+    Shutdown,
+}
+
+/// What happened to the attempt.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The handler is over; this is what the retry policy made of it.
+    Finished(Outcome, AttemptOutcome),
+    /// Somebody asked for the task to stop.
+    StopAsked,
+    /// The process shuts down and waits no longer.
+    Cut,
+    /// The claim holds until then, by the local clock.
+    Renewed(Instant),
+    /// The claim is gone.
+    LeaseLost,
+    /// The store answered the settlement.
+    Settled(Settled),
+    /// The store did not: whether it took the settlement is unknown. Try again after this long.
+    NotSettled(Duration),
+}
+
+/// What the present state demands.
+#[derive(Debug)]
+pub(crate) enum Directive {
+    /// Keep polling the handler; ask again then at the latest.
+    Run(Instant),
+    /// Its time is up: ask the retry policy what that means, and feed [`Input::Finished`] in.
+    TimedOut,
+    /// Drop the handler if it is still there, and write this down. Given to one asker only.
+    Settle(Outcome),
+    /// Drop the handler if it is still there; ask again then at the latest.
+    Wait(Instant),
+    /// Drop the handler if it is still there. That is all.
+    Over(How),
+}
+
+/// How it all ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Written down, as this.
+    Settled(Settled, AttemptOutcome),
+    /// The claim was lost, or not known to hold any longer, before anything was written.
+    Lost,
+}
+
+impl Attempt {
+    /// An attempt that starts now, may run for `timeout`, and holds its claim until `held_until`.
+    pub(crate) fn new(
+        now: Instant,
+        timeout: Duration,
+        stop_grace: Duration,
+        held_until: Instant,
+    ) -> Self {
+        Self {
+            phase: Phase::Running,
+            times_out_at: now + timeout,
+            held_until,
+            stop_grace,
+        }
+    }
+
+    /// When the attempt runs out of time.
+    pub(crate) fn times_out_at(&self) -> Instant {
+        self.times_out_at
+    }
+
+    /// Whether the handler was told to end.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. })
+    }
+
+    /// When the handler is to be dropped at the latest, while there is one.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running => Some(self.times_out_at.min(self.held_until)),
+            Phase::Ending { until, .. } => Some(until.min(self.times_out_at).min(self.held_until)),
+            Phase::Settling { .. } | Phase::Over(_) => None,
+        }
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn over(&self) -> Option<How> {
+        match self.phase {
+            Phase::Over(how) => Some(how),
+            _ => None,
+        }
+    }
+
+    /// Takes note of what happened.
+    pub(crate) fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Renewed(until) => self.held_until = self.held_until.max(until),
+            // A settlement in flight may have been what ended the claim: then its answer says so.
+            Input::LeaseLost
+                if matches!(
+                    self.phase,
+                    Phase::Settling {
+                        progress: Writing::InFlight,
+                        ..
+                    }
+                ) => {}
+            Input::LeaseLost => self.lose(),
+            Input::StopAsked => self.cancel(now, Why::Stop),
+            Input::Cut => self.cancel(now, Why::Shutdown),
+            Input::Finished(outcome, ended) => self.finish(outcome, ended, now),
+            Input::Settled(settled) => {
+                if let Phase::Settling { ended, .. } = self.phase {
+                    self.phase = Phase::Over(How::Settled(settled, ended));
+                }
+            }
+            Input::NotSettled(pause) => {
+                if let Phase::Settling {
+                    progress, tries, ..
+                } = &mut self.phase
+                {
+                    *tries += 1;
+                    *progress = Writing::Due(now + pause);
+                }
+            }
+        }
+    }
+
+    /// What is to be done now. A claim whose local deadline has passed may be somebody else's already, so nothing is
+    /// written under it.
+    pub(crate) fn directive(&mut self, now: Instant) -> Directive {
+        let in_flight = matches!(
+            self.phase,
+            Phase::Settling {
+                progress: Writing::InFlight,
+                ..
+            }
+        );
+        if now >= self.held_until && !in_flight {
+            self.lose();
+        }
+        match self.phase {
+            Phase::Running if now >= self.times_out_at => return Directive::TimedOut,
+            Phase::Ending { until, why } if now >= until.min(self.times_out_at) => {
+                let (outcome, ended) = why.outcome();
+                self.settle(outcome, ended, now);
+            }
+            _ => {}
+        }
+        let due_at = self.due_at().unwrap_or(now);
+        match &mut self.phase {
+            Phase::Running | Phase::Ending { .. } => Directive::Run(due_at),
+            Phase::Settling {
+                progress, outcome, ..
+            } => match *progress {
+                Writing::Due(at) if now >= at => {
+                    *progress = Writing::InFlight;
+                    Directive::Settle(outcome.clone())
+                }
+                Writing::Due(at) => Directive::Wait(at.min(self.held_until)),
+                // Whoever took it on feeds the answer in; this is only for the case that they are gone.
+                Writing::InFlight => Directive::Wait(now + Duration::from_secs(1)),
+            },
+            Phase::Over(how) => Directive::Over(*how),
+        }
+    }
+
+    /// How many times the store did not answer the settlement.
+    pub(crate) fn settle_tries(&self) -> u32 {
+        match self.phase {
+            Phase::Settling { tries, .. } => tries,
+            _ => 0,
+        }
+    }
+
+    fn cancel(&mut self, now: Instant, why: Why) {
+        match &mut self.phase {
+            Phase::Running => {
+                self.phase = Phase::Ending {
+                    until: now + self.stop_grace,
+                    why,
+                };
+            }
+            // A stop outlives the shutdown that came first: the task is not to run again.
+            Phase::Ending { why: present, .. } if why == Why::Stop => *present = Why::Stop,
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome, ended: AttemptOutcome, now: Instant) {
+        match self.phase {
+            Phase::Running => self.settle(outcome, ended, now),
+            Phase::Ending { .. } if matches!(outcome, Outcome::Succeeded { .. }) => {
+                self.settle(outcome, ended, now)
+            }
+            // It ended because it was told to: that is no failure of its own.
+            Phase::Ending { why, .. } => {
+                let (outcome, ended) = why.outcome();
+                self.settle(outcome, ended, now);
+            }
+            Phase::Settling { .. } | Phase::Over(_) => {}
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome, ended: AttemptOutcome, now: Instant) {
+        self.phase = Phase::Settling {
+            outcome,
+            ended,
+            tries: 0,
+            progress: Writing::Due(now),
+        };
+    }
+
+    fn lose(&mut self) {
+        if !matches!(self.phase, Phase::Over(_)) {
+            self.phase = Phase::Over(How::Lost);
+        }
+    }
+}
+
+impl Why {
+    const fn outcome(self) -> (Outcome, AttemptOutcome) {
+        match self {
+            Self::Stop => (Outcome::Stopped, AttemptOutcome::Stopped),
+            Self::Shutdown => (Outcome::Released, AttemptOutcome::Released),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::TaskState;
+
+    const TIMEOUT: Duration = Duration::from_secs(100);
+    const GRACE: Duration = Duration::from_secs(5);
+    const HELD: Duration = Duration::from_secs(28);
+
+    struct Bench {
+        machine: Attempt,
+        start: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let start = Instant::now();
+            let machine = Attempt::new(start, TIMEOUT, GRACE, start + HELD);
+            Self { machine, start }
+        }
+
+        fn at(&self, secs: u64) -> Instant {
+            self.start + Duration::from_secs(secs)
+        }
+
+        fn feed(&mut self, secs: u64, input: Input) -> Directive {
+            let now = self.at(secs);
+            self.machine.handle(input, now);
+            self.machine.directive(now)
+        }
+
+        fn ask(&mut self, secs: u64) -> Directive {
+            self.machine.directive(self.at(secs))
+        }
+    }
+
+    fn failed() -> Input {
+        let error = "no".into();
+        Input::Finished(
+            Outcome::Failed {
+                error,
+                output: None,
+            },
+            AttemptOutcome::Failed,
+        )
+    }
+
+    fn accepted(state: TaskState) -> Settled {
+        Settled::Accepted {
+            state,
+            outbox: false,
+        }
+    }
+
+    #[test]
+    fn a_result_is_written_down_once() {
+        let mut bench = Bench::new();
+        assert!(matches!(bench.ask(0), Directive::Run(_)));
+        assert!(matches!(
+            bench.feed(1, failed()),
+            Directive::Settle(Outcome::Failed { .. })
+        ));
+        assert!(
+            matches!(bench.ask(1), Directive::Wait(_)),
+            "a second asker is not given it"
+        );
+        let settled = accepted(TaskState::Failed);
+        let over = bench.feed(2, Input::Settled(settled));
+        assert!(
+            matches!(over, Directive::Over(How::Settled(s, AttemptOutcome::Failed)) if s == settled)
+        );
+    }
+
+    #[test]
+    fn nothing_is_written_past_the_local_deadline() {
+        let mut bench = Bench::new();
+        assert!(matches!(
+            bench.feed(28, failed()),
+            Directive::Over(How::Lost)
+        ));
+        let mut bench = Bench::new();
+        bench
+            .machine
+            .handle(Input::Renewed(bench.at(40)), bench.at(10));
+        assert!(
+            matches!(bench.feed(28, failed()), Directive::Settle(_)),
+            "a renewal moves it"
+        );
+    }
+
+    #[test]
+    fn a_settlement_without_an_answer_is_repeated_while_the_claim_holds() {
+        let mut bench = Bench::new();
+        assert!(matches!(bench.feed(1, failed()), Directive::Settle(_)));
+        let again = bench.feed(2, Input::NotSettled(Duration::from_secs(3)));
+        assert!(matches!(again, Directive::Wait(at) if at == bench.at(5)));
+        assert!(matches!(bench.ask(5), Directive::Settle(_)));
+        assert_eq!(bench.machine.settle_tries(), 1);
+        bench
+            .machine
+            .handle(Input::NotSettled(Duration::from_secs(60)), bench.at(6));
+        assert!(matches!(bench.ask(28), Directive::Over(How::Lost)));
+    }
+
+    #[test]
+    fn a_stop_gives_the_handler_its_grace_and_then_none() {
+        let mut bench = Bench::new();
+        let run = bench.feed(1, Input::StopAsked);
+        assert!(matches!(run, Directive::Run(until) if until == bench.at(6)));
+        assert!(bench.machine.is_cancelled());
+        assert!(matches!(bench.ask(6), Directive::Settle(Outcome::Stopped)));
+
+        let mut bench = Bench::new();
+        bench.feed(1, Input::StopAsked);
+        let early = bench.feed(2, failed());
+        assert!(
+            matches!(early, Directive::Settle(Outcome::Stopped)),
+            "ending when told is no failure"
+        );
+    }
+
+    #[test]
+    fn a_shutdown_hands_back_but_a_stop_wins_over_it() {
+        let mut bench = Bench::new();
+        bench.feed(1, Input::Cut);
+        assert!(matches!(bench.ask(6), Directive::Settle(Outcome::Released)));
+
+        let mut bench = Bench::new();
+        bench.feed(1, Input::Cut);
+        bench.feed(2, Input::StopAsked);
+        assert!(matches!(bench.ask(6), Directive::Settle(Outcome::Stopped)));
+    }
+
+    #[test]
+    fn time_runs_out_for_the_handler_even_under_a_good_lease() {
+        let mut bench = Bench::new();
+        bench
+            .machine
+            .handle(Input::Renewed(bench.at(1000)), bench.at(1));
+        assert!(matches!(bench.ask(99), Directive::Run(until) if until == bench.at(100)));
+        assert!(matches!(bench.ask(100), Directive::TimedOut));
+        assert!(matches!(bench.feed(100, failed()), Directive::Settle(_)));
+    }
+
+    #[test]
+    fn a_lost_lease_ends_it_unless_its_own_settlement_is_on_the_way() {
+        let mut bench = Bench::new();
+        assert!(matches!(
+            bench.feed(1, Input::LeaseLost),
+            Directive::Over(How::Lost)
+        ));
+
+        let mut bench = Bench::new();
+        bench.feed(1, failed());
+        assert!(matches!(
+            bench.feed(2, Input::LeaseLost),
+            Directive::Wait(_)
+        ));
+        let settled = bench.feed(3, Input::Settled(accepted(TaskState::Failed)));
+        assert!(matches!(settled, Directive::Over(How::Settled(..))));
+    }
+}

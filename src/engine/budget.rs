@@ -1,0 +1,93 @@
+//! How many bytes of request bodies may be held while they are read.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// A number of bytes that all requests being read share.
+#[derive(Clone)]
+pub(crate) struct Budget(Arc<Inner>);
+
+struct Inner {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+/// Bytes taken from a budget. Dropped, they are given back.
+#[must_use]
+pub(crate) struct Reserved {
+    budget: Arc<Inner>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self(Arc::new(Inner {
+            limit,
+            used: AtomicUsize::new(0),
+        }))
+    }
+
+    /// An empty reservation, to grow.
+    pub(crate) fn reserve(&self) -> Reserved {
+        Reserved {
+            budget: self.0.clone(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes in use: never more than the limit.
+    pub(crate) fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Reserved {
+    /// Makes the reservation at least `bytes` large, or leaves it as it is if the budget has no more.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
+        let Some(more) = bytes.checked_sub(self.bytes) else {
+            return true;
+        };
+        if more == 0 {
+            return true;
+        }
+        let limit = self.budget.limit;
+        let grown = self
+            .budget
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(more).filter(|used| *used <= limit)
+            });
+        if grown.is_ok() {
+            self.bytes = bytes;
+        }
+        grown.is_ok()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_never_exceeded_and_always_given_back() {
+        let budget = Budget::new(100);
+        let mut first = budget.reserve();
+        assert!(first.grow_to(60) && first.grow_to(30));
+        let mut second = budget.reserve();
+        assert!(!second.grow_to(41) && !second.grow_to(usize::MAX));
+        assert!(second.grow_to(40));
+        assert_eq!(budget.used(), 100);
+        drop((first, second));
+        assert_eq!(budget.used(), 0);
+    }
+}

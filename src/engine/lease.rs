@@ -1,0 +1,155 @@
+//! Keeping claims, and noticing handlers that cannot be dropped: on a thread and runtime of its own.
+//!
+//! A handler that blocks the application's runtime must not make its neighbours look dead, so nothing here is driven by
+//! that runtime. The same thread is the watchdog: an attempt whose deadline passed without its own task doing anything
+//! about it is blocking its thread. Its failure is written down from here; its slot stays taken until it returns.
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    engine::{
+        Engine,
+        attempt::{Directive, Input},
+        running::Live,
+    },
+    probe::Event,
+    store::{StoreError, StoreErrorKind},
+    task::lifecycle::Renewal,
+};
+
+/// How long after its deadline an attempt's own task may take to notice before it counts as blocked. A busy runtime is
+/// late by milliseconds; a second is no busy runtime.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the watchdog looks: it decides how late a blocked handler's failure is written down.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The running lease thread. It ends when told to, or when the engine is gone.
+pub(crate) struct LeaseThread {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl LeaseThread {
+    /// Starts the thread.
+    pub(crate) fn start(engine: &Arc<Engine>) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let engine = Arc::downgrade(engine);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = thread::Builder::new()
+            .name("respond-async-lease".into())
+            .spawn(move || runtime.block_on(keep(engine, stopped)))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends the thread, waiting for a renewal under way to be over, but not for longer than `limit`.
+    pub(crate) async fn stop(self, limit: Duration) {
+        let _ = self.stop.send(true);
+        let thread = self.thread;
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        let _ = timeout(limit, joined).await;
+    }
+}
+
+async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
+    let Some(lease) = engine.upgrade().map(|engine| engine.settings.lease) else {
+        return;
+    };
+    let every = lease / 3;
+    let mut renewed_at = Instant::now();
+    loop {
+        tokio::select! {
+            _ = stopped.changed() => return,
+            () = tokio::time::sleep(LOOK_EVERY.min(every)) => {}
+        }
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        let all = engine.running.all();
+        let now = Instant::now();
+        for live in &all {
+            engine.look_after(live, now);
+        }
+        if now.duration_since(renewed_at) + LOOK_EVERY / 2 >= every {
+            renewed_at = now;
+            engine.renew(all, every).await;
+        }
+    }
+}
+
+impl Engine {
+    async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) {
+        let held: Vec<_> = all
+            .into_iter()
+            .filter(|live| live.machine().over().is_none())
+            .collect();
+        if held.is_empty() {
+            return;
+        }
+        let leases = held.iter().map(|live| live.lease).collect();
+        let lease = self.settings.lease;
+        let sent_at = Instant::now();
+        let renewing = self.timed("renew", self.store.renew(leases, lease));
+        let answer = timeout(limit, renewing).await.unwrap_or_else(|_| {
+            Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "renewing took longer than a third of the lease",
+            ))
+        });
+        let now = Instant::now();
+        match answer {
+            Ok(renewals) => {
+                // Counted from when it was sent: the store's lease may be as old as that.
+                let until = sent_at + lease - self.settings.lease_margin();
+                for (live, renewal) in held.iter().zip(renewals) {
+                    match renewal {
+                        Renewal::Renewed { stop } => {
+                            live.machine().handle(Input::Renewed(until), now);
+                            if stop {
+                                live.feed(Input::StopAsked, now);
+                            }
+                        }
+                        Renewal::Lost => live.feed(Input::LeaseLost, now),
+                    }
+                }
+            }
+            Err(error) => self.trouble("renewing leases", &error, limit),
+        }
+    }
+
+    /// Writes an attempt down whose own task should have done so by now.
+    fn look_after(self: &Arc<Self>, live: &Arc<Live>, now: Instant) {
+        let overdue = live
+            .machine()
+            .due_at()
+            .is_some_and(|due_at| now >= due_at + PATIENCE);
+        if !overdue {
+            return;
+        }
+        if live.mark_stuck(|| self.slots.mark_stuck()) {
+            self.probes.emit(|| Event::Stuck {
+                id: live.lease.id,
+                attempt: live.attempt,
+            });
+        }
+        let directive = live.machine().directive(now);
+        if matches!(directive, Directive::Run(_) | Directive::Wait(_)) {
+            return;
+        }
+        let (engine, live) = (self.clone(), live.clone());
+        // On the application's runtime, since the store may be driven by it: another of its threads will do.
+        self.runtime.spawn(async move {
+            let _busy = engine.busy.enter();
+            engine.conclude(&live, now, Some(directive)).await;
+        });
+    }
+}

@@ -1,0 +1,105 @@
+//! How many tasks were accepted and ended lately, counted without a lock.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::engine::RateStats;
+
+/// Ten seconds a bucket: the youngest figure is at most that far behind.
+const BUCKET: Duration = Duration::from_secs(10);
+/// An hour of buckets, and the one being filled.
+const BUCKETS: usize = 361;
+/// One minute, 15 minutes, 60 minutes, in buckets.
+const WINDOWS: [u64; 3] = [6, 90, 360];
+
+/// Counters of the last hour.
+pub(crate) struct Rates(Box<[Bucket]>);
+
+#[derive(Default)]
+struct Bucket {
+    /// Which stretch of time this counts, from 1; 0 is none yet.
+    stretch: AtomicU64,
+    counts: [AtomicU64; 3],
+}
+
+/// What is counted.
+#[derive(Clone, Copy)]
+pub(crate) enum Counted {
+    Accepted,
+    Succeeded,
+    Failed,
+}
+
+impl Rates {
+    pub(crate) fn new() -> Self {
+        Self((0..BUCKETS).map(|_| Bucket::default()).collect())
+    }
+
+    /// Counts one, `uptime` after the engine was built.
+    pub(crate) fn count(&self, what: Counted, uptime: Duration) {
+        let stretch = stretch(uptime);
+        let bucket = &self.0[stretch as usize % BUCKETS];
+        let present = bucket.stretch.load(Ordering::Acquire);
+        // Whoever comes first in a new stretch empties the bucket of an hour ago. A count that another thread makes in
+        // between may be lost: these are rates for people, and a lock here would be felt by every request.
+        let renewed = present < stretch
+            && bucket
+                .stretch
+                .compare_exchange(present, stretch, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if renewed {
+            bucket
+                .counts
+                .iter()
+                .for_each(|count| count.store(0, Ordering::Relaxed));
+        }
+        bucket.counts[what as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts of the last minute, 15 minutes and 60 minutes.
+    pub(crate) fn read(&self, uptime: Duration) -> [RateStats; 3] {
+        let now = stretch(uptime);
+        WINDOWS.map(|window| {
+            let sum = |what: Counted| {
+                self.0
+                    .iter()
+                    .filter(|bucket| {
+                        let stretch = bucket.stretch.load(Ordering::Acquire);
+                        stretch > 0 && stretch <= now && stretch + window > now
+                    })
+                    .map(|bucket| bucket.counts[what as usize].load(Ordering::Relaxed))
+                    .sum()
+            };
+            RateStats {
+                accepted: sum(Counted::Accepted),
+                succeeded: sum(Counted::Succeeded),
+                failed: sum(Counted::Failed),
+            }
+        })
+    }
+}
+
+fn stretch(uptime: Duration) -> u64 {
+    uptime.as_secs() / BUCKET.as_secs() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_window_counts_its_own_stretch_of_time() {
+        let rates = Rates::new();
+        for minute in 0..120 {
+            rates.count(Counted::Accepted, Duration::from_secs(60 * minute));
+        }
+        let [one, fifteen, sixty] = rates
+            .read(Duration::from_secs(60 * 119))
+            .map(|rate| rate.accepted);
+        assert_eq!((one, fifteen, sixty), (1, 15, 60));
+        let later = rates.read(Duration::from_secs(60 * 500));
+        assert_eq!(later, [RateStats::default(); 3]);
+    }
+}

@@ -1,0 +1,425 @@
+//! One attempt driven: the handler polled and guarded, the machine asked, its directives carried out.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::time::sleep_until;
+
+use crate::{
+    engine::{
+        Engine, TaskContext,
+        attempt::{Attempt, Directive, How, Input},
+        busy::BusyGuard,
+        entry::Replayed,
+        node::Hint,
+        rates::Counted,
+        retry::{AttemptEnd, Verdict},
+        running::Live,
+        slots::Slot,
+    },
+    error::{BoxError, BoxFuture},
+    probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
+    store::Settled,
+    task::{
+        CapturedRequest, CapturedResponse, Condition, LeaseRef, TaskRecord,
+        lifecycle::{Outcome, Settlement},
+        record::cut,
+    },
+};
+
+/// Progress is written at most this often: it is for people to look at.
+const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// How much of a panic's message is kept, in bytes.
+const PANIC_BYTES: usize = 1024;
+
+/// The claim under which an attempt runs, and the slot it runs on.
+pub(crate) struct Start {
+    pub(crate) lease: LeaseRef,
+    pub(crate) input: Arc<CapturedRequest>,
+    pub(crate) slot: Slot,
+    /// Before the claim was asked for: what its lease is counted from here.
+    pub(crate) claimed_at: Instant,
+}
+
+impl Engine {
+    /// Starts an attempt in a task of its own.
+    pub(crate) fn start(self: &Arc<Self>, record: &TaskRecord, start: Start) {
+        let now = Instant::now();
+        let held_until = start.claimed_at + self.settings.lease - self.settings.lease_margin();
+        let machine = Attempt::new(
+            now,
+            self.settings.attempt_timeout,
+            self.settings.stop_grace,
+            held_until,
+        );
+        let live = Arc::new(Live::new(record, start.lease, start.input.depth, machine));
+        // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
+        self.running.enter(live.clone());
+        self.probes.emit(|| Event::Started {
+            id: record.id,
+            attempt: record.attempt,
+            waited: record
+                .started_at
+                .map_or(Duration::ZERO, |at| at.since(record.run_at)),
+        });
+        let scopes = self.probes.scopes(&AttemptInfo::new(
+            record.id,
+            record.function(),
+            record.attempt,
+            start.lease.token,
+            &start.input,
+        ));
+        let handler = self
+            .entry()
+            .map(|entry| entry.replay(start.input, TaskContext::attached(live.clone())));
+        let leave = Leave {
+            live,
+            slot: Some(start.slot),
+            _busy: self.busy.enter(),
+            engine: self.clone(),
+        };
+        self.runtime.spawn(run(
+            leave,
+            Handler {
+                replay: handler,
+                scopes,
+            },
+            now,
+        ));
+    }
+
+    /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
+    /// already.
+    pub(crate) async fn conclude(
+        &self,
+        live: &Live,
+        started: Instant,
+        mut given: Option<Directive>,
+    ) {
+        loop {
+            let now = Instant::now();
+            let directive = given
+                .take()
+                .unwrap_or_else(|| live.machine().directive(now));
+            match directive {
+                Directive::Settle(outcome) => {
+                    let settlement = Settlement::new(live.lease, outcome);
+                    let answer = self.call("settle", self.store.settle(settlement)).await;
+                    let tries = live.machine().settle_tries();
+                    let input = match answer {
+                        Ok(settled) => Input::Settled(settled),
+                        Err(error) => {
+                            let pause = self.settle_pause(tries);
+                            self.trouble("settling a task", &error, pause);
+                            Input::NotSettled(pause)
+                        }
+                    };
+                    live.machine().handle(input, Instant::now());
+                }
+                Directive::TimedOut => {
+                    let outcome = self.time_out_outcome(live);
+                    live.machine()
+                        .handle(Input::Finished(outcome, AttemptOutcome::TimedOut), now);
+                }
+                Directive::Wait(until) | Directive::Run(until) => {
+                    tokio::select! {
+                        () = live.changed().notified() => {}
+                        () = sleep_until(until.into()) => {}
+                    }
+                }
+                Directive::Over(how) => {
+                    if live.is_first_to_report() {
+                        self.report_end(live, how, started);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn settle_pause(&self, tries: u32) -> Duration {
+        let doubled = Duration::from_millis(50).saturating_mul(1 << tries.min(10));
+        doubled
+            .min(Duration::from_secs(5))
+            .mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    fn time_out_outcome(&self, live: &Live) -> Outcome {
+        let verdict = self.settings.retry.judge(&AttemptEnd::TimedOut);
+        let error = || {
+            format!(
+                "the attempt took longer than {} s",
+                self.settings.attempt_timeout.as_secs_f64()
+            )
+        };
+        self.outcome(live, verdict, None, error)
+    }
+
+    /// What the end of a handler means.
+    fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
+        let policy = &self.settings.retry;
+        match end {
+            Ok(Ok(answer)) => {
+                let mut response = answer.response;
+                if let Some(error) = answer.broken {
+                    response.truncated = true;
+                    let verdict = policy.judge(&AttemptEnd::BrokenBody(&error));
+                    let text = || format!("the response body broke off: {}", chain(&error));
+                    let outcome = self.outcome(live, verdict, Some(response), text);
+                    return (outcome, AttemptOutcome::Failed);
+                }
+                let status = response.status;
+                let verdict = policy.judge(&AttemptEnd::Answered {
+                    status,
+                    headers: &response.headers,
+                    extensions: &answer.extensions,
+                    truncated: response.truncated,
+                });
+                let ended = match verdict {
+                    Verdict::Success => AttemptOutcome::Succeeded,
+                    _ => AttemptOutcome::Failed,
+                };
+                let text = || format!("the handler answered {status}");
+                (self.outcome(live, verdict, Some(response), text), ended)
+            }
+            Ok(Err(error)) => {
+                let verdict = policy.judge(&AttemptEnd::Error(&error));
+                let text = || format!("the handler failed: {}", chain(&error));
+                (
+                    self.outcome(live, verdict, None, text),
+                    AttemptOutcome::Failed,
+                )
+            }
+            Err(panic) => {
+                let verdict = policy.judge(&AttemptEnd::Panicked);
+                let text = || format!("the handler panicked: {}", panic.0);
+                (
+                    self.outcome(live, verdict, None, text),
+                    AttemptOutcome::Panicked,
+                )
+            }
+        }
+    }
+
+    fn outcome(
+        &self,
+        live: &Live,
+        verdict: Verdict,
+        response: Option<CapturedResponse>,
+        error: impl FnOnce() -> String,
+    ) -> Outcome {
+        let output = response.map(Arc::new);
+        match verdict {
+            Verdict::Success => Outcome::Succeeded {
+                output: output.unwrap_or_else(no_content),
+            },
+            Verdict::Retry { after } if live.retries_left > 0 => {
+                let retry = live.retries + 1;
+                Outcome::Retry {
+                    after: after
+                        .unwrap_or_else(|| self.settings.retry.delay(retry, fastrand::f64())),
+                    error: error().into(),
+                }
+            }
+            Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
+                error: error().into(),
+                output,
+            },
+        }
+    }
+
+    /// Tells everybody who wants to know that the attempt is over.
+    fn report_end(&self, live: &Live, how: How, started: Instant) {
+        let id = live.lease.id;
+        match how {
+            How::Settled(Settled::Accepted { state, outbox }, outcome) => {
+                if let Some(condition) = state.condition() {
+                    self.count_end(condition);
+                }
+                // It waits again: the node must learn when it is due.
+                if state.is_queued() {
+                    self.hint(Hint::Work);
+                }
+                if outbox {
+                    self.hint(Hint::Outbox);
+                }
+                self.probes.emit(|| Event::Ended {
+                    id,
+                    attempt: live.attempt,
+                    outcome,
+                    state,
+                    took: started.elapsed(),
+                });
+            }
+            How::Settled(Settled::Fenced, _) => self.probes.emit(|| Event::Fenced { id }),
+            How::Lost => self.probes.emit(|| Event::LeaseLost {
+                id,
+                attempt: live.attempt,
+            }),
+        }
+        self.watchers.changed(id);
+    }
+
+    pub(crate) fn count_end(&self, condition: Condition) {
+        match condition {
+            Condition::Success => self.rates.count(Counted::Succeeded, self.clock.uptime()),
+            Condition::Failure => self.rates.count(Counted::Failed, self.clock.uptime()),
+            Condition::Stop => {}
+        }
+    }
+
+    fn save_progress(self: &Arc<Self>, live: &Arc<Live>) {
+        let Some(progress) = live.take_unsaved() else {
+            return;
+        };
+        let (engine, lease) = (self.clone(), live.lease);
+        self.runtime.spawn(async move {
+            // Lost progress is not worth a word: the next report overwrites it.
+            let _ = engine
+                .call("set_progress", engine.store.set_progress(lease, progress))
+                .await;
+        });
+    }
+}
+
+/// The attempt's own task: the handler first, then what the machine asks for.
+async fn run(leave: Leave, mut handler: Handler, started: Instant) {
+    let (engine, live) = (&leave.engine, &leave.live);
+    let mut save_at = started;
+    let mut now = started;
+    let given = loop {
+        let directive = live.machine().directive(now);
+        let Directive::Run(until) = directive else {
+            break Some(directive);
+        };
+        let wake = match live.has_unsaved() {
+            true => until.min(save_at),
+            false => until,
+        };
+        tokio::select! {
+            biased;
+            end = &mut handler => {
+                let (outcome, ended) = engine.judge(live, end);
+                live.machine().handle(Input::Finished(outcome, ended), Instant::now());
+                break None;
+            }
+            () = live.changed().notified() => {}
+            () = sleep_until(wake.into()) => {}
+        }
+        now = Instant::now();
+        if now >= save_at && live.has_unsaved() {
+            save_at = now + SAVE_PROGRESS_EVERY;
+            engine.save_progress(live);
+        }
+    };
+    handler.drop_now();
+    engine.conclude(live, started, given).await;
+}
+
+/// Leaves the stage when the attempt's task is over, or is dropped together with its runtime.
+struct Leave {
+    engine: Arc<Engine>,
+    live: Arc<Live>,
+    slot: Option<Slot>,
+    _busy: BusyGuard,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.engine.running.leave(self.live.lease);
+        self.live.unstick();
+        self.slot.take();
+    }
+}
+
+/// A replay in progress, its panics caught, every poll of it inside the probes' scopes.
+struct Handler {
+    replay: Option<BoxFuture<'static, Replayed>>,
+    scopes: Vec<Box<dyn AttemptScope>>,
+}
+
+struct Panic(String);
+
+impl Handler {
+    /// Drops the replay now. A destructor that panics is no reason for the attempt to go unwritten.
+    fn drop_now(&mut self) {
+        if let Some(replay) = self.replay.take() {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(replay)));
+        }
+        self.scopes.clear();
+    }
+}
+
+impl Future for Handler {
+    type Output = Result<Replayed, Panic>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { replay, scopes } = &mut *self;
+        let Some(future) = replay else {
+            // The entry is dropped last at shutdown, after every attempt: this one lost a race it can afford to lose.
+            return Poll::Ready(Ok(Err("the engine has shut down".into())));
+        };
+        let mut polled = Poll::Pending;
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            in_scopes(scopes, &mut || polled = future.as_mut().poll(cx));
+        }));
+        match caught {
+            Ok(()) => polled.map(Ok),
+            Err(panic) => {
+                // A future that panicked must not be polled again.
+                self.drop_now();
+                Poll::Ready(Err(Panic::from(panic)))
+            }
+        }
+    }
+}
+
+fn in_scopes(scopes: &mut [Box<dyn AttemptScope>], poll: &mut dyn FnMut()) {
+    match scopes.split_first_mut() {
+        Some((first, rest)) => first.in_scope(&mut || in_scopes(rest, poll)),
+        None => poll(),
+    }
+}
+
+impl From<Box<dyn Any + Send>> for Panic {
+    fn from(payload: Box<dyn Any + Send>) -> Self {
+        let text = match (
+            payload.downcast_ref::<&str>(),
+            payload.downcast_ref::<String>(),
+        ) {
+            (Some(text), _) => text,
+            (_, Some(text)) => text.as_str(),
+            _ => "with something that is no text",
+        };
+        Self(cut(text, PANIC_BYTES).to_owned())
+    }
+}
+
+/// An error with its causes, for people.
+fn chain(error: &BoxError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn no_content() -> Arc<CapturedResponse> {
+    Arc::new(CapturedResponse::new(
+        StatusCode::NO_CONTENT,
+        HeaderMap::new(),
+        Bytes::new(),
+    ))
+}

@@ -1,0 +1,247 @@
+//! The attempts that run in this process, and what is known of each from outside its own task.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    engine::{
+        attempt::{Attempt, Input},
+        slots::Stuck,
+    },
+    task::{LeaseRef, Progress, RequestId, TaskName, TaskRecord},
+};
+
+/// What is shared between an attempt's own task, its handler, the lease thread, and whoever stops it.
+pub(crate) struct Live {
+    pub(crate) lease: LeaseRef,
+    pub(crate) name: Option<TaskName>,
+    pub(crate) attempt: u32,
+    pub(crate) depth: u8,
+    pub(crate) retries: u32,
+    pub(crate) retries_left: u32,
+    pub(crate) times_out_at: Instant,
+    machine: Mutex<Attempt>,
+    /// Something changed that the attempt's own task should look at.
+    changed: Notify,
+    /// The handler was told to end.
+    cancelled: AtomicBool,
+    cancel: Notify,
+    progress: Mutex<Reported>,
+    stuck: Mutex<Option<Stuck>>,
+    reported: AtomicBool,
+}
+
+#[derive(Default)]
+struct Reported {
+    latest: Option<Progress>,
+    unsaved: bool,
+}
+
+impl Live {
+    pub(crate) fn new(record: &TaskRecord, lease: LeaseRef, depth: u8, machine: Attempt) -> Self {
+        Self {
+            lease,
+            name: record.name.clone(),
+            attempt: record.attempt,
+            depth,
+            retries: record.retries,
+            retries_left: record.max_attempts.saturating_sub(record.retries + 1),
+            times_out_at: machine.times_out_at(),
+            machine: Mutex::new(machine),
+            changed: Notify::new(),
+            cancelled: AtomicBool::new(false),
+            cancel: Notify::new(),
+            progress: Mutex::default(),
+            stuck: Mutex::default(),
+            reported: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn machine(&self) -> MutexGuard<'_, Attempt> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Feeds the machine from outside the attempt's own task, and has that look.
+    pub(crate) fn feed(&self, input: Input, now: Instant) {
+        let mut machine = self.machine();
+        machine.handle(input, now);
+        let cancelled = machine.is_cancelled();
+        drop(machine);
+        if cancelled && !self.cancelled.swap(true, Ordering::SeqCst) {
+            self.cancel.notify_waiters();
+        }
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when the handler is told to end.
+    pub(crate) async fn cancelled(&self) {
+        let told = self.cancel.notified();
+        tokio::pin!(told);
+        // Enabled before the flag is looked at, so that a notification in between is not missed.
+        told.as_mut().enable();
+        if !self.is_cancelled() {
+            told.await;
+        }
+    }
+
+    /// Notes how far the handler is.
+    pub(crate) fn report(&self, progress: Progress) {
+        let mut reported = self.reported();
+        reported.latest = Some(progress);
+        let first = !std::mem::replace(&mut reported.unsaved, true);
+        drop(reported);
+        if first {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The latest report.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        self.reported().latest.clone()
+    }
+
+    /// Whether there is a report that was not taken to be saved.
+    pub(crate) fn has_unsaved(&self) -> bool {
+        self.reported().unsaved
+    }
+
+    /// Takes the latest report to save it.
+    pub(crate) fn take_unsaved(&self) -> Option<Progress> {
+        let mut reported = self.reported();
+        std::mem::take(&mut reported.unsaved).then(|| reported.latest.clone())?
+    }
+
+    /// Marks the slot as stuck, once. Answers whether it was not before.
+    pub(crate) fn mark_stuck(&self, mark: impl FnOnce() -> Stuck) -> bool {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = stuck.is_none();
+        stuck.get_or_insert_with(mark);
+        new
+    }
+
+    /// Whether the caller is the first to see that it is over: two may, where the watchdog wrote it down.
+    pub(crate) fn is_first_to_report(&self) -> bool {
+        !self.reported.swap(true, Ordering::SeqCst)
+    }
+
+    /// The slot is about to be freed.
+    pub(crate) fn unstick(&self) {
+        self.stuck
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The attempts of this process, by claim. Sharded, since every attempt enters and leaves.
+pub(crate) struct Running {
+    shards: Box<[Mutex<Shard>]>,
+    count: AtomicUsize,
+}
+
+type Shard = HashMap<LeaseRef, Arc<Live>, BuildHasherDefault<ByRandomPart>>;
+
+/// As many as make two threads meet rarely.
+const SHARDS: usize = 16;
+
+impl Running {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            count: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn enter(&self, live: Arc<Live>) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.shard(live.lease.id).insert(live.lease, live);
+    }
+
+    pub(crate) fn leave(&self, lease: LeaseRef) {
+        if self.shard(lease.id).remove(&lease).is_some() {
+            self.count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Every attempt, as it is now.
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
+        let mut all = Vec::with_capacity(self.count());
+        for shard in &self.shards {
+            all.extend(
+                shard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .values()
+                    .cloned(),
+            );
+        }
+        all
+    }
+
+    /// The attempts of one task: one, or two while an old one has not noticed yet that it lost its claim.
+    pub(crate) fn of(&self, id: RequestId) -> Vec<Arc<Live>> {
+        if self.count() == 0 {
+            return Vec::new();
+        }
+        let shard = self.shard(id);
+        shard
+            .values()
+            .filter(|live| live.lease.id == id)
+            .cloned()
+            .collect()
+    }
+
+    fn shard(&self, id: RequestId) -> MutexGuard<'_, Shard> {
+        let shard = usize::from(id.as_bytes()[15]) % SHARDS;
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the random end of a request id for its hash: it is random already, and the layer made it.
+#[derive(Default)]
+pub(crate) struct ByRandomPart(u64);
+
+impl Hasher for ByRandomPart {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(end) = bytes.last_chunk() {
+            self.0 ^= u64::from_ne_bytes(*end);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 ^= number.rotate_left(32);
+    }
+
+    fn write_usize(&mut self, _: usize) {}
+}

@@ -1,0 +1,35 @@
+//! What the engine is told once, when it is built.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    engine::{deliver::Hooks, retry::RetryPolicy},
+    store::{Limits, Retention},
+};
+
+/// How the engine behaves. The builder's documentation argues each default.
+pub(crate) struct Settings {
+    pub(crate) worker_name: Arc<str>,
+    pub(crate) concurrency: usize,
+    pub(crate) limits: Limits,
+    pub(crate) buffer_limit: usize,
+    pub(crate) retry: Arc<dyn RetryPolicy>,
+    pub(crate) crash_allowance: u32,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) stop_grace: Duration,
+    pub(crate) max_age: Duration,
+    pub(crate) lease: Duration,
+    pub(crate) retention: Retention,
+    pub(crate) key_window: Duration,
+    pub(crate) store_timeout: Duration,
+    pub(crate) max_waiters: usize,
+    pub(crate) hooks: Hooks,
+}
+
+impl Settings {
+    /// How much earlier than its lease a holder must let go: clocks of two machines differ, and so do their speeds. Two
+    /// seconds, but never so much that little of a short lease is left.
+    pub(crate) fn lease_margin(&self) -> Duration {
+        Duration::from_secs(2).min(self.lease / 5)
+    }
+}

@@ -1,0 +1,184 @@
+//! The end of an engine: in the order that loses nothing.
+
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Mutex, Notify},
+    time::timeout,
+};
+
+use crate::{
+    engine::{
+        Engine,
+        attempt::{How, Input},
+    },
+    probe::AttemptOutcome,
+};
+
+/// How far the end has come. Only grows.
+pub(crate) struct Phase {
+    step: AtomicU8,
+    changed: Notify,
+    /// One shutdown at a time; the second finds the report of the first.
+    report: Mutex<Option<ShutdownReport>>,
+}
+
+const OPEN: u8 = 0;
+/// Nothing new is accepted, and nobody waits any longer.
+const CLOSED: u8 = 1;
+/// Nothing new is claimed.
+const DRAINING: u8 = 2;
+/// The grace is over.
+const CUT: u8 = 3;
+/// Everything is written down; the driver ends.
+const FLUSHED: u8 = 4;
+
+impl Phase {
+    pub(crate) fn new() -> Self {
+        Self {
+            step: AtomicU8::new(OPEN),
+            changed: Notify::new(),
+            report: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_before(CLOSED)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        !self.is_before(DRAINING)
+    }
+
+    pub(crate) fn is_flushed(&self) -> bool {
+        !self.is_before(FLUSHED)
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        !self.is_before(CUT)
+    }
+
+    /// Resolves when nothing new is accepted any longer.
+    pub(crate) async fn closed(&self) {
+        self.reached(CLOSED).await;
+    }
+
+    fn is_before(&self, step: u8) -> bool {
+        self.step.load(Ordering::SeqCst) < step
+    }
+
+    fn advance(&self, step: u8) -> bool {
+        let new = self.step.fetch_max(step, Ordering::SeqCst) < step;
+        if new {
+            self.changed.notify_waiters();
+        }
+        new
+    }
+
+    async fn reached(&self, step: u8) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.is_before(step) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// What became of the attempts that ran when the shutdown began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Ended by themselves within the grace.
+    pub finished: usize,
+    /// Were cut off and handed back, uncharged: with a store that outlives the process, they run again.
+    pub handed_back: usize,
+    /// Could not be dropped, because they block a thread; their leases run out.
+    pub dropped: usize,
+}
+
+impl Engine {
+    /// Accepts nothing new; every waiting caller is answered now.
+    pub(crate) fn close(&self) {
+        self.phase.advance(CLOSED);
+    }
+
+    pub(crate) async fn shutdown(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
+        self.close();
+        let second = !self.phase.advance(DRAINING);
+        if second {
+            // Asked twice: somebody is in a hurry.
+            self.phase.advance(CUT);
+        }
+        self.wake.notify_one();
+        let mut report = self.phase.report.lock().await;
+        if let Some(report) = *report {
+            return report;
+        }
+        let ended = self.drain(grace).await;
+        self.end().await;
+        *report = Some(ended);
+        ended
+    }
+
+    /// Lets attempts end, then ends them.
+    async fn drain(&self, grace: Duration) -> ShutdownReport {
+        let running = self.running.count();
+        tokio::select! {
+            () = self.busy.idle() => {}
+            () = self.phase.reached(CUT) => {}
+            () = tokio::time::sleep(grace) => {}
+        }
+        self.phase.advance(CUT);
+        let cut = self.running.all();
+        let now = Instant::now();
+        for live in &cut {
+            live.feed(Input::Cut, now);
+        }
+        // A handler told to end has its grace, then the settlement its time; what is still there then blocks a thread.
+        let limit = self.settings.stop_grace + self.settings.store_timeout;
+        let _ = timeout(limit, self.busy.idle()).await;
+        let mut report = ShutdownReport {
+            finished: running.saturating_sub(cut.len()),
+            ..ShutdownReport::default()
+        };
+        for live in cut {
+            match live.machine().over() {
+                Some(How::Settled(_, AttemptOutcome::Released)) => report.handed_back += 1,
+                Some(_) => report.finished += 1,
+                None => report.dropped += 1,
+            }
+        }
+        report
+    }
+
+    /// Ends what serves the attempts, renewal last, and lets go of the application and the store.
+    async fn end(&self) {
+        self.phase.advance(FLUSHED);
+        self.wake.notify_one();
+        let lease_thread = self
+            .lease_thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(lease_thread) = lease_thread {
+            lease_thread.stop(self.settings.store_timeout).await;
+        }
+        let entry = self
+            .entry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(entry);
+        let _ = timeout(self.settings.store_timeout, self.store.close()).await;
+    }
+}

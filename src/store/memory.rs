@@ -1,7 +1,0 @@
-//! x
-/// x
-#[derive(Debug)]
-pub struct MemoryStore;
-/// x
-#[derive(Debug)]
-pub struct MemoryStoreBuilder;

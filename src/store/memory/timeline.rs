@@ -1,0 +1,106 @@
+//! Tasks of one shard in the order of a moment: when they were created, or when they ended.
+
+use std::collections::VecDeque;
+
+use crate::{
+    task::{RequestId, SortOrder},
+    time::Timestamp,
+};
+
+/// A moment and the task it belongs to; the id tells two tasks of one millisecond apart.
+pub(super) type Moment = (Timestamp, RequestId);
+
+/// A sorted ring of moments.
+///
+/// Time only goes on, so nearly every insert belongs at the back or, among those of the same millisecond, a few places
+/// before it (a few nanoseconds, where a B-tree takes fifty), and what is removed is mostly near the front. A removal in
+/// the middle moves the shorter side: at the default bound a shard has 3,000 entries, which is 2 µs at worst.
+#[derive(Debug, Default)]
+pub(super) struct Timeline(VecDeque<Moment>);
+
+impl Timeline {
+    pub(super) fn insert(&mut self, moment: Moment) {
+        // From the back, whose memory is warm; a search by halves would miss the cache at every step.
+        let newer = self
+            .0
+            .iter()
+            .rev()
+            .take(NEAR)
+            .take_while(|other| **other > moment)
+            .count();
+        if newer < NEAR {
+            self.0.insert(self.0.len() - newer, moment);
+        } else if let Err(place) = self.0.binary_search(&moment) {
+            self.0.insert(place, moment);
+        }
+    }
+
+    pub(super) fn remove(&mut self, moment: Moment) {
+        if self.0.front() == Some(&moment) {
+            self.0.pop_front();
+        } else if let Ok(place) = self.0.binary_search(&moment) {
+            self.0.remove(place);
+        }
+    }
+
+    pub(super) fn first(&self) -> Option<Moment> {
+        self.0.front().copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Moment> {
+        self.0.iter().copied()
+    }
+
+    /// The next `count` moments behind `after`, in this order.
+    pub(super) fn behind(&self, after: Option<Moment>, order: SortOrder, count: usize) -> Vec<Moment> {
+        match (order, after) {
+            (SortOrder::Ascending, None) => self.0.iter().take(count).copied().collect(),
+            (SortOrder::Descending, None) => self.0.iter().rev().take(count).copied().collect(),
+            (SortOrder::Ascending, Some(after)) => {
+                let start = self.0.partition_point(|moment| *moment <= after);
+                self.0.range(start..).take(count).copied().collect()
+            }
+            (SortOrder::Descending, Some(after)) => {
+                let end = self.0.partition_point(|moment| *moment < after);
+                self.0.range(..end).rev().take(count).copied().collect()
+            }
+        }
+    }
+}
+
+/// How many tasks one shard may see in a millisecond before a search by halves is worth it.
+const NEAR: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(at: u64) -> Moment {
+        let at = Timestamp::from_millis(at);
+        (at, RequestId::from_parts(at, [0; 10]))
+    }
+
+    #[test]
+    fn it_stays_sorted_whatever_order_moments_come_in() {
+        let mut line = Timeline::default();
+        for at in [5, 1, 9, 3, 9, 7] {
+            line.insert(moment(at));
+        }
+        line.remove(moment(1));
+        line.remove(moment(7));
+        line.remove(moment(8));
+        assert_eq!(line.iter().collect::<Vec<_>>(), [3, 5, 9].map(moment));
+    }
+
+    #[test]
+    fn going_on_behind_a_moment_works_both_ways_and_past_the_ends() {
+        let mut line = Timeline::default();
+        for at in [2, 4, 6] {
+            line.insert(moment(at));
+        }
+        assert_eq!(line.behind(Some(moment(4)), SortOrder::Ascending, 9), [moment(6)]);
+        assert_eq!(line.behind(Some(moment(3)), SortOrder::Descending, 9), [moment(2)]);
+        assert_eq!(line.behind(None, SortOrder::Descending, 2), [moment(6), moment(4)]);
+        assert_eq!(line.behind(Some(moment(6)), SortOrder::Ascending, 9), []);
+    }
+}
