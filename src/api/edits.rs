@@ -8,6 +8,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::{CONTENT_LENGTH, EXPECT},
 };
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use crate::{
@@ -83,9 +84,9 @@ impl EditsDocument {
         self.uri.is_none() && self.headers.is_none() && self.body.is_none()
     }
 
-    /// The edits of `request`. `api` is where the task API is: no task may call it, or who may re-run tasks could do
-    /// there whatever the sender of the task may.
-    pub(super) fn resolve(self, request: &CapturedRequest, api: Option<&str>) -> Result<Edits, Problem> {
+    /// The edits of `request`. `api` is where the application has the task API: no task may call it, or who may re-run
+    /// tasks could do there whatever the sender of the task may.
+    pub(super) fn resolve(self, request: &CapturedRequest, api: &str) -> Result<Edits, Problem> {
         let encoding = self.body_encoding.unwrap_or_default();
         Ok(Edits {
             uri: self.uri.map(|uri| target(&uri, &request.uri, api)).transpose()?,
@@ -105,7 +106,7 @@ fn decode(body: String, encoding: Encoding) -> Result<Bytes, Problem> {
     }
 }
 
-fn target(edited: &str, stored: &Uri, api: Option<&str>) -> Result<Uri, Problem> {
+fn target(edited: &str, stored: &Uri, api: &str) -> Result<Uri, Problem> {
     let restored = restore_query(edited, stored.query().unwrap_or(""))?;
     let path_absolute = restored.starts_with('/') && !restored.starts_with("//") && !restored.contains('#');
     let uri: Option<Uri> = restored.parse().ok().filter(|_| path_absolute);
@@ -115,9 +116,11 @@ fn target(edited: &str, stored: &Uri, api: Option<&str>) -> Result<Uri, Problem>
             "has the uri {edited}, which must be a path with an optional query, such as \"/a?b=c\""
         ))
     })?;
-    match api {
-        Some(api) if routes::below(api, uri.path()).is_some() => Err(bad("has a uri that leads to the task API")),
-        _ => Ok(uri),
+    // Decoded, since a router may decode before it looks.
+    let path = percent_decode_str(uri.path()).decode_utf8_lossy();
+    match routes::below(api.trim_end_matches('/'), &path) {
+        Some(_) => Err(bad("has a uri that leads to the task API")),
+        None => Ok(uri),
     }
 }
 
@@ -237,7 +240,7 @@ mod tests {
     }
 
     fn edit(json: &str) -> Result<CapturedRequest, u16> {
-        let edits = parse(json.as_bytes()).and_then(|edits| edits.resolve(&stored(), Some("/tasks")));
+        let edits = parse(json.as_bytes()).and_then(|edits| edits.resolve(&stored(), "/tasks"));
         edits
             .map(|edits| edits.apply(&stored()))
             .map_err(|problem| problem.status().as_u16())
@@ -306,6 +309,7 @@ mod tests {
             "{\"uri\":\"/a\\r\\nx: y\"}",
             "{\"uri\":\"/tasks\"}",
             "{\"uri\":\"/tasks/x/stop?a\"}",
+            "{\"uri\":\"/%74asks/x/stop\"}",
             "{\"headers\":{\"a b\":\"1\"}}",
             "{\"headers\":{\"\":\"1\"}}",
             "{\"headers\":{\"a\":\"1\\r\\nb: 2\"}}",

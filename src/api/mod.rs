@@ -19,6 +19,44 @@
 //! Listing or viewing with `includePayload` needs payload too, and shows responses only with result. Every refusal is a
 //! JSON problem. A task outside of the caller's scope is answered 404, as if it were not there.
 //!
+//! # Examples
+//!
+//! Mounted in a router, for whoever knows the token:
+//!
+//! ```
+//! use axum::Router;
+//! use tower_respond_async::{BearerToken, TaskApi, Tasks};
+//!
+//! fn app(tasks: &Tasks, token: &str) -> Router {
+//!     Router::new().nest_service("/tasks", TaskApi::new(tasks, BearerToken::new(token)))
+//! }
+//! ```
+//!
+//! For the tenants of an application, who see and stop their own tasks, where something in front has checked who they
+//! are:
+//!
+//! ```
+//! use http::request::Parts;
+//! use tower_respond_async::{
+//!     Access, Authorizer,
+//!     api::Permission,
+//!     task::{Scope, Tenant},
+//! };
+//!
+//! fn tenants(request: &Parts) -> Access {
+//!     match request.headers.get("x-authenticated-tenant").and_then(|name| name.to_str().ok()) {
+//!         Some(name) => Access::read_only(Scope::One(Some(Tenant::new(name))))
+//!             .with(Permission::Stop)
+//!             .as_user(name),
+//!         None => Access::deny(),
+//!     }
+//! }
+//!
+//! let (request, ()) = http::Request::get("/").header("x-authenticated-tenant", "acme").body(()).unwrap().into_parts();
+//! let access = tenants.authorize(&request);
+//! assert!(access.allows(Permission::Stop) && !access.allows(Permission::Delete));
+//! ```
+//!
 //! # Results in a browser
 //!
 //! A result is whatever a handler answered, which may be a page that a stranger wrote, and here it is served from the
@@ -52,6 +90,9 @@ mod routes;
 mod service;
 mod stats;
 mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     access::{Access, Authorizer, Permission, allow_everyone},

@@ -330,12 +330,6 @@ impl Problem {
         self
     }
 
-    /// This problem with another detail.
-    pub(crate) fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
-        self.detail = detail.into();
-        self
-    }
-
     /// This problem with a header added.
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
