@@ -1,5 +1,7 @@
 //! x
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#[cfg(feature = "api")]
+pub mod api;
 mod engine;
 pub mod error;
 pub mod hook;
@@ -10,6 +12,8 @@ pub mod task;
 pub mod time;
 mod wire;
 
+#[cfg(feature = "api")]
+pub use self::api::{Access, Authorizer, BearerToken, TaskApi, allow_everyone};
 pub use self::{
     engine::{
         AttemptEnd, Backoff, Changes, DoNotRetry, RateStats, RetryPolicy, ShutdownReport, SlotStats, Stats, Submission,

@@ -348,6 +348,24 @@ impl Tasks {
         self.engine().api_mounted.store(true, Ordering::Relaxed);
     }
 
+    /// Under which path the task API is mounted.
+    #[cfg(feature = "api")]
+    pub(crate) fn api_base(&self) -> &str {
+        "/tasks"
+    }
+
+    /// How the world calls the server, where that is known.
+    #[cfg(feature = "api")]
+    pub(crate) fn public_url(&self) -> Option<&str> {
+        None
+    }
+
+    /// How long a client may wait for a result at most.
+    #[cfg(feature = "api")]
+    pub(crate) fn wait_cap(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
     /// Tells the probes who changed a task.
     #[cfg(feature = "api")]
     pub(crate) fn audit(&self, id: RequestId, action: &'static str, who: Option<&str>) {

@@ -9,7 +9,7 @@ use serde::{
 };
 
 use crate::{
-    task::{HistoryEvent, Progress, RequestId, TaskRecord, record::Labels},
+    task::{HistoryEvent, Progress, RequestId, TaskRecord, Tenant, record::Labels},
     time::Timestamp,
     wire::{
         ApiLinks, Payload, RedactedUri,
@@ -92,7 +92,7 @@ impl<'a> TaskDocument<'a> {
             destination_status: task.destination_status().as_str(),
             events: Events(&task.history),
             labels: LabelMap(&task.labels),
-            tenant: task.tenant.as_ref().map(|tenant| tenant.as_str()),
+            tenant: task.tenant.as_ref().map(Tenant::as_str),
             generation: task.generation,
             links: links.of(task),
         }
@@ -217,7 +217,7 @@ pub(super) mod tests {
     use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
-    use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, Tenant, WorkerId, lifecycle::Outcome};
+    use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, WorkerId, lifecycle::Outcome};
 
     pub(in crate::wire) fn id() -> RequestId {
         RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [7; 10])

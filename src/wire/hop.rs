@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, header};
 
 /// Whether every header of this name belongs to one connection (RFC 9110 §7.6.1, and what is in use beside it).
-pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         *name,
         header::CONNECTION | header::TE | header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE

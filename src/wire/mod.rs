@@ -18,10 +18,10 @@ mod redact;
 
 pub(crate) use self::{
     document::TaskDocument,
-    hop::{HopByHop, is_hop_by_hop},
+    hop::HopByHop,
     links::ApiLinks,
     operation::OperationDocument,
     payload::Payload,
-    problem::Problem,
+    problem::{Problem, STATUS_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_header, is_secret_query_key},
 };

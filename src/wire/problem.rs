@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::task::{RequestId, TaskState, record::cut};
+use crate::{
+    store::{StoreError, StoreErrorKind},
+    task::{RequestId, TaskState, record::cut},
+};
 
 /// Why a request was not done, as one document (`application/problem+json`, RFC 9457) that every kind of client can read:
 /// the members of problem details, and beside them the members in which the SDKs of several clouds look for the code.
@@ -150,6 +153,16 @@ impl Problem {
             "AmbiguousTask",
             "Several tasks have this name",
             "Tasks of several tenants have this name; name the task by its request id.",
+        )
+    }
+
+    /// 409: somebody else changed the task at the same time.
+    pub(crate) fn changed_meanwhile() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "ChangedMeanwhile",
+            "The task was changed meanwhile",
+            "Somebody else changed the task at the same time; look at it again, and decide anew.",
         )
     }
 
@@ -317,12 +330,6 @@ impl Problem {
         self
     }
 
-    /// This problem with another detail.
-    pub(crate) fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
-        self.detail = detail.into();
-        self
-    }
-
     /// This problem with a header added.
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
@@ -388,6 +395,20 @@ impl Problem {
             headers.append(name, value);
         }
         response
+    }
+}
+
+/// What a store's failure is to a client. Its words are for the log.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error.kind() {
+            StoreErrorKind::NotFound => Self::task_not_found(),
+            StoreErrorKind::Full => Self::storage_full(),
+            StoreErrorKind::Corrupt | StoreErrorKind::Incompatible => Self::unreadable_record(),
+            StoreErrorKind::Unsupported => Self::unsupported(),
+            StoreErrorKind::Conflict => Self::changed_meanwhile(),
+            StoreErrorKind::Unavailable => Self::store_unavailable(),
+        }
     }
 }
 

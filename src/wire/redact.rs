@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use http::{HeaderName, Uri};
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 
 /// Stands where a secret stood.
 pub(crate) const REDACTED: &str = "REDACTED";
@@ -19,8 +19,8 @@ pub(crate) fn is_secret_header(name: &HeaderName) -> bool {
 /// `%74oken`, `access_token` and `X-Amz-Signature` are secrets too.
 pub(crate) fn is_secret_query_key(key: &str) -> bool {
     // No secret name is longer: a longer one is not worth decoding, but its ending may still tell.
-    let end = &key[key.ceil_char_boundary(key.len().saturating_sub(3 * LONGEST_KEY))..];
-    let decoded: Vec<u8> = percent_decode_str(end)
+    let end = &key.as_bytes()[key.len().saturating_sub(3 * LONGEST_KEY)..];
+    let decoded: Vec<u8> = percent_decode(end)
         .map(|byte| match byte.to_ascii_lowercase() {
             b'_' | b'+' | b'.' => b'-',
             other => other,

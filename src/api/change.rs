@@ -1,0 +1,108 @@
+//! Stopping, re-running and deleting a task.
+
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::{
+    api::{
+        Permission, answer,
+        body::read_json,
+        edits,
+        routes::{Answer, Call},
+    },
+    layer::{RequestBody, ResponseBody},
+    store::Delete,
+    task::{
+        RequestId, TaskRecord, TaskState,
+        lifecycle::{Edits, Rerun, Stop},
+    },
+    wire::Problem,
+};
+
+/// `POST /{id}/stop`
+pub(super) async fn stop(call: Call, body: RequestBody) -> Answer {
+    read_json(&call.parts.headers, body).await?;
+    let record = call.record().await?;
+    let (status, state) = match call.tasks.stop(&call.grant.scope, record.id).await? {
+        Stop::Stopped => (StatusCode::OK, TaskState::Stopped),
+        Stop::Stopping => (StatusCode::ACCEPTED, TaskState::Stopping),
+        Stop::AlreadyEnded(state) => {
+            let detail = format!("The task has ended as {state}, so that there is nothing to stop.");
+            return Err(Problem::wrong_state(state, detail));
+        }
+    };
+    call.audit(record.id, "stop");
+    Ok(changed(status, &record, state, record.generation))
+}
+
+/// `POST /{id}/retry`
+pub(super) async fn retry(call: Call, body: RequestBody) -> Answer {
+    let json = read_json(&call.parts.headers, body).await?;
+    let edits = edits::parse(&json)?;
+    let record = call.record().await?;
+    let edits = match edits.is_empty() {
+        true => Edits::default(),
+        false => {
+            call.must_allow(Permission::Invoke)?;
+            let request = call.tasks.request(&call.grant.scope, record.id).await?;
+            let request = request.ok_or_else(Problem::task_not_found)?;
+            edits.resolve(&request, call.tasks.api_base())?
+        }
+    };
+    match call.tasks.retry(&call.grant.scope, record.id, edits).await? {
+        Rerun::Enqueued { generation } => {
+            call.audit(record.id, "retry");
+            let mut response = changed(StatusCode::ACCEPTED, &record, TaskState::Enqueued, generation);
+            call.links.put_on(response.headers_mut(), &record);
+            Ok(response)
+        }
+        Rerun::NotEnded(state) => {
+            let detail = format!("The task is {state}; it can be run again once it has ended.");
+            Err(Problem::wrong_state(state, detail))
+        }
+    }
+}
+
+/// `DELETE /{id}`
+pub(super) async fn delete(call: Call, body: RequestBody) -> Answer {
+    read_json(&call.parts.headers, body).await?;
+    let record = call.record().await?;
+    match call.tasks.delete(&call.grant.scope, record.id).await? {
+        Delete::Deleted => {
+            call.audit(record.id, "delete");
+            let mut response = Response::new(ResponseBody::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Ok(response)
+        }
+        Delete::NotEnded(state) => {
+            let detail = format!("The task is {state}; stop it first, and delete it once it has ended.");
+            Err(Problem::wrong_state(state, detail))
+        }
+    }
+}
+
+impl Call {
+    fn audit(&self, id: RequestId, action: &'static str) {
+        self.tasks.audit(id, action, self.grant.user.as_deref());
+    }
+}
+
+/// What a change led to: no more than the caller did, since who may change a task may not be one who may view it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Changed<'a> {
+    task_id: &'a str,
+    request_id: RequestId,
+    status: &'static str,
+    generation: u32,
+}
+
+fn changed(status: StatusCode, record: &TaskRecord, state: TaskState, generation: u32) -> Response<ResponseBody> {
+    let document = Changed {
+        task_id: &record.task_id(),
+        request_id: record.id,
+        status: state.as_str(),
+        generation,
+    };
+    answer::json(status, &document)
+}

@@ -1,0 +1,325 @@
+//! What a client changes about a request before it is run again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri,
+    header::{CONTENT_LENGTH, EXPECT},
+};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+
+use crate::{
+    api::routes,
+    task::{CapturedRequest, lifecycle::Edits},
+    wire::{HopByHop, Problem, REDACTED, is_secret_header, is_secret_query_key},
+};
+
+/// The edits as they are sent: what is absent or `null` stays as it is.
+///
+/// They can be made from what `/request` shows. A secret that still reads `REDACTED` there is put back from the stored
+/// request, so that who edits a body need not know the credentials.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct EditsDocument {
+    uri: Option<String>,
+    headers: Option<Headers>,
+    body: Option<String>,
+    body_encoding: Option<Encoding>,
+}
+
+/// As `/request` shows them, or as an object, which is easier to write by hand.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Headers {
+    Pairs(Vec<(String, String)>),
+    Map(BTreeMap<String, OneOrMany>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Encoding {
+    #[default]
+    Utf8,
+    Base64,
+}
+
+/// What the layer takes off a request when it captures it, beside what belongs to the connection: an edited request is
+/// stored as if it had come in like that.
+const TAKEN_OFF: [&str; 6] = [
+    "x-amz-invocation-type",
+    "x-fc-async-delay",
+    "x-fc-async-task-id",
+    "x-fc-invocation-type",
+    "x-fc-request-id",
+    "x-fc-stateful-async-invocation-id",
+];
+const OURS: &str = "x-respond-async-";
+
+/// Reads edits from JSON; from nothing at all, no edits.
+pub(super) fn parse(json: &[u8]) -> Result<EditsDocument, Problem> {
+    if json.trim_ascii().is_empty() {
+        return Ok(EditsDocument::default());
+    }
+    serde_json::from_slice(json).map_err(|error| {
+        let error = Problem::quoted(&error.to_string());
+        bad(format!(
+            "cannot be read as {{\"uri\", \"headers\", \"body\", \"bodyEncoding\"}}: {error}"
+        ))
+    })
+}
+
+impl EditsDocument {
+    /// Whether nothing is to be changed.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.uri.is_none() && self.headers.is_none() && self.body.is_none()
+    }
+
+    /// The edits of `request`. `api` is where the application has the task API: no task may call it, or who may re-run
+    /// tasks could do there whatever the sender of the task may.
+    pub(super) fn resolve(self, request: &CapturedRequest, api: &str) -> Result<Edits, Problem> {
+        let encoding = self.body_encoding.unwrap_or_default();
+        Ok(Edits {
+            uri: self.uri.map(|uri| target(&uri, &request.uri, api)).transpose()?,
+            headers: self.headers.map(|headers| headers.read(&request.headers)).transpose()?,
+            body: self.body.map(|body| decode(body, encoding)).transpose()?,
+        })
+    }
+}
+
+fn decode(body: String, encoding: Encoding) -> Result<Bytes, Problem> {
+    match encoding {
+        Encoding::Utf8 => Ok(body.into()),
+        Encoding::Base64 => STANDARD
+            .decode(body)
+            .map(Bytes::from)
+            .map_err(|_| bad("has a body that is not base64")),
+    }
+}
+
+fn target(edited: &str, stored: &Uri, api: &str) -> Result<Uri, Problem> {
+    let restored = restore_query(edited, stored.query().unwrap_or(""))?;
+    let path_absolute = restored.starts_with('/') && !restored.starts_with("//") && !restored.contains('#');
+    let uri: Option<Uri> = restored.parse().ok().filter(|_| path_absolute);
+    let uri = uri.ok_or_else(|| {
+        let edited = Problem::quoted(edited);
+        bad(format!(
+            "has the uri {edited}, which must be a path with an optional query, such as \"/a?b=c\""
+        ))
+    })?;
+    // Decoded, since a router may decode before it looks.
+    let path = percent_decode_str(uri.path()).decode_utf8_lossy();
+    match routes::below(api.trim_end_matches('/'), &path) {
+        Some(_) => Err(bad("has a uri that leads to the task API")),
+        None => Ok(uri),
+    }
+}
+
+/// `edited` with every secret in its query that still reads `REDACTED` put back from the `stored` query: the first from
+/// the first parameter of that name, and so on.
+fn restore_query(edited: &str, stored: &str) -> Result<String, Problem> {
+    let Some((path, query)) = edited.split_once('?') else {
+        return Ok(edited.to_owned());
+    };
+    let mut seen = HashMap::new();
+    let mut restored = Vec::new();
+    for pair in query.split('&') {
+        let Some((key, value)) = pair.split_once('=').filter(|(key, _)| is_secret_query_key(key)) else {
+            restored.push(pair);
+            continue;
+        };
+        let index = seen.entry(key).or_insert(0_usize);
+        let mut same = stored
+            .split('&')
+            .filter(|pair| pair.split_once('=').is_some_and(|(name, _)| name == key));
+        let stored = same.nth(*index);
+        *index += 1;
+        restored.push(match (value, stored) {
+            (REDACTED, Some(stored)) => stored,
+            (REDACTED, None) => return Err(nothing_redacted("query parameter", key)),
+            _ => pair,
+        });
+    }
+    Ok(format!("{path}?{}", restored.join("&")))
+}
+
+impl Headers {
+    fn read(self, stored: &HeaderMap) -> Result<HeaderMap, Problem> {
+        let pairs: Vec<(String, String)> = match self {
+            Self::Pairs(pairs) => pairs,
+            Self::Map(map) => {
+                let each = map.into_iter().map(|(name, values)| match values {
+                    OneOrMany::One(value) => vec![(name, value)],
+                    OneOrMany::Many(values) => values.into_iter().map(|value| (name.clone(), value)).collect(),
+                });
+                each.flatten().collect()
+            }
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let (name, value) = restore_header(&name, value, &headers, stored)?;
+            headers
+                .try_append(name, value)
+                .map_err(|_| bad("has too many headers"))?;
+        }
+        let hop = HopByHop::of(&headers);
+        Ok(headers
+            .iter()
+            .filter(|(name, _)| !hop.contains(name) && !is_taken_off(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .fold(HeaderMap::new(), |mut kept, (name, value)| {
+                kept.append(name, value);
+                kept
+            }))
+    }
+}
+
+/// The header as it is to be stored. `before` holds the edited ones before it: the second value of a name that still
+/// reads `REDACTED` stands for the second that is stored.
+fn restore_header(
+    name: &str,
+    value: String,
+    before: &HeaderMap,
+    stored: &HeaderMap,
+) -> Result<(HeaderName, HeaderValue), Problem> {
+    let refuse = |what| {
+        let name = Problem::quoted(name);
+        bad(format!("has the header {name}, whose {what} is not valid"))
+    };
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse("name"))?;
+    if value == REDACTED {
+        let at = before.get_all(&name).iter().count();
+        let secret = is_secret_header(&name);
+        match stored.get_all(&name).iter().nth(at) {
+            Some(stored) if secret || stored.is_sensitive() => return Ok((name, stored.clone())),
+            None if secret => return Err(nothing_redacted("header", name.as_str())),
+            _ => {}
+        }
+    }
+    let value = HeaderValue::try_from(value).map_err(|_| refuse("value"))?;
+    Ok((name, value))
+}
+
+fn is_taken_off(name: &HeaderName) -> bool {
+    *name == CONTENT_LENGTH || *name == EXPECT || TAKEN_OFF.contains(&name.as_str()) || name.as_str().starts_with(OURS)
+}
+
+fn nothing_redacted(what: &str, name: &str) -> Problem {
+    let name = Problem::quoted(name);
+    bad(format!(
+        "has {REDACTED} as the {what} {name}, which the stored request lacks; give its value"
+    ))
+}
+
+fn bad(what: impl std::fmt::Display) -> Problem {
+    Problem::invalid_argument(format!("The edit {what}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn stored() -> CapturedRequest {
+        let mut headers = HeaderMap::new();
+        headers.append("cookie", HeaderValue::from_static("a=1"));
+        headers.append("cookie", HeaderValue::from_static("b=2"));
+        headers.append("x-plain", HeaderValue::from_static("p"));
+        let uri = Uri::from_static("/f?token=one&token=two&x=1");
+        CapturedRequest::new(Method::POST, uri, headers, Bytes::from_static(b"old"))
+    }
+
+    fn edit(json: &str) -> Result<CapturedRequest, u16> {
+        let edits = parse(json.as_bytes()).and_then(|edits| edits.resolve(&stored(), "/tasks"));
+        edits
+            .map(|edits| edits.apply(&stored()))
+            .map_err(|problem| problem.status().as_u16())
+    }
+
+    #[test]
+    fn nothing_said_is_nothing_changed() {
+        for json in ["", " \n", "{}", "{\"body\":null}"] {
+            assert!(parse(json.as_bytes()).unwrap().is_empty(), "{json}");
+            assert_eq!(edit(json), Ok(stored()), "{json}");
+        }
+    }
+
+    #[test]
+    fn each_part_is_edited_by_itself() {
+        let edited = edit("{\"uri\":\"/g?y=2\"}").unwrap();
+        assert_eq!(edited.uri, "/g?y=2");
+        assert_eq!(edited.body, stored().body);
+        assert_eq!(edit("{\"body\":\"n\\u00fc\"}").unwrap().body, "nü");
+        let edited = edit("{\"body\":\"/wA=\",\"bodyEncoding\":\"base64\"}").unwrap();
+        assert_eq!(&edited.body[..], [0xff, 0]);
+        let edited = edit("{\"headers\":{\"X-One\":\"1\",\"x-two\":[\"2\",\"3\"]}}").unwrap();
+        assert_eq!(edited.headers.len(), 3);
+        let two: Vec<_> = edited.headers.get_all("x-two").iter().collect();
+        assert_eq!(two, ["2", "3"]);
+    }
+
+    #[test]
+    fn a_secret_that_was_not_touched_is_put_back() {
+        let edited = edit("{\"uri\":\"/g?token=REDACTED&token=new&token=REDACTED\"}");
+        assert_eq!(edited, Err(400), "there is no third");
+        let edited = edit("{\"uri\":\"/g?token=new&token=REDACTED&x=REDACTED\"}").unwrap();
+        assert_eq!(edited.uri, "/g?token=new&token=two&x=REDACTED");
+
+        let json = "{\"headers\":[[\"cookie\",\"REDACTED\"],[\"Cookie\",\"REDACTED\"],[\"x-plain\",\"REDACTED\"]]}";
+        let edited = edit(json).unwrap();
+        let cookies: Vec<_> = edited.headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1", "b=2"]);
+        assert_eq!(edited.headers["x-plain"], "REDACTED");
+        assert_eq!(edit("{\"headers\":{\"authorization\":\"REDACTED\"}}"), Err(400));
+    }
+
+    #[test]
+    fn what_the_layer_takes_off_does_not_come_in_by_an_edit() {
+        let json = "{\"headers\":{\"connection\":\"x-mine\",\"x-mine\":\"1\",\"content-length\":\"9\",\
+                    \"X-Respond-Async-Depth\":\"0\",\"X-Fc-Invocation-Type\":\"Async\",\"x-kept\":\"1\"}}";
+        let edited = edit(json).unwrap();
+        assert_eq!(edited.headers.len(), 1);
+        assert_eq!(edited.headers["x-kept"], "1");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused() {
+        for json in [
+            "{",
+            "[]",
+            "\"x\"",
+            "{\"method\":\"PUT\"}",
+            "{\"uri\":\"\"}",
+            "{\"uri\":\"g\"}",
+            "{\"uri\":\"//evil.org/\"}",
+            "{\"uri\":\"http://evil.org/\"}",
+            "{\"uri\":\"*\"}",
+            "{\"uri\":\"/a b\"}",
+            "{\"uri\":\"/a#b\"}",
+            "{\"uri\":\"/a\\r\\nx: y\"}",
+            "{\"uri\":\"/tasks\"}",
+            "{\"uri\":\"/tasks/x/stop?a\"}",
+            "{\"uri\":\"/%74asks/x/stop\"}",
+            "{\"headers\":{\"a b\":\"1\"}}",
+            "{\"headers\":{\"\":\"1\"}}",
+            "{\"headers\":{\"a\":\"1\\r\\nb: 2\"}}",
+            "{\"headers\":{\"a\":1}}",
+            "{\"headers\":[[\"a\"]]}",
+            "{\"body\":{}}",
+            "{\"body\":\"%\",\"bodyEncoding\":\"base64\"}",
+            "{\"body\":\"\",\"bodyEncoding\":\"hex\"}",
+        ] {
+            assert_eq!(edit(json), Err(400), "{json}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The task API: watch, fetch, stop, re-run and delete tasks over HTTP.
+//!
+//! A [`TaskApi`] is a service of its own, mounted inside the application at the layer's `api_base`. It does nothing for
+//! anybody until an [`Authorizer`] lets them: a [`BearerToken`], a closure over the head of the request, or, where no
+//! stranger can reach it, [`allow_everyone`].
+//!
+//! | request | answer | permission |
+//! |---|---|---|
+//! | `GET /` | tasks, filtered and page by page | list |
+//! | `GET /stats` | how many tasks are in each state | list |
+//! | `GET /{id}` | the task | view |
+//! | `GET /{id}/operation` | the same, for clients of long-running operations | view |
+//! | `GET /{id}/request` | the request, with credentials redacted | payload |
+//! | `GET /{id}/result` | the response as the handler gave it, once there is one | result |
+//! | `POST`, `PUT /{id}/stop` | 202 `Stopping` or 200 `Stopped` | stop |
+//! | `POST /{id}/retry` | 202: it runs again, edited if wanted | retry; to edit, invoke too |
+//! | `DELETE /{id}` | 204 | delete |
+//!
+//! Listing or viewing with `includePayload` needs payload too, and shows responses only with result. Every refusal is a
+//! JSON problem. A task outside of the caller's scope is answered 404, as if it were not there.
+//!
+//! # Examples
+//!
+//! Mounted in a router, for whoever knows the token:
+//!
+//! ```
+//! use axum::Router;
+//! use tower_respond_async::{BearerToken, TaskApi, Tasks};
+//!
+//! fn app(tasks: &Tasks, token: &str) -> Router {
+//!     Router::new().nest_service("/tasks", TaskApi::new(tasks, BearerToken::new(token)))
+//! }
+//! ```
+//!
+//! For the tenants of an application, who see and stop their own tasks, where something in front has checked who they
+//! are:
+//!
+//! ```
+//! use http::request::Parts;
+//! use tower_respond_async::{
+//!     Access, Authorizer,
+//!     api::Permission,
+//!     task::{Scope, Tenant},
+//! };
+//!
+//! fn tenants(request: &Parts) -> Access {
+//!     match request.headers.get("x-authenticated-tenant").and_then(|name| name.to_str().ok()) {
+//!         Some(name) => Access::read_only(Scope::One(Some(Tenant::new(name))))
+//!             .with(Permission::Stop)
+//!             .as_user(name),
+//!         None => Access::deny(),
+//!     }
+//! }
+//!
+//! let (request, ()) = http::Request::get("/").header("x-authenticated-tenant", "acme").body(()).unwrap().into_parts();
+//! let access = tenants.authorize(&request);
+//! assert!(access.allows(Permission::Stop) && !access.allows(Permission::Delete));
+//! ```
+//!
+//! # Results in a browser
+//!
+//! A result is whatever a handler answered, which may be a page that a stranger wrote, and here it is served from the
+//! application's own origin. Status, headers and body are handed out as they were, except:
+//!
+//! - `Content-Security-Policy: sandbox` is added, so that a page runs no script and belongs to no origin; and `nosniff`
+//! - `Cache-Control` is `no-store`: no cache may answer in place of the authorizer, and a re-run changes the result
+//! - what names the connection (`Connection`, `Transfer-Encoding` ...) is left out, and `Content-Length` is counted anew
+//! - a browser gets no `Set-Cookie` and nothing else that changes its state for the whole origin: who looks at a task must
+//!   not end up logged in as the one who sent it
+//! - it is not given to a browser that wants to run it, as a script, style sheet or worker
+//!
+//! # Changing requests from a browser
+//!
+//! They are refused (403) when they come from a page of another origin, by `Sec-Fetch-Site`, or where that is absent, by
+//! `Origin` and `Host`.
+
+mod access;
+mod answer;
+mod bearer;
+mod body;
+mod change;
+mod edits;
+mod list;
+mod origin;
+mod paging;
+mod prefer;
+mod query;
+mod result;
+mod routes;
+mod service;
+mod stats;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    access::{Access, Authorizer, Permission, allow_everyone},
+    bearer::BearerToken,
+    service::{ResponseFuture, TaskApi},
+};

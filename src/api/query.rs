@@ -1,0 +1,227 @@
+//! Query parameters. Those that are not known are ignored, and an empty value is none; of one that is given twice, the
+//! last counts, unless it is a list.
+
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+
+use http::Uri;
+
+use crate::{
+    api::paging,
+    task::{Filter, Page, SortOrder, StateSet, TaskState},
+    time::Timestamp,
+    wire::Problem,
+};
+
+/// What a listing is asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ListQuery {
+    pub(super) filter: Filter,
+    pub(super) page: Page,
+    pub(super) include_payload: bool,
+}
+
+/// The longest text that is searched for, in bytes: the search looks at the first KiB of a payload, so no longer one
+/// could be found there.
+const TEXT_BYTES: usize = Filter::TEXT_BYTES;
+
+const LIMITS: std::ops::RangeInclusive<usize> = 1..=100;
+
+impl ListQuery {
+    /// Reads the query of `uri`.
+    pub(super) fn read(uri: &Uri) -> Result<Self, Problem> {
+        let mut read = Self::default();
+        let mut token = None;
+        for (name, value) in parameters(uri) {
+            match &*name {
+                "status" => {
+                    let states = read.filter.states.unwrap_or(StateSet::NONE);
+                    read.filter.states = Some(with_state(states, &value)?);
+                }
+                "prefix" => read.filter.prefix = Some(text("prefix", value)?),
+                "function" => read.filter.function = Some(text("function", value)?),
+                "text" => read.filter.text = Some(text("text", value)?),
+                "startedTimeBegin" => read.filter.created_from = Some(time("startedTimeBegin", &value)?),
+                "startedTimeEnd" => read.filter.created_to = Some(time("startedTimeEnd", &value)?),
+                "sortOrderByTime" => read.page.order = order(&value)?,
+                "limit" => read.page.limit = limit(&value)?,
+                "includePayload" => read.include_payload = flag("includePayload", &value)?,
+                "nextToken" => token = Some(value),
+                _ => {}
+            }
+        }
+        // Last, since the order decides what the token means.
+        if let Some(token) = token {
+            let after = paging::decode(&token, read.page.order).ok_or_else(|| {
+                bad(
+                    "nextToken",
+                    &token,
+                    "the nextToken of the page before, in the same order",
+                )
+            })?;
+            read.page.after = Some(after);
+        }
+        Ok(read)
+    }
+}
+
+/// Whether `includePayload` is asked for.
+pub(super) fn include_payload(uri: &Uri) -> Result<bool, Problem> {
+    last(uri, "includePayload").map_or(Ok(false), |value| flag("includePayload", &value))
+}
+
+/// How long `wait` asks to wait, if it does.
+pub(super) fn wait(uri: &Uri) -> Result<Option<Duration>, Problem> {
+    last(uri, "wait")
+        .map(|value| number("wait", &value, "a number of seconds").map(Duration::from_secs))
+        .transpose()
+}
+
+fn parameters(uri: &Uri) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    form_urlencoded::parse(uri.query().unwrap_or("").as_bytes()).filter(|(_, value)| !value.is_empty())
+}
+
+fn last<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
+    parameters(uri)
+        .filter(|(found, _)| found == name)
+        .map(|(_, value)| value)
+        .last()
+}
+
+fn with_state(states: StateSet, value: &str) -> Result<StateSet, Problem> {
+    // A state of the cloud's that no task is ever in here.
+    if value == "Dequeued" {
+        return Ok(states);
+    }
+    match TaskState::ALL.into_iter().find(|state| state.as_str() == value) {
+        Some(state) => Ok(states.with(state)),
+        None => Err(bad("status", value, "a state, such as Running")),
+    }
+}
+
+fn text(name: &'static str, value: Cow<'_, str>) -> Result<String, Problem> {
+    match value.len() <= TEXT_BYTES {
+        true => Ok(value.into_owned()),
+        false => Err(bad(name, &value, &format!("at most {TEXT_BYTES} bytes long"))),
+    }
+}
+
+fn time(name: &'static str, value: &str) -> Result<Timestamp, Problem> {
+    number(name, value, "a time in milliseconds since the Unix epoch").map(Timestamp::from_millis)
+}
+
+fn order(value: &str) -> Result<SortOrder, Problem> {
+    match value {
+        "asc" => Ok(SortOrder::Ascending),
+        "desc" => Ok(SortOrder::Descending),
+        _ => Err(bad("sortOrderByTime", value, "asc or desc")),
+    }
+}
+
+fn limit(value: &str) -> Result<usize, Problem> {
+    const RIGHT: &str = "a number from 1 to 100";
+    match number("limit", value, RIGHT)? {
+        limit if LIMITS.contains(&limit) => Ok(limit),
+        _ => Err(bad("limit", value, RIGHT)),
+    }
+}
+
+fn flag(name: &'static str, value: &str) -> Result<bool, Problem> {
+    match value {
+        "true" | "True" | "1" => Ok(true),
+        "false" | "False" | "0" => Ok(false),
+        _ => Err(bad(name, value, "true or false")),
+    }
+}
+
+fn number<N: FromStr>(name: &'static str, value: &str, right: &str) -> Result<N, Problem> {
+    // Digits only: `parse` alone would take a sign.
+    match value.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => value.parse().map_err(|_| bad(name, value, right)),
+        false => Err(bad(name, value, right)),
+    }
+}
+
+fn bad(name: &'static str, value: &str, right: &(impl fmt::Display + ?Sized)) -> Problem {
+    let value = Problem::quoted(value);
+    Problem::invalid_argument(format!("The query parameter {name} is {value}; it must be {right}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<ListQuery, String> {
+        let uri = format!("/?{query}").parse().unwrap();
+        ListQuery::read(&uri).map_err(|problem| {
+            let body = problem.into_response::<bytes::Bytes>(None).into_body();
+            String::from_utf8(body.to_vec()).unwrap()
+        })
+    }
+
+    #[test]
+    fn nothing_asked_is_the_newest_twenty_of_all() {
+        for query in ["", "status=&limit=&nextToken=", "&&=&unknown=1"] {
+            assert_eq!(read(query).unwrap(), ListQuery::default(), "{query}");
+        }
+        assert_eq!(ListQuery::default().page.limit, 20);
+    }
+
+    #[test]
+    fn every_parameter_is_read() {
+        let query = "status=Running&status=Failed&prefix=job-&function=f&text=a%20b+c&startedTimeBegin=1\
+                     &startedTimeEnd=2&sortOrderByTime=asc&limit=100&includePayload=True";
+        let read = read(query).unwrap();
+        let expected = Filter {
+            states: Some([TaskState::Running, TaskState::Failed].into_iter().collect()),
+            prefix: Some("job-".into()),
+            function: Some("f".into()),
+            text: Some("a b c".into()),
+            created_from: Some(Timestamp::from_millis(1)),
+            created_to: Some(Timestamp::from_millis(2)),
+        };
+        assert_eq!(read.filter, expected);
+        assert_eq!((read.page.order, read.page.limit), (SortOrder::Ascending, 100));
+        assert!(read.include_payload);
+    }
+
+    #[test]
+    fn a_state_no_task_is_in_finds_nothing_by_itself() {
+        assert_eq!(read("status=Dequeued").unwrap().filter.states, Some(StateSet::NONE));
+        let both = read("status=Dequeued&status=Stopped").unwrap().filter.states;
+        assert_eq!(both, Some(StateSet::NONE.with(TaskState::Stopped)));
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_by_name() {
+        for query in [
+            "status=running",
+            "limit=0",
+            "limit=101",
+            "limit=%2B5",
+            "limit=99999999999999999999999",
+            "startedTimeBegin=-1",
+            "startedTimeEnd=1e3",
+            "sortOrderByTime=up",
+            "includePayload=yes",
+            "nextToken=AAAA",
+            &format!("text={}", "x".repeat(1025)),
+        ] {
+            let name = query.split_once('=').unwrap().0;
+            let problem = read(query).unwrap_err();
+            assert!(problem.contains(&format!("query parameter {name} ")), "{problem}");
+            assert!(problem.len() < 2048, "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_token_counts_in_the_order_it_was_made_for() {
+        let cursor = crate::task::Cursor {
+            created_at: Timestamp::from_millis(1),
+            id: crate::task::RequestId::from_bytes([1; 16]),
+        };
+        let token = paging::encode(SortOrder::Ascending, cursor);
+        let found = read(&format!("nextToken={token}&sortOrderByTime=asc")).unwrap();
+        assert_eq!(found.page.after, Some(cursor));
+        assert!(read(&format!("nextToken={token}")).is_err());
+    }
+}

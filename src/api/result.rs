@@ -1,0 +1,153 @@
+//! The response of a task, as the handler gave it.
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{
+        CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, LOCATION, RETRY_AFTER, SET_COOKIE,
+        STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    },
+};
+
+use crate::{
+    api::{
+        answer::{self, NO_STORE, NOSNIFF},
+        prefer, query,
+        routes::{Answer, Call},
+    },
+    layer::ResponseBody,
+    task::{CapturedResponse, TaskRecord},
+    wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER},
+};
+
+/// How far the handler says it is, between 0 and 1.
+const PROGRESS_HEADER: HeaderName = HeaderName::from_static("x-progress");
+
+/// Says that the body was cut when it was stored.
+const TRUNCATED_HEADER: HeaderName = HeaderName::from_static("x-respond-async-truncated");
+
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// What a browser runs or applies with the rights of the page that asked, whatever policy comes with it.
+const RUN_BY_THE_PAGE: [&str; 10] = [
+    "audioworklet",
+    "embed",
+    "object",
+    "paintworklet",
+    "script",
+    "serviceworker",
+    "sharedworker",
+    "style",
+    "worker",
+    "xslt",
+];
+
+/// What changes a browser's state for the whole origin, whoever looks.
+const ABOUT_THE_ORIGIN: [HeaderName; 5] = [
+    SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+];
+
+/// `GET /{id}/result`
+pub(super) async fn result(call: Call) -> Answer {
+    let reader = Reader::of(&call.parts.headers)?;
+    let wait = match query::wait(&call.parts.uri)? {
+        Some(wait) => wait,
+        None => prefer::wait(&call.parts.headers).unwrap_or_default(),
+    };
+    let mut record = call.record().await?;
+    if !record.state.is_terminal() && wait > Duration::ZERO {
+        let limit = wait.min(call.tasks.wait_cap());
+        let waited = call.tasks.wait(&call.grant.scope, record.id, limit).await?;
+        record = waited.ok_or_else(Problem::task_not_found)?;
+    }
+    if !record.state.is_terminal() {
+        return Ok(not_done(&call, &record));
+    }
+    let response = match record.status_code {
+        Some(_) => call.tasks.response(&call.grant.scope, record.id).await?,
+        None => None,
+    };
+    match response {
+        // Informational: it cannot be a final answer, so there is none that could be handed out.
+        Some(response) if !response.status.is_informational() => Ok(verbatim(&record, &response, reader)),
+        _ => Err(no_response(&record)),
+    }
+}
+
+fn not_done(call: &Call, record: &TaskRecord) -> Response<ResponseBody> {
+    let document = OperationDocument::new(record, &call.links).to_bytes();
+    let mut response = answer::document(StatusCode::ACCEPTED, document);
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, answer::ASK_AGAIN);
+    headers.insert(STATUS_HEADER, HeaderValue::from_static(record.state.as_str()));
+    if let Some(location) = call.links.location(record) {
+        headers.insert(LOCATION, location);
+    }
+    if let Some(progress) = &record.progress {
+        let fraction = HeaderValue::try_from(progress.fraction.to_string());
+        headers.insert(PROGRESS_HEADER, fraction.expect("a number is visible ASCII"));
+    }
+    response
+}
+
+fn no_response(record: &TaskRecord) -> Problem {
+    let last = record.history.last().and_then(|event| event.detail.as_deref());
+    Problem::no_response(record.state, record.error.as_deref().or(last))
+}
+
+/// Who reads a result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Program,
+    Browser,
+}
+
+impl Reader {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut destinations = headers.get_all(SEC_FETCH_DEST).iter().peekable();
+        let reader = match destinations.peek() {
+            Some(_) => Self::Browser,
+            None => Self::Program,
+        };
+        match destinations.any(|wanted| RUN_BY_THE_PAGE.iter().any(|run| wanted == run)) {
+            true => Err(Problem::forbidden("A result is data, and not to be run by a page.")),
+            false => Ok(reader),
+        }
+    }
+}
+
+/// The stored response with what the module page says is different about it.
+fn verbatim(record: &TaskRecord, stored: &CapturedResponse, reader: Reader) -> Response<ResponseBody> {
+    let hop = HopByHop::of(&stored.headers);
+    let mut response = Response::new(ResponseBody::from(stored.body.clone()));
+    *response.status_mut() = stored.status;
+
+    let headers = response.headers_mut();
+    headers.reserve(stored.headers.len() + 6);
+    for (name, value) in &stored.headers {
+        let kept = reader == Reader::Program || !ABOUT_THE_ORIGIN.contains(name);
+        if kept && !hop.contains(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    // Not what was stored: the body may have been cut, or be that of an answer to a HEAD.
+    headers.remove(CONTENT_LENGTH);
+    if !matches!(stored.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        headers.insert(CONTENT_LENGTH, stored.body.len().into());
+    }
+    // Beside the policies that the handler sent, since a browser obeys all of them.
+    headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(STATUS_HEADER, HeaderValue::from_static(record.state.as_str()));
+    headers.remove(TRUNCATED_HEADER);
+    if stored.truncated {
+        headers.insert(TRUNCATED_HEADER, HeaderValue::from_static("true"));
+    }
+    response
+}

@@ -1,0 +1,251 @@
+//! Which request is for which handler: one table, and the rules around it.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderValue, Method, Response, StatusCode,
+    header::{ALLOW, CONTENT_LENGTH},
+    request::Parts,
+};
+use http_body::Body;
+use percent_encoding::percent_decode_str;
+
+use crate::{
+    api::{Permission, access::Grant, change, list, origin, result, stats, view},
+    engine::Tasks,
+    error::BoxFuture,
+    layer::{RequestBody, ResponseBody},
+    task::{TaskName, TaskRef},
+    wire::{ApiLinks, Problem},
+};
+
+/// What a handler answers.
+pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
+
+/// A request that has come as far as its handler: the caller was let in, and may do what the route needs.
+pub(super) struct Call {
+    pub(super) tasks: Tasks,
+    pub(super) links: Arc<ApiLinks>,
+    pub(super) grant: Grant,
+    pub(super) task: Option<TaskRef>,
+    pub(super) parts: Parts,
+}
+
+/// Requests of one method and shape.
+pub(super) struct Route {
+    method: Method,
+    path: &'static [Segment],
+    needs: Permission,
+    handler: fn(Call, RequestBody) -> BoxFuture<'static, Answer>,
+}
+
+/// A part of a path between slashes.
+enum Segment {
+    /// This word.
+    Word(&'static str),
+    /// A task, by request id or name.
+    Task,
+}
+
+use Segment::{Task, Word};
+
+#[rustfmt::skip] // A table is read by its columns.
+static ROUTES: &[Route] = &[
+    Route { method: Method::GET,    path: &[],                        needs: Permission::List,    handler: |call, _| Box::pin(list::list(call)) },
+    Route { method: Method::GET,    path: &[Word("stats")],           needs: Permission::List,    handler: |call, _| Box::pin(stats::stats(call)) },
+    Route { method: Method::GET,    path: &[Task],                    needs: Permission::View,    handler: |call, _| Box::pin(view::task(call)) },
+    Route { method: Method::DELETE, path: &[Task],                    needs: Permission::Delete,  handler: |call, body| Box::pin(change::delete(call, body)) },
+    Route { method: Method::GET,    path: &[Task, Word("operation")], needs: Permission::View,    handler: |call, _| Box::pin(view::operation(call)) },
+    Route { method: Method::GET,    path: &[Task, Word("request")],   needs: Permission::Payload, handler: |call, _| Box::pin(view::request(call)) },
+    Route { method: Method::GET,    path: &[Task, Word("result")],    needs: Permission::Result,  handler: |call, _| Box::pin(result::result(call)) },
+    Route { method: Method::POST,   path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
+    Route { method: Method::PUT,    path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
+    Route { method: Method::POST,   path: &[Task, Word("retry")],     needs: Permission::Retry,   handler: |call, body| Box::pin(change::retry(call, body)) },
+];
+
+/// What a path and a method lead to.
+pub(super) enum Found {
+    /// A handler, and the task that the path names.
+    Route(&'static Route, Option<TaskRef>),
+    /// The question which methods there are, and its answer.
+    Options(HeaderValue),
+}
+
+/// The part of `path` that is below `prefix`: empty, or from the slash on.
+pub(super) fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(prefix)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The handler for `method` at `path`, a path below the base.
+pub(super) fn find(path: &str, method: &Method) -> Result<Found, Problem> {
+    let here = || ROUTES.iter().filter(|route| route.is_at(path));
+    // Right for GET is right for HEAD.
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    if let Some(route) = here().find(|route| route.method == *method) {
+        return route.task(path).map(|task| Found::Route(route, task));
+    }
+    let methods: Vec<&str> = here().map(|route| route.method.as_str()).collect();
+    if methods.is_empty() {
+        return Err(Problem::not_found());
+    }
+    let allow = methods.join(", ").replace("GET", "GET, HEAD") + ", OPTIONS";
+    let allow = HeaderValue::try_from(allow).expect("method names are visible ASCII");
+    match *method {
+        Method::OPTIONS => Ok(Found::Options(allow)),
+        _ => Err(Problem::method_not_allowed(allow)),
+    }
+}
+
+/// The answer to the question which methods there are.
+pub(super) fn options(allow: HeaderValue) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, allow);
+    response
+}
+
+/// The answer to a HEAD: as to a GET, without the body, but with its length.
+pub(super) fn head_only(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    let has_length = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if let Some(length) = body.size_hint().exact().filter(|_| has_length) {
+        parts.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(parts, ResponseBody::empty())
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    // The base itself has no segments, rather than one that is empty.
+    path.split('/').filter(move |_| !path.is_empty())
+}
+
+impl Route {
+    fn is_at(&self, path: &str) -> bool {
+        let mut given = segments(path);
+        self.path
+            .iter()
+            .all(|segment| given.next().is_some_and(|given| segment.matches(given)))
+            && given.next().is_none()
+    }
+
+    fn task(&self, path: &str) -> Result<Option<TaskRef>, Problem> {
+        let task = self
+            .path
+            .iter()
+            .zip(segments(path))
+            .find(|(part, _)| matches!(part, Task));
+        task.map(|(_, text)| {
+            let text = percent_decode_str(text).decode_utf8();
+            // What is no id names no task.
+            text.ok()
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(Problem::task_not_found)
+        })
+        .transpose()
+    }
+
+    /// Answers the call, if the caller may make it.
+    pub(super) async fn run(&self, call: Call, body: RequestBody) -> Answer {
+        call.must_allow(self.needs)?;
+        if self.method != Method::GET {
+            origin::check(&call.parts)?;
+        }
+        (self.handler)(call, body).await
+    }
+}
+
+impl Segment {
+    fn matches(&self, given: &str) -> bool {
+        match self {
+            Word(word) => *word == given,
+            Task => !given.is_empty() && !TaskName::RESERVED.contains(&given),
+        }
+    }
+}
+
+impl Call {
+    /// Refuses the call unless the caller has this permission.
+    pub(super) fn must_allow(&self, permission: Permission) -> Result<(), Problem> {
+        match self.grant.allows(permission) {
+            true => Ok(()),
+            false => Err(Problem::forbidden(format!(
+                "This needs the permission {:?}, which you do not have.",
+                permission.as_str()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(method: Method, path: &str) -> Result<Option<String>, u16> {
+        match find(path, &method) {
+            Ok(Found::Route(_, task)) => Ok(task.map(|task| task.to_string())),
+            Ok(Found::Options(allow)) => Ok(Some(allow.to_str().unwrap().to_owned())),
+            Err(problem) => Err(problem.status().as_u16()),
+        }
+    }
+
+    #[test]
+    fn the_base_is_found_with_and_without_its_slash() {
+        assert_eq!(found(Method::GET, ""), Ok(None));
+        assert_eq!(found(Method::GET, "/"), Ok(None));
+        assert_eq!(found(Method::HEAD, "/"), Ok(None));
+        assert_eq!(found(Method::GET, "//"), Err(404));
+    }
+
+    #[test]
+    fn a_task_is_found_however_its_id_is_spelt() {
+        assert_eq!(found(Method::GET, "/job-1"), Ok(Some("job-1".into())));
+        assert_eq!(found(Method::GET, "/%6Aob-1/result"), Ok(Some("job-1".into())));
+        assert_eq!(found(Method::PUT, "/job-1/stop"), Ok(Some("job-1".into())));
+    }
+
+    #[test]
+    fn what_is_no_id_is_no_task() {
+        for path in [
+            "/..",
+            "/../x",
+            "/%2e%2e",
+            "/a%2Fb",
+            "/a%00",
+            "/%ff",
+            "/%",
+            "/a/",
+            "/a//result",
+            "/a/result/",
+            "/a/b/c",
+            "/bulk",
+            "/events",
+            "/openapi.json",
+            "/a/logs",
+            "/%73tats",
+        ] {
+            assert_eq!(found(Method::GET, path), Err(404), "{path}");
+        }
+    }
+
+    #[test]
+    fn other_methods_are_told_which_ones_there_are() {
+        assert_eq!(found(Method::PATCH, "/a"), Err(405));
+        assert_eq!(found(Method::DELETE, "/stats"), Err(405));
+        assert_eq!(
+            found(Method::OPTIONS, "/a"),
+            Ok(Some("GET, HEAD, DELETE, OPTIONS".into()))
+        );
+        assert_eq!(found(Method::OPTIONS, "/a/stop"), Ok(Some("POST, PUT, OPTIONS".into())));
+        assert_eq!(found(Method::OPTIONS, "/nowhere/else"), Err(404));
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_slash() {
+        assert_eq!(below("/tasks", "/tasks"), Some(""));
+        assert_eq!(below("/tasks", "/tasks/x"), Some("/x"));
+        assert_eq!(below("/tasks", "/tasksx"), None);
+        assert_eq!(below("", "/x"), Some("/x"));
+    }
+}

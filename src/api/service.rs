@@ -1,0 +1,141 @@
+//! [`TaskApi`]: the service.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, request::Parts};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    api::{
+        Authorizer,
+        access::Denied,
+        routes::{self, Call},
+    },
+    engine::{Tasks, WeakTasks},
+    error::{BoxError, BoxFuture},
+    layer::{RequestBody, ResponseBody},
+    wire::{ApiLinks, Problem},
+};
+
+/// The task API as a service, for a router to nest or a server to call. See the [module](crate::api) for what it serves.
+///
+/// It does not keep the engine alive; once that is gone it answers 503.
+#[derive(Clone)]
+pub struct TaskApi {
+    tasks: WeakTasks,
+    authorizer: Arc<dyn Authorizer>,
+    links: Arc<ApiLinks>,
+    prefix: Arc<str>,
+}
+
+impl TaskApi {
+    /// An API for `tasks`, open to whom `authorizer` lets in.
+    ///
+    /// From now on, answers to async requests name the API in their headers and links. It expects what `nest_service`
+    /// gives: paths from which the base has been taken off.
+    pub fn new(tasks: &Tasks, authorizer: impl Authorizer) -> Self {
+        tasks.mark_api_mounted();
+        Self {
+            tasks: tasks.downgrade(),
+            authorizer: Arc::new(authorizer),
+            links: Arc::new(ApiLinks::new(tasks.api_base(), tasks.public_url())),
+            prefix: "".into(),
+        }
+    }
+
+    /// This API where nothing takes the base off the path before, as in a plain hyper service: it does so itself.
+    ///
+    /// Paths that do not begin with `prefix` are answered 404.
+    #[must_use]
+    pub fn strip_prefix(mut self, prefix: &str) -> Self {
+        self.prefix = prefix.trim_end_matches('/').into();
+        self
+    }
+
+    async fn answer(self, parts: Parts, body: RequestBody) -> Result<Response<ResponseBody>, Problem> {
+        let grant = self.authorizer.authorize(&parts).into_grant();
+        let grant = grant.map_err(|Denied { challenge }| match challenge {
+            Some(challenge) => Problem::unauthorized(challenge),
+            None => Problem::forbidden("You may not use the task API."),
+        })?;
+        let tasks = self.tasks.upgrade().ok_or_else(Problem::shutting_down)?;
+        let path = routes::below(&self.prefix, parts.uri.path()).ok_or_else(Problem::not_found)?;
+        let (route, task) = match routes::find(path, &parts.method)? {
+            routes::Found::Route(route, task) => (route, task),
+            routes::Found::Options(allow) => return Ok(routes::options(allow)),
+        };
+        let call = Call {
+            links: self.links,
+            tasks,
+            grant,
+            task,
+            parts,
+        };
+        route.run(call, body).await
+    }
+}
+
+impl fmt::Debug for TaskApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskApi")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B> Service<Request<B>> for TaskApi
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let (parts, body) = request.into_parts();
+        let api = self.clone();
+        ResponseFuture(Box::pin(async move {
+            let head = parts.method == http::Method::HEAD;
+            let response = match api.answer(parts, RequestBody::live(body)).await {
+                Ok(response) => response,
+                Err(problem) => problem.into_response(None),
+            };
+            if head { routes::head_only(response) } else { response }
+        }))
+    }
+}
+
+/// The future of a [`TaskApi`].
+///
+/// # Cancel safety
+///
+/// Dropped before it answers, a change that was asked for may or may not have been made.
+#[must_use]
+pub struct ResponseFuture(BoxFuture<'static, Response<ResponseBody>>);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.get_mut().0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

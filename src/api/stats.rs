@@ -1,0 +1,145 @@
+//! How things stand.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::{
+    api::{
+        answer,
+        routes::{Answer, Call},
+    },
+    engine::{RateStats, SlotStats, Stats},
+};
+
+/// `GET /stats`
+pub(super) async fn stats(call: Call) -> Answer {
+    let stats = call.tasks.stats(&call.grant.scope).await?;
+    Ok(answer::json(StatusCode::OK, &StatsDocument::new(&stats)))
+}
+
+/// What belongs to the process and not to the caller's tasks is left out for a caller who sees one tenant only.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatsDocument {
+    counts: BTreeMap<&'static str, u64>,
+    oldest_queued_age_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<Slots>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rates: Option<Rates>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buffered_bytes: Option<usize>,
+}
+
+impl StatsDocument {
+    fn new(stats: &Stats) -> Self {
+        let oldest = stats.counts.oldest_queued;
+        Self {
+            counts: stats
+                .counts
+                .iter()
+                .map(|(state, count)| (state.as_str(), count))
+                .collect(),
+            oldest_queued_age_ms: oldest.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            slots: stats.slots.map(Slots::new),
+            rates: stats.rates.map(|[one, fifteen, sixty]| Rates {
+                one: Rate::new(one),
+                fifteen: Rate::new(fifteen),
+                sixty: Rate::new(sixty),
+            }),
+            buffered_bytes: stats.buffered_bytes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Slots {
+    used: usize,
+    total: usize,
+    stuck: usize,
+}
+
+impl Slots {
+    const fn new(slots: SlotStats) -> Self {
+        Self {
+            used: slots.used,
+            total: slots.total,
+            stuck: slots.stuck,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Rates {
+    #[serde(rename = "1m")]
+    one: Rate,
+    #[serde(rename = "15m")]
+    fifteen: Rate,
+    #[serde(rename = "60m")]
+    sixty: Rate,
+}
+
+#[derive(Serialize)]
+struct Rate {
+    accepted: u64,
+    succeeded: u64,
+    failed: u64,
+}
+
+impl Rate {
+    const fn new(rate: RateStats) -> Self {
+        Self {
+            accepted: rate.accepted,
+            succeeded: rate.succeeded,
+            failed: rate.failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::task::{Counts, TaskState};
+
+    #[test]
+    fn what_is_the_process_s_is_shown_to_who_sees_everything() {
+        let mut counts = Counts::default();
+        counts.set(TaskState::Running, 2);
+        counts.oldest_queued = Some(Duration::from_millis(1500));
+        let mut stats = Stats {
+            counts,
+            slots: None,
+            rates: None,
+            buffered_bytes: None,
+        };
+        let json = |stats: &Stats| serde_json::to_string(&StatsDocument::new(stats)).unwrap();
+        let counts = "{\"counts\":{\"Enqueued\":0,\"Expired\":0,\"Failed\":0,\"Invalid\":0,\"Retrying\":0,\"Running\":2,\
+                      \"Stopped\":0,\"Stopping\":0,\"Succeeded\":0},\"oldestQueuedAgeMs\":1500";
+        assert_eq!(json(&stats), format!("{counts}}}"));
+
+        let rate = |accepted| RateStats {
+            accepted,
+            ..RateStats::default()
+        };
+        stats.slots = Some(SlotStats {
+            used: 2,
+            total: 64,
+            stuck: 0,
+        });
+        stats.rates = Some([rate(1), rate(2), rate(3)]);
+        stats.buffered_bytes = Some(7);
+        let rate = |accepted| format!("{{\"accepted\":{accepted},\"succeeded\":0,\"failed\":0}}");
+        let expected = format!(
+            "{counts},\"slots\":{{\"used\":2,\"total\":64,\"stuck\":0}},\
+             \"rates\":{{\"1m\":{},\"15m\":{},\"60m\":{}}},\"bufferedBytes\":7}}",
+            rate(1),
+            rate(2),
+            rate(3)
+        );
+        assert_eq!(json(&stats), expected);
+    }
+}

@@ -1,0 +1,128 @@
+//! Looking at one task.
+
+use std::sync::Arc;
+
+use http::{StatusCode, header::RETRY_AFTER};
+use serde::Serialize;
+
+use crate::{
+    api::{
+        Permission, answer, query,
+        routes::{Answer, Call},
+    },
+    store::StoreErrorKind,
+    task::{CapturedRequest, CapturedResponse, TaskRecord},
+    wire::{OperationDocument, Payload, Problem, REDACTED, RedactedUri, TaskDocument, is_secret_header},
+};
+
+/// How much of a body `/request` shows, in bytes: the default limit of what is accepted, so that by default nothing is
+/// cut, and a raised limit does not make a view of a hundred megabytes.
+const BODY_BYTES: usize = 2 * 1024 * 1024;
+
+/// `GET /{id}`
+pub(super) async fn task(call: Call) -> Answer {
+    let record = call.record().await?;
+    let payloads = match query::include_payload(&call.parts.uri)? {
+        true => {
+            call.must_allow(Permission::Payload)?;
+            call.payloads(&record).await?
+        }
+        false => Payloads::default(),
+    };
+    let document = payloads.put_in(TaskDocument::new(&record, &call.links));
+    Ok(answer::document(StatusCode::OK, document.to_bytes()))
+}
+
+/// `GET /{id}/operation`
+pub(super) async fn operation(call: Call) -> Answer {
+    let record = call.record().await?;
+    let document = OperationDocument::new(&record, &call.links).to_bytes();
+    let mut response = answer::document(StatusCode::OK, document);
+    if !record.state.is_terminal() {
+        response.headers_mut().insert(RETRY_AFTER, answer::ASK_AGAIN);
+    }
+    Ok(response)
+}
+
+/// `GET /{id}/request`
+pub(super) async fn request(call: Call) -> Answer {
+    let record = call.record().await?;
+    let request = call.tasks.request(&call.grant.scope, record.id).await?;
+    let request = request.ok_or_else(Problem::task_not_found)?;
+    Ok(answer::json(StatusCode::OK, &RequestDocument::new(&request)))
+}
+
+impl Call {
+    /// The task that the path names, if the caller may know of it.
+    pub(super) async fn record(&self) -> Result<Arc<TaskRecord>, Problem> {
+        let task = self.task.as_ref().expect("the route's path names a task");
+        match self.tasks.find(&self.grant.scope, task).await {
+            Ok(found) => found.ok_or_else(Problem::task_not_found),
+            Err(error) if error.kind() == StoreErrorKind::Conflict => Err(Problem::ambiguous_task()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the caller may see of the task's request and response.
+    pub(super) async fn payloads(&self, record: &TaskRecord) -> Result<Payloads, Problem> {
+        let scope = &self.grant.scope;
+        let request = self.tasks.request(scope, record.id).await?;
+        let response = match record.status_code {
+            Some(_) if self.grant.allows(Permission::Result) => self.tasks.response(scope, record.id).await?,
+            _ => None,
+        };
+        Ok(Payloads { request, response })
+    }
+}
+
+/// The request and the response of a task, for its document.
+#[derive(Default)]
+pub(super) struct Payloads {
+    request: Option<Arc<CapturedRequest>>,
+    response: Option<Arc<CapturedResponse>>,
+}
+
+impl Payloads {
+    pub(super) fn put_in<'a>(&'a self, mut document: TaskDocument<'a>) -> TaskDocument<'a> {
+        if let Some(request) = &self.request {
+            document = document.with_task_payload(&request.body);
+        }
+        if let Some(response) = &self.response {
+            document = document.with_return_payload(&response.body, !response.truncated);
+        }
+        document
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestDocument<'a> {
+    method: &'a str,
+    uri: String,
+    headers: Vec<(&'a str, std::borrow::Cow<'a, str>)>,
+    body: std::borrow::Cow<'a, str>,
+    body_encoding: &'static str,
+    truncated: bool,
+}
+
+impl<'a> RequestDocument<'a> {
+    fn new(request: &'a CapturedRequest) -> Self {
+        let body = Payload::new(&request.body, BODY_BYTES);
+        let headers = request.headers.iter().map(|(name, value)| {
+            let secret = value.is_sensitive() || is_secret_header(name);
+            let value = match secret {
+                true => REDACTED.into(),
+                false => String::from_utf8_lossy(value.as_bytes()),
+            };
+            (name.as_str(), value)
+        });
+        Self {
+            method: request.method.as_str(),
+            uri: RedactedUri(&request.uri).to_string(),
+            headers: headers.collect(),
+            body: body.text,
+            body_encoding: body.encoding,
+            truncated: body.truncated,
+        }
+    }
+}
