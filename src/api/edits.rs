@@ -4,17 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri,
-    header::{CONTENT_LENGTH, EXPECT},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use crate::{
     api::routes,
+    layer::{HeaderPolicy, strip},
     task::{CapturedRequest, lifecycle::Edits},
-    wire::{HopByHop, Problem, REDACTED, is_secret_header, is_secret_query_key},
+    wire::{Problem, REDACTED, is_secret_header, is_secret_query_key},
 };
 
 /// The edits as they are sent: what is absent or `null` stays as it is.
@@ -52,18 +50,6 @@ enum Encoding {
     Utf8,
     Base64,
 }
-
-/// What the layer takes off a request when it captures it, beside what belongs to the connection: an edited request is
-/// stored as if it had come in like that.
-const TAKEN_OFF: [&str; 6] = [
-    "x-amz-invocation-type",
-    "x-fc-async-delay",
-    "x-fc-async-task-id",
-    "x-fc-invocation-type",
-    "x-fc-request-id",
-    "x-fc-stateful-async-invocation-id",
-];
-const OURS: &str = "x-respond-async-";
 
 /// Reads edits from JSON; from nothing at all, no edits.
 pub(super) fn parse(json: &[u8]) -> Result<EditsDocument, Problem> {
@@ -171,15 +157,9 @@ impl Headers {
                 .try_append(name, value)
                 .map_err(|_| bad("has too many headers"))?;
         }
-        let hop = HopByHop::of(&headers);
-        Ok(headers
-            .iter()
-            .filter(|(name, _)| !hop.contains(name) && !is_taken_off(name))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .fold(HeaderMap::new(), |mut kept, (name, value)| {
-                kept.append(name, value);
-                kept
-            }))
+        // Stored as if it had come in like that.
+        strip(&mut headers, &HeaderPolicy::StoreAll);
+        Ok(headers)
     }
 }
 
@@ -207,10 +187,6 @@ fn restore_header(
     }
     let value = HeaderValue::try_from(value).map_err(|_| refuse("value"))?;
     Ok((name, value))
-}
-
-fn is_taken_off(name: &HeaderName) -> bool {
-    *name == CONTENT_LENGTH || *name == EXPECT || TAKEN_OFF.contains(&name.as_str()) || name.as_str().starts_with(OURS)
 }
 
 fn nothing_redacted(what: &str, name: &str) -> Problem {

@@ -83,7 +83,6 @@ mod edits;
 mod list;
 mod origin;
 mod paging;
-mod prefer;
 mod query;
 mod result;
 mod routes;

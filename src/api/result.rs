@@ -13,10 +13,10 @@ use http::{
 use crate::{
     api::{
         answer::{self, NO_STORE, NOSNIFF},
-        prefer, query,
+        query,
         routes::{Answer, Call},
     },
-    layer::ResponseBody,
+    layer::{Preferences, ResponseBody},
     task::{CapturedResponse, TaskRecord},
     wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER},
 };
@@ -57,11 +57,11 @@ pub(super) async fn result(call: Call) -> Answer {
     let reader = Reader::of(&call.parts.headers)?;
     let wait = match query::wait(&call.parts.uri)? {
         Some(wait) => wait,
-        None => prefer::wait(&call.parts.headers).unwrap_or_default(),
+        None => Preferences::of(&call.parts.headers).wait.unwrap_or_default(),
     };
     let mut record = call.record().await?;
     if !record.state.is_terminal() && wait > Duration::ZERO {
-        let limit = wait.min(call.tasks.wait_cap());
+        let limit = wait.min(call.tasks.api_address().wait_cap);
         let waited = call.tasks.wait(&call.grant.scope, record.id, limit).await?;
         record = waited.ok_or_else(Problem::task_not_found)?;
     }

@@ -43,10 +43,11 @@ impl TaskApi {
     /// gives: paths from which the base has been taken off.
     pub fn new(tasks: &Tasks, authorizer: impl Authorizer) -> Self {
         tasks.mark_api_mounted();
+        let address = tasks.api_address();
         Self {
             tasks: tasks.downgrade(),
             authorizer: Arc::new(authorizer),
-            links: Arc::new(ApiLinks::new(tasks.api_base(), tasks.public_url())),
+            links: Arc::new(ApiLinks::new(&address.base, address.public_url.as_deref())),
             prefix: "".into(),
         }
     }

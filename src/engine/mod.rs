@@ -190,7 +190,6 @@ impl Engine {
 
 /// Where clients find the task API, and how long they may wait there.
 #[derive(Clone, Debug, Default)]
-#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "read by the task API"))]
 pub(crate) struct ApiAddress {
     pub(crate) base: String,
     pub(crate) public_url: Option<String>,

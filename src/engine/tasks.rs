@@ -9,7 +9,7 @@ use std::{
 use tokio::time::sleep_until;
 
 use crate::{
-    engine::{Engine, ShutdownReport, SlotStats, Stats, Unaccepted, attempt::Input, node::Hint},
+    engine::{ApiAddress, Engine, ShutdownReport, SlotStats, Stats, Unaccepted, attempt::Input, node::Hint},
     probe::Event,
     store::{Delete, FullReason, Inserted, LogQuery, StoreError},
     task::{
@@ -348,22 +348,10 @@ impl Tasks {
         self.engine().api_mounted.store(true, Ordering::Relaxed);
     }
 
-    /// Under which path the task API is mounted.
+    /// Where clients find the task API.
     #[cfg(feature = "api")]
-    pub(crate) fn api_base(&self) -> &str {
-        "/tasks"
-    }
-
-    /// How the world calls the server, where that is known.
-    #[cfg(feature = "api")]
-    pub(crate) fn public_url(&self) -> Option<&str> {
-        None
-    }
-
-    /// How long a client may wait for a result at most.
-    #[cfg(feature = "api")]
-    pub(crate) fn wait_cap(&self) -> Duration {
-        Duration::from_secs(60)
+    pub(crate) fn api_address(&self) -> ApiAddress {
+        self.engine().api.get().cloned().unwrap_or_default()
     }
 
     /// Tells the probes who changed a task.

@@ -28,3 +28,5 @@ pub use self::{
     layer::RespondAsyncLayer,
     service::RespondAsync,
 };
+#[cfg(feature = "api")]
+pub(crate) use self::{dialect::Preferences, headers::strip};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::layer::dialect::{Ask, Options};
+use crate::layer::dialect::Ask;
 
 /// The request header (RFC 7240 §2).
 pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");

@@ -1,0 +1,337 @@
+//! Shows everything at once: an application with a route for each way a handler can behave, to try and to test with.
+//!
+//! ```text
+//! cargo run --release --example playground --features full
+//!
+//! curl -i -H 'X-Fc-Invocation-Type: Async' -d 'hello' http://127.0.0.1:3000/echo
+//! curl -i -H 'Prefer: respond-async, wait=5' http://127.0.0.1:3000/hello/you
+//! curl -i -H 'Prefer: respond-async' -X POST 'http://127.0.0.1:3000/sleep?ms=5000'
+//! curl -s http://127.0.0.1:3000/tasks
+//! curl -s http://127.0.0.1:3000/tasks/stats
+//! ```
+//!
+//! Settings come from the environment; all have a default:
+//!
+//! | variable | sets |
+//! |---|---|
+//! | `LISTEN` | the address, `127.0.0.1:3000`; port 0 takes a free one |
+//! | `STORE` | `memory` |
+//! | `CONCURRENCY`, `QUEUE_DEPTH`, `BODY_LIMIT`, `BUFFER_LIMIT`, `RESULT_LIMIT` | the builder's settings of these names |
+//! | `LEASE_MS`, `ATTEMPT_TIMEOUT_MS`, `MAX_AGE_MS`, `RETENTION_MS` | the same, in milliseconds |
+//! | `MAX_RETRIES`, `BACKOFF_BASE_MS` | the retry policy |
+//! | `FC_STRICT` | `1`: answer as the cloud does to the letter |
+//! | `API_TOKEN` | who has it may use the task API; without it everybody may, and `LISTEN` must be loopback |
+//! | `JOURNAL` | a file to which every start of a handler appends a line `taskId attempt path` |
+
+use std::{
+    convert::Infallible,
+    env,
+    fmt::Display,
+    fs::{File, OpenOptions},
+    io::Write,
+    net::SocketAddr,
+    process::ExitCode,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{Path, Query, Request, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header::CONTENT_TYPE},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{any, post},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http_body_util::StreamBody;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, signal};
+use tower::{Layer, make::Shared};
+use tower_respond_async::{
+    Backoff, BearerToken, BoxError, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
+};
+
+/// How long a SIGTERM waits for handlers that run.
+const GRACE: Duration = Duration::from_secs(25);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("playground: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<(), BoxError> {
+    let listen: SocketAddr = setting("LISTEN")?.unwrap_or(([127, 0, 0, 1], 3000).into());
+    let token: Option<String> = setting("API_TOKEN")?;
+    if token.is_none() && !listen.ip().is_loopback() {
+        return Err(
+            "LISTEN is not loopback: set API_TOKEN, or everybody who can reach it could use the task API".into(),
+        );
+    }
+
+    let layer = layer()?;
+    let tasks = layer.tasks();
+    let api = match token {
+        Some(token) => TaskApi::new(&tasks, BearerToken::new(token)),
+        None => TaskApi::new(&tasks, allow_everyone()),
+    };
+    let app = routes(Journal::open()?).nest_service("/tasks", api);
+    let app = layer.layer(app);
+
+    let listener = TcpListener::bind(listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let closing = tasks.clone();
+    axum::serve(listener, Shared::new(app))
+        .with_graceful_shutdown(async move {
+            asked_to_end().await;
+            closing.close();
+        })
+        .await?;
+    let report = tasks.shutdown(GRACE).await;
+    println!("{report:?}");
+    Ok(())
+}
+
+fn layer() -> Result<RespondAsyncLayer, BoxError> {
+    let store: String = setting("STORE")?.unwrap_or_else(|| "memory".into());
+    let mut builder = match store.as_str() {
+        "memory" => RespondAsyncLayer::builder(MemoryStore::new()),
+        other => return Err(format!("STORE is {other:?}; it can be memory").into()),
+    };
+    builder = builder.api_base("/tasks");
+    if let Some(handlers) = setting("CONCURRENCY")? {
+        builder = builder.concurrency(handlers);
+    }
+    if let Some(tasks) = setting("QUEUE_DEPTH")? {
+        builder = builder.queue_depth(tasks);
+    }
+    if let Some(bytes) = setting("BODY_LIMIT")? {
+        builder = builder.body_limit(bytes);
+    }
+    if let Some(bytes) = setting("BUFFER_LIMIT")? {
+        builder = builder.buffer_limit(bytes);
+    }
+    if let Some(bytes) = setting("RESULT_LIMIT")? {
+        builder = builder.result_limit(bytes);
+    }
+    if let Some(lease) = millis("LEASE_MS")? {
+        builder = builder.lease(lease);
+    }
+    if let Some(limit) = millis("ATTEMPT_TIMEOUT_MS")? {
+        builder = builder.attempt_timeout(limit);
+    }
+    if let Some(age) = millis("MAX_AGE_MS")? {
+        builder = builder.max_age(age);
+    }
+    if let Some(kept) = millis("RETENTION_MS")? {
+        builder = builder.retention(kept, kept);
+    }
+    let mut retry = Backoff::new();
+    if let Some(retries) = setting("MAX_RETRIES")? {
+        retry = retry.max_retries(retries);
+    }
+    if let Some(base) = millis("BACKOFF_BASE_MS")? {
+        retry = retry.base(base);
+    }
+    builder = builder.retry(retry);
+    if setting::<String>("FC_STRICT")?.is_some_and(|value| !matches!(value.as_str(), "" | "0" | "false")) {
+        builder = builder.fc_strict();
+    }
+    Ok(builder.build()?)
+}
+
+fn routes(journal: Journal) -> Router {
+    Router::new()
+        .route("/echo", any(echo))
+        .route("/inspect", any(inspect))
+        .route("/hello/{name}", any(hello))
+        .route("/sleep", post(sleep))
+        .route("/flaky", post(flaky))
+        .route("/status/{code}", any(status))
+        .route("/panic", post(panics))
+        .route("/hang", post(hang))
+        .route("/abort", post(abort))
+        .route("/block", post(block))
+        .route("/log", post(log))
+        .route("/big", post(big))
+        .layer(middleware::from_fn_with_state(journal, keep_journal))
+}
+
+async fn echo(headers: HeaderMap, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    if let Some(kind) = headers.get(CONTENT_TYPE) {
+        response.headers_mut().insert(CONTENT_TYPE, kind.clone());
+    }
+    response
+}
+
+async fn inspect(task: TaskContext, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Json<Value> {
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), STANDARD.encode(value.as_bytes())]))
+        .collect();
+    Json(json!({
+        "method": method.as_str(),
+        "uri": uri.to_string(),
+        "headers": headers,
+        "bodyBase64": STANDARD.encode(&body),
+        "taskId": task.task_id(),
+        "attempt": task.attempt(),
+    }))
+}
+
+async fn hello(Path(name): Path<String>) -> String {
+    format!("hello {name}")
+}
+
+#[derive(Deserialize)]
+struct Millis {
+    #[serde(default)]
+    ms: u64,
+}
+
+async fn sleep(task: TaskContext, Query(Millis { ms }): Query<Millis>) -> Response {
+    let started = Instant::now();
+    let whole = Duration::from_millis(ms);
+    for step in 1..=10 {
+        // Each step against the one deadline, so that late wake-ups do not add up.
+        let until = started + whole / 10 * step;
+        tokio::select! {
+            () = tokio::time::sleep_until(until.into()) => {}
+            () = task.stopped() => {
+                let slept = started.elapsed().as_millis() as u64;
+                let status = StatusCode::from_u16(499).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                return (status, Json(json!({ "error": "stopped", "slept": slept }))).into_response();
+            }
+        }
+        task.progress(step as f32 / 10.0, format!("{step} of 10"));
+    }
+    Json(json!({ "slept": ms })).into_response()
+}
+
+#[derive(Deserialize)]
+struct Flaky {
+    #[serde(default)]
+    fail: u32,
+}
+
+async fn flaky(task: TaskContext, Query(Flaky { fail }): Query<Flaky>) -> Response {
+    let attempt = task.attempt().max(1);
+    if attempt <= fail {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("attempt {attempt} fails\n")).into_response();
+    }
+    Json(json!({ "attempt": attempt })).into_response()
+}
+
+async fn status(Path(code): Path<u16>) -> Response {
+    match StatusCode::from_u16(code) {
+        Ok(status) if code >= 200 => (status, format!("this is {status}\n")).into_response(),
+        _ => (StatusCode::BAD_REQUEST, "no status that can be answered with\n").into_response(),
+    }
+}
+
+async fn panics() -> Response {
+    panic!("asked to panic");
+}
+
+async fn hang() -> Response {
+    std::future::pending().await
+}
+
+async fn abort() -> Response {
+    std::process::abort();
+}
+
+async fn block(Query(Millis { ms }): Query<Millis>) -> Json<Value> {
+    std::thread::sleep(Duration::from_millis(ms));
+    Json(json!({ "blocked": ms }))
+}
+
+#[derive(Deserialize)]
+struct Lines {
+    #[serde(default)]
+    lines: u64,
+}
+
+async fn log(task: TaskContext, Query(Lines { lines }): Query<Lines>) -> Json<Value> {
+    for line in 1..=lines {
+        tracing::info!(line, task = task.task_id(), "a line of the log");
+    }
+    Json(json!({ "logged": lines }))
+}
+
+#[derive(Deserialize)]
+struct Size {
+    #[serde(default)]
+    bytes: usize,
+}
+
+async fn big(Query(Size { bytes }): Query<Size>) -> Response {
+    const CHUNK: usize = 64 * 1024;
+    let chunk = Bytes::from(vec![b'x'; CHUNK]);
+    let chunks = (0..bytes.div_ceil(CHUNK)).map(move |at| {
+        let length = CHUNK.min(bytes - at * CHUNK);
+        Ok::<_, Infallible>(http_body::Frame::data(chunk.slice(..length)))
+    });
+    let stream = StreamBody::new(futures_util::stream::iter(chunks));
+    ([(CONTENT_TYPE, "application/octet-stream")], Body::new(stream)).into_response()
+}
+
+/// Notes every start of a handler that runs for a task, before anything else happens.
+async fn keep_journal(State(journal): State<Journal>, task: TaskContext, request: Request, next: Next) -> Response {
+    if let (Some(file), Some(id)) = (&journal.0, task.task_id()) {
+        let line = format!("{id} {} {}\n", task.attempt(), request.uri().path());
+        // One write: lines of several processes and threads do not run into each other.
+        if let Err(error) = (&**file).write_all(line.as_bytes()) {
+            eprintln!("playground: the journal cannot be written: {error}");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    }
+    next.run(request).await
+}
+
+#[derive(Clone)]
+struct Journal(Option<Arc<File>>);
+
+impl Journal {
+    fn open() -> Result<Self, BoxError> {
+        let Some(path) = setting::<String>("JOURNAL")? else {
+            return Ok(Self(None));
+        };
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        let file = file.map_err(|error| format!("JOURNAL is {path:?}, which cannot be opened: {error}"))?;
+        Ok(Self(Some(Arc::new(file))))
+    }
+}
+
+fn setting<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, BoxError> {
+    match env::var(name) {
+        Ok(text) => match text.parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(format!("{name} is {text:?}, which cannot be read: {error}").into()),
+        },
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(error) => Err(format!("{name}: {error}").into()),
+    }
+}
+
+fn millis(name: &str) -> Result<Option<Duration>, BoxError> {
+    Ok(setting(name)?.map(Duration::from_millis))
+}
+
+async fn asked_to_end() {
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate()).expect("SIGTERM can be heard");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = signal::ctrl_c() => {}
+    }
+}
