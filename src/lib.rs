@@ -5,4 +5,6 @@ pub mod hook;
 pub mod probe;
 pub mod store;
 pub mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;

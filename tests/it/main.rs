@@ -1,0 +1,3 @@
+//! The crate seen from outside: one binary, a module per theme.
+
+mod conformance;
