@@ -3,6 +3,7 @@
 //! - [`ManualClock`]: a clock that is moved by hand, so that a test of a lease of an hour takes no time
 //! - [`FaultStore`]: any store, failing on demand
 //! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
+//! - [`model`]: random operations on a store, compared with a plain list
 //!
 //! # Examples
 //!
@@ -34,6 +35,7 @@
 //! ```
 
 pub mod conformance;
+pub mod model;
 
 mod clock;
 mod fault;

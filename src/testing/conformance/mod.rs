@@ -16,6 +16,8 @@
 //!
 //! Races are run with real threads, a barrier and many rounds. A store with a clock of its own is tested against real
 //! time; all durations are multiples of [`Harness::unit`].
+//!
+//! Beside the promises there is a [model](crate::testing::model), which takes random walks.
 
 mod memory;
 mod subject;
