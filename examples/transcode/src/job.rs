@@ -27,12 +27,12 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// From where to where: transcoding is nearly all of it.
+    /// From where to where: transcoding is nearly all of it, and 1 is told only when the product is there.
     const fn span(self) -> (f32, f32) {
         match self {
             Self::Fetching => (0.0, 0.05),
             Self::Transcoding => (0.05, 0.95),
-            Self::Storing => (0.95, 1.0),
+            Self::Storing => (0.95, 0.99),
         }
     }
 }

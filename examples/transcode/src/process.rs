@@ -258,6 +258,48 @@ const LONGEST: usize = 400;
 mod tests {
     use super::*;
 
+    fn workspace() -> Workspace {
+        Workspace::create(&std::env::temp_dir()).unwrap()
+    }
+
+    /// The clock runs ahead whenever nothing happens, so two minutes of silence are over at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_falls_silent_is_given_up() {
+        let ended = run(Path::new("sleep"), ["1000"], &workspace(), |_| ()).await;
+        assert!(matches!(ended, Err(Error::Hung { .. })), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_program_does_not_see_our_environment() {
+        let (mut seen, workspace) = (Vec::new(), workspace());
+        let ended = run(Path::new("env"), [""; 0], &workspace, |line| {
+            seen.extend(line.split_once('=').map(|(name, _)| name.to_owned()));
+        });
+        assert!(ended.await.unwrap().status.success());
+        assert!(
+            std::env::var_os("CARGO_MANIFEST_DIR").is_some(),
+            "there is something to hide"
+        );
+        assert!(
+            seen.iter()
+                .all(|name| KEPT.contains(&&**name) || name == "AV_LOG_FORCE_NOCOLOR"),
+            "{seen:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_writes_much_to_both_ends_is_read_to_its_end() {
+        let mut lines = 0;
+        let script = "i=0; while [ $i -lt 20000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; exit 3";
+        let ended = run(Path::new("sh"), ["-c", script], &workspace(), |_| {
+            lines += 1;
+        })
+        .await
+        .unwrap();
+        assert_eq!((lines, ended.status.code()), (20_000, Some(3)));
+        assert_eq!(ended.said.to_string(), "err 19997; err 19998; err 19999");
+    }
+
     #[test]
     fn what_a_program_said_is_short_and_printable() {
         let mut said = Said::default();

@@ -118,7 +118,7 @@ impl Transcoder {
             &order.product,
             workspace.file(&product),
             |done, all| {
-                meter.advance(Stage::Storing, done as f64, all as f64 * 1.01, || {
+                meter.advance(Stage::Storing, done as f64, all as f64, || {
                     format!("storing, {done} of {all} bytes")
                 });
             },
