@@ -19,10 +19,7 @@ where
     J: Job + FromRequestParts<Transcoder>,
 {
     Router::new()
-        .route(
-            "/",
-            post(transcode::<J>).fallback(async || Error::MethodNotAllowed),
-        )
+        .route("/", post(transcode::<J>).fallback(async || Error::MethodNotAllowed))
         .fallback(async || Error::NoSuchPath)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(transcoder)
@@ -46,11 +43,7 @@ impl From<JsonRejection> for Error {
                 JsonRejection::JsonDataError(_) => axum::http::StatusCode::BAD_REQUEST,
                 other => other.status(),
             },
-            message: rejection
-                .body_text()
-                .chars()
-                .take(LONGEST_MESSAGE)
-                .collect(),
+            message: rejection.body_text().chars().take(LONGEST_MESSAGE).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! - Not as it stands (bad fields, no such object, a broken video): 4xx, final.
 //! - Yes, the machine was the trouble (bucket away, disk full, ffmpeg killed, shutdown): 5xx, tried again.
 //! - A missing ffmpeg or encoder is the machine's trouble too, hence 501, but no retry after a few seconds installs a
-//!   program: that answer carries [`Final`], and the wiring turns it into the layer's own word for "do not retry".
+//!   program: that answer carries [`DoNotRetry`].
 
 use std::{io, time::Duration};
 
@@ -16,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tower_respond_async::DoNotRetry;
 
 use crate::{
     format::Format,
@@ -28,23 +29,15 @@ use crate::{
 /// `Display` is the sentence the caller reads; what only an operator should see is behind `source()`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[expect(
-    missing_docs,
-    reason = "the sentence above each variant says what it is"
-)]
+#[expect(missing_docs, reason = "the sentence above each variant says what it is")]
 pub enum Error {
     #[error("{message}")]
     InvalidBody { status: StatusCode, message: String },
     #[error("`{field}` {problem}")]
-    InvalidField {
-        field: &'static str,
-        problem: &'static str,
-    },
+    InvalidField { field: &'static str, problem: &'static str },
     #[error("`dst_format` must be one of {}", Format::names())]
     UnknownFormat,
-    #[error(
-        "the product would replace `{0}`, which it is made from: choose another `output_dir` or `dst_format`"
-    )]
+    #[error("the product would replace `{0}`, which it is made from: choose another `output_dir` or `dst_format`")]
     OutputIsInput(Key),
     #[error("there is nothing at this path: POST / takes a transcoding request")]
     NoSuchPath,
@@ -80,10 +73,7 @@ pub enum Error {
     #[error("stopped before the product was complete")]
     Stopped,
     #[error("could not {step}")]
-    Io {
-        step: &'static str,
-        source: io::Error,
-    },
+    Io { step: &'static str, source: io::Error },
 }
 
 impl Error {
@@ -92,9 +82,7 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::InvalidBody { status, .. } => *status,
-            Self::InvalidField { .. } | Self::UnknownFormat | Self::OutputIsInput(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InvalidField { .. } | Self::UnknownFormat | Self::OutputIsInput(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchPath | Self::NoBucket(_) | Self::NoObject { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::ObjectTooLarge { .. } | Self::NoVideo { .. } | Self::CorruptVideo { .. } => {
@@ -102,12 +90,8 @@ impl Error {
             }
             Self::NoFfmpeg { .. } | Self::NoEncoder { .. } => StatusCode::NOT_IMPLEMENTED,
             // A shutdown stops jobs too, and those are to run again: hence not a 4xx.
-            Self::BucketUnavailable { .. } | Self::DiskFull | Self::Stopped => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Hung { .. } | Self::Killed { .. } | Self::Io { .. } => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::BucketUnavailable { .. } | Self::DiskFull | Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Hung { .. } | Self::Killed { .. } | Self::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -146,10 +130,6 @@ impl Error {
     }
 }
 
-/// A mark in the extensions of a 5xx answer: the same request will fail again, so do not try.
-#[derive(Clone, Copy, Debug)]
-pub struct Final;
-
 /// `{"error":{"code":"no_such_object","message":"there is no object ..."}}`
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
@@ -159,7 +139,7 @@ impl IntoResponse for Error {
         }
         let mut response = (status, Json(Document::from(&self))).into_response();
         if status == StatusCode::NOT_IMPLEMENTED {
-            response.extensions_mut().insert(Final);
+            response.extensions_mut().insert(DoNotRetry);
         }
         response
     }

@@ -120,12 +120,7 @@ impl Ffmpeg {
             // The first video and, if there is any, the first sound; no subtitles, no data, no attachments.
             &["-map", "0:v:0", "-map", "0:a:0?"],
             // 4:2:0 is what players decode, and it wants even sides.
-            &[
-                "-vf",
-                "scale=trunc(iw/2)*2:trunc(ih/2)*2",
-                "-pix_fmt",
-                "yuv420p",
-            ],
+            &["-vf", "scale=trunc(iw/2)*2:trunc(ih/2)*2", "-pix_fmt", "yuv420p"],
             format.codecs(),
             &["-f", format.muxer(), &output],
         ];
@@ -264,10 +259,7 @@ mod tests {
             }
         }
         let fast = Some("2.31x".to_owned());
-        assert_eq!(
-            told,
-            [(0.0, None), (0.0, None), (1.5, fast.clone()), (1.5, fast)]
-        );
+        assert_eq!(told, [(0.0, None), (0.0, None), (1.5, fast.clone()), (1.5, fast)]);
     }
 
     #[test]
@@ -283,10 +275,7 @@ mod tests {
         };
         assert_eq!(report(1), None);
         let video = report(0).unwrap();
-        assert_eq!(
-            (video.duration, video.width, video.height),
-            (Some(2.5), 854, 480)
-        );
+        assert_eq!((video.duration, video.width, video.height), (Some(2.5), 854, 480));
     }
 
     #[test]

@@ -19,10 +19,7 @@ impl Format {
     /// The format called `name`, in either case; `None` if it is not on the list.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        TABLE
-            .iter()
-            .find(|row| row.name.eq_ignore_ascii_case(name))
-            .map(Self)
+        TABLE.iter().find(|row| row.name.eq_ignore_ascii_case(name)).map(Self)
     }
 
     /// Its name, which is also the extension of the product: `mov`.
@@ -46,11 +43,7 @@ impl Format {
     /// Every name, for people: `avi, flv, mkv, ...`.
     #[must_use]
     pub fn names() -> String {
-        TABLE
-            .iter()
-            .map(|row| row.name)
-            .collect::<Vec<_>>()
-            .join(", ")
+        TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -99,9 +92,7 @@ mod tests {
     fn a_name_is_found_in_either_case_and_a_stranger_is_not() {
         assert_eq!(Format::parse("MOV").map(Format::muxer), Some("mov"));
         assert_eq!(Format::parse("mkv").map(Format::muxer), Some("matroska"));
-        for stranger in [
-            "", " mov", "mov ", "exe", "../mov", "mov\0", "-f", "matroska", "hls",
-        ] {
+        for stranger in ["", " mov", "mov ", "exe", "../mov", "mov\0", "-f", "matroska", "hls"] {
             assert_eq!(Format::parse(stranger), None, "{stranger:?}");
         }
     }

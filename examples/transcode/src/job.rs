@@ -3,6 +3,8 @@
 //! The transcoder knows this trait only, so its tests hold both ends. In the app it is the layer's `TaskContext`, which
 //! also stands for a plain request: then progress goes nowhere and no stop ever comes.
 
+use tower_respond_async::TaskContext;
+
 /// Who a job reports to, and who may stop it.
 pub trait Job: Send + Sync + 'static {
     /// The job is this far, from 0 to 1.
@@ -10,6 +12,17 @@ pub trait Job: Send + Sync + 'static {
 
     /// Ends when the job is to stop; for a job that nobody can stop, never.
     fn stopped(&self) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// A task of the layer; or a plain request, for which the context is detached.
+impl Job for TaskContext {
+    fn progress(&self, fraction: f32, message: &str) {
+        self.progress(fraction, message);
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.stopped()
+    }
 }
 
 /// Progress over several stages that never goes back, and is not told twice.
@@ -44,19 +57,9 @@ impl<'a, J: Job> Meter<'a, J> {
     }
 
     /// `done` of `all` of this stage are through; the whole is told when it has moved by a hundredth or more.
-    pub(crate) fn advance(
-        &mut self,
-        stage: Stage,
-        done: f64,
-        all: f64,
-        message: impl FnOnce() -> String,
-    ) {
+    pub(crate) fn advance(&mut self, stage: Stage, done: f64, all: f64, message: impl FnOnce() -> String) {
         let (from, to) = stage.span();
-        let part = if all > 0.0 {
-            (done / all).clamp(0.0, 1.0)
-        } else {
-            0.0
-        };
+        let part = if all > 0.0 { (done / all).clamp(0.0, 1.0) } else { 0.0 };
         let fraction = from + (to - from) * part as f32;
         if fraction - self.told >= STEP {
             self.told = fraction;

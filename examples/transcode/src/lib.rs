@@ -1,6 +1,6 @@
 //! A video transcoder behind one `POST`: the job that takes minutes, written as an ordinary axum handler.
 //!
-//! The library is the job and knows nothing of asynchronous calls: it reads an object from a [bucket], runs
+//! The library is the job and would do the same without the layer: it reads an object from a [bucket], runs
 //! [ffmpeg](Ffmpeg), writes the product back, tells a [`Job`] how far it is and gives up when told to. `main.rs` wraps
 //! it in the layer, and that is all there is between a handler and a task with a queue, progress and a stop button.
 //!
@@ -30,7 +30,7 @@ mod transcoder;
 
 pub use self::{
     app::app,
-    error::{Error, Final},
+    error::Error,
     ffmpeg::{Conversion, Ffmpeg, Video},
     format::Format,
     job::Job,

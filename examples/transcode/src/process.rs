@@ -35,9 +35,7 @@ impl Workspace {
     /// When the directory cannot be made.
     pub fn create(root: &Path) -> io::Result<Self> {
         Ok(Self(Arc::new(
-            tempfile::Builder::new()
-                .prefix("transcode-")
-                .tempdir_in(root)?,
+            tempfile::Builder::new().prefix("transcode-").tempdir_in(root)?,
         )))
     }
 
@@ -127,10 +125,7 @@ impl Process {
             .args(arguments)
             .current_dir(workspace.0.path())
             .env_clear()
-            .envs(
-                KEPT.iter()
-                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
-            )
+            .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .env("AV_LOG_FORCE_NOCOLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -146,12 +141,7 @@ impl Process {
                 child: Some(child),
                 workspace: workspace.clone(),
             }),
-            Err(source)
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-                ) =>
-            {
+            Err(source) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
                 Err(Error::NoFfmpeg {
                     program: display(program),
                     source,
@@ -225,10 +215,7 @@ impl fmt::Display for Said {
 
 /// `moov atom not found` of `[mov,mp4 @ 0x55d0c81f] moov atom not found`: the address means nothing to anyone.
 fn without_address(line: &str) -> &str {
-    match line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("] "))
-    {
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((tag, rest)) if tag.contains(" @ 0x") => rest.trim(),
         _ => line.trim(),
     }
@@ -242,13 +229,7 @@ fn display(program: &Path) -> String {
 /// without this job.
 const SILENCE: Duration = Duration::from_secs(120);
 /// What a program needs to start; on Windows also to find its libraries.
-const KEPT: [&str; 5] = [
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "SystemRoot",
-    "LANG",
-];
+const KEPT: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LANG"];
 /// A few screens of messages: the last ones count.
 const KEPT_BYTES: usize = 4096;
 const LAST_LINES: usize = 3;

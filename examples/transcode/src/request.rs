@@ -48,10 +48,7 @@ impl TryFrom<TranscodeRequest> for Order {
         let bucket = BucketName::parse(&request.bucket)?;
         let object = Key::parse("object", &request.object)?;
         // "a/" and "a" are the same directory to everyone who types one.
-        let directory = request
-            .output_dir
-            .strip_suffix('/')
-            .unwrap_or(&request.output_dir);
+        let directory = request.output_dir.strip_suffix('/').unwrap_or(&request.output_dir);
         let directory = Key::parse("output_dir", directory)?;
         let format = Format::parse(&request.dst_format).ok_or(Error::UnknownFormat)?;
 
@@ -89,10 +86,7 @@ impl BucketName {
             "is longer than 63 characters"
         } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
             "must begin with a letter or a digit"
-        } else if !name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        {
+        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
             "may hold letters, digits, `-`, `_` and `.` only"
         } else if name.contains("..") {
             "holds `..`"
@@ -198,12 +192,7 @@ const MAX_PART: usize = 240;
 mod tests {
     use super::*;
 
-    fn order(
-        bucket: &str,
-        object: &str,
-        output_dir: &str,
-        dst_format: &str,
-    ) -> Result<Order, Error> {
+    fn order(bucket: &str, object: &str, output_dir: &str, dst_format: &str) -> Result<Order, Error> {
         Order::try_from(TranscodeRequest {
             bucket: bucket.to_owned(),
             object: object.to_owned(),

@@ -77,8 +77,7 @@ impl Settings {
             });
         }
         let seconds = parse(lookup, "SHUTDOWN_SECONDS", 25, "wants a number")?;
-        let path =
-            |name, default: &str| PathBuf::from(lookup(name).unwrap_or_else(|| default.to_owned()));
+        let path = |name, default: &str| PathBuf::from(lookup(name).unwrap_or_else(|| default.to_owned()));
         Ok(Self {
             listen,
             token,
@@ -91,12 +90,7 @@ impl Settings {
                     ffprobe: path("FFPROBE", "ffprobe"),
                 },
                 work_dir: lookup("WORK_DIR").map_or_else(std::env::temp_dir, PathBuf::from),
-                max_object: parse(
-                    lookup,
-                    "MAX_OBJECT_BYTES",
-                    4 << 30,
-                    "wants a number of bytes",
-                )?,
+                max_object: parse(lookup, "MAX_OBJECT_BYTES", 4 << 30, "wants a number of bytes")?,
             },
         })
     }
@@ -167,12 +161,7 @@ mod tests {
     #[test]
     fn the_task_api_is_not_opened_to_the_network_without_a_token() {
         let open = [("LISTEN", "0.0.0.0:80")];
-        assert!(
-            read(&open)
-                .err()
-                .unwrap()
-                .starts_with("TASKS_TOKEN: must be set")
-        );
+        assert!(read(&open).err().unwrap().starts_with("TASKS_TOKEN: must be set"));
         assert!(read(&[open[0], ("TASKS_TOKEN", "secret")]).is_ok());
     }
 

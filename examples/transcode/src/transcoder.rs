@@ -71,8 +71,7 @@ impl Transcoder {
     async fn work<J: Job>(&self, order: &Order, job: &J) -> Result<Product, Error> {
         let mut meter = Meter::start(job, "fetching");
         let bucket = self.buckets.open(&order.bucket)?;
-        let workspace =
-            Workspace::create(&self.work_dir).map_err(Error::io("make a working directory"))?;
+        let workspace = Workspace::create(&self.work_dir).map_err(Error::io("make a working directory"))?;
 
         let source = bucket::Source {
             store: &*bucket,
@@ -81,7 +80,7 @@ impl Transcoder {
         };
         let fetched = source.copy_to(workspace.file(SOURCE), self.max_object, |done, all| {
             meter.advance(Stage::Fetching, done as f64, all as f64, || {
-                format!("fetching, {done} of {all} bytes")
+                format!("fetching, {:.1} of {:.1} MB", megabytes(done), megabytes(all))
             });
         });
         fetched.await?;
@@ -113,16 +112,11 @@ impl Transcoder {
             }
         };
 
-        let stored = bucket::store(
-            &*bucket,
-            &order.product,
-            workspace.file(&product),
-            |done, all| {
-                meter.advance(Stage::Storing, done as f64, all as f64, || {
-                    format!("storing, {done} of {all} bytes")
-                });
-            },
-        );
+        let stored = bucket::store(&*bucket, &order.product, workspace.file(&product), |done, all| {
+            meter.advance(Stage::Storing, done as f64, all as f64, || {
+                format!("storing, {:.1} of {:.1} MB", megabytes(done), megabytes(all))
+            });
+        });
         let size = stored.await?;
         meter.finish("done");
         Ok(Product::new(order, size, made))
@@ -150,6 +144,10 @@ fn blame(failure: Failure, object: &Key) -> Error {
         Failure::NoVideo => Error::NoVideo { object },
         Failure::Machine(error) => error,
     }
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 /// The source's name in the working directory: ours, and without an extension, since ffmpeg looks at the bytes.

@@ -84,9 +84,7 @@ impl Source<'_> {
     fn failure(&self, error: object_store::Error) -> Error {
         match error {
             // S3 tells a missing bucket from a missing object only in the text of its answer.
-            object_store::Error::NotFound { source, .. }
-                if source.to_string().contains("NoSuchBucket") =>
-            {
+            object_store::Error::NotFound { source, .. } if source.to_string().contains("NoSuchBucket") => {
                 Error::NoBucket(self.bucket.clone())
             }
             object_store::Error::NotFound { .. } => Error::NoObject {
@@ -98,18 +96,13 @@ impl Source<'_> {
                 bucket: self.bucket.clone(),
                 object: self.object.clone(),
             },
-            source => Error::BucketUnavailable {
-                doing: "read",
-                source,
-            },
+            source => Error::BucketUnavailable { doing: "read", source },
         }
     }
 }
 
 fn is_not_a_directory(error: &object_store::Error) -> bool {
-    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| {
-        error.source()
-    });
+    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     chain
         .filter_map(|error| error.downcast_ref::<std::io::Error>())
         .any(|error| error.kind() == std::io::ErrorKind::NotADirectory)
@@ -130,20 +123,11 @@ pub(crate) async fn store(
     let mut file = File::open(path).await.map_err(read())?;
     let size = file.metadata().await.map_err(read())?.len();
 
-    let mut upload = Upload(Some(
-        store
-            .put_multipart(key.as_path())
-            .await
-            .map_err(unwritable)?,
-    ));
+    let mut upload = Upload(Some(store.put_multipart(key.as_path()).await.map_err(unwritable)?));
     let mut sent = 0;
     loop {
         let mut part = Vec::with_capacity(PART.min(size - sent) as usize);
-        (&mut file)
-            .take(PART)
-            .read_to_end(&mut part)
-            .await
-            .map_err(read())?;
+        (&mut file).take(PART).read_to_end(&mut part).await.map_err(read())?;
         if part.is_empty() {
             break;
         }
@@ -178,9 +162,7 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         // A directory's upload removes its file by itself when dropped; on S3 the parts would stay, and cost money.
-        if let (Some(mut upload), Ok(runtime)) =
-            (self.0.take(), tokio::runtime::Handle::try_current())
-        {
+        if let (Some(mut upload), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move {
                 let _ = upload.abort().await;
             });
@@ -209,9 +191,7 @@ mod tests {
     #[tokio::test]
     async fn several_parts_arrive_as_one_object() {
         let (root, bucket) = bucket();
-        let bytes: Vec<u8> = (0..PART as usize * 2 + 7)
-            .map(|i| (i % 251) as u8)
-            .collect();
+        let bytes: Vec<u8> = (0..PART as usize * 2 + 7).map(|i| (i % 251) as u8).collect();
         let file = root.path().join("product");
         std::fs::write(&file, &bytes).unwrap();
         let key = Key::parse("object", "a/deep/product.mov").unwrap();
@@ -224,16 +204,8 @@ mod tests {
         let all = bytes.len() as u64;
         assert_eq!(size, all);
         assert_eq!(told, [(PART, all), (2 * PART, all), (all, all)]);
-        assert_eq!(
-            std::fs::read(root.path().join("b/a/deep/product.mov")).unwrap(),
-            bytes
-        );
-        assert_eq!(
-            std::fs::read_dir(root.path().join("b/a/deep"))
-                .unwrap()
-                .count(),
-            1
-        );
+        assert_eq!(std::fs::read(root.path().join("b/a/deep/product.mov")).unwrap(), bytes);
+        assert_eq!(std::fs::read_dir(root.path().join("b/a/deep")).unwrap().count(), 1);
     }
 
     #[tokio::test]

@@ -17,9 +17,7 @@ pub struct S3Buckets;
 impl Buckets for S3Buckets {
     // A client per job: it costs a handshake, and a job takes minutes.
     fn open(&self, name: &BucketName) -> Result<Arc<dyn ObjectStore>, Error> {
-        let bucket = AmazonS3Builder::from_env()
-            .with_bucket_name(name.as_str())
-            .build();
+        let bucket = AmazonS3Builder::from_env().with_bucket_name(name.as_str()).build();
         let bucket = bucket.map_err(|source| Error::BucketUnavailable {
             doing: "opened",
             source,

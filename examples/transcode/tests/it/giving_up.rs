@@ -8,8 +8,7 @@ use transcode::{Error, Order, TranscodeRequest};
 use crate::place::{DEADLINE, Place, Watched, eventually, long_clip};
 
 /// VP9 takes its time.
-const SLOW: &str =
-    r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"webm"}"#;
+const SLOW: &str = r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"webm"}"#;
 
 fn slow_order() -> Order {
     let request: TranscodeRequest = serde_json::from_str(SLOW).unwrap();

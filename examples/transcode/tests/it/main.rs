@@ -8,3 +8,4 @@ mod giving_up;
 mod place;
 mod product;
 mod refusals;
+mod the_app;

@@ -81,17 +81,12 @@ impl Place {
 
     pub(crate) async fn watched_post(&self, body: &str, watched: &Watched) -> (StatusCode, Value) {
         let request = Request::post("/").header(CONTENT_TYPE, "application/json");
-        let request = request
-            .extension(watched.clone())
-            .body(Body::from(body.to_owned()));
+        let request = request.extension(watched.clone()).body(Body::from(body.to_owned()));
         self.send(request.unwrap()).await
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> (StatusCode, Value) {
-        let response = timeout(DEADLINE, self.app().oneshot(request))
-            .await
-            .unwrap()
-            .unwrap();
+        let response = timeout(DEADLINE, self.app().oneshot(request)).await.unwrap().unwrap();
         read(response).await
     }
 
@@ -114,31 +109,28 @@ impl Place {
     /// The processes that work in this place.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let works_here = |pid: &u32| {
-            fs::read_link(format!("/proc/{pid}/cwd"))
-                .is_ok_and(|directory| directory.starts_with(self.work_dir()))
+            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory.starts_with(self.work_dir()))
         };
         let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter(works_here).collect()
     }
 
-    /// Waits until no working file and no process is left here.
+    /// Whether no working file and no process is left here.
+    pub(crate) fn is_clear(&self) -> bool {
+        fs::read_dir(self.work_dir()).unwrap().count() == 0 && self.processes().is_empty()
+    }
+
+    /// Waits until it is.
     pub(crate) async fn is_cleared(&self) {
-        eventually("working files are gone", || {
-            fs::read_dir(self.work_dir()).unwrap().count() == 0
-        })
-        .await;
-        eventually("processes are gone", || self.processes().is_empty()).await;
+        eventually("files and processes are gone", || self.is_clear()).await;
     }
 }
 
 pub(crate) async fn read(response: Response<Body>) -> (StatusCode, Value) {
     let status = response.status();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    (
-        status,
-        serde_json::from_slice(&body).expect("every answer is JSON"),
-    )
+    (status, serde_json::from_slice(&body).expect("every answer is JSON"))
 }
 
 /// Waits for something that nobody announces: the end of another process.
@@ -186,10 +178,7 @@ impl Watched {
 
 impl Job for Watched {
     fn progress(&self, fraction: f32, message: &str) {
-        self.told
-            .lock()
-            .unwrap()
-            .push((fraction, message.to_owned()));
+        self.told.lock().unwrap().push((fraction, message.to_owned()));
         self.fraction.send_replace(fraction);
     }
 
@@ -214,45 +203,20 @@ impl<S: Sync> FromRequestParts<S> for Watched {
 /// Two seconds of picture and sound, with its index in front.
 pub(crate) fn short_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();
-    CLIP.get_or_init(|| {
-        clip(
-            "short.mp4",
-            "testsrc2=size=320x240:rate=25:duration=2",
-            H264_AND_SOUND,
-        )
-    })
+    CLIP.get_or_init(|| clip("short.mp4", "testsrc2=size=320x240:rate=25:duration=2", H264_AND_SOUND))
 }
 
 /// A minute in a size that takes an encoder some seconds.
 pub(crate) fn long_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();
-    CLIP.get_or_init(|| {
-        clip(
-            "long.mp4",
-            "testsrc2=size=854x480:rate=30:duration=60",
-            H264_AND_SOUND,
-        )
-    })
+    CLIP.get_or_init(|| clip("long.mp4", "testsrc2=size=854x480:rate=30:duration=60", H264_AND_SOUND))
 }
 
 /// 4:4:4 with odd sides and no sound: legal, and what most encoders stumble over.
 pub(crate) fn odd_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();
-    let options = &[
-        "-c:v",
-        "libx264",
-        "-preset",
-        "ultrafast",
-        "-pix_fmt",
-        "yuv444p",
-    ];
-    CLIP.get_or_init(|| {
-        clip(
-            "odd.mp4",
-            "testsrc2=size=321x241:rate=25:duration=1",
-            options,
-        )
-    })
+    let options = &["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv444p"];
+    CLIP.get_or_init(|| clip("odd.mp4", "testsrc2=size=321x241:rate=25:duration=1", options))
 }
 
 /// Sound only, with a video's name.
@@ -282,16 +246,9 @@ const H264_AND_SOUND: &[&str] = &[
 
 fn clip(name: &str, picture: &str, options: &[&str]) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let sound = (options.contains(&"-c:a")).then_some([
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=frequency=440:duration=60",
-    ]);
+    let sound = (options.contains(&"-c:a")).then_some(["-f", "lavfi", "-i", "sine=frequency=440:duration=60"]);
     let status = Command::new("ffmpeg")
-        .args([
-            "-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", picture,
-        ])
+        .args(["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", picture])
         .args(sound.iter().flatten())
         .args(options)
         .args(["-shortest", "-f", "mp4"])

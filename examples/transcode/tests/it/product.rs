@@ -5,8 +5,7 @@ use serde_json::json;
 
 use crate::place::{Place, Watched, odd_clip, short_clip};
 
-const SEED: &str =
-    r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}"#;
+const SEED: &str = r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}"#;
 
 #[tokio::test]
 async fn the_article_s_request_makes_its_mov() {
@@ -61,13 +60,9 @@ async fn progress_grows_from_nothing_to_all() {
     let told = watched.told();
     assert_eq!(told.first(), Some(&(0.0, "fetching".to_owned())));
     assert_eq!(told.last(), Some(&(1.0, "done".to_owned())));
+    assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "{told:?}");
     assert!(
-        told.windows(2).all(|pair| pair[0].0 < pair[1].0),
-        "{told:?}"
-    );
-    assert!(
-        told.iter()
-            .any(|(_, message)| message.starts_with("transcoding, ")),
+        told.iter().any(|(_, message)| message.starts_with("transcoding, ")),
         "{told:?}"
     );
 }
@@ -87,22 +82,13 @@ async fn odd_sides_and_a_missing_sound_are_no_trouble() {
     let place = Place::with(odd_clip());
     let (status, product) = place.post(SEED).await;
     assert_eq!(status, StatusCode::OK, "{product}");
-    assert_eq!(
-        (&product["width"], &product["height"]),
-        (&json!(320), &json!(240))
-    );
+    assert_eq!((&product["width"], &product["height"]), (&json!(320), &json!(240)));
 }
 
 #[tokio::test]
 async fn names_that_look_like_options_or_pipes_are_just_names() {
     let place = Place::new();
-    for object in [
-        "-i.mp4",
-        "pipe:0",
-        "concat:a|b.mp4",
-        "$(touch x);.mp4",
-        "影片 1.mp4",
-    ] {
+    for object in ["-i.mp4", "pipe:0", "concat:a|b.mp4", "$(touch x);.mp4", "影片 1.mp4"] {
         place.put(object, std::fs::read(short_clip()).unwrap());
         let body = json!({"bucket": "my-bucket", "object": object, "output_dir": "-y", "dst_format": "mov"});
         let (status, product) = place.post(body.to_string()).await;

@@ -8,13 +8,12 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use transcode::Final;
+use tower_respond_async::DoNotRetry;
 
 use crate::place::{Place, read, short_clip, sound_clip};
 
 fn body(bucket: &str, object: &str, output_dir: &str, dst_format: &str) -> String {
-    json!({"bucket": bucket, "object": object, "output_dir": output_dir, "dst_format": dst_format})
-        .to_string()
+    json!({"bucket": bucket, "object": object, "output_dir": output_dir, "dst_format": dst_format}).to_string()
 }
 
 fn seed() -> String {
@@ -77,24 +76,15 @@ async fn an_unknown_field_is_named() {
 async fn another_content_type_path_or_method() {
     let place = Place::with(short_clip());
     for (request, expected) in [
-        (
-            Request::post("/").body(Body::from(seed())),
-            (415, "invalid_body"),
-        ),
-        (
-            Request::get("/").body(Body::empty()),
-            (405, "method_not_allowed"),
-        ),
+        (Request::post("/").body(Body::from(seed())), (415, "invalid_body")),
+        (Request::get("/").body(Body::empty()), (405, "method_not_allowed")),
         (
             Request::post("/transcode").body(Body::from(seed())),
             (404, "no_such_path"),
         ),
     ] {
         let (status, answer) = place.send(request.unwrap()).await;
-        assert_eq!(
-            (status.as_u16(), answer["error"]["code"].as_str().unwrap()),
-            expected
-        );
+        assert_eq!((status.as_u16(), answer["error"]["code"].as_str().unwrap()), expected);
     }
 }
 
@@ -104,27 +94,11 @@ async fn a_bucket_or_an_object_that_is_not_there() {
     place.put("directory/inside.mp4", "x");
     fs::write(place.path_of("../a-file"), "x").unwrap();
     for bucket in ["other", "a-file", "my-bucket2"] {
-        let message = refused(
-            &place,
-            body(bucket, "480P.mp4", "a", "mov"),
-            (404, "no_such_bucket"),
-        )
-        .await;
+        let message = refused(&place, body(bucket, "480P.mp4", "a", "mov"), (404, "no_such_bucket")).await;
         assert_eq!(message, format!("there is no bucket `{bucket}`"));
     }
-    for object in [
-        "481P.mp4",
-        "480p.mp4",
-        "a/480P.mp4",
-        "directory",
-        "480P.mp4/x",
-    ] {
-        refused(
-            &place,
-            body("my-bucket", object, "a", "mov"),
-            (404, "no_such_object"),
-        )
-        .await;
+    for object in ["481P.mp4", "480p.mp4", "a/480P.mp4", "directory", "480P.mp4/x"] {
+        refused(&place, body("my-bucket", object, "a", "mov"), (404, "no_such_object")).await;
     }
 }
 
@@ -166,16 +140,8 @@ async fn no_field_leads_out_of_the_bucket() {
             ("my-bucket", evil, "a"),
             ("my-bucket", "480P.mp4", evil),
         ] {
-            let message = refused(
-                &place,
-                body(bucket, object, output_dir, "mov"),
-                (400, "invalid_field"),
-            )
-            .await;
-            assert!(
-                !message.contains("secret") && !message.contains(absolute),
-                "{message}"
-            );
+            let message = refused(&place, body(bucket, object, output_dir, "mov"), (400, "invalid_field")).await;
+            assert!(!message.contains("secret") && !message.contains(absolute), "{message}");
         }
         refused(
             &place,
@@ -195,10 +161,7 @@ async fn an_unknown_format_is_answered_with_the_list() {
         (400, "unknown_format"),
     )
     .await;
-    assert_eq!(
-        message,
-        "`dst_format` must be one of avi, flv, mkv, mov, mp4, ts, webm"
-    );
+    assert_eq!(message, "`dst_format` must be one of avi, flv, mkv, mov, mp4, ts, webm");
 }
 
 #[tokio::test]
@@ -243,10 +206,7 @@ async fn a_damaged_video_is_told_in_ffmpeg_s_words() {
         place.put("480P.mp4", damaged);
         let message = refused(&place, seed(), (422, "corrupt_video")).await;
         assert!(message.contains(words), "{message}");
-        assert!(
-            message.len() < 1000 && !message.contains("/transcode-"),
-            "{message}"
-        );
+        assert!(message.len() < 1000 && !message.contains("/transcode-"), "{message}");
     }
 }
 
@@ -258,8 +218,7 @@ async fn a_playlist_in_disguise_opens_nothing() {
     for playlist in [
         format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile://{outside}\n#EXT-X-ENDLIST\n"),
         format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{outside}\n#EXT-X-ENDLIST\n"),
-        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:1/x.ts\n#EXT-X-ENDLIST\n"
-            .to_owned(),
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:1/x.ts\n#EXT-X-ENDLIST\n".to_owned(),
         format!("ffconcat version 1.0\nfile '{outside}'\n"),
     ] {
         let place = Place::new();
@@ -283,7 +242,7 @@ async fn a_machine_without_ffmpeg_says_what_to_install_and_asks_for_no_retry() {
         .header("content-type", "application/json")
         .body(Body::from(seed()));
     let response = place.app().oneshot(request.unwrap()).await.unwrap();
-    assert!(response.extensions().get::<Final>().is_some());
+    assert!(response.extensions().get::<DoNotRetry>().is_some());
     let (status, answer) = read(response).await;
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     assert!(
@@ -299,14 +258,8 @@ async fn a_trouble_of_the_machine_may_be_tried_again() {
     let mut place = Place::with(short_clip());
     place.transcoder.work_dir = place.work_dir().join("missing");
     let (status, answer) = place.post(seed()).await;
-    assert_eq!(
-        (status.as_u16(), &answer["error"]["code"]),
-        (500, &json!("internal"))
-    );
-    assert_eq!(
-        answer["error"]["message"],
-        "could not make a working directory"
-    );
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (500, &json!("internal")));
+    assert_eq!(answer["error"]["message"], "could not make a working directory");
 }
 
 #[tokio::test]
