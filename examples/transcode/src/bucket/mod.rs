@@ -9,8 +9,9 @@ mod s3;
 
 use std::{path::PathBuf, sync::Arc};
 
-use futures_util::TryStreamExt;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
+use axum::body::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
+use object_store::{GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt};
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncWriteExt, BufWriter},
@@ -61,24 +62,17 @@ impl Source<'_> {
             });
         }
 
-        let full = Error::io("write the working copy");
-        let copy = async {
-            let mut file = BufWriter::with_capacity(BUFFER, File::create_new(path).await?);
-            let mut pieces = found.into_stream();
-            let mut copied = 0;
-            while let Some(piece) = pieces.try_next().await.transpose() {
-                let piece = match piece {
-                    Ok(piece) => piece,
-                    Err(error) => return Ok(Err(self.failure(error))),
-                };
-                file.write_all(&piece).await?;
-                copied += piece.len() as u64;
-                on_progress(copied, size);
-            }
-            file.flush().await?;
-            Ok(Ok(()))
-        };
-        copy.await.map_err(full)?
+        let io = || Error::io("make the working copy");
+        let mut file = BufWriter::with_capacity(BUFFER, File::create_new(path).await.map_err(io())?);
+        let mut pieces = Pieces::of(found);
+        let mut copied = 0;
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| self.failure(error))?;
+            file.write_all(&piece).await.map_err(io())?;
+            copied += piece.len() as u64;
+            on_progress(copied, size);
+        }
+        file.flush().await.map_err(io())
     }
 
     fn failure(&self, error: object_store::Error) -> Error {
@@ -97,6 +91,39 @@ impl Source<'_> {
                 object: self.object.clone(),
             },
             source => Error::BucketUnavailable { doing: "read", source },
+        }
+    }
+}
+
+/// An object a piece at a time. A directory's own stream comes in 8 KiB, each a trip to another thread, which is slow for
+/// a film: its files are read here in larger steps.
+enum Pieces {
+    File(File),
+    Stream(BoxStream<'static, object_store::Result<Bytes>>),
+}
+
+impl Pieces {
+    fn of(found: GetResult) -> Self {
+        match found.payload {
+            GetResultPayload::File(file, _) => Self::File(File::from_std(file)),
+            GetResultPayload::Stream(pieces) => Self::Stream(pieces),
+        }
+    }
+
+    async fn next(&mut self) -> Option<object_store::Result<Bytes>> {
+        match self {
+            Self::Stream(pieces) => pieces.next().await,
+            Self::File(file) => {
+                let mut piece = Vec::with_capacity(BUFFER);
+                match file.take(BUFFER as u64).read_to_end(&mut piece).await {
+                    Ok(0) => None,
+                    Ok(_) => Some(Ok(piece.into())),
+                    Err(source) => Some(Err(object_store::Error::Generic {
+                        store: "file",
+                        source: source.into(),
+                    })),
+                }
+            }
         }
     }
 }
@@ -126,7 +153,7 @@ pub(crate) async fn store(
     let mut upload = Upload(Some(store.put_multipart(key.as_path()).await.map_err(unwritable)?));
     let mut sent = 0;
     loop {
-        let mut part = Vec::with_capacity(PART.min(size - sent) as usize);
+        let mut part = Vec::with_capacity(PART.min(size.saturating_sub(sent)) as usize);
         (&mut file).take(PART).read_to_end(&mut part).await.map_err(read())?;
         if part.is_empty() {
             break;
@@ -170,7 +197,7 @@ impl Drop for Upload {
     }
 }
 
-/// Objects come in small pieces, and each write to a file is a trip to another thread.
+/// Pieces of an object can be small, and each write to a file is a trip to another thread.
 const BUFFER: usize = 1 << 20;
 /// S3 wants 5 MiB at least and 10,000 parts at most: this is good for 80 GB, and for the memory of a job.
 const PART: u64 = 8 << 20;
