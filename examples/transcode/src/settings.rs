@@ -13,7 +13,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -77,7 +77,7 @@ impl Settings {
             });
         }
         let seconds = parse(lookup, "SHUTDOWN_SECONDS", 25, "wants a number")?;
-        let path = |name, default: &str| PathBuf::from(lookup(name).unwrap_or_else(|| default.to_owned()));
+        let program = |name, default: &str| program(&lookup(name).unwrap_or_else(|| default.to_owned()));
         Ok(Self {
             listen,
             token,
@@ -86,8 +86,8 @@ impl Settings {
             transcoder: Transcoder {
                 buckets: buckets(&lookup("BUCKETS").unwrap_or_else(|| "buckets".to_owned()))?,
                 ffmpeg: Ffmpeg {
-                    ffmpeg: path("FFMPEG", "ffmpeg"),
-                    ffprobe: path("FFPROBE", "ffprobe"),
+                    ffmpeg: program("FFMPEG", "ffmpeg"),
+                    ffprobe: program("FFPROBE", "ffprobe"),
                 },
                 work_dir: lookup("WORK_DIR").map_or_else(std::env::temp_dir, PathBuf::from),
                 max_object: parse(lookup, "MAX_OBJECT_BYTES", 4 << 30, "wants a number of bytes")?,
@@ -107,6 +107,14 @@ fn parse<T: FromStr>(
     })
 }
 
+/// A bare name is looked up by `PATH`. A relative path is meant from here, and programs are started elsewhere.
+fn program(name: &str) -> PathBuf {
+    match Path::new(name).components().count() {
+        1 => name.into(),
+        _ => std::path::absolute(name).unwrap_or_else(|_| name.into()),
+    }
+}
+
 fn buckets(place: &str) -> Result<Arc<dyn Buckets>, Invalid> {
     let invalid = |problem| Invalid {
         name: "BUCKETS",
@@ -115,7 +123,7 @@ fn buckets(place: &str) -> Result<Arc<dyn Buckets>, Invalid> {
     if place.trim_end_matches('/') == "s3:" {
         return s3().ok_or_else(|| invalid("s3:// wants this app built with `--features s3`"));
     }
-    if !std::path::Path::new(place).is_dir() {
+    if !Path::new(place).is_dir() {
         return Err(invalid(
             "is no directory: make one with a directory per bucket, `mkdir -p buckets/my-bucket`",
         ));
@@ -156,6 +164,14 @@ mod tests {
         assert_eq!(settings.concurrency, 2);
         assert_eq!(settings.transcoder.ffmpeg.ffmpeg, PathBuf::from("ffmpeg"));
         assert_eq!(settings.transcoder.max_object, 4 << 30);
+    }
+
+    #[test]
+    fn a_program_by_relative_path_is_found_from_elsewhere() {
+        let settings = read(&[("FFMPEG", "bin/ffmpeg"), ("FFPROBE", "/opt/ffprobe")]).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(settings.transcoder.ffmpeg.ffmpeg, here.join("bin/ffmpeg"));
+        assert_eq!(settings.transcoder.ffmpeg.ffprobe, PathBuf::from("/opt/ffprobe"));
     }
 
     #[test]
