@@ -2,5 +2,6 @@
 
 mod conformance;
 mod fault;
+mod floors;
 mod memory;
 mod simulation;
