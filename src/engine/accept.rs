@@ -30,7 +30,7 @@ impl Engine {
     /// Once the store was asked, the insert is never dropped: it goes on in a task of its own if the caller leaves or the
     /// time limit passes, and starts the task if it succeeds late. It is polled once in place before that, so that a
     /// store which is ready at once costs no task.
-    pub(crate) async fn accept(self: &Arc<Self>, task: NewTask, at: Instant) -> Result<Inserted, Unaccepted> {
+    pub(crate) async fn accept(self: &Arc<Self>, task: NewTask) -> Result<Inserted, Unaccepted> {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let busy = self.busy.enter();
         if !self.phase.is_open() {
@@ -41,7 +41,7 @@ impl Engine {
         if slot.is_some() {
             insert = insert.born(self.worker.clone(), self.settings.lease);
         }
-        let mut commit = Box::pin(commit(self.clone(), insert, slot, at, busy));
+        let mut commit = Box::pin(commit(self.clone(), insert, slot, busy));
         let polled = poll_fn(|cx| Poll::Ready(commit.as_mut().poll(cx))).await;
         if let Poll::Ready(answer) = polled {
             return answer.map_err(Unaccepted::Store);
@@ -95,9 +95,10 @@ async fn commit(
     engine: Arc<Engine>,
     insert: Insert,
     slot: Option<Slot>,
-    at: Instant,
     busy: BusyGuard,
 ) -> Result<Inserted, StoreError> {
+    // Not when the request began: a body may have taken longer to arrive than a lease lasts.
+    let claimed_at = Instant::now();
     let input = insert.task.input.clone();
     let id = insert.task.id;
     let answer = engine.timed("insert", engine.store.insert(insert)).await;
@@ -111,7 +112,7 @@ async fn commit(
                     lease,
                     input,
                     slot,
-                    claimed_at: at,
+                    claimed_at,
                 },
             );
         }
@@ -121,7 +122,7 @@ async fn commit(
         }
         (Err(error), Some(slot)) if error.kind() == StoreErrorKind::Unavailable => {
             let runtime = engine.runtime.clone();
-            runtime.spawn(find_lost(engine, id, input, slot, at, busy));
+            runtime.spawn(find_lost(engine, id, input, slot, claimed_at, busy));
         }
         _ => {}
     }
@@ -135,10 +136,10 @@ async fn find_lost(
     id: RequestId,
     input: Arc<CapturedRequest>,
     slot: Slot,
-    at: Instant,
+    claimed_at: Instant,
     _busy: BusyGuard,
 ) {
-    let give_up_at = at + engine.settings.lease - engine.settings.lease_margin();
+    let give_up_at = claimed_at + engine.settings.lease - engine.settings.lease_margin();
     let mut pause = Duration::from_millis(50);
     while Instant::now() + pause < give_up_at && engine.phase.is_open() {
         tokio::time::sleep(pause).await;
@@ -157,7 +158,7 @@ async fn find_lost(
                             lease,
                             input,
                             slot,
-                            claimed_at: at,
+                            claimed_at,
                         },
                     );
                 }

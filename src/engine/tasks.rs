@@ -71,8 +71,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been taken in.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
-        let now = Instant::now();
-        let mut task = NewTask::new(engine.request_id(now), Arc::new(submission.request));
+        let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(submission.request));
         engine.fill_in(&mut task);
         task.name = submission.name;
         task.key = submission.key;
@@ -82,7 +81,7 @@ impl Tasks {
         task.tenant = submission.tenant;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        match engine.accept(task, now).await {
+        match engine.accept(task).await {
             Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
                 task, id, same_request, ..
