@@ -8,6 +8,7 @@ mod accept;
 pub(crate) mod attempt;
 mod budget;
 mod busy;
+mod caught;
 mod context;
 mod deliver;
 mod driver;
@@ -45,8 +46,8 @@ pub(crate) use self::{
     tasks::Alive,
 };
 use self::{
-    busy::Busy, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase, slots::Slots,
-    watch::Watchers,
+    busy::Busy, caught::caught, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase,
+    slots::Slots, watch::Watchers,
 };
 pub use self::{
     context::TaskContext,
@@ -240,18 +241,20 @@ impl Probes {
         }
         let event = event();
         for probe in &self.0 {
-            probe.on_event(&event);
+            // It must not panic, but if it does, it is not to take the driver, or a slot, along.
+            let _ = caught(|| probe.on_event(&event));
         }
     }
 
     /// Lets every probe add to a request that is being captured.
     pub(crate) fn capture(&self, request: &mut crate::task::CapturedRequest) {
         for probe in &self.0 {
-            probe.on_capture(request);
+            let _ = caught(|| probe.on_capture(request));
         }
     }
 
     fn scopes(&self, attempt: &AttemptInfo<'_>) -> Vec<Box<dyn AttemptScope>> {
-        self.0.iter().filter_map(|probe| probe.attempt(attempt)).collect()
+        let scope = |probe: &Arc<dyn Probe>| caught(|| probe.attempt(attempt)).ok().flatten();
+        self.0.iter().filter_map(scope).collect()
     }
 }

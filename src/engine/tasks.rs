@@ -364,7 +364,7 @@ impl Engine {
     /// What every task is stored with, unless the request says otherwise.
     pub(crate) fn fill_in(&self, task: &mut NewTask) {
         task.max_age = self.settings.max_age;
-        task.max_attempts = self.settings.retry.max_retries() + 1;
+        task.max_attempts = self.settings.retry.max_retries().saturating_add(1);
         task.crash_allowance = self.settings.crash_allowance;
         task.key_window = self.settings.key_window;
         task.subscriptions = self.subscriptions.clone();
