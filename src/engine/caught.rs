@@ -9,7 +9,10 @@ use std::{
     task::Poll,
 };
 
-use crate::task::record::cut;
+use crate::{
+    store::{StoreError, StoreErrorKind},
+    task::record::cut,
+};
 
 /// How much of a panic's message is kept, in bytes.
 const PANIC_BYTES: usize = 1024;
@@ -34,6 +37,11 @@ pub(crate) async fn caught_async<F: Future>(begin: impl FnOnce() -> F) -> Result
         Err(panic) => Poll::Ready(Err(panic)),
     })
     .await
+}
+
+/// The failure of a store that panicked.
+pub(crate) fn panicked(panic: &Panic) -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, format!("the store panicked: {}", panic.0))
 }
 
 impl From<Box<dyn Any + Send>> for Panic {

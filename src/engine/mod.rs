@@ -162,11 +162,15 @@ impl Engine {
     async fn call<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
         match timeout(self.settings.store_timeout, self.timed(operation, call)).await {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                format!("{operation} took longer than {:?}", self.settings.store_timeout),
-            )),
+            Err(_) => Err(self.too_slow(operation)),
         }
+    }
+
+    fn too_slow(&self, operation: &'static str) -> StoreError {
+        StoreError::new(
+            StoreErrorKind::Unavailable,
+            format!("{operation} took longer than {:?}", self.settings.store_timeout),
+        )
     }
 
     /// A store call that the probes hear of.
