@@ -24,7 +24,7 @@ use crate::{
     probe::Event,
     store::{Claim, Claimed, StoreResult},
     task::{
-        CapturedRequest, Condition, Scope, TaskRecord,
+        CapturedRequest, Condition, LeaseRef, Scope, TaskRecord,
         lifecycle::{Outcome, Rescue, Settlement},
     },
 };
@@ -189,7 +189,7 @@ impl Engine {
         claimed_at: Instant,
         _busy: BusyGuard,
     ) {
-        let until = claimed_at + self.settings.lease - self.settings.lease_margin();
+        let until = claimed_at + self.holds_for();
         if let Ok(Ok(claimed)) = timeout_at(until.into(), claiming).await {
             for task in claimed.tasks {
                 self.start_or_hand_back(&task.record, task.input, claimed_at).await;
@@ -215,6 +215,11 @@ impl Engine {
             self.start(record, start);
             return;
         }
+        self.hand_back(lease).await;
+    }
+
+    /// Gives up a claim under which nothing was begun: the task waits again, uncharged.
+    pub(crate) async fn hand_back(&self, lease: LeaseRef) {
         self.slots.send_to_wait();
         let settlement = Settlement::new(lease, Outcome::Released);
         // If this fails, the lease runs out.

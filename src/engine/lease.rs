@@ -108,7 +108,7 @@ impl Engine {
         match answer {
             Ok(renewals) => {
                 // Counted from when it was sent: the store's lease may be as old as that.
-                let until = sent_at + lease - self.settings.lease_margin();
+                let until = sent_at + self.holds_for();
                 for (live, renewal) in held.iter().zip(renewals) {
                     match renewal {
                         Renewal::Renewed { stop } => {

@@ -87,6 +87,7 @@ pub(crate) struct Engine {
     wake: Arc<Notify>,
     hints: AtomicU8,
     deliverers: Slots,
+    searches: Slots,
     entry: RwLock<Option<Arc<dyn Entry>>>,
     lease_thread: Mutex<Option<LeaseThread>>,
 }
@@ -99,6 +100,7 @@ impl Engine {
             worker: WorkerId::new(settings.worker_name.clone(), fastrand::u64(..)),
             slots: Slots::new(settings.concurrency, wake.clone()),
             deliverers: Slots::new(deliver::POOL, wake.clone()),
+            searches: Slots::new(accept::SEARCHES, wake.clone()),
             budget: Budget::new(settings.buffer_limit),
             clock: EngineClock::new(),
             api_mounted: AtomicBool::new(false),
@@ -164,6 +166,11 @@ impl Engine {
             Ok(answer) => answer,
             Err(_) => Err(self.too_slow(operation)),
         }
+    }
+
+    /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.
+    fn holds_for(&self) -> Duration {
+        self.settings.lease - self.settings.lease_margin()
     }
 
     fn too_slow(&self, operation: &'static str) -> StoreError {

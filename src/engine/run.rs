@@ -49,7 +49,7 @@ impl Engine {
     /// Starts an attempt in a task of its own.
     pub(crate) fn start(self: &Arc<Self>, record: &TaskRecord, start: Start) {
         let now = Instant::now();
-        let held_until = start.claimed_at + self.settings.lease - self.settings.lease_margin();
+        let held_until = start.claimed_at + self.holds_for();
         let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
         let live = Arc::new(Live::new(record, start.lease, start.input.depth, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
