@@ -1,18 +1,15 @@
 //! Telling hooks that tasks ended: from the outbox, in a pool of their own, on a schedule of their own.
 
 use std::{
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
 
 use crate::{
-    engine::{Engine, node::Answer, slots::Slot},
-    error::{BoxError, BoxFuture},
+    engine::{Engine, caught::caught_async, node::Answer, slots::Slot},
+    error::BoxError,
     hook::{Completion, CompletionHook},
     probe::Event,
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult},
@@ -164,9 +161,10 @@ impl Engine {
     /// Calls every hook that wants to know. The first to fail ends it: all are called again at the next try.
     async fn call_hooks(&self, completion: Completion) -> Result<(), BoxError> {
         for hook in self.settings.hooks.on(completion.condition) {
-            let call = caught(hook.clone(), completion.clone());
+            let call = caught_async(|| hook.deliver(completion.clone()));
             match timeout(HOOK_TIMEOUT, call).await {
-                Ok(answer) => answer?,
+                Ok(Ok(answer)) => answer?,
+                Ok(Err(panic)) => return Err(format!("the hook panicked: {}", panic.0).into()),
                 Err(_) => return Err(format!("the hook took longer than {HOOK_TIMEOUT:?}").into()),
             }
         }
@@ -179,23 +177,4 @@ fn again(tried: u32) -> DeliveryOutcome {
         Some(after) => DeliveryOutcome::Retry(after.mul_f64(0.9 + 0.2 * fastrand::f64())),
         None => DeliveryOutcome::Failed,
     }
-}
-
-/// Calls a hook, and turns its panic into an error.
-async fn caught(hook: Arc<dyn CompletionHook>, completion: Completion) -> Result<(), BoxError> {
-    let mut call: Option<BoxFuture<'_, _>> = None;
-    let mut completion = Some(completion);
-    poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            // Inside the guard as well: a closure does its work when it is called, not when it is polled.
-            let call = match (&mut call, completion.take()) {
-                (Some(call), _) => call,
-                (None, Some(completion)) => call.insert(hook.deliver(completion)),
-                (None, None) => return Poll::Ready(Err("the hook panicked".into())),
-            };
-            call.as_mut().poll(cx)
-        }));
-        polled.unwrap_or_else(|_| Poll::Ready(Err("the hook panicked".into())))
-    })
-    .await
 }

@@ -71,8 +71,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been taken in.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
-        let now = Instant::now();
-        let mut task = NewTask::new(engine.request_id(now), Arc::new(submission.request));
+        let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(submission.request));
         engine.fill_in(&mut task);
         task.name = submission.name;
         task.key = submission.key;
@@ -82,7 +81,7 @@ impl Tasks {
         task.tenant = submission.tenant;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        match engine.accept(task, now).await {
+        match engine.accept(task).await {
             Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
                 task, id, same_request, ..
@@ -365,7 +364,7 @@ impl Engine {
     /// What every task is stored with, unless the request says otherwise.
     pub(crate) fn fill_in(&self, task: &mut NewTask) {
         task.max_age = self.settings.max_age;
-        task.max_attempts = self.settings.retry.max_retries() + 1;
+        task.max_attempts = self.settings.retry.max_retries().saturating_add(1);
         task.crash_allowance = self.settings.crash_allowance;
         task.key_window = self.settings.key_window;
         task.subscriptions = self.subscriptions.clone();
