@@ -114,6 +114,10 @@ pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod time;
+#[cfg_attr(
+    not(feature = "api"),
+    expect(dead_code, unused_imports, reason = "some documents are sent by the task API alone")
+)]
 mod wire;
 
 #[cfg(feature = "api")]
