@@ -26,9 +26,6 @@ pub(crate) const POOL: usize = 16;
 /// How long a hook may take. It runs after the task, so nobody waits for it, but its place in the pool is one of few.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A claimed delivery that is not settled within this time is delivered again, perhaps by another process.
-const LEASE: Duration = Duration::from_secs(60);
-
 /// When a failed delivery is tried again; after the last of these, no more. Fast at first for what was a hiccup, then for
 /// three days, which is how long it may take somebody to mend a receiver over a weekend.
 const SCHEDULE: [Duration; 9] = {
@@ -93,7 +90,7 @@ impl Engine {
         let claim = DeliveryClaim {
             destinations: vec![Destination::LOCAL],
             max: asked,
-            lease: LEASE,
+            lease: self.delivery_lease(),
         };
         let claimed = self
             .call("claim_deliveries", self.store.claim_deliveries(claim))
@@ -108,6 +105,14 @@ impl Engine {
             });
         }
         Ok(if more { Answer::More } else { Answer::Idle(None) })
+    }
+
+    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every hook
+    /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
+    /// as tried.
+    fn delivery_lease(&self) -> Duration {
+        let hooks = HOOK_TIMEOUT.saturating_mul(self.settings.hooks.0.len() as u32);
+        hooks.saturating_add(4 * self.settings.store_timeout)
     }
 
     async fn deliver_one(self: Arc<Self>, claimed: ClaimedDelivery, place: Slot) {
@@ -145,7 +150,7 @@ impl Engine {
             .await
         {
             // It will be delivered again when its lease runs out: that is what "at least once" means.
-            self.trouble("settling a delivery", &error, LEASE);
+            self.trouble("settling a delivery", &error, self.delivery_lease());
         }
         drop(place);
         self.probes.emit(|| Event::Delivered {
