@@ -12,7 +12,7 @@ use crate::{
     error::BoxError,
     hook::{Completion, CompletionHook},
     probe::Event,
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
     task::{
         CapturedRequest, Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, Scope, Subscription,
         lifecycle::DeliveryOutcome,
@@ -118,8 +118,8 @@ impl Engine {
     async fn deliver_one(self: Arc<Self>, claimed: ClaimedDelivery, place: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
-        let request = self.call("input", self.store.input(&Scope::All, id)).await;
-        let response = self.call("output", self.store.output(&Scope::All, id)).await;
+        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
+        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
         let (outcome, error) = match (request, response) {
             (Ok(request), Ok(response)) => {
                 let request: Option<Arc<CapturedRequest>> = request;
@@ -174,6 +174,14 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// What can no longer be read is told as missing, rather than nothing told for ever.
+fn readable<T>(found: StoreResult<Option<T>>) -> StoreResult<Option<T>> {
+    match found {
+        Err(error) if error.kind() != StoreErrorKind::Unavailable => Ok(None),
+        found => found,
     }
 }
 

@@ -66,6 +66,7 @@ impl Engine {
             // The grace is over: handed back without being begun.
             live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
         }
+        self.watchers.changed(record.id);
         let scopes = self.probes.scopes(&AttemptInfo::new(
             record.id,
             record.function(),
@@ -261,6 +262,16 @@ impl Engine {
         }
     }
 
+    /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
+    /// failed, and one that succeeded should not look as if it were half done.
+    async fn save_last_progress(&self, live: &Live) {
+        if let Some(progress) = live.take_unsaved() {
+            let _ = self
+                .call("set_progress", self.store.set_progress(live.lease, progress))
+                .await;
+        }
+    }
+
     fn save_progress(self: &Arc<Self>, live: &Arc<Live>) {
         let Some(progress) = live.take_unsaved() else {
             return;
@@ -306,6 +317,9 @@ async fn run(leave: Leave, mut handler: Handler, started: Instant) {
         }
     };
     handler.drop_now();
+    if live.machine().over().is_none() {
+        engine.save_last_progress(live).await;
+    }
     engine.conclude(live, started, given).await;
 }
 
