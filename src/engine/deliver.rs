@@ -12,7 +12,7 @@ use crate::{
     error::BoxError,
     hook::{Completion, CompletionHook},
     probe::Event,
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
     task::{
         CapturedRequest, Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, Scope, Subscription,
         lifecycle::DeliveryOutcome,
@@ -25,9 +25,6 @@ pub(crate) const POOL: usize = 16;
 
 /// How long a hook may take. It runs after the task, so nobody waits for it, but its place in the pool is one of few.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A claimed delivery that is not settled within this time is delivered again, perhaps by another process.
-const LEASE: Duration = Duration::from_secs(60);
 
 /// When a failed delivery is tried again; after the last of these, no more. Fast at first for what was a hiccup, then for
 /// three days, which is how long it may take somebody to mend a receiver over a weekend.
@@ -93,7 +90,7 @@ impl Engine {
         let claim = DeliveryClaim {
             destinations: vec![Destination::LOCAL],
             max: asked,
-            lease: LEASE,
+            lease: self.delivery_lease(),
         };
         let claimed = self
             .call("claim_deliveries", self.store.claim_deliveries(claim))
@@ -110,11 +107,19 @@ impl Engine {
         Ok(if more { Answer::More } else { Answer::Idle(None) })
     }
 
+    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every hook
+    /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
+    /// as tried.
+    fn delivery_lease(&self) -> Duration {
+        let hooks = HOOK_TIMEOUT.saturating_mul(self.settings.hooks.0.len() as u32);
+        hooks.saturating_add(4 * self.settings.store_timeout)
+    }
+
     async fn deliver_one(self: Arc<Self>, claimed: ClaimedDelivery, place: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
-        let request = self.call("input", self.store.input(&Scope::All, id)).await;
-        let response = self.call("output", self.store.output(&Scope::All, id)).await;
+        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
+        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
         let (outcome, error) = match (request, response) {
             (Ok(request), Ok(response)) => {
                 let request: Option<Arc<CapturedRequest>> = request;
@@ -145,7 +150,7 @@ impl Engine {
             .await
         {
             // It will be delivered again when its lease runs out: that is what "at least once" means.
-            self.trouble("settling a delivery", &error, LEASE);
+            self.trouble("settling a delivery", &error, self.delivery_lease());
         }
         drop(place);
         self.probes.emit(|| Event::Delivered {
@@ -169,6 +174,14 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// What can no longer be read is told as missing, rather than nothing told for ever.
+fn readable<T>(found: StoreResult<Option<T>>) -> StoreResult<Option<T>> {
+    match found {
+        Err(error) if error.kind() != StoreErrorKind::Unavailable => Ok(None),
+        found => found,
     }
 }
 

@@ -149,7 +149,8 @@ impl Engine {
         // On the application's runtime, since the store may be driven by it: another of its threads will do.
         self.runtime.spawn(async move {
             let _busy = engine.busy.enter();
-            engine.conclude(&live, now, Some(directive)).await;
+            let started = live.times_out_at - engine.settings.attempt_timeout;
+            engine.conclude(&live, started, Some(directive)).await;
         });
     }
 }

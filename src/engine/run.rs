@@ -54,11 +54,19 @@ impl Engine {
         let live = Arc::new(Live::new(record, start.lease, start.input.depth, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
-        self.probes.emit(|| Event::Started {
-            id: record.id,
-            attempt: record.attempt,
-            waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
-        });
+        // Looked at after it was entered: a shutdown that does not see it there, is seen here.
+        let entry = self.entry().filter(|_| !self.phase.is_cut());
+        if entry.is_some() {
+            self.probes.emit(|| Event::Started {
+                id: record.id,
+                attempt: record.attempt,
+                waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
+            });
+        } else {
+            // The grace is over: handed back without being begun.
+            live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
+        }
+        self.watchers.changed(record.id);
         let scopes = self.probes.scopes(&AttemptInfo::new(
             record.id,
             record.function(),
@@ -66,23 +74,14 @@ impl Engine {
             start.lease.token,
             &start.input,
         ));
-        let handler = self
-            .entry()
-            .map(|entry| entry.replay(start.input, TaskContext::attached(live.clone())));
+        let replay = entry.map(|entry| entry.replay(start.input, TaskContext::attached(live.clone())));
         let leave = Leave {
             live,
             slot: Some(start.slot),
             _busy: self.busy.enter(),
             engine: self.clone(),
         };
-        self.runtime.spawn(run(
-            leave,
-            Handler {
-                replay: handler,
-                scopes,
-            },
-            now,
-        ));
+        self.runtime.spawn(run(leave, Handler { replay, scopes }, now));
     }
 
     /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
@@ -104,7 +103,8 @@ impl Engine {
                             Input::NotSettled(pause)
                         }
                     };
-                    live.machine().handle(input, Instant::now());
+                    // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
+                    live.feed(input, Instant::now());
                 }
                 Directive::TimedOut => {
                     let outcome = self.time_out_outcome(live);
@@ -247,6 +247,10 @@ impl Engine {
                 attempt: live.attempt,
             }),
         }
+        self.running.note_end(matches!(
+            how,
+            How::Settled(Settled::Accepted { state, .. }, AttemptOutcome::Released) if state.is_queued()
+        ));
         self.watchers.changed(id);
     }
 
@@ -258,7 +262,8 @@ impl Engine {
         }
     }
 
-    /// Saves what the handler reported since the last time, so that a task which reported its end shows it.
+    /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
+    /// failed, and one that succeeded should not look as if it were half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
             let saved = self.call("set_progress", self.store.set_progress(live.lease, progress));
@@ -314,7 +319,9 @@ async fn run(leave: Leave, mut handler: Handler, started: Instant) {
         }
     };
     handler.drop_now();
-    engine.save_last_progress(live).await;
+    if live.machine().over().is_none() {
+        engine.save_last_progress(live).await;
+    }
     engine.conclude(live, started, given).await;
 }
 
@@ -356,8 +363,7 @@ impl Future for Handler {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { replay, scopes } = &mut *self;
         let Some(future) = replay else {
-            // The entry is dropped last at shutdown, after every attempt: this one lost a race it can afford to lose.
-            return Poll::Ready(Ok(Err("the engine has shut down".into())));
+            return Poll::Ready(Ok(Err("there is nothing to run".into())));
         };
         let mut polled = Poll::Pending;
         match caught(|| in_scopes(scopes, &mut || polled = future.as_mut().poll(cx))) {
