@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use crate::{
     engine::{
@@ -254,6 +254,14 @@ impl Engine {
         }
     }
 
+    /// Saves what the handler reported since the last time, so that a task which reported its end shows it.
+    async fn save_last_progress(&self, live: &Live) {
+        if let Some(progress) = live.take_unsaved() {
+            let saved = self.call("set_progress", self.store.set_progress(live.lease, progress));
+            let _ = timeout(LAST_PROGRESS_LIMIT, saved).await;
+        }
+    }
+
     fn save_progress(self: &Arc<Self>, live: &Arc<Live>) {
         let Some(progress) = live.take_unsaved() else {
             return;
@@ -267,6 +275,9 @@ impl Engine {
         });
     }
 }
+
+/// How long the last report of a handler may hold up its settlement.
+const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The attempt's own task: the handler first, then what the machine asks for.
 async fn run(leave: Leave, mut handler: Handler, started: Instant) {
@@ -299,6 +310,7 @@ async fn run(leave: Leave, mut handler: Handler, started: Instant) {
         }
     };
     handler.drop_now();
+    engine.save_last_progress(live).await;
     engine.conclude(live, started, given).await;
 }
 

@@ -3,3 +3,4 @@
 mod conformance;
 mod fault;
 mod memory;
+mod simulation;
