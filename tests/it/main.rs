@@ -3,4 +3,6 @@
 mod conformance;
 mod fault;
 mod memory;
+mod metrics_probe;
 mod simulation;
+mod tracing_probe;
