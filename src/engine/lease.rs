@@ -20,7 +20,6 @@ use crate::{
         running::Live,
     },
     probe::Event,
-    store::{StoreError, StoreErrorKind},
     task::lifecycle::Renewal,
 };
 
@@ -93,13 +92,8 @@ impl Engine {
         let leases = held.iter().map(|live| live.lease).collect();
         let lease = self.settings.lease;
         let sent_at = Instant::now();
-        let renewing = self.timed("renew", self.store.renew(leases, lease));
-        let answer = timeout(limit, renewing).await.unwrap_or_else(|_| {
-            Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                "renewing took longer than a third of the lease",
-            ))
-        });
+        let renewing = Self::limited("renew", limit, self.store.renew(leases, lease));
+        let answer = self.timed("renew", renewing).await;
         let now = Instant::now();
         match answer {
             Ok(renewals) => {

@@ -159,17 +159,24 @@ impl Engine {
 
     /// A store call with its time limit. What times out may still happen.
     async fn call<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
-        match timeout(self.settings.store_timeout, self.timed(operation, call)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                format!("{operation} took longer than {:?}", self.settings.store_timeout),
-            )),
-        }
+        self.timed(operation, Self::limited(operation, self.settings.store_timeout, call))
+            .await
     }
 
-    /// A store call that the probes hear of.
-    async fn timed<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
+    /// A store call that is given up after `limit`.
+    async fn limited<T>(
+        operation: &'static str,
+        limit: Duration,
+        call: BoxFuture<'_, StoreResult<T>>,
+    ) -> StoreResult<T> {
+        timeout(limit, call).await.unwrap_or_else(|_| {
+            let late = format!("{operation} took longer than {limit:?}");
+            Err(StoreError::new(StoreErrorKind::Unavailable, late))
+        })
+    }
+
+    /// A store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
+    async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
         if self.probes.is_empty() {
             return call.await;
         }

@@ -20,7 +20,7 @@ use tower_respond_async::{
     probe::{Event, MetricsProbe, Probe},
     store::{Insert, Pruned, StoreError, StoreErrorKind, TaskStore},
     task::{CapturedRequest, NewTask, WorkerId},
-    testing::ManualClock,
+    testing::{FaultStore, ManualClock, Operation},
     time::Timestamp,
 };
 
@@ -116,6 +116,30 @@ fn tries_to_tell_a_hook_are_counted() {
 
     assert_eq!(seen.value("callback_deliveries_total{outcome=delivered}"), 1.0);
     assert_eq!(seen.value("callback_deliveries_total{outcome=retried}"), 1.0);
+}
+
+/// A time limit outside the measurement once cut it off: the slowest calls of all left no trace in the durations.
+#[test]
+fn a_store_call_that_never_answers_is_measured() {
+    let seen = watch(async || {
+        let store = FaultStore::new(MemoryStore::new());
+        let faults = store.faults();
+        let layer = RespondAsyncLayer::builder(store)
+            .store_timeout(Duration::from_millis(20))
+            .probe(MetricsProbe::new());
+        let layer = layer.build().expect("the settings make sense");
+        let tasks = layer.tasks();
+        let app = layer.layer(routes());
+        let hangs = faults.delay_next(Operation::Settle);
+        send(&app, "/fine", None).await;
+        all_ended(&tasks, 1).await;
+        drop(hangs);
+        tasks.shutdown(Duration::from_secs(5)).await;
+    });
+
+    let timed_out = seen.samples("store_op_duration_seconds{op=settle,outcome=unavailable}");
+    assert!(timed_out.len() == 1 && timed_out[0] >= 0.02, "{timed_out:?}");
+    assert_eq!(seen.samples("store_op_duration_seconds{op=settle,outcome=ok}").len(), 1);
 }
 
 #[test]
