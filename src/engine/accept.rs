@@ -67,7 +67,7 @@ impl Engine {
                 StoreErrorKind::Unavailable,
                 "the insert was cut off by a panic, or by the end of the runtime",
             )),
-            Err(_) => Err(self.too_slow("insert")),
+            Err(_) => Err(Self::too_slow("insert", self.settings.store_timeout)),
         }
         .map_err(Unaccepted::Store)
     }

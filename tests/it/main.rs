@@ -9,4 +9,6 @@ mod conformance;
 mod fault;
 mod floors;
 mod memory;
+mod metrics_probe;
 mod simulation;
+mod tracing_probe;
