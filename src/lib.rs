@@ -9,6 +9,8 @@ mod layer;
 pub mod probe;
 pub mod store;
 pub mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;
 mod wire;
 

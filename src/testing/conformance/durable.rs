@@ -1,0 +1,156 @@
+//! What survives, and who may share it. A store that lacks an ability must have declared so.
+
+use std::collections::HashSet;
+
+use super::{
+    Harness, Subject,
+    subject::{LONG, a_task, a_task_keyed, a_task_telling, failure, known, retry, success, worker},
+};
+use crate::{
+    store::{Durability, Insert, KnownBy, LogQuery, Sharing, StoreErrorKind},
+    task::{Destination, LogLine, NewTask, Scope, TaskState},
+    time::Timestamp,
+};
+
+/// Tasks in every state with their requests, responses, logs, keys and completions; and what was running is rescued.
+pub async fn reopening_loses_nothing_that_was_acknowledged(harness: &dyn Harness) {
+    let mut store = Subject::open(harness).await;
+    let here = Destination::LOCAL;
+    let queued = a_task_keyed("k", 1);
+    store.insert_new(queued.clone()).await;
+    let succeeded = store.insert_born(a_task_telling(&here), &worker("w"), LONG).await;
+    let line = LogLine::new(Timestamp::ZERO, "INFO", "test", "a line");
+    assert!(store.append_log(succeeded, vec![line]).await.expect("log"));
+    let _ = store.end(succeeded, success()).await;
+    let failed = store.insert_born(a_task(), &worker("w"), LONG).await;
+    let _ = store.end(failed, failure()).await;
+    let retrying = store.insert_born(a_task(), &worker("w"), LONG).await;
+    let _ = store.end(retrying, retry(LONG)).await;
+    let stopped = store.insert_new(a_task()).await.id;
+    let _ = store.stop(&Scope::All, stopped).await.expect("stop");
+    let running = store.insert_born(a_task(), &worker("w"), store.units(1)).await;
+    let ids = [queued.id, succeeded.id, failed.id, retrying.id, stopped];
+    let mut before = Vec::new();
+    for id in ids {
+        before.push(story(&store, id).await);
+    }
+
+    store.reopen_or_declare().await;
+
+    for (id, before) in ids.into_iter().zip(before) {
+        assert_eq!(story(&store, id).await, before);
+    }
+    let again = store.insert(Insert::new(a_task_keyed("k", 1))).await.expect("insert");
+    assert_eq!(known(&again), (queued.id, KnownBy::Key, true));
+    assert_eq!(store.deliveries(&here, LONG).await.len(), 1);
+    let counts = store.counts(&Scope::All).await.expect("counts");
+    assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 6);
+    assert_eq!(store.claim_ids(&worker("w"), 10).await, [queued.id]);
+    store.pass(2).await;
+    // A store that keeps leases in memory may have found out sooner that the worker is gone.
+    let _ = store.rescue(10).await.expect("rescue");
+    assert_eq!(store.state(running.id).await, TaskState::Enqueued);
+    assert_eq!(store.claim_ids(&worker("w"), 10).await, [running.id]);
+}
+
+/// All that is kept of a task, in one comparable piece.
+async fn story(store: &Subject<'_>, id: crate::task::RequestId) -> impl PartialEq + std::fmt::Debug + use<> {
+    (
+        store.record(id).await,
+        store.input(&Scope::All, id).await.expect("input"),
+        store.output(&Scope::All, id).await.expect("output"),
+        store.logs(&Scope::All, id, LogQuery::default()).await.expect("logs"),
+    )
+}
+
+/// It is set aside as `Invalid`, and the tasks behind it are run.
+pub async fn a_corrupt_record_does_not_stop_the_queue(harness: &dyn Harness) {
+    let mut store = Subject::open(harness).await;
+    let spoilt = a_task();
+    store.insert_new(spoilt.clone()).await;
+    let others = [a_task().id, a_task().id];
+    for id in others {
+        store.insert_new(NewTask { id, ..a_task() }).await;
+    }
+    if !store.harness.corrupt(spoilt.id).await {
+        let durability = store.abilities().durability;
+        assert_eq!(durability, Durability::Process, "what survives can be spoilt");
+        assert_eq!(store.claim_ids(&worker("w"), 10).await.len(), 3);
+        return;
+    }
+    store.reopen_or_declare().await;
+    let mut claimed = store.claim_ids(&worker("w"), 10).await;
+    claimed.extend(store.claim_ids(&worker("w"), 10).await);
+    assert_eq!(claimed, others);
+    let found = store.find(&Scope::All, &spoilt.id.into()).await;
+    match found {
+        Ok(record) => assert_eq!(record.map(|record| record.state), Some(TaskState::Invalid)),
+        Err(error) => assert_eq!(error.kind(), StoreErrorKind::Corrupt),
+    }
+}
+
+/// What one process stores the other runs, each task once.
+pub async fn two_processes_share_the_work(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let Some(second) = harness.second().await else {
+        assert_eq!(store.abilities().sharing, Sharing::Exclusive, "it was refused");
+        return;
+    };
+    assert_eq!(store.abilities().sharing, Sharing::Shared, "nobody was refused");
+    let second = Subject { harness, store: second };
+    let mut stored = HashSet::new();
+    for number in 0..40 {
+        let by = if number % 2 == 0 { &store } else { &second };
+        stored.insert(by.insert_new(a_task()).await.id);
+    }
+    let drain = |subject: &Subject<'_>, name: &str| {
+        let (store, worker) = (subject.store.clone(), worker(name));
+        async move {
+            let mut ran = Vec::new();
+            loop {
+                let claim = crate::store::Claim {
+                    worker: worker.clone(),
+                    max: 3,
+                    lease: LONG,
+                };
+                let claimed = store.claim(claim).await.expect("claim").tasks;
+                if claimed.is_empty() {
+                    return ran;
+                }
+                for task in claimed {
+                    let settlement = crate::task::lifecycle::Settlement::new(task.record.lease(), success());
+                    let settled = store.settle(settlement).await.expect("settle");
+                    assert!(super::subject::is_accepted(settled));
+                    ran.push(task.record.id);
+                }
+            }
+        }
+    };
+    let (mut ran, others) = super::subject::at_once(drain(&store, "first"), drain(&second, "second")).await;
+    ran.extend(others);
+    // A claim that lost every task it reached for comes back empty while some are left.
+    ran.extend(drain(&second, "third").await);
+    assert_eq!(ran.len(), 40, "each once");
+    assert_eq!(HashSet::from_iter(ran), stored);
+    let stopped = second.insert_new(a_task()).await.id;
+    let _ = store.stop(&Scope::All, stopped).await.expect("stop");
+    assert_eq!(second.state(stopped).await, TaskState::Stopped);
+}
+
+/// The engine is done with it; whoever is not hears of it.
+pub async fn a_closed_store_is_unavailable(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let task = a_task();
+    store.insert_new(task.clone()).await;
+    store.close().await;
+    store.close().await;
+    let kinds = [
+        store.insert(Insert::new(a_task())).await.map(|_| ()),
+        store.find(&Scope::All, &task.id.into()).await.map(|_| ()),
+        store.stop(&Scope::All, task.id).await.map(|_| ()),
+        store.counts(&Scope::All).await.map(|_| ()),
+        store.rescue(10).await.map(|_| ()),
+    ]
+    .map(|answer| answer.map_err(|error| error.kind()));
+    assert_eq!(kinds, [Err(StoreErrorKind::Unavailable); 5]);
+}

@@ -1,0 +1,255 @@
+//! The promises of [`TaskStore`](crate::store::TaskStore), one test each, for every store there is.
+//!
+//! Whoever writes a store writes a [`Harness`] for it, which opens a fresh store and lets time pass, and then one line:
+//!
+//! ```
+//! # #![expect(clippy::needless_doctest_main, reason = "the macro makes test functions")]
+//! # fn main() {}
+//! use tower_respond_async::testing::conformance::MemoryHarness;
+//!
+//! tower_respond_async::conformance!(memory, MemoryHarness::new());
+//! ```
+//!
+//! That makes one test per promise, so that a failure reads `memory::a_stale_token_changes_nothing`. What a store need not
+//! do, such as surviving the end of the process, is not skipped: the promise then checks that the store *declares* that it
+//! does not, in its [`Abilities`](crate::store::Abilities), and that the harness has no way of doing it either.
+//!
+//! Races are run with real threads, a barrier and many rounds. A store with a clock of its own is tested against real
+//! time; all durations are multiples of [`Harness::unit`].
+//!
+//! Beside the promises there is a [model](crate::testing::model), which takes random walks.
+
+mod memory;
+mod subject;
+
+pub mod age;
+pub mod claim;
+pub mod durable;
+pub mod insert;
+pub mod lease;
+pub mod log;
+pub mod outbox;
+pub mod prune;
+pub mod query;
+pub mod rerun;
+pub mod settle;
+pub mod stop;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+pub use self::memory::MemoryHarness;
+pub(crate) use self::subject::Subject;
+use crate::{error::BoxFuture, store::TaskStore, task::RequestId};
+
+/// What the suite needs to know of a store to test it. Every test makes one of its own.
+pub trait Harness: fmt::Debug + Send + Sync {
+    /// A store with nothing in it. What was opened before is no longer used.
+    fn open(&self) -> BoxFuture<'_, Arc<dyn TaskStore>>;
+
+    /// Lets this much time pass on the store's clock: moves it, or waits.
+    fn pass(&self, time: Duration) -> BoxFuture<'_, ()>;
+
+    /// The smallest time that the tests count on: enough for a hundred operations to be done in a fraction of it. A
+    /// second for a clock moved by hand, less for one that must be waited for.
+    fn unit(&self) -> Duration;
+
+    /// What the store that was opened last left behind when its process ended, opened again. `None` if nothing
+    /// survives that: then its durability must say so.
+    fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>>;
+
+    /// The store that was opened last, as another process would open it. `None` if it is refused there: then its
+    /// sharing must say so.
+    fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>>;
+
+    /// Spoils what is stored of a task's request. `false` if there is nothing that could be spoilt: then nothing may
+    /// survive the end of the process either.
+    fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool>;
+}
+
+/// Runs one promise on a runtime with several threads, within two minutes. [`conformance!`](crate::conformance) calls it.
+///
+/// # Panics
+///
+/// If the promise is not kept.
+pub fn run(harness: &dyn Harness, promise: impl AsyncFnOnce(&dyn Harness)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .expect("a test may start threads");
+    let kept = runtime.block_on(async { tokio::time::timeout(PATIENCE, promise(harness)).await });
+    assert!(kept.is_ok(), "the store did not answer within {PATIENCE:?}");
+    // A thread that a failing store blocks must not block the test.
+    runtime.shutdown_background();
+}
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often a race is run. Each round is a few operations, so a thousand take well under a second in memory; a fault
+/// planted in the memory store is found within the first few dozen.
+const ROUNDS: usize = 300;
+
+/// Makes one test per promise of [`TaskStore`](crate::store::TaskStore), in a module of the name given.
+///
+/// The expression is evaluated once in every test and gives its [`Harness`](crate::testing::conformance::Harness). See
+/// the [module page](crate::testing::conformance) for an example.
+#[macro_export]
+macro_rules! conformance {
+    ($module:ident, $harness:expr $(,)?) => {
+        mod $module {
+            #[allow(unused_imports)] // whether the harness needs them is not for this macro to know
+            use super::*;
+
+            $crate::__promises! { tests $harness }
+        }
+    };
+}
+
+/// The promises a store is tested for, each with its theme.
+pub const PROMISES: &[(&str, &str)] = crate::__promises! { names };
+
+/// **The** list of promises, by theme, and what can be made of it. A test compares it with the functions there are.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __promises {
+    (tests $harness:expr) => {
+        $crate::__promises! { @list tests { $harness } }
+    };
+    (names) => {
+        $crate::__promises! { @list names {} }
+    };
+
+    (@tests { $harness:expr } $($theme:ident: $($promise:ident)+;)+) => {
+        $($(
+            #[test]
+            fn $promise() {
+                let harness = $harness;
+                $crate::testing::conformance::run(&harness, $crate::testing::conformance::$theme::$promise);
+            }
+        )+)+
+    };
+    (@names {} $($theme:ident: $($promise:ident)+;)+) => {
+        &[$($((stringify!($theme), stringify!($promise)),)+)+]
+    };
+
+    (@list $what:ident $with:tt) => {
+        $crate::__promises! { @$what $with
+            insert:
+                an_inserted_task_can_be_read_back_byte_for_byte
+                an_insert_is_safe_to_repeat
+                the_same_key_and_request_gives_the_same_task
+                the_same_key_and_another_request_is_refused
+                a_key_outlives_its_task_by_its_own_window
+                the_same_key_twice_at_once_inserts_one
+                a_name_is_unique_in_its_tenant
+                the_same_name_twice_at_once_inserts_one
+                the_same_id_twice_at_once_inserts_one
+                a_name_is_free_again_once_its_task_is_gone
+                a_name_and_a_key_of_two_tasks_are_a_conflict
+                full_is_refused_without_a_trace
+                a_born_claimed_task_is_held;
+            claim:
+                a_task_is_claimed_by_one_worker_only
+                claims_come_oldest_first
+                a_delayed_task_is_not_claimed_early
+                suspects_are_claimed_one_at_a_time
+                suspects_claimed_at_once_are_still_one_at_a_time
+                a_claim_says_when_the_next_task_is_due
+                a_claim_is_written_down_before_the_handler_runs
+                waiting_for_work_hears_of_an_insert;
+            lease:
+                a_stale_token_changes_nothing
+                a_lapsed_lease_is_rescued_exactly_once
+                a_renewed_lease_is_not_rescued
+                a_lapsed_lease_cannot_be_renewed
+                renewal_against_rescue_has_one_winner
+                a_rescued_task_counts_a_crash_not_a_failure
+                three_crashes_end_it_as_poison
+                a_renewal_tells_of_a_stop
+                a_stopping_task_whose_worker_died_is_stopped
+                renewing_works_while_the_callers_runtime_is_blocked
+                a_rescue_does_no_more_than_it_is_asked_for;
+            settle:
+                the_response_appears_with_the_state
+                of_two_settlements_one_is_accepted
+                a_released_task_is_not_charged
+                a_retry_waits_for_its_time_and_survives_reopening
+                a_terminal_state_changes_only_by_retry
+                of_progress_the_latest_wins;
+            stop:
+                stop_of_a_queued_task_is_final
+                stop_against_claim_has_one_winner
+                stop_against_settle_has_one_winner
+                a_stopping_task_ends_as_stopped_whatever_is_reported;
+            age:
+                an_over_age_task_expires_and_never_runs
+                a_delay_is_not_held_against_a_task
+                a_retry_that_is_too_old_expires
+                a_running_task_does_not_expire;
+            outbox:
+                the_outbox_entry_appears_with_the_state_for_every_way_to_end
+                only_who_asked_is_told
+                a_delivery_is_claimed_by_one_deliverer_only
+                a_delivery_whose_lease_ran_out_is_due_again
+                a_delivery_is_retried_at_its_time
+                a_rerun_leaves_earlier_completions_on_their_way;
+            query:
+                a_tenant_sees_its_own_tasks_only
+                a_name_of_several_tenants_is_a_conflict_for_all
+                listing_visits_every_task_once_while_tasks_are_added
+                equal_timestamps_are_not_skipped
+                filters_agree_with_a_model
+                counts_agree_with_the_tasks;
+            log:
+                logs_keep_order_and_stay_under_their_bound;
+            rerun:
+                a_rerun_starts_a_new_generation
+                edits_replace_what_they_name
+                a_rerun_is_as_young_as_a_new_task
+                rerun_against_delete_has_one_winner;
+            prune:
+                pruning_never_removes_a_live_task
+                ended_tasks_are_kept_for_their_retention
+                a_task_with_a_delivery_pending_is_not_pruned
+                a_deleted_task_is_gone_with_all_that_hung_on_it;
+            durable:
+                reopening_loses_nothing_that_was_acknowledged
+                a_corrupt_record_does_not_stop_the_queue
+                two_processes_share_the_work
+                a_closed_store_is_unavailable;
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The list is a macro's, so nothing else would notice a promise that is written and never run.
+    #[test]
+    fn every_promise_that_is_written_is_on_the_list() {
+        let themes = [
+            ("insert", include_str!("insert.rs")),
+            ("claim", include_str!("claim.rs")),
+            ("lease", include_str!("lease.rs")),
+            ("settle", include_str!("settle.rs")),
+            ("stop", include_str!("stop.rs")),
+            ("age", include_str!("age.rs")),
+            ("outbox", include_str!("outbox.rs")),
+            ("query", include_str!("query.rs")),
+            ("log", include_str!("log.rs")),
+            ("rerun", include_str!("rerun.rs")),
+            ("prune", include_str!("prune.rs")),
+            ("durable", include_str!("durable.rs")),
+        ];
+        let mut written = Vec::new();
+        for (theme, source) in themes {
+            let functions = source.lines().filter_map(|line| line.strip_prefix("pub async fn "));
+            written.extend(functions.filter_map(|rest| Some((theme, rest.split_once('(')?.0))));
+        }
+        let mut listed = PROMISES.to_vec();
+        listed.sort_unstable();
+        written.sort_unstable();
+        assert_eq!(listed, written);
+    }
+}

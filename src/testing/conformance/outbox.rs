@@ -1,0 +1,222 @@
+//! Completions on their way.
+
+use std::collections::HashSet;
+
+use super::{
+    Harness, ROUNDS, Subject,
+    subject::{LONG, a_task, a_task_telling, all_at_once, failure, is_accepted, retry, success, worker},
+};
+use crate::{
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Settled},
+    task::{
+        Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, NewTask, Scope, Subscription, TaskState,
+        lifecycle::{DeliveryOutcome, Edits, Outcome, Rerun, Stop},
+    },
+    time::Timestamp,
+};
+
+const HERE: Destination = Destination::LOCAL;
+
+/// Success, failure, stop (queued and running), expiry and poison: whoever asked is told.
+pub async fn the_outbox_entry_appears_with_the_state_for_every_way_to_end(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let telling = || a_task_telling(&HERE);
+    let mut expected = Vec::new();
+    for (outcome, state) in [
+        (success(), TaskState::Succeeded),
+        (failure(), TaskState::Failed),
+        (Outcome::Stopped, TaskState::Stopped),
+    ] {
+        let lease = store.insert_born(telling(), &worker("w"), LONG).await;
+        let accepted = Settled::Accepted { state, outbox: true };
+        assert_eq!(store.end(lease, outcome).await, accepted);
+        expected.push((lease.id, state));
+    }
+    let queued = telling();
+    store.insert_new(queued.clone()).await;
+    assert_eq!(store.stop(&Scope::All, queued.id).await.expect("stop"), Stop::Stopped);
+    expected.push((queued.id, TaskState::Stopped));
+    let stopping = store.insert_born(telling(), &worker("w"), LONG).await;
+    assert_eq!(
+        store.stop(&Scope::All, stopping.id).await.expect("stop"),
+        Stop::Stopping
+    );
+    assert!(is_accepted(store.end(stopping, success()).await));
+    expected.push((stopping.id, TaskState::Stopped));
+
+    let (old, poison) = (telling(), telling());
+    let old = NewTask {
+        max_age: store.units(1),
+        ..old
+    };
+    let poison = NewTask {
+        crash_allowance: 1,
+        ..poison
+    };
+    store.insert_new(old.clone()).await;
+    store.insert_born(poison.clone(), &worker("w"), store.units(1)).await;
+    store.pass(2).await;
+    let rescued = store.rescue(10).await.expect("rescue");
+    assert!(rescued.outbox && rescued.tasks.len() == 2);
+    expected.extend([(old.id, TaskState::Expired), (poison.id, TaskState::Failed)]);
+
+    let claimed = store.deliveries(&HERE, LONG).await;
+    let mut found: Vec<_> = claimed
+        .iter()
+        .map(|due| (due.claim.id, due.delivery.ended_as))
+        .collect();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    for due in &claimed {
+        assert_eq!(Some(due.delivery.condition), due.delivery.ended_as.condition());
+        assert_eq!(due.record.state, due.delivery.ended_as);
+    }
+}
+
+/// Only for the kinds of end that were asked for, and once for each destination.
+pub async fn only_who_asked_is_told(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let there = Destination::new("there");
+    let task = NewTask {
+        subscriptions: [
+            (HERE, Conditions::NONE.with(Condition::Failure)),
+            (there.clone(), Conditions::NONE.with(Condition::Success)),
+        ]
+        .map(|(destination, on)| Subscription { destination, on })
+        .into(),
+        ..a_task()
+    };
+    let lease = store.insert_born(task, &worker("w"), LONG).await;
+    let settled = store.end(lease, retry(store.units(0))).await;
+    assert!(
+        matches!(settled, Settled::Accepted { outbox: false, .. }),
+        "a retry is no end"
+    );
+    let lease = store.claim_one(&worker("w"), LONG).await;
+    assert!(is_accepted(store.end(lease, success()).await));
+    assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
+    let claimed = store.deliveries(&there, LONG).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(
+        (claimed[0].delivery.condition, &claimed[0].delivery.destination),
+        (Condition::Success, &there)
+    );
+}
+
+/// Deliverers of several processes ask at the same moment.
+pub async fn a_delivery_is_claimed_by_one_deliverer_only(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    for _ in 0..ROUNDS / 10 {
+        let mut stored = HashSet::new();
+        for _ in 0..5 {
+            let lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;
+            let _ = store.end(lease, success()).await;
+            stored.insert(lease.id);
+        }
+        let claimed = all_at_once(4, |_| {
+            let store = store.store.clone();
+            let claim = DeliveryClaim {
+                destinations: vec![HERE, Destination::new("elsewhere")],
+                max: 3,
+                lease: LONG,
+            };
+            async move { store.claim_deliveries(claim).await.expect("claim deliveries") }
+        })
+        .await;
+        let mut claimed: Vec<_> = claimed.into_iter().flatten().map(|due| due.claim.id).collect();
+        claimed.extend(store.deliveries(&HERE, LONG).await.into_iter().map(|due| due.claim.id));
+        assert_eq!(claimed.len(), 5, "each once");
+        assert_eq!(HashSet::from_iter(claimed), stored);
+    }
+}
+
+/// A deliverer that dies needs no rescue: what it had is due again when its lease runs out, and its word is not taken.
+pub async fn a_delivery_whose_lease_ran_out_is_due_again(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let first = one_due(&store).await;
+    assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
+    store.pass(4).await;
+    let second = store.deliveries(&HERE, LONG).await.remove(0);
+    assert!(second.claim.token > first.claim.token);
+    assert_eq!(second.delivery.webhook_id(), first.delivery.webhook_id());
+    assert!(
+        !told(&store, &first, DeliveryOutcome::Delivered).await,
+        "it has lost its claim"
+    );
+    assert!(told(&store, &second, DeliveryOutcome::Delivered).await);
+    assert!(!told(&store, &second, DeliveryOutcome::Failed).await, "it is settled");
+    let record = store.record(first.claim.id).await;
+    assert_eq!(record.destination_status(), DeliveryStatus::Delivered);
+    assert_eq!((record.deliveries[0].tried, record.deliveries[0].tries.len()), (1, 1));
+}
+
+/// A retry waits; a release does not and counts no try; a failure and a refused address are for good.
+pub async fn a_delivery_is_retried_at_its_time(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let due = one_due(&store).await;
+    assert!(told(&store, &due, DeliveryOutcome::Released).await);
+    let due = store.deliveries(&HERE, LONG).await.remove(0);
+    assert_eq!(due.delivery.tried, 0);
+    assert!(told(&store, &due, DeliveryOutcome::Retry(store.units(3))).await);
+    store.pass(2).await;
+    assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
+    store.pass(2).await;
+    let due = store.deliveries(&HERE, LONG).await.remove(0);
+    assert_eq!(due.delivery.tried, 1);
+    assert!(told(&store, &due, DeliveryOutcome::Failed).await);
+    assert_eq!(
+        store.record(due.claim.id).await.destination_status(),
+        DeliveryStatus::Failed
+    );
+
+    let due = one_due(&store).await;
+    assert!(told(&store, &due, DeliveryOutcome::Blocked).await);
+    assert_eq!(
+        store.record(due.claim.id).await.destination_status(),
+        DeliveryStatus::Blocked
+    );
+    store.pass(4).await;
+    assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
+}
+
+/// Each end is told, the first one too if it was still on its way.
+pub async fn a_rerun_leaves_earlier_completions_on_their_way(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;
+    let _ = store.end(lease, failure()).await;
+    let rerun = store
+        .rerun(&Scope::All, lease.id, Edits::default())
+        .await
+        .expect("rerun");
+    assert_eq!(rerun, Rerun::Enqueued { generation: 2 });
+    let lease = store.claim_one(&worker("w"), LONG).await;
+    let settled = store.end(lease, success()).await;
+    assert!(matches!(settled, Settled::Accepted { outbox: true, .. }));
+    let due = store.deliveries(&HERE, LONG).await;
+    let mut ends: Vec<_> = due
+        .iter()
+        .map(|due| (due.delivery.generation, due.delivery.ended_as))
+        .collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [(1, TaskState::Failed), (2, TaskState::Succeeded)]);
+    let ids: HashSet<_> = due.iter().map(|due| due.delivery.webhook_id()).collect();
+    assert_eq!(ids.len(), 2, "each has an id of its own");
+}
+
+async fn one_due(store: &Subject<'_>) -> ClaimedDelivery {
+    let lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;
+    let _ = store.end(lease, success()).await;
+    let mut due = store.deliveries(&HERE, store.units(3)).await;
+    assert_eq!(due.len(), 1);
+    due.remove(0)
+}
+
+async fn told(store: &Subject<'_>, due: &ClaimedDelivery, outcome: DeliveryOutcome) -> bool {
+    let settlement = DeliverySettlement {
+        claim: due.claim.clone(),
+        outcome,
+        tried: DeliveryTry::new(Timestamp::ZERO),
+    };
+    store.settle_delivery(settlement).await.expect("settle delivery")
+}

@@ -1,0 +1,124 @@
+//! Removing what is no longer wanted.
+
+use super::{
+    Harness, Subject,
+    subject::{LONG, a_task, a_task_telling, failure, is_accepted, retry, success, worker},
+};
+use crate::{
+    store::{Delete, DeliverySettlement, Retention, StoreErrorKind, TaskStoreExt},
+    task::{
+        DeliveryTry, Destination, Filter, NewTask, Scope, TaskState,
+        lifecycle::{DeliveryOutcome, Stop},
+    },
+    time::Timestamp,
+};
+
+/// However old: waiting, delayed, running, stopping and retrying tasks stay.
+pub async fn pruning_never_removes_a_live_task(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let delayed = NewTask {
+        delay: LONG,
+        ..a_task()
+    };
+    store.insert_new(delayed).await;
+    store
+        .insert_new(NewTask {
+            max_age: LONG * 9,
+            ..a_task()
+        })
+        .await;
+    store.insert_born(a_task(), &worker("w"), LONG).await;
+    let stopping = store.insert_born(a_task(), &worker("w"), LONG).await;
+    assert_eq!(
+        store.stop(&Scope::All, stopping.id).await.expect("stop"),
+        Stop::Stopping
+    );
+    let retrying = store.insert_born(a_task(), &worker("w"), LONG).await;
+    assert!(is_accepted(store.end(retrying, retry(LONG)).await));
+    store.pass(2).await;
+    let at_once = Retention {
+        succeeded: store.units(0),
+        others: store.units(0),
+    };
+    assert_eq!(store.prune(at_once, 100).await.expect("prune").tasks, 0);
+    assert_eq!(
+        store
+            .list_all(&Scope::All, &Filter::default())
+            .await
+            .expect("list")
+            .len(),
+        5
+    );
+}
+
+/// Those that succeeded for one time, the others for another, counted from their end, a few at a time.
+pub async fn ended_tasks_are_kept_for_their_retention(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let retention = Retention {
+        succeeded: store.units(3),
+        others: store.units(7),
+    };
+    for _ in 0..3 {
+        let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
+        let _ = store.end(lease, success()).await;
+        let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
+        let _ = store.end(lease, failure()).await;
+    }
+    let stopped = store.insert_new(a_task()).await.id;
+    assert_eq!(store.stop(&Scope::All, stopped).await.expect("stop"), Stop::Stopped);
+    store.pass(2).await;
+    assert_eq!(store.prune(retention, 100).await.expect("prune").tasks, 0);
+    store.pass(2).await;
+    assert_eq!(store.prune(retention, 2).await.expect("prune").tasks, 2);
+    assert_eq!(store.prune(retention, 100).await.expect("prune").tasks, 1);
+    store.pass(4).await;
+    assert_eq!(store.prune(retention, 100).await.expect("prune").tasks, 4);
+    assert_eq!(store.list_all(&Scope::All, &Filter::default()).await.expect("list"), []);
+    let counts = store.counts(&Scope::All).await.expect("counts");
+    assert!(counts.iter().all(|(_, count)| count == 0));
+}
+
+/// Whoever is to be told can still ask what it was about.
+pub async fn a_task_with_a_delivery_pending_is_not_pruned(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let here = Destination::LOCAL;
+    let lease = store.insert_born(a_task_telling(&here), &worker("w"), LONG).await;
+    let _ = store.end(lease, success()).await;
+    let at_once = Retention {
+        succeeded: store.units(1),
+        others: store.units(1),
+    };
+    store.pass(2).await;
+    assert_eq!(store.prune(at_once, 10).await.expect("prune").tasks, 0);
+    let due = store.deliveries(&here, LONG).await.remove(0);
+    assert_eq!(store.prune(at_once, 10).await.expect("prune").tasks, 0);
+    let settlement = DeliverySettlement {
+        claim: due.claim,
+        outcome: DeliveryOutcome::Delivered,
+        tried: DeliveryTry::new(Timestamp::ZERO),
+    };
+    assert!(store.settle_delivery(settlement).await.expect("settle delivery"));
+    assert_eq!(store.prune(at_once, 10).await.expect("prune").tasks, 1);
+}
+
+/// Its request, response, log and completions go with it; a live task cannot be deleted.
+pub async fn a_deleted_task_is_gone_with_all_that_hung_on_it(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let here = Destination::LOCAL;
+    let lease = store.insert_born(a_task_telling(&here), &worker("w"), LONG).await;
+    let refused = store.delete(&Scope::All, lease.id).await.expect("delete");
+    assert_eq!(refused, Delete::NotEnded(TaskState::Running));
+    let _ = store.end(lease, success()).await;
+    assert_eq!(
+        store.delete(&Scope::All, lease.id).await.expect("delete"),
+        Delete::Deleted
+    );
+
+    assert!(store.task(lease.id).await.is_err());
+    assert_eq!(store.input(&Scope::All, lease.id).await.expect("input"), None);
+    assert_eq!(store.output(&Scope::All, lease.id).await.expect("output"), None);
+    assert_eq!(store.deliveries(&here, LONG).await.len(), 0);
+    assert_eq!(store.list_all(&Scope::All, &Filter::default()).await.expect("list"), []);
+    let again = store.delete(&Scope::All, lease.id).await.expect_err("it is gone");
+    assert_eq!(again.kind(), StoreErrorKind::NotFound);
+}

@@ -1,0 +1,46 @@
+//! What it takes to test a store, or an application that uses one (feature `testing`).
+//!
+//! - [`ManualClock`]: a clock that is moved by hand, so that a test of a lease of an hour takes no time
+//! - [`FaultStore`]: any store, failing on demand
+//! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
+//! - [`model`]: random operations on a store, compared with a plain list
+//!
+//! # Examples
+//!
+//! A store whose next insert fails:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use bytes::Bytes;
+//! use http::{HeaderMap, Method, Uri};
+//! use tower_respond_async::{
+//!     store::{Insert, MemoryStore, StoreErrorKind, TaskStore},
+//!     task::{CapturedRequest, NewTask, RequestId},
+//!     testing::{FaultStore, Operation},
+//!     time::Timestamp,
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let store = FaultStore::new(MemoryStore::new());
+//! store.faults().fail_next(Operation::Insert, 1);
+//!
+//! let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+//! let task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [7; 10]), Arc::new(request));
+//! let refused = store.insert(Insert::new(task.clone())).await.unwrap_err();
+//! assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
+//! assert!(store.insert(Insert::new(task)).await.is_ok());
+//! # }
+//! ```
+
+pub mod conformance;
+pub mod model;
+
+mod clock;
+mod fault;
+
+pub use self::{
+    clock::ManualClock,
+    fault::{Delayed, FaultStore, Faults, Operation},
+};

@@ -1,0 +1,655 @@
+//! Random operations on a store, compared with a plain list after every step.
+//!
+//! Where the [promises](crate::testing::conformance) say what must hold, this looks for what nobody thought of saying. The
+//! model is a vector of records that is searched from end to end for everything; it shares the table of
+//! [`lifecycle`](crate::task::lifecycle) with the stores, and none of their indexes.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use fastrand::Rng;
+
+use super::conformance::{Harness, Subject};
+use crate::{
+    store::{
+        Delete, DeliverySettlement, FullReason, Insert, Inserted, KnownBy, Limits, Retention, Settled, StoreErrorKind,
+        TaskStoreExt,
+    },
+    task::{
+        CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter, IdempotencyKey,
+        LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord, TaskRef, TaskState,
+        Tenant, WorkerId,
+        lifecycle::{DeliveryOutcome, DeliveryRef, Edits, Outcome, Renewal, Rerun, Rescue, Settlement, Stop},
+    },
+    time::Timestamp,
+};
+
+/// How many operations one case is long: enough for a task to fail, crash, end, run again and be pruned.
+pub const STEPS: usize = 40;
+
+/// Runs one random case for each seed, each on a store opened afresh.
+///
+/// Delays and leases are odd multiples of [`Harness::unit`], and time passes by even ones, so that nothing is ever due at
+/// the very moment it is looked at: a store with a real clock may be off by nearly a unit.
+///
+/// # Panics
+///
+/// When the store and the model differ. The message names the seed and the step; run `seed..seed + 1` to see it again.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves the store of the current case as it is.
+pub async fn agrees_with_the_model(harness: &dyn Harness, seeds: Range<u64>) {
+    for seed in seeds {
+        let mut case = Case {
+            subject: Subject::open(harness).await,
+            model: Model::default(),
+            random: Rng::with_seed(seed),
+            seen: Vec::new(),
+            deliveries: Vec::new(),
+        };
+        for step in 0..STEPS {
+            let at = format!("seed {seed}, step {step}");
+            let _context = OnPanic(&at);
+            // A step has a moment of its own: two tasks that become due in different steps have an order.
+            case.pass(Duration::from_millis(1)).await;
+            case.step().await;
+            case.compare().await;
+        }
+    }
+}
+
+/// Says where it happened when an assertion fails.
+struct OnPanic<'a>(&'a str);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the store and the model differ at {}", self.0);
+        }
+    }
+}
+
+struct Case<'a> {
+    subject: Subject<'a>,
+    model: Model,
+    random: Rng,
+    /// Every claim there ever was: the store's and the model's token.
+    seen: Vec<(LeaseRef, LeaseRef)>,
+    /// Every claim of a delivery there ever was, likewise.
+    deliveries: Vec<(DeliveryRef, DeliveryRef)>,
+}
+
+impl Case<'_> {
+    async fn step(&mut self) {
+        match self.random.u32(0..100) {
+            0..22 => self.insert().await,
+            22..38 => self.claim().await,
+            38..56 => self.settle().await,
+            56..61 => self.renew().await,
+            61..67 => self.stop().await,
+            67..73 => self.rerun().await,
+            73..76 => self.delete().await,
+            76..82 => self.rescue().await,
+            82..87 => self.claim_deliveries().await,
+            87..91 => self.settle_delivery().await,
+            91..93 => self.prune().await,
+            _ => {
+                let units = 2 * self.random.u32(1..5);
+                self.pass(self.subject.units(units)).await;
+            }
+        }
+    }
+
+    async fn pass(&mut self, time: Duration) {
+        self.subject.harness.pass(time).await;
+        self.model.now = self.model.now.saturating_add(time);
+    }
+
+    async fn insert(&mut self) {
+        let mut insert = Insert::new(self.task());
+        if self.random.u8(0..3) == 0 {
+            insert = insert.born(self.worker(), self.odd(5));
+        } else if self.random.u8(0..3) == 0 {
+            insert = insert.within(Limits {
+                queued: self.random.u64(1..5),
+                per_tenant: self.random.u64(1..3),
+            });
+        }
+        let expected = self.model.insert(&insert);
+        let found = self.subject.store.insert(insert).await.expect("insert");
+        match (&found, &expected) {
+            (Inserted::New(found), Inserted::New(expected)) => {
+                assert_eq!(essence(found), essence(expected));
+                if found.state.is_held() {
+                    self.seen.push((found.lease(), expected.lease()));
+                }
+            }
+            (
+                Inserted::Known {
+                    task,
+                    id,
+                    by,
+                    same_request,
+                },
+                Inserted::Known {
+                    task: model,
+                    id: model_id,
+                    by: model_by,
+                    same_request: model_same,
+                },
+            ) => {
+                assert_eq!((id, by, same_request), (model_id, model_by, model_same));
+                assert_eq!(task.as_deref().map(essence), model.as_deref().map(essence));
+            }
+            (Inserted::Conflict, Inserted::Conflict) => {}
+            (Inserted::Full(found), Inserted::Full(expected)) => assert_eq!(found, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn claim(&mut self) {
+        let (worker, max, lease) = (self.worker(), self.random.usize(1..4), self.odd(5));
+        let (expected, next_due) = self.model.claim(&worker, max, lease);
+        let found = self.subject.claim_for(&worker, max, lease).await;
+        let claimed: Vec<_> = found.tasks.iter().map(|task| essence(&task.record)).collect();
+        assert_eq!(claimed, expected.iter().map(|task| essence(task)).collect::<Vec<_>>());
+        for (found, expected) in found.tasks.iter().zip(&expected) {
+            assert_eq!(found.input, self.model.get(expected.id).expect("claimed").input);
+            self.seen.push((found.record.lease(), expected.lease()));
+        }
+        let unit = self.subject.units(1);
+        let close = match (found.next_due, next_due) {
+            (Some(found), Some(expected)) => found.abs_diff(expected) < unit,
+            (found, expected) => found == expected,
+        };
+        assert!(close, "next due {:?}, in the model {next_due:?}", found.next_due);
+    }
+
+    async fn settle(&mut self) {
+        let Some((lease, model)) = self.random.choice(&self.seen).copied() else {
+            return;
+        };
+        let outcome = self.outcome();
+        let expected = self.model.settle(model, &outcome);
+        assert_eq!(self.subject.end(lease, outcome).await, expected);
+    }
+
+    async fn renew(&mut self) {
+        let Some((lease, model)) = self.random.choice(&self.seen).copied() else {
+            return;
+        };
+        let time = self.odd(5);
+        let now = self.model.now;
+        let expected = self
+            .model
+            .get_mut(model.id)
+            .map_or(Renewal::Lost, |task| task.record.renew(model.token, time, now));
+        assert_eq!(
+            self.subject.store.renew(vec![lease], time).await.expect("renew"),
+            [expected]
+        );
+    }
+
+    async fn stop(&mut self) {
+        let (id, scope, now) = (self.id(), self.scope(), self.model.now);
+        let expected = self.model.within(&scope, id).map(|task| task.record.stop(now));
+        let found = self.subject.store.stop(&scope, id).await;
+        assert_eq!(
+            found.map_err(|error| error.kind()),
+            expected.ok_or(StoreErrorKind::NotFound)
+        );
+    }
+
+    async fn rerun(&mut self) {
+        let (id, scope) = (self.id(), self.scope());
+        let edits = Edits {
+            body: self.random.bool().then(|| bytes::Bytes::from_static(b"edited")),
+            ..Edits::default()
+        };
+        let expected = self.model.rerun(&scope, id, edits.clone());
+        let found = self.subject.store.rerun(&scope, id, edits).await;
+        assert_eq!(
+            found.map_err(|error| error.kind()),
+            expected.ok_or(StoreErrorKind::NotFound)
+        );
+    }
+
+    async fn delete(&mut self) {
+        let (id, scope) = (self.id(), self.scope());
+        let expected = self.model.delete(&scope, id);
+        let found = self.subject.store.delete(&scope, id).await;
+        assert_eq!(
+            found.map_err(|error| error.kind()),
+            expected.ok_or(StoreErrorKind::NotFound)
+        );
+    }
+
+    async fn rescue(&mut self) {
+        let mut expected = self.model.rescue();
+        let mut found = self.subject.store.rescue(1000).await.expect("rescue").tasks;
+        expected.sort_by_key(|(id, _)| *id);
+        found.sort_by_key(|(id, _)| *id);
+        assert_eq!(found, expected);
+    }
+
+    async fn claim_deliveries(&mut self) {
+        let (destination, lease) = (self.destination(), self.odd(5));
+        let mut expected = self.model.claim_deliveries(&destination, lease);
+        let found = self.subject.deliveries(&destination, lease).await;
+        let mut found: Vec<_> = found.into_iter().map(|due| due.claim).collect();
+        let key = |claim: &DeliveryRef| (claim.id, claim.generation);
+        expected.sort_by_key(key);
+        found.sort_by_key(key);
+        assert_eq!(
+            found.iter().map(key).collect::<Vec<_>>(),
+            expected.iter().map(key).collect::<Vec<_>>()
+        );
+        self.deliveries.extend(found.into_iter().zip(expected));
+    }
+
+    async fn settle_delivery(&mut self) {
+        let Some((claim, model)) = self.random.choice(&self.deliveries).cloned() else {
+            return;
+        };
+        let outcome = match self.random.u8(0..4) {
+            0 => DeliveryOutcome::Retry(self.odd(4)),
+            1 => DeliveryOutcome::Failed,
+            2 => DeliveryOutcome::Released,
+            _ => DeliveryOutcome::Delivered,
+        };
+        let tried = DeliveryTry::new(Timestamp::ZERO);
+        let expected = self.model.settle_delivery(&model, &outcome, tried.clone());
+        let settlement = DeliverySettlement { claim, outcome, tried };
+        let found = self
+            .subject
+            .store
+            .settle_delivery(settlement)
+            .await
+            .expect("settle delivery");
+        assert_eq!(found, expected);
+    }
+
+    async fn prune(&mut self) {
+        let retention = Retention {
+            succeeded: self.odd(4),
+            others: self.odd(6),
+        };
+        let expected = self.model.prune(retention);
+        let found = self.subject.store.prune(retention, 1000).await.expect("prune");
+        assert_eq!((found.tasks, found.keys), expected);
+    }
+
+    /// Everything that can be read, as everybody and as each tenant.
+    async fn compare(&mut self) {
+        for scope in [Scope::All, Scope::One(None), Scope::One(Some(Tenant::new("anna")))] {
+            let mut expected: Vec<_> = self.model.tasks.iter().filter(|task| task.is_in(&scope)).collect();
+            expected.sort_by_key(|task| (task.record.created_at, task.record.id));
+            let listed = self
+                .subject
+                .store
+                .list_all(&scope, &Filter::default())
+                .await
+                .expect("list");
+            let found: Vec<_> = listed.iter().map(|record| record.id).collect();
+            let mut sorted = found.clone();
+            sorted.sort_unstable();
+            let mut wanted: Vec<_> = expected.iter().map(|task| task.record.id).collect();
+            wanted.sort_unstable();
+            assert_eq!(sorted, wanted, "the tasks of {scope:?}");
+            for record in &listed {
+                let model = self.model.get(record.id).expect("compared above");
+                assert_eq!(essence(record), essence(&model.record));
+            }
+            let counts = self.subject.store.counts(&scope).await.expect("counts");
+            let mut expected_counts = Counts::default();
+            for task in &expected {
+                let state = task.record.state;
+                expected_counts.set(state, expected_counts.of(state) + 1);
+            }
+            assert!(
+                counts.iter().eq(expected_counts.iter()),
+                "{counts:?}, in the model {expected_counts:?}"
+            );
+        }
+        let Some(some) = self.random.choice(&self.model.tasks).cloned() else {
+            return;
+        };
+        let id = some.record.id;
+        assert_eq!(
+            self.subject.store.output(&Scope::All, id).await.expect("output"),
+            some.output
+        );
+        assert_eq!(
+            self.subject.store.input(&Scope::All, id).await.expect("input"),
+            Some(some.input.clone())
+        );
+        if let Some(name) = &some.record.name {
+            let own = Scope::One(some.record.tenant.clone());
+            let found = self
+                .subject
+                .store
+                .find(&own, &TaskRef::Name(name.clone()))
+                .await
+                .expect("find");
+            assert_eq!(found.map(|record| record.id), Some(id));
+        }
+    }
+
+    fn task(&mut self) -> NewTask {
+        let random = &mut self.random;
+        let again = random.choice(&self.model.tasks).filter(|_| random.u8(0..12) == 0);
+        let again = again.map(|task| task.record.id);
+        let mut bytes = [0; 10];
+        random.fill(&mut bytes);
+        let fresh = RequestId::from_parts(Timestamp::from_millis(random.u64(0..1000)), bytes);
+        let body = [b"one".as_slice(), b"two"][random.usize(0..2)];
+        let input = CapturedRequest::new(
+            http::Method::POST,
+            http::Uri::from_static("/model"),
+            http::HeaderMap::new(),
+            bytes::Bytes::from_static(body),
+        );
+        let name = (random.u8(0..4) == 0).then(|| format!("job-{}", random.u8(0..3)));
+        let key = (random.u8(0..4) == 0).then(|| format!("key-{}", random.u8(0..3)));
+        let subscriptions: Arc<[_]> = match random.bool() {
+            true => Arc::from([Subscription {
+                destination: self.destination(),
+                on: Conditions::ALL,
+            }]),
+            false => Arc::from([]),
+        };
+        NewTask {
+            name: name.map(|name| TaskName::new(&name).expect("a name")),
+            key: key.map(|key| IdempotencyKey::new(&key).expect("a key")),
+            digest: Some(RequestDigest::from_bytes([body[0]; 32])),
+            key_window: self.odd(8),
+            tenant: self.random.bool().then(|| Tenant::new("anna")),
+            delay: if self.random.bool() {
+                Duration::ZERO
+            } else {
+                self.odd(4)
+            },
+            max_age: self.odd(12),
+            crash_allowance: 2,
+            subscriptions,
+            ..NewTask::new(again.unwrap_or(fresh), Arc::new(input))
+        }
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        let output = CapturedResponse::new(http::StatusCode::OK, http::HeaderMap::new(), bytes::Bytes::new());
+        match self.random.u8(0..8) {
+            0..3 => Outcome::Succeeded {
+                output: Arc::new(output),
+            },
+            3 => Outcome::Failed {
+                error: "no".into(),
+                output: Some(Arc::new(output)),
+            },
+            4..6 => Outcome::Retry {
+                after: self.odd(3),
+                error: "later".into(),
+            },
+            6 => Outcome::Stopped,
+            _ => Outcome::Released,
+        }
+    }
+
+    fn id(&mut self) -> RequestId {
+        let known = self.random.choice(&self.model.tasks);
+        known.map_or(RequestId::from_bytes([7; 16]), |task| task.record.id)
+    }
+
+    fn scope(&mut self) -> Scope {
+        match self.random.u8(0..4) {
+            0 => Scope::One(None),
+            1 => Scope::One(Some(Tenant::new("anna"))),
+            _ => Scope::All,
+        }
+    }
+
+    fn worker(&mut self) -> WorkerId {
+        WorkerId::new(["one", "two"][self.random.usize(0..2)], 1)
+    }
+
+    fn destination(&mut self) -> Destination {
+        if self.random.bool() {
+            Destination::LOCAL
+        } else {
+            Destination::new("there")
+        }
+    }
+
+    /// One of the first `count` odd multiples of the unit.
+    fn odd(&mut self, count: u32) -> Duration {
+        self.subject.units(2 * self.random.u32(0..count) + 1)
+    }
+}
+
+/// What must be the same in the store and the model. Times are the store's own business, and so is how far its tokens
+/// grow from one claim to the next.
+fn essence(record: &TaskRecord) -> impl PartialEq + std::fmt::Debug + use<> {
+    let history: Vec<_> = record
+        .history
+        .iter()
+        .map(|event| (event.id, event.state, event.attempt))
+        .collect();
+    let deliveries: Vec<_> = record
+        .deliveries
+        .iter()
+        .map(|d| (d.destination.clone(), d.generation, d.ended_as, d.status, d.tried))
+        .collect();
+    let counts = (record.generation, record.attempt, record.retries, record.crashes);
+    let times = (record.lease_until.is_some(), record.ended_at.is_some());
+    let result = (record.status_code, record.error.clone(), record.worker.clone());
+    let names = (record.id, record.name.clone(), record.tenant.clone());
+    (names, record.state, counts, times, result, history, deliveries)
+}
+
+/// The plain list.
+#[derive(Default)]
+struct Model {
+    now: Timestamp,
+    tasks: Vec<ModelTask>,
+    keys: Vec<ModelKey>,
+}
+
+#[derive(Clone)]
+struct ModelTask {
+    record: TaskRecord,
+    input: Arc<CapturedRequest>,
+    output: Option<Arc<CapturedResponse>>,
+    digest: Option<RequestDigest>,
+}
+
+struct ModelKey {
+    tenant: Option<Tenant>,
+    key: IdempotencyKey,
+    id: RequestId,
+    digest: Option<RequestDigest>,
+    until: Timestamp,
+}
+
+impl ModelTask {
+    fn is_in(&self, scope: &Scope) -> bool {
+        scope.contains(self.record.tenant.as_ref())
+    }
+
+    fn is_waited_for(&self) -> bool {
+        let mut deliveries = self.record.deliveries.iter();
+        deliveries.any(|delivery| delivery.status == crate::task::DeliveryStatus::Pending)
+    }
+}
+
+impl Model {
+    fn get(&self, id: RequestId) -> Option<&ModelTask> {
+        self.tasks.iter().find(|task| task.record.id == id)
+    }
+
+    fn get_mut(&mut self, id: RequestId) -> Option<&mut ModelTask> {
+        self.tasks.iter_mut().find(|task| task.record.id == id)
+    }
+
+    fn within(&mut self, scope: &Scope, id: RequestId) -> Option<&mut ModelTask> {
+        self.get_mut(id).filter(|task| task.is_in(scope))
+    }
+
+    fn insert(&mut self, insert: &Insert) -> Inserted {
+        let task = &insert.task;
+        let known = |model: &Self, id, by, digest: Option<RequestDigest>| Inserted::Known {
+            task: model.get(id).map(|task| Arc::new(task.record.clone())),
+            id,
+            by,
+            same_request: digest == task.digest,
+        };
+        if let Some(same) = self.get(task.id) {
+            return known(self, task.id, KnownBy::Id, same.digest);
+        }
+        let mut named = self.tasks.iter();
+        let named = named.find(|t| task.name.is_some() && t.record.name == task.name && t.record.tenant == task.tenant);
+        let mut keyed = self.keys.iter();
+        let keyed = keyed.find(|key| Some(&key.key) == task.key.as_ref() && key.tenant == task.tenant);
+        let keyed = keyed.filter(|key| self.now < key.until);
+        match (named, keyed) {
+            (Some(named), Some(keyed)) if named.record.id != keyed.id => return Inserted::Conflict,
+            (Some(named), _) => return known(self, named.record.id, KnownBy::Name, named.digest),
+            (None, Some(keyed)) => return known(self, keyed.id, KnownBy::Key, keyed.digest),
+            (None, None) => {}
+        }
+        if insert.born.is_none() {
+            let waiting = || self.tasks.iter().filter(|task| task.record.state.is_queued());
+            let own = waiting().filter(|other| other.record.tenant == task.tenant);
+            if waiting().count() as u64 >= insert.limits.queued {
+                return Inserted::Full(FullReason::Queue);
+            }
+            if task.tenant.is_some() && own.count() as u64 >= insert.limits.per_tenant {
+                return Inserted::Full(FullReason::Tenant);
+            }
+        }
+        let mut record = TaskRecord::accepted(task, self.now);
+        if let Some(born) = &insert.born {
+            record.claim(&born.worker, born.lease, self.now).expect("it is new");
+        }
+        self.tasks.push(ModelTask {
+            record: record.clone(),
+            input: task.input.clone(),
+            output: None,
+            digest: task.digest,
+        });
+        if let Some(key) = &task.key {
+            self.keys
+                .retain(|other| (&other.key, &other.tenant) != (key, &task.tenant));
+            self.keys.push(ModelKey {
+                tenant: task.tenant.clone(),
+                key: key.clone(),
+                id: task.id,
+                digest: task.digest,
+                until: self.now.saturating_add(task.key_window),
+            });
+        }
+        Inserted::New(Arc::new(record))
+    }
+
+    fn claim(&mut self, worker: &WorkerId, max: usize, lease: Duration) -> (Vec<TaskRecord>, Option<Duration>) {
+        let mut claimed = Vec::new();
+        while claimed.len() < max {
+            let Some(id) = self
+                .next_for(worker)
+                .filter(|(run_at, _)| *run_at <= self.now)
+                .map(|(_, id)| id)
+            else {
+                break;
+            };
+            let now = self.now;
+            let task = self.get_mut(id).expect("found above");
+            task.record.claim(worker, lease, now).expect("it waits");
+            claimed.push(task.record.clone());
+        }
+        let next = self.next_for(worker).map(|(run_at, _)| run_at.since(self.now));
+        (claimed, next)
+    }
+
+    fn next_for(&self, worker: &WorkerId) -> Option<(Timestamp, RequestId)> {
+        let has_suspect = self.tasks.iter().any(|task| {
+            task.record.state.is_held() && task.record.is_suspect() && task.record.worker.as_ref() == Some(worker)
+        });
+        let waiting = self.tasks.iter().map(|task| &task.record).filter(|record| {
+            record.state.is_queued() && self.now < record.expires_at && !(has_suspect && record.is_suspect())
+        });
+        waiting.map(|record| (record.run_at, record.id)).min()
+    }
+
+    fn settle(&mut self, lease: LeaseRef, outcome: &Outcome) -> Settled {
+        let now = self.now;
+        let Some(task) = self.get_mut(lease.id) else {
+            return Settled::Fenced;
+        };
+        let before = task.record.deliveries.len();
+        match task.record.settle(lease.token, outcome, now) {
+            Ok(state) => {
+                task.output = outcome.clone().output_for(state);
+                Settled::Accepted {
+                    state,
+                    outbox: task.record.deliveries.len() > before,
+                }
+            }
+            Err(fenced) => fenced.into(),
+        }
+    }
+
+    fn rerun(&mut self, scope: &Scope, id: RequestId, edits: Edits) -> Option<Rerun> {
+        let now = self.now;
+        let task = self.within(scope, id)?;
+        let edited = Arc::new(edits.apply(&task.input));
+        let rerun = task.record.rerun(&edited, now);
+        if matches!(rerun, Rerun::Enqueued { .. }) {
+            (task.input, task.output) = (edited, None);
+        }
+        Some(rerun)
+    }
+
+    fn delete(&mut self, scope: &Scope, id: RequestId) -> Option<Delete> {
+        let state = self.within(scope, id)?.record.state;
+        if !state.is_terminal() {
+            return Some(Delete::NotEnded(state));
+        }
+        self.tasks.retain(|task| task.record.id != id);
+        Some(Delete::Deleted)
+    }
+
+    fn rescue(&mut self) -> Vec<(RequestId, Rescue)> {
+        let now = self.now;
+        let rescued = self
+            .tasks
+            .iter_mut()
+            .map(|task| (task.record.id, task.record.rescue(now)));
+        rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
+    }
+
+    fn claim_deliveries(&mut self, destination: &Destination, lease: Duration) -> Vec<DeliveryRef> {
+        let now = self.now;
+        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.deliveries);
+        let theirs = all.filter(|delivery| delivery.destination == *destination);
+        theirs.filter_map(|delivery| delivery.claim(lease, now)).collect()
+    }
+
+    fn settle_delivery(&mut self, claim: &DeliveryRef, outcome: &DeliveryOutcome, tried: DeliveryTry) -> bool {
+        let now = self.now;
+        let Some(task) = self.get_mut(claim.id) else {
+            return false;
+        };
+        let mut deliveries = task.record.deliveries.iter_mut();
+        let of = deliveries.find(|d| (d.generation, &d.destination) == (claim.generation, &claim.destination));
+        of.is_some_and(|delivery| delivery.settle(claim.token, outcome, tried, now).is_ok())
+    }
+
+    fn prune(&mut self, retention: Retention) -> (usize, usize) {
+        let (tasks, keys, now) = (self.tasks.len(), self.keys.len(), self.now);
+        self.tasks.retain(|task| {
+            let past = |at: Timestamp| at.saturating_add(retention.of(task.record.state)) <= now;
+            !task.record.state.is_terminal() || !task.record.ended_at.is_some_and(past) || task.is_waited_for()
+        });
+        self.keys.retain(|key| now < key.until);
+        (tasks - self.tasks.len(), keys - self.keys.len())
+    }
+}
