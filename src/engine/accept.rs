@@ -10,7 +10,7 @@ use std::{
 use tokio::time::timeout;
 
 use crate::{
-    engine::{Engine, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
+    engine::{Engine, Reserved, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
     store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, TaskState, Tenant},
 };
@@ -30,7 +30,15 @@ impl Engine {
     /// Once the store was asked, the insert is never dropped: it goes on in a task of its own if the caller leaves or the
     /// time limit passes, and starts the task if it succeeds late. It is polled once in place before that, so that a
     /// store which is ready at once costs no task.
-    pub(crate) async fn accept(self: &Arc<Self>, task: NewTask, at: Instant) -> Result<Inserted, Unaccepted> {
+    ///
+    /// `reserved` is what the body takes of the budget. It is given back with the store's answer, not with the caller's: a
+    /// store that does not answer would otherwise hold any number of bodies whose senders have been sent away.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        task: NewTask,
+        at: Instant,
+        reserved: Option<Reserved>,
+    ) -> Result<Inserted, Unaccepted> {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let busy = self.busy.enter();
         if !self.phase.is_open() {
@@ -41,7 +49,7 @@ impl Engine {
         if slot.is_some() {
             insert = insert.born(self.worker.clone(), self.settings.lease);
         }
-        let mut commit = Box::pin(commit(self.clone(), insert, slot, at, busy));
+        let mut commit = Box::pin(commit(self.clone(), insert, slot, at, busy, reserved));
         let polled = poll_fn(|cx| Poll::Ready(commit.as_mut().poll(cx))).await;
         if let Poll::Ready(answer) = polled {
             return answer.map_err(Unaccepted::Store);
@@ -97,10 +105,12 @@ async fn commit(
     slot: Option<Slot>,
     at: Instant,
     busy: BusyGuard,
+    reserved: Option<Reserved>,
 ) -> Result<Inserted, StoreError> {
     let input = insert.task.input.clone();
     let id = insert.task.id;
     let answer = engine.timed("insert", engine.store.insert(insert)).await;
+    drop(reserved);
     match (&answer, slot) {
         (Ok(Inserted::New(record)), Some(slot)) => {
             engine.rates.count(Counted::Accepted, engine.clock.uptime());

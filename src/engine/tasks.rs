@@ -82,7 +82,7 @@ impl Tasks {
         task.tenant = submission.tenant;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        match engine.accept(task, now).await {
+        match engine.accept(task, now, None).await {
             Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
                 task, id, same_request, ..
