@@ -5,10 +5,12 @@
     reason = "a test that meets an error it does not expect should fail"
 )]
 
+mod accept;
 mod conformance;
 mod fault;
 mod floors;
 mod memory;
 mod metrics_probe;
 mod simulation;
+mod support;
 mod tracing_probe;
