@@ -9,7 +9,7 @@
 //! ids, each behind a lock of its own, and the common life touches one shard twice and a few atomic counters.
 //!
 //! The shards are the truth. What spans them are indexes, each behind its own lock, touched only by the tasks they are
-//! for: the [queue](queue) by tasks that wait, the [outbox](outbox) by tasks with completions, the [names](names) by
+//! for: the [queue](Queue) by tasks that wait, the [outbox](Outbox) by tasks with completions, the [names](names) by
 //! tasks that have a name or key. [`shard::Tasks::change`] is the one place that changes a record, and lets the indexes
 //! follow before the shard's lock is released.
 //!
@@ -28,11 +28,8 @@
 mod listing;
 mod logs;
 mod names;
-mod outbox;
-mod queue;
 mod room;
 mod shard;
-mod timeline;
 
 use std::{
     fmt,
@@ -45,8 +42,6 @@ use std::{
 
 use self::{
     names::{Lookup, Names},
-    outbox::Outbox,
-    queue::{Candidate, Place, Queue},
     room::Room,
     shard::{Around, Kept, Shard, Tasks, shard_of},
 };
@@ -56,6 +51,7 @@ use crate::{
         Abilities, Claim, Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliveryClaim, DeliverySettlement, Durability,
         FullReason, Insert, Inserted, KnownBy, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing,
         StoreError, StoreErrorKind, StoreResult, TaskStore,
+        index::{Candidate, Outbox, Place, Queue},
     },
     task::{
         CapturedRequest, CapturedResponse, Counts, DeliveryStatus, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
