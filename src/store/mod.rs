@@ -15,9 +15,13 @@ mod ext;
 mod index;
 mod memory;
 mod operations;
+#[cfg(feature = "redb")]
+mod redb;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "redb")]
+pub use self::redb::{RedbStore, RedbStoreBuilder};
 pub use self::{
     error::{StoreError, StoreErrorKind},
     ext::TaskStoreExt,

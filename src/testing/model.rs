@@ -11,8 +11,8 @@ use fastrand::Rng;
 use super::conformance::{Harness, Subject};
 use crate::{
     store::{
-        Delete, DeliverySettlement, FullReason, Insert, Inserted, KnownBy, Limits, Retention, Settled, StoreErrorKind,
-        TaskStoreExt,
+        Delete, DeliverySettlement, FullReason, Insert, Inserted, KnownBy, Limits, Retention, Settled, Sharing,
+        StoreErrorKind, TaskStoreExt,
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter, IdempotencyKey,
@@ -39,6 +39,24 @@ pub const STEPS: usize = 40;
 ///
 /// Dropping the future leaves the store of the current case as it is.
 pub async fn agrees_with_the_model(harness: &dyn Harness, seeds: Range<u64>) {
+    walk(harness, seeds, false).await;
+}
+
+/// The same, and now and then the process ends and the store is [opened again](Harness::reopen): what was acknowledged is
+/// all there. A store that nobody shares knows by then that what was running is not any more.
+///
+/// # Panics
+///
+/// When the store and the model differ, as above; and if nothing survives the end of the process.
+///
+/// # Cancel safety
+///
+/// As above.
+pub async fn agrees_with_the_model_across_reopening(harness: &dyn Harness, seeds: Range<u64>) {
+    walk(harness, seeds, true).await;
+}
+
+async fn walk(harness: &dyn Harness, seeds: Range<u64>, reopens: bool) {
     for seed in seeds {
         let mut case = Case {
             subject: Subject::open(harness).await,
@@ -54,6 +72,10 @@ pub async fn agrees_with_the_model(harness: &dyn Harness, seeds: Range<u64>) {
             case.pass(Duration::from_millis(1)).await;
             case.step().await;
             case.compare().await;
+            if reopens && case.random.u8(0..8) == 0 {
+                case.reopen().await;
+                case.compare().await;
+            }
         }
     }
 }
@@ -97,6 +119,14 @@ impl Case<'_> {
                 let units = 2 * self.random.u32(1..5);
                 self.pass(self.subject.units(units)).await;
             }
+        }
+    }
+
+    async fn reopen(&mut self) {
+        let reopened = self.subject.harness.reopen().await;
+        self.subject.store = reopened.expect("something survives the end of the process");
+        if self.subject.store.abilities().sharing == Sharing::Exclusive {
+            self.model.crash();
         }
     }
 
@@ -624,6 +654,14 @@ impl Model {
             .iter_mut()
             .map(|task| (task.record.id, task.record.rescue(now)));
         rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
+    }
+
+    /// Everybody who held a task is gone, and known to be.
+    fn crash(&mut self) {
+        let now = self.now;
+        for task in self.tasks.iter_mut().filter(|task| task.record.state.is_held()) {
+            let _ = task.record.crashed(now);
+        }
     }
 
     fn claim_deliveries(&mut self, destination: &Destination, lease: Duration) -> Vec<DeliveryRef> {

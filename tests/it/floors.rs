@@ -15,7 +15,14 @@ use std::{
 };
 
 /// Types that stand for one adapter, under the names by which a port's module hands them out.
-const ADAPTERS: [&str; 4] = ["MemoryStore", "MemoryStoreBuilder", "MetricsProbe", "TracingProbe"];
+const ADAPTERS: [&str; 6] = [
+    "MemoryStore",
+    "MemoryStoreBuilder",
+    "RedbStore",
+    "RedbStoreBuilder",
+    "MetricsProbe",
+    "TracingProbe",
+];
 
 /// Files of a port's folder that belong to the port itself, as all of `store/index` does: what several stores share.
 const PORT_FILES: [&str; 8] = [
@@ -60,7 +67,7 @@ fn floor_of_import(path: &str) -> Floor {
     match parts[0] {
         "task" | "time" | "error" | "BoxError" | "ConfigError" => Floor::Data,
         "store" | "hook" | "probe" => match parts.get(1) {
-            Some(second) if ["memory", "metrics", "tracing"].contains(second) || ADAPTERS.contains(second) => {
+            Some(second) if ["memory", "redb", "metrics", "tracing"].contains(second) || ADAPTERS.contains(second) => {
                 Floor::Adapter
             }
             _ => Floor::Port,

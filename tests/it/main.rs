@@ -11,6 +11,7 @@ mod fault;
 mod floors;
 mod memory;
 mod metrics_probe;
+mod redb;
 mod simulation;
 mod support;
 mod tracing_probe;

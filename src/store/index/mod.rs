@@ -5,6 +5,7 @@
 //! after, and lets the indexes follow.
 
 mod footprint;
+mod log_meter;
 mod outbox;
 mod queue;
 mod tally;
@@ -12,6 +13,7 @@ mod timeline;
 
 pub(in crate::store) use self::{
     footprint::Footprint,
+    log_meter::LogMeter,
     outbox::{Due, Outbox},
     queue::{Candidate, Place, Queue},
     tally::Tally,

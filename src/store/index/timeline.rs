@@ -19,6 +19,16 @@ pub(in crate::store) type Moment = (Timestamp, RequestId);
 pub(in crate::store) struct Timeline(VecDeque<Moment>);
 
 impl Timeline {
+    /// These moments, whatever order they come in.
+    #[cfg_attr(
+        not(feature = "redb"),
+        expect(dead_code, reason = "the memory store begins with nothing")
+    )]
+    pub(in crate::store) fn of(mut moments: Vec<Moment>) -> Self {
+        moments.sort_unstable();
+        Self(moments.into())
+    }
+
     pub(in crate::store) fn insert(&mut self, moment: Moment) {
         // From the back, whose memory is warm; a search by halves would miss the cache at every step.
         let newer = self
@@ -92,6 +102,8 @@ mod tests {
         line.remove(moment(1));
         line.remove(moment(7));
         line.remove(moment(8));
+        assert_eq!(line.iter().collect::<Vec<_>>(), [3, 5, 9].map(moment));
+        let line = Timeline::of([9, 3, 5].map(moment).into());
         assert_eq!(line.iter().collect::<Vec<_>>(), [3, 5, 9].map(moment));
     }
 

@@ -1,0 +1,73 @@
+//! Handing completions to those who deliver them.
+
+use std::sync::Arc;
+
+use super::{batch::Batch, fault::Fault};
+use crate::{
+    store::{
+        ClaimedDelivery, DeliveryClaim, DeliverySettlement,
+        index::{Due, Footprint},
+    },
+    task::Destination,
+    time::Timestamp,
+};
+
+impl Batch<'_> {
+    pub(super) fn claim_deliveries(&mut self, claim: &DeliveryClaim) -> Result<Vec<ClaimedDelivery>, Fault> {
+        let now = self.now();
+        let mut claimed = Vec::new();
+        loop {
+            let more = claim.max - claimed.len();
+            let due = self.ram.outbox.take(&claim.destinations, more, now);
+            if due.is_empty() {
+                return Ok(claimed);
+            }
+            for (destination, due) in due {
+                claimed.extend(self.claim_delivery(claim, &destination, due, now)?);
+            }
+        }
+    }
+
+    fn claim_delivery(
+        &mut self,
+        claim: &DeliveryClaim,
+        destination: &Destination,
+        (_, id, generation): Due,
+        now: Timestamp,
+    ) -> Result<Option<ClaimedDelivery>, Fault> {
+        let Some(mut stored) = self.load_or_set_aside(id)? else {
+            return Ok(None);
+        };
+        let before = Footprint::of(&stored.record);
+        let mut deliveries = stored.record.deliveries.iter_mut();
+        let delivery = deliveries.find(|d| d.generation == generation && d.destination == *destination);
+        let found = delivery.and_then(|delivery| Some((delivery.claim(claim.lease, now)?, delivery.clone())));
+        let Some((claim, delivery)) = found else {
+            return Ok(None);
+        };
+        self.save(&before, &stored)?;
+        Ok(Some(ClaimedDelivery {
+            claim,
+            delivery,
+            record: Arc::new(stored.record),
+        }))
+    }
+
+    pub(super) fn settle_delivery(&mut self, settlement: DeliverySettlement) -> Result<bool, Fault> {
+        let claim = settlement.claim;
+        let Some(mut stored) = self.load(claim.id)? else {
+            return Ok(false);
+        };
+        let (before, now) = (Footprint::of(&stored.record), self.now());
+        let mut deliveries = stored.record.deliveries.iter_mut();
+        let of = deliveries.find(|d| d.generation == claim.generation && d.destination == claim.destination);
+        let settled = of.is_some_and(|delivery| {
+            let settled = delivery.settle(claim.token, &settlement.outcome, settlement.tried, now);
+            settled.is_ok()
+        });
+        if settled {
+            self.save(&before, &stored)?;
+        }
+        Ok(settled)
+    }
+}

@@ -1,0 +1,192 @@
+//! Opening a file: whose it is, what is in it, and what the process before left undone.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use redb::{
+    Database, DatabaseError, ReadableTable, StorageBackend, TableHandle, WriteTransaction, backends::FileBackend,
+};
+
+use super::{
+    fault::{Failure, Fault},
+    frame,
+    ram::{Arrival, Ram},
+    tables::{FORMAT, FORMAT_KEY, META, Origin, Stored, Tables, Unreadable},
+};
+use crate::{
+    store::{StoreError, StoreErrorKind, StoreResult},
+    task::RequestId,
+    time::Clock,
+};
+
+/// Opens or creates the file, takes its lock, and says so durably in its directory.
+pub(super) fn database(path: &Path, cache_bytes: usize) -> StoreResult<Database> {
+    let new = !path.try_exists().unwrap_or(true);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    // Requests carry credentials: the file is its owner's.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path).map_err(|error| cannot_open(path, error))?;
+    let backend = FileBackend::new(file).map_err(|error| refused(path, error))?;
+    let database = with_backend(path, backend, cache_bytes)?;
+    if new {
+        sync_parent(path).map_err(|error| cannot_open(path, error))?;
+    }
+    Ok(database)
+}
+
+/// Opens what is behind `backend`. A file whose pages were changed can make redb panic; that refuses the file, and no more.
+pub(super) fn with_backend(path: &Path, backend: impl StorageBackend, cache_bytes: usize) -> StoreResult<Database> {
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        redb::Builder::new()
+            .set_cache_size(cache_bytes)
+            .create_with_backend(backend)
+    }));
+    match opened {
+        Ok(opened) => opened.map_err(|error| refused(path, error)),
+        Err(panic) => Err(damaged(path, &Failure::of_panic(&*panic))),
+    }
+}
+
+fn damaged(path: &Path, failure: &Failure) -> StoreError {
+    failure.error(format!("cannot read the task file {}", path.display()))
+}
+
+/// A file that a power cut takes out of its directory loses all that was synced into it.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    // Windows has no such thing, and needs none: its file system keeps a journal of its names.
+    match cfg!(unix) {
+        true => File::open(parent.unwrap_or(Path::new(".")))?.sync_all(),
+        false => Ok(()),
+    }
+}
+
+fn cannot_open(path: &Path, error: io::Error) -> StoreError {
+    let context = format!("cannot open the task file {}: {error}", path.display());
+    StoreError::new(StoreErrorKind::Unavailable, context).because(error)
+}
+
+fn refused(path: &Path, error: DatabaseError) -> StoreError {
+    let file = path.display();
+    let (kind, context) = match &error {
+        DatabaseError::DatabaseAlreadyOpen => (
+            StoreErrorKind::Unavailable,
+            format!("the task file {file} is in use: another process, or another store in this one, has it open"),
+        ),
+        DatabaseError::UpgradeRequired(version) => (
+            StoreErrorKind::Incompatible,
+            format!("the task file {file} is in redb's file format {version}, which this build does not open"),
+        ),
+        DatabaseError::Storage(redb::StorageError::Io(io)) if io.kind() == io::ErrorKind::InvalidData => (
+            StoreErrorKind::Corrupt,
+            format!("the task file {file} is damaged, or no redb file at all; it was left as it is"),
+        ),
+        DatabaseError::Storage(redb::StorageError::Corrupted(_)) => (
+            StoreErrorKind::Corrupt,
+            format!("the task file {file} is damaged beyond what can be repaired"),
+        ),
+        other => (
+            StoreErrorKind::Unavailable,
+            format!("cannot open the task file {file}: {other}"),
+        ),
+    };
+    StoreError::new(kind, context).because(error)
+}
+
+/// Reads what is there into memory, and ends or requeues what was running: whoever held it is gone, since the file was
+/// free to be opened.
+pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> StoreResult<Ram> {
+    let recovered = catch_unwind(AssertUnwindSafe(|| {
+        let transaction = database.begin_write()?;
+        check_format(path, &transaction)?;
+        let ram = read_tasks(&transaction, clock)?;
+        transaction.commit()?;
+        Ok(ram)
+    }));
+    match recovered {
+        Ok(Ok(ram)) => Ok(ram),
+        Ok(Err(Fault::Answer(refusal))) => Err(refusal),
+        Ok(Err(Fault::Broken(error))) => Err(damaged(path, &Failure::of_error(&error))),
+        Err(panic) => Err(damaged(path, &Failure::of_panic(&*panic))),
+    }
+}
+
+/// Refuses a file of a newer build and one of another program, before anything is written to it.
+fn check_format(path: &Path, transaction: &WriteTransaction) -> Result<(), Fault> {
+    let incompatible = |what: String| {
+        let context = format!("the task file {} {what}; it was left as it is", path.display());
+        Fault::Answer(StoreError::new(StoreErrorKind::Incompatible, context))
+    };
+    let tables: Vec<_> = transaction
+        .list_tables()?
+        .map(|table| table.name().to_owned())
+        .collect();
+    if !tables.is_empty() && !tables.iter().any(|name| name == META.name()) {
+        return Err(incompatible("holds another program's tables".into()));
+    }
+    let mut meta = transaction.open_table(META)?;
+    let found = meta.get(FORMAT_KEY)?.map(|value| {
+        let payload = frame::open(FORMAT_KEY, value.value()).ok()?;
+        payload.try_into().ok().map(u32::from_be_bytes)
+    });
+    match found {
+        None => Ok(frame::put(&mut meta, FORMAT_KEY, &[&FORMAT.to_be_bytes()])?),
+        Some(Some(format)) if format <= FORMAT => Ok(()),
+        Some(Some(format)) => Err(incompatible(format!(
+            "has format {format}, and this build knows formats up to {FORMAT}"
+        ))),
+        Some(None) => Err(incompatible("does not say which format it has".into())),
+    }
+}
+
+fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, redb::Error> {
+    let mut tables = Tables::open(transaction)?;
+    let ram = Ram::default();
+    let mut damaged = Vec::new();
+    let mut orphaned = Vec::new();
+    let mut found = Arrival::default();
+    for entry in tables.tasks.iter()? {
+        let (key, value) = entry?;
+        match Stored::read(key.value(), value.value()) {
+            Ok(stored) if stored.record.state.is_held() => orphaned.push(stored),
+            Ok(stored) => found.note(&ram, &stored.record),
+            // Another build's work: it stays, and this one neither runs nor loses it.
+            Err(error) if error.is_newer() => {}
+            Err(Unreadable::Damaged(_) | Unreadable::Undecodable(_)) => {
+                damaged.push((key.value().to_vec(), value.value().to_vec()));
+            }
+        }
+    }
+    for (key, value) in damaged {
+        tables.keep_aside(Origin::Task, &key, &value)?;
+        tables.tasks.remove(&*key)?;
+    }
+    let now = clock.now();
+    for mut stored in orphaned {
+        // Counted as a crash: the claim counted itself, and nobody has taken that back.
+        let _ = stored.record.crashed(now);
+        stored.put(&mut tables.tasks)?;
+        found.note(&ram, &stored.record);
+    }
+    found.shelve(&ram);
+    let aside = [Origin::Task as u8];
+    for entry in tables.set_aside.range::<&[u8]>(&aside[..]..)? {
+        let (key, _) = entry?;
+        let Some((&[origin], id)) = key.value().split_first_chunk() else {
+            break;
+        };
+        if origin != Origin::Task as u8 {
+            break;
+        }
+        if let Ok(id) = id.try_into() {
+            ram.shelf().set_aside.insert(RequestId::from_bytes(id));
+        }
+    }
+    Ok(ram)
+}

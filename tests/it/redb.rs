@@ -1,0 +1,355 @@
+//! What is the embedded store's own: the file, its lock, and what may be wrong with it.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use redb::Database;
+use tower_respond_async::{
+    RequestId, Scope, TaskName, TaskState, TaskStore,
+    store::{Claim, Insert, Inserted, KnownBy, LogQuery, RedbStore, StoreErrorKind, TaskStoreExt},
+    task::{
+        CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask, RequestDigest, TaskRef,
+        WorkerId,
+        lifecycle::{Outcome, Settlement},
+    },
+    testing::ManualClock,
+    time::Timestamp,
+};
+
+use self::harness::{Folder, change, entries, spoil, table};
+
+mod app;
+pub(crate) mod harness;
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn worker() -> WorkerId {
+    WorkerId::new("w", 1)
+}
+
+fn a_task(number: u8) -> NewTask {
+    let input = CapturedRequest::new(
+        Method::POST,
+        Uri::from_static("/work"),
+        HeaderMap::new(),
+        Bytes::from(vec![number; 100]),
+    );
+    NewTask::new(
+        RequestId::from_parts(Timestamp::from_millis(1), [number; 10]),
+        Arc::new(input),
+    )
+}
+
+async fn open(path: &Path) -> RedbStore {
+    RedbStore::open(path).await.unwrap()
+}
+
+async fn insert(store: &RedbStore, task: NewTask) -> RequestId {
+    match store.insert(Insert::new(task)).await.unwrap() {
+        Inserted::New(record) => record.id,
+        other => panic!("it is new: {other:?}"),
+    }
+}
+
+async fn insert_born(store: &RedbStore, task: NewTask) -> LeaseRef {
+    let insert = Insert::new(task).born(worker(), LONG);
+    match store.insert(insert).await.unwrap() {
+        Inserted::New(record) => record.lease(),
+        other => panic!("it is new: {other:?}"),
+    }
+}
+
+async fn claim(store: &RedbStore) -> Vec<RequestId> {
+    let claim = Claim {
+        worker: worker(),
+        max: 100,
+        lease: LONG,
+    };
+    let claimed = store.claim(claim).await.unwrap();
+    claimed.tasks.iter().map(|task| task.record.id).collect()
+}
+
+async fn succeed(store: &RedbStore, lease: LeaseRef) {
+    let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"done"));
+    let outcome = Outcome::Succeeded {
+        output: Arc::new(output),
+    };
+    let _ = store.settle(Settlement::new(lease, outcome)).await.unwrap();
+}
+
+/// The message is for whoever started the program twice.
+#[tokio::test]
+async fn a_file_in_use_is_refused_with_its_name_and_the_reason() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let first = open(&path).await;
+    let refused = RedbStore::open(&path).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
+    let text = refused.to_string();
+    assert!(text.contains("tasks.redb") && text.contains("in use"), "{text}");
+    insert(&first, a_task(1)).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_named() {
+    let folder = Folder::new();
+    let refused = RedbStore::open(folder.file("no/such/tasks.redb")).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
+    assert!(refused.to_string().contains("no/such/tasks.redb"), "{refused}");
+}
+
+/// Requests carry credentials.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let _store = open(&path).await;
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_closed_file_and_a_dropped_one_can_be_opened_again_at_once() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    let first = insert(&store, a_task(1)).await;
+    store.close().await;
+    let again = open(&path).await;
+    let second = insert(&again, a_task(2)).await;
+    assert_eq!(
+        store.task(first).await.unwrap_err().kind(),
+        StoreErrorKind::Unavailable,
+        "the old handle stays closed"
+    );
+    drop(again);
+    let third = open(&path).await;
+    assert_eq!(claim(&third).await, [first, second]);
+}
+
+/// Its holder is gone, whatever its lease says.
+#[tokio::test]
+async fn what_was_running_waits_again_as_soon_as_the_file_is_opened() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let mut id = None;
+    for crashes in 0..3 {
+        let store = open(&path).await;
+        match id {
+            None => id = Some(insert_born(&store, a_task(1)).await.id),
+            Some(id) => {
+                let record = store.task(id).await.unwrap();
+                assert_eq!((record.state, record.crashes), (TaskState::Enqueued, crashes));
+                assert!(record.is_suspect());
+                assert_eq!(claim(&store).await, [id]);
+            }
+        }
+    }
+    let store = open(&path).await;
+    let record = store.task(id.unwrap()).await.unwrap();
+    assert_eq!((record.state, record.crashes), (TaskState::Failed, 3), "poison");
+
+    let stopping = insert_born(&store, a_task(2)).await;
+    let _ = store.stop(&Scope::All, stopping.id).await.unwrap();
+    drop(store);
+    let store = open(&path).await;
+    assert_eq!(store.task(stopping.id).await.unwrap().state, TaskState::Stopped);
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_build_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    insert(&store, a_task(1)).await;
+    store.close().await;
+    let newer = {
+        let payload = 2_u32.to_be_bytes();
+        let mut hasher = crc32fast::Hasher::new();
+        for part in [&6_u32.to_le_bytes()[..], b"format", &payload] {
+            hasher.update(part);
+        }
+        [&hasher.finalize().to_le_bytes()[..], &payload].concat()
+    };
+    change(&path, "meta", b"format", |value| value.copy_from_slice(&newer)).unwrap();
+    let before = fs::read(&path).unwrap();
+
+    let refused = RedbStore::open(&path).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
+    assert!(refused.to_string().contains("format 2"), "{refused}");
+    assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
+}
+
+#[tokio::test]
+async fn a_file_of_another_program_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    let path = folder.file("other.redb");
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(table("theirs")).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let before = fs::read(&path).unwrap();
+    let refused = RedbStore::open(&path).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
+    assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
+
+    let path = folder.file("notes.txt");
+    fs::write(&path, "not a database".repeat(1000)).unwrap();
+    let refused = RedbStore::open(&path).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Corrupt, "{refused}");
+    assert_eq!(fs::read(&path).unwrap(), "not a database".repeat(1000).as_bytes());
+}
+
+/// The record of one task, the request of another: each costs its own task and nothing else.
+#[tokio::test]
+async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    let mut ids = Vec::new();
+    for number in 1..=4 {
+        ids.push(insert(&store, a_task(number)).await);
+    }
+    store.close().await;
+    spoil(&path, "tasks", ids[0].as_bytes()).unwrap();
+    spoil(&path, "inputs", ids[1].as_bytes()).unwrap();
+
+    for _ in 0..2 {
+        let store = open(&path).await;
+        let lost = store.find(&Scope::All, &ids[0].into()).await.unwrap_err();
+        assert_eq!(lost.kind(), StoreErrorKind::Corrupt);
+        let listed = store.list_all(&Scope::All, &Filter::default()).await.unwrap();
+        assert_eq!(listed.len(), 3);
+        if listed[0].state == TaskState::Enqueued {
+            assert_eq!(claim(&store).await, ids[2..]);
+        }
+        let invalid = store.task(ids[1]).await.unwrap();
+        assert_eq!(invalid.state, TaskState::Invalid);
+        assert!(invalid.error.as_ref().unwrap().contains("checksum"), "{invalid:?}");
+        let unreadable = store.input(&Scope::All, ids[1]).await.unwrap_err();
+        assert_eq!(unreadable.kind(), StoreErrorKind::Corrupt);
+        assert_eq!(store.set_aside().await.unwrap(), 2);
+    }
+    let kept = entries(&path, "set_aside").unwrap();
+    let origins: Vec<_> = kept.iter().map(|(key, _)| (key[0], &key[1..])).collect();
+    assert_eq!(origins, [(b'i', &ids[1].as_bytes()[..]), (b't', ids[0].as_bytes())]);
+    assert!(kept.iter().all(|(_, value)| value.len() > 50), "the bytes are kept");
+}
+
+/// Each is found out when it is asked for.
+#[tokio::test]
+async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    let named = |number| {
+        let mut task = a_task(number);
+        task.name = Some(TaskName::new("job").unwrap());
+        task.key = Some(IdempotencyKey::new("k").unwrap());
+        task.digest = Some(RequestDigest::from_bytes([1; 32]));
+        task
+    };
+    let lease = insert_born(&store, named(1)).await;
+    let line = LogLine::new(Timestamp::ZERO, "INFO", "test", "a line");
+    assert!(store.append_log(lease, vec![line]).await.unwrap());
+    succeed(&store, lease).await;
+    store.close().await;
+    for name in ["outputs", "logs", "names", "keys"] {
+        let key = entries(&path, name).unwrap().remove(0).0;
+        spoil(&path, name, &key).unwrap();
+    }
+
+    let store = open(&path).await;
+    assert_eq!(store.task(lease.id).await.unwrap().state, TaskState::Succeeded);
+    let output = store.output(&Scope::All, lease.id).await.unwrap_err();
+    assert_eq!(output.kind(), StoreErrorKind::Corrupt);
+    let logs = store
+        .logs(&Scope::All, lease.id, LogQuery::default())
+        .await
+        .unwrap_err();
+    assert_eq!(logs.kind(), StoreErrorKind::Corrupt);
+    let by_name = TaskRef::from(TaskName::new("job").unwrap());
+    assert_eq!(store.find(&Scope::All, &by_name).await.unwrap(), None);
+    insert(&store, named(2)).await;
+    let known = store.insert(Insert::new(named(3))).await.unwrap();
+    assert!(matches!(known, Inserted::Known { by: KnownBy::Name, .. }), "{known:?}");
+    assert_eq!(store.set_aside().await.unwrap(), 2);
+}
+
+/// A newer build's work is neither run nor lost by an older one.
+#[tokio::test]
+async fn a_record_of_a_newer_build_is_left_in_the_queue() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    let (newer, other) = (insert(&store, a_task(1)).await, insert(&store, a_task(2)).await);
+    store.close().await;
+    let resum = |key: &[u8], value: &mut [u8], at: usize| {
+        value[at] += 1;
+        let mut hasher = crc32fast::Hasher::new();
+        for part in [&16_u32.to_le_bytes()[..], key, &value[4..]] {
+            hasher.update(part);
+        }
+        value[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
+    };
+    change(&path, "inputs", newer.as_bytes(), |value| {
+        resum(newer.as_bytes(), value, 4)
+    })
+    .unwrap();
+    let store = open(&path).await;
+    assert_eq!(claim(&store).await, [other]);
+    assert_eq!(claim(&store).await, []);
+    assert_eq!(store.task(newer).await.unwrap().state, TaskState::Enqueued);
+    store.close().await;
+
+    // Behind checksum and digest flag comes the record's own version.
+    change(&path, "tasks", newer.as_bytes(), |value| {
+        resum(newer.as_bytes(), value, 5)
+    })
+    .unwrap();
+    let store = open(&path).await;
+    let refused = store.find(&Scope::All, &newer.into()).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
+    assert_eq!(store.set_aside().await.unwrap(), 0);
+    drop(store);
+    assert_eq!(entries(&path, "tasks").unwrap().len(), 2);
+}
+
+/// The indexes are built anew from a file with many tasks whose ids say nothing about when they were created.
+#[tokio::test]
+async fn a_reopened_file_lists_and_prunes_in_the_old_order() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let clock = ManualClock::new(Timestamp::from_millis(1_000));
+    let settings = || {
+        RedbStore::builder()
+            .clock(clock.clone())
+            .cache_bytes(1024 * 1024)
+            .quick_repair(true)
+    };
+    let store = settings().open(&path).await.unwrap();
+    let mut ids = Vec::new();
+    for number in (0..200).rev() {
+        clock.advance(Duration::from_millis(1));
+        let lease = insert_born(&store, a_task(number)).await;
+        succeed(&store, lease).await;
+        ids.push(lease.id);
+    }
+    drop(store);
+    let store = settings().open(&path).await.unwrap();
+    let listed = store.list_all(&Scope::All, &Filter::default()).await.unwrap();
+    assert_eq!(listed.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
+    clock.advance(LONG - Duration::from_millis(100));
+    let retention = tower_respond_async::store::Retention {
+        succeeded: LONG,
+        others: LONG,
+    };
+    assert_eq!(store.prune(retention, 30).await.unwrap().tasks, 30);
+    assert_eq!(store.prune(retention, 1000).await.unwrap().tasks, 70);
+    let listed = store.list_all(&Scope::All, &Filter::default()).await.unwrap();
+    assert_eq!(listed.iter().map(|record| record.id).collect::<Vec<_>>(), ids[100..]);
+}

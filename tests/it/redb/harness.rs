@@ -1,0 +1,183 @@
+//! How the suite drives `RedbStore`: files in a folder of their own, and the end of a process.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tower_respond_async::{
+    BoxError, RequestId, TaskStore,
+    error::BoxFuture,
+    store::{RedbStore, StoreResult},
+    testing::{ManualClock, conformance::Harness},
+    time::Timestamp,
+};
+
+/// Every table of the file is one of bytes.
+pub(crate) const fn table(name: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
+    TableDefinition::new(name)
+}
+
+/// A folder that is removed with its owner.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "respond-async-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Opens files one after the other. A process ends here as `kill -9` ends one: the next opens a copy of the file that the
+/// last had open, and what that would have done when it closed is never done.
+#[derive(Debug)]
+pub(crate) struct RedbHarness {
+    folder: Folder,
+    clock: ManualClock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: u32,
+    // Weak: when the test lets go of a store it is closed, as its file is of no more interest.
+    opened: std::sync::Weak<RedbStore>,
+}
+
+impl RedbHarness {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: Folder::new(),
+            clock: ManualClock::new(Timestamp::from_millis(1_700_000_000_000)),
+            state: Mutex::default(),
+        }
+    }
+
+    fn current(&self) -> PathBuf {
+        self.folder.file(&format!("{}.redb", self.state.lock().unwrap().files))
+    }
+
+    /// Moves on to the next file, and answers with its path.
+    fn next(&self) -> PathBuf {
+        self.state.lock().unwrap().files += 1;
+        self.current()
+    }
+
+    async fn opened(&self, path: &Path) -> StoreResult<Arc<RedbStore>> {
+        let store = Arc::new(RedbStore::builder().clock(self.clock.clone()).open(path).await?);
+        self.state.lock().unwrap().opened = Arc::downgrade(&store);
+        Ok(store)
+    }
+}
+
+impl Harness for RedbHarness {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn TaskStore>> {
+        Box::pin(async {
+            let last = self.current();
+            let store = self.opened(&self.next()).await.unwrap();
+            let _ = fs::remove_file(last);
+            store as Arc<dyn TaskStore>
+        })
+    }
+
+    fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
+        self.clock.advance(time);
+        Box::pin(async {})
+    }
+
+    fn unit(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    // One thread does everything, so what matters is the order in which it is asked; and each round syncs a disk.
+    fn rounds(&self) -> usize {
+        200
+    }
+
+    fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
+        Box::pin(async {
+            let left = self.current();
+            let found = self.next();
+            fs::copy(&left, &found).unwrap();
+            let store = self.opened(&found).await.unwrap();
+            let _ = fs::remove_file(left);
+            Some(store as Arc<dyn TaskStore>)
+        })
+    }
+
+    fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
+        Box::pin(async {
+            let refused = RedbStore::open(self.current()).await.unwrap_err();
+            assert!(refused.to_string().contains("in use"), "{refused}");
+            None
+        })
+    }
+
+    fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let store = self.state.lock().unwrap().opened.upgrade();
+            if let Some(store) = store {
+                store.close().await;
+            }
+            spoil(&self.current(), "inputs", id.as_bytes()).unwrap();
+            true
+        })
+    }
+}
+
+/// Flips one bit in the middle of a value, behind the store's back and with redb's pages in order.
+pub(crate) fn spoil(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError> {
+    change(file, name, key, |value| {
+        let middle = value.len() / 2;
+        value[middle] ^= 1;
+    })
+}
+
+/// Changes a value behind the store's back.
+pub(crate) fn change(file: &Path, name: &str, key: &[u8], change: impl FnOnce(&mut [u8])) -> Result<(), BoxError> {
+    let database = Database::open(file)?;
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(table(name))?;
+        let value = table.get(key)?.map(|value| value.value().to_vec());
+        let mut value = value.ok_or("there is no such value")?;
+        change(&mut value);
+        table.insert(key, &*value)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// All entries of a table, as they are in the file.
+pub(crate) fn entries(file: &Path, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BoxError> {
+    let database = Database::open(file)?;
+    let table = database.begin_read()?.open_table(table(name))?;
+    let entries = table.iter()?.map(|entry| {
+        let (key, value) = entry?;
+        Ok((key.value().to_vec(), value.value().to_vec()))
+    });
+    entries.collect()
+}
