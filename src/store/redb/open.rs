@@ -8,7 +8,8 @@ use std::{
 };
 
 use redb::{
-    Database, DatabaseError, ReadableTable, StorageBackend, TableHandle, WriteTransaction, backends::FileBackend,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableHandle, WriteTransaction,
+    backends::FileBackend,
 };
 
 use super::{
@@ -26,6 +27,9 @@ use crate::{
 /// Opens or creates the file, takes its lock, and says so durably in its directory.
 pub(super) fn database(path: &Path, cache_bytes: usize) -> StoreResult<Database> {
     let new = !path.try_exists().unwrap_or(true);
+    if !new {
+        peek(path)?;
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     // Requests carry credentials: the file is its owner's.
@@ -117,32 +121,65 @@ pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> St
     }
 }
 
-/// Refuses a file of a newer build and one of another program, before anything is written to it.
+/// Refuses a file of a newer build and one of another program, without a write to it: redb writes as it opens a file,
+/// and as it closes one. Only a file that must be repaired first is not looked into, and is refused after that.
+fn peek(path: &Path) -> StoreResult<()> {
+    let looked = catch_unwind(AssertUnwindSafe(|| {
+        let mut builder = redb::Builder::new();
+        let database = builder.set_cache_size(PEEK_CACHE).open_read_only(path)?;
+        let transaction = database.begin_read()?;
+        let names = transaction
+            .list_tables()?
+            .map(|table| table.name().to_owned())
+            .collect();
+        let format = match transaction.open_table(META) {
+            Ok(meta) => ReadableTable::get(&meta, FORMAT_KEY)?.map(|value| read_format(value.value())),
+            Err(_) => None,
+        };
+        judge(path, names, format)
+    }));
+    match looked {
+        Ok(Err(Fault::Answer(refusal))) => Err(refusal),
+        // Whatever else is wrong is found again, and told of, when it is opened in earnest.
+        _ => Ok(()),
+    }
+}
+
+/// A few pages are looked at.
+const PEEK_CACHE: usize = 256 * 1024;
+
+/// The same from inside of the transaction that is to write, which marks a new file as ours.
 fn check_format(path: &Path, transaction: &WriteTransaction) -> Result<(), Fault> {
-    let incompatible = |what: String| {
-        let context = format!("the task file {} {what}; it was left as it is", path.display());
-        Fault::Answer(StoreError::new(StoreErrorKind::Incompatible, context))
-    };
-    let tables: Vec<_> = transaction
+    let names = transaction
         .list_tables()?
         .map(|table| table.name().to_owned())
         .collect();
-    if !tables.is_empty() && !tables.iter().any(|name| name == META.name()) {
-        return Err(incompatible("holds another program's tables".into()));
-    }
     let mut meta = transaction.open_table(META)?;
-    let found = meta.get(FORMAT_KEY)?.map(|value| {
-        let payload = frame::open(FORMAT_KEY, value.value()).ok()?;
-        payload.try_into().ok().map(u32::from_be_bytes)
-    });
-    match found {
-        None => Ok(frame::put(&mut meta, FORMAT_KEY, &[&FORMAT.to_be_bytes()])?),
-        Some(Some(format)) if format <= FORMAT => Ok(()),
-        Some(Some(format)) => Err(incompatible(format!(
-            "has format {format}, and this build knows formats up to {FORMAT}"
-        ))),
-        Some(None) => Err(incompatible("does not say which format it has".into())),
+    let format = meta.get(FORMAT_KEY)?.map(|value| read_format(value.value()));
+    judge(path, names, format)?;
+    if format.is_none() {
+        frame::put(&mut meta, FORMAT_KEY, &[&FORMAT.to_be_bytes()])?;
     }
+    Ok(())
+}
+
+fn read_format(value: &[u8]) -> Option<u32> {
+    let payload = frame::open(FORMAT_KEY, value).ok()?;
+    payload.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// Whether a file with these tables is ours to open. `format` is `None` if it does not say, and `Some(None)` if what it
+/// says cannot be read.
+fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result<(), Fault> {
+    let what = match format {
+        Some(Some(format)) if format <= FORMAT => return Ok(()),
+        Some(Some(format)) => format!("has format {format}, and this build knows formats up to {FORMAT}"),
+        Some(None) => "does not say which format it has".to_owned(),
+        None if names.is_empty() => return Ok(()),
+        None => "holds another program's tables".to_owned(),
+    };
+    let context = format!("the task file {} {what}; it was left as it is", path.display());
+    Err(Fault::Answer(StoreError::new(StoreErrorKind::Incompatible, context)))
 }
 
 fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, redb::Error> {
