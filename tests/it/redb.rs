@@ -297,7 +297,7 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
         value[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
     };
     change(&path, "inputs", newer.as_bytes(), |value| {
-        resum(newer.as_bytes(), value, 4)
+        resum(newer.as_bytes(), value, 4);
     })
     .unwrap();
     let store = open(&path).await;
@@ -308,7 +308,7 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
 
     // Behind checksum and digest flag comes the record's own version.
     change(&path, "tasks", newer.as_bytes(), |value| {
-        resum(newer.as_bytes(), value, 5)
+        resum(newer.as_bytes(), value, 5);
     })
     .unwrap();
     let store = open(&path).await;

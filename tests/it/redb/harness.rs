@@ -171,8 +171,11 @@ pub(crate) fn change(file: &Path, name: &str, key: &[u8], change: impl FnOnce(&m
     Ok(transaction.commit()?)
 }
 
+/// A key and its value.
+type Entry = (Vec<u8>, Vec<u8>);
+
 /// All entries of a table, as they are in the file.
-pub(crate) fn entries(file: &Path, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BoxError> {
+pub(crate) fn entries(file: &Path, name: &str) -> Result<Vec<Entry>, BoxError> {
     let database = Database::open(file)?;
     let table = database.begin_read()?.open_table(table(name))?;
     let entries = table.iter()?.map(|entry| {
