@@ -21,6 +21,7 @@ use tower_service::Service;
 
 use crate::support::{
     by_hand::{Defers, QueuePerWorker, Spawn, SpawnAndMap},
+    is_wanted,
     ours::{Layered, Submitting, wrapped},
     when_measuring,
     work::request,
@@ -32,7 +33,7 @@ const KEPT: usize = 1000;
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the operating system gives a timer");
-    let _within = runtime.enter();
+    let within = runtime.enter();
     println!("\n{:44}{:>14}{:>14}", "", "allocations", "bytes");
 
     let (mut app, _tasks) = wrapped(KEPT);
@@ -44,43 +45,51 @@ fn main() {
         black_box(app.call(request));
     });
     print("ours: a request that passes through", sync);
+    drop(within);
 
     let lives = when_measuring(20_000, 200);
     let request = measured(lives, || (0..lives).for_each(|_| drop(black_box(request()))));
     print("the request itself", request);
-    for (name, count) in [
-        ("tokio::spawn, by hand", counted(&runtime, Spawn::default(), lives)),
-        (
-            "tokio::spawn and a map, by hand",
-            counted(&runtime, SpawnAndMap::new(KEPT), lives),
-        ),
-        (
-            "a queue per worker and a map, by hand",
-            counted(&runtime, QueuePerWorker::new(KEPT, 1), lives),
-        ),
-        (
-            "ours: an asynchronous request",
-            counted(&runtime, Layered::new(KEPT), lives),
-        ),
-        ("ours: Tasks::submit", counted(&runtime, Submitting::new(KEPT), lives)),
-    ] {
-        print(name, (count.0 - request.0, count.1 - request.1));
-    }
+    let lives = Lives {
+        runtime,
+        lives,
+        request,
+    };
+    lives.count("tokio::spawn, by hand", Spawn::default);
+    lives.count("tokio::spawn and a map, by hand", || SpawnAndMap::new(KEPT));
+    lives.count("a queue per worker and a map, by hand", || QueuePerWorker::new(KEPT, 1));
+    lives.count("ours: an asynchronous request", || Layered::new(KEPT));
+    lives.count("ours: Tasks::submit", || Submitting::new(KEPT));
 }
 
-fn counted(runtime: &Runtime, mut contestant: impl Defers<Full<Bytes>>, lives: usize) -> (f64, f64) {
-    let mut live = |lives: usize| {
-        runtime.block_on(async {
-            for _ in 0..lives {
-                contestant.answer(request()).await;
-                tokio::task::yield_now().await;
-            }
-            contestant.all_ended().await;
-        });
-    };
-    // Until it keeps as many as it may, maps and rings grow.
-    live(4 * KEPT);
-    measured(lives, || live(lives))
+struct Lives {
+    runtime: Runtime,
+    lives: usize,
+    /// What making a request takes.
+    request: (f64, f64),
+}
+
+impl Lives {
+    fn count<D: Defers<Full<Bytes>>>(&self, name: &str, contestant: impl FnOnce() -> D) {
+        if !is_wanted(name) {
+            return;
+        }
+        let _within = self.runtime.enter();
+        let mut contestant = contestant();
+        let mut live = |lives: usize| {
+            self.runtime.block_on(async {
+                for _ in 0..lives {
+                    contestant.answer(request()).await;
+                    tokio::task::yield_now().await;
+                }
+                contestant.all_ended().await;
+            });
+        };
+        // Until it keeps as many as it may, maps and rings grow.
+        live(4 * KEPT);
+        let (allocations, bytes) = measured(self.lives, || live(self.lives));
+        print(name, (allocations - self.request.0, bytes - self.request.1));
+    }
 }
 
 /// Allocations and bytes, for one of `many`.
