@@ -24,7 +24,7 @@ use crate::support::{
     is_wanted,
     ours::{Layered, Submitting, wrapped},
     when_measuring,
-    work::request,
+    work::{Mirror, request},
 };
 
 /// How many tasks everybody keeps.
@@ -36,7 +36,7 @@ fn main() {
     let within = runtime.enter();
     println!("\n{:44}{:>14}{:>14}", "", "allocations", "bytes");
 
-    let (mut app, _tasks) = wrapped(KEPT);
+    let (mut app, _tasks) = wrapped(Mirror, KEPT);
     let mut plain = request();
     plain.headers_mut().clear();
     let mut plain = Some(plain);

@@ -52,7 +52,7 @@ fn pass_through(headers: &HeaderMap) {
         }
         Mirror.call(request)
     });
-    let (ours, _tasks) = wrapped(1000);
+    let (ours, _tasks) = wrapped(Mirror, 1000);
     let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(30));
     let contestants = vec![
         Contestant::new("the bare service", || turn(Mirror, headers)),
@@ -93,8 +93,8 @@ where
     vec![cpu.elapsed().as_nanos() as f64 / f64::from(requests)]
 }
 
-const FC: HeaderName = HeaderName::from_static("x-fc-invocation-type");
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+static FC: HeaderName = HeaderName::from_static("x-fc-invocation-type");
+static PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// What a browser sends.
 fn typical() -> HeaderMap {

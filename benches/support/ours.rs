@@ -1,6 +1,6 @@
 //! This crate, with everything on: the response kept, the history, every index, a task API for the 202 to point at.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -8,7 +8,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
-    MemoryStore, RespondAsync, RespondAsyncLayer, Scope, Submission, TaskApi, Tasks, allow_everyone,
+    MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, Scope, Submission, TaskApi, Tasks, allow_everyone,
 };
 use tower_service::Service;
 
@@ -17,15 +17,20 @@ use super::{by_hand::Defers, work::Echo};
 /// More than ever run at once, as by hand there is no bound.
 const SLOTS: usize = 4096;
 
-/// The layer around the application, and the handle to its tasks.
-pub fn wrapped(kept: usize) -> (RespondAsync<Echo>, Tasks) {
+/// The layer around an application, and the handle to its tasks.
+pub fn wrapped<S>(app: S, kept: usize) -> (RespondAsync<S>, Tasks)
+where
+    S: Service<Request<RequestBody>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone + Send + Sync,
+    S: 'static,
+    S::Future: Send,
+{
     let store = MemoryStore::builder().max_tasks(kept).build();
     let layer = RespondAsyncLayer::builder(store).concurrency(SLOTS).build();
     let layer = layer.expect("it is called within a runtime");
     let tasks = layer.tasks();
     // From now on every 202 says where the task is to be found.
     drop(TaskApi::new(&tasks, allow_everyone()));
-    (layer.layer(Echo), tasks)
+    (layer.layer(app), tasks)
 }
 
 /// An asynchronous request, as a server hands it over.
@@ -37,7 +42,7 @@ pub struct Layered {
 
 impl Layered {
     pub fn new(kept: usize) -> Self {
-        let (app, tasks) = wrapped(kept);
+        let (app, tasks) = wrapped(Echo, kept);
         Self { app, tasks }
     }
 }
@@ -68,7 +73,7 @@ pub struct Submitting {
 
 impl Submitting {
     pub fn new(kept: usize) -> Self {
-        let (app, tasks) = wrapped(kept);
+        let (app, tasks) = wrapped(Echo, kept);
         Self { tasks, _app: app }
     }
 }

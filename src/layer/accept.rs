@@ -46,7 +46,7 @@ pub(crate) struct Accept {
 
 /// What it asks for.
 pub(crate) struct Asked {
-    pub(crate) options: Box<Options>,
+    pub(crate) options: Options,
     pub(crate) head: Parts,
 }
 
