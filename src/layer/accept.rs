@@ -18,13 +18,13 @@ use crate::{
         carry,
         config::Config,
         dialect::{Options, PREFERENCE_APPLIED, Preferences, idempotency_key},
-        headers::{self, DUPLICATE, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+        headers::{self, DUPLICATE},
         replay::Gathered,
     },
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, TaskDocument},
+    wire::{ApiLinks, Problem, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
 };
 
 /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
@@ -213,7 +213,8 @@ impl Accept {
                     let mut response = Response::new(output.body.clone());
                     *response.status_mut() = output.status;
                     *response.headers_mut() = output.headers.clone();
-                    self.finish(&mut response, &waited, duplicate, wait);
+                    ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited);
+                    self.finish(&mut response, duplicate, wait);
                     return response;
                 }
                 waited
@@ -233,8 +234,8 @@ impl Accept {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
-        links.put_on(headers, &record);
-        self.finish(&mut response, &record, duplicate, wait);
+        links.put_on_with_ids(headers, &record);
+        self.finish(&mut response, duplicate, wait);
         response
     }
 
@@ -254,17 +255,9 @@ impl Accept {
         response
     }
 
-    /// What every answer about a stored task carries.
-    fn finish(&self, response: &mut Response<Bytes>, record: &TaskRecord, duplicate: bool, wait: Option<Duration>) {
+    /// What every answer about a stored task carries beside the ids of it.
+    fn finish(&self, response: &mut Response<Bytes>, duplicate: bool, wait: Option<Duration>) {
         let headers = response.headers_mut();
-        let id = HeaderValue::try_from(record.id.to_string()).expect("a UUID is visible ASCII");
-        let task_id = record
-            .name
-            .as_ref()
-            .and_then(|name| HeaderValue::from_str(name.as_str()).ok())
-            .unwrap_or_else(|| id.clone());
-        headers.insert(X_FC_REQUEST_ID, id);
-        headers.insert(X_FC_ASYNC_TASK_ID, task_id);
         if duplicate {
             headers.insert(DUPLICATE, HeaderValue::from_static("true"));
         }

@@ -2,7 +2,11 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use crate::{engine::DEPTH, layer::dialect::Dialect, wire::HopByHop};
+use crate::{
+    engine::DEPTH,
+    layer::dialect::Dialect,
+    wire::{HopByHop, X_FC_REQUEST_ID},
+};
 
 /// Which headers are stored with a task, beyond those that never are because they belong to one connection.
 ///
@@ -50,10 +54,6 @@ pub(crate) fn depth(headers: &HeaderMap) -> u8 {
     digits.map_or(0, |text| text.parse().unwrap_or(u8::MAX))
 }
 
-/// The request id, for a client and for a handler.
-pub(crate) const X_FC_REQUEST_ID: HeaderName = HeaderName::from_static("x-fc-request-id");
-/// The task id, for a client.
-pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
 /// The task id, for a handler.
 pub(crate) const TASK_ID: HeaderName = HeaderName::from_static("x-respond-async-task-id");
 /// The number of the attempt, for a handler.

@@ -13,10 +13,10 @@ use crate::{
     layer::{
         RequestBody,
         carry::{Carrier, unpack},
-        headers::{ATTEMPT, TASK_ID, X_FC_REQUEST_ID},
+        headers::{ATTEMPT, TASK_ID},
     },
     task::{CapturedRequest, CapturedResponse},
-    wire::HopByHop,
+    wire::{HopByHop, X_FC_REQUEST_ID},
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.

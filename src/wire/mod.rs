@@ -4,12 +4,14 @@
 //! - `document`: a task
 //! - `operation`: a task, as a long-running operation of cloud guidelines
 //! - `links`: where the task API is, and where a task is in it
+//! - `json`: documents written as they are made
 //! - `payload`: bytes as they stand in a document
 //! - `redact`: what no view shows
 //! - `hop`: headers that belong to one connection
 
 mod document;
 mod hop;
+pub(crate) mod json;
 mod links;
 mod operation;
 mod payload;
@@ -19,7 +21,7 @@ mod redact;
 pub(crate) use self::{
     document::TaskDocument,
     hop::HopByHop,
-    links::ApiLinks,
+    links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
     operation::OperationDocument,
     payload::Payload,
     problem::{Problem, STATUS_HEADER},
