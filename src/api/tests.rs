@@ -752,7 +752,7 @@ async fn when_the_engine_is_gone_the_api_says_so() {
 #[tokio::test]
 async fn a_closed_store_is_unavailable() {
     let world = World::new();
-    world.store.close().await;
+    world.tasks.shutdown(Duration::ZERO).await;
     let answer = get(&world.open(), "/").await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "StoreUnavailable"));
 }
