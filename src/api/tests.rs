@@ -92,6 +92,7 @@ impl World {
         };
         let probes = Probes::new(vec![audit.clone()]);
         let engine = Engine::new(Arc::new(store.clone()), settings, probes, Handle::current());
+        engine.set_api_address("/tasks".into(), None, Duration::from_secs(60));
         Self {
             store,
             tasks: Tasks::new(Arc::new(Alive(Arc::new(engine)))),

@@ -19,6 +19,8 @@ mod rates;
 pub(crate) mod retry;
 mod run;
 mod running;
+#[cfg(feature = "api")]
+mod served;
 mod settings;
 mod shutdown;
 mod slots;
@@ -202,6 +204,7 @@ impl Engine {
 
 /// Where clients find the task API, and how long they may wait there.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
 pub(crate) struct ApiAddress {
     pub(crate) base: String,
     pub(crate) public_url: Option<String>,

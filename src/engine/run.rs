@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use crate::{
     engine::{
@@ -262,13 +262,11 @@ impl Engine {
         }
     }
 
-    /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
-    /// failed, and one that succeeded should not look as if it were half done.
+    /// Saves what the handler reported since the last time, so that a task which reported its end shows it.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
-            let _ = self
-                .call("set_progress", self.store.set_progress(live.lease, progress))
-                .await;
+            let saved = self.call("set_progress", self.store.set_progress(live.lease, progress));
+            let _ = timeout(LAST_PROGRESS_LIMIT, saved).await;
         }
     }
 
@@ -285,6 +283,9 @@ impl Engine {
         });
     }
 }
+
+/// How long the last report of a handler may hold up its settlement.
+const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The attempt's own task: the handler first, then what the machine asks for.
 async fn run(leave: Leave, mut handler: Handler, started: Instant) {

@@ -2,15 +2,14 @@
 
 use std::{
     fmt,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use tokio::time::sleep_until;
 
 use crate::{
-    engine::{ApiAddress, Engine, ShutdownReport, SlotStats, Stats, Unaccepted, attempt::Input, node::Hint},
-    probe::Event,
+    engine::{Engine, ShutdownReport, SlotStats, Stats, Unaccepted, attempt::Input, node::Hint},
     store::{Delete, FullReason, Inserted, LogQuery, StoreError},
     task::{
         CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LogLine, NewTask, Page, PageOf, RequestId, Scope,
@@ -46,7 +45,7 @@ impl Tasks {
         Self { alive }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
+    pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.alive.0
     }
 
@@ -343,24 +342,6 @@ impl Tasks {
     /// Dropped before it answers, the engine is closed and ends no further; call it again to go on, without grace.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.engine().shutdown(grace).await
-    }
-
-    /// There is a task API now: answers can point at it.
-    #[cfg(feature = "api")]
-    pub(crate) fn mark_api_mounted(&self) {
-        self.engine().api_mounted.store(true, Ordering::Relaxed);
-    }
-
-    /// Where clients find the task API.
-    #[cfg(feature = "api")]
-    pub(crate) fn api_address(&self) -> ApiAddress {
-        self.engine().api.get().cloned().unwrap_or_default()
-    }
-
-    /// Tells the probes who changed a task.
-    #[cfg(feature = "api")]
-    pub(crate) fn audit(&self, id: RequestId, action: &'static str, who: Option<&str>) {
-        self.engine().probes.emit(|| Event::Changed { id, action, who });
     }
 }
 

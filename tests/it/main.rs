@@ -1,5 +1,12 @@
 //! The crate seen from outside: one binary, a module per theme.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that meets an error it does not expect should fail"
+)]
+
 mod conformance;
 mod fault;
+mod floors;
 mod memory;
+mod simulation;

@@ -102,7 +102,6 @@ impl MemoryStore {
     }
 
     /// A store to be made with bounds or a clock of your own.
-    #[must_use]
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder::default()
     }
