@@ -6,7 +6,9 @@
 )]
 
 mod conformance;
+mod engine_support;
 mod fault;
 mod floors;
 mod memory;
+mod run;
 mod simulation;
