@@ -11,5 +11,6 @@ mod fault;
 mod floors;
 mod memory;
 mod run;
+mod shutdown;
 mod simulation;
 mod stop;
