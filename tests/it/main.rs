@@ -9,6 +9,7 @@ mod conformance;
 mod engine_support;
 mod fault;
 mod floors;
+mod lease;
 mod memory;
 mod run;
 mod shutdown;
