@@ -284,11 +284,7 @@ async fn two_failed_renewals_cost_nothing() {
     });
     let id = submit(&tasks, "/").await;
     gate.arrived(1).await;
-    let begun = std::time::Instant::now();
-    eventually("a renewal after them", async || {
-        faults.calls(Operation::Renew) >= 3 || begun.elapsed() > Duration::from_secs(20)
-    })
-    .await;
+    eventually("a renewal after them", async || faults.calls(Operation::Renew) >= 3).await;
     gate.open();
     let record = ended(&tasks, id).await;
     assert_eq!(

@@ -8,7 +8,9 @@
 mod conformance;
 mod engine_support;
 mod fault;
+mod faults;
 mod floors;
+mod hooks;
 mod lease;
 mod memory;
 mod run;
