@@ -24,7 +24,7 @@ use crate::{
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, TaskDocument},
+    wire::{ApiLinks, OPERATION_LOCATION, Problem, TaskDocument},
 };
 
 /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
@@ -42,6 +42,8 @@ pub(crate) struct Accept {
     pub(crate) preferences: Preferences,
     /// It carried a `Prefer`.
     pub(crate) vary: bool,
+    /// Where the client reached the front, if the front is believed.
+    pub(crate) origin: Option<String>,
 }
 
 /// What it asks for.
@@ -233,6 +235,11 @@ impl Accept {
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
         links.put_on(headers, &record);
+        if let Some(origin) = &self.origin
+            && let Some(location) = links.operation_location_at(origin, &record)
+        {
+            headers.insert(OPERATION_LOCATION, location);
+        }
         self.finish(&mut response, &record, duplicate, wait);
         response
     }

@@ -18,6 +18,7 @@ pub(crate) struct Config {
     /// Never deferred: the API's base path and the like, without a slash at the end.
     pub(crate) never_async: Vec<String>,
     pub(crate) links: ApiLinks,
+    pub(crate) trust_forwarding: bool,
     pub(crate) body_limit: usize,
     pub(crate) body_idle_timeout: Duration,
     pub(crate) body_timeout: Duration,

@@ -20,7 +20,7 @@ pub(crate) struct ApiLinks {
 const SERVES_LOGS_AND_EVENTS: bool = false;
 
 /// An absolute or path-absolute address of a task, also for clients that follow Azure's guidelines.
-const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
+pub(crate) const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 
 impl ApiLinks {
     /// There is no API.
@@ -70,6 +70,14 @@ impl ApiLinks {
     /// `Operation-Location`: absolute where the public URL is known, as the clients that read it prefer.
     pub(crate) fn operation_location(&self, task: &TaskRecord) -> Option<HeaderValue> {
         at(self.absolute.as_deref().or(self.path.as_deref())?, task, "/operation")
+    }
+
+    /// `Operation-Location` under the `origin` that the client reached, unless the public URL is known.
+    pub(crate) fn operation_location_at(&self, origin: &str, task: &TaskRecord) -> Option<HeaderValue> {
+        match self.absolute {
+            Some(_) => self.operation_location(task),
+            None => at(&format!("{origin}{}", self.path.as_deref()?), task, "/operation"),
+        }
     }
 
     /// Puts all three on a 202. Does nothing where there is no API.
@@ -185,6 +193,19 @@ mod tests {
         assert_eq!(
             ApiLinks::new("/tasks", Some("https://example.org")).path(),
             Some("/tasks")
+        );
+    }
+
+    #[test]
+    fn an_origin_makes_the_operation_absolute_unless_the_public_url_is_known() {
+        let reached = |links: ApiLinks| links.operation_location_at("https://front.example", &record()).unwrap();
+        let expected = format!("https://front.example/tasks/{}/operation", id());
+        assert_eq!(reached(ApiLinks::new("/tasks", None)), expected);
+        let known = ApiLinks::new("/tasks", Some("https://example.org"));
+        assert_eq!(reached(known), format!("https://example.org/tasks/{}/operation", id()));
+        assert_eq!(
+            ApiLinks::default().operation_location_at("https://front.example", &record()),
+            None
         );
     }
 
