@@ -120,12 +120,6 @@ impl Attempt {
         }
     }
 
-    /// Whether the claim is known to hold, by the local clock.
-    #[cfg(feature = "testing")]
-    pub(crate) fn is_held(&self, now: Instant) -> bool {
-        self.over().is_none() && now < self.held_until
-    }
-
     /// When to ask for a directive at the latest, besides after every input.
     #[cfg(feature = "testing")]
     pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {

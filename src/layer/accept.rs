@@ -117,12 +117,11 @@ impl Accept {
         task.labels = labels.unwrap_or_default();
         task.delay = asked.options.delay;
         let born_claimed = |record: &TaskRecord| record.state.is_held();
-        let inserted = engine.accept(task, self.at).await.map_err(|error| match error {
+        let inserted = engine.accept(task, Some(reserved)).await.map_err(|error| match error {
             Unaccepted::ShuttingDown => Problem::shutting_down(),
             Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
             Unaccepted::Store(_) => Problem::store_unavailable(),
         })?;
-        drop(reserved);
         match inserted {
             Inserted::New(record) => {
                 self.note(record.id, born_claimed(&record), false);

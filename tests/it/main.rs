@@ -1,10 +1,18 @@
 //! The crate seen from outside: one binary, a module per theme.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that meets an error it does not expect should fail"
+)]
+
+mod accept;
 mod conformance;
 mod custom_store;
 mod examples;
 mod fault;
+mod floors;
 mod memory;
 mod metrics_probe;
 mod simulation;
+mod support;
 mod tracing_probe;
