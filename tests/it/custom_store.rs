@@ -60,6 +60,11 @@ impl Harness for MapHarness {
         Duration::from_secs(1)
     }
 
+    /// Each operation looks at every task there is, so the later rounds take long.
+    fn rounds(&self) -> usize {
+        300
+    }
+
     fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
         Box::pin(async { None })
     }

@@ -9,6 +9,8 @@ use http_body_util::{BodyExt, Full};
 use tower::{Service, ServiceExt};
 use tower_respond_async::{Scope, TaskState};
 
+use crate::support::soon;
+
 #[path = "../../examples/hooks.rs"]
 #[expect(dead_code, reason = "its main is for people")]
 mod hooks;
@@ -71,9 +73,12 @@ async fn a_shutdown_lets_finish_what_can_and_hands_back_the_rest() {
         assert_eq!(accepted.status(), StatusCode::ACCEPTED);
     }
     let running = async || tasks.stats(&Scope::All).await.unwrap().slots.unwrap().used;
-    while running().await < 2 {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while running().await < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 
     tasks.close();
     let refused = send(&app, async_post("/sleep/1", "")).await;
@@ -91,12 +96,12 @@ async fn hooks_hear_of_success_and_failure() {
     let (app, mut ended) = hooks::app(failures.clone()).unwrap();
 
     send(&app, async_post("/square", "12")).await;
-    let completion = ended.recv().await.unwrap();
+    let completion = soon(ended.recv()).await.unwrap();
     assert_eq!(completion.state, TaskState::Succeeded);
     assert_eq!(completion.response.unwrap().body, "144\n");
 
     send(&app, async_post("/square", "twelve")).await;
-    let completion = ended.recv().await.unwrap();
+    let completion = soon(ended.recv()).await.unwrap();
     assert_eq!(completion.state, TaskState::Failed);
     let written = std::fs::read_to_string(&failures).unwrap();
     assert!(written.starts_with(&completion.webhook_id), "{written}");
