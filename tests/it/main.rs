@@ -7,6 +7,8 @@
 
 mod accept;
 mod conformance;
+mod custom_store;
+mod examples;
 mod fault;
 mod floors;
 mod memory;
