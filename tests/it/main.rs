@@ -2,6 +2,9 @@
 
 mod accept;
 mod conformance;
+mod dedup;
 mod fault;
 mod memory;
+mod prefer;
+mod replay;
 mod support;
