@@ -247,11 +247,16 @@ impl Accept {
     /// The answer for a request whose task is gone already, and whose key is not.
     fn remembered(&self, id: RequestId) -> Response<Bytes> {
         let id = id.to_string();
-        let body = format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#);
-        let mut response = Response::new(Bytes::from(body));
+        let body = match self.config.fc_strict {
+            true => Bytes::new(),
+            false => Bytes::from(format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#)),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !self.config.fc_strict {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         let id = HeaderValue::try_from(id).expect("a UUID is visible ASCII");
         headers.insert(X_FC_REQUEST_ID, id.clone());
         headers.insert(X_FC_ASYNC_TASK_ID, id);

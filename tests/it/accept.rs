@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
     time::advance,
 };
-use tokio_test::{assert_pending, assert_ready, task};
+use tokio_test::{assert_pending, assert_ready};
 use tower::{Layer, Service};
 use tower_respond_async::{
     Completion, MemoryStore, RespondAsync, RespondAsyncLayer, Scope, TaskContext, TaskState, Tenant,
@@ -29,7 +29,8 @@ use tower_respond_async::{
 };
 
 use crate::support::{
-    Answered, App, Gate, WithoutBody, and_header, fc, other_runtime, prefer, read_to_end, recorder, routes, soon, talk,
+    Answered, App, Gate, WithoutBody, and_header, by_hand, fc, other_runtime, prefer, read_to_end, recorder, routes,
+    soon, talk,
 };
 
 #[tokio::test]
@@ -283,20 +284,13 @@ async fn a_body_that_breaks_off_is_refused_and_nothing_is_stored() {
     assert_eq!((app.kept().await, app.buffered().await), (0, 0));
 }
 
-fn call(app: &App, request: Request<Body>) -> task::Spawn<impl Future<Output = http::Response<Body>>> {
-    let mut service = app.service.clone();
-    assert_ready!(task::spawn(()).enter(|cx, _| Service::<Request<Body>>::poll_ready(&mut service, cx))).unwrap();
-    let answer = service.call(request);
-    task::spawn(async move { answer.await.unwrap() })
-}
-
 /// S11
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stalls_is_refused_after_its_idle_time() {
     let app = App::with(|builder| builder.runtime(other_runtime()));
     let (mut sender, body) = Channel::<Bytes>::new(1);
     sender.send_data(Bytes::from_static(b"begun")).await.unwrap();
-    let mut answer = call(&app, fc("/echo").with(Body::new(body)));
+    let mut answer = by_hand(&app, fc("/echo").with(Body::new(body)));
     assert_pending!(answer.poll());
     assert_eq!(app.buffered().await, 5);
     advance(Duration::from_millis(9_990)).await;
@@ -315,7 +309,7 @@ async fn a_body_that_stalls_is_refused_after_its_idle_time() {
 async fn a_body_that_trickles_is_refused_after_its_whole_time() {
     let app = App::with(|builder| builder.runtime(other_runtime()));
     let (mut sender, body) = Channel::<Bytes>::new(1);
-    let mut answer = call(&app, fc("/echo").with(Body::new(body)));
+    let mut answer = by_hand(&app, fc("/echo").with(Body::new(body)));
     for _ in 0..6 {
         sender.send_data(Bytes::from_static(b"x")).await.unwrap();
         assert_pending!(answer.poll());
@@ -338,7 +332,7 @@ async fn when_the_budget_for_bodies_is_used_up_more_are_refused() {
     let app = App::with(|builder| builder.body_limit(8).buffer_limit(8));
     let (mut sender, body) = Channel::<Bytes>::new(1);
     sender.send_data(Bytes::from_static(b"12345678")).await.unwrap();
-    let mut held = call(&app, fc("/echo").with(Body::new(body)));
+    let mut held = by_hand(&app, fc("/echo").with(Body::new(body)));
     assert_pending!(held.poll());
     assert_eq!(app.buffered().await, 8);
 
@@ -648,7 +642,7 @@ async fn a_client_that_leaves_amid_its_body_leaves_nothing() {
     let app = App::new();
     let (mut sender, body) = Channel::<Bytes>::new(1);
     sender.send_data(Bytes::from_static(b"half of ")).await.unwrap();
-    let mut answer = call(&app, fc("/echo").with(Body::new(body)));
+    let mut answer = by_hand(&app, fc("/echo").with(Body::new(body)));
     assert_pending!(answer.poll());
     assert_eq!(app.buffered().await, 8);
     drop(answer);
@@ -678,7 +672,7 @@ async fn a_client_that_leaves_during_the_commit_has_its_task_run() {
     let app = App::build(store, routes(), |builder| builder);
     let slow = faults.delay_next(Operation::Insert);
     let request = fc("/echo").header("X-Fc-Async-Task-Id", "left").with("whole body");
-    let mut answer = call(&app, request);
+    let mut answer = by_hand(&app, request);
     assert_pending!(answer.poll());
     soon(slow.arrived()).await;
     drop(answer);
@@ -701,7 +695,7 @@ async fn a_commit_that_is_refused_after_the_client_left_leaves_nothing() {
     let faults = store.faults();
     let app = App::build(store, routes(), |builder| builder);
     let slow = faults.delay_next(Operation::Insert);
-    let mut answer = call(&app, fc("/echo").with("whole body"));
+    let mut answer = by_hand(&app, fc("/echo").with("whole body"));
     assert_pending!(answer.poll());
     soon(slow.arrived()).await;
     drop(answer);

@@ -6,13 +6,19 @@
 )]
 
 mod accept;
+mod api;
 mod conformance;
 mod custom_store;
+mod dedup;
 mod examples;
 mod fault;
 mod floors;
 mod memory;
 mod metrics_probe;
+mod placement;
+mod prefer;
+mod replay;
 mod simulation;
 mod support;
+mod sync_path;
 mod tracing_probe;
