@@ -12,3 +12,4 @@ mod floors;
 mod memory;
 mod run;
 mod simulation;
+mod stop;
