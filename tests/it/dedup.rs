@@ -130,7 +130,7 @@ async fn names_and_keys_are_each_tenant_s_own() {
 
 #[tokio::test]
 async fn fc_strict_refuses_a_known_name_even_of_the_same_request() {
-    let app = App::with(|builder| builder.fc_strict());
+    let app = App::with(tower_respond_async::Builder::fc_strict);
     app.accepted(named("a", "hello")).await;
     let answer = app.send(named("a", "hello")).await;
     answer.assert_refused(409, "StatefulAsyncInvocationAlreadyExists", None);
