@@ -7,7 +7,7 @@ use http::request::Parts;
 use crate::{
     layer::{Dialect, HeaderPolicy, carry::Carrier},
     task::{Labels, Tenant},
-    wire::ApiLinks,
+    wire::{ApiLinks, below},
 };
 
 /// How the layer behaves. The builder's documentation argues each default.
@@ -39,9 +39,6 @@ pub(crate) type LabelsOf = dyn Fn(&Parts) -> Labels + Send + Sync;
 impl Config {
     /// Whether `path` is, or is below, a path that is never deferred.
     pub(crate) fn is_never_async(&self, path: &str) -> bool {
-        self.never_async.iter().any(|base| {
-            path.strip_prefix(base.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        self.never_async.iter().any(|base| below(base, path).is_some())
     }
 }

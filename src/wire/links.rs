@@ -99,6 +99,12 @@ impl ApiLinks {
     }
 }
 
+/// The part of `path` that is below `prefix`: empty, or from the slash on.
+pub(crate) fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(prefix)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 fn at(base: &str, task: &TaskRecord, rest: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{base}/{}{rest}", TaskId::of(task))).ok()
 }
@@ -215,5 +221,13 @@ mod tests {
         ApiLinks::default().put_on(&mut headers, &record());
         assert!(headers.is_empty());
         assert!(ApiLinks::default().of(&record()).is_none());
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_slash() {
+        assert_eq!(below("/tasks", "/tasks"), Some(""));
+        assert_eq!(below("/tasks", "/tasks/x"), Some("/x"));
+        assert_eq!(below("/tasks", "/tasksx"), None);
+        assert_eq!(below("", "/x"), Some("/x"));
     }
 }
