@@ -10,7 +10,7 @@ use std::{
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{
-    engine::{Engine, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
+    engine::{Engine, Reserved, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
     error::BoxFuture,
     store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, Tenant},
@@ -36,7 +36,14 @@ impl Engine {
     /// Once the store was asked, the insert is never dropped: it goes on in a task of its own if the caller leaves or the
     /// time limit passes, and starts the task if it succeeds late. It is polled once in place before that, so that a
     /// store which is ready at once costs no task.
-    pub(crate) async fn accept(self: &Arc<Self>, task: NewTask) -> Result<Inserted, Unaccepted> {
+    ///
+    /// `reserved` is what the body takes of the budget. It is given back with the store's answer, not with the caller's: a
+    /// store that does not answer would otherwise hold any number of bodies whose senders have been sent away.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        task: NewTask,
+        reserved: Option<Reserved>,
+    ) -> Result<Inserted, Unaccepted> {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let busy = self.busy.enter();
         if !self.phase.is_open() {
@@ -51,6 +58,7 @@ impl Engine {
             id: insert.task.id,
             input: insert.task.input.clone(),
             slot,
+            _reserved: reserved,
             claimed_at: Instant::now(),
             busy,
         };
@@ -67,7 +75,7 @@ impl Engine {
                 StoreErrorKind::Unavailable,
                 "the insert was cut off by a panic, or by the end of the runtime",
             )),
-            Err(_) => Err(self.too_slow("insert")),
+            Err(_) => Err(Self::too_slow("insert", self.settings.store_timeout)),
         }
         .map_err(Unaccepted::Store)
     }
@@ -207,6 +215,8 @@ struct Newborn {
     input: Arc<CapturedRequest>,
     /// The slot it runs on if it is born claimed.
     slot: Option<Slot>,
+    /// What its body takes of the budget, until the store has answered.
+    _reserved: Option<Reserved>,
     /// Before the insert was asked for: what its lease is counted from here.
     claimed_at: Instant,
     busy: BusyGuard,

@@ -156,7 +156,7 @@ impl Engine {
         let Ok(claimed) = timeout(self.settings.store_timeout, &mut claiming).await else {
             let late = self.clone().claim_late(claiming, claimed_at, self.busy.enter());
             self.runtime.spawn(late);
-            return Err(self.too_slow("claim"));
+            return Err(Self::too_slow("claim", self.settings.store_timeout));
         };
         let claimed = claimed?;
         let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));

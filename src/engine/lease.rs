@@ -21,7 +21,6 @@ use crate::{
         running::Live,
     },
     probe::Event,
-    store::{StoreError, StoreErrorKind},
     task::lifecycle::Renewal,
 };
 
@@ -96,14 +95,9 @@ impl Engine {
         let leases = held.iter().map(|live| live.lease).collect();
         let lease = self.settings.lease;
         let sent_at = Instant::now();
-        let renewing = caught_async(|| self.timed("renew", self.store.renew(leases, lease)));
-        let answer = match timeout(limit, renewing).await {
-            Ok(answer) => answer.unwrap_or_else(|panic| Err(panicked(&panic))),
-            Err(_) => Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                "renewing took longer than a third of the lease",
-            )),
-        };
+        let renewing = caught_async(|| Self::limited("renew", limit, self.store.renew(leases, lease)));
+        let renewing = async { renewing.await.unwrap_or_else(|panic| Err(panicked(&panic))) };
+        let answer = self.timed("renew", renewing).await;
         let now = Instant::now();
         match answer {
             Ok(renewals) => {

@@ -164,10 +164,8 @@ impl Engine {
 
     /// A store call with its time limit. What times out may still happen.
     async fn call<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
-        match timeout(self.settings.store_timeout, self.timed(operation, call)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.too_slow(operation)),
-        }
+        self.timed(operation, Self::limited(operation, self.settings.store_timeout, call))
+            .await
     }
 
     /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.
@@ -175,15 +173,26 @@ impl Engine {
         self.settings.lease - self.settings.lease_margin()
     }
 
-    fn too_slow(&self, operation: &'static str) -> StoreError {
+    /// A store call that is given up after `limit`.
+    async fn limited<T>(
+        operation: &'static str,
+        limit: Duration,
+        call: BoxFuture<'_, StoreResult<T>>,
+    ) -> StoreResult<T> {
+        timeout(limit, call)
+            .await
+            .unwrap_or_else(|_| Err(Self::too_slow(operation, limit)))
+    }
+
+    fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
         StoreError::new(
             StoreErrorKind::Unavailable,
-            format!("{operation} took longer than {:?}", self.settings.store_timeout),
+            format!("{operation} took longer than {limit:?}"),
         )
     }
 
-    /// A store call that the probes hear of.
-    async fn timed<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
+    /// A store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
+    async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
         if self.probes.is_empty() {
             return call.await;
         }

@@ -262,7 +262,8 @@ impl Engine {
         }
     }
 
-    /// Saves what the handler reported since the last time, so that a task which reported its end shows it.
+    /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
+    /// failed, and one that succeeded should not look as if it were half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
             let saved = self.call("set_progress", self.store.set_progress(live.lease, progress));

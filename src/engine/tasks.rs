@@ -80,7 +80,7 @@ impl Tasks {
         task.tenant = submission.tenant;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        match engine.accept(task).await {
+        match engine.accept(task, None).await {
             Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
                 task, id, same_request, ..

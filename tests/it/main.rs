@@ -5,15 +5,27 @@
     reason = "a test that meets an error it does not expect should fail"
 )]
 
+mod accept;
+mod api;
 mod conformance;
+mod custom_store;
+mod dedup;
 mod engine_support;
+mod examples;
 mod fault;
 mod faults;
 mod floors;
 mod hooks;
 mod lease;
 mod memory;
+mod metrics_probe;
+mod placement;
+mod prefer;
+mod replay;
 mod run;
 mod shutdown;
 mod simulation;
 mod stop;
+mod support;
+mod sync_path;
+mod tracing_probe;
