@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use crate::{
     api::{
-        Permission, answer, paging,
+        Permission, answer,
+        call::{Answer, Call},
+        paging,
         query::ListQuery,
-        routes::{Answer, Call},
         view::Payloads,
     },
     wire::TaskDocument,

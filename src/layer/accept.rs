@@ -24,7 +24,7 @@ use crate::{
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, TaskDocument},
+    wire::{ApiLinks, OPERATION_LOCATION, Problem, TaskDocument},
 };
 
 /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
@@ -42,6 +42,8 @@ pub(crate) struct Accept {
     pub(crate) preferences: Preferences,
     /// It carried a `Prefer`.
     pub(crate) vary: bool,
+    /// Where the client reached the front, if the front is believed.
+    pub(crate) origin: Option<String>,
 }
 
 /// What it asks for.
@@ -117,14 +119,11 @@ impl Accept {
         task.labels = labels.unwrap_or_default();
         task.delay = asked.options.delay;
         let born_claimed = |record: &TaskRecord| record.state.is_held();
-        let inserted = engine
-            .accept(task, self.at, Some(reserved))
-            .await
-            .map_err(|error| match error {
-                Unaccepted::ShuttingDown => Problem::shutting_down(),
-                Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
-                Unaccepted::Store(_) => Problem::store_unavailable(),
-            })?;
+        let inserted = engine.accept(task, Some(reserved)).await.map_err(|error| match error {
+            Unaccepted::ShuttingDown => Problem::shutting_down(),
+            Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
+            Unaccepted::Store(_) => Problem::store_unavailable(),
+        })?;
         match inserted {
             Inserted::New(record) => {
                 self.note(record.id, born_claimed(&record), false);
@@ -236,6 +235,11 @@ impl Accept {
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
         links.put_on(headers, &record);
+        if let Some(origin) = &self.origin
+            && let Some(location) = links.operation_location_at(origin, &record)
+        {
+            headers.insert(OPERATION_LOCATION, location);
+        }
         self.finish(&mut response, &record, duplicate, wait);
         response
     }

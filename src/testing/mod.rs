@@ -4,6 +4,7 @@
 //! - [`FaultStore`]: any store, failing on demand
 //! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
 //! - [`model`]: random operations on a store, compared with a plain list
+//! - [`simulation`]: the engine on a store that fails, in pretend time, checked against the invariants
 //!
 //! # Examples
 //!
@@ -36,6 +37,7 @@
 
 pub mod conformance;
 pub mod model;
+pub mod simulation;
 
 mod clock;
 mod fault;

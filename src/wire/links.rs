@@ -20,7 +20,7 @@ pub(crate) struct ApiLinks {
 const SERVES_LOGS_AND_EVENTS: bool = false;
 
 /// An absolute or path-absolute address of a task, also for clients that follow Azure's guidelines.
-const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
+pub(crate) const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 
 impl ApiLinks {
     /// There is no API.
@@ -72,6 +72,14 @@ impl ApiLinks {
         at(self.absolute.as_deref().or(self.path.as_deref())?, task, "/operation")
     }
 
+    /// `Operation-Location` under the `origin` that the client reached, unless the public URL is known.
+    pub(crate) fn operation_location_at(&self, origin: &str, task: &TaskRecord) -> Option<HeaderValue> {
+        match self.absolute {
+            Some(_) => self.operation_location(task),
+            None => at(&format!("{origin}{}", self.path.as_deref()?), task, "/operation"),
+        }
+    }
+
     /// Puts all three on a 202. Does nothing where there is no API.
     pub(crate) fn put_on(&self, headers: &mut HeaderMap, task: &TaskRecord) {
         for (name, value) in [
@@ -89,6 +97,12 @@ impl ApiLinks {
     pub(crate) fn of<'a>(&'a self, task: &'a TaskRecord) -> Option<TaskLinks<'a>> {
         self.path.as_deref().map(|base| TaskLinks { base, task })
     }
+}
+
+/// The part of `path` that is below `prefix`: empty, or from the slash on.
+pub(crate) fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(prefix)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn at(base: &str, task: &TaskRecord, rest: &str) -> Option<HeaderValue> {
@@ -189,10 +203,31 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_makes_the_operation_absolute_unless_the_public_url_is_known() {
+        let reached = |links: ApiLinks| links.operation_location_at("https://front.example", &record()).unwrap();
+        let expected = format!("https://front.example/tasks/{}/operation", id());
+        assert_eq!(reached(ApiLinks::new("/tasks", None)), expected);
+        let known = ApiLinks::new("/tasks", Some("https://example.org"));
+        assert_eq!(reached(known), format!("https://example.org/tasks/{}/operation", id()));
+        assert_eq!(
+            ApiLinks::default().operation_location_at("https://front.example", &record()),
+            None
+        );
+    }
+
+    #[test]
     fn without_an_api_nothing_names_it() {
         let mut headers = HeaderMap::new();
         ApiLinks::default().put_on(&mut headers, &record());
         assert!(headers.is_empty());
         assert!(ApiLinks::default().of(&record()).is_none());
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_slash() {
+        assert_eq!(below("/tasks", "/tasks"), Some(""));
+        assert_eq!(below("/tasks", "/tasks/x"), Some("/x"));
+        assert_eq!(below("/tasks", "/tasksx"), None);
+        assert_eq!(below("", "/x"), Some("/x"));
     }
 }

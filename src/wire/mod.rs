@@ -19,7 +19,7 @@ mod redact;
 pub(crate) use self::{
     document::TaskDocument,
     hop::HopByHop,
-    links::ApiLinks,
+    links::{ApiLinks, OPERATION_LOCATION, below},
     operation::OperationDocument,
     payload::Payload,
     problem::{Problem, STATUS_HEADER},

@@ -1,0 +1,181 @@
+#!/usr/bin/env bash
+# A video transcoded by an asynchronous call, from nothing to the finished file: about a minute, most of it compiling.
+#
+#   examples/transcode/demo.sh
+#
+# It wants cargo. What else is missing (ffmpeg, curl, a linker) it installs with apt-get. It starts the app on a free
+# port of this machine, sends the request, watches the task, looks at the product, and removes everything it made but
+# the compiled program. It ends with an error if any step does.
+set -eu
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/transcode-demo.XXXXXX")
+app=
+
+main() {
+    install_what_is_missing
+    make_a_clip
+    build
+    start
+    call
+    watch_it
+    look_at_the_product
+    title "Done"
+}
+
+install_what_is_missing() {
+    command -v cargo >/dev/null || die "cargo is missing: see https://rustup.rs"
+    local packages=()
+    if ! { command -v ffmpeg && command -v ffprobe; } >/dev/null; then packages+=(ffmpeg); fi
+    command -v curl >/dev/null || packages+=(curl)
+    command -v cc >/dev/null || packages+=(gcc libc6-dev)
+    [ ${#packages[@]} -gt 0 ] || return 0
+
+    command -v apt-get >/dev/null || die "install these and run me again: ${packages[*]}"
+    local root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || die "run this as root, then run me again: apt-get install ${packages[*]}"
+        root=(sudo)
+    fi
+    title "Installing ${packages[*]} with apt-get"
+    {
+        ${root[@]+"${root[@]}"} apt-get update &&
+            ${root[@]+"${root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -y --no-install-recommends "${packages[@]}"
+    } >"$scratch/apt.log" 2>&1 || {
+        tail -n 20 "$scratch/apt.log" >&2
+        die "apt-get could not install ${packages[*]}"
+    }
+}
+
+make_a_clip() {
+    title "A bucket with half a minute of 480p video"
+    mkdir -p "$scratch/buckets/my-bucket" "$scratch/work"
+    ffmpeg -nostdin -v error -f lavfi -i testsrc2=size=854x480:rate=30:duration=30 \
+        -f lavfi -i sine=frequency=440:duration=30 \
+        -c:v libx264 -preset ultrafast -pix_fmt yuv420p -c:a aac "$scratch/buckets/my-bucket/480P.mp4"
+    ls -l "$scratch/buckets/my-bucket/480P.mp4"
+}
+
+build() {
+    title "Building the app (the first time takes a while)"
+    # Cargo knows where it puts things: ask it.
+    cargo build --manifest-path "$here/Cargo.toml" --message-format=json-render-diagnostics >"$scratch/build.json" ||
+        die "the app does not build"
+    binary=$(grep -o '"executable":"[^"]*"' "$scratch/build.json" | tail -n 1 | cut -d '"' -f 4)
+    [ -x "$binary" ] || die "cargo did not say where it put the app"
+}
+
+start() {
+    title "Starting the app"
+    LISTEN=127.0.0.1:0 BUCKETS="$scratch/buckets" WORK_DIR="$scratch/work" TASKS_TOKEN='' \
+        "$binary" >"$scratch/app.log" 2>&1 &
+    app=$!
+    local i
+    for i in $(seq 100); do
+        address=$(sed -n 's/^listening on //p' "$scratch/app.log")
+        [ -z "$address" ] || break
+        kill -0 "$app" 2>/dev/null || die "the app did not start"
+        sleep 0.1
+    done
+    [ -n "$address" ] || die "the app did not listen within 10 s"
+    cat "$scratch/app.log"
+}
+
+# The one line that the whole example is about.
+call() {
+    title "The call"
+    local body='{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}'
+    echo "\$ curl -v -H \"X-Fc-Invocation-Type: Async\" -H \"Content-Type: application/json\" -d '$body' -X POST $address/"
+    timeout 30 curl -v -H "X-Fc-Invocation-Type: Async" -H "Content-Type: application/json" -d "$body" -X POST "$address/" \
+        >"$scratch/202.json" 2>"$scratch/trace" || { cat "$scratch/trace" >&2; die "curl failed"; }
+    tr -d '\r' <"$scratch/trace" | grep '^[<>]'
+    indent <"$scratch/202.json"
+    grep -q '^< HTTP/1.1 202' "$scratch/trace" || die "the answer is not a 202"
+    task=$(header content-location)
+    result=$(header location)
+    [ -n "$task" ] && [ -n "$result" ] || die "the 202 does not say where the task is"
+}
+
+watch_it() {
+    title "The task: GET $task"
+    local deadline=$((SECONDS + 300)) line='' last='' status fraction message
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        get "$task" >"$scratch/task.json" || die "the task cannot be read"
+        status=$(field status)
+        fraction=$(number fraction)
+        message=$(field message)
+        line=$(printf '%-10s %s  %s' "$status" "$(bar "${fraction:-0}")" "$message")
+        # What was told last of all may be a second old when the task ends.
+        [ "$status" != Succeeded ] || line=$(printf '%-10s after %s ms' "$status" "$(number durationMs)")
+        if [ "$line" != "$last" ]; then
+            echo "$line"
+            last=$line
+        fi
+        case $status in
+        Enqueued | Running | Retrying | Stopping) sleep 0.25 ;;
+        *) break ;;
+        esac
+    done
+    echo
+    indent <"$scratch/task.json"
+    [ "$status" = Succeeded ] || die "the task did not succeed: $status"
+}
+
+look_at_the_product() {
+    title "The result, as the handler gave it: GET $result"
+    get "$result" | tee "$scratch/result.json"
+    echo
+    title "The product: buckets/my-bucket/a/480P.mov"
+    local product="$scratch/buckets/my-bucket/a/480P.mov"
+    ffprobe -v error -show_entries format=format_long_name,duration,size:stream=codec_name,width,height \
+        -of default=noprint_wrappers=1 "$product" || die "ffprobe does not like the product"
+    grep -q "\"size\":$(wc -c <"$product" | tr -d ' ')[,}]" "$scratch/result.json" ||
+        die "the result and the product do not agree on the size"
+    [ -z "$(ls -A "$scratch/work")" ] || die "working files were left behind"
+}
+
+get() { curl -sS --fail-with-body --max-time 30 "$address$1"; }
+
+header() { tr -d '\r' <"$scratch/trace" | sed -n "s/^< $1: //Ip" | head -n 1; }
+
+# The first string of that name: enough to read a task document by eye, and no JSON parser to install.
+field() { grep -o "\"$1\":\"[^\"]*\"" "$scratch/task.json" | head -n 1 | cut -d '"' -f 4; }
+
+number() { grep -o "\"$1\":[0-9.]*" "$scratch/task.json" | head -n 1 | cut -d : -f 2; }
+
+bar() { awk -v f="$1" 'BEGIN { n = int(f * 30 + 0.5); while (i++ < 30) s = s (i <= n ? "#" : "."); printf "[%s] %3d%%", s, f * 100 }'; }
+
+indent() { awk '{ gsub(/,"/, ",\n \""); print }'; }
+
+title() { printf '\n== %s ==\n' "$1"; }
+
+die() {
+    echo "demo: $1" >&2
+    exit 1
+}
+
+# Stops only what was started here, and waits for it, so that nothing is removed under its feet.
+tidy() {
+    local code=$? i
+    trap - EXIT
+    if [ -n "$app" ] && kill -TERM "$app" 2>/dev/null; then
+        for i in $(seq 300); do
+            kill -0 "$app" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL "$app" 2>/dev/null || true
+        wait "$app" 2>/dev/null || true
+    fi
+    if [ "$code" != 0 ] && [ -s "$scratch/app.log" ]; then
+        echo "== What the app said ==" >&2
+        tail -n 20 "$scratch/app.log" >&2
+    fi
+    rm -rf "$scratch"
+    exit "$code"
+}
+
+trap tidy EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+main

@@ -1,0 +1,287 @@
+//! ffmpeg and ffprobe as functions: look at a file, convert a file.
+//!
+//! The file is a stranger's, so both programs are fenced in: they may open files and nothing on the network; the input
+//! must be a real container, since a playlist (`.m3u8`, a concat script) with a video's name would have ffmpeg open
+//! whatever other file it lists and put it into the product; and every name on the command line is ours, relative to the
+//! job's own directory.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    error::Error,
+    format::Format,
+    process::{Ended, Said, Workspace, run},
+};
+
+/// Where the two programs are.
+#[derive(Clone, Debug)]
+pub struct Ffmpeg {
+    /// `ffmpeg`, or a path to it.
+    pub ffmpeg: PathBuf,
+    /// `ffprobe`, or a path to it.
+    pub ffprobe: PathBuf,
+}
+
+/// What ffprobe says of a file that holds a video.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Video {
+    /// In seconds; some files do not say.
+    pub duration: Option<f64>,
+    /// `h264`.
+    pub codec: String,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+}
+
+/// How far a conversion is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversion {
+    /// How many seconds of the product are written.
+    pub seconds: f64,
+    /// `2.31x`: seconds of video per second of work.
+    pub speed: Option<String>,
+}
+
+/// Whose trouble it is that a program failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The file's: it is damaged, or something else than it seems.
+    Damaged(Said),
+    /// The file is readable and holds no video.
+    NoVideo,
+    /// The machine's.
+    Machine(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Machine(error)
+    }
+}
+
+impl Ffmpeg {
+    /// Looks at a file in `workspace`.
+    pub(crate) async fn probe(&self, workspace: &Workspace, file: &str) -> Result<Video, Failure> {
+        let mut json = String::new();
+        let input = format!("file:{file}");
+        let arguments = [
+            &["-v", "error"][..],
+            &FENCE,
+            &[
+                "-show_entries",
+                "format=duration:stream=codec_type,codec_name,width,height:stream_disposition=attached_pic",
+            ],
+            &["-of", "json", "-i", &input],
+        ];
+        let ended = run(&self.ffprobe, arguments.concat(), workspace, |line| {
+            if json.len() < LONGEST_REPORT {
+                json.push_str(line);
+            }
+        });
+        let Ended { status, said } = ended.await?;
+        if !status.success() {
+            return Err(failure(&self.ffprobe, status, said));
+        }
+        let Ok(report) = serde_json::from_str::<Report>(&json) else {
+            return Err(Failure::Damaged(said));
+        };
+        report.video().ok_or(Failure::NoVideo)
+    }
+
+    /// Writes `output` from `input`, both in `workspace`, and tells how far it is.
+    pub(crate) async fn convert(
+        &self,
+        workspace: &Workspace,
+        (input, output): (&str, &str),
+        format: Format,
+        mut on_progress: impl FnMut(&Conversion),
+    ) -> Result<Said, Failure> {
+        let (input, output) = (format!("file:{input}"), format!("file:{output}"));
+        let arguments = [
+            &[
+                "-nostdin",
+                "-hide_banner",
+                "-loglevel",
+                "error",
+                "-nostats",
+                "-progress",
+                "pipe:1",
+                "-y",
+            ][..],
+            &FENCE,
+            &["-i", &input],
+            // The first video and, if there is any, the first sound; no subtitles, no data, no attachments.
+            &["-map", "0:v:0", "-map", "0:a:0?"],
+            // 4:2:0 is what players decode, and it wants even sides.
+            &["-vf", "scale=trunc(iw/2)*2:trunc(ih/2)*2", "-pix_fmt", "yuv420p"],
+            format.codecs(),
+            &["-f", format.muxer(), &output],
+        ];
+        let mut conversion = Conversion::default();
+        let ended = run(&self.ffmpeg, arguments.concat(), workspace, |line| {
+            if conversion.read(line) {
+                on_progress(&conversion);
+            }
+        });
+        let Ended { status, said } = ended.await?;
+        if status.success() {
+            return Ok(said);
+        }
+        if said.mentions("Unknown encoder") || said.mentions("Requested output format") {
+            let format = format.name();
+            return Err(Error::NoEncoder { format, said }.into());
+        }
+        Err(failure(&self.ffmpeg, status, said))
+    }
+
+    /// Asks both programs for their version: a missing one is better found at the start than by the first task.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoFfmpeg`] says which is missing and what installs it.
+    pub async fn check(&self, workspace: &Workspace) -> Result<(), Error> {
+        for program in [&self.ffmpeg, &self.ffprobe] {
+            run(program, ["-version"], workspace, |_| ()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Conversion {
+    /// Takes a line of `-progress`; true at the end of a block.
+    fn read(&mut self, line: &str) -> bool {
+        let Some((name, value)) = line.split_once('=') else {
+            return false;
+        };
+        let value = value.trim();
+        match name {
+            // "N/A" until the first packet is written; negative while the encoder fills up.
+            "out_time_us" => {
+                if let Ok(micros) = value.parse::<i64>() {
+                    self.seconds = self.seconds.max(micros as f64 / 1e6);
+                }
+            }
+            "speed" => self.speed = value.ends_with('x').then(|| value.to_owned()),
+            _ => {}
+        }
+        name == "progress"
+    }
+}
+
+/// Whose trouble a program's failure is, by how it ended and what it said.
+fn failure(program: &Path, status: ExitStatus, said: Said) -> Failure {
+    if said.mentions("No space left on device") {
+        return Error::DiskFull.into();
+    }
+    match status.code() {
+        Some(_) => Failure::Damaged(said),
+        // By a signal: it ran out of memory, or someone was kind enough to kill it.
+        None => Failure::Machine(Error::Killed {
+            program: program.display().to_string(),
+        }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Report {
+    #[serde(default)]
+    streams: Vec<Stream>,
+    format: Option<Container>,
+}
+
+#[derive(Deserialize)]
+struct Stream {
+    codec_type: Option<String>,
+    codec_name: Option<String>,
+    width: Option<u32>,
+    height: Option<u32>,
+    disposition: Option<Disposition>,
+}
+
+#[derive(Deserialize)]
+struct Disposition {
+    attached_pic: Option<u8>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    duration: Option<String>,
+}
+
+impl Report {
+    /// The first moving picture: the cover of a song is a "video" too, but an attached one.
+    fn video(self) -> Option<Video> {
+        let duration = self.format.and_then(|format| format.duration?.parse().ok());
+        let stream = self.streams.into_iter().find(|stream| {
+            let attached = stream.disposition.as_ref().and_then(|it| it.attached_pic) == Some(1);
+            stream.codec_type.as_deref() == Some("video") && !attached
+        })?;
+        Some(Video {
+            duration: duration.filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0),
+            codec: stream.codec_name?,
+            width: stream.width?,
+            height: stream.height?,
+        })
+    }
+}
+
+/// What may be opened, and as what: containers that hold their data themselves.
+const FENCE: [&str; 4] = [
+    "-protocol_whitelist",
+    "file",
+    "-format_whitelist",
+    "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,mxf",
+];
+
+/// A file can be made with so many streams that the report on them fills the memory.
+const LONGEST_REPORT: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_read_a_block_at_a_time_and_never_goes_back() {
+        let mut conversion = Conversion::default();
+        let blocks = "out_time_us=N/A\nspeed=N/A\nprogress=continue\nframe=9\nout_time_us=-23220\nprogress=continue\n\
+                      out_time_us=1500000\nspeed=2.31x\nprogress=continue\nout_time_us=1400000\nnoise\nprogress=end";
+        let mut told = Vec::new();
+        for line in blocks.lines() {
+            if conversion.read(line) {
+                told.push((conversion.seconds, conversion.speed.clone()));
+            }
+        }
+        let fast = Some("2.31x".to_owned());
+        assert_eq!(told, [(0.0, None), (0.0, None), (1.5, fast.clone()), (1.5, fast)]);
+    }
+
+    #[test]
+    fn a_cover_picture_is_not_a_video() {
+        let report = |attached| {
+            let json = format!(
+                r#"{{"streams":[{{"codec_type":"audio","codec_name":"aac"}},
+                    {{"codec_type":"video","codec_name":"h264","width":854,"height":480,
+                      "disposition":{{"attached_pic":{attached}}}}}],
+                    "format":{{"duration":"2.500000"}}}}"#
+            );
+            serde_json::from_str::<Report>(&json).unwrap().video()
+        };
+        assert_eq!(report(1), None);
+        let video = report(0).unwrap();
+        assert_eq!((video.duration, video.width, video.height), (Some(2.5), 854, 480));
+    }
+
+    #[test]
+    fn a_report_without_streams_or_duration_is_no_video() {
+        for json in ["{}", r#"{"streams":[],"format":{}}"#, r#"{"streams":[{}]}"#] {
+            assert_eq!(serde_json::from_str::<Report>(json).unwrap().video(), None);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The app: a handler that takes minutes, the layer that lets callers not wait for it, and the API that shows how far
+//! it is. `demo.sh` does all of this by itself; by hand it goes like this:
+//!
+//! ```text
+//! mkdir -p buckets/my-bucket && cp some-video.mp4 buckets/my-bucket/480P.mp4
+//! cargo run -p transcode
+//!
+//! # answered at once: 202, and where to look
+//! curl -v -H "X-Fc-Invocation-Type: Async" -H "Content-Type: application/json" \
+//!   -d '{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}' -X POST http://127.0.0.1:3000/
+//!
+//! curl http://127.0.0.1:3000/tasks/{id}              # state, progress, history
+//! curl -X POST http://127.0.0.1:3000/tasks/{id}/stop # ffmpeg is killed, nothing is written
+//! curl http://127.0.0.1:3000/tasks/{id}/result       # the handler's own answer, once there is one
+//!
+//! # the same without the header: the caller waits, and hanging up is the stop button
+//! curl -H "Content-Type: application/json" \
+//!   -d '{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}' http://127.0.0.1:3000/
+//! ```
+//!
+//! `settings.rs` lists the environment variables.
+#![forbid(unsafe_code)]
+
+use std::{error::Error, process::ExitCode, time::Duration};
+
+use axum::Router;
+use futures_util::FutureExt;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep_until},
+};
+use tower::{Layer, make::Shared};
+use tower_respond_async::{BearerToken, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, Tasks, allow_everyone};
+use transcode::{Settings, Transcoder, Workspace, app};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("transcode: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let settings = Settings::read(|name| std::env::var(name).ok())?;
+    warn_without_ffmpeg(&settings.transcoder).await?;
+
+    // Tasks live as long as the process. With a store on disk, and nothing else changed, they outlive it.
+    let layer = RespondAsyncLayer::builder(MemoryStore::new())
+        .api_base(TASKS)
+        .concurrency(settings.concurrency)
+        .function_name(|_| Some("transcode".to_owned()))
+        .build()?;
+    let tasks = layer.tasks();
+    let app = app::<TaskContext>(settings.transcoder);
+    let app = layer.layer(with_task_api(app, &tasks, settings.token));
+
+    let listener = TcpListener::bind(settings.listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+
+    // One deadline for everything that is under way when the app is told to end: plain requests and tasks alike.
+    let grace = settings.shutdown;
+    let ending = async move {
+        told_to_end().await;
+        Instant::now() + grace
+    };
+    let ending = ending.shared();
+    let (told, closing) = (ending.clone(), tasks.clone());
+    let serving = axum::serve(listener, Shared::new(app)).with_graceful_shutdown(async move {
+        told.await;
+        closing.close();
+    });
+    tokio::select! {
+        served = serving.into_future() => served?,
+        () = ending.clone().then(sleep_until) => {}
+    }
+
+    let left = ending.await.saturating_duration_since(Instant::now());
+    let report = tokio::select! {
+        report = tasks.shutdown(left) => report,
+        // Told again: whoever does that does not want to wait.
+        () = told_to_end() => tasks.shutdown(Duration::ZERO).await,
+    };
+    println!("ended: {report:?}");
+    Ok(())
+}
+
+/// Everyone on this machine may watch and stop tasks; whoever can reach us from elsewhere needs the token, without which
+/// `Settings` does not let us listen there.
+fn with_task_api(app: Router, tasks: &Tasks, token: Option<String>) -> Router {
+    match token {
+        Some(token) => app.nest_service(TASKS, TaskApi::new(tasks, BearerToken::new(token))),
+        None => app.nest_service(TASKS, TaskApi::new(tasks, allow_everyone())),
+    }
+}
+
+/// The app starts anyway: it can still say, to each caller, what is missing.
+async fn warn_without_ffmpeg(transcoder: &Transcoder) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let workspace = Workspace::create(&transcoder.work_dir)
+        .map_err(|error| format!("WORK_DIR: no directory can be made in it: {error}"))?;
+    if let Err(missing) = transcoder.ffmpeg.check(&workspace).await {
+        eprintln!("warning: {missing}");
+    }
+    Ok(())
+}
+
+/// Ctrl-C in a terminal, SIGTERM from everything that runs services.
+async fn told_to_end() {
+    #[cfg(unix)]
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<Option<()>>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
+}
+
+const TASKS: &str = "/tasks";

@@ -1,0 +1,296 @@
+//! A child process that cannot outlive the job it works for.
+//!
+//! Whoever drops the future of [`run`], by a stop, a timeout, a client that left or a shutdown, kills the program at
+//! once, and a task of its own waits for it: so there is no zombie, and the working directory goes only when the program
+//! that writes to it is gone. What no program can do is to clean up after its own `SIGKILL`: then ffmpeg runs on to its
+//! end, unless whatever supervises the app (systemd, a container) takes the whole group along.
+
+use std::{
+    ffi::OsStr,
+    fmt, io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::error::Error;
+
+/// A directory of its own for one job, readable by us only; gone when the last user of it is.
+#[derive(Clone, Debug)]
+pub struct Workspace(Arc<TempDir>);
+
+impl Workspace {
+    /// Makes one under `root`.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made.
+    pub fn create(root: &Path) -> io::Result<Self> {
+        Ok(Self(Arc::new(
+            tempfile::Builder::new().prefix("transcode-").tempdir_in(root)?,
+        )))
+    }
+
+    /// The path of a file in it.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) said: Said,
+}
+
+/// Runs a program inside `workspace` until it ends, and hands on each line of its standard output.
+///
+/// There is no shell. The program's input is empty; of the environment it sees what it needs to start and nothing else,
+/// since it is about to read a stranger's file and we may hold the keys of the buckets.
+///
+/// # Cancel safety
+///
+/// Dropping the future kills the program.
+pub(crate) async fn run<I>(
+    program: &Path,
+    arguments: I,
+    workspace: &Workspace,
+    mut on_line: impl FnMut(&str),
+) -> Result<Ended, Error>
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    let mut process = Process::spawn(program, arguments, workspace)?;
+    let child = process.child.as_mut().expect("taken in drop only");
+    let mut lines = child.stdout.take().map(|out| BufReader::new(out).lines());
+    let mut complaints = child.stderr.take();
+    let mut piece = [0; 4096];
+    let mut said = Said::default();
+
+    let talk = async {
+        while lines.is_some() || complaints.is_some() {
+            let heard = timeout(SILENCE, async {
+                tokio::select! {
+                    Some(line) = async { Some(lines.as_mut()?.next_line().await) } => match line? {
+                        Some(line) => on_line(&line),
+                        None => lines = None,
+                    },
+                    Some(read) = async { Some(complaints.as_mut()?.read(&mut piece).await) } => match read? {
+                        0 => complaints = None,
+                        length => said.push(&piece[..length]),
+                    },
+                }
+                Ok::<_, io::Error>(())
+            });
+            heard.await??;
+        }
+        timeout(SILENCE, child.wait()).await?
+    };
+    match talk.await {
+        Ok(status) => Ok(Ended { status, said }),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::Hung {
+            program: display(program),
+            waited: SILENCE,
+        }),
+        Err(error) => Err(Error::io("talk to ffmpeg")(error)),
+    }
+}
+
+/// A program that runs; dropping it kills and reaps it.
+struct Process {
+    /// `None` only while it is being dropped.
+    child: Option<Child>,
+    workspace: Workspace,
+}
+
+impl Process {
+    fn spawn<I>(program: &Path, arguments: I, workspace: &Workspace) -> Result<Self, Error>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<OsStr>,
+    {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(workspace.0.path())
+            .env_clear()
+            .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .env("AV_LOG_FORCE_NOCOLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // For the one case in which `drop` below has no runtime to wait on.
+            .kill_on_drop(true);
+        // Ctrl-C in a terminal goes to the whole group, and a job that is to be drained must not die of it.
+        #[cfg(unix)]
+        command.process_group(0);
+
+        match command.spawn() {
+            Ok(child) => Ok(Self {
+                child: Some(child),
+                workspace: workspace.clone(),
+            }),
+            Err(source) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                Err(Error::NoFfmpeg {
+                    program: display(program),
+                    source,
+                })
+            }
+            Err(source) => Err(Error::Io {
+                step: "start ffmpeg",
+                source,
+            }),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        // The order matters: the kill is sent before anyone hears that the job has ended, and the directory stays
+        // until the program cannot write to it any more, or a file made in between would keep it from being removed.
+        let _ = child.start_kill();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let workspace = self.workspace.clone();
+            runtime.spawn(async move {
+                let _ = child.wait().await;
+                drop(workspace);
+            });
+        }
+    }
+}
+
+/// The end of what a program wrote to its standard error.
+#[derive(Clone, Debug, Default)]
+pub struct Said(Vec<u8>);
+
+impl Said {
+    fn push(&mut self, piece: &[u8]) {
+        self.0.extend_from_slice(piece);
+        if self.0.len() > 2 * KEPT_BYTES {
+            self.0.drain(..self.0.len() - KEPT_BYTES);
+        }
+    }
+
+    pub(crate) fn mentions(&self, words: &str) -> bool {
+        String::from_utf8_lossy(&self.0).contains(words)
+    }
+}
+
+/// The last lines, on one line and without control characters.
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy(&self.0);
+        let lines: Vec<_> = text
+            .lines()
+            .map(without_address)
+            .filter(|line| !line.is_empty())
+            .collect();
+        if lines.is_empty() {
+            return f.write_str("ffmpeg gave no reason");
+        }
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("; ");
+        last.chars()
+            .filter(|c| !c.is_control())
+            .take(LONGEST)
+            .try_for_each(|c| fmt::Write::write_char(f, c))
+    }
+}
+
+/// `moov atom not found` of `[mov,mp4 @ 0x55d0c81f] moov atom not found`: the address means nothing to anyone.
+fn without_address(line: &str) -> &str {
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((tag, rest)) if tag.contains(" @ 0x") => rest.trim(),
+        _ => line.trim(),
+    }
+}
+
+fn display(program: &Path) -> String {
+    program.display().to_string()
+}
+
+/// ffmpeg reports twice a second while it works; a machine so loaded that two minutes pass in silence is better off
+/// without this job.
+const SILENCE: Duration = Duration::from_secs(120);
+/// What a program needs to start; on Windows also to find its libraries.
+const KEPT: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LANG"];
+/// A few screens of messages: the last ones count.
+const KEPT_BYTES: usize = 4096;
+const LAST_LINES: usize = 3;
+const LONGEST: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace() -> Workspace {
+        Workspace::create(&std::env::temp_dir()).unwrap()
+    }
+
+    /// The clock runs ahead whenever nothing happens, so two minutes of silence are over at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_falls_silent_is_given_up() {
+        let ended = run(Path::new("sleep"), ["1000"], &workspace(), |_| ()).await;
+        assert!(matches!(ended, Err(Error::Hung { .. })), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_program_does_not_see_our_environment() {
+        let (mut seen, workspace) = (Vec::new(), workspace());
+        let ended = run(Path::new("env"), [""; 0], &workspace, |line| {
+            seen.extend(line.split_once('=').map(|(name, _)| name.to_owned()));
+        });
+        assert!(ended.await.unwrap().status.success());
+        assert!(
+            std::env::var_os("CARGO_MANIFEST_DIR").is_some(),
+            "there is something to hide"
+        );
+        assert!(
+            seen.iter()
+                .all(|name| KEPT.contains(&&**name) || name == "AV_LOG_FORCE_NOCOLOR"),
+            "{seen:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_writes_much_to_both_ends_is_read_to_its_end() {
+        let mut lines = 0;
+        let script = "i=0; while [ $i -lt 20000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; exit 3";
+        let ended = run(Path::new("sh"), ["-c", script], &workspace(), |_| {
+            lines += 1;
+        })
+        .await
+        .unwrap();
+        assert_eq!((lines, ended.status.code()), (20_000, Some(3)));
+        assert_eq!(ended.said.to_string(), "err 19997; err 19998; err 19999");
+    }
+
+    #[test]
+    fn what_a_program_said_is_short_and_printable() {
+        let mut said = Said::default();
+        assert_eq!(said.to_string(), "ffmpeg gave no reason");
+        for i in 0..1000 {
+            said.push(format!("[mov,mp4 @ 0x55d0] line {i}\x1b[31m\r\n").as_bytes());
+        }
+        assert!(said.0.len() <= 2 * KEPT_BYTES);
+        assert_eq!(said.to_string(), "line 997[31m; line 998[31m; line 999[31m");
+        said.push("é".repeat(5000).as_bytes());
+        assert_eq!(said.to_string().chars().count(), LONGEST);
+    }
+}

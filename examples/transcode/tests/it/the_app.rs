@@ -1,0 +1,274 @@
+//! The program itself: started, called, watched, stopped and told to end, as an operator and a caller would.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Instant,
+};
+
+use serde_json::Value;
+
+use crate::place::{DEADLINE, Place, long_clip, short_clip};
+
+const SEED: &str = r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}"#;
+/// VP9 takes its time.
+const SLOW: &str = r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"webm"}"#;
+
+#[test]
+fn the_article_s_call_is_answered_202_and_its_product_is_there_later() {
+    let place = Place::with(short_clip());
+    let app = App::start(&place, &[]);
+
+    let accepted = app.call(SEED);
+
+    assert_eq!(accepted.status, 202);
+    assert_eq!(accepted.json["functionName"], "transcode");
+    let id = accepted.json["taskId"].as_str().unwrap().to_owned();
+    let task = app.task_when(&id, has_ended);
+    assert_eq!(task["status"], "Succeeded", "{task}");
+    let result = app.send("GET", &format!("/tasks/{id}/result"), "", "");
+    assert_eq!(
+        (result.status, &result.json["object"]),
+        (200, &Value::from("a/480P.mov"))
+    );
+    assert!(place.path_of("a/480P.mov").is_file());
+}
+
+#[test]
+fn a_plain_call_waits_for_the_same_answer() {
+    let place = Place::with(short_clip());
+    let app = App::start(&place, &[]);
+    let answer = app.send("POST", "/", "", SEED);
+    assert_eq!(
+        (answer.status, &answer.json["object"]),
+        (200, &Value::from("a/480P.mov"))
+    );
+}
+
+#[test]
+fn a_bad_request_fails_once_and_says_why() {
+    let place = Place::new();
+    let app = App::start(&place, &[]);
+    let id = app.accepted(SEED);
+
+    let task = app.task_when(&id, has_ended);
+
+    assert_eq!(
+        (&task["status"], &task["statusCode"]),
+        (&Value::from("Failed"), &Value::from(404))
+    );
+    let result = app.send("GET", &format!("/tasks/{id}/result"), "", "");
+    assert_eq!(
+        (result.status, &result.json["error"]["code"]),
+        (404, &Value::from("no_such_object"))
+    );
+}
+
+#[test]
+fn without_ffmpeg_the_app_starts_and_a_task_fails_without_a_retry() {
+    let place = Place::with(short_clip());
+    let app = App::start(&place, &[("FFMPEG", "/nowhere/ffmpeg")]);
+    let id = app.accepted(SEED);
+
+    let task = app.task_when(&id, has_ended);
+
+    assert_eq!(
+        (&task["status"], &task["statusCode"]),
+        (&Value::from("Failed"), &Value::from(501))
+    );
+    assert_eq!(task["attempt"], 1);
+}
+
+#[test]
+fn progress_is_seen_and_a_stop_kills_ffmpeg() {
+    let place = Place::with(long_clip());
+    let before = place.contents();
+    let app = App::start(&place, &[]);
+    let id = app.accepted(SLOW);
+    let task = app.task_when(&id, |task| task["progress"]["fraction"].as_f64() > Some(0.05));
+    assert_eq!(task["status"], "Running");
+    assert!(
+        task["progress"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("transcoding, ")
+    );
+
+    let stop = app.send("POST", &format!("/tasks/{id}/stop"), "", "");
+
+    assert!([200, 202].contains(&stop.status));
+    app.task_when(&id, |task| task["status"] == "Stopped");
+    eventually("nothing is left", || place.is_clear());
+    assert_eq!(place.contents(), before);
+}
+
+#[test]
+fn a_caller_who_hangs_up_stops_the_plain_call() {
+    let place = Place::with(long_clip());
+    let app = App::start(&place, &[]);
+    let caller = app.begin("POST", "/", "", SLOW);
+    eventually("ffmpeg runs", || !place.processes().is_empty());
+
+    drop(caller);
+
+    eventually("nothing is left", || place.is_clear());
+}
+
+#[test]
+fn an_app_told_to_end_lets_its_tasks_finish() {
+    let place = Place::with(short_clip());
+    let mut app = App::start(&place, &[]);
+    app.accepted(SEED);
+
+    let status = app.end();
+
+    assert!(status.success());
+    assert!(place.path_of("a/480P.mov").is_file());
+    assert!(place.is_clear());
+}
+
+#[test]
+fn an_app_told_to_end_cuts_off_what_takes_too_long() {
+    let place = Place::with(long_clip());
+    let before = place.contents();
+    let mut app = App::start(&place, &[("SHUTDOWN_SECONDS", "0")]);
+    app.accepted(SLOW);
+    let caller = app.begin("POST", "/", "", SLOW);
+    eventually("two jobs run", || place.processes().len() == 2);
+
+    let status = app.end();
+
+    assert!(status.success());
+    eventually("nothing is left", || place.is_clear());
+    assert_eq!(place.contents(), before);
+    drop(caller);
+}
+
+#[test]
+fn the_task_api_asks_for_the_token_when_there_is_one() {
+    let place = Place::new();
+    let app = App::start(&place, &[("TASKS_TOKEN", "secret")]);
+    assert_eq!(app.send("GET", "/tasks", "", "").status, 401);
+    assert_eq!(
+        app.send("GET", "/tasks", "Authorization: Bearer secret\r\n", "").status,
+        200
+    );
+}
+
+#[test]
+fn a_setting_that_makes_no_sense_ends_the_app_with_its_name() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_transcode"));
+    let output = command.env("LISTEN", "0.0.0.0:0").env("BUCKETS", "/").output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("transcode: TASKS_TOKEN: must be set"), "{said}");
+}
+
+struct App {
+    child: Child,
+    address: String,
+}
+
+struct Answer {
+    status: u16,
+    json: Value,
+}
+
+impl App {
+    fn start(place: &Place, settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_transcode"))
+            .env("LISTEN", "127.0.0.1:0")
+            .env("BUCKETS", place.path_of("..").canonicalize().unwrap())
+            .env("WORK_DIR", place.work_dir())
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+        Self { child, address }
+    }
+
+    /// The asynchronous call of the article.
+    fn call(&self, body: &str) -> Answer {
+        self.send("POST", "/", "X-Fc-Invocation-Type: Async\r\n", body)
+    }
+
+    /// The same, for who needs no more than the task id.
+    fn accepted(&self, body: &str) -> String {
+        let accepted = self.call(body);
+        assert_eq!(accepted.status, 202);
+        accepted.json["taskId"].as_str().unwrap().to_owned()
+    }
+
+    /// The task document, once something holds of it.
+    fn task_when(&self, id: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
+        let mut task = Value::Null;
+        eventually("the task gets there", || {
+            task = self.send("GET", &format!("/tasks/{id}"), "", "").json;
+            holds(&task)
+        });
+        task
+    }
+
+    fn begin(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n{headers}\r\n{body}",
+            self.address
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let mut answer = String::new();
+        self.begin(method, path, headers, body)
+            .read_to_string(&mut answer)
+            .unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let json = serde_json::from_str(body).unwrap_or_else(|_| panic!("every answer is JSON: {answer}"));
+        Answer { status, json }
+    }
+
+    /// What a service manager does.
+    fn end(&mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let mut ended = None;
+        eventually("the app ends", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn has_ended(task: &Value) -> bool {
+    ["Succeeded", "Failed", "Stopped"]
+        .iter()
+        .any(|end| task["status"] == *end)
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
