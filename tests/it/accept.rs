@@ -14,7 +14,9 @@ use http::{Method, Request, request::Parts};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower::Service;
-use tower_respond_async::{Completion, MemoryStore, RespondAsync, TaskContext, TaskState, Tenant, task::Labels};
+use tower_respond_async::{
+    Builder, Completion, MemoryStore, RespondAsync, TaskContext, TaskState, Tenant, task::Labels,
+};
 
 use crate::support::{App, WithoutBody, fc, prefer, recorder, routes, soon};
 
@@ -114,6 +116,26 @@ async fn without_a_task_api_nothing_points_at_one() {
         ["content-type", "retry-after", "x-fc-async-task-id", "x-fc-request-id"]
     );
     assert!(answer.json().get("links").is_none(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_front_is_believed_about_the_origin_only_where_it_is_trusted() {
+    let at = async |app: &App| {
+        let request = fc("/echo")
+            .header("X-Forwarded-Proto", "https")
+            .header("X-Forwarded-Host", "example.org");
+        let answer = app.send(request.empty()).await;
+        let id = answer.id().to_string();
+        assert!(!answer.header("location").contains("example.org"), "{answer:?}");
+        answer.header("operation-location").replace(&id, "{id}")
+    };
+    assert_eq!(at(&App::new()).await, "/tasks/{id}/operation");
+    let trusting = App::with(Builder::trust_forwarding_headers);
+    assert_eq!(at(&trusting).await, "https://example.org/tasks/{id}/operation");
+    let public = App::with(|builder| builder.trust_forwarding_headers().public_url("http://public.org"));
+    assert_eq!(at(&public).await, "http://public.org/tasks/{id}/operation");
+    let without_api = App::wrap(MemoryStore::new(), Builder::trust_forwarding_headers, |_| routes());
+    assert_eq!(at(&without_api).await, "");
 }
 
 #[tokio::test]
