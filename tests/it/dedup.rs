@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::{Request, request::Parts};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::sync::Barrier;
-use tower_respond_async::{Dialect, MemoryStore, RequestId, TaskState, Tenant, testing::ManualClock};
+use tower_respond_async::{Builder, Dialect, MemoryStore, RequestId, TaskState, Tenant, testing::ManualClock};
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, prefer, soon};
 
@@ -115,22 +115,23 @@ async fn a_key_means_the_same_quoted_or_bare_and_in_every_dialect() {
 async fn names_and_keys_are_each_tenant_s_own() {
     let tenant = |head: &Parts| Some(Tenant::new(head.headers.get("x-tenant")?.to_str().ok()?));
     let app = App::with(|builder| builder.tenant(tenant));
-    let of = |tenant: &str, body: &'static str| {
-        let request = fc("/echo")
-            .header("X-Tenant", tenant)
-            .header("X-Fc-Async-Task-Id", "same");
-        request.header("Idempotency-Key", "same").with(body)
-    };
-    let a = app.accepted(of("a", "hello")).await;
-    let b = app.accepted(of("b", "other")).await;
-    app.accepted(keyed("same", "nobody's")).await;
-    assert_duplicate_of(&app.send(of("a", "hello")).await, a);
-    assert_duplicate_of(&app.send(of("b", "other")).await, b);
+    for by in ["X-Fc-Async-Task-Id", "Idempotency-Key"] {
+        let of =
+            |tenant: &str, body: &'static str| fc("/echo").header("X-Tenant", tenant).header(by, "same").with(body);
+        let a = app.accepted(of("a", "hello")).await;
+        let b = app.accepted(of("b", "other")).await;
+        let nobody = app.accepted(fc("/echo").header(by, "same").with("nobody's")).await;
+        assert_duplicate_of(&app.send(of("a", "hello")).await, a);
+        assert_duplicate_of(&app.send(of("b", "other")).await, b);
+        let again = fc("/echo").header(by, "same").with("nobody's");
+        assert_duplicate_of(&app.send(again).await, nobody);
+    }
+    assert_eq!(app.kept().await, 6);
 }
 
 #[tokio::test]
 async fn fc_strict_refuses_a_known_name_even_of_the_same_request() {
-    let app = App::with(tower_respond_async::Builder::fc_strict);
+    let app = App::with(Builder::fc_strict);
     app.accepted(named("a", "hello")).await;
     let answer = app.send(named("a", "hello")).await;
     answer.assert_refused(409, "StatefulAsyncInvocationAlreadyExists", None);

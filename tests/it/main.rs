@@ -7,6 +7,7 @@
 
 mod accept;
 mod api;
+mod body;
 mod conformance;
 mod custom_store;
 mod dedup;
@@ -15,12 +16,14 @@ mod examples;
 mod fault;
 mod faults;
 mod floors;
+mod handler;
 mod hooks;
 mod lease;
 mod memory;
 mod metrics_probe;
 mod placement;
 mod prefer;
+mod refusals;
 mod replay;
 mod run;
 mod shutdown;

@@ -45,7 +45,9 @@ impl http_body::Body for Marked {
 
 /// Keeps the request as it came, whatever its body, and answers with what is not often seen.
 #[derive(Clone)]
-struct Keep(Arc<Mutex<Vec<Request<Box<dyn std::any::Any + Send>>>>>);
+struct Keep(Arc<Mutex<Vec<Request<AnyBody>>>>);
+
+type AnyBody = Box<dyn std::any::Any + Send>;
 
 impl<B: Send + 'static> Service<Request<B>> for Keep {
     type Response = Response<Full<Bytes>>;
@@ -74,46 +76,56 @@ async fn what_does_not_ask_passes_through_as_it_is() {
     let kept = Arc::default();
     let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
     let mut service = layer.layer(Keep(Arc::clone(&kept)));
-    let mut headers = HeaderMap::new();
-    for (name, value) in [
-        ("connection", &b"keep-alive, x-mine"[..]),
-        ("x-fc-async-task-id", b"without the header that asks"),
-        ("x-fc-request-id", b"one"),
-        ("x-respond-async-depth", b"99"),
-        ("idempotency-key", b"\"open"),
-        ("x-raw", b"\xff"),
-        ("x-raw", b"second"),
-        ("content-length", b"99999999999"),
+    for (hint, value) in [
+        ("x-hint", "none"),
+        ("x-fc-invocation-type", "Sync"),
+        ("prefer", "return=minimal, wait=5"),
     ] {
-        headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (hint, value.as_bytes()),
+            ("connection", b"keep-alive, x-mine"),
+            ("x-fc-async-task-id", b"without the header that asks"),
+            ("x-fc-request-id", b"one"),
+            ("x-respond-async-depth", b"99"),
+            ("idempotency-key", b"\"open"),
+            ("x-raw", b"\xff"),
+            ("x-raw", b"second"),
+            ("content-length", b"99999999999"),
+        ] {
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let mut request = Request::new(Marked("mine"));
+        *request.method_mut() = "PURGE".parse().unwrap();
+        *request.uri_mut() = "/a%2F?b".parse().unwrap();
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = headers.clone();
+        request.extensions_mut().insert(7_u8);
+
+        let mut response = service.call(request).await.unwrap();
+        // The one thing that is added: the answer might have been another, had the preference been.
+        let vary = response.headers_mut().remove("vary");
+        assert_eq!(vary.is_some(), hint == "prefer");
+        assert_eq!(
+            (response.status().as_u16(), response.version()),
+            (299, Version::HTTP_09)
+        );
+        assert_eq!(response.headers().len(), 1);
+        assert_eq!(response.headers()["x-fc-request-id"], "the handler's");
+        assert_eq!(response.extensions().get(), Some(&"an extension"));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "\u{0}answer");
+
+        let seen = kept.lock().unwrap().pop().unwrap();
+        assert_eq!(
+            (seen.method().as_str(), seen.uri().to_string().as_str()),
+            ("PURGE", "/a%2F?b")
+        );
+        assert_eq!(seen.version(), Version::HTTP_2);
+        assert_eq!(seen.headers(), &headers);
+        assert_eq!(seen.extensions().get(), Some(&7_u8));
+        assert_eq!(seen.extensions().len(), 1, "nothing was added");
+        assert_eq!(seen.into_body().downcast::<Marked>().unwrap().0, "mine");
     }
-    let mut request = Request::new(Marked("mine"));
-    *request.method_mut() = "PURGE".parse().unwrap();
-    *request.uri_mut() = "/a%2F?b".parse().unwrap();
-    *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = headers.clone();
-    request.extensions_mut().insert(7_u8);
-
-    let response = service.call(request).await.unwrap();
-    assert_eq!(
-        (response.status().as_u16(), response.version()),
-        (299, Version::HTTP_09)
-    );
-    assert_eq!(response.headers().len(), 1);
-    assert_eq!(response.headers()["x-fc-request-id"], "the handler's");
-    assert_eq!(response.extensions().get(), Some(&"an extension"));
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "\u{0}answer");
-
-    let seen = kept.lock().unwrap().pop().unwrap();
-    assert_eq!(
-        (seen.method().as_str(), seen.uri().to_string().as_str()),
-        ("PURGE", "/a%2F?b")
-    );
-    assert_eq!(seen.version(), Version::HTTP_2);
-    assert_eq!(seen.headers(), &headers);
-    assert_eq!(seen.extensions().get(), Some(&7_u8));
-    assert_eq!(seen.extensions().len(), 1, "nothing was added");
-    assert_eq!(seen.into_body().downcast::<Marked>().unwrap().0, "mine");
 }
 
 /// A handler that reads its body frame by frame must get each as it comes, however long the next one takes.
