@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -23,8 +24,8 @@ use tower_respond_async::{
 };
 
 use crate::engine_support::{
-    Dropped, Gate, claim_and_die, context, ended, eventually, find, inserted, look_round, new_task, ok, quick, respond,
-    serve, soon, submit,
+    Dropped, Gate, claim_and_die, context, ended, eventually, find, inserted, look_round, new_task, ok, quick, reached,
+    respond, serve, soon, submit,
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -266,6 +267,46 @@ async fn without_renewal_a_handler_is_dropped_before_its_lease_ends() {
         (record.state, record.attempt, record.crashes),
         (TaskState::Succeeded, 2, 1)
     );
+}
+
+/// S31. The watchdog looked at deadlines only, so that a slot held by a handler whose claim was lost did not show as stuck.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_handler_whose_claim_was_lost_is_shown_as_stuck() {
+    let clock = ManualClock::new(Timestamp::from_millis(1_000));
+    let store = MemoryStore::builder().clock(clock.clone()).build();
+    let (release, blocked) = mpsc::channel::<()>();
+    let (blocked, tally) = (Mutex::new(blocked), Tally::default());
+    let blocked = Arc::new(blocked);
+    let builder = quick(store).lease(LOOKS_OFTEN).concurrency(2).probe(tally.clone());
+    let tasks = serve(builder, move |request| {
+        let (blocked, task) = (blocked.clone(), context(&request));
+        async move {
+            if request.uri().path() == "/block" && task.attempt() == 1 {
+                let _ = blocked.lock().unwrap().recv();
+            }
+            ok()
+        }
+    });
+    let id = submit(&tasks, "/block").await;
+    reached(&tasks, id, TaskState::Running).await;
+    clock.advance(LEASE);
+    let record = ended(&tasks, id).await;
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (TaskState::Succeeded, 2, 1)
+    );
+    let slots = async || tasks.stats(&Scope::All).await.unwrap().slots.unwrap();
+    eventually("it is stuck", async || {
+        slots().await.stuck == 1 && tally.of("lost") == 1
+    })
+    .await;
+    drop(release);
+    eventually("it is free", async || {
+        (slots().await.used, slots().await.stuck) == (0, 0)
+    })
+    .await;
+    assert_eq!(tally.of("lost"), 1, "told once");
+    assert_eq!(find(&tasks, id).await.history, record.history);
 }
 
 /// After a failure the next renewal used to come a third of a lease later, so that two of them in a row lost the claim.
