@@ -4,9 +4,10 @@ use http::StatusCode;
 
 use crate::{
     api::{
-        Permission, answer, paging,
+        Permission, answer,
+        call::{Answer, Call},
+        paging,
         query::ListQuery,
-        routes::{Answer, Call},
         view::Payloads,
     },
     wire::{

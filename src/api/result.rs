@@ -13,8 +13,8 @@ use http::{
 use crate::{
     api::{
         answer::{self, NO_STORE, NOSNIFF},
+        call::{Answer, Call},
         query,
-        routes::{Answer, Call},
     },
     layer::{Preferences, ResponseBody},
     task::{CapturedResponse, TaskRecord},

@@ -7,13 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{
-    engine::{Engine, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
-    store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind},
-    task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, TaskState, Tenant},
+    engine::{Engine, Reserved, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
+    error::BoxFuture,
+    store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
+    task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, Tenant},
 };
+
+/// How many inserts without an answer are looked for at once: looking is for the odd lost reply. After an outage of the
+/// store there may be thousands, and a store that has just come back has better things to do; what is not looked for is
+/// rescued when its lease runs out.
+pub(crate) const SEARCHES: usize = 64;
 
 /// Why a task was not taken in.
 #[derive(Debug)]
@@ -30,7 +36,14 @@ impl Engine {
     /// Once the store was asked, the insert is never dropped: it goes on in a task of its own if the caller leaves or the
     /// time limit passes, and starts the task if it succeeds late. It is polled once in place before that, so that a
     /// store which is ready at once costs no task.
-    pub(crate) async fn accept(self: &Arc<Self>, task: NewTask, at: Instant) -> Result<Inserted, Unaccepted> {
+    ///
+    /// `reserved` is what the body takes of the budget. It is given back with the store's answer, not with the caller's: a
+    /// store that does not answer would otherwise hold any number of bodies whose senders have been sent away.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        task: NewTask,
+        reserved: Option<Reserved>,
+    ) -> Result<Inserted, Unaccepted> {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let busy = self.busy.enter();
         if !self.phase.is_open() {
@@ -41,18 +54,123 @@ impl Engine {
         if slot.is_some() {
             insert = insert.born(self.worker.clone(), self.settings.lease);
         }
-        let mut commit = Box::pin(commit(self.clone(), insert, slot, at, busy));
-        let polled = poll_fn(|cx| Poll::Ready(commit.as_mut().poll(cx))).await;
+        let newborn = Newborn {
+            id: insert.task.id,
+            input: insert.task.input.clone(),
+            slot,
+            _reserved: reserved,
+            claimed_at: Instant::now(),
+            busy,
+        };
+        let engine = self.clone();
+        let mut inserting = Box::pin(async move { engine.timed("insert", engine.store.insert(insert)).await });
+        let polled = poll_fn(|cx| Poll::Ready(inserting.as_mut().poll(cx))).await;
         if let Poll::Ready(answer) = polled {
-            return answer.map_err(Unaccepted::Store);
+            return self.committed(answer, newborn).map_err(Unaccepted::Store);
         }
-        let unknown = |context: &'static str| StoreError::new(StoreErrorKind::Unavailable, context);
-        match timeout(self.settings.store_timeout, self.runtime.spawn(commit)).await {
+        let commit = self.runtime.spawn(self.clone().commit(inserting, newborn));
+        match timeout(self.settings.store_timeout, commit).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(unknown("the insert was cut off by the end of the runtime")),
-            Err(_) => Err(unknown("the insert took longer than the store timeout")),
+            Ok(Err(_)) => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the insert was cut off by a panic, or by the end of the runtime",
+            )),
+            Err(_) => Err(Self::too_slow("insert", self.settings.store_timeout)),
         }
         .map_err(Unaccepted::Store)
+    }
+
+    /// Sees an insert through, whatever becomes of its caller.
+    async fn commit(
+        self: Arc<Self>,
+        mut inserting: BoxFuture<'static, StoreResult<Inserted>>,
+        mut newborn: Newborn,
+    ) -> StoreResult<Inserted> {
+        if newborn.slot.is_none() {
+            let answer = inserting.await;
+            return self.committed(answer, newborn);
+        }
+        let until = newborn.claimed_at + self.holds_for();
+        if let Ok(answer) = timeout_at(until.into(), &mut inserting).await {
+            return self.committed(answer, newborn);
+        }
+        // Too late to start under that claim: a store that never answers must not keep the slot for ever.
+        newborn.slot = None;
+        let answer = inserting.await;
+        if let Ok(Inserted::New(record)) = &answer {
+            self.rates.count(Counted::Accepted, self.clock.uptime());
+            self.hand_back(record.lease()).await;
+        }
+        answer
+    }
+
+    /// Takes note of what became of an insert: starts the task if it was born claimed.
+    fn committed(self: &Arc<Self>, answer: StoreResult<Inserted>, newborn: Newborn) -> StoreResult<Inserted> {
+        match (&answer, newborn.slot) {
+            (Ok(Inserted::New(record)), slot) => {
+                self.rates.count(Counted::Accepted, self.clock.uptime());
+                match slot {
+                    Some(slot) => self.start(
+                        record,
+                        Start {
+                            lease: record.lease(),
+                            input: newborn.input,
+                            slot,
+                            claimed_at: newborn.claimed_at,
+                        },
+                    ),
+                    None => self.hint(Hint::Work),
+                }
+            }
+            (Err(error), Some(_)) if error.kind() == StoreErrorKind::Unavailable => {
+                // Its slot is free from here on: the insert has most likely not taken place.
+                if let Some(place) = self.searches.take() {
+                    let lost = self
+                        .clone()
+                        .find_lost(newborn.id, newborn.input, newborn.claimed_at, newborn.busy);
+                    self.runtime.spawn(async move {
+                        lost.await;
+                        drop(place);
+                    });
+                }
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// Looks whether an insert whose answer was lost took place after all: born claimed, the task waits for this process
+    /// and no other to start it, would be idle until its lease runs out, and be charged with a crash.
+    async fn find_lost(
+        self: Arc<Self>,
+        id: RequestId,
+        input: Arc<CapturedRequest>,
+        claimed_at: Instant,
+        _busy: BusyGuard,
+    ) {
+        let give_up_at = claimed_at + self.holds_for();
+        let mut pause = Duration::from_millis(50);
+        while Instant::now() + pause < give_up_at {
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.phase.closed() => {}
+            }
+            // Once more after the end has begun, so that what is found is handed back.
+            let last = !self.phase.is_open();
+            pause = (pause * 2).min(Duration::from_secs(2));
+            let found = self.call("find", self.store.find(&Scope::All, &TaskRef::Id(id))).await;
+            // Not there now, it may be on its way: that cannot be told from one that never arrives.
+            if let Ok(Some(record)) = found {
+                let ours = record.state.is_held() && record.worker.as_ref() == Some(&self.worker);
+                if ours && self.running.of(id).is_empty() {
+                    self.start_or_hand_back(&record, input, claimed_at).await;
+                }
+                return;
+            }
+            if last {
+                return;
+            }
+        }
     }
 
     /// Whether new tasks are taken in.
@@ -91,80 +209,15 @@ impl Engine {
     }
 }
 
-async fn commit(
-    engine: Arc<Engine>,
-    insert: Insert,
-    slot: Option<Slot>,
-    at: Instant,
-    busy: BusyGuard,
-) -> Result<Inserted, StoreError> {
-    let input = insert.task.input.clone();
-    let id = insert.task.id;
-    let answer = engine.timed("insert", engine.store.insert(insert)).await;
-    match (&answer, slot) {
-        (Ok(Inserted::New(record)), Some(slot)) => {
-            engine.rates.count(Counted::Accepted, engine.clock.uptime());
-            let lease = record.lease();
-            engine.start(
-                record,
-                Start {
-                    lease,
-                    input,
-                    slot,
-                    claimed_at: at,
-                },
-            );
-        }
-        (Ok(Inserted::New(_)), None) => {
-            engine.rates.count(Counted::Accepted, engine.clock.uptime());
-            engine.hint(Hint::Work);
-        }
-        (Err(error), Some(slot)) if error.kind() == StoreErrorKind::Unavailable => {
-            let runtime = engine.runtime.clone();
-            runtime.spawn(find_lost(engine, id, input, slot, at, busy));
-        }
-        _ => {}
-    }
-    answer
-}
-
-/// Looks whether an insert whose answer was lost took place after all: born claimed, the task waits for this process and
-/// no other to start it, and would be idle until its lease runs out.
-async fn find_lost(
-    engine: Arc<Engine>,
+/// A task on its way into the store.
+struct Newborn {
     id: RequestId,
     input: Arc<CapturedRequest>,
-    slot: Slot,
-    at: Instant,
-    _busy: BusyGuard,
-) {
-    let give_up_at = at + engine.settings.lease - engine.settings.lease_margin();
-    let mut pause = Duration::from_millis(50);
-    while Instant::now() + pause < give_up_at && engine.phase.is_open() {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
-        let found = engine
-            .call("find", engine.store.find(&Scope::All, &TaskRef::Id(id)))
-            .await;
-        match found {
-            Ok(Some(record)) => {
-                let ours = record.state == TaskState::Running && record.worker.as_ref() == Some(&engine.worker);
-                if ours {
-                    let lease = record.lease();
-                    engine.start(
-                        &record,
-                        Start {
-                            lease,
-                            input,
-                            slot,
-                            claimed_at: at,
-                        },
-                    );
-                }
-                return;
-            }
-            // Not there now; an insert that is still on its way cannot be told from one that never arrives.
-            Ok(None) | Err(_) => {}
-        }
-    }
+    /// The slot it runs on if it is born claimed.
+    slot: Option<Slot>,
+    /// What its body takes of the budget, until the store has answered.
+    _reserved: Option<Reserved>,
+    /// Before the insert was asked for: what its lease is counted from here.
+    claimed_at: Instant,
+    busy: BusyGuard,
 }

@@ -1,21 +1,18 @@
 //! Telling hooks that tasks ended: from the outbox, in a pool of their own, on a schedule of their own.
 
 use std::{
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
 
 use crate::{
-    engine::{Engine, node::Answer, slots::Slot},
-    error::{BoxError, BoxFuture},
+    engine::{Engine, caught::caught_async, node::Answer, slots::Slot},
+    error::BoxError,
     hook::{Completion, CompletionHook},
     probe::Event,
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
     task::{
         CapturedRequest, Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, Scope, Subscription,
         lifecycle::DeliveryOutcome,
@@ -28,9 +25,6 @@ pub(crate) const POOL: usize = 16;
 
 /// How long a hook may take. It runs after the task, so nobody waits for it, but its place in the pool is one of few.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A claimed delivery that is not settled within this time is delivered again, perhaps by another process.
-const LEASE: Duration = Duration::from_secs(60);
 
 /// When a failed delivery is tried again; after the last of these, no more. Fast at first for what was a hiccup, then for
 /// three days, which is how long it may take somebody to mend a receiver over a weekend.
@@ -96,7 +90,7 @@ impl Engine {
         let claim = DeliveryClaim {
             destinations: vec![Destination::LOCAL],
             max: asked,
-            lease: LEASE,
+            lease: self.delivery_lease(),
         };
         let claimed = self
             .call("claim_deliveries", self.store.claim_deliveries(claim))
@@ -113,11 +107,19 @@ impl Engine {
         Ok(if more { Answer::More } else { Answer::Idle(None) })
     }
 
+    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every hook
+    /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
+    /// as tried.
+    fn delivery_lease(&self) -> Duration {
+        let hooks = HOOK_TIMEOUT.saturating_mul(self.settings.hooks.0.len() as u32);
+        hooks.saturating_add(4 * self.settings.store_timeout)
+    }
+
     async fn deliver_one(self: Arc<Self>, claimed: ClaimedDelivery, place: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
-        let request = self.call("input", self.store.input(&Scope::All, id)).await;
-        let response = self.call("output", self.store.output(&Scope::All, id)).await;
+        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
+        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
         let (outcome, error) = match (request, response) {
             (Ok(request), Ok(response)) => {
                 let request: Option<Arc<CapturedRequest>> = request;
@@ -148,7 +150,7 @@ impl Engine {
             .await
         {
             // It will be delivered again when its lease runs out: that is what "at least once" means.
-            self.trouble("settling a delivery", &error, LEASE);
+            self.trouble("settling a delivery", &error, self.delivery_lease());
         }
         drop(place);
         self.probes.emit(|| Event::Delivered {
@@ -164,13 +166,22 @@ impl Engine {
     /// Calls every hook that wants to know. The first to fail ends it: all are called again at the next try.
     async fn call_hooks(&self, completion: Completion) -> Result<(), BoxError> {
         for hook in self.settings.hooks.on(completion.condition) {
-            let call = caught(hook.clone(), completion.clone());
+            let call = caught_async(|| hook.deliver(completion.clone()));
             match timeout(HOOK_TIMEOUT, call).await {
-                Ok(answer) => answer?,
+                Ok(Ok(answer)) => answer?,
+                Ok(Err(panic)) => return Err(format!("the hook panicked: {}", panic.0).into()),
                 Err(_) => return Err(format!("the hook took longer than {HOOK_TIMEOUT:?}").into()),
             }
         }
         Ok(())
+    }
+}
+
+/// What can no longer be read is told as missing, rather than nothing told for ever.
+fn readable<T>(found: StoreResult<Option<T>>) -> StoreResult<Option<T>> {
+    match found {
+        Err(error) if error.kind() != StoreErrorKind::Unavailable => Ok(None),
+        found => found,
     }
 }
 
@@ -179,23 +190,4 @@ fn again(tried: u32) -> DeliveryOutcome {
         Some(after) => DeliveryOutcome::Retry(after.mul_f64(0.9 + 0.2 * fastrand::f64())),
         None => DeliveryOutcome::Failed,
     }
-}
-
-/// Calls a hook, and turns its panic into an error.
-async fn caught(hook: Arc<dyn CompletionHook>, completion: Completion) -> Result<(), BoxError> {
-    let mut call: Option<BoxFuture<'_, _>> = None;
-    let mut completion = Some(completion);
-    poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            // Inside the guard as well: a closure does its work when it is called, not when it is polled.
-            let call = match (&mut call, completion.take()) {
-                (Some(call), _) => call,
-                (None, Some(completion)) => call.insert(hook.deliver(completion)),
-                (None, None) => return Poll::Ready(Err("the hook panicked".into())),
-            };
-            call.as_mut().poll(cx)
-        }));
-        polled.unwrap_or_else(|_| Poll::Ready(Err("the hook panicked".into())))
-    })
-    .await
 }

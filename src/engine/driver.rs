@@ -7,18 +7,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{sleep_until, timeout, timeout_at},
+};
 
 use crate::{
     engine::{
         Engine,
+        busy::BusyGuard,
+        caught::{caught_async, panicked},
         node::{Action, Answer, Hint, Node},
         run::Start,
     },
     error::BoxFuture,
     probe::Event,
-    store::{Claim, StoreResult},
-    task::{Condition, Scope, lifecycle::Rescue},
+    store::{Claim, Claimed, StoreResult},
+    task::{
+        CapturedRequest, Condition, LeaseRef, Scope, TaskRecord,
+        lifecycle::{Outcome, Rescue, Settlement},
+    },
 };
 
 /// How many tasks one rescue or prune looks at: bounded work per call, and asked again at once if there may be more.
@@ -36,6 +44,8 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
     let mut quiet_until = Instant::now();
     let (answers, mut answered) = mpsc::channel(ANSWERS);
     loop {
+        // Entered before the phase is looked at: a shutdown that is not seen here waits for what is begun here.
+        let acting = engine.busy.enter();
         if engine.phase.is_draining() {
             node.stop_claiming();
         }
@@ -56,9 +66,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             let mut call = engine.clone().carry_out(action);
             // In place first: a store that is ready at once costs no task.
             match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-                Poll::Ready(answer) => {
-                    node.done(action, answer, Instant::now(), fastrand::f64());
-                }
+                Poll::Ready(answer) => engine.note(&mut node, action, answer),
                 Poll::Pending => {
                     let answers = answers.clone();
                     let busy = engine.busy.enter();
@@ -71,6 +79,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
                 }
             }
         }
+        drop(acting);
         if node.waits_for_slot(now, engine.slots.free()) {
             // A task may be due that no slot is free for: whoever frees one is to say so.
             engine.slots.send_to_wait();
@@ -84,9 +93,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             wake_at = wake_at.min(quiet_until);
         }
         tokio::select! {
-            Some((action, answer)) = answered.recv() => {
-                node.done(action, answer, Instant::now(), fastrand::f64());
-            }
+            Some((action, answer)) = answered.recv() => engine.note(&mut node, action, answer),
             () = engine.wake.notified() => {}
             () = engine.store.wait_for_work(), if !quiet => {
                 node.hint(Hint::Work, Instant::now());
@@ -98,23 +105,36 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
 }
 
 impl Engine {
-    fn carry_out(self: Arc<Self>, action: Action) -> BoxFuture<'static, Answer> {
+    fn carry_out(self: Arc<Self>, action: Action) -> BoxFuture<'static, StoreResult<Answer>> {
         Box::pin(async move {
-            let (doing, answer) = match action {
-                Action::Claim(max) => ("claiming tasks", self.claim(max).await),
-                Action::Rescue => ("rescuing tasks", self.rescue().await),
-                Action::Prune => ("pruning tasks", self.prune().await),
-                Action::Deliver(max) => ("claiming completions", self.deliver(max).await),
-                Action::Report => {
-                    self.report().await;
-                    return Answer::Idle(None);
+            let doing = caught_async(|| async {
+                match action {
+                    Action::Claim(max) => self.claim(max).await,
+                    Action::Rescue => self.rescue().await,
+                    Action::Prune => self.prune().await,
+                    Action::Deliver(max) => self.deliver(max).await,
+                    Action::Report => {
+                        self.report().await;
+                        Ok(Answer::Idle(None))
+                    }
                 }
-            };
-            answer.unwrap_or_else(|error| {
-                self.trouble(doing, &error, Duration::ZERO);
-                Answer::Failed
-            })
+            });
+            // The driver must learn of it in any case, or it would wait for this answer for ever.
+            doing.await.unwrap_or_else(|panic| Err(panicked(&panic)))
         })
+    }
+
+    fn note(&self, node: &mut Node, action: Action, answer: StoreResult<Answer>) {
+        let (now, jitter) = (Instant::now(), fastrand::f64());
+        match answer {
+            Ok(answer) => {
+                node.done(action, answer, now, jitter);
+            }
+            Err(error) => {
+                let pause = node.done(action, Answer::Failed, now, jitter);
+                self.trouble(action.doing(), &error, pause);
+            }
+        }
     }
 
     async fn claim(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
@@ -131,9 +151,15 @@ impl Engine {
             max: asked,
             lease: self.settings.lease,
         };
-        let claimed = self.call("claim", self.store.claim(claim)).await?;
-        let more = claimed.next_due.is_some_and(|due| due.is_zero());
-        let drained = claimed.tasks.len() < asked && !more;
+        let engine = self.clone();
+        let mut claiming = Box::pin(async move { engine.timed("claim", engine.store.claim(claim)).await });
+        let Ok(claimed) = timeout(self.settings.store_timeout, &mut claiming).await else {
+            let late = self.clone().claim_late(claiming, claimed_at, self.busy.enter());
+            self.runtime.spawn(late);
+            return Err(Self::too_slow("claim", self.settings.store_timeout));
+        };
+        let claimed = claimed?;
+        let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
         for (task, slot) in claimed.tasks.into_iter().zip(slots.drain(..)) {
             let lease = task.record.lease();
             let start = Start {
@@ -144,11 +170,64 @@ impl Engine {
             };
             self.start(&task.record, start);
         }
-        if drained {
+        if taken == 0 && more {
+            // It says that there is more and gives nothing: asked again at once, it might say so for ever.
+            return Ok(Answer::Idle(Some(QUIET)));
+        }
+        if taken < asked && !more {
             self.slots.none_waits(sent_to_wait);
             return Ok(Answer::Idle(claimed.next_due));
         }
         Ok(Answer::More)
+    }
+
+    /// Sees a claim through that took longer than a store call may: if it takes place after all, the tasks wait for this
+    /// process and no other to run them, and would be charged with a crash when their lease runs out.
+    async fn claim_late(
+        self: Arc<Self>,
+        claiming: BoxFuture<'static, StoreResult<Claimed>>,
+        claimed_at: Instant,
+        _busy: BusyGuard,
+    ) {
+        let until = claimed_at + self.holds_for();
+        if let Ok(Ok(claimed)) = timeout_at(until.into(), claiming).await {
+            for task in claimed.tasks {
+                self.start_or_hand_back(&task.record, task.input, claimed_at).await;
+            }
+        }
+    }
+
+    /// Starts a task that is claimed already, or hands it back, uncharged, if no slot is free.
+    pub(crate) async fn start_or_hand_back(
+        self: &Arc<Self>,
+        record: &TaskRecord,
+        input: Arc<CapturedRequest>,
+        claimed_at: Instant,
+    ) {
+        let lease = record.lease();
+        if let Some(slot) = self.slots.take() {
+            let start = Start {
+                lease,
+                input,
+                slot,
+                claimed_at,
+            };
+            self.start(record, start);
+            return;
+        }
+        self.hand_back(lease).await;
+    }
+
+    /// Gives up a claim under which nothing was begun: the task waits again, uncharged.
+    pub(crate) async fn hand_back(&self, lease: LeaseRef) {
+        self.slots.send_to_wait();
+        let settlement = Settlement::new(lease, Outcome::Released);
+        // If this fails, the lease runs out.
+        if let Err(error) = self.call("settle", self.store.settle(settlement)).await {
+            self.trouble("handing back a task", &error, self.settings.lease);
+        }
+        self.hint(Hint::Work);
+        self.watchers.changed(lease.id);
     }
 
     async fn rescue(&self) -> StoreResult<Answer> {
@@ -195,5 +274,17 @@ impl Engine {
             slots_stuck: self.slots.stuck(),
             buffered_bytes: self.budget.used(),
         });
+    }
+}
+
+impl Action {
+    const fn doing(self) -> &'static str {
+        match self {
+            Self::Claim(_) => "claiming tasks",
+            Self::Rescue => "rescuing tasks",
+            Self::Prune => "pruning tasks",
+            Self::Deliver(_) => "claiming completions",
+            Self::Report => "reporting",
+        }
     }
 }

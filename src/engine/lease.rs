@@ -17,10 +17,10 @@ use crate::{
     engine::{
         Engine,
         attempt::{Directive, Input},
+        caught::{caught_async, panicked},
         running::Live,
     },
     probe::Event,
-    store::{StoreError, StoreErrorKind},
     task::lifecycle::Renewal,
 };
 
@@ -63,7 +63,7 @@ async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
         return;
     };
     let every = lease / 3;
-    let mut renewed_at = Instant::now();
+    let mut renew_at = Instant::now() + every;
     loop {
         tokio::select! {
             _ = stopped.changed() => return,
@@ -77,34 +77,32 @@ async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
         for live in &all {
             engine.look_after(live, now);
         }
-        if now.duration_since(renewed_at) + LOOK_EVERY / 2 >= every {
-            renewed_at = now;
-            engine.renew(all, every).await;
+        if now + LOOK_EVERY / 2 >= renew_at {
+            let renewed = engine.renew(all, every).await;
+            // A failed renewal is tried again soon: there is room for only two of them in a lease.
+            renew_at = now + if renewed { every } else { every / 4 };
         }
     }
 }
 
 impl Engine {
-    async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) {
+    /// Answers whether the store did.
+    async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
         let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
         if held.is_empty() {
-            return;
+            return true;
         }
         let leases = held.iter().map(|live| live.lease).collect();
         let lease = self.settings.lease;
         let sent_at = Instant::now();
-        let renewing = self.timed("renew", self.store.renew(leases, lease));
-        let answer = timeout(limit, renewing).await.unwrap_or_else(|_| {
-            Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                "renewing took longer than a third of the lease",
-            ))
-        });
+        let renewing = caught_async(|| Self::limited("renew", limit, self.store.renew(leases, lease)));
+        let renewing = async { renewing.await.unwrap_or_else(|panic| Err(panicked(&panic))) };
+        let answer = self.timed("renew", renewing).await;
         let now = Instant::now();
         match answer {
             Ok(renewals) => {
                 // Counted from when it was sent: the store's lease may be as old as that.
-                let until = sent_at + lease - self.settings.lease_margin();
+                let until = sent_at + self.holds_for();
                 for (live, renewal) in held.iter().zip(renewals) {
                     match renewal {
                         Renewal::Renewed { stop } => {
@@ -117,8 +115,12 @@ impl Engine {
                     }
                 }
             }
-            Err(error) => self.trouble("renewing leases", &error, limit),
+            Err(error) => {
+                self.trouble("renewing leases", &error, limit / 4);
+                return false;
+            }
         }
+        true
     }
 
     /// Writes an attempt down whose own task should have done so by now.
@@ -127,21 +129,28 @@ impl Engine {
         if !overdue {
             return;
         }
-        if live.mark_stuck(|| self.slots.mark_stuck()) {
+        let noticed = live.mark_stuck(|| self.slots.mark_stuck());
+        if noticed {
             self.probes.emit(|| Event::Stuck {
                 id: live.lease.id,
                 attempt: live.attempt,
             });
         }
         let directive = live.machine().directive(now);
-        if matches!(directive, Directive::Run(_) | Directive::Wait(_)) {
+        let nothing_to_do = match directive {
+            Directive::Run(_) | Directive::Wait(_) => true,
+            Directive::Over(_) => !noticed,
+            Directive::TimedOut | Directive::Settle(_) => false,
+        };
+        if nothing_to_do {
             return;
         }
         let (engine, live) = (self.clone(), live.clone());
         // On the application's runtime, since the store may be driven by it: another of its threads will do.
         self.runtime.spawn(async move {
             let _busy = engine.busy.enter();
-            engine.conclude(&live, now, Some(directive)).await;
+            let started = live.times_out_at - engine.settings.attempt_timeout;
+            engine.conclude(&live, started, Some(directive)).await;
         });
     }
 }

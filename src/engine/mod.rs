@@ -8,6 +8,7 @@ mod accept;
 pub(crate) mod attempt;
 mod budget;
 mod busy;
+mod caught;
 mod context;
 mod deliver;
 mod driver;
@@ -18,6 +19,8 @@ mod rates;
 pub(crate) mod retry;
 mod run;
 mod running;
+#[cfg(feature = "api")]
+mod served;
 mod settings;
 mod shutdown;
 mod slots;
@@ -45,8 +48,8 @@ pub(crate) use self::{
     tasks::Alive,
 };
 use self::{
-    busy::Busy, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase, slots::Slots,
-    watch::Watchers,
+    busy::Busy, caught::caught, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase,
+    slots::Slots, watch::Watchers,
 };
 pub use self::{
     context::TaskContext,
@@ -86,6 +89,7 @@ pub(crate) struct Engine {
     wake: Arc<Notify>,
     hints: AtomicU8,
     deliverers: Slots,
+    searches: Slots,
     entry: RwLock<Option<Arc<dyn Entry>>>,
     lease_thread: Mutex<Option<LeaseThread>>,
 }
@@ -98,6 +102,7 @@ impl Engine {
             worker: WorkerId::new(settings.worker_name.clone(), fastrand::u64(..)),
             slots: Slots::new(settings.concurrency, wake.clone()),
             deliverers: Slots::new(deliver::POOL, wake.clone()),
+            searches: Slots::new(accept::SEARCHES, wake.clone()),
             budget: Budget::new(settings.buffer_limit),
             clock: EngineClock::new(),
             api_mounted: AtomicBool::new(false),
@@ -159,17 +164,35 @@ impl Engine {
 
     /// A store call with its time limit. What times out may still happen.
     async fn call<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
-        match timeout(self.settings.store_timeout, self.timed(operation, call)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                format!("{operation} took longer than {:?}", self.settings.store_timeout),
-            )),
-        }
+        self.timed(operation, Self::limited(operation, self.settings.store_timeout, call))
+            .await
     }
 
-    /// A store call that the probes hear of.
-    async fn timed<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
+    /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.
+    fn holds_for(&self) -> Duration {
+        self.settings.lease - self.settings.lease_margin()
+    }
+
+    /// A store call that is given up after `limit`.
+    async fn limited<T>(
+        operation: &'static str,
+        limit: Duration,
+        call: BoxFuture<'_, StoreResult<T>>,
+    ) -> StoreResult<T> {
+        timeout(limit, call)
+            .await
+            .unwrap_or_else(|_| Err(Self::too_slow(operation, limit)))
+    }
+
+    fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
+        StoreError::new(
+            StoreErrorKind::Unavailable,
+            format!("{operation} took longer than {limit:?}"),
+        )
+    }
+
+    /// A store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
+    async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
         if self.probes.is_empty() {
             return call.await;
         }
@@ -190,6 +213,7 @@ impl Engine {
 
 /// Where clients find the task API, and how long they may wait there.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
 pub(crate) struct ApiAddress {
     pub(crate) base: String,
     pub(crate) public_url: Option<String>,
@@ -240,18 +264,20 @@ impl Probes {
         }
         let event = event();
         for probe in &self.0 {
-            probe.on_event(&event);
+            // It must not panic, but if it does, it is not to take the driver, or a slot, along.
+            let _ = caught(|| probe.on_event(&event));
         }
     }
 
     /// Lets every probe add to a request that is being captured.
     pub(crate) fn capture(&self, request: &mut crate::task::CapturedRequest) {
         for probe in &self.0 {
-            probe.on_capture(request);
+            let _ = caught(|| probe.on_capture(request));
         }
     }
 
     fn scopes(&self, attempt: &AttemptInfo<'_>) -> Vec<Box<dyn AttemptScope>> {
-        self.0.iter().filter_map(|probe| probe.attempt(attempt)).collect()
+        let scope = |probe: &Arc<dyn Probe>| caught(|| probe.attempt(attempt)).ok().flatten();
+        self.0.iter().filter_map(scope).collect()
     }
 }

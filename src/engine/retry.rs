@@ -8,7 +8,7 @@ use crate::error::BoxError;
 
 /// Decides what the end of an attempt means. [`Backoff`] is the default.
 ///
-/// Called once for every attempt; it must not block.
+/// Called once for every attempt; it must not block. Where it panics, [`Backoff::new`] decides instead.
 pub trait RetryPolicy: Send + Sync + 'static {
     /// How many times a failed task is tried again. Stored with each task when it is accepted.
     fn max_retries(&self) -> u32;

@@ -1,8 +1,6 @@
 //! One attempt driven: the handler polled and guarded, the machine asked, its directives carried out.
 
 use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,10 +16,11 @@ use crate::{
         Engine, TaskContext,
         attempt::{Attempt, Directive, How, Input},
         busy::BusyGuard,
+        caught::{Panic, caught},
         entry::Replayed,
         node::Hint,
         rates::Counted,
-        retry::{AttemptEnd, Verdict},
+        retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
         running::Live,
         slots::Slot,
     },
@@ -31,15 +30,11 @@ use crate::{
     task::{
         CapturedRequest, CapturedResponse, Condition, LeaseRef, TaskRecord,
         lifecycle::{Outcome, Settlement},
-        record::cut,
     },
 };
 
 /// Progress is written at most this often: it is for people to look at.
 const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
-
-/// How much of a panic's message is kept, in bytes.
-const PANIC_BYTES: usize = 1024;
 
 /// The claim under which an attempt runs, and the slot it runs on.
 pub(crate) struct Start {
@@ -54,16 +49,24 @@ impl Engine {
     /// Starts an attempt in a task of its own.
     pub(crate) fn start(self: &Arc<Self>, record: &TaskRecord, start: Start) {
         let now = Instant::now();
-        let held_until = start.claimed_at + self.settings.lease - self.settings.lease_margin();
+        let held_until = start.claimed_at + self.holds_for();
         let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
         let live = Arc::new(Live::new(record, start.lease, start.input.depth, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
-        self.probes.emit(|| Event::Started {
-            id: record.id,
-            attempt: record.attempt,
-            waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
-        });
+        // Looked at after it was entered: a shutdown that does not see it there, is seen here.
+        let entry = self.entry().filter(|_| !self.phase.is_cut());
+        if entry.is_some() {
+            self.probes.emit(|| Event::Started {
+                id: record.id,
+                attempt: record.attempt,
+                waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
+            });
+        } else {
+            // The grace is over: handed back without being begun.
+            live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
+        }
+        self.watchers.changed(record.id);
         let scopes = self.probes.scopes(&AttemptInfo::new(
             record.id,
             record.function(),
@@ -71,23 +74,14 @@ impl Engine {
             start.lease.token,
             &start.input,
         ));
-        let handler = self
-            .entry()
-            .map(|entry| entry.replay(start.input, TaskContext::attached(live.clone())));
+        let replay = entry.map(|entry| entry.replay(start.input, TaskContext::attached(live.clone())));
         let leave = Leave {
             live,
             slot: Some(start.slot),
             _busy: self.busy.enter(),
             engine: self.clone(),
         };
-        self.runtime.spawn(run(
-            leave,
-            Handler {
-                replay: handler,
-                scopes,
-            },
-            now,
-        ));
+        self.runtime.spawn(run(leave, Handler { replay, scopes }, now));
     }
 
     /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
@@ -109,7 +103,8 @@ impl Engine {
                             Input::NotSettled(pause)
                         }
                     };
-                    live.machine().handle(input, Instant::now());
+                    // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
+                    live.feed(input, Instant::now());
                 }
                 Directive::TimedOut => {
                     let outcome = self.time_out_outcome(live);
@@ -138,7 +133,7 @@ impl Engine {
     }
 
     fn time_out_outcome(&self, live: &Live) -> Outcome {
-        let verdict = self.settings.retry.judge(&AttemptEnd::TimedOut);
+        let verdict = self.verdict(&AttemptEnd::TimedOut);
         let error = || {
             format!(
                 "the attempt took longer than {} s",
@@ -150,19 +145,18 @@ impl Engine {
 
     /// What the end of a handler means.
     fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
-        let policy = &self.settings.retry;
         match end {
             Ok(Ok(answer)) => {
                 let mut response = answer.response;
                 if let Some(error) = answer.broken {
                     response.truncated = true;
-                    let verdict = policy.judge(&AttemptEnd::BrokenBody(&error));
+                    let verdict = self.verdict(&AttemptEnd::BrokenBody(&error));
                     let text = || format!("the response body broke off: {}", chain(&error));
                     let outcome = self.outcome(live, verdict, Some(response), text);
                     return (outcome, AttemptOutcome::Failed);
                 }
                 let status = response.status;
-                let verdict = policy.judge(&AttemptEnd::Answered {
+                let verdict = self.verdict(&AttemptEnd::Answered {
                     status,
                     headers: &response.headers,
                     extensions: &answer.extensions,
@@ -176,16 +170,26 @@ impl Engine {
                 (self.outcome(live, verdict, Some(response), text), ended)
             }
             Ok(Err(error)) => {
-                let verdict = policy.judge(&AttemptEnd::Error(&error));
+                let verdict = self.verdict(&AttemptEnd::Error(&error));
                 let text = || format!("the handler failed: {}", chain(&error));
                 (self.outcome(live, verdict, None, text), AttemptOutcome::Failed)
             }
             Err(panic) => {
-                let verdict = policy.judge(&AttemptEnd::Panicked);
+                let verdict = self.verdict(&AttemptEnd::Panicked);
                 let text = || format!("the handler panicked: {}", panic.0);
                 (self.outcome(live, verdict, None, text), AttemptOutcome::Panicked)
             }
         }
+    }
+
+    /// What the retry policy says. One that panics has no say: then the default policy decides.
+    fn verdict(&self, end: &AttemptEnd<'_>) -> Verdict {
+        caught(|| self.settings.retry.judge(end)).unwrap_or_else(|_| Backoff::new().judge(end))
+    }
+
+    fn delay(&self, retry: u32) -> Duration {
+        let jitter = fastrand::f64();
+        caught(|| self.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
     }
 
     fn outcome(
@@ -203,7 +207,7 @@ impl Engine {
             Verdict::Retry { after } if live.retries_left > 0 => {
                 let retry = live.retries + 1;
                 Outcome::Retry {
-                    after: after.unwrap_or_else(|| self.settings.retry.delay(retry, fastrand::f64())),
+                    after: after.unwrap_or_else(|| self.delay(retry)),
                     error: error().into(),
                 }
             }
@@ -243,6 +247,10 @@ impl Engine {
                 attempt: live.attempt,
             }),
         }
+        self.running.note_end(matches!(
+            how,
+            How::Settled(Settled::Accepted { state, .. }, AttemptOutcome::Released) if state.is_queued()
+        ));
         self.watchers.changed(id);
     }
 
@@ -254,7 +262,8 @@ impl Engine {
         }
     }
 
-    /// Saves what the handler reported since the last time, so that a task which reported its end shows it.
+    /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
+    /// failed, and one that succeeded should not look as if it were half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
             let saved = self.call("set_progress", self.store.set_progress(live.lease, progress));
@@ -310,7 +319,9 @@ async fn run(leave: Leave, mut handler: Handler, started: Instant) {
         }
     };
     handler.drop_now();
-    engine.save_last_progress(live).await;
+    if live.machine().over().is_none() {
+        engine.save_last_progress(live).await;
+    }
     engine.conclude(live, started, given).await;
 }
 
@@ -336,15 +347,13 @@ struct Handler {
     scopes: Vec<Box<dyn AttemptScope>>,
 }
 
-struct Panic(String);
-
 impl Handler {
     /// Drops the replay now. A destructor that panics is no reason for the attempt to go unwritten.
     fn drop_now(&mut self) {
         if let Some(replay) = self.replay.take() {
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(replay)));
+            let _ = caught(|| drop(replay));
         }
-        self.scopes.clear();
+        let _ = caught(|| self.scopes.clear());
     }
 }
 
@@ -354,19 +363,15 @@ impl Future for Handler {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { replay, scopes } = &mut *self;
         let Some(future) = replay else {
-            // The entry is dropped last at shutdown, after every attempt: this one lost a race it can afford to lose.
-            return Poll::Ready(Ok(Err("the engine has shut down".into())));
+            return Poll::Ready(Ok(Err("there is nothing to run".into())));
         };
         let mut polled = Poll::Pending;
-        let caught = catch_unwind(AssertUnwindSafe(|| {
-            in_scopes(scopes, &mut || polled = future.as_mut().poll(cx));
-        }));
-        match caught {
+        match caught(|| in_scopes(scopes, &mut || polled = future.as_mut().poll(cx))) {
             Ok(()) => polled.map(Ok),
             Err(panic) => {
                 // A future that panicked must not be polled again.
                 self.drop_now();
-                Poll::Ready(Err(Panic::from(panic)))
+                Poll::Ready(Err(panic))
             }
         }
     }
@@ -376,17 +381,6 @@ fn in_scopes(scopes: &mut [Box<dyn AttemptScope>], poll: &mut dyn FnMut()) {
     match scopes.split_first_mut() {
         Some((first, rest)) => first.in_scope(&mut || in_scopes(rest, poll)),
         None => poll(),
-    }
-}
-
-impl From<Box<dyn Any + Send>> for Panic {
-    fn from(payload: Box<dyn Any + Send>) -> Self {
-        let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-            (Some(text), _) => text,
-            (_, Some(text)) => text.as_str(),
-            _ => "with something that is no text",
-        };
-        Self(cut(text, PANIC_BYTES).to_owned())
     }
 }
 

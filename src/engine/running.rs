@@ -155,6 +155,17 @@ impl Live {
 pub(crate) struct Running {
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
+    ended: AtomicUsize,
+    handed_back: AtomicUsize,
+}
+
+/// How many attempts came to an end so far.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    /// By themselves, or by being stopped.
+    pub(crate) ended: usize,
+    /// By being handed back.
+    pub(crate) handed_back: usize,
 }
 
 type Shard = HashMap<LeaseRef, Arc<Live>, BuildHasherDefault<ByRandomPart>>;
@@ -167,6 +178,21 @@ impl Running {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             count: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            handed_back: AtomicUsize::new(0),
+        }
+    }
+
+    /// An attempt is over, and written down.
+    pub(crate) fn note_end(&self, handed_back: bool) {
+        let counter = if handed_back { &self.handed_back } else { &self.ended };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ends(&self) -> Ends {
+        Ends {
+            ended: self.ended.load(Ordering::Relaxed),
+            handed_back: self.handed_back.load(Ordering::Relaxed),
         }
     }
 

@@ -13,13 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    engine::{
-        Engine,
-        attempt::{How, Input},
-    },
-    probe::AttemptOutcome,
-};
+use crate::engine::{Engine, attempt::Input, deliver::POOL, node::Answer};
 
 /// How far the end has come. Only grows.
 pub(crate) struct Phase {
@@ -94,7 +88,7 @@ impl Phase {
     }
 }
 
-/// What became of the attempts that ran when the shutdown began.
+/// What became of the attempts that ran when the shutdown began, or were just being started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
@@ -131,34 +125,40 @@ impl Engine {
     }
 
     /// Lets attempts end, then ends them.
-    async fn drain(&self, grace: Duration) -> ShutdownReport {
-        let running = self.running.count();
+    async fn drain(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
+        let before = self.running.ends();
         tokio::select! {
-            () = self.busy.idle() => {}
+            () = self.quiet() => {}
             () = self.phase.reached(CUT) => {}
             () = tokio::time::sleep(grace) => {}
         }
         self.phase.advance(CUT);
-        let cut = self.running.all();
         let now = Instant::now();
-        for live in &cut {
+        for live in self.running.all() {
             live.feed(Input::Cut, now);
         }
         // A handler told to end has its grace, then the settlement its time; what is still there then blocks a thread.
         let limit = self.settings.stop_grace + self.settings.store_timeout;
         let _ = timeout(limit, self.busy.idle()).await;
-        let mut report = ShutdownReport {
-            finished: running.saturating_sub(cut.len()),
-            ..ShutdownReport::default()
-        };
-        for live in cut {
-            match live.machine().over() {
-                Some(How::Settled(_, AttemptOutcome::Released)) => report.handed_back += 1,
-                Some(_) => report.finished += 1,
-                None => report.dropped += 1,
+        let after = self.running.ends();
+        let left = self.running.all();
+        ShutdownReport {
+            finished: after.ended - before.ended,
+            handed_back: after.handed_back - before.handed_back,
+            dropped: left.iter().filter(|live| live.machine().over().is_none()).count(),
+        }
+    }
+
+    /// Resolves when nothing is under way, and the hooks were told of what ended last.
+    async fn quiet(self: &Arc<Self>) {
+        loop {
+            self.busy.idle().await;
+            // The end of the last attempt may have left a completion that the driver has not come to yet.
+            let more = matches!(self.deliver(POOL).await, Ok(Answer::More));
+            if !more && self.busy.count() == 0 {
+                return;
             }
         }
-        report
     }
 
     /// Ends what serves the attempts, renewal last, and lets go of the application and the store.

@@ -53,8 +53,9 @@ impl Slots {
         self.0.total
     }
 
+    /// How many are free. Ordered after an earlier [`send_to_wait`](Self::send_to_wait), as dropping a slot relies on.
     pub(crate) fn free(&self) -> usize {
-        self.0.free.load(Ordering::Acquire)
+        self.0.free.load(Ordering::SeqCst)
     }
 
     pub(crate) fn used(&self) -> usize {

@@ -2,15 +2,14 @@
 
 use std::{
     fmt,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use tokio::time::sleep_until;
 
 use crate::{
-    engine::{ApiAddress, Engine, ShutdownReport, SlotStats, Stats, Unaccepted, attempt::Input, node::Hint},
-    probe::Event,
+    engine::{Engine, ShutdownReport, SlotStats, Stats, Unaccepted, attempt::Input, node::Hint},
     store::{Delete, FullReason, Inserted, LogQuery, StoreError},
     task::{
         CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LogLine, NewTask, Page, PageOf, RequestId, Scope,
@@ -46,7 +45,7 @@ impl Tasks {
         Self { alive }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
+    pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.alive.0
     }
 
@@ -71,8 +70,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been taken in.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
-        let now = Instant::now();
-        let mut task = NewTask::new(engine.request_id(now), Arc::new(submission.request));
+        let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(submission.request));
         engine.fill_in(&mut task);
         task.name = submission.name;
         task.key = submission.key;
@@ -82,7 +80,7 @@ impl Tasks {
         task.tenant = submission.tenant;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        match engine.accept(task, now).await {
+        match engine.accept(task, None).await {
             Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
                 task, id, same_request, ..
@@ -105,7 +103,7 @@ impl Tasks {
     /// Reads only.
     pub async fn find(&self, scope: &Scope, task: &TaskRef) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
-        let found = engine.store.find(scope, task).await?;
+        let found = engine.call("find", engine.store.find(scope, task)).await?;
         Ok(found.map(|record| engine.with_progress(record)))
     }
 
@@ -125,7 +123,7 @@ impl Tasks {
         page: Page,
     ) -> Result<PageOf<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
-        let mut found = engine.store.list(scope, filter, page).await?;
+        let mut found = engine.call("list", engine.store.list(scope, filter, page)).await?;
         found.items = found
             .items
             .into_iter()
@@ -144,7 +142,8 @@ impl Tasks {
     ///
     /// Reads only.
     pub async fn request(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
-        self.engine().store.input(scope, id).await
+        let engine = self.engine();
+        engine.call("input", engine.store.input(scope, id)).await
     }
 
     /// The response of a task, once it has ended with one.
@@ -157,7 +156,8 @@ impl Tasks {
     ///
     /// Reads only.
     pub async fn response(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
-        self.engine().store.output(scope, id).await
+        let engine = self.engine();
+        engine.call("output", engine.store.output(scope, id)).await
     }
 
     /// Lines of a task's log.
@@ -170,7 +170,8 @@ impl Tasks {
     ///
     /// Reads only.
     pub async fn logs(&self, scope: &Scope, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
-        self.engine().store.logs(scope, id, query).await
+        let engine = self.engine();
+        engine.call("logs", engine.store.logs(scope, id, query)).await
     }
 
     /// Asks for a task to stop: one that waits has ended at once, one that runs is told and ends soon.
@@ -184,7 +185,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been stopped.
     pub async fn stop(&self, scope: &Scope, id: RequestId) -> Result<Stop, StoreError> {
         let engine = self.engine();
-        let stop = engine.store.stop(scope, id).await?;
+        let stop = engine.call("stop", engine.store.stop(scope, id)).await?;
         match stop {
             // An attempt of this process is told at once; one elsewhere hears of it with its next renewal.
             Stop::Stopping => {
@@ -211,7 +212,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not run again.
     pub async fn retry(&self, scope: &Scope, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
-        let rerun = engine.store.rerun(scope, id, edits).await?;
+        let rerun = engine.call("rerun", engine.store.rerun(scope, id, edits)).await?;
         if let Rerun::Enqueued { .. } = rerun {
             engine.slots.send_to_wait();
             engine.hint(Hint::Work);
@@ -230,7 +231,8 @@ impl Tasks {
     ///
     /// Dropped before it answers, the task may or may not be gone.
     pub async fn delete(&self, scope: &Scope, id: RequestId) -> Result<Delete, StoreError> {
-        self.engine().store.delete(scope, id).await
+        let engine = self.engine();
+        engine.call("delete", engine.store.delete(scope, id)).await
     }
 
     /// Waits up to `limit` for a task to end, and answers with the task as it is then: ended or not. `None` if it is not
@@ -253,7 +255,7 @@ impl Tasks {
     ) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
         let task = TaskRef::Id(id);
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(LONGEST_WAIT);
         if engine.watchers.count() >= engine.settings.max_waiters {
             return self.find(scope, &task).await;
         }
@@ -305,7 +307,7 @@ impl Tasks {
     /// Reads only.
     pub async fn stats(&self, scope: &Scope) -> Result<Stats, StoreError> {
         let engine = self.engine();
-        let counts = engine.store.counts(scope).await?;
+        let counts = engine.call("counts", engine.store.counts(scope)).await?;
         let everybody = *scope == Scope::All;
         Ok(Stats {
             counts,
@@ -341,31 +343,13 @@ impl Tasks {
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.engine().shutdown(grace).await
     }
-
-    /// There is a task API now: answers can point at it.
-    #[cfg(feature = "api")]
-    pub(crate) fn mark_api_mounted(&self) {
-        self.engine().api_mounted.store(true, Ordering::Relaxed);
-    }
-
-    /// Where clients find the task API.
-    #[cfg(feature = "api")]
-    pub(crate) fn api_address(&self) -> ApiAddress {
-        self.engine().api.get().cloned().unwrap_or_default()
-    }
-
-    /// Tells the probes who changed a task.
-    #[cfg(feature = "api")]
-    pub(crate) fn audit(&self, id: RequestId, action: &'static str, who: Option<&str>) {
-        self.engine().probes.emit(|| Event::Changed { id, action, who });
-    }
 }
 
 impl Engine {
     /// What every task is stored with, unless the request says otherwise.
     pub(crate) fn fill_in(&self, task: &mut NewTask) {
         task.max_age = self.settings.max_age;
-        task.max_attempts = self.settings.retry.max_retries() + 1;
+        task.max_attempts = self.settings.retry.max_retries().saturating_add(1);
         task.crash_allowance = self.settings.crash_allowance;
         task.key_window = self.settings.key_window;
         task.subscriptions = self.subscriptions.clone();
@@ -516,6 +500,9 @@ impl Changes {
         Ok(None)
     }
 }
+
+/// Nobody waits longer than a year, and no clock runs over.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How often a task is looked at by somebody who waits for it, besides when this process changes it: another process may.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -1,14 +1,22 @@
 //! Closures as hooks.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{marker::PhantomData, panic::resume_unwind, sync::Arc};
+
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{
     error::{BoxError, BoxFuture},
     hook::{Completion, CompletionHook},
 };
 
+/// How many threads one closure may block. It is called by nobody else until one of them returns, so that a closure which
+/// never returns does not use up the threads that the runtime has for blocking work, 512 unless it was told otherwise.
+const THREADS: usize = 16;
+
 /// What can be given as a hook: a closure, an async closure, the sender of a `tokio::sync::mpsc` channel, or a
 /// [`CompletionHook`] behind an `Arc`.
+///
+/// A closure that is not async may block: it is called on a thread that the runtime keeps for that. An async one must not.
 ///
 /// `M` only tells these apart and is never written out.
 #[diagnostic::on_unimplemented(
@@ -60,7 +68,10 @@ where
     R: IntoHookResult,
 {
     fn into_hook(self) -> Arc<dyn CompletionHook> {
-        struct SyncHook<F>(F);
+        struct SyncHook<F> {
+            hook: Arc<F>,
+            threads: Arc<Semaphore>,
+        }
 
         impl<F, R> CompletionHook for SyncHook<F>
         where
@@ -68,11 +79,27 @@ where
             R: IntoHookResult,
         {
             fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>> {
-                Box::pin(async move { (self.0)(completion).into_hook_result() })
+                let (hook, threads) = (self.hook.clone(), self.threads.clone());
+                Box::pin(async move {
+                    let thread = threads.acquire_owned().await?;
+                    let call = spawn_blocking(move || {
+                        let answer = hook(completion).into_hook_result();
+                        drop(thread);
+                        answer
+                    });
+                    match call.await {
+                        Ok(answer) => answer,
+                        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                        Err(error) => Err(error.into()),
+                    }
+                })
             }
         }
 
-        Arc::new(SyncHook(self))
+        Arc::new(SyncHook {
+            hook: Arc::new(self),
+            threads: Arc::new(Semaphore::new(THREADS)),
+        })
     }
 }
 

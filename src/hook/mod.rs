@@ -7,10 +7,59 @@
 //! - [`on_stop`](crate::Builder::on_stop): it was stopped
 //! - [`on_completion`](crate::Builder::on_completion): any of these
 //!
+//! All hooks of a process together are one destination: if one of them fails, all that want to know of that end are called
+//! again at the next try.
+//!
 //! Only the end of a task fires a hook, never an attempt. The order to deliver is committed together with the end, so it
 //! survives whatever the store survives; **a hook may be called twice** for one end, with the same
 //! [`webhook_id`](Completion::webhook_id). A hook runs in a pool of its own, is timed out, is caught when it panics, is
 //! tried again when it fails, and never changes the task's result.
+//!
+//! # Examples
+//!
+//! Closures for the two kinds of end, where an error means "tell me again later":
+//!
+//! ```
+//! use tower_respond_async::{BoxError, Completion, MemoryStore, RespondAsyncLayer};
+//!
+//! async fn tell_the_customer(completion: Completion) -> Result<(), BoxError> {
+//!     let body = completion.response.as_ref().map(|response| response.body.len());
+//!     println!("{} is done, {body:?} bytes", completion.task_id());
+//!     Ok(())
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+//! let layer = RespondAsyncLayer::builder(MemoryStore::new())
+//!     .on_success(tell_the_customer)
+//!     .on_failure(|completion: Completion| eprintln!("{} failed: {:?}", completion.task_id(), completion.error))
+//!     .build()?;
+//! # drop(layer);
+//! # Ok(()) }
+//! ```
+//!
+//! A channel, for whoever wants to hear of every end in one place. A bounded one that nobody empties holds up no task: its
+//! deliveries time out and are tried again.
+//!
+//! ```
+//! use axum::{Router, body::Body, http::{Request, StatusCode}, routing::post};
+//! use tokio::sync::mpsc;
+//! use tower::{Layer, ServiceExt};
+//! use tower_respond_async::{Completion, MemoryStore, RespondAsyncLayer, TaskState};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (ended, mut to_see) = mpsc::channel::<Completion>(100);
+//! let layer = RespondAsyncLayer::builder(MemoryStore::new()).on_completion(ended).build()?;
+//! let app = layer.layer(Router::new().route("/greet", post(async || "hello")));
+//!
+//! let request = Request::post("/greet").header("Prefer", "respond-async").body(Body::empty())?;
+//! assert_eq!(app.clone().oneshot(request).await?.status(), StatusCode::ACCEPTED);
+//!
+//! let completion = to_see.recv().await.ok_or("the layer is gone")?;
+//! assert_eq!(completion.state, TaskState::Succeeded);
+//! assert_eq!(completion.uri(), "/greet");
+//! assert_eq!(completion.response.ok_or("it has no response")?.body, "hello");
+//! # Ok(()) }
+//! ```
 
 mod channel;
 mod closure;

@@ -42,6 +42,8 @@ pub(crate) struct Accept {
     pub(crate) preferences: Preferences,
     /// It carried a `Prefer`.
     pub(crate) vary: bool,
+    /// Where the client reached the front, if the front is believed.
+    pub(crate) origin: Option<String>,
 }
 
 /// What it asks for.
@@ -117,12 +119,11 @@ impl Accept {
         task.labels = labels.unwrap_or_default();
         task.delay = asked.options.delay;
         let born_claimed = |record: &TaskRecord| record.state.is_held();
-        let inserted = engine.accept(task, self.at).await.map_err(|error| match error {
+        let inserted = engine.accept(task, Some(reserved)).await.map_err(|error| match error {
             Unaccepted::ShuttingDown => Problem::shutting_down(),
             Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
             Unaccepted::Store(_) => Problem::store_unavailable(),
         })?;
-        drop(reserved);
         match inserted {
             Inserted::New(record) => {
                 self.note(record.id, born_claimed(&record), false);
@@ -213,7 +214,7 @@ impl Accept {
                     let mut response = Response::new(output.body.clone());
                     *response.status_mut() = output.status;
                     *response.headers_mut() = output.headers.clone();
-                    ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited);
+                    ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None);
                     self.finish(&mut response, duplicate, wait);
                     return response;
                 }
@@ -234,7 +235,7 @@ impl Accept {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
-        links.put_on_with_ids(headers, &record);
+        links.put_on_with_ids(headers, &record, self.origin.as_deref());
         self.finish(&mut response, duplicate, wait);
         response
     }
@@ -242,11 +243,16 @@ impl Accept {
     /// The answer for a request whose task is gone already, and whose key is not.
     fn remembered(&self, id: RequestId) -> Response<Bytes> {
         let id = id.to_string();
-        let body = format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#);
-        let mut response = Response::new(Bytes::from(body));
+        let body = match self.config.fc_strict {
+            true => Bytes::new(),
+            false => Bytes::from(format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#)),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !self.config.fc_strict {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         let id = HeaderValue::try_from(id).expect("a UUID is visible ASCII");
         headers.insert(X_FC_REQUEST_ID, id.clone());
         headers.insert(X_FC_ASYNC_TASK_ID, id);

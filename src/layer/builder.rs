@@ -91,6 +91,7 @@ impl Builder {
                 when: None,
                 never_async: Vec::new(),
                 links: ApiLinks::default(),
+                trust_forwarding: false,
                 body_limit: 2 * MIB,
                 body_idle_timeout: Duration::from_secs(10),
                 body_timeout: MINUTE,
@@ -149,6 +150,15 @@ impl Builder {
     /// `https://example.org/app`. With it `Operation-Location` is absolute. Default: unknown, links are path-absolute.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.public_url = Some(url.into());
+        self
+    }
+
+    /// Believes the headers `Forwarded`, or `X-Forwarded-Proto` and `X-Forwarded-Host`, about how a client reached the
+    /// front, so that `Operation-Location` is absolute without a [`public_url`](Self::public_url), which goes before.
+    /// Default: off. Only for an application that nobody reaches but through a front which sets them: anybody else could
+    /// write what they like.
+    pub fn trust_forwarding_headers(mut self) -> Self {
+        self.config.trust_forwarding = true;
         self
     }
 

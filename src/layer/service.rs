@@ -19,6 +19,7 @@ use crate::{
         accept::{Accept, Asked},
         config::Config,
         dialect::{Ask, PREFER, Preferences},
+        forwarded,
     },
 };
 
@@ -106,6 +107,10 @@ impl<S> RespondAsync<S> {
             at,
             preferences: Preferences::of(&head.headers),
             vary: head.headers.contains_key(&PREFER),
+            origin: match self.config.trust_forwarding {
+                true => forwarded::origin(&head.headers),
+                false => None,
+            },
         };
         // The readied inner service is left as it is: its permit belongs to the next request that goes through.
         ResponseFuture::ours(match ask {

@@ -5,6 +5,54 @@
 //!
 //! Any number of probes can be given to the builder. An event holds no body, header or secret; ids and paths are in it,
 //! so a probe that exports them should think before it makes labels of them. Without a probe, nothing is measured.
+//!
+//! # Examples
+//!
+//! A probe of one's own, which counts the tasks that failed:
+//!
+//! ```
+//! use std::{
+//!     sync::{
+//!         Arc,
+//!         atomic::{AtomicUsize, Ordering},
+//!     },
+//!     time::Duration,
+//! };
+//!
+//! use axum::{Router, body::Body, http::{Request, StatusCode}, routing::post};
+//! use tower::{Layer, ServiceExt};
+//! use tower_respond_async::{
+//!     MemoryStore, RespondAsyncLayer, TaskState,
+//!     probe::{Event, Probe},
+//! };
+//!
+//! #[derive(Clone, Debug, Default)]
+//! struct Failures(Arc<AtomicUsize>);
+//!
+//! impl Probe for Failures {
+//!     fn on_event(&self, event: &Event<'_>) {
+//!         if let Event::Ended { state: TaskState::Failed, .. } = event {
+//!             self.0.fetch_add(1, Ordering::Relaxed);
+//!         }
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let failures = Failures::default();
+//! let layer = RespondAsyncLayer::builder(MemoryStore::new()).probe(failures.clone()).build()?;
+//! let tasks = layer.tasks();
+//! let app = layer.layer(Router::new().route("/refuse", post(async || StatusCode::BAD_REQUEST)));
+//!
+//! let request = Request::post("/refuse").header("Prefer", "respond-async").body(Body::empty())?;
+//! let response = app.oneshot(request).await?;
+//! assert_eq!(response.status(), StatusCode::ACCEPTED);
+//! # let id = response.headers()["x-fc-request-id"].to_str()?.parse()?;
+//! # tasks.wait(&tower_respond_async::Scope::All, id, Duration::from_secs(10)).await?;
+//!
+//! tasks.shutdown(Duration::from_secs(10)).await;
+//! assert_eq!(failures.0.load(Ordering::Relaxed), 1);
+//! # Ok(()) }
+//! ```
 
 #[cfg(feature = "metrics")]
 mod metrics;

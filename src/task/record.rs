@@ -262,7 +262,11 @@ impl Progress {
 
 /// The first `bytes` of `text`, or a few less, so that no character is broken.
 pub(crate) fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// One thing that happened to a task.

@@ -102,27 +102,29 @@ impl TaskState {
     ///
     /// [`Refused`] names the state and the step when the step is not open.
     pub const fn after(self, step: Step) -> Result<Self, Refused> {
-        use TaskState as S;
         Ok(match (self, step) {
-            (S::Enqueued | S::Retrying, Step::Claim) => S::Running,
-            (S::Enqueued | S::Retrying, Step::Stop) => S::Stopped,
-            (S::Enqueued | S::Retrying, Step::Expire) => S::Expired,
-            (S::Enqueued | S::Retrying, Step::Invalidate) => S::Invalid,
+            (Self::Enqueued | Self::Retrying, Step::Claim) => Self::Running,
+            (Self::Enqueued | Self::Retrying, Step::Stop) => Self::Stopped,
+            (Self::Enqueued | Self::Retrying, Step::Expire) => Self::Expired,
+            (Self::Enqueued | Self::Retrying, Step::Invalidate) => Self::Invalid,
 
-            (S::Running, Step::Succeed) => S::Succeeded,
-            (S::Running, Step::Fail | Step::Poison) => S::Failed,
-            (S::Running, Step::Retry) => S::Retrying,
-            (S::Running, Step::Release | Step::Rescue) => S::Enqueued,
-            (S::Running, Step::Stop) => S::Stopping,
+            (Self::Running, Step::Succeed) => Self::Succeeded,
+            (Self::Running, Step::Fail | Step::Poison) => Self::Failed,
+            (Self::Running, Step::Retry) => Self::Retrying,
+            (Self::Running, Step::Release | Step::Rescue) => Self::Enqueued,
+            (Self::Running, Step::Stop) => Self::Stopping,
 
             // Asked to stop, so however the attempt ended, it ends as stopped.
-            (S::Running | S::Stopping, Step::Stopped) => S::Stopped,
-            (S::Stopping, Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison) => {
-                S::Stopped
-            }
-            (S::Stopping, Step::Stop) => S::Stopping,
+            (Self::Running | Self::Stopping, Step::Stopped) => Self::Stopped,
+            (
+                Self::Stopping,
+                Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison,
+            ) => Self::Stopped,
+            (Self::Stopping, Step::Stop) => Self::Stopping,
 
-            (S::Succeeded | S::Failed | S::Stopped | S::Expired | S::Invalid, Step::Rerun) => S::Enqueued,
+            (Self::Succeeded | Self::Failed | Self::Stopped | Self::Expired | Self::Invalid, Step::Rerun) => {
+                Self::Enqueued
+            }
 
             (state, step) => return Err(Refused { state, step }),
         })

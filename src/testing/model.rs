@@ -16,9 +16,9 @@ use crate::{
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter, IdempotencyKey,
-        LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord, TaskRef, TaskState,
-        Tenant, WorkerId,
-        lifecycle::{DeliveryOutcome, DeliveryRef, Edits, Outcome, Renewal, Rerun, Rescue, Settlement, Stop},
+        LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord, TaskRef, Tenant,
+        WorkerId,
+        lifecycle::{DeliveryOutcome, DeliveryRef, Edits, Outcome, Renewal, Rerun, Rescue},
     },
     time::Timestamp,
 };
@@ -152,7 +152,7 @@ impl Case<'_> {
         let (expected, next_due) = self.model.claim(&worker, max, lease);
         let found = self.subject.claim_for(&worker, max, lease).await;
         let claimed: Vec<_> = found.tasks.iter().map(|task| essence(&task.record)).collect();
-        assert_eq!(claimed, expected.iter().map(|task| essence(task)).collect::<Vec<_>>());
+        assert_eq!(claimed, expected.iter().map(essence).collect::<Vec<_>>());
         for (found, expected) in found.tasks.iter().zip(&expected) {
             assert_eq!(found.input, self.model.get(expected.id).expect("claimed").input);
             self.seen.push((found.record.lease(), expected.lease()));

@@ -39,7 +39,7 @@ impl<'a> Object<'a> {
     /// Any text, in parts.
     pub(crate) fn joined<const PARTS: usize>(&mut self, name: &'static str, parts: [&str; PARTS]) {
         self.written(name, |out| {
-            parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()))
+            parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         });
     }
 
@@ -93,7 +93,7 @@ impl<'a> Object<'a> {
     /// True or false.
     pub(crate) fn truth(&mut self, name: &'static str, value: bool) {
         self.member(name, |out| {
-            out.extend_from_slice(if value { b"true" } else { b"false" })
+            out.extend_from_slice(if value { b"true" } else { b"false" });
         });
     }
 

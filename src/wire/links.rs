@@ -24,6 +24,9 @@ pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-
 /// An absolute or path-absolute address of a task, also for clients that follow Azure's guidelines.
 const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 
+/// Where the result of a task is, below the task.
+const RESULT: &str = "/result";
+
 impl ApiLinks {
     /// There is no API.
     pub(crate) const fn none() -> Self {
@@ -61,45 +64,51 @@ impl ApiLinks {
 
     /// `Location` of a task that was accepted, or is not done: where its result will be.
     pub(crate) fn location(&self, task: &TaskRecord) -> Option<HeaderValue> {
-        at(self.path.as_deref()?, task, "/result")
+        at(self.path.as_deref()?, task, RESULT)
     }
 
     /// Puts on an answer where the result of the task will be, the task itself, and the operation. Does nothing where
     /// there is no API.
     pub(crate) fn put_on(&self, headers: &mut HeaderMap, task: &TaskRecord) {
-        for (name, value) in self.values(task).into_iter().skip(2) {
+        for (name, value) in self.values(task, None).into_iter().skip(2) {
             headers.insert(name, value);
         }
     }
 
-    /// The same, and the ids of the task.
-    pub(crate) fn put_on_with_ids(&self, headers: &mut HeaderMap, task: &TaskRecord) {
-        for (name, value) in self.values(task) {
+    /// The same, and the ids of the task. The operation is under the `origin` that the client reached, where that is
+    /// known and the public URL is not.
+    pub(crate) fn put_on_with_ids(&self, headers: &mut HeaderMap, task: &TaskRecord, origin: Option<&str>) {
+        for (name, value) in self.values(task, origin) {
             headers.insert(name, value);
         }
     }
 
     /// Request id, task id, `Location`, `Content-Location` and `Operation-Location`, which is absolute where the public
     /// URL is known, as the clients that read it prefer. They are parts of one text and share its one allocation.
-    fn values(&self, task: &TaskRecord) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> + use<> {
+    fn values(
+        &self,
+        task: &TaskRecord,
+        origin: Option<&str>,
+    ) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> + use<> {
         let mut buffer = RequestId::BUFFER;
         let request_id = task.id.encode(&mut buffer);
         let task_id = TaskId::of(task);
         let task_id = task_id.as_str(request_id);
         let mut text = String::with_capacity(256);
-        let mut append = |parts: [&str; 4]| {
+        let mut append = |parts: &[&str]| {
             let start = text.len();
-            text.extend(parts);
+            parts.iter().for_each(|part| text.push_str(part));
             start..text.len()
         };
-        let ids = [append([request_id, "", "", ""]), append([task_id, "", "", ""])];
+        let ids = [append(&[request_id]), append(&[task_id])];
         let addresses = self.path.as_deref().map(|path| {
-            let operation = self.absolute.as_deref().unwrap_or(path);
-            [
-                append([path, "/", task_id, "/result"]),
-                append([path, "/", task_id, ""]),
-                append([operation, "/", task_id, "/operation"]),
-            ]
+            let location = append(&[path, "/", task_id, RESULT]);
+            let content_location = location.start..location.end - RESULT.len();
+            let operation = match self.absolute.as_deref() {
+                Some(absolute) => append(&[absolute, "/", task_id, "/operation"]),
+                None => append(&[origin.unwrap_or(""), path, "/", task_id, "/operation"]),
+            };
+            [location, content_location, operation]
         });
         let text = Bytes::from(text);
         let names = [
@@ -115,6 +124,12 @@ impl ApiLinks {
             Some((name, value))
         })
     }
+}
+
+/// The part of `path` that is below `prefix`: empty, or from the slash on.
+pub(crate) fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(prefix)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn at(base: &str, task: &TaskRecord, rest: &str) -> Option<HeaderValue> {
@@ -175,7 +190,7 @@ mod tests {
         let links = ApiLinks::new("/tasks", Some("https://example.org/app/"));
         let operation = format!("https://example.org/app/tasks/{}/operation", id());
         let mut headers = HeaderMap::new();
-        links.put_on_with_ids(&mut headers, &record());
+        links.put_on_with_ids(&mut headers, &record(), Some("http://elsewhere"));
         assert_eq!(headers["operation-location"], operation);
         assert_eq!(headers["x-fc-request-id"], id().to_string());
         assert_eq!(headers["x-fc-async-task-id"], id().to_string());
@@ -190,9 +205,32 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_makes_the_operation_absolute_unless_the_public_url_is_known() {
+        let reached = |links: ApiLinks| {
+            let mut headers = HeaderMap::new();
+            links.put_on_with_ids(&mut headers, &record(), Some("https://front.example"));
+            headers.remove("operation-location")
+        };
+        let expected = format!("https://front.example/tasks/{}/operation", id());
+        assert_eq!(reached(ApiLinks::new("/tasks", None)).unwrap(), expected);
+        let known = ApiLinks::new("/tasks", Some("https://example.org"));
+        let expected = format!("https://example.org/tasks/{}/operation", id());
+        assert_eq!(reached(known).unwrap(), expected);
+        assert_eq!(reached(ApiLinks::default()), None);
+    }
+
+    #[test]
     fn without_an_api_nothing_names_it() {
         let mut headers = HeaderMap::new();
         ApiLinks::default().put_on(&mut headers, &record());
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_slash() {
+        assert_eq!(below("/tasks", "/tasks"), Some(""));
+        assert_eq!(below("/tasks", "/tasks/x"), Some("/x"));
+        assert_eq!(below("/tasks", "/tasksx"), None);
+        assert_eq!(below("", "/x"), Some("/x"));
     }
 }

@@ -21,7 +21,7 @@ mod redact;
 pub(crate) use self::{
     document::TaskDocument,
     hop::HopByHop,
-    links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+    links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
     operation::OperationDocument,
     payload::Payload,
     problem::{Problem, STATUS_HEADER},

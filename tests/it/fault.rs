@@ -92,6 +92,10 @@ impl Harness for Wrapped {
         self.0.unit()
     }
 
+    fn rounds(&self) -> usize {
+        50
+    }
+
     fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
         self.0.reopen()
     }

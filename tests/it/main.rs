@@ -1,6 +1,34 @@
 //! The crate seen from outside: one binary, a module per theme.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that meets an error it does not expect should fail"
+)]
+
+mod accept;
+mod api;
+mod body;
 mod conformance;
+mod custom_store;
+mod dedup;
+mod engine_support;
+mod examples;
 mod fault;
+mod faults;
+mod floors;
+mod handler;
+mod hooks;
+mod lease;
 mod memory;
+mod metrics_probe;
+mod placement;
+mod prefer;
+mod refusals;
+mod replay;
+mod run;
+mod shutdown;
 mod simulation;
+mod stop;
+mod support;
+mod sync_path;
+mod tracing_probe;

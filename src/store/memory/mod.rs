@@ -68,7 +68,8 @@ use crate::{
 /// A store in this process's memory: nothing to install, nothing to wait for, and nothing left when the process ends.
 ///
 /// For tests, for work that a client repeats anyway, and for finding out whether asynchronous invocation is what you
-/// want. Clones are the same store, and several layers of one process may share it.
+/// want. Clones are the same store, and several layers of one process may share it: closing one clone, as a layer does
+/// when it is shut down, closes no other.
 ///
 /// It is bounded, by tasks and by bytes. When it is full, the tasks that ended first are dropped, before their
 /// retention is over, so that new ones find room; one with a completion still to be delivered is kept. When only live
@@ -87,9 +88,10 @@ use crate::{
 /// let store = MemoryStore::builder().max_tasks(10_000).max_bytes(64 * 1024 * 1024).build();
 /// assert_eq!(store.abilities().durability, Durability::Process);
 /// ```
-#[derive(Clone)]
 pub struct MemoryStore {
     inner: Arc<Inner>,
+    /// Of this clone alone: another engine may still use the tasks, or be built on them later.
+    closed: AtomicBool,
 }
 
 impl MemoryStore {
@@ -100,9 +102,22 @@ impl MemoryStore {
     }
 
     /// A store to be made with bounds or a clock of your own.
-    #[must_use]
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder::default()
+    }
+
+    const fn over(inner: Arc<Inner>) -> Self {
+        Self {
+            inner,
+            closed: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Clone for MemoryStore {
+    /// The same store, open.
+    fn clone(&self) -> Self {
+        Self::over(self.inner.clone())
     }
 }
 
@@ -119,7 +134,7 @@ impl fmt::Debug for MemoryStore {
             .field("tasks", &self.inner.room.tasks())
             .field("bytes", &self.inner.room.bytes())
             .field("waiting", &self.inner.queue.waiting())
-            .field("closed", &self.inner.closed)
+            .field("closed", &self.closed)
             .finish_non_exhaustive()
     }
 }
@@ -173,9 +188,8 @@ impl MemoryStoreBuilder {
             names: Mutex::default(),
             room: Room::new(self.max_tasks, self.max_bytes),
             clock: self.clock,
-            closed: AtomicBool::new(false),
         };
-        MemoryStore { inner: Arc::new(inner) }
+        MemoryStore::over(Arc::new(inner))
     }
 }
 
@@ -200,7 +214,6 @@ struct Inner {
     names: Mutex<Names>,
     room: Room,
     clock: Arc<dyn Clock>,
-    closed: AtomicBool,
 }
 
 impl TaskStore for MemoryStore {
@@ -359,7 +372,7 @@ impl TaskStore for MemoryStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.inner.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
         self.inner.queue.notify();
         ready(())
     }
@@ -760,7 +773,7 @@ impl MemoryStore {
     }
 
     fn open(&self) -> StoreResult<()> {
-        match self.inner.closed.load(Ordering::Acquire) {
+        match self.closed.load(Ordering::Acquire) {
             true => Err(StoreError::closed()),
             false => Ok(()),
         }

@@ -191,12 +191,12 @@ impl Tasks {
         }
         around.outbox.replace(&was.pending, &[]);
         self.states[was.state as usize] -= 1;
-        if let Some(tenant) = &record.tenant {
-            if let Some(states) = self.tenants.get_mut(tenant) {
-                states[was.state as usize] -= 1;
-                if states.iter().all(|count| *count == 0) {
-                    self.tenants.remove(tenant);
-                }
+        if let Some(tenant) = &record.tenant
+            && let Some(states) = self.tenants.get_mut(tenant)
+        {
+            states[was.state as usize] -= 1;
+            if states.iter().all(|count| *count == 0) {
+                self.tenants.remove(tenant);
             }
         }
         around.room.release(kept.weight());

@@ -29,7 +29,10 @@ impl Timeline {
             .take_while(|other| **other > moment)
             .count();
         if newer < NEAR {
-            self.0.insert(self.0.len() - newer, moment);
+            let place = self.0.len() - newer;
+            if place == 0 || self.0[place - 1] != moment {
+                self.0.insert(place, moment);
+            }
         } else if let Err(place) = self.0.binary_search(&moment) {
             self.0.insert(place, moment);
         }

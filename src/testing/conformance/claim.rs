@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Harness, ROUNDS, Subject,
+    Harness, Subject,
     subject::{LONG, a_task, all_at_once, ids, retry, success, worker},
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 /// Several workers ask for the same few tasks, all at once.
 pub async fn a_task_is_claimed_by_one_worker_only(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS {
+    for _ in 0..harness.rounds() {
         let mut stored = HashSet::new();
         for _ in 0..6 {
             stored.insert(store.insert_new(a_task()).await.id);
@@ -129,7 +129,7 @@ pub async fn suspects_are_claimed_one_at_a_time(harness: &dyn Harness) {
 /// Two dispatchers of one worker ask at the same moment.
 pub async fn suspects_claimed_at_once_are_still_one_at_a_time(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for round in 0..ROUNDS / 10 {
+    for round in 0..harness.rounds() / 10 {
         let mut suspects = Vec::new();
         for _ in 0..4 {
             let task = NewTask {

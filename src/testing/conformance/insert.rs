@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::{
-    Harness, ROUNDS, Subject,
+    Harness, Subject,
     subject::{
         LONG, a_task, a_task_called, a_task_keyed, all_at_once, digest, known, name_of, new, of_tenant, success, worker,
     },
@@ -110,9 +110,14 @@ pub async fn the_same_key_and_another_request_is_refused(harness: &dyn Harness) 
 /// A key is remembered when its task is gone, and forgotten when its window ends, whether the task is there or not.
 pub async fn a_key_outlives_its_task_by_its_own_window(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    let keyed = || NewTask {
-        key_window: store.units(5),
-        ..a_task_keyed("k", 1)
+    // With a name each, which goes when the task does: the key must not go with it.
+    let keyed = || {
+        let task = a_task_keyed("k", 1);
+        NewTask {
+            key_window: store.units(5),
+            name: Some(name_of(&format!("job-{}", task.id))),
+            ..task
+        }
     };
     let first = keyed();
     let lease = store.insert_born(first.clone(), &worker("w"), LONG).await;
@@ -144,7 +149,7 @@ pub async fn a_key_outlives_its_task_by_its_own_window(harness: &dyn Harness) {
 /// Two clients, or one that lost patience, send the same request at the same moment.
 pub async fn the_same_key_twice_at_once_inserts_one(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for round in 0..ROUNDS {
+    for round in 0..harness.rounds() {
         let key = format!("k{round}");
         insert_race(&store, |_| a_task_keyed(&key, 1), KnownBy::Key).await;
     }
@@ -170,7 +175,7 @@ pub async fn a_name_is_unique_in_its_tenant(harness: &dyn Harness) {
 /// As for keys.
 pub async fn the_same_name_twice_at_once_inserts_one(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for round in 0..ROUNDS {
+    for round in 0..harness.rounds() {
         let name = format!("job-{round}");
         insert_race(&store, |_| a_task_called(&name), KnownBy::Name).await;
     }
@@ -179,7 +184,7 @@ pub async fn the_same_name_twice_at_once_inserts_one(harness: &dyn Harness) {
 /// A lost reply is asked again while the first request is still on its way.
 pub async fn the_same_id_twice_at_once_inserts_one(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS {
+    for _ in 0..harness.rounds() {
         let task = NewTask {
             digest: Some(digest(1)),
             ..a_task()

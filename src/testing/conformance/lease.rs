@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Harness, ROUNDS, Subject,
+    Harness, Subject,
     subject::{LONG, a_task, all_at_once, at_once, is_accepted, success, worker},
 };
 use crate::{
@@ -57,7 +57,7 @@ async fn changes_nothing(store: &Subject<'_>, stale: LeaseRef) {
 /// Every process runs the rescue; one of them finds the task.
 pub async fn a_lapsed_lease_is_rescued_exactly_once(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS / 10 {
+    for _ in 0..harness.rounds() / 10 {
         let mut stored = Vec::new();
         for _ in 0..10 {
             let task = a_task();
@@ -118,7 +118,7 @@ pub async fn a_lapsed_lease_cannot_be_renewed(harness: &dyn Harness) {
 /// Renewal and rescue of a lease that has just run out: one of them has it, and the record agrees.
 pub async fn renewal_against_rescue_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS / 10 {
+    for _ in 0..harness.rounds() / 10 {
         let task = a_task();
         let lease = store.insert_born(task.clone(), &worker("w"), store.units(1)).await;
         store.pass(2).await;

@@ -53,6 +53,10 @@ impl Harness for MemoryHarness {
         Duration::from_secs(1)
     }
 
+    fn rounds(&self) -> usize {
+        2_000
+    }
+
     fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
         Box::pin(async { None })
     }

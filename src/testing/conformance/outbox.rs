@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Harness, ROUNDS, Subject,
+    Harness, Subject,
     subject::{LONG, a_task, a_task_telling, all_at_once, failure, is_accepted, retry, success, worker},
 };
 use crate::{
@@ -107,7 +107,7 @@ pub async fn only_who_asked_is_told(harness: &dyn Harness) {
 /// Deliverers of several processes ask at the same moment.
 pub async fn a_delivery_is_claimed_by_one_deliverer_only(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS / 10 {
+    for _ in 0..harness.rounds() / 10 {
         let mut stored = HashSet::new();
         for _ in 0..5 {
             let lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;

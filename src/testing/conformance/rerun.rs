@@ -109,7 +109,7 @@ pub async fn a_rerun_is_as_young_as_a_new_task(harness: &dyn Harness) {
 /// Either it is gone or it waits again, never both.
 pub async fn rerun_against_delete_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..super::ROUNDS {
+    for _ in 0..harness.rounds() {
         let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
         let _ = store.end(lease, success()).await;
         let (first, second) = (store.store.clone(), store.store.clone());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::{
-    Harness, ROUNDS, Subject,
+    Harness, Subject,
     subject::{LONG, a_task, all_at_once, failure, is_accepted, retry, success, worker},
 };
 use crate::{
@@ -51,14 +51,14 @@ pub async fn the_response_appears_with_the_state(harness: &dyn Harness) {
     assert_eq!(found.as_deref(), Some(&teapot));
 }
 
-/// A result is reported twice when the reply to the first report was lost, or when two think they hold the task.
-pub async fn of_two_settlements_one_is_accepted(harness: &dyn Harness) {
+/// A result is reported again when the reply to the first report was lost, or when several think they hold the task.
+pub async fn of_several_settlements_one_is_accepted(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS {
+    for _ in 0..harness.rounds() {
         let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
-        let settled = all_at_once(2, |side| {
+        let settled = all_at_once(4, |side| {
             let store = store.store.clone();
-            let outcome = if side == 0 { success() } else { failure() };
+            let outcome = if side % 2 == 0 { success() } else { failure() };
             async move { store.settle(Settlement::new(lease, outcome)).await.expect("settle") }
         })
         .await;

@@ -1,7 +1,7 @@
 //! Asking for a task to stop.
 
 use super::{
-    Harness, ROUNDS, Subject,
+    Harness, Subject,
     subject::{LONG, a_task, at_once, failure, is_accepted, retry, success, worker},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub async fn stop_of_a_queued_task_is_final(harness: &dyn Harness) {
 /// Either the stop came first and the task is never run, or the claim did and its worker is told.
 pub async fn stop_against_claim_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS {
+    for _ in 0..harness.rounds() {
         let task = a_task();
         store.insert_new(task.clone()).await;
         let (claimer, stopper) = (store.store.clone(), store.store.clone());
@@ -70,7 +70,7 @@ pub async fn stop_against_claim_has_one_winner(harness: &dyn Harness) {
 /// Either the result is kept, or the task is stopped; the answers agree with what is stored.
 pub async fn stop_against_settle_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..ROUNDS {
+    for _ in 0..harness.rounds() {
         let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
         let (settler, stopper) = (store.store.clone(), store.store.clone());
         let (settled, stopped) = at_once(

@@ -291,10 +291,10 @@ impl StartingLine {
             while missing.load(Ordering::Acquire) > 0 {
                 spins += 1;
                 // With fewer cores than sides, somebody must make room now and then.
-                if spins % 10_000 == 0 {
-                    std::thread::yield_now()
+                if spins.is_multiple_of(10_000) {
+                    std::thread::yield_now();
                 } else {
-                    std::hint::spin_loop()
+                    std::hint::spin_loop();
                 }
             }
             runtime.block_on(side)

@@ -104,14 +104,10 @@ impl World {
                 running <= process.slots,
                 format_args!("{running} handlers on {}", process.slots),
             );
-            for lease in process.held(now) {
+            for lease in process.at_work(now) {
                 let holders = held.entry(lease.id).or_insert(0);
                 *holders += 1;
-                self.check(
-                    3,
-                    *holders == 1,
-                    format_args!("two believe that they hold {}", lease.id),
-                );
+                self.check(3, *holders == 1, format_args!("two handlers work on {}", lease.id));
             }
         }
     }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 1 a 202 means the task is readable | whenever it is touched, and at the end |
 //! | 2 nothing is non-terminal for ever once faults stop | at the end, within a bounded time |
-//! | 3 at most one valid lease | after every step, by the holders' own deadlines |
+//! | 3 at most one valid lease | after every step: no two handlers at work on one task |
 //! | 4 one terminal transition per generation | whenever a task is touched |
 //! | 5 attempt numbers only grow, and are bounded | at every claim |
 //! | 6 every end is told, under one id | at every delivery, and at the end |

@@ -122,9 +122,10 @@ impl Process {
         self.attempts.iter().filter(|live| live.handler.is_some()).count()
     }
 
-    /// Claims that this process believes it holds, and has a handler at work under.
-    pub(super) fn held(&self, now: Instant) -> impl Iterator<Item = LeaseRef> {
-        let held = move |live: &&Live| live.handler.is_some() && live.machine.is_held(now);
+    /// Claims under which a handler is at work now. A frozen process does nothing, whatever it believes.
+    pub(super) fn at_work(&self, now: Instant) -> impl Iterator<Item = LeaseRef> {
+        let awake = self.is_awake(now);
+        let held = move |live: &&Live| awake && live.handler.is_some();
         let held = self.attempts.iter().filter(held);
         held.map(|live| live.lease)
     }

@@ -1,0 +1,22 @@
+//! The long form: why the crate is built as it is, what it guarantees, and how to live with it.
+//!
+//! - [`design`]: the decisions, as questions
+//! - [`guarantees`]: what is promised, what is not, and which test shows it
+//! - [`operating`]: settings, sizes, shutdown, what to watch
+//! - [`writing_a_store`]: for whoever keeps tasks somewhere new
+//! - [`changelog`]: what changed
+
+#[doc = include_str!("design.md")]
+pub mod design {}
+
+#[doc = include_str!("guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("operating.md")]
+pub mod operating {}
+
+#[doc = include_str!("writing_a_store.md")]
+pub mod writing_a_store {}
+
+#[doc = include_str!("../../CHANGELOG.md")]
+pub mod changelog {}

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs every test there is, after installing what they need: on a fresh Debian or Ubuntu with cargo, nothing else is to
+# be done before.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+# Installs the Debian packages that provide commands which are missing.
+need() {
+    local missing=()
+    local command package
+    while [ $# -gt 0 ]; do
+        command=$1 package=$2
+        shift 2
+        command -v "$command" >/dev/null || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing ${missing[*]} (apt-get)"
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+need cc gcc curl curl ffmpeg ffmpeg
+command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
+
+say "unit and integration tests, all features"
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --features tower-respond-async/full --no-fail-fast
+else
+    cargo test --workspace --features tower-respond-async/full --lib --bins --tests
+fi
+
+say "examples in the documentation"
+cargo test --workspace --features tower-respond-async/full --doc
+
+say "the benches run, a moment each"
+cargo test --features full --benches
+
+say "the transcoder, as somebody new would try it"
+examples/transcode/demo.sh
+
+say "all tests passed"

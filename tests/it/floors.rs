@@ -1,0 +1,210 @@
+//! The house rule: imports only go down. Reads every source file and names each import that climbs.
+//!
+//! ```text
+//! floor 4  layer/ api/ wire/    HTTP comes in, answers go out
+//! floor 3  engine/              decides and drives; knows ports only
+//! floor 2  store/* hook/* probe/*   adapters, each on its own
+//! floor 1  the ports: the files that adapters are written against
+//! floor 0  task/ time error     plain data
+//! beside   testing/ guide/      may look at all floors; nothing looks at them
+//! ```
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Types that stand for one adapter, under the names by which a port's module hands them out.
+const ADAPTERS: [&str; 4] = ["MemoryStore", "MemoryStoreBuilder", "MetricsProbe", "TracingProbe"];
+
+/// Files of a port's folder that belong to the port itself.
+const PORT_FILES: [&str; 8] = [
+    "store/mod",
+    "store/error",
+    "store/ext",
+    "store/operations",
+    "hook/mod",
+    "hook/closure",
+    "probe/mod",
+    "hook/channel",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Floor {
+    Data,
+    Port,
+    Adapter,
+    Engine,
+    Edge,
+    Beside,
+}
+
+/// The floor of a file, by its path below `src` without the ending.
+fn floor_of_file(path: &str) -> Option<Floor> {
+    let room = path.split('/').next().unwrap_or(path);
+    Some(match room {
+        "task" | "time" | "error" => Floor::Data,
+        "store" | "hook" | "probe" if PORT_FILES.contains(&path) => Floor::Port,
+        "store" | "hook" | "probe" => Floor::Adapter,
+        "engine" => Floor::Engine,
+        "layer" | "api" | "wire" => Floor::Edge,
+        "testing" | "guide" => Floor::Beside,
+        "lib" => return None,
+        room => panic!("src/{room} stands on no floor: name one in tests/it/floors.rs"),
+    })
+}
+
+/// The floor of what is imported, by its path below the crate.
+fn floor_of_import(path: &str) -> Floor {
+    let parts: Vec<_> = path.split("::").collect();
+    match parts[0] {
+        "task" | "time" | "error" | "BoxError" | "ConfigError" => Floor::Data,
+        "store" | "hook" | "probe" => match parts.get(1) {
+            Some(second) if ["memory", "metrics", "tracing"].contains(second) || ADAPTERS.contains(second) => {
+                Floor::Adapter
+            }
+            _ => Floor::Port,
+        },
+        "engine" => Floor::Engine,
+        "layer" | "api" | "wire" => Floor::Edge,
+        // `__promises` is the list that the conformance macro expands to.
+        "testing" | "guide" | "__promises" => Floor::Beside,
+        other => panic!("crate::{other} is imported, which stands on no floor: name its module instead"),
+    }
+}
+
+/// Whether a file may import this.
+fn may_import(file: &str, floor: Floor, import: &str) -> bool {
+    let imported = floor_of_import(import);
+    match floor {
+        Floor::Beside => true,
+        // An adapter's own files know each other; a sibling's they do not.
+        Floor::Adapter if imported == Floor::Adapter => {
+            let own = file.split('/').nth(1).unwrap_or_default();
+            import.split("::").nth(1) == Some(own)
+        }
+        // Ports hand their adapters out, by `mod` and `pub use self::`, and name them nowhere else.
+        _ if imported == Floor::Adapter => false,
+        _ => imported <= floor,
+    }
+}
+
+/// Every path below `crate::` that the code names, groups in braces taken apart. Comments and tests are left out.
+fn imports(source: &str) -> Vec<String> {
+    let code: String = source
+        .lines()
+        .map(str::trim_start)
+        .take_while(|line| !line.starts_with("#[cfg(test)]"))
+        .filter(|line| !line.starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let boundary = code[..at].chars().next_back();
+        if boundary.is_none_or(|c| !c.is_alphanumeric() && c != '_') {
+            tree(&code[at + "crate::".len()..], "", &mut found);
+        }
+    }
+    found
+}
+
+/// Reads one path or one group of them, and answers how much it read.
+fn tree(text: &str, prefix: &str, found: &mut Vec<String>) -> usize {
+    if let Some(group) = text.strip_prefix('{') {
+        let mut at = 1;
+        loop {
+            let rest = &text[at..];
+            at += rest.len() - rest.trim_start_matches([' ', '\n', ',']).len();
+            match text[at..].chars().next() {
+                Some('}') => return at + 1,
+                Some(_) => at += tree(&text[at..], prefix, found).max(1),
+                None => return group.len() + 1,
+            }
+        }
+    }
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
+    let path = format!("{prefix}{}", &text[..end]);
+    if let Some(rest) = text[end..].strip_prefix("::") {
+        return end + 2 + tree(rest, &format!("{path}::"), found);
+    }
+    found.push(path);
+    end
+}
+
+fn climbs(file: &str, source: &str) -> Vec<String> {
+    let Some(floor) = floor_of_file(file) else {
+        return Vec::new();
+    };
+    let climbing = imports(source)
+        .into_iter()
+        .filter(|import| !may_import(file, floor, import));
+    climbing
+        .map(|import| format!("src/{file}.rs imports {import}"))
+        .collect()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("src can be read") {
+        let path = entry.expect("src can be read").path();
+        match path.is_dir() {
+            true => sources(&path, found),
+            false if path.extension().is_some_and(|ending| ending == "rs") => found.push(path),
+            false => {}
+        }
+    }
+}
+
+#[test]
+fn imports_only_go_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 40, "only {} files were found", files.len());
+    let climbs: Vec<_> = files
+        .iter()
+        // Files of tests only may look where they like.
+        .filter(|path| path.file_stem().is_some_and(|name| name != "tests"))
+        .flat_map(|path| {
+            let file = path.strip_prefix(&root).expect("below src").with_extension("");
+            let source = fs::read_to_string(path).expect("a source file can be read");
+            climbs(&file.to_string_lossy().replace('\\', "/"), &source)
+        })
+        .collect();
+    assert!(climbs.is_empty(), "{}", climbs.join("\n"));
+}
+
+#[test]
+fn a_climb_is_found_however_it_is_written() {
+    for (file, source) in [
+        ("task/id", "use crate::engine::Tasks;"),
+        ("store/mod", "use crate::{task::Scope, engine::{node::{Node}}};"),
+        ("engine/run", "use crate::layer::RequestBody;"),
+        ("engine/run", "fn f(store: &crate::store::MemoryStore) {}"),
+        (
+            "engine/run",
+            "use crate::{\n    store::{\n        Claim, MemoryStore,\n    },\n};",
+        ),
+        ("probe/metrics", "use crate::probe::tracing::TracingProbe;"),
+        ("store/memory/shard", "use crate::engine::Tasks;"),
+        ("layer/accept", "use crate::testing::ManualClock;"),
+    ] {
+        assert_eq!(climbs(file, source).len(), 1, "{file}: {source}");
+    }
+    for (file, source) in [
+        (
+            "engine/run",
+            "use crate::{store::TaskStore, task::{Scope, lifecycle::Stop}};",
+        ),
+        ("store/memory/shard", "use crate::store::memory::queue::Queue;"),
+        ("engine/run", "// use crate::layer::RequestBody;"),
+        (
+            "engine/run",
+            "#[cfg(test)]\nmod tests { use crate::layer::RequestBody; }",
+        ),
+        ("testing/fault", "use crate::store::MemoryStore;"),
+    ] {
+        assert_eq!(climbs(file, source), [""; 0], "{file}: {source}");
+    }
+}

@@ -1,0 +1,411 @@
+//! What `MetricsProbe` counts while tasks really run.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Method, Request, StatusCode, Uri},
+    routing::post,
+};
+use bytes::Bytes;
+use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
+use tower::{Layer, ServiceExt};
+use tower_respond_async::{
+    Backoff, Builder, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskContext, Tasks,
+    probe::{Event, MetricsProbe, Probe},
+    store::{Insert, Pruned, StoreError, StoreErrorKind, TaskStore},
+    task::{CapturedRequest, NewTask, WorkerId},
+    testing::{FaultStore, ManualClock, Operation},
+    time::Timestamp,
+};
+
+#[test]
+fn what_happens_to_tasks_is_counted() {
+    let seen = watch(async || {
+        let (app, tasks) = app(|builder| builder);
+        for path in ["/fine", "/flaky", "/refuses", "/panics"] {
+            assert_eq!(send(&app, path, None).await.0, StatusCode::ACCEPTED);
+        }
+        for _ in 0..2 {
+            assert_eq!(send(&app, "/fine", Some("once")).await.0, StatusCode::ACCEPTED);
+        }
+        assert_eq!(
+            send(&app, "/flaky", Some("once")).await.0,
+            StatusCode::UNPROCESSABLE_ENTITY
+        );
+        all_ended(&tasks, 5).await;
+        tasks.shutdown(Duration::from_secs(5)).await;
+    });
+
+    assert_eq!(seen.value("accepted_total{outcome=accepted}"), 5.0);
+    assert_eq!(seen.value("accepted_total{outcome=duplicate}"), 1.0);
+    assert_eq!(seen.value("accepted_total{outcome=IdempotencyKeyReused}"), 1.0);
+    assert_eq!(seen.samples("accept_duration_seconds").len(), 6);
+    assert_eq!(seen.value("attempts_total{outcome=succeeded}"), 3.0);
+    // Once the flaky one, once the one that refuses; a panic is retried, and then it is the last.
+    assert_eq!(seen.value("attempts_total{outcome=failed}"), 2.0);
+    assert_eq!(seen.value("attempts_total{outcome=panicked}"), 2.0);
+    assert_eq!(seen.value("retries_total"), 2.0);
+    assert_eq!(seen.samples("queue_wait_seconds").len(), 7);
+    assert_eq!(seen.samples("attempt_duration_seconds{outcome=succeeded}").len(), 3);
+    assert_eq!(seen.samples("store_op_duration_seconds{op=settle,outcome=ok}").len(), 7);
+    let slots = ["running", "stuck", "free"].map(|state| seen.value(&format!("slots{{state={state}}}")));
+    assert_eq!(slots.iter().sum::<f64>(), 4.0);
+    assert_eq!(seen.value("tasks{state=Succeeded}"), 0.0);
+    assert_eq!(seen.value("buffered_bytes"), 0.0);
+    assert_eq!(
+        seen.value("poisoned_total"),
+        0.0,
+        "what has not happened is there as well"
+    );
+}
+
+#[test]
+fn tasks_that_a_dead_process_left_are_counted() {
+    let seen = watch(async || {
+        let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
+        let store = MemoryStore::builder().clock(clock.clone()).build();
+        let lapse = Duration::from_secs(1);
+        let dead = WorkerId::new("dead", 1);
+        for (number, crash_allowance) in [(1, 3), (2, 1)] {
+            let mut task = a_task(number);
+            task.crash_allowance = crash_allowance;
+            let inserted = store.insert(Insert::new(task).born(dead.clone(), lapse)).await;
+            assert!(inserted.is_ok());
+        }
+        let mut old = a_task(3);
+        old.max_age = lapse;
+        assert!(store.insert(Insert::new(old)).await.is_ok());
+        clock.advance(lapse * 2);
+
+        let layer = RespondAsyncLayer::builder(store).probe(MetricsProbe::new());
+        let layer = layer.build().expect("the settings make sense");
+        let tasks = layer.tasks();
+        let app = layer.layer(routes());
+        all_ended(&tasks, 3).await;
+        tasks.shutdown(Duration::from_secs(5)).await;
+        drop(app);
+    });
+
+    assert_eq!(seen.value("rescued_total"), 2.0);
+    assert_eq!(seen.value("poisoned_total"), 1.0);
+    assert_eq!(seen.value("expired_total"), 1.0);
+    assert_eq!(seen.value("attempts_total{outcome=succeeded}"), 1.0);
+}
+
+#[test]
+fn tries_to_tell_a_hook_are_counted() {
+    let seen = watch(async || {
+        let (tell, mut told) = tokio::sync::mpsc::channel::<Completion>(8);
+        let (app, tasks) = app(|builder| {
+            builder
+                .on_success(tell)
+                .on_failure(|_: Completion| Err::<(), _>("nobody is there"))
+        });
+        send(&app, "/fine", None).await;
+        send(&app, "/refuses", None).await;
+        assert!(told.recv().await.is_some());
+        all_ended(&tasks, 2).await;
+        tasks.shutdown(Duration::from_secs(5)).await;
+    });
+
+    assert_eq!(seen.value("callback_deliveries_total{outcome=delivered}"), 1.0);
+    assert_eq!(seen.value("callback_deliveries_total{outcome=retried}"), 1.0);
+}
+
+/// A time limit outside the measurement once cut it off: the slowest calls of all left no trace in the durations.
+#[test]
+fn a_store_call_that_never_answers_is_measured() {
+    let seen = watch(async || {
+        let store = FaultStore::new(MemoryStore::new());
+        let faults = store.faults();
+        let layer = RespondAsyncLayer::builder(store)
+            .store_timeout(Duration::from_millis(20))
+            .probe(MetricsProbe::new());
+        let layer = layer.build().expect("the settings make sense");
+        let tasks = layer.tasks();
+        let app = layer.layer(routes());
+        let hangs = faults.delay_next(Operation::Settle);
+        send(&app, "/fine", None).await;
+        all_ended(&tasks, 1).await;
+        drop(hangs);
+        tasks.shutdown(Duration::from_secs(5)).await;
+    });
+
+    let timed_out = seen.samples("store_op_duration_seconds{op=settle,outcome=unavailable}");
+    assert!(timed_out.len() == 1 && timed_out[0] >= 0.02, "{timed_out:?}");
+    assert_eq!(seen.samples("store_op_duration_seconds{op=settle,outcome=ok}").len(), 1);
+}
+
+#[test]
+fn what_seldom_happens_is_counted_too() {
+    let seen = watch(async || {
+        let probe = MetricsProbe::new();
+        let id = RequestId::from_parts(Timestamp::ZERO, [1; 10]);
+        let corrupt = StoreError::new(StoreErrorKind::Corrupt, "a record cannot be read");
+        for event in [
+            Event::LeaseLost { id, attempt: 1 },
+            Event::Fenced { id },
+            Event::Pruned(Pruned { tasks: 3, keys: 2 }),
+            Event::StoreCall {
+                operation: "input",
+                took: Duration::from_millis(20),
+                error: Some(&corrupt),
+            },
+            Event::Levels {
+                counts: None,
+                slots_used: 3,
+                slots_total: 8,
+                slots_stuck: 1,
+                buffered_bytes: 17,
+            },
+        ] {
+            probe.on_event(&event);
+        }
+    });
+
+    assert_eq!(seen.value("leases_lost_total"), 1.0);
+    assert_eq!(seen.value("fenced_writes_total"), 1.0);
+    assert_eq!(seen.value("pruned_total"), 3.0);
+    assert_eq!(seen.value("store_corrupt_records_total"), 1.0);
+    assert_eq!(
+        seen.samples("store_op_duration_seconds{op=input,outcome=corrupt}"),
+        [0.02]
+    );
+    assert_eq!(seen.value("slots{state=running}"), 2.0);
+    assert_eq!(seen.value("slots{state=stuck}"), 1.0);
+    assert_eq!(seen.value("slots{state=free}"), 5.0);
+    assert_eq!(seen.value("buffered_bytes"), 17.0);
+}
+
+fn app(configure: impl FnOnce(Builder) -> Builder) -> (RespondAsync<Router>, Tasks) {
+    let builder = RespondAsyncLayer::builder(MemoryStore::new())
+        .concurrency(4)
+        .retry(Backoff::new().max_retries(1).base(Duration::from_millis(1)))
+        .probe(MetricsProbe::new());
+    let layer = configure(builder).build().expect("the settings make sense");
+    let tasks = layer.tasks();
+    (layer.layer(routes()), tasks)
+}
+
+fn routes() -> Router {
+    Router::new()
+        .route("/fine", post(async || "done"))
+        .route("/flaky", post(flaky))
+        .route("/refuses", post(async || StatusCode::BAD_REQUEST))
+        .route("/panics", post(panics))
+}
+
+async fn flaky(task: TaskContext) -> StatusCode {
+    match task.attempt() {
+        1 => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::OK,
+    }
+}
+
+async fn panics() {
+    panic!("asked to");
+}
+
+async fn send(app: &RespondAsync<Router>, path: &str, key: Option<&str>) -> (StatusCode, HeaderMap) {
+    let mut request = Request::post(path).header("prefer", "respond-async");
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    let request = request.body(Body::from("a body")).expect("a request");
+    let response = app.clone().oneshot(request).await.expect("a router has no errors");
+    (response.status(), response.headers().clone())
+}
+
+fn a_task(number: u8) -> NewTask {
+    let id = RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [number; 10]);
+    let request = CapturedRequest::new(Method::POST, Uri::from_static("/fine"), HeaderMap::new(), Bytes::new());
+    NewTask::new(id, Arc::new(request))
+}
+
+/// Waits until so many tasks have ended.
+async fn all_ended(tasks: &Tasks, count: u64) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let stats = tasks.stats(&Scope::All).await.expect("the store is open");
+        let ended: u64 = stats
+            .counts
+            .iter()
+            .filter(|(s, _)| s.is_terminal())
+            .map(|(_, n)| n)
+            .sum();
+        if ended == count {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{stats:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Runs `story` on one thread, with a recorder that only this thread sees, and gives back what was recorded.
+fn watch(story: impl AsyncFnOnce()) -> Seen {
+    let seen = Seen::default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    metrics::with_local_recorder(&seen, || runtime.block_on(story()));
+    seen.check_names();
+    seen
+}
+
+/// All that was recorded, by `name{label=value,...}` without the prefix.
+#[derive(Clone, Debug, Default)]
+struct Seen(Arc<Mutex<Recorded>>);
+
+#[derive(Debug, Default)]
+struct Recorded {
+    described: BTreeMap<String, Option<Unit>>,
+    values: BTreeMap<String, f64>,
+    samples: BTreeMap<String, Vec<f64>>,
+}
+
+impl Seen {
+    fn value(&self, metric: &str) -> f64 {
+        let recorded = self.0.lock().unwrap();
+        *recorded
+            .values
+            .get(metric)
+            .unwrap_or_else(|| panic!("no {metric} in {recorded:#?}"))
+    }
+
+    fn samples(&self, metric: &str) -> Vec<f64> {
+        let recorded = self.0.lock().unwrap();
+        let samples = recorded.samples.get(metric);
+        samples
+            .unwrap_or_else(|| panic!("no {metric} in {recorded:#?}"))
+            .clone()
+    }
+
+    /// Every metric was described, with the unit that its name ends in, and no label is one that grows without bound.
+    fn check_names(&self) {
+        let recorded = self.0.lock().unwrap();
+        for metric in recorded.values.keys().chain(recorded.samples.keys()) {
+            let (name, labels) = metric.split_once('{').unwrap_or((metric, "}"));
+            let unit = recorded
+                .described
+                .get(name)
+                .unwrap_or_else(|| panic!("{name} is not described"));
+            let expected = match name.rsplit('_').next() {
+                Some("seconds") => Unit::Seconds,
+                Some("bytes") => Unit::Bytes,
+                _ => Unit::Count,
+            };
+            assert_eq!(*unit, Some(expected), "{name}");
+            for label in labels
+                .trim_end_matches('}')
+                .split(',')
+                .filter(|label| !label.is_empty())
+            {
+                let label = label.split('=').next().unwrap_or_default();
+                assert!(["outcome", "state", "op"].contains(&label), "{metric}");
+            }
+        }
+    }
+
+    fn describe(&self, key: &KeyName, unit: Option<Unit>) {
+        let name = without_prefix(key.as_str());
+        self.0.lock().unwrap().described.insert(name, unit);
+    }
+
+    fn handle(&self, key: &Key) -> Arc<Handle> {
+        let labels: Vec<_> = key
+            .labels()
+            .map(|label| format!("{}={}", label.key(), label.value()))
+            .collect();
+        let mut metric = without_prefix(key.name());
+        if !labels.is_empty() {
+            metric = format!("{metric}{{{}}}", labels.join(","));
+        }
+        Arc::new(Handle {
+            metric,
+            seen: self.clone(),
+        })
+    }
+}
+
+fn without_prefix(name: &str) -> String {
+    name.strip_prefix("respond_async_")
+        .expect("all metrics have the prefix")
+        .to_owned()
+}
+
+impl metrics::Recorder for Seen {
+    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&key, unit);
+    }
+
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&key, unit);
+    }
+
+    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&key, unit);
+    }
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.handle(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.handle(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.handle(key))
+    }
+}
+
+struct Handle {
+    metric: String,
+    seen: Seen,
+}
+
+impl Handle {
+    fn change(&self, change: impl FnOnce(f64) -> f64) {
+        let mut recorded = self.seen.0.lock().unwrap();
+        let value = recorded.values.entry(self.metric.clone()).or_default();
+        *value = change(*value);
+    }
+}
+
+impl CounterFn for Handle {
+    fn increment(&self, by: u64) {
+        self.change(|value| value + by as f64);
+    }
+
+    fn absolute(&self, to: u64) {
+        self.change(|_| to as f64);
+    }
+}
+
+impl GaugeFn for Handle {
+    fn increment(&self, by: f64) {
+        self.change(|value| value + by);
+    }
+
+    fn decrement(&self, by: f64) {
+        self.change(|value| value - by);
+    }
+
+    fn set(&self, to: f64) {
+        self.change(|_| to);
+    }
+}
+
+impl HistogramFn for Handle {
+    fn record(&self, sample: f64) {
+        let mut recorded = self.seen.0.lock().unwrap();
+        recorded.samples.entry(self.metric.clone()).or_default().push(sample);
+    }
+}
