@@ -2,15 +2,16 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use tokio::time::timeout;
+use tokio::time::{Instant as Moment, timeout_at};
 
 use crate::{
     engine::{Alive, Engine, Reserved, Tasks, Unaccepted},
@@ -169,35 +170,39 @@ impl Accept {
         if !self.engine().budget.has_room(least) {
             return Err(Problem::buffer_full());
         }
-        let reading = async {
-            let mut body = pin!(body);
-            let mut read = Gathered::default();
-            loop {
-                let frame = poll_fn(|cx| body.as_mut().poll_frame(cx));
-                let Some(frame) = timeout(self.config.body_idle_timeout, frame)
-                    .await
-                    .map_err(|_| Problem::request_timeout())?
-                else {
-                    return Ok(read.finish());
-                };
-                let frame = frame.map_err(|_| {
-                    Problem::invalid_argument("The request's body broke off before its end; nothing was stored.")
-                })?;
-                // Trailers are not kept.
-                let Ok(data) = frame.into_data() else { continue };
-                let length = read.len() + data.len();
-                if length > limit {
-                    return Err(Problem::entity_too_large(limit));
+        let mut body = pin!(body);
+        let mut read = Gathered::default();
+        let mut read_by = None;
+        loop {
+            let mut frame = poll_fn(|cx| {
+                let frame = body.as_mut().poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(|_| broken_off())))
+            });
+            let arrived = match poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await {
+                Poll::Ready(arrived) => arrived,
+                // Only a body that is waited for costs a timer: short ones came with the head.
+                Poll::Pending => {
+                    let now = Moment::now();
+                    let read_by = *read_by.get_or_insert(now + self.config.body_timeout);
+                    let frame_by = read_by.min(now + self.config.body_idle_timeout);
+                    let waited = timeout_at(frame_by, frame).await;
+                    waited.map_err(|_| Problem::request_timeout())?
                 }
-                if !reserved.grow_to(length) {
-                    return Err(Problem::buffer_full());
-                }
-                read.push(data);
+            };
+            let Some(frame) = arrived.transpose()? else {
+                return Ok(read.finish());
+            };
+            // Trailers are not kept.
+            let Ok(data) = frame.into_data() else { continue };
+            let length = read.len() + data.len();
+            if length > limit {
+                return Err(Problem::entity_too_large(limit));
             }
-        };
-        timeout(self.config.body_timeout, reading)
-            .await
-            .unwrap_or_else(|_| Err(Problem::request_timeout()))
+            if !reserved.grow_to(length) {
+                return Err(Problem::buffer_full());
+            }
+            read.push(data);
+        }
     }
 
     /// The answer for a task that is stored: its own response if it ends within the wait, or 202.
@@ -328,6 +333,10 @@ impl Accept {
     fn engine(&self) -> &Arc<Engine> {
         &self.alive.0
     }
+}
+
+fn broken_off() -> Problem {
+    Problem::invalid_argument("The request's body broke off before its end; nothing was stored.")
 }
 
 fn full(reason: FullReason) -> Problem {

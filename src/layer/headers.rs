@@ -28,11 +28,13 @@ const OURS: &str = "x-respond-async-";
 /// Takes off what is not replayed.
 pub(crate) fn strip(headers: &mut HeaderMap, policy: &HeaderPolicy) {
     let hop = HopByHop::of(headers);
+    // What nearly every request has; there is seldom more, and then the list costs nothing.
+    headers.remove(header::CONTENT_LENGTH);
+    Dialect::strip(headers);
     let gone: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
             hop.contains(name)
-                || **name == header::CONTENT_LENGTH
                 || **name == header::EXPECT
                 || **name == X_FC_REQUEST_ID
                 || name.as_str().starts_with("proxy-")
@@ -44,7 +46,6 @@ pub(crate) fn strip(headers: &mut HeaderMap, policy: &HeaderPolicy) {
     for name in gone {
         headers.remove(name);
     }
-    Dialect::strip(headers);
 }
 
 /// How many async requests led to this one. What is not a number counts as none.

@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 
-use crate::task::{RequestId, TaskName, TaskRecord};
+use crate::{
+    task::{RequestId, TaskName, TaskRecord},
+    wire::Values,
+};
 
 /// Where the task API is served, if it is: every header and link that names it comes from here.
 ///
@@ -94,23 +96,19 @@ impl ApiLinks {
         let request_id = task.id.encode(&mut buffer);
         let task_id = TaskId::of(task);
         let task_id = task_id.as_str(request_id);
-        let mut text = String::with_capacity(256);
-        let mut append = |parts: &[&str]| {
-            let start = text.len();
-            parts.iter().for_each(|part| text.push_str(part));
-            start..text.len()
-        };
-        let ids = [append(&[request_id]), append(&[task_id])];
+        // What they take together under a short base, without a public URL.
+        let mut values = Values::with_capacity(256);
+        let ids = [values.add(&[request_id]), values.add(&[task_id])];
         let addresses = self.path.as_deref().map(|path| {
-            let location = append(&[path, "/", task_id, RESULT]);
+            let location = values.add(&[path, "/", task_id, RESULT]);
             let content_location = location.start..location.end - RESULT.len();
             let operation = match self.absolute.as_deref() {
-                Some(absolute) => append(&[absolute, "/", task_id, "/operation"]),
-                None => append(&[origin.unwrap_or(""), path, "/", task_id, "/operation"]),
+                Some(absolute) => values.add(&[absolute, "/", task_id, "/operation"]),
+                None => values.add(&[origin.unwrap_or(""), path, "/", task_id, "/operation"]),
             };
             [location, content_location, operation]
         });
-        let text = Bytes::from(text);
+        let value = values.finish();
         let names = [
             X_FC_REQUEST_ID,
             X_FC_ASYNC_TASK_ID,
@@ -119,10 +117,10 @@ impl ApiLinks {
             OPERATION_LOCATION,
         ];
         let parts = ids.into_iter().chain(addresses.into_iter().flatten());
-        names.into_iter().zip(parts).filter_map(move |(name, part)| {
-            let value = HeaderValue::from_maybe_shared(text.slice(part)).ok()?;
-            Some((name, value))
-        })
+        names
+            .into_iter()
+            .zip(parts)
+            .filter_map(move |(name, part)| Some((name, value(part)?)))
     }
 }
 

@@ -7,6 +7,7 @@
 //! - `json`: documents written as they are made
 //! - `payload`: bytes as they stand in a document
 //! - `redact`: what no view shows
+//! - `values`: header values that are made together
 //! - `hop`: headers that belong to one connection
 
 mod document;
@@ -17,6 +18,7 @@ mod operation;
 mod payload;
 mod problem;
 mod redact;
+mod values;
 
 pub(crate) use self::{
     document::TaskDocument,
@@ -26,4 +28,5 @@ pub(crate) use self::{
     payload::Payload,
     problem::{Problem, STATUS_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_header, is_secret_query_key},
+    values::Values,
 };
