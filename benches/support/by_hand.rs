@@ -32,6 +32,22 @@ pub trait Defers<B>: Clone + Send + 'static {
     fn all_ended(&self) -> impl Future<Output = ()> + Send;
 }
 
+/// Does the work at once and answers with what comes of it.
+#[derive(Clone, Copy)]
+pub struct AtOnce;
+
+impl<B> Defers<B> for AtOnce
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Send + Unpin + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let Ok(response) = Echo.call(request).await;
+        response
+    }
+
+    async fn all_ended(&self) {}
+}
+
 /// Spawns the work and forgets it.
 #[derive(Clone, Default)]
 pub struct Spawn {
