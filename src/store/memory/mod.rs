@@ -337,7 +337,9 @@ impl TaskStore for MemoryStore {
             let logs = kept.logs.get_or_insert_default();
             let before = logs.weight();
             logs.append(&kept.record, lines, now);
-            self.inner.room.grow(logs.weight() - before);
+            let more = logs.weight() - before;
+            kept.weight += more;
+            self.inner.room.grow(more);
             true
         }))
     }
@@ -382,9 +384,10 @@ impl TaskStore for MemoryStore {
 impl MemoryStore {
     fn insert_now(&self, insert: &Insert) -> Inserted {
         let task = &insert.task;
-        let weight = task.input.weight() + Names::weight(task);
+        let own_weight = task.input.weight();
+        let weight = own_weight + Names::weight(task);
         loop {
-            if let Some(inserted) = self.try_insert(insert, weight) {
+            if let Some(inserted) = self.try_insert(insert, own_weight, weight) {
                 return inserted;
             }
             // No lock is held here. Another insert may take the room that is made: then this one makes more.
@@ -395,7 +398,7 @@ impl MemoryStore {
     }
 
     /// `None` if there is no room in the store.
-    fn try_insert(&self, insert: &Insert, weight: usize) -> Option<Inserted> {
+    fn try_insert(&self, insert: &Insert, own_weight: usize, weight: usize) -> Option<Inserted> {
         let task = &insert.task;
         let now = self.now();
         // Held to the end: between the look-up and the insert nobody else may take the name.
@@ -432,6 +435,7 @@ impl MemoryStore {
             output: None,
             digest: task.digest,
             logs: None,
+            weight: own_weight,
         };
 
         let mut tasks = self.tasks(task.id);
@@ -555,11 +559,13 @@ impl MemoryStore {
         let change = tasks.change(id, &self.around(id), |record| record.settle(token, &outcome, now));
         let change = change.ok_or(Fenced)?;
         let state = change.answer?;
-        if let Some(output) = outcome.output_for(state) {
-            self.inner.room.grow(output.weight());
-            if let Some(kept) = tasks.get_mut(id) {
-                kept.output = Some(output);
-            }
+        if let Some(output) = outcome.output_for(state)
+            && let Some(kept) = tasks.get_mut(id)
+        {
+            let more = output.weight();
+            kept.weight += more;
+            kept.output = Some(output);
+            self.inner.room.grow(more);
         }
         drop(tasks);
         self.notify_if(change.work);
@@ -616,10 +622,11 @@ impl MemoryStore {
         let change = tasks.change(id, &self.around(id), |record| record.rerun(&input, now));
         let change = change.ok_or_else(StoreError::not_found)?;
         if let (Rerun::Enqueued { .. }, Some(kept)) = (change.answer, tasks.get_mut(id)) {
-            let before = kept.weight();
+            let before = kept.weight;
             kept.input = input;
             kept.output = None;
-            self.inner.room.grow(kept.weight());
+            kept.weight = kept.weigh();
+            self.inner.room.grow(kept.weight);
             self.inner.room.shrink(before);
         }
         drop(tasks);
@@ -640,7 +647,9 @@ impl MemoryStore {
         if let Some(name) = kept.record.name.clone() {
             names.forget(name, kept.record.tenant.clone(), id);
         }
-        tasks.remove(id, &self.around(id));
+        let removed = tasks.remove(id, &self.around(id));
+        drop((tasks, names));
+        drop(removed);
         Ok(Delete::Deleted)
     }
 
@@ -756,7 +765,9 @@ impl MemoryStore {
                 return false;
             };
             let Some(name) = kept.record.name.clone() else {
-                tasks.remove(id, &self.around(id));
+                let removed = tasks.remove(id, &self.around(id));
+                drop(tasks);
+                drop(removed);
                 return true;
             };
             (name, kept.record.tenant.clone())
@@ -767,8 +778,10 @@ impl MemoryStore {
         if !tasks.get(id).is_some_and(fits) {
             return false;
         }
-        tasks.remove(id, &self.around(id));
+        let removed = tasks.remove(id, &self.around(id));
+        drop(tasks);
         names.forget(name, tenant, id);
+        drop((names, removed));
         true
     }
 
