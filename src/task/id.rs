@@ -261,7 +261,8 @@ pub struct LeaseRef {
 /// A process that runs tasks: a name people recognise, and a random boot id that no other start shares.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerId {
-    name: Arc<str>,
+    /// The name and the boot id, as they are shown: in every document of a task that was claimed.
+    shown: Arc<str>,
     boot: u64,
 }
 
@@ -269,7 +270,7 @@ impl WorkerId {
     /// The worker called `name` in this start of the process.
     pub fn new(name: impl Into<Arc<str>>, boot: u64) -> Self {
         Self {
-            name: name.into(),
+            shown: format!("{}-{boot:016x}", name.into()).into(),
             boot,
         }
     }
@@ -277,7 +278,12 @@ impl WorkerId {
     /// The name people recognise.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.shown[..self.shown.len() - BOOT_LENGTH]
+    }
+
+    /// The worker as it is shown: its name and the number of this start.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.shown
     }
 
     /// The number of this start.
@@ -289,9 +295,12 @@ impl WorkerId {
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:016x}", self.name, self.boot)
+        f.pad(&self.shown)
     }
 }
+
+/// A hyphen and 16 digits.
+const BOOT_LENGTH: usize = 17;
 
 /// Where a completion is delivered, by name: all in-process hooks together are [`LOCAL`](Self::LOCAL).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -376,6 +385,13 @@ mod tests {
         ] {
             assert!(TaskName::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_worker_has_its_name_and_is_shown_with_its_start() {
+        let worker = WorkerId::new("wörker-1", 255);
+        assert_eq!((worker.name(), worker.boot()), ("wörker-1", 255));
+        assert_eq!(worker.to_string(), "wörker-1-00000000000000ff");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    task::{Progress, RequestId, TaskRecord, Tenant},
+    task::{Progress, RequestId, TaskRecord, Tenant, WorkerId},
     time::Timestamp,
     wire::{
         ApiLinks, Payload, RedactedUri,
@@ -87,10 +87,7 @@ impl<'a> TaskDocument<'a> {
         document.number("alreadyRetriedTimes", task.retries);
         document.number("attempt", task.attempt);
         document.number("maxAttempts", task.max_attempts);
-        match &task.worker {
-            Some(worker) => document.shown("instanceId", worker),
-            None => document.text_or_null("instanceId", None),
-        }
+        document.text_or_null("instanceId", task.worker.as_ref().map(WorkerId::as_str));
         document.plain("qualifier", "LATEST");
         if let Some(payload) = &self.task_payload {
             document.text("taskPayload", &payload.text);
@@ -188,7 +185,7 @@ pub(super) mod tests {
     use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
-    use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, WorkerId, lifecycle::Outcome};
+    use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, lifecycle::Outcome};
 
     pub(in crate::wire) fn id() -> RequestId {
         RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [7; 10])

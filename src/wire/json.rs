@@ -20,6 +20,8 @@ impl<'a> Object<'a> {
     }
 
     /// A member whose value is written by `write`, as JSON.
+    // Into every caller, where the name's length is known and its copy is a few moves.
+    #[inline(always)]
     pub(crate) fn member(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
         if self.out.len() > self.opened {
             self.out.push(b',');
@@ -31,12 +33,14 @@ impl<'a> Object<'a> {
     }
 
     /// A text that is known to need no escaping.
+    #[inline(always)]
     pub(crate) fn plain(&mut self, name: &'static str, value: &str) {
         debug_assert!(is_plain(value.as_bytes()), "{value:?} needs escaping");
         self.member(name, |out| quote(out, value));
     }
 
     /// Any text, in parts.
+    #[inline(always)]
     pub(crate) fn joined<const PARTS: usize>(&mut self, name: &'static str, parts: [&str; PARTS]) {
         self.written(name, |out| {
             parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
@@ -44,11 +48,13 @@ impl<'a> Object<'a> {
     }
 
     /// Any text.
+    #[inline(always)]
     pub(crate) fn text(&mut self, name: &'static str, value: &str) {
         self.member(name, |out| text(out, value));
     }
 
     /// Any text, or `null`.
+    #[inline(always)]
     pub(crate) fn text_or_null(&mut self, name: &'static str, value: Option<&str>) {
         self.member(name, |out| match value {
             Some(value) => text(out, value),
@@ -78,11 +84,13 @@ impl<'a> Object<'a> {
     }
 
     /// A whole number.
+    #[inline(always)]
     pub(crate) fn number(&mut self, name: &'static str, value: impl Into<u64>) {
         self.member(name, |out| number(out, value.into()));
     }
 
     /// A whole number, or `null`.
+    #[inline(always)]
     pub(crate) fn number_or_null(&mut self, name: &'static str, value: Option<u64>) {
         self.member(name, |out| match value {
             Some(value) => number(out, value),
@@ -125,18 +133,8 @@ pub(crate) fn text(out: &mut Vec<u8>, value: &str) {
 }
 
 /// Writes a whole number.
-pub(crate) fn number(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
+pub(crate) fn number(out: &mut Vec<u8>, value: u64) {
+    serde_json::to_writer(out, &value).expect("memory takes any number");
 }
 
 fn quote(out: &mut Vec<u8>, plain: &str) {
