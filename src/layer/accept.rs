@@ -209,22 +209,14 @@ impl Accept {
     async fn accepted(&self, record: Arc<TaskRecord>, duplicate: bool) -> Response<Bytes> {
         let wait = self.wait();
         let record = match wait {
-            Some(limit) if !limit.is_zero() => {
-                let tasks = Tasks::new(self.alive.clone());
-                let waited = tasks.wait(&Scope::All, record.id, limit).await;
-                let waited = waited.ok().flatten().unwrap_or(record);
-                if waited.state.is_terminal()
-                    && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
-                {
-                    let mut response = Response::new(output.body.clone());
-                    *response.status_mut() = output.status;
-                    *response.headers_mut() = output.headers.clone();
-                    ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None);
+            // Boxed, so that only who waits pays for the room that it takes.
+            Some(limit) if !limit.is_zero() => match Box::pin(self.response_within(limit, record)).await {
+                Ok(mut response) => {
                     self.finish(&mut response, duplicate, wait);
                     return response;
                 }
-                waited
-            }
+                Err(record) => record,
+            },
             _ => record,
         };
         let links = self.links();
@@ -243,6 +235,27 @@ impl Accept {
         links.put_on_with_ids(headers, &record, self.origin.as_deref());
         self.finish(&mut response, duplicate, wait);
         response
+    }
+
+    /// The task's own response if it ends within `limit` with one, and else the task as it is then.
+    async fn response_within(
+        &self,
+        limit: Duration,
+        record: Arc<TaskRecord>,
+    ) -> Result<Response<Bytes>, Arc<TaskRecord>> {
+        let tasks = Tasks::new(self.alive.clone());
+        let waited = tasks.wait(&Scope::All, record.id, limit).await;
+        let waited = waited.ok().flatten().unwrap_or(record);
+        if waited.state.is_terminal()
+            && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
+        {
+            let mut response = Response::new(output.body.clone());
+            *response.status_mut() = output.status;
+            *response.headers_mut() = output.headers.clone();
+            ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None);
+            return Ok(response);
+        }
+        Err(waited)
     }
 
     /// The answer for a request whose task is gone already, and whose key is not.

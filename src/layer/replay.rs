@@ -86,8 +86,11 @@ fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
         (TASK_ID, task_id.map(|id| values.add(&[id]))),
     ];
     let value = values.finish();
-    let mut headers = input.headers.clone();
-    headers.reserve(given.len());
+    // Not a clone: it would have no room for ours, and grow twice.
+    let mut headers = HeaderMap::with_capacity(input.headers.len() + given.len());
+    for (name, value) in &input.headers {
+        headers.append(name, value.clone());
+    }
     for (name, part) in given {
         if let Some(value) = part.and_then(&value) {
             headers.insert(name, value);
