@@ -22,7 +22,7 @@ use tower_service::Service;
 use crate::support::{
     by_hand::{Defers, QueuePerWorker, Spawn, SpawnAndMap},
     is_wanted,
-    ours::{Layered, Submitting, wrapped},
+    ours::{Layered, Submitting, layer, wrapped},
     when_measuring,
     work::{Mirror, request},
 };
@@ -36,7 +36,7 @@ fn main() {
     let within = runtime.enter();
     println!("\n{:44}{:>14}{:>14}", "", "allocations", "bytes");
 
-    let (mut app, _tasks) = wrapped(Mirror, KEPT);
+    let (mut app, _tasks) = wrapped(Mirror, layer(KEPT));
     let mut plain = request();
     plain.headers_mut().clear();
     let mut plain = Some(plain);
@@ -59,6 +59,9 @@ fn main() {
     lives.count("tokio::spawn and a map, by hand", || SpawnAndMap::new(KEPT));
     lives.count("a queue per worker and a map, by hand", || QueuePerWorker::new(KEPT, 1));
     lives.count("ours: an asynchronous request", || Layered::new(KEPT));
+    lives.count("ours: one whose 202 has no document", || {
+        Layered::without_document(KEPT)
+    });
     lives.count("ours: Tasks::submit", || Submitting::new(KEPT));
 }
 

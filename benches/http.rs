@@ -58,6 +58,10 @@ fn main() {
             Server::start(|| SpawnAndMap::new(KEPT)),
         ),
         ("ours", Server::start(|| Layered::new(KEPT))),
+        (
+            "ours, the 202 without a document",
+            Server::start(|| Layered::without_document(KEPT)),
+        ),
     ];
     let contestants = servers
         .iter()

@@ -48,10 +48,11 @@ fn main() {
 
 fn lives(runtime: &Runtime, threads: usize, submitters: usize) {
     let by_hand = SpawnAndMap::new(KEPT);
-    let (queues, layered, submitting) = runtime.block_on(async {
+    let (queues, layered, bare, submitting) = runtime.block_on(async {
         (
             QueuePerWorker::new(KEPT, threads),
             Layered::new(KEPT),
+            Layered::without_document(KEPT),
             Submitting::new(KEPT),
         )
     });
@@ -61,6 +62,9 @@ fn lives(runtime: &Runtime, threads: usize, submitters: usize) {
             batch(runtime, &queues, submitters)
         }),
         Contestant::new("ours: an asynchronous request", || batch(runtime, &layered, submitters)),
+        Contestant::new("ours: one whose 202 has no document", || {
+            batch(runtime, &bare, submitters)
+        }),
         Contestant::new("ours: Tasks::submit", || batch(runtime, &submitting, submitters)),
     ];
     let title = format!("one life, {threads} thread(s), {submitters} submitters; ns");

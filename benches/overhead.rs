@@ -32,7 +32,12 @@ use tower::{Layer, service_fn};
 use tower_http::{limit::RequestBodyLimitLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_service::Service;
 
-use crate::support::{Contestant, compare, ours::wrapped, when_measuring, work::Mirror};
+use crate::support::{
+    Contestant, compare,
+    ours::{layer, wrapped},
+    when_measuring,
+    work::Mirror,
+};
 
 const FLOOR: &str = "two header look-ups by hand";
 
@@ -52,7 +57,7 @@ fn pass_through(headers: &HeaderMap) {
         }
         Mirror.call(request)
     });
-    let (ours, _tasks) = wrapped(Mirror, 1000);
+    let (ours, _tasks) = wrapped(Mirror, layer(1000));
     let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(30));
     let contestants = vec![
         Contestant::new("the bare service", || turn(Mirror, headers)),

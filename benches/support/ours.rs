@@ -8,7 +8,8 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
-    MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, Scope, Submission, TaskApi, Tasks, allow_everyone,
+    Builder, MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, Scope, Submission, TaskApi, Tasks,
+    allow_everyone,
 };
 use tower_service::Service;
 
@@ -17,16 +18,20 @@ use super::{by_hand::Defers, work::Echo};
 /// More than ever run at once, as by hand there is no bound.
 const SLOTS: usize = 4096;
 
+/// A layer that keeps so many tasks.
+pub fn layer(kept: usize) -> Builder {
+    let store = MemoryStore::builder().max_tasks(kept).build();
+    RespondAsyncLayer::builder(store).concurrency(SLOTS)
+}
+
 /// The layer around an application, and the handle to its tasks.
-pub fn wrapped<S>(app: S, kept: usize) -> (RespondAsync<S>, Tasks)
+pub fn wrapped<S>(app: S, builder: Builder) -> (RespondAsync<S>, Tasks)
 where
     S: Service<Request<RequestBody>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone + Send + Sync,
     S: 'static,
     S::Future: Send,
 {
-    let store = MemoryStore::builder().max_tasks(kept).build();
-    let layer = RespondAsyncLayer::builder(store).concurrency(SLOTS).build();
-    let layer = layer.expect("it is called within a runtime");
+    let layer = builder.build().expect("it is called within a runtime");
     let tasks = layer.tasks();
     // From now on every 202 says where the task is to be found.
     drop(TaskApi::new(&tasks, allow_everyone()));
@@ -42,7 +47,13 @@ pub struct Layered {
 
 impl Layered {
     pub fn new(kept: usize) -> Self {
-        let (app, tasks) = wrapped(Echo, kept);
+        let (app, tasks) = wrapped(Echo, layer(kept));
+        Self { app, tasks }
+    }
+
+    /// The 202 has no body.
+    pub fn without_document(kept: usize) -> Self {
+        let (app, tasks) = wrapped(Echo, layer(kept).fc_strict());
         Self { app, tasks }
     }
 }
@@ -73,7 +84,7 @@ pub struct Submitting {
 
 impl Submitting {
     pub fn new(kept: usize) -> Self {
-        let (app, tasks) = wrapped(Echo, kept);
+        let (app, tasks) = wrapped(Echo, layer(kept));
         Self { tasks, _app: app }
     }
 }
