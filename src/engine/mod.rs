@@ -31,10 +31,12 @@ mod tasks;
 mod watch;
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -181,8 +183,12 @@ impl Engine {
     async fn limited<T>(
         operation: &'static str,
         limit: Duration,
-        call: BoxFuture<'_, StoreResult<T>>,
+        mut call: BoxFuture<'_, StoreResult<T>>,
     ) -> StoreResult<T> {
+        // In place first: a store that is ready at once costs no timer.
+        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+            return answer;
+        }
         timeout(limit, call)
             .await
             .unwrap_or_else(|_| Err(Self::too_slow(operation, limit)))
@@ -243,9 +249,9 @@ impl EngineClock {
         self.wall.saturating_add(now.saturating_duration_since(self.started))
     }
 
-    /// How long the engine has been there.
-    pub(crate) fn uptime(&self) -> Duration {
-        self.started.elapsed()
+    /// How long the engine has been there at `now`.
+    pub(crate) fn uptime(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 }
 

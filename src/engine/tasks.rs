@@ -216,7 +216,7 @@ impl Tasks {
                 total: engine.slots.total(),
                 stuck: engine.slots.stuck(),
             }),
-            rates: everybody.then(|| engine.rates.read(engine.clock.uptime())),
+            rates: everybody.then(|| engine.rates.read(engine.clock.uptime(Instant::now()))),
             buffered_bytes: everybody.then(|| engine.budget.used()),
         })
     }

@@ -2,7 +2,11 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use crate::{engine::DEPTH, layer::dialect::Dialect, wire::HopByHop};
+use crate::{
+    engine::DEPTH,
+    layer::dialect::Dialect,
+    wire::{HopByHop, X_FC_REQUEST_ID},
+};
 
 /// Which headers are stored with a task, beyond those that never are because they belong to one connection.
 ///
@@ -24,11 +28,13 @@ const OURS: &str = "x-respond-async-";
 /// Takes off what is not replayed.
 pub(crate) fn strip(headers: &mut HeaderMap, policy: &HeaderPolicy) {
     let hop = HopByHop::of(headers);
+    // What nearly every request has; there is seldom more, and then the list costs nothing.
+    headers.remove(header::CONTENT_LENGTH);
+    Dialect::strip(headers);
     let gone: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
             hop.contains(name)
-                || **name == header::CONTENT_LENGTH
                 || **name == header::EXPECT
                 || **name == X_FC_REQUEST_ID
                 || name.as_str().starts_with("proxy-")
@@ -40,7 +46,6 @@ pub(crate) fn strip(headers: &mut HeaderMap, policy: &HeaderPolicy) {
     for name in gone {
         headers.remove(name);
     }
-    Dialect::strip(headers);
 }
 
 /// How many async requests led to this one. What is not a number counts as none.
@@ -50,10 +55,6 @@ pub(crate) fn depth(headers: &HeaderMap) -> u8 {
     digits.map_or(0, |text| text.parse().unwrap_or(u8::MAX))
 }
 
-/// The request id, for a client and for a handler.
-pub(crate) const X_FC_REQUEST_ID: HeaderName = HeaderName::from_static("x-fc-request-id");
-/// The task id, for a client.
-pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
 /// The task id, for a handler.
 pub(crate) const TASK_ID: HeaderName = HeaderName::from_static("x-respond-async-task-id");
 /// The number of the attempt, for a handler.

@@ -28,6 +28,14 @@ impl RequestId {
         Self(Uuid::from_bytes(bytes))
     }
 
+    /// Room for [`encode`](Self::encode).
+    pub(crate) const BUFFER: [u8; 36] = [0; 36];
+
+    /// The id as text, without a string for it.
+    pub(crate) fn encode<'a>(&self, buffer: &'a mut [u8; 36]) -> &'a str {
+        self.0.hyphenated().encode_lower(buffer)
+    }
+
     /// The sixteen bytes of the id: how a store keeps it.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
@@ -37,8 +45,8 @@ impl RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut buffer = Uuid::encode_buffer();
-        f.pad(self.0.hyphenated().encode_lower(&mut buffer))
+        let mut buffer = Self::BUFFER;
+        f.pad(self.encode(&mut buffer))
     }
 }
 

@@ -5,7 +5,7 @@ mod prefer;
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) use self::prefer::{PREFER, PREFERENCE_APPLIED, Preferences};
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) enum Ask {
     /// It is not addressed.
     No,
     /// Run it later.
-    Async(Box<Options>),
+    Async(Options),
     /// It is addressed, and cannot be obeyed.
     Refuse(Box<Problem>),
 }
@@ -53,8 +53,8 @@ impl Dialect {
     /// Whether the request might be addressed to this dialect: one look-up, all that a synchronous request pays.
     pub(crate) fn is_hinted_at(self, headers: &HeaderMap) -> bool {
         match self {
-            Self::Fc => headers.contains_key(fc::TYPE),
-            Self::Prefer => headers.contains_key(PREFER),
+            Self::Fc => headers.contains_key(&fc::TYPE),
+            Self::Prefer => headers.contains_key(&PREFER),
         }
     }
 
@@ -73,7 +73,7 @@ impl Dialect {
 }
 
 /// The text of a header value that is to have one meaning: of several lines, all must say the same.
-fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return Ok(None) };
     if values.any(|other| other != first) {
@@ -84,16 +84,18 @@ fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a s
     text(first, name).map(Some)
 }
 
-fn text<'a>(value: &'a HeaderValue, name: &str) -> Result<&'a str, Problem> {
+fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Problem> {
     value
         .to_str()
         .map(str::trim)
         .map_err(|_| Problem::invalid_argument(format!("The header {name} holds characters other than visible ASCII.")))
 }
 
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// The client's idempotency key, quoted or bare, whatever the dialect.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(value) = single(headers, "idempotency-key")? else {
+    let Some(value) = single(headers, &IDEMPOTENCY_KEY)? else {
         return Ok(None);
     };
     let bare = match value.strip_prefix('"') {

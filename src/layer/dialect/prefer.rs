@@ -4,26 +4,26 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::layer::dialect::Ask;
+use crate::layer::dialect::{Ask, Options};
 
 /// The request header (RFC 7240 §2).
-pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(crate) static PREFER: HeaderName = HeaderName::from_static("prefer");
 /// The response header (RFC 7240 §3).
 pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 pub(super) fn read(headers: &HeaderMap) -> Ask {
     match Preferences::of(headers).respond_async {
-        true => Ask::Async(Box::default()),
+        true => Ask::Async(Options::default()),
         false => Ask::No,
     }
 }
 
 /// Takes `respond-async` and `wait` out, and leaves every other preference as it was written.
 pub(super) fn strip(headers: &mut HeaderMap) {
-    let Some(first) = headers.get(PREFER) else { return };
+    let Some(first) = headers.get(&PREFER) else { return };
     let addressed = |part: &[u8]| Preference::parse(part).is_some_and(|p| p.is("respond-async") || p.is("wait"));
     let kept: Vec<_> = headers
-        .get_all(PREFER)
+        .get_all(&PREFER)
         .iter()
         .filter_map(|value| {
             let parts: Vec<_> = split(value.as_bytes(), b',').filter(|part| !addressed(part)).collect();
@@ -33,10 +33,10 @@ pub(super) fn strip(headers: &mut HeaderMap) {
         })
         .collect();
     let sensitive = first.is_sensitive();
-    headers.remove(PREFER);
+    headers.remove(&PREFER);
     for mut value in kept {
         value.set_sensitive(sensitive);
-        headers.append(PREFER, value);
+        headers.append(&PREFER, value);
     }
 }
 
@@ -54,7 +54,7 @@ impl Preferences {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut wait_seen = false;
-        for value in headers.get_all(PREFER) {
+        for value in headers.get_all(&PREFER) {
             for part in split(value.as_bytes(), b',') {
                 let Some(preference) = Preference::parse(part) else {
                     continue;
@@ -147,7 +147,7 @@ mod tests {
     fn headers(lines: &[&[u8]]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(PREFER, HeaderValue::from_bytes(line).unwrap());
+            headers.append(&PREFER, HeaderValue::from_bytes(line).unwrap());
         }
         headers
     }
@@ -200,7 +200,7 @@ mod tests {
         let stripped = |lines: &[&[u8]]| {
             let mut headers = headers(lines);
             strip(&mut headers);
-            let values = headers.get_all(PREFER).iter();
+            let values = headers.get_all(&PREFER).iter();
             values
                 .map(|v| String::from_utf8(v.as_bytes().to_vec()).unwrap())
                 .collect::<Vec<_>>()
@@ -223,7 +223,7 @@ mod tests {
             let Ok(value) = HeaderValue::from_bytes(&line) else {
                 continue;
             };
-            let mut headers = HeaderMap::from_iter([(PREFER, value)]);
+            let mut headers = HeaderMap::from_iter([(PREFER.clone(), value)]);
             let before = Preferences::of(&headers);
             strip(&mut headers);
             assert_eq!(Preferences::of(&headers), Preferences::default(), "{line:?} {before:?}");
