@@ -13,6 +13,7 @@ mod context;
 mod deliver;
 mod driver;
 mod entry;
+mod follow;
 mod lease;
 pub(crate) mod node;
 mod rates;
@@ -25,6 +26,7 @@ mod settings;
 mod shutdown;
 mod slots;
 mod stats;
+mod submit;
 mod tasks;
 mod watch;
 
@@ -55,10 +57,12 @@ use self::{
 };
 pub use self::{
     context::TaskContext,
+    follow::Changes,
     retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
     shutdown::ShutdownReport,
     stats::{RateStats, SlotStats, Stats},
-    tasks::{Changes, Submission, SubmitError, Submitted, Tasks, WeakTasks},
+    submit::{Submission, SubmitError, Submitted},
+    tasks::{Tasks, WeakTasks},
 };
 use crate::{
     error::BoxFuture,

@@ -7,6 +7,9 @@
 //! - [`on_stop`](crate::Builder::on_stop): it was stopped
 //! - [`on_completion`](crate::Builder::on_completion): any of these
 //!
+//! An async closure that captures something is written `move |completion| async move { ... }`: what `async move |completion|`
+//! makes of captures borrows from the closure, and cannot be sent to another thread yet.
+//!
 //! All hooks of a process together are one destination: if one of them fails, all that want to know of that end are called
 //! again at the next try.
 //!

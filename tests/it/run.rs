@@ -610,13 +610,8 @@ fn a_blocked_runtime_does_not_lose_the_leases_of_its_neighbours() {
             }
         },
     );
-    // Somebody who would take what lapses.
-    let rescuer = serve(quick(store).lease(LEASE).runtime(other.handle().clone()), |_| async {
-        ok()
-    });
     other.block_on(async {
         let mut neighbours = Vec::new();
-        // The first looks of the engines may be at these: let whoever claims have what it claims.
         while neighbours.len() < 5 {
             neighbours.push(submit(&tasks, "/wait").await);
         }
@@ -626,6 +621,10 @@ fn a_blocked_runtime_does_not_lose_the_leases_of_its_neighbours() {
             counts.queued() == 0
         })
         .await;
+        // Somebody who would take what lapses. Built now, so that it claims nothing before.
+        let rescuer = serve(quick(store).lease(LEASE).runtime(other.handle().clone()), |_| async {
+            ok()
+        });
         gate.open();
         let renewed = faults.calls(Operation::Renew);
         eventually("several leases pass", async || {
@@ -643,7 +642,7 @@ fn a_blocked_runtime_does_not_lose_the_leases_of_its_neighbours() {
             );
         }
     });
-    drop((tasks, rescuer));
+    drop(tasks);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
