@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::{
     layer::dialect::{Ask, Options, single},
@@ -27,10 +27,9 @@ pub(super) fn read(headers: &HeaderMap) -> Ask {
     }
 }
 
-pub(super) fn strip(headers: &mut HeaderMap) {
-    for name in [TYPE, TASK_ID, INVOCATION_ID, DELAY] {
-        headers.remove(name);
-    }
+/// Whether a header of this name is one of the dialect's.
+pub(super) fn is_own(name: &HeaderName) -> bool {
+    [TYPE, TASK_ID, INVOCATION_ID, DELAY].contains(&name.as_str())
 }
 
 fn asked(headers: &HeaderMap) -> Result<Option<Options>, Problem> {
@@ -88,7 +87,7 @@ fn delay(headers: &HeaderMap) -> Result<Duration, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
 

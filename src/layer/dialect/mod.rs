@@ -5,7 +5,7 @@ mod prefer;
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) use self::prefer::{PREFER, PREFERENCE_APPLIED, Preferences};
 use crate::{
@@ -65,10 +65,13 @@ impl Dialect {
         }
     }
 
-    /// Takes off the request what asks for async, so that a replay does not ask again.
-    pub(crate) fn strip(headers: &mut HeaderMap) {
-        fc::strip(headers);
-        prefer::strip(headers);
+    /// A header without what asks for async, so that a replay does not ask again; nothing if nothing else is in it.
+    pub(crate) fn replayed(name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
+        match name {
+            name if fc::is_own(name) => None,
+            name if *name == PREFER => prefer::rest(&value),
+            _ => Some(value),
+        }
     }
 }
 
