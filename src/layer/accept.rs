@@ -24,7 +24,7 @@ use crate::{
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, OPERATION_LOCATION, Problem, TaskDocument},
+    wire::{ApiLinks, OPERATION_LOCATION, Problem, TRUNCATED_HEADER, TaskDocument},
 };
 
 /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
@@ -210,10 +210,17 @@ impl Accept {
                 let waited = waited.ok().flatten().unwrap_or(record);
                 if waited.state.is_terminal()
                     && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
+                    // Informational: it cannot be a final answer.
+                    && !output.status.is_informational()
                 {
                     let mut response = Response::new(output.body.clone());
                     *response.status_mut() = output.status;
                     *response.headers_mut() = output.headers.clone();
+                    response.headers_mut().remove(TRUNCATED_HEADER);
+                    if output.truncated {
+                        let cut = HeaderValue::from_static("true");
+                        response.headers_mut().insert(TRUNCATED_HEADER, cut);
+                    }
                     self.finish(&mut response, &waited, duplicate, wait);
                     return response;
                 }

@@ -22,6 +22,6 @@ pub(crate) use self::{
     links::{ApiLinks, OPERATION_LOCATION, below},
     operation::OperationDocument,
     payload::Payload,
-    problem::{Problem, STATUS_HEADER},
+    problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_header, is_secret_query_key},
 };

@@ -68,6 +68,28 @@ async fn a_task_that_ends_within_the_wait_gives_its_own_response() {
     assert_eq!((answer.status, &answer.body[..]), (200, &binary[..]));
 }
 
+/// A cut body used to come back like a whole one.
+#[tokio::test]
+async fn a_response_that_was_cut_says_so_within_the_wait_too() {
+    let app = App::with(|builder| builder.result_limit(3));
+    for (body, kept, mark) in [("whole", "who", "true"), ("who", "who", "")] {
+        let answer = app.send(prefer("/echo", "respond-async, wait=50").with(body)).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, kept.as_bytes()));
+        assert_eq!(answer.header("x-respond-async-truncated"), mark);
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_is_no_final_answer_gives_202_with_the_end() {
+    let hints = any(|| async { http::StatusCode::from_u16(103).unwrap() });
+    let app = App::build(MemoryStore::new(), routes().route("/hints", hints), |builder| {
+        builder.retry(no_retries())
+    });
+    let answer = app.send(prefer("/hints", "respond-async, wait=50").empty()).await;
+    answer.assert_accepted();
+    assert_ne!(answer.json()["endTime"], serde_json::Value::Null);
+}
+
 #[tokio::test]
 async fn a_wait_of_0_is_answered_at_once() {
     let gate = Gate::new();
