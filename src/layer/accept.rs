@@ -299,7 +299,7 @@ impl Accept {
             headers.insert(PREFERENCE_APPLIED, applied);
         }
         if self.vary {
-            headers.append(header::VARY, HeaderValue::from_static("prefer"));
+            headers.append(header::VARY, HeaderValue::from_static("Prefer"));
         }
     }
 
@@ -322,7 +322,7 @@ impl Accept {
         if self.vary {
             response
                 .headers_mut()
-                .append(header::VARY, HeaderValue::from_static("prefer"));
+                .append(header::VARY, HeaderValue::from_static("Prefer"));
         }
         response
     }
