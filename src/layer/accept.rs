@@ -25,7 +25,7 @@ use crate::{
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+    wire::{ApiLinks, Problem, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
 };
 
 /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
@@ -248,10 +248,17 @@ impl Accept {
         let waited = waited.ok().flatten().unwrap_or(record);
         if waited.state.is_terminal()
             && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
+            // Informational: it cannot be a final answer.
+            && !output.status.is_informational()
         {
             let mut response = Response::new(output.body.clone());
             *response.status_mut() = output.status;
             *response.headers_mut() = output.headers.clone();
+            response.headers_mut().remove(TRUNCATED_HEADER);
+            if output.truncated {
+                let cut = HeaderValue::from_static("true");
+                response.headers_mut().insert(TRUNCATED_HEADER, cut);
+            }
             ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None);
             return Ok(response);
         }
@@ -298,7 +305,7 @@ impl Accept {
             headers.insert(PREFERENCE_APPLIED, applied);
         }
         if self.vary {
-            headers.append(header::VARY, HeaderValue::from_static("prefer"));
+            headers.append(header::VARY, HeaderValue::from_static("Prefer"));
         }
     }
 
@@ -321,7 +328,7 @@ impl Accept {
         if self.vary {
             response
                 .headers_mut()
-                .append(header::VARY, HeaderValue::from_static("prefer"));
+                .append(header::VARY, HeaderValue::from_static("Prefer"));
         }
         response
     }

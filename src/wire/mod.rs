@@ -26,7 +26,7 @@ pub(crate) use self::{
     links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
     operation::OperationDocument,
     payload::Payload,
-    problem::{Problem, STATUS_HEADER},
+    problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_header, is_secret_query_key},
     values::Values,
 };

@@ -246,7 +246,7 @@ async fn what_changes_the_connection_is_never_deferred() {
     let upgrade = prefer("/ws", "respond-async").header("Upgrade", "websocket").empty();
     let answer = app.send(upgrade).await;
     assert_eq!((answer.status, answer.header("preference-applied")), (200, ""));
-    assert_eq!(answer.header("vary"), "prefer");
+    assert_eq!(answer.header("vary"), "Prefer");
     assert_eq!(app.kept().await, 0);
     // Curl offers this on ordinary requests.
     app.accepted(fc("/echo").header("Upgrade", "h2c").empty()).await;

@@ -15,7 +15,7 @@ async fn respond_async_gives_202_and_says_that_it_was_applied() {
         let answer = app.send(prefer("/echo", preferences).with("hello")).await;
         answer.assert_accepted();
         assert_eq!(answer.header("preference-applied"), "respond-async");
-        assert_eq!(answer.header("vary"), "prefer");
+        assert_eq!(answer.header("vary"), "Prefer");
         assert_eq!(app.response(answer.id()).await.body, "hello");
     }
     let two_lines = prefer("/echo", "return=minimal").header("Prefer", "respond-async");
@@ -28,7 +28,7 @@ async fn a_prefer_that_does_not_ask_is_answered_at_once_and_varies() {
     for preferences in ["return=minimal", "wait=5", "respond_async", "x=\"respond-async\"", ""] {
         let answer = app.send(prefer("/echo", preferences).with("hello")).await;
         assert_eq!((answer.status, &answer.body[..]), (200, &b"hello"[..]), "{preferences}");
-        assert_eq!(answer.header("vary"), "prefer");
+        assert_eq!(answer.header("vary"), "Prefer");
         assert_eq!(answer.header("preference-applied"), "");
         assert_eq!(answer.header("x-fc-request-id"), "");
     }
@@ -43,7 +43,7 @@ async fn the_handler_s_own_vary_stays() {
     for preferences in ["return=minimal", "respond-async, wait=50"] {
         let answer = app.send(prefer("/vary", preferences).empty()).await;
         let vary = crate::support::values(&answer.headers, "vary");
-        assert_eq!(vary, [b"accept", b"prefer"], "{preferences}");
+        assert_eq!(vary, [b"accept", b"Prefer"], "{preferences}");
     }
 }
 
@@ -55,7 +55,7 @@ async fn a_task_that_ends_within_the_wait_gives_its_own_response() {
     assert_eq!(answer.body, "this is 418 I'm a teapot");
     assert_eq!(answer.header("x-from"), "the handler");
     assert_eq!(answer.header("preference-applied"), "respond-async, wait=50");
-    assert_eq!(answer.header("vary"), "prefer");
+    assert_eq!(answer.header("vary"), "Prefer");
     assert_eq!(answer.header("x-fc-async-task-id"), answer.id().to_string());
     for absent in ["location", "operation-location", "retry-after"] {
         assert_eq!(answer.header(absent), "", "{absent}");
@@ -66,6 +66,28 @@ async fn a_task_that_ends_within_the_wait_gives_its_own_response() {
         .send(prefer("/echo", "wait=50, respond-async").with(binary.clone()))
         .await;
     assert_eq!((answer.status, &answer.body[..]), (200, &binary[..]));
+}
+
+/// A cut body used to come back like a whole one.
+#[tokio::test]
+async fn a_response_that_was_cut_says_so_within_the_wait_too() {
+    let app = App::with(|builder| builder.result_limit(3));
+    for (body, kept, mark) in [("whole", "who", "true"), ("who", "who", "")] {
+        let answer = app.send(prefer("/echo", "respond-async, wait=50").with(body)).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, kept.as_bytes()));
+        assert_eq!(answer.header("x-respond-async-truncated"), mark);
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_is_no_final_answer_gives_202_with_the_end() {
+    let hints = any(|| async { http::StatusCode::from_u16(103).unwrap() });
+    let app = App::build(MemoryStore::new(), routes().route("/hints", hints), |builder| {
+        builder.retry(no_retries())
+    });
+    let answer = app.send(prefer("/hints", "respond-async, wait=50").empty()).await;
+    answer.assert_accepted();
+    assert_ne!(answer.json()["endTime"], serde_json::Value::Null);
 }
 
 #[tokio::test]
@@ -181,7 +203,7 @@ async fn both_dialects_on_one_request_are_both_obeyed() {
         "",
         "wait counts with respond-async"
     );
-    assert_eq!(answer.header("vary"), "prefer");
+    assert_eq!(answer.header("vary"), "Prefer");
 
     let sync = prefer("/echo", "respond-async")
         .header("X-Fc-Invocation-Type", "Sync")

@@ -55,7 +55,7 @@ async fn a_refusal_to_who_sent_a_prefer_varies_by_it() {
     let request = prefer("/echo", "respond-async").header("Idempotency-Key", "\"open");
     let answer = app.send(request.unread()).await;
     answer.assert_refused(400, "InvalidArgument", None);
-    assert_eq!(answer.header("vary"), "prefer");
+    assert_eq!(answer.header("vary"), "Prefer");
 }
 
 /// S7

@@ -200,6 +200,30 @@ proptest! {
     }
 }
 
+/// The last header used to stand where one was taken off, so that what asked for async changed the order of the others.
+#[tokio::test]
+async fn headers_arrive_in_the_order_they_were_sent_in() {
+    let request = fc("/a")
+        .header("X-Fc-Async-Task-Id", "mine")
+        .header("X-One", "1")
+        .header("Connection", "x-hop")
+        .header("X-Hop", "1")
+        .header("Prefer", "respond-async, return=minimal")
+        .header("X-Two", "2")
+        .header("Expect", "100-continue")
+        .header("Cookie", "c")
+        .header("X-Two", "3")
+        .header("X-Four", "4");
+    let seen = replayed(request.empty()).await;
+    let sent: Vec<_> = seen
+        .headers()
+        .iter()
+        .filter(|(name, _)| !ADDED.contains(&name.as_str()))
+        .collect();
+    let names: Vec<_> = sent.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["x-one", "prefer", "x-two", "x-two", "cookie", "x-four"]);
+}
+
 #[tokio::test]
 async fn a_handler_is_told_which_task_and_which_attempt_it_is() {
     let (app, mut requests) = recording();

@@ -28,10 +28,9 @@ pub(super) fn read(headers: &HeaderMap) -> Ask {
     }
 }
 
-pub(super) fn strip(headers: &mut HeaderMap) {
-    for name in [&TYPE, &TASK_ID, &INVOCATION_ID, &DELAY] {
-        headers.remove(name);
-    }
+/// Whether a header of this name is one of the dialect's.
+pub(super) fn is_own(name: &HeaderName) -> bool {
+    [&TYPE, &TASK_ID, &INVOCATION_ID, &DELAY].contains(&name)
 }
 
 fn asked(headers: &HeaderMap) -> Result<Option<Options>, Problem> {
@@ -74,7 +73,10 @@ fn delay(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(text) = single(headers, &DELAY)? else {
         return Ok(Duration::ZERO);
     };
-    let secs = text.parse().ok().filter(|secs| (1..DELAY_LIMIT).contains(secs));
+    // Digits only: `parse` alone would take a sign.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let secs = text.parse().ok();
+    let secs = secs.filter(|secs| digits && (1..DELAY_LIMIT).contains(secs));
     secs.map(Duration::from_secs).ok_or_else(|| {
         let text = Problem::quoted(text);
         Problem::invalid_argument(format!(
@@ -129,6 +131,7 @@ mod tests {
             (&DELAY, "0"),
             (&DELAY, "3600"),
             (&DELAY, "-1"),
+            (&DELAY, "+5"),
             (&DELAY, "1.5"),
             (&DELAY, "soon"),
         ] {

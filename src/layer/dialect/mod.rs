@@ -24,7 +24,8 @@ pub enum Dialect {
     ///
     /// `X-Fc-Async-Task-Id` names the task, `X-Fc-Async-Delay` delays it by up to an hour.
     Fc,
-    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds.
+    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. It has no way to name a
+    /// task; for being sent twice and run once there is `Idempotency-Key`.
     Prefer,
 }
 
@@ -65,10 +66,13 @@ impl Dialect {
         }
     }
 
-    /// Takes off the request what asks for async, so that a replay does not ask again.
-    pub(crate) fn strip(headers: &mut HeaderMap) {
-        fc::strip(headers);
-        prefer::strip(headers);
+    /// A header without what asks for async, so that a replay does not ask again; nothing if nothing else is in it.
+    pub(crate) fn replayed(name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
+        match name {
+            name if fc::is_own(name) => None,
+            name if *name == PREFER => prefer::rest(&value),
+            _ => Some(value),
+        }
     }
 }
 
