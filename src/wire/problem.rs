@@ -132,7 +132,7 @@ impl Problem {
             StatusCode::CONFLICT,
             "StatefulAsyncInvocationAlreadyExists",
             "The task id is in use",
-            "A task of this id was accepted before, for another request; choose another id.",
+            "A task of this id was accepted before; choose another id for another request.",
         )
     }
 

@@ -467,3 +467,30 @@ async fn a_delayed_task_waits_and_says_until_when() {
         .unwrap();
     assert_eq!(waited.attempt, 0);
 }
+
+/// The last header used to stand where the handler's own `Content-Length` was taken off to be counted anew.
+#[tokio::test]
+async fn a_result_has_the_headers_in_the_handler_s_order() {
+    let ordered = any(|| async {
+        (
+            [
+                ("x-one", "1"),
+                ("content-length", "2"),
+                ("x-two", "2"),
+                ("x-three", "3"),
+            ],
+            "hi",
+        )
+    });
+    let app = App::build(MemoryStore::new(), routes().route("/ordered", ordered), |builder| {
+        builder
+    });
+    let id = app.accepted(fc("/ordered").empty()).await;
+    app.ended(id).await;
+    let answer = app.get(format!("/tasks/{id}/result")).await;
+    let names = answer.headers.keys().map(http::HeaderName::as_str);
+    let own: Vec<_> = names
+        .filter(|name| name.starts_with("x-o") || name.starts_with("x-t"))
+        .collect();
+    assert_eq!(own, ["x-one", "x-two", "x-three"], "{answer:?}");
+}

@@ -135,6 +135,8 @@ async fn fc_strict_refuses_a_known_name_even_of_the_same_request() {
     app.accepted(named("a", "hello")).await;
     let answer = app.send(named("a", "hello")).await;
     answer.assert_refused(409, "StatefulAsyncInvocationAlreadyExists", None);
+    let detail = answer.json()["detail"].to_string();
+    assert!(!detail.contains("before, for another"), "it was not another: {detail}");
     // The cloud has no keys, so theirs is our answer, in its form.
     let id = app.accepted(keyed("k", "hello")).await;
     let answer = app.send(keyed("k", "hello")).await;
