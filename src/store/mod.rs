@@ -12,6 +12,7 @@
 
 mod error;
 mod ext;
+mod index;
 mod memory;
 mod operations;
 

@@ -103,6 +103,11 @@ impl TaskName {
         Ok(Self(text.into()))
     }
 
+    /// A name that was taken when its task was stored: what is reserved since does not make it unreadable.
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

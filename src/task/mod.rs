@@ -5,6 +5,7 @@
 //! - [`record`]: what a store keeps of a task, and what it is given to begin with
 //! - [`lifecycle`]: the table applied to a record: counters, tokens, times and history move together
 //! - [`envelope`]: a request or a response captured as data, with its binary encoding
+//! - [`record_codec`]: records and log lines as versioned bytes
 //! - [`query`]: how stored tasks are looked for
 //!
 //! A store written in Rust keeps its promises most easily by storing a [`TaskRecord`] and changing it only through the
@@ -15,6 +16,7 @@ pub mod id;
 pub mod lifecycle;
 pub mod query;
 pub mod record;
+pub mod record_codec;
 pub mod state;
 
 pub use self::{

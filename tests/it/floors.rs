@@ -17,7 +17,7 @@ use std::{
 /// Types that stand for one adapter, under the names by which a port's module hands them out.
 const ADAPTERS: [&str; 4] = ["MemoryStore", "MemoryStoreBuilder", "MetricsProbe", "TracingProbe"];
 
-/// Files of a port's folder that belong to the port itself.
+/// Files of a port's folder that belong to the port itself, as all of `store/index` does: what several stores share.
 const PORT_FILES: [&str; 8] = [
     "store/mod",
     "store/error",
@@ -44,7 +44,7 @@ fn floor_of_file(path: &str) -> Option<Floor> {
     let room = path.split('/').next().unwrap_or(path);
     Some(match room {
         "task" | "time" | "error" => Floor::Data,
-        "store" | "hook" | "probe" if PORT_FILES.contains(&path) => Floor::Port,
+        "store" | "hook" | "probe" if PORT_FILES.contains(&path) || path.starts_with("store/index/") => Floor::Port,
         "store" | "hook" | "probe" => Floor::Adapter,
         "engine" => Floor::Engine,
         "layer" | "api" | "wire" => Floor::Edge,

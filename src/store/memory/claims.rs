@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    store::{
-        Claim, Claimed, ClaimedTask, Rescued, Settled,
-        memory::{MemoryStore, queue::Candidate},
-    },
+    store::{Claim, Claimed, ClaimedTask, Rescued, Settled, index::Candidate, memory::MemoryStore},
     task::{
         LeaseRef,
         lifecycle::{Fenced, Renewal, Rescue, Settlement},

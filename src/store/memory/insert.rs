@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::{
     store::{
         FullReason, Insert, Inserted, KnownBy,
+        index::Place,
         memory::{
             MemoryStore, is_same,
             names::{Lookup, Names},
-            queue::Place,
             shard::Kept,
         },
     },

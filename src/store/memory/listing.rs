@@ -2,8 +2,11 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{MemoryStore, timeline::Moment};
-use crate::task::{CapturedRequest, Counts, Cursor, Filter, Page, PageOf, Scope, SortOrder, TaskRecord, TaskState};
+use super::MemoryStore;
+use crate::{
+    store::index::Moment,
+    task::{CapturedRequest, Counts, Cursor, Filter, Page, PageOf, Scope, SortOrder, TaskRecord, TaskState},
+};
 
 impl MemoryStore {
     pub(super) fn page(&self, scope: &Scope, filter: &Filter, page: &Page) -> PageOf<Arc<TaskRecord>> {

@@ -9,7 +9,7 @@
 //! ids, each behind a lock of its own, and the common life touches one shard twice and a few atomic counters.
 //!
 //! The shards are the truth. What spans them are indexes, each behind its own lock, touched only by the tasks they are
-//! for: the [queue](queue) by tasks that wait, the [outbox](outbox) by tasks with completions, the [names](names) by
+//! for: the [queue](Queue) by tasks that wait, the [outbox](Outbox) by tasks with completions, the [names](names) by
 //! tasks that have a name or key. [`shard::Tasks::change`] is the one place that changes a record, and lets the indexes
 //! follow before the shard's lock is released.
 //!
@@ -31,12 +31,9 @@ mod insert;
 mod listing;
 mod logs;
 mod names;
-mod outbox;
-mod queue;
 mod room;
 mod shard;
 mod steering;
-mod timeline;
 
 use std::{
     fmt,
@@ -49,8 +46,6 @@ use std::{
 
 use self::{
     names::Names,
-    outbox::Outbox,
-    queue::Queue,
     room::Room,
     shard::{Around, Shard, Tasks, shard_of},
 };
@@ -60,6 +55,7 @@ use crate::{
         Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, Insert,
         Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError, StoreErrorKind,
         StoreResult, TaskStore,
+        index::{Outbox, Queue},
     },
     task::{
         CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestDigest,

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{SHARDS, timeline::Timeline};
+use super::SHARDS;
+use crate::store::index::Timeline;
 
 /// Counters that every insert and every settlement touch, so atomics and no lock.
 #[derive(Debug)]

@@ -6,18 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{
-    logs::Logs,
-    outbox::{self, Due, Outbox},
-    queue::{Place, Queue},
-    room::Room,
-    timeline::Timeline,
-};
+use super::{logs::Logs, room::Room};
 use crate::{
-    task::{
-        CapturedRequest, CapturedResponse, Counts, Destination, RequestDigest, RequestId, Scope, TaskRecord, TaskState,
-        Tenant,
-    },
+    store::index::{Footprint, Outbox, Queue, Tally, Timeline},
+    task::{CapturedRequest, CapturedResponse, Counts, RequestDigest, RequestId, Scope, TaskRecord, TaskState},
     time::Timestamp,
 };
 
@@ -87,11 +79,8 @@ pub(super) struct Tasks {
     pub(super) succeeded: Timeline,
     /// Those that ended otherwise and have no delivery pending, by their end.
     pub(super) others: Timeline,
-    states: States,
-    tenants: HashMap<Tenant, States>,
+    tally: Tally,
 }
-
-type States = [u64; TaskState::ALL.len()];
 
 impl Tasks {
     pub(super) fn get(&self, id: RequestId) -> Option<&Kept> {
@@ -115,10 +104,7 @@ impl Tasks {
         if record.state.is_held() {
             self.held.insert(record.id);
         }
-        self.states[record.state as usize] += 1;
-        if let Some(tenant) = &record.tenant {
-            self.tenants.entry(tenant.clone()).or_default()[record.state as usize] += 1;
-        }
+        self.tally.add(record.tenant.as_ref(), record.state);
         if let MapEntry::Vacant(place) = self.kept.entry(record.id) {
             place.insert(kept);
         }
@@ -141,31 +127,13 @@ impl Tasks {
         let record = &*kept.record;
         let after = Footprint::of(record);
 
-        if before.state != after.state {
-            move_one(&mut self.states, before.state, after.state);
-            if let Some(states) = record.tenant.as_ref().and_then(|tenant| self.tenants.get_mut(tenant)) {
-                move_one(states, before.state, after.state);
-            }
-        }
+        self.tally.change(record.tenant.as_ref(), before.state, after.state);
         match (before.state.is_held(), after.state.is_held()) {
             (false, true) => _ = self.held.insert(id),
             (true, false) => _ = self.held.remove(&id),
             _ => {}
         }
-        let frees_suspect = before.held_suspect && !after.held_suspect;
-        if before.place != after.place || frees_suspect {
-            let mut queue = around.queue.lock();
-            if let Some(place) = before.place {
-                queue.remove(id, record.tenant.as_ref(), place);
-            }
-            if let Some(place) = after.place {
-                queue.push(id, record.tenant.as_ref(), place);
-            }
-            if let Some(worker) = record.worker.as_ref().filter(|_| frees_suspect) {
-                queue.free_suspect(worker, id);
-            }
-        }
-        around.outbox.replace(&before.pending, &after.pending);
+        let work = before.follow(&after, record, around.queue, around.outbox);
         if (before.rests, before.state) != (after.rests, after.state) {
             if let Some(at) = before.rests {
                 ended(&mut self.succeeded, &mut self.others, before.state).remove((at, id));
@@ -177,7 +145,7 @@ impl Tasks {
         }
         Some(Change {
             answer,
-            work: frees_suspect || (after.place.is_some() && before.place != after.place),
+            work,
             completion: after.pending.len() > before.pending.len(),
         })
     }
@@ -196,15 +164,7 @@ impl Tasks {
             around.room.note_oldest(around.shard, [&self.succeeded, &self.others]);
         }
         around.outbox.replace(&was.pending, &[]);
-        self.states[was.state as usize] -= 1;
-        if let Some(tenant) = &record.tenant
-            && let Some(states) = self.tenants.get_mut(tenant)
-        {
-            states[was.state as usize] -= 1;
-            if states.iter().all(|count| *count == 0) {
-                self.tenants.remove(tenant);
-            }
-        }
+        self.tally.remove(record.tenant.as_ref(), was.state);
         debug_assert_eq!(kept.weight, kept.weigh(), "what it weighs is what was counted");
         around.room.release(kept.weight);
         Some(kept)
@@ -226,52 +186,8 @@ impl Tasks {
 
     /// Adds this shard's numbers to `counts`.
     pub(super) fn count_into(&self, counts: &mut Counts, scope: &Scope) {
-        for state in TaskState::ALL {
-            let of = |tenant: &Tenant| self.tenants.get(tenant).map_or(0, |states| states[state as usize]);
-            let count = match scope {
-                Scope::All => self.states[state as usize],
-                Scope::One(Some(tenant)) => of(tenant),
-                Scope::One(None) => {
-                    let tenants: u64 = self.tenants.values().map(|states| states[state as usize]).sum();
-                    self.states[state as usize] - tenants
-                }
-            };
-            counts.set(state, counts.of(state) + count);
-        }
+        self.tally.count_into(counts, scope);
     }
-}
-
-/// All that the indexes know of a record.
-struct Footprint {
-    state: TaskState,
-    /// Where it stands in the queue.
-    place: Option<Place>,
-    /// Whether a worker holds it as its one suspect.
-    held_suspect: bool,
-    /// When it ended, if nothing is left to be done about it.
-    rests: Option<Timestamp>,
-    pending: Vec<(Destination, Due)>,
-}
-
-impl Footprint {
-    fn of(record: &TaskRecord) -> Self {
-        let pending = outbox::pending(record);
-        let rests = record
-            .ended_at
-            .filter(|_| record.state.is_terminal() && pending.is_empty());
-        Self {
-            state: record.state,
-            place: Place::of(record),
-            held_suspect: record.state.is_held() && record.is_suspect(),
-            rests,
-            pending,
-        }
-    }
-}
-
-const fn move_one(states: &mut States, from: TaskState, to: TaskState) {
-    states[from as usize] -= 1;
-    states[to as usize] += 1;
 }
 
 fn ended<'a>(succeeded: &'a mut Timeline, others: &'a mut Timeline, state: TaskState) -> &'a mut Timeline {

@@ -12,13 +12,13 @@ use crate::{
 
 /// An index over the deliveries in the shards' records, not the truth.
 #[derive(Debug, Default)]
-pub(super) struct Outbox(Mutex<HashMap<Destination, BTreeSet<Due>>>);
+pub(in crate::store) struct Outbox(Mutex<HashMap<Destination, BTreeSet<Due>>>);
 
 /// When a delivery is due, of which task, in which generation.
-pub(super) type Due = (Timestamp, RequestId, u32);
+pub(in crate::store) type Due = (Timestamp, RequestId, u32);
 
 /// The deliveries of `record` that are pending.
-pub(super) fn pending(record: &TaskRecord) -> Vec<(Destination, Due)> {
+pub(in crate::store) fn pending(record: &TaskRecord) -> Vec<(Destination, Due)> {
     let open = record.deliveries.iter();
     open.filter(|delivery| delivery.status == DeliveryStatus::Pending)
         .map(|delivery| {
@@ -30,7 +30,7 @@ pub(super) fn pending(record: &TaskRecord) -> Vec<(Destination, Due)> {
 
 impl Outbox {
     /// Forgets the deliveries `before` and notes those `after`.
-    pub(super) fn replace(&self, before: &[(Destination, Due)], after: &[(Destination, Due)]) {
+    pub(in crate::store) fn replace(&self, before: &[(Destination, Due)], after: &[(Destination, Due)]) {
         if before == after {
             return;
         }
@@ -49,7 +49,12 @@ impl Outbox {
     }
 
     /// Takes up to `max` deliveries out that are due for one of `destinations`, the longest due first.
-    pub(super) fn take(&self, destinations: &[Destination], max: usize, now: Timestamp) -> Vec<(Destination, Due)> {
+    pub(in crate::store) fn take(
+        &self,
+        destinations: &[Destination],
+        max: usize,
+        now: Timestamp,
+    ) -> Vec<(Destination, Due)> {
         let mut queues = self.lock();
         let mut taken = Vec::new();
         while taken.len() < max {

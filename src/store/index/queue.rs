@@ -21,7 +21,7 @@ use crate::{
 /// The queue: an index over the shards, not the truth. Only tasks that wait are in it; one that is born claimed never
 /// comes here.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(in crate::store) struct Queue {
     lanes: Mutex<Lanes>,
     // How many wait, readable without the lock: every request that may go async asks.
     waiting: AtomicU64,
@@ -30,14 +30,14 @@ pub(super) struct Queue {
 
 /// Where a waiting task stands in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) run_at: Timestamp,
-    pub(super) expires_at: Timestamp,
-    pub(super) suspect: bool,
+pub(in crate::store) struct Place {
+    pub(in crate::store) run_at: Timestamp,
+    pub(in crate::store) expires_at: Timestamp,
+    pub(in crate::store) suspect: bool,
 }
 
 impl Place {
-    pub(super) fn of(record: &TaskRecord) -> Option<Self> {
+    pub(in crate::store) fn of(record: &TaskRecord) -> Option<Self> {
         record.state.is_queued().then(|| Self {
             run_at: record.run_at,
             expires_at: record.expires_at,
@@ -48,54 +48,54 @@ impl Place {
 
 /// A task taken out of the queue to be claimed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
-    pub(super) id: RequestId,
-    pub(super) suspect: bool,
+pub(in crate::store) struct Candidate {
+    pub(in crate::store) id: RequestId,
+    pub(in crate::store) suspect: bool,
 }
 
 impl Queue {
-    pub(super) fn lock(&self) -> QueueGuard<'_> {
+    pub(in crate::store) fn lock(&self) -> QueueGuard<'_> {
         QueueGuard {
             lanes: self.lanes.lock().unwrap_or_else(PoisonError::into_inner),
             waiting: &self.waiting,
         }
     }
 
-    pub(super) fn waiting(&self) -> u64 {
+    pub(in crate::store) fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Tells everybody who waits for work, and whoever comes next.
-    pub(super) fn notify(&self) {
+    pub(in crate::store) fn notify(&self) {
         self.work.notify_waiters();
         self.work.notify_one();
     }
 
-    pub(super) async fn work(&self) {
+    pub(in crate::store) async fn work(&self) {
         self.work.notified().await;
     }
 }
 
-pub(super) struct QueueGuard<'a> {
+pub(in crate::store) struct QueueGuard<'a> {
     lanes: MutexGuard<'a, Lanes>,
     waiting: &'a AtomicU64,
 }
 
 impl QueueGuard<'_> {
     /// Which limit keeps another task of `tenant` out, if one does.
-    pub(super) fn full(&self, tenant: Option<&Tenant>, limits: Limits) -> Option<FullReason> {
+    pub(in crate::store) fn full(&self, tenant: Option<&Tenant>, limits: Limits) -> Option<FullReason> {
         if self.lanes.expiry.len() as u64 >= limits.queued {
             return Some(FullReason::Queue);
         }
         (tenant.is_some() && self.waiting_of(tenant) >= limits.per_tenant).then_some(FullReason::Tenant)
     }
 
-    pub(super) fn waiting_of(&self, tenant: Option<&Tenant>) -> u64 {
+    pub(in crate::store) fn waiting_of(&self, tenant: Option<&Tenant>) -> u64 {
         let lane = self.lanes.tenants.get(&tenant.cloned());
         lane.map_or(0, |lane| lane.len() as u64)
     }
 
-    pub(super) fn push(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
+    pub(in crate::store) fn push(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
         let lanes = &mut *self.lanes;
         lanes.lane(place.suspect).insert((place.run_at, id), place.expires_at);
         lanes.expiry.insert((place.expires_at, id), place.run_at);
@@ -105,7 +105,7 @@ impl QueueGuard<'_> {
     }
 
     /// Takes a task out, if it is still in.
-    pub(super) fn remove(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
+    pub(in crate::store) fn remove(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
         let lanes = &mut *self.lanes;
         lanes.lane(place.suspect).remove(&(place.run_at, id));
         lanes.overdue.remove(&(place.run_at, id));
@@ -122,7 +122,7 @@ impl QueueGuard<'_> {
 
     /// Takes the first `max` tasks that `worker` may run now off their lanes, oldest first, at most one suspect among
     /// them; the worker is noted as the holder of that suspect. They still count as waiting until they are claimed.
-    pub(super) fn take(&mut self, worker: &WorkerId, max: usize, now: Timestamp) -> Vec<Candidate> {
+    pub(in crate::store) fn take(&mut self, worker: &WorkerId, max: usize, now: Timestamp) -> Vec<Candidate> {
         let mut taken = Vec::new();
         while taken.len() < max {
             let Some((moment, suspect)) = self.lanes.next_for(worker, now) else {
@@ -142,20 +142,20 @@ impl QueueGuard<'_> {
     }
 
     /// How long until the next task is due that `worker` could run.
-    pub(super) fn next_due(&mut self, worker: &WorkerId, now: Timestamp) -> Option<Duration> {
+    pub(in crate::store) fn next_due(&mut self, worker: &WorkerId, now: Timestamp) -> Option<Duration> {
         let ((due, _), _) = self.lanes.next_for(worker, now)?;
         Some(due.since(now))
     }
 
     /// `worker` no longer holds the suspect `id`.
-    pub(super) fn free_suspect(&mut self, worker: &WorkerId, id: RequestId) {
+    pub(in crate::store) fn free_suspect(&mut self, worker: &WorkerId, id: RequestId) {
         if self.lanes.holders.get(worker) == Some(&id) {
             self.lanes.holders.remove(worker);
         }
     }
 
     /// Up to `limit` tasks that have waited longer than their age allows.
-    pub(super) fn over_age(&self, limit: usize, now: Timestamp) -> Vec<RequestId> {
+    pub(in crate::store) fn over_age(&self, limit: usize, now: Timestamp) -> Vec<RequestId> {
         let first = self
             .lanes
             .expiry
@@ -165,7 +165,7 @@ impl QueueGuard<'_> {
     }
 
     /// When the task that has waited longest could have been run.
-    pub(super) fn oldest(&self, scope: &Scope) -> Option<Timestamp> {
+    pub(in crate::store) fn oldest(&self, scope: &Scope) -> Option<Timestamp> {
         let lanes = &*self.lanes;
         let first = match scope {
             Scope::One(tenant) => lanes.tenants.get(tenant)?.first().copied(),

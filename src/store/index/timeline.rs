@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A moment and the task it belongs to; the id tells two tasks of one millisecond apart.
-pub(super) type Moment = (Timestamp, RequestId);
+pub(in crate::store) type Moment = (Timestamp, RequestId);
 
 /// A sorted ring of moments.
 ///
@@ -16,10 +16,10 @@ pub(super) type Moment = (Timestamp, RequestId);
 /// before it (a few nanoseconds, where a B-tree takes fifty), and what is removed is mostly near the front. A removal in
 /// the middle moves the shorter side: at the default bound a shard has 3,000 entries, which is 2 µs at worst.
 #[derive(Debug, Default)]
-pub(super) struct Timeline(VecDeque<Moment>);
+pub(in crate::store) struct Timeline(VecDeque<Moment>);
 
 impl Timeline {
-    pub(super) fn insert(&mut self, moment: Moment) {
+    pub(in crate::store) fn insert(&mut self, moment: Moment) {
         // From the back, whose memory is warm; a search by halves would miss the cache at every step.
         let newer = self
             .0
@@ -38,7 +38,7 @@ impl Timeline {
         }
     }
 
-    pub(super) fn remove(&mut self, moment: Moment) {
+    pub(in crate::store) fn remove(&mut self, moment: Moment) {
         if self.0.front() == Some(&moment) {
             self.0.pop_front();
         } else if let Ok(place) = self.0.binary_search(&moment) {
@@ -46,16 +46,16 @@ impl Timeline {
         }
     }
 
-    pub(super) fn first(&self) -> Option<Moment> {
+    pub(in crate::store) fn first(&self) -> Option<Moment> {
         self.0.front().copied()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Moment> {
+    pub(in crate::store) fn iter(&self) -> impl Iterator<Item = Moment> {
         self.0.iter().copied()
     }
 
     /// The next `count` moments behind `after`, in this order.
-    pub(super) fn behind(&self, after: Option<Moment>, order: SortOrder, count: usize) -> Vec<Moment> {
+    pub(in crate::store) fn behind(&self, after: Option<Moment>, order: SortOrder, count: usize) -> Vec<Moment> {
         match (order, after) {
             (SortOrder::Ascending, None) => self.0.iter().take(count).copied().collect(),
             (SortOrder::Descending, None) => self.0.iter().rev().take(count).copied().collect(),

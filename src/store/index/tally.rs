@@ -1,0 +1,66 @@
+//! How many tasks are in each state, by tenant.
+
+use std::collections::HashMap;
+
+use crate::task::{Counts, Scope, TaskState, Tenant};
+
+/// Counters that follow every change of a state.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Tally {
+    states: States,
+    tenants: HashMap<Tenant, States>,
+}
+
+type States = [u64; TaskState::ALL.len()];
+
+impl Tally {
+    pub(in crate::store) fn add(&mut self, tenant: Option<&Tenant>, state: TaskState) {
+        self.states[state as usize] += 1;
+        if let Some(tenant) = tenant {
+            self.tenants.entry(tenant.clone()).or_default()[state as usize] += 1;
+        }
+    }
+
+    pub(in crate::store) fn change(&mut self, tenant: Option<&Tenant>, from: TaskState, to: TaskState) {
+        if from == to {
+            return;
+        }
+        move_one(&mut self.states, from, to);
+        if let Some(states) = tenant.and_then(|tenant| self.tenants.get_mut(tenant)) {
+            move_one(states, from, to);
+        }
+    }
+
+    pub(in crate::store) fn remove(&mut self, tenant: Option<&Tenant>, state: TaskState) {
+        self.states[state as usize] -= 1;
+        if let Some(tenant) = tenant
+            && let Some(states) = self.tenants.get_mut(tenant)
+        {
+            states[state as usize] -= 1;
+            if states.iter().all(|count| *count == 0) {
+                self.tenants.remove(tenant);
+            }
+        }
+    }
+
+    /// Adds these numbers to `counts`.
+    pub(in crate::store) fn count_into(&self, counts: &mut Counts, scope: &Scope) {
+        for state in TaskState::ALL {
+            let of = |tenant: &Tenant| self.tenants.get(tenant).map_or(0, |states| states[state as usize]);
+            let count = match scope {
+                Scope::All => self.states[state as usize],
+                Scope::One(Some(tenant)) => of(tenant),
+                Scope::One(None) => {
+                    let tenants: u64 = self.tenants.values().map(|states| states[state as usize]).sum();
+                    self.states[state as usize] - tenants
+                }
+            };
+            counts.set(state, counts.of(state) + count);
+        }
+    }
+}
+
+const fn move_one(states: &mut States, from: TaskState, to: TaskState) {
+    states[from as usize] -= 1;
+    states[to as usize] += 1;
+}

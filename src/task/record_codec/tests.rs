@@ -1,0 +1,183 @@
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use proptest::prelude::*;
+
+use super::*;
+use crate::task::{
+    CapturedRequest, CapturedResponse, NewTask,
+    lifecycle::{DeliveryOutcome, Outcome},
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn new_task() -> NewTask {
+    let input = CapturedRequest::new(Method::GET, Uri::from_static("/a?b"), HeaderMap::new(), Bytes::new());
+    NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input))
+}
+
+/// A record with something in every field.
+fn full() -> TaskRecord {
+    let task = NewTask {
+        name: Some(TaskName::new("job-1").unwrap()),
+        tenant: Some(Tenant::new("änna")),
+        function: Some("resize".into()),
+        labels: Labels::from_iter([("team", "a"), ("cost", "")]),
+        max_age: Duration::MAX,
+        subscriptions: [Destination::LOCAL, Destination::new("there")]
+            .map(|destination| Subscription {
+                destination,
+                on: Conditions::ALL,
+            })
+            .into(),
+        ..new_task()
+    };
+    let mut record = TaskRecord::accepted(&task, at(1_700_000_000_000));
+    let worker = WorkerId::new("w", u64::MAX);
+    let lease = record.claim(&worker, LEASE, at(1_700_000_000_001)).unwrap();
+    let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new());
+    let failed = Outcome::Failed {
+        error: "it broke".into(),
+        output: Some(Arc::new(output)),
+    };
+    record.settle(lease.token, &failed, at(1_700_000_000_002)).unwrap();
+    let delivery = &mut record.deliveries[0];
+    let claim = delivery.claim(LEASE, at(1_700_000_000_003)).unwrap();
+    let tried = DeliveryTry {
+        status_code: Some(503),
+        text: Some("busy".into()),
+        ..DeliveryTry::new(at(1_700_000_000_004))
+    };
+    let again = DeliveryOutcome::Retry(LEASE);
+    delivery
+        .settle(claim.token, &again, tried, at(1_700_000_000_004))
+        .unwrap();
+    record.lease_until = Some(at(1));
+    record.progress = Some(Progress::new(0.5, "half"));
+    record
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    for record in [full(), TaskRecord::accepted(&new_task(), at(0))] {
+        assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
+    }
+    let line = LogLine {
+        seq: u64::MAX,
+        attempt: 3,
+        fields: vec![("a".into(), "b".into())],
+        ..LogLine::new(at(9), "INFO", "here", "said")
+    };
+    assert_eq!(LogLine::decode(&line.encode()), Ok(line));
+}
+
+/// What is in the files of users. A change of either needs a new version, and a reader of this one.
+#[test]
+fn the_written_form_of_version_1_does_not_change() {
+    let mut record = TaskRecord::accepted(&new_task(), at(300));
+    record.claim(&WorkerId::new("w", 2), LEASE, at(301)).unwrap();
+    let written = record.encode();
+    let expected = [
+        &b"\x01r\x38"[..],
+        &[7; 16],
+        b"\x01",
+        b"\x01\x01\x00\x01\x01\x03",
+        b"\x01",
+        b"\xac\x02\xac\x02\xac\xba\x99\x29",
+        b"\x80\xa3\x05\x00",
+        b"\x03GET\x04/a?b",
+        b"\x01w\0\0\0\0\0\0\0\x02",
+        b"\xdd\xec\x01\xad\x02",
+        b"\x00",
+        b"\x02\x01\x00\xac\x02\x00\x00\x02\x01\xad\x02\x01\x00",
+        b"\x00\x00",
+    ]
+    .concat();
+    assert_eq!(written, expected);
+    let line = LogLine::new(at(300), "INFO", "t", "m");
+    assert_eq!(line.encode(), b"\x01l\x00\xac\x02\x00\x04INFO\x01t\x01m\x00");
+}
+
+#[test]
+fn an_ordinary_record_is_small() {
+    let mut record = TaskRecord::accepted(&new_task(), at(1_700_000_000_000));
+    let worker = WorkerId::new("host", 2);
+    let lease = record.claim(&worker, LEASE, at(1_700_000_000_000)).unwrap();
+    record
+        .settle(lease.token, &Outcome::Stopped, at(1_700_000_000_000))
+        .unwrap();
+    let length = record.encode().len();
+    assert!(length < 200, "{length} bytes");
+}
+
+#[test]
+fn a_newer_version_is_told_from_damage() {
+    let mut bytes = full().encode();
+    bytes[0] = VERSION + 1;
+    assert_eq!(TaskRecord::decode(&bytes), Err(DecodeError::Newer(VERSION + 1)));
+    let line = LogLine::new(at(1), "INFO", "t", "m").encode();
+    assert!(matches!(TaskRecord::decode(&line), Err(DecodeError::Malformed(_))));
+}
+
+#[test]
+fn every_cut_and_every_flip_is_survived() {
+    let bytes = full().encode();
+    for end in 0..bytes.len() {
+        assert!(TaskRecord::decode(&bytes[..end]).is_err(), "cut at {end}");
+    }
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            let _ = TaskRecord::decode(&flipped);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = LogLine::decode(&bytes);
+        if let Ok(record) = TaskRecord::decode(&bytes) {
+            prop_assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
+        }
+        let headed = [&[VERSION, KIND_RECORD][..], &bytes].concat();
+        if let Ok(record) = TaskRecord::decode(&headed) {
+            prop_assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn whatever_numbers_and_texts_a_record_holds_come_back(
+        counts in any::<[u32; 6]>(),
+        times in any::<[u64; 5]>(),
+        token in any::<u64>(),
+        age in any::<Duration>(),
+        texts in any::<[Option<String>; 4]>(),
+        state in 0..TaskState::ALL.len(),
+        fraction in 0.0_f32..=1.0,
+    ) {
+        let mut record = full();
+        [record.generation, record.attempt, record.retries, record.crashes, record.max_attempts,
+            record.crash_allowance] = counts;
+        let [created_at, run_at, expires_at, started_at, ended_at] = times.map(at);
+        (record.created_at, record.run_at, record.expires_at) = (created_at, run_at, expires_at);
+        (record.started_at, record.ended_at) = (Some(started_at), Some(ended_at));
+        record.token = FenceToken::new(token);
+        record.max_age = age;
+        record.state = TaskState::ALL[state];
+        let [tenant, function, error, detail] = texts;
+        record.tenant = tenant.map(Tenant::new);
+        record.function = function.map(Arc::from);
+        record.error = error.clone().map(Arc::from);
+        record.history[1].detail = detail.map(Arc::from);
+        record.deliveries[1].error = error.map(Arc::from);
+        record.progress = Some(Progress { fraction, message: "".into() });
+        prop_assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
+    }
+}
