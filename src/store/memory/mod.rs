@@ -73,7 +73,7 @@ use crate::{
 ///
 /// It is bounded, by tasks and by bytes. When it is full, the tasks that ended first are dropped, before their
 /// retention is over, so that new ones find room; one with a completion still to be delivered is kept. When only live
-/// tasks are left, inserts are refused as [`Full(Storage)`](FullReason::Storage).
+/// tasks are left, inserts are refused as [`Full(Storage)`](crate::store::FullReason::Storage).
 ///
 /// # Cancel safety
 ///
