@@ -22,13 +22,15 @@
 //! | `FC_STRICT` | `1`: answer as the cloud does to the letter |
 //! | `API_TOKEN` | who has it may use the task API; without it everybody may, and `LISTEN` must be loopback |
 //! | `JOURNAL` | a file to which every start of a handler appends a line `taskId attempt path` |
+//!
+//! What handlers log goes to stderr. SIGTERM and Ctrl-C drain: what is under way has 20 seconds, and is told to end then.
 
 use std::{
     convert::Infallible,
     env,
     fmt::Display,
     fs::{File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
     str::FromStr,
@@ -46,20 +48,23 @@ use axum::{
     routing::{any, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::FutureExt;
 use http_body_util::StreamBody;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, signal};
+use tokio::{net::TcpListener, signal, time::sleep_until};
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
     Backoff, BearerToken, BoxError, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
 };
 
-/// How long a SIGTERM waits for handlers that run.
-const GRACE: Duration = Duration::from_secs(25);
+/// How long what is under way may go on after a SIGTERM. With the 5 s of the stop grace, less than the 30 s after which
+/// supervisors kill.
+const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(io::stderr).init();
     match serve().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -89,14 +94,23 @@ async fn serve() -> Result<(), BoxError> {
 
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let closing = tasks.clone();
-    axum::serve(listener, Shared::new(app))
-        .with_graceful_shutdown(async move {
-            asked_to_end().await;
-            closing.close();
-        })
-        .await?;
-    let report = tasks.shutdown(GRACE).await;
+    // One deadline for plain requests and tasks: a plain one that never ends must not keep the tasks from being drained.
+    let ending = async {
+        asked_to_end().await;
+        Instant::now() + GRACE
+    };
+    let ending = ending.shared();
+    let (asked, closing) = (ending.clone(), tasks.clone());
+    let serving = axum::serve(listener, Shared::new(app)).with_graceful_shutdown(async move {
+        asked.await;
+        closing.close();
+    });
+    tokio::select! {
+        served = serving.into_future() => served?,
+        () = ending.clone().then(|end| sleep_until(end.into())) => {}
+    }
+    let left = ending.await.saturating_duration_since(Instant::now());
+    let report = tasks.shutdown(left).await;
     println!("{report:?}");
     Ok(())
 }

@@ -62,8 +62,8 @@
 //! | `X-Fc-Invocation-Type: Async` | 202 with `X-Fc-Request-Id`, as from a cloud function's HTTP trigger |
 //! | `Prefer: respond-async` (RFC 7240) | the same, with `Preference-Applied` |
 //! | `Prefer: respond-async, wait=5` | the handler's own response if it is there within 5 s, else the 202 |
-//! | `X-Fc-Async-Task-Id: my-job` beside either | a task of that name: sent twice, it runs once |
-//! | `Idempotency-Key: "..."` beside either | the same, without naming the task |
+//! | `X-Fc-Async-Task-Id: my-job` beside the first | a task of that name: sent twice, it runs once |
+//! | `Idempotency-Key: "..."` beside any of them | sent twice, it runs once |
 //!
 //! # Where the layer goes
 //!

@@ -7,8 +7,8 @@ use crate::{
     api::{
         Permission, answer,
         body::read_json,
+        call::{Answer, Call},
         edits,
-        routes::{Answer, Call},
     },
     layer::{RequestBody, ResponseBody},
     store::Delete,

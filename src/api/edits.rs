@@ -9,10 +9,9 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use crate::{
-    api::routes,
     layer::{HeaderPolicy, strip},
     task::{CapturedRequest, lifecycle::Edits},
-    wire::{Problem, REDACTED, is_secret_header, is_secret_query_key},
+    wire::{Problem, REDACTED, below, is_secret_header, is_secret_query_key},
 };
 
 /// The edits as they are sent: what is absent or `null` stays as it is.
@@ -104,7 +103,7 @@ fn target(edited: &str, stored: &Uri, api: &str) -> Result<Uri, Problem> {
     })?;
     // Decoded, since a router may decode before it looks.
     let path = percent_decode_str(uri.path()).decode_utf8_lossy();
-    match routes::below(api.trim_end_matches('/'), &path) {
+    match below(api.trim_end_matches('/'), &path) {
         Some(_) => Err(bad("has a uri that leads to the task API")),
         None => Ok(uri),
     }

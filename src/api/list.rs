@@ -1,16 +1,19 @@
 //! Listing tasks.
 
 use http::StatusCode;
-use serde::Serialize;
 
 use crate::{
     api::{
-        Permission, answer, paging,
+        Permission, answer,
+        call::{Answer, Call},
+        paging,
         query::ListQuery,
-        routes::{Answer, Call},
         view::Payloads,
     },
-    wire::TaskDocument,
+    wire::{
+        TaskDocument,
+        json::{self, Object},
+    },
 };
 
 /// `GET /`
@@ -29,22 +32,15 @@ pub(super) async fn list(call: Call) -> Answer {
             false => Payloads::default(),
         });
     }
-    let tasks = found.items.iter().zip(&payloads);
-    let list = ListDocument {
-        tasks: tasks
-            .map(|(record, payloads)| payloads.put_in(TaskDocument::new(record, &call.links)))
-            .collect(),
-        next_token: found
-            .next
-            .map(|cursor| paging::encode(order, cursor))
-            .unwrap_or_default(),
-    };
-    Ok(answer::json(StatusCode::OK, &list))
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ListDocument<'a> {
-    tasks: Vec<TaskDocument<'a>>,
-    next_token: String,
+    let next = found.next.map(|cursor| paging::encode(order, cursor));
+    let mut out = Vec::new();
+    let mut list = Object::begin(&mut out);
+    list.member("tasks", |out| {
+        json::array(out, found.items.iter().zip(&payloads), |out, (record, payloads)| {
+            payloads.put_in(TaskDocument::new(record, &call.links)).write(out);
+        });
+    });
+    list.text("nextToken", next.as_deref().unwrap_or(""));
+    list.end();
+    Ok(answer::document(StatusCode::OK, out.into()))
 }

@@ -78,6 +78,7 @@ mod access;
 mod answer;
 mod bearer;
 mod body;
+mod call;
 mod change;
 mod edits;
 mod list;

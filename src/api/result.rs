@@ -13,19 +13,16 @@ use http::{
 use crate::{
     api::{
         answer::{self, NO_STORE, NOSNIFF},
+        call::{Answer, Call},
         query,
-        routes::{Answer, Call},
     },
     layer::{Preferences, ResponseBody},
     task::{CapturedResponse, TaskRecord},
-    wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER},
+    wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER, TRUNCATED_HEADER},
 };
 
 /// How far the handler says it is, between 0 and 1.
 const PROGRESS_HEADER: HeaderName = HeaderName::from_static("x-progress");
-
-/// Says that the body was cut when it was stored.
-const TRUNCATED_HEADER: HeaderName = HeaderName::from_static("x-respond-async-truncated");
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
@@ -136,10 +133,10 @@ fn verbatim(record: &TaskRecord, stored: &CapturedResponse, reader: Reader) -> R
         }
     }
     // Not what was stored: the body may have been cut, or be that of an answer to a HEAD.
-    headers.remove(CONTENT_LENGTH);
-    if !matches!(stored.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        headers.insert(CONTENT_LENGTH, stored.body.len().into());
-    }
+    match stored.status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => headers.remove(CONTENT_LENGTH),
+        _ => headers.insert(CONTENT_LENGTH, stored.body.len().into()),
+    };
     // Beside the policies that the handler sent, since a browser obeys all of them.
     headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);

@@ -1,35 +1,23 @@
 //! Which request is for which handler: one table, and the rules around it.
 
-use std::sync::Arc;
-
 use http::{
     HeaderValue, Method, Response, StatusCode,
     header::{ALLOW, CONTENT_LENGTH},
-    request::Parts,
 };
 use http_body::Body;
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    api::{Permission, access::Grant, change, list, origin, result, stats, view},
-    engine::Tasks,
+    api::{
+        Permission,
+        call::{Answer, Call},
+        change, list, origin, result, stats, view,
+    },
     error::BoxFuture,
     layer::{RequestBody, ResponseBody},
     task::{TaskName, TaskRef},
-    wire::{ApiLinks, Problem},
+    wire::Problem,
 };
-
-/// What a handler answers.
-pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
-
-/// A request that has come as far as its handler: the caller was let in, and may do what the route needs.
-pub(super) struct Call {
-    pub(super) tasks: Tasks,
-    pub(super) links: Arc<ApiLinks>,
-    pub(super) grant: Grant,
-    pub(super) task: Option<TaskRef>,
-    pub(super) parts: Parts,
-}
 
 /// Requests of one method and shape.
 pub(super) struct Route {
@@ -69,12 +57,6 @@ pub(super) enum Found {
     Route(&'static Route, Option<TaskRef>),
     /// The question which methods there are, and its answer.
     Options(HeaderValue),
-}
-
-/// The part of `path` that is below `prefix`: empty, or from the slash on.
-pub(super) fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
-    path.strip_prefix(prefix)
-        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The handler for `method` at `path`, a path below the base.
@@ -165,19 +147,6 @@ impl Segment {
     }
 }
 
-impl Call {
-    /// Refuses the call unless the caller has this permission.
-    pub(super) fn must_allow(&self, permission: Permission) -> Result<(), Problem> {
-        match self.grant.allows(permission) {
-            true => Ok(()),
-            false => Err(Problem::forbidden(format!(
-                "This needs the permission {:?}, which you do not have.",
-                permission.as_str()
-            ))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,13 +208,5 @@ mod tests {
         );
         assert_eq!(found(Method::OPTIONS, "/a/stop"), Ok(Some("POST, PUT, OPTIONS".into())));
         assert_eq!(found(Method::OPTIONS, "/nowhere/else"), Err(404));
-    }
-
-    #[test]
-    fn a_prefix_ends_at_a_slash() {
-        assert_eq!(below("/tasks", "/tasks"), Some(""));
-        assert_eq!(below("/tasks", "/tasks/x"), Some("/x"));
-        assert_eq!(below("/tasks", "/tasksx"), None);
-        assert_eq!(below("", "/x"), Some("/x"));
     }
 }

@@ -14,15 +14,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    api::{
-        Authorizer,
-        access::Denied,
-        routes::{self, Call},
-    },
+    api::{Authorizer, access::Denied, call::Call, routes},
     engine::{Tasks, WeakTasks},
     error::{BoxError, BoxFuture},
     layer::{RequestBody, ResponseBody},
-    wire::{ApiLinks, Problem},
+    wire::{ApiLinks, Problem, below},
 };
 
 /// The task API as a service, for a router to nest or a server to call. See the [module](crate::api) for what it serves.
@@ -68,7 +64,7 @@ impl TaskApi {
             None => Problem::forbidden("You may not use the task API."),
         })?;
         let tasks = self.tasks.upgrade().ok_or_else(Problem::shutting_down)?;
-        let path = routes::below(&self.prefix, parts.uri.path()).ok_or_else(Problem::not_found)?;
+        let path = below(&self.prefix, parts.uri.path()).ok_or_else(Problem::not_found)?;
         let (route, task) = match routes::find(path, &parts.method)? {
             routes::Found::Route(route, task) => (route, task),
             routes::Found::Options(allow) => return Ok(routes::options(allow)),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     api::{
         answer,
-        routes::{Answer, Call},
+        call::{Answer, Call},
     },
     engine::{RateStats, SlotStats, Stats},
 };

@@ -92,6 +92,7 @@ impl World {
         };
         let probes = Probes::new(vec![audit.clone()]);
         let engine = Engine::new(Arc::new(store.clone()), settings, probes, Handle::current());
+        engine.set_api_address("/tasks".into(), None, Duration::from_secs(60));
         Self {
             store,
             tasks: Tasks::new(Arc::new(Alive(Arc::new(engine)))),
@@ -752,7 +753,7 @@ async fn when_the_engine_is_gone_the_api_says_so() {
 #[tokio::test]
 async fn a_closed_store_is_unavailable() {
     let world = World::new();
-    world.store.close().await;
+    world.tasks.shutdown(Duration::ZERO).await;
     let answer = get(&world.open(), "/").await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "StoreUnavailable"));
 }

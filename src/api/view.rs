@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::{
     api::{
-        Permission, answer, query,
-        routes::{Answer, Call},
+        Permission, answer,
+        call::{Answer, Call},
+        query,
     },
     store::StoreErrorKind,
     task::{CapturedRequest, CapturedResponse, TaskRecord},

@@ -98,7 +98,7 @@ impl Engine {
         newborn.slot = None;
         let answer = inserting.await;
         if let Ok(Inserted::New(record)) = &answer {
-            self.rates.count(Counted::Accepted, self.clock.uptime());
+            self.rates.count(Counted::Accepted, self.clock.uptime(Instant::now()));
             self.hand_back(record.lease()).await;
         }
         answer
@@ -108,7 +108,8 @@ impl Engine {
     fn committed(self: &Arc<Self>, answer: StoreResult<Inserted>, newborn: Newborn) -> StoreResult<Inserted> {
         match (&answer, newborn.slot) {
             (Ok(Inserted::New(record)), slot) => {
-                self.rates.count(Counted::Accepted, self.clock.uptime());
+                let accepted = self.clock.uptime(newborn.claimed_at);
+                self.rates.count(Counted::Accepted, accepted);
                 match slot {
                     Some(slot) => self.start(
                         record,

@@ -15,6 +15,7 @@ pub(crate) struct Attempt {
     times_out_at: Instant,
     held_until: Instant,
     stop_grace: Duration,
+    lost_at: Option<Instant>,
 }
 
 enum Phase {
@@ -98,6 +99,7 @@ impl Attempt {
             times_out_at: now + timeout,
             held_until,
             stop_grace,
+            lost_at: None,
         }
     }
 
@@ -116,6 +118,7 @@ impl Attempt {
         match self.phase {
             Phase::Running => Some(self.times_out_at.min(self.held_until)),
             Phase::Ending { until, .. } => Some(until.min(self.times_out_at).min(self.held_until)),
+            Phase::Over(How::Lost) => self.lost_at,
             Phase::Settling { .. } | Phase::Over(_) => None,
         }
     }
@@ -154,7 +157,7 @@ impl Attempt {
                         ..
                     }
                 ) => {}
-            Input::LeaseLost => self.lose(),
+            Input::LeaseLost => self.lose(now),
             Input::StopAsked => self.cancel(now, Why::Stop),
             Input::Cut => self.cancel(now, Why::Shutdown),
             Input::Finished(outcome, ended) => self.finish(outcome, ended, now),
@@ -183,7 +186,7 @@ impl Attempt {
             }
         );
         if now >= self.held_until && !in_flight {
-            self.lose();
+            self.lose(now);
         }
         match self.phase {
             Phase::Running if now >= self.times_out_at => return Directive::TimedOut,
@@ -253,9 +256,10 @@ impl Attempt {
         };
     }
 
-    fn lose(&mut self) {
+    fn lose(&mut self, now: Instant) {
         if !matches!(self.phase, Phase::Over(_)) {
             self.phase = Phase::Over(How::Lost);
+            self.lost_at = Some(now);
         }
     }
 }

@@ -114,6 +114,10 @@ impl TaskContext {
 
     /// Resolves when the task should end; never when detached. What has not ended after the stop grace is dropped.
     ///
+    /// A handler that ends early should answer with a failure, such as 503: then a stopped task is `Stopped`, and one whose
+    /// process shuts down is handed back to run again. Whatever counts as success ends the task as `Succeeded` in a
+    /// shutdown: the handler says that its work is done.
+    ///
     /// # Cancel safety
     ///
     /// Waits only. Owned, so that it can be moved into a spawned task.

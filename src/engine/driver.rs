@@ -239,7 +239,7 @@ impl Engine {
                     self.slots.send_to_wait();
                     self.hint(Hint::Work);
                 }
-                Rescue::Poisoned | Rescue::Expired => self.count_end(Condition::Failure),
+                Rescue::Poisoned | Rescue::Expired => self.count_end(Condition::Failure, Instant::now()),
                 Rescue::Stopped | Rescue::NotDue => {}
             }
             self.probes.emit(|| Event::Rescued { id, rescue });

@@ -129,14 +129,20 @@ impl Engine {
         if !overdue {
             return;
         }
-        if live.mark_stuck(|| self.slots.mark_stuck()) {
+        let noticed = live.mark_stuck(|| self.slots.mark_stuck());
+        if noticed {
             self.probes.emit(|| Event::Stuck {
                 id: live.lease.id,
                 attempt: live.attempt,
             });
         }
         let directive = live.machine().directive(now);
-        if matches!(directive, Directive::Run(_) | Directive::Wait(_)) {
+        let nothing_to_do = match directive {
+            Directive::Run(_) | Directive::Wait(_) => true,
+            Directive::Over(_) => !noticed,
+            Directive::TimedOut | Directive::Settle(_) => false,
+        };
+        if nothing_to_do {
             return;
         }
         let (engine, live) = (self.clone(), live.clone());

@@ -13,6 +13,7 @@ mod context;
 mod deliver;
 mod driver;
 mod entry;
+mod follow;
 mod lease;
 pub(crate) mod node;
 mod rates;
@@ -25,14 +26,17 @@ mod settings;
 mod shutdown;
 mod slots;
 mod stats;
+mod submit;
 mod tasks;
 mod watch;
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -53,10 +57,12 @@ use self::{
 };
 pub use self::{
     context::TaskContext,
+    follow::Changes,
     retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
     shutdown::ShutdownReport,
     stats::{RateStats, SlotStats, Stats},
-    tasks::{Changes, Submission, SubmitError, Submitted, Tasks, WeakTasks},
+    submit::{Submission, SubmitError, Submitted},
+    tasks::{Tasks, WeakTasks},
 };
 use crate::{
     error::BoxFuture,
@@ -177,8 +183,12 @@ impl Engine {
     async fn limited<T>(
         operation: &'static str,
         limit: Duration,
-        call: BoxFuture<'_, StoreResult<T>>,
+        mut call: BoxFuture<'_, StoreResult<T>>,
     ) -> StoreResult<T> {
+        // In place first: a store that is ready at once costs no timer.
+        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+            return answer;
+        }
         timeout(limit, call)
             .await
             .unwrap_or_else(|_| Err(Self::too_slow(operation, limit)))
@@ -239,9 +249,9 @@ impl EngineClock {
         self.wall.saturating_add(now.saturating_duration_since(self.started))
     }
 
-    /// How long the engine has been there.
-    pub(crate) fn uptime(&self) -> Duration {
-        self.started.elapsed()
+    /// How long the engine has been there at `now`.
+    pub(crate) fn uptime(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 }
 

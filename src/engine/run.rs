@@ -87,8 +87,8 @@ impl Engine {
     /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
     /// already.
     pub(crate) async fn conclude(&self, live: &Live, started: Instant, mut given: Option<Directive>) {
+        let mut now = Instant::now();
         loop {
-            let now = Instant::now();
             let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
             match directive {
                 Directive::Settle(outcome) => {
@@ -98,13 +98,14 @@ impl Engine {
                     let input = match answer {
                         Ok(settled) => Input::Settled(settled),
                         Err(error) => {
+                            now = Instant::now();
                             let pause = self.settle_pause(tries);
                             self.trouble("settling a task", &error, pause);
                             Input::NotSettled(pause)
                         }
                     };
                     // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
-                    live.feed(input, Instant::now());
+                    live.feed(input, now);
                 }
                 Directive::TimedOut => {
                     let outcome = self.time_out_outcome(live);
@@ -116,10 +117,11 @@ impl Engine {
                         () = live.changed().notified() => {}
                         () = sleep_until(until.into()) => {}
                     }
+                    now = Instant::now();
                 }
                 Directive::Over(how) => {
                     if live.is_first_to_report() {
-                        self.report_end(live, how, started);
+                        self.report_end(live, how, started, now);
                     }
                     return;
                 }
@@ -219,12 +221,12 @@ impl Engine {
     }
 
     /// Tells everybody who wants to know that the attempt is over.
-    fn report_end(&self, live: &Live, how: How, started: Instant) {
+    fn report_end(&self, live: &Live, how: How, started: Instant, now: Instant) {
         let id = live.lease.id;
         match how {
             How::Settled(Settled::Accepted { state, outbox }, outcome) => {
                 if let Some(condition) = state.condition() {
-                    self.count_end(condition);
+                    self.count_end(condition, now);
                 }
                 // It waits again: the node must learn when it is due.
                 if state.is_queued() {
@@ -254,10 +256,10 @@ impl Engine {
         self.watchers.changed(id);
     }
 
-    pub(crate) fn count_end(&self, condition: Condition) {
+    pub(crate) fn count_end(&self, condition: Condition, now: Instant) {
         match condition {
-            Condition::Success => self.rates.count(Counted::Succeeded, self.clock.uptime()),
-            Condition::Failure => self.rates.count(Counted::Failed, self.clock.uptime()),
+            Condition::Success => self.rates.count(Counted::Succeeded, self.clock.uptime(now)),
+            Condition::Failure => self.rates.count(Counted::Failed, self.clock.uptime(now)),
             Condition::Stop => {}
         }
     }

@@ -6,16 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep_until;
-
 use crate::{
-    engine::{Engine, ShutdownReport, SlotStats, Stats, Unaccepted, attempt::Input, node::Hint},
-    store::{Delete, FullReason, Inserted, LogQuery, StoreError},
+    engine::{Engine, ShutdownReport, SlotStats, Stats, attempt::Input, node::Hint},
+    store::{Delete, LogQuery, StoreError},
     task::{
-        CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LogLine, NewTask, Page, PageOf, RequestId, Scope,
-        TaskName, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Filter, LogLine, Page, PageOf, RequestId, Scope, TaskRecord, TaskRef,
         lifecycle::{Edits, Rerun, Stop},
-        record::Labels,
     },
 };
 
@@ -54,41 +50,6 @@ impl Tasks {
     pub fn downgrade(&self) -> WeakTasks {
         WeakTasks {
             alive: Arc::downgrade(&self.alive),
-        }
-    }
-
-    /// Stores a task and answers once it is committed, as an async request over HTTP does. The path it names is one of
-    /// the application that the layer wraps.
-    ///
-    /// # Errors
-    ///
-    /// [`SubmitError`] says why it was not taken in. After `Store` it may have been: submit it again under the same name
-    /// or key to be sure.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before it answers, the task may or may not have been taken in.
-    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
-        let engine = self.engine();
-        let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(submission.request));
-        engine.fill_in(&mut task);
-        task.name = submission.name;
-        task.key = submission.key;
-        if task.name.is_some() || task.key.is_some() {
-            task.digest = Some(task.input.digest());
-        }
-        task.tenant = submission.tenant;
-        task.labels = submission.labels;
-        task.delay = submission.delay;
-        match engine.accept(task, None).await {
-            Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
-            Ok(Inserted::Known {
-                task, id, same_request, ..
-            }) => Ok(Submitted::Known { task, id, same_request }),
-            Ok(Inserted::Conflict) => Err(SubmitError::Conflict),
-            Ok(Inserted::Full(reason)) => Err(SubmitError::Full(reason)),
-            Err(Unaccepted::ShuttingDown) => Err(SubmitError::ShuttingDown),
-            Err(Unaccepted::Store(error)) => Err(SubmitError::Store(error)),
         }
     }
 
@@ -235,67 +196,6 @@ impl Tasks {
         engine.call("delete", engine.store.delete(scope, id)).await
     }
 
-    /// Waits up to `limit` for a task to end, and answers with the task as it is then: ended or not. `None` if it is not
-    /// in `scope`.
-    ///
-    /// Answers early when the engine is being closed, and at once when too many callers wait already.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    ///
-    /// # Cancel safety
-    ///
-    /// Reads only.
-    pub async fn wait(
-        &self,
-        scope: &Scope,
-        id: RequestId,
-        limit: Duration,
-    ) -> Result<Option<Arc<TaskRecord>>, StoreError> {
-        let engine = self.engine();
-        let task = TaskRef::Id(id);
-        let deadline = Instant::now() + limit.min(LONGEST_WAIT);
-        if engine.watchers.count() >= engine.settings.max_waiters {
-            return self.find(scope, &task).await;
-        }
-        let watcher = engine.watchers.watch(id);
-        loop {
-            let changed = watcher.changed().notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let found = self.find(scope, &task).await?;
-            let now = Instant::now();
-            let waits = found.as_ref().is_some_and(|record| !record.state.is_terminal());
-            if !waits || now >= deadline || !engine.phase.is_open() {
-                return Ok(found);
-            }
-            // A change made by another process is not told here, so look now and then.
-            let look_again = deadline.min(now + LOOK_AGAIN);
-            tokio::select! {
-                () = changed => {}
-                () = engine.phase.closed() => {}
-                () = sleep_until(look_again.into()) => {}
-            }
-        }
-    }
-
-    /// Follows a task: answers with the task whenever it changed, first as it is now, last when it has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing happens until [`Changes::next`] is called.
-    #[must_use]
-    pub fn subscribe(&self, scope: Scope, id: RequestId) -> Changes {
-        Changes {
-            tasks: self.clone(),
-            scope,
-            id,
-            seen: None,
-            over: false,
-        }
-    }
-
     /// How things stand.
     ///
     /// # Errors
@@ -316,7 +216,7 @@ impl Tasks {
                 total: engine.slots.total(),
                 stuck: engine.slots.stuck(),
             }),
-            rates: everybody.then(|| engine.rates.read(engine.clock.uptime())),
+            rates: everybody.then(|| engine.rates.read(engine.clock.uptime(Instant::now()))),
             buffered_bytes: everybody.then(|| engine.budget.used()),
         })
     }
@@ -346,15 +246,6 @@ impl Tasks {
 }
 
 impl Engine {
-    /// What every task is stored with, unless the request says otherwise.
-    pub(crate) fn fill_in(&self, task: &mut NewTask) {
-        task.max_age = self.settings.max_age;
-        task.max_attempts = self.settings.retry.max_retries().saturating_add(1);
-        task.crash_allowance = self.settings.crash_allowance;
-        task.key_window = self.settings.key_window;
-        task.subscriptions = self.subscriptions.clone();
-    }
-
     /// The record with the latest progress, which is stored only now and then.
     fn with_progress(&self, mut record: Arc<TaskRecord>) -> Arc<TaskRecord> {
         if !record.state.is_held() {
@@ -380,132 +271,6 @@ impl Engine {
         drop(self.runtime.spawn(async move { engine.shutdown(Duration::ZERO).await }));
     }
 }
-
-/// A task to submit from inside the application.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Submission {
-    /// The request that the application will see.
-    pub request: CapturedRequest,
-    /// A name for the task, unique per tenant.
-    pub name: Option<TaskName>,
-    /// A key that makes submitting it twice do no harm.
-    pub key: Option<IdempotencyKey>,
-    /// Whose it is.
-    pub tenant: Option<Tenant>,
-    /// Words to find it by.
-    pub labels: Labels,
-    /// How long it is to wait before it runs.
-    pub delay: Duration,
-}
-
-impl Submission {
-    /// This request, to be run as soon as possible.
-    #[must_use]
-    pub fn new(request: http::Request<bytes::Bytes>) -> Self {
-        let (head, body) = request.into_parts();
-        Self {
-            request: CapturedRequest::new(head.method, head.uri, head.headers, body),
-            name: None,
-            key: None,
-            tenant: None,
-            labels: Labels::default(),
-            delay: Duration::ZERO,
-        }
-    }
-}
-
-/// What became of a submission.
-#[derive(Clone, Debug)]
-pub enum Submitted {
-    /// It is a new task.
-    New(Arc<TaskRecord>),
-    /// Its name or key is known; nothing was stored.
-    Known {
-        /// The task of that name or key, unless it is gone and only its key is remembered.
-        task: Option<Arc<TaskRecord>>,
-        /// The request id of that task.
-        id: RequestId,
-        /// Whether its request is the same as the one submitted.
-        same_request: bool,
-    },
-}
-
-/// Why a submission was not taken in.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SubmitError {
-    /// The name and the key are those of two different tasks.
-    #[error("the name and the key belong to two different tasks")]
-    Conflict,
-    /// There is no room.
-    #[error("there is no room for another task ({0:?})")]
-    Full(FullReason),
-    /// The engine is being shut down.
-    #[error("the engine is shutting down")]
-    ShuttingDown,
-    /// The store did not say that it has the task. It may have.
-    #[error("the task could not be stored")]
-    Store(#[source] StoreError),
-}
-
-/// A task being followed. Made by [`Tasks::subscribe`].
-#[derive(Debug)]
-pub struct Changes {
-    tasks: Tasks,
-    scope: Scope,
-    id: RequestId,
-    seen: Option<Arc<TaskRecord>>,
-    over: bool,
-}
-
-impl Changes {
-    /// The task, as soon as it differs from what was answered last. `None` after it has ended or is gone, or when the
-    /// engine is being closed.
-    ///
-    /// # Errors
-    ///
-    /// The store's; asking again goes on.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost: a change not answered is answered by the next call.
-    pub async fn next(&mut self) -> Result<Option<Arc<TaskRecord>>, StoreError> {
-        let engine = self.tasks.engine();
-        let task = TaskRef::Id(self.id);
-        while !self.over {
-            let watcher = engine.watchers.watch(self.id);
-            let changed = watcher.changed().notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let Some(found) = self.tasks.find(&self.scope, &task).await? else {
-                self.over = true;
-                break;
-            };
-            if self.seen.as_ref() != Some(&found) {
-                self.over = found.state.is_terminal();
-                self.seen = Some(found.clone());
-                return Ok(Some(found));
-            }
-            if !engine.phase.is_open() {
-                self.over = true;
-                break;
-            }
-            tokio::select! {
-                () = changed => {}
-                () = engine.phase.closed() => {}
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Nobody waits longer than a year, and no clock runs over.
-const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// How often a task is looked at by somebody who waits for it, besides when this process changes it: another process may.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl fmt::Debug for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,12 @@
 //! - [`on_stop`](crate::Builder::on_stop): it was stopped
 //! - [`on_completion`](crate::Builder::on_completion): any of these
 //!
+//! An async closure that captures something is written `move |completion| async move { ... }`: what `async move |completion|`
+//! makes of captures borrows from the closure, and cannot be sent to another thread yet.
+//!
+//! All hooks of a process together are one destination: if one of them fails, all that want to know of that end are called
+//! again at the next try.
+//!
 //! Only the end of a task fires a hook, never an attempt. The order to deliver is committed together with the end, so it
 //! survives whatever the store survives; **a hook may be called twice** for one end, with the same
 //! [`webhook_id`](Completion::webhook_id). A hook runs in a pool of its own, is timed out, is caught when it panics, is

@@ -2,15 +2,16 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use tokio::time::timeout;
+use tokio::time::{Instant as Moment, timeout_at};
 
 use crate::{
     engine::{Alive, Engine, Reserved, Tasks, Unaccepted},
@@ -18,13 +19,13 @@ use crate::{
         carry,
         config::Config,
         dialect::{Options, PREFERENCE_APPLIED, Preferences, idempotency_key},
-        headers::{self, DUPLICATE, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+        headers::{self, DUPLICATE},
         replay::Gathered,
     },
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, TaskDocument},
+    wire::{ApiLinks, Problem, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
 };
 
 /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
@@ -42,11 +43,13 @@ pub(crate) struct Accept {
     pub(crate) preferences: Preferences,
     /// It carried a `Prefer`.
     pub(crate) vary: bool,
+    /// Where the client reached the front, if the front is believed.
+    pub(crate) origin: Option<String>,
 }
 
 /// What it asks for.
 pub(crate) struct Asked {
-    pub(crate) options: Box<Options>,
+    pub(crate) options: Options,
     pub(crate) head: Parts,
 }
 
@@ -167,56 +170,53 @@ impl Accept {
         if !self.engine().budget.has_room(least) {
             return Err(Problem::buffer_full());
         }
-        let reading = async {
-            let mut body = pin!(body);
-            let mut read = Gathered::default();
-            loop {
-                let frame = poll_fn(|cx| body.as_mut().poll_frame(cx));
-                let Some(frame) = timeout(self.config.body_idle_timeout, frame)
-                    .await
-                    .map_err(|_| Problem::request_timeout())?
-                else {
-                    return Ok(read.finish());
-                };
-                let frame = frame.map_err(|_| {
-                    Problem::invalid_argument("The request's body broke off before its end; nothing was stored.")
-                })?;
-                // Trailers are not kept.
-                let Ok(data) = frame.into_data() else { continue };
-                let length = read.len() + data.len();
-                if length > limit {
-                    return Err(Problem::entity_too_large(limit));
+        let mut body = pin!(body);
+        let mut read = Gathered::default();
+        let mut read_by = None;
+        loop {
+            let mut frame = poll_fn(|cx| {
+                let frame = body.as_mut().poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(|_| broken_off())))
+            });
+            let arrived = match poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await {
+                Poll::Ready(arrived) => arrived,
+                // Only a body that is waited for costs a timer: short ones came with the head.
+                Poll::Pending => {
+                    let now = Moment::now();
+                    let read_by = *read_by.get_or_insert(now + self.config.body_timeout);
+                    let frame_by = read_by.min(now + self.config.body_idle_timeout);
+                    let waited = timeout_at(frame_by, frame).await;
+                    waited.map_err(|_| Problem::request_timeout())?
                 }
-                if !reserved.grow_to(length) {
-                    return Err(Problem::buffer_full());
-                }
-                read.push(data);
+            };
+            let Some(frame) = arrived.transpose()? else {
+                return Ok(read.finish());
+            };
+            // Trailers are not kept.
+            let Ok(data) = frame.into_data() else { continue };
+            let length = read.len() + data.len();
+            if length > limit {
+                return Err(Problem::entity_too_large(limit));
             }
-        };
-        timeout(self.config.body_timeout, reading)
-            .await
-            .unwrap_or_else(|_| Err(Problem::request_timeout()))
+            if !reserved.grow_to(length) {
+                return Err(Problem::buffer_full());
+            }
+            read.push(data);
+        }
     }
 
     /// The answer for a task that is stored: its own response if it ends within the wait, or 202.
     async fn accepted(&self, record: Arc<TaskRecord>, duplicate: bool) -> Response<Bytes> {
         let wait = self.wait();
         let record = match wait {
-            Some(limit) if !limit.is_zero() => {
-                let tasks = Tasks::new(self.alive.clone());
-                let waited = tasks.wait(&Scope::All, record.id, limit).await;
-                let waited = waited.ok().flatten().unwrap_or(record);
-                if waited.state.is_terminal()
-                    && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
-                {
-                    let mut response = Response::new(output.body.clone());
-                    *response.status_mut() = output.status;
-                    *response.headers_mut() = output.headers.clone();
-                    self.finish(&mut response, &waited, duplicate, wait);
+            // Boxed, so that only who waits pays for the room that it takes.
+            Some(limit) if !limit.is_zero() => match Box::pin(self.response_within(limit, record)).await {
+                Ok(mut response) => {
+                    self.finish(&mut response, duplicate, wait);
                     return response;
                 }
-                waited
-            }
+                Err(record) => record,
+            },
             _ => record,
         };
         let links = self.links();
@@ -232,19 +232,52 @@ impl Accept {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
-        links.put_on(headers, &record);
-        self.finish(&mut response, &record, duplicate, wait);
+        links.put_on_with_ids(headers, &record, self.origin.as_deref());
+        self.finish(&mut response, duplicate, wait);
         response
+    }
+
+    /// The task's own response if it ends within `limit` with one, and else the task as it is then.
+    async fn response_within(
+        &self,
+        limit: Duration,
+        record: Arc<TaskRecord>,
+    ) -> Result<Response<Bytes>, Arc<TaskRecord>> {
+        let tasks = Tasks::new(self.alive.clone());
+        let waited = tasks.wait(&Scope::All, record.id, limit).await;
+        let waited = waited.ok().flatten().unwrap_or(record);
+        if waited.state.is_terminal()
+            && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
+            // Informational: it cannot be a final answer.
+            && !output.status.is_informational()
+        {
+            let mut response = Response::new(output.body.clone());
+            *response.status_mut() = output.status;
+            *response.headers_mut() = output.headers.clone();
+            response.headers_mut().remove(TRUNCATED_HEADER);
+            if output.truncated {
+                let cut = HeaderValue::from_static("true");
+                response.headers_mut().insert(TRUNCATED_HEADER, cut);
+            }
+            ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None);
+            return Ok(response);
+        }
+        Err(waited)
     }
 
     /// The answer for a request whose task is gone already, and whose key is not.
     fn remembered(&self, id: RequestId) -> Response<Bytes> {
         let id = id.to_string();
-        let body = format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#);
-        let mut response = Response::new(Bytes::from(body));
+        let body = match self.config.fc_strict {
+            true => Bytes::new(),
+            false => Bytes::from(format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#)),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !self.config.fc_strict {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         let id = HeaderValue::try_from(id).expect("a UUID is visible ASCII");
         headers.insert(X_FC_REQUEST_ID, id.clone());
         headers.insert(X_FC_ASYNC_TASK_ID, id);
@@ -253,17 +286,9 @@ impl Accept {
         response
     }
 
-    /// What every answer about a stored task carries.
-    fn finish(&self, response: &mut Response<Bytes>, record: &TaskRecord, duplicate: bool, wait: Option<Duration>) {
+    /// What every answer about a stored task carries beside the ids of it.
+    fn finish(&self, response: &mut Response<Bytes>, duplicate: bool, wait: Option<Duration>) {
         let headers = response.headers_mut();
-        let id = HeaderValue::try_from(record.id.to_string()).expect("a UUID is visible ASCII");
-        let task_id = record
-            .name
-            .as_ref()
-            .and_then(|name| HeaderValue::from_str(name.as_str()).ok())
-            .unwrap_or_else(|| id.clone());
-        headers.insert(X_FC_REQUEST_ID, id);
-        headers.insert(X_FC_ASYNC_TASK_ID, task_id);
         if duplicate {
             headers.insert(DUPLICATE, HeaderValue::from_static("true"));
         }
@@ -280,7 +305,7 @@ impl Accept {
             headers.insert(PREFERENCE_APPLIED, applied);
         }
         if self.vary {
-            headers.append(header::VARY, HeaderValue::from_static("prefer"));
+            headers.append(header::VARY, HeaderValue::from_static("Prefer"));
         }
     }
 
@@ -303,7 +328,7 @@ impl Accept {
         if self.vary {
             response
                 .headers_mut()
-                .append(header::VARY, HeaderValue::from_static("prefer"));
+                .append(header::VARY, HeaderValue::from_static("Prefer"));
         }
         response
     }
@@ -328,6 +353,10 @@ impl Accept {
     fn engine(&self) -> &Arc<Engine> {
         &self.alive.0
     }
+}
+
+fn broken_off() -> Problem {
+    Problem::invalid_argument("The request's body broke off before its end; nothing was stored.")
 }
 
 fn full(reason: FullReason) -> Problem {

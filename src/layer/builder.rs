@@ -91,6 +91,7 @@ impl Builder {
                 when: None,
                 never_async: Vec::new(),
                 links: ApiLinks::default(),
+                trust_forwarding: false,
                 body_limit: 2 * MIB,
                 body_idle_timeout: Duration::from_secs(10),
                 body_timeout: MINUTE,
@@ -152,13 +153,23 @@ impl Builder {
         self
     }
 
+    /// Believes the headers `Forwarded`, or `X-Forwarded-Proto` and `X-Forwarded-Host`, about how a client reached the
+    /// front, so that `Operation-Location` is absolute without a [`public_url`](Self::public_url), which goes before.
+    /// Default: off. Only for an application that nobody reaches but through a front which sets them: anybody else could
+    /// write what they like.
+    pub fn trust_forwarding_headers(mut self) -> Self {
+        self.config.trust_forwarding = true;
+        self
+    }
+
     /// The longest body that is taken in, in bytes; longer ones are refused with 413. Default: 2 MiB, as axum's.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.config.body_limit = bytes;
         self
     }
 
-    /// How long a body may make no progress before it is refused with 408. Default: 10 s.
+    /// How long a body may make no progress before it is refused with 408. Default: 10 s: lost packets are sent again in
+    /// less, and a client that stalls takes up room in the [`buffer_limit`](Self::buffer_limit).
     pub fn body_idle_timeout(mut self, limit: Duration) -> Self {
         self.config.body_idle_timeout = limit;
         self
@@ -184,7 +195,8 @@ impl Builder {
         self
     }
 
-    /// How many tasks may wait; beyond, 503. Default: 100,000. A store may have a lower bound of its own.
+    /// How many tasks may wait, delayed ones among them; beyond, 503. Default: 100,000, as many tasks as a
+    /// [`MemoryStore`](crate::MemoryStore) keeps unless told otherwise. A store may have a lower bound of its own.
     pub fn queue_depth(mut self, tasks: u64) -> Self {
         self.settings.limits.queued = tasks;
         self
@@ -208,13 +220,15 @@ impl Builder {
         self
     }
 
-    /// How long a handler that was told to end may take before it is dropped. Default: 5 s.
+    /// How long a handler that was told to end may take before it is dropped. Default: 5 s: enough to end a child process
+    /// and remove a file, and little of the 30 s that supervisors give a process to end.
     pub fn stop_grace(mut self, grace: Duration) -> Self {
         self.settings.stop_grace = grace;
         self
     }
 
-    /// How long a task may wait beyond its delay, retries included, before it expires. Default: 24 hours.
+    /// How long a task may wait beyond its delay, retries included, before it expires. Default: 24 hours, as in the cloud.
+    /// Looked for every 5 s.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = age;
         self
@@ -234,19 +248,22 @@ impl Builder {
         self
     }
 
-    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours and 7 days.
+    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours, in which who wants a result
+    /// fetches it, and 7 days, since failures are looked into after the weekend. Looked for every 10 s.
     pub fn retention(mut self, succeeded: Duration, others: Duration) -> Self {
         self.settings.retention = Retention { succeeded, others };
         self
     }
 
-    /// How long an `Idempotency-Key` is remembered. Default: 24 hours.
+    /// How long an `Idempotency-Key` is remembered. Default: 24 hours: longer than clients go on trying.
     pub fn dedup_window(mut self, window: Duration) -> Self {
         self.settings.key_window = window;
         self
     }
 
-    /// How much of a response body is kept; what is longer is cut and marked. Default: 1 MiB.
+    /// How much of a response body is kept, in bytes; what is longer is cut, and handed out with
+    /// `X-Respond-Async-Truncated: true`. Default: 1 MiB: what is larger belongs where files are kept, and its address
+    /// into the response.
     pub fn result_limit(mut self, bytes: usize) -> Self {
         self.config.result_limit = bytes;
         self
@@ -258,13 +275,15 @@ impl Builder {
         self
     }
 
-    /// How many callers may wait at once; more are answered without waiting. Default: 1,024.
+    /// How many callers may wait at once; more are answered without waiting. Default: 1,024, since each
+    /// keeps a connection open.
     pub fn max_waiters(mut self, callers: usize) -> Self {
         self.settings.max_waiters = callers;
         self
     }
 
-    /// How long one store operation may take before it counts as failed. Default: 10 s.
+    /// How long one store operation may take before it counts as failed. Default: 10 s: far more than a sound store takes,
+    /// and less than clients wait for a 202.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         self.settings.store_timeout = limit;
         self

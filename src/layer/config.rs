@@ -7,7 +7,7 @@ use http::request::Parts;
 use crate::{
     layer::{Dialect, HeaderPolicy, carry::Carrier},
     task::{Labels, Tenant},
-    wire::ApiLinks,
+    wire::{ApiLinks, below},
 };
 
 /// How the layer behaves. The builder's documentation argues each default.
@@ -18,6 +18,7 @@ pub(crate) struct Config {
     /// Never deferred: the API's base path and the like, without a slash at the end.
     pub(crate) never_async: Vec<String>,
     pub(crate) links: ApiLinks,
+    pub(crate) trust_forwarding: bool,
     pub(crate) body_limit: usize,
     pub(crate) body_idle_timeout: Duration,
     pub(crate) body_timeout: Duration,
@@ -38,9 +39,6 @@ pub(crate) type LabelsOf = dyn Fn(&Parts) -> Labels + Send + Sync;
 impl Config {
     /// Whether `path` is, or is below, a path that is never deferred.
     pub(crate) fn is_never_async(&self, path: &str) -> bool {
-        self.never_async.iter().any(|base| {
-            path.strip_prefix(base.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        self.never_async.iter().any(|base| below(base, path).is_some())
     }
 }

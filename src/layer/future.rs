@@ -77,7 +77,7 @@ where
     }
 }
 
-const PREFER: HeaderValue = HeaderValue::from_static("prefer");
+const PREFER: HeaderValue = HeaderValue::from_static("Prefer");
 
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

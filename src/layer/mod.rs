@@ -9,6 +9,7 @@ mod builder;
 mod carry;
 mod config;
 mod dialect;
+mod forwarded;
 mod future;
 mod headers;
 #[expect(

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body::Body;
 use tower_service::Service;
 
@@ -13,10 +13,10 @@ use crate::{
     layer::{
         RequestBody,
         carry::{Carrier, unpack},
-        headers::{ATTEMPT, TASK_ID, X_FC_REQUEST_ID},
+        headers::{ATTEMPT, TASK_ID},
     },
-    task::{CapturedRequest, CapturedResponse},
-    wire::HopByHop,
+    task::{CapturedRequest, CapturedResponse, RequestId, TaskName},
+    wire::{HopByHop, Values, X_FC_REQUEST_ID},
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
@@ -73,21 +73,28 @@ impl<S> Inner<S> {
 
 /// The stored headers, the length of the body, and what tells the handler which task this is.
 fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
-    let mut headers = input.headers.clone();
-    headers.reserve(5);
-    if !input.body.is_empty() {
-        headers.insert(header::CONTENT_LENGTH, input.body.len().into());
+    let mut buffer = RequestId::BUFFER;
+    let request_id = context.request_id().map(|id| id.encode(&mut buffer));
+    let task_id = context.name().map(TaskName::as_str).or(request_id);
+    let mut values = Values::with_capacity(96);
+    let length = Some(input.body.len() as u64).filter(|length| *length > 0);
+    let given = [
+        (header::CONTENT_LENGTH, length.map(|length| values.add_number(length))),
+        (DEPTH, Some(values.add_number(input.depth))),
+        (ATTEMPT, Some(values.add_number(context.attempt()))),
+        (X_FC_REQUEST_ID, request_id.map(|id| values.add(&[id]))),
+        (TASK_ID, task_id.map(|id| values.add(&[id]))),
+    ];
+    let value = values.finish();
+    // Not a clone: it would have no room for ours, and grow twice.
+    let mut headers = HeaderMap::with_capacity(input.headers.len() + given.len());
+    for (name, value) in &input.headers {
+        headers.append(name, value.clone());
     }
-    headers.insert(DEPTH, u16::from(input.depth).into());
-    headers.insert(ATTEMPT, context.attempt().into());
-    if let Some(id) = context.request_id() {
-        let id = HeaderValue::try_from(id.to_string()).expect("a UUID is visible ASCII");
-        let task_id = context
-            .name()
-            .and_then(|name| HeaderValue::from_str(name.as_str()).ok())
-            .unwrap_or_else(|| id.clone());
-        headers.insert(TASK_ID, task_id);
-        headers.insert(X_FC_REQUEST_ID, id);
+    for (name, part) in given {
+        if let Some(value) = part.and_then(&value) {
+            headers.insert(name, value);
+        }
     }
     headers
 }

@@ -19,6 +19,7 @@ use crate::{
         accept::{Accept, Asked},
         config::Config,
         dialect::{Ask, PREFER, Preferences},
+        forwarded,
     },
 };
 
@@ -93,7 +94,7 @@ impl<S> RespondAsync<S> {
         let ask = found.into_iter().find(|ask| !matches!(ask, Ask::No)).unwrap_or(Ask::No);
         let (head, body) = request.into_parts();
         if matches!(ask, Ask::No) || !self.may_defer(&head) {
-            let vary = head.headers.contains_key(PREFER);
+            let vary = head.headers.contains_key(&PREFER);
             let future = self.inner.call(Request::from_parts(head, body));
             return match vary {
                 true => ResponseFuture::varying(future),
@@ -105,7 +106,11 @@ impl<S> RespondAsync<S> {
             config: self.config.clone(),
             at,
             preferences: Preferences::of(&head.headers),
-            vary: head.headers.contains_key(PREFER),
+            vary: head.headers.contains_key(&PREFER),
+            origin: match self.config.trust_forwarding {
+                true => forwarded::origin(&head.headers),
+                false => None,
+            },
         };
         // The readied inner service is left as it is: its permit belongs to the next request that goes through.
         ResponseFuture::ours(match ask {

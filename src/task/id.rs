@@ -28,6 +28,14 @@ impl RequestId {
         Self(Uuid::from_bytes(bytes))
     }
 
+    /// Room for [`encode`](Self::encode).
+    pub(crate) const BUFFER: [u8; 36] = [0; 36];
+
+    /// The id as text, without a string for it.
+    pub(crate) fn encode<'a>(&self, buffer: &'a mut [u8; 36]) -> &'a str {
+        self.0.hyphenated().encode_lower(buffer)
+    }
+
     /// The sixteen bytes of the id: how a store keeps it.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
@@ -37,8 +45,8 @@ impl RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut buffer = Uuid::encode_buffer();
-        f.pad(self.0.hyphenated().encode_lower(&mut buffer))
+        let mut buffer = Self::BUFFER;
+        f.pad(self.encode(&mut buffer))
     }
 }
 
@@ -62,7 +70,7 @@ pub struct TaskName(Arc<str>);
 
 impl TaskName {
     /// Names that stand for something else under the task API's base path.
-    pub const RESERVED: [&'static str; 4] = ["stats", "events", "bulk", "openapi"];
+    pub const RESERVED: [&'static str; 3] = ["stats", "events", "bulk"];
 
     /// Takes `text` as a name: a letter or underscore, then up to 127 letters, digits, `_` or `-`.
     ///
@@ -258,7 +266,8 @@ pub struct LeaseRef {
 /// A process that runs tasks: a name people recognise, and a random boot id that no other start shares.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerId {
-    name: Arc<str>,
+    /// The name and the boot id, as they are shown: in every document of a task that was claimed.
+    shown: Arc<str>,
     boot: u64,
 }
 
@@ -266,7 +275,7 @@ impl WorkerId {
     /// The worker called `name` in this start of the process.
     pub fn new(name: impl Into<Arc<str>>, boot: u64) -> Self {
         Self {
-            name: name.into(),
+            shown: format!("{}-{boot:016x}", name.into()).into(),
             boot,
         }
     }
@@ -274,7 +283,12 @@ impl WorkerId {
     /// The name people recognise.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.shown[..self.shown.len() - BOOT_LENGTH]
+    }
+
+    /// The worker as it is shown: its name and the number of this start.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.shown
     }
 
     /// The number of this start.
@@ -286,9 +300,12 @@ impl WorkerId {
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:016x}", self.name, self.boot)
+        f.pad(&self.shown)
     }
 }
+
+/// A hyphen and 16 digits.
+const BOOT_LENGTH: usize = 17;
 
 /// Where a completion is delivered, by name: all in-process hooks together are [`LOCAL`](Self::LOCAL).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -373,6 +390,13 @@ mod tests {
         ] {
             assert!(TaskName::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_worker_has_its_name_and_is_shown_with_its_start() {
+        let worker = WorkerId::new("wörker-1", 255);
+        assert_eq!((worker.name(), worker.boot()), ("wörker-1", 255));
+        assert_eq!(worker.to_string(), "wörker-1-00000000000000ff");
     }
 
     #[test]

@@ -1,19 +1,14 @@
 //! [`TaskDocument`]: a task, as clients read it.
 
-use std::fmt::Display;
-
 use bytes::Bytes;
-use serde::{
-    Serialize, Serializer,
-    ser::{SerializeMap, SerializeSeq},
-};
 
 use crate::{
-    task::{HistoryEvent, Progress, RequestId, TaskRecord, Tenant, record::Labels},
+    task::{Progress, RequestId, TaskRecord, Tenant, WorkerId},
     time::Timestamp,
     wire::{
         ApiLinks, Payload, RedactedUri,
-        links::{Shown, TaskId, TaskLinks},
+        json::{self, Object},
+        links::TaskId,
     },
 };
 
@@ -21,42 +16,11 @@ use crate::{
 /// not known yet is `null`; members that a task may be without altogether are left out.
 ///
 /// Borrows everything: one is made and written for every 202.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) struct TaskDocument<'a> {
-    task_id: TaskId<'a>,
-    request_id: RequestId,
-    function_name: &'a str,
-    status: &'static str,
-    method: &'a str,
-    uri: Shown<RedactedUri<'a>>,
-    started_time: Option<Timestamp>,
-    end_time: Option<Timestamp>,
-    duration_ms: Option<u64>,
-    created_time: Timestamp,
-    run_at_time: Timestamp,
-    already_retried_times: u32,
-    attempt: u32,
-    max_attempts: u32,
-    instance_id: Option<Shown<&'a dyn Display>>,
-    qualifier: &'static str,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    task_payload: Option<TaskPayload<'a>>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    return_payload: Option<ReturnPayload<'a>>,
-    task_error_message: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<ProgressDocument<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status_code: Option<u16>,
-    destination_status: &'static str,
-    events: Events<'a>,
-    labels: LabelMap<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<&'a str>,
-    generation: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    links: Option<TaskLinks<'a>>,
+    task: &'a TaskRecord,
+    links: &'a ApiLinks,
+    task_payload: Option<Payload<'a>>,
+    return_payload: Option<Payload<'a>>,
 }
 
 impl<'a> TaskDocument<'a> {
@@ -65,65 +29,27 @@ impl<'a> TaskDocument<'a> {
     pub(crate) const PAYLOAD_BYTES: usize = 16 * 1024;
 
     /// The task, without payloads.
-    pub(crate) fn new(task: &'a TaskRecord, links: &'a ApiLinks) -> Self {
-        let ran_until = task.ended_at.zip(task.started_at);
+    pub(crate) const fn new(task: &'a TaskRecord, links: &'a ApiLinks) -> Self {
         Self {
-            task_id: TaskId::of(task),
-            request_id: task.id,
-            function_name: task.function(),
-            status: task.state.as_str(),
-            method: task.method.as_str(),
-            uri: Shown(RedactedUri(&task.uri)),
-            started_time: task.started_at,
-            end_time: task.ended_at,
-            duration_ms: ran_until.map(|(end, start)| end.as_millis().saturating_sub(start.as_millis())),
-            created_time: task.created_at,
-            run_at_time: task.run_at,
-            already_retried_times: task.retries,
-            attempt: task.attempt,
-            max_attempts: task.max_attempts,
-            instance_id: task.worker.as_ref().map(|worker| Shown(worker as _)),
-            qualifier: "LATEST",
+            task,
+            links,
             task_payload: None,
             return_payload: None,
-            task_error_message: task.error.as_deref(),
-            progress: task.progress.as_ref().map(ProgressDocument::new),
-            status_code: task.status_code,
-            destination_status: task.destination_status().as_str(),
-            events: Events(&task.history),
-            labels: LabelMap(&task.labels),
-            tenant: task.tenant.as_ref().map(Tenant::as_str),
-            generation: task.generation,
-            links: links.of(task),
         }
     }
 
     /// With the body of the request.
     pub(crate) fn with_task_payload(mut self, body: &'a [u8]) -> Self {
-        let Payload {
-            text,
-            encoding,
-            truncated,
-        } = Payload::new(body, Self::PAYLOAD_BYTES);
-        self.task_payload = Some(TaskPayload {
-            text,
-            encoding,
-            truncated,
-        });
+        self.task_payload = Some(Payload::new(body, Self::PAYLOAD_BYTES));
         self
     }
 
     /// With the body of the response; `whole` is whether all of it was kept.
     pub(crate) fn with_return_payload(mut self, body: &'a [u8], whole: bool) -> Self {
-        let Payload {
-            text,
-            encoding,
-            truncated,
-        } = Payload::new(body, Self::PAYLOAD_BYTES);
-        self.return_payload = Some(ReturnPayload {
-            text,
-            encoding,
-            truncated: truncated || !whole,
+        let payload = Payload::new(body, Self::PAYLOAD_BYTES);
+        self.return_payload = Some(Payload {
+            truncated: payload.truncated || !whole,
+            ..payload
         });
         self
     }
@@ -132,82 +58,124 @@ impl<'a> TaskDocument<'a> {
     pub(crate) fn to_bytes(&self) -> Bytes {
         // A task just accepted, with links and a short URI, takes about 1,200.
         let mut out = Vec::with_capacity(1536);
-        serde_json::to_writer(&mut out, self).expect("strings and numbers are written to memory");
+        self.write(&mut out);
         out.into()
     }
-}
 
-#[derive(Serialize)]
-struct TaskPayload<'a> {
-    #[serde(rename = "taskPayload")]
-    text: std::borrow::Cow<'a, str>,
-    #[serde(rename = "taskPayloadEncoding")]
-    encoding: &'static str,
-    #[serde(rename = "taskPayloadTruncated")]
-    truncated: bool,
-}
+    /// The document at the end of `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let task = self.task;
+        let mut buffer = RequestId::BUFFER;
+        let request_id = task.id.encode(&mut buffer);
+        let task_id = TaskId::of(task);
+        let millis = |at: Option<Timestamp>| at.map(Timestamp::as_millis);
+        let ran_until = task.ended_at.zip(task.started_at);
 
-#[derive(Serialize)]
-struct ReturnPayload<'a> {
-    #[serde(rename = "returnPayload")]
-    text: std::borrow::Cow<'a, str>,
-    #[serde(rename = "returnPayloadEncoding")]
-    encoding: &'static str,
-    #[serde(rename = "returnPayloadTruncated")]
-    truncated: bool,
-}
-
-#[derive(Serialize)]
-struct ProgressDocument<'a> {
-    fraction: f32,
-    message: &'a str,
-}
-
-impl<'a> ProgressDocument<'a> {
-    fn new(progress: &'a Progress) -> Self {
-        Self {
-            fraction: progress.fraction,
-            message: &progress.message,
+        let mut document = Object::begin(out);
+        document.plain("taskId", task_id.as_str(request_id));
+        document.plain("requestId", request_id);
+        document.text("functionName", task.function());
+        document.plain("status", task.state.as_str());
+        document.text("method", task.method.as_str());
+        document.shown("uri", RedactedUri(&task.uri));
+        document.number_or_null("startedTime", millis(task.started_at));
+        document.number_or_null("endTime", millis(task.ended_at));
+        let took = ran_until.map(|(end, start)| end.as_millis().saturating_sub(start.as_millis()));
+        document.number_or_null("durationMs", took);
+        document.number("createdTime", task.created_at.as_millis());
+        document.number("runAtTime", task.run_at.as_millis());
+        document.number("alreadyRetriedTimes", task.retries);
+        document.number("attempt", task.attempt);
+        document.number("maxAttempts", task.max_attempts);
+        document.text_or_null("instanceId", task.worker.as_ref().map(WorkerId::as_str));
+        document.plain("qualifier", "LATEST");
+        if let Some(payload) = &self.task_payload {
+            document.text("taskPayload", &payload.text);
+            document.plain("taskPayloadEncoding", payload.encoding);
+            document.truth("taskPayloadTruncated", payload.truncated);
         }
+        if let Some(payload) = &self.return_payload {
+            document.text("returnPayload", &payload.text);
+            document.plain("returnPayloadEncoding", payload.encoding);
+            document.truth("returnPayloadTruncated", payload.truncated);
+        }
+        document.text_or_null("taskErrorMessage", task.error.as_deref());
+        if let Some(progress) = &task.progress {
+            document.member("progress", |out| write_progress(out, progress));
+        }
+        if let Some(status) = task.status_code {
+            document.number("statusCode", status);
+        }
+        document.plain("destinationStatus", task.destination_status().as_str());
+        document.member("events", |out| write_events(out, task));
+        document.member("labels", |out| write_labels(out, task));
+        if let Some(tenant) = &task.tenant {
+            document.text("tenant", Tenant::as_str(tenant));
+        }
+        document.number("generation", task.generation);
+        if let Some(base) = self.links.path() {
+            document.member("links", |out| {
+                write_links(out, base, task_id.as_str(request_id), task.state.is_terminal());
+            });
+        }
+        document.end();
     }
 }
 
-struct Events<'a>(&'a [HistoryEvent]);
-
-impl Serialize for Events<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut events = serializer.serialize_seq(Some(self.0.len()))?;
-        for event in self.0 {
-            events.serialize_element(&EventDocument {
-                event_id: event.id,
-                status: event.state.as_str(),
-                timestamp: event.at,
-                event_detail: event.detail.as_deref().unwrap_or(""),
-            })?;
-        }
-        events.end()
-    }
+fn write_progress(out: &mut Vec<u8>, progress: &Progress) {
+    let mut document = Object::begin(out);
+    document.member("fraction", |out| {
+        serde_json::to_writer(out, &progress.fraction).expect("memory takes any number");
+    });
+    document.text("message", &progress.message);
+    document.end();
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct EventDocument<'a> {
-    event_id: u32,
-    status: &'static str,
-    timestamp: Timestamp,
-    event_detail: &'a str,
+fn write_events(out: &mut Vec<u8>, task: &TaskRecord) {
+    json::array(out, &task.history, |out, event| {
+        let mut document = Object::begin(out);
+        document.number("eventId", event.id);
+        document.plain("status", event.state.as_str());
+        document.number("timestamp", event.at.as_millis());
+        document.text("eventDetail", event.detail.as_deref().unwrap_or(""));
+        document.end();
+    });
 }
 
-struct LabelMap<'a>(&'a Labels);
-
-impl Serialize for LabelMap<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in self.0.iter() {
-            map.serialize_entry(name, value)?;
+fn write_labels(out: &mut Vec<u8>, task: &TaskRecord) {
+    out.push(b'{');
+    for (index, (name, value)) in task.labels.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
         }
-        map.end()
+        json::text(out, name);
+        out.push(b':');
+        json::text(out, value);
     }
+    out.push(b'}');
+}
+
+/// Whether logs and events are served.
+const SERVES_LOGS_AND_EVENTS: bool = false;
+
+/// What can be done about a task now, and where: `stop` until it has ended, `retry` from then on.
+fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, ended: bool) {
+    let mut links = Object::begin(out);
+    for (there, name, rest) in [
+        (true, "self", ""),
+        (true, "result", "/result"),
+        (true, "operation", "/operation"),
+        (true, "request", "/request"),
+        (SERVES_LOGS_AND_EVENTS, "logs", "/logs"),
+        (SERVES_LOGS_AND_EVENTS, "events", "/events"),
+        (!ended, "stop", "/stop"),
+        (ended, "retry", "/retry"),
+    ] {
+        if there {
+            links.joined(name, [base, "/", task_id, rest]);
+        }
+    }
+    links.end();
 }
 
 #[cfg(test)]
@@ -217,7 +185,7 @@ pub(super) mod tests {
     use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
-    use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, WorkerId, lifecycle::Outcome};
+    use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, lifecycle::Outcome};
 
     pub(in crate::wire) fn id() -> RequestId {
         RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [7; 10])

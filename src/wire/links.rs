@@ -3,9 +3,12 @@
 use std::fmt::Display;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::Serialize;
 
-use crate::task::{RequestId, TaskName, TaskRecord};
+use crate::{
+    task::{RequestId, TaskName, TaskRecord},
+    wire::Values,
+};
 
 /// Where the task API is served, if it is: every header and link that names it comes from here.
 ///
@@ -16,11 +19,15 @@ pub(crate) struct ApiLinks {
     absolute: Option<Box<str>>,
 }
 
-/// Whether logs and events are served.
-const SERVES_LOGS_AND_EVENTS: bool = false;
-
+/// The request id, for a client and for a handler.
+pub(crate) const X_FC_REQUEST_ID: HeaderName = HeaderName::from_static("x-fc-request-id");
+/// The task id, for a client.
+pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
 /// An absolute or path-absolute address of a task, also for clients that follow Azure's guidelines.
 const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
+
+/// Where the result of a task is, below the task.
+const RESULT: &str = "/result";
 
 impl ApiLinks {
     /// There is no API.
@@ -59,36 +66,68 @@ impl ApiLinks {
 
     /// `Location` of a task that was accepted, or is not done: where its result will be.
     pub(crate) fn location(&self, task: &TaskRecord) -> Option<HeaderValue> {
-        at(self.path.as_deref()?, task, "/result")
+        at(self.path.as_deref()?, task, RESULT)
     }
 
-    /// `Content-Location` of a task document.
-    pub(crate) fn content_location(&self, task: &TaskRecord) -> Option<HeaderValue> {
-        at(self.path.as_deref()?, task, "")
-    }
-
-    /// `Operation-Location`: absolute where the public URL is known, as the clients that read it prefer.
-    pub(crate) fn operation_location(&self, task: &TaskRecord) -> Option<HeaderValue> {
-        at(self.absolute.as_deref().or(self.path.as_deref())?, task, "/operation")
-    }
-
-    /// Puts all three on a 202. Does nothing where there is no API.
+    /// Puts on an answer where the result of the task will be, the task itself, and the operation. Does nothing where
+    /// there is no API.
     pub(crate) fn put_on(&self, headers: &mut HeaderMap, task: &TaskRecord) {
-        for (name, value) in [
-            (header::LOCATION, self.location(task)),
-            (header::CONTENT_LOCATION, self.content_location(task)),
-            (OPERATION_LOCATION, self.operation_location(task)),
-        ] {
-            if let Some(value) = value {
-                headers.insert(name, value);
-            }
+        for (name, value) in self.values(task, None).into_iter().skip(2) {
+            headers.insert(name, value);
         }
     }
 
-    /// The links in a document about `task`, unless there is no API.
-    pub(crate) fn of<'a>(&'a self, task: &'a TaskRecord) -> Option<TaskLinks<'a>> {
-        self.path.as_deref().map(|base| TaskLinks { base, task })
+    /// The same, and the ids of the task. The operation is under the `origin` that the client reached, where that is
+    /// known and the public URL is not.
+    pub(crate) fn put_on_with_ids(&self, headers: &mut HeaderMap, task: &TaskRecord, origin: Option<&str>) {
+        for (name, value) in self.values(task, origin) {
+            headers.insert(name, value);
+        }
     }
+
+    /// Request id, task id, `Location`, `Content-Location` and `Operation-Location`, which is absolute where the public
+    /// URL is known, as the clients that read it prefer. They are parts of one text and share its one allocation.
+    fn values(
+        &self,
+        task: &TaskRecord,
+        origin: Option<&str>,
+    ) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> + use<> {
+        let mut buffer = RequestId::BUFFER;
+        let request_id = task.id.encode(&mut buffer);
+        let task_id = TaskId::of(task);
+        let task_id = task_id.as_str(request_id);
+        // What they take together under a short base, without a public URL.
+        let mut values = Values::with_capacity(256);
+        let ids = [values.add(&[request_id]), values.add(&[task_id])];
+        let addresses = self.path.as_deref().map(|path| {
+            let location = values.add(&[path, "/", task_id, RESULT]);
+            let content_location = location.start..location.end - RESULT.len();
+            let operation = match self.absolute.as_deref() {
+                Some(absolute) => values.add(&[absolute, "/", task_id, "/operation"]),
+                None => values.add(&[origin.unwrap_or(""), path, "/", task_id, "/operation"]),
+            };
+            [location, content_location, operation]
+        });
+        let value = values.finish();
+        let names = [
+            X_FC_REQUEST_ID,
+            X_FC_ASYNC_TASK_ID,
+            header::LOCATION,
+            header::CONTENT_LOCATION,
+            OPERATION_LOCATION,
+        ];
+        let parts = ids.into_iter().chain(addresses.into_iter().flatten());
+        names
+            .into_iter()
+            .zip(parts)
+            .filter_map(move |(name, part)| Some((name, value(part)?)))
+    }
+}
+
+/// The part of `path` that is below `prefix`: empty, or from the slash on.
+pub(crate) fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(prefix)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn at(base: &str, task: &TaskRecord, rest: &str) -> Option<HeaderValue> {
@@ -110,6 +149,14 @@ impl<'a> TaskId<'a> {
             .map(TaskName::as_str)
             .map_or(Self::Id(task.id), Self::Name)
     }
+
+    /// The task id, given the request id as text.
+    pub(crate) const fn as_str(&self, request_id: &'a str) -> &'a str {
+        match self {
+            Self::Id(_) => request_id,
+            Self::Name(name) => name,
+        }
+    }
 }
 
 impl Display for TaskId<'_> {
@@ -118,43 +165,6 @@ impl Display for TaskId<'_> {
             Self::Id(id) => id.fmt(f),
             Self::Name(name) => f.write_str(name),
         }
-    }
-}
-
-/// What can be done about a task now, and where: `stop` until it has ended, `retry` from then on.
-pub(crate) struct TaskLinks<'a> {
-    base: &'a str,
-    task: &'a TaskRecord,
-}
-
-impl Serialize for TaskLinks<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let ended = self.task.state.is_terminal();
-        let links = [
-            (true, "self", ""),
-            (true, "result", "/result"),
-            (true, "operation", "/operation"),
-            (true, "request", "/request"),
-            (SERVES_LOGS_AND_EVENTS, "logs", "/logs"),
-            (SERVES_LOGS_AND_EVENTS, "events", "/events"),
-            (!ended, "stop", "/stop"),
-            (ended, "retry", "/retry"),
-        ];
-        let id = TaskId::of(self.task);
-        let mut map = serializer.serialize_map(None)?;
-        for (_, name, rest) in links.into_iter().filter(|(there, ..)| *there) {
-            map.serialize_entry(name, &Shown(format_args!("{}/{id}{rest}", self.base)))?;
-        }
-        map.end()
-    }
-}
-
-/// A value written as the text it displays as, without a string in between.
-pub(crate) struct Shown<T>(pub(crate) T);
-
-impl<T: Display> Serialize for Shown<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
     }
 }
 
@@ -177,7 +187,11 @@ mod tests {
     fn a_public_url_makes_the_operation_absolute_and_its_path_leads_every_link() {
         let links = ApiLinks::new("/tasks", Some("https://example.org/app/"));
         let operation = format!("https://example.org/app/tasks/{}/operation", id());
-        assert_eq!(links.operation_location(&record()).unwrap(), operation);
+        let mut headers = HeaderMap::new();
+        links.put_on_with_ids(&mut headers, &record(), Some("http://elsewhere"));
+        assert_eq!(headers["operation-location"], operation);
+        assert_eq!(headers["x-fc-request-id"], id().to_string());
+        assert_eq!(headers["x-fc-async-task-id"], id().to_string());
         assert_eq!(
             links.location(&record()).unwrap(),
             format!("/app/tasks/{}/result", id())
@@ -189,10 +203,32 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_makes_the_operation_absolute_unless_the_public_url_is_known() {
+        let reached = |links: ApiLinks| {
+            let mut headers = HeaderMap::new();
+            links.put_on_with_ids(&mut headers, &record(), Some("https://front.example"));
+            headers.remove("operation-location")
+        };
+        let expected = format!("https://front.example/tasks/{}/operation", id());
+        assert_eq!(reached(ApiLinks::new("/tasks", None)).unwrap(), expected);
+        let known = ApiLinks::new("/tasks", Some("https://example.org"));
+        let expected = format!("https://example.org/tasks/{}/operation", id());
+        assert_eq!(reached(known).unwrap(), expected);
+        assert_eq!(reached(ApiLinks::default()), None);
+    }
+
+    #[test]
     fn without_an_api_nothing_names_it() {
         let mut headers = HeaderMap::new();
         ApiLinks::default().put_on(&mut headers, &record());
         assert!(headers.is_empty());
-        assert!(ApiLinks::default().of(&record()).is_none());
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_slash() {
+        assert_eq!(below("/tasks", "/tasks"), Some(""));
+        assert_eq!(below("/tasks", "/tasks/x"), Some("/x"));
+        assert_eq!(below("/tasks", "/tasksx"), None);
+        assert_eq!(below("", "/x"), Some("/x"));
     }
 }

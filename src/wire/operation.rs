@@ -6,10 +6,7 @@ use serde::Serialize;
 use crate::{
     task::{TaskRecord, TaskState},
     time::Timestamp,
-    wire::{
-        ApiLinks,
-        links::{Shown, TaskId},
-    },
+    wire::{ApiLinks, links::TaskId},
 };
 
 /// A task in the words of the operation pattern that several clouds share: a client polls it until `status` is one of
@@ -26,7 +23,7 @@ pub(crate) struct OperationDocument<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<OperationError<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    resource_location: Option<Shown<String>>,
+    resource_location: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -55,7 +52,7 @@ impl<'a> OperationDocument<'a> {
                 code,
                 message: task.error.as_deref().unwrap_or(""),
             }),
-            resource_location: result.map(|base| Shown(format!("{base}/{}/result", TaskId::of(task)))),
+            resource_location: result.map(|base| format!("{base}/{}/result", TaskId::of(task))),
         }
     }
 

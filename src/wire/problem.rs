@@ -132,7 +132,7 @@ impl Problem {
             StatusCode::CONFLICT,
             "StatefulAsyncInvocationAlreadyExists",
             "The task id is in use",
-            "A task of this id was accepted before, for another request; choose another id.",
+            "A task of this id was accepted before; choose another id for another request.",
         )
     }
 
@@ -417,6 +417,9 @@ pub(crate) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-fc-r
 
 /// Where the task stands that an answer is about.
 pub(crate) const STATUS_HEADER: HeaderName = HeaderName::from_static("x-respond-async-status");
+
+/// On a task's response whose body was cut when it was stored.
+pub(crate) const TRUNCATED_HEADER: HeaderName = HeaderName::from_static("x-respond-async-truncated");
 
 #[derive(Serialize)]
 struct Document<'a> {

@@ -6,12 +6,31 @@
 )]
 
 mod accept;
+mod api;
+mod body;
 mod conformance;
-mod fault;
+mod custom_store;
+mod dedup;
+mod engine_support;
+mod examples;
+mod fault_store;
+mod faults;
 mod floors;
+mod handler;
+mod hooks;
+mod lease;
 mod memory;
 mod metrics_probe;
+mod placement;
+mod prefer;
 mod redb;
+mod refusals;
+mod replay;
+mod run;
+mod scenarios;
+mod shutdown;
 mod simulation;
+mod stop;
 mod support;
+mod sync_path;
 mod tracing_probe;

@@ -86,6 +86,7 @@ fn telling(task: NewTask) -> NewTask {
     task
 }
 
+/// S51
 #[tokio::test]
 async fn a_full_store_drops_what_ended_first_whatever_was_stored_first() {
     let bounded = Bounded::new(|store| store.max_tasks(40));
@@ -104,6 +105,7 @@ async fn a_full_store_drops_what_ended_first_whatever_was_stored_first() {
     }
 }
 
+/// S51
 #[tokio::test]
 async fn a_store_full_of_live_tasks_refuses_and_keeps_no_trace() {
     let bounded = Bounded::new(|store| store.max_tasks(3));

@@ -28,6 +28,7 @@ use tokio::{
     runtime::{Handle, Runtime},
     sync::{Semaphore, mpsc},
 };
+use tokio_test::task;
 use tower::{Layer, Service, ServiceExt, make::Shared};
 use tower_respond_async::{
     Backoff, Builder, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskApi, TaskContext, TaskRecord,
@@ -381,6 +382,15 @@ async fn panics() -> StatusCode {
 /// No second try: what fails has failed.
 pub(crate) fn no_retries() -> Backoff {
     Backoff::new().max_retries(0)
+}
+
+/// Calls the application, its answer to be polled by hand.
+pub(crate) fn by_hand(app: &App, request: Request<Body>) -> task::Spawn<impl Future<Output = Response<Body>> + use<>> {
+    let mut service = app.service.clone();
+    let readied = task::spawn(()).enter(|cx, _| Service::<Request<Body>>::poll_ready(&mut service, cx));
+    assert!(matches!(readied, Poll::Ready(Ok(()))), "a router is always ready");
+    let answer = service.call(request);
+    task::spawn(async move { answer.await.unwrap() })
 }
 
 /// A handler that says when it has begun, and ends when it is let.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::{
     layer::dialect::{Ask, Options, single},
@@ -10,11 +10,12 @@ use crate::{
     wire::Problem,
 };
 
-pub(super) const TYPE: &str = "x-fc-invocation-type";
-const TASK_ID: &str = "x-fc-async-task-id";
+// Names that are there already: a look-up by text parses it first, and every request pays for one.
+pub(super) static TYPE: HeaderName = HeaderName::from_static("x-fc-invocation-type");
+static TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
 /// The older name of the same.
-const INVOCATION_ID: &str = "x-fc-stateful-async-invocation-id";
-const DELAY: &str = "x-fc-async-delay";
+static INVOCATION_ID: HeaderName = HeaderName::from_static("x-fc-stateful-async-invocation-id");
+static DELAY: HeaderName = HeaderName::from_static("x-fc-async-delay");
 
 /// Delays are shorter than this, in seconds.
 const DELAY_LIMIT: u64 = 3600;
@@ -22,19 +23,18 @@ const DELAY_LIMIT: u64 = 3600;
 pub(super) fn read(headers: &HeaderMap) -> Ask {
     match asked(headers) {
         Ok(None) => Ask::No,
-        Ok(Some(options)) => Ask::Async(Box::new(options)),
+        Ok(Some(options)) => Ask::Async(options),
         Err(problem) => Ask::Refuse(Box::new(problem)),
     }
 }
 
-pub(super) fn strip(headers: &mut HeaderMap) {
-    for name in [TYPE, TASK_ID, INVOCATION_ID, DELAY] {
-        headers.remove(name);
-    }
+/// Whether a header of this name is one of the dialect's.
+pub(super) fn is_own(name: &HeaderName) -> bool {
+    [&TYPE, &TASK_ID, &INVOCATION_ID, &DELAY].contains(&name)
 }
 
 fn asked(headers: &HeaderMap) -> Result<Option<Options>, Problem> {
-    let Some(kind) = single(headers, TYPE)? else {
+    let Some(kind) = single(headers, &TYPE)? else {
         return Ok(None);
     };
     if kind.eq_ignore_ascii_case("sync") {
@@ -54,7 +54,7 @@ fn asked(headers: &HeaderMap) -> Result<Option<Options>, Problem> {
 }
 
 fn name(headers: &HeaderMap) -> Result<Option<TaskName>, Problem> {
-    let (new, old) = (single(headers, TASK_ID)?, single(headers, INVOCATION_ID)?);
+    let (new, old) = (single(headers, &TASK_ID)?, single(headers, &INVOCATION_ID)?);
     if let (Some(new), Some(old)) = (new, old)
         && new != old
     {
@@ -70,10 +70,13 @@ fn name(headers: &HeaderMap) -> Result<Option<TaskName>, Problem> {
 }
 
 fn delay(headers: &HeaderMap) -> Result<Duration, Problem> {
-    let Some(text) = single(headers, DELAY)? else {
+    let Some(text) = single(headers, &DELAY)? else {
         return Ok(Duration::ZERO);
     };
-    let secs = text.parse().ok().filter(|secs| (1..DELAY_LIMIT).contains(secs));
+    // Digits only: `parse` alone would take a sign.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let secs = text.parse().ok();
+    let secs = secs.filter(|secs| digits && (1..DELAY_LIMIT).contains(secs));
     secs.map(Duration::from_secs).ok_or_else(|| {
         let text = Problem::quoted(text);
         Problem::invalid_argument(format!(
@@ -85,17 +88,14 @@ fn delay(headers: &HeaderMap) -> Result<Duration, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
 
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+    fn headers(lines: &[(&HeaderName, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(
-                HeaderName::from_static(name),
-                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
-            );
+            headers.append((*name).clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
     }
@@ -103,36 +103,37 @@ mod tests {
     #[test]
     fn only_async_asks() {
         for value in ["Async", "async", "ASYNC"] {
-            assert!(asked(&headers(&[(TYPE, value)])).unwrap().is_some(), "{value}");
+            assert!(asked(&headers(&[(&TYPE, value)])).unwrap().is_some(), "{value}");
         }
-        assert!(asked(&headers(&[(TYPE, "Sync")])).unwrap().is_none());
+        assert!(asked(&headers(&[(&TYPE, "Sync")])).unwrap().is_none());
         assert!(asked(&HeaderMap::new()).unwrap().is_none());
         for value in ["", "yes", "async, async", "Async;q=1", "\u{e4}"] {
-            assert!(asked(&headers(&[(TYPE, value)])).is_err(), "{value}");
+            assert!(asked(&headers(&[(&TYPE, value)])).is_err(), "{value}");
         }
-        assert!(asked(&headers(&[(TYPE, "async"), (TYPE, "sync")])).is_err());
+        assert!(asked(&headers(&[(&TYPE, "async"), (&TYPE, "sync")])).is_err());
     }
 
     #[test]
     fn options_are_checked() {
-        let with = |lines: &[(&'static str, &str)]| {
+        let with = |lines: &[(&HeaderName, &str)]| {
             let mut headers = headers(lines);
-            headers.insert(TYPE, HeaderValue::from_static("Async"));
+            headers.insert(TYPE.clone(), HeaderValue::from_static("Async"));
             asked(&headers).map(Option::unwrap)
         };
-        assert_eq!(with(&[(TASK_ID, "job_1")]).unwrap().name.unwrap().as_str(), "job_1");
-        assert_eq!(with(&[(INVOCATION_ID, "job")]).unwrap().name.unwrap().as_str(), "job");
-        assert!(with(&[(TASK_ID, "a"), (INVOCATION_ID, "b")]).is_err());
-        assert_eq!(with(&[(DELAY, "3599")]).unwrap().delay, Duration::from_secs(3599));
+        assert_eq!(with(&[(&TASK_ID, "job_1")]).unwrap().name.unwrap().as_str(), "job_1");
+        assert_eq!(with(&[(&INVOCATION_ID, "job")]).unwrap().name.unwrap().as_str(), "job");
+        assert!(with(&[(&TASK_ID, "a"), (&INVOCATION_ID, "b")]).is_err());
+        assert_eq!(with(&[(&DELAY, "3599")]).unwrap().delay, Duration::from_secs(3599));
         for (name, value) in [
-            (TASK_ID, ""),
-            (TASK_ID, "1a"),
-            (TASK_ID, "stats"),
-            (DELAY, "0"),
-            (DELAY, "3600"),
-            (DELAY, "-1"),
-            (DELAY, "1.5"),
-            (DELAY, "soon"),
+            (&TASK_ID, ""),
+            (&TASK_ID, "1a"),
+            (&TASK_ID, "stats"),
+            (&DELAY, "0"),
+            (&DELAY, "3600"),
+            (&DELAY, "-1"),
+            (&DELAY, "+5"),
+            (&DELAY, "1.5"),
+            (&DELAY, "soon"),
         ] {
             assert!(with(&[(name, value)]).is_err(), "{name}: {value}");
         }

@@ -5,7 +5,7 @@ mod prefer;
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) use self::prefer::{PREFER, PREFERENCE_APPLIED, Preferences};
 use crate::{
@@ -24,7 +24,8 @@ pub enum Dialect {
     ///
     /// `X-Fc-Async-Task-Id` names the task, `X-Fc-Async-Delay` delays it by up to an hour.
     Fc,
-    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds.
+    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. It has no way to name a
+    /// task; for being sent twice and run once there is `Idempotency-Key`.
     Prefer,
 }
 
@@ -33,7 +34,7 @@ pub(crate) enum Ask {
     /// It is not addressed.
     No,
     /// Run it later.
-    Async(Box<Options>),
+    Async(Options),
     /// It is addressed, and cannot be obeyed.
     Refuse(Box<Problem>),
 }
@@ -53,8 +54,8 @@ impl Dialect {
     /// Whether the request might be addressed to this dialect: one look-up, all that a synchronous request pays.
     pub(crate) fn is_hinted_at(self, headers: &HeaderMap) -> bool {
         match self {
-            Self::Fc => headers.contains_key(fc::TYPE),
-            Self::Prefer => headers.contains_key(PREFER),
+            Self::Fc => headers.contains_key(&fc::TYPE),
+            Self::Prefer => headers.contains_key(&PREFER),
         }
     }
 
@@ -65,15 +66,18 @@ impl Dialect {
         }
     }
 
-    /// Takes off the request what asks for async, so that a replay does not ask again.
-    pub(crate) fn strip(headers: &mut HeaderMap) {
-        fc::strip(headers);
-        prefer::strip(headers);
+    /// A header without what asks for async, so that a replay does not ask again; nothing if nothing else is in it.
+    pub(crate) fn replayed(name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
+        match name {
+            name if fc::is_own(name) => None,
+            name if *name == PREFER => prefer::rest(&value),
+            _ => Some(value),
+        }
     }
 }
 
 /// The text of a header value that is to have one meaning: of several lines, all must say the same.
-fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return Ok(None) };
     if values.any(|other| other != first) {
@@ -84,16 +88,18 @@ fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a s
     text(first, name).map(Some)
 }
 
-fn text<'a>(value: &'a HeaderValue, name: &str) -> Result<&'a str, Problem> {
+fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Problem> {
     value
         .to_str()
         .map(str::trim)
         .map_err(|_| Problem::invalid_argument(format!("The header {name} holds characters other than visible ASCII.")))
 }
 
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// The client's idempotency key, quoted or bare, whatever the dialect.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(value) = single(headers, "idempotency-key")? else {
+    let Some(value) = single(headers, &IDEMPOTENCY_KEY)? else {
         return Ok(None);
     };
     let bare = match value.strip_prefix('"') {

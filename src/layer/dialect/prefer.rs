@@ -4,40 +4,29 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::layer::dialect::Ask;
+use crate::layer::dialect::{Ask, Options};
 
 /// The request header (RFC 7240 §2).
-pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(crate) static PREFER: HeaderName = HeaderName::from_static("prefer");
 /// The response header (RFC 7240 §3).
 pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 pub(super) fn read(headers: &HeaderMap) -> Ask {
     match Preferences::of(headers).respond_async {
-        true => Ask::Async(Box::default()),
+        true => Ask::Async(Options::default()),
         false => Ask::No,
     }
 }
 
-/// Takes `respond-async` and `wait` out, and leaves every other preference as it was written.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    let Some(first) = headers.get(PREFER) else { return };
+/// A line without `respond-async` and `wait`, every other preference as it was written; nothing if there is no other.
+pub(super) fn rest(line: &HeaderValue) -> Option<HeaderValue> {
     let addressed = |part: &[u8]| Preference::parse(part).is_some_and(|p| p.is("respond-async") || p.is("wait"));
-    let kept: Vec<_> = headers
-        .get_all(PREFER)
-        .iter()
-        .filter_map(|value| {
-            let parts: Vec<_> = split(value.as_bytes(), b',').filter(|part| !addressed(part)).collect();
-            let line = parts.join(&b","[..]);
-            let line = line.trim_ascii();
-            (!line.is_empty()).then(|| HeaderValue::from_bytes(line).ok())?
-        })
-        .collect();
-    let sensitive = first.is_sensitive();
-    headers.remove(PREFER);
-    for mut value in kept {
-        value.set_sensitive(sensitive);
-        headers.append(PREFER, value);
-    }
+    let parts: Vec<_> = split(line.as_bytes(), b',').filter(|part| !addressed(part)).collect();
+    let rest = parts.join(&b","[..]);
+    let rest = rest.trim_ascii();
+    let mut value = HeaderValue::from_bytes(rest).ok().filter(|_| !rest.is_empty())?;
+    value.set_sensitive(line.is_sensitive());
+    Some(value)
 }
 
 /// What the `Prefer` lines of a request say that matters here. Unknown preferences are ignored, as the RFC asks.
@@ -54,7 +43,7 @@ impl Preferences {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut wait_seen = false;
-        for value in headers.get_all(PREFER) {
+        for value in headers.get_all(&PREFER) {
             for part in split(value.as_bytes(), b',') {
                 let Some(preference) = Preference::parse(part) else {
                     continue;
@@ -147,7 +136,7 @@ mod tests {
     fn headers(lines: &[&[u8]]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(PREFER, HeaderValue::from_bytes(line).unwrap());
+            headers.append(&PREFER, HeaderValue::from_bytes(line).unwrap());
         }
         headers
     }
@@ -198,9 +187,8 @@ mod tests {
     #[test]
     fn other_preferences_stay_as_they_were_written() {
         let stripped = |lines: &[&[u8]]| {
-            let mut headers = headers(lines);
-            strip(&mut headers);
-            let values = headers.get_all(PREFER).iter();
+            let headers = headers(lines);
+            let values = headers.get_all(&PREFER).iter().filter_map(rest);
             values
                 .map(|v| String::from_utf8(v.as_bytes().to_vec()).unwrap())
                 .collect::<Vec<_>>()
@@ -223,10 +211,10 @@ mod tests {
             let Ok(value) = HeaderValue::from_bytes(&line) else {
                 continue;
             };
-            let mut headers = HeaderMap::from_iter([(PREFER, value)]);
-            let before = Preferences::of(&headers);
-            strip(&mut headers);
-            assert_eq!(Preferences::of(&headers), Preferences::default(), "{line:?} {before:?}");
+            let before = Preferences::of(&HeaderMap::from_iter([(PREFER.clone(), value.clone())]));
+            let left = rest(&value).map(|value| (PREFER.clone(), value));
+            let after = Preferences::of(&left.into_iter().collect());
+            assert_eq!(after, Preferences::default(), "{line:?} {before:?}");
         }
     }
 }

@@ -25,11 +25,15 @@
 //!   candidate, since the first took it off its lane, and whoever puts the task back does so with a record to match.
 //!   Deliveries are claimed in the same way.
 
+mod claims;
+mod deliveries;
+mod insert;
 mod listing;
 mod logs;
 mod names;
 mod room;
 mod shard;
+mod steering;
 
 use std::{
     fmt,
@@ -41,22 +45,22 @@ use std::{
 };
 
 use self::{
-    names::{Lookup, Names},
+    names::Names,
     room::Room,
-    shard::{Around, Kept, Shard, Tasks, shard_of},
+    shard::{Around, Shard, Tasks, shard_of},
 };
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliveryClaim, DeliverySettlement, Durability,
-        FullReason, Insert, Inserted, KnownBy, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing,
-        StoreError, StoreErrorKind, StoreResult, TaskStore,
-        index::{Candidate, Outbox, Place, Queue},
+        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, Insert,
+        Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError, StoreErrorKind,
+        StoreResult, TaskStore,
+        index::{Outbox, Queue},
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, DeliveryStatus, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
-        RequestDigest, RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
-        lifecycle::{Edits, Fenced, Renewal, Rerun, Rescue, Settlement, Stop},
+        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestDigest,
+        RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
+        lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
     time::{Clock, SystemClock, Timestamp},
 };
@@ -69,7 +73,7 @@ use crate::{
 ///
 /// It is bounded, by tasks and by bytes. When it is full, the tasks that ended first are dropped, before their
 /// retention is over, so that new ones find room; one with a completion still to be delivered is kept. When only live
-/// tasks are left, inserts are refused as [`Full(Storage)`](FullReason::Storage).
+/// tasks are left, inserts are refused as [`Full(Storage)`](crate::store::FullReason::Storage).
 ///
 /// # Cancel safety
 ///
@@ -333,7 +337,9 @@ impl TaskStore for MemoryStore {
             let logs = kept.logs.get_or_insert_default();
             let before = logs.weight();
             logs.append(&kept.record, lines, now);
-            self.inner.room.grow(logs.weight() - before);
+            let more = logs.weight() - before;
+            kept.weight += more;
+            self.inner.room.grow(more);
             true
         }))
     }
@@ -376,398 +382,6 @@ impl TaskStore for MemoryStore {
 
 /// The operations themselves, done when called.
 impl MemoryStore {
-    fn insert_now(&self, insert: &Insert) -> Inserted {
-        let task = &insert.task;
-        let weight = task.input.weight() + Names::weight(task);
-        loop {
-            if let Some(inserted) = self.try_insert(insert, weight) {
-                return inserted;
-            }
-            // No lock is held here. Another insert may take the room that is made: then this one makes more.
-            if !self.inner.room.could_hold(weight) || !self.drop_oldest_ended() {
-                return Inserted::Full(FullReason::Storage);
-            }
-        }
-    }
-
-    /// `None` if there is no room in the store.
-    fn try_insert(&self, insert: &Insert, weight: usize) -> Option<Inserted> {
-        let task = &insert.task;
-        let now = self.now();
-        // Held to the end: between the look-up and the insert nobody else may take the name.
-        let mut names = Names::concern(task).then(|| self.names());
-        if let Some(names) = &names {
-            if let Some(known) = self.known(task.id, KnownBy::Id, None, task.digest) {
-                return Some(known);
-            }
-            match names.look_up(task, now) {
-                Lookup::Unknown => {}
-                Lookup::Conflict => return Some(Inserted::Conflict),
-                Lookup::Known(id, by, digest) => {
-                    let gone = Inserted::Known {
-                        task: None,
-                        id,
-                        by,
-                        same_request: is_same(digest, task.digest),
-                    };
-                    return Some(self.known(id, by, digest, task.digest).unwrap_or(gone));
-                }
-            }
-        }
-
-        let mut record = TaskRecord::accepted(task, now);
-        if let Some(born) = &insert.born {
-            let claimed = record.claim(&born.worker, born.lease, now);
-            debug_assert!(claimed.is_ok(), "a new task is waiting, and what waits can be claimed");
-        }
-        let place = Place::of(&record);
-        let record = Arc::new(record);
-        let kept = Kept {
-            record: record.clone(),
-            input: task.input.clone(),
-            output: None,
-            digest: task.digest,
-            logs: None,
-        };
-
-        let mut tasks = self.tasks(task.id);
-        if let Some(kept) = tasks.get(task.id) {
-            return Some(Inserted::Known {
-                task: Some(kept.record.clone()),
-                id: task.id,
-                by: KnownBy::Id,
-                same_request: is_same(kept.digest, task.digest),
-            });
-        }
-        if let Some(place) = place {
-            let mut queue = self.inner.queue.lock();
-            if let Some(full) = queue.full(task.tenant.as_ref(), insert.limits) {
-                return Some(Inserted::Full(full));
-            }
-            if !self.inner.room.reserve(weight) {
-                return None;
-            }
-            queue.push(task.id, task.tenant.as_ref(), place);
-        } else if !self.inner.room.reserve(weight) {
-            return None;
-        }
-        tasks.add(kept);
-        drop(tasks);
-        if let Some(names) = &mut names {
-            self.inner.room.shrink(names.note(task, now));
-        }
-        drop(names);
-        if place.is_some() {
-            self.inner.queue.notify();
-        }
-        Some(Inserted::New(record))
-    }
-
-    /// What to answer for a task that is known, if it is there. `digest` is that of the key it is known by.
-    fn known(
-        &self,
-        id: RequestId,
-        by: KnownBy,
-        digest: Option<RequestDigest>,
-        given: Option<RequestDigest>,
-    ) -> Option<Inserted> {
-        let tasks = self.tasks(id);
-        let kept = tasks.get(id)?;
-        Some(Inserted::Known {
-            task: Some(kept.record.clone()),
-            id,
-            by,
-            same_request: is_same(digest.or(kept.digest), given),
-        })
-    }
-
-    fn claim_now(&self, claim: &Claim) -> Claimed {
-        let now = self.now();
-        let mut claimed = Claimed::default();
-        loop {
-            let more = claim.max - claimed.tasks.len();
-            let candidates = self.inner.queue.lock().take(&claim.worker, more, now);
-            if candidates.is_empty() {
-                break;
-            }
-            let tasks = candidates
-                .into_iter()
-                .filter_map(|found| self.claim_one(claim, found, now));
-            claimed.tasks.extend(tasks);
-        }
-        claimed.next_due = self.inner.queue.lock().next_due(&claim.worker, now);
-        claimed
-    }
-
-    fn claim_one(&self, claim: &Claim, found: Candidate, now: Timestamp) -> Option<ClaimedTask> {
-        let mut tasks = self.tasks(found.id);
-        let runnable = tasks
-            .get(found.id)
-            .filter(|kept| kept.record.is_runnable(now))
-            .is_some();
-        let change = runnable.then(|| {
-            tasks.change(found.id, &self.around(found.id), |record| {
-                record.claim(&claim.worker, claim.lease, now)
-            })
-        });
-        match change.flatten() {
-            Some(change) if change.answer.is_ok() => {
-                let kept = tasks.get(found.id)?;
-                Some(ClaimedTask {
-                    record: kept.record.clone(),
-                    input: kept.input.clone(),
-                })
-            }
-            // Stopped, expired or deleted since it was found.
-            _ => {
-                if found.suspect {
-                    self.inner.queue.lock().free_suspect(&claim.worker, found.id);
-                }
-                None
-            }
-        }
-    }
-
-    fn renew_now(&self, held: LeaseRef, lease: Duration) -> Renewal {
-        let now = self.now();
-        let mut tasks = self.tasks(held.id);
-        match tasks.get_mut(held.id) {
-            // No index knows of the lease: rescue asks the records.
-            Some(kept) if kept.record.is_held_by(held.token) => {
-                Arc::make_mut(&mut kept.record).renew(held.token, lease, now)
-            }
-            _ => Renewal::Lost,
-        }
-    }
-
-    fn settle_now(&self, settlement: Settlement) -> Result<Settled, Fenced> {
-        let LeaseRef { id, token } = settlement.lease;
-        let mut tasks = self.tasks(id);
-        if !tasks.get(id).is_some_and(|kept| kept.record.is_held_by(token)) {
-            return Err(Fenced);
-        }
-        let now = self.now();
-        let outcome = settlement.outcome;
-        let change = tasks.change(id, &self.around(id), |record| record.settle(token, &outcome, now));
-        let change = change.ok_or(Fenced)?;
-        let state = change.answer?;
-        if let Some(output) = outcome.output_for(state) {
-            self.inner.room.grow(output.weight());
-            if let Some(kept) = tasks.get_mut(id) {
-                kept.output = Some(output);
-            }
-        }
-        drop(tasks);
-        self.notify_if(change.work);
-        Ok(Settled::Accepted {
-            state,
-            outbox: change.completion,
-        })
-    }
-
-    fn rescue_now(&self, limit: usize) -> Rescued {
-        let now = self.now();
-        let mut due = self.inner.queue.lock().over_age(limit, now);
-        for shard in &self.inner.shards {
-            let room = limit - due.len();
-            if room == 0 {
-                break;
-            }
-            due.extend(shard.lock().lapsed(now).take(room));
-        }
-        let mut rescued = Rescued::default();
-        let mut work = false;
-        for id in due {
-            let mut tasks = self.tasks(id);
-            let change = tasks.change(id, &self.around(id), |record| record.rescue(now));
-            let Some(change) = change else { continue };
-            if change.answer != Rescue::NotDue {
-                rescued.tasks.push((id, change.answer));
-            }
-            rescued.outbox |= change.completion;
-            work |= change.work;
-        }
-        self.notify_if(work);
-        rescued
-    }
-
-    fn stop_now(&self, scope: &Scope, id: RequestId) -> StoreResult<Stop> {
-        self.open()?;
-        let now = self.now();
-        let mut tasks = self.tasks(id);
-        tasks.seen_by(scope, id).ok_or_else(StoreError::not_found)?;
-        let change = tasks.change(id, &self.around(id), |record| record.stop(now));
-        change.map(|change| change.answer).ok_or_else(StoreError::not_found)
-    }
-
-    fn rerun_now(&self, scope: &Scope, id: RequestId, edits: Edits) -> StoreResult<Rerun> {
-        self.open()?;
-        let now = self.now();
-        let mut tasks = self.tasks(id);
-        let kept = tasks.seen_by(scope, id).ok_or_else(StoreError::not_found)?;
-        let input = match edits.is_empty() {
-            true => kept.input.clone(),
-            false => Arc::new(edits.apply(&kept.input)),
-        };
-        let change = tasks.change(id, &self.around(id), |record| record.rerun(&input, now));
-        let change = change.ok_or_else(StoreError::not_found)?;
-        if let (Rerun::Enqueued { .. }, Some(kept)) = (change.answer, tasks.get_mut(id)) {
-            let before = kept.weight();
-            kept.input = input;
-            kept.output = None;
-            self.inner.room.grow(kept.weight());
-            self.inner.room.shrink(before);
-        }
-        drop(tasks);
-        self.notify_if(change.work);
-        Ok(change.answer)
-    }
-
-    fn delete_now(&self, scope: &Scope, id: RequestId) -> StoreResult<Delete> {
-        self.open()?;
-        // Before its shard, as everywhere: the name goes with the task.
-        let mut names = self.names();
-        let mut tasks = self.tasks(id);
-        let kept = tasks.seen_by(scope, id).ok_or_else(StoreError::not_found)?;
-        let state = kept.record.state;
-        if !state.is_terminal() {
-            return Ok(Delete::NotEnded(state));
-        }
-        if let Some(name) = kept.record.name.clone() {
-            names.forget(name, kept.record.tenant.clone(), id);
-        }
-        tasks.remove(id, &self.around(id));
-        Ok(Delete::Deleted)
-    }
-
-    fn find_now(&self, scope: &Scope, task: &TaskRef) -> StoreResult<Option<Arc<TaskRecord>>> {
-        self.open()?;
-        let id = match task {
-            TaskRef::Id(id) => *id,
-            TaskRef::Name(name) => match self.names().named(scope, name)[..] {
-                [] => return Ok(None),
-                [id] => id,
-                _ => return Err(ambiguous(name)),
-            },
-        };
-        Ok(self.tasks(id).seen_by(scope, id).map(|kept| kept.record.clone()))
-    }
-
-    fn claim_deliveries_now(&self, claim: &DeliveryClaim) -> Vec<ClaimedDelivery> {
-        let now = self.now();
-        let mut claimed = Vec::new();
-        loop {
-            let more = claim.max - claimed.len();
-            let due = self.inner.outbox.take(&claim.destinations, more, now);
-            if due.is_empty() {
-                return claimed;
-            }
-            for (destination, (_, id, generation)) in due {
-                let mut tasks = self.tasks(id);
-                let change = tasks.change(id, &self.around(id), |record| {
-                    let mut deliveries = record.deliveries.iter_mut();
-                    let delivery = deliveries.find(|d| d.generation == generation && d.destination == destination)?;
-                    let claim = delivery.claim(claim.lease, now)?;
-                    Some((claim, delivery.clone()))
-                });
-                let (Some(change), Some(kept)) = (change, tasks.get(id)) else {
-                    continue;
-                };
-                claimed.extend(change.answer.map(|(claim, delivery)| ClaimedDelivery {
-                    claim,
-                    delivery,
-                    record: kept.record.clone(),
-                }));
-            }
-        }
-    }
-
-    fn settle_delivery_now(&self, settlement: DeliverySettlement) -> bool {
-        let now = self.now();
-        let claim = settlement.claim;
-        let mut tasks = self.tasks(claim.id);
-        let change = tasks.change(claim.id, &self.around(claim.id), |record| {
-            let mut deliveries = record.deliveries.iter_mut();
-            let of = deliveries.find(|d| d.generation == claim.generation && d.destination == claim.destination);
-            of.is_some_and(|delivery| {
-                let settled = delivery.settle(claim.token, &settlement.outcome, settlement.tried, now);
-                settled.is_ok()
-            })
-        });
-        change.is_some_and(|change| change.answer)
-    }
-
-    fn prune_now(&self, retention: Retention, limit: usize) -> Pruned {
-        let now = self.now();
-        let mut pruned = Pruned::default();
-        for shard in &self.inner.shards {
-            let mut due = Vec::new();
-            {
-                let tasks = shard.lock();
-                for (ended, keep) in [
-                    (&tasks.succeeded, retention.succeeded),
-                    (&tasks.others, retention.others),
-                ] {
-                    let room = limit - pruned.tasks - due.len();
-                    let past = ended
-                        .iter()
-                        .take(room)
-                        .take_while(|(at, _)| at.saturating_add(keep) <= now);
-                    due.extend(past.map(|(_, id)| id));
-                }
-            }
-            let past = |kept: &Kept| {
-                let keep = retention.of(kept.record.state);
-                kept.record.ended_at.is_some_and(|at| at.saturating_add(keep) <= now)
-            };
-            pruned.tasks += due.into_iter().filter(|id| self.remove_ended(*id, past)).count();
-        }
-        let (keys, weight) = self.names().prune(limit, now);
-        self.inner.room.shrink(weight);
-        pruned.keys = keys;
-        pruned
-    }
-
-    /// Drops the task that ended first of those that nothing is left to be done about. False if there is none.
-    fn drop_oldest_ended(&self) -> bool {
-        while let Some(shard) = self.inner.room.oldest() {
-            let oldest = self.inner.shards[shard].lock().oldest_ended();
-            if oldest.is_some_and(|id| self.remove_ended(id, |_| true)) {
-                return true;
-            }
-            // Somebody else removed it: look again.
-        }
-        false
-    }
-
-    /// Removes a task that has ended, that no delivery is pending of, and that `also` holds for.
-    fn remove_ended(&self, id: RequestId, also: impl Fn(&Kept) -> bool) -> bool {
-        let fits = |kept: &Kept| {
-            let pending = |status| status == DeliveryStatus::Pending;
-            kept.record.state.is_terminal() && !kept.record.deliveries.iter().any(|d| pending(d.status)) && also(kept)
-        };
-        let (name, tenant) = {
-            let mut tasks = self.tasks(id);
-            let Some(kept) = tasks.get(id).filter(|kept| fits(kept)) else {
-                return false;
-            };
-            let Some(name) = kept.record.name.clone() else {
-                tasks.remove(id, &self.around(id));
-                return true;
-            };
-            (name, kept.record.tenant.clone())
-        };
-        // It has a name, and names come before shards: let go, take both, look again.
-        let mut names = self.names();
-        let mut tasks = self.tasks(id);
-        if !tasks.get(id).is_some_and(fits) {
-            return false;
-        }
-        tasks.remove(id, &self.around(id));
-        names.forget(name, tenant, id);
-        true
-    }
-
     fn open(&self) -> StoreResult<()> {
         match self.closed.load(Ordering::Acquire) {
             true => Err(StoreError::closed()),

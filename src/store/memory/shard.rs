@@ -33,10 +33,13 @@ pub(super) struct Kept {
     pub(super) output: Option<Arc<CapturedResponse>>,
     pub(super) digest: Option<RequestDigest>,
     pub(super) logs: Option<Box<Logs>>,
+    /// What it weighs: kept, since adding it up looks at every header, long after anybody else did.
+    pub(super) weight: usize,
 }
 
 impl Kept {
-    pub(super) fn weight(&self) -> usize {
+    /// Adds up what it weighs.
+    pub(super) fn weigh(&self) -> usize {
         let output = self.output.as_ref().map_or(0, |output| output.weight());
         let logs = self.logs.as_ref().map_or(0, |logs| logs.weight());
         self.input.weight() + output + logs
@@ -148,8 +151,11 @@ impl Tasks {
     }
 
     /// Takes an ended task out with all that hangs on it. Its name is the caller's to forget.
-    pub(super) fn remove(&mut self, id: RequestId, around: &Around<'_>) {
-        let Some(kept) = self.kept.remove(&id) else { return };
+    ///
+    /// It is handed to the caller, who drops it once the shard is unlocked: that takes longer than all else under it.
+    #[must_use]
+    pub(super) fn remove(&mut self, id: RequestId, around: &Around<'_>) -> Option<Kept> {
+        let kept = self.kept.remove(&id)?;
         let record = &*kept.record;
         let was = Footprint::of(record);
         self.created.remove((record.created_at, id));
@@ -159,7 +165,9 @@ impl Tasks {
         }
         around.outbox.replace(&was.pending, &[]);
         self.tally.remove(record.tenant.as_ref(), was.state);
-        around.room.release(kept.weight());
+        debug_assert_eq!(kept.weight, kept.weigh(), "what it weighs is what was counted");
+        around.room.release(kept.weight);
+        Some(kept)
     }
 
     /// The task that ended first of those that may be dropped.

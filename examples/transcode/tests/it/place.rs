@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     convert::Infallible,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock},
@@ -244,17 +245,27 @@ const H264_AND_SOUND: &[&str] = &[
     "+faststart",
 ];
 
+/// A clip, made once. Each test may be a process of its own, so it is made under a name of this process and then renamed:
+/// whoever finds it, finds it whole.
 fn clip(name: &str, picture: &str, options: &[&str]) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut recipe = DefaultHasher::new();
+    (picture, options).hash(&mut recipe);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join(format!("{:016x}-{name}", recipe.finish()));
+    if path.exists() {
+        return path;
+    }
+    let own = folder.join(format!("{}-{name}", std::process::id()));
     let sound = (options.contains(&"-c:a")).then_some(["-f", "lavfi", "-i", "sine=frequency=440:duration=60"]);
     let status = Command::new("ffmpeg")
         .args(["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", picture])
         .args(sound.iter().flatten())
         .args(options)
         .args(["-shortest", "-f", "mp4"])
-        .arg(&path)
+        .arg(&own)
         .status()
         .expect("these tests run ffmpeg: apt-get install ffmpeg");
     assert!(status.success(), "ffmpeg could not make {name}");
+    fs::rename(&own, &path).expect("a clip can be renamed");
     path
 }

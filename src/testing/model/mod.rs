@@ -4,22 +4,22 @@
 //! model is a vector of records that is searched from end to end for everything; it shares the table of
 //! [`lifecycle`](crate::task::lifecycle) with the stores, and none of their indexes.
 
+mod plain;
+
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 
-use super::conformance::{Harness, Subject};
+use self::plain::Model;
 use crate::{
-    store::{
-        Delete, DeliverySettlement, FullReason, Insert, Inserted, KnownBy, Limits, Retention, Settled, Sharing,
-        StoreErrorKind, TaskStoreExt,
-    },
+    store::{DeliverySettlement, Insert, Inserted, Limits, Retention, Sharing, StoreErrorKind, TaskStoreExt},
     task::{
         CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter, IdempotencyKey,
         LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord, TaskRef, Tenant,
         WorkerId,
-        lifecycle::{DeliveryOutcome, DeliveryRef, Edits, Outcome, Renewal, Rerun, Rescue},
+        lifecycle::{DeliveryOutcome, DeliveryRef, Edits, Outcome, Renewal},
     },
+    testing::conformance::{Harness, Subject},
     time::Timestamp,
 };
 
@@ -474,220 +474,4 @@ fn essence(record: &TaskRecord) -> impl PartialEq + std::fmt::Debug + use<> {
     let result = (record.status_code, record.error.clone(), record.worker.clone());
     let names = (record.id, record.name.clone(), record.tenant.clone());
     (names, record.state, counts, times, result, history, deliveries)
-}
-
-/// The plain list.
-#[derive(Default)]
-struct Model {
-    now: Timestamp,
-    tasks: Vec<ModelTask>,
-    keys: Vec<ModelKey>,
-}
-
-#[derive(Clone)]
-struct ModelTask {
-    record: TaskRecord,
-    input: Arc<CapturedRequest>,
-    output: Option<Arc<CapturedResponse>>,
-    digest: Option<RequestDigest>,
-}
-
-struct ModelKey {
-    tenant: Option<Tenant>,
-    key: IdempotencyKey,
-    id: RequestId,
-    digest: Option<RequestDigest>,
-    until: Timestamp,
-}
-
-impl ModelTask {
-    fn is_in(&self, scope: &Scope) -> bool {
-        scope.contains(self.record.tenant.as_ref())
-    }
-
-    fn is_waited_for(&self) -> bool {
-        let mut deliveries = self.record.deliveries.iter();
-        deliveries.any(|delivery| delivery.status == crate::task::DeliveryStatus::Pending)
-    }
-}
-
-impl Model {
-    fn get(&self, id: RequestId) -> Option<&ModelTask> {
-        self.tasks.iter().find(|task| task.record.id == id)
-    }
-
-    fn get_mut(&mut self, id: RequestId) -> Option<&mut ModelTask> {
-        self.tasks.iter_mut().find(|task| task.record.id == id)
-    }
-
-    fn within(&mut self, scope: &Scope, id: RequestId) -> Option<&mut ModelTask> {
-        self.get_mut(id).filter(|task| task.is_in(scope))
-    }
-
-    fn insert(&mut self, insert: &Insert) -> Inserted {
-        let task = &insert.task;
-        let known = |model: &Self, id, by, digest: Option<RequestDigest>| Inserted::Known {
-            task: model.get(id).map(|task| Arc::new(task.record.clone())),
-            id,
-            by,
-            same_request: digest == task.digest,
-        };
-        if let Some(same) = self.get(task.id) {
-            return known(self, task.id, KnownBy::Id, same.digest);
-        }
-        let mut named = self.tasks.iter();
-        let named = named.find(|t| task.name.is_some() && t.record.name == task.name && t.record.tenant == task.tenant);
-        let mut keyed = self.keys.iter();
-        let keyed = keyed.find(|key| Some(&key.key) == task.key.as_ref() && key.tenant == task.tenant);
-        let keyed = keyed.filter(|key| self.now < key.until);
-        match (named, keyed) {
-            (Some(named), Some(keyed)) if named.record.id != keyed.id => return Inserted::Conflict,
-            (Some(named), _) => return known(self, named.record.id, KnownBy::Name, named.digest),
-            (None, Some(keyed)) => return known(self, keyed.id, KnownBy::Key, keyed.digest),
-            (None, None) => {}
-        }
-        if insert.born.is_none() {
-            let waiting = || self.tasks.iter().filter(|task| task.record.state.is_queued());
-            let own = waiting().filter(|other| other.record.tenant == task.tenant);
-            if waiting().count() as u64 >= insert.limits.queued {
-                return Inserted::Full(FullReason::Queue);
-            }
-            if task.tenant.is_some() && own.count() as u64 >= insert.limits.per_tenant {
-                return Inserted::Full(FullReason::Tenant);
-            }
-        }
-        let mut record = TaskRecord::accepted(task, self.now);
-        if let Some(born) = &insert.born {
-            record.claim(&born.worker, born.lease, self.now).expect("it is new");
-        }
-        self.tasks.push(ModelTask {
-            record: record.clone(),
-            input: task.input.clone(),
-            output: None,
-            digest: task.digest,
-        });
-        if let Some(key) = &task.key {
-            self.keys
-                .retain(|other| (&other.key, &other.tenant) != (key, &task.tenant));
-            self.keys.push(ModelKey {
-                tenant: task.tenant.clone(),
-                key: key.clone(),
-                id: task.id,
-                digest: task.digest,
-                until: self.now.saturating_add(task.key_window),
-            });
-        }
-        Inserted::New(Arc::new(record))
-    }
-
-    fn claim(&mut self, worker: &WorkerId, max: usize, lease: Duration) -> (Vec<TaskRecord>, Option<Duration>) {
-        let mut claimed = Vec::new();
-        while claimed.len() < max {
-            let Some(id) = self
-                .next_for(worker)
-                .filter(|(run_at, _)| *run_at <= self.now)
-                .map(|(_, id)| id)
-            else {
-                break;
-            };
-            let now = self.now;
-            let task = self.get_mut(id).expect("found above");
-            task.record.claim(worker, lease, now).expect("it waits");
-            claimed.push(task.record.clone());
-        }
-        let next = self.next_for(worker).map(|(run_at, _)| run_at.since(self.now));
-        (claimed, next)
-    }
-
-    fn next_for(&self, worker: &WorkerId) -> Option<(Timestamp, RequestId)> {
-        let has_suspect = self.tasks.iter().any(|task| {
-            task.record.state.is_held() && task.record.is_suspect() && task.record.worker.as_ref() == Some(worker)
-        });
-        let waiting = self.tasks.iter().map(|task| &task.record).filter(|record| {
-            record.state.is_queued() && self.now < record.expires_at && !(has_suspect && record.is_suspect())
-        });
-        waiting.map(|record| (record.run_at, record.id)).min()
-    }
-
-    fn settle(&mut self, lease: LeaseRef, outcome: &Outcome) -> Settled {
-        let now = self.now;
-        let Some(task) = self.get_mut(lease.id) else {
-            return Settled::Fenced;
-        };
-        let before = task.record.deliveries.len();
-        match task.record.settle(lease.token, outcome, now) {
-            Ok(state) => {
-                task.output = outcome.clone().output_for(state);
-                Settled::Accepted {
-                    state,
-                    outbox: task.record.deliveries.len() > before,
-                }
-            }
-            Err(fenced) => fenced.into(),
-        }
-    }
-
-    fn rerun(&mut self, scope: &Scope, id: RequestId, edits: Edits) -> Option<Rerun> {
-        let now = self.now;
-        let task = self.within(scope, id)?;
-        let edited = Arc::new(edits.apply(&task.input));
-        let rerun = task.record.rerun(&edited, now);
-        if matches!(rerun, Rerun::Enqueued { .. }) {
-            (task.input, task.output) = (edited, None);
-        }
-        Some(rerun)
-    }
-
-    fn delete(&mut self, scope: &Scope, id: RequestId) -> Option<Delete> {
-        let state = self.within(scope, id)?.record.state;
-        if !state.is_terminal() {
-            return Some(Delete::NotEnded(state));
-        }
-        self.tasks.retain(|task| task.record.id != id);
-        Some(Delete::Deleted)
-    }
-
-    fn rescue(&mut self) -> Vec<(RequestId, Rescue)> {
-        let now = self.now;
-        let rescued = self
-            .tasks
-            .iter_mut()
-            .map(|task| (task.record.id, task.record.rescue(now)));
-        rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
-    }
-
-    /// Everybody who held a task is gone, and known to be.
-    fn crash(&mut self) {
-        let now = self.now;
-        for task in self.tasks.iter_mut().filter(|task| task.record.state.is_held()) {
-            let _ = task.record.crashed(now);
-        }
-    }
-
-    fn claim_deliveries(&mut self, destination: &Destination, lease: Duration) -> Vec<DeliveryRef> {
-        let now = self.now;
-        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.deliveries);
-        let theirs = all.filter(|delivery| delivery.destination == *destination);
-        theirs.filter_map(|delivery| delivery.claim(lease, now)).collect()
-    }
-
-    fn settle_delivery(&mut self, claim: &DeliveryRef, outcome: &DeliveryOutcome, tried: DeliveryTry) -> bool {
-        let now = self.now;
-        let Some(task) = self.get_mut(claim.id) else {
-            return false;
-        };
-        let mut deliveries = task.record.deliveries.iter_mut();
-        let of = deliveries.find(|d| (d.generation, &d.destination) == (claim.generation, &claim.destination));
-        of.is_some_and(|delivery| delivery.settle(claim.token, outcome, tried, now).is_ok())
-    }
-
-    fn prune(&mut self, retention: Retention) -> (usize, usize) {
-        let (tasks, keys, now) = (self.tasks.len(), self.keys.len(), self.now);
-        self.tasks.retain(|task| {
-            let past = |at: Timestamp| at.saturating_add(retention.of(task.record.state)) <= now;
-            !task.record.state.is_terminal() || !task.record.ended_at.is_some_and(past) || task.is_waited_for()
-        });
-        self.keys.retain(|key| now < key.until);
-        (tasks - self.tasks.len(), keys - self.keys.len())
-    }
 }

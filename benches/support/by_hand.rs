@@ -1,0 +1,283 @@
+//! What one writes without this crate: the same life, with nothing that such code usually lacks.
+//!
+//! No lease, retry, timeout, panic guard, stop, listing, hook, shutdown or bound on what runs at once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, LOCATION},
+    request::Parts,
+};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use tokio::sync::mpsc;
+use tower_service::Service;
+use uuid::Uuid;
+
+use super::work::Echo;
+
+/// Something that answers 202 and does the work later.
+pub trait Defers<B>: Clone + Send + 'static {
+    fn answer(&mut self, request: Request<B>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// Resolves when all work is done and written down.
+    fn all_ended(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Does the work at once and answers with what comes of it.
+#[derive(Clone, Copy)]
+pub struct AtOnce;
+
+impl<B> Defers<B> for AtOnce
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Send + Unpin + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let Ok(response) = Echo.call(request).await;
+        response
+    }
+
+    async fn all_ended(&self) {}
+}
+
+/// Spawns the work and forgets it.
+#[derive(Clone, Default)]
+pub struct Spawn {
+    under_way: Arc<AtomicUsize>,
+}
+
+impl<B> Defers<B> for Spawn
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Send + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let body = read(body).await;
+        let (id, _) = new_id();
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        let under_way = self.under_way.clone();
+        tokio::spawn(async move {
+            run(head, body).await;
+            under_way.fetch_sub(1, Ordering::Release);
+        });
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::ACCEPTED;
+        response.headers_mut().insert(X_REQUEST_ID, value(id.to_string()));
+        response
+    }
+
+    async fn all_ended(&self) {
+        while self.under_way.load(Ordering::Acquire) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Spawns the work, and keeps in a map what became of it.
+#[derive(Clone)]
+pub struct SpawnAndMap {
+    records: Arc<Records>,
+}
+
+impl SpawnAndMap {
+    /// Keeps the latest `kept`.
+    pub fn new(kept: usize) -> Self {
+        Self {
+            records: Arc::new(Records::new(kept)),
+        }
+    }
+}
+
+impl<B> Defers<B> for SpawnAndMap
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Send + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let body = read(body).await;
+        let (id, now) = new_id();
+        self.records.begin(id, now);
+        let records = self.records.clone();
+        tokio::spawn(async move {
+            let answer = run(head, body).await;
+            records.end(id, answer);
+        });
+        accepted(id)
+    }
+
+    async fn all_ended(&self) {
+        self.records.all_ended().await;
+    }
+}
+
+/// A worker for each thread with a queue of its own, and the same map.
+#[derive(Clone)]
+pub struct QueuePerWorker {
+    records: Arc<Records>,
+    workers: Arc<[mpsc::UnboundedSender<Job>]>,
+    next: usize,
+}
+
+type Job = (Uuid, Parts, Bytes);
+
+impl QueuePerWorker {
+    /// Starts the workers, on the runtime it is called in.
+    pub fn new(kept: usize, workers: usize) -> Self {
+        let records = Arc::new(Records::new(kept));
+        let workers = (0..workers).map(|_| {
+            let (queue, mut jobs) = mpsc::unbounded_channel::<Job>();
+            let records = records.clone();
+            tokio::spawn(async move {
+                while let Some((id, head, body)) = jobs.recv().await {
+                    let answer = run(head, body).await;
+                    records.end(id, answer);
+                }
+            });
+            queue
+        });
+        Self {
+            workers: workers.collect(),
+            records,
+            next: 0,
+        }
+    }
+}
+
+impl<B> Defers<B> for QueuePerWorker
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Send + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let body = read(body).await;
+        let (id, now) = new_id();
+        self.records.begin(id, now);
+        self.next += 1;
+        let worker = &self.workers[self.next % self.workers.len()];
+        worker
+            .send((id, head, body))
+            .expect("workers run until the queue is gone");
+        accepted(id)
+    }
+
+    async fn all_ended(&self) {
+        self.records.all_ended().await;
+    }
+}
+
+/// What became of each request: the latest so many. In parts, so that two threads rarely want the same one.
+struct Records {
+    parts: Box<[Mutex<Part>]>,
+    under_way: AtomicUsize,
+    kept: usize,
+}
+
+#[derive(Default)]
+struct Part {
+    records: HashMap<Uuid, Record>,
+    oldest: VecDeque<Uuid>,
+}
+
+struct Record {
+    _created_at: u64,
+    ended_at: Option<u64>,
+    answer: Option<(StatusCode, HeaderMap, Bytes)>,
+}
+
+const PARTS: usize = 32;
+
+impl Records {
+    fn new(kept: usize) -> Self {
+        Self {
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            under_way: AtomicUsize::new(0),
+            kept,
+        }
+    }
+
+    fn begin(&self, id: Uuid, now: u64) {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        let record = Record {
+            _created_at: now,
+            ended_at: None,
+            answer: None,
+        };
+        let mut part = self.part(id);
+        part.records.insert(id, record);
+        part.oldest.push_back(id);
+        let dropped = match part.oldest.len() * PARTS > self.kept {
+            true => part.oldest.pop_front().and_then(|id| part.records.remove(&id)),
+            false => None,
+        };
+        drop(part);
+        drop(dropped);
+    }
+
+    fn end(&self, id: Uuid, answer: (StatusCode, HeaderMap, Bytes)) {
+        let now = millis();
+        if let Some(record) = self.part(id).records.get_mut(&id) {
+            record.ended_at = Some(now);
+            record.answer = Some(answer);
+        }
+        self.under_way.fetch_sub(1, Ordering::Release);
+    }
+
+    async fn all_ended(&self) {
+        while self.under_way.load(Ordering::Acquire) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn part(&self, id: Uuid) -> MutexGuard<'_, Part> {
+        let part = &self.parts[usize::from(id.as_bytes()[15]) % PARTS];
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn read<B: Body<Data = Bytes, Error: std::fmt::Debug>>(body: B) -> Bytes {
+    body.collect().await.expect("the body arrives").to_bytes()
+}
+
+async fn run(head: Parts, body: Bytes) -> (StatusCode, HeaderMap, Bytes) {
+    let Ok(response) = Echo.call(Request::from_parts(head, Full::new(body))).await;
+    let (head, body) = response.into_parts();
+    let body = read(body).await;
+    (head.status, head.headers, body)
+}
+
+fn accepted(id: Uuid) -> Response<Full<Bytes>> {
+    let body = format!("{{\"id\":\"{id}\",\"status\":\"accepted\"}}");
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(LOCATION, value(format!("/tasks/{id}")));
+    headers.insert(X_REQUEST_ID, value(id.to_string()));
+    response
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("an id is visible ASCII")
+}
+
+fn new_id() -> (Uuid, u64) {
+    let (now, mut random) = (millis(), [0; 10]);
+    fastrand::fill(&mut random);
+    let id = uuid::Builder::from_unix_timestamp_millis(now, &random).into_uuid();
+    (id, now)
+}
+
+fn millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_millis() as u64
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

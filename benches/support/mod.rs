@@ -1,0 +1,103 @@
+//! What the benchmarks share: rounds in turn, medians, a table; the services they wrap, and what they are compared with.
+//!
+//! A machine that does other things at the same time is slow in one second and fast in the next. So every contestant has
+//! its turn in every round, a ratio is taken within a round, and what is shown is the median of the rounds.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "compiled into every benchmark, and none needs all of it"
+)]
+
+pub mod by_hand;
+pub mod ours;
+pub mod work;
+
+use std::{env, fmt::Write};
+
+/// Whether to find out how fast it is. Otherwise (`cargo test --benches`) a benchmark only shows that it still runs.
+pub fn is_measuring() -> bool {
+    env::args().any(|argument| argument == "--bench")
+}
+
+/// Whether `name` is asked for: all are, unless words on the command line say which.
+///
+/// A profiler sees one alone so: `cargo bench --features full --bench life -- 'Tasks::submit'`.
+pub fn is_wanted(name: &str) -> bool {
+    let mut words = env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
+}
+
+/// `full` when measuring, `tiny` otherwise.
+pub fn when_measuring<T>(full: T, tiny: T) -> T {
+    if is_measuring() { full } else { tiny }
+}
+
+/// How many rounds: enough for a median that a few disturbed ones do not move.
+pub fn rounds() -> usize {
+    when_measuring(11, 1)
+}
+
+/// Somebody who takes part.
+pub struct Contestant<'a> {
+    pub name: &'static str,
+    /// Does its share, and answers with what it took for one, in nanoseconds, in each of the table's columns.
+    pub turn: Box<dyn FnMut() -> Vec<f64> + 'a>,
+}
+
+impl<'a> Contestant<'a> {
+    pub fn new(name: &'static str, turn: impl FnMut() -> Vec<f64> + 'a) -> Self {
+        Self {
+            name,
+            turn: Box::new(turn),
+        }
+    }
+}
+
+/// Lets all take turns for some rounds after one to warm up, and prints the medians, and the ratios to `floor`.
+///
+/// Each contestant's figures are its columns, then those columns divided by the floor's of the same round.
+pub fn compare(title: &str, columns: &[&str], floor: &str, mut contestants: Vec<Contestant<'_>>) {
+    contestants.retain(|contestant| is_wanted(contestant.name));
+    let mut figures = vec![Vec::new(); contestants.len()];
+    for round in 0..=rounds() {
+        for (contestant, figures) in contestants.iter_mut().zip(&mut figures) {
+            let figure = (contestant.turn)();
+            // The first round warms caches, the allocator and the store.
+            if round > 0 || !is_measuring() {
+                figures.push(figure);
+            }
+        }
+    }
+    // Alone, somebody is the floor.
+    let floor = contestants.iter().position(|contestant| contestant.name == floor);
+    let Some(floor) = figures.get(floor.unwrap_or(0)).cloned() else {
+        return;
+    };
+
+    let mut out = format!("\n{title}\n{:44}", "");
+    for column in columns {
+        let _ = write!(out, "{column:>14}{:>8}", "ratio");
+    }
+    for (contestant, figures) in contestants.iter().zip(&figures) {
+        let _ = write!(out, "\n{:44}", contestant.name);
+        for column in 0..columns.len() {
+            let mine = median(figures.iter().map(|figure| figure[column]));
+            let ratio = median(
+                figures
+                    .iter()
+                    .zip(&floor)
+                    .map(|(mine, floor)| mine[column] / floor[column]),
+            );
+            let _ = write!(out, "{mine:>14.1}{ratio:>8.2}");
+        }
+    }
+    println!("{out}");
+}
+
+/// The middle one.
+pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<_> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}

@@ -1,0 +1,120 @@
+//! This crate, with everything on: the response kept, the history, every index, a task API for the 202 to point at.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceExt};
+use tower_respond_async::{
+    Builder, MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, Scope, Submission, TaskApi, Tasks,
+    allow_everyone,
+};
+use tower_service::Service;
+
+use super::{by_hand::Defers, work::Echo};
+
+/// More than ever run at once, as by hand there is no bound.
+const SLOTS: usize = 4096;
+
+/// A layer that keeps so many tasks.
+pub fn layer(kept: usize) -> Builder {
+    let store = MemoryStore::builder().max_tasks(kept).build();
+    RespondAsyncLayer::builder(store).concurrency(SLOTS)
+}
+
+/// The layer around an application, and the handle to its tasks.
+pub fn wrapped<S>(app: S, builder: Builder) -> (RespondAsync<S>, Tasks)
+where
+    S: Service<Request<RequestBody>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone + Send + Sync,
+    S: 'static,
+    S::Future: Send,
+{
+    let layer = builder.build().expect("it is called within a runtime");
+    let tasks = layer.tasks();
+    // From now on every 202 says where the task is to be found.
+    drop(TaskApi::new(&tasks, allow_everyone()));
+    (layer.layer(app), tasks)
+}
+
+/// An asynchronous request, as a server hands it over.
+#[derive(Clone)]
+pub struct Layered {
+    app: RespondAsync<Echo>,
+    tasks: Tasks,
+}
+
+impl Layered {
+    pub fn new(kept: usize) -> Self {
+        let (app, tasks) = wrapped(Echo, layer(kept));
+        Self { app, tasks }
+    }
+
+    /// The 202 has no body.
+    pub fn without_document(kept: usize) -> Self {
+        let (app, tasks) = wrapped(Echo, layer(kept).fc_strict());
+        Self { app, tasks }
+    }
+}
+
+impl<B> Defers<B> for Layered
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let app = ServiceExt::<Request<B>>::ready(&mut self.app).await;
+        let Ok(app) = app;
+        let Ok(response) = app.call(request).await;
+        response
+    }
+
+    async fn all_ended(&self) {
+        all_ended(&self.tasks).await;
+    }
+}
+
+/// A task submitted from inside the application: no 202 is made.
+#[derive(Clone)]
+pub struct Submitting {
+    tasks: Tasks,
+    // The engine runs tasks on the service that was wrapped.
+    _app: RespondAsync<Echo>,
+}
+
+impl Submitting {
+    pub fn new(kept: usize) -> Self {
+        let (app, tasks) = wrapped(Echo, layer(kept));
+        Self { tasks, _app: app }
+    }
+}
+
+impl<B> Defers<B> for Submitting
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Send + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.expect("the body arrives").to_bytes();
+        let submission = Submission::new(Request::from_parts(head, body));
+        let submitted = self.tasks.submit(submission).await;
+        submitted.expect("there is room");
+        Response::new(Full::default())
+    }
+
+    async fn all_ended(&self) {
+        all_ended(&self.tasks).await;
+    }
+}
+
+/// Resolves when no task waits or runs.
+pub async fn all_ended(tasks: &Tasks) {
+    loop {
+        let stats = tasks.stats(&Scope::All).await.expect("the memory store answers");
+        let used = stats.slots.map_or(0, |slots| slots.used);
+        if used == 0 && stats.counts.queued() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+}

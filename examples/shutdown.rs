@@ -1,0 +1,87 @@
+//! Shows how to end: nothing new is accepted, what runs may finish, what does not is told so and handed back.
+//!
+//! ```text
+//! cargo run --example shutdown
+//!
+//! curl -i -X POST http://127.0.0.1:3000/sleep/3 -H 'Prefer: respond-async'     # ends within the grace
+//! curl -i -X POST http://127.0.0.1:3000/sleep/60 -H 'Prefer: respond-async'    # does not
+//! ```
+//!
+//! Then press Ctrl-C, and look at the report. A second Ctrl-C cuts the grace short. `LISTEN=127.0.0.1:0` takes a free port.
+
+use std::{env, future::pending, time::Duration};
+
+use axum::{Router, extract::Path, http::StatusCode, routing::post};
+use tokio::{net::TcpListener, signal, time::sleep};
+use tower::{Layer, make::Shared};
+use tower_respond_async::{BoxError, ConfigError, MemoryStore, RespondAsync, RespondAsyncLayer, TaskContext, Tasks};
+
+/// How long running tasks may go on. Less than what the process's supervisor waits before it kills: 30 s in Kubernetes.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let (app, tasks) = app()?;
+    let listen = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    let listener = TcpListener::bind(listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+
+    let closing = tasks.clone();
+    axum::serve(listener, Shared::new(app))
+        .with_graceful_shutdown(async move {
+            asked_to_end().await;
+            println!("closing: requests under way are answered, new tasks are refused");
+            // First, since the server waits for its connections: whoever waits for a task is answered now.
+            closing.close();
+        })
+        .await?;
+
+    println!("draining: running tasks have {GRACE:?}");
+    let report = tokio::select! {
+        report = tasks.shutdown(GRACE) => report,
+        () = asked_to_end() => tasks.shutdown(GRACE).await,
+    };
+    println!(
+        "{} finished, {} handed back, {} blocked their thread",
+        report.finished, report.handed_back, report.dropped
+    );
+    Ok(())
+}
+
+pub(crate) fn app() -> Result<(RespondAsync<Router>, Tasks), ConfigError> {
+    let layer = RespondAsyncLayer::builder(MemoryStore::new())
+        // From being told to end to being dropped: what a handler needs to leave things tidy.
+        .stop_grace(Duration::from_secs(2))
+        .build()?;
+    let tasks = layer.tasks();
+    Ok((layer.layer(Router::new().route("/sleep/{seconds}", post(nap))), tasks))
+}
+
+async fn nap(Path(seconds): Path<u64>, task: TaskContext) -> Result<String, StatusCode> {
+    tokio::select! {
+        () = sleep(Duration::from_secs(seconds)) => Ok(format!("slept {seconds} s\n")),
+        // Worth listening to if there is something to tidy up; otherwise being dropped is fine. With a success the task
+        // would have ended; with anything else it is handed back, and begins anew where there is another process.
+        () = task.stopped() => Err(StatusCode::SERVICE_UNAVAILABLE),
+    }
+}
+
+async fn asked_to_end() {
+    tokio::select! {
+        _ = signal::ctrl_c() => {}
+        () = terminated() => {}
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() {
+    match signal::unix::signal(signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => _ = terminate.recv().await,
+        Err(_) => pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    pending().await
+}

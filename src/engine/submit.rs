@@ -1,0 +1,128 @@
+//! Tasks that the application itself submits.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    engine::{Engine, Tasks, Unaccepted},
+    store::{FullReason, Inserted, StoreError},
+    task::{CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant},
+};
+
+impl Tasks {
+    /// Stores a task and answers once it is committed, as an async request over HTTP does. The path it names is one of
+    /// the application that the layer wraps.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`] says why it was not taken in. After `Store` it may have been: submit it again under the same name
+    /// or key to be sure.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it answers, the task may or may not have been taken in.
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+        let engine = self.engine();
+        let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(submission.request));
+        engine.fill_in(&mut task);
+        task.name = submission.name;
+        task.key = submission.key;
+        if task.name.is_some() || task.key.is_some() {
+            task.digest = Some(task.input.digest());
+        }
+        task.tenant = submission.tenant;
+        task.labels = submission.labels;
+        task.delay = submission.delay;
+        match engine.accept(task, None).await {
+            Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
+            Ok(Inserted::Known {
+                task, id, same_request, ..
+            }) => Ok(Submitted::Known { task, id, same_request }),
+            Ok(Inserted::Conflict) => Err(SubmitError::Conflict),
+            Ok(Inserted::Full(reason)) => Err(SubmitError::Full(reason)),
+            Err(Unaccepted::ShuttingDown) => Err(SubmitError::ShuttingDown),
+            Err(Unaccepted::Store(error)) => Err(SubmitError::Store(error)),
+        }
+    }
+}
+
+impl Engine {
+    /// What every task is stored with, unless the request says otherwise.
+    pub(crate) fn fill_in(&self, task: &mut NewTask) {
+        task.max_age = self.settings.max_age;
+        task.max_attempts = self.settings.retry.max_retries().saturating_add(1);
+        task.crash_allowance = self.settings.crash_allowance;
+        task.key_window = self.settings.key_window;
+        task.subscriptions = self.subscriptions.clone();
+    }
+}
+
+/// A task to submit from inside the application.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Submission {
+    /// The request that the application will see.
+    pub request: CapturedRequest,
+    /// A name for the task, unique per tenant.
+    pub name: Option<TaskName>,
+    /// A key that makes submitting it twice do no harm.
+    pub key: Option<IdempotencyKey>,
+    /// Whose it is.
+    pub tenant: Option<Tenant>,
+    /// Words to find it by.
+    pub labels: Labels,
+    /// How long it is to wait before it runs.
+    pub delay: Duration,
+}
+
+impl Submission {
+    /// This request, to be run as soon as possible.
+    #[must_use]
+    pub fn new(request: http::Request<bytes::Bytes>) -> Self {
+        let (head, body) = request.into_parts();
+        Self {
+            request: CapturedRequest::new(head.method, head.uri, head.headers, body),
+            name: None,
+            key: None,
+            tenant: None,
+            labels: Labels::default(),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+/// What became of a submission.
+#[derive(Clone, Debug)]
+pub enum Submitted {
+    /// It is a new task.
+    New(Arc<TaskRecord>),
+    /// Its name or key is known; nothing was stored.
+    Known {
+        /// The task of that name or key, unless it is gone and only its key is remembered.
+        task: Option<Arc<TaskRecord>>,
+        /// The request id of that task.
+        id: RequestId,
+        /// Whether its request is the same as the one submitted.
+        same_request: bool,
+    },
+}
+
+/// Why a submission was not taken in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The name and the key are those of two different tasks.
+    #[error("the name and the key belong to two different tasks")]
+    Conflict,
+    /// There is no room.
+    #[error("there is no room for another task ({0:?})")]
+    Full(FullReason),
+    /// The engine is being shut down.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    /// The store did not say that it has the task. It may have.
+    #[error("the task could not be stored")]
+    Store(#[source] StoreError),
+}

@@ -1,0 +1,49 @@
+//! Completions on their way to those who want to know.
+
+use crate::store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, memory::MemoryStore};
+
+impl MemoryStore {
+    pub(super) fn claim_deliveries_now(&self, claim: &DeliveryClaim) -> Vec<ClaimedDelivery> {
+        let now = self.now();
+        let mut claimed = Vec::new();
+        loop {
+            let more = claim.max - claimed.len();
+            let due = self.inner.outbox.take(&claim.destinations, more, now);
+            if due.is_empty() {
+                return claimed;
+            }
+            for (destination, (_, id, generation)) in due {
+                let mut tasks = self.tasks(id);
+                let change = tasks.change(id, &self.around(id), |record| {
+                    let mut deliveries = record.deliveries.iter_mut();
+                    let delivery = deliveries.find(|d| d.generation == generation && d.destination == destination)?;
+                    let claim = delivery.claim(claim.lease, now)?;
+                    Some((claim, delivery.clone()))
+                });
+                let (Some(change), Some(kept)) = (change, tasks.get(id)) else {
+                    continue;
+                };
+                claimed.extend(change.answer.map(|(claim, delivery)| ClaimedDelivery {
+                    claim,
+                    delivery,
+                    record: kept.record.clone(),
+                }));
+            }
+        }
+    }
+
+    pub(super) fn settle_delivery_now(&self, settlement: DeliverySettlement) -> bool {
+        let now = self.now();
+        let claim = settlement.claim;
+        let mut tasks = self.tasks(claim.id);
+        let change = tasks.change(claim.id, &self.around(claim.id), |record| {
+            let mut deliveries = record.deliveries.iter_mut();
+            let of = deliveries.find(|d| d.generation == claim.generation && d.destination == claim.destination);
+            of.is_some_and(|delivery| {
+                let settled = delivery.settle(claim.token, &settlement.outcome, settlement.tried, now);
+                settled.is_ok()
+            })
+        });
+        change.is_some_and(|change| change.answer)
+    }
+}

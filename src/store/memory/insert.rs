@@ -1,0 +1,137 @@
+//! Taking tasks in, and making room for them.
+
+use std::sync::Arc;
+
+use crate::{
+    store::{
+        FullReason, Insert, Inserted, KnownBy,
+        index::Place,
+        memory::{
+            MemoryStore, is_same,
+            names::{Lookup, Names},
+            shard::Kept,
+        },
+    },
+    task::{RequestDigest, RequestId, TaskRecord},
+};
+
+impl MemoryStore {
+    pub(super) fn insert_now(&self, insert: &Insert) -> Inserted {
+        let task = &insert.task;
+        let own_weight = task.input.weight();
+        let weight = own_weight + Names::weight(task);
+        loop {
+            if let Some(inserted) = self.try_insert(insert, own_weight, weight) {
+                return inserted;
+            }
+            // No lock is held here. Another insert may take the room that is made: then this one makes more.
+            if !self.inner.room.could_hold(weight) || !self.drop_oldest_ended() {
+                return Inserted::Full(FullReason::Storage);
+            }
+        }
+    }
+
+    /// `None` if there is no room in the store.
+    pub(super) fn try_insert(&self, insert: &Insert, own_weight: usize, weight: usize) -> Option<Inserted> {
+        let task = &insert.task;
+        let now = self.now();
+        // Held to the end: between the look-up and the insert nobody else may take the name.
+        let mut names = Names::concern(task).then(|| self.names());
+        if let Some(names) = &names {
+            if let Some(known) = self.known(task.id, KnownBy::Id, None, task.digest) {
+                return Some(known);
+            }
+            match names.look_up(task, now) {
+                Lookup::Unknown => {}
+                Lookup::Conflict => return Some(Inserted::Conflict),
+                Lookup::Known(id, by, digest) => {
+                    let gone = Inserted::Known {
+                        task: None,
+                        id,
+                        by,
+                        same_request: is_same(digest, task.digest),
+                    };
+                    return Some(self.known(id, by, digest, task.digest).unwrap_or(gone));
+                }
+            }
+        }
+
+        let mut record = TaskRecord::accepted(task, now);
+        if let Some(born) = &insert.born {
+            let claimed = record.claim(&born.worker, born.lease, now);
+            debug_assert!(claimed.is_ok(), "a new task is waiting, and what waits can be claimed");
+        }
+        let place = Place::of(&record);
+        let record = Arc::new(record);
+        let kept = Kept {
+            record: record.clone(),
+            input: task.input.clone(),
+            output: None,
+            digest: task.digest,
+            logs: None,
+            weight: own_weight,
+        };
+
+        let mut tasks = self.tasks(task.id);
+        if let Some(kept) = tasks.get(task.id) {
+            return Some(Inserted::Known {
+                task: Some(kept.record.clone()),
+                id: task.id,
+                by: KnownBy::Id,
+                same_request: is_same(kept.digest, task.digest),
+            });
+        }
+        if let Some(place) = place {
+            let mut queue = self.inner.queue.lock();
+            if let Some(full) = queue.full(task.tenant.as_ref(), insert.limits) {
+                return Some(Inserted::Full(full));
+            }
+            if !self.inner.room.reserve(weight) {
+                return None;
+            }
+            queue.push(task.id, task.tenant.as_ref(), place);
+        } else if !self.inner.room.reserve(weight) {
+            return None;
+        }
+        tasks.add(kept);
+        drop(tasks);
+        if let Some(names) = &mut names {
+            self.inner.room.shrink(names.note(task, now));
+        }
+        drop(names);
+        if place.is_some() {
+            self.inner.queue.notify();
+        }
+        Some(Inserted::New(record))
+    }
+
+    /// What to answer for a task that is known, if it is there. `digest` is that of the key it is known by.
+    pub(super) fn known(
+        &self,
+        id: RequestId,
+        by: KnownBy,
+        digest: Option<RequestDigest>,
+        given: Option<RequestDigest>,
+    ) -> Option<Inserted> {
+        let tasks = self.tasks(id);
+        let kept = tasks.get(id)?;
+        Some(Inserted::Known {
+            task: Some(kept.record.clone()),
+            id,
+            by,
+            same_request: is_same(digest.or(kept.digest), given),
+        })
+    }
+
+    /// Drops the task that ended first of those that nothing is left to be done about. False if there is none.
+    pub(super) fn drop_oldest_ended(&self) -> bool {
+        while let Some(shard) = self.inner.room.oldest() {
+            let oldest = self.inner.shards[shard].lock().oldest_ended();
+            if oldest.is_some_and(|id| self.remove_ended(id, |_| true)) {
+                return true;
+            }
+            // Somebody else removed it: look again.
+        }
+        false
+    }
+}

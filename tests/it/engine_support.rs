@@ -1,0 +1,228 @@
+//! What the tests of the engine share: an application of one function, and ways to wait for what it does.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tower::{Layer, service_fn};
+use tower_respond_async::{
+    Backoff, BoxError, Builder, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission, Submitted,
+    TaskContext, TaskRecord, TaskState, TaskStore, Tasks,
+    store::{Claim, Claimed, Inserted},
+    task::{CapturedRequest, NewTask, TaskRef, WorkerId},
+    time::{Clock, SystemClock},
+};
+
+/// Long enough that only something which never happens takes longer, on however busy a machine.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// What a handler answers with.
+pub(crate) type Reply = Result<Response<ReplyBody>, BoxError>;
+pub(crate) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Settings under which nothing waits for long: retries come at once.
+pub(crate) fn quick(store: impl TaskStore) -> Builder {
+    RespondAsyncLayer::builder(store).retry(at_once(3))
+}
+
+/// So many retries, without a pause.
+pub(crate) fn at_once(retries: u32) -> Backoff {
+    Backoff::new()
+        .max_retries(retries)
+        .base(Duration::ZERO)
+        .cap(Duration::ZERO)
+}
+
+/// Runs tasks on `handler`. The engine lives as long as what is given back.
+pub(crate) fn serve<F, Fut>(builder: Builder, handler: F) -> Tasks
+where
+    F: Fn(Request<RequestBody>) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Reply> + Send + 'static,
+{
+    let layer = builder.build().unwrap();
+    let tasks = layer.tasks();
+    drop(layer.layer(service_fn(handler)));
+    tasks
+}
+
+/// What the handler can know of its task.
+pub(crate) fn context(request: &Request<RequestBody>) -> TaskContext {
+    TaskContext::of(request.extensions())
+}
+
+pub(crate) fn respond(status: u16, text: &'static str) -> Response<ReplyBody> {
+    let mut response = Response::new(whole(text));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+pub(crate) fn whole(text: &'static str) -> ReplyBody {
+    Full::new(Bytes::from_static(text.as_bytes()))
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+pub(crate) fn ok() -> Reply {
+    Ok(respond(200, "done"))
+}
+
+pub(crate) fn submission(path: &str) -> Submission {
+    let request = Request::builder().method("POST").uri(path);
+    Submission::new(request.body(Bytes::from_static(b"input")).unwrap())
+}
+
+/// Stores a task for this path.
+pub(crate) async fn submit(tasks: &Tasks, path: &str) -> RequestId {
+    stored(tasks.submit(submission(path)).await.unwrap())
+}
+
+pub(crate) fn stored(submitted: Submitted) -> RequestId {
+    match submitted {
+        Submitted::New(record) => record.id,
+        known @ Submitted::Known { .. } => panic!("{known:?} is no new task"),
+    }
+}
+
+pub(crate) async fn find(tasks: &Tasks, id: RequestId) -> Arc<TaskRecord> {
+    tasks
+        .find(&Scope::All, &TaskRef::Id(id))
+        .await
+        .unwrap()
+        .expect("the task is there")
+}
+
+/// The task, once it has ended.
+pub(crate) async fn ended(tasks: &Tasks, id: RequestId) -> Arc<TaskRecord> {
+    let record = tasks.wait(&Scope::All, id, LONG).await.unwrap().unwrap();
+    assert!(record.state.is_terminal(), "it should have ended: {record:?}");
+    record
+}
+
+/// The task, once it is in this state.
+pub(crate) async fn reached(tasks: &Tasks, id: RequestId, state: TaskState) -> Arc<TaskRecord> {
+    eventually(&format!("{state:?}"), async || find(tasks, id).await.state == state).await;
+    find(tasks, id).await
+}
+
+/// Returns when `holds` does.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    if timeout(LONG, waiting).await.is_err() {
+        panic!("it did not come about: {what}");
+    }
+}
+
+/// `future`, which must not take for ever.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(LONG, future).await.expect("it takes for ever")
+}
+
+/// Has the engine look for work, and sees that it did: a task that comes after all others has ended.
+pub(crate) async fn look_round(tasks: &Tasks) {
+    let id = submit(tasks, "/look-round").await;
+    ended(tasks, id).await;
+}
+
+/// A handler's way to stand still until the test lets it go on.
+#[derive(Clone)]
+pub(crate) struct Gate(Arc<(Semaphore, Semaphore)>);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new((Semaphore::new(0), Semaphore::new(0))))
+    }
+
+    /// For the handler: says that it is here, and waits to be let through.
+    pub(crate) async fn pass(&self) {
+        self.0.0.add_permits(1);
+        // An error means that the gate stands open.
+        if let Ok(permit) = self.0.1.acquire().await {
+            permit.forget();
+        }
+    }
+
+    /// For the test: returns when so many more handlers have come to the gate.
+    pub(crate) async fn arrived(&self, handlers: u32) {
+        soon(self.0.0.acquire_many(handlers)).await.unwrap().forget();
+    }
+
+    /// Whether a handler came that was not waited for.
+    pub(crate) fn somebody_came(&self) -> bool {
+        self.0.0.available_permits() > 0
+    }
+
+    pub(crate) fn let_through(&self, handlers: usize) {
+        self.0.1.add_permits(handlers);
+    }
+
+    /// Lets everybody through from now on.
+    pub(crate) fn open(&self) {
+        self.0.1.close();
+    }
+}
+
+/// Says when it was dropped.
+#[derive(Clone, Default)]
+pub(crate) struct Dropped(Arc<AtomicBool>);
+
+pub(crate) struct DropFlag(Arc<AtomicBool>);
+
+impl Dropped {
+    pub(crate) fn flag(&self) -> DropFlag {
+        DropFlag(self.0.clone())
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for DropFlag {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A new task for this path, to be stored by hand.
+pub(crate) fn new_task(path: &'static str) -> NewTask {
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    let input = CapturedRequest::new(
+        Method::POST,
+        Uri::from_static(path),
+        HeaderMap::new(),
+        Bytes::from_static(b"input"),
+    );
+    let mut task = NewTask::new(RequestId::from_parts(SystemClock::new().now(), random), Arc::new(input));
+    task.max_attempts = 4;
+    task
+}
+
+pub(crate) fn inserted(inserted: Inserted) -> Arc<TaskRecord> {
+    match inserted {
+        Inserted::New(record) => record,
+        other => panic!("{other:?} is no new task"),
+    }
+}
+
+/// Claims one task as a worker that never comes back.
+pub(crate) async fn claim_and_die(store: &MemoryStore, lease: Duration) -> Claimed {
+    let worker = WorkerId::new("dead", fastrand::u64(..));
+    let claim = Claim { worker, max: 1, lease };
+    store.claim(claim).await.unwrap()
+}

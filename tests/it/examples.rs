@@ -1,0 +1,147 @@
+//! The examples do what their curl lines show.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use tower::{Service, ServiceExt};
+use tower_respond_async::{Scope, TaskState};
+
+use crate::support::soon;
+
+#[path = "../../examples/hooks.rs"]
+#[expect(dead_code, reason = "its main is for people")]
+mod hooks;
+#[path = "../../examples/hyper_app.rs"]
+#[expect(dead_code, reason = "its main is for people")]
+mod hyper_app;
+#[path = "../../examples/quickstart.rs"]
+#[expect(dead_code, reason = "its main is for people")]
+mod quickstart;
+#[path = "../../examples/shutdown.rs"]
+#[expect(dead_code, reason = "its main is for people")]
+mod shutdown;
+
+#[tokio::test]
+async fn the_quickstart_counts_now_or_later() {
+    let app = quickstart::app().unwrap();
+
+    let waited = send(&app, post("/count/0", "")).await;
+    assert_eq!(
+        (waited.status(), &waited.body()[..]),
+        (StatusCode::OK, &b"counted to 0\n"[..])
+    );
+
+    let accepted = send(&app, with("x-fc-invocation-type", "Async", post("/count/1", ""))).await;
+    assert_eq!(result_of(&app, &accepted).await.body(), "counted to 1\n");
+
+    let patient = send(&app, with("prefer", "respond-async, wait=1", post("/count/3", ""))).await;
+    assert_eq!(patient.status(), StatusCode::ACCEPTED);
+    assert_eq!(patient.headers()["preference-applied"], "respond-async, wait=1");
+
+    let list = send(&app, get("/tasks")).await;
+    let list: serde_json::Value = serde_json::from_slice(list.body()).unwrap();
+    assert_eq!(list["tasks"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn the_hyper_app_reverses_now_or_later() {
+    let app = hyper_app::app::<Full<Bytes>>().unwrap();
+
+    let reversed = send(&app, post("/reverse", "stressed")).await;
+    assert_eq!(
+        (reversed.status(), &reversed.body()[..]),
+        (StatusCode::OK, &b"desserts"[..])
+    );
+
+    let accepted = send(&app, async_post("/reverse", "stressed")).await;
+    assert_eq!(result_of(&app, &accepted).await.body(), "desserts");
+
+    let stats = send(&app, get("/tasks/stats")).await;
+    let stats: serde_json::Value = serde_json::from_slice(stats.body()).unwrap();
+    assert_eq!(stats["counts"]["Succeeded"], 1);
+    assert_eq!(send(&app, get("/nothing")).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_finish_what_can_and_hands_back_the_rest() {
+    let (app, tasks) = shutdown::app().unwrap();
+    for uri in ["/sleep/1", "/sleep/60"] {
+        let accepted = send(&app, async_post(uri, "")).await;
+        assert_eq!(accepted.status(), StatusCode::ACCEPTED);
+    }
+    let running = async || tasks.stats(&Scope::All).await.unwrap().slots.unwrap().used;
+    soon(async {
+        while running().await < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    tasks.close();
+    let refused = send(&app, async_post("/sleep/1", "")).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(send(&app, post("/sleep/0", "")).await.body(), "slept 0 s\n");
+
+    let report = tasks.shutdown(Duration::from_secs(3)).await;
+    assert_eq!((report.finished, report.handed_back, report.dropped), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn hooks_hear_of_success_and_failure() {
+    let failures = std::env::temp_dir().join(format!("failed-tasks-{}.log", std::process::id()));
+    let (app, mut ended) = hooks::app(failures.clone()).unwrap();
+
+    send(&app, async_post("/square", "12")).await;
+    let completion = soon(ended.recv()).await.unwrap();
+    assert_eq!(completion.state, TaskState::Succeeded);
+    assert_eq!(completion.response.unwrap().body, "144\n");
+
+    send(&app, async_post("/square", "twelve")).await;
+    let completion = soon(ended.recv()).await.unwrap();
+    assert_eq!(completion.state, TaskState::Failed);
+    let written = std::fs::read_to_string(&failures).unwrap();
+    assert!(written.starts_with(&completion.webhook_id), "{written}");
+    std::fs::remove_file(failures).unwrap();
+}
+
+/// Calls a service as a server would, and reads its answer to the end.
+pub(crate) async fn send<S, R>(app: &S, request: Request<Full<Bytes>>) -> Response<Bytes>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>, Error: fmt::Debug> + Clone,
+    R: Body<Data = Bytes, Error: fmt::Debug>,
+{
+    let (head, body) = app.clone().oneshot(request).await.unwrap().into_parts();
+    Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+}
+
+/// Waits for a task that was accepted, and gives back what its handler answered.
+pub(crate) async fn result_of<S, R>(app: &S, accepted: &Response<Bytes>) -> Response<Bytes>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>, Error: fmt::Debug> + Clone,
+    R: Body<Data = Bytes, Error: fmt::Debug>,
+{
+    assert_eq!(accepted.status(), StatusCode::ACCEPTED);
+    let place = accepted.headers()["location"].to_str().unwrap();
+    send(app, with("prefer", "wait=10", get(place))).await
+}
+
+pub(crate) fn get(uri: &str) -> Request<Full<Bytes>> {
+    Request::get(uri).body(Full::default()).unwrap()
+}
+
+pub(crate) fn post(uri: &str, body: &'static str) -> Request<Full<Bytes>> {
+    Request::post(uri).body(Full::from(body)).unwrap()
+}
+
+pub(crate) fn async_post(uri: &str, body: &'static str) -> Request<Full<Bytes>> {
+    with("prefer", "respond-async", post(uri, body))
+}
+
+fn with(name: &'static str, value: &'static str, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+    request.headers_mut().insert(name, HeaderValue::from_static(value));
+    request
+}

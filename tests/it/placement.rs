@@ -1,0 +1,389 @@
+//! Where the layer can stand, and what stands around it.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, routing::any};
+use bytes::Bytes;
+use futures_util::future::{Ready, ready};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use tokio::net::TcpListener;
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt,
+    limit::{ConcurrencyLimit, ConcurrencyLimitLayer},
+    service_fn,
+};
+use tower_http::{
+    map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer, timeout::TimeoutLayer,
+    trace::TraceLayer,
+};
+use tower_respond_async::{
+    Backoff, BoxError, MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, TaskApi, TaskContext, TaskState,
+    allow_everyone,
+};
+
+use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, prefer, routes, soon};
+
+/// The layer changes no type: checked when this is compiled.
+#[test]
+fn the_layer_changes_no_type_and_the_wrapped_service_can_be_shared() {
+    fn is_service<S, B, R>()
+    where
+        S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
+    {
+    }
+    fn is_shared<T: Clone + Send + Sync + 'static>() {}
+    is_service::<RespondAsync<Router>, Body, Body>();
+    is_service::<RespondAsync<Router>, hyper::body::Incoming, Body>();
+    is_service::<RespondAsync<Router>, Full<Bytes>, Body>();
+    is_shared::<RespondAsync<Router>>();
+    fn is_send<T: Send + 'static>() {}
+    is_send::<<RespondAsync<Router> as Service<Request<Body>>>::Future>();
+    fn layer_is_shared<T: Send + Sync + 'static>() {}
+    layer_is_shared::<RespondAsyncLayer>();
+}
+
+#[tokio::test]
+#[should_panic(expected = "wrap the application once, and clone the wrapped service")]
+async fn wrapping_twice_panics() {
+    let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
+    let _first = layer.layer(routes());
+    let _second = layer.layer(routes());
+}
+
+/// Counts the requests that go through it.
+#[derive(Clone, Default)]
+struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn layer<S>(&self) -> impl Layer<S, Service = Counted<S>> + Clone + use<S> {
+        let counter = self.clone();
+        tower::layer::layer_fn(move |inner| Counted {
+            inner,
+            counter: counter.clone(),
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Counted<S> {
+    inner: S,
+    counter: Counter,
+}
+
+impl<S: Service<R>, R> Service<R> for Counted<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.counter.0.fetch_add(1, Ordering::SeqCst);
+        self.inner.call(request)
+    }
+}
+
+/// What stands outside runs once, before a request is accepted; what stands inside runs on every attempt.
+#[tokio::test]
+async fn it_stands_among_other_layers_in_a_service_builder() {
+    let (outside, inside) = (Counter::default(), Counter::default());
+    let fails_once = any(|task: TaskContext| async move {
+        match task.attempt() {
+            1 => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::OK,
+        }
+    });
+    let layer = RespondAsyncLayer::builder(MemoryStore::new())
+        .retry(Backoff::new().base(Duration::from_millis(1)))
+        .build()
+        .unwrap();
+    let tasks = layer.tasks();
+    let service = ServiceBuilder::new()
+        .layer(TraceLayer::new_for_http())
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            Duration::from_secs(60),
+        ))
+        .layer(outside.layer())
+        .layer(layer)
+        .layer(inside.layer())
+        .layer(MapResponseBodyLayer::new(Body::new))
+        .layer(TraceLayer::new_for_http())
+        .service(routes().route("/fails-once", fails_once));
+
+    let response = soon(service.clone().oneshot(fc("/fails-once").empty())).await.unwrap();
+    let answer = Answered::read(response.map(Body::new)).await;
+    answer.assert_accepted();
+    let all = tower_respond_async::Scope::All;
+    let ended = tasks
+        .wait(&all, answer.id(), Duration::from_secs(60))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((ended.state, ended.attempt), (TaskState::Succeeded, 2));
+    assert_eq!((outside.count(), inside.count()), (1, 2));
+
+    let response = soon(service.oneshot(Request::post("/echo").with("hello")))
+        .await
+        .unwrap();
+    assert_eq!(Answered::read(response.map(Body::new)).await.body, "hello");
+    assert_eq!((outside.count(), inside.count()), (2, 3));
+}
+
+/// A sub-application sees its own paths, live and on a replay, and says where the world finds its tasks.
+#[tokio::test]
+async fn it_wraps_a_sub_application_that_is_nested() {
+    let layer = RespondAsyncLayer::builder(MemoryStore::new())
+        .public_url("http://example.org/sub")
+        .build()
+        .unwrap();
+    let api = TaskApi::new(&layer.tasks(), allow_everyone());
+    let sub = layer.layer(routes().nest_service("/tasks", api));
+    let app = Router::new()
+        .nest_service("/sub", sub)
+        .route("/hello/{name}", any(|| async { "the outer one" }));
+
+    let send = async |request: Request<Body>| {
+        let response = soon(app.clone().oneshot(request)).await.unwrap();
+        Answered::read(response).await
+    };
+    let answer = send(fc("/sub/hello/you?x=1").empty()).await;
+    answer.assert_accepted();
+    let location = answer.header("location");
+    assert_eq!(location, format!("/sub/tasks/{}/result", answer.id()));
+    let result = send(Request::get(format!("{location}?wait=50")).empty()).await;
+    assert_eq!((result.status, &result.body[..]), (200, &b"hello you"[..]));
+    assert_eq!(send(Request::get("/sub/hello/me").empty()).await.body, "hello me");
+    assert_eq!(send(fc("/hello/you").empty()).await.body, "the outer one");
+}
+
+#[tokio::test]
+async fn it_wraps_a_service_over_our_own_body_and_plain_hyper_serves_it() {
+    async fn handle(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, BoxError> {
+        let task = TaskContext::of(request.extensions());
+        let path = request.uri().path().to_owned();
+        let body = request.into_body().collect().await?.to_bytes();
+        let text = format!("{path} {body:?} task {}", task.is_task());
+        Ok(Response::new(text.into()))
+    }
+    let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
+    let service = ServiceBuilder::new()
+        .layer(MapRequestBodyLayer::new(RequestBody::live))
+        .layer(layer)
+        .service_fn(handle);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            let service = TowerToHyperService::new(service.clone());
+            let serving =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service);
+            tokio::spawn(serving);
+        }
+    });
+
+    let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let send = async |request: http::request::Builder| {
+        let request = request.body(Full::from("hi")).unwrap();
+        let response = soon(client.request(request)).await.unwrap();
+        Answered::read(response.map(Body::new)).await
+    };
+    let url = format!("http://{address}/a");
+    assert_eq!(send(Request::post(&url)).await.body, "/a b\"hi\" task false");
+    assert_eq!(
+        send(prefer(&url, "respond-async, wait=50")).await.body,
+        "/a b\"hi\" task true"
+    );
+    send(fc(&url)).await.assert_accepted();
+}
+
+/// An axum application behind `Shared`, over a real connection; `Request<Incoming>` is turned into axum's by itself.
+#[tokio::test]
+async fn a_server_of_axum_serves_the_wrapped_router() {
+    let app = App::new();
+    let address = app.serve().await;
+    let request =
+        "POST /hello/you HTTP/1.1\r\nHost: here\r\nConnection: close\r\nPrefer: respond-async, wait=50\r\n\r\n";
+    let answer = crate::support::talk(address, request.as_bytes()).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello you"),
+        "{answer}"
+    );
+}
+
+/// A permit of the inner service that was taken for a request which then went async belongs to the next one.
+#[tokio::test]
+async fn an_accepted_request_leaves_its_permit_usable() {
+    let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
+    let tasks = layer.tasks();
+    let mut service: RespondAsync<ConcurrencyLimit<Router>> =
+        layer.layer(ConcurrencyLimitLayer::new(1).layer(routes()));
+
+    let mut send = async |request: Request<Body>| {
+        let service = soon(ServiceExt::<Request<Body>>::ready(&mut service)).await.unwrap();
+        Answered::read(soon(service.call(request)).await.unwrap()).await
+    };
+
+    let mut accepted = Vec::new();
+    for _ in 0..3 {
+        accepted.push(send(fc("/echo").with("later")).await.id());
+    }
+    // The only permit is still held, by the service that was readied and not used.
+    assert_eq!(send(Request::post("/echo").with("now")).await.body, "now");
+    // Used, it went back, and the tasks had it one after the other.
+    let all = tower_respond_async::Scope::All;
+    for id in accepted {
+        let ended = tasks.wait(&all, id, Duration::from_secs(60)).await.unwrap().unwrap();
+        assert_eq!(ended.state, TaskState::Succeeded);
+    }
+}
+
+/// Panics when it is called without having been ready, as the contract of `Service` allows.
+struct Fastidious {
+    ready: bool,
+}
+
+impl Clone for Fastidious {
+    /// A clone has to be readied by itself.
+    fn clone(&self) -> Self {
+        Self { ready: false }
+    }
+}
+
+impl<B> Service<Request<B>> for Fastidious {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        assert!(std::mem::take(&mut self.ready), "called unready");
+        ready(Ok(Response::new("ready".into())))
+    }
+}
+
+#[tokio::test]
+async fn the_inner_service_is_never_called_unready() {
+    let layer = RespondAsyncLayer::builder(MemoryStore::new())
+        .retry(no_retries())
+        .build()
+        .unwrap();
+    let mut service = layer.layer(Fastidious { ready: false });
+    for request in [
+        Request::post("/"),
+        prefer("/", "respond-async, wait=50"),
+        prefer("/", "return=minimal"),
+        prefer("/", "respond-async, wait=50"),
+        Request::post("/"),
+    ] {
+        let service = soon(ServiceExt::<Request<Body>>::ready(&mut service)).await.unwrap();
+        let response = soon(service.call(request.empty())).await.unwrap();
+        assert_eq!(response.status(), 200, "an attempt panicked");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ready");
+    }
+}
+
+/// An error of the inner service is its own business on the synchronous path, and the end of an attempt on the other.
+#[tokio::test]
+async fn an_error_passes_through_and_fails_an_attempt() {
+    let fails = service_fn(async |_: Request<RequestBody>| {
+        Err::<Response<Full<Bytes>>, _>(io::Error::other("the disk is on fire"))
+    });
+    let layer = RespondAsyncLayer::builder(MemoryStore::new())
+        .retry(no_retries())
+        .build()
+        .unwrap();
+    let tasks = layer.tasks();
+    let service = layer.layer(fails);
+    let request = |builder: http::request::Builder| builder.body(RequestBody::empty()).unwrap();
+
+    let error: io::Error = soon(service.clone().oneshot(request(Request::post("/"))))
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the disk is on fire");
+    let error = soon(service.clone().oneshot(request(prefer("/", "wait=5"))))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Other);
+
+    let response = soon(service.oneshot(request(fc("/")))).await.unwrap();
+    let answer = Answered::read(response.map(Body::new)).await;
+    let all = tower_respond_async::Scope::All;
+    let ended = tasks
+        .wait(&all, answer.id(), Duration::from_secs(60))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(ended.state, TaskState::Failed);
+    assert!(
+        ended.error.as_deref().unwrap().contains("the disk is on fire"),
+        "{ended:?}"
+    );
+}
+
+/// Readiness is the inner service's: when it has none to give, an async request waits for it like any other.
+#[tokio::test]
+async fn an_error_of_readiness_passes_through() {
+    #[derive(Clone)]
+    struct Down;
+    impl Service<Request<RequestBody>> for Down {
+        type Response = Response<Full<Bytes>>;
+        type Error = io::Error;
+        type Future = Ready<Result<Self::Response, io::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+            Poll::Ready(Err(io::Error::other("down")))
+        }
+
+        fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+            unreachable!("never ready")
+        }
+    }
+    let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
+    let service = layer.layer(Down);
+    let request = fc("/").body(RequestBody::empty()).unwrap();
+    assert_eq!(soon(service.oneshot(request)).await.unwrap_err().to_string(), "down");
+}
+
+/// The engine lives as long as a service or a `Tasks` does, so that dropping the layer after use does no harm.
+#[tokio::test]
+async fn the_layer_itself_need_not_be_kept() {
+    let gate = Gate::new();
+    let service = {
+        let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
+        layer.layer(gate.among_routes())
+    };
+    let response = soon(service.clone().oneshot(fc("/gate").empty())).await.unwrap();
+    Answered::read(response).await.assert_accepted();
+    gate.arrived().await;
+    gate.let_pass(1);
+    let response = soon(service.oneshot(prefer("/hello/you", "respond-async, wait=50").empty()))
+        .await
+        .unwrap();
+    assert_eq!(Answered::read(response).await.body, "hello you");
+}

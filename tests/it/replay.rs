@@ -1,0 +1,435 @@
+//! The request that a handler sees later: what was sent, and nothing that was forged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+};
+
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use proptest::{collection::vec, prelude::*, sample::select};
+use tokio::sync::mpsc;
+use tower_respond_async::{HeaderPolicy, MemoryStore, TaskContext, task::CapturedRequest};
+
+use crate::support::{App, WithoutBody, and_header, fc, other_runtime, prefer, recorder, soon, talk, values};
+
+/// An application in which every request is recorded, whatever its method and path.
+fn recording() -> (App, mpsc::UnboundedReceiver<Request<Bytes>>) {
+    let (handler, requests) = recorder();
+    let app = App::build(MemoryStore::new(), Router::new().fallback(handler), |builder| {
+        builder.runtime(other_runtime())
+    });
+    (app, requests)
+}
+
+async fn replayed(request: Request<Body>) -> Request<Bytes> {
+    let (app, mut requests) = recording();
+    app.accepted(request).await;
+    soon(requests.recv()).await.unwrap()
+}
+
+/// What the layer adds to a replay.
+const ADDED: [&str; 4] = [
+    "x-fc-request-id",
+    "x-respond-async-attempt",
+    "x-respond-async-depth",
+    "x-respond-async-task-id",
+];
+
+/// What is never replayed, beside what `Connection` names.
+const STRIPPED: [&str; 15] = [
+    "connection",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "proxy-anything",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "http2-settings",
+    "expect",
+    "x-fc-request-id",
+    "x-respond-async-task-id",
+    "x-respond-async-attempt",
+    "x-respond-async-duplicate",
+    "x-respond-async-new-in-some-later-version",
+];
+
+/// Kept, and often repeated.
+const KEPT: [&str; 10] = [
+    "accept",
+    "authorization",
+    "cookie",
+    "content-type",
+    "host",
+    "traceparent",
+    "via",
+    "x-fc-async-task-id-of-another",
+    "x-forwarded-for",
+    "x-respondent",
+];
+
+fn name() -> impl Strategy<Value = HeaderName> {
+    prop_oneof![
+        4 => select(&KEPT[..]).prop_map(HeaderName::from_static),
+        1 => select(&STRIPPED[..]).prop_map(HeaderName::from_static),
+        2 => "x-[a-z0-9]{1,6}".prop_map(|name| HeaderName::try_from(name).unwrap()),
+    ]
+}
+
+fn value() -> impl Strategy<Value = HeaderValue> {
+    let byte = prop_oneof![b' '..=b'~', 0x80..=0xff_u8, Just(b'\t')];
+    (vec(byte, 0..20), proptest::bool::ANY).prop_map(|(bytes, sensitive)| {
+        let mut value = HeaderValue::from_bytes(&bytes).unwrap();
+        value.set_sensitive(sensitive);
+        value
+    })
+}
+
+fn header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
+    let names_some = vec(select(&KEPT[..]), 0..3).prop_map(|names| {
+        let value = HeaderValue::try_from(names.join(" , ")).unwrap();
+        (header::CONNECTION, value)
+    });
+    prop_oneof![9 => (name(), value()), 1 => names_some]
+}
+
+fn target() -> impl Strategy<Value = String> {
+    (
+        "(/[a-z0-9%2F.~!$&'()*+,;=:@-]{0,8}){1,4}",
+        prop::option::of("[a-z0-9=&%20+?/:@-]{0,16}"),
+    )
+        .prop_map(|(path, query)| match query {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        })
+        .prop_filter("a path of the API is not deferred", |target| {
+            !target.starts_with("/tasks")
+        })
+        .prop_filter("it must be a URI", |target| target.parse::<Uri>().is_ok())
+}
+
+/// The headers that must arrive, and in which order those of one name.
+fn expected(sent: &HeaderMap) -> BTreeMap<String, Vec<(Vec<u8>, bool)>> {
+    let named_by_connection: BTreeSet<_> = sent
+        .get_all("connection")
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(|name| name.trim_ascii().to_ascii_lowercase())
+        .collect();
+    let mut kept = of(sent);
+    kept.retain(|name, _| {
+        let gone = STRIPPED.contains(&name.as_str()) || name == "x-fc-invocation-type";
+        !gone && !named_by_connection.contains(name.as_bytes())
+    });
+    kept
+}
+
+fn of(headers: &HeaderMap) -> BTreeMap<String, Vec<(Vec<u8>, bool)>> {
+    let mut all = BTreeMap::<_, Vec<_>>::new();
+    for (name, value) in headers {
+        let values = all.entry(name.as_str().to_owned()).or_default();
+        values.push((value.as_bytes().to_vec(), value.is_sensitive()));
+    }
+    all
+}
+
+fn method() -> impl Strategy<Value = Method> {
+    prop_oneof![
+        select(vec![
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::OPTIONS
+        ]),
+        "[A-Z]{3,9}".prop_map(|method| Method::from_bytes(method.as_bytes()).unwrap()),
+    ]
+    .prop_filter("CONNECT is not deferred", |method| *method != Method::CONNECT)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// S15
+    #[test]
+    fn what_is_replayed_is_what_was_sent(
+        method in method(),
+        target in target(),
+        headers in vec(header(), 0..16),
+        body in vec(proptest::num::u8::ANY, 0..300),
+    ) {
+        let mut request = Request::new(Body::from(body.clone()));
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = target.parse().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().append(name, value);
+        }
+        request.headers_mut().insert("x-fc-invocation-type", HeaderValue::from_static("Async"));
+        let expected = expected(request.headers());
+        let seen = other_runtime().block_on(replayed(request));
+
+        prop_assert_eq!(seen.method(), method);
+        prop_assert_eq!(seen.uri().to_string(), target);
+        prop_assert_eq!(&seen.body()[..], &body[..]);
+        let mut arrived = of(seen.headers());
+        for name in ADDED {
+            prop_assert_eq!(arrived.remove(name).map(|values| values.len()), Some(1), "{}", name);
+        }
+        let length = arrived.remove("content-length");
+        let rebuilt = (!body.is_empty()).then(|| vec![(body.len().to_string().into_bytes(), false)]);
+        prop_assert_eq!(length, rebuilt);
+        prop_assert_eq!(arrived, expected);
+    }
+
+    /// S15: what a store on disk keeps.
+    #[test]
+    fn a_request_that_was_encoded_is_the_same_decoded(
+        method in method(),
+        target in target(),
+        headers in vec((name(), value()), 0..16),
+        body in vec(proptest::num::u8::ANY, 0..300),
+    ) {
+        let headers = HeaderMap::from_iter(headers);
+        let request = CapturedRequest::new(method, target.parse().unwrap(), headers, body.into());
+        prop_assert_eq!(CapturedRequest::decode(request.encode()), Ok(request));
+    }
+}
+
+/// The last header used to stand where one was taken off, so that what asked for async changed the order of the others.
+#[tokio::test]
+async fn headers_arrive_in_the_order_they_were_sent_in() {
+    let request = fc("/a")
+        .header("X-Fc-Async-Task-Id", "mine")
+        .header("X-One", "1")
+        .header("Connection", "x-hop")
+        .header("X-Hop", "1")
+        .header("Prefer", "respond-async, return=minimal")
+        .header("X-Two", "2")
+        .header("Expect", "100-continue")
+        .header("Cookie", "c")
+        .header("X-Two", "3")
+        .header("X-Four", "4");
+    let seen = replayed(request.empty()).await;
+    let sent: Vec<_> = seen
+        .headers()
+        .iter()
+        .filter(|(name, _)| !ADDED.contains(&name.as_str()))
+        .collect();
+    let names: Vec<_> = sent.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["x-one", "prefer", "x-two", "x-two", "cookie", "x-four"]);
+}
+
+#[tokio::test]
+async fn a_handler_is_told_which_task_and_which_attempt_it_is() {
+    let (app, mut requests) = recording();
+    let id = app
+        .accepted(fc("/a").header("X-Fc-Async-Task-Id", "mine").empty())
+        .await;
+    let seen = soon(requests.recv()).await.unwrap();
+    for (name, value) in [
+        ("x-fc-request-id", &*id.to_string()),
+        ("x-respond-async-task-id", "mine"),
+        ("x-respond-async-attempt", "1"),
+        ("x-respond-async-depth", "1"),
+    ] {
+        assert_eq!(values(seen.headers(), name), [value.as_bytes()], "{name}");
+    }
+    let context = TaskContext::of(seen.extensions());
+    assert!(context.is_task());
+    assert_eq!(
+        (context.request_id(), context.task_id().as_deref()),
+        (Some(id), Some("mine"))
+    );
+    assert_eq!(context.attempt(), 1);
+}
+
+/// S16
+#[tokio::test]
+async fn what_asked_for_async_is_not_there_when_it_runs() {
+    let request = prefer("/a", "respond-async, return=minimal")
+        .header("Prefer", "wait=0")
+        .header("Prefer", "handling=lenient; x=\"respond-async\"")
+        .header("X-Fc-Invocation-Type", "Async")
+        .header("X-Fc-Async-Task-Id", "mine")
+        .header("X-Fc-Stateful-Async-Invocation-Id", "mine");
+    let seen = replayed(request.empty()).await;
+    for gone in [
+        "x-fc-invocation-type",
+        "x-fc-async-task-id",
+        "x-fc-stateful-async-invocation-id",
+        "x-fc-async-delay",
+    ] {
+        assert_eq!(seen.headers().get(gone), None, "{gone}");
+    }
+    let left: [&[u8]; 2] = [b"return=minimal", b"handling=lenient; x=\"respond-async\""];
+    assert_eq!(values(seen.headers(), "prefer"), left);
+}
+
+#[tokio::test]
+async fn what_the_layer_says_to_a_handler_cannot_be_forged() {
+    let forged = fc("/a")
+        .header("X-Fc-Request-Id", "forged")
+        .header("X-Respond-Async-Task-Id", "forged")
+        .header("X-Respond-Async-Task-Id", "twice")
+        .header("X-Respond-Async-Attempt", "99")
+        .header("X-Respond-Async-Depth", "3")
+        .header("X-Respond-Async-Duplicate", "true")
+        .header(
+            "Connection",
+            "x-fc-request-id, x-respond-async-attempt, x-fc-invocation-type",
+        );
+    let seen = replayed(forged.empty()).await;
+    for (name, value) in seen.headers() {
+        assert_ne!(value, "forged", "{name}");
+    }
+    assert_eq!(values(seen.headers(), "x-respond-async-attempt"), [b"1"]);
+    assert_eq!(values(seen.headers(), "x-respond-async-depth"), [b"4"]);
+    assert_eq!(seen.headers().get_all("x-respond-async-task-id").iter().count(), 1);
+    assert_eq!(seen.headers().get("x-respond-async-duplicate"), None);
+}
+
+/// S12: whatever lengths were claimed, the handler is told the one that arrived.
+#[tokio::test]
+async fn the_length_is_that_of_the_body() {
+    let frames = ["chunk", "", "ed"].map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from(data))));
+    let trailers = Frame::trailers(HeaderMap::from_iter([(
+        HeaderName::from_static("x-end"),
+        HeaderValue::from_static("1"),
+    )]));
+    let frames = frames.into_iter().chain([Ok(trailers)]);
+    let body = Body::new(StreamBody::new(futures_util::stream::iter(frames)));
+    let request = fc("/a")
+        .header("Content-Length", "3")
+        .header("Content-Length", "5")
+        .header("Transfer-Encoding", "chunked")
+        .header("Trailer", "x-end");
+    let seen = replayed(request.with(body)).await;
+    assert_eq!(seen.body(), "chunked");
+    assert_eq!(values(seen.headers(), "content-length"), [b"7"]);
+    for gone in ["transfer-encoding", "trailer", "x-end"] {
+        assert_eq!(seen.headers().get(gone), None, "{gone}");
+    }
+    let seen = replayed(fc("/a").header("Content-Length", "5").empty()).await;
+    assert_eq!(seen.headers().get("content-length"), None);
+}
+
+#[tokio::test]
+async fn odd_targets_arrive_as_they_were_written() {
+    for target in [
+        "/",
+        "/?",
+        "/a%2Fb//c/./..?x=%20&&y=1?z#".trim_end_matches('#'),
+        "/%e2%82%ac?%E2%82%AC",
+        "/a;p=1:2@3",
+        "http://example.org:8080/a?b",
+        "*",
+    ] {
+        let request = fc("/").method(Method::OPTIONS).uri(target).empty();
+        assert_eq!(replayed(request).await.uri().to_string(), target);
+    }
+}
+
+#[tokio::test]
+async fn every_method_is_replayed_as_itself() {
+    let app = App::new();
+    for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"] {
+        let request = fc("/echo").method(method).with("body");
+        let id = app.accepted(request).await;
+        let response = app.response(id).await;
+        let expected = if method == "HEAD" { "" } else { "body" };
+        assert_eq!(response.body, expected, "{method}");
+        assert_eq!(app.record(id).await.method, method);
+    }
+}
+
+#[tokio::test]
+async fn a_replay_over_a_connection_sees_what_curl_would_send() {
+    let (app, mut requests) = recording();
+    let address = app.serve().await;
+    let request = b"PUT /a%20b?c HTTP/1.1\r\nHost: here:80\r\nUser-Agent: curl/8\r\nX-Raw: \xff\xfe\r\nX-Two: 1\r\n\
+        x-two: 2\r\nContent-Length: 3\r\nX-Fc-Invocation-Type: Async\r\nConnection: close\r\n\r\n\0\xff\n";
+    let answer = talk(address, request).await;
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    let seen = soon(requests.recv()).await.unwrap();
+    assert_eq!(
+        (seen.method(), seen.uri().to_string().as_str()),
+        (&Method::PUT, "/a%20b?c")
+    );
+    assert_eq!(&seen.body()[..], b"\0\xff\n");
+    assert_eq!(values(seen.headers(), "x-raw"), [b"\xff\xfe"]);
+    assert_eq!(values(seen.headers(), "x-two"), [b"1", b"2"]);
+    assert_eq!(values(seen.headers(), "host"), [b"here:80"]);
+    assert_eq!(seen.version(), Version::HTTP_11);
+}
+
+/// S37
+#[tokio::test]
+async fn headers_that_are_not_to_be_stored_are_not() {
+    let (handler, mut requests) = recorder();
+    let app = App::build(MemoryStore::new(), Router::new().fallback(handler), |builder| {
+        builder.headers(HeaderPolicy::Drop(vec![header::AUTHORIZATION, header::COOKIE]))
+    });
+    let request = || {
+        let request = Request::post("/a").header("Authorization", "Bearer secret");
+        request
+            .header("Cookie", "a=1")
+            .header("Cookie", "b=2")
+            .header("X-Kept", "1")
+    };
+    app.accepted(request().header("X-Fc-Invocation-Type", "Async").empty())
+        .await;
+    let seen = soon(requests.recv()).await.unwrap();
+    assert_eq!(seen.headers().get("authorization"), None);
+    assert_eq!(seen.headers().get("cookie"), None);
+    assert_eq!(seen.headers()["x-kept"], "1");
+
+    app.send(request().empty()).await;
+    let seen = soon(requests.recv()).await.unwrap();
+    assert_eq!(
+        seen.headers()["authorization"],
+        "Bearer secret",
+        "they are dropped from stored requests only"
+    );
+}
+
+/// S37
+#[tokio::test]
+async fn credentials_are_replayed_and_not_shown() {
+    let (app, mut requests) = recording();
+    let request = fc("/a?token=s3cret&x=1")
+        .header("Authorization", "Bearer s3cret")
+        .header("Cookie", "id=s3cret");
+    let answer = app.send(request.empty()).await;
+    let id = answer.id();
+    let seen = soon(requests.recv()).await.unwrap();
+    assert_eq!(seen.headers()["authorization"], "Bearer s3cret");
+    assert_eq!(seen.uri(), "/a?token=s3cret&x=1");
+    app.ended(id).await;
+    for view in ["", "/request", "/operation", "?includePayload=true"] {
+        let shown = app.get(format!("/tasks/{id}{view}")).await;
+        assert_eq!(shown.status, 200, "{shown:?}");
+        assert!(
+            !String::from_utf8_lossy(&shown.body).contains("s3cret"),
+            "{view}: {shown:?}"
+        );
+    }
+    assert!(!String::from_utf8_lossy(&answer.body).contains("s3cret"), "{answer:?}");
+    assert!(!format!("{answer:?}").contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_value_that_is_not_text_is_shown_in_a_form_that_is() {
+    let (app, mut requests) = recording();
+    let id = app
+        .accepted(and_header(fc("/a").with(vec![0xff, 0]), "x-raw", b"\xff"))
+        .await;
+    soon(requests.recv()).await.unwrap();
+    let shown = app.get(format!("/tasks/{id}/request")).await.json();
+    assert_eq!(shown["bodyEncoding"], "base64");
+    assert_eq!(shown["body"], "/wA=");
+}

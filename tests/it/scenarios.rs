@@ -1,0 +1,43 @@
+//! The guide says which test shows what: this holds it to that.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// The rows of the guide's table: a scenario, and the tests that show it as `file::name`.
+fn rows(guide: &str) -> Vec<(&str, Vec<&str>)> {
+    let table = guide
+        .split("## Which test shows what")
+        .nth(1)
+        .expect("the guide has the table");
+    let rows = table.lines().filter_map(|line| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let scenario = cells.get(1).filter(|cell| cell.starts_with('S'))?;
+        let tests = cells.get(3)?.split(", ").map(|test| test.trim_matches('`'));
+        Some((*scenario, tests.collect()))
+    });
+    rows.collect()
+}
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn every_test_that_the_guide_names_is_there_and_names_its_scenario() {
+    let guide = read("src/guide/guarantees.md");
+    let rows = rows(&guide);
+    assert!(rows.len() > 40, "only {} rows were found", rows.len());
+    for (scenario, tests) in &rows {
+        assert!(!tests.is_empty(), "{scenario} is shown by nothing");
+        for test in tests {
+            let (file, name) = test.split_once("::").expect("a test is named file::name");
+            let source = read(&format!("tests/it/{file}.rs"));
+            assert!(
+                source.contains(&format!("fn {name}(")),
+                "{scenario}: there is no {test}"
+            );
+        }
+    }
+    let named: BTreeSet<_> = rows.iter().map(|(scenario, _)| *scenario).collect();
+    assert_eq!(named.len(), rows.len(), "a scenario has two rows");
+}
