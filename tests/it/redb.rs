@@ -111,6 +111,7 @@ async fn a_new_file_is_its_owners_alone() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
+/// S62
 #[tokio::test]
 async fn a_closed_file_and_a_dropped_one_can_be_opened_again_at_once() {
     let folder = Folder::new();
@@ -159,6 +160,7 @@ async fn what_was_running_waits_again_as_soon_as_the_file_is_opened() {
     assert_eq!(store.task(stopping.id).await.unwrap().state, TaskState::Stopped);
 }
 
+/// S50
 #[tokio::test]
 async fn a_file_of_a_newer_build_is_refused_and_left_as_it_is() {
     let folder = Folder::new();
@@ -204,7 +206,7 @@ async fn a_file_of_another_program_is_refused_and_left_as_it_is() {
     assert_eq!(fs::read(&path).unwrap(), "not a database".repeat(1000).as_bytes());
 }
 
-/// The record of one task, the request of another: each costs its own task and nothing else.
+/// S49. The record of one task, the request of another: each costs its own task and nothing else.
 #[tokio::test]
 async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
     let folder = Folder::new();
@@ -240,7 +242,7 @@ async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
     assert!(kept.iter().all(|(_, value)| value.len() > 50), "the bytes are kept");
 }
 
-/// Each is found out when it is asked for.
+/// S49. Each is found out when it is asked for.
 #[tokio::test]
 async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
     let folder = Folder::new();
@@ -280,7 +282,7 @@ async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
     assert_eq!(store.set_aside().await.unwrap(), 2);
 }
 
-/// A newer build's work is neither run nor lost by an older one.
+/// S50. A newer build's work is neither run nor lost by an older one.
 #[tokio::test]
 async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     let folder = Folder::new();

@@ -279,8 +279,8 @@ impl RedbStoreBuilder {
 
     /// Whether every commit writes what it takes to open the file at once after a kill. Off unless said otherwise.
     ///
-    /// Without it, opening after a kill reads the whole file. With it, opening takes milliseconds whatever the size, and
-    /// every commit costs more.
+    /// Without it, opening after a kill reads the whole file; with it, the tasks' records alone, and every commit costs
+    /// more. [Operating](crate::guide::operating) has figures.
     pub const fn quick_repair(mut self, on: bool) -> Self {
         self.quick_repair = on;
         self
@@ -293,7 +293,7 @@ impl RedbStoreBuilder {
     ///
     /// - [`Unavailable`](StoreErrorKind::Unavailable) if it is in use, or cannot be read or written.
     /// - [`Incompatible`](StoreErrorKind::Incompatible) if it is of a newer version of this crate, or another program's.
-    ///   It is left as it is.
+    ///   It is left as it is; if a killed process left it, repaired.
     /// - [`Corrupt`](StoreErrorKind::Corrupt) if it is damaged so that redb cannot open it.
     ///
     /// Each names the file.
