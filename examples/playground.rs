@@ -15,7 +15,7 @@
 //! | variable | sets |
 //! |---|---|
 //! | `LISTEN` | the address, `127.0.0.1:3000`; port 0 takes a free one |
-//! | `STORE` | `memory` |
+//! | `STORE` | `memory`, or `redb:PATH` for a file |
 //! | `CONCURRENCY`, `QUEUE_DEPTH`, `BODY_LIMIT`, `BUFFER_LIMIT`, `RESULT_LIMIT` | the builder's settings of these names |
 //! | `LEASE_MS`, `ATTEMPT_TIMEOUT_MS`, `MAX_AGE_MS`, `RETENTION_MS` | the same, in milliseconds |
 //! | `MAX_RETRIES`, `BACKOFF_BASE_MS` | the retry policy |
@@ -56,6 +56,7 @@ use tokio::{net::TcpListener, signal, time::sleep_until};
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
     Backoff, BearerToken, BoxError, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
+    store::RedbStore,
 };
 
 /// How long what is under way may go on after a SIGTERM. With the 5 s of the stop grace, less than the 30 s after which
@@ -83,7 +84,7 @@ async fn serve() -> Result<(), BoxError> {
         );
     }
 
-    let layer = layer()?;
+    let layer = layer().await?;
     let tasks = layer.tasks();
     let api = match token {
         Some(token) => TaskApi::new(&tasks, BearerToken::new(token)),
@@ -115,11 +116,12 @@ async fn serve() -> Result<(), BoxError> {
     Ok(())
 }
 
-fn layer() -> Result<RespondAsyncLayer, BoxError> {
+async fn layer() -> Result<RespondAsyncLayer, BoxError> {
     let store: String = setting("STORE")?.unwrap_or_else(|| "memory".into());
-    let mut builder = match store.as_str() {
-        "memory" => RespondAsyncLayer::builder(MemoryStore::new()),
-        other => return Err(format!("STORE is {other:?}; it can be memory").into()),
+    let mut builder = match store.split_once(':') {
+        None if store == "memory" => RespondAsyncLayer::builder(MemoryStore::new()),
+        Some(("redb", path)) => RespondAsyncLayer::builder(RedbStore::open(path).await?),
+        _ => return Err(format!("STORE is {store:?}; it can be memory, or redb:PATH").into()),
     };
     builder = builder.api_base("/tasks");
     if let Some(handlers) = setting("CONCURRENCY")? {

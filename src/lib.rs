@@ -94,7 +94,7 @@
 //! | `axum` | `TaskContext` as an extractor, `Builder::carry_connect_info` | yes |
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
-//! | `redb` | [`RedbStore`](store::RedbStore): tasks in an embedded file. Needs Rust 1.90 | |
+//! | `redb` | `store::RedbStore`: tasks in an embedded file (Rust 1.90) | |
 //! | `testing` | `testing`: the store conformance suite, a hand-moved clock, a failing store, the simulation | |
 //! | `full` | all of them | |
 //!

@@ -5,7 +5,7 @@
 //! | store | an accepted task survives | needs |
 //! |---|---|---|
 //! | [`MemoryStore`] | a panic in a handler, not the end of the process | nothing |
-//! | [`RedbStore`] (feature `redb`) | the end of the process and of the power, not the loss of the disk | a file |
+//! | `RedbStore` (feature `redb`) | the end of the process and of the power, not the loss of the disk | a file |
 //!
 //! An application gives a store to the layer and never calls it itself; [`TaskStoreExt`] is for tools and tests that do.
 //! Whoever writes a store implements [`TaskStore`] and runs the [conformance suite](crate::testing::conformance) against
