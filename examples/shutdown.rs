@@ -9,10 +9,19 @@
 //!
 //! Then press Ctrl-C, and look at the report. A second Ctrl-C cuts the grace short. `LISTEN=127.0.0.1:0` takes a free port.
 
-use std::{env, future::pending, time::Duration};
+use std::{
+    env,
+    future::{IntoFuture, pending},
+    time::Duration,
+};
 
 use axum::{Router, extract::Path, http::StatusCode, routing::post};
-use tokio::{net::TcpListener, signal, time::sleep};
+use tokio::{
+    net::TcpListener,
+    signal,
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
 use tower::{Layer, make::Shared};
 use tower_respond_async::{BoxError, ConfigError, MemoryStore, RespondAsync, RespondAsyncLayer, TaskContext, Tasks};
 
@@ -26,23 +35,32 @@ async fn main() -> Result<(), BoxError> {
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
 
-    let closing = tasks.clone();
-    axum::serve(listener, Shared::new(app))
-        .with_graceful_shutdown(async move {
-            asked_to_end().await;
-            println!("closing: requests under way are answered, new tasks are refused");
-            // First, since the server waits for its connections: whoever waits for a task is answered now.
-            closing.close();
-        })
-        .await?;
+    let (told, end) = oneshot::channel::<()>();
+    let server = axum::serve(listener, Shared::new(app)).with_graceful_shutdown(async {
+        _ = end.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
 
-    println!("draining: running tasks have {GRACE:?}");
+    asked_to_end().await;
+    println!("closing: requests under way are answered, new tasks are refused; all that runs has {GRACE:?}");
+    let deadline = Instant::now() + GRACE;
+    // First, since the server waits for its connections: whoever waits for a task is answered now.
+    tasks.close();
+    _ = told.send(());
+    tokio::select! {
+        // One deadline for plain requests and tasks: a connection that stays open must not keep tasks from being handed
+        // back in time.
+        served = timeout_at(deadline, &mut server) => if let Ok(served) = served { served?? },
+        () = asked_to_end() => {}
+    }
+
+    let left = deadline.saturating_duration_since(Instant::now());
     let report = tokio::select! {
-        report = tasks.shutdown(GRACE) => report,
-        () = asked_to_end() => tasks.shutdown(GRACE).await,
+        report = tasks.shutdown(left) => report,
+        () = asked_to_end() => tasks.shutdown(Duration::ZERO).await,
     };
     println!(
-        "{} finished, {} handed back, {} blocked their thread",
+        "after the connections had closed: {} finished, {} handed back, {} blocked their thread",
         report.finished, report.handed_back, report.dropped
     );
     Ok(())
