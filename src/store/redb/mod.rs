@@ -46,7 +46,7 @@ use std::{
 use redb::{Database, ReadableTableMetadata};
 use tokio::sync::{mpsc, watch};
 
-use self::{batch::Batch, fault::Fault, inner::Inner, writer::Message};
+use self::{batch::Batch, fault::Fault, frame::Sealed, inner::Inner, writer::Message};
 use crate::{
     error::BoxFuture,
     store::{
@@ -347,7 +347,9 @@ impl TaskStore for RedbStore {
     }
 
     fn insert(&self, insert: Insert) -> BoxFuture<'_, StoreResult<Inserted>> {
-        Box::pin(self.write(move |batch| batch.insert(&insert)))
+        let task = &insert.task;
+        let input = Sealed::new(task.id.as_bytes(), &[&task.input.encode()]);
+        Box::pin(self.write(move |batch| batch.insert(&insert, &input)))
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>> {
@@ -366,7 +368,10 @@ impl TaskStore for RedbStore {
     }
 
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>> {
-        Box::pin(self.write(move |batch| batch.settle(settlement)))
+        let id = settlement.lease.id;
+        let output = settlement.outcome.output();
+        let output = output.map(|output| Sealed::new(id.as_bytes(), &[&output.encode()]));
+        Box::pin(self.write(move |batch| batch.settle(settlement, output.as_ref())))
     }
 
     fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>> {
