@@ -8,7 +8,7 @@
 
 use std::{env, error::Error, fmt::Write, fs, path::Path, process::ExitCode};
 
-use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTableMetadata, TableHandle};
+use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTableMetadata, TableHandle};
 
 fn main() -> ExitCode {
     let words: Vec<_> = env::args().skip(1).collect();
@@ -30,9 +30,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is in which table. Nothing is written; a file that a killed process left must be opened by the application first.
+/// What is in which table. Nothing is written.
 pub fn look(path: &Path) -> Result<String, Box<dyn Error>> {
-    let file = ReadOnlyDatabase::open(path)?;
+    let file = ReadOnlyDatabase::open(path).map_err(|error| match error {
+        DatabaseError::RepairAborted => "it was not closed: have the application open it and end".into(),
+        other => Box::<dyn Error>::from(other),
+    })?;
     let transaction = file.begin_read()?;
     let mut tables: Vec<_> = transaction.list_tables()?.collect();
     tables.sort_by(|a, b| a.name().cmp(b.name()));

@@ -7,10 +7,10 @@
 //!
 //! | word | measures | takes |
 //! |---|---|---|
-//! | none | accepts and lives beside the floors | 1 minute |
-//! | `growth` | the same store with 10 thousand and a million ended tasks, and with 1 and 100 thousand in the queue | 5 minutes, 5 GB of disk |
+//! | none | accepts and lives beside the floors | 2 minutes |
+//! | `growth` | the same store with 10 thousand and a million ended tasks, and with 1 and 100 thousand in the queue | 3 minutes, several GB of disk |
 //! | `memory` | memory per waiting task, in both stores | half a minute |
-//! | `reopen` | how long a file takes to open that a killed process left | 1 minute, 5 GB of disk |
+//! | `reopen` | how long a file takes to open that a killed process left | 1 minute, 10 GB of disk |
 //!
 //! Targets: accepting at most 1 / 0.85 of the floor with the same tables at 64, a life at most 1 / 0.6 at 256; at most
 //! 1.3 times as much with a million ended tasks as with 10 thousand, and 1.5 times with 100 thousand waiting; memory for

@@ -1,4 +1,4 @@
-//! Memory for a task that waits, in both stores.
+//! Memory for a task that waits, in both stores, and for one that has ended, in the file.
 //!
 //! By the memory that the system says this process has of its own (`RssAnon`, so on Linux): what it grows by when tasks
 //! come to those that are there already. The first ones fill the cache of the file, which is bounded and not counted.
@@ -9,9 +9,9 @@ use tokio::runtime::Runtime;
 use tower_respond_async::{MemoryStore, TaskStore, store::QuickRepair, task::NewTask};
 
 use crate::{
-    at_once::at_once,
+    at_once::{Work, at_once},
     file::{Fresh, id},
-    ours::{accept, open, request},
+    ours::{accept, open, request, work_on},
     support::when_measuring,
 };
 
@@ -22,25 +22,35 @@ pub(crate) fn run(runtime: &Runtime) {
         println!("the memory of a process is measured on Linux only");
         return;
     }
-    println!("\nbytes for a task that waits, with a body of {BODY}");
+    println!("\nbytes of memory for a task that waits, with a body of {BODY}");
     let file = Fresh::new();
     let store = open(runtime, &file.0, QuickRepair::WhenIdle);
-    println!("{:44}{:>14.0}", "RedbStore", for_one(runtime, &store));
+    show("RedbStore", for_one(|count| fill(runtime, &store, count)));
+    show(
+        "RedbStore, one that has ended",
+        for_one(|count| live(runtime, &store, count)),
+    );
     runtime.block_on(store.close());
     drop(store);
-    let store = MemoryStore::builder()
-        .max_tasks(usize::MAX)
-        .max_bytes(usize::MAX)
-        .build();
-    println!("{:44}{:>14.0}", "MemoryStore", for_one(runtime, &Arc::new(store)));
+    let store = MemoryStore::builder().max_tasks(usize::MAX).max_bytes(usize::MAX);
+    let store = Arc::new(store.build());
+    show("MemoryStore", for_one(|count| fill(runtime, &store, count)));
 }
 
-fn for_one(runtime: &Runtime, store: &Arc<impl TaskStore>) -> f64 {
+fn show(name: &str, bytes: f64) {
+    println!("{name:44}{bytes:>14.0}");
+}
+
+fn for_one(fill: impl Fn(usize)) -> f64 {
     let count = when_measuring(200_000, 250);
-    fill(runtime, store, count);
+    fill(count);
     let before = memory();
-    fill(runtime, store, count);
+    fill(count);
     (memory() - before) / count as f64
+}
+
+fn live(runtime: &Runtime, store: &Arc<impl TaskStore>, count: usize) {
+    work_on(runtime, store, Work::Life, 250, count / 250);
 }
 
 fn fill(runtime: &Runtime, store: &Arc<impl TaskStore>, count: usize) {

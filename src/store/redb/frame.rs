@@ -20,7 +20,7 @@ pub(super) struct Damaged;
 /// A value as it is stored, made before there is a table to put it into.
 ///
 /// There is one writer and everybody waits for it, so what belongs to one operation alone is done by its caller: writing
-/// out and summing up a request or a response was a tenth of the writer's work.
+/// out and summing up a request or a response was nearly a tenth of the writer's work.
 #[derive(Debug)]
 pub(super) struct Sealed(Vec<u8>);
 

@@ -60,8 +60,8 @@ pub(super) struct Tables<'t> {
     pub(super) set_aside: OnDemand<'t>,
 }
 
-/// A table that is opened when it is first asked for. To open one and to close it again at the commit takes redb about
-/// three microseconds, which is much to a commit of one operation.
+/// A table that is opened when it is first asked for. To open one and to close it again at the commit takes redb some 16,000
+/// instructions, which is much to a commit of one operation.
 pub(super) struct OnDemand<'t> {
     transaction: &'t WriteTransaction,
     definition: Definition,

@@ -44,8 +44,8 @@ pub(super) const WAITING: usize = 1024;
 /// How many operations go into one commit: at 10 µs each the last of them waits 2.5 ms for the others.
 const BATCH: usize = 256;
 
-/// How long nobody must ask for anything before the file is [marked](mark): a hundred times as long as that takes, so that
-/// what comes right then waits for it one time in a hundred.
+/// How long nobody must ask for anything before the file is [marked](mark): long beside the millisecond or so that this
+/// takes, so that what comes is seldom kept waiting by it; short beside the time for which a process is at rest.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// What the writer is told.
