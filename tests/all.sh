@@ -23,14 +23,14 @@ need() {
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-need cc gcc curl curl ffmpeg ffmpeg
+need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
 say "unit and integration tests, all features"
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --workspace --features tower-respond-async/full --no-fail-fast
+    cargo nextest run --workspace --features tower-respond-async/full,transcode/s3 --no-fail-fast
 else
-    cargo test --workspace --features tower-respond-async/full --lib --bins --tests
+    cargo test --workspace --features tower-respond-async/full,transcode/s3 --lib --bins --tests
 fi
 
 say "examples in the documentation"

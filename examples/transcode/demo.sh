@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# A video transcoded by an asynchronous call, from nothing to the finished file: about a minute, most of it compiling.
+# A video transcoded by an asynchronous call, from nothing to the finished file; and once more, with the app killed in
+# the middle of it. Half a minute, and a few more for compiling the first time.
 #
 #   examples/transcode/demo.sh
 #
 # It wants cargo. What else is missing (ffmpeg, curl, a linker) it installs with apt-get. It starts the app on a free
 # port of this machine, sends the request, watches the task, looks at the product, and removes everything it made but
-# the compiled program. It ends with an error if any step does.
+# the compiled program. It ends with an error if any step does, or shows anything else than what is promised.
 set -eu
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,9 +18,23 @@ main() {
     make_a_clip
     build
     start
-    call
+    call a
     watch_it
-    look_at_the_product
+    look_at_the_product a
+
+    title "Once more, with a kill -9 in the middle of it"
+    stop
+    echo "The app is started again with an ffmpeg that takes as long as the video, so that there is a middle."
+    printf '#!/bin/sh\nexec ffmpeg -re "$@"\n' >"$scratch/slow-ffmpeg"
+    chmod +x "$scratch/slow-ffmpeg"
+    FFMPEG="$scratch/slow-ffmpeg" start
+    call b
+    watch_it 0.2
+    kill_it b
+    start
+    watch_it
+    the_crash_is_counted
+    look_at_the_product b
     title "Done"
 }
 
@@ -28,6 +43,7 @@ install_what_is_missing() {
     local packages=()
     if ! { command -v ffmpeg && command -v ffprobe; } >/dev/null; then packages+=(ffmpeg); fi
     command -v curl >/dev/null || packages+=(curl)
+    command -v setpriv >/dev/null || packages+=(util-linux)
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
     [ ${#packages[@]} -gt 0 ] || return 0
 
@@ -49,10 +65,10 @@ install_what_is_missing() {
 }
 
 make_a_clip() {
-    title "A bucket with half a minute of 480p video"
+    title "A bucket with 20 s of 480p video"
     mkdir -p "$scratch/buckets/my-bucket" "$scratch/work"
-    ffmpeg -nostdin -v error -f lavfi -i testsrc2=size=854x480:rate=30:duration=30 \
-        -f lavfi -i sine=frequency=440:duration=30 \
+    ffmpeg -nostdin -v error -f lavfi -i testsrc2=size=854x480:rate=30:duration=20 \
+        -f lavfi -i sine=frequency=440:duration=20 \
         -c:v libx264 -preset ultrafast -pix_fmt yuv420p -c:a aac "$scratch/buckets/my-bucket/480P.mp4"
     ls -l "$scratch/buckets/my-bucket/480P.mp4"
 }
@@ -68,10 +84,13 @@ build() {
 
 start() {
     title "Starting the app"
-    LISTEN=127.0.0.1:0 BUCKETS="$scratch/buckets" WORK_DIR="$scratch/work" TASKS_TOKEN='' \
-        "$binary" >"$scratch/app.log" 2>&1 &
+    # What the app before said is not to be taken for this one's.
+    : >"$scratch/app.log"
+    LISTEN=127.0.0.1:0 STORE="redb:$scratch/tasks.redb" BUCKETS="$scratch/buckets" WORK_DIR="$scratch/work" \
+        TASKS_TOKEN='' "$binary" >"$scratch/app.log" 2>&1 &
     app=$!
     local i
+    address=
     for i in $(seq 100); do
         address=$(sed -n 's/^listening on //p' "$scratch/app.log")
         [ -z "$address" ] || break
@@ -82,10 +101,24 @@ start() {
     cat "$scratch/app.log"
 }
 
+# Stops only what was started here, and waits for it, so that nothing is removed under its feet.
+stop() {
+    local i
+    if [ -n "$app" ] && kill -TERM "$app" 2>/dev/null; then
+        for i in $(seq 300); do
+            kill -0 "$app" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL "$app" 2>/dev/null || true
+        wait "$app" 2>/dev/null || true
+    fi
+    app=
+}
+
 # The one line that the whole example is about.
 call() {
     title "The call"
-    local body='{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}'
+    local body='{"bucket":"my-bucket","object":"480P.mp4","output_dir":"'$1'","dst_format":"mov"}'
     echo "\$ curl -v -H \"X-Fc-Invocation-Type: Async\" -H \"Content-Type: application/json\" -d '$body' -X POST $address/"
     timeout 30 curl -v -H "X-Fc-Invocation-Type: Async" -H "Content-Type: application/json" -d "$body" -X POST "$address/" \
         >"$scratch/202.json" 2>"$scratch/trace" || { cat "$scratch/trace" >&2; die "curl failed"; }
@@ -97,6 +130,7 @@ call() {
     [ -n "$task" ] && [ -n "$result" ] || die "the 202 does not say where the task is"
 }
 
+# To its end; or, with a fraction given, until it is that far.
 watch_it() {
     title "The task: GET $task"
     local deadline=$((SECONDS + 300)) line='' last='' status fraction message
@@ -112,6 +146,7 @@ watch_it() {
             echo "$line"
             last=$line
         fi
+        if [ -n "${1:-}" ] && [ "$status" = Running ] && is_beyond "${fraction:-0}" "$1"; then return 0; fi
         case $status in
         Enqueued | Running | Retrying | Stopping) sleep 0.25 ;;
         *) break ;;
@@ -122,12 +157,48 @@ watch_it() {
     [ "$status" = Succeeded ] || die "the task did not succeed: $status"
 }
 
+# As the operator who has had enough, or a machine that has run out of memory.
+kill_it() {
+    local ffmpeg i
+    ffmpeg=$(working)
+    [ -n "$ffmpeg" ] || die "no ffmpeg runs, so there is nothing to be killed in the middle of"
+    title "kill -KILL $app"
+    kill -KILL "$app"
+    wait "$app" 2>/dev/null || true
+    app=
+    for i in $(seq 50); do
+        [ -n "$(working)" ] || break
+        sleep 0.1
+    done
+    [ -z "$(working)" ] || die "ffmpeg ($ffmpeg) has outlived the app that started it"
+    [ -z "$(ls -A "$scratch/buckets/my-bucket/$1" 2>/dev/null)" ] || die "a part of the product is in the bucket"
+    echo "The app is gone, its ffmpeg ($ffmpeg) went with it, and no part of the product is in the bucket."
+}
+
+# The processes that work on a job.
+working() {
+    local process
+    for process in /proc/[0-9]*; do
+        case $(readlink "$process/cwd" 2>/dev/null) in
+        "$scratch/work/"*) echo "${process#/proc/}" ;;
+        esac
+    done
+}
+
+the_crash_is_counted() {
+    [ "$(number attempt)" = 2 ] || die "it ended in attempt $(number attempt), and the second was to be its last"
+    [ "$(number alreadyRetriedTimes)" = 0 ] || die "a crash is no failure, and was charged as one"
+    [ "$(grep -o 'rescued: its worker was gone' "$scratch/task.json" | wc -l)" = 1 ] || die "the crash is not in its history"
+    echo
+    echo "One crash, seen in its events: attempt 2, and no retry is used up."
+}
+
 look_at_the_product() {
     title "The result, as the handler gave it: GET $result"
     get "$result" | tee "$scratch/result.json"
     echo
-    title "The product: buckets/my-bucket/a/480P.mov"
-    local product="$scratch/buckets/my-bucket/a/480P.mov"
+    title "The product: buckets/my-bucket/$1/480P.mov"
+    local product="$scratch/buckets/my-bucket/$1/480P.mov"
     ffprobe -v error -show_entries format=format_long_name,duration,size:stream=codec_name,width,height \
         -of default=noprint_wrappers=1 "$product" || die "ffprobe does not like the product"
     grep -q "\"size\":$(wc -c <"$product" | tr -d ' ')[,}]" "$scratch/result.json" ||
@@ -144,6 +215,8 @@ field() { grep -o "\"$1\":\"[^\"]*\"" "$scratch/task.json" | head -n 1 | cut -d 
 
 number() { grep -o "\"$1\":[0-9.]*" "$scratch/task.json" | head -n 1 | cut -d : -f 2; }
 
+is_beyond() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a > b) }'; }
+
 bar() { awk -v f="$1" 'BEGIN { n = int(f * 30 + 0.5); while (i++ < 30) s = s (i <= n ? "#" : "."); printf "[%s] %3d%%", s, f * 100 }'; }
 
 indent() { awk '{ gsub(/,"/, ",\n \""); print }'; }
@@ -155,18 +228,10 @@ die() {
     exit 1
 }
 
-# Stops only what was started here, and waits for it, so that nothing is removed under its feet.
 tidy() {
-    local code=$? i
+    local code=$?
     trap - EXIT
-    if [ -n "$app" ] && kill -TERM "$app" 2>/dev/null; then
-        for i in $(seq 300); do
-            kill -0 "$app" 2>/dev/null || break
-            sleep 0.1
-        done
-        kill -KILL "$app" 2>/dev/null || true
-        wait "$app" 2>/dev/null || true
-    fi
+    stop
     if [ "$code" != 0 ] && [ -s "$scratch/app.log" ]; then
         echo "== What the app said ==" >&2
         tail -n 20 "$scratch/app.log" >&2

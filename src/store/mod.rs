@@ -22,7 +22,7 @@ mod redb;
 use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "redb")]
-pub use self::redb::{RedbStore, RedbStoreBuilder};
+pub use self::redb::{QuickRepair, RedbStore, RedbStoreBuilder};
 pub use self::{
     error::{StoreError, StoreErrorKind},
     ext::TaskStoreExt,

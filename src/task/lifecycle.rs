@@ -79,6 +79,16 @@ impl Outcome {
         }
     }
 
+    /// The response it brings, whether it is to be kept or not.
+    #[must_use]
+    pub const fn output(&self) -> Option<&Arc<CapturedResponse>> {
+        match self {
+            Self::Succeeded { output } => Some(output),
+            Self::Failed { output, .. } => output.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The response to keep if the task ends as `state`: a stopped task keeps none.
     #[must_use]
     pub fn output_for(self, state: TaskState) -> Option<Arc<CapturedResponse>> {

@@ -15,11 +15,12 @@ use std::{
 };
 
 /// Types that stand for one adapter, under the names by which a port's module hands them out.
-const ADAPTERS: [&str; 6] = [
+const ADAPTERS: [&str; 7] = [
     "MemoryStore",
     "MemoryStoreBuilder",
     "RedbStore",
     "RedbStoreBuilder",
+    "QuickRepair",
     "MetricsProbe",
     "TracingProbe",
 ];

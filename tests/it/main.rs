@@ -24,6 +24,7 @@ mod metrics_probe;
 mod placement;
 mod prefer;
 mod redb;
+mod redb_reopen;
 mod refusals;
 mod replay;
 mod run;

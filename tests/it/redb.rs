@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use redb::Database;
 use tower_respond_async::{
     RequestId, Scope, TaskName, TaskState, TaskStore,
-    store::{Claim, Insert, Inserted, KnownBy, LogQuery, RedbStore, StoreErrorKind, TaskStoreExt},
+    store::{Claim, Insert, Inserted, KnownBy, LogQuery, QuickRepair, RedbStore, StoreErrorKind, TaskStoreExt},
     task::{
         CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask, RequestDigest, TaskRef,
         WorkerId,
@@ -331,7 +331,7 @@ async fn a_reopened_file_lists_and_prunes_in_the_old_order() {
         RedbStore::builder()
             .clock(clock.clone())
             .cache_bytes(1024 * 1024)
-            .quick_repair(true)
+            .quick_repair(QuickRepair::Always)
     };
     let store = settings().open(&path).await.unwrap();
     let mut ids = Vec::new();

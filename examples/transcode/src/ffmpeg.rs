@@ -15,16 +15,18 @@ use serde::Deserialize;
 use crate::{
     error::Error,
     format::Format,
-    process::{Ended, Said, Workspace, run},
+    process::{Ended, Program, Said, Workspace, run},
 };
 
-/// Where the two programs are.
+/// Where the programs are.
 #[derive(Clone, Debug)]
 pub struct Ffmpeg {
     /// `ffmpeg`, or a path to it.
     pub ffmpeg: PathBuf,
     /// `ffprobe`, or a path to it.
     pub ffprobe: PathBuf,
+    /// `setpriv` of util-linux, or a path to it: with it, the other two end when this process is killed.
+    pub setpriv: Option<PathBuf>,
 }
 
 /// What ffprobe says of a file that holds a video.
@@ -80,7 +82,7 @@ impl Ffmpeg {
             ],
             &["-of", "json", "-i", &input],
         ];
-        let ended = run(&self.ffprobe, arguments.concat(), workspace, |line| {
+        let ended = run(self.program(&self.ffprobe), arguments.concat(), workspace, |line| {
             if json.len() < LONGEST_REPORT {
                 json.push_str(line);
             }
@@ -125,7 +127,7 @@ impl Ffmpeg {
             &["-f", format.muxer(), &output],
         ];
         let mut conversion = Conversion::default();
-        let ended = run(&self.ffmpeg, arguments.concat(), workspace, |line| {
+        let ended = run(self.program(&self.ffmpeg), arguments.concat(), workspace, |line| {
             if conversion.read(line) {
                 on_progress(&conversion);
             }
@@ -148,9 +150,23 @@ impl Ffmpeg {
     /// [`Error::NoFfmpeg`] says which is missing and what installs it.
     pub async fn check(&self, workspace: &Workspace) -> Result<(), Error> {
         for program in [&self.ffmpeg, &self.ffprobe] {
-            run(program, ["-version"], workspace, |_| ()).await?;
+            run(self.program(program), ["-version"], workspace, |_| ()).await?;
         }
         Ok(())
+    }
+
+    /// Whether [`setpriv`](Self::setpriv) is there and does what it is for: other systems have none, or a smaller one.
+    pub async fn can_be_tethered(&self, workspace: &Workspace) -> bool {
+        let nothing = self.program(Path::new("true"));
+        let ended = run(nothing, [""; 0], workspace, |_| ()).await;
+        self.setpriv.is_some() && ended.is_ok_and(|ended| ended.status.success())
+    }
+
+    fn program<'a>(&'a self, path: &'a Path) -> Program<'a> {
+        Program {
+            path,
+            setpriv: self.setpriv.as_deref(),
+        }
     }
 }
 

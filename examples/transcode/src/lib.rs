@@ -6,13 +6,13 @@
 //!
 //! | file | what it shows |
 //! |---|---|
-//! | `main.rs` | the wiring: layer, task API, graceful shutdown |
+//! | `main.rs` | the wiring: a store that outlives the app, layer, task API, graceful shutdown |
 //! | `app.rs` | the handler, and errors that are always JSON |
 //! | `job.rs` | reporting progress and hearing of a stop, for asynchronous and plain requests alike |
 //! | `transcoder.rs` | the job step by step, and why leaving it at any step leaves nothing behind |
 //! | `request.rs`, `format.rs` | what is accepted, argued |
 //! | `bucket/` | streaming objects in and out, whole or not at all |
-//! | `ffmpeg.rs`, `process.rs` | a child process with bounds: what it may open, how long it may be silent, who reaps it |
+//! | `ffmpeg.rs`, `process.rs` | a child process with bounds: what it may open, how long it may be silent, who ends and reaps it |
 //! | `error.rs` | which failure is the caller's, which deserves a retry |
 //! | `settings.rs` | the environment variables |
 #![forbid(unsafe_code)]
@@ -36,6 +36,6 @@ pub use self::{
     job::Job,
     process::{Said, Workspace},
     request::{BucketName, Key, Order, TranscodeRequest},
-    settings::{Invalid, Settings},
+    settings::{Invalid, Settings, Store},
     transcoder::{Product, Transcoder},
 };

@@ -13,6 +13,8 @@
 //! curl -X POST http://127.0.0.1:3000/tasks/{id}/stop # ffmpeg is killed, nothing is written
 //! curl http://127.0.0.1:3000/tasks/{id}/result       # the handler's own answer, once there is one
 //!
+//! # `kill -9` the app while a task runs, and start it again: the task is run again, and ends
+//!
 //! # the same without the header: the caller waits, and hanging up is the stop button
 //! curl -H "Content-Type: application/json" \
 //!   -d '{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}' http://127.0.0.1:3000/
@@ -30,8 +32,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tower::{Layer, make::Shared};
-use tower_respond_async::{BearerToken, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, Tasks, allow_everyone};
-use transcode::{Settings, Transcoder, Workspace, app};
+use tower_respond_async::{
+    BearerToken, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, Tasks, allow_everyone, store::RedbStore,
+};
+use transcode::{Settings, Store, Transcoder, Workspace, app};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -45,11 +49,16 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let settings = Settings::read(|name| std::env::var(name).ok())?;
-    warn_without_ffmpeg(&settings.transcoder).await?;
+    let mut settings = Settings::read(|name| std::env::var(name).ok())?;
+    prepare(&mut settings.transcoder).await?;
 
-    // Tasks live as long as the process. With a store on disk, and nothing else changed, they outlive it.
-    let layer = RespondAsyncLayer::builder(MemoryStore::new())
+    // Whatever was accepted and has not ended goes on as soon as `layer` is called below: what waited, and what ran when
+    // the process before was killed.
+    let layer = match &settings.store {
+        Store::File(path) => RespondAsyncLayer::builder(RedbStore::open(path).await?),
+        Store::Memory => RespondAsyncLayer::builder(MemoryStore::new()),
+    };
+    let layer = layer
         .api_base(TASKS)
         .concurrency(settings.concurrency)
         .function_name(|_| Some("transcode".to_owned()))
@@ -97,10 +106,19 @@ fn with_task_api(app: Router, tasks: &Tasks, token: Option<String>) -> Router {
     }
 }
 
-/// The app starts anyway: it can still say, to each caller, what is missing.
-async fn warn_without_ffmpeg(transcoder: &Transcoder) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let workspace = Workspace::create(&transcoder.work_dir)
-        .map_err(|error| format!("WORK_DIR: no directory can be made in it: {error}"))?;
+/// Removes what a killed app left, and looks for the programs. The app starts without them too: it can still say, to each
+/// caller, what is missing.
+async fn prepare(transcoder: &mut Transcoder) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let unusable = |error| format!("WORK_DIR: no directory can be made in it: {error}");
+    let left = Workspace::remove_left_behind(&transcoder.work_dir).map_err(unusable)?;
+    if left > 0 {
+        eprintln!("working directories removed whose app was killed: {left}");
+    }
+    let workspace = Workspace::create(&transcoder.work_dir).map_err(unusable)?;
+    if !transcoder.ffmpeg.can_be_tethered(&workspace).await {
+        transcoder.ffmpeg.setpriv = None;
+        eprintln!("warning: no setpriv of util-linux here: if this app is killed, an ffmpeg of it runs on to its end");
+    }
     if let Err(missing) = transcoder.ffmpeg.check(&workspace).await {
         eprintln!("warning: {missing}");
     }

@@ -2,12 +2,18 @@
 //!
 //! Whoever drops the future of [`run`], by a stop, a timeout, a client that left or a shutdown, kills the program at
 //! once, and a task of its own waits for it: so there is no zombie, and the working directory goes only when the program
-//! that writes to it is gone. What no program can do is to clean up after its own `SIGKILL`: then ffmpeg runs on to its
-//! end, unless whatever supervises the app (systemd, a container) takes the whole group along.
+//! that writes to it is gone.
+//!
+//! Nobody cleans up after the `SIGKILL` of their own process. So the kernel is told beforehand to kill the program when
+//! the thread that started it is gone (`prctl(PR_SET_PDEATHSIG)`), which is what [`Program::setpriv`] does. ffmpeg would
+//! not notice by itself: it ignores a broken pipe on its progress, and an input that ends. The working directory is found
+//! and removed by [the next app](Workspace::remove_left_behind).
 
 use std::{
     ffi::OsStr,
-    fmt, io,
+    fmt,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
@@ -25,7 +31,14 @@ use crate::error::Error;
 
 /// A directory of its own for one job, readable by us only; gone when the last user of it is.
 #[derive(Clone, Debug)]
-pub struct Workspace(Arc<TempDir>);
+pub struct Workspace(Arc<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    /// Locked for as long as the directory is in use. The lock ends with the process, however that ends.
+    _lock: File,
+    directory: TempDir,
+}
 
 impl Workspace {
     /// Makes one under `root`.
@@ -34,15 +47,78 @@ impl Workspace {
     ///
     /// When the directory cannot be made.
     pub fn create(root: &Path) -> io::Result<Self> {
-        Ok(Self(Arc::new(
-            tempfile::Builder::new().prefix("transcode-").tempdir_in(root)?,
-        )))
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root)?;
+        let lock = File::create_new(directory.path().join(LOCK))?;
+        // It fails only if somebody takes this very moment for the time after a kill, and removes it.
+        lock.try_lock()?;
+        let inside = Inside { _lock: lock, directory };
+        Ok(Self(Arc::new(inside)))
+    }
+
+    /// Removes the directories under `root` whose process is gone, and answers how many there were.
+    ///
+    /// # Errors
+    ///
+    /// When `root` cannot be read. A directory that cannot be removed is left.
+    pub fn remove_left_behind(root: &Path) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(root)? {
+            let entry = entry?;
+            let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+            // The type of the entry itself: a link is no directory of ours, and neither is a pipe a lock.
+            let is_file = |path: &Path| path.symlink_metadata().is_ok_and(|data| data.is_file());
+            let lock = entry.path().join(LOCK);
+            if ours && entry.file_type()?.is_dir() && is_file(&lock) {
+                let free = File::open(&lock).is_ok_and(|lock| lock.try_lock().is_ok());
+                removed += usize::from(free && fs::remove_dir_all(entry.path()).is_ok());
+            }
+        }
+        Ok(removed)
     }
 
     /// The path of a file in it.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.path().join(name)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.directory.path()
+    }
+}
+
+/// A program to be run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program<'a> {
+    /// Its name, or a path to it.
+    pub(crate) path: &'a Path,
+    /// What starts it so that it ends when we do.
+    pub(crate) setpriv: Option<&'a Path>,
+}
+
+impl Program<'_> {
+    fn command(&self) -> Command {
+        match self.setpriv {
+            None => Command::new(self.path),
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL", "--"]).arg(self.path);
+                command
+            }
+        }
+    }
+
+    /// The program is not there, or no program.
+    fn missing(&self, source: io::Error) -> Error {
+        Error::NoFfmpeg {
+            program: display(self.path),
+            source,
+        }
+    }
+
+    /// Whether it was not it that ended so, but `setpriv`, which did not find it.
+    fn was_not_found(&self, status: ExitStatus) -> bool {
+        self.setpriv.is_some() && matches!(status.code(), Some(126 | 127))
     }
 }
 
@@ -62,7 +138,7 @@ pub(crate) struct Ended {
 ///
 /// Dropping the future kills the program.
 pub(crate) async fn run<I>(
-    program: &Path,
+    program: Program<'_>,
     arguments: I,
     workspace: &Workspace,
     mut on_line: impl FnMut(&str),
@@ -98,9 +174,10 @@ where
         timeout(SILENCE, child.wait()).await?
     };
     match talk.await {
+        Ok(status) if program.was_not_found(status) => Err(program.missing(io::ErrorKind::NotFound.into())),
         Ok(status) => Ok(Ended { status, said }),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::Hung {
-            program: display(program),
+            program: display(program.path),
             waited: SILENCE,
         }),
         Err(error) => Err(Error::io("talk to ffmpeg")(error)),
@@ -115,15 +192,15 @@ struct Process {
 }
 
 impl Process {
-    fn spawn<I>(program: &Path, arguments: I, workspace: &Workspace) -> Result<Self, Error>
+    fn spawn<I>(program: Program<'_>, arguments: I, workspace: &Workspace) -> Result<Self, Error>
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
     {
-        let mut command = Command::new(program);
+        let mut command = program.command();
         command
             .args(arguments)
-            .current_dir(workspace.0.path())
+            .current_dir(workspace.path())
             .env_clear()
             .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .env("AV_LOG_FORCE_NOCOLOR", "1")
@@ -142,10 +219,7 @@ impl Process {
                 workspace: workspace.clone(),
             }),
             Err(source) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-                Err(Error::NoFfmpeg {
-                    program: display(program),
-                    source,
-                })
+                Err(program.missing(source))
             }
             Err(source) => Err(Error::Io {
                 step: "start ffmpeg",
@@ -228,6 +302,8 @@ fn display(program: &Path) -> String {
 /// ffmpeg reports twice a second while it works; a machine so loaded that two minutes pass in silence is better off
 /// without this job.
 const SILENCE: Duration = Duration::from_secs(120);
+const PREFIX: &str = "transcode-";
+const LOCK: &str = "in-use";
 /// What a program needs to start; on Windows also to find its libraries.
 const KEPT: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LANG"];
 /// A few screens of messages: the last ones count.
@@ -243,17 +319,58 @@ mod tests {
         Workspace::create(&std::env::temp_dir()).unwrap()
     }
 
+    fn program(name: &str) -> Program<'_> {
+        Program {
+            path: Path::new(name),
+            setpriv: None,
+        }
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_removed_and_what_is_in_use_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let used = Workspace::create(root.path()).unwrap();
+        // As after a kill: the files are there, and nobody holds the lock.
+        let left = root.path().join("transcode-left");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join(LOCK), "").unwrap();
+        fs::write(left.join("source"), "half a film").unwrap();
+        let another_s = root.path().join("transcode-another");
+        fs::create_dir(&another_s).unwrap();
+
+        assert_eq!(Workspace::remove_left_behind(root.path()).unwrap(), 1);
+
+        assert!(!left.exists());
+        assert!(another_s.exists() && used.path().exists());
+        let path = used.path().to_owned();
+        drop(used);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_setpriv_does_not_find_is_missing() {
+        let missing = Program {
+            path: Path::new("/nowhere/ffmpeg"),
+            setpriv: Some(Path::new("setpriv")),
+        };
+        let ended = run(missing, [""; 0], &workspace(), |_| ()).await;
+        assert!(
+            matches!(&ended, Err(Error::NoFfmpeg { program, .. }) if program == "/nowhere/ffmpeg"),
+            "{ended:?}"
+        );
+    }
+
     /// The clock runs ahead whenever nothing happens, so two minutes of silence are over at once.
     #[tokio::test(start_paused = true)]
     async fn a_program_that_falls_silent_is_given_up() {
-        let ended = run(Path::new("sleep"), ["1000"], &workspace(), |_| ()).await;
+        let ended = run(program("sleep"), ["1000"], &workspace(), |_| ()).await;
         assert!(matches!(ended, Err(Error::Hung { .. })), "{ended:?}");
     }
 
     #[tokio::test]
     async fn a_program_does_not_see_our_environment() {
         let (mut seen, workspace) = (Vec::new(), workspace());
-        let ended = run(Path::new("env"), [""; 0], &workspace, |line| {
+        let ended = run(program("env"), [""; 0], &workspace, |line| {
             seen.extend(line.split_once('=').map(|(name, _)| name.to_owned()));
         });
         assert!(ended.await.unwrap().status.success());
@@ -272,7 +389,7 @@ mod tests {
     async fn a_program_that_writes_much_to_both_ends_is_read_to_its_end() {
         let mut lines = 0;
         let script = "i=0; while [ $i -lt 20000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; exit 3";
-        let ended = run(Path::new("sh"), ["-c", script], &workspace(), |_| {
+        let ended = run(program("sh"), ["-c", script], &workspace(), |_| {
             lines += 1;
         })
         .await

@@ -4,11 +4,13 @@
 //! |---|---|---|
 //! | `LISTEN` | `127.0.0.1:3000` | port 0 takes a free one |
 //! | `TASKS_TOKEN` | none | asked of whoever uses the task API; must be set to listen beyond this machine |
+//! | `STORE` | `redb:tasks.redb` | where tasks are kept: that file, or another, or `memory`, which ends with the app |
 //! | `BUCKETS` | `buckets` | a directory with a directory per bucket; or `s3://` (feature `s3`) |
 //! | `CONCURRENCY` | `2` | jobs at a time: each ffmpeg uses every core it can get |
 //! | `MAX_OBJECT_BYTES` | 4 GiB | larger objects are refused |
 //! | `WORK_DIR` | the system's | working files: `CONCURRENCY` sources and products fit in it |
 //! | `FFMPEG`, `FFPROBE` | by `PATH` | the programs |
+//! | `SETPRIV` | by `PATH` | the program of util-linux that has ffmpeg end when the app is killed |
 //! | `SHUTDOWN_SECONDS` | `25` | how long running jobs may go on after ctrl-c or SIGTERM |
 
 use std::{
@@ -30,6 +32,8 @@ use crate::{
 pub struct Settings {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where tasks are kept.
+    pub store: Store,
     /// What the task API asks of its callers.
     pub token: Option<String>,
     /// How many jobs run at a time.
@@ -38,6 +42,15 @@ pub struct Settings {
     pub shutdown: Duration,
     /// What does the work.
     pub transcoder: Transcoder,
+}
+
+/// Where tasks are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In this file: they outlive the app, however it ends.
+    File(PathBuf),
+    /// In the app's memory: they end with it.
+    Memory,
 }
 
 /// A setting that makes no sense.
@@ -80,6 +93,7 @@ impl Settings {
         let program = |name, default: &str| program(&lookup(name).unwrap_or_else(|| default.to_owned()));
         Ok(Self {
             listen,
+            store: store(&lookup("STORE").unwrap_or_else(|| "redb:tasks.redb".to_owned()))?,
             token,
             concurrency,
             shutdown: Duration::from_secs(seconds),
@@ -88,6 +102,7 @@ impl Settings {
                 ffmpeg: Ffmpeg {
                     ffmpeg: program("FFMPEG", "ffmpeg"),
                     ffprobe: program("FFPROBE", "ffprobe"),
+                    setpriv: Some(program("SETPRIV", "setpriv")),
                 },
                 work_dir: lookup("WORK_DIR").map_or_else(std::env::temp_dir, PathBuf::from),
                 max_object: parse(lookup, "MAX_OBJECT_BYTES", 4 << 30, "wants a number of bytes")?,
@@ -105,6 +120,17 @@ fn parse<T: FromStr>(
     lookup(name).map_or(Ok(default), |value| {
         value.trim().parse().map_err(|_| Invalid { name, problem })
     })
+}
+
+fn store(place: &str) -> Result<Store, Invalid> {
+    match place.split_once(':') {
+        None if place == "memory" => Ok(Store::Memory),
+        Some(("redb", path)) if !path.is_empty() => Ok(Store::File(path.into())),
+        _ => Err(Invalid {
+            name: "STORE",
+            problem: "can be memory, or redb:PATH",
+        }),
+    }
 }
 
 /// A bare name is looked up by `PATH`. A relative path is meant from here, and programs are started elsewhere.
@@ -161,9 +187,20 @@ mod tests {
     fn every_setting_has_a_default_and_an_empty_one_is_not_set() {
         let settings = read(&[("LISTEN", ""), ("CONCURRENCY", "")]).unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:3000");
+        assert_eq!(settings.store, Store::File("tasks.redb".into()));
         assert_eq!(settings.concurrency, 2);
         assert_eq!(settings.transcoder.ffmpeg.ffmpeg, PathBuf::from("ffmpeg"));
         assert_eq!(settings.transcoder.max_object, 4 << 30);
+    }
+
+    #[test]
+    fn tasks_can_be_kept_in_memory_or_elsewhere() {
+        let memory = read(&[("STORE", "memory")]).unwrap().store;
+        let elsewhere = read(&[("STORE", "redb:/var/lib/t.redb")]).unwrap().store;
+        assert_eq!(
+            (memory, elsewhere),
+            (Store::Memory, Store::File("/var/lib/t.redb".into()))
+        );
     }
 
     #[test]
@@ -185,6 +222,8 @@ mod tests {
     fn nonsense_is_refused_by_name() {
         for (name, value) in [
             ("LISTEN", "3000"),
+            ("STORE", "tasks.redb"),
+            ("STORE", "redb:"),
             ("CONCURRENCY", "0"),
             ("CONCURRENCY", "-1"),
             ("MAX_OBJECT_BYTES", "4 GB"),

@@ -7,7 +7,7 @@ use redb::ReadableTable;
 use super::{
     batch::Batch,
     fault::Fault,
-    frame,
+    frame::{self, Sealed},
     tables::{KnownKey, Origin, Stored, end_key, key_key, name_key, read_name},
 };
 use crate::{
@@ -17,7 +17,8 @@ use crate::{
 };
 
 impl Batch<'_> {
-    pub(super) fn insert(&mut self, insert: &Insert) -> Result<Inserted, Fault> {
+    /// `input` is the task's, sealed.
+    pub(super) fn insert(&mut self, insert: &Insert, input: &Sealed) -> Result<Inserted, Fault> {
         let (task, now) = (&insert.task, self.now());
         if let Some(known) = self.load(task.id)? {
             return Ok(Self::known(known, KnownBy::Id, None, task.digest));
@@ -49,23 +50,24 @@ impl Batch<'_> {
         if let Some(full) = full.filter(|_| record.state.is_queued()) {
             return Ok(Inserted::Full(full));
         }
-        self.write_new(task, &record, now)?;
+        let stored = Stored {
+            record,
+            digest: task.digest,
+        };
+        self.write_new(task, &stored, input, now)?;
+        let record = stored.record;
         self.ram.add(&record);
         self.work |= record.state.is_queued();
         Ok(Inserted::New(Arc::new(record)))
     }
 
-    fn write_new(&mut self, task: &NewTask, record: &TaskRecord, now: Timestamp) -> Result<(), Fault> {
+    fn write_new(&mut self, task: &NewTask, stored: &Stored, input: &Sealed, now: Timestamp) -> Result<(), Fault> {
         self.dirty = true;
-        let stored = Stored {
-            record: record.clone(),
-            digest: task.digest,
-        };
         stored.put(&mut self.tables.tasks)?;
-        frame::put(&mut self.tables.inputs, task.id.as_bytes(), &[&task.input.encode()])?;
+        input.put(&mut self.tables.inputs, task.id.as_bytes())?;
         if let Some(name) = &task.name {
             let name = name_key(name, task.tenant.as_ref());
-            frame::put(&mut self.tables.names, &name, &[task.id.as_bytes()])?;
+            frame::put(self.tables.names.open()?, &name, &[task.id.as_bytes()])?;
         }
         if let Some(key) = &task.key {
             let key = key_key(task.tenant.as_ref(), key);
@@ -76,8 +78,9 @@ impl Batch<'_> {
                 digest: task.digest,
             };
             self.forget_key(&key)?;
-            known.put(&mut self.tables.keys, &key)?;
-            self.tables.key_ends.insert(&*end_key(until, &key), &[][..])?;
+            known.put(self.tables.keys.open()?, &key)?;
+            let ends = self.tables.key_ends.open()?;
+            ends.insert(&*end_key(until, &key), &[][..])?;
         }
         Ok(())
     }
@@ -87,10 +90,11 @@ impl Batch<'_> {
         let old = self
             .tables
             .keys
+            .open()?
             .get(key)?
             .map(|value| KnownKey::read(key, value.value()));
         if let Some(Ok(old)) = old {
-            self.tables.key_ends.remove(&*end_key(old.until, key))?;
+            self.tables.key_ends.open()?.remove(&*end_key(old.until, key))?;
         }
         Ok(())
     }
@@ -99,7 +103,7 @@ impl Batch<'_> {
     fn named(&mut self, task: &NewTask) -> Result<Option<Stored>, Fault> {
         let Some(name) = &task.name else { return Ok(None) };
         let name = name_key(name, task.tenant.as_ref());
-        let read = self.tables.names.get(&*name)?.map(|value| {
+        let read = self.tables.names.open()?.get(&*name)?.map(|value| {
             let value = value.value();
             read_name(&name, value).map_err(|_| value.to_vec())
         });
@@ -121,7 +125,7 @@ impl Batch<'_> {
     fn keyed(&mut self, task: &NewTask, now: Timestamp) -> Result<Option<KnownKey>, Fault> {
         let Some(key) = &task.key else { return Ok(None) };
         let key = key_key(task.tenant.as_ref(), key);
-        let read = self.tables.keys.get(&*key)?.map(|value| {
+        let read = self.tables.keys.open()?.get(&*key)?.map(|value| {
             let value = value.value();
             KnownKey::read(&key, value).map_err(|_| value.to_vec())
         });
@@ -138,8 +142,8 @@ impl Batch<'_> {
     fn set_entry_aside(&mut self, origin: Origin, key: &[u8], value: &[u8]) -> Result<(), Fault> {
         self.tables.keep_aside(origin, key, value)?;
         match origin {
-            Origin::Key => self.tables.keys.remove(key)?,
-            _ => self.tables.names.remove(key)?,
+            Origin::Key => self.tables.keys.open()?.remove(key)?,
+            _ => self.tables.names.open()?.remove(key)?,
         };
         self.dirty = true;
         Ok(())

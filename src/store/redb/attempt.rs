@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{batch::Batch, fault::Fault, frame, logs};
+use super::{
+    batch::Batch,
+    fault::Fault,
+    frame::{self, Sealed},
+    logs,
+};
 use crate::{
     store::{
         Claim, Claimed, ClaimedTask, Rescued, Settled,
@@ -60,7 +65,8 @@ impl Batch<'_> {
         Ok(Some(ClaimedTask { record, input }))
     }
 
-    pub(super) fn settle(&mut self, settlement: Settlement) -> Result<Settled, Fault> {
+    /// `output` is the response of the outcome, sealed.
+    pub(super) fn settle(&mut self, settlement: Settlement, output: Option<&Sealed>) -> Result<Settled, Fault> {
         let LeaseRef { id, token } = settlement.lease;
         let Some(mut stored) = self.load(id)? else {
             return Ok(Settled::Fenced);
@@ -72,8 +78,8 @@ impl Batch<'_> {
             Err(fenced) => return Ok(fenced.into()),
         };
         let followed = self.save(&before, &stored)?;
-        if let Some(output) = outcome.output_for(state) {
-            frame::put(&mut self.tables.outputs, id.as_bytes(), &[&output.encode()])?;
+        if let Some(output) = output.filter(|_| outcome.output_for(state).is_some()) {
+            output.put(self.tables.outputs.open()?, id.as_bytes())?;
         }
         Ok(Settled::Accepted {
             state,
@@ -111,12 +117,12 @@ impl Batch<'_> {
         let Some(stored) = stored.filter(|stored| stored.record.is_held_by(lease.token)) else {
             return Ok(false);
         };
-        let end = logs::end(&self.tables.logs, lease.id)?;
+        let end = logs::end(self.tables.logs.open()?, lease.id)?;
         let (last, mut meter) = end.map_err(|error| Fault::unreadable(lease.id, error))?;
         let kept = meter.admit(&stored.record, lines, last, self.now());
         if let Some(line) = kept.last() {
             let key = logs::key(lease.id, line.seq);
-            frame::put(&mut self.tables.logs, &key, &[&logs::chunk(&meter, &kept)])?;
+            frame::put(self.tables.logs.open()?, &key, &[&logs::chunk(&meter, &kept)])?;
             self.dirty = true;
         }
         Ok(true)

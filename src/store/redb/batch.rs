@@ -122,20 +122,22 @@ impl Batch<'_> {
         let key = &record.id.as_bytes()[..];
         self.tables.tasks.remove(key)?;
         self.tables.inputs.remove(key)?;
-        self.tables.outputs.remove(key)?;
+        self.tables.outputs.open()?.remove(key)?;
         let (first, last) = (logs::key(record.id, 0), logs::key(record.id, u64::MAX));
         self.tables
             .logs
+            .open()?
             .retain_in::<&[u8], _>(&first[..]..=&last[..], |_, _| false)?;
         if let Some(name) = &record.name {
             let name = name_key(name, record.tenant.as_ref());
             let own = self
                 .tables
                 .names
+                .open()?
                 .get(&*name)?
                 .map(|value| read_name(&name, value.value()));
             if own == Some(Ok(record.id)) {
-                self.tables.names.remove(&*name)?;
+                self.tables.names.open()?.remove(&*name)?;
             }
         }
         self.dirty = true;

@@ -39,7 +39,7 @@ impl Batch<'_> {
             if edited {
                 frame::put(&mut self.tables.inputs, id.as_bytes(), &[&input.encode()])?;
             }
-            self.tables.outputs.remove(&id.as_bytes()[..])?;
+            self.tables.outputs.open()?.remove(&id.as_bytes()[..])?;
             self.save(&before, &stored)?;
         }
         Ok(rerun)
@@ -83,13 +83,13 @@ impl Batch<'_> {
         // Ends of this very millisecond are past as well, whatever key follows.
         let bound = end_key(Timestamp::from_millis(now.as_millis().saturating_add(1)), &[]);
         let mut due = Vec::new();
-        for entry in self.tables.key_ends.range::<&[u8]>(..&*bound)?.take(limit) {
+        for entry in self.tables.key_ends.open()?.range::<&[u8]>(..&*bound)?.take(limit) {
             due.push(entry?.0.value().to_vec());
         }
         for end in &due {
-            self.tables.key_ends.remove(&**end)?;
+            self.tables.key_ends.open()?.remove(&**end)?;
             let key = end.get(8..).unwrap_or_default();
-            self.tables.keys.remove(key)?;
+            self.tables.keys.open()?.remove(key)?;
             self.dirty = true;
         }
         Ok(due.len())

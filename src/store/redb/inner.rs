@@ -9,6 +9,7 @@ use std::{
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use super::{
+    QuickRepair,
     fault::{Failure, Fault},
     ram::Ram,
 };
@@ -23,14 +24,20 @@ pub(super) struct Inner {
     pub(super) path: PathBuf,
     pub(super) ram: Ram,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) quick_repair: bool,
+    pub(super) quick_repair: QuickRepair,
     /// Shared by all who use the file; taken alone by the one who lets go of it, who so waits for all of them.
     database: RwLock<Option<Database>>,
     failure: OnceLock<Failure>,
 }
 
 impl Inner {
-    pub(super) fn new(path: PathBuf, database: Database, ram: Ram, clock: Arc<dyn Clock>, quick_repair: bool) -> Self {
+    pub(super) fn new(
+        path: PathBuf,
+        database: Database,
+        ram: Ram,
+        clock: Arc<dyn Clock>,
+        quick_repair: QuickRepair,
+    ) -> Self {
         Self {
             path,
             ram,

@@ -46,7 +46,7 @@ use std::{
 use redb::{Database, ReadableTableMetadata};
 use tokio::sync::{mpsc, watch};
 
-use self::{batch::Batch, fault::Fault, inner::Inner, writer::Message};
+use self::{batch::Batch, fault::Fault, frame::Sealed, inner::Inner, writer::Message};
 use crate::{
     error::BoxFuture,
     store::{
@@ -171,9 +171,12 @@ impl RedbStore {
         let (writer, messages) = mpsc::channel(writer::WAITING);
         let (tell, done) = watch::channel(false);
         let shared = inner.clone();
-        let thread = std::thread::Builder::new()
-            .name("redb-writer".into())
-            .spawn(move || writer::run(messages, &shared, &tell));
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let thread = timer.and_then(|timer| {
+            std::thread::Builder::new()
+                .name("redb-writer".into())
+                .spawn(move || writer::run(messages, &timer, &shared, &tell))
+        });
         let thread = thread.map_err(|error| {
             StoreError::new(
                 StoreErrorKind::Unavailable,
@@ -257,7 +260,7 @@ impl fmt::Debug for RedbStore {
 pub struct RedbStoreBuilder {
     clock: Arc<dyn Clock>,
     cache_bytes: usize,
-    quick_repair: bool,
+    quick_repair: QuickRepair,
 }
 
 impl RedbStoreBuilder {
@@ -277,12 +280,10 @@ impl RedbStoreBuilder {
         self
     }
 
-    /// Whether every commit writes what it takes to open the file at once after a kill. Off unless said otherwise.
-    ///
-    /// Without it, opening after a kill reads the whole file; with it, the tasks' records alone, and every commit costs
-    /// more. [Operating](crate::guide::operating) has figures.
-    pub const fn quick_repair(mut self, on: bool) -> Self {
-        self.quick_repair = on;
+    /// When the file is left so that it can be opened at once after a kill: [`WhenIdle`](QuickRepair::WhenIdle) unless
+    /// said otherwise.
+    pub const fn quick_repair(mut self, when: QuickRepair) -> Self {
+        self.quick_repair = when;
         self
     }
 
@@ -316,9 +317,27 @@ impl Default for RedbStoreBuilder {
         Self {
             clock: Arc::new(SystemClock::new()),
             cache_bytes: Self::CACHE_BYTES,
-            quick_repair: false,
+            quick_repair: QuickRepair::default(),
         }
     }
+}
+
+/// When the file says which of its pages are in use. A file that says so of its last commit opens after a kill by reading
+/// the tasks' records; any other must be read to its end first.
+///
+/// It is about the time that opening takes and nothing else: what was acknowledged is there in any case.
+/// [Operating](crate::guide::operating) has figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QuickRepair {
+    /// Once nothing has been written for a tenth of a second: one more commit, at a time when nobody waits.
+    #[default]
+    WhenIdle,
+    /// With every commit, which makes each of them dearer: for a large file that must be back at once even if the process
+    /// is killed while it writes.
+    Always,
+    /// Never: then nothing is written when nothing is to be done, and opening after a kill takes as long as reading it all.
+    Never,
 }
 
 /// Runs what may wait for a disk where that holds up nobody; right here, if there is no runtime that could be held up.
@@ -347,7 +366,9 @@ impl TaskStore for RedbStore {
     }
 
     fn insert(&self, insert: Insert) -> BoxFuture<'_, StoreResult<Inserted>> {
-        Box::pin(self.write(move |batch| batch.insert(&insert)))
+        let task = &insert.task;
+        let input = Sealed::new(task.id.as_bytes(), &[&task.input.encode()]);
+        Box::pin(self.write(move |batch| batch.insert(&insert, &input)))
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>> {
@@ -366,7 +387,10 @@ impl TaskStore for RedbStore {
     }
 
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>> {
-        Box::pin(self.write(move |batch| batch.settle(settlement)))
+        let id = settlement.lease.id;
+        let output = settlement.outcome.output();
+        let output = output.map(|output| Sealed::new(id.as_bytes(), &[&output.encode()]));
+        Box::pin(self.write(move |batch| batch.settle(settlement, output.as_ref())))
     }
 
     fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>> {

@@ -184,6 +184,7 @@ fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result
 
 fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, redb::Error> {
     let mut tables = Tables::open(transaction)?;
+    tables.make_all()?;
     let ram = Ram::default();
     let mut damaged = Vec::new();
     let mut orphaned = Vec::new();
@@ -213,7 +214,7 @@ fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, 
     }
     found.shelve(&ram);
     let aside = [Origin::Task as u8];
-    for entry in tables.set_aside.range::<&[u8]>(&aside[..]..)? {
+    for entry in tables.set_aside.open()?.range::<&[u8]>(&aside[..]..)? {
         let (key, _) = entry?;
         let Some((&[origin], id)) = key.value().split_first_chunk() else {
             break;

@@ -115,7 +115,9 @@ impl Ram {
     /// All that is to be noted of a new record but its place in the timelines.
     fn note(&self, after: &Footprint, record: &TaskRecord) {
         self.shelf().tally.add(record.tenant.as_ref(), record.state);
-        self.hold(record);
+        if record.state.is_held() {
+            self.hold(record);
+        }
         if let Some(place) = after.place {
             self.queue.lock().push(record.id, record.tenant.as_ref(), place);
         }

@@ -48,36 +48,77 @@ pub(super) enum Origin {
     Key = b'k' as isize,
 }
 
-/// The tables of one write transaction.
+/// The tables of one write transaction: the two that nearly every commit needs, and those that only some do.
 pub(super) struct Tables<'t> {
     pub(super) tasks: Table<'t, Bytes, Bytes>,
     pub(super) inputs: Table<'t, Bytes, Bytes>,
-    pub(super) outputs: Table<'t, Bytes, Bytes>,
-    pub(super) logs: Table<'t, Bytes, Bytes>,
-    pub(super) names: Table<'t, Bytes, Bytes>,
-    pub(super) keys: Table<'t, Bytes, Bytes>,
-    pub(super) key_ends: Table<'t, Bytes, Bytes>,
-    pub(super) set_aside: Table<'t, Bytes, Bytes>,
+    pub(super) outputs: OnDemand<'t>,
+    pub(super) logs: OnDemand<'t>,
+    pub(super) names: OnDemand<'t>,
+    pub(super) keys: OnDemand<'t>,
+    pub(super) key_ends: OnDemand<'t>,
+    pub(super) set_aside: OnDemand<'t>,
+}
+
+/// A table that is opened when it is first asked for. To open one and to close it again at the commit takes redb some 16,000
+/// instructions, which is much to a commit of one operation.
+pub(super) struct OnDemand<'t> {
+    transaction: &'t WriteTransaction,
+    definition: Definition,
+    table: Option<Table<'t, Bytes, Bytes>>,
+}
+
+impl<'t> OnDemand<'t> {
+    const fn new(transaction: &'t WriteTransaction, definition: Definition) -> Self {
+        Self {
+            transaction,
+            definition,
+            table: None,
+        }
+    }
+
+    pub(super) fn open(&mut self) -> Result<&mut Table<'t, Bytes, Bytes>, redb::Error> {
+        match &mut self.table {
+            Some(table) => Ok(table),
+            closed => Ok(closed.insert(self.transaction.open_table(self.definition)?)),
+        }
+    }
 }
 
 impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
+        let on_demand = |definition| OnDemand::new(transaction, definition);
         Ok(Self {
             tasks: transaction.open_table(TASKS)?,
             inputs: transaction.open_table(INPUTS)?,
-            outputs: transaction.open_table(OUTPUTS)?,
-            logs: transaction.open_table(LOGS)?,
-            names: transaction.open_table(NAMES)?,
-            keys: transaction.open_table(KEYS)?,
-            key_ends: transaction.open_table(KEY_ENDS)?,
-            set_aside: transaction.open_table(SET_ASIDE)?,
+            outputs: on_demand(OUTPUTS),
+            logs: on_demand(LOGS),
+            names: on_demand(NAMES),
+            keys: on_demand(KEYS),
+            key_ends: on_demand(KEY_ENDS),
+            set_aside: on_demand(SET_ASIDE),
         })
+    }
+
+    /// Makes those that are not there yet: readers take it that all are.
+    pub(super) fn make_all(&mut self) -> Result<(), redb::Error> {
+        for table in [
+            &mut self.outputs,
+            &mut self.logs,
+            &mut self.names,
+            &mut self.keys,
+            &mut self.key_ends,
+            &mut self.set_aside,
+        ] {
+            table.open()?;
+        }
+        Ok(())
     }
 
     /// Moves nothing, but keeps a copy of what cannot be read, to be looked at.
     pub(super) fn keep_aside(&mut self, origin: Origin, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
         let key = [&[origin as u8], key].concat();
-        self.set_aside.insert(&*key, value)?;
+        self.set_aside.open()?.insert(&*key, value)?;
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use redb::{StorageBackend, backends::InMemoryBackend};
 
-use super::{RedbStore, RedbStoreBuilder};
+use super::{QuickRepair, RedbStore, RedbStoreBuilder};
 use crate::{
     store::{Insert, Inserted, StoreErrorKind, StoreResult, TaskStore, TaskStoreExt},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskState, WorkerId, lifecycle::Renewal},
@@ -74,7 +74,9 @@ impl Disk {
         let database = redb::Builder::new()
             .create_with_backend(self.clone())
             .expect("the disk is well");
-        RedbStore::over("a disk in memory".into(), database, RedbStoreBuilder::default())
+        // Writes are counted here, and a slow machine may look idle.
+        let settings = RedbStoreBuilder::default().quick_repair(QuickRepair::Never);
+        RedbStore::over("a disk in memory".into(), database, settings)
     }
 }
 

@@ -9,15 +9,27 @@
 //!
 //! Operations of a batch are done one after the other and see each other's work, so the one thread is also what makes
 //! every operation atomic: there is no other writer to race with.
+//!
+//! # Why it writes once more when there is nothing to do
+//!
+//! After a kill redb reads the whole file, to find out which pages are in use, unless the very last commit wrote that
+//! down, which makes a commit a third to two thirds dearer. Under load that is too much. Once nobody has asked for
+//! anything [for a moment](IDLE) it costs nobody anything: so a file that is killed at rest opens at once.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use super::{
+    QuickRepair,
     batch::Batch,
     fault::{Failure, Fault},
     inner::Inner,
@@ -31,6 +43,10 @@ pub(super) const WAITING: usize = 1024;
 
 /// How many operations go into one commit: at 10 µs each the last of them waits 2.5 ms for the others.
 const BATCH: usize = 256;
+
+/// How long nobody must ask for anything before the file is [marked](mark): long beside the millisecond or so that this
+/// takes, so that what comes is seldom kept waiting by it; short beside the time for which a process is at rest.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// What the writer is told.
 pub(super) enum Message {
@@ -97,9 +113,36 @@ where
     }
 }
 
-/// Works until there is nobody left to ask for anything, then lets go of the file.
-pub(super) fn run(mut messages: mpsc::Receiver<Message>, inner: &Arc<Inner>, done: &watch::Sender<bool>) {
-    while let Some(first) = messages.blocking_recv() {
+/// What the writer waited for.
+enum Waited {
+    /// There is something to do.
+    Asked(Message),
+    /// There has been nothing for [`IDLE`].
+    Idle,
+    /// There will be nothing any more.
+    Over,
+}
+
+/// Works until there is nobody left to ask for anything, then lets go of the file. `timer` has a clock and nothing else.
+pub(super) fn run(
+    mut messages: mpsc::Receiver<Message>,
+    timer: &Runtime,
+    inner: &Arc<Inner>,
+    done: &watch::Sender<bool>,
+) {
+    let marks = inner.quick_repair == QuickRepair::WhenIdle;
+    // Opening it has written to it.
+    let mut unmarked = true;
+    loop {
+        let first = match wait(&mut messages, timer, marks && unmarked) {
+            Waited::Asked(message) => message,
+            Waited::Idle => {
+                mark(inner);
+                unmarked = false;
+                continue;
+            }
+            Waited::Over => break,
+        };
         let mut jobs = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {
@@ -113,32 +156,64 @@ pub(super) fn run(mut messages: mpsc::Receiver<Message>, inner: &Arc<Inner>, don
                 None
             };
         }
-        commit(inner, jobs);
+        unmarked |= commit(inner, jobs);
     }
     inner.let_go();
     // Nobody may be waiting for it.
     let _ = done.send(true);
 }
 
-fn commit(inner: &Inner, mut jobs: Vec<Box<dyn Job>>) {
-    if jobs.is_empty() {
+fn wait(messages: &mut mpsc::Receiver<Message>, timer: &Runtime, tells_idle: bool) -> Waited {
+    let message = match messages.try_recv() {
+        Ok(message) => Some(message),
+        Err(_) if tells_idle => match timer.block_on(async { timeout(IDLE, messages.recv()).await }) {
+            Ok(message) => message,
+            Err(_) => return Waited::Idle,
+        },
+        Err(_) => messages.blocking_recv(),
+    };
+    message.map_or(Waited::Over, Waited::Asked)
+}
+
+/// Has the file say which of its pages are in use, as of its last commit.
+fn mark(inner: &Inner) {
+    if inner.failure().is_some() {
         return;
+    }
+    let marked = catch_unwind(AssertUnwindSafe(|| {
+        let database = inner.database();
+        let Some(database) = &*database else { return Ok(()) };
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        Ok::<_, redb::Error>(transaction.commit()?)
+    }));
+    match marked {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => inner.fail(Failure::of_error(&error)),
+        Err(panic) => inner.fail(Failure::of_panic(&*panic)),
+    }
+}
+
+/// Answers whether anything was written.
+fn commit(inner: &Inner, mut jobs: Vec<Box<dyn Job>>) -> bool {
+    if jobs.is_empty() {
+        return false;
     }
     if let Some(failure) = inner.failure() {
         for job in jobs {
             job.answer(Some(failure.since()));
         }
-        return;
+        return false;
     }
     let failure = match catch_unwind(AssertUnwindSafe(|| transact(inner, &mut jobs))) {
-        Ok(Ok(work)) => {
+        Ok(Ok(done)) => {
             for job in jobs {
                 job.answer(None);
             }
-            if work {
+            if done.work {
                 inner.ram.queue.notify();
             }
-            return;
+            return done.written;
         }
         Ok(Err(error)) => Failure::of_error(&error),
         Err(panic) => Failure::of_panic(&*panic),
@@ -147,17 +222,25 @@ fn commit(inner: &Inner, mut jobs: Vec<Box<dyn Job>>) {
     for job in jobs {
         job.answer(Some(failure.at_first()));
     }
+    false
 }
 
-/// Does all jobs in one durable commit, and answers whether something may be runnable now.
-fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<bool, redb::Error> {
+/// What came of a batch.
+struct Done {
+    written: bool,
+    /// Something may be runnable now.
+    work: bool,
+}
+
+/// Does all jobs in one durable commit.
+fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<Done, redb::Error> {
     let database = inner.database();
     let Some(database) = &*database else {
         return Err(redb::Error::DatabaseClosed);
     };
     // Durable when it returns, which is redb's default.
     let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(inner.quick_repair);
+    transaction.set_quick_repair(inner.quick_repair == QuickRepair::Always);
     let mut batch = Batch {
         tables: Tables::open(&transaction)?,
         ram: &inner.ram,
@@ -168,11 +251,14 @@ fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<bool, redb::Erro
     for job in jobs {
         job.run(&mut batch)?;
     }
-    let (dirty, work) = (batch.dirty, batch.work);
+    let done = Done {
+        written: batch.dirty,
+        work: batch.work,
+    };
     drop(batch);
-    match dirty {
+    match done.written {
         true => transaction.commit()?,
         false => transaction.abort()?,
     }
-    Ok(work)
+    Ok(done)
 }

@@ -1,6 +1,8 @@
 //! Buckets on S3, or on anything that speaks its API: `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT` and the like are
 //! read from the environment, as object_store documents them.
 //!
+//! Credentials are the app's alone: ffmpeg is started without them.
+//!
 //! A process killed in the middle of an upload leaves parts behind, which no reader sees and which cost money: let a
 //! lifecycle rule of the bucket abort incomplete uploads after a day.
 

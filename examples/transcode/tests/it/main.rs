@@ -5,7 +5,11 @@
 #![expect(clippy::unwrap_used, reason = "what cannot go on fails the test")]
 
 mod giving_up;
+mod killed;
 mod place;
 mod product;
 mod refusals;
+mod running;
+#[cfg(feature = "s3")]
+mod s3;
 mod the_app;

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock},
@@ -43,6 +44,7 @@ impl Place {
             ffmpeg: Ffmpeg {
                 ffmpeg: "ffmpeg".into(),
                 ffprobe: "ffprobe".into(),
+                setpriv: Some("setpriv".into()),
             },
             work_dir: root.path().join("work"),
             max_object: 64 << 20,
@@ -65,6 +67,19 @@ impl Place {
 
     pub(crate) fn path_of(&self, object: &str) -> PathBuf {
         self.root.path().join("buckets/my-bucket").join(object)
+    }
+
+    /// Where the app that works here keeps its tasks.
+    pub(crate) fn task_file(&self) -> PathBuf {
+        self.root.path().join("tasks.redb")
+    }
+
+    /// A program of the test's own.
+    pub(crate) fn script(&self, name: &str, lines: &str) -> PathBuf {
+        let path = self.root.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
     }
 
     pub(crate) fn work_dir(&self) -> &Path {

@@ -1,0 +1,133 @@
+//! The floors: what one would write by hand with redb, or with a file, to do no more than keep the bytes.
+//!
+//! One thread takes what is asked, and with it all that came while it was busy, makes one durable write of them, and
+//! answers everybody: the store's own way, without ids that are looked for, indexes, checksums and states.
+
+use std::{fs::File, io::Write};
+
+use redb::{Database, TableDefinition};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+};
+use tower_respond_async::RequestId;
+
+use crate::{
+    at_once::{Figures, Work, at_once},
+    file::{Fresh, id},
+};
+
+/// Where the bytes go.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Form {
+    /// Records, requests and responses into a table each, with keys and values as long as the store's.
+    SameTables,
+    /// All of a task into one value.
+    OneTable,
+    /// To the end of a file: what the disk takes, and nothing else.
+    File,
+}
+
+enum Asked {
+    Accept(RequestId),
+    Settle(RequestId),
+}
+
+type Waiting = (Asked, oneshot::Sender<()>);
+
+pub(crate) fn turn(runtime: &Runtime, form: Form, work: Work, submitters: usize, each: usize) -> Figures {
+    let file = Fresh::new();
+    let (writer, asked) = mpsc::channel(1024);
+    let path = file.0.clone();
+    let thread = std::thread::spawn(move || match form {
+        Form::File => append(File::create(path).expect("a new file can be made"), asked),
+        tables => insert(Database::create(path).expect("a new file can be made"), asked, tables),
+    });
+    let figures = at_once(runtime, submitters, each, move || {
+        let writer = writer.clone();
+        async move {
+            let id = id();
+            ask(&writer, Asked::Accept(id)).await;
+            if work == Work::Life {
+                ask(&writer, Asked::Settle(id)).await;
+            }
+        }
+    });
+    thread.join().expect("the writer ends");
+    figures
+}
+
+async fn ask(writer: &mpsc::Sender<Waiting>, what: Asked) {
+    let (reply, done) = oneshot::channel();
+    assert!(writer.send((what, reply)).await.is_ok(), "the writer lives");
+    done.await.expect("it is done");
+}
+
+/// What there is to do, up to as much as the store takes at a time.
+fn next(asked: &mut mpsc::Receiver<Waiting>) -> Option<Vec<Waiting>> {
+    let mut batch = vec![asked.blocking_recv()?];
+    while batch.len() < 256 {
+        let Ok(next) = asked.try_recv() else { break };
+        batch.push(next);
+    }
+    Some(batch)
+}
+
+/// About what a record takes when it waits or runs, and when it has ended.
+const RECORD: [usize; 2] = [120, 150];
+/// A body of 1 KiB and its head.
+const PAYLOAD: usize = 1050;
+
+type Pairs = TableDefinition<'static, &'static [u8], &'static [u8]>;
+const TASKS: Pairs = TableDefinition::new("tasks");
+const INPUTS: Pairs = TableDefinition::new("inputs");
+const OUTPUTS: Pairs = TableDefinition::new("outputs");
+
+fn insert(database: Database, mut asked: mpsc::Receiver<Waiting>, form: Form) {
+    let body = vec![b'x'; PAYLOAD];
+    while let Some(batch) = next(&mut asked) {
+        let transaction = database.begin_write().expect("begin");
+        {
+            let mut tasks = transaction.open_table(TASKS).expect("tasks");
+            let mut bodies = (form == Form::SameTables).then(|| {
+                let inputs = transaction.open_table(INPUTS).expect("inputs");
+                (inputs, transaction.open_table(OUTPUTS).expect("outputs"))
+            });
+            for (asked, _) in &batch {
+                let (id, length, settles) = match asked {
+                    Asked::Accept(id) => (id, RECORD[0], false),
+                    Asked::Settle(id) => (id, RECORD[1], true),
+                };
+                let key = &id.as_bytes()[..];
+                match &mut bodies {
+                    Some((inputs, outputs)) => {
+                        tasks.insert(key, &body[..length]).expect("insert");
+                        let table = if settles { outputs } else { inputs };
+                        table.insert(key, &body[..]).expect("insert");
+                    }
+                    None => {
+                        let whole = [&body[..], &body[..length]].concat();
+                        tasks.insert(key, &whole[..]).expect("insert");
+                    }
+                }
+            }
+        }
+        transaction.commit().expect("commit");
+        answer(batch);
+    }
+}
+
+fn append(mut file: File, mut asked: mpsc::Receiver<Waiting>) {
+    let entry = [b'x'; PAYLOAD + RECORD[0]];
+    while let Some(batch) = next(&mut asked) {
+        file.write_all(&entry.repeat(batch.len())).expect("write");
+        file.sync_data().expect("sync");
+        answer(batch);
+    }
+}
+
+fn answer(batch: Vec<Waiting>) {
+    for (_, reply) in batch {
+        let _ = reply.send(());
+    }
+}
