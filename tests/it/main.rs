@@ -11,6 +11,7 @@ mod body;
 mod conformance;
 mod custom_store;
 mod dedup;
+mod disk;
 mod engine_support;
 mod examples;
 mod fault_store;

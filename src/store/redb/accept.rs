@@ -136,7 +136,7 @@ impl Batch<'_> {
     }
 
     fn set_entry_aside(&mut self, origin: Origin, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-        self.tables.keep_aside(origin, key, value)?;
+        self.tables.keep_aside(self.ram, origin, key, value)?;
         match origin {
             Origin::Key => self.tables.keys.remove(key)?,
             _ => self.tables.names.remove(key)?,

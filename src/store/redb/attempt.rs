@@ -111,7 +111,7 @@ impl Batch<'_> {
         let Some(stored) = stored.filter(|stored| stored.record.is_held_by(lease.token)) else {
             return Ok(false);
         };
-        let end = logs::end(&self.tables.logs, lease.id)?;
+        let end = logs::end(&*self.tables.logs, lease.id)?;
         let (last, mut meter) = end.map_err(|error| Fault::unreadable(lease.id, error))?;
         let kept = meter.admit(&stored.record, lines, last, self.now());
         if let Some(line) = kept.last() {

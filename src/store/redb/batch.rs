@@ -95,7 +95,8 @@ impl Batch<'_> {
         let (id, now) = (stored.record.id, self.now());
         let key = &id.as_bytes()[..];
         let bytes = self.tables.inputs.get(key)?.map(|value| value.value().to_vec());
-        self.tables.keep_aside(Origin::Input, key, &bytes.unwrap_or_default())?;
+        self.tables
+            .keep_aside(self.ram, Origin::Input, key, &bytes.unwrap_or_default())?;
         let before = Footprint::of(&stored.record);
         stored
             .record
@@ -108,7 +109,8 @@ impl Batch<'_> {
     pub(super) fn set_aside(&mut self, id: RequestId) -> Result<(), Fault> {
         let key = &id.as_bytes()[..];
         let bytes = self.tables.tasks.get(key)?.map(|value| value.value().to_vec());
-        self.tables.keep_aside(Origin::Task, key, &bytes.unwrap_or_default())?;
+        self.tables
+            .keep_aside(self.ram, Origin::Task, key, &bytes.unwrap_or_default())?;
         self.tables.tasks.remove(key)?;
         self.dirty = true;
         self.ram.shelf().set_aside.insert(id);

@@ -13,9 +13,18 @@
 //!
 //! A completion to be delivered is part of its task's record, so that it can neither be written nor lost without it.
 
+use std::{
+    ops::{Deref, DerefMut},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::Ordering,
+};
+
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::frame::{self, Bytes, Damaged};
+use super::{
+    frame::{self, Bytes, Damaged},
+    ram::Ram,
+};
 use crate::{
     task::{DecodeError, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, Tenant},
     time::Timestamp,
@@ -34,6 +43,8 @@ pub(super) const NAMES: Definition = TableDefinition::new("names");
 pub(super) const KEYS: Definition = TableDefinition::new("keys");
 pub(super) const KEY_ENDS: Definition = TableDefinition::new("key_ends");
 pub(super) const SET_ASIDE: Definition = TableDefinition::new("set_aside");
+/// In the order of [`Tables::all`].
+pub(super) const DEFINITIONS: [Definition; 8] = [TASKS, INPUTS, OUTPUTS, LOGS, NAMES, KEYS, KEY_ENDS, SET_ASIDE];
 pub(super) const META: Definition = TableDefinition::new("meta");
 
 /// The key in [`META`] of the format's version.
@@ -48,36 +59,82 @@ pub(super) enum Origin {
     Key = b'k' as isize,
 }
 
-/// The tables of one write transaction.
+/// The tables of one write transaction, once they have been [opened](Self::open). Whoever opens them
+/// [closes](Self::close) them.
+#[derive(Default)]
 pub(super) struct Tables<'t> {
-    pub(super) tasks: Table<'t, Bytes, Bytes>,
-    pub(super) inputs: Table<'t, Bytes, Bytes>,
-    pub(super) outputs: Table<'t, Bytes, Bytes>,
-    pub(super) logs: Table<'t, Bytes, Bytes>,
-    pub(super) names: Table<'t, Bytes, Bytes>,
-    pub(super) keys: Table<'t, Bytes, Bytes>,
-    pub(super) key_ends: Table<'t, Bytes, Bytes>,
-    pub(super) set_aside: Table<'t, Bytes, Bytes>,
+    pub(super) tasks: Open<'t>,
+    pub(super) inputs: Open<'t>,
+    pub(super) outputs: Open<'t>,
+    pub(super) logs: Open<'t>,
+    pub(super) names: Open<'t>,
+    pub(super) keys: Open<'t>,
+    pub(super) key_ends: Open<'t>,
+    pub(super) set_aside: Open<'t>,
 }
 
+/// A table, from when it is opened to when it is closed.
+#[derive(Default)]
+pub(super) struct Open<'t>(Option<Table<'t, Bytes, Bytes>>);
+
+impl<'t> Deref for Open<'t> {
+    type Target = Table<'t, Bytes, Bytes>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect(USED_OPEN)
+    }
+}
+
+impl DerefMut for Open<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.0.as_mut().expect(USED_OPEN)
+    }
+}
+
+const USED_OPEN: &str = "tables are used between opening and closing them";
+
 impl<'t> Tables<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
-        Ok(Self {
-            tasks: transaction.open_table(TASKS)?,
-            inputs: transaction.open_table(INPUTS)?,
-            outputs: transaction.open_table(OUTPUTS)?,
-            logs: transaction.open_table(LOGS)?,
-            names: transaction.open_table(NAMES)?,
-            keys: transaction.open_table(KEYS)?,
-            key_ends: transaction.open_table(KEY_ENDS)?,
-            set_aside: transaction.open_table(SET_ASIDE)?,
-        })
+    pub(super) fn open(&mut self, transaction: &'t WriteTransaction) -> Result<(), redb::Error> {
+        for (table, definition) in self.all().into_iter().zip(DEFINITIONS) {
+            table.0 = Some(transaction.open_table(definition)?);
+        }
+        Ok(())
     }
 
-    /// Moves nothing, but keeps a copy of what cannot be read, to be looked at.
-    pub(super) fn keep_aside(&mut self, origin: Origin, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
+    /// Closes what was opened, to be called when nothing unwinds: the destructor of a redb table writes, and panics over
+    /// what an earlier panic left behind. Two panics at once end the process; one at a time is caught here.
+    pub(super) fn close(mut self) {
+        for table in self.all() {
+            let table = table.0.take();
+            // What went wrong before is what is told.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(table)));
+        }
+    }
+
+    const fn all(&mut self) -> [&mut Open<'t>; 8] {
+        [
+            &mut self.tasks,
+            &mut self.inputs,
+            &mut self.outputs,
+            &mut self.logs,
+            &mut self.names,
+            &mut self.keys,
+            &mut self.key_ends,
+            &mut self.set_aside,
+        ]
+    }
+
+    /// Moves nothing, but keeps a copy of what cannot be read, to be looked at, and counts it.
+    pub(super) fn keep_aside(
+        &mut self,
+        ram: &Ram,
+        origin: Origin,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), redb::Error> {
         let key = [&[origin as u8], key].concat();
         self.set_aside.insert(&*key, value)?;
+        ram.set_aside.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -11,10 +11,12 @@
 //! every operation atomic: there is no other writer to race with.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
+    thread,
 };
 
+use redb::WriteTransaction;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -158,21 +160,39 @@ fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<bool, redb::Erro
     // Durable when it returns, which is redb's default.
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(inner.quick_repair);
-    let mut batch = Batch {
-        tables: Tables::open(&transaction)?,
-        ram: &inner.ram,
-        clock: &*inner.clock,
-        dirty: false,
-        work: false,
+    let (dirty, work) = match perform(inner, &transaction, jobs) {
+        Ok(done) => done?,
+        Err(panic) => {
+            // Like the tables, it is dropped while nothing unwinds.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(transaction)));
+            resume_unwind(panic);
+        }
     };
-    for job in jobs {
-        job.run(&mut batch)?;
-    }
-    let (dirty, work) = (batch.dirty, batch.work);
-    drop(batch);
     match dirty {
         true => transaction.commit()?,
         false => transaction.abort()?,
     }
     Ok(work)
+}
+
+/// Does all jobs, and answers whether there is something to commit, and whether something may be runnable then.
+fn perform(
+    inner: &Inner,
+    transaction: &WriteTransaction,
+    jobs: &mut [Box<dyn Job>],
+) -> thread::Result<Result<(bool, bool), redb::Error>> {
+    let mut batch = Batch {
+        tables: Tables::default(),
+        ram: &inner.ram,
+        clock: &*inner.clock,
+        dirty: false,
+        work: false,
+    };
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        batch.tables.open(transaction)?;
+        jobs.iter_mut().try_for_each(|job| job.run(&mut batch))?;
+        Ok((batch.dirty, batch.work))
+    }));
+    batch.tables.close();
+    done
 }
