@@ -27,6 +27,7 @@ mod prefer;
 mod redb;
 mod refusals;
 mod replay;
+mod restart;
 mod run;
 mod scenarios;
 mod shutdown;
