@@ -137,6 +137,7 @@ impl TaskStore for MapStore {
         QueueHint {
             queued: Some(kept.queued(&Scope::All)),
             tenant_queued: tenant.map(|tenant| kept.queued(&Scope::One(Some(tenant.clone())))),
+            failed: false,
         }
     }
 

@@ -267,6 +267,14 @@ impl Engine {
             return;
         }
         let counts = self.call("counts", self.store.counts(&Scope::All)).await.ok();
+        if let Some(counts) = &counts {
+            // Only the driver reports, one call at a time.
+            let told = self.set_aside.swap(counts.set_aside, Ordering::Relaxed);
+            if counts.set_aside > told {
+                let values = counts.set_aside - told;
+                self.probes.emit(|| Event::SetAside { values });
+            }
+        }
         self.probes.emit(|| Event::Levels {
             counts: counts.as_ref(),
             slots_used: self.slots.used(),

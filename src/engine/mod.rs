@@ -34,7 +34,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::Poll,
     time::{Duration, Instant},
@@ -94,6 +94,8 @@ pub(crate) struct Engine {
     /// Wakes the driver: a slot is free, or a hint was given.
     wake: Arc<Notify>,
     hints: AtomicU8,
+    /// How many values the store has set aside, as far as the probes were told.
+    set_aside: AtomicU64,
     deliverers: Slots,
     searches: Slots,
     entry: RwLock<Option<Arc<dyn Entry>>>,
@@ -119,6 +121,7 @@ impl Engine {
             busy: Busy::default(),
             phase: Phase::new(),
             hints: AtomicU8::new(0),
+            set_aside: AtomicU64::new(0),
             entry: RwLock::new(None),
             lease_thread: Mutex::new(None),
             store,

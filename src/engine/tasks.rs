@@ -221,6 +221,41 @@ impl Tasks {
         })
     }
 
+    /// Whether async requests are accepted, as far as is known: the engine is not being shut down, and the store has not
+    /// failed for good. For the readiness probe of whatever starts and restarts this process; it asks nobody and cannot
+    /// wait. A store that is in trouble and may come back is no reason to be taken out of service.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, http::StatusCode, routing::get};
+    /// use tower::Layer;
+    /// use tower_respond_async::{MemoryStore, RespondAsyncLayer, WeakTasks};
+    ///
+    /// fn readiness(tasks: WeakTasks) -> Router {
+    ///     let ready = move || tasks.upgrade().is_some_and(|tasks| tasks.is_ready());
+    ///     Router::new().route("/ready", get(async move || match ready() {
+    ///         true => StatusCode::OK,
+    ///         false => StatusCode::SERVICE_UNAVAILABLE,
+    ///     }))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+    /// let tasks = layer.tasks();
+    /// assert!(tasks.is_ready());
+    /// let app = layer.layer(readiness(tasks.downgrade()));
+    /// # drop::<tower_respond_async::RespondAsync<Router>>(app);
+    /// tasks.close();
+    /// assert!(!tasks.is_ready());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let engine = self.engine();
+        engine.is_open() && !engine.store.queue_hint(None).failed
+    }
+
     /// Accepts nothing new: async requests are refused with 503 from now on, synchronous ones still pass, and everybody
     /// who waits for a task is answered now. Call it when the server begins to shut down, so that open waits do not hold
     /// up its connections. Calling it again does nothing.

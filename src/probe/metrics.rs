@@ -32,7 +32,7 @@ use crate::{
 /// | `buffered_bytes` | gauge | | bodies that are being read in this process |
 /// | `callback_deliveries_total` | counter | `outcome`: `delivered`, `retried`, `failed`, `blocked` | tries to tell a hook |
 /// | `store_op_duration_seconds` | histogram | `op`, `outcome`: `ok` or the kind of error | calls of the store |
-/// | `store_corrupt_records_total` | counter | | calls that found what cannot be read |
+/// | `store_corrupt_records_total` | counter | | stored values that cannot be read: set aside, or asked for |
 ///
 /// The gauges are of this process but for `tasks` and `oldest_queued_age_seconds`, which every process on one store shows
 /// alike: take their maximum, not their sum.
@@ -166,6 +166,7 @@ impl Probe for MetricsProbe {
                 gauge!(SLOTS, "state" => "free").set(slots_total.saturating_sub(*slots_used) as f64);
                 gauge!(BUFFERED_BYTES).set(*buffered_bytes as f64);
             }
+            Event::SetAside { values } => counter!(CORRUPT_RECORDS).increment(*values),
             // Seen in the slots, in the store's calls, and in the log.
             Event::Stuck { .. } | Event::Trouble { .. } | Event::Changed { .. } => {}
         }
@@ -213,5 +214,5 @@ const TOTALS: [(&str, &str); 8] = [
     (POISONED, "tasks given up because their workers kept dying"),
     (EXPIRED, "tasks that waited longer than their age allows"),
     (PRUNED, "ended tasks that were removed"),
-    (CORRUPT_RECORDS, "store calls that found what cannot be read"),
+    (CORRUPT_RECORDS, "stored values that cannot be read"),
 ];

@@ -245,6 +245,11 @@ pub enum Event<'a> {
         /// How long it waits.
         retry_in: Duration,
     },
+    /// The store found stored values damaged, and set them aside.
+    SetAside {
+        /// How many.
+        values: u64,
+    },
     /// How things stand. Sent every few seconds while the engine lives.
     Levels {
         /// Tasks in each state, unless the store could not say.

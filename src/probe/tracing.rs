@@ -139,6 +139,7 @@ impl Probe for TracingProbe {
                 let error = *error as &(dyn Error + 'static);
                 warn!(doing, error, ?retry_in, "trouble with the store");
             }
+            Event::SetAside { values } => error!(values, "damaged values set aside by the store"),
             Event::Levels {
                 slots_used,
                 slots_total,

@@ -87,8 +87,9 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// What this store can do and promises.
     fn abilities(&self) -> Abilities;
 
-    /// How full the queue is, as far as is known without waiting: lets a request be refused before its body is read.
-    /// May be out of date; the insert decides.
+    /// How full the queue is, and whether the store has failed for good, as far as is known without waiting: lets a
+    /// request be refused before its body is read, and a process be taken out of service. May be out of date; the insert
+    /// decides.
     fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint;
 
     /// Stores a task, or says which task is already known by its id, name or key.

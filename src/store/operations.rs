@@ -59,6 +59,8 @@ pub struct QueueHint {
     pub queued: Option<u64>,
     /// Tasks of the tenant asked for that wait.
     pub tenant_queued: Option<u64>,
+    /// The store has failed for good: it takes nothing in until it is opened anew.
+    pub failed: bool,
 }
 
 /// A task to store.

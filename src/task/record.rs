@@ -432,6 +432,8 @@ pub struct Counts {
     by_state: [u64; TaskState::ALL.len()],
     /// How long ago the task that has waited longest could have been run.
     pub oldest_queued: Option<Duration>,
+    /// Of all tenants: how many stored values the store has found damaged, and set aside, since this process opened it.
+    pub set_aside: u64,
 }
 
 impl Counts {

@@ -2,6 +2,7 @@
 //!
 //! - [`ManualClock`]: a clock that is moved by hand, so that a test of a lease of an hour takes no time
 //! - [`FaultStore`]: any store, failing on demand
+//! - `FaultDisk` (feature `redb`): a disk for a `RedbStore`, failing on demand
 //! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
 //! - [`model`]: random operations on a store, compared with a plain list
 //! - [`simulation`]: the engine on a store that fails, in pretend time, checked against the invariants
@@ -40,8 +41,12 @@ pub mod model;
 pub mod simulation;
 
 mod clock;
+#[cfg(feature = "redb")]
+mod disk;
 mod fault;
 
+#[cfg(feature = "redb")]
+pub use self::disk::{DiskCall, DiskFault, FaultDisk};
 pub use self::{
     clock::ManualClock,
     fault::{Delayed, FaultStore, Faults, Operation},

@@ -157,6 +157,7 @@ fn what_seldom_happens_is_counted_too() {
                 took: Duration::from_millis(20),
                 error: Some(&corrupt),
             },
+            Event::SetAside { values: 2 },
             Event::Levels {
                 counts: None,
                 slots_used: 3,
@@ -172,7 +173,7 @@ fn what_seldom_happens_is_counted_too() {
     assert_eq!(seen.value("leases_lost_total"), 1.0);
     assert_eq!(seen.value("fenced_writes_total"), 1.0);
     assert_eq!(seen.value("pruned_total"), 3.0);
-    assert_eq!(seen.value("store_corrupt_records_total"), 1.0);
+    assert_eq!(seen.value("store_corrupt_records_total"), 3.0);
     assert_eq!(
         seen.samples("store_op_duration_seconds{op=input,outcome=corrupt}"),
         [0.02]

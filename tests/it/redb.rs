@@ -1,12 +1,21 @@
 //! What is the embedded store's own: the file, its lock, and what may be wrong with it.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use redb::Database;
 use tower_respond_async::{
     RequestId, Scope, TaskName, TaskState, TaskStore,
+    probe::{Event, Probe},
     store::{Claim, Insert, Inserted, KnownBy, LogQuery, QuickRepair, RedbStore, StoreErrorKind, TaskStoreExt},
     task::{
         CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask, RequestDigest, TaskRef,
@@ -17,7 +26,8 @@ use tower_respond_async::{
     time::Timestamp,
 };
 
-use self::harness::{Folder, change, entries, spoil, table};
+use self::harness::{Folder, change, entries, remove, spoil, table};
+use crate::support::{App, routes, soon};
 
 mod app;
 pub(crate) mod harness;
@@ -280,6 +290,95 @@ async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
     let known = store.insert(Insert::new(named(3))).await.unwrap();
     assert!(matches!(known, Inserted::Known { by: KnownBy::Name, .. }), "{known:?}");
     assert_eq!(store.set_aside().await.unwrap(), 2);
+}
+
+/// S49. Whoever watches the application hears of it, once, however they were found out: as the file was opened, or when a
+/// task was to be run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_aside_is_told_to_the_probes() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    let (record, request) = (insert(&store, a_task(1)).await, insert(&store, a_task(2)).await);
+    let well = insert(&store, a_task(3)).await;
+    store.close().await;
+    spoil(&path, "tasks", record.as_bytes()).unwrap();
+    spoil(&path, "inputs", request.as_bytes()).unwrap();
+
+    let told = Told::default();
+    let app = App::build(open(&path).await, routes(), |builder| builder.probe(told.clone()));
+    app.ended(request).await;
+    app.ended(well).await;
+    let all = async {
+        while told.0.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(all).await;
+    soon(app.tasks.shutdown(Duration::ZERO)).await;
+    assert_eq!(told.0.load(Ordering::Relaxed), 2);
+
+    let later = open(&path).await;
+    assert_eq!(
+        later.counts(&Scope::All).await.unwrap().set_aside,
+        0,
+        "they were told of before"
+    );
+    assert_eq!(later.set_aside().await.unwrap(), 2);
+}
+
+/// How many values were set aside, as a probe hears of it.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<AtomicU64>);
+
+impl Probe for Told {
+    fn on_event(&self, event: &Event<'_>) {
+        if let Event::SetAside { values } = event {
+            self.0.fetch_add(*values, Ordering::Relaxed);
+        }
+    }
+}
+
+/// S49. A damaged name of a table would have the table created anew, and all that is in it would be gone without a word.
+#[tokio::test]
+async fn a_file_without_one_of_its_tables_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    for missing in ["tasks", "inputs", "keys", "set_aside"] {
+        let path = folder.file(missing);
+        let store = open(&path).await;
+        insert(&store, a_task(1)).await;
+        store.close().await;
+        let database = Database::open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.rename_table(table(missing), table("other")).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let before = fs::read(&path).unwrap();
+        let refused = RedbStore::open(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Corrupt);
+        assert!(
+            refused.to_string().contains(&format!("its table {missing} is missing")),
+            "{refused}"
+        );
+        assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
+    }
+}
+
+/// S49. The record tells of a response, so that one which is not there was lost, and is not taken for none.
+#[tokio::test]
+async fn a_response_that_is_gone_is_said_to_be_damaged() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    let lease = insert_born(&store, a_task(1)).await;
+    succeed(&store, lease).await;
+    let waits = insert(&store, a_task(2)).await;
+    store.close().await;
+    remove(&path, "outputs", lease.id.as_bytes()).unwrap();
+    let store = open(&path).await;
+    let gone = store.output(&Scope::All, lease.id).await.unwrap_err();
+    assert_eq!(gone.kind(), StoreErrorKind::Corrupt);
+    assert_eq!(store.output(&Scope::All, waits).await.unwrap(), None);
 }
 
 /// S50. A newer build's work is neither run nor lost by an older one.

@@ -225,6 +225,7 @@ impl TaskStore for MemoryStore {
         QueueHint {
             queued: Some(self.inner.queue.waiting()),
             tenant_queued: tenant.map(|_| self.inner.queue.lock().waiting_of(tenant)),
+            failed: false,
         }
     }
 

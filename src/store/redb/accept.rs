@@ -63,8 +63,8 @@ impl Batch<'_> {
 
     fn write_new(&mut self, task: &NewTask, stored: &Stored, input: &Sealed, now: Timestamp) -> Result<(), Fault> {
         self.dirty = true;
-        stored.put(&mut self.tables.tasks)?;
-        input.put(&mut self.tables.inputs, task.id.as_bytes())?;
+        stored.put(self.tables.tasks.open()?)?;
+        input.put(self.tables.inputs.open()?, task.id.as_bytes())?;
         if let Some(name) = &task.name {
             let name = name_key(name, task.tenant.as_ref());
             frame::put(self.tables.names.open()?, &name, &[task.id.as_bytes()])?;
@@ -140,7 +140,7 @@ impl Batch<'_> {
     }
 
     fn set_entry_aside(&mut self, origin: Origin, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-        self.tables.keep_aside(origin, key, value)?;
+        self.tables.keep_aside(self.ram, origin, key, value)?;
         match origin {
             Origin::Key => self.tables.keys.open()?.remove(key)?,
             _ => self.tables.names.open()?.remove(key)?,

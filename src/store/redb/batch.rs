@@ -36,8 +36,8 @@ impl Batch<'_> {
     }
 
     /// The task as it is, with what only memory knows of it.
-    pub(super) fn load(&self, id: RequestId) -> Result<Option<Stored>, Fault> {
-        let Some(value) = self.tables.tasks.get(&id.as_bytes()[..])? else {
+    pub(super) fn load(&mut self, id: RequestId) -> Result<Option<Stored>, Fault> {
+        let Some(value) = self.tables.tasks.open()?.get(&id.as_bytes()[..])? else {
             return match self.ram.shelf().set_aside.contains(&id) {
                 true => Err(Fault::set_aside(id)),
                 false => Ok(None),
@@ -60,7 +60,7 @@ impl Batch<'_> {
     }
 
     /// The task, if it is in `scope`; else it is not found.
-    pub(super) fn load_in(&self, scope: &Scope, id: RequestId) -> Result<Stored, Fault> {
+    pub(super) fn load_in(&mut self, scope: &Scope, id: RequestId) -> Result<Stored, Fault> {
         let stored = self.load(id)?;
         let seen = stored.filter(|stored| scope.contains(stored.record.tenant.as_ref()));
         seen.ok_or_else(Fault::not_found)
@@ -68,7 +68,7 @@ impl Batch<'_> {
 
     /// Writes down what became of a task that was `before`, and lets the indexes follow.
     pub(super) fn save(&mut self, before: &Footprint, stored: &Stored) -> Result<Followed, Fault> {
-        stored.put(&mut self.tables.tasks)?;
+        stored.put(self.tables.tasks.open()?)?;
         self.dirty = true;
         let after = Footprint::of(&stored.record);
         self.work |= self.ram.follow(before, &after, &stored.record);
@@ -78,9 +78,9 @@ impl Batch<'_> {
     }
 
     /// The request of a task, or why it cannot be had.
-    pub(super) fn input(&self, id: RequestId) -> Result<Result<Arc<CapturedRequest>, Unreadable>, Fault> {
+    pub(super) fn input(&mut self, id: RequestId) -> Result<Result<Arc<CapturedRequest>, Unreadable>, Fault> {
         let key = &id.as_bytes()[..];
-        let value = self.tables.inputs.get(key)?;
+        let value = self.tables.inputs.open()?.get(key)?;
         let payload = value
             .as_ref()
             .map_or(Err(frame::Damaged), |v| frame::open(key, v.value()));
@@ -94,8 +94,9 @@ impl Batch<'_> {
     pub(super) fn invalidate(&mut self, mut stored: Stored, reason: Unreadable) -> Result<(), Fault> {
         let (id, now) = (stored.record.id, self.now());
         let key = &id.as_bytes()[..];
-        let bytes = self.tables.inputs.get(key)?.map(|value| value.value().to_vec());
-        self.tables.keep_aside(Origin::Input, key, &bytes.unwrap_or_default())?;
+        let bytes = self.tables.inputs.open()?.get(key)?.map(|value| value.value().to_vec());
+        self.tables
+            .keep_aside(self.ram, Origin::Input, key, &bytes.unwrap_or_default())?;
         let before = Footprint::of(&stored.record);
         stored
             .record
@@ -107,9 +108,10 @@ impl Batch<'_> {
     /// Takes a record that cannot be read out of the way of the others, and keeps the bytes.
     pub(super) fn set_aside(&mut self, id: RequestId) -> Result<(), Fault> {
         let key = &id.as_bytes()[..];
-        let bytes = self.tables.tasks.get(key)?.map(|value| value.value().to_vec());
-        self.tables.keep_aside(Origin::Task, key, &bytes.unwrap_or_default())?;
-        self.tables.tasks.remove(key)?;
+        let bytes = self.tables.tasks.open()?.get(key)?.map(|value| value.value().to_vec());
+        self.tables
+            .keep_aside(self.ram, Origin::Task, key, &bytes.unwrap_or_default())?;
+        self.tables.tasks.open()?.remove(key)?;
         self.dirty = true;
         self.ram.shelf().set_aside.insert(id);
         // Its record would have said where it stands in the queue; it was well when the file was opened, so this is rare.
@@ -120,8 +122,8 @@ impl Batch<'_> {
     /// Takes an ended task out with all that hangs on it. Its key stays for its window.
     pub(super) fn remove(&mut self, record: &TaskRecord) -> Result<(), Fault> {
         let key = &record.id.as_bytes()[..];
-        self.tables.tasks.remove(key)?;
-        self.tables.inputs.remove(key)?;
+        self.tables.tasks.open()?.remove(key)?;
+        self.tables.inputs.open()?.remove(key)?;
         self.tables.outputs.open()?.remove(key)?;
         let (first, last) = (logs::key(record.id, 0), logs::key(record.id, u64::MAX));
         self.tables

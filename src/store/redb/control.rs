@@ -37,7 +37,7 @@ impl Batch<'_> {
         let rerun = stored.record.rerun(&input, self.now());
         if matches!(rerun, Rerun::Enqueued { .. }) {
             if edited {
-                frame::put(&mut self.tables.inputs, id.as_bytes(), &[&input.encode()])?;
+                frame::put(self.tables.inputs.open()?, id.as_bytes(), &[&input.encode()])?;
             }
             self.tables.outputs.open()?.remove(&id.as_bytes()[..])?;
             self.save(&before, &stored)?;

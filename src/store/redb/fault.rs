@@ -1,6 +1,6 @@
 //! What can go wrong inside of a commit.
 
-use std::{any::Any, borrow::Cow, fmt};
+use std::{any::Any, borrow::Cow, fmt, io::ErrorKind};
 
 use super::tables::Unreadable;
 use crate::{
@@ -60,6 +60,8 @@ impl Failure {
     pub(super) fn of_error(error: &redb::Error) -> Self {
         let kind = match error {
             redb::Error::Corrupted(_) => StoreErrorKind::Corrupt,
+            // A page that is said to be behind the end of the file.
+            redb::Error::Io(io) if io.kind() == ErrorKind::UnexpectedEof => StoreErrorKind::Corrupt,
             _ => StoreErrorKind::Unavailable,
         };
         let text = error.to_string();
@@ -74,6 +76,11 @@ impl Failure {
             kind: StoreErrorKind::Corrupt,
             text: format!("a panic inside redb: {}", text.unwrap_or("without a message")),
         }
+    }
+
+    /// What can be done about it.
+    pub(super) const fn kind(&self) -> StoreErrorKind {
+        self.kind
     }
 
     /// For who was part of it.

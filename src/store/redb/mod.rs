@@ -28,8 +28,6 @@ mod open;
 mod ram;
 mod read;
 mod tables;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use std::{
@@ -83,7 +81,8 @@ use crate::{
 ///
 /// After the first error of the file, a full disk included, nothing is written any more, since it is not known what has
 /// arrived: writes are [`Unavailable`](StoreErrorKind::Unavailable), so that new requests get 503, and reads are answered
-/// as long as redb can. The process must open the file again, and finds all that was acknowledged.
+/// as long as redb can. The process must open the file again, and finds all that was acknowledged; to be told so,
+/// [`Tasks::is_ready`](crate::Tasks::is_ready) answers `false`.
 ///
 /// Every value has a checksum. One that does not match is never handed out: a task whose request was damaged ends as
 /// `Invalid`; a task whose record was damaged is `Corrupt` to whoever asks for it; their bytes are kept in the table
@@ -305,8 +304,23 @@ impl RedbStoreBuilder {
     pub async fn open(self, path: impl AsRef<Path>) -> StoreResult<RedbStore> {
         let path = path.as_ref().to_owned();
         off_the_runtime(move || {
-            let database = open::database(&path, self.cache_bytes)?;
+            let database = open::file(&path, &self)?;
             RedbStore::over(path, database, self)
+        })
+        .await
+    }
+
+    /// Opens what is behind `backend` instead of a file, and calls it `name`.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn open_on<B: redb::StorageBackend>(
+        self,
+        name: &'static str,
+        backend: impl Fn() -> StoreResult<B> + Send + 'static,
+    ) -> StoreResult<RedbStore> {
+        off_the_runtime(move || {
+            let name = PathBuf::from(name);
+            let database = open::backend(&name, &self, true, backend)?;
+            RedbStore::over(name, database, self)
         })
         .await
     }
@@ -362,6 +376,7 @@ impl TaskStore for RedbStore {
         QueueHint {
             queued: Some(queue.waiting()),
             tenant_queued: tenant.map(|_| queue.lock().waiting_of(tenant)),
+            failed: self.closed.load(Ordering::Acquire) || self.inner.failure().is_some(),
         }
     }
 

@@ -3,20 +3,22 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
 };
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableHandle, WriteTransaction,
-    backends::FileBackend,
+    BackendError, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    TableHandle, WriteTransaction, backends::FileBackend,
 };
 
 use super::{
+    RedbStoreBuilder,
     fault::{Failure, Fault},
     frame,
     ram::{Arrival, Ram},
-    tables::{FORMAT, FORMAT_KEY, META, Origin, Stored, Tables, Unreadable},
+    tables::{DEFINITIONS, FORMAT, FORMAT_KEY, META, Origin, Stored, Tables, Unreadable},
 };
 use crate::{
     store::{StoreError, StoreErrorKind, StoreResult},
@@ -25,30 +27,42 @@ use crate::{
 };
 
 /// Opens or creates the file, takes its lock, and says so durably in its directory.
-pub(super) fn database(path: &Path, cache_bytes: usize) -> StoreResult<Database> {
+pub(super) fn file(path: &Path, settings: &RedbStoreBuilder) -> StoreResult<Database> {
     let new = !path.try_exists().unwrap_or(true);
-    if !new {
-        peek(path)?;
-    }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     // Requests carry credentials: the file is its owner's.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path).map_err(|error| cannot_open(path, error))?;
-    let backend = FileBackend::new(file).map_err(|error| refused(path, error))?;
-    let database = with_backend(path, backend, cache_bytes)?;
+    let opened = || {
+        let file = options.open(path).map_err(|error| cannot_open(path, error))?;
+        FileBackend::new(file).map_err(|error| refused(path, error))
+    };
+    let database = backend(path, settings, !new, opened)?;
     if new {
         sync_parent(path).map_err(|error| cannot_open(path, error))?;
     }
     Ok(database)
 }
 
-/// Opens what is behind `backend`. A file whose pages were changed can make redb panic; that refuses the file, and no more.
-pub(super) fn with_backend(path: &Path, backend: impl StorageBackend, cache_bytes: usize) -> StoreResult<Database> {
+/// Opens what is behind `backend`, asked for once more for each look at it before that. A file whose
+/// pages were changed can make redb panic; that refuses the file, and no more.
+pub(super) fn backend<B: StorageBackend>(
+    path: &Path,
+    settings: &RedbStoreBuilder,
+    known: bool,
+    backend: impl Fn() -> StoreResult<B>,
+) -> StoreResult<Database> {
+    if known {
+        peek(path, backend()?)?;
+        let backend = backend()?;
+        let cleared = clear_unfinished(&backend).and_then(|()| backend.close());
+        cleared.map_err(|error| cannot_open(path, error))?;
+    }
+    let backend = backend()?;
     let opened = catch_unwind(AssertUnwindSafe(|| {
         redb::Builder::new()
-            .set_cache_size(cache_bytes)
+            .set_cache_size(settings.cache_bytes)
             .create_with_backend(backend)
     }));
     match opened {
@@ -57,8 +71,48 @@ pub(super) fn with_backend(path: &Path, backend: impl StorageBackend, cache_byte
     }
 }
 
+/// Empties a file that is but the beginning of a creation which was cut off: refused for ever, it would be the end of an
+/// application that was killed as it was first started. redb writes its magic number last, so such a file has zeros
+/// there, and nothing behind its first sector.
+fn clear_unfinished(backend: &impl StorageBackend) -> io::Result<()> {
+    // Another process may be creating it just now: redb then holds every byte, this one too.
+    match backend.try_lock_range(Bound::Included(0), Bound::Included(0)) {
+        Ok(true) | Err(BackendError::Unsupported) => {}
+        Ok(false) | Err(_) => return Ok(()),
+    }
+    let length = backend.len()?;
+    let mut magic = [0; MAGIC];
+    if length < MAGIC as u64 || length > NEW {
+        return Ok(());
+    }
+    backend.read(0, &mut magic)?;
+    if magic != [0; MAGIC] {
+        return Ok(());
+    }
+    let mut bytes = vec![0; length as usize];
+    backend.read(0, &mut bytes)?;
+    if bytes.iter().skip(SECTOR).all(|byte| *byte == 0) {
+        backend.set_len(0)?;
+        backend.sync_data()?;
+    }
+    Ok(())
+}
+
+/// The length of redb's magic number.
+const MAGIC: usize = 9;
+
+/// redb's header is no longer than this.
+const SECTOR: usize = 512;
+
+/// redb's new files are shorter than this.
+const NEW: u64 = 16 * 1024 * 1024;
+
 fn damaged(path: &Path, failure: &Failure) -> StoreError {
-    failure.error(format!("cannot read the task file {}", path.display()))
+    let file = path.display();
+    failure.error(match failure.kind() {
+        StoreErrorKind::Corrupt => format!("the task file {file} is damaged"),
+        _ => format!("cannot read the task file {file}"),
+    })
 }
 
 /// A file that a power cut takes out of its directory loses all that was synced into it.
@@ -91,6 +145,10 @@ fn refused(path: &Path, error: DatabaseError) -> StoreError {
             StoreErrorKind::Corrupt,
             format!("the task file {file} is damaged, or no redb file at all; it was left as it is"),
         ),
+        DatabaseError::Storage(redb::StorageError::Io(io)) if io.kind() == io::ErrorKind::UnexpectedEof => (
+            StoreErrorKind::Corrupt,
+            format!("the task file {file} is damaged: it was cut short"),
+        ),
         DatabaseError::Storage(redb::StorageError::Corrupted(_)) => (
             StoreErrorKind::Corrupt,
             format!("the task file {file} is damaged beyond what can be repaired"),
@@ -109,9 +167,24 @@ pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> St
     let recovered = catch_unwind(AssertUnwindSafe(|| {
         let transaction = database.begin_write()?;
         check_format(path, &transaction)?;
-        let ram = read_tasks(&transaction, clock)?;
-        transaction.commit()?;
-        Ok(ram)
+        let mut tables = Tables::new(&transaction);
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            tables.make_all()?;
+            read_tasks(&mut tables, clock)
+        }));
+        tables.close();
+        match read {
+            Ok(ram) => {
+                let ram = ram?;
+                transaction.commit()?;
+                Ok(ram)
+            }
+            Err(panic) => {
+                // Like the tables, it is dropped while nothing unwinds.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(transaction)));
+                resume_unwind(panic);
+            }
+        }
     }));
     match recovered {
         Ok(Ok(ram)) => Ok(ram),
@@ -123,10 +196,12 @@ pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> St
 
 /// Refuses a file of a newer build and one of another program, without a write to it: redb writes as it opens a file,
 /// and as it closes one. Only a file that must be repaired first is not looked into, and is refused after that.
-fn peek(path: &Path) -> StoreResult<()> {
+fn peek(path: &Path, backend: impl StorageBackend) -> StoreResult<()> {
     let looked = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = redb::Builder::new();
-        let database = builder.set_cache_size(PEEK_CACHE).open_read_only(path)?;
+        let database = builder
+            .set_cache_size(PEEK_CACHE)
+            .open_read_only_with_backend(backend)?;
         let transaction = database.begin_read()?;
         let names = transaction
             .list_tables()?
@@ -172,7 +247,7 @@ fn read_format(value: &[u8]) -> Option<u32> {
 /// says cannot be read.
 fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result<(), Fault> {
     let what = match format {
-        Some(Some(format)) if format <= FORMAT => return Ok(()),
+        Some(Some(format)) if format <= FORMAT => return complete(path, &names),
         Some(Some(format)) => format!("has format {format}, and this build knows formats up to {FORMAT}"),
         Some(None) => "does not say which format it has".to_owned(),
         None if names.is_empty() => return Ok(()),
@@ -182,18 +257,36 @@ fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result
     Err(Fault::Answer(StoreError::new(StoreErrorKind::Incompatible, context)))
 }
 
-fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, redb::Error> {
-    let mut tables = Tables::open(transaction)?;
-    tables.make_all()?;
+/// All tables of a file are created at once. One that is not there, or not by its name, would be created anew and be empty.
+fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
+    let missing = DEFINITIONS
+        .iter()
+        .find(|table| !names.iter().any(|name| name == table.name()));
+    missing.map_or(Ok(()), |table| {
+        let context = format!(
+            "the task file {} is damaged: its table {} is missing",
+            path.display(),
+            table.name()
+        );
+        Err(Fault::Answer(StoreError::new(StoreErrorKind::Corrupt, context)))
+    })
+}
+
+fn read_tasks(tables: &mut Tables<'_>, clock: &dyn Clock) -> Result<Ram, redb::Error> {
     let ram = Ram::default();
     let mut damaged = Vec::new();
     let mut orphaned = Vec::new();
     let mut found = Arrival::default();
-    for entry in tables.tasks.iter()? {
+    let (mut seen, mut live) = (0, Vec::new());
+    for entry in tables.tasks.open()?.iter()? {
         let (key, value) = entry?;
+        seen += 1;
         match Stored::read(key.value(), value.value()) {
             Ok(stored) if stored.record.state.is_held() => orphaned.push(stored),
-            Ok(stored) => found.note(&ram, &stored.record),
+            Ok(stored) => {
+                live.extend(stored.record.state.is_queued().then_some(stored.record.id));
+                found.note(&ram, &stored.record);
+            }
             // Another build's work: it stays, and this one neither runs nor loses it.
             Err(error) if error.is_newer() => {}
             Err(Unreadable::Damaged(_) | Unreadable::Undecodable(_)) => {
@@ -201,15 +294,24 @@ fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, 
             }
         }
     }
+    if seen != tables.tasks.open()?.len()? {
+        return Err(redb::Error::Corrupted("tasks are missing".into()));
+    }
     for (key, value) in damaged {
-        tables.keep_aside(Origin::Task, &key, &value)?;
-        tables.tasks.remove(&*key)?;
+        tables.keep_aside(&ram, Origin::Task, &key, &value)?;
+        tables.tasks.open()?.remove(&*key)?;
+    }
+    // A damaged page may be walked through and yet lead astray who looks for a key: tasks would wait for ever.
+    for id in live.iter().chain(orphaned.iter().map(|stored| &stored.record.id)) {
+        if tables.tasks.open()?.get(&id.as_bytes()[..])?.is_none() {
+            return Err(redb::Error::Corrupted("a task is not where it should be".into()));
+        }
     }
     let now = clock.now();
     for mut stored in orphaned {
         // Counted as a crash: the claim counted itself, and nobody has taken that back.
         let _ = stored.record.crashed(now);
-        stored.put(&mut tables.tasks)?;
+        stored.put(tables.tasks.open()?)?;
         found.note(&ram, &stored.record);
     }
     found.shelve(&ram);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Ram {
     pub(super) queue: Queue,
     pub(super) outbox: Outbox,
+    /// How many values were found damaged since the file was opened.
+    pub(super) set_aside: AtomicU64,
     shelf: Mutex<Shelf>,
     held: Mutex<Held>,
 }

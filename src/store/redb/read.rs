@@ -1,6 +1,6 @@
 //! Reading, without a word to the writer.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 
@@ -61,12 +61,16 @@ impl Inner {
 
     pub(super) fn output(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedResponse>>> {
         self.read(|transaction| {
-            let tasks = transaction.open_table(TASKS)?;
-            if !self.is_in(&tasks, scope, id)? {
+            let stored = self.stored(&transaction.open_table(TASKS)?, id)?;
+            let Some(stored) = stored.filter(|stored| scope.contains(stored.record.tenant.as_ref())) else {
                 return Ok(None);
-            }
+            };
             let Some(output) = payload(&transaction.open_table(OUTPUTS)?, id)? else {
-                return Ok(None);
+                return match stored.record.status_code {
+                    // The record tells of a response, so it was lost.
+                    Some(_) => Err(Fault::unreadable(id, frame::Damaged.into())),
+                    None => Ok(None),
+                };
             };
             let output = CapturedResponse::decode(output).map_err(|error| Fault::unreadable(id, error.into()))?;
             Ok(Some(Arc::new(output)))
@@ -169,6 +173,7 @@ impl Inner {
     pub(super) fn counts(&self, scope: &Scope) -> Counts {
         let mut counts = self.count_states(scope);
         let (oldest, now) = (self.ram.queue.lock().oldest(scope), self.clock.now());
+        counts.set_aside = self.ram.set_aside.load(Ordering::Relaxed);
         counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
         counts
     }

@@ -13,9 +13,17 @@
 //!
 //! A completion to be delivered is part of its task's record, so that it can neither be written nor lost without it.
 
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::Ordering,
+};
+
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::frame::{self, Bytes, Damaged};
+use super::{
+    frame::{self, Bytes, Damaged},
+    ram::Ram,
+};
 use crate::{
     task::{DecodeError, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, Tenant},
     time::Timestamp,
@@ -34,6 +42,8 @@ pub(super) const NAMES: Definition = TableDefinition::new("names");
 pub(super) const KEYS: Definition = TableDefinition::new("keys");
 pub(super) const KEY_ENDS: Definition = TableDefinition::new("key_ends");
 pub(super) const SET_ASIDE: Definition = TableDefinition::new("set_aside");
+/// In the order of [`Tables::all`].
+pub(super) const DEFINITIONS: [Definition; 8] = [TASKS, INPUTS, OUTPUTS, LOGS, NAMES, KEYS, KEY_ENDS, SET_ASIDE];
 pub(super) const META: Definition = TableDefinition::new("meta");
 
 /// The key in [`META`] of the format's version.
@@ -48,10 +58,11 @@ pub(super) enum Origin {
     Key = b'k' as isize,
 }
 
-/// The tables of one write transaction: the two that nearly every commit needs, and those that only some do.
+/// The tables of one write transaction, each opened when it is first asked for. Whoever made them [closes](Self::close)
+/// them.
 pub(super) struct Tables<'t> {
-    pub(super) tasks: Table<'t, Bytes, Bytes>,
-    pub(super) inputs: Table<'t, Bytes, Bytes>,
+    pub(super) tasks: OnDemand<'t>,
+    pub(super) inputs: OnDemand<'t>,
     pub(super) outputs: OnDemand<'t>,
     pub(super) logs: OnDemand<'t>,
     pub(super) names: OnDemand<'t>,
@@ -86,39 +97,61 @@ impl<'t> OnDemand<'t> {
 }
 
 impl<'t> Tables<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
-        let on_demand = |definition| OnDemand::new(transaction, definition);
-        Ok(Self {
-            tasks: transaction.open_table(TASKS)?,
-            inputs: transaction.open_table(INPUTS)?,
-            outputs: on_demand(OUTPUTS),
-            logs: on_demand(LOGS),
-            names: on_demand(NAMES),
-            keys: on_demand(KEYS),
-            key_ends: on_demand(KEY_ENDS),
-            set_aside: on_demand(SET_ASIDE),
-        })
+    pub(super) const fn new(transaction: &'t WriteTransaction) -> Self {
+        Self {
+            tasks: OnDemand::new(transaction, TASKS),
+            inputs: OnDemand::new(transaction, INPUTS),
+            outputs: OnDemand::new(transaction, OUTPUTS),
+            logs: OnDemand::new(transaction, LOGS),
+            names: OnDemand::new(transaction, NAMES),
+            keys: OnDemand::new(transaction, KEYS),
+            key_ends: OnDemand::new(transaction, KEY_ENDS),
+            set_aside: OnDemand::new(transaction, SET_ASIDE),
+        }
     }
 
     /// Makes those that are not there yet: readers take it that all are.
     pub(super) fn make_all(&mut self) -> Result<(), redb::Error> {
-        for table in [
+        for table in self.all() {
+            table.open()?;
+        }
+        Ok(())
+    }
+
+    /// Closes what was opened, to be called when nothing unwinds: the destructor of a redb table writes, and panics over
+    /// what an earlier panic left behind. Two panics at once end the process; one at a time is caught here.
+    pub(super) fn close(mut self) {
+        for table in self.all() {
+            let table = table.table.take();
+            // What went wrong before is what is told.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(table)));
+        }
+    }
+
+    const fn all(&mut self) -> [&mut OnDemand<'t>; 8] {
+        [
+            &mut self.tasks,
+            &mut self.inputs,
             &mut self.outputs,
             &mut self.logs,
             &mut self.names,
             &mut self.keys,
             &mut self.key_ends,
             &mut self.set_aside,
-        ] {
-            table.open()?;
-        }
-        Ok(())
+        ]
     }
 
-    /// Moves nothing, but keeps a copy of what cannot be read, to be looked at.
-    pub(super) fn keep_aside(&mut self, origin: Origin, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
+    /// Moves nothing, but keeps a copy of what cannot be read, to be looked at, and counts it.
+    pub(super) fn keep_aside(
+        &mut self,
+        ram: &Ram,
+        origin: Origin,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), redb::Error> {
         let key = [&[origin as u8], key].concat();
         self.set_aside.open()?.insert(&*key, value)?;
+        ram.set_aside.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -17,11 +17,13 @@
 //! anything [for a moment](IDLE) it costs nobody anything: so a file that is killed at rest opens at once.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
+use redb::WriteTransaction;
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, oneshot, watch},
@@ -241,24 +243,41 @@ fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<Done, redb::Erro
     // Durable when it returns, which is redb's default.
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(inner.quick_repair == QuickRepair::Always);
-    let mut batch = Batch {
-        tables: Tables::open(&transaction)?,
-        ram: &inner.ram,
-        clock: &*inner.clock,
-        dirty: false,
-        work: false,
+    let done = match perform(inner, &transaction, jobs) {
+        Ok(done) => done?,
+        Err(panic) => {
+            // Like the tables, it is dropped while nothing unwinds.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(transaction)));
+            resume_unwind(panic);
+        }
     };
-    for job in jobs {
-        job.run(&mut batch)?;
-    }
-    let done = Done {
-        written: batch.dirty,
-        work: batch.work,
-    };
-    drop(batch);
     match done.written {
         true => transaction.commit()?,
         false => transaction.abort()?,
     }
     Ok(done)
+}
+
+/// Does all jobs, up to the commit.
+fn perform(
+    inner: &Inner,
+    transaction: &WriteTransaction,
+    jobs: &mut [Box<dyn Job>],
+) -> thread::Result<Result<Done, redb::Error>> {
+    let mut batch = Batch {
+        tables: Tables::new(transaction),
+        ram: &inner.ram,
+        clock: &*inner.clock,
+        dirty: false,
+        work: false,
+    };
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        jobs.iter_mut().try_for_each(|job| job.run(&mut batch))?;
+        Ok(Done {
+            written: batch.dirty,
+            work: batch.work,
+        })
+    }));
+    batch.tables.close();
+    done
 }

@@ -68,7 +68,7 @@ async fn story(store: &Subject<'_>, id: crate::task::RequestId) -> impl PartialE
     )
 }
 
-/// It is set aside as `Invalid`, and the tasks behind it are run.
+/// It is set aside as `Invalid`, and counted, and the tasks behind it are run.
 pub async fn a_corrupt_record_does_not_stop_the_queue(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let spoilt = a_task();
@@ -92,6 +92,8 @@ pub async fn a_corrupt_record_does_not_stop_the_queue(harness: &dyn Harness) {
         Ok(record) => assert_eq!(record.map(|record| record.state), Some(TaskState::Invalid)),
         Err(error) => assert_eq!(error.kind(), StoreErrorKind::Corrupt),
     }
+    let counts = store.counts(&Scope::All).await.expect("counts");
+    assert!(counts.set_aside > 0, "whoever watches the store hears of it");
 }
 
 /// What one process stores the other runs, each task once.

@@ -171,6 +171,15 @@ pub(crate) fn change(file: &Path, name: &str, key: &[u8], change: impl FnOnce(&m
     Ok(transaction.commit()?)
 }
 
+/// Removes a value behind the store's back.
+pub(crate) fn remove(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError> {
+    let database = Database::open(file)?;
+    let transaction = database.begin_write()?;
+    let found = transaction.open_table(table(name))?.remove(key)?.is_some();
+    assert!(found, "there is such a value");
+    Ok(transaction.commit()?)
+}
+
 /// A key and its value.
 type Entry = (Vec<u8>, Vec<u8>);
 
