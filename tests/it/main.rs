@@ -28,6 +28,7 @@ mod refusals;
 mod replay;
 mod run;
 mod scenarios;
+mod set_back;
 mod shutdown;
 mod simulation;
 mod stop;

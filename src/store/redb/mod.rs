@@ -24,6 +24,7 @@ mod fault;
 mod frame;
 mod inner;
 mod logs;
+mod onward;
 mod open;
 mod ram;
 mod read;
@@ -158,15 +159,15 @@ impl RedbStore {
     }
 
     fn over(path: PathBuf, database: Database, settings: RedbStoreBuilder) -> StoreResult<Self> {
-        let ram = match open::recover(&path, &database, &*settings.clock) {
-            Ok(ram) => ram,
+        let (ram, clock) = match open::recover(&path, &database, settings.clock) {
+            Ok(recovered) => recovered,
             Err(error) => {
                 // What was wrong with it is known already.
                 let _ = inner::close(database);
                 return Err(error);
             }
         };
-        let inner = Inner::new(path, database, ram, settings.clock, settings.quick_repair);
+        let inner = Inner::new(path, database, ram, Arc::new(clock), settings.quick_repair);
         let inner = Arc::new(inner);
         let (writer, messages) = mpsc::channel(writer::WAITING);
         let (tell, done) = watch::channel(false);

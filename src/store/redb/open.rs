@@ -5,6 +5,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Arc,
 };
 
 use redb::{
@@ -15,13 +16,14 @@ use redb::{
 use super::{
     fault::{Failure, Fault},
     frame,
+    onward::Onward,
     ram::{Arrival, Ram},
     tables::{FORMAT, FORMAT_KEY, META, Origin, Stored, Tables, Unreadable},
 };
 use crate::{
     store::{StoreError, StoreErrorKind, StoreResult},
     task::RequestId,
-    time::Clock,
+    time::{Clock, Timestamp},
 };
 
 /// Opens or creates the file, takes its lock, and says so durably in its directory.
@@ -105,16 +107,18 @@ fn refused(path: &Path, error: DatabaseError) -> StoreError {
 
 /// Reads what is there into memory, and ends or requeues what was running: whoever held it is gone, since the file was
 /// free to be opened.
-pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> StoreResult<Ram> {
+///
+/// The clock is the one to go by from then on: not behind the file.
+pub(super) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -> StoreResult<(Ram, Onward)> {
     let recovered = catch_unwind(AssertUnwindSafe(|| {
         let transaction = database.begin_write()?;
         check_format(path, &transaction)?;
-        let ram = read_tasks(&transaction, clock)?;
+        let recovered = read_tasks(&transaction, clock)?;
         transaction.commit()?;
-        Ok(ram)
+        Ok(recovered)
     }));
     match recovered {
-        Ok(Ok(ram)) => Ok(ram),
+        Ok(Ok(recovered)) => Ok(recovered),
         Ok(Err(Fault::Answer(refusal))) => Err(refusal),
         Ok(Err(Fault::Broken(error))) => Err(damaged(path, &Failure::of_error(&error))),
         Err(panic) => Err(damaged(path, &Failure::of_panic(&*panic))),
@@ -182,15 +186,20 @@ fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result
     Err(Fault::Answer(StoreError::new(StoreErrorKind::Incompatible, context)))
 }
 
-fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, redb::Error> {
+fn read_tasks(transaction: &WriteTransaction, clock: Arc<dyn Clock>) -> Result<(Ram, Onward), redb::Error> {
     let mut tables = Tables::open(transaction)?;
     let ram = Ram::default();
     let mut damaged = Vec::new();
     let mut orphaned = Vec::new();
     let mut found = Arrival::default();
+    let mut latest = Timestamp::ZERO;
     for entry in tables.tasks.iter()? {
         let (key, value) = entry?;
-        match Stored::read(key.value(), value.value()) {
+        let read = Stored::read(key.value(), value.value());
+        if let Some(event) = read.as_ref().ok().and_then(|stored| stored.record.history.last()) {
+            latest = latest.max(event.at);
+        }
+        match read {
             Ok(stored) if stored.record.state.is_held() => orphaned.push(stored),
             Ok(stored) => found.note(&ram, &stored.record),
             // Another build's work: it stays, and this one neither runs nor loses it.
@@ -204,6 +213,7 @@ fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, 
         tables.keep_aside(Origin::Task, &key, &value)?;
         tables.tasks.remove(&*key)?;
     }
+    let clock = Onward::from(latest, clock);
     let now = clock.now();
     for mut stored in orphaned {
         // Counted as a crash: the claim counted itself, and nobody has taken that back.
@@ -225,5 +235,5 @@ fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, 
             ram.shelf().set_aside.insert(RequestId::from_bytes(id));
         }
     }
-    Ok(ram)
+    Ok((ram, clock))
 }
