@@ -36,6 +36,9 @@
 //! ```
 
 pub mod conformance;
+#[cfg(feature = "api")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod model;
 pub mod simulation;
 

@@ -16,6 +16,7 @@ mod examples;
 mod fault_store;
 mod faults;
 mod floors;
+mod fuzz;
 mod handler;
 mod hooks;
 mod lease;
