@@ -44,6 +44,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "testing")]
+use redb::StorageBackend;
 use redb::{Database, ReadableTableMetadata};
 use tokio::sync::{mpsc, watch};
 
@@ -309,6 +311,14 @@ impl RedbStoreBuilder {
             RedbStore::over(path, database, self)
         })
         .await
+    }
+
+    /// Opens what is behind `backend` instead of a file, at once: for tests of what disks do.
+    #[cfg(feature = "testing")]
+    pub(crate) fn open_on(self, backend: impl StorageBackend) -> StoreResult<RedbStore> {
+        let path = PathBuf::from("a disk in memory");
+        let database = open::with_backend(&path, backend, self.cache_bytes)?;
+        RedbStore::over(path, database, self)
     }
 }
 
