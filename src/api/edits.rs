@@ -20,7 +20,7 @@ use crate::{
 /// request, so that who edits a body need not know the credentials.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct EditsDocument {
+pub(crate) struct EditsDocument {
     uri: Option<String>,
     headers: Option<Headers>,
     body: Option<String>,
@@ -51,7 +51,7 @@ enum Encoding {
 }
 
 /// Reads edits from JSON; from nothing at all, no edits.
-pub(super) fn parse(json: &[u8]) -> Result<EditsDocument, Problem> {
+pub(crate) fn parse(json: &[u8]) -> Result<EditsDocument, Problem> {
     if json.trim_ascii().is_empty() {
         return Ok(EditsDocument::default());
     }
@@ -65,13 +65,13 @@ pub(super) fn parse(json: &[u8]) -> Result<EditsDocument, Problem> {
 
 impl EditsDocument {
     /// Whether nothing is to be changed.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.uri.is_none() && self.headers.is_none() && self.body.is_none()
     }
 
     /// The edits of `request`. `api` is where the application has the task API: no task may call it, or who may re-run
     /// tasks could do there whatever the sender of the task may.
-    pub(super) fn resolve(self, request: &CapturedRequest, api: &str) -> Result<Edits, Problem> {
+    pub(crate) fn resolve(self, request: &CapturedRequest, api: &str) -> Result<Edits, Problem> {
         let encoding = self.body_encoding.unwrap_or_default();
         Ok(Edits {
             uri: self.uri.map(|uri| target(&uri, &request.uri, api)).transpose()?,

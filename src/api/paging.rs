@@ -16,7 +16,7 @@ const LENGTH: usize = 1 + 1 + 8 + 16 + CHECK;
 const CHECK: usize = 4;
 
 /// The place behind the last task of a page, as text that a URL can hold.
-pub(super) fn encode(order: SortOrder, cursor: Cursor) -> String {
+pub(crate) fn encode(order: SortOrder, cursor: Cursor) -> String {
     let mut bytes = Vec::with_capacity(LENGTH);
     bytes.extend_from_slice(&[VERSION, order_byte(order)]);
     bytes.extend_from_slice(&cursor.created_at.as_millis().to_be_bytes());
@@ -27,7 +27,7 @@ pub(super) fn encode(order: SortOrder, cursor: Cursor) -> String {
 }
 
 /// The place that `token` stands for in a listing of this order, if it is one.
-pub(super) fn decode(token: &str, order: SortOrder) -> Option<Cursor> {
+pub(crate) fn decode(token: &str, order: SortOrder) -> Option<Cursor> {
     let bytes: [u8; LENGTH] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
     let (content, check) = bytes.split_at(LENGTH - CHECK);
     let whole = &Sha256::digest(content)[..CHECK] == check;

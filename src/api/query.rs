@@ -14,10 +14,10 @@ use crate::{
 
 /// What a listing is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ListQuery {
-    pub(super) filter: Filter,
-    pub(super) page: Page,
-    pub(super) include_payload: bool,
+pub(crate) struct ListQuery {
+    pub(crate) filter: Filter,
+    pub(crate) page: Page,
+    pub(crate) include_payload: bool,
 }
 
 /// The longest text that is searched for, in bytes: the search looks at the first KiB of a payload, so no longer one
@@ -28,7 +28,7 @@ const LIMITS: std::ops::RangeInclusive<usize> = 1..=100;
 
 impl ListQuery {
     /// Reads the query of `uri`.
-    pub(super) fn read(uri: &Uri) -> Result<Self, Problem> {
+    pub(crate) fn read(uri: &Uri) -> Result<Self, Problem> {
         let mut read = Self::default();
         let mut token = None;
         for (name, value) in parameters(uri) {
@@ -65,12 +65,12 @@ impl ListQuery {
 }
 
 /// Whether `includePayload` is asked for.
-pub(super) fn include_payload(uri: &Uri) -> Result<bool, Problem> {
+pub(crate) fn include_payload(uri: &Uri) -> Result<bool, Problem> {
     last(uri, "includePayload").map_or(Ok(false), |value| flag("includePayload", &value))
 }
 
 /// How long `wait` asks to wait, if it does.
-pub(super) fn wait(uri: &Uri) -> Result<Option<Duration>, Problem> {
+pub(crate) fn wait(uri: &Uri) -> Result<Option<Duration>, Problem> {
     last(uri, "wait")
         .map(|value| number("wait", &value, "a number of seconds").map(Duration::from_secs))
         .transpose()

@@ -8,10 +8,10 @@ mod body;
 mod builder;
 mod carry;
 mod config;
-mod dialect;
-mod forwarded;
+pub(crate) mod dialect;
+pub(crate) mod forwarded;
 mod future;
-mod headers;
+pub(crate) mod headers;
 #[expect(
     clippy::module_inception,
     reason = "every middleware folder holds layer, service, future, body"

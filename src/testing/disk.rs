@@ -124,8 +124,18 @@ impl FaultDisk {
     ///
     /// As for [`RedbStoreBuilder::open`].
     pub async fn open(&self, settings: RedbStoreBuilder) -> StoreResult<RedbStore> {
-        let disk = self.clone();
-        settings.open_on(NAME, move || disk.take()).await
+        self.open_at_once(settings)
+    }
+
+    /// The same, for who does not await.
+    pub(super) fn open_at_once(&self, settings: RedbStoreBuilder) -> StoreResult<RedbStore> {
+        settings.open_on(NAME, || self.take())
+    }
+
+    /// Whether it has [died](Self::die_at_nth).
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.platter().dead
     }
 
     /// Whether a store has the file open.
@@ -345,7 +355,7 @@ impl Platter {
         let survives = random.u8(0..=4);
         let mut survives = move || random.u8(0..4) < survives;
         let mut file = self.synced.clone();
-        for change in &self.unsynced {
+        for change in in_place_order(&self.unsynced) {
             match change {
                 Change::Length(length) => {
                     if survives() {
@@ -366,6 +376,22 @@ impl Platter {
         }
         file
     }
+}
+
+/// What was written between two changes of length, by its place: in which order redb writes is not the same in every run,
+/// and the same seed is to do the same.
+fn in_place_order(changes: &[Change]) -> Vec<&Change> {
+    let place = |change: &Change| match change {
+        Change::Length(_) => None,
+        Change::Bytes(at, _) => Some(*at),
+    };
+    let mut ordered = Vec::with_capacity(changes.len());
+    for run in changes.chunk_by(|one, next| place(one).is_some() && place(next).is_some()) {
+        let start = ordered.len();
+        ordered.extend(run);
+        ordered[start..].sort_by_key(|change| place(change));
+    }
+    ordered
 }
 
 /// One who has the file open.

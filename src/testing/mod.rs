@@ -1,11 +1,11 @@
 //! What it takes to test a store, or an application that uses one (feature `testing`).
 //!
 //! - [`ManualClock`]: a clock that is moved by hand, so that a test of a lease of an hour takes no time
-//! - [`FaultStore`]: any store, failing on demand
+//! - [`FaultStore`]: any store, failing on demand or at random from a seed, its calls held up and overtaken
 //! - `FaultDisk` (feature `redb`): a disk for a `RedbStore`, failing on demand
 //! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
 //! - [`model`]: random operations on a store, compared with a plain list
-//! - [`simulation`]: the engine on a store that fails, in pretend time, checked against the invariants
+//! - [`simulation`]: the engine on stores that fail, in pretend time, checked against the invariants
 //!
 //! # Examples
 //!
@@ -37,6 +37,9 @@
 //! ```
 
 pub mod conformance;
+#[cfg(feature = "api")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod model;
 pub mod simulation;
 
@@ -49,5 +52,5 @@ mod fault;
 pub use self::disk::{DiskCall, DiskFault, FaultDisk};
 pub use self::{
     clock::ManualClock,
-    fault::{Delayed, FaultStore, Faults, Operation},
+    fault::{Delayed, FaultStore, Faults, Odds, Operation},
 };

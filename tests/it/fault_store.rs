@@ -9,7 +9,7 @@ use tower_respond_async::{
     store::{Insert, Inserted, MemoryStore, StoreErrorKind, TaskStore},
     task::{CapturedRequest, NewTask, RequestId, Scope},
     testing::{
-        FaultStore, Operation,
+        FaultStore, Odds, Operation,
         conformance::{Harness, MemoryHarness},
     },
     time::Timestamp,
@@ -73,6 +73,84 @@ async fn a_store_that_is_down_fails_until_it_is_healed() {
     assert!(store.counts(&Scope::All).await.is_err());
     store.faults().heal();
     assert_eq!(stored(&store).await, 0);
+}
+
+#[tokio::test]
+async fn a_held_call_is_overtaken_and_arrives_though_its_caller_has_given_up() {
+    let store = FaultStore::new(MemoryStore::new());
+    let faults = store.faults();
+    faults.hold_next(Operation::Insert, 2);
+    drop(store.insert(Insert::new(task(1))));
+    assert_eq!(faults.held(), 1);
+    assert_eq!(stored(&store).await, 0, "the first call after it");
+    let second = store.insert(Insert::new(task(2))).await.unwrap();
+    assert!(matches!(second, Inserted::New(_)), "{second:?}");
+    assert_eq!((faults.held(), stored(&store).await), (0, 2));
+}
+
+#[tokio::test]
+async fn a_held_call_answers_its_caller_when_it_has_had_its_turn() {
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    store.faults().hold_next(Operation::Insert, 1);
+    let (shared, held) = (store.clone(), store.insert(Insert::new(task(1))));
+    let (first, second) = tokio::join!(held, async move { shared.insert(Insert::new(task(1))).await });
+    assert!(matches!(second, Ok(Inserted::New(_))), "it has overtaken: {second:?}");
+    assert!(matches!(first, Ok(Inserted::Known { .. })), "{first:?}");
+}
+
+#[tokio::test]
+async fn a_held_reply_is_of_something_that_is_done_already() {
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    store.faults().hold_next_reply(Operation::Insert, 2);
+    let inserting = tokio::spawn({
+        let store = store.clone();
+        async move { store.insert(Insert::new(task(1))).await }
+    });
+    while store.faults().calls(Operation::Insert) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stored(&*store).await, 1);
+    assert!(!inserting.is_finished());
+    assert_eq!(stored(&*store).await, 1);
+    let inserted = tokio::time::timeout(Duration::from_secs(10), inserting).await;
+    assert!(matches!(inserted, Ok(Ok(Ok(Inserted::New(_))))));
+}
+
+#[tokio::test]
+async fn what_is_held_when_the_store_is_healed_arrives_with_the_next_call() {
+    let store = FaultStore::new(MemoryStore::new());
+    store.faults().hold_next(Operation::Insert, 1_000);
+    drop(store.insert(Insert::new(task(1))));
+    store.faults().heal();
+    let _ = stored(&store).await;
+    assert_eq!((store.faults().held(), stored(&store).await), (0, 1));
+}
+
+#[tokio::test]
+async fn the_same_seed_brings_the_same_faults() {
+    let mut odds = Odds::NONE;
+    (odds.fail, odds.lose_reply, odds.hold, odds.longest) = (0.25, 0.25, 0.25, 3);
+    let mut lives = Vec::new();
+    for seed in [1, 1, 2] {
+        let store = FaultStore::new(MemoryStore::new());
+        store.faults().at_random(seed, odds);
+        let mut life = Vec::new();
+        for number in 0..40 {
+            let inserting = store.insert(Insert::new(task(number)));
+            let answer = tokio::time::timeout(Duration::ZERO, inserting).await;
+            life.push(answer.map(|answer| answer.is_ok()).ok());
+        }
+        store.faults().heal();
+        let _ = stored(&store).await;
+        lives.push((life, stored(&store).await));
+    }
+    assert_eq!(lives[0], lives[1]);
+    assert_ne!(lives[0], lives[2]);
+    let (life, stored) = &lives[0];
+    for outcome in [Some(true), Some(false), None] {
+        assert!(life.contains(&outcome), "{life:?}");
+    }
+    assert!((1..40).contains(stored), "some failed: {stored}");
 }
 
 /// The memory store behind a wrapper without faults: it must keep every promise still.

@@ -24,6 +24,7 @@ mod fault;
 mod frame;
 mod inner;
 mod logs;
+mod onward;
 mod open;
 mod ram;
 mod read;
@@ -157,15 +158,15 @@ impl RedbStore {
     }
 
     fn over(path: PathBuf, database: Database, settings: RedbStoreBuilder) -> StoreResult<Self> {
-        let ram = match open::recover(&path, &database, &*settings.clock) {
-            Ok(ram) => ram,
+        let (ram, clock) = match open::recover(&path, &database, settings.clock) {
+            Ok(recovered) => recovered,
             Err(error) => {
                 // What was wrong with it is known already.
                 let _ = inner::close(database);
                 return Err(error);
             }
         };
-        let inner = Inner::new(path, database, ram, settings.clock, settings.quick_repair);
+        let inner = Inner::new(path, database, ram, Arc::new(clock), settings.quick_repair);
         let inner = Arc::new(inner);
         let (writer, messages) = mpsc::channel(writer::WAITING);
         let (tell, done) = watch::channel(false);
@@ -310,19 +311,16 @@ impl RedbStoreBuilder {
         .await
     }
 
-    /// Opens what is behind `backend` instead of a file, and calls it `name`.
+    /// Opens what is behind `backend` instead of a file, at once, and calls it `name`: for tests of what disks do.
     #[cfg(feature = "testing")]
-    pub(crate) async fn open_on<B: redb::StorageBackend>(
+    pub(crate) fn open_on<B: redb::StorageBackend>(
         self,
-        name: &'static str,
-        backend: impl Fn() -> StoreResult<B> + Send + 'static,
+        name: &str,
+        backend: impl Fn() -> StoreResult<B>,
     ) -> StoreResult<RedbStore> {
-        off_the_runtime(move || {
-            let name = PathBuf::from(name);
-            let database = open::backend(&name, &self, true, backend)?;
-            RedbStore::over(name, database, self)
-        })
-        .await
+        let name = PathBuf::from(name);
+        let database = open::backend(&name, &self, true, backend)?;
+        RedbStore::over(name, database, self)
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
+    sync::Arc,
 };
 
 use redb::{
@@ -17,13 +18,14 @@ use super::{
     RedbStoreBuilder,
     fault::{Failure, Fault},
     frame,
+    onward::Onward,
     ram::{Arrival, Ram},
     tables::{DEFINITIONS, FORMAT, FORMAT_KEY, META, Origin, Stored, Tables, Unreadable},
 };
 use crate::{
     store::{StoreError, StoreErrorKind, StoreResult},
     task::RequestId,
-    time::Clock,
+    time::{Clock, Timestamp},
 };
 
 /// Opens or creates the file, takes its lock, and says so durably in its directory.
@@ -163,7 +165,9 @@ fn refused(path: &Path, error: DatabaseError) -> StoreError {
 
 /// Reads what is there into memory, and ends or requeues what was running: whoever held it is gone, since the file was
 /// free to be opened.
-pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> StoreResult<Ram> {
+///
+/// The clock is the one to go by from then on: not behind the file.
+pub(super) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -> StoreResult<(Ram, Onward)> {
     let recovered = catch_unwind(AssertUnwindSafe(|| {
         let transaction = database.begin_write()?;
         check_format(path, &transaction)?;
@@ -174,10 +178,10 @@ pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> St
         }));
         tables.close();
         match read {
-            Ok(ram) => {
-                let ram = ram?;
+            Ok(recovered) => {
+                let recovered = recovered?;
                 transaction.commit()?;
-                Ok(ram)
+                Ok(recovered)
             }
             Err(panic) => {
                 // Like the tables, it is dropped while nothing unwinds.
@@ -187,7 +191,7 @@ pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> St
         }
     }));
     match recovered {
-        Ok(Ok(ram)) => Ok(ram),
+        Ok(Ok(recovered)) => Ok(recovered),
         Ok(Err(Fault::Answer(refusal))) => Err(refusal),
         Ok(Err(Fault::Broken(error))) => Err(damaged(path, &Failure::of_error(&error))),
         Err(panic) => Err(damaged(path, &Failure::of_panic(&*panic))),
@@ -272,16 +276,20 @@ fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
     })
 }
 
-fn read_tasks(tables: &mut Tables<'_>, clock: &dyn Clock) -> Result<Ram, redb::Error> {
+fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, Onward), redb::Error> {
     let ram = Ram::default();
     let mut damaged = Vec::new();
     let mut orphaned = Vec::new();
     let mut found = Arrival::default();
-    let (mut seen, mut live) = (0, Vec::new());
+    let (mut seen, mut live, mut latest) = (0, Vec::new(), Timestamp::ZERO);
     for entry in tables.tasks.open()?.iter()? {
         let (key, value) = entry?;
         seen += 1;
-        match Stored::read(key.value(), value.value()) {
+        let read = Stored::read(key.value(), value.value());
+        if let Some(event) = read.as_ref().ok().and_then(|stored| stored.record.history.last()) {
+            latest = latest.max(event.at);
+        }
+        match read {
             Ok(stored) if stored.record.state.is_held() => orphaned.push(stored),
             Ok(stored) => {
                 live.extend(stored.record.state.is_queued().then_some(stored.record.id));
@@ -307,6 +315,7 @@ fn read_tasks(tables: &mut Tables<'_>, clock: &dyn Clock) -> Result<Ram, redb::E
             return Err(redb::Error::Corrupted("a task is not where it should be".into()));
         }
     }
+    let clock = Onward::from(latest, clock);
     let now = clock.now();
     for mut stored in orphaned {
         // Counted as a crash: the claim counted itself, and nobody has taken that back.
@@ -328,5 +337,5 @@ fn read_tasks(tables: &mut Tables<'_>, clock: &dyn Clock) -> Result<Ram, redb::E
             ram.shelf().set_aside.insert(RequestId::from_bytes(id));
         }
     }
-    Ok(ram)
+    Ok((ram, clock))
 }

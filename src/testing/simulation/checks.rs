@@ -1,50 +1,275 @@
-//! The invariants that are checked against the store, from outside the processes.
+//! The invariants, checked against what was done in the store.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::world::{CRASH_ALLOWANCE, MAX_ATTEMPTS, World, now_or_never};
+use super::{
+    witness::{Found, Seen, Unsure},
+    world::{CRASH_ALLOWANCE, MAX_ATTEMPTS, World},
+};
 use crate::{
-    store::TaskStore,
-    task::{DeliveryStatus, RequestId, Scope, TaskRecord, TaskRef, Tenant},
+    store::Settled,
+    task::{
+        CapturedRequest, DeliveryStatus, HistoryEvent, LeaseRef, RequestId, Scope, TaskRecord, TaskState, Tenant,
+        lifecycle::{DeliveryRef, Edits, HISTORY_KEPT, Renewal, Stop},
+    },
+    time::Timestamp,
 };
 
+/// What is known of a task, from what was seen of it.
+pub(super) struct Known {
+    pub(super) tenant: Option<Tenant>,
+    /// A client has its 202.
+    pub(super) accepted: bool,
+    input: Arc<CapturedRequest>,
+    /// The latest claim: generation, attempt, token.
+    claimed: (u32, u32, u64),
+    /// Claims of the present generation, less those that were handed back.
+    charged: u32,
+    generation: u32,
+    /// The latest generation that was asked to stop.
+    stopped: Option<u32>,
+    /// How and when it ended, if it has.
+    ended: Option<(TaskState, Timestamp)>,
+    /// Its client removed it.
+    deleted: bool,
+    /// The webhook id under which each generation's end was told.
+    told: BTreeMap<u32, String>,
+}
+
 impl World {
-    pub(super) fn find(&self, id: RequestId) -> Option<Arc<TaskRecord>> {
-        let found = now_or_never(self.store.find(&Scope::All, &TaskRef::Id(id)));
-        found.unwrap_or_else(|error| self.fail(1, format_args!("{error}")))
+    /// Checks all that was done since this was asked last.
+    pub(super) fn look_at_what_was_done(&mut self) {
+        for seen in self.witness().seen() {
+            self.look_at(seen);
+        }
+    }
+
+    fn look_at(&mut self, seen: Seen) {
+        match seen {
+            // What was refused was not done.
+            Seen::Unsure(unsure) => self.unsure.push(unsure),
+            Seen::Inserted(record) => self.inserted(&record),
+            Seen::Claimed(record, input) => self.claimed(&record, &input),
+            Seen::Renewed(lease, before, renewal) => self.renewed(lease, &before, renewal),
+            Seen::Settled {
+                lease,
+                released,
+                settled,
+                before,
+                after,
+            } => self.settled(lease, released, settled, &before, &after),
+            Seen::Progressed(lease, before, held) => {
+                let expected = holds(&before, lease);
+                self.check(7, held == expected, format_args!("progress of {}: {held}", lease.id));
+            }
+            Seen::Rescued(tasks) => {
+                for (id, rescue) in tasks {
+                    self.touched.insert(id);
+                    self.note(format_args!("{id} was rescued: {rescue:?}"));
+                }
+            }
+            Seen::Stopped(stop, after) => self.stopped(stop, &after),
+            Seen::RunAgain(id, generation, edits) => {
+                self.touched.insert(id);
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.input = Arc::new(edits.apply(&known.input));
+                    known.generation = generation;
+                    known.charged = 0;
+                    known.ended = None;
+                }
+            }
+            Seen::Deleted(id) => {
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.deleted = true;
+                }
+            }
+            Seen::DeliveryClaimed(id) => {
+                self.touched.insert(id);
+            }
+            Seen::DeliverySettled {
+                claim,
+                taken,
+                before,
+                after,
+            } => self.delivery_settled(&claim, taken, &before, &after),
+        }
+    }
+
+    fn inserted(&mut self, record: &TaskRecord) {
+        let id = record.id;
+        self.touched.insert(id);
+        let Some(number) = self.offered.get(&id).copied() else {
+            self.fail(9, format_args!("{id} was stored, and nobody ordered it"));
+        };
+        let order = &mut self.orders[number];
+        let first = order.task.replace(id);
+        let known = Known {
+            tenant: order.tenant.clone(),
+            accepted: false,
+            input: order.input.clone(),
+            claimed: (1, 0, 0),
+            charged: 0,
+            generation: 1,
+            stopped: None,
+            ended: None,
+            deleted: false,
+            told: BTreeMap::new(),
+        };
+        self.known.insert(id, known);
+        if let Some(first) = first {
+            self.fail(
+                13,
+                format_args!("order {number} was stored twice, as {first} and as {id}"),
+            );
+        }
+    }
+
+    /// Takes over what may have been done amid a power cut, and was.
+    pub(super) fn reconcile(&mut self, found: &[Arc<TaskRecord>]) {
+        let unsure = std::mem::take(&mut self.unsure);
+        let is_there = |id: &RequestId| found.iter().any(|record| record.id == *id);
+        for what in &unsure {
+            match what {
+                Unsure::Insert(id) if is_there(id) && !self.known.contains_key(id) => {
+                    if let Some(record) = found.iter().find(|record| record.id == *id) {
+                        self.inserted(record);
+                    }
+                }
+                Unsure::Delete(id) if !is_there(id) => {
+                    if let Some(known) = self.known.get_mut(id) {
+                        known.deleted = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        for record in found {
+            let id = record.id;
+            let Some(known) = self.known.get_mut(&id) else { continue };
+            let rerun = unsure.iter().find_map(|what| match what {
+                Unsure::RunAgain(of, edits) if *of == id && record.generation > known.generation => Some(edits),
+                _ => None,
+            });
+            if let Some(edits) = rerun {
+                known.input = Arc::new(Edits::clone(edits).apply(&known.input));
+                known.generation = record.generation;
+                known.charged = 0;
+            }
+            let moved = unsure.iter().any(|what| match what {
+                Unsure::Insert(of) | Unsure::Settle(of) => *of == id,
+                Unsure::Claim => record.token.get() > known.claimed.2,
+                Unsure::RunAgain(..) | Unsure::Delete(_) => false,
+            });
+            if moved {
+                known.claimed = (record.generation, record.attempt, record.token.get());
+                known.charged = record.attempt;
+            }
+        }
     }
 
     /// A task was handed to a holder.
-    pub(super) fn claimed(&mut self, record: &TaskRecord) {
+    fn claimed(&mut self, record: &TaskRecord, input: &CapturedRequest) {
+        let id = record.id;
         self.report.attempts += 1;
-        self.touched.insert(record.id);
-        let Some(known) = self.known.get(&record.id) else {
-            self.fail(9, format_args!("a task that nobody submitted was claimed"));
+        self.touched.insert(id);
+        let Some(known) = self.known.get_mut(&id) else {
+            self.fail(9, format_args!("{id} was claimed, and nobody ordered it"));
         };
-        let (generation, attempt, token) = known.claimed;
+        known.charged += 1;
+        let before = known.claimed;
+        known.claimed = (record.generation, record.attempt, record.token.get());
+        let (generation, attempt, token) = before;
         let grown = record.token.get() > token
             && (record.generation > generation || record.generation == generation && record.attempt >= attempt);
-        self.check(5, grown, format_args!("{} went back in its attempts", record.id));
-        let bounded = record.attempt <= MAX_ATTEMPTS + CRASH_ALLOWANCE;
+        let (charged, stopped) = (known.charged, known.stopped);
+        let same = known.input.as_ref() == input;
+        self.check(5, grown, format_args!("{id} went back in its attempts"));
         self.check(
             5,
-            bounded,
-            format_args!("{} is in attempt {}", record.id, record.attempt),
+            record.attempt == charged,
+            format_args!("{id} is in attempt {}, not {charged}", record.attempt),
         );
-        let stopped = known.stopped.is_some_and(|stopped| stopped >= record.generation);
-        self.check(8, !stopped, format_args!("{} ran after it was stopped", record.id));
-        let input = now_or_never(self.store.input(&Scope::All, record.id)).ok().flatten();
-        let same = input.as_ref() == Some(&known.input);
-        self.check(9, same, format_args!("{} has another request now", record.id));
-        if let Some(known) = self.known.get_mut(&record.id) {
-            known.claimed = (record.generation, record.attempt, record.token.get());
+        let bounded = record.attempt <= MAX_ATTEMPTS + CRASH_ALLOWANCE;
+        self.check(5, bounded, format_args!("{id} is in attempt {}", record.attempt));
+        let stopped = stopped.is_some_and(|stopped| stopped >= record.generation);
+        self.check(8, !stopped, format_args!("{id} ran after it was stopped"));
+        self.check(9, same, format_args!("{id} has another request now"));
+    }
+
+    fn renewed(&self, lease: LeaseRef, before: &Found, renewal: Renewal) {
+        let now = self.store_time();
+        let until = before.as_ref().and_then(|record| record.lease_until);
+        let holds = holds(before, lease) && until.is_some_and(|until| now < until);
+        let renewed = renewal != Renewal::Lost;
+        let id = lease.id;
+        self.check(3, !renewed || holds, format_args!("a lapsed claim of {id} was renewed"));
+    }
+
+    fn settled(&mut self, lease: LeaseRef, released: bool, settled: Settled, before: &Found, after: &Found) {
+        let id = lease.id;
+        self.touched.insert(id);
+        let Settled::Accepted { state, .. } = settled else {
+            self.check(7, before == after, format_args!("a refused settlement changed {id}"));
+            return;
+        };
+        self.check(
+            7,
+            holds(before, lease),
+            format_args!("an old token was accepted for {id}"),
+        );
+        let (Some(before), Some(after)) = (before, after) else {
+            self.fail(1, format_args!("{id} was settled and is gone"));
+        };
+        self.check(
+            4,
+            after.state == state,
+            format_args!("{id} is {}, not {state}", after.state),
+        );
+        let stops = before.state != TaskState::Stopping || state == TaskState::Stopped;
+        self.check(8, stops, format_args!("{id} was to stop and is {state}"));
+        if released && state.is_queued() {
+            let uncharged = before.attempt - after.attempt == 1 && before.crashes - after.crashes == 1;
+            self.check(5, uncharged, format_args!("{id} was handed back and charged"));
+            if let Some(known) = self.known.get_mut(&id) {
+                known.charged -= 1;
+                // The number is given again.
+                known.claimed.1 -= 1;
+            }
         }
+    }
+
+    fn stopped(&mut self, stop: Stop, after: &Found) {
+        let Some(record) = after else { return };
+        self.touched.insert(record.id);
+        if matches!(stop, Stop::Stopping | Stop::Stopped)
+            && let Some(known) = self.known.get_mut(&record.id)
+        {
+            known.stopped = Some(record.generation);
+        }
+    }
+
+    fn delivery_settled(&mut self, claim: &DeliveryRef, taken: bool, before: &Found, after: &Found) {
+        let id = claim.id;
+        self.touched.insert(id);
+        let mut deliveries = before.iter().flat_map(|record| &record.deliveries);
+        let of = deliveries.find(|it| (it.generation, &it.destination) == (claim.generation, &claim.destination));
+        let holds = of.is_some_and(|it| it.token == claim.token && it.status == DeliveryStatus::Pending);
+        self.check(
+            7,
+            taken == holds,
+            format_args!("a delivery of {id} whose claim was no more: {taken}"),
+        );
+        self.check(
+            7,
+            taken || before == after,
+            format_args!("a refused delivery changed {id}"),
+        );
     }
 
     /// The end of a task was told.
     pub(super) fn told(&mut self, id: RequestId, generation: u32, webhook_id: String) {
         let Some(known) = self.known.get_mut(&id) else {
-            self.fail(6, format_args!("the end of a task was told that nobody submitted"));
+            self.fail(6, format_args!("the end of a task was told that nobody ordered"));
         };
         let first = known
             .told
@@ -55,84 +280,103 @@ impl World {
     }
 
     pub(super) fn check_touched(&mut self) {
+        self.look_at_what_was_done();
         for id in std::mem::take(&mut self.touched) {
-            let accepted = self.known.get(&id).is_some_and(|known| known.accepted);
-            match self.find(id) {
+            match self.witness().find(&Scope::All, id) {
                 Some(record) => self.check_task(&record),
-                None => self.check(1, !accepted, format_args!("{id} was accepted and is gone")),
+                None => self.check_gone(id),
             }
         }
     }
 
-    fn check_task(&self, record: &TaskRecord) {
-        let id = record.id;
-        let ends = record.history.iter().filter(|event| event.state.is_terminal()).count();
-        let expected = record.generation as usize - usize::from(!record.state.is_terminal());
+    /// Nothing is gone but what its client removed, or what was kept for as long as it was to be.
+    fn check_gone(&self, id: RequestId) {
+        let Some(known) = self.known.get(&id) else { return };
+        let past = |(state, at): (TaskState, Timestamp)| at.saturating_add(self.retention.of(state)) <= self.latest;
+        let rightly = known.deleted || known.ended.is_some_and(past);
+        let ended = known.ended;
         self.check(
-            4,
-            ends == expected,
-            format_args!("{id} ended {ends} times, not {expected}"),
-        );
-        self.check(
-            4,
-            record.deliveries.len() == ends,
-            format_args!("{id} has no outbox entry for an end"),
-        );
-        let stranger = Scope::One(Some(Tenant::new("stranger")));
-        let seen = now_or_never(self.store.find(&stranger, &TaskRef::Id(id)));
-        self.check(
-            12,
-            matches!(seen, Ok(None)),
-            format_args!("{id} was seen by a stranger"),
-        );
-        let own = Scope::One(self.known.get(&id).and_then(|known| known.tenant.clone()));
-        let seen = now_or_never(self.store.find(&own, &TaskRef::Id(id)));
-        self.check(
-            12,
-            matches!(seen, Ok(Some(_))),
-            format_args!("{id} is hidden from its owner"),
+            1,
+            rightly,
+            format_args!("{id} was stored and is gone at {}, ended: {ended:?}", self.latest),
         );
     }
 
-    pub(super) fn check_leases(&self) {
+    fn check_task(&mut self, record: &TaskRecord) {
+        let id = record.id;
+        let Some(known) = self.known.get_mut(&id) else { return };
+        known.ended = record.ended_at.map(|at| (record.state, at));
+        let (generation, tenant) = (known.generation, known.tenant.clone());
+        self.check(
+            4,
+            record.generation == generation,
+            format_args!("{id} is in another generation"),
+        );
+        let ends = record.generation as usize - usize::from(!record.state.is_terminal());
+        if record.history.len() < HISTORY_KEPT {
+            let is_end = |event: &&HistoryEvent| event.state.is_terminal();
+            let noted = record.history.iter().filter(is_end).count();
+            self.check(4, noted == ends, format_args!("{id} ended {noted} times, not {ends}"));
+        }
+        self.check(
+            6,
+            record.deliveries.len() == ends,
+            format_args!("{id} ended {ends} times, and {} are told", record.deliveries.len()),
+        );
+        let bounded = record.crashes <= CRASH_ALLOWANCE;
+        self.check(5, bounded, format_args!("{id} crashed {} times", record.crashes));
+        let witness = self.witness();
+        let stranger = Scope::One(Some(Tenant::new("stranger")));
+        let seen = witness.find(&stranger, id).is_some();
+        self.check(12, !seen, format_args!("{id} was seen by a stranger"));
+        let seen = witness.find(&Scope::One(tenant), id).is_some();
+        self.check(12, seen, format_args!("{id} is hidden from its owner"));
+    }
+
+    pub(super) fn check_handlers(&self) {
         let now = self.now();
-        let mut held = BTreeMap::new();
-        for process in &self.processes {
+        let mut at_work = BTreeMap::new();
+        for process in self.processes() {
             let running = process.handlers();
             self.check(
                 10,
                 running <= process.slots,
                 format_args!("{running} handlers on {}", process.slots),
             );
+            if now < self.leapt_until {
+                // The store's clock leapt: a lease ended that is good elsewhere. Tokens keep them apart.
+                continue;
+            }
             for lease in process.at_work(now) {
-                let holders = held.entry(lease.id).or_insert(0);
-                *holders += 1;
-                self.check(3, *holders == 1, format_args!("two handlers work on {}", lease.id));
+                let handlers = at_work.entry(lease.id).or_insert(0);
+                *handlers += 1;
+                self.check(3, *handlers == 1, format_args!("two handlers work on {}", lease.id));
             }
         }
     }
 
     pub(super) fn all_is_told(&self) -> bool {
-        let ids = self.known.keys();
-        ids.filter_map(|id| self.find(*id)).all(|record| {
-            let open = |status| status == DeliveryStatus::Pending;
-            record.deliveries.iter().all(|delivery| !open(delivery.status))
-        })
+        let witness = self.witness();
+        let records = self.known.keys().filter_map(|id| witness.find(&Scope::All, *id));
+        let pending = |record: &TaskRecord| {
+            let mut deliveries = record.deliveries.iter();
+            deliveries.any(|delivery| delivery.status == DeliveryStatus::Pending)
+        };
+        records.into_iter().all(|record| !pending(&record))
     }
 
     pub(super) fn check_end(&self) {
-        for (id, known) in &self.known {
-            let Some(record) = self.find(*id) else {
-                self.check(1, !known.accepted, format_args!("{id} was accepted and is gone"));
-                continue;
-            };
-            let state = record.state;
-            self.check(
-                2,
-                state.is_terminal(),
-                format_args!("{id} is {state} although all is calm"),
-            );
-            for generation in 1..=record.generation {
+        for (id, known) in self.known.iter().filter(|(_, known)| !known.deleted) {
+            let record = self.witness().find(&Scope::All, *id);
+            match &record {
+                Some(record) => self.check(
+                    2,
+                    record.state.is_terminal(),
+                    format_args!("{id} is {} although all is calm", record.state),
+                ),
+                None => self.check_gone(*id),
+            }
+            for generation in 1..=known.generation {
                 let told = known.told.contains_key(&generation);
                 self.check(
                     6,
@@ -142,4 +386,8 @@ impl World {
             }
         }
     }
+}
+
+fn holds(record: &Found, lease: LeaseRef) -> bool {
+    record.as_ref().is_some_and(|record| record.is_held_by(lease.token))
 }

@@ -1,24 +1,38 @@
 //! Whole lives of several processes on one store, in pretend time, from a seed.
 //!
-//! The engine's decisions are two pure machines; this drives both, as the engine's driver does, with a pretend clock, a
-//! store that loses and delays calls and replies, and processes that crash, freeze and shut down. After every step it
-//! checks the invariants that hold at any moment; then the faults stop, and it checks that everything comes to its end.
-//! The same seed gives the same run, to the last event: [`Report::trace`] tells.
+//! The engine's decisions are two pure machines; this drives both, as the engine's driver does, on a real store behind a
+//! [`FaultStore`](crate::testing::FaultStore). Everything that may go wrong does:
+//!
+//! - calls fail, are done and their answer lost, arrive after later ones or after their caller has gone
+//! - processes crash, are taken down by a task, freeze, freeze between a decision and its call, are shut down
+//! - everything stands still for a while; the wall clock is set forwards and back, and no two processes show the same time
+//! - clients send again what was not answered, stop tasks, run them again edited, delete them, and ask for others' tasks
+//!
+//! After every step the invariants are checked that hold at any moment; then the faults stop, and everything must come to
+//! its end. The same seed gives the same run, to the last event: [`Report::trace`] tells.
 //!
 //! | invariant | checked |
 //! |---|---|
-//! | 1 a 202 means the task is readable | whenever it is touched, and at the end |
-//! | 2 nothing is non-terminal for ever once faults stop | at the end, within a bounded time |
-//! | 3 at most one valid lease | after every step: no two handlers at work on one task |
+//! | 1 a 202 means the task is readable | whenever it is touched, when the store was opened again, and at the end |
+//! | 2 nothing is non-terminal for ever once faults stop | at the end, within an hour, which most tasks do not expire in |
+//! | 3 at most one valid lease | at every renewal; after every step: no two handlers on one task, none past its deadline |
 //! | 4 one terminal transition per generation | whenever a task is touched |
-//! | 5 attempt numbers only grow, and are bounded | at every claim |
-//! | 6 every end is told, under one id | at every delivery, and at the end |
-//! | 7 an old token changes nothing | at every fenced settlement |
-//! | 8 a stop that was acknowledged is followed by no attempt | at every claim |
+//! | 5 attempt numbers only grow, and are bounded | at every claim, against claims and releases counted here |
+//! | 6 every end is told, under one id | an outbox entry for every end; at every delivery; and at the end |
+//! | 7 an old token changes nothing | at every settlement, progress report and delivery; none is sent past its deadline |
+//! | 8 a stop that was acknowledged is followed by no attempt | at every claim and settlement |
 //! | 9 the replayed request equals the original | at every claim |
 //! | 10 never more handlers than slots | after every step |
 //! | 11 buffered bytes stay within the budget | at every body |
-//! | 12 one tenant never sees another's task | whenever a task is touched |
+//! | 12 one tenant never sees another's task | whenever a task is touched, and by stops of strangers |
+//! | 13 one key is one task, however often it is sent | at every insert |
+//!
+//! What is done in the store is seen below the faults, in the order in which it is done, whatever the callers are told.
+//!
+//! # What it does not show
+//!
+//! The driver is the simulation's own: the engine's, with its threads, timers and slots, is tested on its own. Calls are
+//! done one at a time, so races inside of a store are the [conformance suite](crate::testing::conformance)'s.
 //!
 //! # Examples
 //!
@@ -30,11 +44,22 @@
 //! assert_eq!(simulation::run(1), report);
 //! ```
 
+mod attempts;
+mod calls;
 mod checks;
+mod clients;
+#[cfg(feature = "redb")]
+mod disk;
+mod duties;
+mod ground;
+mod newborn;
 mod process;
+mod witness;
 mod world;
 
-use self::world::World;
+#[cfg(feature = "redb")]
+use self::disk::OnDisk;
+use self::{ground::InMemory, world::World};
 
 /// What a run went through. Two runs from one seed are equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,12 +73,24 @@ pub struct Report {
     pub attempts: u64,
     /// Processes that crashed.
     pub crashes: u64,
+    /// Crashes that a task brought about.
+    pub kills: u64,
+    /// Crashes that came amid a write to the disk.
+    pub power_cuts: u64,
     /// Processes that were frozen for a while.
     pub freezes: u64,
     /// Processes that were shut down.
     pub shutdowns: u64,
-    /// Store calls that did not happen, or whose reply was lost.
-    pub lost_calls: u64,
+    /// Times at which everything stood still for a while.
+    pub pauses: u64,
+    /// Times at which the wall clock was set.
+    pub clock_jumps: u64,
+    /// Store calls whose caller was told that they failed, or gave up.
+    pub failed_calls: u64,
+    /// Store calls whose answer did not come at once: others overtook them.
+    pub held_calls: u64,
+    /// Orders that were sent again, since no answer had come.
+    pub sent_again: u64,
     /// Settlements that were refused because their claim no longer held.
     pub fenced: u64,
     /// Attempts that gave up because they no longer knew that they held their claim.
@@ -66,12 +103,30 @@ pub struct Report {
     pub trace: u64,
 }
 
-/// Runs the life that `seed` stands for.
+/// Runs the life that `seed` stands for, on a `MemoryStore` that one to three processes share.
 ///
 /// # Panics
 ///
 /// When an invariant does not hold. The message names the invariant, the seed, and the last things that happened.
 #[must_use]
 pub fn run(seed: u64) -> Report {
-    World::new(seed).run()
+    World::new(seed, Box::new(InMemory)).run()
+}
+
+/// Runs the life that `seed` stands for on a `RedbStore` (feature `redb`), on a disk in memory.
+///
+/// It has one process, which is killed or loses its power, perhaps amid a commit: of what was not synced, each write is
+/// there afterwards or is not. Then it opens the file again, by a clock that may show any time.
+///
+/// The store's writer is a thread of its own; each call is waited for before anything else happens, so that it makes no
+/// difference how fast that thread is. So a commit holds one operation here: that many in one commit survive or are gone
+/// together is for other tests to show.
+///
+/// # Panics
+///
+/// As [`run`].
+#[cfg(feature = "redb")]
+#[must_use]
+pub fn run_on_redb(seed: u64) -> Report {
+    World::new(seed, Box::new(OnDisk::default())).run()
 }

@@ -1,119 +1,160 @@
-//! The world of one run: the clock, the store and its faults, the clients, and what was promised to them.
+//! The world of one run: the clocks, the store and its faults, and the processes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Arguments,
     hash::{DefaultHasher, Hasher},
     sync::Arc,
-    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
-
-use super::{Report, process::Process};
+use super::{
+    Report,
+    checks::Known,
+    clients::Order,
+    ground::Ground,
+    process::Process,
+    witness::{Unsure, Witness, see_through},
+};
 use crate::{
     engine::Budget,
-    error::BoxFuture,
-    store::{Insert, Inserted, MemoryStore, StoreResult, TaskStore},
-    task::{
-        CapturedRequest, Conditions, Destination, NewTask, RequestId, Scope, Subscription, TaskState, Tenant, WorkerId,
-        lifecycle::{Edits, Rerun, Stop},
-    },
-    testing::ManualClock,
+    store::{Retention, TaskStore},
+    task::{RequestId, Scope, TaskState, WorkerId},
+    testing::{FaultStore, Faults, ManualClock, Odds},
     time::{Clock, Timestamp},
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(30);
-pub(super) const MARGIN: Duration = Duration::from_secs(2);
+/// How long a claim is good for where it is held: the lease less a margin.
+pub(super) const HOLDS: Duration = Duration::from_secs(28);
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(45);
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 pub(super) const MAX_ATTEMPTS: u32 = 3;
 pub(super) const CRASH_ALLOWANCE: u32 = 3;
-const MAX_AGE: Duration = Duration::from_secs(400);
-const BUDGET: usize = 10_000;
+pub(super) const BUDGET: usize = 1_000;
 
 /// How long clients and faults are at work.
 const TROUBLED: Duration = Duration::from_secs(300);
-/// How long everything may take to come to its end after that: every retry, every lapsed lease, every age.
+/// How long everything may take to come to its end after that: every retry, every lapsed lease. Less than the age of
+/// most tasks, so that one which is forgotten is found out before it expires.
 const CALM: Duration = Duration::from_secs(3_600);
 /// More moments than any run needs: beyond, it is going in circles.
 const STEPS: u64 = 200_000;
+/// How often, in steps, it is looked whether all has ended.
+const LOOK_EVERY: u64 = 10;
 /// How many of the last events a failure shows.
 const SHOWN: usize = 60;
+/// What the wall clock shows when it begins: some days, so that it can be set back by some.
+const EPOCH: Timestamp = Timestamp::from_millis(1_000_000_000);
+const DAY: i64 = 24 * 60 * 60 * 1_000;
+
+const ODDS: Odds = {
+    let mut odds = Odds::NONE;
+    odds.fail = 0.04;
+    odds.lose_reply = 0.04;
+    odds.hold = 0.04;
+    odds.hold_reply = 0.04;
+    // With two or three calls a second: up to a lease and more.
+    odds.longest = 200;
+    odds
+};
 
 pub(super) struct World {
     pub(super) random: fastrand::Rng,
-    pub(super) store: MemoryStore,
     pub(super) known: BTreeMap<RequestId, Known>,
+    pub(super) orders: Vec<Order>,
+    /// Which order each request id was made up for.
+    pub(super) offered: BTreeMap<RequestId, usize>,
+    /// Tasks that take their process down.
+    pub(super) deadly: BTreeSet<RequestId>,
     pub(super) touched: BTreeSet<RequestId>,
+    /// What was asked of a disk that died, and may have been done.
+    pub(super) unsure: Vec<Unsure>,
     pub(super) report: Report,
-    pub(super) faults: bool,
-    pub(super) processes: Vec<Process>,
-    clock: ManualClock,
-    began: Instant,
-    budget: Budget,
+    pub(super) faults_on: bool,
+    pub(super) retention: Retention,
+    pub(super) budget: Budget,
+    /// Until then a lease may end in the store before its holder expects it to.
+    pub(super) leapt_until: Instant,
+    processes: Vec<Process>,
+    /// Stands where a process was taken out.
+    nobody: WorkerId,
     next_client: Instant,
+    ground: Box<dyn Ground>,
+    witness: Arc<Witness>,
+    store: Arc<FaultStore<Witness>>,
+    faults: Faults,
+    clock: ManualClock,
+    /// How far the store is ahead of the clock that it was opened with: it does not go back behind what it has written.
+    ahead: Duration,
+    /// The latest time that the store has shown.
+    pub(super) latest: Timestamp,
+    began: Instant,
+    elapsed: Duration,
+    /// How far the wall clock was set, in milliseconds.
+    wall: i64,
     hash: DefaultHasher,
     trace: VecDeque<String>,
 }
 
-/// What is known of a task that a client was told of, or might find.
-pub(super) struct Known {
-    pub(super) input: Arc<CapturedRequest>,
-    pub(super) tenant: Option<Tenant>,
-    /// The client has its 202.
-    pub(super) accepted: bool,
-    /// The last claim: generation, attempt, token.
-    pub(super) claimed: (u32, u32, u64),
-    /// The latest generation whose stop was acknowledged.
-    pub(super) stopped: Option<u32>,
-    /// The webhook id under which each generation's end was told.
-    pub(super) told: BTreeMap<u32, String>,
-}
-
-/// A store call on its way.
-pub(super) enum Reply<T> {
-    /// The answer.
-    Answer(T),
-    /// Nothing came back: it happened, or it did not.
-    Lost,
-}
-
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, mut ground: Box<dyn Ground>) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let clock = ManualClock::new(Timestamp::from_millis(1_000_000));
+        let clock = ManualClock::new(EPOCH);
+        let opened = ground.open(&clock).expect("nothing has gone wrong yet");
+        let witness = Arc::new(Witness::new(opened));
+        let store = Arc::new(FaultStore::over(witness.clone()));
         let began = Instant::now();
+        let kept = match random.u32(0..3) {
+            0 => Duration::from_secs(random.u64(60..400)),
+            _ => Duration::MAX,
+        };
+        let processes = match ground.is_shared() {
+            true => random.usize(1..=3),
+            false => 1,
+        };
         let mut world = Self {
-            store: MemoryStore::builder().clock(clock.clone()).build(),
             known: BTreeMap::new(),
+            orders: Vec::new(),
+            offered: BTreeMap::new(),
+            deadly: BTreeSet::new(),
             touched: BTreeSet::new(),
+            unsure: Vec::new(),
             report: Report {
                 seed,
                 ..Report::default()
             },
-            faults: true,
-            processes: Vec::new(),
+            faults_on: true,
+            retention: Retention {
+                succeeded: kept,
+                others: kept,
+            },
             budget: Budget::new(BUDGET),
+            leapt_until: began,
+            processes: Vec::new(),
+            nobody: WorkerId::new("nobody", 0),
             next_client: began,
-            began,
+            faults: store.faults(),
+            ground,
+            witness,
+            store,
             clock,
+            ahead: Duration::ZERO,
+            latest: EPOCH,
+            began,
+            elapsed: Duration::ZERO,
+            wall: 0,
             hash: DefaultHasher::new(),
             trace: VecDeque::new(),
             random: random.fork(),
         };
-        for _ in 0..random.usize(1..=3) {
+        world.faults.at_random(random.u64(..), ODDS);
+        for _ in 0..processes {
             let process = world.new_process(random.usize(1..=3));
             world.processes.push(process);
         }
         world
-    }
-
-    pub(super) fn new_process(&mut self, slots: usize) -> Process {
-        let worker = WorkerId::new("simulated", self.random.u64(..));
-        Process::new(worker, slots, self.now())
     }
 
     pub(super) fn run(mut self) -> Report {
@@ -124,19 +165,23 @@ impl World {
             if self.report.steps > STEPS {
                 self.fail(2, format_args!("more than {STEPS} steps"));
             }
-            if self.faults && self.now() >= calm_at {
-                self.faults = false;
-                self.note(format_args!("the faults stop"));
+            if self.faults_on && self.now() >= calm_at {
+                self.calm_down();
             }
-            if self.faults && self.now() >= self.next_client {
+            if self.faults_on && self.now() >= self.next_client {
                 self.client();
                 let pause = Duration::from_millis(self.random.u64(1..12_000));
                 self.next_client = self.now() + pause;
             }
+            self.send_again();
             self.each_process();
+            if self.ground.is_dead() {
+                self.report.power_cuts += 1;
+                self.crash_of_the_machine();
+            }
             self.check_touched();
-            self.check_leases();
-            if !self.faults && self.all_is_over() {
+            self.check_handlers();
+            if !self.faults_on && self.report.steps.is_multiple_of(LOOK_EVERY) && self.all_is_over() {
                 break;
             }
             self.move_on(calm_at);
@@ -146,208 +191,252 @@ impl World {
         self.report
     }
 
+    fn calm_down(&mut self) {
+        self.faults_on = false;
+        self.faults.heal();
+        self.note(format_args!("the faults stop"));
+    }
+
     /// To the next moment at which anything is due, or a little beyond: nobody wakes up on the dot.
     fn move_on(&mut self, calm_at: Instant) {
         let now = self.now();
         let mut next = now + Duration::from_secs(5);
-        if self.faults {
+        if self.faults_on {
             next = next.min(self.next_client).min(calm_at);
         }
         for process in &mut self.processes {
             next = next.min(process.wake_at(now));
         }
         let late = Duration::from_millis(self.random.u64(0..20));
-        let step = next.saturating_duration_since(now).max(Duration::from_millis(1)) + late;
-        self.clock.advance(step);
+        let mut step = next.saturating_duration_since(now).max(Duration::from_millis(1)) + late;
+        if self.faults_on {
+            match self.random.u32(0..1_500) {
+                0 => {
+                    self.report.pauses += 1;
+                    step += Duration::from_millis(self.random.u64(1_000..100_000));
+                    self.note(format_args!("everything stands still for {step:?}"));
+                }
+                1 => self.set_the_clock(),
+                _ => {}
+            }
+        }
+        self.pass(step);
+    }
+
+    /// Time passes, on every clock; the store's is the wall clock, which stands still after it was set back.
+    fn pass(&mut self, time: Duration) {
+        let before = self.clock.now();
+        self.elapsed += time;
+        self.clock.set(self.wall_clock());
+        self.latest = self.latest.max(self.store_time());
+        let passed = self.clock.now().since(before);
+        if passed > time + Duration::from_millis(1) {
+            self.leapt_until = self.now() + LEASE;
+        }
+    }
+
+    fn wall_clock(&self) -> Timestamp {
+        let wall = EPOCH.as_millis() as i64 + self.elapsed.as_millis() as i64 + self.wall;
+        Timestamp::from_millis(wall.max(0).unsigned_abs())
+    }
+
+    /// Somebody sets the wall clock.
+    fn set_the_clock(&mut self) {
+        self.report.clock_jumps += 1;
+        let by = self.random.i64(-90_000..60_000);
+        self.wall += by;
+        self.note(format_args!("the wall clock is set by {by} ms"));
     }
 
     fn each_process(&mut self) {
         for index in 0..self.processes.len() {
-            // Taken out, so that it and the world can be changed side by side.
-            let absent = Process::absent(self.now());
-            let mut process = std::mem::replace(&mut self.processes[index], absent);
-            if self.faults {
-                process = self.trouble(process);
+            if self.faults_on && self.trouble(index) {
+                continue;
             }
-            process.step(self);
-            if process.is_shut_down() {
-                self.note(format_args!("{} has shut down", process.worker));
-                process = self.new_process(process.slots);
+            let survives = self.with_process(index, Process::step);
+            if !survives {
+                self.crash(index);
+            } else if self.processes[index].is_shut_down() {
+                let worker = self.worker(index);
+                self.note(format_args!("{worker} has shut down"));
+                self.restart(index);
             }
-            self.processes[index] = process;
         }
     }
 
-    /// Perhaps something happens to a process as a whole.
-    fn trouble(&mut self, mut process: Process) -> Process {
-        match self.random.u32(0..400) {
+    /// Takes a process out, so that it and the world can be changed side by side.
+    pub(super) fn with_process<T>(&mut self, index: usize, act: impl FnOnce(&mut Process, &mut Self) -> T) -> T {
+        let absent = Process::new(self.nobody.clone(), 0, 0, self.now());
+        let mut process = std::mem::replace(&mut self.processes[index], absent);
+        let answer = act(&mut process, self);
+        self.processes[index] = process;
+        answer
+    }
+
+    /// A process that takes requests, if there is one.
+    pub(super) fn any_process(&mut self) -> Option<usize> {
+        let index = self.random.usize(0..self.processes.len());
+        self.processes[index].is_serving(self.now()).then_some(index)
+    }
+
+    /// Perhaps something happens to a process as a whole. Answers whether it is gone.
+    fn trouble(&mut self, index: usize) -> bool {
+        let (now, worker) = (self.now(), self.worker(index));
+        match self.random.u32(0..1_200) {
             0 => {
-                self.report.crashes += 1;
-                self.note(format_args!("{} crashes", process.worker));
-                self.new_process(process.slots)
+                self.crash(index);
+                return true;
             }
-            1 => {
+            1 | 2 => {
                 self.report.freezes += 1;
                 let long = Duration::from_millis(self.random.u64(100..80_000));
-                self.note(format_args!("{} freezes for {long:?}", process.worker));
-                process.freeze(self.now() + long);
-                process
+                self.note(format_args!("{worker} freezes for {long:?}"));
+                self.processes[index].freeze(now + long);
             }
-            2 => {
+            3 | 4 => {
                 self.report.shutdowns += 1;
-                self.note(format_args!("{} is shut down", process.worker));
-                process.shut_down(self.now());
-                process
+                let grace = Duration::from_millis(self.random.u64(0..40_000));
+                self.note(format_args!("{worker} is shut down within {grace:?}"));
+                self.processes[index].shut_down(now + grace);
             }
-            _ => process,
+            5..=10 => self.ground.trouble(&mut self.random),
+            _ => {}
         }
+        false
     }
 
-    fn client(&mut self) {
-        match self.random.u32(0..10) {
-            0..=5 => self.submit(),
-            6..=7 => self.stop(),
-            _ => self.rerun(),
+    fn crash(&mut self, index: usize) {
+        if !self.ground.is_shared() {
+            return self.crash_of_the_machine();
         }
+        self.report.crashes += 1;
+        let worker = self.worker(index);
+        self.note(format_args!("{worker} crashes"));
+        self.restart(index);
     }
 
-    fn submit(&mut self) {
-        let index = self.random.usize(0..self.processes.len());
-        let body = vec![self.random.u8(..); self.random.usize(0..4_000)];
-        // Its body arrives in two halves, beside the bodies of others.
-        let mut reserved = self.budget.reserve();
-        let other = self.budget.reserve().grow_to(self.random.usize(0..BUDGET));
-        let fits = reserved.grow_to(body.len() / 2) && reserved.grow_to(body.len());
-        self.check(
-            11,
-            self.budget.used() <= BUDGET && (fits || other),
-            format_args!("the budget"),
-        );
-        if !fits {
+    fn crash_of_the_machine(&mut self) {
+        self.report.crashes += 1;
+        self.note(format_args!("the machine goes down"));
+        self.look_at_what_was_done();
+        self.ground.crash(&mut self.random);
+        self.open_again();
+    }
+
+    /// A process comes back, and with it its store if that is its own.
+    fn restart(&mut self, index: usize) {
+        if self.ground.is_shared() {
+            self.processes[index] = self.new_process(self.processes[index].slots);
             return;
         }
-        let mut headers = HeaderMap::new();
-        headers.insert("x-number", self.random.u64(..).into());
-        let uri = Uri::from_static("/simulated?a=b");
-        let input = Arc::new(CapturedRequest::new(Method::POST, uri, headers, Bytes::from(body)));
-        let mut random = [0; 10];
-        random.iter_mut().for_each(|byte| *byte = self.random.u8(..));
-        let id = RequestId::from_parts(self.clock.now(), random);
-        let mut task = NewTask::new(id, input.clone());
-        task.max_attempts = MAX_ATTEMPTS;
-        task.crash_allowance = CRASH_ALLOWANCE;
-        task.max_age = MAX_AGE;
-        task.tenant = self
-            .random
-            .bool()
-            .then(|| Tenant::new(["one", "two"][self.random.usize(0..2)]));
-        task.subscriptions = Arc::from([Subscription {
-            destination: Destination::LOCAL,
-            on: Conditions::ALL,
-        }]);
-        if self.random.u32(0..5) == 0 {
-            task.delay = Duration::from_millis(self.random.u64(1..30_000));
+        let store = self.store.clone();
+        see_through(Box::pin(async move { store.close().await }));
+        self.open_again();
+    }
+
+    fn open_again(&mut self) {
+        // Gone first of all, since it holds the old store.
+        let slots = self.processes[0].slots;
+        self.processes = vec![Process::new(self.nobody.clone(), slots, 0, self.now())];
+        if self.faults_on && self.random.u32(0..3) == 0 {
+            // Without a battery of its own, or set by hand: the clock may show anything.
+            self.report.clock_jumps += 1;
+            self.wall = self.random.i64(-10 * DAY..DAY);
         }
-        let known = Known {
-            input,
-            tenant: task.tenant.clone(),
-            accepted: false,
-            claimed: (1, 0, 0),
-            stopped: None,
-            told: BTreeMap::new(),
+        let long = Duration::from_millis(self.random.u64(100..20_000));
+        self.elapsed += long;
+        self.clock = ManualClock::new(self.wall_clock());
+        self.note(format_args!(
+            "it is opened again after {long:?}, at {}",
+            self.clock.now()
+        ));
+        let store = match self.ground.open(&self.clock) {
+            Ok(store) => store,
+            Err(_) if self.ground.is_dead() => {
+                self.report.power_cuts += 1;
+                return self.crash_of_the_machine();
+            }
+            Err(error) => self.fail(1, format_args!("it cannot be opened: {error}")),
         };
-        self.known.insert(id, known);
-
-        let now = self.now();
-        let process = &self.processes[index];
-        let born = task.delay.is_zero() && process.takes_new_tasks(now);
-        let mut insert = Insert::new(task);
-        if born {
-            insert = insert.born(process.worker.clone(), LEASE);
+        self.witness = Arc::new(Witness::new(store));
+        self.store = Arc::new(FaultStore::over(self.witness.clone()));
+        self.faults = self.store.faults();
+        if self.faults_on {
+            self.faults.at_random(self.random.u64(..), ODDS);
         }
-        self.note(format_args!("submit {id}, born claimed: {born}"));
-        let reply = self.call(|store| store.insert(insert));
-        self.touched.insert(id);
-        match reply {
-            Reply::Answer(Ok(Inserted::New(record))) => {
-                self.report.tasks += 1;
-                if let Some(known) = self.known.get_mut(&id) {
-                    known.accepted = true;
-                }
-                if born {
-                    self.claimed(&record);
-                    self.processes[index].start(&record, now, &mut self.random, self.faults);
-                } else {
-                    self.processes[index].hint_work(now);
-                }
-            }
-            Reply::Answer(other) => self.fail(1, format_args!("the insert answered {other:?}")),
-            Reply::Lost => {}
-        }
+        self.look_at_all();
+        self.processes = vec![self.new_process(slots)];
     }
 
-    fn stop(&mut self) {
-        let Some(id) = self.any_task() else { return };
-        let reply = self.call(|store| store.stop(&Scope::All, id));
-        self.touched.insert(id);
-        self.note(format_args!("stop {id}"));
-        let generation = self.find(id).map(|record| record.generation);
-        if let Reply::Answer(Ok(stop @ (Stop::Stopping | Stop::Stopped))) = reply {
-            if let Some(known) = self.known.get_mut(&id) {
-                known.stopped = generation;
-            }
-            if stop == Stop::Stopping {
-                let now = self.now();
-                let local = self.random.usize(0..self.processes.len());
-                self.processes[local].stop_asked(id, now);
-            }
-        }
+    fn new_process(&mut self, slots: usize) -> Process {
+        let worker = WorkerId::new("simulated", self.random.u64(..));
+        let skew = self.random.i64(-100_000..100_000);
+        Process::new(worker, slots, skew, self.now())
     }
 
-    fn rerun(&mut self) {
-        let Some(id) = self.any_task() else { return };
-        let reply = self.call(|store| store.rerun(&Scope::All, id, Edits::default()));
-        self.touched.insert(id);
-        self.note(format_args!("run {id} again"));
-        if let Reply::Answer(Ok(Rerun::Enqueued { .. })) = reply {
-            let now = self.now();
-            let index = self.random.usize(0..self.processes.len());
-            self.processes[index].hint_work(now);
+    /// Looks at everything that the store has after it was opened again.
+    fn look_at_all(&mut self) {
+        let offered: Vec<_> = self.offered.keys().copied().collect();
+        let witness = self.witness();
+        let found: Vec<_> = offered.iter().filter_map(|id| witness.find(&Scope::All, *id)).collect();
+        let latest = found
+            .iter()
+            .filter_map(|record| record.history.last())
+            .map(|event| event.at);
+        self.ahead = latest.max().map_or(Duration::ZERO, |at| at.since(self.clock.now()));
+        self.latest = self.latest.max(self.store_time());
+        self.reconcile(&found);
+        let held = found.iter().find(|record| record.state.is_held());
+        if let Some(record) = held {
+            self.fail(
+                2,
+                format_args!("{} is {} and its holder is gone", record.id, record.state),
+            );
         }
+        self.touched.extend(offered);
     }
 
-    fn any_task(&mut self) -> Option<RequestId> {
-        let count = self.known.len();
-        (count > 0).then(|| self.known.keys().nth(self.random.usize(0..count)).copied())?
+    /// The store as processes know it.
+    pub(super) fn store(&self) -> Arc<FaultStore<Witness>> {
+        self.store.clone()
     }
 
-    /// Calls the store, which may not hear it, or not be heard.
-    pub(super) fn call<T>(
-        &mut self,
-        call: impl FnOnce(&MemoryStore) -> BoxFuture<'_, StoreResult<T>>,
-    ) -> Reply<StoreResult<T>> {
-        let fate = match self.faults {
-            true => self.random.u32(0..20),
-            false => 20,
-        };
-        if fate == 0 {
-            self.report.lost_calls += 1;
-            return Reply::Lost;
-        }
-        let answer = now_or_never(call(&self.store));
-        if fate == 1 {
-            self.report.lost_calls += 1;
-            return Reply::Lost;
-        }
-        Reply::Answer(answer)
+    /// The store as it is.
+    pub(super) fn witness(&self) -> Arc<Witness> {
+        self.witness.clone()
+    }
+
+    fn worker(&self, index: usize) -> WorkerId {
+        self.processes[index].worker.clone()
+    }
+
+    pub(super) fn processes(&self) -> &[Process] {
+        &self.processes
     }
 
     pub(super) fn now(&self) -> Instant {
-        self.began + self.clock.now().since(Timestamp::from_millis(1_000_000))
+        self.began + self.elapsed
+    }
+
+    /// The time in the store.
+    pub(super) fn store_time(&self) -> Timestamp {
+        self.clock.now().saturating_add(self.ahead)
+    }
+
+    /// The time as a process shows it.
+    pub(super) fn shown_time(&self, skew: i64) -> Timestamp {
+        let shown = self.wall_clock().as_millis() as i64 + skew;
+        Timestamp::from_millis(shown.max(0).unsigned_abs())
+    }
+
+    /// A handler took its process down.
+    pub(super) fn killed(&mut self, id: RequestId, worker: &WorkerId) {
+        self.note(format_args!("{id} takes {worker} down"));
+        self.report.kills += 1;
     }
 
     pub(super) fn note(&mut self, what: Arguments<'_>) {
-        let line = format!("{:>9.3} {what}", self.now().duration_since(self.began).as_secs_f64());
+        let line = format!("{:>9.3} {what}", self.elapsed.as_secs_f64());
         self.hash.write(line.as_bytes());
         if self.trace.len() == SHOWN {
             self.trace.pop_front();
@@ -371,19 +460,11 @@ impl World {
     }
 
     fn all_is_over(&self) -> bool {
-        let live = |state: TaskState| !state.is_terminal();
-        let waiting = TaskState::ALL
-            .into_iter()
-            .filter(|state| live(*state))
-            .map(|state| now_or_never(self.store.counts(&Scope::All)).map_or(1, |counts| counts.of(state)));
-        waiting.sum::<u64>() == 0 && self.all_is_told()
-    }
-}
-
-/// The answer of a store that is ready at once, as the memory store is.
-pub(super) fn now_or_never<T>(mut call: BoxFuture<'_, T>) -> T {
-    match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(answer) => answer,
-        Poll::Pending => unreachable!("the memory store answers at once"),
+        let counts = see_through(self.witness.counts(&Scope::All));
+        let live = |counts: crate::task::Counts| -> u64 {
+            let live = TaskState::ALL.into_iter().filter(|state| !state.is_terminal());
+            live.map(|state| counts.of(state)).sum()
+        };
+        counts.is_ok_and(|counts| live(counts) == 0) && self.all_is_told() && self.all_is_answered()
     }
 }

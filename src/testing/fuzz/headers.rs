@@ -1,0 +1,145 @@
+//! Headers as a client sends them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
+    header::{CONNECTION, CONTENT_LENGTH, RETRY_AFTER, TE, TRANSFER_ENCODING, UPGRADE},
+};
+
+use crate::{
+    engine::retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
+    layer::{
+        HeaderPolicy,
+        dialect::{self, Ask, Dialect, PREFER, Preferences},
+        forwarded,
+        headers::{depth, strip},
+    },
+    task::CapturedRequest,
+};
+
+/// Lines of `name: value`; what is no such line is left out, as a server would refuse it.
+pub(super) fn lines(data: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n').take(64) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(line[..colon].trim_ascii()), value) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// Each line is one of the header.
+fn values(data: &[u8], name: &HeaderName) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n').take(16) {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// A replay does not ask again, whatever the lines were; and asks for nothing else than they did.
+pub(super) fn prefer(data: &[u8]) {
+    let headers = values(data, &PREFER);
+    let asked = Preferences::of(&headers);
+    let mut replayed = HeaderMap::new();
+    for value in headers.get_all(&PREFER) {
+        if let Some(value) = Dialect::replayed(&PREFER, value.clone()) {
+            assert!(value.len() <= headers.get_all(&PREFER).iter().map(HeaderValue::len).sum());
+            replayed.append(&PREFER, value);
+        }
+    }
+    assert!(
+        !Preferences::of(&replayed).respond_async,
+        "{headers:?} leaves {replayed:?}"
+    );
+    let is_async = matches!(Dialect::Prefer.read(&headers), Ask::Async(_));
+    assert_eq!(is_async, asked.respond_async);
+}
+
+/// What is accepted keeps to its limits.
+pub(super) fn fc(data: &[u8]) {
+    for dialect in [Dialect::Fc, Dialect::Prefer] {
+        if let Ask::Async(options) = dialect.read(&lines(data)) {
+            assert!(options.delay <= Duration::from_secs(3_600), "{:?}", options.delay);
+            assert!(options.name.is_none_or(|name| name.as_str().len() <= 128));
+        }
+    }
+}
+
+/// A key is what was in the header, quoted or bare.
+pub(super) fn idempotency_key(data: &[u8]) {
+    let name = HeaderName::from_static("idempotency-key");
+    let headers = values(data, &name);
+    if let Ok(Some(key)) = dialect::idempotency_key(&headers) {
+        let sent = headers.get(name).map_or(&b""[..], HeaderValue::as_bytes).trim_ascii();
+        let quoted = format!("\"{}\"", key.as_str());
+        assert!(sent == key.as_str().as_bytes() || sent == quoted.as_bytes());
+        assert!((1..=255).contains(&key.as_str().len()));
+    }
+}
+
+/// What is stored belongs to no connection, asks for nothing again, and comes back from the store as it went in.
+pub(super) fn strip_headers(data: &[u8]) {
+    let sent = lines(data);
+    let mut kept = sent.clone();
+    strip(&mut kept, &HeaderPolicy::StoreAll);
+    for name in [CONNECTION, TRANSFER_ENCODING, TE, UPGRADE, CONTENT_LENGTH] {
+        assert!(!kept.contains_key(&name), "{name} is kept of {sent:?}");
+    }
+    for name in kept.keys() {
+        let all: Vec<_> = sent.get_all(name).iter().collect();
+        let left: Vec<_> = kept.get_all(name).iter().collect();
+        if *name != PREFER {
+            assert_eq!(left, all, "{name} is not as it was sent");
+        }
+        assert!(!name.as_str().starts_with("x-respond-async-"));
+    }
+    for dialect in [Dialect::Fc, Dialect::Prefer] {
+        assert!(matches!(dialect.read(&kept), Ask::No), "{kept:?} asks again");
+    }
+    let mut again = kept.clone();
+    strip(&mut again, &HeaderPolicy::StoreAll);
+    assert_eq!(again, kept, "stripping twice is stripping once");
+    let request = CapturedRequest::new(Method::PUT, Uri::from_static("/"), kept, Bytes::new());
+    let read = CapturedRequest::decode(request.encode()).expect("what was just written can be read");
+    let order = |headers: &HeaderMap| -> Vec<_> { headers.iter().map(|(n, v)| (n.clone(), v.clone())).collect() };
+    assert_eq!(order(&read.headers), order(&request.headers));
+    let _ = depth(&sent);
+}
+
+/// What is put into a link names a scheme and a host, and nothing else.
+pub(super) fn forwarded(data: &[u8]) {
+    if let Some(origin) = forwarded::origin(&lines(data)) {
+        let host = origin
+            .strip_prefix("https://")
+            .or_else(|| origin.strip_prefix("http://"));
+        let host = host.expect("it has a scheme");
+        let harmless = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+        assert!(!host.is_empty() && host.chars().all(harmless), "{origin}");
+        assert!(HeaderValue::try_from(&origin).is_ok());
+    }
+}
+
+/// However long a response asks to wait, there is an end to it.
+pub(super) fn retry_after(data: &[u8]) {
+    let headers = values(data, &RETRY_AFTER);
+    let extensions = Extensions::new();
+    let verdict = Backoff::new().judge(&AttemptEnd::Answered {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        headers: &headers,
+        extensions: &extensions,
+        truncated: false,
+    });
+    let Verdict::Retry { after } = verdict else {
+        panic!("503 is {verdict:?}");
+    };
+    assert!(after.is_none_or(|after| after <= Backoff::RETRY_AFTER_CAP));
+}

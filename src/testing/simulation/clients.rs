@@ -1,0 +1,243 @@
+//! The clients: they order tasks, under a key or without, send again what was not answered, stop tasks, run them again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+
+use super::world::{BUDGET, CRASH_ALLOWANCE, MAX_ATTEMPTS, STORE_TIMEOUT, World};
+use crate::{
+    store::{Insert, Inserted, StoreErrorKind, StoreResult, TaskStore},
+    task::{
+        CapturedRequest, Conditions, Destination, IdempotencyKey, NewTask, RequestId, Scope, Subscription, Tenant,
+        lifecycle::{Edits, Rerun, Stop},
+    },
+};
+
+/// How often an order is sent at most.
+const TRIES: u32 = 4;
+
+/// What a client wants done: once, however often it is sent.
+#[derive(Debug)]
+pub(super) struct Order {
+    key: Option<IdempotencyKey>,
+    pub(super) input: Arc<CapturedRequest>,
+    pub(super) tenant: Option<Tenant>,
+    delay: Duration,
+    max_age: Duration,
+    deadly: bool,
+    /// The task that it became.
+    pub(super) task: Option<RequestId>,
+    tries: u32,
+    again_at: Option<Instant>,
+}
+
+impl World {
+    /// One of the clients does something.
+    pub(super) fn client(&mut self) {
+        match self.random.u32(0..20) {
+            0..=11 => self.order(),
+            12..=15 => self.stop(),
+            16..=18 => self.rerun(),
+            _ => self.delete(),
+        }
+    }
+
+    /// Orders without an answer are sent again.
+    pub(super) fn send_again(&mut self) {
+        let now = self.now();
+        for order in 0..self.orders.len() {
+            if self.orders[order].again_at.is_some_and(|at| at <= now) {
+                self.send(order);
+            }
+        }
+    }
+
+    pub(super) fn all_is_answered(&self) -> bool {
+        self.orders.iter().all(|order| order.again_at.is_none())
+    }
+
+    fn order(&mut self) {
+        let body = vec![self.random.u8(..); self.random.usize(0..400)];
+        // Its body arrives in two halves, beside the bodies of others.
+        let mut reserved = self.budget.reserve();
+        let other = self.budget.reserve().grow_to(self.random.usize(0..BUDGET));
+        let fits = reserved.grow_to(body.len() / 2) && reserved.grow_to(body.len());
+        let within = self.budget.used() <= BUDGET && (fits || other);
+        self.check(11, within, format_args!("the budget"));
+        if !fits {
+            return;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("x-number", self.random.u64(..).into());
+        let uri = Uri::from_static("/simulated?a=b");
+        let number = self.orders.len();
+        let random = &mut self.random;
+        let key = format!("key-{number}");
+        self.orders.push(Order {
+            key: random.bool().then(|| IdempotencyKey::new(&key).ok()).flatten(),
+            input: Arc::new(CapturedRequest::new(Method::POST, uri, headers, Bytes::from(body))),
+            tenant: random.bool().then(|| Tenant::new(["one", "two"][random.usize(0..2)])),
+            delay: match random.u32(0..5) {
+                0 => Duration::from_millis(random.u64(1..30_000)),
+                _ => Duration::ZERO,
+            },
+            max_age: match random.u32(0..4) {
+                0 => Duration::from_secs(random.u64(30..400)),
+                // Longer than the run, so that nothing that is forgotten is cleared away.
+                _ => Duration::from_secs(50 * 24 * 60 * 60),
+            },
+            deadly: random.u32(0..30) == 0,
+            task: None,
+            tries: 0,
+            again_at: None,
+        });
+        self.send(number);
+    }
+
+    fn send(&mut self, number: usize) {
+        let now = self.now();
+        let pause = Duration::from_millis(self.random.u64(10..10_000));
+        let order = &mut self.orders[number];
+        order.tries += 1;
+        self.report.sent_again += u64::from(order.tries > 1);
+        // Without a key it is not safe to send it twice.
+        let again = order.key.is_some() && order.tries < TRIES;
+        order.again_at = again.then(|| now + STORE_TIMEOUT + pause);
+        let Some(index) = self.any_process() else { return };
+        self.with_process(index, |process, world| {
+            let mut random = [0; 10];
+            random.iter_mut().for_each(|byte| *byte = world.random.u8(..));
+            let id = RequestId::from_parts(world.shown_time(process.skew), random);
+            let order = &world.orders[number];
+            let mut task = NewTask::new(id, order.input.clone());
+            task.key.clone_from(&order.key);
+            task.digest = order.key.is_some().then(|| order.input.digest());
+            task.max_attempts = MAX_ATTEMPTS;
+            task.crash_allowance = CRASH_ALLOWANCE;
+            task.max_age = order.max_age;
+            task.delay = order.delay;
+            task.tenant.clone_from(&order.tenant);
+            task.key_window = Duration::from_secs(50 * 24 * 60 * 60);
+            task.subscriptions = Arc::from([Subscription {
+                destination: Destination::LOCAL,
+                on: Conditions::ALL,
+            }]);
+            world.offered.insert(id, number);
+            if order.deadly {
+                world.deadly.insert(id);
+            }
+            let born = order.delay.is_zero() && process.slot_for(id, now);
+            let mut insert = Insert::new(task);
+            if born {
+                insert = insert.born(process.worker.clone(), super::world::LEASE);
+            }
+            world.note(format_args!("order {number} is sent as {id}, born claimed: {born}"));
+            let store = world.store();
+            let call = async move { store.insert(insert).await };
+            // No limit: whatever becomes of the client, the insert is seen through.
+            process.ask(world, None, call, move |process, world, answer| {
+                match &answer {
+                    Ok(Inserted::New(record)) if born => process.born(world, record, now),
+                    Ok(Inserted::New(_)) => process.hint_work(world.now()),
+                    Err(_) if born => process.lost(id, now, world.now()),
+                    _ => process.not_born(id),
+                }
+                world.answered(number, now, answer);
+            });
+        });
+    }
+
+    /// The store answered the insert of an order that was sent then.
+    fn answered(&mut self, number: usize, sent_at: Instant, answer: StoreResult<Inserted>) {
+        let now = self.now();
+        if now >= sent_at + STORE_TIMEOUT {
+            // Its client had 503 long ago.
+            return;
+        }
+        let id = match answer {
+            Ok(Inserted::New(record)) => record.id,
+            Ok(Inserted::Known { id, same_request, .. }) => {
+                let same = same_request && self.orders[number].task == Some(id);
+                self.check(13, same, format_args!("the key of order {number} is known as {id}"));
+                id
+            }
+            Ok(other) => self.fail(1, format_args!("the insert answered {other:?}")),
+            Err(_) => {
+                let pause = Duration::from_millis(self.random.u64(10..5_000));
+                let order = &mut self.orders[number];
+                order.again_at = order.again_at.map(|_| now + pause);
+                return;
+            }
+        };
+        self.orders[number].again_at = None;
+        self.note(format_args!("order {number} has its 202 for {id}"));
+        if let Some(known) = self.known.get_mut(&id) {
+            self.report.tasks += u64::from(!known.accepted);
+            known.accepted = true;
+        }
+    }
+
+    fn stop(&mut self) {
+        let Some((id, index)) = self.any_task() else { return };
+        let stranger = self.random.u32(0..8) == 0;
+        let scope = match stranger {
+            true => Scope::One(Some(Tenant::new("stranger"))),
+            false => Scope::One(self.known.get(&id).and_then(|known| known.tenant.clone())),
+        };
+        self.note(format_args!("stop {id}, as a stranger: {stranger}"));
+        self.with_process(index, |process, world| {
+            let store = world.store();
+            let call = async move { store.stop(&scope, id).await };
+            process.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+                let refused = answer.as_ref().is_err_and(|error| {
+                    let kind = error.kind();
+                    kind == StoreErrorKind::NotFound || kind == StoreErrorKind::Unavailable
+                });
+                world.check(12, refused || !stranger, format_args!("a stranger stopped {id}"));
+                if matches!(answer, Ok(Stop::Stopping)) {
+                    process.stop_asked(id, world.now());
+                }
+            });
+        });
+    }
+
+    fn rerun(&mut self) {
+        let Some((id, index)) = self.any_task() else { return };
+        let mut edits = Edits::default();
+        if self.random.bool() {
+            edits.body = Some(Bytes::from(vec![self.random.u8(..); 20]));
+        }
+        self.note(format_args!("run {id} again, edited: {}", !edits.is_empty()));
+        self.with_process(index, |process, world| {
+            let store = world.store();
+            let call = async move { store.rerun(&Scope::All, id, edits).await };
+            process.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+                if let Ok(Rerun::Enqueued { .. }) = answer {
+                    process.hint_work(world.now());
+                }
+            });
+        });
+    }
+
+    fn delete(&mut self) {
+        let Some((id, index)) = self.any_task() else { return };
+        self.note(format_args!("delete {id}"));
+        self.with_process(index, |process, world| {
+            let store = world.store();
+            let call = async move { store.delete(&Scope::All, id).await };
+            process.ask(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
+        });
+    }
+
+    /// Some task, and a process to ask about it.
+    fn any_task(&mut self) -> Option<(RequestId, usize)> {
+        let index = self.any_process()?;
+        let count = self.known.len();
+        let id = (count > 0).then(|| self.known.keys().nth(self.random.usize(0..count)).copied())?;
+        Some((id?, index))
+    }
+}

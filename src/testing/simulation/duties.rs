@@ -1,0 +1,164 @@
+//! What a process does besides running attempts: it carries out what the node machine says, and tells it how it went.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    process::Process,
+    world::{HOLDS, LEASE, STORE_TIMEOUT, World},
+};
+use crate::{
+    engine::node::{Action, Answer, Hint},
+    store::{Claim, Claimed, ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult, TaskStore},
+    task::{
+        DeliveryTry, Destination,
+        lifecycle::{DeliveryOutcome, Rescue},
+    },
+    time::Timestamp,
+};
+
+const DELIVERY_LEASE: Duration = Duration::from_secs(20);
+/// After a claim that gave nothing although there is more.
+const QUIET: Duration = Duration::from_millis(5);
+
+/// A claim that is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claiming {
+    pub(super) asked: usize,
+    pub(super) claimed_at: Instant,
+}
+
+impl Process {
+    pub(super) fn carry_out(&mut self, world: &mut World, action: Action, now: Instant) {
+        let store = world.store();
+        match action {
+            Action::Claim(max) => self.claim(world, max, now),
+            Action::Rescue => {
+                let call = async move { store.rescue(100).await };
+                self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+                    let now = world.now();
+                    let answer = answer.map(|rescued| {
+                        if rescued.tasks.iter().any(|(_, rescue)| *rescue == Rescue::Requeued) {
+                            process.hint_work(now);
+                        }
+                        if rescued.outbox {
+                            process.node.hint(Hint::Outbox, now);
+                        }
+                        Answer::Idle(None)
+                    });
+                    process.done(world, action, answer);
+                });
+            }
+            Action::Prune => {
+                let retention = world.retention;
+                let call = async move { store.prune(retention, 100).await };
+                self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+                    process.done(world, action, answer.map(|_| Answer::Idle(None)));
+                });
+            }
+            Action::Deliver(max) => {
+                let claim = DeliveryClaim {
+                    destinations: vec![Destination::LOCAL],
+                    max,
+                    lease: DELIVERY_LEASE,
+                };
+                let call = async move { store.claim_deliveries(claim).await };
+                self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+                    let now = world.now();
+                    let answer = answer.map(|claimed| {
+                        let more = claimed.len() == max;
+                        for delivery in claimed {
+                            let due = now + Duration::from_millis(world.random.u64(1..25_000));
+                            process.delivering.push((due, delivery));
+                        }
+                        if more { Answer::More } else { Answer::Idle(None) }
+                    });
+                    process.done(world, action, answer);
+                });
+            }
+            Action::Report => self.done(world, action, Ok(Answer::Idle(None))),
+        }
+    }
+
+    fn done(&mut self, world: &mut World, action: Action, answer: StoreResult<Answer>) {
+        let answer = answer.unwrap_or(Answer::Failed);
+        self.node.done(action, answer, world.now(), world.random.f64());
+    }
+
+    fn claim(&mut self, world: &mut World, asked: usize, claimed_at: Instant) {
+        let claim = Claim {
+            worker: self.worker.clone(),
+            max: asked,
+            lease: LEASE,
+        };
+        let claiming = Claiming { asked, claimed_at };
+        self.claiming = Some(claiming);
+        let store = world.store();
+        let call = async move { store.claim(claim).await };
+        // No limit: one that answers late has claimed tasks for this process and no other.
+        self.ask(world, None, call, move |process, world, answer| {
+            match process.claiming == Some(claiming) {
+                true => {
+                    process.claiming = None;
+                    process.take_claimed(world, claiming, answer);
+                }
+                false => process.take_late(world, claimed_at, answer),
+            }
+        });
+    }
+
+    fn take_claimed(&mut self, world: &mut World, claiming: Claiming, answer: StoreResult<Claimed>) {
+        let answer = answer.map(|claimed| {
+            let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
+            for task in claimed.tasks {
+                self.start(world, &task.record, claiming.claimed_at);
+            }
+            self.backlog = more || taken == claiming.asked;
+            if taken == 0 && more {
+                return Answer::Idle(Some(QUIET));
+            }
+            if self.backlog {
+                return Answer::More;
+            }
+            Answer::Idle(claimed.next_due)
+        });
+        self.done(world, Action::Claim(claiming.asked), answer);
+    }
+
+    fn take_late(&mut self, world: &mut World, claimed_at: Instant, answer: StoreResult<Claimed>) {
+        if world.now() >= claimed_at + HOLDS {
+            return;
+        }
+        for task in answer.map(|claimed| claimed.tasks).unwrap_or_default() {
+            self.start_or_hand_back(world, &task.record, claimed_at);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, world: &mut World, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.delivering)
+            .into_iter()
+            .partition(|(due, _)| *due <= now);
+        self.delivering = later;
+        let due: Vec<(Instant, ClaimedDelivery)> = due;
+        for (_, claimed) in due {
+            let id = claimed.delivery.id;
+            world.told(id, claimed.delivery.generation, claimed.delivery.webhook_id());
+            let outcome = match world.faults_on && world.random.bool() {
+                true => DeliveryOutcome::Retry(Duration::from_millis(world.random.u64(1..9_000))),
+                false => DeliveryOutcome::Delivered,
+            };
+            if outcome == DeliveryOutcome::Delivered {
+                world.report.delivered += 1;
+            }
+            let settlement = DeliverySettlement {
+                claim: claimed.claim,
+                outcome,
+                tried: DeliveryTry::new(Timestamp::ZERO),
+            };
+            let store = world.store();
+            let call = async move { store.settle_delivery(settlement).await };
+            // Lost, it is delivered once more when its lease has run out.
+            self.ask(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
+            world.note(format_args!("{id} was told"));
+        }
+    }
+}

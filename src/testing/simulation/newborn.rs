@@ -1,0 +1,74 @@
+//! Tasks that are born claimed, and what becomes of them if the answer of their insert is late or lost.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    process::Process,
+    world::{HOLDS, STORE_TIMEOUT, World},
+};
+use crate::{
+    store::TaskStore,
+    task::{RequestId, Scope, TaskRecord, TaskRef},
+};
+
+/// An insert whose answer was lost is looked for.
+pub(super) struct Search {
+    pub(super) id: RequestId,
+    pub(super) claimed_at: Instant,
+    pub(super) pause: Duration,
+    pub(super) next_at: Instant,
+}
+
+impl Process {
+    /// What became of the insert of a task that was to be born claimed.
+    pub(super) fn born(&mut self, world: &mut World, record: &TaskRecord, claimed_at: Instant) {
+        let had_slot = self.newborn.iter().any(|(id, _)| *id == record.id);
+        self.not_born(record.id);
+        match had_slot {
+            true => self.start(world, record, claimed_at),
+            false => self.hand_back(world, record.lease()),
+        }
+    }
+
+    /// A task that was to be born claimed was not stored.
+    pub(super) fn not_born(&mut self, id: RequestId) {
+        self.newborn.retain(|(newborn, _)| *newborn != id);
+    }
+
+    /// The answer of an insert was lost, and with it perhaps a task that waits for this process and no other.
+    pub(super) fn lost(&mut self, id: RequestId, claimed_at: Instant, now: Instant) {
+        self.not_born(id);
+        let pause = Duration::from_millis(50);
+        self.searches.push(Search {
+            id,
+            claimed_at,
+            pause,
+            next_at: now + pause,
+        });
+    }
+
+    pub(super) fn search(&mut self, world: &mut World, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.searches)
+            .into_iter()
+            .partition(|search| search.next_at <= now);
+        self.searches = later;
+        let due: Vec<Search> = due;
+        for mut search in due.into_iter().filter(|search| now < search.claimed_at + HOLDS) {
+            let (store, id) = (world.store(), search.id);
+            let call = async move { store.find(&Scope::All, &TaskRef::Id(id)).await };
+            self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+                if let Ok(Some(record)) = answer {
+                    let ours = record.state.is_held() && record.worker.as_ref() == Some(&process.worker);
+                    let runs = process.attempts.iter().any(|live| live.lease.id == id);
+                    if ours && !runs {
+                        process.start_or_hand_back(world, &record, search.claimed_at);
+                    }
+                    return;
+                }
+                search.pause = (search.pause * 2).min(Duration::from_secs(2));
+                search.next_at = world.now() + search.pause;
+                process.searches.push(search);
+            });
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A clock that shows an earlier time than before when a file is opened again.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+use tower_respond_async::{
+    RequestId, TaskState, TaskStore,
+    store::{Claim, ClaimedTask, Insert, RedbStore, TaskStoreExt},
+    task::{
+        CapturedRequest, NewTask, WorkerId,
+        lifecycle::{Outcome, Settlement},
+    },
+    testing::ManualClock,
+    time::{Clock, Timestamp},
+};
+
+use crate::redb::harness::Folder;
+
+const DAY: u64 = 24 * 60 * 60 * 1_000;
+
+fn task(number: u8) -> NewTask {
+    let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+    let mut task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [number; 10]), Arc::new(input));
+    task.max_attempts = 2;
+    task
+}
+
+async fn claim(store: &RedbStore) -> Vec<ClaimedTask> {
+    let claim = Claim {
+        worker: WorkerId::new("w", 1),
+        max: 10,
+        lease: Duration::from_secs(30),
+    };
+    store.claim(claim).await.unwrap().tasks
+}
+
+/// The simulation found it: a machine came up with its clock nine days behind, and what was accepted before waited for
+/// the tenth. What is written has happened, so the store goes by a time that is not before it.
+#[tokio::test]
+async fn nothing_waits_for_a_clock_that_was_set_back() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let (queued, retried, ran) = (task(1), task(2), task(3));
+    let clock = ManualClock::new(Timestamp::from_millis(100 * DAY));
+    let open = |clock: &ManualClock| RedbStore::builder().clock(clock.clone()).open(&path);
+
+    let store = open(&clock).await.unwrap();
+    for task in [&retried, &ran] {
+        let insert = Insert::new(task.clone()).born(WorkerId::new("w", 1), Duration::from_secs(30));
+        let _ = store.insert(insert).await.unwrap();
+    }
+    let lease = store.task(retried.id).await.unwrap().lease();
+    let again = Outcome::Retry {
+        after: Duration::from_secs(60),
+        error: "busy".into(),
+    };
+    let _ = store.settle(Settlement::new(lease, again)).await.unwrap();
+    let _ = store.insert(Insert::new(queued.clone())).await.unwrap();
+    drop(store);
+
+    let early = ManualClock::new(Timestamp::from_millis(DAY));
+    let store = open(&early).await.unwrap();
+    let claimed: Vec<_> = claim(&store).await.iter().map(|task| task.record.id).collect();
+    assert_eq!(claimed, [queued.id, ran.id]);
+    early.advance(Duration::from_secs(60));
+    let due: Vec<_> = claim(&store).await.iter().map(|task| task.record.id).collect();
+    assert_eq!(due, [retried.id], "a retry waits as long as it was told to");
+    let record = store.task(retried.id).await.unwrap();
+    let times: Vec<_> = record.history.iter().map(|event| event.at).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert_eq!(record.state, TaskState::Running);
+    drop(store);
+
+    // Once the clock is right again, it is gone by again.
+    let right = ManualClock::new(Timestamp::from_millis(101 * DAY));
+    let store = open(&right).await.unwrap();
+    let _ = store.insert(Insert::new(task(4))).await.unwrap();
+    assert_eq!(store.task(task(4).id).await.unwrap().created_at, right.now());
+}
