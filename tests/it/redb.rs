@@ -7,10 +7,10 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use redb::Database;
 use tower_respond_async::{
     RequestId, Scope, TaskName, TaskState, TaskStore,
-    store::{Claim, Insert, Inserted, KnownBy, LogQuery, RedbStore, StoreErrorKind, TaskStoreExt},
+    store::{Claim, DeliveryClaim, Insert, Inserted, KnownBy, LogQuery, RedbStore, StoreErrorKind, TaskStoreExt},
     task::{
-        CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask, RequestDigest, TaskRef,
-        WorkerId,
+        CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask,
+        RequestDigest, Subscription, TaskRef, WorkerId,
         lifecycle::{Outcome, Settlement},
     },
     testing::ManualClock,
@@ -158,6 +158,35 @@ async fn what_was_running_waits_again_as_soon_as_the_file_is_opened() {
     drop(store);
     let store = open(&path).await;
     assert_eq!(store.task(stopping.id).await.unwrap().state, TaskState::Stopped);
+}
+
+/// S54
+#[tokio::test]
+async fn what_was_being_told_is_told_again_as_soon_as_the_file_is_opened() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let asking = || DeliveryClaim {
+        destinations: vec![Destination::LOCAL],
+        max: 10,
+        lease: LONG,
+    };
+    let store = open(&path).await;
+    let mut task = a_task(1);
+    task.subscriptions = Arc::from([Subscription {
+        destination: Destination::LOCAL,
+        on: Conditions::ALL,
+    }]);
+    succeed(&store, insert_born(&store, task).await).await;
+    let first = store.claim_deliveries(asking()).await.unwrap();
+    drop(store);
+
+    let store = open(&path).await;
+    let second = store.claim_deliveries(asking()).await.unwrap();
+    assert_eq!((first.len(), second.len()), (1, 1), "its lease has an hour to go");
+    assert_eq!(second[0].delivery.webhook_id(), first[0].delivery.webhook_id());
+    let tries = &second[0].delivery.tries;
+    assert_eq!((second[0].delivery.tried, tries.len()), (1, 1));
+    assert!(tries[0].text.as_ref().unwrap().contains("process ended"), "{tries:?}");
 }
 
 /// S50

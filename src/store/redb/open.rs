@@ -103,8 +103,8 @@ fn refused(path: &Path, error: DatabaseError) -> StoreError {
     StoreError::new(kind, context).because(error)
 }
 
-/// Reads what is there into memory, and ends or requeues what was running: whoever held it is gone, since the file was
-/// free to be opened.
+/// Reads what is there into memory, ends or requeues what was running, and puts up again what was being told: whoever had
+/// it is gone, since the file was free to be opened.
 pub(super) fn recover(path: &Path, database: &Database, clock: &dyn Clock) -> StoreResult<Ram> {
     let recovered = catch_unwind(AssertUnwindSafe(|| {
         let transaction = database.begin_write()?;
@@ -185,14 +185,18 @@ fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result
 fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, redb::Error> {
     let mut tables = Tables::open(transaction)?;
     let ram = Ram::default();
+    let now = clock.now();
     let mut damaged = Vec::new();
     let mut orphaned = Vec::new();
     let mut found = Arrival::default();
     for entry in tables.tasks.iter()? {
         let (key, value) = entry?;
         match Stored::read(key.value(), value.value()) {
-            Ok(stored) if stored.record.state.is_held() => orphaned.push(stored),
-            Ok(stored) => found.note(&ram, &stored.record),
+            // A task counts a crash: the claim counted itself, and nobody has taken that back.
+            Ok(mut stored) => match stored.record.orphaned(now) {
+                true => orphaned.push(stored),
+                false => found.note(&ram, &stored.record),
+            },
             // Another build's work: it stays, and this one neither runs nor loses it.
             Err(error) if error.is_newer() => {}
             Err(Unreadable::Damaged(_) | Unreadable::Undecodable(_)) => {
@@ -204,10 +208,7 @@ fn read_tasks(transaction: &WriteTransaction, clock: &dyn Clock) -> Result<Ram, 
         tables.keep_aside(Origin::Task, &key, &value)?;
         tables.tasks.remove(&*key)?;
     }
-    let now = clock.now();
-    for mut stored in orphaned {
-        // Counted as a crash: the claim counted itself, and nobody has taken that back.
-        let _ = stored.record.crashed(now);
+    for stored in orphaned {
         stored.put(&mut tables.tasks)?;
         found.note(&ram, &stored.record);
     }
