@@ -38,6 +38,8 @@ async fn main() -> Result<(), BoxError> {
 
     println!("draining: running tasks have {GRACE:?}");
     let report = tokio::select! {
+        // In this order: a second Ctrl-C that is there already finds a shutdown to cut short.
+        biased;
         report = tasks.shutdown(GRACE) => report,
         () = asked_to_end() => tasks.shutdown(GRACE).await,
     };
