@@ -99,6 +99,42 @@ async fn a_directory_that_is_not_there_is_named() {
     assert!(refused.to_string().contains("no/such/tasks.redb"), "{refused}");
 }
 
+/// Of many who want to create it at once one does, and nobody has a file that is nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_who_create_a_file_at_once_one_has_it() {
+    for _ in 0..20 {
+        let folder = Folder::new();
+        let path = folder.file("tasks.redb");
+        let opening: Vec<_> = (0..8).map(|_| tokio::spawn(RedbStore::open(path.clone()))).collect();
+        let mut opened = Vec::new();
+        for opening in opening {
+            match opening.await.unwrap() {
+                Ok(store) => opened.push(store),
+                Err(refused) => assert!(refused.to_string().contains("in use"), "{refused:?}"),
+            }
+        }
+        assert_eq!(opened.len(), 1);
+        let id = insert(&opened[0], a_task(1)).await;
+        opened.remove(0).close().await;
+        assert_eq!(claim(&open(&path).await).await, [id]);
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing else is left"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_to_a_file_that_is_not_there_yet_stays_a_link() {
+    let folder = Folder::new();
+    let path = folder.file("link.redb");
+    std::os::unix::fs::symlink("tasks.redb", &path).unwrap();
+    let _store = open(&path).await;
+    assert!(path.is_symlink() && folder.file("tasks.redb").is_file());
+}
+
 /// Requests carry credentials.
 #[cfg(unix)]
 #[tokio::test]

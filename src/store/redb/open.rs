@@ -1,7 +1,7 @@
 //! Opening a file: whose it is, what is in it, and what the process before left undone.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -15,6 +15,7 @@ use redb::{
 use super::{
     fault::{Failure, Fault},
     frame,
+    inner::close,
     ram::{Arrival, Ram},
     tables::{FORMAT, FORMAT_KEY, META, Origin, Stored, Tables, Unreadable},
 };
@@ -27,21 +28,52 @@ use crate::{
 /// Opens or creates the file, takes its lock, and says so durably in its directory.
 pub(super) fn database(path: &Path, cache_bytes: usize) -> StoreResult<Database> {
     let new = !path.try_exists().unwrap_or(true);
-    if !new {
-        peek(path)?;
+    match new {
+        true => create(path, cache_bytes)?,
+        false => peek(path)?,
     }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    // Requests carry credentials: the file is its owner's.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path).map_err(|error| cannot_open(path, error))?;
+    let file = options().create(true).truncate(false).open(path);
+    let file = file.map_err(|error| cannot_open(path, error))?;
     let backend = FileBackend::new(file).map_err(|error| refused(path, error))?;
     let database = with_backend(path, backend, cache_bytes)?;
     if new {
         sync_parent(path).map_err(|error| cannot_open(path, error))?;
     }
     Ok(database)
+}
+
+/// Makes an empty file under another name, and gives it its own once it is whole: redb writes a new file in several steps,
+/// and what a process leaves that is killed between them is no redb file, to be refused by all that come after.
+///
+/// Where that is not possible, as in a directory that cannot be written to or on a file system without hard links, it does
+/// nothing: then the file is made in place, or it is found out there why it cannot be.
+fn create(path: &Path, cache_bytes: usize) -> StoreResult<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    // Of this call alone: another process may be creating the file as well.
+    unfinished.push(format!(".new-{:016x}", fastrand::u64(..)));
+    let Ok(file) = options().create_new(true).open(&unfinished) else {
+        return Ok(());
+    };
+    let made = FileBackend::new(file).map_err(|error| refused(path, error));
+    let made = made.and_then(|backend| {
+        let database = with_backend(path, backend, cache_bytes)?;
+        close(database).map_or(Ok(()), |failure| Err(damaged(path, &failure)))
+    });
+    if made.is_ok() {
+        // Not renamed: that would put it in the place of one that was created meanwhile, and is in use.
+        let _ = fs::hard_link(&unfinished, path);
+    }
+    let _ = fs::remove_file(&unfinished);
+    made
+}
+
+/// How a file is opened: requests carry credentials, so it is its owner's.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Opens what is behind `backend`. A file whose pages were changed can make redb panic; that refuses the file, and no more.
