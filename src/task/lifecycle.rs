@@ -522,7 +522,8 @@ impl Delivery {
         true
     }
 
-    /// How many tries there may have been before a deliverer that died is waited for.
+    /// How many tries there may have been before a deliverer that died is waited for. Fewer than the starts after which a
+    /// supervisor gives up: five in ten seconds with systemd.
     const QUICK_TRIES: u32 = 3;
 
     /// Takes the deliverer's word for how the try ended.
