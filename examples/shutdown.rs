@@ -56,6 +56,8 @@ async fn main() -> Result<(), BoxError> {
 
     let left = deadline.saturating_duration_since(Instant::now());
     let report = tokio::select! {
+        // In this order: a second Ctrl-C that is there already finds a shutdown to cut short.
+        biased;
         report = tasks.shutdown(left) => report,
         () = asked_to_end() => tasks.shutdown(Duration::ZERO).await,
     };

@@ -39,6 +39,9 @@ cargo test --workspace --features tower-respond-async/full --doc
 say "the benches run, a moment each"
 cargo test --features full --benches
 
+say "a process is killed under load, a moment"
+cargo run --quiet --features full --example crash_loop -- --cycles 20
+
 say "the transcoder, as somebody new would try it"
 examples/transcode/demo.sh
 

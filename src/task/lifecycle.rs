@@ -354,6 +354,18 @@ impl TaskRecord {
         }
     }
 
+    /// Takes the task, and what is to be told of its ends, from a process that is known to be dead, whatever the leases
+    /// say: for a store that only one process can have open, when it is opened. Answers whether anything was changed.
+    pub fn orphaned(&mut self, now: Timestamp) -> bool {
+        let held = self.state.is_held();
+        if held {
+            let _ = self.crashed(now);
+        }
+        let deliveries = self.deliveries.iter_mut();
+        // All of them, so not `any`.
+        deliveries.fold(held, |changed, delivery| delivery.orphaned(now) || changed)
+    }
+
     /// Asks for the task to stop.
     pub fn stop(&mut self, now: Timestamp) -> Stop {
         match self.state.after(Step::Stop) {
@@ -501,6 +513,29 @@ impl Delivery {
         })
     }
 
+    /// Takes the delivery from a deliverer that is known to be dead, if one has it: that was a try, and the next may come
+    /// at once. Not if deliverers keep dying: then the next comes when the lease has run out, so that a hook which takes
+    /// its process down does not do so over and over with nothing in between.
+    ///
+    /// Answers whether anything was changed.
+    pub fn orphaned(&mut self, now: Timestamp) -> bool {
+        // Every claim that is settled counts as a try.
+        if self.status != DeliveryStatus::Pending || self.token.get() <= u64::from(self.tried) {
+            return false;
+        }
+        if self.tried < Self::QUICK_TRIES {
+            self.due_at = self.due_at.min(now);
+        }
+        let mut tried = DeliveryTry::new(now);
+        tried.text = Some("the process ended before it could say how this went".into());
+        self.try_over(tried);
+        true
+    }
+
+    /// How many tries there may have been before a deliverer that died is waited for. Fewer than the starts after which a
+    /// supervisor gives up: five in ten seconds with systemd.
+    const QUICK_TRIES: u32 = 3;
+
     /// Takes the deliverer's word for how the try ended.
     ///
     /// # Errors
@@ -529,12 +564,16 @@ impl Delivery {
                 return Ok(DeliveryStatus::Pending);
             }
         };
+        self.try_over(tried);
+        Ok(self.status)
+    }
+
+    fn try_over(&mut self, tried: DeliveryTry) {
         self.tried += 1;
         if self.tries.len() == Self::TRIES_KEPT {
             self.tries.remove(0);
         }
         self.tries.push(tried);
-        Ok(self.status)
     }
 }
 
@@ -657,5 +696,37 @@ mod tests {
         assert_eq!(settled, Err(Fenced));
         let settled = delivery.settle(second.token, &DeliveryOutcome::Delivered, tried, at(30_006));
         assert_eq!(settled, Ok(DeliveryStatus::Delivered));
+    }
+
+    #[test]
+    fn a_delivery_whose_deliverer_died_is_due_at_once_until_too_many_have() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        assert!(!task.orphaned(at(6)), "nobody had it");
+        for death in 1..=5 {
+            let now = at(death * 100_000);
+            let delivery = &mut task.deliveries[0];
+            delivery.claim(LEASE, now).unwrap();
+            assert!(task.orphaned(now));
+            assert!(!task.orphaned(now), "it is nobody's now");
+            let delivery = &task.deliveries[0];
+            assert_eq!(u64::from(delivery.tried), death);
+            let due_at = if death <= 3 { now } else { now.saturating_add(LEASE) };
+            assert_eq!((delivery.status, delivery.due_at), (DeliveryStatus::Pending, due_at));
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_waits_for_its_next_try_is_nobodys_to_lose() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let claim = delivery.claim(LEASE, at(5)).unwrap();
+        let again = DeliveryOutcome::Retry(LEASE);
+        delivery
+            .settle(claim.token, &again, DeliveryTry::new(at(5)), at(5))
+            .unwrap();
+        assert!(!task.orphaned(at(6)));
+        assert_eq!(task.deliveries[0].due_at, at(30_005));
     }
 }

@@ -9,6 +9,8 @@ mod accept;
 mod api;
 mod body;
 mod conformance;
+#[cfg(unix)]
+mod crash;
 mod custom_store;
 mod dedup;
 mod disk;

@@ -16,10 +16,12 @@ use redb::Database;
 use tower_respond_async::{
     RequestId, Scope, TaskName, TaskState, TaskStore,
     probe::{Event, Probe},
-    store::{Claim, Insert, Inserted, KnownBy, LogQuery, QuickRepair, RedbStore, StoreErrorKind, TaskStoreExt},
+    store::{
+        Claim, DeliveryClaim, Insert, Inserted, KnownBy, LogQuery, QuickRepair, RedbStore, StoreErrorKind, TaskStoreExt,
+    },
     task::{
-        CapturedRequest, CapturedResponse, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask, RequestDigest, TaskRef,
-        WorkerId,
+        CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask,
+        RequestDigest, Subscription, TaskRef, WorkerId,
         lifecycle::{Outcome, Settlement},
     },
     testing::ManualClock,
@@ -109,6 +111,42 @@ async fn a_directory_that_is_not_there_is_named() {
     assert!(refused.to_string().contains("no/such/tasks.redb"), "{refused}");
 }
 
+/// Of many who want to create it at once one does, and nobody has a file that is nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_who_create_a_file_at_once_one_has_it() {
+    for _ in 0..20 {
+        let folder = Folder::new();
+        let path = folder.file("tasks.redb");
+        let opening: Vec<_> = (0..8).map(|_| tokio::spawn(RedbStore::open(path.clone()))).collect();
+        let mut opened = Vec::new();
+        for opening in opening {
+            match opening.await.unwrap() {
+                Ok(store) => opened.push(store),
+                Err(refused) => assert!(refused.to_string().contains("in use"), "{refused:?}"),
+            }
+        }
+        assert_eq!(opened.len(), 1);
+        let id = insert(&opened[0], a_task(1)).await;
+        opened.remove(0).close().await;
+        assert_eq!(claim(&open(&path).await).await, [id]);
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing else is left"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_to_a_file_that_is_not_there_yet_stays_a_link() {
+    let folder = Folder::new();
+    let path = folder.file("link.redb");
+    std::os::unix::fs::symlink("tasks.redb", &path).unwrap();
+    let _store = open(&path).await;
+    assert!(path.is_symlink() && folder.file("tasks.redb").is_file());
+}
+
 /// Requests carry credentials.
 #[cfg(unix)]
 #[tokio::test]
@@ -168,6 +206,35 @@ async fn what_was_running_waits_again_as_soon_as_the_file_is_opened() {
     drop(store);
     let store = open(&path).await;
     assert_eq!(store.task(stopping.id).await.unwrap().state, TaskState::Stopped);
+}
+
+/// S54
+#[tokio::test]
+async fn what_was_being_told_is_told_again_as_soon_as_the_file_is_opened() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let asking = || DeliveryClaim {
+        destinations: vec![Destination::LOCAL],
+        max: 10,
+        lease: LONG,
+    };
+    let store = open(&path).await;
+    let mut task = a_task(1);
+    task.subscriptions = Arc::from([Subscription {
+        destination: Destination::LOCAL,
+        on: Conditions::ALL,
+    }]);
+    succeed(&store, insert_born(&store, task).await).await;
+    let first = store.claim_deliveries(asking()).await.unwrap();
+    drop(store);
+
+    let store = open(&path).await;
+    let second = store.claim_deliveries(asking()).await.unwrap();
+    assert_eq!((first.len(), second.len()), (1, 1), "its lease has an hour to go");
+    assert_eq!(second[0].delivery.webhook_id(), first[0].delivery.webhook_id());
+    let tries = &second[0].delivery.tries;
+    assert_eq!((second[0].delivery.tried, tries.len()), (1, 1));
+    assert!(tries[0].text.as_ref().unwrap().contains("process ended"), "{tries:?}");
 }
 
 /// S50

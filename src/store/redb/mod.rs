@@ -76,7 +76,8 @@ use crate::{
 /// # One process at a time
 ///
 /// The file is locked while it is open. When it is opened, whatever was running in it is known to be running no more: it
-/// is put back into the queue at once, with a crash on its count, or ended if that was one too many.
+/// is put back into the queue at once, with a crash on its count, or ended if that was one too many. Whatever a hook was
+/// being told is told again at once; if processes keep dying over it, when its lease has run out.
 ///
 /// # When the disk fails
 ///

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     store::{StoreError, StoreErrorKind, StoreResult},
-    task::RequestId,
+    task::{Delivery, DeliveryStatus, RequestId, TaskRecord},
     time::{Clock, Timestamp},
 };
 
@@ -163,8 +163,8 @@ fn refused(path: &Path, error: DatabaseError) -> StoreError {
     StoreError::new(kind, context).because(error)
 }
 
-/// Reads what is there into memory, and ends or requeues what was running: whoever held it is gone, since the file was
-/// free to be opened.
+/// Reads what is there into memory, ends or requeues what was running, and puts up again what was being told: whoever had
+/// it is gone, since the file was free to be opened.
 ///
 /// The clock is the one to go by from then on: not behind the file.
 pub(super) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -> StoreResult<(Ram, Onward)> {
@@ -276,6 +276,12 @@ fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
     })
 }
 
+/// Whether a process may have had the task, or what is to be told of it.
+fn somebody_had(task: &TaskRecord) -> bool {
+    let pending = |delivery: &Delivery| delivery.status == DeliveryStatus::Pending;
+    task.state.is_held() || task.deliveries.iter().any(pending)
+}
+
 fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, Onward), redb::Error> {
     let ram = Ram::default();
     let mut damaged = Vec::new();
@@ -290,7 +296,7 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
             latest = latest.max(event.at);
         }
         match read {
-            Ok(stored) if stored.record.state.is_held() => orphaned.push(stored),
+            Ok(stored) if somebody_had(&stored.record) => orphaned.push(stored),
             Ok(stored) => {
                 live.extend(stored.record.state.is_queued().then_some(stored.record.id));
                 found.note(&ram, &stored.record);
@@ -318,9 +324,10 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
     let clock = Onward::from(latest, clock);
     let now = clock.now();
     for mut stored in orphaned {
-        // Counted as a crash: the claim counted itself, and nobody has taken that back.
-        let _ = stored.record.crashed(now);
-        stored.put(tables.tasks.open()?)?;
+        // A task counts a crash: the claim counted itself, and nobody has taken that back.
+        if stored.record.orphaned(now) {
+            stored.put(tables.tasks.open()?)?;
+        }
         found.note(&ram, &stored.record);
     }
     found.shelve(&ram);

@@ -197,11 +197,11 @@ impl Model {
         rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
     }
 
-    /// Everybody who held a task is gone, and known to be.
+    /// Everybody who held a task or a delivery is gone, and known to be.
     pub(super) fn crash(&mut self) {
         let now = self.now;
-        for task in self.tasks.iter_mut().filter(|task| task.record.state.is_held()) {
-            let _ = task.record.crashed(now);
+        for task in &mut self.tasks {
+            task.record.orphaned(now);
         }
     }
 

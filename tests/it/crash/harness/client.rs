@@ -1,0 +1,151 @@
+//! A client of the application, over loopback HTTP.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use tower_respond_async::{BoxError, RequestId};
+
+use super::{
+    app::{FOLDER, Orders},
+    journal::Answer,
+};
+
+/// When a client gives up on an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    connections: legacy::Client<HttpConnector, Full<Bytes>>,
+    folder: HeaderValue,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Client {
+    /// A client of processes with these orders, and of no others.
+    pub(crate) fn new(orders: &Orders) -> Self {
+        Self {
+            connections: legacy::Client::builder(TokioExecutor::new()).build_http(),
+            folder: orders.id(),
+        }
+    }
+
+    /// Sends a request once. An error means that no whole answer came, and nothing else.
+    pub(crate) async fn send(&self, to: SocketAddr, request: &Request<Bytes>) -> Result<Reply, BoxError> {
+        let uri = format!("http://{to}{}", request.uri());
+        let mut sent = Request::builder().method(request.method()).uri(uri);
+        sent = sent.header(FOLDER, &self.folder);
+        for (name, value) in request.headers() {
+            sent = sent.header(name, value);
+        }
+        let sent = sent.body(Full::new(request.body().clone()))?;
+        let replied = timeout(PATIENCE, async {
+            let (head, body) = self.connections.request(sent).await?.into_parts();
+            Ok::<_, BoxError>(Reply {
+                status: head.status,
+                headers: head.headers,
+                body: body.collect().await?.to_bytes(),
+            })
+        });
+        match replied.await?? {
+            reply if reply.status == StatusCode::MISDIRECTED_REQUEST => Err("it is somebody else's process".into()),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, to: SocketAddr, path: &str) -> Result<T, BoxError> {
+        let reply = self.send(to, &request(Method::GET, path)).await?;
+        match reply.status {
+            StatusCode::OK => Ok(serde_json::from_slice(&reply.body)?),
+            status => Err(format!("{path} was answered with {status}").into()),
+        }
+    }
+
+    /// All tasks that the query finds, with their payloads.
+    pub(crate) async fn tasks(&self, to: SocketAddr, query: &str) -> Result<Vec<Document>, BoxError> {
+        let mut tasks = Vec::new();
+        let mut token = String::new();
+        loop {
+            let path = format!("/tasks?limit=100&includePayload=true&nextToken={token}&{query}");
+            let page: List = self.get(to, &path).await?;
+            tasks.extend(page.tasks);
+            token = page.next_token;
+            if token.is_empty() {
+                return Ok(tasks);
+            }
+        }
+    }
+
+    /// How many tasks wait or run.
+    pub(crate) async fn unfinished(&self, to: SocketAddr) -> Result<usize, BoxError> {
+        let path = "/tasks?limit=100&status=Enqueued&status=Running&status=Retrying&status=Stopping";
+        Ok(self.get::<List>(to, path).await?.tasks.len())
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str) -> Request<Bytes> {
+    let request = Request::builder().method(method).uri(path).body(Bytes::new());
+    request.expect("the path is one of ours")
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct List {
+    tasks: Vec<Document>,
+    next_token: String,
+}
+
+/// What the task API shows of a task.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Document {
+    pub(crate) request_id: RequestId,
+    pub(crate) status: String,
+    pub(crate) generation: u32,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) already_retried_times: u32,
+    #[serde(rename = "taskErrorMessage")]
+    pub(crate) error: Option<String>,
+    /// The nonce that it was sent with.
+    #[serde(rename = "taskPayload")]
+    pub(crate) nonce: Option<String>,
+    #[serde(rename = "returnPayload")]
+    pub(crate) response: Option<String>,
+    pub(crate) events: Vec<Event>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Event {
+    pub(crate) status: String,
+}
+
+impl Document {
+    pub(crate) fn is_terminal(&self) -> bool {
+        is_terminal(&self.status)
+    }
+
+    /// What its handler answered.
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        serde_json::from_str(self.response.as_deref()?).ok()
+    }
+}
+
+pub(crate) fn is_terminal(state: &str) -> bool {
+    ["Succeeded", "Failed", "Stopped", "Expired", "Invalid"].contains(&state)
+}
