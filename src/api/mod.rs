@@ -8,10 +8,13 @@
 //! |---|---|---|
 //! | `GET /` | tasks, filtered and page by page | list |
 //! | `GET /stats` | how many tasks are in each state | list |
+//! | `GET /events` | a stream of what changes in any task | list |
 //! | `GET /{id}` | the task | view |
 //! | `GET /{id}/operation` | the same, for clients of long-running operations | view |
 //! | `GET /{id}/request` | the request, with credentials redacted | payload |
 //! | `GET /{id}/result` | the response as the handler gave it, once there is one | result |
+//! | `GET /{id}/logs` | what the handler logged, as JSON or, if `Accept` prefers it, as text | logs |
+//! | `GET /{id}/events` | a stream of what happens in the task | view; of its log, logs; of callbacks, callbacks |
 //! | `POST`, `PUT /{id}/stop` | 202 `Stopping` or 200 `Stopped` | stop |
 //! | `POST /{id}/retry` | 202: it runs again, edited if wanted | retry; to edit, invoke too |
 //! | `DELETE /{id}` | 204 | delete |
@@ -81,7 +84,9 @@ mod body;
 mod call;
 mod change;
 mod edits;
+mod events;
 mod list;
+mod logs;
 mod origin;
 mod paging;
 mod query;
@@ -89,6 +94,7 @@ mod result;
 mod routes;
 mod service;
 mod stats;
+mod stream;
 mod view;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Query parameters. Those that are not known are ignored, and an empty value is none; of one that is given twice, the
 //! last counts, unless it is a list.
 
-use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use http::Uri;
 
@@ -24,7 +24,10 @@ pub(super) struct ListQuery {
 /// could be found there.
 const TEXT_BYTES: usize = Filter::TEXT_BYTES;
 
-const LIMITS: std::ops::RangeInclusive<usize> = 1..=100;
+const LIMITS: RangeInclusive<usize> = 1..=100;
+
+/// How many lines of a log one answer holds: of the longest lines there are, 16 MiB.
+const LOG_LIMITS: RangeInclusive<usize> = 1..=1000;
 
 impl ListQuery {
     /// Reads the query of `uri`.
@@ -43,7 +46,7 @@ impl ListQuery {
                 "startedTimeBegin" => read.filter.created_from = Some(time("startedTimeBegin", &value)?),
                 "startedTimeEnd" => read.filter.created_to = Some(time("startedTimeEnd", &value)?),
                 "sortOrderByTime" => read.page.order = order(&value)?,
-                "limit" => read.page.limit = limit(&value)?,
+                "limit" => read.page.limit = limit(&value, LIMITS)?,
                 "includePayload" => read.include_payload = flag("includePayload", &value)?,
                 "nextToken" => token = Some(value),
                 _ => {}
@@ -74,6 +77,54 @@ pub(super) fn wait(uri: &Uri) -> Result<Option<Duration>, Problem> {
     last(uri, "wait")
         .map(|value| number("wait", &value, "a number of seconds").map(Duration::from_secs))
         .transpose()
+}
+
+/// Which lines of a log are asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LogsQuery {
+    pub(super) attempt: Option<u32>,
+    pub(super) after: u64,
+    pub(super) limit: Option<usize>,
+}
+
+impl LogsQuery {
+    /// Reads the query of `uri`.
+    pub(super) fn read(uri: &Uri) -> Result<Self, Problem> {
+        let mut read = Self::default();
+        for (name, value) in parameters(uri) {
+            match &*name {
+                "attempt" => read.attempt = Some(number("attempt", &value, "the number of an attempt")?),
+                "after" => read.after = number("after", &value, "the number of a line")?,
+                "limit" => read.limit = Some(limit(&value, LOG_LIMITS)?),
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Until when the events of a task are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Until {
+    /// The end of the task.
+    #[default]
+    Ended,
+    /// The end of the last callback about it.
+    Delivered,
+}
+
+/// Until when to follow a task.
+pub(super) fn until(uri: &Uri) -> Result<Until, Problem> {
+    match last(uri, "until").as_deref() {
+        None | Some("ended") => Ok(Until::Ended),
+        Some("delivered") => Ok(Until::Delivered),
+        Some(other) => Err(bad("until", other, "ended or delivered")),
+    }
+}
+
+/// The id of the last event that is known, where it is not in the header.
+pub(super) fn last_event_id(uri: &Uri) -> Option<String> {
+    last(uri, "lastEventId").map(Cow::into_owned)
 }
 
 fn parameters(uri: &Uri) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
@@ -117,11 +168,11 @@ fn order(value: &str) -> Result<SortOrder, Problem> {
     }
 }
 
-fn limit(value: &str) -> Result<usize, Problem> {
-    const RIGHT: &str = "a number from 1 to 100";
-    match number("limit", value, RIGHT)? {
-        limit if LIMITS.contains(&limit) => Ok(limit),
-        _ => Err(bad("limit", value, RIGHT)),
+fn limit(value: &str, limits: RangeInclusive<usize>) -> Result<usize, Problem> {
+    let right = format!("a number from {} to {}", limits.start(), limits.end());
+    match number("limit", value, &right)? {
+        limit if limits.contains(&limit) => Ok(limit),
+        _ => Err(bad("limit", value, &right)),
     }
 }
 

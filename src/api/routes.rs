@@ -11,7 +11,7 @@ use crate::{
     api::{
         Permission,
         call::{Answer, Call},
-        change, list, origin, result, stats, view,
+        change, events, list, logs, origin, result, stats, view,
     },
     error::BoxFuture,
     layer::{RequestBody, ResponseBody},
@@ -41,10 +41,13 @@ use Segment::{Task, Word};
 static ROUTES: &[Route] = &[
     Route { method: Method::GET,    path: &[],                        needs: Permission::List,    handler: |call, _| Box::pin(list::list(call)) },
     Route { method: Method::GET,    path: &[Word("stats")],           needs: Permission::List,    handler: |call, _| Box::pin(stats::stats(call)) },
+    Route { method: Method::GET,    path: &[Word("events")],          needs: Permission::List,    handler: |call, _| Box::pin(events::all(call)) },
     Route { method: Method::GET,    path: &[Task],                    needs: Permission::View,    handler: |call, _| Box::pin(view::task(call)) },
     Route { method: Method::DELETE, path: &[Task],                    needs: Permission::Delete,  handler: |call, body| Box::pin(change::delete(call, body)) },
     Route { method: Method::GET,    path: &[Task, Word("operation")], needs: Permission::View,    handler: |call, _| Box::pin(view::operation(call)) },
     Route { method: Method::GET,    path: &[Task, Word("request")],   needs: Permission::Payload, handler: |call, _| Box::pin(view::request(call)) },
+    Route { method: Method::GET,    path: &[Task, Word("logs")],      needs: Permission::Logs,    handler: |call, _| Box::pin(logs::logs(call)) },
+    Route { method: Method::GET,    path: &[Task, Word("events")],    needs: Permission::View,    handler: |call, _| Box::pin(events::one(call)) },
     Route { method: Method::GET,    path: &[Task, Word("result")],    needs: Permission::Result,  handler: |call, _| Box::pin(result::result(call)) },
     Route { method: Method::POST,   path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
     Route { method: Method::PUT,    path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
@@ -189,9 +192,8 @@ mod tests {
             "/a/result/",
             "/a/b/c",
             "/bulk",
-            "/events",
             "/openapi.json",
-            "/a/logs",
+            "/a/logs/1",
             "/%73tats",
         ] {
             assert_eq!(found(Method::GET, path), Err(404), "{path}");

@@ -283,6 +283,18 @@ impl Problem {
         .retry_after(DOWN)
     }
 
+    /// 503: as many streams are open as may be.
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
+    pub(crate) fn too_many_streams() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "TooManyStreams",
+            "Too many streams are open",
+            "As many event streams are open as may be at once; try again when some have ended, or poll instead.",
+        )
+        .retry_after(ROOM)
+    }
+
     /// 503: the process is on its way out.
     pub(crate) fn shutting_down() -> Self {
         Self::new(

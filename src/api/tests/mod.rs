@@ -2,6 +2,7 @@
 
 mod change;
 mod list;
+mod logs;
 mod look;
 mod paths;
 mod permission;
@@ -191,12 +192,15 @@ fn response(body: &'static [u8], headers: &[(&'static str, &'static str)]) -> Ca
     CapturedResponse::new(StatusCode::CREATED, map, Bytes::from_static(body))
 }
 
-const EVERY_ROUTE: [(&str, &str, Permission); 10] = [
+const EVERY_ROUTE: [(&str, &str, Permission); 13] = [
     ("GET", "/", Permission::List),
+    ("GET", "/events", Permission::List),
     ("GET", "/stats", Permission::List),
     ("GET", "/{id}", Permission::View),
     ("GET", "/{id}/operation", Permission::View),
     ("GET", "/{id}/request", Permission::Payload),
+    ("GET", "/{id}/logs", Permission::Logs),
+    ("GET", "/{id}/events", Permission::View),
     ("GET", "/{id}/result", Permission::Result),
     ("POST", "/{id}/stop", Permission::Stop),
     ("PUT", "/{id}/stop", Permission::Stop),
