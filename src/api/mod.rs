@@ -18,6 +18,7 @@
 //! | `POST`, `PUT /{id}/stop` | 202 `Stopping` or 200 `Stopped` | stop |
 //! | `POST /{id}/retry` | 202: it runs again, edited if wanted | retry; to edit, invoke too |
 //! | `DELETE /{id}` | 204 | delete |
+//! | `POST /bulk/stop`, `/bulk/retry`, `/bulk/delete` | what became of each, up to 1,000 | as for one; for a filter, list too |
 //!
 //! Listing or viewing with `includePayload` needs payload too, and shows responses only with result. Every refusal is a
 //! JSON problem. A task outside of the caller's scope is answered 404, as if it were not there.
@@ -81,6 +82,7 @@ mod access;
 mod answer;
 mod bearer;
 mod body;
+mod bulk;
 mod call;
 mod change;
 mod edits;

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use http::Uri;
+use serde::Deserialize;
 
 use crate::{
     api::paging,
@@ -77,6 +78,38 @@ pub(super) fn wait(uri: &Uri) -> Result<Option<Duration>, Problem> {
     last(uri, "wait")
         .map(|value| number("wait", &value, "a number of seconds").map(Duration::from_secs))
         .transpose()
+}
+
+/// A filter as JSON, with the names and meanings of the query parameters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct FilterDocument {
+    status: Option<Vec<String>>,
+    prefix: Option<String>,
+    function: Option<String>,
+    text: Option<String>,
+    started_time_begin: Option<u64>,
+    started_time_end: Option<u64>,
+}
+
+impl FilterDocument {
+    /// The filter.
+    pub(super) fn read(self) -> Result<Filter, Problem> {
+        let given = |value: Option<String>| value.filter(|value| !value.is_empty());
+        let text = |name, value| given(value).map(|value| text(name, value.into())).transpose();
+        let states = self.status.map(|names| {
+            let mut names = names.iter();
+            names.try_fold(StateSet::NONE, |states, name| with_state(states, name))
+        });
+        Ok(Filter {
+            states: states.transpose()?,
+            prefix: text("prefix", self.prefix)?,
+            function: text("function", self.function)?,
+            text: text("text", self.text)?,
+            created_from: self.started_time_begin.map(Timestamp::from_millis),
+            created_to: self.started_time_end.map(Timestamp::from_millis),
+        })
+    }
 }
 
 /// Which lines of a log are asked for.
@@ -194,7 +227,7 @@ fn number<N: FromStr>(name: &'static str, value: &str, right: &str) -> Result<N,
 
 fn bad(name: &'static str, value: &str, right: &(impl fmt::Display + ?Sized)) -> Problem {
     let value = Problem::quoted(value);
-    Problem::invalid_argument(format!("The query parameter {name} is {value}; it must be {right}."))
+    Problem::invalid_argument(format!("The parameter {name} is {value}; it must be {right}."))
 }
 
 #[cfg(test)]
@@ -259,7 +292,7 @@ mod tests {
         ] {
             let name = query.split_once('=').unwrap().0;
             let problem = read(query).unwrap_err();
-            assert!(problem.contains(&format!("query parameter {name} ")), "{problem}");
+            assert!(problem.contains(&format!("parameter {name} ")), "{problem}");
             assert!(problem.len() < 2048, "{problem}");
         }
     }

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     api::{
-        Permission,
+        Permission, bulk,
         call::{Answer, Call},
         change, events, list, logs, origin, result, stats, view,
     },
@@ -42,6 +42,9 @@ static ROUTES: &[Route] = &[
     Route { method: Method::GET,    path: &[],                        needs: Permission::List,    handler: |call, _| Box::pin(list::list(call)) },
     Route { method: Method::GET,    path: &[Word("stats")],           needs: Permission::List,    handler: |call, _| Box::pin(stats::stats(call)) },
     Route { method: Method::GET,    path: &[Word("events")],          needs: Permission::List,    handler: |call, _| Box::pin(events::all(call)) },
+    Route { method: Method::POST,   path: &[Word("bulk"), Word("stop")],   needs: Permission::Stop,   handler: |call, body| Box::pin(bulk::bulk(call, body, bulk::Action::Stop)) },
+    Route { method: Method::POST,   path: &[Word("bulk"), Word("retry")],  needs: Permission::Retry,  handler: |call, body| Box::pin(bulk::bulk(call, body, bulk::Action::Retry)) },
+    Route { method: Method::POST,   path: &[Word("bulk"), Word("delete")], needs: Permission::Delete, handler: |call, body| Box::pin(bulk::bulk(call, body, bulk::Action::Delete)) },
     Route { method: Method::GET,    path: &[Task],                    needs: Permission::View,    handler: |call, _| Box::pin(view::task(call)) },
     Route { method: Method::DELETE, path: &[Task],                    needs: Permission::Delete,  handler: |call, body| Box::pin(change::delete(call, body)) },
     Route { method: Method::GET,    path: &[Task, Word("operation")], needs: Permission::View,    handler: |call, _| Box::pin(view::operation(call)) },

@@ -178,6 +178,22 @@ impl Problem {
         .with_header(STATUS_HEADER, state)
     }
 
+    /// 409: not as many tasks match as the caller expects.
+    #[cfg_attr(
+        not(feature = "api"),
+        expect(dead_code, reason = "only the task API changes many at once")
+    )]
+    pub(crate) fn other_count(found: usize) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "CountDiffers",
+            "Another number of tasks matches",
+            format!(
+                "The filter matches {found} tasks; nothing was changed; send that as expectedCount if it is what you mean."
+            ),
+        )
+    }
+
     /// 410: the task ended without a response.
     pub(crate) fn no_response(state: TaskState, reason: Option<&str>) -> Self {
         let detail = match reason {

@@ -1,5 +1,6 @@
 //! The API as a client sees it, over a memory store whose tasks are moved by hand.
 
+mod bulk;
 mod change;
 mod list;
 mod logs;
@@ -192,7 +193,10 @@ fn response(body: &'static [u8], headers: &[(&'static str, &'static str)]) -> Ca
     CapturedResponse::new(StatusCode::CREATED, map, Bytes::from_static(body))
 }
 
-const EVERY_ROUTE: [(&str, &str, Permission); 13] = [
+const EVERY_ROUTE: [(&str, &str, Permission); 16] = [
+    ("POST", "/bulk/stop", Permission::Stop),
+    ("POST", "/bulk/retry", Permission::Retry),
+    ("POST", "/bulk/delete", Permission::Delete),
     ("GET", "/", Permission::List),
     ("GET", "/events", Permission::List),
     ("GET", "/stats", Permission::List),
