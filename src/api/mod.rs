@@ -7,6 +7,7 @@
 //! | request | answer | permission |
 //! |---|---|---|
 //! | `GET /` | tasks, filtered and page by page | list |
+//! | `GET /openapi.json` | all this for programs, made from the table that finds the handlers | none, to whom is let in |
 //! | `GET /stats` | how many tasks are in each state | list |
 //! | `GET /events` | a stream of what changes in any task | list |
 //! | `GET /{id}` | the task | view |
@@ -89,6 +90,7 @@ mod edits;
 mod events;
 mod list;
 mod logs;
+mod openapi;
 mod origin;
 mod paging;
 mod query;
@@ -97,6 +99,7 @@ mod routes;
 mod service;
 mod stats;
 mod stream;
+mod table;
 mod view;
 
 #[cfg(test)]

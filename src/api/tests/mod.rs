@@ -5,6 +5,7 @@ mod change;
 mod list;
 mod logs;
 mod look;
+mod openapi;
 mod paths;
 mod permission;
 mod result;

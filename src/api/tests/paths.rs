@@ -37,7 +37,7 @@ async fn hostile_paths_are_answered_404_as_problems() {
         "/a//result",
         "/<script>",
         "/bulk",
-        "/openapi.json",
+        "/openapi.yaml",
     ] {
         let Ok(path) = Uri::try_from(path) else { continue };
         let answer = get(&world.open(), path.to_string()).await;
