@@ -12,6 +12,7 @@ mod conformance;
 mod custom_store;
 mod dedup;
 mod engine_support;
+mod events;
 mod examples;
 mod fault_store;
 mod faults;
