@@ -17,6 +17,7 @@ mod entry;
 mod feed;
 mod follow;
 mod lease;
+mod log;
 pub(crate) mod node;
 #[cfg(feature = "api")]
 mod observe;

@@ -15,7 +15,8 @@ use std::{
 };
 
 /// Types that stand for one adapter, under the names by which a port's module hands them out.
-const ADAPTERS: [&str; 6] = [
+const ADAPTERS: [&str; 7] = [
+    "Capture",
     "MemoryStore",
     "MemoryStoreBuilder",
     "RedbStore",
@@ -25,13 +26,14 @@ const ADAPTERS: [&str; 6] = [
 ];
 
 /// Files of a port's folder that belong to the port itself, as all of `store/index` does: what several stores share.
-const PORT_FILES: [&str; 8] = [
+const PORT_FILES: [&str; 9] = [
     "store/mod",
     "store/error",
     "store/ext",
     "store/operations",
     "hook/mod",
     "hook/closure",
+    "probe/log",
     "probe/mod",
     "hook/channel",
 ];
@@ -67,7 +69,10 @@ fn floor_of_import(path: &str) -> Floor {
     match parts[0] {
         "task" | "time" | "error" | "BoxError" | "ConfigError" => Floor::Data,
         "store" | "hook" | "probe" => match parts.get(1) {
-            Some(second) if ["memory", "redb", "metrics", "tracing"].contains(second) || ADAPTERS.contains(second) => {
+            Some(second)
+                if ["capture", "memory", "redb", "metrics", "tracing"].contains(second)
+                    || ADAPTERS.contains(second) =>
+            {
                 Floor::Adapter
             }
             _ => Floor::Port,

@@ -8,6 +8,7 @@
 mod accept;
 mod api;
 mod body;
+mod capture;
 mod conformance;
 mod custom_store;
 mod dedup;
