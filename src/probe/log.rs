@@ -37,6 +37,9 @@ struct State {
     closed: bool,
 }
 
+/// The longest target, in bytes, of a line that is too long: a path of modules.
+const LONGEST_TARGET: usize = 256;
+
 /// What is left for the line that says how many were dropped, so that the store does not have to say it.
 const LAST_LINE_BYTES: usize = 256;
 
@@ -134,7 +137,7 @@ impl fmt::Debug for AttemptLog {
     }
 }
 
-/// Makes a line that is too long shorter: the message first, then fields from the last.
+/// Makes a line that is too long shorter: the message to half of it, then fields, from the last.
 fn cut_line(line: &mut LogLine) {
     if line.weight() <= AttemptLog::LINE_BYTES {
         return;
@@ -142,15 +145,38 @@ fn cut_line(line: &mut LogLine) {
     if line.message.len() > AttemptLog::LINE_BYTES / 2 {
         line.message = cut(&line.message, AttemptLog::LINE_BYTES / 2).into();
     }
-    while line.weight() > AttemptLog::LINE_BYTES && line.fields.pop().is_some() {}
-    if line.weight() > AttemptLog::LINE_BYTES {
-        line.target = cut(&line.target, 256).into();
+    if line.target.len() > LONGEST_TARGET {
+        line.target = cut(&line.target, LONGEST_TARGET).into();
+    }
+    loop {
+        let over = line.weight().saturating_sub(AttemptLog::LINE_BYTES);
+        match line.fields.pop() {
+            Some((name, value)) if over > 0 => {
+                // What is left of the value, or none of the field if nothing is.
+                if let Some(kept) = value.len().checked_sub(over) {
+                    line.fields.push((name, cut(&value, kept).into()));
+                    return;
+                }
+            }
+            Some(fits) => {
+                line.fields.push(fits);
+                return;
+            }
+            None => return,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn line_of_fields(text: &str, times: usize) -> LogLine {
+        LogLine {
+            fields: vec![("f".into(), text.repeat(times).into())],
+            ..line("m")
+        }
+    }
 
     fn line(text: &str) -> LogLine {
         LogLine::new(Timestamp::ZERO, "INFO", "t", text)
@@ -191,6 +217,13 @@ mod tests {
         let line = log.take().remove(0);
         assert!(line.weight() <= AttemptLog::LINE_BYTES && line.weight() > AttemptLog::LINE_BYTES / 2);
         assert!(!line.message.is_empty() && !line.fields.is_empty());
+
+        let mut one_field = line_of_fields("z", 20_000);
+        cut_line(&mut one_field);
+        assert_eq!(one_field.weight(), AttemptLog::LINE_BYTES, "as much of it as fits");
+        let mut fits = line_of_fields("z", 10_000);
+        cut_line(&mut fits);
+        assert_eq!(fits, line_of_fields("z", 10_000));
     }
 
     #[test]

@@ -9,13 +9,18 @@ use std::{
 };
 
 use axum::{Router, extract::Path, routing::any};
-use http::StatusCode;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use tokio::sync::oneshot;
+use tower::ServiceExt;
 use tower_respond_async::{
-    Backoff, Builder, MemoryStore, RequestId, Scope, TaskState,
-    probe::{Capture, TracingProbe},
+    Backoff, Builder, MemoryStore, RequestId, Scope, TaskApi, TaskState, TaskStore, allow_everyone,
+    probe::{Capture, Event, Probe, TracingProbe},
     store::LogQuery,
-    task::LogLine,
+    task::{
+        LogLine,
+        lifecycle::{Outcome, Settlement},
+    },
 };
 use tracing::{Instrument, Subscriber, debug, error, info, info_span, subscriber::DefaultGuard, warn};
 use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt, registry::LookupSpan};
@@ -283,4 +288,89 @@ async fn its_filter_is_its_own() {
     let id = app.accepted(fc("/").empty()).await;
     app.ended(id).await;
     assert_eq!(messages(&log(&app, id).await), ["captured"]);
+}
+
+/// A task whose claim another worker has taken over logs no more, and the attempt that lost it says so.
+#[tokio::test]
+async fn a_claim_that_was_lost_logs_nothing() {
+    let store = MemoryStore::new();
+    let fenced = Fenced::default();
+    let (capture, _guard) = capturing();
+    let gate = Gate::new();
+    let gated = gate.clone();
+    let handler = any(move || {
+        let gated = gated.clone();
+        async move {
+            gated.pass().await;
+            info!("of a zombie");
+            gated.pass().await;
+        }
+    });
+    let app = App::build(store.clone(), Router::new().route("/", handler), |builder| {
+        builder.probe(capture).probe(fenced.clone())
+    });
+    let id = app.accepted(fc("/").empty()).await;
+    gate.arrived().await;
+    // Ended under it, as by somebody who holds a newer claim.
+    let record = app.record(id).await;
+    let ended = Settlement::new(record.lease(), Outcome::Stopped);
+    let _ = store.settle(ended).await.unwrap();
+    gate.let_pass(1);
+    let noticed = async {
+        while fenced.0.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(noticed).await;
+    assert!(log(&app, id).await.is_empty());
+}
+
+/// Counts writes that were refused.
+#[derive(Clone, Debug, Default)]
+struct Fenced(Arc<AtomicUsize>);
+
+impl Probe for Fenced {
+    fn on_event(&self, event: &Event<'_>) {
+        if let Event::Fenced { .. } = event {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The API and a task's log together: lines come as they are stored, and the rest before the end.
+#[tokio::test]
+async fn a_running_task_s_log_is_followed_live() {
+    let (capture, _guard) = capturing();
+    let gate = Gate::new();
+    let gated = gate.clone();
+    let handler = any(move || {
+        let gated = gated.clone();
+        async move {
+            info!(password = "s3cret", "first");
+            gated.pass().await;
+            info!("last");
+        }
+    });
+    let app = App::wrap(
+        MemoryStore::new(),
+        |builder| builder.probe(capture),
+        |tasks| {
+            let api = TaskApi::new(tasks, allow_everyone());
+            Router::new().route("/", handler).nest_service("/tasks", api)
+        },
+    );
+    let id = app.accepted(fc("/").empty()).await;
+    let events = Request::get(format!("/tasks/{id}/events")).empty();
+    let mut body = app.service.clone().oneshot(events).await.unwrap().into_body();
+    let mut text = String::new();
+    while !text.contains("\"first\"") {
+        let frame = soon(body.frame()).await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    assert!(text.contains("REDACTED") && !text.contains("s3cret"), "{text}");
+    gate.let_pass(1);
+    let rest = soon(body.collect()).await.unwrap().to_bytes();
+    let rest = std::str::from_utf8(&rest).unwrap();
+    let (last, end) = (rest.find("\"last\"").unwrap(), rest.find("Succeeded").unwrap());
+    assert!(last < end, "{rest}");
 }

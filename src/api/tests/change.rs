@@ -68,7 +68,7 @@ async fn an_ended_task_runs_again_as_it_was_or_edited() {
 
     assert_eq!(
         *world.audit.0.lock().unwrap(),
-        ["retry by ann", "stop by ann", "retry by ann"]
+        ["retry by ann", "stop by ann", "retry with edits by ann"]
     );
 }
 
