@@ -96,14 +96,12 @@ impl AttemptLog {
         std::mem::take(&mut self.state().pending)
     }
 
-    /// Takes the last lines, and takes no more: of what was dropped, the last says how much it was.
+    /// Takes the last lines, and accepts no more: of what was dropped, the last says how much it was.
     pub(crate) fn finish(&self, now: Timestamp) -> Vec<LogLine> {
         let mut state = self.state();
-        if std::mem::replace(&mut state.closed, true) {
-            return Vec::new();
-        }
+        let first = !std::mem::replace(&mut state.closed, true);
         let mut lines = std::mem::take(&mut state.pending);
-        if state.dropped > 0 {
+        if first && state.dropped > 0 {
             let text = format!(
                 "{} more lines were dropped: the log of an attempt holds {} lines and {} bytes",
                 state.dropped,
