@@ -284,7 +284,7 @@ where
             .polled()
             .or_else(|| context.event_span(event).and_then(|span| self.marked(&span)));
         // Written with no lock held: a value that is written may log something itself.
-        if let Some(log) = log {
+        if let Some(log) = log.filter(|log| !log.refuses()) {
             log.push(line(event, &self.pair.clock));
         }
     }

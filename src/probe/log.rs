@@ -81,6 +81,17 @@ impl AttemptLog {
         }
     }
 
+    /// Whether a line would be dropped, whatever is in it; it is counted as if it had been. Saves writing what nobody keeps.
+    #[cfg_attr(not(feature = "capture"), expect(dead_code, reason = "a probe of one's own pushes"))]
+    pub(crate) fn refuses(&self) -> bool {
+        let mut state = self.state();
+        let full = state.dropped > 0 && !state.closed;
+        if full {
+            state.dropped += 1;
+        }
+        full || state.closed
+    }
+
     /// Whether there are lines to be stored.
     pub(crate) fn has_pending(&self) -> bool {
         !self.state().pending.is_empty()
