@@ -23,7 +23,8 @@
 //! | `API_TOKEN` | who has it may use the task API; without it everybody may, and `LISTEN` must be loopback |
 //! | `JOURNAL` | a file to which every start of a handler appends a line `taskId attempt path` |
 //!
-//! What handlers log goes to stderr. SIGTERM and Ctrl-C drain: what is under way has 20 seconds, and is told to end then.
+//! What handlers log goes to stderr, and into the log of their task: `curl -X POST -H 'Prefer: respond-async'
+//! http://127.0.0.1:3000/log?lines=3`, then `curl -H 'Accept: text/plain' http://127.0.0.1:3000/tasks/ID/logs`. SIGTERM and Ctrl-C drain: what is under way has 20 seconds, and is told to end then.
 
 use std::{
     convert::Infallible,
@@ -56,8 +57,9 @@ use tokio::{net::TcpListener, signal, time::sleep_until};
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
     Backoff, BearerToken, BoxError, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
-    store::RedbStore,
+    probe::Capture, store::RedbStore,
 };
+use tracing_subscriber::{Layer as _, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How long what is under way may go on after a SIGTERM. With the 5 s of the stop grace, less than the 30 s after which
 /// supervisors kill.
@@ -65,8 +67,11 @@ const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(io::stderr).init();
-    match serve().await {
+    let (capture, captured) = Capture::new();
+    let shown = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let shown = shown.with_filter(LevelFilter::INFO);
+    tracing_subscriber::registry().with(shown).with(captured).init();
+    match serve(capture).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("playground: {error}");
@@ -75,7 +80,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve() -> Result<(), BoxError> {
+async fn serve(capture: Capture) -> Result<(), BoxError> {
     let listen: SocketAddr = setting("LISTEN")?.unwrap_or(([127, 0, 0, 1], 3000).into());
     let token: Option<String> = setting("API_TOKEN")?;
     if token.is_none() && !listen.ip().is_loopback() {
@@ -84,7 +89,7 @@ async fn serve() -> Result<(), BoxError> {
         );
     }
 
-    let layer = layer().await?;
+    let layer = layer(capture).await?;
     let tasks = layer.tasks();
     let api = match token {
         Some(token) => TaskApi::new(&tasks, BearerToken::new(token)),
@@ -116,14 +121,14 @@ async fn serve() -> Result<(), BoxError> {
     Ok(())
 }
 
-async fn layer() -> Result<RespondAsyncLayer, BoxError> {
+async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
     let store: String = setting("STORE")?.unwrap_or_else(|| "memory".into());
     let mut builder = match store.split_once(':') {
         None if store == "memory" => RespondAsyncLayer::builder(MemoryStore::new()),
         Some(("redb", path)) => RespondAsyncLayer::builder(RedbStore::open(path).await?),
         _ => return Err(format!("STORE is {store:?}; it can be memory, or redb:PATH").into()),
     };
-    builder = builder.api_base("/tasks");
+    builder = builder.api_base("/tasks").probe(capture);
     if let Some(handlers) = setting("CONCURRENCY")? {
         builder = builder.concurrency(handlers);
     }

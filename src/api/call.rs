@@ -6,7 +6,7 @@ use http::{Response, request::Parts};
 
 use crate::{
     api::{Permission, access::Grant},
-    engine::Tasks,
+    engine::{Observer, Tasks},
     layer::ResponseBody,
     task::TaskRef,
     wire::{ApiLinks, Problem},
@@ -25,6 +25,11 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// Looks on, within what the caller may see.
+    pub(super) fn observer(&self) -> Observer {
+        self.tasks.observer(self.grant.scope.clone())
+    }
+
     /// Refuses the call unless the caller has this permission.
     pub(super) fn must_allow(&self, permission: Permission) -> Result<(), Problem> {
         match self.grant.allows(permission) {

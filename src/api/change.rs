@@ -40,18 +40,19 @@ pub(super) async fn retry(call: Call, body: RequestBody) -> Answer {
     let json = read_json(&call.parts.headers, body).await?;
     let edits = edits::parse(&json)?;
     let record = call.record().await?;
-    let edits = match edits.is_empty() {
-        true => Edits::default(),
+    let (action, edits) = match edits.is_empty() {
+        true => ("retry", Edits::default()),
         false => {
             call.must_allow(Permission::Invoke)?;
             let request = call.tasks.request(&call.grant.scope, record.id).await?;
             let request = request.ok_or_else(Problem::task_not_found)?;
-            edits.resolve(&request, &call.tasks.api_address().base)?
+            let edits = edits.resolve(&request, &call.tasks.api_address().base)?;
+            ("retry with edits", edits)
         }
     };
     match call.tasks.retry(&call.grant.scope, record.id, edits).await? {
         Rerun::Enqueued { generation } => {
-            call.audit(record.id, "retry");
+            call.audit(record.id, action);
             let mut response = changed(StatusCode::ACCEPTED, &record, TaskState::Enqueued, generation);
             call.links.put_on(response.headers_mut(), &record);
             Ok(response)

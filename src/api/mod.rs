@@ -7,14 +7,19 @@
 //! | request | answer | permission |
 //! |---|---|---|
 //! | `GET /` | tasks, filtered and page by page | list |
+//! | `GET /openapi.json` | all this for programs, made from the table that finds the handlers | none, to whom is let in |
 //! | `GET /stats` | how many tasks are in each state | list |
+//! | `GET /events` | a stream of what changes in any task | list |
 //! | `GET /{id}` | the task | view |
 //! | `GET /{id}/operation` | the same, for clients of long-running operations | view |
 //! | `GET /{id}/request` | the request, with credentials redacted | payload |
 //! | `GET /{id}/result` | the response as the handler gave it, once there is one | result |
+//! | `GET /{id}/logs` | what the handler logged, as JSON or, if `Accept` prefers it, as text | logs |
+//! | `GET /{id}/events` | a stream of what happens in the task | view; of its log, logs; of callbacks, callbacks |
 //! | `POST`, `PUT /{id}/stop` | 202 `Stopping` or 200 `Stopped` | stop |
 //! | `POST /{id}/retry` | 202: it runs again, edited if wanted | retry; to edit, invoke too |
 //! | `DELETE /{id}` | 204 | delete |
+//! | `POST /bulk/stop`, `/bulk/retry`, `/bulk/delete` | what became of each, up to 1,000 | as for one; for a filter, list too |
 //!
 //! Listing or viewing with `includePayload` needs payload too, and shows responses only with result. Every refusal is a
 //! JSON problem. A task outside of the caller's scope is answered 404, as if it were not there.
@@ -78,10 +83,14 @@ mod access;
 mod answer;
 mod bearer;
 mod body;
+mod bulk;
 mod call;
 mod change;
 pub(crate) mod edits;
+mod events;
 mod list;
+mod logs;
+mod openapi;
 mod origin;
 pub(crate) mod paging;
 pub(crate) mod query;
@@ -89,6 +98,8 @@ mod result;
 mod routes;
 mod service;
 mod stats;
+mod stream;
+mod table;
 mod view;
 
 #[cfg(test)]

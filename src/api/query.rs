@@ -1,9 +1,10 @@
 //! Query parameters. Those that are not known are ignored, and an empty value is none; of one that is given twice, the
 //! last counts, unless it is a list.
 
-use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use http::Uri;
+use serde::Deserialize;
 
 use crate::{
     api::paging,
@@ -24,7 +25,10 @@ pub(crate) struct ListQuery {
 /// could be found there.
 const TEXT_BYTES: usize = Filter::TEXT_BYTES;
 
-const LIMITS: std::ops::RangeInclusive<usize> = 1..=100;
+const LIMITS: RangeInclusive<usize> = 1..=100;
+
+/// How many lines of a log one answer holds: of the longest lines there are, 16 MiB.
+const LOG_LIMITS: RangeInclusive<usize> = 1..=1000;
 
 impl ListQuery {
     /// Reads the query of `uri`.
@@ -43,7 +47,7 @@ impl ListQuery {
                 "startedTimeBegin" => read.filter.created_from = Some(time("startedTimeBegin", &value)?),
                 "startedTimeEnd" => read.filter.created_to = Some(time("startedTimeEnd", &value)?),
                 "sortOrderByTime" => read.page.order = order(&value)?,
-                "limit" => read.page.limit = limit(&value)?,
+                "limit" => read.page.limit = limit(&value, LIMITS)?,
                 "includePayload" => read.include_payload = flag("includePayload", &value)?,
                 "nextToken" => token = Some(value),
                 _ => {}
@@ -74,6 +78,86 @@ pub(crate) fn wait(uri: &Uri) -> Result<Option<Duration>, Problem> {
     last(uri, "wait")
         .map(|value| number("wait", &value, "a number of seconds").map(Duration::from_secs))
         .transpose()
+}
+
+/// A filter as JSON, with the names and meanings of the query parameters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct FilterDocument {
+    status: Option<Vec<String>>,
+    prefix: Option<String>,
+    function: Option<String>,
+    text: Option<String>,
+    started_time_begin: Option<u64>,
+    started_time_end: Option<u64>,
+}
+
+impl FilterDocument {
+    /// The filter.
+    pub(super) fn read(self) -> Result<Filter, Problem> {
+        let given = |value: Option<String>| value.filter(|value| !value.is_empty());
+        let text = |name, value| given(value).map(|value| text(name, value.into())).transpose();
+        let states = self.status.map(|names| {
+            let mut names = names.iter();
+            names.try_fold(StateSet::NONE, |states, name| with_state(states, name))
+        });
+        Ok(Filter {
+            states: states.transpose()?,
+            prefix: text("prefix", self.prefix)?,
+            function: text("function", self.function)?,
+            text: text("text", self.text)?,
+            created_from: self.started_time_begin.map(Timestamp::from_millis),
+            created_to: self.started_time_end.map(Timestamp::from_millis),
+        })
+    }
+}
+
+/// Which lines of a log are asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LogsQuery {
+    pub(super) attempt: Option<u32>,
+    pub(super) after: u64,
+    pub(super) limit: Option<usize>,
+}
+
+impl LogsQuery {
+    /// Reads the query of `uri`.
+    pub(super) fn read(uri: &Uri) -> Result<Self, Problem> {
+        let mut read = Self::default();
+        for (name, value) in parameters(uri) {
+            match &*name {
+                "attempt" => read.attempt = Some(number("attempt", &value, "the number of an attempt")?),
+                "after" => read.after = number("after", &value, "the number of a line")?,
+                "limit" => read.limit = Some(limit(&value, LOG_LIMITS)?),
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Until when the events of a task are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Until {
+    /// The end of the task.
+    #[default]
+    Ended,
+    /// The end of the last callback about it.
+    Delivered,
+}
+
+/// Until when to follow a task.
+pub(super) fn until(uri: &Uri) -> Result<Until, Problem> {
+    match last(uri, "until").as_deref() {
+        None | Some("ended") => Ok(Until::Ended),
+        Some("delivered") => Ok(Until::Delivered),
+        Some(other) => Err(bad("until", other, "ended or delivered")),
+    }
+}
+
+/// The id of the last event that is known, where it is not in the header.
+pub(super) fn last_event_id(uri: &Uri) -> Option<String> {
+    last(uri, "lastEventId").map(Cow::into_owned)
 }
 
 fn parameters(uri: &Uri) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
@@ -117,11 +201,11 @@ fn order(value: &str) -> Result<SortOrder, Problem> {
     }
 }
 
-fn limit(value: &str) -> Result<usize, Problem> {
-    const RIGHT: &str = "a number from 1 to 100";
-    match number("limit", value, RIGHT)? {
-        limit if LIMITS.contains(&limit) => Ok(limit),
-        _ => Err(bad("limit", value, RIGHT)),
+fn limit(value: &str, limits: RangeInclusive<usize>) -> Result<usize, Problem> {
+    let right = format!("a number from {} to {}", limits.start(), limits.end());
+    match number("limit", value, &right)? {
+        limit if limits.contains(&limit) => Ok(limit),
+        _ => Err(bad("limit", value, &right)),
     }
 }
 
@@ -143,7 +227,7 @@ fn number<N: FromStr>(name: &'static str, value: &str, right: &str) -> Result<N,
 
 fn bad(name: &'static str, value: &str, right: &(impl fmt::Display + ?Sized)) -> Problem {
     let value = Problem::quoted(value);
-    Problem::invalid_argument(format!("The query parameter {name} is {value}; it must be {right}."))
+    Problem::invalid_argument(format!("The parameter {name} is {value}; it must be {right}."))
 }
 
 #[cfg(test)]
@@ -208,7 +292,7 @@ mod tests {
         ] {
             let name = query.split_once('=').unwrap().0;
             let problem = read(query).unwrap_err();
-            assert!(problem.contains(&format!("query parameter {name} ")), "{problem}");
+            assert!(problem.contains(&format!("parameter {name} ")), "{problem}");
             assert!(problem.len() < 2048, "{problem}");
         }
     }

@@ -1,4 +1,4 @@
-//! Which request is for which handler: one table, and the rules around it.
+//! Which request is for which handler: the rules around the table.
 
 use http::{
     HeaderValue, Method, Response, StatusCode,
@@ -9,47 +9,17 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     api::{
-        Permission,
         call::{Answer, Call},
-        change, list, origin, result, stats, view,
+        origin,
+        table::{
+            ROUTES, Route,
+            Segment::{self, Task, Word},
+        },
     },
-    error::BoxFuture,
     layer::{RequestBody, ResponseBody},
     task::{TaskName, TaskRef},
     wire::Problem,
 };
-
-/// Requests of one method and shape.
-pub(super) struct Route {
-    method: Method,
-    path: &'static [Segment],
-    needs: Permission,
-    handler: fn(Call, RequestBody) -> BoxFuture<'static, Answer>,
-}
-
-/// A part of a path between slashes.
-enum Segment {
-    /// This word.
-    Word(&'static str),
-    /// A task, by request id or name.
-    Task,
-}
-
-use Segment::{Task, Word};
-
-#[rustfmt::skip] // A table is read by its columns.
-static ROUTES: &[Route] = &[
-    Route { method: Method::GET,    path: &[],                        needs: Permission::List,    handler: |call, _| Box::pin(list::list(call)) },
-    Route { method: Method::GET,    path: &[Word("stats")],           needs: Permission::List,    handler: |call, _| Box::pin(stats::stats(call)) },
-    Route { method: Method::GET,    path: &[Task],                    needs: Permission::View,    handler: |call, _| Box::pin(view::task(call)) },
-    Route { method: Method::DELETE, path: &[Task],                    needs: Permission::Delete,  handler: |call, body| Box::pin(change::delete(call, body)) },
-    Route { method: Method::GET,    path: &[Task, Word("operation")], needs: Permission::View,    handler: |call, _| Box::pin(view::operation(call)) },
-    Route { method: Method::GET,    path: &[Task, Word("request")],   needs: Permission::Payload, handler: |call, _| Box::pin(view::request(call)) },
-    Route { method: Method::GET,    path: &[Task, Word("result")],    needs: Permission::Result,  handler: |call, _| Box::pin(result::result(call)) },
-    Route { method: Method::POST,   path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
-    Route { method: Method::PUT,    path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
-    Route { method: Method::POST,   path: &[Task, Word("retry")],     needs: Permission::Retry,   handler: |call, body| Box::pin(change::retry(call, body)) },
-];
 
 /// What a path and a method lead to.
 pub(super) enum Found {
@@ -130,7 +100,9 @@ impl Route {
 
     /// Answers the call, if the caller may make it.
     pub(super) async fn run(&self, call: Call, body: RequestBody) -> Answer {
-        call.must_allow(self.needs)?;
+        if let Some(permission) = self.needs {
+            call.must_allow(permission)?;
+        }
         if self.method != Method::GET {
             origin::check(&call.parts)?;
         }
@@ -142,9 +114,17 @@ impl Segment {
     fn matches(&self, given: &str) -> bool {
         match self {
             Word(word) => *word == given,
-            Task => !given.is_empty() && !TaskName::RESERVED.contains(&given),
+            Task => !given.is_empty() && !is_a_word(given),
         }
     }
+}
+
+/// Whether something else than a task stands under this word.
+fn is_a_word(given: &str) -> bool {
+    TaskName::RESERVED.contains(&given)
+        || ROUTES
+            .iter()
+            .any(|route| matches!(route.path, [Word(word), ..] if *word == given))
 }
 
 #[cfg(test)]
@@ -189,9 +169,8 @@ mod tests {
             "/a/result/",
             "/a/b/c",
             "/bulk",
-            "/events",
-            "/openapi.json",
-            "/a/logs",
+            "/openapi.yaml",
+            "/a/logs/1",
             "/%73tats",
         ] {
             assert_eq!(found(Method::GET, path), Err(404), "{path}");

@@ -13,9 +13,14 @@ mod context;
 mod deliver;
 mod driver;
 mod entry;
+#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
+mod feed;
 mod follow;
 mod lease;
+mod log;
 pub(crate) mod node;
+#[cfg(feature = "api")]
+mod observe;
 mod rates;
 pub(crate) mod retry;
 mod run;
@@ -40,7 +45,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle, sync::Notify, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 
 pub(crate) use self::{
     accept::Unaccepted,
@@ -64,6 +73,8 @@ pub use self::{
     submit::{Submission, SubmitError, Submitted},
     tasks::{Tasks, WeakTasks},
 };
+#[cfg(feature = "api")]
+pub(crate) use self::{feed::Place, observe::Observer};
 use crate::{
     error::BoxFuture,
     probe::{AttemptInfo, AttemptScope, Event, Probe},
@@ -98,6 +109,9 @@ pub(crate) struct Engine {
     set_aside: AtomicU64,
     deliverers: Slots,
     searches: Slots,
+    /// Room for those who look on for long.
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
+    observers: Arc<Semaphore>,
     entry: RwLock<Option<Arc<dyn Entry>>>,
     lease_thread: Mutex<Option<LeaseThread>>,
 }
@@ -111,6 +125,7 @@ impl Engine {
             slots: Slots::new(settings.concurrency, wake.clone()),
             deliverers: Slots::new(deliver::POOL, wake.clone()),
             searches: Slots::new(accept::SEARCHES, wake.clone()),
+            observers: Arc::new(Semaphore::new(settings.max_waiters.min(Semaphore::MAX_PERMITS))),
             budget: Budget::new(settings.buffer_limit),
             clock: EngineClock::new(),
             api_mounted: AtomicBool::new(false),

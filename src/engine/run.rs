@@ -18,6 +18,7 @@ use crate::{
         busy::BusyGuard,
         caught::{Panic, caught},
         entry::Replayed,
+        log::LogTimer,
         node::Hint,
         rates::Counted,
         retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
@@ -73,6 +74,7 @@ impl Engine {
             record.attempt,
             start.lease.token,
             &start.input,
+            &live.log,
         ));
         let replay = entry.map(|entry| entry.replay(start.input, TaskContext::attached(live.clone())));
         let leave = Leave {
@@ -92,6 +94,7 @@ impl Engine {
             let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
             match directive {
                 Directive::Settle(outcome) => {
+                    self.save_last_log(live).await;
                     let settlement = Settlement::new(live.lease, outcome);
                     let answer = self.call("settle", self.store.settle(settlement)).await;
                     let tries = live.machine().settle_tries();
@@ -294,6 +297,7 @@ const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 async fn run(leave: Leave, mut handler: Handler, started: Instant) {
     let (engine, live) = (&leave.engine, &leave.live);
     let mut save_at = started;
+    let mut log = LogTimer::default();
     let mut now = started;
     let given = loop {
         let directive = live.machine().directive(now);
@@ -304,6 +308,7 @@ async fn run(leave: Leave, mut handler: Handler, started: Instant) {
             true => until.min(save_at),
             false => until,
         };
+        let wake = log.due_at().map_or(wake, |at| wake.min(at));
         tokio::select! {
             biased;
             end = &mut handler => {
@@ -312,9 +317,13 @@ async fn run(leave: Leave, mut handler: Handler, started: Instant) {
                 break None;
             }
             () = live.changed().notified() => {}
+            () = live.logged() => {}
             () = sleep_until(wake.into()) => {}
         }
         now = Instant::now();
+        if log.is_due(live, now) {
+            engine.save_log(live);
+        }
         if now >= save_at && live.has_unsaved() {
             save_at = now + SAVE_PROGRESS_EVERY;
             engine.save_progress(live);

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
@@ -17,6 +17,7 @@ use crate::{
         attempt::{Attempt, Input},
         slots::Stuck,
     },
+    probe::AttemptLog,
     task::{LeaseRef, Progress, RequestId, TaskName, TaskRecord},
 };
 
@@ -36,6 +37,10 @@ pub(crate) struct Live {
     cancelled: AtomicBool,
     cancel: Notify,
     progress: Mutex<Reported>,
+    /// What it logs, once a probe asked for it.
+    pub(crate) log: OnceLock<AttemptLog>,
+    /// Whose turn it is to store of that.
+    pub(crate) log_turn: tokio::sync::Mutex<()>,
     stuck: Mutex<Option<Stuck>>,
     reported: AtomicBool,
 }
@@ -61,6 +66,8 @@ impl Live {
             cancelled: AtomicBool::new(false),
             cancel: Notify::new(),
             progress: Mutex::default(),
+            log: OnceLock::new(),
+            log_turn: tokio::sync::Mutex::default(),
             stuck: Mutex::default(),
             reported: AtomicBool::new(false),
         }
@@ -98,6 +105,14 @@ impl Live {
         told.as_mut().enable();
         if !self.is_cancelled() {
             told.await;
+        }
+    }
+
+    /// Resolves when it logs something after a silence.
+    pub(crate) async fn logged(&self) {
+        match self.log.get() {
+            Some(log) => log.pushed().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -282,7 +282,7 @@ impl Tasks {
 
 impl Engine {
     /// The record with the latest progress, which is stored only now and then.
-    fn with_progress(&self, mut record: Arc<TaskRecord>) -> Arc<TaskRecord> {
+    pub(super) fn with_progress(&self, mut record: Arc<TaskRecord>) -> Arc<TaskRecord> {
         if !record.state.is_held() {
             return record;
         }

@@ -10,10 +10,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::task::RequestId;
+use crate::{engine::feed::Feed, task::RequestId};
 
-/// Those who wait, by task. Nobody is remembered who does not wait now.
+/// Those who wait, by task, and those who listen to all. Nobody is remembered who does not wait now.
 pub(crate) struct Watchers {
+    feed: Feed,
     count: AtomicUsize,
     by_task: Mutex<HashMap<RequestId, (usize, Arc<Notify>)>>,
 }
@@ -28,6 +29,7 @@ pub(crate) struct Watcher<'a> {
 impl Watchers {
     pub(crate) fn new() -> Self {
         Self {
+            feed: Feed::new(),
             count: AtomicUsize::new(0),
             by_task: Mutex::default(),
         }
@@ -36,6 +38,12 @@ impl Watchers {
     /// How many wait.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// The changes of all tasks.
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
+    pub(crate) const fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// Begins to wait for `id`. Look at the task after this: what changed before is not told.
@@ -51,8 +59,14 @@ impl Watchers {
         }
     }
 
-    /// Wakes those who wait for `id`. Costs one load where nobody waits at all.
+    /// Tells everybody that `id` changed: those who wait for it, and those who listen to all. Costs two loads where nobody waits at all.
     pub(crate) fn changed(&self, id: RequestId) {
+        self.feed.note(id);
+        self.wake(id);
+    }
+
+    /// Wakes those who wait for `id`, about something that is not for those who listen to all.
+    pub(crate) fn wake(&self, id: RequestId) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
         }

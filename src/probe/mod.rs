@@ -1,5 +1,6 @@
 //! Watching the engine at work: one [`Event`] for all that happens, and the [`Probe`]s that translate it.
 //!
+//! - `Capture` (feature `capture`) keeps what a task logs with `tracing` as the task's own log
 //! - `MetricsProbe` (feature `metrics`) counts with the `metrics` crate
 //! - `TracingProbe` (feature `tracing`) writes spans and events with the `tracing` crate
 //!
@@ -54,13 +55,19 @@
 //! # Ok(()) }
 //! ```
 
+#[cfg(feature = "capture")]
+mod capture;
+mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "tracing")]
 mod tracing;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::OnceLock, time::Duration};
 
+#[cfg(feature = "capture")]
+pub use self::capture::Capture;
+pub use self::log::AttemptLog;
 #[cfg(feature = "metrics")]
 pub use self::metrics::MetricsProbe;
 #[cfg(feature = "tracing")]
@@ -113,6 +120,7 @@ pub struct AttemptInfo<'a> {
     pub token: FenceToken,
     /// The request that is replayed.
     pub request: &'a CapturedRequest,
+    log: &'a OnceLock<AttemptLog>,
 }
 
 impl<'a> AttemptInfo<'a> {
@@ -122,6 +130,7 @@ impl<'a> AttemptInfo<'a> {
         attempt: u32,
         token: FenceToken,
         request: &'a CapturedRequest,
+        log: &'a OnceLock<AttemptLog>,
     ) -> Self {
         Self {
             id,
@@ -129,7 +138,15 @@ impl<'a> AttemptInfo<'a> {
             attempt,
             token,
             request,
+            log,
         }
+    }
+
+    /// The log of this attempt, to write into while it runs: what is written is stored with the task. Asked for it, the
+    /// engine looks after a log; not asked, it costs nothing.
+    #[must_use]
+    pub fn log(&self) -> AttemptLog {
+        self.log.get_or_init(AttemptLog::new).clone()
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod envelope;
 pub mod id;
 pub mod lifecycle;
+pub(crate) mod printable;
 pub mod query;
 pub mod record;
 pub mod record_codec;

@@ -122,7 +122,8 @@ impl<'a> TaskDocument<'a> {
     }
 }
 
-fn write_progress(out: &mut Vec<u8>, progress: &Progress) {
+/// How far a task is.
+pub(crate) fn write_progress(out: &mut Vec<u8>, progress: &Progress) {
     let mut document = Object::begin(out);
     document.member("fraction", |out| {
         serde_json::to_writer(out, &progress.fraction).expect("memory takes any number");
@@ -155,9 +156,6 @@ fn write_labels(out: &mut Vec<u8>, task: &TaskRecord) {
     out.push(b'}');
 }
 
-/// Whether logs and events are served.
-const SERVES_LOGS_AND_EVENTS: bool = false;
-
 /// What can be done about a task now, and where: `stop` until it has ended, `retry` from then on.
 fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, ended: bool) {
     let mut links = Object::begin(out);
@@ -166,8 +164,8 @@ fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, ended: bool) {
         (true, "result", "/result"),
         (true, "operation", "/operation"),
         (true, "request", "/request"),
-        (SERVES_LOGS_AND_EVENTS, "logs", "/logs"),
-        (SERVES_LOGS_AND_EVENTS, "events", "/events"),
+        (true, "logs", "/logs"),
+        (true, "events", "/events"),
         (!ended, "stop", "/stop"),
         (ended, "retry", "/retry"),
     ] {
@@ -249,7 +247,7 @@ pub(super) mod tests {
              \"events\":[{{\"eventId\":1,\"status\":\"Enqueued\",\"timestamp\":1000,\"eventDetail\":\"\"}}],\
              \"labels\":{{}},\"generation\":1,\"links\":{{\"self\":\"/tasks/{id}\",\"result\":\"/tasks/{id}/result\",\
              \"operation\":\"/tasks/{id}/operation\",\"request\":\"/tasks/{id}/request\",\
-             \"stop\":\"/tasks/{id}/stop\"}}}}"
+             \"logs\":\"/tasks/{id}/logs\",\"events\":\"/tasks/{id}/events\",\"stop\":\"/tasks/{id}/stop\"}}}}"
         );
         assert_eq!(json(&TaskDocument::new(&record, &links)), expected);
     }
@@ -274,7 +272,8 @@ pub(super) mod tests {
              {{\"eventId\":3,\"status\":\"Succeeded\",\"timestamp\":2750,\"eventDetail\":\"\"}}],\
              \"labels\":{{\"kind\":\"film\"}},\"tenant\":\"acme\",\"generation\":1,\"links\":{{\"self\":\"/tasks/job-1\",\
              \"result\":\"/tasks/job-1/result\",\"operation\":\"/tasks/job-1/operation\",\
-             \"request\":\"/tasks/job-1/request\",\"retry\":\"/tasks/job-1/retry\"}}}}"
+             \"request\":\"/tasks/job-1/request\",\"logs\":\"/tasks/job-1/logs\",\
+             \"events\":\"/tasks/job-1/events\",\"retry\":\"/tasks/job-1/retry\"}}}}"
         );
         assert_eq!(json(&document), expected);
     }

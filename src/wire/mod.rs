@@ -2,18 +2,30 @@
 //!
 //! - `problem`: a refusal, one document for every kind of client
 //! - `document`: a task
+//! - `delivery`: a completion on its way to somebody
 //! - `operation`: a task, as a long-running operation of cloud guidelines
 //! - `links`: where the task API is, and where a task is in it
+//! - `log`: a line of a task's log
 //! - `json`: documents written as they are made
 //! - `payload`: bytes as they stand in a document
 //! - `redact`: what no view shows
 //! - `values`: header values that are made together
 //! - `hop`: headers that belong to one connection
 
+#[cfg_attr(
+    not(feature = "api"),
+    expect(dead_code, reason = "what it writes is for the task API")
+)]
+mod delivery;
 mod document;
 mod hop;
 pub(crate) mod json;
 mod links;
+#[cfg_attr(
+    not(feature = "api"),
+    expect(dead_code, reason = "what it writes is for the task API")
+)]
+mod log;
 mod operation;
 mod payload;
 mod problem;
@@ -21,12 +33,14 @@ mod redact;
 mod values;
 
 pub(crate) use self::{
-    document::TaskDocument,
+    delivery::DeliveryDocument,
+    document::{TaskDocument, write_progress},
     hop::HopByHop,
     links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
+    log::LogDocument,
     operation::OperationDocument,
     payload::Payload,
     problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
-    redact::{REDACTED, RedactedUri, is_secret_header, is_secret_query_key},
+    redact::{REDACTED, RedactedUri, is_secret_field, is_secret_header, is_secret_query_key},
     values::Values,
 };

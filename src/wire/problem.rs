@@ -178,6 +178,22 @@ impl Problem {
         .with_header(STATUS_HEADER, state)
     }
 
+    /// 409: not as many tasks match as the caller expects.
+    #[cfg_attr(
+        not(feature = "api"),
+        expect(dead_code, reason = "only the task API changes many at once")
+    )]
+    pub(crate) fn other_count(found: usize) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "CountDiffers",
+            "Another number of tasks matches",
+            format!(
+                "{found} tasks are named or match; nothing was changed; send that as expectedCount if it is what you mean."
+            ),
+        )
+    }
+
     /// 410: the task ended without a response.
     pub(crate) fn no_response(state: TaskState, reason: Option<&str>) -> Self {
         let detail = match reason {
@@ -281,6 +297,18 @@ impl Problem {
              sending it again under the same task id or Idempotency-Key is safe.",
         )
         .retry_after(DOWN)
+    }
+
+    /// 503: as many streams are open as may be.
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
+    pub(crate) fn too_many_streams() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "TooManyStreams",
+            "Too many streams are open",
+            "As many streams of events and logs are open as may be at once; try again when some have ended, or poll instead.",
+        )
+        .retry_after(ROOM)
     }
 
     /// 503: the process is on its way out.

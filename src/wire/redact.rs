@@ -30,6 +30,14 @@ pub(crate) fn is_secret_query_key(key: &str) -> bool {
     SECRET_QUERY_KEYS.contains(&&*name) || is_secret_name(&name)
 }
 
+/// Whether a named value of a log line holds a credential. `key` and `code`, which are secrets in a query, are ordinary
+/// words there.
+pub(crate) fn is_secret_field(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let last = name.rsplit('.').next().unwrap_or(&name);
+    is_secret_name(last) || SECRET_FIELDS.contains(&last)
+}
+
 /// `name` is in lower case.
 fn is_secret_name(name: &str) -> bool {
     SECRET_HEADERS.contains(&name) || SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending))
@@ -54,6 +62,7 @@ const SECRET_QUERY_KEYS: [&str; 9] = [
     "apikey",
     "sig",
 ];
+const SECRET_FIELDS: [&str; 6] = ["token", "secret", "signature", "password", "api-key", "apikey"];
 const LONGEST_KEY: usize = 32;
 
 /// A URI as views show it: values of secret query parameters and the user's part of an authority are not in it.
@@ -103,6 +112,23 @@ mod tests {
         }
         for name in ["content-type", "x-token-count", "x-signature-input", "tokenizer"] {
             assert!(!is_secret_header(&HeaderName::from_static(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_fields_of_a_log_are_secret_and_ordinary_words_are_not() {
+        for name in [
+            "token",
+            "user.access_token",
+            "Authorization",
+            "http.request.header.cookie",
+            "db.password",
+            "x_api_key",
+        ] {
+            assert!(is_secret_field(name), "{name}");
+        }
+        for name in ["key", "code", "tokens", "token.count", "message", ""] {
+            assert!(!is_secret_field(name), "{name}");
         }
     }
 

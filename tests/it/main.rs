@@ -8,6 +8,7 @@
 mod accept;
 mod api;
 mod body;
+mod capture;
 mod conformance;
 #[cfg(unix)]
 mod crash;
@@ -15,6 +16,7 @@ mod custom_store;
 mod dedup;
 mod disk;
 mod engine_support;
+mod events;
 mod examples;
 mod fault_store;
 mod faults;

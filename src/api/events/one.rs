@@ -1,0 +1,258 @@
+//! The events of one task.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use http::{Response, StatusCode};
+use tokio::time::sleep_until;
+
+use crate::{
+    api::{
+        Permission,
+        call::{Answer, Call},
+        events::{Teller, last_event_id, told},
+        query::{self, Until},
+        stream::{Gone, Pen},
+    },
+    layer::ResponseBody,
+    store::LogQuery,
+    task::{Delivery, DeliveryStatus, HistoryEvent, Progress, TaskRecord},
+    wire::{DeliveryDocument, LogDocument, json::Object, write_progress},
+};
+
+/// How many lines of log are read at once: of the longest there are, 1 MiB.
+const LINES_AT_ONCE: usize = 64;
+
+/// How often the task is looked at besides when this process changes it: another process may, and progress is not told.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// `GET /{id}/events`
+pub(in crate::api) async fn one(call: Call) -> Answer {
+    let until = query::until(&call.parts.uri)?;
+    let record = call.record().await?;
+    let last = record.history.last().map_or(0, |last| last.id);
+    let known = last_event_id(&call.parts).and_then(|id| id.parse::<Known>().ok());
+    // An id that this task has not given out yet is another's, and no place in this stream.
+    let known = known.filter(|known| known.event <= last);
+    let told_last = known.is_some_and(|known| known.event == last);
+    if told_last && is_over(&record, until) {
+        // What tells a browser not to ask again.
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    let follower = |teller| Follower {
+        logs: call.grant.allows(Permission::Logs),
+        callbacks: call.grant.allows(Permission::Callbacks),
+        known: known.unwrap_or_default(),
+        progress: None,
+        deliveries: Vec::new(),
+        until,
+        teller,
+    };
+    told(&call, |teller| follower(teller).follow(record))
+}
+
+fn is_over(record: &TaskRecord, until: Until) -> bool {
+    let pending = || {
+        record
+            .deliveries
+            .iter()
+            .any(|one| one.status == DeliveryStatus::Pending)
+    };
+    record.state.is_terminal() && (until == Until::Ended || !pending())
+}
+
+/// What a client knows: the number of the last event in the task's history, of the last line of its log, and how many
+/// callbacks and tries of them there were. Written as the id of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Known {
+    event: u32,
+    line: u64,
+    deliveries: u64,
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.event, self.line, self.deliveries)
+    }
+}
+
+impl FromStr for Known {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut numbers = text.splitn(3, '-').map(|number| number.parse::<u64>().ok());
+        let mut next = || numbers.next().flatten().ok_or(());
+        Ok(Self {
+            event: next()?.try_into().map_err(|_| ())?,
+            line: next()?,
+            deliveries: next()?,
+        })
+    }
+}
+
+/// How far a delivery was told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct DeliveryTold {
+    status: DeliveryStatus,
+    tried: u32,
+}
+
+struct Follower {
+    logs: bool,
+    callbacks: bool,
+    known: Known,
+    progress: Option<Progress>,
+    deliveries: Vec<DeliveryTold>,
+    until: Until,
+    teller: Teller,
+}
+
+impl Follower {
+    async fn follow(mut self, record: Arc<TaskRecord>) -> Result<Pen, Gone> {
+        let observer = self.teller.observer.clone();
+        let id = record.id;
+        drop(record);
+        let watcher = observer.watch(id);
+        loop {
+            let changed = watcher.changed().notified();
+            tokio::pin!(changed);
+            // Enabled before the task is looked at, so that no change is missed in between.
+            changed.as_mut().enable();
+            // A client that asks again goes on where it was, if the store is back then.
+            let found = observer.find(id).await.map_err(|_| Gone)?;
+            let Some(record) = found else {
+                return Ok(self.teller.pen);
+            };
+            self.tell(&record).await?;
+            self.teller.flush().await?;
+            if is_over(&record, self.until) || !observer.is_open() {
+                return Ok(self.teller.pen);
+            }
+            tokio::select! {
+                () = changed => {}
+                () = observer.closed() => {}
+                () = self.teller.pen.left() => return Err(Gone),
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = sleep_until(self.teller.heartbeat_at()) => {}
+            }
+        }
+    }
+
+    /// Tells what is new. The end of the task comes after all that happened in it.
+    async fn tell(&mut self, record: &TaskRecord) -> Result<(), Gone> {
+        let (history, end) = match record.history.split_last() {
+            Some((last, before)) if record.state.is_terminal() => (before, Some(last)),
+            _ => (&record.history[..], None),
+        };
+        for event in history {
+            self.tell_status(record, event).await?;
+        }
+        if self.logs {
+            self.tell_log(record).await?;
+        }
+        if record.state.is_held() && record.progress != self.progress {
+            self.progress.clone_from(&record.progress);
+            if let Some(progress) = &self.progress {
+                self.teller
+                    .event("progress", None, |out| write_progress(out, progress))
+                    .await?;
+            }
+        }
+        if self.callbacks {
+            self.tell_callbacks(&record.deliveries).await?;
+        }
+        match end {
+            Some(end) => self.tell_status(record, end).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_status(&mut self, record: &TaskRecord, event: &HistoryEvent) -> Result<(), Gone> {
+        if event.id <= self.known.event {
+            return Ok(());
+        }
+        self.known.event = event.id;
+        let write = |out: &mut Vec<u8>| {
+            let mut document = Object::begin(out);
+            document.text("taskId", &record.task_id());
+            document.shown("requestId", record.id);
+            document.number("eventId", event.id);
+            document.plain("status", event.state.as_str());
+            document.number("timestamp", event.at.as_millis());
+            document.number("attempt", event.attempt);
+            document.text("eventDetail", event.detail.as_deref().unwrap_or(""));
+            document.end();
+        };
+        self.teller.event("status", Some(&self.known), write).await
+    }
+
+    async fn tell_log(&mut self, record: &TaskRecord) -> Result<(), Gone> {
+        loop {
+            let query = LogQuery {
+                attempt: None,
+                after: self.known.line,
+                limit: LINES_AT_ONCE,
+            };
+            let lines = self.teller.observer.logs(record.id, query).await.map_err(|_| Gone)?;
+            for line in &lines {
+                self.known.line = line.seq;
+                let write = |out: &mut Vec<u8>| LogDocument(line).write(out);
+                self.teller.event("log", Some(&self.known), write).await?;
+            }
+            if lines.len() < LINES_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tell_callbacks(&mut self, deliveries: &[Delivery]) -> Result<(), Gone> {
+        let told: Vec<_> = deliveries
+            .iter()
+            .map(|delivery| DeliveryTold {
+                status: delivery.status,
+                tried: delivery.tried,
+            })
+            .collect();
+        let known = deliveries.iter().map(|delivery| 1 + u64::from(delivery.tried)).sum();
+        // At the first look, what a client knows that came back is told by the numbers alone.
+        let resumed = self.deliveries.is_empty() && self.known.deliveries == known;
+        self.known.deliveries = known;
+        for (index, (delivery, now)) in deliveries.iter().zip(&told).enumerate() {
+            if !resumed && self.deliveries.get(index) != Some(now) {
+                let write = |out: &mut Vec<u8>| DeliveryDocument::new(index, delivery).write(out);
+                self.teller.event("callback", Some(&self.known), write).await?;
+            }
+        }
+        self.deliveries = told;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_an_event_leads_back_to_it() {
+        let known = Known {
+            event: 3,
+            line: u64::MAX,
+            deliveries: 2,
+        };
+        assert_eq!(known.to_string().parse(), Ok(known));
+        for other in [
+            "",
+            "3",
+            "3-4",
+            "3-4-",
+            "3-4-5-6",
+            "a-b-c",
+            "-1-2-3",
+            "4294967296-0-0",
+            "9f-17",
+        ] {
+            assert_eq!(other.parse::<Known>(), Err(()), "{other}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The log of a task.
+
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS},
+};
+
+use crate::{
+    api::{
+        answer::{self, NO_STORE, NOSNIFF},
+        call::{Answer, Call},
+        query::LogsQuery,
+        stream::{Gone, Pen, stream},
+    },
+    engine::Observer,
+    store::LogQuery,
+    task::{LogLine, RequestId},
+    wire::{
+        LogDocument, Problem,
+        json::{self, Object},
+    },
+};
+
+/// How many lines a JSON answer holds unless it is told.
+const LINES: usize = 1000;
+
+/// How many lines of text are read at once: of the longest there are, 1 MiB.
+const LINES_AT_ONCE: usize = 64;
+
+/// `GET /{id}/logs`
+pub(super) async fn logs(call: Call) -> Answer {
+    let query = LogsQuery::read(&call.parts.uri)?;
+    let record = call.record().await?;
+    let mut response = match wants_text(&call.parts.headers) {
+        true => text(call.observer(), record.id, query)?,
+        false => page(&call, record.id, query).await?,
+    };
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
+    let limit = query.limit.unwrap_or(LINES);
+    // One more than is given, to know whether there are more.
+    let wanted = LogQuery {
+        attempt: query.attempt,
+        after: query.after,
+        limit: limit + 1,
+    };
+    let mut lines = call.tasks.logs(&call.grant.scope, id, wanted).await?;
+    let more = lines.len() > limit;
+    lines.truncate(limit);
+    let next = lines.last().map_or(query.after, |line| line.seq);
+
+    let mut out = Vec::with_capacity(256 * lines.len() + 64);
+    let mut document = Object::begin(&mut out);
+    document.member("lines", |out| {
+        json::array(out, &lines, |out, line| LogDocument(line).write(out));
+    });
+    document.number("next", next);
+    document.truth("more", more);
+    document.end();
+    Ok(answer::document(StatusCode::OK, out.into()))
+}
+
+/// All lines, or as many as were asked for, read as the client takes them.
+fn text(observer: Observer, id: RequestId, query: LogsQuery) -> Answer {
+    let permit = observer.permit().ok_or_else(Problem::too_many_streams)?;
+    let (pen, body) = stream();
+    observer.spawn({
+        let observer = observer.clone();
+        async move {
+            let _permit = permit;
+            if write_text(&pen, &observer, id, query).await.is_ok() {
+                pen.end().await;
+            }
+        }
+    });
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    Ok(response)
+}
+
+async fn write_text(pen: &Pen, observer: &Observer, id: RequestId, query: LogsQuery) -> Result<(), Gone> {
+    let mut left = query.limit.unwrap_or(usize::MAX);
+    let mut after = query.after;
+    loop {
+        let limit = left.min(LINES_AT_ONCE);
+        let wanted = LogQuery {
+            attempt: query.attempt,
+            after,
+            limit,
+        };
+        // What cannot be read to its end is broken off.
+        let lines = observer.logs(id, wanted).await.map_err(|_| Gone)?;
+        let Some(last) = lines.last() else { return Ok(()) };
+        after = last.seq;
+        left -= lines.len();
+        pen.write(as_text(&lines)).await?;
+        if lines.len() < limit || left == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn as_text(lines: &[LogLine]) -> String {
+    lines.iter().map(|line| LogDocument(line).to_string()).collect()
+}
+
+/// Whether the client names text, and would rather have it than JSON.
+fn wants_text(headers: &HeaderMap) -> bool {
+    let (mut text, mut json) = (0, 0);
+    for range in headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|all| all.split(','))
+    {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or("");
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let weight = weight.map_or(1000, thousandths);
+        if ["text/plain", "text/*"]
+            .iter()
+            .any(|name| kind.eq_ignore_ascii_case(name))
+        {
+            text = text.max(weight);
+        } else if ["application/json", "application/*"]
+            .iter()
+            .any(|name| kind.eq_ignore_ascii_case(name))
+        {
+            json = json.max(weight);
+        }
+    }
+    text > json
+}
+
+/// A weight of RFC 9110 in thousandths; 0 for what is none.
+fn thousandths(weight: &str) -> u32 {
+    match weight.parse::<f32>() {
+        Ok(weight) if (0.0..=1.0).contains(&weight) => (weight * 1000.0) as u32,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_given_to_whom_names_it_and_prefers_it() {
+        for (accept, text) in [
+            ("", false),
+            ("*/*", false),
+            ("text/plain", true),
+            ("Text/Plain; charset=utf-8", true),
+            ("text/html, text/plain;q=0.9, */*;q=0.8", true),
+            ("application/json, text/plain", false),
+            ("application/json;q=0.5, text/plain", true),
+            ("application/json, text/plain, */*", false),
+            ("text/plain;q=0", false),
+            ("text/plain;q=NaN", false),
+            ("text/html", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
+            assert_eq!(wants_text(&headers), text, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The API as it describes itself: made from the table of routes, so that it cannot describe another.
+
+use std::collections::BTreeMap;
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::api::{
+    Permission, answer,
+    call::{Answer, Call},
+    table::{ROUTES, Route, Segment},
+};
+
+/// Query parameters and documents: what the table names.
+const COMPONENTS: &str = include_str!("components.json");
+
+/// `GET /openapi.json`
+pub(super) async fn openapi(call: Call) -> Answer {
+    Ok(answer::json(StatusCode::OK, &document(call.links.path().unwrap_or(""))))
+}
+
+/// The description of an API under the path `base`.
+fn document(base: &str) -> Value {
+    let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
+    for route in ROUTES {
+        let operations = paths.entry(template(route)).or_default();
+        operations.insert(route.method.as_str().to_ascii_lowercase(), operation(route));
+    }
+    let components: Value = serde_json::from_str(COMPONENTS).expect("a test reads it");
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Task API of tower-respond-async",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Watch, fetch, stop, re-run and delete tasks. HEAD is answered wherever GET is, OPTIONS everywhere.",
+        },
+        "servers": [{ "url": if base.is_empty() { "/" } else { base } }],
+        "paths": paths,
+        "components": components,
+    })
+}
+
+fn template(route: &Route) -> String {
+    if route.path.is_empty() {
+        return "/".into();
+    }
+    let segments = route.path.iter().map(|segment| match segment {
+        Segment::Word(word) => format!("/{word}"),
+        Segment::Task => "/{task}".into(),
+    });
+    segments.collect()
+}
+
+fn names_a_task(route: &Route) -> bool {
+    route.path.iter().any(|segment| matches!(segment, Segment::Task))
+}
+
+fn operation(route: &Route) -> Value {
+    let named = names_a_task(route).then_some("task");
+    let parameters = named
+        .iter()
+        .chain(route.query)
+        .map(|name| reference("parameters", name));
+    let mut answers: BTreeMap<String, Value> = BTreeMap::new();
+    for (status, gives) in route.gives {
+        answers.insert(status.to_string(), given(*status, *gives));
+    }
+    answers.insert(
+        "default".into(),
+        json!({
+            "description": "A refusal",
+            "content": { "application/problem+json": { "schema": reference("schemas", "Problem") } },
+        }),
+    );
+    let mut operation = json!({
+        "summary": route.says,
+        "parameters": parameters.collect::<Vec<_>>(),
+        "responses": answers,
+        "x-permission": route.needs.map(Permission::as_str),
+    });
+    if let Some(name) = route.takes {
+        operation["requestBody"] = json!({
+            "content": { "application/json": { "schema": reference("schemas", name) } },
+            "required": route.method == Method::POST && !names_a_task(route),
+        });
+    }
+    operation
+}
+
+fn given(status: u16, gives: Option<&str>) -> Value {
+    let status = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
+    let mut answer = json!({ "description": status.unwrap_or("An answer") });
+    if let Some(name) = gives {
+        let mut kinds = Map::new();
+        for kind in media_types(name) {
+            kinds.insert((*kind).into(), json!({ "schema": reference("schemas", name) }));
+        }
+        answer["content"] = kinds.into();
+    }
+    answer
+}
+
+fn media_types(document: &str) -> &'static [&'static str] {
+    match document {
+        "Anything" => &["*/*"],
+        "EventStream" => &["text/event-stream"],
+        "Log" => &["application/json", "text/plain"],
+        _ => &["application/json"],
+    }
+}
+
+fn reference(kind: &str, name: &str) -> Value {
+    json!({ "$ref": format!("#/components/{kind}/{name}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(members) => {
+                for (name, value) in members {
+                    match (name.as_str(), value) {
+                        ("$ref", Value::String(to)) => {
+                            found.insert(to.trim_start_matches("#/components/").to_owned());
+                        }
+                        _ => references(value, found),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_route_is_described_and_everything_it_names_is_there() {
+        let document = document("/tasks");
+        let described: usize = document["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|path| path.as_object().unwrap().len())
+            .sum();
+        assert_eq!(described, ROUTES.len(), "two routes have one path and method");
+
+        let mut named = BTreeSet::new();
+        references(&document, &mut named);
+        let components = document["components"].as_object().unwrap();
+        let there: BTreeSet<_> = components
+            .iter()
+            .flat_map(|(kind, all)| {
+                all.as_object()
+                    .unwrap()
+                    .keys()
+                    .map(move |name| format!("{kind}/{name}"))
+            })
+            .collect();
+        assert_eq!(named, there, "what is named and what is there differ");
+    }
+}

@@ -1,0 +1,101 @@
+//! Every request that the API serves, in one table: what finds its handler, checks its permission, and is written down
+//! for clients in `openapi.json`.
+
+use http::Method;
+
+use crate::{
+    api::{
+        Permission,
+        bulk::{self, Action},
+        call::{Answer, Call},
+        change, events, list, logs, openapi, result, stats, view,
+    },
+    error::BoxFuture,
+    layer::RequestBody,
+};
+
+/// Requests of one method and shape.
+pub(super) struct Route {
+    pub(super) method: Method,
+    pub(super) path: &'static [Segment],
+    /// What the caller must be allowed; nothing where it is enough to be let in.
+    pub(super) needs: Option<Permission>,
+    pub(super) handler: fn(Call, RequestBody) -> BoxFuture<'static, Answer>,
+    /// What it is for.
+    pub(super) says: &'static str,
+    /// The query parameters that are read.
+    pub(super) query: &'static [&'static str],
+    /// The document that may be sent.
+    pub(super) takes: Option<&'static str>,
+    /// The status and the document of each answer that is no refusal; no document is no body.
+    pub(super) gives: &'static [(u16, Option<&'static str>)],
+}
+
+/// A part of a path between slashes.
+pub(super) enum Segment {
+    /// This word.
+    Word(&'static str),
+    /// A task, by request id or name.
+    Task,
+}
+
+use Permission::{Delete, List, Logs, Payload, Result, Retry, Stop, View};
+use Segment::{Task, Word};
+
+const GET: Method = Method::GET;
+const POST: Method = Method::POST;
+const PUT: Method = Method::PUT;
+const DELETE: Method = Method::DELETE;
+
+const FILTERS: &[&str] = &[
+    "status",
+    "prefix",
+    "function",
+    "text",
+    "startedTimeBegin",
+    "startedTimeEnd",
+    "sortOrderByTime",
+    "limit",
+    "nextToken",
+    "includePayload",
+];
+
+#[rustfmt::skip] // A table is read by its columns.
+pub(super) static ROUTES: &[Route] = &[
+    Route { method: GET,    path: &[],                             needs: Some(List),    handler: |call, _| Box::pin(list::list(call)),
+            says: "Tasks, filtered and page by page", query: FILTERS, takes: None, gives: &[(200, Some("TaskList"))] },
+    Route { method: GET,    path: &[Word("openapi.json")],         needs: None,          handler: |call, _| Box::pin(openapi::openapi(call)),
+            says: "This document", query: &[], takes: None, gives: &[(200, Some("OpenApi"))] },
+    Route { method: GET,    path: &[Word("stats")],                needs: Some(List),    handler: |call, _| Box::pin(stats::stats(call)),
+            says: "How many tasks are in each state", query: &[], takes: None, gives: &[(200, Some("Stats"))] },
+    Route { method: GET,    path: &[Word("events")],               needs: Some(List),    handler: |call, _| Box::pin(events::all(call)),
+            says: "A stream of what changes in any task: events status (a Task) and missed", query: &["lastEventId"], takes: None, gives: &[(200, Some("EventStream"))] },
+    Route { method: POST,   path: &[Word("bulk"), Word("stop")],   needs: Some(Stop),    handler: |call, body| Box::pin(bulk::bulk(call, body, Action::Stop)),
+            says: "Stops up to 1,000 tasks", query: &[], takes: Some("Bulk"), gives: &[(200, Some("BulkReport"))] },
+    Route { method: POST,   path: &[Word("bulk"), Word("retry")],  needs: Some(Retry),   handler: |call, body| Box::pin(bulk::bulk(call, body, Action::Retry)),
+            says: "Runs up to 1,000 ended tasks again", query: &[], takes: Some("Bulk"), gives: &[(200, Some("BulkReport"))] },
+    Route { method: POST,   path: &[Word("bulk"), Word("delete")], needs: Some(Delete),  handler: |call, body| Box::pin(bulk::bulk(call, body, Action::Delete)),
+            says: "Removes up to 1,000 ended tasks", query: &[], takes: Some("Bulk"), gives: &[(200, Some("BulkReport"))] },
+    Route { method: GET,    path: &[Task],                         needs: Some(View),    handler: |call, _| Box::pin(view::task(call)),
+            says: "The task", query: &["includePayload"], takes: None, gives: &[(200, Some("Task"))] },
+    Route { method: DELETE, path: &[Task],                         needs: Some(Delete),  handler: |call, body| Box::pin(change::delete(call, body)),
+            says: "Removes an ended task", query: &[], takes: None, gives: &[(204, None)] },
+    Route { method: GET,    path: &[Task, Word("operation")],      needs: Some(View),    handler: |call, _| Box::pin(view::operation(call)),
+            says: "The task, for clients of long-running operations", query: &[], takes: None, gives: &[(200, Some("Operation"))] },
+    Route { method: GET,    path: &[Task, Word("request")],        needs: Some(Payload), handler: |call, _| Box::pin(view::request(call)),
+            says: "The request, with credentials redacted", query: &[], takes: None, gives: &[(200, Some("Request"))] },
+    Route { method: GET,    path: &[Task, Word("logs")],           needs: Some(Logs),    handler: |call, _| Box::pin(logs::logs(call)),
+            says: "What the handler logged, as JSON or, if Accept prefers it, as text", query: &["attempt", "after", "limit"], takes: None, gives: &[(200, Some("Log"))] },
+    Route { method: GET,    path: &[Task, Word("events")],         needs: Some(View),    handler: |call, _| Box::pin(events::one(call)),
+            says: "A stream of what happens in the task: events status, progress, log (with logs) and callback (with callbacks)", query: &["lastEventId", "until"], takes: None,
+            gives: &[(200, Some("EventStream")), (204, None)] },
+    Route { method: GET,    path: &[Task, Word("result")],         needs: Some(Result),  handler: |call, _| Box::pin(result::result(call)),
+            says: "The response as the handler gave it, whatever its status, once there is one", query: &["wait"], takes: None,
+            gives: &[(200, Some("Anything")), (202, Some("Operation"))] },
+    Route { method: POST,   path: &[Task, Word("stop")],           needs: Some(Stop),    handler: |call, body| Box::pin(change::stop(call, body)),
+            says: "Stops a task: 200 if it is Stopped, 202 if it is Stopping", query: &[], takes: None, gives: &[(200, Some("Changed")), (202, Some("Changed"))] },
+    Route { method: PUT,    path: &[Task, Word("stop")],           needs: Some(Stop),    handler: |call, body| Box::pin(change::stop(call, body)),
+            says: "Stops a task: 200 if it is Stopped, 202 if it is Stopping", query: &[], takes: None, gives: &[(200, Some("Changed")), (202, Some("Changed"))] },
+    Route { method: POST,   path: &[Task, Word("retry")],          needs: Some(Retry),   handler: |call, body| Box::pin(change::retry(call, body)),
+            says: "Runs an ended task again, edited if wanted (with invoke)", query: &[], takes: Some("Edits"), gives: &[(202, Some("Changed"))] },
+];

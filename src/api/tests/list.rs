@@ -1,0 +1,63 @@
+//! Listing tasks, and how things stand.
+
+use super::*;
+
+#[tokio::test]
+async fn a_list_is_filtered_and_read_page_by_page() {
+    let world = World::new();
+    for number in 0..5 {
+        let name = TaskName::new(&format!("job-{number}")).unwrap();
+        world.insert(number, |task| task.name = Some(name)).await;
+    }
+    let api = world.open();
+    let mut seen = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = get(&api, format!("/?limit=2&sortOrderByTime=asc&nextToken={token}"))
+            .await
+            .json();
+        let tasks = page["tasks"].as_array().unwrap();
+        assert!(tasks.len() <= 2);
+        seen.extend(tasks.iter().map(|task| task["taskId"].as_str().unwrap().to_owned()));
+        token = page["nextToken"].as_str().unwrap().to_owned();
+        if token.is_empty() {
+            break;
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, ["job-0", "job-1", "job-2", "job-3", "job-4"]);
+
+    let count = async |query: &str| {
+        let answer = get(&api, format!("/?{query}")).await;
+        answer.json()["tasks"].as_array().unwrap().len()
+    };
+    assert_eq!(count("prefix=job-3").await, 1);
+    assert_eq!(count("status=Running&status=Enqueued").await, 5);
+    assert_eq!(count("status=Dequeued").await, 0);
+    assert_eq!(count("function=work&text=ayloa").await, 5);
+    assert_eq!(count("function=other").await, 0);
+    assert_eq!(count("startedTimeEnd=1").await, 0);
+    let with = get(&api, "/?includePayload=1&limit=1").await.json();
+    assert_eq!(with["tasks"][0]["taskPayload"], "payload");
+
+    let answer = get(&api, "/?nextToken=AAAA").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "InvalidArgument"));
+    let huge = format!("/?status={}", "x".repeat(60_000));
+    let answer = get(&api, huge).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.len() < 2048);
+}
+
+#[tokio::test]
+async fn stats_are_the_process_s_only_for_who_sees_everything() {
+    let world = World::new();
+    world.insert(1, |_| {}).await;
+    let json = get(&world.open(), "/stats").await.json();
+    assert_eq!(json["counts"]["Enqueued"], 1);
+    assert_eq!(json["slots"]["total"], 1);
+    let json = get(&world.as_one(Access::full(Scope::One(None))), "/stats")
+        .await
+        .json();
+    assert_eq!(json["counts"]["Enqueued"], 1);
+    assert!(json.get("slots").is_none() && json.get("rates").is_none());
+}

@@ -1,0 +1,125 @@
+//! What the API says of itself is what it does.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::task::LogLine;
+
+fn names(object: &Value) -> BTreeSet<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
+async fn described(world: &World) -> Value {
+    get(&world.open(), "/openapi.json").await.json()
+}
+
+#[tokio::test]
+async fn every_request_it_describes_is_served_under_the_permission_it_names() {
+    let world = World::new();
+    let document = described(&world).await;
+    assert_eq!(document["servers"][0]["url"], "/tasks");
+    let paths = document["paths"].as_object().unwrap();
+    let mut described = BTreeSet::new();
+    for (template, operations) in paths {
+        let path = template.replace("{task}", "job");
+        let allowed = send(&world.open(), request("OPTIONS", &path)).await;
+        let allowed: BTreeSet<_> = allowed.header("allow").split(", ").map(str::to_lowercase).collect();
+        let mut expected = names(operations);
+        if expected.contains("get") {
+            expected.insert("head".into());
+        }
+        expected.insert("options".into());
+        assert_eq!(allowed, expected, "{template}");
+        for (method, operation) in operations.as_object().unwrap() {
+            let permission = operation["x-permission"].as_str().unwrap_or("").to_owned();
+            described.insert((method.to_uppercase(), template.clone(), permission));
+        }
+    }
+    // And the list that other tests go by is whole.
+    let mut known: BTreeSet<_> = EVERY_ROUTE
+        .iter()
+        .map(|(method, path, needs)| {
+            let path = path.replace("{id}", "{task}");
+            ((*method).to_owned(), path, needs.as_str().to_owned())
+        })
+        .collect();
+    known.insert(("GET".into(), "/openapi.json".into(), String::new()));
+    assert_eq!(described, known);
+}
+
+#[tokio::test]
+async fn who_is_let_in_may_read_it_and_nobody_else() {
+    let world = World::new();
+    let nothing = world.as_one(Access::none(Scope::One(None)));
+    assert_eq!(get(&nothing, "/openapi.json").await.status, 200);
+    assert_eq!(get(&world.as_one(Access::deny()), "/openapi.json").await.status, 403);
+}
+
+/// Every member that is sent is described, and every one that is described can be sent.
+#[tokio::test]
+async fn documents_have_the_members_that_it_says() {
+    let world = World::new();
+    let schemas = described(&world).await["components"]["schemas"].clone();
+    let tenant = Tenant::new("acme");
+    let id = world.insert(1, |task| task.tenant = Some(tenant)).await;
+    let lease = world.claim().await;
+    let mut line = LogLine::new(Timestamp::ZERO, "INFO", "t", "m");
+    line.fields = vec![("n".into(), "1".into())];
+    assert!(world.store.append_log(lease, vec![line]).await.unwrap());
+    assert!(
+        world
+            .store
+            .set_progress(lease, Progress::new(0.5, "half"))
+            .await
+            .unwrap()
+    );
+    let output = Some(Arc::new(response(b"no", &[])));
+    let error = "it broke".into();
+    world.settle(lease, Outcome::Failed { error, output }).await;
+
+    let api = world.open();
+    for (schema, path) in [
+        ("Task", format!("/{id}?includePayload=1")),
+        ("TaskList", "/".into()),
+        ("Operation", format!("/{id}/operation")),
+        ("Request", format!("/{id}/request")),
+        ("Log", format!("/{id}/logs")),
+        ("Stats", "/stats".into()),
+        ("Problem", "/nowhere".into()),
+    ] {
+        let mut sent = get(&api, path).await.json();
+        if schema == "Problem" {
+            // Only where the layer gave it.
+            sent["requestId"] = json!(id.to_string());
+            sent["RequestId"] = json!(id.to_string());
+        }
+        assert_eq!(names(&sent), names(&schemas[schema]["properties"]), "{schema}");
+    }
+    let log = get(&api, format!("/{id}/logs")).await.json();
+    assert_eq!(names(&log["lines"][0]), names(&schemas["LogLine"]["properties"]));
+    let changed = post(&api, format!("/{id}/retry")).await.json();
+    assert_eq!(names(&changed), names(&schemas["Changed"]["properties"]));
+}
+
+/// A parameter that is described is read: each is refused by name when it makes no sense.
+#[tokio::test]
+async fn parameters_that_it_describes_are_read() {
+    let world = World::new();
+    let id = world.insert(1, |_| {}).await;
+    let document = described(&world).await;
+    for (template, operations) in document["paths"].as_object().unwrap() {
+        let path = template.replace("{task}", &id.to_string());
+        for parameter in operations["get"]["parameters"].as_array().into_iter().flatten() {
+            let name = parameter["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+            // Any text is one, so that none makes no sense; the stream of all tasks has no end.
+            if name == "task" || name == "lastEventId" {
+                continue;
+            }
+            let senseless = "!".repeat(2000);
+            let answer = get(&world.open(), format!("{path}?{name}={senseless}")).await;
+            assert_eq!(answer.status, 400, "{path} {name}");
+            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+            assert!(detail.contains(&format!("parameter {name} ")), "{detail}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What changed last, for those who want to hear of every task.
+//!
+//! Changes are noted only while somebody listens, and for a while after, so that who is cut off can come back and miss
+//! nothing. Only the latest are remembered: who falls further behind is told that something was missed, and looks at the
+//! tasks anew.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::task::RequestId;
+
+/// How many changes are remembered: 64 KiB, and a second of a busy process.
+const REMEMBERED: usize = 4096;
+
+/// How long changes are noted when nobody listens any more: who was cut off is back by then.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// The changes of one engine.
+pub(crate) struct Feed {
+    noting: AtomicBool,
+    state: Mutex<State>,
+    changed: Notify,
+    /// Tells this engine's places from those of another.
+    life: u64,
+}
+
+#[derive(Default)]
+struct State {
+    changes: VecDeque<RequestId>,
+    /// The number of the next change.
+    next: u64,
+    listeners: usize,
+    deserted_at: Option<Instant>,
+}
+
+/// A place in the feed: behind so many changes of one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) life: u64,
+    pub(crate) number: u64,
+}
+
+/// Somebody who listens.
+pub(crate) struct Listener<'a> {
+    feed: &'a Feed,
+    place: Place,
+    missed: bool,
+}
+
+/// What a listener heard.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// Tasks that changed, each once, however often it did.
+    pub(crate) tasks: Vec<RequestId>,
+    /// Whether there were changes that are not remembered.
+    pub(crate) missed: bool,
+    /// Where the next will be heard from.
+    pub(crate) place: Place,
+}
+
+impl Feed {
+    pub(crate) fn new() -> Self {
+        Self {
+            noting: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            life: fastrand::u64(..),
+        }
+    }
+
+    /// Notes a change. Costs one load where nobody listens.
+    pub(crate) fn note(&self, id: RequestId) {
+        if !self.noting.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.state();
+        if state.deserted_at.is_some_and(|at| at.elapsed() > LINGER) {
+            self.noting.store(false, Ordering::SeqCst);
+            state.changes.clear();
+            // What is not noted from now on counts as one change that is not remembered.
+            state.next += 1;
+            return;
+        }
+        if state.changes.len() == REMEMBERED {
+            state.changes.pop_front();
+        }
+        state.changes.push_back(id);
+        state.next += 1;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Begins to listen, from `place` on; from now on without one. Look at the tasks after this.
+    pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
+        let mut state = self.state();
+        state.listeners += 1;
+        state.deserted_at = None;
+        self.noting.store(true, Ordering::SeqCst);
+        let now = Place {
+            life: self.life,
+            number: state.next,
+        };
+        let known = place.filter(|place| place.life == self.life && place.number <= state.next);
+        Listener {
+            feed: self,
+            place: known.unwrap_or(now),
+            missed: place.is_some() && known.is_none(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener<'_> {
+    /// Where it is.
+    pub(crate) const fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What changed since it was asked last, of at most `limit` tasks; of more, only that there was more. Resolves when
+    /// there is something.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn heard(&mut self, limit: usize) -> Heard {
+        loop {
+            let changed = self.feed.changed.notified();
+            tokio::pin!(changed);
+            // Enabled before the changes are looked at, so that none is missed in between.
+            changed.as_mut().enable();
+            if let Some(heard) = self.take(limit) {
+                return heard;
+            }
+            changed.await;
+        }
+    }
+
+    fn take(&mut self, limit: usize) -> Option<Heard> {
+        let state = self.feed.state();
+        let behind = (state.next - self.place.number) as usize;
+        if behind == 0 && !self.missed {
+            return None;
+        }
+        let mut missed = std::mem::take(&mut self.missed) || behind > state.changes.len();
+        let from = state.changes.len().saturating_sub(behind);
+        let mut tasks = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for id in state.changes.range(from..) {
+            if seen.insert(*id) {
+                tasks.push(*id);
+            }
+        }
+        self.place.number = state.next;
+        drop(state);
+        if tasks.len() > limit {
+            // The latest are what is looked at.
+            tasks.drain(..tasks.len() - limit);
+            missed = true;
+        }
+        Some(Heard {
+            tasks,
+            missed,
+            place: self.place,
+        })
+    }
+}
+
+impl Drop for Listener<'_> {
+    fn drop(&mut self) {
+        let mut state = self.feed.state();
+        state.listeners -= 1;
+        if state.listeners == 0 {
+            state.deserted_at = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u8) -> RequestId {
+        RequestId::from_bytes([number; 16])
+    }
+
+    #[test]
+    fn nothing_is_noted_until_somebody_listens_and_then_everything_is() {
+        let feed = Feed::new();
+        feed.note(id(1));
+        let mut listener = feed.listen(None);
+        assert_eq!(listener.take(10), None);
+        for number in [2, 3, 2] {
+            feed.note(id(number));
+        }
+        let heard = listener.take(10).unwrap();
+        assert_eq!((heard.tasks, heard.missed), (vec![id(2), id(3)], false));
+        assert_eq!(listener.take(10), None);
+    }
+
+    #[test]
+    fn who_comes_back_soon_has_missed_nothing() {
+        let feed = Feed::new();
+        let place = feed.listen(None).place();
+        feed.note(id(1));
+        let heard = feed.listen(Some(place)).take(10).unwrap();
+        assert_eq!((heard.tasks, heard.missed), (vec![id(1)], false));
+    }
+
+    #[test]
+    fn who_was_away_too_long_is_told_so() {
+        let feed = Feed::new();
+        let mut listener = feed.listen(None);
+        let place = listener.place();
+        for _ in 0..=REMEMBERED {
+            feed.note(id(1));
+        }
+        assert!(listener.take(10).unwrap().missed);
+        drop(listener);
+        assert!(feed.listen(Some(place)).take(10).unwrap().missed);
+        // Of another life, or not yet there.
+        for other in [
+            Place {
+                life: place.life.wrapping_add(1),
+                ..place
+            },
+            Place {
+                number: u64::MAX,
+                ..place
+            },
+        ] {
+            assert!(feed.listen(Some(other)).take(10).unwrap().missed);
+        }
+        // After the linger nothing is noted, and who comes back then is told.
+        let place = feed.listen(None).place();
+        feed.state().deserted_at = Instant::now().checked_sub(LINGER * 2);
+        feed.note(id(2));
+        assert!(!feed.noting.load(Ordering::SeqCst));
+        feed.note(id(3));
+        assert!(feed.listen(Some(place)).take(10).unwrap().missed);
+    }
+
+    #[test]
+    fn of_more_than_asked_for_the_latest_are_told() {
+        let feed = Feed::new();
+        let mut listener = feed.listen(None);
+        (1..=5).for_each(|number| feed.note(id(number)));
+        let heard = listener.take(2).unwrap();
+        assert_eq!((heard.tasks, heard.missed), (vec![id(4), id(5)], true));
+    }
+}

@@ -1,0 +1,89 @@
+//! Storing what an attempt logs: beside the handler, in order, under its claim.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+
+use crate::{
+    engine::{Engine, running::Live},
+    probe::{AttemptLog, Event},
+    task::LogLine,
+};
+
+/// How long lines wait to be stored together: a log is written at most this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the last lines of a handler may hold up its settlement.
+const LAST_LINES_LIMIT: Duration = Duration::from_secs(2);
+
+/// When the log of an attempt is to be written next.
+#[derive(Default)]
+pub(super) struct LogTimer {
+    due_at: Option<Instant>,
+}
+
+impl LogTimer {
+    /// When to look again.
+    pub(super) const fn due_at(&self) -> Option<Instant> {
+        self.due_at
+    }
+
+    /// Whether it is time to write.
+    pub(super) fn is_due(&mut self, live: &Live, now: Instant) -> bool {
+        if !live.log.get().is_some_and(AttemptLog::has_pending) {
+            self.due_at = None;
+            return false;
+        }
+        let due = now >= *self.due_at.get_or_insert(now + SAVE_EVERY);
+        if due {
+            self.due_at = Some(now + SAVE_EVERY);
+        }
+        due
+    }
+}
+
+impl Engine {
+    /// Stores what was logged so far, in a task of its own.
+    pub(super) fn save_log(self: &Arc<Self>, live: &Arc<Live>) {
+        let (engine, live) = (self.clone(), live.clone());
+        self.runtime.spawn(async move {
+            let limit = engine.settings.store_timeout;
+            engine.store_log(&live, limit, AttemptLog::take).await;
+        });
+    }
+
+    /// Stores what is left, while the claim still holds: the last lines of an attempt are those that tell why it failed.
+    pub(super) async fn save_last_log(&self, live: &Live) {
+        let now = self.clock.at(Instant::now());
+        self.store_log(live, LAST_LINES_LIMIT, |log| log.finish(now)).await;
+    }
+
+    async fn store_log(&self, live: &Live, limit: Duration, take: impl FnOnce(&AttemptLog) -> Vec<LogLine>) {
+        let Some(log) = live.log.get() else { return };
+        // One at a time, or a later batch could overtake an earlier one.
+        let Ok(_turn) = timeout(limit, live.log_turn.lock()).await else {
+            return;
+        };
+        let lines = take(log);
+        if lines.is_empty() {
+            return;
+        }
+        let id = live.lease.id;
+        // Lines are shared texts: a copy is a few words each.
+        let copy = lines.clone();
+        let stored = self.call("append_log", self.store.append_log(live.lease, lines));
+        match timeout(limit, stored).await {
+            Ok(Ok(true)) => self.watchers.wake(id),
+            Ok(Ok(false)) => {
+                // Nothing more will be taken under this claim.
+                drop(log.finish(self.clock.at(Instant::now())));
+                self.probes.emit(|| Event::Fenced { id });
+            }
+            // If only the answer was lost, they will be there twice, which is better than not at all.
+            Ok(Err(_)) | Err(_) => log.put_back(copy),
+        }
+    }
+}

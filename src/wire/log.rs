@@ -1,0 +1,156 @@
+//! [`LogDocument`]: one line of a task's log, as clients read it.
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+};
+
+use crate::{
+    task::{
+        LogLine,
+        printable::{printable, printable_line},
+    },
+    time::Timestamp,
+    wire::{
+        REDACTED, is_secret_field,
+        json::{self, Object},
+    },
+};
+
+/// A line of a log. Whoever wrote it, it holds nothing that acts on a terminal, and values whose names say that they are
+/// secret are not in it.
+pub(crate) struct LogDocument<'a>(pub(crate) &'a LogLine);
+
+impl LogDocument<'_> {
+    /// The document at the end of `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let line = self.0;
+        let mut document = Object::begin(out);
+        document.number("seq", line.seq);
+        document.number("timestamp", line.at.as_millis());
+        document.number("attempt", line.attempt);
+        document.text("level", &printable(&line.level));
+        document.text("target", &printable(&line.target));
+        document.text("message", &printable(&line.message));
+        document.member("fields", |out| {
+            out.push(b'{');
+            for (index, (name, value)) in line.fields.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                json::text(out, &printable(name));
+                out.push(b':');
+                json::text(out, &printable(shown(name, value)));
+            }
+            out.push(b'}');
+        });
+        document.end();
+    }
+}
+
+/// As people read it: time in UTC, attempt, level, target, message, fields, on one line whatever is in them.
+impl fmt::Display for LogDocument<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.0;
+        write!(
+            f,
+            "{} #{} {:>5} {}: {}",
+            Utc(line.at),
+            line.attempt,
+            printable_line(&line.level),
+            printable_line(&line.target),
+            printable_line(&line.message)
+        )?;
+        for (name, value) in &line.fields {
+            let value: Cow<'_, str> = printable_line(shown(name, value));
+            write!(f, " {}={value}", printable_line(name))?;
+        }
+        f.write_char('\n')
+    }
+}
+
+fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    match is_secret_field(name) {
+        true => REDACTED,
+        false => value,
+    }
+}
+
+/// A time as RFC 3339 writes it, in UTC.
+struct Utc(Timestamp);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let (seconds, millis) = (millis / 1000, millis % 1000);
+        let (days, time) = (seconds / 86_400, seconds % 86_400);
+        // Years that begin in March, so that the leap day is the last of its year; 146,097 days are 400 years.
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        let year = era * 400 + year + u64::from(month <= 2);
+        let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> LogLine {
+        LogLine {
+            seq: 3,
+            attempt: 2,
+            fields: vec![
+                ("n".into(), "1".into()),
+                ("user.access_token".into(), "s3cret".into()),
+                ("say".into(), "\u{1b}[1mhi\nthere".into()),
+            ],
+            ..LogLine::new(
+                Timestamp::from_millis(1_700_000_000_123),
+                "INFO",
+                "app::work",
+                "it \"works\"\nso far",
+            )
+        }
+    }
+
+    #[test]
+    fn a_line_reads_so_as_a_document_and_as_text() {
+        let mut out = Vec::new();
+        LogDocument(&line()).write(&mut out);
+        let expected = "{\"seq\":3,\"timestamp\":1700000000123,\"attempt\":2,\"level\":\"INFO\",\"target\":\"app::work\",\
+                        \"message\":\"it \\\"works\\\"\\nso far\",\
+                        \"fields\":{\"n\":\"1\",\"user.access_token\":\"REDACTED\",\"say\":\"hi\\nthere\"}}";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        assert_eq!(
+            LogDocument(&line()).to_string(),
+            "2023-11-14T22:13:20.123Z #2  INFO app::work: it \"works\"\u{240a}so far n=1 \
+             user.access_token=REDACTED say=hi\u{240a}there\n"
+        );
+    }
+
+    #[test]
+    fn days_are_counted_as_the_calendar_does() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (951_868_800, "2000-03-01T00:00:00.000Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(Utc(Timestamp::from_millis(seconds * 1000)).to_string(), date);
+        }
+        // No time that a hostile record can hold makes it panic.
+        let _ = Utc(Timestamp::from_millis(u64::MAX)).to_string();
+    }
+}
