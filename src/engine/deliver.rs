@@ -15,7 +15,7 @@ use crate::{
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
     task::{
         CapturedRequest, Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, Scope, Subscription,
-        lifecycle::DeliveryOutcome,
+        delivery::DeliveryOutcome,
         record::{cut, no_subscriptions},
     },
 };

@@ -3,10 +3,7 @@ use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
 
 use super::*;
-use crate::task::{
-    CapturedRequest, CapturedResponse, NewTask,
-    lifecycle::{DeliveryOutcome, Outcome},
-};
+use crate::task::{CapturedRequest, CapturedResponse, NewTask, delivery::DeliveryOutcome, lifecycle::Outcome};
 
 const LEASE: Duration = Duration::from_secs(30);
 

@@ -10,7 +10,8 @@ use crate::{
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Settled},
     task::{
         Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, NewTask, Scope, Subscription, TaskState,
-        lifecycle::{DeliveryOutcome, Edits, Outcome, Rerun, Stop},
+        delivery::DeliveryOutcome,
+        lifecycle::{Edits, Outcome, Rerun, Stop},
     },
     time::Timestamp,
 };

@@ -22,7 +22,8 @@ use crate::{
     },
     task::{
         CapturedResponse, DeliveryTry, Destination, LeaseRef, RequestId, TaskRecord, WorkerId,
-        lifecycle::{DeliveryOutcome, Outcome, Renewal, Rescue, Settlement},
+        delivery::DeliveryOutcome,
+        lifecycle::{Outcome, Renewal, Rescue, Settlement},
     },
     time::Timestamp,
 };

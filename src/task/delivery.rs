@@ -1,0 +1,133 @@
+//! What becomes of a [`Delivery`]: claimed, tried, settled. As in [`lifecycle`](crate::task::lifecycle), all that changes
+//! of it changes here, for every store.
+
+use std::time::Duration;
+
+use crate::{
+    task::{Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken, RequestId, lifecycle::Fenced},
+    time::Timestamp,
+};
+
+/// Which delivery: a task's, in one generation, to one destination.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryRef {
+    /// The task.
+    pub id: RequestId,
+    /// Which run-through of it.
+    pub generation: u32,
+    /// Where to.
+    pub destination: Destination,
+    /// The claim of the delivery.
+    pub token: FenceToken,
+}
+
+/// How a try of a delivery ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// It was taken.
+    Delivered,
+    /// It was not; try again after this long.
+    Retry(Duration),
+    /// It was not, and there are no more tries.
+    Failed,
+    /// Its address is refused, for good.
+    Blocked,
+    /// It was not tried: somebody else may.
+    Released,
+}
+
+impl Delivery {
+    /// Takes the delivery to try it, until `lease` runs out. `None` unless it is pending and due.
+    pub fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<DeliveryRef> {
+        if self.status != DeliveryStatus::Pending || self.due_at > now {
+            return None;
+        }
+        self.token = self.token.next();
+        // Due again when the lease runs out: a deliverer that dies needs no rescue.
+        self.due_at = now.saturating_add(lease);
+        Some(DeliveryRef {
+            id: self.id,
+            generation: self.generation,
+            destination: self.destination.clone(),
+            token: self.token,
+        })
+    }
+
+    /// Takes the deliverer's word for how the try ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`] if somebody else has claimed it since, or it is settled.
+    pub fn settle(
+        &mut self,
+        token: FenceToken,
+        outcome: &DeliveryOutcome,
+        tried: DeliveryTry,
+        now: Timestamp,
+    ) -> Result<DeliveryStatus, Fenced> {
+        if self.token != token || self.status != DeliveryStatus::Pending {
+            return Err(Fenced);
+        }
+        self.status = match outcome {
+            DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
+            DeliveryOutcome::Failed => DeliveryStatus::Failed,
+            DeliveryOutcome::Blocked => DeliveryStatus::Blocked,
+            DeliveryOutcome::Retry(after) => {
+                self.due_at = now.saturating_add(*after);
+                DeliveryStatus::Pending
+            }
+            DeliveryOutcome::Released => {
+                self.due_at = now;
+                return Ok(DeliveryStatus::Pending);
+            }
+        };
+        self.tried += 1;
+        if self.tries.len() == Self::TRIES_KEPT {
+            self.tries.remove(0);
+        }
+        self.tries.push(tried);
+        Ok(self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, Method, Uri};
+
+    use super::*;
+    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription, TaskRecord};
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn record() -> TaskRecord {
+        let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
+        task.subscriptions = Arc::from([Subscription {
+            destination: Destination::LOCAL,
+            on: Conditions::ALL,
+        }]);
+        TaskRecord::accepted(&task, at(0))
+    }
+
+    #[test]
+    fn a_delivery_is_held_by_one_until_its_lease_runs_out() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let first = delivery.claim(LEASE, at(5)).unwrap();
+        assert_eq!(delivery.claim(LEASE, at(6)), None);
+        let second = delivery.claim(LEASE, at(30_005)).unwrap();
+        let tried = DeliveryTry::new(at(30_006));
+        let settled = delivery.settle(first.token, &DeliveryOutcome::Delivered, tried.clone(), at(30_006));
+        assert_eq!(settled, Err(Fenced));
+        let settled = delivery.settle(second.token, &DeliveryOutcome::Delivered, tried, at(30_006));
+        assert_eq!(settled, Ok(DeliveryStatus::Delivered));
+    }
+}
