@@ -11,6 +11,7 @@ mod busy;
 mod caught;
 mod context;
 mod deliver;
+mod destinations;
 mod driver;
 mod entry;
 mod follow;
@@ -46,14 +47,14 @@ pub(crate) use self::{
     accept::Unaccepted,
     budget::{Budget, Reserved},
     context::DEPTH,
-    deliver::Hooks,
+    destinations::Hooks,
     entry::{Answer, Entry, Replayed},
     settings::Settings,
     tasks::Alive,
 };
 use self::{
-    busy::Busy, caught::caught, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase,
-    slots::Slots, watch::Watchers,
+    busy::Busy, caught::caught, destinations::Destinations, lease::LeaseThread, node::Hint, rates::Rates,
+    running::Running, shutdown::Phase, slots::Slots, watch::Watchers,
 };
 pub use self::{
     context::TaskContext,
@@ -68,7 +69,7 @@ use crate::{
     error::BoxFuture,
     probe::{AttemptInfo, AttemptScope, Event, Probe},
     store::{StoreError, StoreErrorKind, StoreResult, TaskStore},
-    task::{RequestId, Subscription, WorkerId},
+    task::{RequestId, WorkerId},
     time::{Clock, SystemClock, Timestamp},
 };
 
@@ -83,7 +84,6 @@ pub(crate) struct Engine {
     pub(crate) api_mounted: AtomicBool,
     api: OnceLock<ApiAddress>,
     worker: WorkerId,
-    subscriptions: Arc<[Subscription]>,
     runtime: Handle,
     slots: Slots,
     running: Running,
@@ -94,7 +94,7 @@ pub(crate) struct Engine {
     /// Wakes the driver: a slot is free, or a hint was given.
     wake: Arc<Notify>,
     hints: AtomicU8,
-    deliverers: Slots,
+    pub(crate) destinations: Destinations,
     searches: Slots,
     entry: RwLock<Option<Arc<dyn Entry>>>,
     lease_thread: Mutex<Option<LeaseThread>>,
@@ -104,10 +104,9 @@ impl Engine {
     pub(crate) fn new(store: Arc<dyn TaskStore>, settings: Settings, probes: Probes, runtime: Handle) -> Self {
         let wake = Arc::new(Notify::new());
         Self {
-            subscriptions: settings.hooks.subscriptions(),
             worker: WorkerId::new(settings.worker_name.clone(), fastrand::u64(..)),
             slots: Slots::new(settings.concurrency, wake.clone()),
-            deliverers: Slots::new(deliver::POOL, wake.clone()),
+            destinations: Destinations::new(&settings.hooks, &wake),
             searches: Slots::new(accept::SEARCHES, wake.clone()),
             budget: Budget::new(settings.buffer_limit),
             clock: EngineClock::new(),

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::engine::{Engine, attempt::Input, deliver::POOL, node::Answer};
+use crate::engine::{Engine, attempt::Input, node::Answer};
 
 /// How far the end has come. Only grows.
 pub(crate) struct Phase {
@@ -154,7 +154,7 @@ impl Engine {
         loop {
             self.busy.idle().await;
             // The end of the last attempt may have left a completion that the driver has not come to yet.
-            let more = matches!(self.deliver(POOL).await, Ok(Answer::More));
+            let more = matches!(self.deliver(usize::MAX).await, Ok(Answer::More));
             if !more && self.busy.count() == 0 {
                 return;
             }

@@ -28,9 +28,6 @@ use crate::{
     wire::{ApiLinks, Problem, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
 };
 
-/// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
-const MAX_DEPTH: u8 = 8;
-
 /// When a client is to look for the first time, in seconds.
 const FIRST_POLL: HeaderValue = HeaderValue::from_static("1");
 
@@ -82,7 +79,7 @@ impl Accept {
     {
         let engine = self.engine();
         let depth = headers::depth(&asked.head.headers).saturating_add(1);
-        if depth > MAX_DEPTH {
+        if depth > CapturedRequest::MAX_DEPTH {
             return Err(Problem::loop_detected());
         }
         if !engine.is_open() {

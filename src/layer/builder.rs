@@ -508,6 +508,7 @@ impl Builder {
                 ));
             }
         }
+        settings.hooks.check()?;
         let mut names: Vec<_> = self.carriers.iter().map(Carrier::name).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {

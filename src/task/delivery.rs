@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    task::{Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken, RequestId, lifecycle::Fenced},
+    task::{Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken, RequestId, TaskRecord, lifecycle::Fenced},
     time::Timestamp,
 };
 
@@ -34,6 +34,18 @@ pub enum DeliveryOutcome {
     Blocked,
     /// It was not tried: somebody else may.
     Released,
+    /// It was not tried: its turn comes after this long.
+    Postponed(Duration),
+}
+
+/// What a request to make a delivery again did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Redeliver {
+    /// It is due now, under its old webhook id.
+    Due,
+    /// There is no such delivery.
+    Unknown,
 }
 
 impl Delivery {
@@ -80,6 +92,10 @@ impl Delivery {
                 self.due_at = now;
                 return Ok(DeliveryStatus::Pending);
             }
+            DeliveryOutcome::Postponed(after) => {
+                self.due_at = now.saturating_add(*after);
+                return Ok(DeliveryStatus::Pending);
+            }
         };
         self.tried += 1;
         if self.tries.len() == Self::TRIES_KEPT {
@@ -87,6 +103,24 @@ impl Delivery {
         }
         self.tries.push(tried);
         Ok(self.status)
+    }
+
+    /// Makes it due now, however it stands, with its whole schedule before it. A try that is under way counts no more.
+    pub fn redeliver(&mut self, now: Timestamp) {
+        self.status = DeliveryStatus::Pending;
+        self.due_at = now;
+        self.tried = 0;
+        // Who tries it at this moment does not know of this: what it reports is of before.
+        self.token = self.token.next();
+    }
+}
+
+impl TaskRecord {
+    /// The delivery of this generation to this destination.
+    #[must_use]
+    pub fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
+        let mut deliveries = self.deliveries.iter_mut();
+        deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
     }
 }
 
@@ -98,7 +132,7 @@ mod tests {
     use http::{HeaderMap, Method, Uri};
 
     use super::*;
-    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription, TaskRecord};
+    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription};
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -129,5 +163,44 @@ mod tests {
         assert_eq!(settled, Err(Fenced));
         let settled = delivery.settle(second.token, &DeliveryOutcome::Delivered, tried, at(30_006));
         assert_eq!(settled, Ok(DeliveryStatus::Delivered));
+    }
+
+    #[test]
+    fn a_postponed_delivery_is_charged_no_try_and_waits() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let claim = delivery.claim(LEASE, at(5)).unwrap();
+        let postponed = DeliveryOutcome::Postponed(Duration::from_secs(9));
+        let settled = delivery.settle(claim.token, &postponed, DeliveryTry::new(at(6)), at(6));
+        assert_eq!(settled, Ok(DeliveryStatus::Pending));
+        assert_eq!((delivery.tried, delivery.tries.len()), (0, 0));
+        assert_eq!(delivery.claim(LEASE, at(9_005)), None);
+        assert!(delivery.claim(LEASE, at(9_006)).is_some());
+    }
+
+    #[test]
+    fn a_delivery_made_again_begins_its_schedule_anew_and_keeps_its_tries() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let claim = delivery.claim(LEASE, at(5)).unwrap();
+        let settled = delivery.settle(claim.token, &DeliveryOutcome::Failed, DeliveryTry::new(at(6)), at(6));
+        assert_eq!(settled, Ok(DeliveryStatus::Failed));
+        let id = delivery.webhook_id();
+        delivery.redeliver(at(7));
+        assert_eq!(
+            (delivery.status, delivery.tried, delivery.tries.len()),
+            (DeliveryStatus::Pending, 0, 1)
+        );
+        assert_eq!(delivery.webhook_id(), id);
+        let claim = delivery.claim(LEASE, at(7)).unwrap();
+        delivery.redeliver(at(8));
+        let settled = delivery.settle(claim.token, &DeliveryOutcome::Failed, DeliveryTry::new(at(9)), at(9));
+        assert_eq!(
+            settled,
+            Err(Fenced),
+            "what was under way does not take the new order back"
+        );
     }
 }

@@ -216,6 +216,7 @@ impl TaskRecord {
             // Accepted, running, ended: most tasks see three events.
             history: Vec::with_capacity(3),
             subscriptions: task.subscriptions.clone(),
+            callback: task.callback.clone(),
             deliveries: Vec::new(),
         };
         record.note(now, None);

@@ -16,9 +16,11 @@ pub mod delivery;
 pub mod envelope;
 pub mod id;
 pub mod lifecycle;
+mod payload;
 pub mod query;
 pub mod record;
 pub mod record_codec;
+mod retry_after;
 pub mod state;
 
 pub use self::{
@@ -34,3 +36,4 @@ pub use self::{
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
 };
+pub(crate) use self::{payload::Payload, retry_after::retry_after};

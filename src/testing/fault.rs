@@ -15,8 +15,9 @@ use crate::{
         LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, StoreError, StoreErrorKind, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope,
-        TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
+        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
 };
@@ -201,6 +202,7 @@ pub enum Operation {
     Logs,
     ClaimDeliveries,
     SettleDelivery,
+    Redeliver,
     Prune,
 }
 
@@ -331,6 +333,18 @@ impl<S: TaskStore + ?Sized> TaskStore for FaultStore<S> {
 
     fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
         self.with_faults(Operation::SettleDelivery, || self.store.settle_delivery(settlement))
+    }
+
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
+        self.with_faults(Operation::Redeliver, move || {
+            self.store.redeliver(scope, id, generation, destination)
+        })
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

@@ -5,7 +5,6 @@
 //! - `operation`: a task, as a long-running operation of cloud guidelines
 //! - `links`: where the task API is, and where a task is in it
 //! - `json`: documents written as they are made
-//! - `payload`: bytes as they stand in a document
 //! - `redact`: what no view shows
 //! - `values`: header values that are made together
 //! - `hop`: headers that belong to one connection
@@ -15,7 +14,6 @@ mod hop;
 pub(crate) mod json;
 mod links;
 mod operation;
-mod payload;
 mod problem;
 mod redact;
 mod values;
@@ -25,7 +23,6 @@ pub(crate) use self::{
     hop::HopByHop,
     links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
     operation::OperationDocument,
-    payload::Payload,
     problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_header, is_secret_query_key},
     values::Values,

@@ -15,17 +15,18 @@ use std::{
 };
 
 /// Types that stand for one adapter, under the names by which a port's module hands them out.
-const ADAPTERS: [&str; 6] = [
+const ADAPTERS: [&str; 7] = [
     "MemoryStore",
     "MemoryStoreBuilder",
     "RedbStore",
     "RedbStoreBuilder",
     "MetricsProbe",
     "TracingProbe",
+    "AppPath",
 ];
 
 /// Files of a port's folder that belong to the port itself, as all of `store/index` does: what several stores share.
-const PORT_FILES: [&str; 8] = [
+const PORT_FILES: [&str; 11] = [
     "store/mod",
     "store/error",
     "store/ext",
@@ -34,6 +35,9 @@ const PORT_FILES: [&str; 8] = [
     "hook/closure",
     "probe/mod",
     "hook/channel",
+    "hook/format",
+    "hook/local",
+    "hook/target",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +71,10 @@ fn floor_of_import(path: &str) -> Floor {
     match parts[0] {
         "task" | "time" | "error" | "BoxError" | "ConfigError" => Floor::Data,
         "store" | "hook" | "probe" => match parts.get(1) {
-            Some(second) if ["memory", "redb", "metrics", "tracing"].contains(second) || ADAPTERS.contains(second) => {
+            Some(second)
+                if ["memory", "redb", "metrics", "tracing", "path", "webhook"].contains(second)
+                    || ADAPTERS.contains(second) =>
+            {
                 Floor::Adapter
             }
             _ => Floor::Port,

@@ -170,6 +170,7 @@ impl Inner {
         let mut counts = self.count_states(scope);
         let (oldest, now) = (self.ram.queue.lock().oldest(scope), self.clock.now());
         counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
+        counts.pending_deliveries = (*scope == Scope::All).then(|| self.ram.outbox.len());
         counts
     }
 
