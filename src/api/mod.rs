@@ -14,6 +14,8 @@
 //! | `GET /{id}/result` | the response as the handler gave it, once there is one | result |
 //! | `POST`, `PUT /{id}/stop` | 202 `Stopping` or 200 `Stopped` | stop |
 //! | `POST /{id}/retry` | 202: it runs again, edited if wanted | retry; to edit, invoke too |
+//! | `GET /{id}/callbacks` | who was told how it ended, with every try | callbacks |
+//! | `POST /{id}/callbacks/{n}/redeliver` | 202: that one is told again | callbacks |
 //! | `DELETE /{id}` | 204 | delete |
 //!
 //! Listing or viewing with `includePayload` needs payload too, and shows responses only with result. Every refusal is a
@@ -79,6 +81,7 @@ mod answer;
 mod bearer;
 mod body;
 mod call;
+mod callbacks;
 mod change;
 mod edits;
 mod list;

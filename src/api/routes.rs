@@ -11,7 +11,7 @@ use crate::{
     api::{
         Permission,
         call::{Answer, Call},
-        change, list, origin, result, stats, view,
+        callbacks, change, list, origin, result, stats, view,
     },
     error::BoxFuture,
     layer::{RequestBody, ResponseBody},
@@ -33,9 +33,11 @@ enum Segment {
     Word(&'static str),
     /// A task, by request id or name.
     Task,
+    /// One of several of a kind, counted from 1.
+    Number,
 }
 
-use Segment::{Task, Word};
+use Segment::{Number, Task, Word};
 
 #[rustfmt::skip] // A table is read by its columns.
 static ROUTES: &[Route] = &[
@@ -49,6 +51,8 @@ static ROUTES: &[Route] = &[
     Route { method: Method::POST,   path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
     Route { method: Method::PUT,    path: &[Task, Word("stop")],      needs: Permission::Stop,    handler: |call, body| Box::pin(change::stop(call, body)) },
     Route { method: Method::POST,   path: &[Task, Word("retry")],     needs: Permission::Retry,   handler: |call, body| Box::pin(change::retry(call, body)) },
+    Route { method: Method::GET,    path: &[Task, Word("callbacks")], needs: Permission::Callbacks, handler: |call, _| Box::pin(callbacks::list(call)) },
+    Route { method: Method::POST,   path: &[Task, Word("callbacks"), Number, Word("redeliver")], needs: Permission::Callbacks, handler: |call, body| Box::pin(callbacks::redeliver(call, body)) },
 ];
 
 /// What a path and a method lead to.
@@ -142,6 +146,7 @@ impl Segment {
     fn matches(&self, given: &str) -> bool {
         match self {
             Word(word) => *word == given,
+            Number => !given.is_empty() && given.bytes().all(|byte| byte.is_ascii_digit()),
             Task => !given.is_empty() && !TaskName::RESERVED.contains(&given),
         }
     }
@@ -172,6 +177,10 @@ mod tests {
         assert_eq!(found(Method::GET, "/job-1"), Ok(Some("job-1".into())));
         assert_eq!(found(Method::GET, "/%6Aob-1/result"), Ok(Some("job-1".into())));
         assert_eq!(found(Method::PUT, "/job-1/stop"), Ok(Some("job-1".into())));
+        assert_eq!(
+            found(Method::POST, "/job-1/callbacks/12/redeliver"),
+            Ok(Some("job-1".into()))
+        );
     }
 
     #[test]
@@ -192,6 +201,9 @@ mod tests {
             "/events",
             "/openapi.json",
             "/a/logs",
+            "/a/callbacks/x/redeliver",
+            "/a/callbacks//redeliver",
+            "/a/callbacks/1",
             "/%73tats",
         ] {
             assert_eq!(found(Method::GET, path), Err(404), "{path}");

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     hook::Completion,
-    task::{Condition, Payload, TaskState},
+    task::{Payload, TaskState},
     time::Timestamp,
 };
 
@@ -400,15 +400,6 @@ fn raw(completion: &Completion) -> Rendered {
         }
     }
     Rendered { headers, body }
-}
-
-/// The condition as documents name it.
-pub(crate) const fn condition_name(condition: Condition) -> &'static str {
-    match condition {
-        Condition::Success => "success",
-        Condition::Failure => "failure",
-        Condition::Stop => "stop",
-    }
 }
 
 #[cfg(test)]

@@ -74,8 +74,8 @@ mod format;
 mod local;
 mod path;
 mod target;
-//CFG
-//WEBHOOK
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 use std::{fmt, sync::Arc};
 
@@ -87,7 +87,7 @@ pub use self::{
     path::AppPath,
     target::{Application, CallbackRefused, Callbacks, Hook, NotSubmitted, Schedule, Target, Tried, TryOutcome},
 };
-pub(crate) use self::{format::condition_name, local::LocalHooks, target::HookKind};
+pub(crate) use self::{local::LocalHooks, target::HookKind};
 use crate::{
     error::{BoxError, BoxFuture},
     task::{CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState},

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::{
     engine::{Alive, Backoff, Engine, Hooks, Probes, RetryPolicy, Settings},
     error::{BoxError, ConfigError},
-    hook::IntoHook,
+    hook::{Callbacks, IntoHook},
     layer::{Dialect, HeaderPolicy, RespondAsyncLayer, carry::Carrier, config::Config},
     probe::Probe,
     store::{Limits, Retention, TaskStore},
@@ -368,6 +368,15 @@ impl Builder {
     /// Tells `hook` of every task that ended, however it did.
     pub fn on_completion<M>(self, hook: impl IntoHook<M>) -> Self {
         self.hook(Conditions::ALL, hook)
+    }
+
+    /// Lets requests name a URL at which to be told how their task ended, under this policy: by
+    /// `Prefer: respond-async, callback; url="https://..."` or `X-Callback-Url`. Default: none may, and both are ignored.
+    ///
+    /// With the feature `webhook`, `hook::webhook::CallbackPolicy` is one.
+    pub fn callbacks(mut self, policy: impl Callbacks) -> Self {
+        self.settings.hooks.set_callbacks(Arc::new(policy));
+        self
     }
 
     fn hook<M>(mut self, on: Conditions, hook: impl IntoHook<M>) -> Self {
