@@ -44,7 +44,7 @@ pub(crate) enum Answer {
     /// Not at all: the connection is closed.
     Close,
     /// A head that promises more than comes before the connection is closed.
-    CloseMidAnswer(u16),
+    BreakOff(u16),
     /// A body without end.
     Endless(u16),
     /// Never, the connection held open.
@@ -54,9 +54,12 @@ pub(crate) enum Answer {
 #[derive(Clone)]
 pub(crate) struct Receiver(Arc<Inner>);
 
+/// By how many were received before, and what it is.
+type Script = dyn Fn(usize, &Received) -> Answer + Send + Sync;
+
 struct Inner {
     address: SocketAddr,
-    answer: Box<dyn Fn(usize, &Received) -> Answer + Send + Sync>,
+    answer: Box<Script>,
     received: Mutex<Vec<Received>>,
     connections: AtomicUsize,
     open: AtomicUsize,
@@ -151,7 +154,7 @@ impl Receiver {
                 Answer::Status(status) => write(&mut stream, status, "", "").await?,
                 Answer::With(status, headers, body) => write(&mut stream, status, &headers, body).await?,
                 Answer::Close => return Ok(()),
-                Answer::CloseMidAnswer(status) => {
+                Answer::BreakOff(status) => {
                     let head = format!("HTTP/1.1 {status} x\r\ncontent-length: 1000\r\n\r\nhalf of i");
                     stream.write_all(head.as_bytes()).await?;
                     return stream.flush().await;

@@ -13,7 +13,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tower_respond_async::{
-    MemoryStore, RequestId, Scope, TaskRecord, TaskState, TaskStore, Tasks,
+    MemoryStore, RequestId, Scope, TaskRecord, TaskState, TaskStore, Tasks, Tenant,
     error::BoxFuture,
     hook::{
         AppPath, Application, Completion, PayloadFormat, Schedule, Target, Tried, TryOutcome,
@@ -307,7 +307,7 @@ async fn retry_after_is_obeyed_where_it_means_busy() {
 /// S57
 #[tokio::test]
 async fn what_a_receiver_says_after_its_status_takes_nothing_back() {
-    for answer in [Answer::CloseMidAnswer(200), Answer::Endless(200)] {
+    for answer in [Answer::BreakOff(200), Answer::Endless(200)] {
         let (receiver, tasks, id) = told(move |_, _| answer.clone()).await;
         let record = settled(&tasks, id, DeliveryStatus::Delivered).await;
         let tried = &record.deliveries[0].tries[0];
@@ -428,7 +428,7 @@ async fn another_path_is_told_by_a_task_of_its_own_and_that_one_by_none() {
         }
     });
     let mut submission = submission("/200");
-    submission.tenant = Some(tower_respond_async::Tenant::new("acme"));
+    submission.tenant = Some(Tenant::new("acme"));
     let good = stored(tasks.submit(submission).await.unwrap());
     let bad = submit(&tasks, "/400").await;
     for id in [good, bad] {
@@ -447,7 +447,7 @@ async fn another_path_is_told_by_a_task_of_its_own_and_that_one_by_none() {
         assert_eq!(head.headers["x-respond-async-depth"], "2");
         let id: RequestId = head.headers["x-fc-request-id"].to_str().unwrap().parse().unwrap();
         let record = ended(&tasks, id).await;
-        let tenant = record.tenant.as_ref().map(|tenant| tenant.as_str());
+        let tenant = record.tenant.as_ref().map(Tenant::as_str);
         assert_eq!(tenant, (of == good).then_some("acme"));
         assert!(record.deliveries.is_empty(), "{record:?}");
     }

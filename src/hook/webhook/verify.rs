@@ -144,7 +144,11 @@ mod tests {
     fn any_of_the_secrets_will_do_while_they_are_changed() {
         let (old, new, other) = (secret(1), secret(2), secret(3));
         let both = signed(b"\xff\0", &[old.clone(), new.clone()]);
-        for known in [&[old.clone()][..], &[new.clone()], &[other.clone(), new.clone()]] {
+        for known in [
+            &[old.clone()][..],
+            std::slice::from_ref(&new),
+            &[other.clone(), new.clone()],
+        ] {
             assert_eq!(verify_at(&both, b"\xff\0", known, at(NOW)), Ok("msg_1"));
         }
         assert_eq!(
