@@ -28,6 +28,9 @@ const TEXT_BYTES: usize = 1024;
 /// seconds.
 const SOON: Duration = Duration::from_secs(6);
 
+/// How long a delivery waits whose request or response the store could not give.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
 impl Engine {
     /// Claims completions and starts to deliver them, at most `max`.
     pub(crate) async fn deliver(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
@@ -88,15 +91,27 @@ impl Engine {
                 let reentry = Reentry(self);
                 let call = caught_async(|| target.deliver(completion, &reentry));
                 let limit = target.limit();
-                match timeout(limit, call).await {
+                // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this
+                // process may know no next one, and have their time.
+                let cut = async {
+                    match group.is_local() {
+                        true => std::future::pending().await,
+                        false => self.phase.cut().await,
+                    }
+                };
+                let tried = tokio::select! {
+                    tried = timeout(limit, call) => tried,
+                    () = cut => Ok(Ok(Tried::new(TryOutcome::Postponed(Duration::ZERO)))),
+                };
+                match tried {
                     Ok(Ok(tried)) => tried,
                     Ok(Err(panic)) => Tried::failed(format_args!("the hook panicked: {}", panic.0)),
                     Err(_) => Tried::failed(format_args!("it took longer than {limit:?}")),
                 }
             }
-            // It was not tried, so this costs no try.
+            // It was not tried, so this costs no try; and the store has a moment to come to itself.
             (Err(error), _) | (_, Err(error)) => {
-                Tried::new(TryOutcome::Postponed(Duration::ZERO)).saying(error.to_string())
+                Tried::new(TryOutcome::Postponed(STORE_PAUSE)).saying(error.to_string())
             }
         };
         let now = Instant::now();

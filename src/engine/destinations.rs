@@ -196,6 +196,11 @@ impl Group {
         target
     }
 
+    /// Whether it is the hooks of this process.
+    pub(crate) fn is_local(&self) -> bool {
+        self.name == Destination::LOCAL
+    }
+
     /// How long one try may take at most.
     pub(crate) fn limit(&self) -> Duration {
         let limits = self.targets.iter().map(|(_, target)| target.limit());

@@ -63,6 +63,11 @@ impl Phase {
         self.reached(CLOSED).await;
     }
 
+    /// Resolves when the grace of a shutdown is over.
+    pub(crate) async fn cut(&self) {
+        self.reached(CUT).await;
+    }
+
     fn is_before(&self, step: u8) -> bool {
         self.step.load(Ordering::SeqCst) < step
     }

@@ -341,7 +341,8 @@ fn fitting(body: &[u8], room: usize) -> Payload<'_> {
             return payload;
         }
         // Escapes and base64 are spread evenly, or nearly so: two or three rounds are enough.
-        bytes = (bytes * room / length).min(bytes - 1);
+        let fitting = bytes as u64 * room as u64 / length as u64;
+        bytes = (bytes - 1).min(usize::try_from(fitting).unwrap_or(0));
     }
 }
 

@@ -17,8 +17,8 @@ use crate::{
 ///
 /// # Cancel safety
 ///
-/// The future of a try is dropped when it takes longer than [`limit`](Self::limit), and when a shutdown is over; the
-/// delivery is then tried again, under the same [`webhook_id`](Completion::webhook_id).
+/// The future of a try is dropped when it takes longer than [`limit`](Self::limit), and when the grace of a shutdown
+/// is over; the delivery is then tried again, under the same [`webhook_id`](Completion::webhook_id).
 pub trait Target: Send + Sync + 'static {
     /// Its name: letters, digits, `_` and `-`, up to 64. It must stay the same as long as deliveries to it are stored.
     fn name(&self) -> &Destination;

@@ -174,6 +174,8 @@ async fn a_callback_that_makes_no_sense_is_refused() {
             .header("x-callback-url", "http://127.0.0.1/b")
             .empty(),
         fc("/good").header("x-callback-url", "").empty(),
+        // An address that may be called does not let the names that lead to it be called.
+        fc("/good").header("x-callback-url", "http://localhost/").empty(),
         fc("/good")
             .header(
                 "x-callback-url",

@@ -21,6 +21,7 @@ use tower_respond_async::{
     },
     store::RedbStore,
     task::{Delivery, DeliveryStatus, Destination, delivery::Redeliver},
+    testing::FaultStore,
     time::Timestamp,
 };
 
@@ -404,6 +405,28 @@ async fn an_end_is_told_by_the_next_process_that_has_the_destination() {
         .unwrap();
     soon(tasks.shutdown(Duration::ZERO)).await;
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// A try under way is left to the next process, and charged to nobody.
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_a_receiver_that_does_not_answer() {
+    let memory = MemoryStore::new();
+    let silent = Receiver::start(|_, _| Answer::Hang).await;
+    let to = |receiver: &Receiver| Webhook::new(&receiver.url("/")).unwrap().named("there").unwrap();
+    let tasks = serve(
+        quick(FaultStore::new(memory.clone())).on_success(to(&silent)),
+        |_| async { ok() },
+    );
+    let id = submit(&tasks, "/").await;
+    silent.has(1).await;
+    soon(tasks.shutdown(Duration::ZERO)).await;
+
+    let answering = Receiver::start(|_, _| Answer::Status(200)).await;
+    let tasks = serve(quick(memory).on_success(to(&answering)), |_| async { ok() });
+    let record = settled(&tasks, id, DeliveryStatus::Delivered).await;
+    assert_eq!(record.deliveries[0].tries.len(), 1, "{record:?}");
+    let (first, second) = (silent.received().remove(0), answering.has(1).await.remove(0));
+    assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
 }
 
 /// S61

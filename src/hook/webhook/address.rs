@@ -83,7 +83,7 @@ fn is_in_v6(address: Ipv6Addr, network: Ipv6Addr, prefix: u32) -> bool {
     (address.to_bits() ^ network.to_bits()) & mask == 0
 }
 
-/// A network that the operator named: `10.1.0.0/16`, `fd00::/8`, or one address.
+/// A network that the operator named: `10.1.0.0/16` or `fd00::/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Network {
     address: IpAddr,
@@ -92,17 +92,11 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.trim_matches(['[', ']']).parse().ok()?;
+        let (address, prefix) = text.split_once('/')?;
+        let address: IpAddr = address.parse().ok()?;
         let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(prefix) if prefix.bytes().all(|byte| byte.is_ascii_digit()) => prefix.parse().ok()?,
-            Some(_) => return None,
-            None => bits,
-        };
+        let digits = prefix.bytes().all(|byte| byte.is_ascii_digit());
+        let prefix = prefix.parse().ok().filter(|_| digits)?;
         (prefix <= bits).then_some(Self { address, prefix })
     }
 
@@ -203,16 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_an_address_or_a_block() {
+    fn a_network_is_a_block_of_addresses() {
         let contains =
             |network: &str, address: &str| Network::parse(network).unwrap().contains(address.parse().unwrap());
         assert!(contains("10.1.0.0/16", "10.1.255.255") && !contains("10.1.0.0/16", "10.2.0.0"));
-        assert!(contains("127.0.0.1", "127.0.0.1") && !contains("127.0.0.1", "127.0.0.2"));
+        assert!(contains("127.0.0.1/32", "127.0.0.1") && !contains("127.0.0.1/32", "127.0.0.2"));
         assert!(contains("127.0.0.0/8", "::ffff:127.0.0.9"));
         assert!(
             contains("fd00::/8", "fdff::1") && !contains("fd00::/8", "fe00::1") && !contains("fd00::/8", "10.0.0.1")
         );
-        assert!(contains("[::1]", "::1") && contains("0.0.0.0/0", "1.2.3.4") && contains("::/0", "1::"));
+        assert!(contains("::1/128", "::1") && contains("0.0.0.0/0", "1.2.3.4") && contains("::/0", "1::"));
         for bad in [
             "",
             "10.0.0.0/33",
@@ -221,6 +215,7 @@ mod tests {
             "10.0.0.0/",
             "10.0.0.0/+8",
             "host/8",
+            "10.0.0.1",
             "10.0.0.0/-1",
         ] {
             assert_eq!(Network::parse(bad), None, "{bad}");

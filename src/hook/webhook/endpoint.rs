@@ -96,7 +96,7 @@ impl Webhook {
         self
     }
 
-    /// Sends this header as well, such as `Authorization`. Those of the format and of the signature cannot be replaced.
+    /// Sends this header as well, such as `Authorization`. Those of the signature cannot be replaced.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.sender.headers.insert(name, value);

@@ -54,9 +54,9 @@ pub(super) struct Guard {
     public: bool,
     /// Over http as well.
     pub(super) http: bool,
-    /// Names that are, wherever they lead.
-    hosts: Vec<String>,
-    /// Addresses that are, though they may be private.
+    /// Names that are, wherever they lead, and addresses, where the URL has them itself.
+    hosts: Vec<PlaceHost>,
+    /// Addresses that are, though they may be private, and names that lead there and nowhere else.
     networks: Vec<Network>,
 }
 
@@ -105,9 +105,14 @@ impl Guard {
             self.networks.push(network);
             return Ok(());
         }
+        let address: Result<IpAddr, _> = entry.trim_matches(['[', ']']).parse();
+        if let Ok(address) = address {
+            self.hosts.push(PlaceHost::Address(canonical(address)));
+            return Ok(());
+        }
         match Host::parse(entry) {
             Ok(Host::Domain(name)) if !name.contains('/') => {
-                self.hosts.push(bare(&name));
+                self.hosts.push(PlaceHost::Name(bare(&name)));
                 Ok(())
             }
             _ => Err(ConfigError::new(
@@ -129,7 +134,7 @@ impl Guard {
         let scheme = url.scheme() == "https" || self.http;
         let name = matches!(&host, PlaceHost::Name(name) if is_local(name));
         let place = Place {
-            listed: self.open || matches!(&host, PlaceHost::Name(name) if self.hosts.contains(name)),
+            listed: self.open || self.hosts.contains(&host),
             plain: self.public && scheme && matches!(port, 443 | 80) && !name,
             url,
             host,
@@ -296,6 +301,7 @@ mod tests {
             "http://user@hooks.internal/",
             "http://hooks.internal/#a",
             "ftp://hooks.internal/",
+            "https://localhost/",
         ] {
             let refused = match guard.check_url(bad) {
                 Ok(place) => guard.check_addresses(&place, &addresses(&["93.184.216.34"])).is_err(),
@@ -307,6 +313,10 @@ mod tests {
         assert!(guard.check_addresses(&listed, &addresses(&["192.168.0.1"])).is_ok());
         let within = guard.check_url("http://other.example:8080/").unwrap();
         assert!(guard.check_addresses(&within, &addresses(&["10.1.0.1"])).is_ok());
+        assert!(
+            guard.check_addresses(&within, &addresses(&["127.0.0.1"])).is_err(),
+            "an address is let through where the URL has it itself, and not where a name leads to it"
+        );
         assert!(
             guard
                 .check_addresses(&within, &addresses(&["10.1.0.1", "93.184.216.34"]))

@@ -76,8 +76,10 @@ impl CallbackPolicy {
         }
     }
 
-    /// Lets this host be called: a name, an address, or a network as `10.20.0.0/16`. The rules about scheme, port and
-    /// address are not for it; those about the URL itself are.
+    /// Lets this host be called: a name, an address, or a network as `10.20.0.0/16`, and names that lead into the network
+    /// and nowhere else. The rules about scheme, port and address are not for it; those about the URL itself are.
+    ///
+    /// An address is let through where the URL has it itself: `127.0.0.1` lets `localhost` through no more than before.
     ///
     /// # Errors
     ///
