@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::{
     engine::{Engine, Unaccepted, caught::caught_async, destinations::Group, node::Answer, node::Hint, slots::Slot},
     error::{BoxError, BoxFuture},
-    hook::{Application, Completion, NotSubmitted, Tried, TryOutcome},
+    hook::{Application, Completion, NotSubmitted, Target, Tried, TryOutcome},
     probe::Event,
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Inserted, StoreErrorKind, StoreResult},
     task::{
@@ -80,40 +80,8 @@ impl Engine {
     async fn deliver_one(self: &Arc<Self>, group: &Group, claimed: ClaimedDelivery, place: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
-        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
-        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
         let target = group.target(claimed.delivery.condition);
-        let tried = match (request, response) {
-            (Ok(request), Ok(response)) => {
-                let location = self.location(&claimed.record);
-                let completion = Completion::new(claimed.record, &claimed.delivery, request, response);
-                let completion = completion.with_location(location);
-                let reentry = Reentry(self);
-                let call = caught_async(|| target.deliver(completion, &reentry));
-                let limit = target.limit();
-                // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this
-                // process may know no next one, and have their time.
-                let cut = async {
-                    match group.is_local() {
-                        true => std::future::pending().await,
-                        false => self.phase.cut().await,
-                    }
-                };
-                let tried = tokio::select! {
-                    tried = timeout(limit, call) => tried,
-                    () = cut => Ok(Ok(Tried::new(TryOutcome::Postponed(Duration::ZERO)))),
-                };
-                match tried {
-                    Ok(Ok(tried)) => tried,
-                    Ok(Err(panic)) => Tried::failed(format_args!("the hook panicked: {}", panic.0)),
-                    Err(_) => Tried::failed(format_args!("it took longer than {limit:?}")),
-                }
-            }
-            // It was not tried, so this costs no try; and the store has a moment to come to itself.
-            (Err(error), _) | (_, Err(error)) => {
-                Tried::new(TryOutcome::Postponed(STORE_PAUSE)).saying(error.to_string())
-            }
-        };
+        let tried = self.try_once(group, &**target, &claimed).await;
         let now = Instant::now();
         group.note(tried.outcome, now);
         let tried_before = claimed.delivery.tried;
@@ -155,6 +123,10 @@ impl Engine {
         } else if group.take_backlog() {
             self.hint(Hint::Outbox);
         }
+        if let TryOutcome::Postponed(_) = tried.outcome {
+            // Nothing happened that anybody would want to hear of; what the store could not do, it has said.
+            return;
+        }
         let error = match status {
             DeliveryStatus::Delivered => None,
             _ => tried.text.map(BoxError::from),
@@ -167,6 +139,37 @@ impl Engine {
             took: started.elapsed(),
         });
         self.watchers.changed(id);
+    }
+
+    async fn try_once(self: &Arc<Self>, group: &Group, target: &dyn Target, claimed: &ClaimedDelivery) -> Tried {
+        let id = claimed.delivery.id;
+        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
+        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
+        let (Ok(request), Ok(response)) = (request, response) else {
+            // It was not tried, so this costs no try; and the store has a moment to come to itself.
+            return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
+        };
+        let completion = Completion::new(claimed.record.clone(), &claimed.delivery, request, response);
+        let completion = completion.with_location(self.location(&claimed.record));
+        let reentry = Reentry(self);
+        let call = caught_async(|| target.deliver(completion, &reentry));
+        let limit = target.limit();
+        // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this process
+        // may know no next one, and have their time.
+        let cut = async {
+            match group.is_local() {
+                true => std::future::pending().await,
+                false => self.phase.cut().await,
+            }
+        };
+        tokio::select! {
+            tried = timeout(limit, call) => match tried {
+                Ok(Ok(tried)) => tried,
+                Ok(Err(panic)) => Tried::failed(format_args!("the hook panicked: {}", panic.0)),
+                Err(_) => Tried::failed(format_args!("it took longer than {limit:?}")),
+            },
+            () = cut => Tried::new(TryOutcome::Postponed(Duration::ZERO)),
+        }
     }
 
     /// Where the task API has the task, if there is one.
