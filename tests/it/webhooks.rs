@@ -9,6 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -443,7 +446,7 @@ async fn another_path_is_told_by_a_task_of_its_own_and_that_one_by_none() {
         async move {
             if request.headers().contains_key("webhook-id") {
                 let (head, body) = request.into_parts();
-                let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+                let body = body.collect().await.unwrap().to_bytes();
                 told.lock().unwrap().push((head.clone(), body));
                 return by_path(http::Request::from_parts(head, Default::default())).await;
             }
@@ -513,17 +516,7 @@ impl Resolve for Fixed {
 /// The certificate is checked for the name in the URL, whatever address was dialled.
 #[tokio::test]
 async fn over_https_the_receiver_is_known_by_its_name() {
-    let authority = rcgen::generate_simple_self_signed(["hook.example".to_owned()]).unwrap();
-    let certificate = authority.cert.der().to_vec();
-    let key = PrivateKeyDer::try_from(authority.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![authority.cert.der().clone()], key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (acceptor, certificate) = tls(&[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let receiver = Receiver::new(address, |_, _| Answer::Status(200));
@@ -560,6 +553,55 @@ async fn over_https_the_receiver_is_known_by_its_name() {
         assert_eq!(delivery.status, expected, "{delivery:?}");
     }
     receiver.has(1).await;
+}
+
+/// What makes a connection one of `hook.example`, and the certificate by which it is known.
+fn tls(protocols: &[&[u8]]) -> (TlsAcceptor, Vec<u8>) {
+    let authority = rcgen::generate_simple_self_signed(["hook.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(authority.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![authority.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    (TlsAcceptor::from(Arc::new(config)), authority.cert.der().to_vec())
+}
+
+#[tokio::test]
+async fn a_receiver_that_speaks_http_2_is_told_over_it() {
+    let (acceptor, certificate) = tls(&[b"h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (seen, mut received) = tokio::sync::mpsc::channel(10);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let seen = seen.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let seen = seen.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await?.to_bytes();
+                    seen.send((head, body)).await.unwrap();
+                    Ok::<_, hyper::Error>(http::Response::new(Full::new(Bytes::new())))
+                }
+            });
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let webhook = Webhook::new(&format!("https://hook.example:{port}/told")).unwrap();
+    let webhook = webhook.secret(secret()).resolver(Fixed(vec![[127, 0, 0, 1].into()]));
+    let webhook = webhook.root_certificate(&certificate).unwrap();
+    let tasks = serve(quick(MemoryStore::new()).on_success(webhook), |_| async { ok() });
+    let id = submit(&tasks, "/").await;
+    let (head, body) = soon(received.recv()).await.unwrap();
+    assert_eq!((head.version, head.uri.path()), (http::Version::HTTP_2, "/told"));
+    verify(&head.headers, &body, &[secret()]).unwrap();
+    settled(&tasks, id, DeliveryStatus::Delivered).await;
 }
 
 #[tokio::test]
