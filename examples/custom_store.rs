@@ -34,9 +34,10 @@ use tower_respond_async::{
         Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Cursor, Delivery, DeliveryStatus, Filter, IdempotencyKey, LeaseRef,
-        LogLine, NewTask, Page, PageOf, Progress, RequestDigest, RequestId, Scope, SortOrder, TaskRecord, TaskRef,
-        Tenant,
+        CapturedRequest, CapturedResponse, Counts, Cursor, Delivery, DeliveryStatus, Destination, Filter,
+        IdempotencyKey, LeaseRef, LogLine, NewTask, Page, PageOf, Progress, RequestDigest, RequestId, Scope, SortOrder,
+        TaskRecord, TaskRef, Tenant,
+        delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Rescue, Settlement, Stop},
     },
     time::{Clock, SystemClock, Timestamp},
@@ -364,6 +365,11 @@ impl TaskStore for MapStore {
                     counts.oldest_queued = counts.oldest_queued.max(Some(now.since(*run_at)));
                 }
             }
+            if *scope == Scope::All {
+                let deliveries = kept.seen(scope).flat_map(|task| &task.record.deliveries);
+                let pending = deliveries.filter(|delivery| delivery.status == DeliveryStatus::Pending);
+                counts.pending_deliveries = Some(pending.count() as u64);
+            }
             Ok(counts)
         })
     }
@@ -449,9 +455,25 @@ impl TaskStore for MapStore {
             let Some(task) = kept.tasks.get_mut(&claim.id) else {
                 return Ok(false);
             };
-            let mut deliveries = task.change().deliveries.iter_mut();
-            let delivery = deliveries.find(|d| d.generation == claim.generation && d.destination == claim.destination);
+            let delivery = task.change().delivery_mut(claim.generation, &claim.destination);
             Ok(delivery.is_some_and(|delivery| delivery.settle(claim.token, &outcome, tried, now).is_ok()))
+        })
+    }
+
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
+        self.atomically(|kept, now| {
+            let task = kept.in_scope(scope, id)?.change();
+            let Some(delivery) = task.delivery_mut(generation, destination) else {
+                return Ok(Redeliver::Unknown);
+            };
+            delivery.redeliver(now);
+            Ok(Redeliver::Due)
         })
     }
 

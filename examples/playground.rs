@@ -21,6 +21,11 @@
 //! | `MAX_RETRIES`, `BACKOFF_BASE_MS` | the retry policy |
 //! | `FC_STRICT` | `1`: answer as the cloud does to the letter |
 //! | `API_TOKEN` | who has it may use the task API; without it everybody may, and `LISTEN` must be loopback |
+//! | `DESTINATION_SUCCESS`, `DESTINATION_FAILURE` | who is told how tasks end: URLs, or paths of this application as `/echo`, comma-separated |
+//! | `ALLOW_CALLBACKS` | which URLs a request may name to be told at: hosts and networks, comma-separated, or `public` among them for any public host |
+//! | `WEBHOOK_SECRET` | signs what is sent: `whsec_...`, several comma-separated while they are changed |
+//! | `WEBHOOK_FORMAT` | what is sent: `fc`, `cloudevents`, `standard` or `raw` |
+//! | `WEBHOOK_SCHEDULE_MS` | the pauses between tries, comma-separated, in milliseconds |
 //! | `JOURNAL` | a file to which every start of a handler appends a line `taskId attempt path` |
 //!
 //! What handlers log goes to stderr, and into the log of their task: `curl -X POST -H 'Prefer: respond-async'
@@ -57,7 +62,12 @@ use tokio::{net::TcpListener, signal, time::sleep_until};
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
     Backoff, BearerToken, BoxError, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
-    probe::Capture, store::RedbStore,
+    hook::{
+        AppPath, PayloadFormat, Schedule,
+        webhook::{CallbackPolicy, Webhook},
+    },
+    probe::Capture,
+    store::RedbStore,
 };
 use tracing_subscriber::{Layer as _, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -167,7 +177,72 @@ async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
     if setting::<String>("FC_STRICT")?.is_some_and(|value| !matches!(value.as_str(), "" | "0" | "false")) {
         builder = builder.fc_strict();
     }
+    for destination in list("DESTINATION_SUCCESS")? {
+        builder = match destination.starts_with('/') {
+            true => builder.on_success(app_path(&destination)?),
+            false => builder.on_success(webhook(&destination)?),
+        };
+    }
+    for destination in list("DESTINATION_FAILURE")? {
+        builder = match destination.starts_with('/') {
+            true => builder.on_failure(app_path(&destination)?),
+            false => builder.on_failure(webhook(&destination)?),
+        };
+    }
+    if let Some(policy) = callback_policy()? {
+        builder = builder.callbacks(policy);
+    }
     Ok(builder.build()?)
+}
+
+fn webhook(url: &str) -> Result<Webhook, BoxError> {
+    let mut webhook = Webhook::new(url)?
+        .format(webhook_format()?)
+        .schedule(webhook_schedule()?);
+    for secret in list("WEBHOOK_SECRET")? {
+        webhook = webhook.secret(secret.parse()?);
+    }
+    Ok(webhook)
+}
+
+fn app_path(path: &str) -> Result<AppPath, BoxError> {
+    Ok(AppPath::new(path)?
+        .format(webhook_format()?)
+        .schedule(webhook_schedule()?))
+}
+
+fn callback_policy() -> Result<Option<CallbackPolicy>, BoxError> {
+    let allowed = list("ALLOW_CALLBACKS")?;
+    if allowed.is_empty() {
+        return Ok(None);
+    }
+    let mut policy = match allowed.iter().any(|host| host == "public") {
+        true => CallbackPolicy::public(),
+        false => CallbackPolicy::only(),
+    };
+    for host in allowed.iter().filter(|host| *host != "public") {
+        policy = policy.allow(host)?;
+    }
+    for secret in list("WEBHOOK_SECRET")? {
+        policy = policy.secret(secret.parse()?);
+    }
+    Ok(Some(policy.format(webhook_format()?).schedule(webhook_schedule()?)))
+}
+
+fn webhook_format() -> Result<PayloadFormat, BoxError> {
+    Ok(setting("WEBHOOK_FORMAT")?.unwrap_or_default())
+}
+
+fn webhook_schedule() -> Result<Schedule, BoxError> {
+    let pauses = list("WEBHOOK_SCHEDULE_MS")?;
+    if pauses.is_empty() {
+        return Ok(Schedule::default());
+    }
+    let millis = pauses.iter().map(|millis| {
+        let parsed = millis.parse().map(Duration::from_millis);
+        parsed.map_err(|error| format!("WEBHOOK_SCHEDULE_MS has {millis:?}, which cannot be read: {error}"))
+    });
+    Ok(Schedule::new(millis.collect::<Result<Vec<_>, _>>()?))
 }
 
 fn routes(journal: Journal) -> Router {
@@ -343,6 +418,13 @@ fn setting<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, BoxError> 
         Err(env::VarError::NotPresent) => Ok(None),
         Err(error) => Err(format!("{name}: {error}").into()),
     }
+}
+
+/// What stands between commas, without spaces around it.
+fn list(name: &str) -> Result<Vec<String>, BoxError> {
+    let text: String = setting(name)?.unwrap_or_default();
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    Ok(items.map(str::to_owned).collect())
 }
 
 fn millis(name: &str) -> Result<Option<Duration>, BoxError> {

@@ -64,6 +64,7 @@
 //! | `Prefer: respond-async, wait=5` | the handler's own response if it is there within 5 s, else the 202 |
 //! | `X-Fc-Async-Task-Id: my-job` beside the first | a task of that name: sent twice, it runs once |
 //! | `Idempotency-Key: "..."` beside any of them | sent twice, it runs once |
+//! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` beside any | a POST there when it ends, where [allowed](Builder::callbacks) |
 //!
 //! # Where the layer goes
 //!
@@ -95,6 +96,7 @@
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
 //! | `redb` | `store::RedbStore`: tasks in an embedded file (Rust 1.90) | |
+//! | `webhook` | `hook::webhook`: signed webhooks, callbacks to URLs that requests name | |
 //! | `testing` | `testing`: the store conformance suite, a hand-moved clock, a failing store, the simulation | |
 //! | `full` | all of them | |
 //!
@@ -138,6 +140,6 @@ pub use self::{
 };
 
 /// The README's code is tested like any other.
-#[cfg(all(doctest, feature = "api", feature = "axum"))]
+#[cfg(all(doctest, feature = "api", feature = "axum", feature = "webhook"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

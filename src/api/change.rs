@@ -83,7 +83,7 @@ pub(super) async fn delete(call: Call, body: RequestBody) -> Answer {
 }
 
 impl Call {
-    fn audit(&self, id: RequestId, action: &'static str) {
+    pub(super) fn audit(&self, id: RequestId, action: &'static str) {
         self.tasks.audit(id, action, self.grant.user.as_deref());
     }
 }

@@ -18,6 +18,8 @@
 //! | `GET /{id}/events` | a stream of what happens in the task | view; of its log, logs; of callbacks, callbacks |
 //! | `POST`, `PUT /{id}/stop` | 202 `Stopping` or 200 `Stopped` | stop |
 //! | `POST /{id}/retry` | 202: it runs again, edited if wanted | retry; to edit, invoke too |
+//! | `GET /{id}/callbacks` | who was told how it ended, with every try | callbacks |
+//! | `POST /{id}/callbacks/{n}/redeliver` | 202: that one is told again | callbacks |
 //! | `DELETE /{id}` | 204 | delete |
 //! | `POST /bulk/stop`, `/bulk/retry`, `/bulk/delete` | what became of each, up to 1,000 | as for one; for a filter, list too |
 //!
@@ -85,6 +87,7 @@ mod bearer;
 mod body;
 mod bulk;
 mod call;
+mod callbacks;
 mod change;
 pub(crate) mod edits;
 mod events;

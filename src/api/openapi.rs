@@ -47,6 +47,7 @@ fn template(route: &Route) -> String {
     let segments = route.path.iter().map(|segment| match segment {
         Segment::Word(word) => format!("/{word}"),
         Segment::Task => "/{task}".into(),
+        Segment::Number => "/{number}".into(),
     });
     segments.collect()
 }
@@ -56,11 +57,12 @@ fn names_a_task(route: &Route) -> bool {
 }
 
 fn operation(route: &Route) -> Value {
-    let named = names_a_task(route).then_some("task");
-    let parameters = named
-        .iter()
-        .chain(route.query)
-        .map(|name| reference("parameters", name));
+    let in_path = route.path.iter().filter_map(|segment| match segment {
+        Segment::Word(_) => None,
+        Segment::Task => Some(&"task"),
+        Segment::Number => Some(&"number"),
+    });
+    let parameters = in_path.chain(route.query).map(|name| reference("parameters", name));
     let mut answers: BTreeMap<String, Value> = BTreeMap::new();
     for (status, gives) in route.gives {
         answers.insert(status.to_string(), given(*status, *gives));

@@ -13,7 +13,7 @@ use crate::{
         origin,
         table::{
             ROUTES, Route,
-            Segment::{self, Task, Word},
+            Segment::{self, Number, Task, Word},
         },
     },
     layer::{RequestBody, ResponseBody},
@@ -114,6 +114,7 @@ impl Segment {
     fn matches(&self, given: &str) -> bool {
         match self {
             Word(word) => *word == given,
+            Number => !given.is_empty() && given.bytes().all(|byte| byte.is_ascii_digit()),
             Task => !given.is_empty() && !is_a_word(given),
         }
     }
@@ -152,6 +153,10 @@ mod tests {
         assert_eq!(found(Method::GET, "/job-1"), Ok(Some("job-1".into())));
         assert_eq!(found(Method::GET, "/%6Aob-1/result"), Ok(Some("job-1".into())));
         assert_eq!(found(Method::PUT, "/job-1/stop"), Ok(Some("job-1".into())));
+        assert_eq!(
+            found(Method::POST, "/job-1/callbacks/12/redeliver"),
+            Ok(Some("job-1".into()))
+        );
     }
 
     #[test]
@@ -171,6 +176,9 @@ mod tests {
             "/bulk",
             "/openapi.yaml",
             "/a/logs/1",
+            "/a/callbacks/x/redeliver",
+            "/a/callbacks//redeliver",
+            "/a/callbacks/1",
             "/%73tats",
         ] {
             assert_eq!(found(Method::GET, path), Err(404), "{path}");

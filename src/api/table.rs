@@ -8,7 +8,7 @@ use crate::{
         Permission,
         bulk::{self, Action},
         call::{Answer, Call},
-        change, events, list, logs, openapi, result, stats, view,
+        callbacks, change, events, list, logs, openapi, result, stats, view,
     },
     error::BoxFuture,
     layer::RequestBody,
@@ -37,10 +37,12 @@ pub(super) enum Segment {
     Word(&'static str),
     /// A task, by request id or name.
     Task,
+    /// One of several of a kind, counted from 1.
+    Number,
 }
 
-use Permission::{Delete, List, Logs, Payload, Result, Retry, Stop, View};
-use Segment::{Task, Word};
+use Permission::{Callbacks, Delete, List, Logs, Payload, Result, Retry, Stop, View};
+use Segment::{Number, Task, Word};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -98,4 +100,8 @@ pub(super) static ROUTES: &[Route] = &[
             says: "Stops a task: 200 if it is Stopped, 202 if it is Stopping", query: &[], takes: None, gives: &[(200, Some("Changed")), (202, Some("Changed"))] },
     Route { method: POST,   path: &[Task, Word("retry")],          needs: Some(Retry),   handler: |call, body| Box::pin(change::retry(call, body)),
             says: "Runs an ended task again, edited if wanted (with invoke)", query: &[], takes: Some("Edits"), gives: &[(202, Some("Changed"))] },
+    Route { method: GET,    path: &[Task, Word("callbacks")],      needs: Some(Callbacks), handler: |call, _| Box::pin(callbacks::list(call)),
+            says: "Who was told how the task ended, with every try", query: &[], takes: None, gives: &[(200, Some("CallbackList"))] },
+    Route { method: POST,   path: &[Task, Word("callbacks"), Number, Word("redeliver")], needs: Some(Callbacks), handler: |call, body| Box::pin(callbacks::redeliver(call, body)),
+            says: "Tells one of them again, under the same webhook id", query: &[], takes: None, gives: &[(202, Some("Redelivered"))] },
 ];

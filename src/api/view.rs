@@ -12,8 +12,8 @@ use crate::{
         query,
     },
     store::StoreErrorKind,
-    task::{CapturedRequest, CapturedResponse, TaskRecord},
-    wire::{OperationDocument, Payload, Problem, REDACTED, RedactedUri, TaskDocument, is_secret_header},
+    task::{CapturedRequest, CapturedResponse, Payload, TaskRecord},
+    wire::{OperationDocument, Problem, REDACTED, RedactedUri, TaskDocument, is_secret_header},
 };
 
 /// How much of a body `/request` shows, in bytes: the default limit of what is accepted, so that by default nothing is

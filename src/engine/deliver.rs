@@ -1,158 +1,136 @@
-//! Telling hooks that tasks ended: from the outbox, in a pool of their own, on a schedule of their own.
+//! Telling destinations that tasks ended: from the outbox, in pools of their own, on schedules of their own.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use http::Request;
 use tokio::time::timeout;
 
 use crate::{
-    engine::{Engine, caught::caught_async, node::Answer, slots::Slot},
-    error::BoxError,
-    hook::{Completion, CompletionHook},
+    engine::{Engine, Unaccepted, caught::caught_async, destinations::Group, node::Answer, node::Hint, slots::Slot},
+    error::{BoxError, BoxFuture},
+    hook::{Application, Completion, NotSubmitted, Target, Tried, TryOutcome},
     probe::Event,
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Inserted, StoreErrorKind, StoreResult},
     task::{
-        CapturedRequest, Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, Scope, Subscription,
-        lifecycle::DeliveryOutcome,
-        record::{cut, no_subscriptions},
+        CapturedRequest, DeliveryStatus, DeliveryTry, IdempotencyKey, NewTask, RequestId, Scope, TaskRecord,
+        delivery::DeliveryOutcome, record::cut,
     },
 };
 
-/// How many completions are delivered at once: hooks mostly wait for something, and must not crowd out handlers.
-pub(crate) const POOL: usize = 16;
+/// How much of what was said about a try is kept, in bytes.
+const TEXT_BYTES: usize = 1024;
 
-/// How long a hook may take. It runs after the task, so nobody waits for it, but its place in the pool is one of few.
-const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A delivery that is due again sooner than this is looked for when it is; the others are found by looking every few
+/// seconds.
+const SOON: Duration = Duration::from_secs(6);
 
-/// When a failed delivery is tried again; after the last of these, no more. Fast at first for what was a hiccup, then for
-/// three days, which is how long it may take somebody to mend a receiver over a weekend.
-const SCHEDULE: [Duration; 9] = {
-    const MINUTE: u64 = 60;
-    const HOUR: u64 = 60 * MINUTE;
-    [
-        Duration::from_secs(5),
-        Duration::from_secs(5 * MINUTE),
-        Duration::from_secs(30 * MINUTE),
-        Duration::from_secs(2 * HOUR),
-        Duration::from_secs(5 * HOUR),
-        Duration::from_secs(10 * HOUR),
-        Duration::from_secs(14 * HOUR),
-        Duration::from_secs(20 * HOUR),
-        Duration::from_secs(24 * HOUR),
-    ]
-};
-
-/// How much of a hook's error is kept, in bytes.
-const ERROR_BYTES: usize = 1024;
-
-/// The in-process hooks: together, the destination [`Destination::LOCAL`].
-#[derive(Clone, Default)]
-pub(crate) struct Hooks(Vec<(Conditions, Arc<dyn CompletionHook>)>);
-
-impl Hooks {
-    pub(crate) fn add(&mut self, on: Conditions, hook: Arc<dyn CompletionHook>) {
-        self.0.push((on, hook));
-    }
-
-    /// What tasks are to be stored with, so that their end is told.
-    pub(crate) fn subscriptions(&self) -> Arc<[Subscription]> {
-        if self.0.is_empty() {
-            return no_subscriptions();
-        }
-        let on = self.0.iter().fold(Conditions::NONE, |all, (on, _)| all.or(*on));
-        Arc::from([Subscription {
-            destination: Destination::LOCAL,
-            on,
-        }])
-    }
-
-    fn on(&self, condition: Condition) -> impl Iterator<Item = &Arc<dyn CompletionHook>> {
-        self.0
-            .iter()
-            .filter(move |(on, _)| on.contains(condition))
-            .map(|(_, hook)| hook)
-    }
-}
+/// How long a delivery waits whose request or response the store could not give.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Engine {
-    /// Claims completions and starts to deliver them.
+    /// Claims completions and starts to deliver them, at most `max`.
     pub(crate) async fn deliver(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
-        if self.settings.hooks.0.is_empty() {
-            return Ok(Answer::Idle(None));
+        let mut left = max;
+        let mut more = false;
+        for group in self.destinations.groups() {
+            let mut places = group.take_places(left, Instant::now());
+            if places.is_empty() {
+                continue;
+            }
+            let asked = places.len();
+            let claim = DeliveryClaim {
+                destinations: vec![group.name.clone()],
+                max: asked,
+                lease: self.delivery_lease(group),
+            };
+            let claimed = self
+                .call("claim_deliveries", self.store.claim_deliveries(claim))
+                .await?;
+            left -= claimed.len();
+            if claimed.len() == asked {
+                more = true;
+                group.note_backlog();
+            }
+            for (claimed, place) in claimed.into_iter().zip(places.drain(..)) {
+                let busy = self.busy.enter();
+                let (engine, group) = (self.clone(), group.clone());
+                self.runtime.spawn(async move {
+                    engine.deliver_one(&group, claimed, place).await;
+                    drop(busy);
+                });
+            }
         }
-        let mut places: Vec<_> = std::iter::from_fn(|| self.deliverers.take()).take(max).collect();
-        if places.is_empty() {
-            return Ok(Answer::Idle(None));
-        }
-        let asked = places.len();
-        let claim = DeliveryClaim {
-            destinations: vec![Destination::LOCAL],
-            max: asked,
-            lease: self.delivery_lease(),
-        };
-        let claimed = self
-            .call("claim_deliveries", self.store.claim_deliveries(claim))
-            .await?;
-        let more = claimed.len() == asked;
-        for (claimed, place) in claimed.into_iter().zip(places.drain(..)) {
-            let busy = self.busy.enter();
-            let engine = self.clone();
-            self.runtime.spawn(async move {
-                engine.deliver_one(claimed, place).await;
-                drop(busy);
-            });
-        }
-        Ok(if more { Answer::More } else { Answer::Idle(None) })
+        Ok(match more {
+            true => Answer::More,
+            false => Answer::Idle(self.destinations.next_look(Instant::now())),
+        })
     }
 
-    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every hook
+    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every try
     /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
     /// as tried.
-    fn delivery_lease(&self) -> Duration {
-        let hooks = HOOK_TIMEOUT.saturating_mul(self.settings.hooks.0.len() as u32);
-        hooks.saturating_add(4 * self.settings.store_timeout)
+    fn delivery_lease(&self, group: &Group) -> Duration {
+        group.limit().saturating_add(4 * self.settings.store_timeout)
     }
 
-    async fn deliver_one(self: Arc<Self>, claimed: ClaimedDelivery, place: Slot) {
+    async fn deliver_one(self: &Arc<Self>, group: &Group, claimed: ClaimedDelivery, place: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
-        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
-        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
-        let (outcome, error) = match (request, response) {
-            (Ok(request), Ok(response)) => {
-                let request: Option<Arc<CapturedRequest>> = request;
-                let completion = Completion::new(claimed.record, &claimed.delivery, request, response);
-                match self.call_hooks(completion).await {
-                    Ok(()) => (DeliveryOutcome::Delivered, None),
-                    Err(error) => (again(claimed.delivery.tried), Some(error)),
+        let target = group.target(claimed.delivery.condition);
+        let tried = self.try_once(group, &**target, &claimed).await;
+        let now = Instant::now();
+        group.note(tried.outcome, now);
+        let tried_before = claimed.delivery.tried;
+        let (outcome, status) = match tried.outcome {
+            TryOutcome::Delivered => (DeliveryOutcome::Delivered, DeliveryStatus::Delivered),
+            TryOutcome::Failed { retry_after } => {
+                match target.schedule().next(tried_before, retry_after, fastrand::f64()) {
+                    Some(after) => (DeliveryOutcome::Retry(after), DeliveryStatus::Pending),
+                    None => (DeliveryOutcome::Failed, DeliveryStatus::Failed),
                 }
             }
-            // The hook was not tried, so this costs no try.
-            (Err(error), _) | (_, Err(error)) => (DeliveryOutcome::Released, Some(error.into())),
+            TryOutcome::GivenUp => (DeliveryOutcome::Failed, DeliveryStatus::Failed),
+            TryOutcome::Blocked => (DeliveryOutcome::Blocked, DeliveryStatus::Blocked),
+            TryOutcome::Postponed(after) => (DeliveryOutcome::Postponed(after), DeliveryStatus::Pending),
         };
-        let mut tried = DeliveryTry::new(self.clock.at(started));
-        tried.text = error.as_ref().map(|error| cut(&error.to_string(), ERROR_BYTES).into());
-        let status = match &outcome {
-            DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
-            DeliveryOutcome::Failed => DeliveryStatus::Failed,
-            DeliveryOutcome::Blocked => DeliveryStatus::Blocked,
-            DeliveryOutcome::Retry(_) | DeliveryOutcome::Released => DeliveryStatus::Pending,
+        let again = match outcome {
+            DeliveryOutcome::Retry(after) | DeliveryOutcome::Postponed(after) => Some(after),
+            _ => None,
         };
+        let mut shown = DeliveryTry::new(self.clock.at(started));
+        shown.status_code = tried.status_code;
+        shown.text = tried.text.as_deref().map(|text| cut(text, TEXT_BYTES).into());
         let settlement = DeliverySettlement {
             claim: claimed.claim,
             outcome,
-            tried,
+            tried: shown,
         };
-        if let Err(error) = self
+        let settled = self
             .call("settle_delivery", self.store.settle_delivery(settlement))
-            .await
-        {
+            .await;
+        if let Err(error) = settled {
             // It will be delivered again when its lease runs out: that is what "at least once" means.
-            self.trouble("settling a delivery", &error, self.delivery_lease());
+            self.trouble("settling a delivery", &error, self.delivery_lease(group));
         }
         drop(place);
+        if let Some(after) = again.filter(|after| *after < SOON) {
+            self.destinations.note_upcoming(now + after);
+            self.hint(Hint::Outbox);
+        } else if group.take_backlog() {
+            self.hint(Hint::Outbox);
+        }
+        if let TryOutcome::Postponed(_) = tried.outcome {
+            // Nothing happened that anybody would want to hear of; what the store could not do, it has said.
+            return;
+        }
+        let error = match status {
+            DeliveryStatus::Delivered => None,
+            _ => tried.text.map(BoxError::from),
+        };
         self.probes.emit(|| Event::Delivered {
             id,
             destination: &claimed.delivery.destination,
@@ -163,17 +141,81 @@ impl Engine {
         self.watchers.changed(id);
     }
 
-    /// Calls every hook that wants to know. The first to fail ends it: all are called again at the next try.
-    async fn call_hooks(&self, completion: Completion) -> Result<(), BoxError> {
-        for hook in self.settings.hooks.on(completion.condition) {
-            let call = caught_async(|| hook.deliver(completion.clone()));
-            match timeout(HOOK_TIMEOUT, call).await {
-                Ok(Ok(answer)) => answer?,
-                Ok(Err(panic)) => return Err(format!("the hook panicked: {}", panic.0).into()),
-                Err(_) => return Err(format!("the hook took longer than {HOOK_TIMEOUT:?}").into()),
+    async fn try_once(self: &Arc<Self>, group: &Group, target: &dyn Target, claimed: &ClaimedDelivery) -> Tried {
+        let id = claimed.delivery.id;
+        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
+        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
+        let (Ok(request), Ok(response)) = (request, response) else {
+            // It was not tried, so this costs no try; and the store has a moment to come to itself.
+            return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
+        };
+        let completion = Completion::new(claimed.record.clone(), &claimed.delivery, request, response);
+        let completion = completion.with_location(self.location(&claimed.record));
+        let reentry = Reentry(self);
+        let call = caught_async(|| target.deliver(completion, &reentry));
+        let limit = target.limit();
+        // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this process
+        // may know no next one, and have their time.
+        let cut = async {
+            match group.is_local() {
+                true => std::future::pending().await,
+                false => self.phase.cut().await,
             }
+        };
+        tokio::select! {
+            tried = timeout(limit, call) => match tried {
+                Ok(Ok(tried)) => tried,
+                Ok(Err(panic)) => Tried::failed(format_args!("the hook panicked: {}", panic.0)),
+                Err(_) => Tried::failed(format_args!("it took longer than {limit:?}")),
+            },
+            () = cut => Tried::new(TryOutcome::Postponed(Duration::ZERO)),
         }
-        Ok(())
+    }
+
+    /// Where the task API has the task, if there is one.
+    fn location(&self, task: &TaskRecord) -> Option<Arc<str>> {
+        let api = self.api.get().filter(|_| self.api_mounted.load(Ordering::Relaxed))?;
+        let public_url = api.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
+        Some(format!("{public_url}{}/{}", api.base, task.task_id()).into())
+    }
+}
+
+/// The application, for a target that posts to it.
+struct Reentry<'a>(&'a Arc<Engine>);
+
+impl Application for Reentry<'_> {
+    fn submit<'a>(
+        &'a self,
+        completion: &'a Completion,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'a, Result<RequestId, NotSubmitted>> {
+        Box::pin(async move {
+            let engine = self.0;
+            let depth = completion.request().map_or(0, |request| request.depth);
+            if depth >= CapturedRequest::MAX_DEPTH {
+                return Err(NotSubmitted::TooDeep(depth));
+            }
+            let (head, body) = request.into_parts();
+            let mut input = CapturedRequest::new(head.method, head.uri, head.headers, body);
+            input.depth = depth + 1;
+            engine.probes.capture(&mut input);
+            let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(input));
+            engine.fill_in(&mut task);
+            task.subscriptions = engine.destinations.subscriptions_of_posted().clone();
+            task.tenant = completion.task.tenant.clone();
+            // Once for each end, however often its delivery is tried.
+            task.key = IdempotencyKey::new(&completion.webhook_id).ok();
+            task.digest = Some(task.input.digest());
+            let later = |error: BoxError| NotSubmitted::Later(error);
+            match engine.accept(task, None).await {
+                Ok(Inserted::New(record)) => Ok(record.id),
+                Ok(Inserted::Known { id, .. }) => Ok(id),
+                Ok(Inserted::Full(reason)) => Err(later(format!("there is no room for it ({reason:?})").into())),
+                Ok(Inserted::Conflict) => Err(later("its key is another task's".into())),
+                Err(Unaccepted::ShuttingDown) => Err(later("the engine is shutting down".into())),
+                Err(Unaccepted::Store(error)) => Err(later(error.into())),
+            }
+        })
     }
 }
 
@@ -182,12 +224,5 @@ fn readable<T>(found: StoreResult<Option<T>>) -> StoreResult<Option<T>> {
     match found {
         Err(error) if error.kind() != StoreErrorKind::Unavailable => Ok(None),
         found => found,
-    }
-}
-
-fn again(tried: u32) -> DeliveryOutcome {
-    match SCHEDULE.get(tried as usize) {
-        Some(after) => DeliveryOutcome::Retry(after.mul_f64(0.9 + 0.2 * fastrand::f64())),
-        None => DeliveryOutcome::Failed,
     }
 }

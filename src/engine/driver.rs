@@ -62,7 +62,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
                 node.hint(hint, now);
             }
         }
-        while let Some(action) = node.next(now, engine.slots.free(), engine.deliverers.free(), fastrand::f64()) {
+        while let Some(action) = node.next(now, engine.slots.free(), engine.destinations.free(), fastrand::f64()) {
             let mut call = engine.clone().carry_out(action);
             // In place first: a store that is ready at once costs no task.
             match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
@@ -87,7 +87,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
                 continue;
             }
         }
-        let mut wake_at = node.wake_at(now, engine.slots.free(), engine.deliverers.free());
+        let mut wake_at = node.wake_at(now, engine.slots.free(), engine.destinations.free());
         let quiet = now < quiet_until;
         if quiet {
             wake_at = wake_at.min(quiet_until);

@@ -11,6 +11,7 @@ mod busy;
 mod caught;
 mod context;
 mod deliver;
+mod destinations;
 mod driver;
 mod entry;
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
@@ -55,14 +56,14 @@ pub(crate) use self::{
     accept::Unaccepted,
     budget::{Budget, Reserved},
     context::DEPTH,
-    deliver::Hooks,
+    destinations::Hooks,
     entry::{Answer, Entry, Replayed},
     settings::Settings,
     tasks::Alive,
 };
 use self::{
-    busy::Busy, caught::caught, lease::LeaseThread, node::Hint, rates::Rates, running::Running, shutdown::Phase,
-    slots::Slots, watch::Watchers,
+    busy::Busy, caught::caught, destinations::Destinations, lease::LeaseThread, node::Hint, rates::Rates,
+    running::Running, shutdown::Phase, slots::Slots, watch::Watchers,
 };
 pub use self::{
     context::TaskContext,
@@ -79,7 +80,7 @@ use crate::{
     error::BoxFuture,
     probe::{AttemptInfo, AttemptScope, Event, Probe},
     store::{StoreError, StoreErrorKind, StoreResult, TaskStore},
-    task::{RequestId, Subscription, WorkerId},
+    task::{RequestId, WorkerId},
     time::{Clock, SystemClock, Timestamp},
 };
 
@@ -94,7 +95,6 @@ pub(crate) struct Engine {
     pub(crate) api_mounted: AtomicBool,
     api: OnceLock<ApiAddress>,
     worker: WorkerId,
-    subscriptions: Arc<[Subscription]>,
     runtime: Handle,
     slots: Slots,
     running: Running,
@@ -107,7 +107,7 @@ pub(crate) struct Engine {
     hints: AtomicU8,
     /// How many values the store has set aside, as far as the probes were told.
     set_aside: AtomicU64,
-    deliverers: Slots,
+    pub(crate) destinations: Destinations,
     searches: Slots,
     /// Room for those who look on for long.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
@@ -120,10 +120,9 @@ impl Engine {
     pub(crate) fn new(store: Arc<dyn TaskStore>, settings: Settings, probes: Probes, runtime: Handle) -> Self {
         let wake = Arc::new(Notify::new());
         Self {
-            subscriptions: settings.hooks.subscriptions(),
             worker: WorkerId::new(settings.worker_name.clone(), fastrand::u64(..)),
             slots: Slots::new(settings.concurrency, wake.clone()),
-            deliverers: Slots::new(deliver::POOL, wake.clone()),
+            destinations: Destinations::new(&settings.hooks, &wake),
             searches: Slots::new(accept::SEARCHES, wake.clone()),
             observers: Arc::new(Semaphore::new(settings.max_waiters.min(Semaphore::MAX_PERMITS))),
             budget: Budget::new(settings.buffer_limit),

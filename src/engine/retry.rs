@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{Extensions, HeaderMap, StatusCode, header::RETRY_AFTER};
+use http::{Extensions, HeaderMap, StatusCode};
 
-use crate::error::BoxError;
+use crate::{error::BoxError, task::retry_after};
 
 /// Decides what the end of an attempt means. [`Backoff`] is the default.
 ///
@@ -168,21 +168,11 @@ impl RetryPolicy for Backoff {
     }
 }
 
-/// How long a `Retry-After` header asks to wait (RFC 9110 §10.2.3): seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use http::HeaderValue;
+    use http::{HeaderValue, header::RETRY_AFTER};
 
     use super::*;
 

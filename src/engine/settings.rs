@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    engine::{deliver::Hooks, retry::RetryPolicy},
+    engine::{destinations::Hooks, retry::RetryPolicy},
     store::{Limits, Retention},
 };
 

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::engine::{Engine, attempt::Input, deliver::POOL, node::Answer};
+use crate::engine::{Engine, attempt::Input, node::Answer};
 
 /// How far the end has come. Only grows.
 pub(crate) struct Phase {
@@ -61,6 +61,11 @@ impl Phase {
     /// Resolves when nothing new is accepted any longer.
     pub(crate) async fn closed(&self) {
         self.reached(CLOSED).await;
+    }
+
+    /// Resolves when the grace of a shutdown is over.
+    pub(crate) async fn cut(&self) {
+        self.reached(CUT).await;
     }
 
     fn is_before(&self, step: u8) -> bool {
@@ -154,7 +159,7 @@ impl Engine {
         loop {
             self.busy.idle().await;
             // The end of the last attempt may have left a completion that the driver has not come to yet.
-            let more = matches!(self.deliver(POOL).await, Ok(Answer::More));
+            let more = matches!(self.deliver(usize::MAX).await, Ok(Answer::More));
             if !more && self.busy.count() == 0 {
                 return;
             }

@@ -55,7 +55,7 @@ impl Engine {
         task.max_attempts = self.settings.retry.max_retries().saturating_add(1);
         task.crash_allowance = self.settings.crash_allowance;
         task.key_window = self.settings.key_window;
-        task.subscriptions = self.subscriptions.clone();
+        task.subscriptions = self.destinations.subscriptions().clone();
     }
 }
 

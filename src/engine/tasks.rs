@@ -10,7 +10,9 @@ use crate::{
     engine::{Engine, ShutdownReport, SlotStats, Stats, attempt::Input, node::Hint},
     store::{Delete, LogQuery, StoreError},
     task::{
-        CapturedRequest, CapturedResponse, Filter, LogLine, Page, PageOf, RequestId, Scope, TaskRecord, TaskRef,
+        CapturedRequest, CapturedResponse, Destination, Filter, LogLine, Page, PageOf, RequestId, Scope, TaskRecord,
+        TaskRef,
+        delivery::Redeliver,
         lifecycle::{Edits, Rerun, Stop},
     },
 };
@@ -194,6 +196,33 @@ impl Tasks {
     pub async fn delete(&self, scope: &Scope, id: RequestId) -> Result<Delete, StoreError> {
         let engine = self.engine();
         engine.call("delete", engine.store.delete(scope, id)).await
+    }
+
+    /// Has the completion of this generation told to this destination again, at once, whether it was delivered, given up, or
+    /// waits for its next try. It shows the same webhook id, and has its whole schedule before it.
+    ///
+    /// # Errors
+    ///
+    /// The store's; `NotFound` if the task is not in `scope`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it answers, the completion may or may not be told again.
+    pub async fn redeliver(
+        &self,
+        scope: &Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &Destination,
+    ) -> Result<Redeliver, StoreError> {
+        let engine = self.engine();
+        let redelivered = engine.store.redeliver(scope, id, generation, destination);
+        let redelivered = engine.call("redeliver", redelivered).await?;
+        if redelivered == Redeliver::Due {
+            engine.hint(Hint::Outbox);
+            engine.watchers.changed(id);
+        }
+        Ok(redelivered)
     }
 
     /// How things stand.

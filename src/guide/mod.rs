@@ -2,6 +2,7 @@
 //!
 //! - [`design`]: the decisions, as questions
 //! - [`guarantees`]: what is promised, what is not, and which test shows it
+//! - [`callbacks`]: who is told that a task ended, how, and what of it can be trusted
 //! - [`operating`]: settings, sizes, shutdown, what to watch
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
 //! - [`changelog`]: what changed
@@ -11,6 +12,9 @@ pub mod design {}
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
+
+#[doc = include_str!("callbacks.md")]
+pub mod callbacks {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}

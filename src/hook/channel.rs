@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     error::{BoxError, BoxFuture},
-    hook::{Completion, CompletionHook, IntoHook},
+    hook::{Completion, CompletionHook, Hook, IntoHook},
 };
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl CompletionHook for mpsc::Sender<Completion> {
 }
 
 impl IntoHook<Channel> for mpsc::Sender<Completion> {
-    fn into_hook(self) -> Arc<dyn CompletionHook> {
-        Arc::new(self)
+    fn into_hook(self) -> Hook {
+        Hook::in_process(Arc::new(self))
     }
 }

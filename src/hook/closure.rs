@@ -6,26 +6,26 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{
     error::{BoxError, BoxFuture},
-    hook::{Completion, CompletionHook},
+    hook::{Completion, CompletionHook, Hook, Target},
 };
 
 /// How many threads one closure may block. It is called by nobody else until one of them returns, so that a closure which
 /// never returns does not use up the threads that the runtime has for blocking work, 512 unless it was told otherwise.
 const THREADS: usize = 16;
 
-/// What can be given as a hook: a closure, an async closure, the sender of a `tokio::sync::mpsc` channel, or a
-/// [`CompletionHook`] behind an `Arc`.
+/// What can be given as a hook: a closure, an async closure, the sender of a `tokio::sync::mpsc` channel, a
+/// [`CompletionHook`] behind an `Arc`, or a [`Target`], such as a webhook.
 ///
 /// A closure that is not async may block: it is called on a thread that the runtime keeps for that. An async one must not.
 ///
 /// `M` only tells these apart and is never written out.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no completion hook",
-    note = "a hook is a closure `|completion: Completion| ...`, sync or async, answering `()` or `Result<(), E>`, a `tokio::sync::mpsc::Sender<Completion>`, or an `Arc<dyn CompletionHook>`"
+    note = "a hook is a closure `|completion: Completion| ...`, sync or async, answering `()` or `Result<(), E>`, a `tokio::sync::mpsc::Sender<Completion>`, an `Arc<dyn CompletionHook>`, or a `Target` such as a `Webhook`"
 )]
 pub trait IntoHook<M>: Send + Sync + 'static {
     /// Makes it one.
-    fn into_hook(self) -> Arc<dyn CompletionHook>;
+    fn into_hook(self) -> Hook;
 }
 
 /// What a hook may answer with: nothing, or a `Result` whose error means "try again".
@@ -62,12 +62,16 @@ pub struct Async<F>(PhantomData<fn() -> F>);
 #[doc(hidden)]
 pub struct Given;
 
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Aimed;
+
 impl<F, R> IntoHook<(Plain, R)> for F
 where
     F: Fn(Completion) -> R + Send + Sync + 'static,
     R: IntoHookResult,
 {
-    fn into_hook(self) -> Arc<dyn CompletionHook> {
+    fn into_hook(self) -> Hook {
         struct SyncHook<F> {
             hook: Arc<F>,
             threads: Arc<Semaphore>,
@@ -96,10 +100,10 @@ where
             }
         }
 
-        Arc::new(SyncHook {
+        Hook::in_process(Arc::new(SyncHook {
             hook: Arc::new(self),
             threads: Arc::new(Semaphore::new(THREADS)),
-        })
+        }))
     }
 }
 
@@ -109,7 +113,7 @@ where
     Fut: Future + Send + 'static,
     Fut::Output: IntoHookResult,
 {
-    fn into_hook(self) -> Arc<dyn CompletionHook> {
+    fn into_hook(self) -> Hook {
         struct AsyncHook<F>(F);
 
         impl<F, Fut> CompletionHook for AsyncHook<F>
@@ -123,12 +127,18 @@ where
             }
         }
 
-        Arc::new(AsyncHook(self))
+        Hook::in_process(Arc::new(AsyncHook(self)))
     }
 }
 
 impl IntoHook<Given> for Arc<dyn CompletionHook> {
-    fn into_hook(self) -> Arc<dyn CompletionHook> {
-        self
+    fn into_hook(self) -> Hook {
+        Hook::in_process(self)
+    }
+}
+
+impl<T: Target> IntoHook<Aimed> for T {
+    fn into_hook(self) -> Hook {
+        Hook::aimed(Arc::new(self))
     }
 }

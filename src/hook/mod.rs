@@ -13,6 +13,10 @@
 //! All hooks of a process together are one destination: if one of them fails, all that want to know of that end are called
 //! again at the next try.
 //!
+//! A [`Target`] is a destination of its own, with its own pool, schedule and state: an [`AppPath`], or with the feature
+//! `webhook` a `Webhook`. It is given to the same methods of the builder, as many to each as are wanted.
+//! [`guide::callbacks`](crate::guide::callbacks) tells the whole of it.
+//!
 //! Only the end of a task fires a hook, never an attempt. The order to deliver is committed together with the end, so it
 //! survives whatever the store survives; **a hook may be called twice** for one end, with the same
 //! [`webhook_id`](Completion::webhook_id). A hook runs in a pool of its own, is timed out, is caught when it panics, is
@@ -66,15 +70,28 @@
 
 mod channel;
 mod closure;
+mod format;
+mod local;
+mod path;
+mod target;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, Method, Uri};
 
-pub use self::closure::{IntoHook, IntoHookResult};
+pub use self::{
+    closure::{IntoHook, IntoHookResult},
+    format::{PayloadFormat, Rendered, UnknownFormat},
+    path::AppPath,
+    target::{Application, CallbackRefused, Callbacks, Hook, NotSubmitted, Schedule, Target, Tried, TryOutcome},
+};
+pub(crate) use self::{local::LocalHooks, target::HookKind};
 use crate::{
     error::{BoxError, BoxFuture},
     task::{CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState},
+    time::Timestamp,
 };
 
 /// Somebody who is told that a task ended.
@@ -103,6 +120,8 @@ pub struct Completion {
     pub condition: Condition,
     /// The state it ended in.
     pub state: TaskState,
+    /// When it ended.
+    pub ended_at: Timestamp,
     /// In which attempt.
     pub attempt: u32,
     /// What went wrong, if it did.
@@ -110,6 +129,7 @@ pub struct Completion {
     /// The response, if it ended with one and is still of this generation.
     pub response: Option<Arc<CapturedResponse>>,
     request: Option<Arc<CapturedRequest>>,
+    location: Option<Arc<str>>,
 }
 
 impl Completion {
@@ -125,12 +145,37 @@ impl Completion {
             generation: delivery.generation,
             condition: delivery.condition,
             state: delivery.ended_as,
+            ended_at: delivery.ended_at,
             attempt: delivery.attempt,
             error: delivery.error.clone(),
             response: response.filter(|_| current),
             request,
+            location: None,
             task,
         }
+    }
+
+    pub(crate) fn with_location(mut self, location: Option<Arc<str>>) -> Self {
+        self.location = location;
+        self
+    }
+
+    /// Where the task API has the task, if there is one: absolute where the builder was told the public URL.
+    #[must_use]
+    pub fn location(&self) -> Option<&str> {
+        self.location.as_deref()
+    }
+
+    /// Whether the task has not been run again since.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.task.generation == self.generation
+    }
+
+    /// The URL that the request named to be told at, if it was let.
+    #[must_use]
+    pub fn callback(&self) -> Option<&str> {
+        self.task.callback.as_deref()
     }
 
     /// The request id of the task.

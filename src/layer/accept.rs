@@ -15,10 +15,11 @@ use tokio::time::{Instant as Moment, timeout_at};
 
 use crate::{
     engine::{Alive, Engine, Reserved, Tasks, Unaccepted},
+    hook::Callbacks,
     layer::{
         carry,
         config::Config,
-        dialect::{Options, PREFERENCE_APPLIED, Preferences, idempotency_key},
+        dialect::{CallbackAsked, Options, PREFERENCE_APPLIED, Preferences, callback, idempotency_key},
         headers::{self, DUPLICATE},
         replay::Gathered,
     },
@@ -27,9 +28,6 @@ use crate::{
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
     wire::{ApiLinks, Problem, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
 };
-
-/// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
-const MAX_DEPTH: u8 = 8;
 
 /// When a client is to look for the first time, in seconds.
 const FIRST_POLL: HeaderValue = HeaderValue::from_static("1");
@@ -82,7 +80,7 @@ impl Accept {
     {
         let engine = self.engine();
         let depth = headers::depth(&asked.head.headers).saturating_add(1);
-        if depth > MAX_DEPTH {
+        if depth > CapturedRequest::MAX_DEPTH {
             return Err(Problem::loop_detected());
         }
         if !engine.is_open() {
@@ -93,6 +91,11 @@ impl Accept {
         if let Some(reason) = engine.full(tenant.as_ref(), asked.options.delay) {
             return Err(full(reason));
         }
+        let callback = match engine.settings.hooks.callbacks() {
+            // Boxed, so that only who may name a URL pays for the room that it takes.
+            Some(policy) => Box::pin(admitted(policy, &asked.head.headers)).await?,
+            None => None,
+        };
         let function = self.config.function_name.as_ref().and_then(|name| name(&asked.head));
         let labels = self.config.labels.as_ref().map(|labels| labels(&asked.head));
         let carried = carry::pack(&self.config.carriers, &asked.head.extensions)
@@ -119,7 +122,17 @@ impl Accept {
         task.function = function.map(Into::into);
         task.labels = labels.unwrap_or_default();
         task.delay = asked.options.delay;
+        if let Some(Admitted { url, .. }) = &callback {
+            task.callback = Some(url.clone());
+            task.subscriptions = engine.destinations.subscriptions_with_callback();
+        }
         let born_claimed = |record: &TaskRecord| record.state.is_held();
+        let applied = |record: &TaskRecord, duplicate| Applied {
+            duplicate,
+            callback: callback
+                .as_ref()
+                .is_some_and(|named| named.preferred && record.callback.as_ref() == Some(&named.url)),
+        };
         let inserted = engine.accept(task, Some(reserved)).await.map_err(|error| match error {
             Unaccepted::ShuttingDown => Problem::shutting_down(),
             Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
@@ -128,7 +141,8 @@ impl Accept {
         match inserted {
             Inserted::New(record) => {
                 self.note(record.id, born_claimed(&record), false);
-                Ok(self.accepted(record, false).await)
+                let applied = applied(&record, false);
+                Ok(self.accepted(record, applied).await)
             }
             Inserted::Known {
                 task,
@@ -141,7 +155,10 @@ impl Accept {
                     (true, _) => {
                         self.note(id, false, true);
                         Ok(match task {
-                            Some(record) => self.accepted(record, true).await,
+                            Some(record) => {
+                                let applied = applied(&record, true);
+                                self.accepted(record, applied).await
+                            }
                             None => self.remembered(id),
                         })
                     }
@@ -206,13 +223,13 @@ impl Accept {
     }
 
     /// The answer for a task that is stored: its own response if it ends within the wait, or 202.
-    async fn accepted(&self, record: Arc<TaskRecord>, duplicate: bool) -> Response<Bytes> {
+    async fn accepted(&self, record: Arc<TaskRecord>, applied: Applied) -> Response<Bytes> {
         let wait = self.wait();
         let record = match wait {
             // Boxed, so that only who waits pays for the room that it takes.
             Some(limit) if !limit.is_zero() => match Box::pin(self.response_within(limit, record)).await {
                 Ok(mut response) => {
-                    self.finish(&mut response, duplicate, wait);
+                    self.finish(&mut response, applied, wait);
                     return response;
                 }
                 Err(record) => record,
@@ -233,7 +250,7 @@ impl Accept {
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
         links.put_on_with_ids(headers, &record, self.origin.as_deref());
-        self.finish(&mut response, duplicate, wait);
+        self.finish(&mut response, applied, wait);
         response
     }
 
@@ -282,25 +299,28 @@ impl Accept {
         headers.insert(X_FC_REQUEST_ID, id.clone());
         headers.insert(X_FC_ASYNC_TASK_ID, id);
         headers.insert(DUPLICATE, HeaderValue::from_static("true"));
-        self.preferences_applied(headers, Some(Duration::ZERO).filter(|_| self.wait().is_some()));
+        let wait = Some(Duration::ZERO).filter(|_| self.wait().is_some());
+        self.preferences_applied(headers, wait, false);
         response
     }
 
     /// What every answer about a stored task carries beside the ids of it.
-    fn finish(&self, response: &mut Response<Bytes>, duplicate: bool, wait: Option<Duration>) {
+    fn finish(&self, response: &mut Response<Bytes>, applied: Applied, wait: Option<Duration>) {
         let headers = response.headers_mut();
-        if duplicate {
+        if applied.duplicate {
             headers.insert(DUPLICATE, HeaderValue::from_static("true"));
         }
-        self.preferences_applied(headers, wait);
+        self.preferences_applied(headers, wait, applied.callback);
     }
 
-    fn preferences_applied(&self, headers: &mut HeaderMap, wait: Option<Duration>) {
+    fn preferences_applied(&self, headers: &mut HeaderMap, wait: Option<Duration>, callback: bool) {
         if self.preferences.respond_async {
+            let callback = if callback { ", callback" } else { "" };
             let applied = match wait {
-                Some(wait) => HeaderValue::try_from(format!("respond-async, wait={}", wait.as_secs()))
+                Some(wait) => HeaderValue::try_from(format!("respond-async, wait={}{callback}", wait.as_secs()))
                     .expect("a number is visible ASCII"),
-                None => HeaderValue::from_static("respond-async"),
+                None if callback.is_empty() => HeaderValue::from_static("respond-async"),
+                None => HeaderValue::from_static("respond-async, callback"),
             };
             headers.insert(PREFERENCE_APPLIED, applied);
         }
@@ -353,6 +373,29 @@ impl Accept {
     fn engine(&self) -> &Arc<Engine> {
         &self.alive.0
     }
+}
+
+/// What is said of a task beside what it is.
+#[derive(Clone, Copy)]
+struct Applied {
+    /// The request was accepted before.
+    duplicate: bool,
+    /// The URL that it prefers to be told at is the one that will be.
+    callback: bool,
+}
+
+/// A URL that may be told.
+struct Admitted {
+    url: Arc<str>,
+    preferred: bool,
+}
+
+async fn admitted(policy: &Arc<dyn Callbacks>, headers: &HeaderMap) -> Result<Option<Admitted>, Problem> {
+    let Some(CallbackAsked { url, preferred }) = callback(headers)? else {
+        return Ok(None);
+    };
+    let url = policy.admit(&url).await.map_err(|_| Problem::callback_refused())?;
+    Ok(Some(Admitted { url, preferred }))
 }
 
 fn broken_off() -> Problem {

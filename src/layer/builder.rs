@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::{
     engine::{Alive, Backoff, Engine, Hooks, Probes, RetryPolicy, Settings},
     error::{BoxError, ConfigError},
-    hook::IntoHook,
+    hook::{Callbacks, IntoHook},
     layer::{Dialect, HeaderPolicy, RespondAsyncLayer, carry::Carrier, config::Config},
     probe::Probe,
     store::{Limits, Retention, TaskStore},
@@ -370,6 +370,15 @@ impl Builder {
         self.hook(Conditions::ALL, hook)
     }
 
+    /// Lets requests name a URL at which to be told how their task ended, under this policy: by
+    /// `Prefer: respond-async, callback; url="https://..."` or `X-Callback-Url`. Default: none may, and both are ignored.
+    ///
+    /// With the feature `webhook`, `hook::webhook::CallbackPolicy` is one.
+    pub fn callbacks(mut self, policy: impl Callbacks) -> Self {
+        self.settings.hooks.set_callbacks(Arc::new(policy));
+        self
+    }
+
     fn hook<M>(mut self, on: Conditions, hook: impl IntoHook<M>) -> Self {
         self.settings.hooks.add(on, hook.into_hook());
         self
@@ -508,6 +517,7 @@ impl Builder {
                 ));
             }
         }
+        settings.hooks.check()?;
         let mut names: Vec<_> = self.carriers.iter().map(Carrier::name).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {

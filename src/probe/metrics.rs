@@ -30,12 +30,13 @@ use crate::{
 /// | `pruned_total` | counter | | ended tasks that were removed |
 /// | `slots` | gauge | `state`: `running`, `stuck`, `free` | places for handlers in this process |
 /// | `buffered_bytes` | gauge | | bodies that are being read in this process |
+/// | `callback_backlog` | gauge | | completions that are still to be delivered, those waiting for a later try among them |
 /// | `callback_deliveries_total` | counter | `outcome`: `delivered`, `retried`, `failed`, `blocked` | tries to tell a hook |
 /// | `store_op_duration_seconds` | histogram | `op`, `outcome`: `ok` or the kind of error | calls of the store |
 /// | `store_corrupt_records_total` | counter | | stored values that cannot be read: set aside, or asked for |
 ///
-/// The gauges are of this process but for `tasks` and `oldest_queued_age_seconds`, which every process on one store shows
-/// alike: take their maximum, not their sum.
+/// The gauges are of this process but for `tasks`, `oldest_queued_age_seconds` and `callback_backlog`, which every process on
+/// one store shows alike: take their maximum, not their sum.
 ///
 /// # Examples
 ///
@@ -82,6 +83,7 @@ impl MetricsProbe {
             Unit::Seconds,
             "how long the first in the queue has been due"
         );
+        describe_gauge!(BACKLOG, Unit::Count, "completions that are still to be delivered");
         describe_gauge!(SLOTS, Unit::Count, "places for handlers in this process");
         describe_gauge!(
             BUFFERED_BYTES,
@@ -159,6 +161,9 @@ impl Probe for MetricsProbe {
                         gauge!(TASKS, "state" => state.as_str()).set(count as f64);
                     }
                     gauge!(OLDEST_QUEUED).set(counts.oldest_queued.unwrap_or_default());
+                    if let Some(pending) = counts.pending_deliveries {
+                        gauge!(BACKLOG).set(pending as f64);
+                    }
                 }
                 // Disjoint, so that they can be stacked.
                 gauge!(SLOTS, "state" => "running").set(slots_used.saturating_sub(*slots_stuck) as f64);
@@ -188,6 +193,7 @@ const fn name_of(error: &StoreError) -> &'static str {
 const ACCEPTED: &str = "respond_async_accepted_total";
 const ACCEPT_DURATION: &str = "respond_async_accept_duration_seconds";
 const TASKS: &str = "respond_async_tasks";
+const BACKLOG: &str = "respond_async_callback_backlog";
 const OLDEST_QUEUED: &str = "respond_async_oldest_queued_age_seconds";
 const QUEUE_WAIT: &str = "respond_async_queue_wait_seconds";
 const ATTEMPTS: &str = "respond_async_attempts_total";

@@ -36,8 +36,9 @@ pub use self::{
 use crate::{
     error::BoxFuture,
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope,
-        TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
+        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
 };
@@ -150,7 +151,8 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// How many tasks match; counting ends at `cap`.
     fn count<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, cap: u64) -> BoxFuture<'a, StoreResult<u64>>;
 
-    /// How many tasks are in each state, from counters: never by a scan of the tasks.
+    /// How many tasks are in each state, and for [`Scope::All`] how many completions are pending: from counters, never by
+    /// a scan of the tasks.
     fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>>;
 
     /// The request of a task.
@@ -185,6 +187,19 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
 
     /// Records how a try of a delivery ended. Answers whether its claim still held.
     fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Makes the delivery of this generation to this destination due now, however it stands.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if the task is not in `scope`.
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>>;
 
     /// Removes up to `limit` ended tasks that are past retention and have no delivery pending, and up to `limit` keys
     /// that are past their window.

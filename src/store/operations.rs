@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use crate::task::{
     CapturedRequest, Delivery, DeliveryTry, Destination, NewTask, RequestId, TaskRecord, TaskState, WorkerId,
-    lifecycle::{DeliveryOutcome, DeliveryRef, Fenced, Rescue},
+    delivery::{DeliveryOutcome, DeliveryRef},
+    lifecycle::{Fenced, Rescue},
 };
 
 /// What a store can do and promises. Asking for what it lacks is refused with

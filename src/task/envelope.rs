@@ -50,6 +50,9 @@ impl CapturedRequest {
         }
     }
 
+    /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
+    pub(crate) const MAX_DEPTH: u8 = 8;
+
     /// About how many bytes it takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {

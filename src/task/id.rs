@@ -315,6 +315,9 @@ impl Destination {
     /// The hooks of the process that delivers.
     pub const LOCAL: Self = Self(Cow::Borrowed("local"));
 
+    /// The address that the request named.
+    pub const CALLBACK: Self = Self(Cow::Borrowed("callback"));
+
     /// The destination called `name`.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self(name.into())

@@ -9,8 +9,8 @@ use http::{HeaderMap, Uri};
 
 use crate::{
     task::{
-        CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, DeliveryTry, FenceToken, HistoryEvent, LeaseRef,
-        NewTask, Refused, RequestId, Step, TaskRecord, TaskState, WorkerId,
+        CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef, NewTask,
+        Refused, Step, TaskRecord, TaskState, WorkerId,
     },
     time::Timestamp,
 };
@@ -226,6 +226,7 @@ impl TaskRecord {
             // Accepted, running, ended: most tasks see three events.
             history: Vec::with_capacity(3),
             subscriptions: task.subscriptions.clone(),
+            callback: task.callback.clone(),
             deliveries: Vec::new(),
         };
         record.note(now, None);
@@ -443,6 +444,7 @@ impl TaskRecord {
                 status: DeliveryStatus::Pending,
                 due_at: now,
                 token: FenceToken::NONE,
+                is_claimed: false,
                 tries: Vec::new(),
                 tried: 0,
             });
@@ -468,122 +470,13 @@ fn bounded(text: &str) -> Arc<str> {
     crate::task::record::cut(text, ERROR_BYTES).into()
 }
 
-/// Which delivery: a task's, in one generation, to one destination.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DeliveryRef {
-    /// The task.
-    pub id: RequestId,
-    /// Which run-through of it.
-    pub generation: u32,
-    /// Where to.
-    pub destination: crate::task::Destination,
-    /// The claim of the delivery.
-    pub token: FenceToken,
-}
-
-/// How a try of a delivery ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeliveryOutcome {
-    /// It was taken.
-    Delivered,
-    /// It was not; try again after this long.
-    Retry(Duration),
-    /// It was not, and there are no more tries.
-    Failed,
-    /// Its address is refused, for good.
-    Blocked,
-    /// It was not tried: somebody else may.
-    Released,
-}
-
-impl Delivery {
-    /// Takes the delivery to try it, until `lease` runs out. `None` unless it is pending and due.
-    pub fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<DeliveryRef> {
-        if self.status != DeliveryStatus::Pending || self.due_at > now {
-            return None;
-        }
-        self.token = self.token.next();
-        // Due again when the lease runs out: a deliverer that dies needs no rescue.
-        self.due_at = now.saturating_add(lease);
-        Some(DeliveryRef {
-            id: self.id,
-            generation: self.generation,
-            destination: self.destination.clone(),
-            token: self.token,
-        })
-    }
-
-    /// Takes the delivery from a deliverer that is known to be dead, if one has it: that was a try, and the next may come
-    /// at once. Not if deliverers keep dying: then the next comes when the lease has run out, so that a hook which takes
-    /// its process down does not do so over and over with nothing in between.
-    ///
-    /// Answers whether anything was changed.
-    pub fn orphaned(&mut self, now: Timestamp) -> bool {
-        // Every claim that is settled counts as a try.
-        if self.status != DeliveryStatus::Pending || self.token.get() <= u64::from(self.tried) {
-            return false;
-        }
-        if self.tried < Self::QUICK_TRIES {
-            self.due_at = self.due_at.min(now);
-        }
-        let mut tried = DeliveryTry::new(now);
-        tried.text = Some("the process ended before it could say how this went".into());
-        self.try_over(tried);
-        true
-    }
-
-    /// How many tries there may have been before a deliverer that died is waited for. Fewer than the starts after which a
-    /// supervisor gives up: five in ten seconds with systemd.
-    const QUICK_TRIES: u32 = 3;
-
-    /// Takes the deliverer's word for how the try ended.
-    ///
-    /// # Errors
-    ///
-    /// [`Fenced`] if somebody else has claimed it since, or it is settled.
-    pub fn settle(
-        &mut self,
-        token: FenceToken,
-        outcome: &DeliveryOutcome,
-        tried: DeliveryTry,
-        now: Timestamp,
-    ) -> Result<DeliveryStatus, Fenced> {
-        if self.token != token || self.status != DeliveryStatus::Pending {
-            return Err(Fenced);
-        }
-        self.status = match outcome {
-            DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
-            DeliveryOutcome::Failed => DeliveryStatus::Failed,
-            DeliveryOutcome::Blocked => DeliveryStatus::Blocked,
-            DeliveryOutcome::Retry(after) => {
-                self.due_at = now.saturating_add(*after);
-                DeliveryStatus::Pending
-            }
-            DeliveryOutcome::Released => {
-                self.due_at = now;
-                return Ok(DeliveryStatus::Pending);
-            }
-        };
-        self.try_over(tried);
-        Ok(self.status)
-    }
-
-    fn try_over(&mut self, tried: DeliveryTry) {
-        self.tried += 1;
-        if self.tries.len() == Self::TRIES_KEPT {
-            self.tries.remove(0);
-        }
-        self.tries.push(tried);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use http::{Method, StatusCode};
 
     use super::*;
-    use crate::task::{Condition, Conditions, Destination, Subscription};
+    use crate::task::{Condition, Conditions, Destination, RequestId, Subscription};
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -681,52 +574,5 @@ mod tests {
         assert_eq!(task.history.len(), HISTORY_KEPT);
         assert_eq!(task.history[0].id, 1);
         assert_eq!(task.history.last().unwrap().id, 1 + 2 * HISTORY_KEPT as u32);
-    }
-
-    #[test]
-    fn a_delivery_is_held_by_one_until_its_lease_runs_out() {
-        let mut task = record();
-        task.invalidate(&"no such request", at(5));
-        let delivery = &mut task.deliveries[0];
-        let first = delivery.claim(LEASE, at(5)).unwrap();
-        assert_eq!(delivery.claim(LEASE, at(6)), None);
-        let second = delivery.claim(LEASE, at(30_005)).unwrap();
-        let tried = DeliveryTry::new(at(30_006));
-        let settled = delivery.settle(first.token, &DeliveryOutcome::Delivered, tried.clone(), at(30_006));
-        assert_eq!(settled, Err(Fenced));
-        let settled = delivery.settle(second.token, &DeliveryOutcome::Delivered, tried, at(30_006));
-        assert_eq!(settled, Ok(DeliveryStatus::Delivered));
-    }
-
-    #[test]
-    fn a_delivery_whose_deliverer_died_is_due_at_once_until_too_many_have() {
-        let mut task = record();
-        task.invalidate(&"no such request", at(5));
-        assert!(!task.orphaned(at(6)), "nobody had it");
-        for death in 1..=5 {
-            let now = at(death * 100_000);
-            let delivery = &mut task.deliveries[0];
-            delivery.claim(LEASE, now).unwrap();
-            assert!(task.orphaned(now));
-            assert!(!task.orphaned(now), "it is nobody's now");
-            let delivery = &task.deliveries[0];
-            assert_eq!(u64::from(delivery.tried), death);
-            let due_at = if death <= 3 { now } else { now.saturating_add(LEASE) };
-            assert_eq!((delivery.status, delivery.due_at), (DeliveryStatus::Pending, due_at));
-        }
-    }
-
-    #[test]
-    fn a_delivery_that_waits_for_its_next_try_is_nobodys_to_lose() {
-        let mut task = record();
-        task.invalidate(&"no such request", at(5));
-        let delivery = &mut task.deliveries[0];
-        let claim = delivery.claim(LEASE, at(5)).unwrap();
-        let again = DeliveryOutcome::Retry(LEASE);
-        delivery
-            .settle(claim.token, &again, DeliveryTry::new(at(5)), at(5))
-            .unwrap();
-        assert!(!task.orphaned(at(6)));
-        assert_eq!(task.deliveries[0].due_at, at(30_005));
     }
 }

@@ -4,6 +4,7 @@
 //! - [`state`]: the states, the steps between them, and the one table that says which step leads where
 //! - [`record`]: what a store keeps of a task, and what it is given to begin with
 //! - [`lifecycle`]: the table applied to a record: counters, tokens, times and history move together
+//! - [`delivery`]: the same for a completion on its way to who wants to know
 //! - [`envelope`]: a request or a response captured as data, with its binary encoding
 //! - [`record_codec`]: records and log lines as versioned bytes
 //! - [`query`]: how stored tasks are looked for
@@ -11,13 +12,16 @@
 //! A store written in Rust keeps its promises most easily by storing a [`TaskRecord`] and changing it only through the
 //! functions of [`lifecycle`], as the memory store does.
 
+pub mod delivery;
 pub mod envelope;
 pub mod id;
 pub mod lifecycle;
+mod payload;
 pub(crate) mod printable;
 pub mod query;
 pub mod record;
 pub mod record_codec;
+mod retry_after;
 pub mod state;
 
 pub use self::{
@@ -33,3 +37,4 @@ pub use self::{
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
 };
+pub(crate) use self::{payload::Payload, retry_after::retry_after};

@@ -44,6 +44,8 @@ pub struct NewTask {
     pub crash_allowance: u32,
     /// Who is told how it ended.
     pub subscriptions: Arc<[Subscription]>,
+    /// The URL of [`Destination::CALLBACK`], where the request named one.
+    pub callback: Option<Arc<str>>,
 }
 
 impl NewTask {
@@ -65,6 +67,7 @@ impl NewTask {
             max_attempts: 1,
             crash_allowance: 3,
             subscriptions: no_subscriptions(),
+            callback: None,
         }
     }
 }
@@ -173,6 +176,8 @@ pub struct TaskRecord {
     pub history: Vec<HistoryEvent>,
     /// Who is told how it ends.
     pub subscriptions: Arc<[Subscription]>,
+    /// The URL of [`Destination::CALLBACK`], where the request named one.
+    pub callback: Option<Arc<str>>,
     /// Who was told how it ended, one entry per destination and generation.
     pub deliveries: Vec<Delivery>,
 }
@@ -354,9 +359,11 @@ pub struct Delivery {
     pub due_at: Timestamp,
     /// Who claimed it last, as a token of its own.
     pub token: FenceToken,
+    /// Whether that one has not said yet how it went. It may be dead: then the delivery is due when its lease runs out.
+    pub is_claimed: bool,
     /// Every try so far; of very many, the latest.
     pub tries: Vec<DeliveryTry>,
-    /// How many tries there were.
+    /// How many tries there were since it came to be, or since somebody asked for it to be made again.
     pub tried: u32,
 }
 
@@ -434,6 +441,8 @@ pub struct Counts {
     pub oldest_queued: Option<Duration>,
     /// Of all tenants: how many stored values the store has found damaged, and set aside, since this process opened it.
     pub set_aside: u64,
+    /// How many completions are still to be delivered. Only known of all tenants together.
+    pub pending_deliveries: Option<u64>,
 }
 
 impl Counts {

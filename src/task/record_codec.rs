@@ -18,17 +18,30 @@ use crate::{
     time::Timestamp,
 };
 
-/// The version of records and log lines that this build writes, and the newest it reads.
-pub const VERSION: u8 = 1;
+/// The newest version of records and log lines that this build reads.
+///
+/// Version 2 adds the address that a request named for its completion. A record without one is written in version 1, as are
+/// log lines: builds that know no other go on to read them, and leave those of version 2 to newer ones.
+pub const VERSION: u8 = 2;
+
+const WITHOUT_CALLBACK: u8 = 1;
 
 const KIND_RECORD: u8 = b'r';
 const KIND_LINE: u8 = b'l';
 
+/// The bit beside a delivery's status that says that it is claimed.
+const CLAIMED: u8 = 0x80;
+
 impl TaskRecord {
-    /// Writes the record in the current [`VERSION`].
+    /// Writes the record in the oldest version that can say all of it, at most [`VERSION`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(KIND_RECORD, 256);
+        let version = if self.callback.is_some() {
+            VERSION
+        } else {
+            WITHOUT_CALLBACK
+        };
+        let mut out = Writer::new(version, KIND_RECORD, 256);
         let optional = [
             self.name.is_some(),
             self.tenant.is_some(),
@@ -40,6 +53,7 @@ impl TaskRecord {
             self.status_code.is_some(),
             self.error.is_some(),
             self.progress.is_some(),
+            self.callback.is_some(),
         ];
         let bits = optional.iter().enumerate();
         out.number(bits.fold(0, |bits, (at, is)| bits | u64::from(*is) << at));
@@ -85,6 +99,7 @@ impl TaskRecord {
             out.0.extend_from_slice(&progress.fraction.to_bits().to_be_bytes());
             out.text(&progress.message);
         }
+        self.callback.as_ref().inspect(|url| out.text(url));
 
         out.number(self.labels.iter().count() as u64);
         for (name, value) in self.labels.iter() {
@@ -118,9 +133,14 @@ impl TaskRecord {
     /// [`DecodeError::Newer`] for a later version: leave the record to a newer build. Anything else wrong is
     /// [`DecodeError::Malformed`]: set it aside.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut input = Reader::new(bytes, KIND_RECORD)?;
+        let (version, mut input) = Reader::new(bytes, KIND_RECORD)?;
         let bits = input.number()?;
-        if bits >> OPTIONAL_FIELDS != 0 {
+        let fields = if version == WITHOUT_CALLBACK {
+            OPTIONAL_FIELDS - 1
+        } else {
+            OPTIONAL_FIELDS
+        };
+        if bits >> fields != 0 {
             return Err(DecodeError::Malformed("a field of no meaning"));
         }
         let has = |at: u32| bits >> at & 1 == 1;
@@ -151,6 +171,7 @@ impl TaskRecord {
         let status_code = has(7).then(|| input.status()).transpose()?;
         let error = has(8).then(|| input.text().map(Arc::from)).transpose()?;
         let progress = has(9).then(|| input.progress()).transpose()?;
+        let callback = has(10).then(|| input.text().map(Arc::from)).transpose()?;
 
         let labels: Vec<_> = input.list(|input| Ok((input.text()?, input.text()?)))?;
         let history = input.list(Reader::event)?;
@@ -189,16 +210,17 @@ impl TaskRecord {
                 true => no_subscriptions(),
                 false => subscriptions.into(),
             },
+            callback,
             deliveries,
         })
     }
 }
 
 impl LogLine {
-    /// Writes the line in the current [`VERSION`].
+    /// Writes the line, in version 1.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(KIND_LINE, self.weight() + 32);
+        let mut out = Writer::new(WITHOUT_CALLBACK, KIND_LINE, self.weight() + 32);
         out.number(self.seq);
         out.time(self.at);
         out.number(self.attempt.into());
@@ -219,7 +241,7 @@ impl LogLine {
     ///
     /// As for [`TaskRecord::decode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut input = Reader::new(bytes, KIND_LINE)?;
+        let (_, mut input) = Reader::new(bytes, KIND_LINE)?;
         let line = Self {
             seq: input.number()?,
             at: input.time()?,
@@ -235,16 +257,16 @@ impl LogLine {
 }
 
 /// How many fields of a record may be missing.
-const OPTIONAL_FIELDS: u32 = 10;
+const OPTIONAL_FIELDS: u32 = 11;
 
 const TOO_SHORT: DecodeError = DecodeError::Malformed("it ends too early");
 
 struct Writer(Vec<u8>);
 
 impl Writer {
-    fn new(kind: u8, capacity: usize) -> Self {
+    fn new(version: u8, kind: u8, capacity: usize) -> Self {
         let mut out = Vec::with_capacity(capacity);
-        out.extend_from_slice(&[VERSION, kind]);
+        out.extend_from_slice(&[version, kind]);
         Self(out)
     }
 
@@ -283,7 +305,7 @@ impl Writer {
         self.time(delivery.ended_at);
         self.number(delivery.attempt.into());
         self.maybe_text(delivery.error.as_deref());
-        self.byte(delivery.status as u8);
+        self.byte(delivery.status as u8 | if delivery.is_claimed { CLAIMED } else { 0 });
         self.time(delivery.due_at);
         self.number(delivery.token.get());
         self.number(delivery.tried.into());
@@ -299,17 +321,17 @@ impl Writer {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8], kind: u8) -> Result<Self, DecodeError> {
+    fn new(bytes: &'a [u8], kind: u8) -> Result<(u8, Self), DecodeError> {
         let mut input = Self(bytes);
-        match input.byte()? {
+        let version = match input.byte()? {
             0 => return Err(DecodeError::Malformed("version 0")),
             version if version > VERSION => return Err(DecodeError::Newer(version)),
-            _ => {}
-        }
+            version => version,
+        };
         if input.byte()? != kind {
             return Err(DecodeError::Malformed("it is of another kind"));
         }
-        Ok(input)
+        Ok((version, input))
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
@@ -430,10 +452,10 @@ impl<'a> Reader<'a> {
 
     fn destination(&mut self) -> Result<Destination, DecodeError> {
         let name = self.text()?;
-        Ok(match name == Destination::LOCAL.as_str() {
-            true => Destination::LOCAL,
-            false => Destination::new(name.to_owned()),
-        })
+        let known = [Destination::LOCAL, Destination::CALLBACK]
+            .into_iter()
+            .find(|known| known.as_str() == name);
+        Ok(known.unwrap_or_else(|| Destination::new(name.to_owned())))
     }
 
     fn subscription(&mut self) -> Result<Subscription, DecodeError> {
@@ -444,21 +466,27 @@ impl<'a> Reader<'a> {
     }
 
     fn delivery(&mut self, id: RequestId) -> Result<Delivery, DecodeError> {
+        let generation = self.small()?;
+        let destination = self.destination()?;
+        let condition = match self.byte()? {
+            0 => Condition::Success,
+            1 => Condition::Failure,
+            2 => Condition::Stop,
+            _ => return Err(DecodeError::Malformed("a condition")),
+        };
+        let (ended_as, ended_at) = (self.state()?, self.time()?);
+        let (attempt, error) = (self.small()?, self.maybe_text()?);
+        let status = self.byte()?;
         Ok(Delivery {
             id,
-            generation: self.small()?,
-            destination: self.destination()?,
-            condition: match self.byte()? {
-                0 => Condition::Success,
-                1 => Condition::Failure,
-                2 => Condition::Stop,
-                _ => return Err(DecodeError::Malformed("a condition")),
-            },
-            ended_as: self.state()?,
-            ended_at: self.time()?,
-            attempt: self.small()?,
-            error: self.maybe_text()?,
-            status: match self.byte()? {
+            generation,
+            destination,
+            condition,
+            ended_as,
+            ended_at,
+            attempt,
+            error,
+            status: match status & !CLAIMED {
                 0 => DeliveryStatus::None,
                 1 => DeliveryStatus::Delivered,
                 2 => DeliveryStatus::Pending,
@@ -466,6 +494,7 @@ impl<'a> Reader<'a> {
                 4 => DeliveryStatus::Blocked,
                 _ => return Err(DecodeError::Malformed("a delivery status")),
             },
+            is_claimed: status & CLAIMED != 0,
             due_at: self.time()?,
             token: FenceToken::new(self.number()?),
             tried: self.small()?,

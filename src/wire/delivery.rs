@@ -1,43 +1,62 @@
 //! [`DeliveryDocument`]: one completion on its way to one destination, as clients read it.
 
+use serde::Serialize;
+
 use crate::{
-    task::Delivery,
-    wire::json::{self, Object},
+    task::{Condition, Delivery, DeliveryStatus, DeliveryTry},
+    time::Timestamp,
 };
 
 /// A delivery with the tries that are kept of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct DeliveryDocument<'a> {
-    index: usize,
-    delivery: &'a Delivery,
+    callback_id: usize,
+    destination: &'a str,
+    webhook_id: String,
+    generation: u32,
+    condition: &'static str,
+    status: &'static str,
+    /// When it is tried next, while it is to be. During a try, when that is taken to have failed.
+    next_try_time: Option<Timestamp>,
+    tries: Vec<TryDocument<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TryDocument<'a> {
+    timestamp: Timestamp,
+    status_code: Option<u16>,
+    text: Option<&'a str>,
 }
 
 impl<'a> DeliveryDocument<'a> {
-    /// The delivery at `index` of its task's.
-    pub(crate) const fn new(index: usize, delivery: &'a Delivery) -> Self {
-        Self { index, delivery }
+    /// The delivery at `index` of its task's; clients count from 1.
+    pub(crate) fn new(index: usize, delivery: &'a Delivery) -> Self {
+        let pending = delivery.status == DeliveryStatus::Pending;
+        Self {
+            callback_id: index + 1,
+            destination: delivery.destination.as_str(),
+            webhook_id: delivery.webhook_id(),
+            generation: delivery.generation,
+            condition: match delivery.condition {
+                Condition::Success => "success",
+                Condition::Failure => "failure",
+                Condition::Stop => "stop",
+            },
+            status: delivery.status.as_str(),
+            next_try_time: pending.then_some(delivery.due_at),
+            tries: delivery.tries.iter().map(TryDocument::from).collect(),
+        }
     }
+}
 
-    /// The document at the end of `out`.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        let delivery = self.delivery;
-        let mut document = Object::begin(out);
-        document.number("index", self.index as u64);
-        document.text("webhookId", &delivery.webhook_id());
-        document.text("destination", delivery.destination.as_str());
-        document.number("generation", delivery.generation);
-        document.plain("endedAs", delivery.ended_as.as_str());
-        document.plain("status", delivery.status.as_str());
-        document.number("dueTime", delivery.due_at.as_millis());
-        document.number("tried", delivery.tried);
-        document.member("tries", |out| {
-            json::array(out, &delivery.tries, |out, one| {
-                let mut document = Object::begin(out);
-                document.number("timestamp", one.at.as_millis());
-                document.number_or_null("statusCode", one.status_code.map(u64::from));
-                document.text_or_null("text", one.text.as_deref());
-                document.end();
-            });
-        });
-        document.end();
+impl<'a> From<&'a DeliveryTry> for TryDocument<'a> {
+    fn from(tried: &'a DeliveryTry) -> Self {
+        Self {
+            timestamp: tried.at,
+            status_code: tried.status_code,
+            text: tried.text.as_deref(),
+        }
     }
 }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::{
-    task::{Progress, RequestId, TaskRecord, Tenant, WorkerId},
+    task::{Payload, Progress, RequestId, TaskRecord, Tenant, WorkerId},
     time::Timestamp,
     wire::{
-        ApiLinks, Payload, RedactedUri,
+        ApiLinks, RedactedUri,
         json::{self, Object},
         links::TaskId,
     },

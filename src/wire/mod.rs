@@ -7,7 +7,6 @@
 //! - `links`: where the task API is, and where a task is in it
 //! - `log`: a line of a task's log
 //! - `json`: documents written as they are made
-//! - `payload`: bytes as they stand in a document
 //! - `redact`: what no view shows
 //! - `values`: header values that are made together
 //! - `hop`: headers that belong to one connection
@@ -27,7 +26,6 @@ mod links;
 )]
 mod log;
 mod operation;
-mod payload;
 mod problem;
 mod redact;
 mod values;
@@ -39,7 +37,6 @@ pub(crate) use self::{
     links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
     log::LogDocument,
     operation::OperationDocument,
-    payload::Payload,
     problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_field, is_secret_header, is_secret_query_key},
     values::Values,

@@ -69,6 +69,14 @@ impl Problem {
         )
     }
 
+    /// 400: the URL at which the client wants to be told is not one that is called. In the same words whatever is there.
+    pub(crate) fn callback_refused() -> Self {
+        Self::invalid_argument(
+            "The callback URL is not one that this server calls. It must be the https URL of a public host that the server's \
+             operator allows, on port 443, without user, password and fragment, of at most 2,048 characters.",
+        )
+    }
+
     /// 401: the caller is not known.
     pub(crate) fn unauthorized(challenge: HeaderValue) -> Self {
         Self::new(
@@ -92,6 +100,16 @@ impl Problem {
             "TaskNotFound",
             "There is no such task",
             "No task of this id is kept; it never was, or it ended long enough ago to be removed.",
+        )
+    }
+
+    /// 404: the task has no such delivery.
+    pub(crate) fn callback_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "CallbackNotFound",
+            "There is no such callback",
+            "The task has no callback of this number; they are listed, and counted from 1, under its /callbacks.",
         )
     }
 

@@ -11,6 +11,9 @@ use tower_respond_async::{Scope, TaskState};
 
 use crate::support::soon;
 
+#[path = "../../examples/callbacks.rs"]
+#[expect(dead_code, reason = "its main is for people")]
+mod callbacks;
 #[path = "../../examples/hooks.rs"]
 #[expect(dead_code, reason = "its main is for people")]
 mod hooks;
@@ -106,6 +109,51 @@ async fn hooks_hear_of_success_and_failure() {
     let written = std::fs::read_to_string(&failures).unwrap();
     assert!(written.starts_with(&completion.webhook_id), "{written}");
     std::fs::remove_file(failures).unwrap();
+}
+
+#[tokio::test]
+async fn callbacks_are_told_signed_and_only_what_is_signed_is_believed() {
+    let secret = || "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
+    let (believed, mut messages) = tokio::sync::mpsc::channel(10);
+    let receiver = callbacks::receiver(secret(), believed);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = receiver.clone();
+    tokio::spawn(async move { axum::serve(listener, serving).await });
+    let app = callbacks::app(address, secret()).unwrap();
+
+    for (body, place, payload) in [
+        ("12", "dest-succ", "144\n"),
+        ("twelve", "dest-fail", "\"twelve\": invalid digit"),
+    ] {
+        send(&app, async_post("/square", body)).await;
+        let told = soon(messages.recv()).await.unwrap();
+        assert_eq!(told.place, place);
+        let document: serde_json::Value = serde_json::from_slice(&told.body).unwrap();
+        assert!(
+            document["responsePayload"].as_str().unwrap().starts_with(payload),
+            "{document}"
+        );
+        assert!(told.id.starts_with("msg_"), "{told:?}");
+    }
+
+    let url = format!("http://{address}/mine");
+    let prefer = format!("respond-async, callback; url=\"{url}\"");
+    let mut asking = post("/square", "5");
+    asking
+        .headers_mut()
+        .insert("prefer", HeaderValue::try_from(prefer).unwrap());
+    let accepted = send(&app, asking).await;
+    assert_eq!(accepted.headers()["preference-applied"], "respond-async, callback");
+    let mut places = [(); 2].map(|()| String::new());
+    for place in &mut places {
+        *place = soon(messages.recv()).await.unwrap().place;
+    }
+    places.sort_unstable();
+    assert_eq!(places, ["dest-succ", "mine"]);
+
+    let forged = send(&receiver, post("/dest-succ", "forged")).await;
+    assert_eq!(forged.status(), StatusCode::UNAUTHORIZED);
 }
 
 /// Calls a service as a server would, and reads its answer to the end.

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Types that stand for one adapter, under the names by which a port's module hands them out.
-const ADAPTERS: [&str; 8] = [
+const ADAPTERS: [&str; 9] = [
     "Capture",
     "MemoryStore",
     "MemoryStoreBuilder",
@@ -24,10 +24,11 @@ const ADAPTERS: [&str; 8] = [
     "QuickRepair",
     "MetricsProbe",
     "TracingProbe",
+    "AppPath",
 ];
 
 /// Files of a port's folder that belong to the port itself, as all of `store/index` does: what several stores share.
-const PORT_FILES: [&str; 9] = [
+const PORT_FILES: [&str; 12] = [
     "store/mod",
     "store/error",
     "store/ext",
@@ -37,6 +38,9 @@ const PORT_FILES: [&str; 9] = [
     "probe/log",
     "probe/mod",
     "hook/channel",
+    "hook/format",
+    "hook/local",
+    "hook/target",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +75,7 @@ fn floor_of_import(path: &str) -> Floor {
         "task" | "time" | "error" | "BoxError" | "ConfigError" => Floor::Data,
         "store" | "hook" | "probe" => match parts.get(1) {
             Some(second)
-                if ["capture", "memory", "redb", "metrics", "tracing"].contains(second)
+                if ["capture", "memory", "redb", "metrics", "tracing", "path", "webhook"].contains(second)
                     || ADAPTERS.contains(second) =>
             {
                 Floor::Adapter

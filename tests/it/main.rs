@@ -8,6 +8,7 @@
 mod accept;
 mod api;
 mod body;
+mod callbacks;
 mod capture;
 mod conformance;
 #[cfg(unix)]
@@ -29,6 +30,7 @@ mod memory;
 mod metrics_probe;
 mod placement;
 mod prefer;
+mod receiver;
 mod redb;
 mod redb_reopen;
 mod refusals;
@@ -43,3 +45,4 @@ mod stop;
 mod support;
 mod sync_path;
 mod tracing_probe;
+mod webhooks;

@@ -12,7 +12,8 @@ use tower_respond_async::{
     task::{
         CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, Filter, IdempotencyKey, NewTask,
         RequestId, Scope, Subscription, TaskName, WorkerId,
-        lifecycle::{DeliveryOutcome, Outcome, Settlement},
+        delivery::DeliveryOutcome,
+        lifecycle::{Outcome, Settlement},
     },
     testing::ManualClock,
     time::Timestamp,

@@ -19,7 +19,7 @@ use tower_respond_async::{
     Backoff, Builder, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskContext, Tasks,
     probe::{Event, MetricsProbe, Probe},
     store::{Insert, Pruned, StoreError, StoreErrorKind, TaskStore},
-    task::{CapturedRequest, NewTask, WorkerId},
+    task::{CapturedRequest, Counts, DeliveryStatus, Destination, NewTask, WorkerId},
     testing::{FaultStore, ManualClock, Operation},
     time::Timestamp,
 };
@@ -148,7 +148,20 @@ fn what_seldom_happens_is_counted_too() {
         let probe = MetricsProbe::new();
         let id = RequestId::from_parts(Timestamp::ZERO, [1; 10]);
         let corrupt = StoreError::new(StoreErrorKind::Corrupt, "a record cannot be read");
+        let mut counts = Counts::default();
+        counts.pending_deliveries = Some(4);
+        let delivered = |status| Event::Delivered {
+            id,
+            destination: &Destination::LOCAL,
+            status,
+            error: None,
+            took: Duration::ZERO,
+        };
         for event in [
+            delivered(DeliveryStatus::Delivered),
+            delivered(DeliveryStatus::Pending),
+            delivered(DeliveryStatus::Failed),
+            delivered(DeliveryStatus::Blocked),
             Event::LeaseLost { id, attempt: 1 },
             Event::Fenced { id },
             Event::Pruned(Pruned { tasks: 3, keys: 2 }),
@@ -159,7 +172,7 @@ fn what_seldom_happens_is_counted_too() {
             },
             Event::SetAside { values: 2 },
             Event::Levels {
-                counts: None,
+                counts: Some(&counts),
                 slots_used: 3,
                 slots_total: 8,
                 slots_stuck: 1,
@@ -182,6 +195,11 @@ fn what_seldom_happens_is_counted_too() {
     assert_eq!(seen.value("slots{state=stuck}"), 1.0);
     assert_eq!(seen.value("slots{state=free}"), 5.0);
     assert_eq!(seen.value("buffered_bytes"), 17.0);
+    assert_eq!(seen.value("callback_backlog"), 4.0);
+    for outcome in ["delivered", "retried", "failed", "blocked"] {
+        let counted = seen.value(&format!("callback_deliveries_total{{outcome={outcome}}}"));
+        assert_eq!(counted, 1.0, "{outcome}");
+    }
 }
 
 fn app(configure: impl FnOnce(Builder) -> Builder) -> (RespondAsync<Router>, Tasks) {

@@ -457,7 +457,7 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     let (newer, other) = (insert(&store, a_task(1)).await, insert(&store, a_task(2)).await);
     store.close().await;
     let resum = |key: &[u8], value: &mut [u8], at: usize| {
-        value[at] += 1;
+        value[at] = 99;
         let mut hasher = crc32fast::Hasher::new();
         for part in [&16_u32.to_le_bytes()[..], key, &value[4..]] {
             hasher.update(part);

@@ -220,7 +220,11 @@ impl Follower {
         self.known.deliveries = known;
         for (index, (delivery, now)) in deliveries.iter().zip(&told).enumerate() {
             if !resumed && self.deliveries.get(index) != Some(now) {
-                let write = |out: &mut Vec<u8>| DeliveryDocument::new(index, delivery).write(out);
+                let document = DeliveryDocument::new(index, delivery);
+                let write = |out: &mut Vec<u8>| {
+                    serde_json::to_writer(out, &document)
+                        .expect("it has no keys but names, and memory takes any length");
+                };
                 self.teller.event("callback", Some(&self.known), write).await?;
             }
         }

@@ -194,7 +194,7 @@ fn response(body: &'static [u8], headers: &[(&'static str, &'static str)]) -> Ca
     CapturedResponse::new(StatusCode::CREATED, map, Bytes::from_static(body))
 }
 
-const EVERY_ROUTE: [(&str, &str, Permission); 16] = [
+const EVERY_ROUTE: [(&str, &str, Permission); 18] = [
     ("POST", "/bulk/stop", Permission::Stop),
     ("POST", "/bulk/retry", Permission::Retry),
     ("POST", "/bulk/delete", Permission::Delete),
@@ -207,6 +207,8 @@ const EVERY_ROUTE: [(&str, &str, Permission); 16] = [
     ("GET", "/{id}/logs", Permission::Logs),
     ("GET", "/{id}/events", Permission::View),
     ("GET", "/{id}/result", Permission::Result),
+    ("GET", "/{id}/callbacks", Permission::Callbacks),
+    ("POST", "/{id}/callbacks/1/redeliver", Permission::Callbacks),
     ("POST", "/{id}/stop", Permission::Stop),
     ("PUT", "/{id}/stop", Permission::Stop),
     ("POST", "/{id}/retry", Permission::Retry),

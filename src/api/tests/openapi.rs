@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::task::LogLine;
+use crate::task::{Conditions, Destination, LogLine, Subscription};
 
 fn names(object: &Value) -> BTreeSet<String> {
     object.as_object().unwrap().keys().cloned().collect()
@@ -21,7 +21,7 @@ async fn every_request_it_describes_is_served_under_the_permission_it_names() {
     let paths = document["paths"].as_object().unwrap();
     let mut described = BTreeSet::new();
     for (template, operations) in paths {
-        let path = template.replace("{task}", "job");
+        let path = template.replace("{task}", "job").replace("{number}", "1");
         let allowed = send(&world.open(), request("OPTIONS", &path)).await;
         let allowed: BTreeSet<_> = allowed.header("allow").split(", ").map(str::to_lowercase).collect();
         let mut expected = names(operations);
@@ -39,7 +39,7 @@ async fn every_request_it_describes_is_served_under_the_permission_it_names() {
     let mut known: BTreeSet<_> = EVERY_ROUTE
         .iter()
         .map(|(method, path, needs)| {
-            let path = path.replace("{id}", "{task}");
+            let path = path.replace("{id}", "{task}").replace("/1/", "/{number}/");
             ((*method).to_owned(), path, needs.as_str().to_owned())
         })
         .collect();
@@ -61,7 +61,16 @@ async fn documents_have_the_members_that_it_says() {
     let world = World::new();
     let schemas = described(&world).await["components"]["schemas"].clone();
     let tenant = Tenant::new("acme");
-    let id = world.insert(1, |task| task.tenant = Some(tenant)).await;
+    let id = world
+        .insert(1, |task| {
+            task.tenant = Some(tenant);
+            task.callback = Some("https://client.example/".into());
+            task.subscriptions = Arc::from([Subscription {
+                destination: Destination::LOCAL,
+                on: Conditions::ALL,
+            }]);
+        })
+        .await;
     let lease = world.claim().await;
     let mut line = LogLine::new(Timestamp::ZERO, "INFO", "t", "m");
     line.fields = vec![("n".into(), "1".into())];
@@ -84,6 +93,7 @@ async fn documents_have_the_members_that_it_says() {
         ("Operation", format!("/{id}/operation")),
         ("Request", format!("/{id}/request")),
         ("Log", format!("/{id}/logs")),
+        ("CallbackList", format!("/{id}/callbacks")),
         ("Stats", "/stats".into()),
         ("Problem", "/nowhere".into()),
     ] {
@@ -97,6 +107,13 @@ async fn documents_have_the_members_that_it_says() {
     }
     let log = get(&api, format!("/{id}/logs")).await.json();
     assert_eq!(names(&log["lines"][0]), names(&schemas["LogLine"]["properties"]));
+    let callbacks = get(&api, format!("/{id}/callbacks")).await.json();
+    assert_eq!(
+        names(&callbacks["callbacks"][0]),
+        names(&schemas["Callback"]["properties"])
+    );
+    let redelivered = post(&api, format!("/{id}/callbacks/1/redeliver")).await.json();
+    assert_eq!(names(&redelivered), names(&schemas["Redelivered"]["properties"]));
     let changed = post(&api, format!("/{id}/retry")).await.json();
     assert_eq!(names(&changed), names(&schemas["Changed"]["properties"]));
 }

@@ -24,8 +24,9 @@ pub enum Dialect {
     ///
     /// `X-Fc-Async-Task-Id` names the task, `X-Fc-Async-Delay` delays it by up to an hour.
     Fc,
-    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. It has no way to name a
-    /// task; for being sent twice and run once there is `Idempotency-Key`.
+    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. Where the builder has
+    /// [`callbacks`](crate::Builder::callbacks), `callback; url="..."` too. It has no way to name a task; for being sent twice
+    /// and run once there is `Idempotency-Key`.
     Prefer,
 }
 
@@ -93,6 +94,33 @@ fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Proble
         .to_str()
         .map(str::trim)
         .map_err(|_| Problem::invalid_argument(format!("The header {name} holds characters other than visible ASCII.")))
+}
+
+static CALLBACK_URL: HeaderName = HeaderName::from_static("x-callback-url");
+
+/// A URL at which the client wants to be told how its task ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct CallbackAsked {
+    pub(crate) url: String,
+    /// Whether it was asked for as a preference, which is acknowledged.
+    pub(crate) preferred: bool,
+}
+
+/// The URL that a request names for its callback, whatever the dialect: as a preference beside `respond-async`, or in
+/// `X-Callback-Url`.
+pub(crate) fn callback(headers: &HeaderMap) -> Result<Option<CallbackAsked>, Problem> {
+    let header = single(headers, &CALLBACK_URL)?;
+    let preference = prefer::callback(headers)?;
+    match (preference, header) {
+        (Some(preference), Some(header)) if preference != header => Err(Problem::invalid_argument(
+            "The preference callback and the header X-Callback-Url name different URLs; send one.",
+        )),
+        (Some(url), _) => Ok(Some(CallbackAsked { url, preferred: true })),
+        (None, header) => Ok(header.map(|url| CallbackAsked {
+            url: url.to_owned(),
+            preferred: false,
+        })),
+    }
 }
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::layer::dialect::{Ask, Options};
+use crate::{
+    layer::dialect::{Ask, Options},
+    wire::Problem,
+};
 
 /// The request header (RFC 7240 §2).
 pub(crate) static PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -58,6 +61,33 @@ impl Preferences {
         }
         found
     }
+}
+
+/// The URL of the preference `callback`, where `respond-async` is preferred as well: the parameter `url`, whose bytes must be
+/// text. OData's older name for it is known too.
+pub(super) fn callback(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    if !Preferences::of(headers).respond_async {
+        return Ok(None);
+    }
+    let named = |part: &&[u8]| {
+        let preference = Preference::parse(part);
+        preference.is_some_and(|p| p.is("callback") || p.is("odata.callback"))
+    };
+    let mut parts = headers
+        .get_all(&PREFER)
+        .iter()
+        .flat_map(|value| split(value.as_bytes(), b','));
+    let Some(part) = parts.find(named) else { return Ok(None) };
+    let mut parameters = split(part, b';').skip(1).map(Preference::parse);
+    let url = parameters.find_map(|parameter| parameter.filter(|parameter| parameter.is("url")));
+    let url = url
+        .and_then(|url| String::from_utf8(url.value).ok())
+        .filter(|url| !url.is_empty());
+    url.map(Some).ok_or_else(|| {
+        Problem::invalid_argument(
+            "The preference callback names no URL; write it as callback; url=\"https://example.org/hook\".",
+        )
+    })
 }
 
 fn seconds(value: &[u8]) -> Option<Duration> {
@@ -201,6 +231,34 @@ mod tests {
     }
 
     #[test]
+    fn a_callback_is_a_preference_with_a_url() {
+        let url = |lines: &[&[u8]]| callback(&headers(lines)).map_err(|_| ());
+        let found = Ok(Some("https://a.example/?x,y;z".to_owned()));
+        assert_eq!(
+            url(&[b"respond-async, callback; url=\"https://a.example/?x,y;z\""]),
+            found
+        );
+        assert_eq!(
+            url(&[b"odata.callback;URL = \"https://a.example/?x,y;z\"", b"respond-async"]),
+            found
+        );
+        let twice: &[u8] =
+            b"respond-async, Callback; a=b; url=\"https://a.example/?x,y;z\", callback; url=\"https://b/\"";
+        assert_eq!(url(&[twice]), found, "the first counts");
+        assert_eq!(url(&[b"callback; url=\"https://a/\""]), Ok(None), "nothing is deferred");
+        assert_eq!(url(&[b"respond-async, callbacks; url=\"https://a/\""]), Ok(None));
+        for bad in [
+            &b"respond-async, callback"[..],
+            b"respond-async, callback; url",
+            b"respond-async, callback; url=\"\"",
+            b"respond-async, callback; url=\"https://\xff/\"",
+            b"respond-async, callback; uri=\"https://a/\"",
+        ] {
+            assert_eq!(url(&[bad]), Err(()), "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
     fn any_bytes_whatever_are_survived() {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..20_000 {
@@ -211,6 +269,7 @@ mod tests {
             let Ok(value) = HeaderValue::from_bytes(&line) else {
                 continue;
             };
+            let _ = callback(&HeaderMap::from_iter([(PREFER.clone(), value.clone())]));
             let before = Preferences::of(&HeaderMap::from_iter([(PREFER.clone(), value.clone())]));
             let left = rest(&value).map(|value| (PREFER.clone(), value));
             let after = Preferences::of(&left.into_iter().collect());

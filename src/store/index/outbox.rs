@@ -48,6 +48,11 @@ impl Outbox {
         }
     }
 
+    /// How many deliveries are pending.
+    pub(in crate::store) fn len(&self) -> u64 {
+        self.lock().values().map(|queue| queue.len() as u64).sum()
+    }
+
     /// Takes up to `max` deliveries out that are due for one of `destinations`, the longest due first.
     pub(in crate::store) fn take(
         &self,

@@ -15,8 +15,7 @@ impl MemoryStore {
             for (destination, (_, id, generation)) in due {
                 let mut tasks = self.tasks(id);
                 let change = tasks.change(id, &self.around(id), |record| {
-                    let mut deliveries = record.deliveries.iter_mut();
-                    let delivery = deliveries.find(|d| d.generation == generation && d.destination == destination)?;
+                    let delivery = record.delivery_mut(generation, &destination)?;
                     let claim = delivery.claim(claim.lease, now)?;
                     Some((claim, delivery.clone()))
                 });
@@ -37,8 +36,7 @@ impl MemoryStore {
         let claim = settlement.claim;
         let mut tasks = self.tasks(claim.id);
         let change = tasks.change(claim.id, &self.around(claim.id), |record| {
-            let mut deliveries = record.deliveries.iter_mut();
-            let of = deliveries.find(|d| d.generation == claim.generation && d.destination == claim.destination);
+            let of = record.delivery_mut(claim.generation, &claim.destination);
             of.is_some_and(|delivery| {
                 let settled = delivery.settle(claim.token, &settlement.outcome, settlement.tried, now);
                 settled.is_ok()

@@ -58,8 +58,9 @@ use crate::{
         index::{Outbox, Queue},
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestDigest,
-        RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
+        RequestDigest, RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
+        delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
     time::{Clock, SystemClock, Timestamp},
@@ -289,6 +290,7 @@ impl TaskStore for MemoryStore {
             let mut counts = self.count_states(scope);
             let (oldest, now) = (self.inner.queue.lock().oldest(scope), self.now());
             counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
+            counts.pending_deliveries = (*scope == Scope::All).then(|| self.inner.outbox.len());
             counts
         }))
     }
@@ -364,6 +366,19 @@ impl TaskStore for MemoryStore {
 
     fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
         ready(self.open().map(|()| self.settle_delivery_now(settlement)))
+    }
+
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
+        ready(
+            self.open()
+                .and_then(|()| self.redeliver_now(scope, id, generation, destination)),
+        )
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

@@ -42,7 +42,8 @@ impl Kept {
     pub(super) fn weigh(&self) -> usize {
         let output = self.output.as_ref().map_or(0, |output| output.weight());
         let logs = self.logs.as_ref().map_or(0, |logs| logs.weight());
-        self.input.weight() + output + logs
+        let callback = self.record.callback.as_ref().map_or(0, |url| url.len());
+        self.input.weight() + output + logs + callback
     }
 
     pub(super) fn is_in(&self, scope: &Scope) -> bool {

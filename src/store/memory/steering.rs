@@ -8,7 +8,8 @@ use crate::{
         memory::{MemoryStore, ambiguous, shard::Kept},
     },
     task::{
-        DeliveryStatus, RequestId, Scope, TaskRecord, TaskRef,
+        DeliveryStatus, Destination, RequestId, Scope, TaskRecord, TaskRef,
+        delivery::Redeliver,
         lifecycle::{Edits, Rerun, Stop},
     },
 };
@@ -45,6 +46,26 @@ impl MemoryStore {
         drop(tasks);
         self.notify_if(change.work);
         Ok(change.answer)
+    }
+
+    pub(super) fn redeliver_now(
+        &self,
+        scope: &Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &Destination,
+    ) -> StoreResult<Redeliver> {
+        let now = self.now();
+        let mut tasks = self.tasks(id);
+        tasks.seen_by(scope, id).ok_or_else(StoreError::not_found)?;
+        let change = tasks.change(id, &self.around(id), |record| {
+            let delivery = record.delivery_mut(generation, destination);
+            delivery.map_or(Redeliver::Unknown, |delivery| {
+                delivery.redeliver(now);
+                Redeliver::Due
+            })
+        });
+        change.map(|change| change.answer).ok_or_else(StoreError::not_found)
     }
 
     pub(super) fn delete_now(&self, scope: &Scope, id: RequestId) -> StoreResult<Delete> {

@@ -8,7 +8,7 @@ use crate::{
         ClaimedDelivery, DeliveryClaim, DeliverySettlement,
         index::{Due, Footprint},
     },
-    task::Destination,
+    task::{Destination, RequestId, Scope, delivery::Redeliver},
     time::Timestamp,
 };
 
@@ -39,8 +39,7 @@ impl Batch<'_> {
             return Ok(None);
         };
         let before = Footprint::of(&stored.record);
-        let mut deliveries = stored.record.deliveries.iter_mut();
-        let delivery = deliveries.find(|d| d.generation == generation && d.destination == *destination);
+        let delivery = stored.record.delivery_mut(generation, destination);
         let found = delivery.and_then(|delivery| Some((delivery.claim(claim.lease, now)?, delivery.clone())));
         let Some((claim, delivery)) = found else {
             return Ok(None);
@@ -59,8 +58,7 @@ impl Batch<'_> {
             return Ok(false);
         };
         let (before, now) = (Footprint::of(&stored.record), self.now());
-        let mut deliveries = stored.record.deliveries.iter_mut();
-        let of = deliveries.find(|d| d.generation == claim.generation && d.destination == claim.destination);
+        let of = stored.record.delivery_mut(claim.generation, &claim.destination);
         let settled = of.is_some_and(|delivery| {
             let settled = delivery.settle(claim.token, &settlement.outcome, settlement.tried, now);
             settled.is_ok()
@@ -69,5 +67,22 @@ impl Batch<'_> {
             self.save(&before, &stored)?;
         }
         Ok(settled)
+    }
+
+    pub(super) fn redeliver(
+        &mut self,
+        scope: &Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &Destination,
+    ) -> Result<Redeliver, Fault> {
+        let mut stored = self.load_in(scope, id)?;
+        let (before, now) = (Footprint::of(&stored.record), self.now());
+        let Some(delivery) = stored.record.delivery_mut(generation, destination) else {
+            return Ok(Redeliver::Unknown);
+        };
+        delivery.redeliver(now);
+        self.save(&before, &stored)?;
+        Ok(Redeliver::Due)
     }
 }

@@ -54,8 +54,9 @@ use crate::{
         StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope,
-        TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
+        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
     time::{Clock, SystemClock},
@@ -494,6 +495,17 @@ impl TaskStore for RedbStore {
 
     fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
         Box::pin(self.write(move |batch| batch.settle_delivery(settlement)))
+    }
+
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
+        let (scope, destination) = (scope.clone(), destination.clone());
+        Box::pin(self.write(move |batch| batch.redeliver(&scope, id, generation, &destination)))
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

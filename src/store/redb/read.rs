@@ -175,6 +175,7 @@ impl Inner {
         let (oldest, now) = (self.ram.queue.lock().oldest(scope), self.clock.now());
         counts.set_aside = self.ram.set_aside.load(Ordering::Relaxed);
         counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
+        counts.pending_deliveries = (*scope == Scope::All).then(|| self.ram.outbox.len());
         counts
     }
 

@@ -3,10 +3,7 @@ use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
 
 use super::*;
-use crate::task::{
-    CapturedRequest, CapturedResponse, NewTask,
-    lifecycle::{DeliveryOutcome, Outcome},
-};
+use crate::task::{CapturedRequest, CapturedResponse, NewTask, delivery::DeliveryOutcome, lifecycle::Outcome};
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -33,6 +30,7 @@ fn full() -> TaskRecord {
                 on: Conditions::ALL,
             })
             .into(),
+        callback: Some("https://example.org/hook?a=b".into()),
         ..new_task()
     };
     let mut record = TaskRecord::accepted(&task, at(1_700_000_000_000));
@@ -62,7 +60,11 @@ fn full() -> TaskRecord {
 
 #[test]
 fn what_was_written_is_read_back() {
-    for record in [full(), TaskRecord::accepted(&new_task(), at(0))] {
+    let without = TaskRecord {
+        callback: None,
+        ..full()
+    };
+    for record in [full(), without, TaskRecord::accepted(&new_task(), at(0))] {
         assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
     }
     let line = LogLine {
@@ -99,6 +101,21 @@ fn the_written_form_of_version_1_does_not_change() {
     assert_eq!(written, expected);
     let line = LogLine::new(at(300), "INFO", "t", "m");
     assert_eq!(line.encode(), b"\x01l\x00\xac\x02\x00\x04INFO\x01t\x01m\x00");
+}
+
+/// Builds of before leave it to newer ones, and know every other record.
+#[test]
+fn only_a_record_with_a_callback_is_of_version_2() {
+    let with = full();
+    assert_eq!(with.encode()[0], 2);
+    let without = TaskRecord { callback: None, ..with }.encode();
+    assert_eq!(without[0], 1);
+    let mut bytes = full().encode();
+    bytes[0] = 1;
+    assert_eq!(
+        TaskRecord::decode(&bytes),
+        Err(DecodeError::Malformed("a field of no meaning"))
+    );
 }
 
 #[test]

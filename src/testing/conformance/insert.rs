@@ -36,6 +36,7 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
         input: input.clone(),
         function: Some("resize".into()),
         labels: Labels::from_iter([("team", "a"), ("cost", "b")]),
+        callback: Some("https://example.org/hook?a=b".into()),
         ..of_tenant(Some("anna"), a_task_called("job-1"))
     };
 
@@ -55,6 +56,7 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
     assert_eq!((&found.name, &found.tenant), (&task.name, &task.tenant));
     assert_eq!((found.function(), &found.labels), ("resize", &task.labels));
     assert_eq!((&found.method, &found.uri), (&input.method, &input.uri));
+    assert_eq!(found.callback, task.callback);
     assert_eq!(
         (found.max_attempts, found.crash_allowance),
         (task.max_attempts, task.crash_allowance)

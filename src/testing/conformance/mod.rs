@@ -192,6 +192,8 @@ macro_rules! __promises {
                 a_delivery_is_claimed_by_one_deliverer_only
                 a_delivery_whose_lease_ran_out_is_due_again
                 a_delivery_is_retried_at_its_time
+                a_completion_is_made_due_again_on_request
+                pending_completions_are_counted
                 a_rerun_leaves_earlier_completions_on_their_way;
             query:
                 a_tenant_sees_its_own_tasks_only

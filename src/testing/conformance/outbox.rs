@@ -7,10 +7,12 @@ use super::{
     subject::{LONG, a_task, a_task_telling, all_at_once, failure, is_accepted, retry, success, worker},
 };
 use crate::{
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Settled},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Settled, StoreErrorKind},
     task::{
         Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, NewTask, Scope, Subscription, TaskState,
-        lifecycle::{DeliveryOutcome, Edits, Outcome, Rerun, Stop},
+        Tenant,
+        delivery::{DeliveryOutcome, Redeliver},
+        lifecycle::{Edits, Outcome, Rerun, Stop},
     },
     time::Timestamp,
 };
@@ -151,11 +153,17 @@ pub async fn a_delivery_whose_lease_ran_out_is_due_again(harness: &dyn Harness) 
     assert_eq!((record.deliveries[0].tried, record.deliveries[0].tries.len()), (1, 1));
 }
 
-/// A retry waits; a release does not and counts no try; a failure and a refused address are for good.
+/// A retry waits; a release does not and counts no try, nor does a postponement, which waits; a failure and a refused address are for good.
 pub async fn a_delivery_is_retried_at_its_time(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let due = one_due(&store).await;
     assert!(told(&store, &due, DeliveryOutcome::Released).await);
+    let due = store.deliveries(&HERE, LONG).await.remove(0);
+    assert_eq!(due.delivery.tried, 0);
+    assert!(told(&store, &due, DeliveryOutcome::Postponed(store.units(3))).await);
+    store.pass(2).await;
+    assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
+    store.pass(2).await;
     let due = store.deliveries(&HERE, LONG).await.remove(0);
     assert_eq!(due.delivery.tried, 0);
     assert!(told(&store, &due, DeliveryOutcome::Retry(store.units(3))).await);
@@ -202,6 +210,71 @@ pub async fn a_rerun_leaves_earlier_completions_on_their_way(harness: &dyn Harne
     assert_eq!(ends, [(1, TaskState::Failed), (2, TaskState::Succeeded)]);
     let ids: HashSet<_> = due.iter().map(|due| due.delivery.webhook_id()).collect();
     assert_eq!(ids.len(), 2, "each has an id of its own");
+}
+
+/// However it stands: delivered, given up, or waiting for a later try. Who is not in scope, or names another, changes nothing.
+pub async fn a_completion_is_made_due_again_on_request(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let again = async |due: &ClaimedDelivery| {
+        let (id, generation) = (due.claim.id, due.claim.generation);
+        let redelivered = store.redeliver(&Scope::All, id, generation, &HERE).await;
+        assert_eq!(redelivered.expect("redeliver"), Redeliver::Due);
+        let again = store.deliveries(&HERE, LONG).await;
+        assert_eq!(again.len(), 1);
+        assert_eq!(again[0].delivery.webhook_id(), due.delivery.webhook_id());
+        assert_eq!(again[0].delivery.tried, 0, "its schedule begins anew");
+        again.into_iter().next().expect("there is one")
+    };
+    for outcome in [
+        DeliveryOutcome::Delivered,
+        DeliveryOutcome::Failed,
+        DeliveryOutcome::Blocked,
+        DeliveryOutcome::Retry(LONG),
+    ] {
+        let due = one_due(&store).await;
+        assert!(told(&store, &due, outcome).await);
+        assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
+        let second = again(&due).await;
+        assert!(second.claim.token > due.claim.token);
+        assert!(!told(&store, &due, DeliveryOutcome::Failed).await, "its claim is old");
+        assert!(told(&store, &second, DeliveryOutcome::Delivered).await);
+        assert_eq!(store.record(due.claim.id).await.deliveries[0].tries.len(), 2);
+    }
+    let due = one_due(&store).await;
+    let stranger = Scope::One(Some(Tenant::new("stranger")));
+    let refused = store.redeliver(&stranger, due.claim.id, 1, &HERE).await;
+    assert_eq!(refused.expect_err("out of scope").kind(), StoreErrorKind::NotFound);
+    for (generation, destination) in [(2, HERE), (1, Destination::new("elsewhere"))] {
+        let unknown = store
+            .redeliver(&Scope::All, due.claim.id, generation, &destination)
+            .await;
+        assert_eq!(unknown.expect("redeliver"), Redeliver::Unknown);
+    }
+    assert!(
+        told(&store, &due, DeliveryOutcome::Delivered).await,
+        "nothing was changed"
+    );
+}
+
+/// Of all tenants together, claimed ones among them, until they are settled for good.
+pub async fn pending_completions_are_counted(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let pending = async || store.counts(&Scope::All).await.expect("counts").pending_deliveries;
+    assert_eq!(pending().await, Some(0));
+    let claimed = one_due(&store).await;
+    let lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;
+    let _ = store.end(lease, success()).await;
+    assert_eq!(pending().await, Some(2));
+    assert!(told(&store, &claimed, DeliveryOutcome::Retry(LONG)).await);
+    assert_eq!(pending().await, Some(2));
+    let due = store.deliveries(&HERE, LONG).await.remove(0);
+    assert!(told(&store, &due, DeliveryOutcome::Delivered).await);
+    assert_eq!(pending().await, Some(1));
+    let redelivered = store.redeliver(&Scope::All, due.claim.id, 1, &HERE).await;
+    assert_eq!(redelivered.expect("redeliver"), Redeliver::Due);
+    assert_eq!(pending().await, Some(2));
+    let one = store.counts(&Scope::One(None)).await.expect("counts");
+    assert_eq!(one.pending_deliveries, None, "they are counted of all together");
 }
 
 async fn one_due(store: &Subject<'_>) -> ClaimedDelivery {

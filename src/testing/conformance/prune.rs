@@ -6,10 +6,7 @@ use super::{
 };
 use crate::{
     store::{Delete, DeliverySettlement, Retention, StoreErrorKind, TaskStoreExt},
-    task::{
-        DeliveryTry, Destination, Filter, NewTask, Scope, TaskState,
-        lifecycle::{DeliveryOutcome, Stop},
-    },
+    task::{DeliveryTry, Destination, Filter, NewTask, Scope, TaskState, delivery::DeliveryOutcome, lifecycle::Stop},
     time::Timestamp,
 };
 

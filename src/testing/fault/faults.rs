@@ -260,6 +260,7 @@ pub enum Operation {
     Logs,
     ClaimDeliveries,
     SettleDelivery,
+    Redeliver,
     Prune,
 }
 

@@ -15,8 +15,9 @@ use crate::{
         LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, StoreError, StoreErrorKind, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope,
-        TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
+        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
 };
@@ -264,6 +265,19 @@ impl<S: TaskStore + ?Sized> TaskStore for FaultStore<S> {
     fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
         self.with_faults(Operation::SettleDelivery, |store| {
             Box::pin(async move { store.settle_delivery(settlement).await })
+        })
+    }
+
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
+        let (scope, destination) = (scope.clone(), destination.clone());
+        self.with_faults(Operation::Redeliver, move |store| {
+            Box::pin(async move { store.redeliver(&scope, id, generation, &destination).await })
         })
     }
 

@@ -13,11 +13,11 @@ use super::headers;
 use crate::{
     api::edits,
     task::{
-        CapturedRequest, IdempotencyKey, NewTask, Progress, RequestId, TaskName, TaskRecord, Tenant, WorkerId,
+        CapturedRequest, IdempotencyKey, NewTask, Payload, Progress, RequestId, TaskName, TaskRecord, Tenant, WorkerId,
         lifecycle::Outcome,
     },
     time::Timestamp,
-    wire::{ApiLinks, OperationDocument, Payload, Problem, TaskDocument},
+    wire::{ApiLinks, OperationDocument, Problem, TaskDocument},
 };
 
 const SECRET: &str = "Bearer of a secret";

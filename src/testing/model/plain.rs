@@ -7,7 +7,8 @@ use crate::{
     task::{
         CapturedRequest, CapturedResponse, DeliveryTry, Destination, IdempotencyKey, LeaseRef, RequestDigest,
         RequestId, Scope, TaskRecord, Tenant, WorkerId,
-        lifecycle::{DeliveryOutcome, DeliveryRef, Edits, Outcome, Rerun, Rescue},
+        delivery::{DeliveryOutcome, DeliveryRef},
+        lifecycle::{Edits, Outcome, Rerun, Rescue},
     },
     time::Timestamp,
 };

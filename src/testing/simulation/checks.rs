@@ -10,7 +10,8 @@ use crate::{
     store::Settled,
     task::{
         CapturedRequest, DeliveryStatus, HistoryEvent, LeaseRef, RequestId, Scope, TaskRecord, TaskState, Tenant,
-        lifecycle::{DeliveryRef, Edits, HISTORY_KEPT, Renewal, Stop},
+        delivery::DeliveryRef,
+        lifecycle::{Edits, HISTORY_KEPT, Renewal, Stop},
     },
     time::Timestamp,
 };

@@ -9,10 +9,7 @@ use super::{
 use crate::{
     engine::node::{Action, Answer, Hint},
     store::{Claim, Claimed, ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult, TaskStore},
-    task::{
-        DeliveryTry, Destination,
-        lifecycle::{DeliveryOutcome, Rescue},
-    },
+    task::{DeliveryTry, Destination, delivery::DeliveryOutcome, lifecycle::Rescue},
     time::Timestamp,
 };
 

@@ -14,9 +14,10 @@ use crate::{
         LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope,
-        TaskRecord, TaskRef, Tenant,
-        lifecycle::{DeliveryRef, Edits, Outcome, Renewal, Rerun, Rescue, Settlement, Stop},
+        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
+        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        delivery::{DeliveryRef, Redeliver},
+        lifecycle::{Edits, Outcome, Renewal, Rerun, Rescue, Settlement, Stop},
     },
 };
 
@@ -327,6 +328,16 @@ impl TaskStore for Witness {
 
     fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
         Box::pin(async { self.settle_delivery_now(settlement) })
+    }
+
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
+        Box::pin(async move { see_through(self.store.redeliver(scope, id, generation, destination)) })
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

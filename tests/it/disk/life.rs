@@ -13,7 +13,8 @@ use tower_respond_async::{
     task::{
         CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, IdempotencyKey, LeaseRef, LogLine,
         NewTask, RequestDigest, Subscription,
-        lifecycle::{DeliveryOutcome, Edits, Outcome, Settlement},
+        delivery::DeliveryOutcome,
+        lifecycle::{Edits, Outcome, Settlement},
     },
     testing::FaultDisk,
     time::Timestamp,

@@ -15,7 +15,9 @@ use tower_respond_async::{
         LogQuery, Pruned, QueueHint, RedbStore, Rescued, Retention, Settled, StoreResult,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, TaskRef,
+        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
+        TaskRef,
+        delivery::Redeliver,
         lifecycle::{Edits, Outcome, Renewal, Rerun, Settlement, Stop},
     },
 };
@@ -153,6 +155,16 @@ impl TaskStore for MinedStore {
             self.points.pass(Point::AfterDelivery);
             Ok(settled)
         })
+    }
+
+    fn redeliver<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: RequestId,
+        generation: u32,
+        destination: &'a Destination,
+    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
+        self.store.redeliver(scope, id, generation, destination)
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

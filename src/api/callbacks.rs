@@ -1,0 +1,86 @@
+//! Who was told how a task ended: the deliveries of a task, with every try, and having one made again.
+
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::{
+    api::{
+        answer,
+        body::read_json,
+        call::{Answer, Call},
+    },
+    layer::RequestBody,
+    task::{DeliveryStatus, TaskRecord, delivery::Redeliver},
+    wire::{DeliveryDocument, Problem, RedactedUri},
+};
+
+/// `GET /{id}/callbacks`
+pub(super) async fn list(call: Call) -> Answer {
+    let record = call.record().await?;
+    let deliveries = record.deliveries.iter().enumerate();
+    let document = CallbacksDocument {
+        task_id: record.task_id(),
+        destination_status: record.destination_status().as_str(),
+        callback_url: callback_url(&record),
+        callbacks: deliveries
+            .map(|(at, delivery)| DeliveryDocument::new(at, delivery))
+            .collect(),
+    };
+    Ok(answer::json(StatusCode::OK, &document))
+}
+
+/// `POST /{id}/callbacks/{n}/redeliver`
+pub(super) async fn redeliver(call: Call, body: RequestBody) -> Answer {
+    read_json(&call.parts.headers, body).await?;
+    let record = call.record().await?;
+    let number = call
+        .parts
+        .uri
+        .path()
+        .rsplit('/')
+        .nth(1)
+        .and_then(|number| number.parse::<usize>().ok());
+    let index = number.and_then(|number| number.checked_sub(1));
+    let (index, delivery) = index
+        .and_then(|index| Some((index, record.deliveries.get(index)?)))
+        .ok_or_else(Problem::callback_not_found)?;
+    let redelivered = call
+        .tasks
+        .redeliver(&call.grant.scope, record.id, delivery.generation, &delivery.destination)
+        .await?;
+    match redelivered {
+        Redeliver::Due => {}
+        Redeliver::Unknown => return Err(Problem::callback_not_found()),
+    }
+    call.audit(record.id, "redeliver");
+    let document = Redelivered {
+        callback_id: index + 1,
+        webhook_id: delivery.webhook_id(),
+        status: DeliveryStatus::Pending.as_str(),
+    };
+    Ok(answer::json(StatusCode::ACCEPTED, &document))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CallbacksDocument<'a> {
+    task_id: String,
+    destination_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback_url: Option<String>,
+    callbacks: Vec<DeliveryDocument<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Redelivered {
+    callback_id: usize,
+    webhook_id: String,
+    status: &'static str,
+}
+
+/// The URL that the request named, without what in it may be a secret.
+fn callback_url(record: &TaskRecord) -> Option<String> {
+    let uri = record.callback.as_deref()?.parse().ok()?;
+    Some(RedactedUri(&uri).to_string())
+}

@@ -1,0 +1,69 @@
+//! The hooks of this process: together one destination.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::{
+    error::BoxFuture,
+    hook::{Application, Completion, CompletionHook, Schedule, Target, Tried, TryOutcome},
+    task::{Conditions, Destination},
+};
+
+/// How long a hook may take. It runs after the task, so nobody waits for it, but its place in the pool is one of few.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many completions are told at once: hooks mostly wait for something, and must not crowd out handlers.
+const PLACES: usize = 16;
+
+/// The hooks of this process, each with the kinds of end it wants to hear of.
+#[derive(Clone, Default)]
+pub(crate) struct LocalHooks {
+    hooks: Vec<(Conditions, Arc<dyn CompletionHook>)>,
+    schedule: Schedule,
+}
+
+impl LocalHooks {
+    pub(crate) fn add(&mut self, on: Conditions, hook: Arc<dyn CompletionHook>) {
+        self.hooks.push((on, hook));
+    }
+
+    /// The kinds of end that any of them wants to hear of.
+    pub(crate) fn on(&self) -> Conditions {
+        self.hooks.iter().fold(Conditions::NONE, |all, (on, _)| all.or(*on))
+    }
+}
+
+impl Target for LocalHooks {
+    fn name(&self) -> &Destination {
+        const LOCAL: &Destination = &Destination::LOCAL;
+        LOCAL
+    }
+
+    /// Calls every hook that wants to know. The first to fail ends it: all are called again at the next try.
+    fn deliver<'a>(&'a self, completion: Completion, _: &'a dyn Application) -> BoxFuture<'a, Tried> {
+        Box::pin(async move {
+            for (_, hook) in self.hooks.iter().filter(|(on, _)| on.contains(completion.condition)) {
+                match timeout(HOOK_TIMEOUT, hook.deliver(completion.clone())).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return Tried::failed(error),
+                    Err(_) => return Tried::failed(format_args!("the hook took longer than {HOOK_TIMEOUT:?}")),
+                }
+            }
+            Tried::new(TryOutcome::Delivered)
+        })
+    }
+
+    fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    fn places(&self) -> usize {
+        PLACES
+    }
+
+    /// Each has its whole time.
+    fn limit(&self) -> Duration {
+        HOOK_TIMEOUT.saturating_mul(self.hooks.len() as u32 + 1)
+    }
+}

@@ -1,0 +1,230 @@
+//! One try: a POST, within limits of time and size, and what its answer means.
+
+use std::{
+    error::Error,
+    fmt::Write,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{LOCATION, USER_AGENT},
+};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::{
+    sync::OnceCell,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    error::{BoxError, ConfigError},
+    hook::{
+        CallbackRefused, Completion, PayloadFormat, Tried, TryOutcome,
+        webhook::{
+            Secret,
+            connect::{Connector, Dialler, connector},
+            guard::Guard,
+            resolve::{Resolve, SystemResolver},
+            verify,
+        },
+    },
+    task::retry_after,
+};
+
+/// How long a whole try may take, from the look-up of the name to the end of the answer.
+const TRY_LIMIT: Duration = Duration::from_secs(15);
+
+/// How much of an answer is read, in bytes: enough that an ordinary one ends and its connection can be used again.
+const ANSWER_BYTES: usize = 16 * 1024;
+
+/// How much of an answer is shown, in bytes.
+const SHOWN_BYTES: usize = 1024;
+
+/// How long a connection that nobody uses is kept: long enough for the next of a burst, short enough for a receiver that
+/// is being replaced.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("tower-respond-async/", env!("CARGO_PKG_VERSION")));
+
+/// How completions are sent: what all kinds of webhook are told alike.
+#[derive(Clone)]
+pub(super) struct Sender {
+    pub(super) format: PayloadFormat,
+    pub(super) payload_limit: usize,
+    pub(super) secrets: Vec<Secret>,
+    pub(super) headers: HeaderMap,
+    pub(super) roots: Vec<Vec<u8>>,
+    pub(super) resolver: Arc<dyn Resolve>,
+    client: OnceCell<Client<Connector, Full<Bytes>>>,
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        Self {
+            format: PayloadFormat::default(),
+            payload_limit: PayloadFormat::LIMIT,
+            secrets: Vec::new(),
+            headers: HeaderMap::new(),
+            roots: Vec::new(),
+            resolver: Arc::new(SystemResolver::default()),
+            client: OnceCell::new(),
+        }
+    }
+}
+
+impl Sender {
+    /// Trusts this certificate as a root, in DER or PEM.
+    pub(super) fn trust(&mut self, certificate: &[u8]) -> Result<(), ConfigError> {
+        use rustls::{RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+
+        let der = match CertificateDer::from_pem_slice(certificate) {
+            Ok(der) => der.to_vec(),
+            Err(_) => certificate.to_vec(),
+        };
+        let added = RootCertStore::empty().add(CertificateDer::from(der.clone()));
+        added.map_err(|error| ConfigError::new("root_certificate", format!("it is no certificate: {error}")))?;
+        self.roots.push(der);
+        Ok(())
+    }
+
+    /// Tries once. A sender is used with one guard: connections that one guard has let through are kept for the next.
+    pub(super) async fn send(&self, uri: Uri, completion: &Completion, guard: &Arc<Guard>) -> Tried {
+        let until = Instant::now() + TRY_LIMIT;
+        let client = match self.client(guard).await {
+            Ok(client) => client,
+            Err(error) => return Tried::failed(chain(&*error)),
+        };
+        let request = self.request(uri, completion);
+        match timeout_at(until, client.request(request)).await {
+            Ok(Ok(response)) => read(response, until).await,
+            Ok(Err(error)) if is_refusal(&error) => {
+                Tried::new(TryOutcome::Blocked).saying("the address is not one that is called")
+            }
+            Ok(Err(error)) => Tried::failed(chain(&error)),
+            Err(_) => Tried::failed(format_args!("no answer within {TRY_LIMIT:?}")),
+        }
+    }
+
+    async fn client(&self, guard: &Arc<Guard>) -> Result<&Client<Connector, Full<Bytes>>, BoxError> {
+        let make = || async {
+            let dialler = Dialler {
+                guard: guard.clone(),
+                resolver: self.resolver.clone(),
+            };
+            let roots = self.roots.clone();
+            // The system's certificates are a file to read.
+            let connector = spawn_blocking(move || connector(dialler, &roots)).await??;
+            let client = Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(IDLE_LIMIT)
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .build(connector);
+            Ok::<_, BoxError>(client)
+        };
+        self.client.get_or_try_init(make).await
+    }
+
+    fn request(&self, uri: Uri, completion: &Completion) -> Request<Full<Bytes>> {
+        let payload = self.format.render(completion, self.payload_limit);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let mut headers = payload.headers;
+        headers.insert(USER_AGENT, AGENT);
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
+        let signatures: Vec<_> = self
+            .secrets
+            .iter()
+            .map(|secret| secret.sign(&completion.webhook_id, now, &payload.body))
+            .collect();
+        for (name, text) in [
+            (verify::ID, completion.webhook_id.clone()),
+            (verify::TIMESTAMP, now.to_string()),
+            (verify::SIGNATURE, signatures.join(" ")),
+        ] {
+            if let Some(value) = HeaderValue::try_from(text).ok().filter(|value| !value.is_empty()) {
+                headers.insert(name, value);
+            }
+        }
+        let mut request = Request::new(Full::new(payload.body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+/// What an answer means. Its head decides; its body is only shown.
+async fn read<B>(response: Response<B>, until: Instant) -> Tried
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let (head, mut body) = response.into_parts();
+    let mut answer = Vec::new();
+    let mut length = 0;
+    // As much of it as comes: what breaks off, stalls or never ends takes nothing back that the head has said.
+    while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
+        let Ok(data) = frame.into_data() else { continue };
+        let room = SHOWN_BYTES - answer.len();
+        answer.extend_from_slice(&data[..data.len().min(room)]);
+        length += data.len();
+        if length >= ANSWER_BYTES {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&answer);
+    let outcome = match head.status {
+        status if status.is_success() => TryOutcome::Delivered,
+        StatusCode::GONE => TryOutcome::GivenUp,
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => TryOutcome::Failed {
+            retry_after: retry_after(&head.headers, SystemTime::now()),
+        },
+        _ => TryOutcome::Failed { retry_after: None },
+    };
+    let text = match head.headers.get(LOCATION).filter(|_| head.status.is_redirection()) {
+        Some(place) => format!(
+            "a redirect, which is not followed, to {}",
+            String::from_utf8_lossy(place.as_bytes())
+        ),
+        None => text.into_owned(),
+    };
+    Tried::new(outcome).answered(head.status.as_u16()).saying(text)
+}
+
+/// Whether it was a guard that let nothing through.
+fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<CallbackRefused>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An error and all that led to it, in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Memory takes any text.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,275 @@
+//! What becomes of a [`Delivery`]: claimed, tried, settled. As in [`lifecycle`](crate::task::lifecycle), all that changes
+//! of it changes here, for every store.
+
+use std::time::Duration;
+
+use crate::{
+    task::{Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken, RequestId, TaskRecord, lifecycle::Fenced},
+    time::Timestamp,
+};
+
+/// Which delivery: a task's, in one generation, to one destination.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryRef {
+    /// The task.
+    pub id: RequestId,
+    /// Which run-through of it.
+    pub generation: u32,
+    /// Where to.
+    pub destination: Destination,
+    /// The claim of the delivery.
+    pub token: FenceToken,
+}
+
+/// How a try of a delivery ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// It was taken.
+    Delivered,
+    /// It was not; try again after this long.
+    Retry(Duration),
+    /// It was not, and there are no more tries.
+    Failed,
+    /// Its address is refused, for good.
+    Blocked,
+    /// It was not tried: somebody else may.
+    Released,
+    /// It was not tried: its turn comes after this long.
+    Postponed(Duration),
+}
+
+/// What a request to make a delivery again did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Redeliver {
+    /// It is due now, under its old webhook id.
+    Due,
+    /// There is no such delivery.
+    Unknown,
+}
+
+impl Delivery {
+    /// Takes the delivery to try it, until `lease` runs out. `None` unless it is pending and due.
+    pub fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<DeliveryRef> {
+        if self.status != DeliveryStatus::Pending || self.due_at > now {
+            return None;
+        }
+        self.token = self.token.next();
+        self.is_claimed = true;
+        // Due again when the lease runs out: a deliverer that dies needs no rescue.
+        self.due_at = now.saturating_add(lease);
+        Some(DeliveryRef {
+            id: self.id,
+            generation: self.generation,
+            destination: self.destination.clone(),
+            token: self.token,
+        })
+    }
+
+    /// Takes the deliverer's word for how the try ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`] if somebody else has claimed it since, or it is settled.
+    pub fn settle(
+        &mut self,
+        token: FenceToken,
+        outcome: &DeliveryOutcome,
+        tried: DeliveryTry,
+        now: Timestamp,
+    ) -> Result<DeliveryStatus, Fenced> {
+        if self.token != token || self.status != DeliveryStatus::Pending {
+            return Err(Fenced);
+        }
+        self.is_claimed = false;
+        self.status = match outcome {
+            DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
+            DeliveryOutcome::Failed => DeliveryStatus::Failed,
+            DeliveryOutcome::Blocked => DeliveryStatus::Blocked,
+            DeliveryOutcome::Retry(after) => {
+                self.due_at = now.saturating_add(*after);
+                DeliveryStatus::Pending
+            }
+            DeliveryOutcome::Released => {
+                self.due_at = now;
+                return Ok(DeliveryStatus::Pending);
+            }
+            DeliveryOutcome::Postponed(after) => {
+                self.due_at = now.saturating_add(*after);
+                return Ok(DeliveryStatus::Pending);
+            }
+        };
+        self.try_over(tried);
+        Ok(self.status)
+    }
+
+    fn try_over(&mut self, tried: DeliveryTry) {
+        self.tried += 1;
+        if self.tries.len() == Self::TRIES_KEPT {
+            self.tries.remove(0);
+        }
+        self.tries.push(tried);
+    }
+
+    /// Takes the delivery from a deliverer that is known to be dead, if one has it: that was a try, and the next may come
+    /// at once. Not if deliverers keep dying: then the next comes when the lease has run out, so that a hook which takes
+    /// its process down does not do so over and over with nothing in between.
+    ///
+    /// Answers whether anything was changed.
+    pub fn orphaned(&mut self, now: Timestamp) -> bool {
+        if !self.is_claimed {
+            return false;
+        }
+        self.is_claimed = false;
+        if self.tried < Self::QUICK_TRIES {
+            self.due_at = self.due_at.min(now);
+        }
+        let mut tried = DeliveryTry::new(now);
+        tried.text = Some("the process ended before it could say how this went".into());
+        self.try_over(tried);
+        true
+    }
+
+    /// How many tries there may have been before a deliverer that died is waited for. Fewer than the starts after which a
+    /// supervisor gives up: five in ten seconds with systemd.
+    const QUICK_TRIES: u32 = 3;
+
+    /// Makes it due now, however it stands, with its whole schedule before it. A try that is under way counts no more.
+    pub fn redeliver(&mut self, now: Timestamp) {
+        self.status = DeliveryStatus::Pending;
+        self.due_at = now;
+        self.tried = 0;
+        // Who tries it at this moment does not know of this: what it reports is of before.
+        self.token = self.token.next();
+        self.is_claimed = false;
+    }
+}
+
+impl TaskRecord {
+    /// The delivery of this generation to this destination.
+    #[must_use]
+    pub fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
+        let mut deliveries = self.deliveries.iter_mut();
+        deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, Method, Uri};
+
+    use super::*;
+    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription};
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn record() -> TaskRecord {
+        let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
+        task.subscriptions = Arc::from([Subscription {
+            destination: Destination::LOCAL,
+            on: Conditions::ALL,
+        }]);
+        TaskRecord::accepted(&task, at(0))
+    }
+
+    #[test]
+    fn a_delivery_is_held_by_one_until_its_lease_runs_out() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let first = delivery.claim(LEASE, at(5)).unwrap();
+        assert_eq!(delivery.claim(LEASE, at(6)), None);
+        let second = delivery.claim(LEASE, at(30_005)).unwrap();
+        let tried = DeliveryTry::new(at(30_006));
+        let settled = delivery.settle(first.token, &DeliveryOutcome::Delivered, tried.clone(), at(30_006));
+        assert_eq!(settled, Err(Fenced));
+        let settled = delivery.settle(second.token, &DeliveryOutcome::Delivered, tried, at(30_006));
+        assert_eq!(settled, Ok(DeliveryStatus::Delivered));
+    }
+
+    #[test]
+    fn a_postponed_delivery_is_charged_no_try_and_waits() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let claim = delivery.claim(LEASE, at(5)).unwrap();
+        let postponed = DeliveryOutcome::Postponed(Duration::from_secs(9));
+        let settled = delivery.settle(claim.token, &postponed, DeliveryTry::new(at(6)), at(6));
+        assert_eq!(settled, Ok(DeliveryStatus::Pending));
+        assert_eq!((delivery.tried, delivery.tries.len()), (0, 0));
+        assert_eq!(delivery.claim(LEASE, at(9_005)), None);
+        assert!(delivery.claim(LEASE, at(9_006)).is_some());
+    }
+
+    #[test]
+    fn a_delivery_made_again_begins_its_schedule_anew_and_keeps_its_tries() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        let delivery = &mut task.deliveries[0];
+        let claim = delivery.claim(LEASE, at(5)).unwrap();
+        let settled = delivery.settle(claim.token, &DeliveryOutcome::Failed, DeliveryTry::new(at(6)), at(6));
+        assert_eq!(settled, Ok(DeliveryStatus::Failed));
+        let id = delivery.webhook_id();
+        delivery.redeliver(at(7));
+        assert_eq!(
+            (delivery.status, delivery.tried, delivery.tries.len()),
+            (DeliveryStatus::Pending, 0, 1)
+        );
+        assert_eq!(delivery.webhook_id(), id);
+        let claim = delivery.claim(LEASE, at(7)).unwrap();
+        delivery.redeliver(at(8));
+        let settled = delivery.settle(claim.token, &DeliveryOutcome::Failed, DeliveryTry::new(at(9)), at(9));
+        assert_eq!(
+            settled,
+            Err(Fenced),
+            "what was under way does not take the new order back"
+        );
+    }
+
+    #[test]
+    fn a_delivery_whose_deliverer_died_is_due_at_once_until_too_many_have() {
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        assert!(!task.orphaned(at(6)), "nobody had it");
+        for death in 1..=5 {
+            let now = at(death * 100_000);
+            let delivery = &mut task.deliveries[0];
+            delivery.claim(LEASE, now).unwrap();
+            assert!(task.orphaned(now));
+            assert!(!task.orphaned(now), "it is nobody's now");
+            let delivery = &task.deliveries[0];
+            assert_eq!(u64::from(delivery.tried), death);
+            let due_at = if death <= 3 { now } else { now.saturating_add(LEASE) };
+            assert_eq!((delivery.status, delivery.due_at), (DeliveryStatus::Pending, due_at));
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_nobody_has_is_nobodys_to_lose() {
+        let again = DeliveryOutcome::Retry(LEASE);
+        let postponed = DeliveryOutcome::Postponed(LEASE);
+        for outcome in [again, postponed, DeliveryOutcome::Released] {
+            let mut task = record();
+            task.invalidate(&"no such request", at(5));
+            let delivery = &mut task.deliveries[0];
+            let claim = delivery.claim(LEASE, at(5)).unwrap();
+            let settled = delivery.settle(claim.token, &outcome, DeliveryTry::new(at(5)), at(5));
+            assert_eq!(settled, Ok(DeliveryStatus::Pending));
+            let before = delivery.clone();
+            assert!(!task.orphaned(at(6)), "{outcome:?}");
+            assert_eq!(task.deliveries[0], before);
+        }
+        let mut task = record();
+        task.invalidate(&"no such request", at(5));
+        task.deliveries[0].redeliver(at(6));
+        assert!(!task.orphaned(at(7)));
+    }
+}
