@@ -35,11 +35,11 @@ impl Accept {
             _ => record,
         };
         let links = self.links();
-        let body = match self.config.fc_strict {
-            true => Bytes::new(),
-            false => TaskDocument::new(&record, links).to_bytes(),
+        let document = match self.config.fc_strict {
+            true => Vec::new(),
+            false => TaskDocument::new(&record, links).to_vec(),
         };
-        let mut response = Response::new(body);
+        let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
         headers.reserve(10);
@@ -47,7 +47,7 @@ impl Accept {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
-        links.put_on_with_ids(headers, &record, self.origin.as_deref());
+        *response.body_mut() = links.put_on_with_ids(headers, &record, self.origin.as_deref(), document);
         self.finish(&mut response, duplicate, wait);
         response
     }
@@ -74,7 +74,7 @@ impl Accept {
                 let cut = HeaderValue::from_static("true");
                 response.headers_mut().insert(TRUNCATED_HEADER, cut);
             }
-            ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None);
+            let _ = ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None, Vec::new());
             return Ok(response);
         }
         Err(waited)
