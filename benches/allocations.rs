@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use tower_service::Service;
 
 use crate::support::{
-    by_hand::{Defers, QueuePerWorker, Spawn, SpawnAndMap},
+    by_hand::{Defers, QueuePerWorker, Spawn, SpawnAndKeep, SpawnAndMap},
     is_wanted,
     ours::{Layered, Submitting, layer, wrapped},
     when_measuring,
@@ -57,6 +57,9 @@ fn main() {
     };
     lives.count("tokio::spawn, by hand", Spawn::default);
     lives.count("tokio::spawn and a map, by hand", || SpawnAndMap::new(KEPT));
+    lives.count("the same, keeping requests, with a document", || {
+        SpawnAndKeep::new(KEPT)
+    });
     lives.count("a queue per worker and a map, by hand", || QueuePerWorker::new(KEPT, 1));
     lives.count("ours: an asynchronous request", || Layered::new(KEPT));
     lives.count("ours: one whose 202 has no document", || {

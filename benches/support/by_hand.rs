@@ -1,6 +1,10 @@
 //! What one writes without this crate: the same life, with nothing that such code usually lacks.
 //!
 //! No lease, retry, timeout, panic guard, stop, listing, hook, shutdown or bound on what runs at once.
+//!
+//! [`SpawnAndMap`] is the floor, and does less than anybody needs: the request is gone once it ran, so that nothing can
+//! be tried again, and the 202 says little more than an id. [`SpawnAndKeep`] does by hand what a task needs to be run
+//! again and looked at: it keeps the request, and answers with a document and the headers that point at the task.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,12 +17,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, LOCATION},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_LOCATION, CONTENT_TYPE, LOCATION, RETRY_AFTER},
     request::Parts,
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tower_service::Service;
 use uuid::Uuid;
@@ -84,7 +89,7 @@ where
 /// Spawns the work, and keeps in a map what became of it.
 #[derive(Clone)]
 pub struct SpawnAndMap {
-    records: Arc<Records>,
+    records: Arc<Records<Record>>,
 }
 
 impl SpawnAndMap {
@@ -104,13 +109,143 @@ where
         let (head, body) = request.into_parts();
         let body = read(body).await;
         let (id, now) = new_id();
-        self.records.begin(id, now);
+        self.records.begin(id, Record::new(now));
         let records = self.records.clone();
         tokio::spawn(async move {
             let answer = run(head, body).await;
-            records.end(id, answer);
+            records.end(id, |record: &mut Record, now| record.end(answer, now));
         });
         accepted(id)
+    }
+
+    async fn all_ended(&self) {
+        self.records.all_ended().await;
+    }
+}
+
+/// Spawns the work, keeps the request to run it again, and in a map what became of it; answers with a document.
+#[derive(Clone)]
+pub struct SpawnAndKeep {
+    records: Arc<Records<Task>>,
+}
+
+/// A task as its maker would show it.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Task {
+    id: Uuid,
+    status: &'static str,
+    method: String,
+    uri: String,
+    created_time: u64,
+    started_time: Option<u64>,
+    end_time: Option<u64>,
+    attempt: u32,
+    max_attempts: u32,
+    status_code: Option<u16>,
+    error: Option<String>,
+    events: Vec<(&'static str, u64)>,
+    links: Links,
+    #[serde(skip)]
+    request: Arc<(Method, Uri, HeaderMap, Bytes)>,
+    #[serde(skip)]
+    _answer: Option<(StatusCode, HeaderMap, Bytes)>,
+}
+
+#[derive(Clone, Serialize)]
+struct Links {
+    #[serde(rename = "self")]
+    this: String,
+    result: String,
+    stop: String,
+}
+
+impl Task {
+    fn new(id: Uuid, now: u64, head: Parts, body: Bytes) -> Self {
+        let mut headers = head.headers;
+        headers.remove("x-fc-invocation-type");
+        let this = format!("/tasks/{id}");
+        Self {
+            id,
+            status: "running",
+            method: head.method.to_string(),
+            uri: head.uri.to_string(),
+            created_time: now,
+            started_time: Some(now),
+            end_time: None,
+            attempt: 1,
+            max_attempts: 4,
+            status_code: None,
+            error: None,
+            events: vec![("accepted", now), ("running", now)],
+            links: Links {
+                result: format!("{this}/result"),
+                stop: format!("{this}/stop"),
+                this,
+            },
+            request: Arc::new((head.method, head.uri, headers, body)),
+            _answer: None,
+        }
+    }
+
+    /// The request once more, with what tells the handler which task this is.
+    fn replay(&self) -> (Parts, Bytes) {
+        let (method, uri, headers, body) = &*self.request;
+        let mut request = Request::new(());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers.clone();
+        request.headers_mut().insert(X_REQUEST_ID, value(self.id.to_string()));
+        request.headers_mut().insert(X_ATTEMPT, HeaderValue::from(self.attempt));
+        (request.into_parts().0, body.clone())
+    }
+
+    fn accepted(&self) -> Response<Full<Bytes>> {
+        let body = serde_json::to_vec(self).expect("memory takes any document");
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(LOCATION, value(self.links.result.clone()));
+        headers.insert(CONTENT_LOCATION, value(self.links.this.clone()));
+        headers.insert(X_REQUEST_ID, value(self.id.to_string()));
+        response
+    }
+}
+
+impl SpawnAndKeep {
+    /// Keeps the latest `kept`.
+    pub fn new(kept: usize) -> Self {
+        Self {
+            records: Arc::new(Records::new(kept)),
+        }
+    }
+}
+
+impl<B> Defers<B> for SpawnAndKeep
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Send + 'static,
+{
+    async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let body = read(body).await;
+        let (id, now) = new_id();
+        let task = Task::new(id, now, head, body);
+        let ((head, body), response) = (task.replay(), task.accepted());
+        self.records.begin(id, task);
+        let records = self.records.clone();
+        tokio::spawn(async move {
+            let answer = run(head, body).await;
+            records.end(id, |task: &mut Task, now| {
+                task.status = "succeeded";
+                task.end_time = Some(now);
+                task.status_code = Some(answer.0.as_u16());
+                task.events.push(("succeeded", now));
+                task._answer = Some(answer);
+            });
+        });
+        response
     }
 
     async fn all_ended(&self) {
@@ -121,7 +256,7 @@ where
 /// A worker for each thread with a queue of its own, and the same map.
 #[derive(Clone)]
 pub struct QueuePerWorker {
-    records: Arc<Records>,
+    records: Arc<Records<Record>>,
     workers: Arc<[mpsc::UnboundedSender<Job>]>,
     next: usize,
 }
@@ -138,7 +273,7 @@ impl QueuePerWorker {
             tokio::spawn(async move {
                 while let Some((id, head, body)) = jobs.recv().await {
                     let answer = run(head, body).await;
-                    records.end(id, answer);
+                    records.end(id, |record: &mut Record, now| record.end(answer, now));
                 }
             });
             queue
@@ -159,7 +294,7 @@ where
         let (head, body) = request.into_parts();
         let body = read(body).await;
         let (id, now) = new_id();
-        self.records.begin(id, now);
+        self.records.begin(id, Record::new(now));
         self.next += 1;
         let worker = &self.workers[self.next % self.workers.len()];
         worker
@@ -174,15 +309,14 @@ where
 }
 
 /// What became of each request: the latest so many. In parts, so that two threads rarely want the same one.
-struct Records {
-    parts: Box<[Mutex<Part>]>,
+struct Records<R> {
+    parts: Box<[Mutex<Part<R>>]>,
     under_way: AtomicUsize,
     kept: usize,
 }
 
-#[derive(Default)]
-struct Part {
-    records: HashMap<Uuid, Record>,
+struct Part<R> {
+    records: HashMap<Uuid, R>,
     oldest: VecDeque<Uuid>,
 }
 
@@ -192,24 +326,38 @@ struct Record {
     answer: Option<(StatusCode, HeaderMap, Bytes)>,
 }
 
+impl Record {
+    const fn new(now: u64) -> Self {
+        Self {
+            _created_at: now,
+            ended_at: None,
+            answer: None,
+        }
+    }
+
+    fn end(&mut self, answer: (StatusCode, HeaderMap, Bytes), now: u64) {
+        self.ended_at = Some(now);
+        self.answer = Some(answer);
+    }
+}
+
 const PARTS: usize = 32;
 
-impl Records {
+impl<R> Records<R> {
     fn new(kept: usize) -> Self {
+        let part = || Part {
+            records: HashMap::new(),
+            oldest: VecDeque::new(),
+        };
         Self {
-            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            parts: (0..PARTS).map(|_| Mutex::new(part())).collect(),
             under_way: AtomicUsize::new(0),
             kept,
         }
     }
 
-    fn begin(&self, id: Uuid, now: u64) {
+    fn begin(&self, id: Uuid, record: R) {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        let record = Record {
-            _created_at: now,
-            ended_at: None,
-            answer: None,
-        };
         let mut part = self.part(id);
         part.records.insert(id, record);
         part.oldest.push_back(id);
@@ -221,11 +369,10 @@ impl Records {
         drop(dropped);
     }
 
-    fn end(&self, id: Uuid, answer: (StatusCode, HeaderMap, Bytes)) {
+    fn end(&self, id: Uuid, end: impl FnOnce(&mut R, u64)) {
         let now = millis();
         if let Some(record) = self.part(id).records.get_mut(&id) {
-            record.ended_at = Some(now);
-            record.answer = Some(answer);
+            end(record, now);
         }
         self.under_way.fetch_sub(1, Ordering::Release);
     }
@@ -236,7 +383,7 @@ impl Records {
         }
     }
 
-    fn part(&self, id: Uuid) -> MutexGuard<'_, Part> {
+    fn part(&self, id: Uuid) -> MutexGuard<'_, Part<R>> {
         let part = &self.parts[usize::from(id.as_bytes()[15]) % PARTS];
         part.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -281,3 +428,4 @@ fn millis() -> u64 {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_ATTEMPT: HeaderName = HeaderName::from_static("x-attempt");

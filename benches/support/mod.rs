@@ -57,7 +57,12 @@ impl<'a> Contestant<'a> {
 /// Lets all take turns for some rounds after one to warm up, and prints the medians, and the ratios to `floor`.
 ///
 /// Each contestant's figures are its columns, then those columns divided by the floor's of the same round.
-pub fn compare(title: &str, columns: &[&str], floor: &str, mut contestants: Vec<Contestant<'_>>) {
+pub fn compare(title: &str, columns: &[&str], floor: &str, contestants: Vec<Contestant<'_>>) {
+    compare_to(title, columns, &[(floor, "ratio")], contestants);
+}
+
+/// The same with ratios to several, each under a heading of its own.
+pub fn compare_to(title: &str, columns: &[&str], floors: &[(&str, &str)], mut contestants: Vec<Contestant<'_>>) {
     contestants.retain(|contestant| is_wanted(contestant.name));
     let mut figures = vec![Vec::new(); contestants.len()];
     for round in 0..=rounds() {
@@ -69,27 +74,31 @@ pub fn compare(title: &str, columns: &[&str], floor: &str, mut contestants: Vec<
             }
         }
     }
-    // Alone, somebody is the floor.
-    let floor = contestants.iter().position(|contestant| contestant.name == floor);
-    let Some(floor) = figures.get(floor.unwrap_or(0)).cloned() else {
-        return;
-    };
+    // Who is asked for alone, is compared with themselves.
+    let of = |name: &str| contestants.iter().position(|contestant| contestant.name == name);
+    let floors: Vec<_> = floors
+        .iter()
+        .filter_map(|(name, heading)| Some((*heading, figures.get(of(name).unwrap_or(0))?)))
+        .collect();
 
     let mut out = format!("\n{title}\n{:44}", "");
     for column in columns {
-        let _ = write!(out, "{column:>14}{:>8}", "ratio");
+        let _ = write!(out, "{column:>14}");
+        for (heading, _) in &floors {
+            let _ = write!(out, "{heading:>8}");
+        }
     }
-    for (contestant, figures) in contestants.iter().zip(&figures) {
+    for (contestant, mine) in contestants.iter().zip(&figures) {
         let _ = write!(out, "\n{:44}", contestant.name);
         for column in 0..columns.len() {
-            let mine = median(figures.iter().map(|figure| figure[column]));
-            let ratio = median(
-                figures
+            let _ = write!(out, "{:>14.1}", median(mine.iter().map(|figure| figure[column])));
+            for (_, floor) in &floors {
+                let ratios = mine
                     .iter()
-                    .zip(&floor)
-                    .map(|(mine, floor)| mine[column] / floor[column]),
-            );
-            let _ = write!(out, "{mine:>14.1}{ratio:>8.2}");
+                    .zip(*floor)
+                    .map(|(mine, floor)| mine[column] / floor[column]);
+                let _ = write!(out, "{:>8.2}", median(ratios));
+            }
         }
     }
     println!("{out}");

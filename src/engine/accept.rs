@@ -1,9 +1,8 @@
 //! Taking a task in: the one path from a captured request to a committed task, and to its start if a slot is free.
 
 use std::{
-    future::poll_fn,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -30,6 +29,24 @@ pub(crate) enum Unaccepted {
     Store(StoreError),
 }
 
+/// A task on its way into the store: a value where the store was ready at once, so that whoever waits for it needs no
+/// room for what was not waited for.
+#[must_use]
+pub(crate) enum Accepting {
+    Answered(Result<Inserted, Unaccepted>),
+    Committing(BoxFuture<'static, Result<Inserted, Unaccepted>>),
+}
+
+impl Accepting {
+    /// What became of it. Dropped, the commit goes on.
+    pub(crate) async fn answer(self) -> Result<Inserted, Unaccepted> {
+        match self {
+            Self::Answered(answer) => answer,
+            Self::Committing(answer) => answer.await,
+        }
+    }
+}
+
 impl Engine {
     /// Stores a task, and starts it at once if a slot is free and no other task waits for it.
     ///
@@ -39,15 +56,11 @@ impl Engine {
     ///
     /// `reserved` is what the body takes of the budget. It is given back with the store's answer, not with the caller's: a
     /// store that does not answer would otherwise hold any number of bodies whose senders have been sent away.
-    pub(crate) async fn accept(
-        self: &Arc<Self>,
-        task: NewTask,
-        reserved: Option<Reserved>,
-    ) -> Result<Inserted, Unaccepted> {
+    pub(crate) fn accept(self: &Arc<Self>, task: NewTask, reserved: Option<Reserved>) -> Accepting {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let busy = self.busy.enter();
         if !self.phase.is_open() {
-            return Err(Unaccepted::ShuttingDown);
+            return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
         let mut insert = Insert::new(task).within(self.settings.limits);
         let slot = self.slot_for(&insert.task);
@@ -63,21 +76,28 @@ impl Engine {
             busy,
         };
         let engine = self.clone();
-        let mut inserting = Box::pin(async move { engine.timed("insert", engine.store.insert(insert)).await });
-        let polled = poll_fn(|cx| Poll::Ready(inserting.as_mut().poll(cx))).await;
+        let mut inserting = Box::pin(async move {
+            let timing = engine.probes.time("insert");
+            timing.end(engine.store.insert(insert).await)
+        });
+        // Nobody is to be woken: the task that it goes on in polls it again.
+        let polled = inserting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(answer) = polled {
-            return self.committed(answer, newborn).map_err(Unaccepted::Store);
+            return Accepting::Answered(self.committed(answer, newborn).map_err(Unaccepted::Store));
         }
         let commit = self.runtime.spawn(self.clone().commit(inserting, newborn));
-        match timeout(self.settings.store_timeout, commit).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                "the insert was cut off by a panic, or by the end of the runtime",
-            )),
-            Err(_) => Err(Self::too_slow("insert", self.settings.store_timeout)),
-        }
-        .map_err(Unaccepted::Store)
+        let limit = self.settings.store_timeout;
+        Accepting::Committing(Box::pin(async move {
+            match timeout(limit, commit).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(StoreError::new(
+                    StoreErrorKind::Unavailable,
+                    "the insert was cut off by a panic, or by the end of the runtime",
+                )),
+                Err(_) => Err(Self::too_slow("insert", limit)),
+            }
+            .map_err(Unaccepted::Store)
+        }))
     }
 
     /// Sees an insert through, whatever becomes of its caller.
@@ -118,6 +138,7 @@ impl Engine {
                             input: newborn.input,
                             slot,
                             claimed_at: newborn.claimed_at,
+                            busy: newborn.busy,
                         },
                     ),
                     None => self.hint(Hint::Work),

@@ -207,7 +207,7 @@ impl Application for Reentry<'_> {
             task.key = IdempotencyKey::new(&completion.webhook_id).ok();
             task.digest = Some(task.input.digest());
             let later = |error: BoxError| NotSubmitted::Later(error);
-            match engine.accept(task, None).await {
+            match engine.accept(task, None).answer().await {
                 Ok(Inserted::New(record)) => Ok(record.id),
                 Ok(Inserted::Known { id, .. }) => Ok(id),
                 Ok(Inserted::Full(reason)) => Err(later(format!("there is no room for it ({reason:?})").into())),

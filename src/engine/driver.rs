@@ -152,7 +152,10 @@ impl Engine {
             lease: self.settings.lease,
         };
         let engine = self.clone();
-        let mut claiming = Box::pin(async move { engine.timed("claim", engine.store.claim(claim)).await });
+        let mut claiming = Box::pin(async move {
+            let timing = engine.probes.time("claim");
+            timing.end(engine.store.claim(claim).await)
+        });
         let Ok(claimed) = timeout(self.settings.store_timeout, &mut claiming).await else {
             let late = self.clone().claim_late(claiming, claimed_at, self.busy.enter());
             self.runtime.spawn(late);
@@ -167,6 +170,7 @@ impl Engine {
                 input: task.input,
                 slot,
                 claimed_at,
+                busy: self.busy.enter(),
             };
             self.start(&task.record, start);
         }
@@ -211,6 +215,7 @@ impl Engine {
                 input,
                 slot,
                 claimed_at,
+                busy: self.busy.enter(),
             };
             self.start(record, start);
             return;

@@ -95,9 +95,9 @@ impl Engine {
         let leases = held.iter().map(|live| live.lease).collect();
         let lease = self.settings.lease;
         let sent_at = Instant::now();
-        let renewing = caught_async(|| Self::limited("renew", limit, self.store.renew(leases, lease)));
-        let renewing = async { renewing.await.unwrap_or_else(|panic| Err(panicked(&panic))) };
-        let answer = self.timed("renew", renewing).await;
+        let timing = self.probes.time("renew");
+        let renewed = caught_async(|| Self::limited("renew", limit, self.store.renew(leases, lease))).await;
+        let answer = timing.end(renewed.unwrap_or_else(|panic| Err(panicked(&panic))));
         let now = Instant::now();
         match answer {
             Ok(renewals) => {
@@ -149,8 +149,7 @@ impl Engine {
         // On the application's runtime, since the store may be driven by it: another of its threads will do.
         self.runtime.spawn(async move {
             let _busy = engine.busy.enter();
-            let started = live.times_out_at - engine.settings.attempt_timeout;
-            engine.conclude(&live, started, Some(directive)).await;
+            engine.conclude(&live, Some(directive), now).await;
         });
     }
 }

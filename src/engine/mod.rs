@@ -53,7 +53,7 @@ use tokio::{
 };
 
 pub(crate) use self::{
-    accept::Unaccepted,
+    accept::{Accepting, Unaccepted},
     budget::{Budget, Reserved},
     context::DEPTH,
     destinations::Hooks,
@@ -80,7 +80,7 @@ use crate::{
     error::BoxFuture,
     probe::{AttemptInfo, AttemptScope, Event, Probe},
     store::{StoreError, StoreErrorKind, StoreResult, TaskStore},
-    task::{RequestId, WorkerId},
+    task::{CapturedRequest, RequestId, WorkerId},
     time::{Clock, SystemClock, Timestamp},
 };
 
@@ -175,8 +175,12 @@ impl Engine {
         RequestId::from_parts(self.clock.at(now), random)
     }
 
-    fn entry(&self) -> Option<Arc<dyn Entry>> {
-        self.entry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A replay of `input`, not begun; none if the application was let go.
+    fn replay(&self, input: Arc<CapturedRequest>, context: TaskContext) -> Option<BoxFuture<'static, Replayed>> {
+        // Under the lock, which is written twice in the engine's life: a clone would be one more count that all threads
+        // share.
+        let entry = self.entry.read().unwrap_or_else(PoisonError::into_inner);
+        entry.as_ref().map(|entry| entry.replay(input, context))
     }
 
     /// Gives the driver a reason to look.
@@ -186,9 +190,13 @@ impl Engine {
     }
 
     /// A store call with its time limit. What times out may still happen.
-    async fn call<T>(&self, operation: &'static str, call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
-        self.timed(operation, Self::limited(operation, self.settings.store_timeout, call))
-            .await
+    async fn call<T>(&self, operation: &'static str, mut call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
+        let timing = self.probes.time(operation);
+        // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
+        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+            return timing.end(answer);
+        }
+        timing.end(Box::pin(Self::limited(operation, self.settings.store_timeout, call)).await)
     }
 
     /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.
@@ -200,12 +208,8 @@ impl Engine {
     async fn limited<T>(
         operation: &'static str,
         limit: Duration,
-        mut call: BoxFuture<'_, StoreResult<T>>,
+        call: BoxFuture<'_, StoreResult<T>>,
     ) -> StoreResult<T> {
-        // In place first: a store that is ready at once costs no timer.
-        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-            return answer;
-        }
         timeout(limit, call)
             .await
             .unwrap_or_else(|_| Err(Self::too_slow(operation, limit)))
@@ -216,21 +220,6 @@ impl Engine {
             StoreErrorKind::Unavailable,
             format!("{operation} took longer than {limit:?}"),
         )
-    }
-
-    /// A store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
-    async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
-        if self.probes.is_empty() {
-            return call.await;
-        }
-        let started = Instant::now();
-        let answer = call.await;
-        self.probes.emit(|| Event::StoreCall {
-            operation,
-            took: started.elapsed(),
-            error: answer.as_ref().err(),
-        });
-        answer
     }
 
     fn trouble(&self, doing: &'static str, error: &StoreError, retry_in: Duration) {
@@ -296,15 +285,50 @@ impl Probes {
         }
     }
 
+    /// Begins a store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
+    fn time(&self, operation: &'static str) -> Timing<'_> {
+        Timing {
+            probes: self,
+            operation,
+            started: (!self.is_empty()).then(Instant::now),
+        }
+    }
+
     /// Lets every probe add to a request that is being captured.
-    pub(crate) fn capture(&self, request: &mut crate::task::CapturedRequest) {
+    pub(crate) fn capture(&self, request: &mut CapturedRequest) {
         for probe in &self.0 {
             let _ = caught(|| probe.on_capture(request));
         }
     }
 
-    fn scopes(&self, attempt: &AttemptInfo<'_>) -> Vec<Box<dyn AttemptScope>> {
-        let scope = |probe: &Arc<dyn Probe>| caught(|| probe.attempt(attempt)).ok().flatten();
+    fn scopes<'a>(&self, attempt: impl FnOnce() -> AttemptInfo<'a>) -> Vec<Box<dyn AttemptScope>> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let attempt = attempt();
+        let scope = |probe: &Arc<dyn Probe>| caught(|| probe.attempt(&attempt)).ok().flatten();
         self.0.iter().filter_map(scope).collect()
+    }
+}
+
+/// A store call under way.
+struct Timing<'a> {
+    probes: &'a Probes,
+    operation: &'static str,
+    /// Only where somebody wants to know.
+    started: Option<Instant>,
+}
+
+impl Timing<'_> {
+    /// It was answered so.
+    fn end<T>(self, answer: StoreResult<T>) -> StoreResult<T> {
+        if let Some(started) = self.started {
+            self.probes.emit(|| Event::StoreCall {
+                operation: self.operation,
+                took: started.elapsed(),
+                error: answer.as_ref().err(),
+            });
+        }
+        answer
     }
 }

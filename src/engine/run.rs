@@ -1,6 +1,8 @@
 //! One attempt driven: the handler polled and guarded, the machine asked, its directives carried out.
 
 use std::{
+    future::poll_fn,
+    mem::take,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -9,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use crate::{
     engine::{
@@ -44,6 +46,8 @@ pub(crate) struct Start {
     pub(crate) slot: Slot,
     /// Before the claim was asked for: what its lease is counted from here.
     pub(crate) claimed_at: Instant,
+    /// Held since before that: a shutdown waits for it.
+    pub(crate) busy: BusyGuard,
 }
 
 impl Engine {
@@ -52,12 +56,15 @@ impl Engine {
         let now = Instant::now();
         let held_until = start.claimed_at + self.holds_for();
         let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
-        let live = Arc::new(Live::new(record, start.lease, start.input.depth, machine));
+        let live = Arc::new(Live::new(record, start.lease, start.input.depth, now, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
         // Looked at after it was entered: a shutdown that does not see it there, is seen here.
-        let entry = self.entry().filter(|_| !self.phase.is_cut());
-        if entry.is_some() {
+        let replay = match self.phase.is_cut() {
+            true => None,
+            false => self.replay(start.input.clone(), TaskContext::attached(live.clone())),
+        };
+        if replay.is_some() {
             self.probes.emit(|| Event::Started {
                 id: record.id,
                 attempt: record.attempt,
@@ -68,33 +75,82 @@ impl Engine {
             live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
         }
         self.watchers.changed(record.id);
-        let scopes = self.probes.scopes(&AttemptInfo::new(
-            record.id,
-            record.function(),
-            record.attempt,
-            start.lease.token,
-            &start.input,
-            &live.log,
-        ));
-        let replay = entry.map(|entry| entry.replay(start.input, TaskContext::attached(live.clone())));
+        let scopes = self.probes.scopes(|| {
+            AttemptInfo::new(
+                record.id,
+                record.function(),
+                record.attempt,
+                start.lease.token,
+                &start.input,
+                &live.log,
+            )
+        });
         let leave = Leave {
             live,
             slot: Some(start.slot),
-            _busy: self.busy.enter(),
+            _busy: start.busy,
             engine: self.clone(),
         };
-        self.runtime.spawn(run(leave, Handler { replay, scopes }, now));
+        self.runtime.spawn(run(leave, Handler { replay, scopes }));
+    }
+
+    /// Keeps polling the handler, which was polled just now, until it is over or the machine asks for something else: for
+    /// what, and since when.
+    async fn attend(self: &Arc<Self>, live: &Arc<Live>, handler: &mut Handler) -> (Option<Directive>, Instant) {
+        let mut save_at = live.started;
+        let mut log = LogTimer::default();
+        let mut now = live.started;
+        // Polled again at once, a handler that yields would not have yielded.
+        let mut polled = true;
+        loop {
+            let directive = live.machine().directive(now);
+            let Directive::Run(until) = directive else {
+                return (Some(directive), now);
+            };
+            let wake = match live.has_unsaved() {
+                true => until.min(save_at),
+                false => until,
+            };
+            let wake = log.due_at().map_or(wake, |at| wake.min(at));
+            tokio::select! {
+                biased;
+                end = poll_fn(|cx| match take(&mut polled) {
+                    true => Poll::Pending,
+                    false => Pin::new(&mut *handler).poll(cx),
+                }) => return (None, self.finished(live, end)),
+                () = live.changed().notified() => {}
+                () = live.logged() => {}
+                () = sleep_until(wake.into()) => {}
+            }
+            now = Instant::now();
+            if log.is_due(live, now) {
+                self.save_log(live);
+            }
+            if now >= save_at && live.has_unsaved() {
+                save_at = now + SAVE_PROGRESS_EVERY;
+                self.save_progress(live);
+            }
+        }
+    }
+
+    /// Tells the machine that the handler is over, and answers since when.
+    fn finished(&self, live: &Live, end: Result<Replayed, Panic>) -> Instant {
+        let (outcome, ended) = self.judge(live, end);
+        let now = Instant::now();
+        live.machine().handle(Input::Finished(outcome, ended), now);
+        now
     }
 
     /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
     /// already.
-    pub(crate) async fn conclude(&self, live: &Live, started: Instant, mut given: Option<Directive>) {
-        let mut now = Instant::now();
+    pub(crate) async fn conclude(&self, live: &Live, mut given: Option<Directive>, mut now: Instant) {
         loop {
             let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
             match directive {
                 Directive::Settle(outcome) => {
-                    self.save_last_log(live).await;
+                    if live.log.get().is_some() {
+                        Box::pin(self.save_last_log(live)).await;
+                    }
                     let settlement = Settlement::new(live.lease, outcome);
                     let answer = self.call("settle", self.store.settle(settlement)).await;
                     let tries = live.machine().settle_tries();
@@ -116,15 +172,12 @@ impl Engine {
                         .handle(Input::Finished(outcome, AttemptOutcome::TimedOut), now);
                 }
                 Directive::Wait(until) | Directive::Run(until) => {
-                    tokio::select! {
-                        () = live.changed().notified() => {}
-                        () = sleep_until(until.into()) => {}
-                    }
+                    Box::pin(timeout_at(until.into(), live.changed().notified())).await.ok();
                     now = Instant::now();
                 }
                 Directive::Over(how) => {
                     if live.is_first_to_report() {
-                        self.report_end(live, how, started, now);
+                        self.report_end(live, how, now);
                     }
                     return;
                 }
@@ -224,7 +277,7 @@ impl Engine {
     }
 
     /// Tells everybody who wants to know that the attempt is over.
-    fn report_end(&self, live: &Live, how: How, started: Instant, now: Instant) {
+    fn report_end(&self, live: &Live, how: How, now: Instant) {
         let id = live.lease.id;
         match how {
             How::Settled(Settled::Accepted { state, outbox }, outcome) => {
@@ -243,7 +296,7 @@ impl Engine {
                     attempt: live.attempt,
                     outcome,
                     state,
-                    took: started.elapsed(),
+                    took: live.started.elapsed(),
                 });
             }
             How::Settled(Settled::Fenced, _) => self.probes.emit(|| Event::Fenced { id }),
@@ -294,46 +347,30 @@ impl Engine {
 const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The attempt's own task: the handler first, then what the machine asks for.
-async fn run(leave: Leave, mut handler: Handler, started: Instant) {
+///
+/// Whatever has to be waited for is in a box of its own. Every attempt has a future of this size, and many a handler, on
+/// many a store, is ready at once.
+async fn run(leave: Leave, mut handler: Handler) {
     let (engine, live) = (&leave.engine, &leave.live);
-    let mut save_at = started;
-    let mut log = LogTimer::default();
-    let mut now = started;
-    let given = loop {
-        let directive = live.machine().directive(now);
-        let Directive::Run(until) = directive else {
-            break Some(directive);
+    let (mut given, mut now) = (Some(live.machine().directive(live.started)), live.started);
+    if let Some(Directive::Run(_)) = given {
+        let finished = poll_fn(|cx| {
+            Poll::Ready(match Pin::new(&mut handler).poll(cx) {
+                Poll::Ready(end) => Some(engine.finished(live, end)),
+                Poll::Pending => None,
+            })
+        });
+        (given, now) = match finished.await {
+            Some(now) => (None, now),
+            None => Box::pin(engine.attend(live, &mut handler)).await,
         };
-        let wake = match live.has_unsaved() {
-            true => until.min(save_at),
-            false => until,
-        };
-        let wake = log.due_at().map_or(wake, |at| wake.min(at));
-        tokio::select! {
-            biased;
-            end = &mut handler => {
-                let (outcome, ended) = engine.judge(live, end);
-                live.machine().handle(Input::Finished(outcome, ended), Instant::now());
-                break None;
-            }
-            () = live.changed().notified() => {}
-            () = live.logged() => {}
-            () = sleep_until(wake.into()) => {}
-        }
-        now = Instant::now();
-        if log.is_due(live, now) {
-            engine.save_log(live);
-        }
-        if now >= save_at && live.has_unsaved() {
-            save_at = now + SAVE_PROGRESS_EVERY;
-            engine.save_progress(live);
-        }
-    };
-    handler.drop_now();
-    if live.machine().over().is_none() {
-        engine.save_last_progress(live).await;
     }
-    engine.conclude(live, started, given).await;
+    handler.drop_now();
+    if live.has_unsaved() && live.machine().over().is_none() {
+        Box::pin(engine.save_last_progress(live)).await;
+        now = Instant::now();
+    }
+    engine.conclude(live, given, now).await;
 }
 
 /// Leaves the stage when the attempt's task is over, or is dropped together with its runtime.

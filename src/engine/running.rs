@@ -29,6 +29,7 @@ pub(crate) struct Live {
     pub(crate) depth: u8,
     pub(crate) retries: u32,
     pub(crate) retries_left: u32,
+    pub(crate) started: Instant,
     pub(crate) times_out_at: Instant,
     machine: Mutex<Attempt>,
     /// Something changed that the attempt's own task should look at.
@@ -52,7 +53,7 @@ struct Reported {
 }
 
 impl Live {
-    pub(crate) fn new(record: &TaskRecord, lease: LeaseRef, depth: u8, machine: Attempt) -> Self {
+    pub(crate) fn new(record: &TaskRecord, lease: LeaseRef, depth: u8, started: Instant, machine: Attempt) -> Self {
         Self {
             lease,
             name: record.name.clone(),
@@ -60,6 +61,7 @@ impl Live {
             depth,
             retries: record.retries,
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
+            started,
             times_out_at: machine.times_out_at(),
             machine: Mutex::new(machine),
             changed: Notify::new(),

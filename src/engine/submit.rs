@@ -35,7 +35,7 @@ impl Tasks {
         task.tenant = submission.tenant;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        match engine.accept(task, None).await {
+        match engine.accept(task, None).answer().await {
             Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
                 task, id, same_request, ..

@@ -1,9 +1,10 @@
 //! The middleware: where a request that asks for async leaves the path of the others.
 //!
 //! - [`RespondAsyncLayer`] holds the settings and the engine, [`RespondAsync`] is the wrapped application
-//! - `dialect` reads what a request asks for; `accept` stores it and answers; `replay` runs it later
+//! - `dialect` reads what a request asks for; `accept` stores it, `answer` answers; `replay` runs it later
 
 mod accept;
+mod answer;
 mod body;
 mod builder;
 mod carry;

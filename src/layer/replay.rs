@@ -85,7 +85,7 @@ fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
         (X_FC_REQUEST_ID, request_id.map(|id| values.add(&[id]))),
         (TASK_ID, task_id.map(|id| values.add(&[id]))),
     ];
-    let value = values.finish();
+    let (_, value) = values.finish();
     // Not a clone: it would have no room for ours, and grow twice.
     let mut headers = HeaderMap::with_capacity(input.headers.len() + given.len());
     for (name, value) in &input.headers {

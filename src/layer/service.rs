@@ -16,7 +16,7 @@ use crate::{
     engine::Alive,
     layer::{
         ResponseFuture,
-        accept::{Accept, Asked},
+        accept::Accept,
         config::Config,
         dialect::{Ask, PREFER, Preferences},
         forwarded,
@@ -93,8 +93,8 @@ impl<S> RespondAsync<S> {
         let found = self.config.dialects.iter().map(|dialect| dialect.read(headers));
         let ask = found.into_iter().find(|ask| !matches!(ask, Ask::No)).unwrap_or(Ask::No);
         let (head, body) = request.into_parts();
+        let vary = head.headers.contains_key(&PREFER);
         if matches!(ask, Ask::No) || !self.may_defer(&head) {
-            let vary = head.headers.contains_key(&PREFER);
             let future = self.inner.call(Request::from_parts(head, body));
             return match vary {
                 true => ResponseFuture::varying(future),
@@ -105,8 +105,11 @@ impl<S> RespondAsync<S> {
             alive: self.alive.clone(),
             config: self.config.clone(),
             at,
-            preferences: Preferences::of(&head.headers),
-            vary: head.headers.contains_key(&PREFER),
+            preferences: match vary {
+                true => Preferences::of(&head.headers),
+                false => Preferences::default(),
+            },
+            vary,
             origin: match self.config.trust_forwarding {
                 true => forwarded::origin(&head.headers),
                 false => None,
@@ -114,8 +117,8 @@ impl<S> RespondAsync<S> {
         };
         // The readied inner service is left as it is: its permit belongs to the next request that goes through.
         ResponseFuture::ours(match ask {
-            Ask::Async(options) => Box::pin(accept.run(Asked { options, head }, body)),
-            Ask::Refuse(problem) => Box::pin(accept.refuse(*problem)),
+            Ask::Async(options) => accept.run(options, head, body),
+            Ask::Refuse(problem) => accept.refuse(*problem),
             Ask::No => unreachable!("handled above"),
         })
     }

@@ -188,7 +188,10 @@ impl TaskRecord {
     pub fn function(&self) -> &str {
         match &self.function {
             Some(name) => name,
-            None => self.uri.path().split('/').find(|s| !s.is_empty()).unwrap_or(""),
+            None => {
+                let path = self.uri.path().trim_start_matches('/');
+                &path[..path.find('/').unwrap_or(path.len())]
+            }
         }
     }
 

@@ -56,10 +56,15 @@ impl<'a> TaskDocument<'a> {
 
     /// The document as it is sent.
     pub(crate) fn to_bytes(&self) -> Bytes {
+        self.to_vec().into()
+    }
+
+    /// The document, with room behind it for the header values that may share its allocation.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
         // A task just accepted, with links and a short URI, takes about 1,200.
-        let mut out = Vec::with_capacity(1536);
+        let mut out = Vec::with_capacity(1280 + ApiLinks::ROOM);
         self.write(&mut out);
-        out.into()
+        out
     }
 
     /// The document at the end of `out`.

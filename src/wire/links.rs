@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 
@@ -30,6 +31,9 @@ const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-locati
 const RESULT: &str = "/result";
 
 impl ApiLinks {
+    /// What the headers take together under a short base, without a public URL, in bytes.
+    pub(crate) const ROOM: usize = 256;
+
     /// There is no API.
     pub(crate) const fn none() -> Self {
         Self {
@@ -72,33 +76,43 @@ impl ApiLinks {
     /// Puts on an answer where the result of the task will be, the task itself, and the operation. Does nothing where
     /// there is no API.
     pub(crate) fn put_on(&self, headers: &mut HeaderMap, task: &TaskRecord) {
-        for (name, value) in self.values(task, None).into_iter().skip(2) {
-            headers.insert(name, value);
+        let (_, values) = self.values(task, None, Vec::new());
+        for (name, value) in names().into_iter().zip(values).skip(2) {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
         }
     }
 
     /// The same, and the ids of the task. The operation is under the `origin` that the client reached, where that is
     /// known and the public URL is not.
-    pub(crate) fn put_on_with_ids(&self, headers: &mut HeaderMap, task: &TaskRecord, origin: Option<&str>) {
-        for (name, value) in self.values(task, origin) {
-            headers.insert(name, value);
-        }
-    }
-
-    /// Request id, task id, `Location`, `Content-Location` and `Operation-Location`, which is absolute where the public
-    /// URL is known, as the clients that read it prefer. They are parts of one text and share its one allocation.
-    fn values(
+    ///
+    /// Answers the `document` that the headers are to stand above.
+    pub(crate) fn put_on_with_ids(
         &self,
+        headers: &mut HeaderMap,
         task: &TaskRecord,
         origin: Option<&str>,
-    ) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> + use<> {
+        document: Vec<u8>,
+    ) -> Bytes {
+        let (document, values) = self.values(task, origin, document);
+        for (name, value) in names().into_iter().zip(values) {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        document
+    }
+
+    /// The values of [`names`], where there is one. They and the document are parts of one text.
+    fn values(&self, task: &TaskRecord, origin: Option<&str>, document: Vec<u8>) -> (Bytes, [Option<HeaderValue>; 5]) {
         let mut buffer = RequestId::BUFFER;
         let request_id = task.id.encode(&mut buffer);
         let task_id = TaskId::of(task);
         let task_id = task_id.as_str(request_id);
-        // What they take together under a short base, without a public URL.
-        let mut values = Values::with_capacity(256);
-        let ids = [values.add(&[request_id]), values.add(&[task_id])];
+        let mut values = Values::of(document);
+        values.reserve(Self::ROOM);
+        let ids = [values.add(&[request_id]), values.add(&[task_id])].map(Some);
         let addresses = self.path.as_deref().map(|path| {
             let location = values.add(&[path, "/", task_id, RESULT]);
             let content_location = location.start..location.end - RESULT.len();
@@ -106,22 +120,26 @@ impl ApiLinks {
                 Some(absolute) => values.add(&[absolute, "/", task_id, "/operation"]),
                 None => values.add(&[origin.unwrap_or(""), path, "/", task_id, "/operation"]),
             };
-            [location, content_location, operation]
+            [location, content_location, operation].map(Some)
         });
-        let value = values.finish();
-        let names = [
-            X_FC_REQUEST_ID,
-            X_FC_ASYNC_TASK_ID,
-            header::LOCATION,
-            header::CONTENT_LOCATION,
-            OPERATION_LOCATION,
-        ];
-        let parts = ids.into_iter().chain(addresses.into_iter().flatten());
-        names
-            .into_iter()
-            .zip(parts)
-            .filter_map(move |(name, part)| Some((name, value(part)?)))
+        let [request_id, task_id] = ids;
+        let [location, content_location, operation] = addresses.unwrap_or_default();
+        let (document, value) = values.finish();
+        let parts = [request_id, task_id, location, content_location, operation];
+        (document, parts.map(|part| value(part?)))
     }
+}
+
+/// What the ids of a task and its addresses are sent in. `Operation-Location` is absolute where the public URL is known,
+/// as the clients that read it prefer.
+const fn names() -> [HeaderName; 5] {
+    [
+        X_FC_REQUEST_ID,
+        X_FC_ASYNC_TASK_ID,
+        header::LOCATION,
+        header::CONTENT_LOCATION,
+        OPERATION_LOCATION,
+    ]
 }
 
 /// The part of `path` that is below `prefix`: empty, or from the slash on.
@@ -188,7 +206,7 @@ mod tests {
         let links = ApiLinks::new("/tasks", Some("https://example.org/app/"));
         let operation = format!("https://example.org/app/tasks/{}/operation", id());
         let mut headers = HeaderMap::new();
-        links.put_on_with_ids(&mut headers, &record(), Some("http://elsewhere"));
+        links.put_on_with_ids(&mut headers, &record(), Some("http://elsewhere"), Vec::new());
         assert_eq!(headers["operation-location"], operation);
         assert_eq!(headers["x-fc-request-id"], id().to_string());
         assert_eq!(headers["x-fc-async-task-id"], id().to_string());
@@ -206,7 +224,7 @@ mod tests {
     fn an_origin_makes_the_operation_absolute_unless_the_public_url_is_known() {
         let reached = |links: ApiLinks| {
             let mut headers = HeaderMap::new();
-            links.put_on_with_ids(&mut headers, &record(), Some("https://front.example"));
+            links.put_on_with_ids(&mut headers, &record(), Some("https://front.example"), Vec::new());
             headers.remove("operation-location")
         };
         let expected = format!("https://front.example/tasks/{}/operation", id());

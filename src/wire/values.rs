@@ -1,4 +1,5 @@
-//! Header values that are made together, as parts of one text whose allocation they share.
+//! Header values that are made together, as parts of one text whose allocation they share: with each other, and with the
+//! document that they stand above.
 
 use std::ops::Range;
 
@@ -8,33 +9,53 @@ use http::HeaderValue;
 use crate::wire::json;
 
 /// Header values being made: first the text of all, then each value out of it.
-pub(crate) struct Values(Vec<u8>);
+pub(crate) struct Values {
+    text: Vec<u8>,
+    /// Where the values begin, behind the document.
+    start: usize,
+}
 
 impl Values {
     /// None yet, and room for this many bytes.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
+        Self::of(Vec::with_capacity(bytes))
+    }
+
+    /// None yet, for the head of the message with this body.
+    pub(crate) const fn of(document: Vec<u8>) -> Self {
+        Self {
+            start: document.len(),
+            text: document,
+        }
+    }
+
+    /// Makes room for this many bytes more.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes);
     }
 
     /// Another value: these parts, one after the other.
     pub(crate) fn add(&mut self, parts: &[&str]) -> Range<usize> {
-        let start = self.0.len();
+        let start = self.text.len();
         for part in parts {
-            self.0.extend_from_slice(part.as_bytes());
+            self.text.extend_from_slice(part.as_bytes());
         }
-        start..self.0.len()
+        start..self.text.len()
     }
 
     /// Another value: a number.
     pub(crate) fn add_number(&mut self, number: impl Into<u64>) -> Range<usize> {
-        let start = self.0.len();
-        json::number(&mut self.0, number.into());
-        start..self.0.len()
+        let start = self.text.len();
+        json::number(&mut self.text, number.into());
+        start..self.text.len()
     }
 
-    /// What takes each value out. `None` where the text is none that a header may have.
-    pub(crate) fn finish(self) -> impl Fn(Range<usize>) -> Option<HeaderValue> {
-        let text = Bytes::from(self.0);
-        move |part| HeaderValue::from_maybe_shared(text.slice(part)).ok()
+    /// The document, and what takes each value out: `None` where the text is none that a header may have.
+    pub(crate) fn finish(self) -> (Bytes, impl Fn(Range<usize>) -> Option<HeaderValue>) {
+        let text = Bytes::from(self.text);
+        let document = text.slice(..self.start);
+        (document, move |part| {
+            HeaderValue::from_maybe_shared(text.slice(part)).ok()
+        })
     }
 }

@@ -13,15 +13,17 @@ use crate::{
         },
     },
     task::{RequestDigest, RequestId, TaskRecord},
+    time::Timestamp,
 };
 
 impl MemoryStore {
     pub(super) fn insert_now(&self, insert: &Insert) -> Inserted {
-        let task = &insert.task;
-        let own_weight = task.input.weight();
-        let weight = own_weight + Names::weight(task);
+        let own_weight = insert.task.input.weight();
+        let weight = own_weight + Names::weight(&insert.task);
+        // Made once: a store that has been up for a while is full, and every insert into it has to make room first.
+        let record = Arc::new(record_of(insert, self.now()));
         loop {
-            if let Some(inserted) = self.try_insert(insert, own_weight, weight) {
+            if let Some(inserted) = self.try_insert(insert, &record, own_weight) {
                 return inserted;
             }
             // No lock is held here. Another insert may take the room that is made: then this one makes more.
@@ -32,9 +34,9 @@ impl MemoryStore {
     }
 
     /// `None` if there is no room in the store.
-    pub(super) fn try_insert(&self, insert: &Insert, own_weight: usize, weight: usize) -> Option<Inserted> {
-        let task = &insert.task;
-        let now = self.now();
+    fn try_insert(&self, insert: &Insert, record: &Arc<TaskRecord>, own_weight: usize) -> Option<Inserted> {
+        let (task, now) = (&insert.task, record.created_at);
+        let weight = own_weight + Names::weight(task);
         // Held to the end: between the look-up and the insert nobody else may take the name.
         let mut names = Names::concern(task).then(|| self.names());
         if let Some(names) = &names {
@@ -56,22 +58,7 @@ impl MemoryStore {
             }
         }
 
-        let mut record = TaskRecord::accepted(task, now);
-        if let Some(born) = &insert.born {
-            let claimed = record.claim(&born.worker, born.lease, now);
-            debug_assert!(claimed.is_ok(), "a new task is waiting, and what waits can be claimed");
-        }
-        let place = Place::of(&record);
-        let record = Arc::new(record);
-        let kept = Kept {
-            record: record.clone(),
-            input: task.input.clone(),
-            output: None,
-            digest: task.digest,
-            logs: None,
-            weight: own_weight,
-        };
-
+        let place = Place::of(record);
         let mut tasks = self.tasks(task.id);
         if let Some(kept) = tasks.get(task.id) {
             return Some(Inserted::Known {
@@ -93,7 +80,14 @@ impl MemoryStore {
         } else if !self.inner.room.reserve(weight) {
             return None;
         }
-        tasks.add(kept);
+        tasks.add(Kept {
+            record: record.clone(),
+            input: task.input.clone(),
+            output: None,
+            digest: task.digest,
+            logs: None,
+            weight: own_weight,
+        });
         drop(tasks);
         if let Some(names) = &mut names {
             self.inner.room.shrink(names.note(task, now));
@@ -102,7 +96,7 @@ impl MemoryStore {
         if place.is_some() {
             self.inner.queue.notify();
         }
-        Some(Inserted::New(record))
+        Some(Inserted::New(record.clone()))
     }
 
     /// What to answer for a task that is known, if it is there. `digest` is that of the key it is known by.
@@ -134,4 +128,14 @@ impl MemoryStore {
         }
         false
     }
+}
+
+/// The record of a task as it is stored: waiting, or claimed from birth.
+fn record_of(insert: &Insert, now: Timestamp) -> TaskRecord {
+    let mut record = TaskRecord::accepted(&insert.task, now);
+    if let Some(born) = &insert.born {
+        let claimed = record.claim(&born.worker, born.lease, now);
+        debug_assert!(claimed.is_ok(), "a new task is waiting, and what waits can be claimed");
+    }
+    record
 }

@@ -1,0 +1,170 @@
+//! The answers of the asynchronous path: 202, the task's own response, or why not.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    engine::Tasks,
+    layer::{accept::Accept, dialect::PREFERENCE_APPLIED, headers::DUPLICATE},
+    probe::Event,
+    task::{RequestId, Scope, TaskRecord},
+    wire::{ApiLinks, Problem, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+};
+
+/// When a client is to look for the first time, in seconds.
+const FIRST_POLL: HeaderValue = HeaderValue::from_static("1");
+
+/// What is said of a task beside what it is.
+#[derive(Clone, Copy)]
+pub(super) struct Applied {
+    /// The request was accepted before.
+    pub(super) duplicate: bool,
+    /// The URL that it prefers to be told at is the one that will be.
+    pub(super) callback: bool,
+}
+
+impl Accept {
+    /// The answer for a task that is stored: its own response if it ends within the wait, or 202.
+    pub(super) async fn accepted(&self, record: Arc<TaskRecord>, applied: Applied) -> Response<Bytes> {
+        let wait = self.wait();
+        let record = match wait {
+            // Boxed, so that only who waits pays for the room that it takes.
+            Some(limit) if !limit.is_zero() => match Box::pin(self.response_within(limit, record)).await {
+                Ok(mut response) => {
+                    self.finish(&mut response, applied, wait);
+                    return response;
+                }
+                Err(record) => record,
+            },
+            _ => record,
+        };
+        let links = self.links();
+        let document = match self.config.fc_strict {
+            true => Vec::new(),
+            false => TaskDocument::new(&record, links).to_vec(),
+        };
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::ACCEPTED;
+        let headers = response.headers_mut();
+        headers.reserve(10);
+        if !self.config.fc_strict {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        headers.insert(header::RETRY_AFTER, FIRST_POLL);
+        *response.body_mut() = links.put_on_with_ids(headers, &record, self.origin.as_deref(), document);
+        self.finish(&mut response, applied, wait);
+        response
+    }
+
+    /// The task's own response if it ends within `limit` with one, and else the task as it is then.
+    async fn response_within(
+        &self,
+        limit: Duration,
+        record: Arc<TaskRecord>,
+    ) -> Result<Response<Bytes>, Arc<TaskRecord>> {
+        let tasks = Tasks::new(self.alive.clone());
+        let waited = tasks.wait(&Scope::All, record.id, limit).await;
+        let waited = waited.ok().flatten().unwrap_or(record);
+        if waited.state.is_terminal()
+            && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
+            // Informational: it cannot be a final answer.
+            && !output.status.is_informational()
+        {
+            let mut response = Response::new(output.body.clone());
+            *response.status_mut() = output.status;
+            *response.headers_mut() = output.headers.clone();
+            response.headers_mut().remove(TRUNCATED_HEADER);
+            if output.truncated {
+                let cut = HeaderValue::from_static("true");
+                response.headers_mut().insert(TRUNCATED_HEADER, cut);
+            }
+            let _ = ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None, Vec::new());
+            return Ok(response);
+        }
+        Err(waited)
+    }
+
+    /// The answer for a request whose task is gone already, and whose key is not.
+    pub(super) fn remembered(&self, id: RequestId) -> Response<Bytes> {
+        let id = id.to_string();
+        let body = match self.config.fc_strict {
+            true => Bytes::new(),
+            false => Bytes::from(format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#)),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::ACCEPTED;
+        let headers = response.headers_mut();
+        if !self.config.fc_strict {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let id = HeaderValue::try_from(id).expect("a UUID is visible ASCII");
+        headers.insert(X_FC_REQUEST_ID, id.clone());
+        headers.insert(X_FC_ASYNC_TASK_ID, id);
+        headers.insert(DUPLICATE, HeaderValue::from_static("true"));
+        let wait = Some(Duration::ZERO).filter(|_| self.wait().is_some());
+        self.preferences_applied(headers, wait, false);
+        response
+    }
+
+    /// What every answer about a stored task carries beside the ids of it.
+    fn finish(&self, response: &mut Response<Bytes>, applied: Applied, wait: Option<Duration>) {
+        let headers = response.headers_mut();
+        if applied.duplicate {
+            headers.insert(DUPLICATE, HeaderValue::from_static("true"));
+        }
+        self.preferences_applied(headers, wait, applied.callback);
+    }
+
+    fn preferences_applied(&self, headers: &mut HeaderMap, wait: Option<Duration>, callback: bool) {
+        if self.preferences.respond_async {
+            let callback = if callback { ", callback" } else { "" };
+            let applied = match wait {
+                Some(wait) => HeaderValue::try_from(format!("respond-async, wait={}{callback}", wait.as_secs()))
+                    .expect("a number is visible ASCII"),
+                None if callback.is_empty() => HeaderValue::from_static("respond-async"),
+                None => HeaderValue::from_static("respond-async, callback"),
+            };
+            headers.insert(PREFERENCE_APPLIED, applied);
+        }
+        if self.vary {
+            headers.append(header::VARY, HeaderValue::from_static("Prefer"));
+        }
+    }
+
+    /// How long the answer may be held, if that was asked.
+    fn wait(&self) -> Option<Duration> {
+        let asked = self.preferences.wait.filter(|_| self.preferences.respond_async)?;
+        Some(asked.min(self.config.wait_cap))
+    }
+
+    pub(super) fn refused(&self, problem: Problem, id: RequestId) -> Response<Bytes> {
+        let problem = match problem.status() {
+            StatusCode::PAYLOAD_TOO_LARGE if self.config.fc_strict => problem.with_status(StatusCode::BAD_REQUEST),
+            _ => problem,
+        };
+        self.engine().probes.emit(|| Event::Refused {
+            code: problem.code(),
+            took: self.at.elapsed(),
+        });
+        let mut response = problem.into_response(Some(id));
+        if self.vary {
+            response
+                .headers_mut()
+                .append(header::VARY, HeaderValue::from_static("Prefer"));
+        }
+        response
+    }
+
+    fn links(&self) -> &ApiLinks {
+        static NONE: ApiLinks = ApiLinks::none();
+        match self.engine().api_mounted.load(Ordering::Relaxed) {
+            true => &self.config.links,
+            false => &NONE,
+        }
+    }
+}
