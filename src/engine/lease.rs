@@ -149,7 +149,7 @@ impl Engine {
         // On the application's runtime, since the store may be driven by it: another of its threads will do.
         self.runtime.spawn(async move {
             let _busy = engine.busy.enter();
-            engine.conclude(&live, Some(directive), now).await;
+            engine.conclude(&live, Some(directive)).await;
         });
     }
 }

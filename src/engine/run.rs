@@ -46,7 +46,7 @@ pub(crate) struct Start {
     pub(crate) slot: Slot,
     /// Before the claim was asked for: what its lease is counted from here.
     pub(crate) claimed_at: Instant,
-    /// Held since before that: a shutdown waits for it.
+    /// What a shutdown waits for.
     pub(crate) busy: BusyGuard,
 }
 
@@ -94,9 +94,8 @@ impl Engine {
         self.runtime.spawn(run(leave, Handler { replay, scopes }));
     }
 
-    /// Keeps polling the handler, which was polled just now, until it is over or the machine asks for something else: for
-    /// what, and since when.
-    async fn attend(self: &Arc<Self>, live: &Arc<Live>, handler: &mut Handler) -> (Option<Directive>, Instant) {
+    /// Keeps polling the handler, which was polled just now, until it is over or the machine asks for something else.
+    async fn attend(self: &Arc<Self>, live: &Arc<Live>, handler: &mut Handler) -> Option<Directive> {
         let mut save_at = live.started;
         let mut log = LogTimer::default();
         let mut now = live.started;
@@ -105,7 +104,7 @@ impl Engine {
         loop {
             let directive = live.machine().directive(now);
             let Directive::Run(until) = directive else {
-                return (Some(directive), now);
+                return Some(directive);
             };
             let wake = match live.has_unsaved() {
                 true => until.min(save_at),
@@ -117,7 +116,10 @@ impl Engine {
                 end = poll_fn(|cx| match take(&mut polled) {
                     true => Poll::Pending,
                     false => Pin::new(&mut *handler).poll(cx),
-                }) => return (None, self.finished(live, end)),
+                }) => {
+                    self.finished(live, end);
+                    return None;
+                }
                 () = live.changed().notified() => {}
                 () = live.logged() => {}
                 () = sleep_until(wake.into()) => {}
@@ -133,17 +135,17 @@ impl Engine {
         }
     }
 
-    /// Tells the machine that the handler is over, and answers since when.
-    fn finished(&self, live: &Live, end: Result<Replayed, Panic>) -> Instant {
+    /// Tells the machine that the handler is over.
+    fn finished(&self, live: &Live, end: Result<Replayed, Panic>) {
         let (outcome, ended) = self.judge(live, end);
-        let now = Instant::now();
-        live.machine().handle(Input::Finished(outcome, ended), now);
-        now
+        live.machine().handle(Input::Finished(outcome, ended), Instant::now());
     }
 
     /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
     /// already.
-    pub(crate) async fn conclude(&self, live: &Live, mut given: Option<Directive>, mut now: Instant) {
+    pub(crate) async fn conclude(&self, live: &Live, mut given: Option<Directive>) {
+        // Not an earlier one: to drop the handler, or to come here, may have taken longer than the claim holds.
+        let mut now = Instant::now();
         loop {
             let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
             match directive {
@@ -352,25 +354,22 @@ const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 /// many a store, is ready at once.
 async fn run(leave: Leave, mut handler: Handler) {
     let (engine, live) = (&leave.engine, &leave.live);
-    let (mut given, mut now) = (Some(live.machine().directive(live.started)), live.started);
+    let mut given = Some(live.machine().directive(live.started));
     if let Some(Directive::Run(_)) = given {
-        let finished = poll_fn(|cx| {
-            Poll::Ready(match Pin::new(&mut handler).poll(cx) {
-                Poll::Ready(end) => Some(engine.finished(live, end)),
-                Poll::Pending => None,
-            })
+        let is_over = poll_fn(|cx| {
+            let polled = Pin::new(&mut handler).poll(cx);
+            Poll::Ready(polled.map(|end| engine.finished(live, end)).is_ready())
         });
-        (given, now) = match finished.await {
-            Some(now) => (None, now),
-            None => Box::pin(engine.attend(live, &mut handler)).await,
+        given = match is_over.await {
+            true => None,
+            false => Box::pin(engine.attend(live, &mut handler)).await,
         };
     }
     handler.drop_now();
     if live.has_unsaved() && live.machine().over().is_none() {
         Box::pin(engine.save_last_progress(live)).await;
-        now = Instant::now();
     }
-    engine.conclude(live, given, now).await;
+    engine.conclude(live, given).await;
 }
 
 /// Leaves the stage when the attempt's task is over, or is dropped together with its runtime.
