@@ -83,8 +83,10 @@ async fn documents_have_the_members_that_it_says() {
         ("TaskList", "/".into()),
         ("Operation", format!("/{id}/operation")),
         ("Request", format!("/{id}/request")),
+        ("Response", format!("/{id}/response")),
         ("Log", format!("/{id}/logs")),
         ("Stats", "/stats".into()),
+        ("Settings", "/settings".into()),
         ("Problem", "/nowhere".into()),
     ] {
         let mut sent = get(&api, path).await.json();
