@@ -10,6 +10,7 @@ mod api;
 mod body;
 mod capture;
 mod conformance;
+mod console;
 mod custom_store;
 mod dedup;
 mod engine_support;

@@ -65,7 +65,8 @@ export function task(root, route, { signal }) {
     put(
       progress,
       now.progress && !hasEnded(now.status) && progressBar(now.progress),
-      now.taskErrorMessage && h("p", { class: "failure wrap" }, now.taskErrorMessage),
+      now.taskErrorMessage &&
+        h("p", { class: "failure wrap" }, !hasEnded(now.status) && h("span", { class: "dim" }, "The last attempt: "), now.taskErrorMessage),
     );
   }
 

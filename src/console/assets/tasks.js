@@ -243,8 +243,8 @@ function took(task) {
 
 /** What is most worth knowing: how far it is, or what went wrong. */
 function note(task) {
+  if (task.progress && task.status === "Running") return progressBar(task.progress);
   if (task.taskErrorMessage) return h("span", { class: "wrap-2", title: task.taskErrorMessage }, task.taskErrorMessage);
-  if (task.progress && !hasEnded(task.status)) return progressBar(task.progress);
   if (task.status === "Enqueued" && task.runAtTime > Date.now()) return h("span", { class: "dim" }, `not before ${time(task.runAtTime)}`);
   return task.statusCode ? h("span", { class: "dim" }, String(task.statusCode)) : null;
 }
