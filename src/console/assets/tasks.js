@@ -74,16 +74,26 @@ export function tasks(root, route, { signal }) {
   async function search(asked) {
     const wanted = new URLSearchParams(asked);
     const tasks = [];
+    // Looked up once a first look was not enough: no more can match than there are in these states.
+    let most = Infinity;
     for (let looks = 1; ; looks += 1) {
       wanted.set("limit", PAGE - tasks.length);
       const page = await get("", { query: wanted, signal });
       tasks.push(...page.tasks);
-      const enough = tasks.length >= PAGE || page.nextToken === "";
       searched = looks > 1 ? asked : null;
-      if (enough || looks === LOOKS || asked !== query) return { tasks, nextToken: page.nextToken, cut: !enough };
+      if (tasks.length >= PAGE || page.nextToken === "") return { tasks, nextToken: page.nextToken };
+      if (looks === 1 && !asked.get("nextToken")) most = await countOf(asked.getAll("status"));
+      if (tasks.length >= most) return { tasks, nextToken: "" };
+      if (looks === LOOKS || asked !== query) return { tasks, nextToken: page.nextToken, cut: true };
       wanted.set("nextToken", page.nextToken);
       put(place, `Looking further, ${plural(tasks.length, "task")} so far…`);
     }
+  }
+
+  /** How many tasks there are in these states, or in any. */
+  async function countOf(states) {
+    const { counts } = await get("stats", { signal });
+    return Object.entries(counts).reduce((all, [state, n]) => all + (states.length === 0 || states.includes(state) ? n : 0), 0);
   }
 
   function show(found) {
