@@ -16,7 +16,7 @@ use crate::{
     store::LogQuery,
     task::{LogLine, RequestId},
     wire::{
-        LogDocument,
+        LogDocument, Problem,
         json::{self, Object},
     },
 };
@@ -32,7 +32,7 @@ pub(super) async fn logs(call: Call) -> Answer {
     let query = LogsQuery::read(&call.parts.uri)?;
     let record = call.record().await?;
     let mut response = match wants_text(&call.parts.headers) {
-        true => text(call.observer(), record.id, query),
+        true => text(call.observer(), record.id, query)?,
         false => page(&call, record.id, query).await?,
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
@@ -64,11 +64,13 @@ async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
 }
 
 /// All lines, or as many as were asked for, read as the client takes them.
-fn text(observer: Observer, id: RequestId, query: LogsQuery) -> Response<crate::layer::ResponseBody> {
+fn text(observer: Observer, id: RequestId, query: LogsQuery) -> Answer {
+    let permit = observer.permit().ok_or_else(Problem::too_many_streams)?;
     let (pen, body) = stream();
     observer.spawn({
         let observer = observer.clone();
         async move {
+            let _permit = permit;
             if write_text(&pen, &observer, id, query).await.is_ok() {
                 pen.end().await;
             }
@@ -79,7 +81,7 @@ fn text(observer: Observer, id: RequestId, query: LogsQuery) -> Response<crate::
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-    response
+    Ok(response)
 }
 
 async fn write_text(pen: &Pen, observer: &Observer, id: RequestId, query: LogsQuery) -> Result<(), Gone> {

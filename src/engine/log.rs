@@ -50,22 +50,23 @@ impl Engine {
     pub(super) fn save_log(self: &Arc<Self>, live: &Arc<Live>) {
         let (engine, live) = (self.clone(), live.clone());
         self.runtime.spawn(async move {
-            engine.store_log(&live, AttemptLog::take).await;
+            let limit = engine.settings.store_timeout;
+            engine.store_log(&live, limit, AttemptLog::take).await;
         });
     }
 
     /// Stores what is left, while the claim still holds: the last lines of an attempt are those that tell why it failed.
     pub(super) async fn save_last_log(&self, live: &Live) {
-        if live.log.get().is_some() {
-            let now = self.clock.at(Instant::now());
-            let _ = timeout(LAST_LINES_LIMIT, self.store_log(live, |log| log.finish(now))).await;
-        }
+        let now = self.clock.at(Instant::now());
+        self.store_log(live, LAST_LINES_LIMIT, |log| log.finish(now)).await;
     }
 
-    async fn store_log(&self, live: &Live, take: impl FnOnce(&AttemptLog) -> Vec<LogLine>) {
+    async fn store_log(&self, live: &Live, limit: Duration, take: impl FnOnce(&AttemptLog) -> Vec<LogLine>) {
         let Some(log) = live.log.get() else { return };
         // One at a time, or a later batch could overtake an earlier one.
-        let _turn = live.log_turn.lock().await;
+        let Ok(_turn) = timeout(limit, live.log_turn.lock()).await else {
+            return;
+        };
         let lines = take(log);
         if lines.is_empty() {
             return;
@@ -73,11 +74,16 @@ impl Engine {
         let id = live.lease.id;
         // Lines are shared texts: a copy is a few words each.
         let copy = lines.clone();
-        match self.call("append_log", self.store.append_log(live.lease, lines)).await {
-            Ok(true) => self.watchers.wake(id),
-            Ok(false) => self.probes.emit(|| Event::Fenced { id }),
+        let stored = self.call("append_log", self.store.append_log(live.lease, lines));
+        match timeout(limit, stored).await {
+            Ok(Ok(true)) => self.watchers.wake(id),
+            Ok(Ok(false)) => {
+                // Nothing more will be taken under this claim.
+                drop(log.finish(self.clock.at(Instant::now())));
+                self.probes.emit(|| Event::Fenced { id });
+            }
             // If only the answer was lost, they will be there twice, which is better than not at all.
-            Err(_) => log.put_back(copy),
+            Ok(Err(_)) | Err(_) => log.put_back(copy),
         }
     }
 }

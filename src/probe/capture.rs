@@ -24,7 +24,7 @@ use tracing_subscriber::{
 
 use crate::{
     probe::{self, AttemptInfo, AttemptLog, AttemptScope, Probe},
-    task::{LogLine, RequestId, printable::printable},
+    task::{LogLine, RequestId, printable::printable, record::cut},
     time::{Clock, SystemClock},
 };
 
@@ -284,7 +284,7 @@ where
             .polled()
             .or_else(|| context.event_span(event).and_then(|span| self.marked(&span)));
         // Written with no lock held: a value that is written may log something itself.
-        if let Some(log) = log {
+        if let Some(log) = log.filter(|log| !log.refuses()) {
             log.push(line(event, &self.pair.clock));
         }
     }
@@ -342,15 +342,17 @@ impl Fields {
     }
 
     fn add(&mut self, field: &Field, text: &str) {
-        let text = crate::task::record::cut(text, self.left);
-        self.left -= text.len();
-        if field.name() == "message" {
-            self.message.push_str(text);
+        let is_message = field.name() == "message";
+        let name = if is_message { 0 } else { field.name().len() };
+        // What comes when the line is full is left out.
+        let Some(room) = self.left.checked_sub(name).filter(|room| *room > 0) else {
             return;
-        }
-        if self.left >= field.name().len() {
-            self.left -= field.name().len();
-            self.fields.push((field.name().into(), printable(text).into()));
+        };
+        let text = cut(text, room);
+        self.left = room - text.len();
+        match is_message {
+            true => self.message.push_str(text),
+            false => self.fields.push((field.name().into(), printable(text).into())),
         }
     }
 }
@@ -373,7 +375,7 @@ struct Bounded {
 
 impl Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let part = crate::task::record::cut(text, self.left);
+        let part = cut(text, self.left);
         self.text.push_str(part);
         self.left -= part.len();
         match part.len() == text.len() {

@@ -199,7 +199,7 @@ impl Problem {
             "CountDiffers",
             "Another number of tasks matches",
             format!(
-                "The filter matches {found} tasks; nothing was changed; send that as expectedCount if it is what you mean."
+                "{found} tasks are named or match; nothing was changed; send that as expectedCount if it is what you mean."
             ),
         )
     }
@@ -316,7 +316,7 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "TooManyStreams",
             "Too many streams are open",
-            "As many event streams are open as may be at once; try again when some have ended, or poll instead.",
+            "As many streams of events and logs are open as may be at once; try again when some have ended, or poll instead.",
         )
         .retry_after(ROOM)
     }

@@ -81,6 +81,8 @@ async fn a_202_says_where_the_task_is_and_what_it_is() {
                 "result": format!("/tasks/{id}/result"),
                 "operation": format!("/tasks/{id}/operation"),
                 "request": format!("/tasks/{id}/request"),
+                "logs": format!("/tasks/{id}/logs"),
+                "events": format!("/tasks/{id}/events"),
                 "stop": format!("/tasks/{id}/stop"),
             },
         })

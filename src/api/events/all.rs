@@ -34,7 +34,10 @@ async fn tell(mut teller: Teller, asked: Option<String>, whole: bool, links: Arc
     // Who comes back with a place that is none, or is not remembered, is told that something was missed.
     let asked = asked.map(|id| parse(&id).unwrap_or(NOWHERE));
     let mut listener = observer.listen(asked);
-    teller.place(Shown(listener.place(), whole));
+    // Who came back has a place already, and must not be given a later one before it heard what it missed.
+    if asked.is_none() {
+        teller.place(Shown(listener.place(), whole));
+    }
     teller.flush().await?;
     loop {
         let heard = tokio::select! {

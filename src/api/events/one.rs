@@ -29,8 +29,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(in crate::api) async fn one(call: Call) -> Answer {
     let until = query::until(&call.parts.uri)?;
     let record = call.record().await?;
-    let known = last_event_id(&call.parts).and_then(|id| id.parse().ok());
-    let told_last = known.is_some_and(|known: Known| record.history.last().is_some_and(|last| known.event >= last.id));
+    let last = record.history.last().map_or(0, |last| last.id);
+    let known = last_event_id(&call.parts).and_then(|id| id.parse::<Known>().ok());
+    // An id that this task has not given out yet is another's, and no place in this stream.
+    let known = known.filter(|known| known.event <= last);
+    let told_last = known.is_some_and(|known| known.event == last);
     if told_last && is_over(&record, until) {
         // What tells a browser not to ask again.
         let mut response = Response::new(ResponseBody::empty());
