@@ -32,6 +32,7 @@ pub(super) const HOSTILE: &str = "</textarea></pre><script>alert(1)</script><img
 pub(super) struct Served {
     pub(super) app: App,
     pub(super) gate: Gate,
+    pub(super) store: MemoryStore,
     pub(super) address: SocketAddr,
 }
 
@@ -48,14 +49,19 @@ impl Served {
             store: store.clone(),
         };
         let configured = |builder: Builder| configure(builder.api_base("/tasks").never_async("/console"));
-        let app = App::wrap(store, configured, |tasks| {
+        let app = App::wrap(store.clone(), configured, |tasks| {
             routes()
                 .merge(handlers.routes())
                 .nest_service("/tasks", with_callbacks(TaskApi::new(tasks, authorizer)))
                 .nest_service("/console", Console::new(tasks))
         });
         let address = app.serve().await;
-        Self { app, gate, address }
+        Self {
+            app,
+            gate,
+            store,
+            address,
+        }
     }
 
     /// The address of a part of the console: `""`, or `"#/tasks"`.

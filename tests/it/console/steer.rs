@@ -1,12 +1,19 @@
 //! Using it: trying requests out, watching, stopping, re-running, finding, paging.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::Router;
-use http::request::Parts;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri, request::Parts};
 use serde_json::{Value, json};
 use tower::make::Shared;
-use tower_respond_async::{Access, BearerToken, Scope, TaskState, allow_everyone, api::Permission};
+use tower_respond_async::{
+    Access, BearerToken, RequestId, Scope, TaskState, TaskStore, allow_everyone,
+    api::Permission,
+    store::{Insert, Inserted},
+    task::{CapturedRequest, NewTask, lifecycle::Stop},
+    time::Timestamp,
+};
 
 use crate::{
     console::{browser::Browser, served::Served},
@@ -250,6 +257,48 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
     let stats = served.app.tasks.stats(&Scope::All).await.unwrap();
     let counts: Vec<_> = stats.counts.iter().filter(|(_, count)| *count > 0).collect();
     assert_eq!(counts, [(TaskState::Stopped, 1000)]);
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rare_among_many_is_found_and_what_is_not_there_is_not_looked_for() {
+    let served = Served::new().await;
+    for name in ["first", "second"] {
+        let waits = fc("/echo")
+            .header("x-fc-async-task-id", name)
+            .header("x-fc-async-delay", "3000");
+        let id = served.app.accepted(waits.empty()).await;
+        assert_eq!(served.app.tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopped);
+    }
+    // Twice as many as the API looks at for one page.
+    let input = CapturedRequest::new(Method::POST, Uri::from_static("/echo"), HeaderMap::new(), Bytes::new());
+    let input = Arc::new(input);
+    for number in 0..20_500_u64 {
+        let mut task = NewTask::new(
+            RequestId::from_parts(Timestamp::from_millis(number), [7; 10]),
+            input.clone(),
+        );
+        task.delay = Duration::from_secs(3000);
+        assert!(matches!(
+            served.store.insert(Insert::new(task)).await,
+            Ok(Inserted::New(_))
+        ));
+    }
+    let browser = Browser::open().await;
+    browser.go(served.console("#/tasks?status=Stopped")).await;
+    browser.sees(".pager", "2 tasks").await;
+    browser.sees("tbody a", "first").await;
+    assert_eq!(browser.text(".pager button:last-of-type").await, "Next");
+
+    browser.go(served.console("#/tasks?status=Running")).await;
+    browser.sees(".empty", "No task matches").await;
+    let looks =
+        "performance.getEntriesByType('resource').filter((each) => each.name.includes('status=Running')).length";
+    let looks = browser.eval(looks).await;
+    assert!(
+        looks.as_u64().unwrap() <= 2,
+        "{looks} looks for a state that no task is in"
+    );
     browser.close().await;
 }
 
