@@ -1,6 +1,8 @@
 // Keeping what is shown up to date: by the API's events, or where there are none, by asking again.
 
+import { h, put } from "./dom.js";
 import { read } from "./events.js";
+import { askForToken, isDeclined } from "./session.js";
 
 const POLL = 2000;
 const LEAST = 250;
@@ -16,18 +18,28 @@ let noEvents = false;
 export function follow(path, { refresh, heard, signal, idle = () => false }) {
   let stream = null;
   let waiting = null;
+  let retrying = null;
   let lastId;
   let failures = 0;
 
   const again = throttled(async () => {
     if (signal.aborted) return;
-    await refresh();
+    try {
+      await refresh();
+      notice(null);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      notice(error);
+      // Whether or not there is a stream, which may have outlived what failed: nothing may change for long.
+      clearTimeout(retrying);
+      if (!isDeclined()) retrying = setTimeout(again, POLL);
+    }
     listen();
   });
 
   async function listen() {
     if (stream || waiting || document.hidden || signal.aborted) return;
-    if (idle()) return pulse("");
+    if (idle() || isDeclined()) return pulse("");
     if (noEvents) return pause("polling", POLL);
     stream = new AbortController();
     const mine = stream;
@@ -78,7 +90,9 @@ export function follow(path, { refresh, heard, signal, idle = () => false }) {
   document.addEventListener("visibilitychange", seen, { signal });
   signal.addEventListener("abort", () => {
     clearTimeout(waiting);
+    clearTimeout(retrying);
     pulse("");
+    notice(null);
   });
   again();
   return again;
@@ -97,12 +111,27 @@ export function throttled(work) {
       try {
         await work();
       } catch (error) {
-        if (error.name !== "AbortError") console.debug("refresh:", error.message);
+        if (error.name !== "AbortError") notice(error);
       }
       await new Promise((resolve) => setTimeout(resolve, LEAST));
     }
     running = false;
   };
+}
+
+/** Says above the page why it cannot show what it should; `null` takes that away. */
+function notice(error) {
+  const place = document.getElementById("notice");
+  const text = error?.message ?? "";
+  if (place.dataset.says === text) return;
+  place.dataset.says = text;
+  place.hidden = !text;
+  const signIn = error?.status === 401 && h("button", { type: "button", class: "small", onclick: signInAgain }, "Sign in");
+  put(place, h("span", {}, text), signIn);
+}
+
+async function signInAgain() {
+  if (await askForToken({ again: true })) location.reload();
 }
 
 const SAID = {

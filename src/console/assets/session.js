@@ -12,9 +12,14 @@ export function forget() {
 }
 
 let asking = null;
+let declined = false;
+
+/** Whether the reader would not sign in: they are not asked again until they ask for it. */
+export const isDeclined = () => declined;
 
 /** Asks for a token. Many requests may find out at once that one is needed: they share one question. */
-export function askForToken() {
+export function askForToken({ again = false } = {}) {
+  if (declined && !again) return Promise.resolve(false);
   asking ??= ask().finally(() => (asking = null));
   return asking;
 }
@@ -36,6 +41,7 @@ function ask() {
       const given = dialog.returnValue === "ok" ? input.value.trim() : "";
       dialog.remove();
       if (given) sessionStorage.setItem(KEY, given);
+      declined = !given;
       resolve(Boolean(given));
     });
     document.body.append(dialog);

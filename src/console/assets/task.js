@@ -24,20 +24,23 @@ export function task(root, route, { signal }) {
   const story = h("div", { class: "stack" });
   const request = section("Request");
   const response = section("Response");
-  const log = logs(id, { signal });
-  const told = callbacks(id, { signal });
-  const error = h("p", { class: "error", role: "alert" });
+  // Ends before the page does when the task is deleted: nothing is to be asked of it any more.
+  const deleting = new AbortController();
+  const there = AbortSignal.any([signal, deleting.signal]);
+  const log = logs(id, { signal: there });
+  const told = callbacks(id, { signal: there });
   let now = null;
+  let missing = false;
   let generation = null;
-  put(root, top, error, progress, facts, card("Timeline", {}, story), log.element, h("div", { class: "two" }, request.element, response.element), told.element);
+  put(root, top, progress, facts, card("Timeline", {}, story), log.element, h("div", { class: "two" }, request.element, response.element), told.element);
 
   async function refresh() {
     let found;
     try {
-      found = await get(taskPath(id), { signal });
+      found = await get(taskPath(id), { signal: there });
     } catch (failed) {
-      if (failed.name === "AbortError") throw failed;
-      return gone(failed);
+      if (failed.status !== 404) throw failed;
+      return gone();
     }
     const before = now;
     now = found;
@@ -50,15 +53,11 @@ export function task(root, route, { signal }) {
     await told.pull(now);
   }
 
-  function gone(failed) {
-    error.textContent = failed.message;
-    if (failed.status === 404) {
-      now = null;
-      root.classList.add("gone");
-      put(top, h("h1", {}, "No such task"), h("p", { class: "mono wrap" }, id), h("p", {}, h("a", { href: "#/tasks" }, "All tasks")));
-      for (const element of [progress, facts, story]) put(element);
-      for (const element of root.querySelectorAll(".card")) element.hidden = true;
-    }
+  function gone() {
+    missing = true;
+    put(top, h("h1", {}, "No such task"), h("p", { class: "mono wrap" }, id), h("p", {}, h("a", { href: "#/tasks" }, "All tasks")));
+    for (const element of [progress, facts, story]) put(element);
+    for (const element of root.querySelectorAll(".card, .facts")) element.hidden = true;
   }
 
   function showProgress() {
@@ -72,7 +71,6 @@ export function task(root, route, { signal }) {
 
   async function show(before) {
     document.title = `${now.status} · ${now.taskId}`;
-    error.textContent = "";
     put(top, await heading(now, act));
     put(facts, factList(now));
     put(story, timeline(now));
@@ -112,14 +110,16 @@ export function task(root, route, { signal }) {
         action: "Delete",
         danger: true,
       });
-      if (sure && (await done(change("DELETE", taskPath(id)), "Deleted"))) go("#/tasks");
+      if (!sure) return;
+      deleting.abort();
+      if (await done(change("DELETE", taskPath(id)), "Deleted")) go("#/tasks");
     },
   };
 
   const again = follow(taskPath(id, "/events?until=delivered"), {
     refresh,
     signal,
-    idle: () => now === null || (hasEnded(now.status) && now.destinationStatus !== "Pending"),
+    idle: () => missing || (now !== null && hasEnded(now.status) && now.destinationStatus !== "Pending"),
   });
 }
 

@@ -44,12 +44,10 @@ export function tasks(root, route, { signal }) {
   const previous = h("button", { type: "button", disabled: true }, "Previous");
   const onward = h("button", { type: "button", disabled: true }, "Next");
   const place = h("span", { class: "dim" });
-  const error = h("p", { class: "error", role: "alert" });
   put(
     root,
     h("h1", { class: "hidden" }, "Tasks"),
     filters.element,
-    error,
     h("div", { class: "card flush" }, table, empty),
     h("div", { class: "row pager" }, place, h("span", { class: "grow" }), previous, onward),
     bar,
@@ -59,15 +57,8 @@ export function tasks(root, route, { signal }) {
     // A long search is not begun again because some task has changed.
     if (searched && searched === query) return;
     const asked = query;
-    try {
-      const page = await search(asked);
-      if (asked !== query) return;
-      error.textContent = "";
-      show(page);
-    } catch (failed) {
-      if (failed.name === "AbortError") throw failed;
-      error.textContent = failed.message;
-    }
+    const page = await search(asked);
+    if (asked === query) show(page);
   }
 
   /** One page. The API looks at ten thousand tasks at a time: what is rare among many takes several looks. */

@@ -86,7 +86,7 @@ impl Browser {
             session: attached["sessionId"].as_str().unwrap().to_owned(),
             profile,
         };
-        for domain in ["Page", "Runtime", "Log", "Audits", "DOM"] {
+        for domain in ["Page", "Runtime", "Network", "Log", "Audits", "DOM"] {
             browser.call(&format!("{domain}.enable"), json!({})).await;
         }
         let helpers = json!({ "source": HELPERS });
@@ -111,6 +111,12 @@ impl Browser {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }))
             .await;
+    }
+
+    /// Cuts the page off from every server, or not any longer. A stream that is open stays open.
+    pub(super) async fn offline(&self, offline: bool) {
+        let conditions = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
+        self.call("Network.emulateNetworkConditions", conditions).await;
     }
 
     pub(super) async fn go(&self, url: impl AsRef<str>) {

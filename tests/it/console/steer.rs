@@ -382,8 +382,15 @@ async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
 
     let browser = Browser::open().await;
     browser.go(served.console("#/tasks/job")).await;
+    // Who would not sign in is told why nothing is shown, and asked again when they want to be.
+    browser.click("dialog button", "Not now").await;
+    browser.sees("#notice", "The request carries no credentials").await;
+    browser.click("#notice button", "Sign in").await;
     browser.sees("dialog h2", "Sign in").await;
     browser.write("wrong").await;
+    browser.click("dialog button", "Sign in").await;
+    browser.sees("dialog label", "not accepted").await;
+    browser.write("wrong too").await;
     browser.press("Enter").await;
     browser.sees("dialog label", "not accepted").await;
     browser.write("s3cret").await;
@@ -414,6 +421,34 @@ async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
     let expected =
         |complaint: &String| complaint.contains("401 (Unauthorized)") || complaint.contains("403 (Forbidden)");
     assert!(complaints.iter().all(expected), "{complaints:#?}");
+    browser.forget_complaints();
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_goes_on_when_the_server_is_back() {
+    let served = Served::new().await;
+    let browser = Browser::open().await;
+    browser.go(served.console("#/tasks")).await;
+    browser.sees("#pulse", "live").await;
+    browser.offline(true).await;
+    // What was typed is asked for, in vain, and nothing else will happen that makes the page ask again.
+    browser.fill("input[name=prefix]", "after").await;
+    let asked = "performance.getEntriesByType('resource').some((each) => each.name.includes('prefix=after'))";
+    browser.until(asked).await;
+    browser.sees("#notice", "The server cannot be reached").await;
+    browser.offline(false).await;
+    browser.sees("#pulse", "live").await;
+    browser.until("document.getElementById('notice').hidden").await;
+    served
+        .app
+        .accepted(fc("/echo").header("x-fc-async-task-id", "after").empty())
+        .await;
+    browser.sees("tbody a", "after").await;
+
+    let complaints = browser.complaints();
+    let network = |complaint: &String| complaint.contains("net::ERR_");
+    assert!(complaints.iter().all(network), "{complaints:#?}");
     browser.forget_complaints();
     browser.close().await;
 }
