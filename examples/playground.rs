@@ -10,6 +10,8 @@
 //! curl -s http://127.0.0.1:3000/tasks/stats
 //! ```
 //!
+//! and, in a browser, <http://127.0.0.1:3000/console>.
+//!
 //! Settings come from the environment; all have a default:
 //!
 //! | variable | sets |
@@ -61,7 +63,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, signal, time::sleep_until};
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
-    Backoff, BearerToken, BoxError, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
+    Backoff, BearerToken, BoxError, Console, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
     hook::{
         AppPath, PayloadFormat, Schedule,
         webhook::{CallbackPolicy, Webhook},
@@ -105,7 +107,9 @@ async fn serve(capture: Capture) -> Result<(), BoxError> {
         Some(token) => TaskApi::new(&tasks, BearerToken::new(token)),
         None => TaskApi::new(&tasks, allow_everyone()),
     };
-    let app = routes(Journal::open()?).nest_service("/tasks", api);
+    let app = routes(Journal::open()?)
+        .nest_service("/tasks", api)
+        .nest_service("/console", Console::new(&tasks));
     let app = layer.layer(app);
 
     let listener = TcpListener::bind(listen).await?;
@@ -138,7 +142,7 @@ async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
         Some(("redb", path)) => RespondAsyncLayer::builder(RedbStore::open(path).await?),
         _ => return Err(format!("STORE is {store:?}; it can be memory, or redb:PATH").into()),
     };
-    builder = builder.api_base("/tasks").probe(capture);
+    builder = builder.api_base("/tasks").never_async("/console").probe(capture);
     if let Some(handlers) = setting("CONCURRENCY")? {
         builder = builder.concurrency(handlers);
     }

@@ -92,6 +92,7 @@
 //! | feature | adds | default |
 //! |---|---|---|
 //! | `api` | [`TaskApi`](api) | yes |
+//! | `console` | [`Console`](console): the web console over it | |
 //! | `axum` | `TaskContext` as an extractor, `Builder::carry_connect_info` | yes |
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
@@ -106,6 +107,8 @@
 
 #[cfg(feature = "api")]
 pub mod api;
+#[cfg(feature = "console")]
+pub mod console;
 mod engine;
 pub mod error;
 pub mod guide;
@@ -125,6 +128,8 @@ mod wire;
 
 #[cfg(feature = "api")]
 pub use self::api::{Access, Authorizer, BearerToken, TaskApi, allow_everyone};
+#[cfg(feature = "console")]
+pub use self::console::Console;
 pub use self::{
     engine::{
         AttemptEnd, Backoff, Changes, DoNotRetry, RateStats, RetryPolicy, ShutdownReport, SlotStats, Stats, Submission,

@@ -23,7 +23,7 @@ need() {
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux
+need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux chromium chromium
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
 say "unit and integration tests, all features"

@@ -89,6 +89,20 @@ pub enum Permission {
 impl Permission {
     const ALL: u16 = 0b11_1111_1111;
 
+    /// Every one of them, in the order in which they are declared.
+    pub(super) const EACH: [Self; 10] = [
+        Self::List,
+        Self::View,
+        Self::Payload,
+        Self::Result,
+        Self::Logs,
+        Self::Stop,
+        Self::Retry,
+        Self::Delete,
+        Self::Invoke,
+        Self::Callbacks,
+    ];
+
     const fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -220,6 +234,10 @@ mod tests {
     #[test]
     fn read_only_changes_nothing() {
         let access = Access::read_only(Scope::All);
+        assert_eq!(
+            Permission::EACH.iter().fold(0, |all, each| all | each.bit()),
+            Permission::ALL
+        );
         for permission in [
             Permission::Stop,
             Permission::Retry,

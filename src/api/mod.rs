@@ -9,10 +9,12 @@
 //! | `GET /` | tasks, filtered and page by page | list |
 //! | `GET /openapi.json` | all this for programs, made from the table that finds the handlers | none, to whom is let in |
 //! | `GET /stats` | how many tasks are in each state | list |
+//! | `GET /settings` | what is in force, and what the caller may do | list |
 //! | `GET /events` | a stream of what changes in any task | list |
 //! | `GET /{id}` | the task | view |
 //! | `GET /{id}/operation` | the same, for clients of long-running operations | view |
 //! | `GET /{id}/request` | the request, with credentials redacted | payload |
+//! | `GET /{id}/response` | the response as a document, with credentials redacted | result |
 //! | `GET /{id}/result` | the response as the handler gave it, once there is one | result |
 //! | `GET /{id}/logs` | what the handler logged, as JSON or, if `Accept` prefers it, as text | logs |
 //! | `GET /{id}/events` | a stream of what happens in the task | view; of its log, logs; of callbacks, callbacks |
@@ -100,6 +102,7 @@ pub(crate) mod query;
 mod result;
 mod routes;
 mod service;
+mod settings;
 mod stats;
 mod stream;
 mod table;

@@ -30,6 +30,8 @@ struct StatsDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     rates: Option<Rates>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    minutes: Option<Minutes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     buffered_bytes: Option<usize>,
 }
 
@@ -49,7 +51,27 @@ impl StatsDocument {
                 fifteen: Rate::new(fifteen),
                 sixty: Rate::new(sixty),
             }),
+            minutes: stats.minutes.as_ref().map(|minutes| Minutes::new(minutes)),
             buffered_bytes: stats.buffered_bytes,
+        }
+    }
+}
+
+/// The rates of each minute, the oldest first, the one that goes on last: what a chart is drawn from.
+#[derive(Serialize)]
+struct Minutes {
+    accepted: Vec<u64>,
+    succeeded: Vec<u64>,
+    failed: Vec<u64>,
+}
+
+impl Minutes {
+    fn new(minutes: &[RateStats]) -> Self {
+        let each = |count: fn(&RateStats) -> u64| minutes.iter().map(count).collect();
+        Self {
+            accepted: each(|minute| minute.accepted),
+            succeeded: each(|minute| minute.succeeded),
+            failed: each(|minute| minute.failed),
         }
     }
 }
@@ -114,6 +136,7 @@ mod tests {
             counts,
             slots: None,
             rates: None,
+            minutes: None,
             buffered_bytes: None,
         };
         let json = |stats: &Stats| serde_json::to_string(&StatsDocument::new(stats)).unwrap();
@@ -131,14 +154,19 @@ mod tests {
             stuck: 0,
         });
         stats.rates = Some([rate(1), rate(2), rate(3)]);
+        stats.minutes = Some([rate(4); 60]);
         stats.buffered_bytes = Some(7);
         let rate = |accepted| format!("{{\"accepted\":{accepted},\"succeeded\":0,\"failed\":0}}");
+        let each = |count| format!("[{}]", [count; 60].join(","));
+        let zeros = each("0");
         let expected = format!(
             "{counts},\"slots\":{{\"used\":2,\"total\":64,\"stuck\":0}},\
-             \"rates\":{{\"1m\":{},\"15m\":{},\"60m\":{}}},\"bufferedBytes\":7}}",
+             \"rates\":{{\"1m\":{},\"15m\":{},\"60m\":{}}},\
+             \"minutes\":{{\"accepted\":{},\"succeeded\":{zeros},\"failed\":{zeros}}},\"bufferedBytes\":7}}",
             rate(1),
             rate(2),
-            rate(3)
+            rate(3),
+            each("4"),
         );
         assert_eq!(json(&stats), expected);
     }

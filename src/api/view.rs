@@ -1,8 +1,8 @@
 //! Looking at one task.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use http::{StatusCode, header::RETRY_AFTER};
+use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use serde::Serialize;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     wire::{OperationDocument, Problem, REDACTED, RedactedUri, TaskDocument, is_secret_header},
 };
 
-/// How much of a body `/request` shows, in bytes: the default limit of what is accepted, so that by default nothing is
+/// How much of a body `/request` and `/response` show, in bytes: the default limit of what is accepted, so that by default nothing is
 /// cut, and a raised limit does not make a view of a hundred megabytes.
 const BODY_BYTES: usize = 2 * 1024 * 1024;
 
@@ -51,6 +51,17 @@ pub(super) async fn request(call: Call) -> Answer {
     let request = call.tasks.request(&call.grant.scope, record.id).await?;
     let request = request.ok_or_else(Problem::task_not_found)?;
     Ok(answer::json(StatusCode::OK, &RequestDocument::new(&request)))
+}
+
+/// `GET /{id}/response`
+pub(super) async fn response(call: Call) -> Answer {
+    let record = call.record().await?;
+    let response = match record.status_code {
+        Some(_) => call.tasks.response(&call.grant.scope, record.id).await?,
+        None => None,
+    };
+    let response = response.ok_or_else(Problem::response_not_found)?;
+    Ok(answer::json(StatusCode::OK, &ResponseDocument::new(&response)))
 }
 
 impl Call {
@@ -95,13 +106,26 @@ impl Payloads {
     }
 }
 
+/// Headers as a view shows them, in their order.
+fn shown(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
+    let shown = headers.iter().map(|(name, value)| {
+        let secret = value.is_sensitive() || is_secret_header(name);
+        let value = match secret {
+            true => REDACTED.into(),
+            false => String::from_utf8_lossy(value.as_bytes()),
+        };
+        (name.as_str(), value)
+    });
+    shown.collect()
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct RequestDocument<'a> {
     method: &'a str,
     uri: String,
-    headers: Vec<(&'a str, std::borrow::Cow<'a, str>)>,
-    body: std::borrow::Cow<'a, str>,
+    headers: Vec<(&'a str, Cow<'a, str>)>,
+    body: Cow<'a, str>,
     body_encoding: &'static str,
     truncated: bool,
 }
@@ -109,21 +133,38 @@ struct RequestDocument<'a> {
 impl<'a> RequestDocument<'a> {
     fn new(request: &'a CapturedRequest) -> Self {
         let body = Payload::new(&request.body, BODY_BYTES);
-        let headers = request.headers.iter().map(|(name, value)| {
-            let secret = value.is_sensitive() || is_secret_header(name);
-            let value = match secret {
-                true => REDACTED.into(),
-                false => String::from_utf8_lossy(value.as_bytes()),
-            };
-            (name.as_str(), value)
-        });
         Self {
             method: request.method.as_str(),
             uri: RedactedUri(&request.uri).to_string(),
-            headers: headers.collect(),
+            headers: shown(&request.headers),
             body: body.text,
             body_encoding: body.encoding,
             truncated: body.truncated,
+        }
+    }
+}
+
+/// A response as data. `/result` hands it out as it was, which a browser acts upon: it follows a redirect, and asks its
+/// user for a password.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResponseDocument<'a> {
+    status: u16,
+    headers: Vec<(&'a str, Cow<'a, str>)>,
+    body: Cow<'a, str>,
+    body_encoding: &'static str,
+    truncated: bool,
+}
+
+impl<'a> ResponseDocument<'a> {
+    fn new(response: &'a CapturedResponse) -> Self {
+        let body = Payload::new(&response.body, BODY_BYTES);
+        Self {
+            status: response.status.as_u16(),
+            headers: shown(&response.headers),
+            body: body.text,
+            body_encoding: body.encoding,
+            truncated: body.truncated || response.truncated,
         }
     }
 }

@@ -58,7 +58,7 @@ pub(crate) use self::{
     context::DEPTH,
     destinations::Hooks,
     entry::{Answer, Entry, Replayed},
-    settings::Settings,
+    settings::{Intake, Settings},
     tasks::Alive,
 };
 use self::{
@@ -160,12 +160,8 @@ impl Engine {
     }
 
     /// Says where clients find the task API, for whoever serves it.
-    pub(crate) fn set_api_address(&self, base: String, public_url: Option<String>, wait_cap: Duration) {
-        let _ = self.api.set(ApiAddress {
-            base,
-            public_url,
-            wait_cap,
-        });
+    pub(crate) fn set_api_address(&self, address: ApiAddress) {
+        let _ = self.api.set(address);
     }
 
     /// A new request id, made at `now`.
@@ -227,13 +223,14 @@ impl Engine {
     }
 }
 
-/// Where clients find the task API, and how long they may wait there.
+/// Where clients find the task API, how long they may wait there, and what they are told of the layer.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
 pub(crate) struct ApiAddress {
     pub(crate) base: String,
     pub(crate) public_url: Option<String>,
     pub(crate) wait_cap: Duration,
+    pub(crate) intake: Intake,
 }
 
 /// The engine's own clock: monotonic for what it decides, with a wall time for what it shows.

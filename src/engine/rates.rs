@@ -13,6 +13,8 @@ const BUCKET: Duration = Duration::from_secs(10);
 const BUCKETS: usize = 361;
 /// One minute, 15 minutes, 60 minutes, in buckets.
 const WINDOWS: [u64; 3] = [6, 90, 360];
+/// Buckets in a minute.
+const MINUTE: u64 = 6;
 
 /// Counters of the last hour.
 pub(crate) struct Rates(Box<[Bucket]>);
@@ -76,6 +78,28 @@ impl Rates {
             }
         })
     }
+
+    /// The counts of each of the last 60 minutes, the oldest first, the one that goes on last.
+    pub(crate) fn minutes(&self, uptime: Duration) -> [RateStats; 60] {
+        let now = stretch(uptime);
+        let mut minutes = [RateStats::default(); 60];
+        for bucket in &self.0 {
+            let stretch = bucket.stretch.load(Ordering::Acquire);
+            let age = match now.checked_sub(stretch) {
+                Some(age) if stretch > 0 => age / MINUTE,
+                _ => continue,
+            };
+            let Some(minute) = 59_usize.checked_sub(age as usize) else {
+                continue;
+            };
+            let count = |what: Counted| bucket.counts[what as usize].load(Ordering::Relaxed);
+            let minute = &mut minutes[minute];
+            minute.accepted += count(Counted::Accepted);
+            minute.succeeded += count(Counted::Succeeded);
+            minute.failed += count(Counted::Failed);
+        }
+        minutes
+    }
 }
 
 fn stretch(uptime: Duration) -> u64 {
@@ -96,5 +120,20 @@ mod tests {
         assert_eq!((one, fifteen, sixty), (1, 15, 60));
         let later = rates.read(Duration::from_secs(60 * 500));
         assert_eq!(later, [RateStats::default(); 3]);
+    }
+
+    #[test]
+    fn each_minute_of_the_last_hour_has_its_own_counts() {
+        let rates = Rates::new();
+        for second in [0, 30, 61, 3599] {
+            rates.count(Counted::Accepted, Duration::from_secs(second));
+        }
+        rates.count(Counted::Failed, Duration::from_secs(3599));
+        let minutes = rates.minutes(Duration::from_secs(3599));
+        assert_eq!(minutes.map(|minute| minute.accepted)[..3], [2, 1, 0]);
+        assert_eq!((minutes[59].accepted, minutes[59].failed), (1, 1));
+        let sum: u64 = minutes.iter().map(|minute| minute.accepted).sum();
+        assert_eq!(sum, rates.read(Duration::from_secs(3599))[2].accepted);
+        assert_eq!(rates.minutes(Duration::from_secs(60 * 500)), [RateStats::default(); 60]);
     }
 }

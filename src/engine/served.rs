@@ -1,11 +1,12 @@
 //! What the task API asks of the engine beside what everybody may.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use crate::{
-    engine::{ApiAddress, Tasks},
+    engine::{ApiAddress, Settings, Tasks, caught::caught},
     probe::Event,
-    task::RequestId,
+    store::Durability,
+    task::{RequestId, Subscription, WorkerId},
 };
 
 impl Tasks {
@@ -17,6 +18,33 @@ impl Tasks {
     /// Where clients find the task API.
     pub(crate) fn api_address(&self) -> ApiAddress {
         self.engine().api.get().cloned().unwrap_or_default()
+    }
+
+    /// What this engine was told when it was built.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.engine().settings
+    }
+
+    /// Who is told of the ends of tasks that are accepted now.
+    pub(crate) fn subscriptions(&self) -> &[Subscription] {
+        self.engine().destinations.subscriptions()
+    }
+
+    /// What this process calls itself.
+    pub(crate) fn worker(&self) -> &WorkerId {
+        &self.engine().worker
+    }
+
+    /// What an accepted task survives.
+    pub(crate) fn durability(&self) -> Durability {
+        self.engine().store.abilities().durability
+    }
+
+    /// The longest wait before each of the first retries, where the response does not say; empty where the policy
+    /// panics.
+    pub(crate) fn longest_waits(&self, retries: u32) -> Vec<Duration> {
+        let policy = &self.engine().settings.retry;
+        caught(|| (1..=retries).map(|retry| policy.delay(retry, 1.0)).collect()).unwrap_or_default()
     }
 
     /// Tells the probes who changed a task.

@@ -26,6 +26,17 @@ pub(crate) struct Settings {
     pub(crate) hooks: Hooks,
 }
 
+/// What the layer is told once about the requests it takes in, for the task API to show.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
+pub(crate) struct Intake {
+    pub(crate) dialects: Vec<&'static str>,
+    pub(crate) body_limit: usize,
+    pub(crate) body_timeout: Duration,
+    pub(crate) body_idle_timeout: Duration,
+    pub(crate) result_limit: usize,
+}
+
 impl Settings {
     /// How much earlier than its lease a holder must let go: clocks of two machines differ, and so do their speeds. Two
     /// seconds, but never so much that little of a short lease is left.

@@ -12,6 +12,9 @@ pub struct Stats {
     pub slots: Option<SlotStats>,
     /// What this process did lately: in the last minute, 15 minutes, 60 minutes. `None` as for `slots`.
     pub rates: Option<[RateStats; 3]>,
+    /// What this process did in each of the last 60 minutes, the oldest first, the one that goes on last. `None` as for
+    /// `slots`.
+    pub minutes: Option<[RateStats; 60]>,
     /// Bytes of request bodies that are being read now. `None` as for `slots`.
     pub buffered_bytes: Option<usize>,
 }

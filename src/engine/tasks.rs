@@ -246,6 +246,7 @@ impl Tasks {
                 stuck: engine.slots.stuck(),
             }),
             rates: everybody.then(|| engine.rates.read(engine.clock.uptime(Instant::now()))),
+            minutes: everybody.then(|| engine.rates.minutes(engine.clock.uptime(Instant::now()))),
             buffered_bytes: everybody.then(|| engine.budget.used()),
         })
     }

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::Handle;
 
 use crate::{
-    engine::{Alive, Backoff, Engine, Hooks, Probes, RetryPolicy, Settings},
+    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Intake, Probes, RetryPolicy, Settings},
     error::{BoxError, ConfigError},
     hook::{Callbacks, IntoHook},
     layer::{Dialect, HeaderPolicy, RespondAsyncLayer, carry::Carrier, config::Config},
@@ -426,7 +426,18 @@ impl Builder {
         config.never_async.push(self.api_base.clone());
         config.carriers = self.carriers.into();
         let engine = Engine::new(self.store, self.settings, Probes::new(self.probes), runtime);
-        engine.set_api_address(self.api_base, self.public_url, config.wait_cap);
+        engine.set_api_address(ApiAddress {
+            base: self.api_base,
+            public_url: self.public_url,
+            wait_cap: config.wait_cap,
+            intake: Intake {
+                dialects: config.dialects.iter().map(|dialect| dialect.as_str()).collect(),
+                body_limit: config.body_limit,
+                body_timeout: config.body_timeout,
+                body_idle_timeout: config.body_idle_timeout,
+                result_limit: config.result_limit,
+            },
+        });
         Ok(RespondAsyncLayer::from_parts(Arc::new(Alive(Arc::new(engine))), config))
     }
 

@@ -70,7 +70,7 @@ pub struct TaskName(Arc<str>);
 
 impl TaskName {
     /// Names that stand for something else under the task API's base path.
-    pub const RESERVED: [&'static str; 3] = ["stats", "events", "bulk"];
+    pub const RESERVED: [&'static str; 4] = ["stats", "settings", "events", "bulk"];
 
     /// Takes `text` as a name: a letter or underscore, then up to 127 letters, digits, `_` or `-`.
     ///

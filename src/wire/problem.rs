@@ -113,6 +113,16 @@ impl Problem {
         )
     }
 
+    /// 404: the task has no response, or none yet.
+    pub(crate) fn response_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "ResponseNotFound",
+            "There is no response",
+            "The task has not ended with a response.",
+        )
+    }
+
     /// 404: nothing is served at this path.
     pub(crate) fn not_found() -> Self {
         Self::new(

@@ -1,7 +1,7 @@
 //! The house rule: imports only go down. Reads every source file and names each import that climbs.
 //!
 //! ```text
-//! floor 4  layer/ api/ wire/    HTTP comes in, answers go out
+//! floor 4  layer/ api/ console/ wire/    HTTP comes in, answers go out
 //! floor 3  engine/              decides and drives; knows ports only
 //! floor 2  store/* hook/* probe/*   adapters, each on its own
 //! floor 1  the ports: the files that adapters are written against
@@ -61,7 +61,7 @@ fn floor_of_file(path: &str) -> Option<Floor> {
         "store" | "hook" | "probe" if PORT_FILES.contains(&path) || path.starts_with("store/index/") => Floor::Port,
         "store" | "hook" | "probe" => Floor::Adapter,
         "engine" => Floor::Engine,
-        "layer" | "api" | "wire" => Floor::Edge,
+        "layer" | "api" | "console" | "wire" => Floor::Edge,
         "testing" | "guide" => Floor::Beside,
         "lib" => return None,
         room => panic!("src/{room} stands on no floor: name one in tests/it/floors.rs"),
@@ -83,7 +83,7 @@ fn floor_of_import(path: &str) -> Floor {
             _ => Floor::Port,
         },
         "engine" => Floor::Engine,
-        "layer" | "api" | "wire" => Floor::Edge,
+        "layer" | "api" | "console" | "wire" => Floor::Edge,
         // `__promises` is the list that the conformance macro expands to.
         "testing" | "guide" | "__promises" => Floor::Beside,
         other => panic!("crate::{other} is imported, which stands on no floor: name its module instead"),

@@ -11,6 +11,7 @@ mod body;
 mod callbacks;
 mod capture;
 mod conformance;
+mod console;
 #[cfg(unix)]
 mod crash;
 mod custom_store;

@@ -9,6 +9,7 @@ mod openapi;
 mod paths;
 mod permission;
 mod result;
+mod settings;
 
 use std::{
     sync::{Arc, Mutex},
@@ -24,7 +25,7 @@ use tower::ServiceExt;
 
 use crate::{
     api::{Access, Authorizer, BearerToken, Permission, TaskApi, allow_everyone},
-    engine::{Alive, Backoff, Engine, Hooks, Probes, Settings, Tasks},
+    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Probes, Settings, Tasks},
     probe::{Event, Probe},
     store::{Claim, Insert, Limits, MemoryStore, Retention, TaskStore},
     task::{
@@ -102,7 +103,11 @@ impl World {
         };
         let probes = Probes::new(vec![audit.clone()]);
         let engine = Engine::new(Arc::new(store.clone()), settings, probes, Handle::current());
-        engine.set_api_address("/tasks".into(), None, Duration::from_secs(60));
+        engine.set_api_address(ApiAddress {
+            base: "/tasks".into(),
+            wait_cap: Duration::from_secs(60),
+            ..ApiAddress::default()
+        });
         Self {
             store,
             tasks: Tasks::new(Arc::new(Alive(Arc::new(engine)))),
@@ -194,16 +199,18 @@ fn response(body: &'static [u8], headers: &[(&'static str, &'static str)]) -> Ca
     CapturedResponse::new(StatusCode::CREATED, map, Bytes::from_static(body))
 }
 
-const EVERY_ROUTE: [(&str, &str, Permission); 18] = [
+const EVERY_ROUTE: [(&str, &str, Permission); 20] = [
     ("POST", "/bulk/stop", Permission::Stop),
     ("POST", "/bulk/retry", Permission::Retry),
     ("POST", "/bulk/delete", Permission::Delete),
     ("GET", "/", Permission::List),
     ("GET", "/events", Permission::List),
     ("GET", "/stats", Permission::List),
+    ("GET", "/settings", Permission::List),
     ("GET", "/{id}", Permission::View),
     ("GET", "/{id}/operation", Permission::View),
     ("GET", "/{id}/request", Permission::Payload),
+    ("GET", "/{id}/response", Permission::Result),
     ("GET", "/{id}/logs", Permission::Logs),
     ("GET", "/{id}/events", Permission::View),
     ("GET", "/{id}/result", Permission::Result),

@@ -92,9 +92,11 @@ async fn documents_have_the_members_that_it_says() {
         ("TaskList", "/".into()),
         ("Operation", format!("/{id}/operation")),
         ("Request", format!("/{id}/request")),
+        ("Response", format!("/{id}/response")),
         ("Log", format!("/{id}/logs")),
         ("CallbackList", format!("/{id}/callbacks")),
         ("Stats", "/stats".into()),
+        ("Settings", "/settings".into()),
         ("Problem", "/nowhere".into()),
     ] {
         let mut sent = get(&api, path).await.json();

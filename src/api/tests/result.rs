@@ -109,3 +109,32 @@ async fn a_task_that_ended_without_a_response_is_gone() {
     assert!(detail.contains("stopped before it ran"), "{detail}");
     assert_eq!(get(&world.open(), format!("/{id}")).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_response_is_shown_as_data_with_its_secrets_left_out() {
+    let world = World::new();
+    let waiting = world.insert(9, |_| {}).await;
+    let lease = world.claim().await;
+    let path = format!("/{waiting}/response");
+    let early = get(&world.open(), &path).await;
+    assert_eq!((early.status, early.code()), (404, "ResponseNotFound".to_owned()));
+
+    let headers = [
+        ("location", "/elsewhere"),
+        ("set-cookie", "a=1"),
+        ("x-two", "1"),
+        ("x-two", "2"),
+    ];
+    let output = Arc::new(response(b"\xff\x00", &headers));
+    world.settle(lease, Outcome::Succeeded { output }).await;
+    let answer = get(&world.open(), &path).await;
+    assert_eq!((answer.status, answer.header("location")), (200, ""));
+    let expected = json!({
+        "status": 201,
+        "headers": [["location", "/elsewhere"], ["set-cookie", "REDACTED"], ["x-two", "1"], ["x-two", "2"]],
+        "body": "/wA=",
+        "bodyEncoding": "base64",
+        "truncated": false,
+    });
+    assert_eq!(answer.json(), expected);
+}

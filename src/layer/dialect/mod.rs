@@ -30,6 +30,16 @@ pub enum Dialect {
     Prefer,
 }
 
+impl Dialect {
+    /// The name, as settings show it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fc => "fc",
+            Self::Prefer => "prefer",
+        }
+    }
+}
+
 /// What a dialect makes of a request.
 pub(crate) enum Ask {
     /// It is not addressed.

@@ -1,0 +1,189 @@
+//! What is in force, for people to read.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::{
+    api::{
+        Permission,
+        access::Grant,
+        answer,
+        call::{Answer, Call},
+    },
+    engine::Tasks,
+    store::Durability,
+    task::{Condition, Scope},
+};
+
+/// How many of the waits between retries are told; a policy may have any number.
+const WAITS: u32 = 10;
+
+/// `GET /settings`
+pub(super) async fn settings(call: Call) -> Answer {
+    let document = SettingsDocument::new(&call.tasks, &call.grant);
+    Ok(answer::json(StatusCode::OK, &document))
+}
+
+/// Lengths are in bytes, times in milliseconds. What belongs to the process and not to the caller's tasks is left out for
+/// a caller who sees one tenant only.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SettingsDocument<'a> {
+    version: &'static str,
+    accept: Accept,
+    run: Run,
+    keep: Keep,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<Process<'a>>,
+    access: Access<'a>,
+}
+
+/// What is taken in.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Accept {
+    dialects: Vec<&'static str>,
+    body_limit: usize,
+    body_timeout_ms: u64,
+    body_idle_timeout_ms: u64,
+    queue_depth: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant_queue_depth: Option<u64>,
+    dedup_window_ms: u64,
+    wait_cap_ms: u64,
+}
+
+/// How tasks are run.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Run {
+    max_retries: u32,
+    /// The longest wait before the first retry, the second, and so on; ten at most.
+    retry_waits_ms: Vec<u64>,
+    crash_allowance: u32,
+    attempt_timeout_ms: u64,
+    stop_grace_ms: u64,
+    max_age_ms: u64,
+    lease_ms: u64,
+}
+
+/// What is kept, and who is told.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Keep {
+    durability: &'static str,
+    result_limit: usize,
+    succeeded_ms: u64,
+    others_ms: u64,
+    destinations: Vec<Destination>,
+}
+
+#[derive(Serialize)]
+struct Destination {
+    destination: String,
+    on: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Process<'a> {
+    instance_id: &'a str,
+    concurrency: usize,
+    buffer_limit: usize,
+    max_waiters: usize,
+    store_timeout_ms: u64,
+}
+
+/// Who asks, and what they may do.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Access<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    all_tenants: bool,
+    permissions: Vec<&'static str>,
+}
+
+impl<'a> SettingsDocument<'a> {
+    fn new(tasks: &'a Tasks, grant: &'a Grant) -> Self {
+        let settings = tasks.settings();
+        let address = tasks.api_address();
+        let everybody = grant.scope == Scope::All;
+        let max_retries = settings.retry.max_retries();
+        let waits = tasks.longest_waits(max_retries.min(WAITS));
+        let per_tenant = settings.limits.per_tenant;
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            accept: Accept {
+                body_limit: address.intake.body_limit,
+                body_timeout_ms: millis(address.intake.body_timeout),
+                body_idle_timeout_ms: millis(address.intake.body_idle_timeout),
+                queue_depth: settings.limits.queued,
+                tenant_queue_depth: (per_tenant < u64::MAX).then_some(per_tenant),
+                dedup_window_ms: millis(settings.key_window),
+                wait_cap_ms: millis(address.wait_cap),
+                dialects: address.intake.dialects,
+            },
+            run: Run {
+                max_retries,
+                retry_waits_ms: waits.into_iter().map(millis).collect(),
+                crash_allowance: settings.crash_allowance,
+                attempt_timeout_ms: millis(settings.attempt_timeout),
+                stop_grace_ms: millis(settings.stop_grace),
+                max_age_ms: millis(settings.max_age),
+                lease_ms: millis(settings.lease),
+            },
+            keep: Keep {
+                durability: match tasks.durability() {
+                    Durability::Process => "process",
+                    Durability::Host => "host",
+                    Durability::Cluster => "cluster",
+                },
+                result_limit: address.intake.result_limit,
+                succeeded_ms: millis(settings.retention.succeeded),
+                others_ms: millis(settings.retention.others),
+                destinations: destinations(tasks),
+            },
+            process: everybody.then(|| Process {
+                instance_id: tasks.worker().as_str(),
+                concurrency: settings.concurrency,
+                buffer_limit: settings.buffer_limit,
+                max_waiters: settings.max_waiters,
+                store_timeout_ms: millis(settings.store_timeout),
+            }),
+            access: Access {
+                user: grant.user.as_deref(),
+                all_tenants: everybody,
+                permissions: Permission::EACH
+                    .into_iter()
+                    .filter(|permission| grant.allows(*permission))
+                    .map(Permission::as_str)
+                    .collect(),
+            },
+        }
+    }
+}
+
+/// Who is told of the end of a task that is accepted now.
+fn destinations(tasks: &Tasks) -> Vec<Destination> {
+    let told = tasks.subscriptions().iter();
+    told.map(|subscription| Destination {
+        destination: subscription.destination.to_string(),
+        on: [
+            (Condition::Success, "success"),
+            (Condition::Failure, "failure"),
+            (Condition::Stop, "stop"),
+        ]
+        .into_iter()
+        .filter(|(condition, _)| subscription.on.contains(*condition))
+        .map(|(_, name)| name)
+        .collect(),
+    })
+    .collect()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,149 @@
+// Keeping what is shown up to date: by the API's events, or where there are none, by asking again.
+
+import { h, put } from "./dom.js";
+import { read } from "./events.js";
+import { askForToken, isDeclined } from "./session.js";
+
+const POLL = 2000;
+const LEAST = 250;
+
+/** Whether the API turned out to serve no events: asking once is enough. */
+let noEvents = false;
+
+/**
+ * Calls `refresh` when something may have changed, never twice at once and at most four times a second. Stops while the
+ * page is hidden, since browsers have six connections to a server and a tab that nobody sees should not hold one; and
+ * while `idle()`, until it is called again.
+ */
+export function follow(path, { refresh, heard, signal, idle = () => false }) {
+  let stream = null;
+  let waiting = null;
+  let retrying = null;
+  let lastId;
+  let failures = 0;
+
+  const again = throttled(async () => {
+    if (signal.aborted) return;
+    try {
+      await refresh();
+      notice(null);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      notice(error);
+      // Whether or not there is a stream, which may have outlived what failed: nothing may change for long.
+      clearTimeout(retrying);
+      if (!isDeclined()) retrying = setTimeout(again, POLL);
+    }
+    listen();
+  });
+
+  async function listen() {
+    if (stream || waiting || document.hidden || signal.aborted) return;
+    if (idle() || isDeclined()) return pulse("");
+    if (noEvents) return pause("polling", POLL);
+    stream = new AbortController();
+    const mine = stream;
+    try {
+      await read(path, {
+        lastId,
+        signal: AbortSignal.any([signal, mine.signal]),
+        opened() {
+          failures = 0;
+          pulse("live");
+          again();
+        },
+        heard(event) {
+          lastId = event.id ?? lastId;
+          heard?.(event);
+          again();
+        },
+      });
+      pause("", LEAST);
+    } catch (error) {
+      if (signal.aborted || mine.signal.aborted) return;
+      noEvents = error.isUnknown === true;
+      failures += 1;
+      pause(error.status === 0 ? "lost" : "polling", Math.min(POLL * failures, 10_000));
+    } finally {
+      if (stream === mine) stream = null;
+    }
+  }
+
+  // Looks again after a while; until then there is no stream.
+  function pause(kind, wait) {
+    stream = null;
+    if (kind) pulse(kind);
+    waiting = setTimeout(() => {
+      waiting = null;
+      again();
+    }, wait);
+  }
+
+  function seen() {
+    if (document.hidden) {
+      stream?.abort();
+      stream = null;
+    } else {
+      again();
+    }
+  }
+  document.addEventListener("visibilitychange", seen, { signal });
+  signal.addEventListener("abort", () => {
+    clearTimeout(waiting);
+    clearTimeout(retrying);
+    pulse("");
+    notice(null);
+  });
+  again();
+  return again;
+}
+
+/** The function, called once when it is asked for several times in a row, and not while it still runs. */
+export function throttled(work) {
+  let running = false;
+  let wanted = false;
+  return async function again() {
+    wanted = true;
+    if (running) return;
+    running = true;
+    while (wanted) {
+      wanted = false;
+      try {
+        await work();
+      } catch (error) {
+        if (error.name !== "AbortError") notice(error);
+      }
+      await new Promise((resolve) => setTimeout(resolve, LEAST));
+    }
+    running = false;
+  };
+}
+
+/** Says above the page why it cannot show what it should; `null` takes that away. */
+function notice(error) {
+  const place = document.getElementById("notice");
+  const text = error?.message ?? "";
+  if (place.dataset.says === text) return;
+  place.dataset.says = text;
+  place.hidden = !text;
+  const signIn = error?.status === 401 && h("button", { type: "button", class: "small", onclick: signInAgain }, "Sign in");
+  put(place, h("span", {}, text), signIn);
+}
+
+async function signInAgain() {
+  if (await askForToken({ again: true })) location.reload();
+}
+
+const SAID = {
+  live: ["live", "Changes are shown as they happen"],
+  polling: ["polling", "The API sends no events here: the page asks again every few seconds"],
+  lost: ["no server", "The server cannot be reached; the page goes on trying"],
+};
+
+function pulse(kind) {
+  const dot = document.getElementById("pulse");
+  const [text, title] = SAID[kind] ?? ["", ""];
+  dot.className = `pulse ${kind}`;
+  dot.title = title;
+  if (dot.textContent !== text) dot.textContent = text;
+}

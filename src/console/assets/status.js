@@ -1,0 +1,28 @@
+// The states of a task.
+
+import { h } from "./dom.js";
+
+export const STATES = ["Enqueued", "Running", "Retrying", "Stopping", "Succeeded", "Failed", "Stopped", "Expired", "Invalid"];
+
+const ENDED = new Set(["Succeeded", "Failed", "Stopped", "Expired", "Invalid"]);
+
+export const hasEnded = (state) => ENDED.has(state);
+
+/** What each state means, for whoever points at it. */
+export const MEANING = {
+  Enqueued: "waits for a slot or for its time",
+  Running: "a handler has it",
+  Retrying: "an attempt failed; the next one waits for its time",
+  Stopping: "was asked to stop while a handler has it",
+  Succeeded: "ended with a response that counts as success",
+  Failed: "ended without one",
+  Stopped: "ended because somebody asked for it",
+  Expired: "waited longer than its age allows",
+  Invalid: "could not be run: its record cannot be read",
+};
+
+export const stateClass = (state) => `state-${STATES.includes(state) ? state.toLowerCase() : "other"}`;
+
+export function badge(state) {
+  return h("span", { class: `badge ${stateClass(state)}`, title: MEANING[state] }, state);
+}

@@ -1,0 +1,226 @@
+// One task: what became of it, its request, response, log and callbacks, and what can be done about it.
+
+import { change, get, may, rootUrl, taskPath } from "./api.js";
+import { callbacks } from "./callbacks.js";
+import { curl } from "./curl.js";
+import { confirm } from "./dialog.js";
+import { card, copy, h, put, toast } from "./dom.js";
+import { editAndRetry } from "./edit.js";
+import { duration, fullTime, time } from "./format.js";
+import { keepDraft } from "./invoke.js";
+import { follow } from "./live.js";
+import { logs } from "./logs.js";
+import { message } from "./payload.js";
+import { go, href } from "./route.js";
+import { badge, hasEnded } from "./status.js";
+import { progressBar } from "./tasks.js";
+import { attempts, strip, timeline } from "./timeline.js";
+
+export function task(root, route, { signal }) {
+  const id = route.parts[1];
+  const top = h("header", { class: "task-top" });
+  const progress = h("div", { class: "task-progress" });
+  const facts = h("dl", { class: "facts" });
+  const story = h("div", { class: "stack" });
+  const request = section("Request");
+  const response = section("Response");
+  // Ends before the page does when the task is deleted: nothing is to be asked of it any more.
+  const deleting = new AbortController();
+  const there = AbortSignal.any([signal, deleting.signal]);
+  const log = logs(id, { signal: there });
+  const told = callbacks(id, { signal: there });
+  let now = null;
+  let missing = false;
+  let generation = null;
+  put(root, top, progress, facts, card("Timeline", {}, story), log.element, h("div", { class: "two" }, request.element, response.element), told.element);
+
+  async function refresh() {
+    let found;
+    try {
+      found = await get(taskPath(id), { signal: there });
+    } catch (failed) {
+      if (failed.status !== 404) throw failed;
+      return gone();
+    }
+    const before = now;
+    now = found;
+    // Only what has changed is drawn anew: the focus may be in the rest.
+    if (says(before, ["progress", "taskErrorMessage", "status"]) !== says(now, ["progress", "taskErrorMessage", "status"])) showProgress();
+    if (says(before) !== says(now)) await show(before);
+    else if (!hasEnded(now.status)) story.firstElementChild.replaceWith(strip(now));
+    if (signal.aborted) return;
+    log.pull();
+    await told.pull(now);
+  }
+
+  function gone() {
+    missing = true;
+    put(top, h("h1", {}, "No such task"), h("p", { class: "mono wrap" }, id), h("p", {}, h("a", { href: "#/tasks" }, "All tasks")));
+    for (const element of [progress, facts, story]) put(element);
+    for (const element of root.querySelectorAll(".card, .facts")) element.hidden = true;
+  }
+
+  function showProgress() {
+    put(
+      progress,
+      now.progress && !hasEnded(now.status) && progressBar(now.progress),
+      now.taskErrorMessage &&
+        h("p", { class: "failure wrap" }, !hasEnded(now.status) && h("span", { class: "dim" }, "The last attempt: "), now.taskErrorMessage),
+    );
+  }
+
+  async function show(before) {
+    document.title = `${now.status} · ${now.taskId}`;
+    put(top, await heading(now, act));
+    put(facts, factList(now));
+    put(story, timeline(now));
+    log.offer(attempts(now).at(-1)?.number ?? 0);
+    if (generation !== now.generation) {
+      // A re-run may have been edited.
+      await request.load(() => get(taskPath(id, "/request"), { signal }), (document) => requestView(document, id));
+      if (generation !== null) log.restart();
+      generation = now.generation;
+    }
+    if (before?.status === now.status && before.generation === now.generation) return;
+    if (now.statusCode && hasEnded(now.status)) {
+      await response.load(() => get(taskPath(id, "/response"), { signal }), (document) => [statusLine(document.status), message(document, `${id}.response`)]);
+    } else {
+      response.clear(hasEnded(now.status) ? `The task is ${now.status} and has no response.` : "There is none yet.");
+    }
+  }
+
+  const act = {
+    async stop() {
+      if (await done(change("POST", taskPath(id, "/stop")), "Asked to stop")) again();
+    },
+    async retry() {
+      if (await done(change("POST", taskPath(id, "/retry")), "Runs again")) again();
+    },
+    async edit() {
+      try {
+        if (await editAndRetry(id, { signal })) again();
+      } catch (failed) {
+        toast(failed.message, "bad");
+      }
+    },
+    async delete() {
+      const sure = await confirm({
+        title: "Delete this task?",
+        text: "It is gone for good, with its request, response and log.",
+        action: "Delete",
+        danger: true,
+      });
+      if (!sure) return;
+      deleting.abort();
+      if (await done(change("DELETE", taskPath(id)), "Deleted")) go("#/tasks");
+    },
+  };
+
+  const again = follow(taskPath(id, "/events?until=delivered"), {
+    refresh,
+    signal,
+    idle: () => missing || (now !== null && hasEnded(now.status) && now.destinationStatus !== "Pending"),
+  });
+}
+
+/** What a document says in these members, or in all but the progress, to be compared. */
+function says(task, members) {
+  if (members) return JSON.stringify(members.map((member) => task?.[member]));
+  return JSON.stringify(task, (name, value) => (name === "progress" ? undefined : value));
+}
+
+async function done(changing, said) {
+  try {
+    await changing;
+    toast(said);
+    return true;
+  } catch (failed) {
+    toast(failed.message, "bad");
+    return false;
+  }
+}
+
+async function heading(task, act) {
+  const ended = hasEnded(task.status);
+  const [stop, retry, remove, invoke] = await Promise.all(["stop", "retry", "delete", "invoke"].map(may));
+  const button = (text, onclick, kind) => h("button", { type: "button", class: kind, onclick }, text);
+  return [
+    h(
+      "div",
+      { class: "row" },
+      badge(task.status),
+      h("h1", { class: "mono wrap" }, task.taskId),
+      h("button", { type: "button", class: "plain small", "aria-label": "Copy the task id", title: "Copy the task id", onclick: () => copy(task.taskId) }, "Copy"),
+    ),
+    h(
+      "div",
+      { class: "row actions" },
+      stop && !ended && button(task.status === "Stopping" ? "Stopping…" : "Stop", act.stop, "danger"),
+      retry && ended && button("Run again", act.retry, "main"),
+      retry && invoke && ended && button("Edit and run again", act.edit),
+      remove && ended && button("Delete", act.delete, "danger"),
+    ),
+  ];
+}
+
+function factList(task) {
+  const at = (ms) => (ms === null ? null : h("time", { title: fullTime(ms) }, time(ms)));
+  const last = task.events.findLast((event) => event.status === "Enqueued" || event.status === "Retrying");
+  const waited = task.startedTime === null || !last ? null : Math.max(0, task.startedTime - Math.max(last.timestamp, Math.min(task.runAtTime, task.startedTime)));
+  const waits = (task.status === "Enqueued" || task.status === "Retrying") && task.runAtTime > Date.now();
+  const facts = [
+    ["Request", h("span", { class: "mono wrap" }, h("b", {}, task.method), ` ${task.uri}`)],
+    ["Function", task.functionName && h("a", { href: href(["tasks"], { function: task.functionName }) }, task.functionName)],
+    ["Created", at(task.createdTime)],
+    waits && ["Not before", at(task.runAtTime)],
+    ["Started", at(task.startedTime)],
+    ["Ended", at(task.endTime)],
+    ["Waited", waited === null ? null : duration(waited)],
+    ["Took", task.durationMs === null ? null : duration(task.durationMs)],
+    ["Attempt", task.attempt === 0 ? null : `${task.attempt} of ${task.maxAttempts}`],
+    task.generation > 1 && ["Generation", String(task.generation)],
+    ["Answer", task.statusCode && String(task.statusCode)],
+    task.destinationStatus !== "None" && ["Destination", task.destinationStatus],
+    ["Worker", task.instanceId && h("span", { class: "mono wrap" }, task.instanceId)],
+    task.tenant && ["Tenant", task.tenant],
+    ...Object.entries(task.labels).map(([name, value]) => [name, value]),
+    task.requestId !== task.taskId && ["Request id", h("span", { class: "mono wrap" }, task.requestId)],
+  ];
+  return facts.filter((fact) => fact && fact[1]).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)));
+}
+
+function requestView(document, id) {
+  const url = new URL(`.${document.uri}`, rootUrl).href;
+  const buttons = h(
+    "div",
+    { class: "row" },
+    h("span", { class: "mono wrap grow" }, h("b", {}, document.method), ` ${document.uri}`),
+    h("button", { type: "button", class: "small", onclick: () => copy(curl({ ...document, url })) }, "Copy as curl"),
+    document.bodyEncoding === "utf8" && h("button", { type: "button", class: "small", onclick: () => (keepDraft(document), go("#/invoke")) }, "To Invoke"),
+  );
+  return [buttons, message(document, `${id}.request`)];
+}
+
+function statusLine(status) {
+  return h("p", {}, h("span", { class: `badge ${status < 400 ? "state-succeeded" : "state-failed"}` }, String(status)));
+}
+
+/** A card whose content is fetched, and which hides itself from who may not see it. */
+function section(title) {
+  const place = h("div", { class: "stack" });
+  const element = card(title, {}, place);
+  return {
+    element,
+    clear: (text) => put(place, h("p", { class: "dim" }, text)),
+    async load(fetching, view) {
+      try {
+        put(place, view(await fetching()));
+        element.hidden = false;
+      } catch (error) {
+        if (error.name === "AbortError") return;
+        element.hidden = error.status === 403;
+        put(place, h("p", { class: "dim" }, error.message));
+      }
+    },
+  };
+}

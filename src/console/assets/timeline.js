@@ -1,0 +1,113 @@
+// What happened to a task: a strip in proportion to time, the attempts, and every state it was in.
+
+import { h, s } from "./dom.js";
+import { duration, exactTime, fullTime } from "./format.js";
+import { badge, hasEnded, stateClass } from "./status.js";
+
+const RERUN = "run again on request";
+const UNCHARGED = "released by its worker, uncharged";
+
+/** The attempts of a task, read from its events: a `Running` begins one, and the next end of running ends it. */
+export function attempts(task) {
+  const found = [];
+  let generation = 1;
+  let number = 0;
+  let open = null;
+  for (const event of task.events) {
+    if (event.status === "Running") {
+      number += 1;
+      open = { generation, number, from: event.timestamp, to: null, outcome: "Running", detail: "" };
+      found.push(open);
+    } else if (open && event.status !== "Stopping") {
+      Object.assign(open, { to: event.timestamp, outcome: event.status, detail: event.eventDetail });
+      if (event.eventDetail === UNCHARGED) number -= 1;
+      open = null;
+    } else if (open) {
+      open.outcome = "Stopping";
+    }
+    if (event.eventDetail === RERUN) {
+      generation += 1;
+      number = 0;
+    }
+  }
+  // Events in the middle may be left out of a long history; the document's own numbers are right.
+  const last = found.at(-1);
+  if (last) {
+    const behind = task.generation - generation;
+    const off = number > 0 ? task.attempt - number : 0;
+    for (const attempt of found) {
+      if (attempt.generation === generation) attempt.number += off;
+      attempt.generation += behind;
+    }
+    last.worker = task.instanceId;
+  }
+  return found;
+}
+
+/** The whole of it as an element; drawn anew when the task has changed. */
+export function timeline(task) {
+  const all = attempts(task);
+  return [strip(task), all.length > 0 && attemptTable(task, all), history(task)];
+}
+
+/** Each state in proportion to how long it lasted. */
+export function strip(task) {
+  const events = task.events;
+  const from = events[0].timestamp;
+  const to = hasEnded(task.status) ? events.at(-1).timestamp : Date.now();
+  const whole = Math.max(1, to - from);
+  const parts = events.slice(0, hasEnded(task.status) ? -1 : undefined).map((event, at) => {
+    const end = events[at + 1]?.timestamp ?? to;
+    const x = (100 * (event.timestamp - from)) / whole;
+    const isLast = end === to || events[at + 1] === events.at(-1);
+    const width = isLast ? 100 - x : Math.max(0.4, (100 * (end - event.timestamp)) / whole);
+    const title = `${event.status} for ${duration(end - event.timestamp)}`;
+    return s("rect", { class: stateClass(event.status), x: `${x}%`, y: 0, width: `${width}%`, height: 14 }, s("title", {}, title));
+  });
+  const said = `From ${fullTime(from)}, ${duration(whole)} in all`;
+  return h(
+    "figure",
+    { class: "strip" },
+    s("svg", { role: "img", "aria-label": said, width: "100%", height: 14 }, parts),
+    h("figcaption", {}, h("span", {}, exactTime(from)), h("span", {}, duration(whole)), h("span", {}, hasEnded(task.status) ? exactTime(to) : "now")),
+  );
+}
+
+function attemptTable(task, all) {
+  const generations = new Set(all.map((attempt) => attempt.generation)).size > 1;
+  const rows = all.map((attempt) =>
+    h(
+      "tr",
+      {},
+      h("td", { class: "number" }, generations && `${attempt.generation}.`, attempt.number),
+      h("td", {}, h("time", { title: fullTime(attempt.from) }, exactTime(attempt.from))),
+      h("td", { class: "number" }, attempt.to === null ? "…" : duration(attempt.to - attempt.from)),
+      h("td", {}, badge(attempt.outcome)),
+      h("td", { class: "wrap" }, attempt.detail),
+      h("td", { class: "mono dim" }, attempt.worker ?? ""),
+    ),
+  );
+  const heads = ["Attempt", "Began", "Took", "Outcome", "Detail", "Worker"];
+  return h(
+    "div",
+    { class: "scroll" },
+    h("table", { class: "attempts" }, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows)),
+  );
+}
+
+function history(task) {
+  let before = null;
+  const items = task.events.map((event) => {
+    const passed = before === null ? "" : `+${duration(event.timestamp - before)}`;
+    before = event.timestamp;
+    return h(
+      "li",
+      { class: stateClass(event.status) },
+      h("b", {}, event.status),
+      h("time", { title: fullTime(event.timestamp) }, exactTime(event.timestamp)),
+      h("span", { class: "dim" }, passed),
+      event.eventDetail && h("span", { class: "wrap" }, event.eventDetail),
+    );
+  });
+  return h("details", { class: "events", open: items.length <= 12 }, h("summary", {}, `${items.length} states`), h("ol", {}, items));
+}

@@ -1,0 +1,244 @@
+//! [`Console`]: the service.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::{
+        ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION,
+        REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    },
+    request::Parts,
+};
+use tower_service::Service;
+
+use crate::{
+    console::{
+        assets::{self, Asset},
+        place::{Place, to_root},
+    },
+    engine::Tasks,
+    layer::ResponseBody,
+};
+
+/// The web console as a service, for a router to nest or a server to call. See the [module](crate::console) for how.
+///
+/// It holds no task, no handle to any, and no secret: who may open the page learns nothing but the page.
+#[derive(Clone)]
+pub struct Console {
+    api_base: Arc<str>,
+    api: Option<Arc<str>>,
+    mount: Arc<str>,
+    prefix: Arc<str>,
+}
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+
+/// Nothing but what the page needs of its own origin. Images may be data, since a payload may be one.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+);
+
+impl Console {
+    /// A console at `/console`, for the task API of `tasks`, which is at the builder's `api_base`.
+    ///
+    /// It expects what `nest_service` gives: paths from which its own prefix has been taken off.
+    #[must_use]
+    pub fn new(tasks: &Tasks) -> Self {
+        Self {
+            api_base: tasks.api_address().base.into(),
+            api: None,
+            mount: "/console".into(),
+            prefix: "".into(),
+        }
+    }
+
+    /// The path at which it is mounted, as the layer sees it, where that is not `/console`: from there the page finds its
+    /// way to the API and the application.
+    #[must_use]
+    pub fn mounted_at(mut self, path: &str) -> Self {
+        self.mount = path.into();
+        self
+    }
+
+    /// Where browsers find the task API: a path, or a reference relative to the console's own address, which ends with a
+    /// slash. It must be on the same origin: the page may ask no other.
+    ///
+    /// Needed only where the console and the API do not stand in the same application.
+    #[must_use]
+    pub fn api(mut self, reference: impl Into<Arc<str>>) -> Self {
+        self.api = Some(reference.into());
+        self
+    }
+
+    /// This console, mounted at `prefix`, where nothing takes that off the path before, as in a plain hyper service: it
+    /// does so itself.
+    ///
+    /// Paths that do not begin with `prefix` are answered 404.
+    #[must_use]
+    pub fn strip_prefix(mut self, prefix: &str) -> Self {
+        self.prefix = prefix.trim_end_matches('/').into();
+        self.mounted_at(prefix)
+    }
+
+    fn answer(&self, request: &Parts) -> Response<ResponseBody> {
+        let Some(place) = Place::of(request, &self.prefix) else {
+            return not_found();
+        };
+        let page = matches!(place.path, "" | "/");
+        let asset = place.path.strip_prefix('/').and_then(Asset::find);
+        if !page && asset.is_none() {
+            return not_found();
+        }
+        match request.method {
+            Method::GET | Method::HEAD => {}
+            Method::OPTIONS => return about_methods(StatusCode::NO_CONTENT),
+            _ => return about_methods(StatusCode::METHOD_NOT_ALLOWED),
+        }
+        if let Some(asset) = asset {
+            return file(&request.headers, asset.kind.clone(), asset.etag.clone(), asset.body());
+        }
+        if let Some(address) = place.with_slash() {
+            return redirect(&address);
+        }
+        let page = Bytes::from(self.page());
+        let kind = HeaderValue::from_static("text/html; charset=utf-8");
+        file(&request.headers, kind, assets::etag(&page), page)
+    }
+
+    fn page(&self) -> String {
+        let root = to_root(&self.mount);
+        let api = match &self.api {
+            Some(api) => api.to_string(),
+            None => format!("{root}{}", self.api_base.trim_start_matches('/')),
+        };
+        assets::PAGE
+            .replace("{{api}}", &attribute(&api))
+            .replace("{{root}}", &attribute(&root))
+    }
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console")
+            .field("api", self.api.as_ref().unwrap_or(&self.api_base))
+            .field("mount", &self.mount)
+            .finish()
+    }
+}
+
+impl<B> Service<Request<B>> for Console {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<ResponseBody>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (parts, _) = request.into_parts();
+        let mut response = self.answer(&parts);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        headers.insert(
+            HeaderName::from_static("cross-origin-opener-policy"),
+            HeaderValue::from_static("same-origin"),
+        );
+        if parts.method == Method::HEAD {
+            *response.body_mut() = ResponseBody::empty();
+        }
+        ready(Ok(response))
+    }
+}
+
+/// A file, or that the one which the browser has is still right. It asks each time: the files of a new version must not
+/// meet those of an old one.
+fn file(asked: &HeaderMap, kind: HeaderValue, etag: HeaderValue, content: Bytes) -> Response<ResponseBody> {
+    let known = asked.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &etag));
+    let mut response = match known {
+        true => Response::new(ResponseBody::empty()),
+        false => Response::new(ResponseBody::from(content.clone())),
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, etag);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        headers.insert(CONTENT_TYPE, kind);
+        headers.insert(CONTENT_LENGTH, content.len().into());
+    }
+    response
+}
+
+/// Whether `If-None-Match` names this validator (RFC 9110 §13.1.2), compared weakly, as a front may have weakened it.
+fn names(known: &HeaderValue, etag: &HeaderValue) -> bool {
+    let known = known.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    known.into_iter().any(|known| {
+        let strong = known.strip_prefix(b"W/").unwrap_or(known);
+        strong == b"*" || strong == etag.as_bytes()
+    })
+}
+
+fn redirect(address: &str) -> Response<ResponseBody> {
+    let Ok(location) = HeaderValue::try_from(address) else {
+        return not_found();
+    };
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+fn about_methods(status: StatusCode) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = status;
+    response.headers_mut().insert(ALLOW, METHODS);
+    response
+}
+
+fn not_found() -> Response<ResponseBody> {
+    let text = Bytes::from_static(b"The console has nothing at this path.\n");
+    let mut response = Response::new(ResponseBody::from(text));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// Text as it may stand in an attribute between double quotes.
+fn attribute(text: &str) -> String {
+    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_validator_is_found_in_a_list_and_when_it_was_weakened() {
+        let etag = HeaderValue::from_static("\"ab\"");
+        for known in ["\"ab\"", "W/\"ab\"", "\"x\", \"ab\"", "*"] {
+            assert!(names(&HeaderValue::from_static(known), &etag), "{known}");
+        }
+        for known in ["", "ab", "\"abc\"", "\"a\",\"b\""] {
+            assert!(!names(&HeaderValue::from_static(known), &etag), "{known}");
+        }
+    }
+
+    #[test]
+    fn a_setting_does_not_break_out_of_its_attribute() {
+        assert_eq!(attribute("/a\"><script>&"), "/a&quot;>&lt;script>&amp;");
+    }
+}

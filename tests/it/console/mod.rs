@@ -1,0 +1,9 @@
+//! The web console, over plain HTTP and in a real browser.
+
+mod browser;
+mod inside;
+mod looks;
+mod page;
+mod served;
+mod steer;
+mod strangers;

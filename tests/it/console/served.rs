@@ -1,0 +1,193 @@
+//! The application that the browser is shown.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Query, State},
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use tower::{Service, service_fn};
+use tower_respond_async::{
+    Authorizer, Builder, Completion, Console, MemoryStore, ResponseBody, TaskApi, TaskContext, TaskStore,
+    allow_everyone,
+    task::{LeaseRef, LogLine},
+    time::Timestamp,
+};
+
+use crate::support::{App, Gate, routes};
+
+/// What a stranger would like the page to run, however it is taken: as an element, an attribute, a link or a template.
+pub(super) const HOSTILE: &str = "</textarea></pre><script>alert(1)</script><img src=x onerror=alert(2)>\
+                                  <svg/onload=alert(3)>\" onmouseover=\"alert(4)\" javascript:alert(5) {{7*7}} ${7*7}";
+
+/// An application with the console, served on a free port.
+pub(super) struct Served {
+    pub(super) app: App,
+    pub(super) gate: Gate,
+    pub(super) store: MemoryStore,
+    pub(super) address: SocketAddr,
+}
+
+impl Served {
+    pub(super) async fn new() -> Self {
+        Self::with(allow_everyone(), |builder| builder).await
+    }
+
+    pub(super) async fn with(authorizer: impl Authorizer, configure: impl FnOnce(Builder) -> Builder) -> Self {
+        let store = MemoryStore::new();
+        let gate = Gate::new();
+        let handlers = Handlers {
+            gate: gate.clone(),
+            store: store.clone(),
+        };
+        let configured = |builder: Builder| configure(builder.api_base("/tasks").never_async("/console"));
+        let app = App::wrap(store.clone(), configured, |tasks| {
+            routes()
+                .merge(handlers.routes())
+                .nest_service("/tasks", with_callbacks(TaskApi::new(tasks, authorizer)))
+                .nest_service("/console", Console::new(tasks))
+        });
+        let address = app.serve().await;
+        Self {
+            app,
+            gate,
+            store,
+            address,
+        }
+    }
+
+    /// The address of a part of the console: `""`, or `"#/tasks"`.
+    pub(super) fn console(&self, part: &str) -> String {
+        format!("http://{}/console/{part}", self.address)
+    }
+}
+
+#[derive(Clone)]
+struct Handlers {
+    gate: Gate,
+    store: MemoryStore,
+}
+
+impl Handlers {
+    fn routes(self) -> Router {
+        Router::new()
+            .route("/work", any(work))
+            .route("/say", any(say))
+            .route(
+                "/redirect",
+                any(|| async { (StatusCode::FOUND, [("location", "/echo")]) }),
+            )
+            .route(
+                "/password",
+                any(|| async { (StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic")], "who?") }),
+            )
+            .with_state(self)
+    }
+
+    async fn log(&self, task: &TaskContext, level: &str, message: &str) {
+        let Some((id, token)) = task.request_id().zip(task.fence_token()) else {
+            return;
+        };
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let at = Timestamp::from_millis(now.as_millis() as u64);
+        let mut line = LogLine::new(at, level, "app::work", message);
+        line.fields.push(("step".into(), message.len().to_string().into()));
+        assert!(self.store.append_log(LeaseRef { id, token }, vec![line]).await.unwrap());
+    }
+}
+
+#[derive(Deserialize)]
+struct Work {
+    /// How many attempts fail.
+    #[serde(default)]
+    fail: u32,
+}
+
+/// Half of some work, a wait to be let on, and the other half.
+async fn work(State(handlers): State<Handlers>, Query(Work { fail }): Query<Work>, task: TaskContext) -> Response {
+    if task.attempt() <= fail {
+        handlers.log(&task, "ERROR", "the database does not answer").await;
+        return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response();
+    }
+    task.progress(0.5, "half of it");
+    handlers.log(&task, "INFO", "the first half is done").await;
+    tokio::select! {
+        () = handlers.gate.pass() => {}
+        () = task.stopped() => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+    handlers.log(&task, "WARN", "the second half is done too").await;
+    (
+        [("content-type", "application/json")],
+        r#"{"total":12345678901234567890,"parts":[1,2.50]}"#,
+    )
+        .into_response()
+}
+
+#[derive(Deserialize)]
+struct Say {
+    #[serde(default)]
+    status: Option<u16>,
+}
+
+/// Says what it is sent wherever a handler can say something.
+async fn say(
+    State(handlers): State<Handlers>,
+    Query(Say { status }): Query<Say>,
+    task: TaskContext,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let text = String::from_utf8_lossy(&body).into_owned();
+    task.progress(0.1, &text);
+    handlers.log(&task, &text, &text).await;
+    let status = StatusCode::from_u16(status.unwrap_or(200)).unwrap();
+    let mut response = (status, text).into_response();
+    for name in ["content-type", "x-said"] {
+        if let Some(value) = headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+/// The API, with a callback for every task that says what a stranger's server might.
+fn with_callbacks(
+    api: TaskApi,
+) -> impl Service<Request<Body>, Response = http::Response<ResponseBody>, Error = std::convert::Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    service_fn(move |request: Request<Body>| {
+        let mut api = api.clone();
+        async move {
+            if !request.uri().path().ends_with("/callbacks") {
+                return Service::<Request<Body>>::call(&mut api, request).await;
+            }
+            let document = json!({ "callbacks": [{
+                "callbackId": 1, "webhookId": "w", "destination": HOSTILE, "generation": 1, "condition": HOSTILE,
+                "status": "Failed", "nextTryTime": null,
+                "tries": [{ "timestamp": 1_700_000_000_000_u64, "statusCode": 500, "text": HOSTILE }],
+            }] });
+            let mut response = http::Response::new(ResponseBody::from(Bytes::from(document.to_string())));
+            let json = http::HeaderValue::from_static("application/json");
+            response.headers_mut().insert("content-type", json);
+            Ok(response)
+        }
+    })
+}
+
+/// A hook that hears of every task, so that each has somebody to be told.
+pub(super) fn somebody(builder: Builder) -> Builder {
+    builder.on_completion(|_: Completion| {})
+}

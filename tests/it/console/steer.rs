@@ -1,0 +1,511 @@
+//! Using it: trying requests out, watching, stopping, re-running, finding, paging.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use axum::Router;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri, request::Parts};
+use serde_json::{Value, json};
+use tower::make::Shared;
+use tower_respond_async::{
+    Access, BearerToken, RequestId, Scope, TaskState, TaskStore, allow_everyone,
+    api::Permission,
+    store::{Insert, Inserted},
+    task::{CapturedRequest, NewTask, lifecycle::Stop},
+    time::Timestamp,
+};
+
+use crate::{
+    console::{browser::Browser, served::Served},
+    support::{WithoutBody, fc},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_tried_out_both_ways_and_watched_live() {
+    let served = Served::new().await;
+    let browser = Browser::open().await;
+    browser.go(served.console("#/invoke")).await;
+
+    // Now: the answer itself.
+    browser.fill("input[name=path]", "/echo?a=1").await;
+    browser.fill("#invoke-headers", "content-type: application/json").await;
+    browser.fill("#invoke-body", r#"{"n":12345678901234567890}"#).await;
+    browser.click(".switch", "Async").await;
+    browser.sees("pre.curl", "--data-raw").await;
+    browser.click("button", "Send").await;
+    browser.sees(".badge", "200").await;
+    browser.sees(".payload pre", "12345678901234567890").await;
+    assert_eq!(browser.count(".task-line").await, 0);
+
+    // Later: a 202, and a task that can be watched from here.
+    browser.fill("input[name=path]", "/work").await;
+    browser.click(".switch", "Async").await;
+    browser.fill("input[name=taskId]", "the-job").await;
+    browser.sees("pre.curl", "X-Fc-Invocation-Type: Async").await;
+    browser.click("button", "Send").await;
+    browser.sees(".badge", "202").await;
+    browser.sees(".task-line .badge", "Running").await;
+    browser.sees(".task-line", "half of it").await;
+    browser.click(".task-line a", "the-job").await;
+
+    // Its page, live: progress, the log as it grows, the end.
+    browser.sees("h1", "the-job").await;
+    browser.sees("#pulse", "live").await;
+    browser.sees(".task-progress", "half of it").await;
+    browser.sees(".log .said", "the first half is done").await;
+    browser.sees(".page-task", "There is none yet.").await;
+    assert_eq!(browser.count(".log li").await, 1);
+    served.gate.let_pass(1);
+    browser.sees(".task-top .badge", "Succeeded").await;
+    browser.sees(".log .level-warn", "the second half is done too").await;
+    browser.sees(".payload pre", "12345678901234567890").await;
+    browser.sees(".attempts td", "Succeeded").await;
+    browser.sees(".events li", "Enqueued").await;
+    browser.sees("button", "Run again").await;
+
+    // And by its request id, from the box at the top.
+    let id = served
+        .app
+        .tasks
+        .list(&Scope::All, &Default::default(), Default::default())
+        .await
+        .unwrap()
+        .items[0]
+        .id;
+    browser.press("/").await;
+    browser.write(&id.to_string()).await;
+    browser.press("Enter").await;
+    browser.until(&format!("location.hash === '#/tasks/{id}'")).await;
+    browser.sees("h1", "the-job").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_waited_for_and_a_task_is_delayed() {
+    let served = Served::new().await;
+    let browser = Browser::open().await;
+    browser.go(served.console("#/invoke")).await;
+    browser.fill("input[name=path]", "/hello/you").await;
+    browser.fill("input[name=wait]", "20").await;
+    browser.click("button", "Send").await;
+    browser.sees(".payload pre", "hello you").await;
+
+    browser.fill("input[name=wait]", "").await;
+    browser.fill("input[name=delay]", "600").await;
+    browser.click("button", "Send").await;
+    browser.sees(".task-line .badge", "Enqueued").await;
+    browser.click(".task-line a", "").await;
+    browser.sees(".facts", "Not before").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_stopped_run_again_edited_and_deleted() {
+    let served = Served::new().await;
+    let request = fc("/work")
+        .header("x-fc-async-task-id", "job")
+        .header("authorization", "Bearer s3cret")
+        .with("one");
+    let id = served.app.accepted(request).await;
+    served.app.until(id, TaskState::Running).await;
+
+    let browser = Browser::open().await;
+    browser.go(served.console("#/tasks/job")).await;
+    browser.click(".task-top button", "Stop").await;
+    browser.sees(".task-top .badge", "Stopped").await;
+    browser.sees(".attempts td", "Stopped").await;
+
+    served.gate.let_pass(1);
+    browser.click(".task-top button", "Run again").await;
+    browser.sees(".task-top .badge", "Succeeded").await;
+    browser.sees(".facts", "Generation").await;
+
+    // Edited: the secret is never shown, and still goes along.
+    browser.click(".task-top button", "Edit and run again").await;
+    browser
+        .until("document.querySelector('#edit-headers')?.value.includes('authorization: REDACTED')")
+        .await;
+    browser.fill("#edit-uri", "/echo").await;
+    browser.fill("#edit-body", "two").await;
+    browser.click("dialog button", "Run again").await;
+    browser.sees(".facts", "/echo").await;
+    browser.sees(".task-top .badge", "Succeeded").await;
+    browser.sees(".payload pre", "two").await;
+    let stored = served.app.tasks.request(&Scope::All, id).await.unwrap().unwrap();
+    assert_eq!(stored.headers["authorization"], "Bearer s3cret");
+    assert!(!browser.text("body").await.contains("s3cret"));
+
+    browser.click(".task-top button", "Delete").await;
+    browser.sees("dialog h2", "Delete this task?").await;
+    browser.press("Escape").await;
+    browser.until("!document.querySelector('dialog')").await;
+    served.app.record(id).await;
+    browser.click(".task-top button", "Delete").await;
+    browser.click("dialog button", "Delete").await;
+    browser.until("location.hash === '#/tasks'").await;
+    assert_eq!(served.app.kept().await, 0);
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_looked_for_is_in_the_address() {
+    let served = Served::new().await;
+    for (name, path) in [("alpha-1", "/echo"), ("alpha-2", "/status/404"), ("beta-2", "/echo")] {
+        let request = fc(path).header("x-fc-async-task-id", name);
+        let id = served.app.accepted(request.with(format!("payload of {name}"))).await;
+        served.app.ended(id).await;
+    }
+    let waits = fc("/echo")
+        .header("x-fc-async-task-id", "beta-1")
+        .header("x-fc-async-delay", "3000");
+    served.app.accepted(waits.empty()).await;
+    let browser = Browser::open().await;
+    let rows = async |browser: &Browser, wanted: &[&str]| {
+        let shown = "[...document.querySelectorAll('tbody tr')].map((row) => row.dataset.row).sort()";
+        let wanted = json!(wanted).to_string();
+        browser
+            .until(&format!("JSON.stringify({shown}) === {}", json!(wanted)))
+            .await;
+    };
+    browser.go(served.console("#/tasks")).await;
+    rows(&browser, &["alpha-1", "alpha-2", "beta-1", "beta-2"]).await;
+
+    browser.click(".chip", "Failed").await;
+    browser.until("location.hash === '#/tasks?status=Failed'").await;
+    rows(&browser, &["alpha-2"]).await;
+    browser.click(".chip", "Succeeded").await;
+    rows(&browser, &["alpha-1", "alpha-2", "beta-2"]).await;
+    browser.fill("input[name=prefix]", "beta").await;
+    rows(&browser, &["beta-2"]).await;
+
+    // Whoever is sent the address sees the same.
+    let address = browser.eval("location.href").await;
+    browser.open_anew(address.as_str().unwrap()).await;
+    rows(&browser, &["beta-2"]).await;
+    assert_eq!(
+        browser.eval("document.querySelector('[name=prefix]').value").await,
+        "beta"
+    );
+    assert_eq!(browser.count(".chip :checked").await, 2);
+
+    browser.click("button", "Clear filters").await;
+    browser.fill("input[name=text]", "payload of alpha").await;
+    rows(&browser, &["alpha-1", "alpha-2"]).await;
+    browser.fill("input[name=function]", "status").await;
+    rows(&browser, &["alpha-2"]).await;
+    browser.fill("input[name=text]", "nowhere").await;
+    browser.sees(".empty", "No task matches").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
+    let served = Served::new().await;
+    for _ in 0..1000 {
+        served
+            .app
+            .accepted(fc("/echo").header("x-fc-async-delay", "3000").empty())
+            .await;
+    }
+    let browser = Browser::open().await;
+    browser.go(served.console("#/tasks?status=Enqueued")).await;
+    let mut seen = BTreeSet::new();
+    for page in 1..=20 {
+        browser.sees(".pager", &format!("Page {page} ·")).await;
+        let ids = browser
+            .eval("[...document.querySelectorAll('tbody tr')].map((row) => row.dataset.row)")
+            .await;
+        let ids = ids.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned());
+        seen.extend(ids);
+        if page < 20 {
+            browser.click(".pager button", "Next").await;
+        }
+    }
+    assert_eq!(seen.len(), 1000);
+    browser.click(".pager button", "Next").await;
+    browser.sees(".empty", "No more tasks").await;
+    browser.click(".pager button", "Previous").await;
+    browser.sees(".pager", "Page 20 ·").await;
+    browser.click(".pager button", "Previous").await;
+    browser.sees(".pager", "Page 19 ·").await;
+
+    // A few by hand.
+    for row in [1, 2, 3] {
+        browser
+            .click(&format!("tbody tr:nth-child({row}) td.pick input"), "")
+            .await;
+    }
+    browser.sees(".bulk", "3 tasks selected").await;
+    browser.click(".bulk button", "Stop").await;
+    browser.click("dialog button", "Stop 3").await;
+    browser.sees(".toast", "3 tasks stopped").await;
+
+    // All that match: the count is to be typed.
+    browser.click("thead .pick input", "").await;
+    browser.click(".bulk label", "all others that match").await;
+    browser.click(".bulk button", "Stop").await;
+    browser.sees("dialog h2", "Stop: 997 tasks").await;
+    browser.fill("dialog input", "99").await;
+    assert_eq!(
+        browser.eval("$t('dialog button', 'Stop 997').disabled").await,
+        json!(true)
+    );
+    browser.fill("dialog input", "997").await;
+    browser.click("dialog button", "Stop 997").await;
+    browser.sees(".toast", "997 tasks stopped").await;
+    browser.sees(".empty", "No task matches").await;
+    let stats = served.app.tasks.stats(&Scope::All).await.unwrap();
+    let counts: Vec<_> = stats.counts.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(counts, [(TaskState::Stopped, 1000)]);
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rare_among_many_is_found_and_what_is_not_there_is_not_looked_for() {
+    let served = Served::new().await;
+    for name in ["first", "second"] {
+        let waits = fc("/echo")
+            .header("x-fc-async-task-id", name)
+            .header("x-fc-async-delay", "3000");
+        let id = served.app.accepted(waits.empty()).await;
+        assert_eq!(served.app.tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopped);
+    }
+    // Twice as many as the API looks at for one page.
+    let input = CapturedRequest::new(Method::POST, Uri::from_static("/echo"), HeaderMap::new(), Bytes::new());
+    let input = Arc::new(input);
+    for number in 0..20_500_u64 {
+        let mut task = NewTask::new(
+            RequestId::from_parts(Timestamp::from_millis(number), [7; 10]),
+            input.clone(),
+        );
+        task.delay = Duration::from_secs(3000);
+        assert!(matches!(
+            served.store.insert(Insert::new(task)).await,
+            Ok(Inserted::New(_))
+        ));
+    }
+    let browser = Browser::open().await;
+    browser.go(served.console("#/tasks?status=Stopped")).await;
+    browser.sees(".pager", "2 tasks").await;
+    browser.sees("tbody a", "first").await;
+    assert_eq!(browser.text(".pager button:last-of-type").await, "Next");
+
+    browser.go(served.console("#/tasks?status=Running")).await;
+    browser.sees(".empty", "No task matches").await;
+    let looks =
+        "performance.getEntriesByType('resource').filter((each) => each.name.includes('status=Running')).length";
+    let looks = browser.eval(looks).await;
+    assert!(
+        looks.as_u64().unwrap() <= 2,
+        "{looks} looks for a state that no task is in"
+    );
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_is_enough() {
+    let served = Served::new().await;
+    let id = served
+        .app
+        .accepted(fc("/work").header("x-fc-async-task-id", "job").empty())
+        .await;
+    served.app.until(id, TaskState::Running).await;
+    let browser = Browser::open().await;
+    browser.go(served.console("")).await;
+    let focused = "document.activeElement.textContent || document.activeElement.getAttribute('aria-label')";
+
+    // The first stop leads past the navigation.
+    browser.press("Tab").await;
+    assert_eq!(browser.eval(focused).await, "Skip to content");
+    browser.press("Enter").await;
+    browser.until("document.activeElement.id === 'main'").await;
+
+    browser.press("?").await;
+    browser.sees("dialog h2", "Keyboard").await;
+    browser.press("Escape").await;
+    browser.until("!document.querySelector('dialog')").await;
+
+    browser.press("g").await;
+    browser.press("t").await;
+    browser.until("location.hash === '#/tasks'").await;
+    browser.sees(".page-tasks tbody a", "job").await;
+    browser.press("j").await;
+    browser.until("document.activeElement.matches('tbody a')").await;
+    browser.press("Enter").await;
+    browser.sees("h1", "job").await;
+
+    // To the stop button by tabbing alone, and what has the focus can be seen.
+    let tab_to = async |text: &str| {
+        for _ in 0..60 {
+            browser.press("Tab").await;
+            if browser.eval(focused).await == text {
+                let outline = browser
+                    .eval("getComputedStyle(document.activeElement).outlineStyle")
+                    .await;
+                assert_eq!(outline, "solid", "the focus on {text} cannot be seen");
+                return;
+            }
+        }
+        panic!("no {text} was reached");
+    };
+    browser.sees(".task-top button", "Stop").await;
+    tab_to("Stop").await;
+    browser.press("Enter").await;
+    browser.sees(".task-top .badge", "Stopped").await;
+
+    // A request from the invoke page.
+    browser.press("g").await;
+    browser.press("i").await;
+    browser.until("location.hash === '#/invoke'").await;
+    browser.press("/").await;
+    browser.until("document.activeElement.name === 'path'").await;
+    browser.eval("document.activeElement.select()").await;
+    browser.write("/hello/keys").await;
+    browser.press("Tab").await;
+    assert_eq!(browser.eval("document.activeElement.name").await, "async");
+    browser.press(" ").await;
+    browser.press("Tab").await;
+    browser.press("Enter").await;
+    browser.sees(".payload pre", "hello keys").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
+    let access = Access::read_only(Scope::All).without(Permission::Payload);
+    let served = Served::with(BearerToken::new("s3cret").granting(access), |builder| builder).await;
+    let id = served
+        .app
+        .accepted(fc("/work").header("x-fc-async-task-id", "job").empty())
+        .await;
+    served.app.until(id, TaskState::Running).await;
+
+    let browser = Browser::open().await;
+    browser.go(served.console("#/tasks/job")).await;
+    // Who would not sign in is told why nothing is shown, and asked again when they want to be.
+    browser.click("dialog button", "Not now").await;
+    browser.sees("#notice", "The request carries no credentials").await;
+    browser.click("#notice button", "Sign in").await;
+    browser.sees("dialog h2", "Sign in").await;
+    browser.write("wrong").await;
+    browser.click("dialog button", "Sign in").await;
+    browser.sees("dialog label", "not accepted").await;
+    browser.write("wrong too").await;
+    browser.press("Enter").await;
+    browser.sees("dialog label", "not accepted").await;
+    browser.write("s3cret").await;
+    browser.click("dialog button", "Sign in").await;
+    browser.sees("h1", "job").await;
+
+    // What the caller may not do is not offered, and what they may not see is not there.
+    browser.sees(".log .said", "the first half is done").await;
+    browser.sees(".task-top .badge", "Running").await;
+    assert_eq!(browser.count(".task-top .actions button").await, 0);
+    assert_eq!(
+        browser.eval("$t('.card h2', 'Request') === undefined").await,
+        json!(true)
+    );
+    let stores =
+        browser.eval("[sessionStorage.length, localStorage.length, document.cookie, location.href.includes('s3cret')]");
+    assert_eq!(stores.await, json!([1, 0, "", false]));
+
+    // Kept over a reload, and gone when it is asked to be.
+    browser.go(served.console("#/settings")).await;
+    browser.sees(".chip", "logs").await;
+    browser.click("button", "Forget the token").await;
+    browser.sees("dialog h2", "Sign in").await;
+    assert_eq!(browser.eval("sessionStorage.length").await, json!(0));
+
+    // The API said 401 and 403, as it should, and the browser notes each.
+    let complaints = browser.complaints();
+    let expected =
+        |complaint: &String| complaint.contains("401 (Unauthorized)") || complaint.contains("403 (Forbidden)");
+    assert!(complaints.iter().all(expected), "{complaints:#?}");
+    browser.forget_complaints();
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_goes_on_when_the_server_is_back() {
+    let served = Served::new().await;
+    let browser = Browser::open().await;
+    browser.go(served.console("#/tasks")).await;
+    browser.sees("#pulse", "live").await;
+    browser.offline(true).await;
+    // What was typed is asked for, in vain, and nothing else will happen that makes the page ask again.
+    browser.fill("input[name=prefix]", "after").await;
+    let asked = "performance.getEntriesByType('resource').some((each) => each.name.includes('prefix=after'))";
+    browser.until(asked).await;
+    browser.sees("#notice", "The server cannot be reached").await;
+    browser.offline(false).await;
+    browser.sees("#pulse", "live").await;
+    browser.until("document.getElementById('notice').hidden").await;
+    served
+        .app
+        .accepted(fc("/echo").header("x-fc-async-task-id", "after").empty())
+        .await;
+    browser.sees("tbody a", "after").await;
+
+    let complaints = browser.complaints();
+    let network = |complaint: &String| complaint.contains("net::ERR_");
+    assert!(complaints.iter().all(network), "{complaints:#?}");
+    browser.forget_complaints();
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_sees_its_own_and_nothing_of_the_process() {
+    let tenant = |request: &Parts| {
+        let name = request.headers.get("x-tenant")?.to_str().ok()?;
+        Some(tower_respond_async::Tenant::new(name))
+    };
+    let acme = || Some(tower_respond_async::Tenant::new("acme"));
+    let authorizer = move |_: &Parts| Access::full(Scope::One(acme()));
+    let served = Served::with(authorizer, |builder| builder.tenant(tenant)).await;
+    for (name, tenant) in [("ours", "acme"), ("theirs", "other")] {
+        let request = fc("/echo")
+            .header("x-fc-async-task-id", name)
+            .header("x-tenant", tenant)
+            .empty();
+        let id = served.app.accepted(request).await;
+        served.app.ended(id).await;
+    }
+    let browser = Browser::open().await;
+    browser.go(served.console("")).await;
+    browser.sees("tbody a", "ours").await;
+    assert_eq!(browser.count("tbody tr").await, 1);
+    assert_eq!(browser.count(".chart").await, 0);
+    browser.go(served.console("#/settings")).await;
+    browser.sees("dd", "one tenant's tasks").await;
+    assert!(!browser.text("main").await.contains("This process"));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_below_a_prefix_and_without_its_slash() {
+    let served = Served::with(allow_everyone(), |builder| {
+        builder.public_url("http://example.org/front")
+    })
+    .await;
+    let outer = Router::new().nest_service("/front", served.app.service.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Shared::new(outer)).await });
+
+    let browser = Browser::open().await;
+    browser.go(format!("http://{address}/front/console")).await;
+    browser.until("location.pathname === '/front/console/'").await;
+    browser.sees("#pulse", "live").await;
+    browser.press("g").await;
+    browser.press("i").await;
+    browser.fill("input[name=path]", "/hello/prefix").await;
+    browser.click("button", "Send").await;
+    browser.click(".task-line a", "").await;
+    browser.sees(".payload pre", "hello prefix").await;
+    let paths = "performance.getEntriesByType('resource').map((each) => new URL(each.name).pathname)";
+    let outside: Value = browser
+        .eval(&format!("{paths}.filter((path) => !path.startsWith('/front/'))"))
+        .await;
+    assert_eq!(outside, json!([]));
+    browser.close().await;
+}
