@@ -21,6 +21,7 @@ main() {
     call a
     watch_it
     look_at_the_product a
+    hear_the_callback
 
     title "Once more, with a kill -9 in the middle of it"
     stop
@@ -35,6 +36,7 @@ main() {
     watch_it
     the_crash_is_counted
     look_at_the_product b
+    hear_the_callback
     title "Done"
 }
 
@@ -204,6 +206,20 @@ look_at_the_product() {
     grep -q "\"size\":$(wc -c <"$product" | tr -d ' ')[,}]" "$scratch/result.json" ||
         die "the result and the product do not agree on the size"
     [ -z "$(ls -A "$scratch/work")" ] || die "working files were left behind"
+}
+
+# The app prints what its callback function is told.
+hear_the_callback() {
+    title "The callback: POST /dest-succ"
+    local id i heard=
+    id=$(field requestId)
+    for i in $(seq 100); do
+        heard=$(grep "^dest-succ: $id " "$scratch/app.log" || true)
+        [ -z "$heard" ] || break
+        sleep 0.1
+    done
+    [ -n "$heard" ] || die "the callback function heard nothing of $id"
+    echo "$heard"
 }
 
 get() { curl -sS --fail-with-body --max-time 30 "$address$1"; }

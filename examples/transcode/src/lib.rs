@@ -7,6 +7,7 @@
 //! | file | what it shows |
 //! |---|---|
 //! | `main.rs` | the wiring: a store that outlives the app, layer, task API, graceful shutdown |
+//! | `callbacks.rs` | the callback functions: where it is told how a job ended |
 //! | `app.rs` | the handler, and errors that are always JSON |
 //! | `job.rs` | reporting progress and hearing of a stop, for asynchronous and plain requests alike |
 //! | `transcoder.rs` | the job step by step, and why leaving it at any step leaves nothing behind |

@@ -13,6 +13,9 @@
 //! curl -X POST http://127.0.0.1:3000/tasks/{id}/stop # ffmpeg is killed, nothing is written
 //! curl http://127.0.0.1:3000/tasks/{id}/result       # the handler's own answer, once there is one
 //!
+//! # it prints what its callback function `/dest-succ` or `/dest-fail` is told of the end
+//! curl http://127.0.0.1:3000/tasks/{id}/callbacks
+//!
 //! # `kill -9` the app while a task runs, and start it again: the task is run again, and ends
 //!
 //! # the same without the header: the caller waits, and hanging up is the stop button
@@ -22,6 +25,8 @@
 //!
 //! `settings.rs` lists the environment variables.
 #![forbid(unsafe_code)]
+
+mod callbacks;
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
@@ -33,7 +38,8 @@ use tokio::{
 };
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
-    BearerToken, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, Tasks, allow_everyone, store::RedbStore,
+    BearerToken, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, Tasks, allow_everyone, hook::AppPath,
+    store::RedbStore,
 };
 use transcode::{Settings, Store, Transcoder, Workspace, app};
 
@@ -61,10 +67,15 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     let layer = layer
         .api_base(TASKS)
         .concurrency(settings.concurrency)
-        .function_name(|_| Some("transcode".to_owned()))
+        .function_name(|head| match head.uri.path() {
+            "/" => Some("transcode".to_owned()),
+            path => Some(path.trim_matches('/').to_owned()),
+        })
+        .on_success(AppPath::new(callbacks::SUCCESS)?)
+        .on_failure(AppPath::new(callbacks::FAILURE)?)
         .build()?;
     let tasks = layer.tasks();
-    let app = app::<TaskContext>(settings.transcoder);
+    let app = app::<TaskContext>(settings.transcoder).merge(callbacks::callbacks());
     let app = layer.layer(with_task_api(app, &tasks, settings.token));
 
     let listener = TcpListener::bind(settings.listen).await?;
