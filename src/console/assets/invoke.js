@@ -182,9 +182,11 @@ export function invoke(root, _, { signal }) {
 
 /** The task that came of a request, live. */
 function watch(id, signal) {
-  const place = h("p", { class: "row task-line", role: "status" });
+  // The link stays where it is, whatever is said beside it: somebody may be about to press it.
+  const state = h("span");
+  const progress = h("span");
   const link = h("a", { class: "mono wrap", href: taskHref(id) }, id);
-  put(place, link);
+  const place = h("p", { class: "row task-line", role: "status" }, state, link, progress);
   let ended = false;
   may("view").then((yes) => {
     if (!yes) return;
@@ -194,7 +196,8 @@ function watch(id, signal) {
       async refresh() {
         const task = await get(taskPath(id), { signal });
         ended = hasEnded(task.status);
-        put(place, badge(task.status), link, !ended && task.progress && progressBar(task.progress));
+        put(state, badge(task.status));
+        put(progress, !ended && task.progress && progressBar(task.progress));
       },
     });
   });

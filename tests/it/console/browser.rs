@@ -284,7 +284,14 @@ impl Drop for Browser {
     /// A test that failed leaves no browser behind: the process was killed by its id, and its children follow.
     fn drop(&mut self) {
         let _ = self.child.start_kill();
-        let _ = std::fs::remove_dir_all(&self.profile);
+        // Its children write until they have noticed.
+        for _ in 0..40 {
+            let removed = std::fs::remove_dir_all(&self.profile);
+            if removed.is_ok() && !self.profile.exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
