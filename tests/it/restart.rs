@@ -311,6 +311,8 @@ async fn suspects_of_a_killed_process_run_one_at_a_time_beside_innocent_tasks() 
         first.until(id, TaskState::Running).await;
         suspects.push(id);
     }
+    // In the order in which they will run: of one millisecond, the ids decide.
+    suspects.sort_unstable();
     let innocent = first.accepted(fc("/innocent").empty()).await;
     lives.kill();
 

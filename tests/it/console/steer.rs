@@ -357,6 +357,7 @@ async fn the_keyboard_is_enough() {
     browser.press("g").await;
     browser.press("i").await;
     browser.until("location.hash === '#/invoke'").await;
+    browser.until("!!document.querySelector('[name=path]')").await;
     browser.press("/").await;
     browser.until("document.activeElement.name === 'path'").await;
     browser.eval("document.activeElement.select()").await;
