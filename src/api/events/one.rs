@@ -16,6 +16,7 @@ use crate::{
     layer::ResponseBody,
     store::LogQuery,
     task::{Delivery, DeliveryStatus, HistoryEvent, Progress, TaskRecord},
+    time::Timestamp,
     wire::{DeliveryDocument, LogDocument, json::Object, write_progress},
 };
 
@@ -33,8 +34,12 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
     let known = last_event_id(&call.parts).and_then(|id| id.parse::<Known>().ok());
     // An id that this task has not given out yet is another's, and no place in this stream.
     let known = known.filter(|known| known.event <= last);
-    let told_last = known.is_some_and(|known| known.event == last);
-    if told_last && is_over(&record, until) {
+    let callbacks = call.grant.allows(Permission::Callbacks);
+    let told_all = known.is_some_and(|known| {
+        let told_callbacks = until == Until::Ended || !callbacks || known.deliveries == changes(&record.deliveries);
+        known.event == last && told_callbacks
+    });
+    if told_all && is_over(&record, until) {
         // What tells a browser not to ask again.
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -42,7 +47,7 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
     }
     let follower = |teller| Follower {
         logs: call.grant.allows(Permission::Logs),
-        callbacks: call.grant.allows(Permission::Callbacks),
+        callbacks,
         known: known.unwrap_or_default(),
         progress: None,
         deliveries: Vec::new(),
@@ -62,8 +67,14 @@ fn is_over(record: &TaskRecord, until: Until) -> bool {
     record.state.is_terminal() && (until == Until::Ended || !pending())
 }
 
+/// How often callbacks came to be, were tried, or were asked for again. It only grows: a try that is asked for again begins
+/// to be counted anew, its tokens do not.
+fn changes(deliveries: &[Delivery]) -> u64 {
+    deliveries.iter().map(|delivery| 1 + delivery.token.get()).sum()
+}
+
 /// What a client knows: the number of the last event in the task's history, of the last line of its log, and how many
-/// callbacks and tries of them there were. Written as the id of events.
+/// [changes](changes) of callbacks there were. Written as the id of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Known {
     event: u32,
@@ -96,6 +107,8 @@ impl FromStr for Known {
 struct DeliveryTold {
     status: DeliveryStatus,
     tried: u32,
+    /// When it was tried last: it may have been asked for again and have come as far as before.
+    last: Option<Timestamp>,
 }
 
 struct Follower {
@@ -212,9 +225,10 @@ impl Follower {
             .map(|delivery| DeliveryTold {
                 status: delivery.status,
                 tried: delivery.tried,
+                last: delivery.tries.last().map(|tried| tried.at),
             })
             .collect();
-        let known = deliveries.iter().map(|delivery| 1 + u64::from(delivery.tried)).sum();
+        let known = changes(deliveries);
         // At the first look, what a client knows that came back is told by the numbers alone.
         let resumed = self.deliveries.is_empty() && self.known.deliveries == known;
         self.known.deliveries = known;

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod change;
+mod events;
 mod list;
 mod logs;
 mod look;
