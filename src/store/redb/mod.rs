@@ -339,8 +339,9 @@ impl Default for RedbStoreBuilder {
 /// When the file says which of its pages are in use. A file that says so of its last commit opens after a kill by reading
 /// the tasks' records; any other must be read to its end first.
 ///
-/// It is about the time that opening takes and nothing else: what was acknowledged is there in any case.
-/// [Operating](crate::guide::operating) has figures.
+/// It is about the time that opening takes, and about what a damaged byte costs a file that was killed
+/// ([Guarantees](crate::guide::guarantees)). What was acknowledged is there in any case. [Operating](crate::guide::operating)
+/// has figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuickRepair {

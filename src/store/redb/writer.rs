@@ -13,7 +13,7 @@
 //! # Why it writes once more when there is nothing to do
 //!
 //! After a kill redb reads the whole file, to find out which pages are in use, unless the very last commit wrote that
-//! down, which makes a commit a third to two thirds dearer. Under load that is too much. Once nobody has asked for
+//! down, which makes a commit up to two thirds dearer: too much for everybody who waits for it. Once nobody has asked for
 //! anything [for a moment](IDLE) it costs nobody anything: so a file that is killed at rest opens at once.
 
 use std::{
