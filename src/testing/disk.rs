@@ -40,7 +40,7 @@ use crate::store::{RedbStore, RedbStoreBuilder, StoreError, StoreErrorKind, Stor
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let disk = FaultDisk::new();
-/// let store = disk.open(RedbStore::builder()).await.unwrap();
+/// let store = disk.open(RedbStore::builder()).unwrap();
 /// store.insert(Insert::new(task(1))).await.unwrap();
 ///
 /// disk.set_capacity(Some(disk.used()));
@@ -49,7 +49,7 @@ use crate::store::{RedbStore, RedbStoreBuilder, StoreError, StoreErrorKind, Stor
 /// store.close().await;
 ///
 /// disk.set_capacity(None);
-/// let store = disk.open(RedbStore::builder()).await.unwrap();
+/// let store = disk.open(RedbStore::builder()).unwrap();
 /// assert!(store.task(task(1).id).await.is_ok());
 /// # }
 /// ```
@@ -114,21 +114,12 @@ impl FaultDisk {
         Self(Arc::new(Mutex::new(platter)))
     }
 
-    /// Opens the file as a store.
+    /// Opens the file as a store, on the thread of the caller: it is in memory.
     ///
     /// # Errors
     ///
     /// As for [`RedbStoreBuilder::open`]; `Unavailable` if a store has it open.
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`RedbStoreBuilder::open`].
-    pub async fn open(&self, settings: RedbStoreBuilder) -> StoreResult<RedbStore> {
-        self.open_at_once(settings)
-    }
-
-    /// The same, for who does not await.
-    pub(super) fn open_at_once(&self, settings: RedbStoreBuilder) -> StoreResult<RedbStore> {
+    pub fn open(&self, settings: RedbStoreBuilder) -> StoreResult<RedbStore> {
         settings.open_on(NAME, || self.take())
     }
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     store::{StoreError, StoreErrorKind, StoreResult},
-    task::{Delivery, DeliveryStatus, RequestId, TaskRecord},
+    task::{RequestId, TaskRecord},
     time::{Clock, Timestamp},
 };
 
@@ -276,10 +276,9 @@ fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
     })
 }
 
-/// Whether a process may have had the task, or what is to be told of it.
+/// Whether a process had the task, or was telling somebody of it.
 fn somebody_had(task: &TaskRecord) -> bool {
-    let pending = |delivery: &Delivery| delivery.status == DeliveryStatus::Pending;
-    task.state.is_held() || task.deliveries.iter().any(pending)
+    task.state.is_held() || task.deliveries.iter().any(|delivery| delivery.is_claimed)
 }
 
 fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, Onward), redb::Error> {
@@ -325,9 +324,8 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
     let now = clock.now();
     for mut stored in orphaned {
         // A task counts a crash: the claim counted itself, and nobody has taken that back.
-        if stored.record.orphaned(now) {
-            stored.put(tables.tasks.open()?)?;
-        }
+        let _ = stored.record.orphaned(now);
+        stored.put(tables.tasks.open()?)?;
         found.note(&ram, &stored.record);
     }
     found.shelve(&ram);

@@ -64,7 +64,10 @@ fn what_was_written_is_read_back() {
         callback: None,
         ..full()
     };
-    for record in [full(), without, TaskRecord::accepted(&new_task(), at(0))] {
+    let mut told = full();
+    told.deliveries[0].due_at = at(5);
+    told.deliveries[0].claim(LEASE, at(5)).unwrap();
+    for record in [full(), without, told, TaskRecord::accepted(&new_task(), at(0))] {
         assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
     }
     let line = LogLine {

@@ -26,7 +26,7 @@ impl Ground for OnDisk {
             .cache_bytes(CACHE_BYTES)
             // The thread that writes would go by the time of the world outside.
             .quick_repair(QuickRepair::Never);
-        let store = self.disk.open_at_once(settings);
+        let store = self.disk.open(settings);
         store.map(|store| Arc::new(store) as Arc<dyn TaskStore>)
     }
 
