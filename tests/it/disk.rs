@@ -122,7 +122,7 @@ async fn whichever_call_of_a_life_fails_nothing_acknowledged_is_lost() {
 #[tokio::test]
 async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
     let disk = FaultDisk::new();
-    let store = disk.open(builder()).await.unwrap();
+    let store = disk.open(builder()).unwrap();
     let kept = new(store.insert(Insert::new(a_task(1))).await).id;
     let held = Insert::new(a_task(2)).born(worker(1), census::LONG);
     let lease = new(store.insert(held).await).lease();
@@ -146,7 +146,7 @@ async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
 #[tokio::test]
 async fn a_panic_inside_redb_stops_the_store_and_not_the_process() {
     let disk = FaultDisk::new();
-    let store = disk.open(builder()).await.unwrap();
+    let store = disk.open(builder()).unwrap();
     let first = new(store.insert(Insert::new(a_task(1))).await).id;
     disk.fail_nth(DiskCall::Sync, 1, DiskFault::Panic);
     let failed = store.insert(Insert::new(a_task(2))).await.unwrap_err();
@@ -156,7 +156,7 @@ async fn a_panic_inside_redb_stops_the_store_and_not_the_process() {
     assert!(store.counts(&Scope::All).await.unwrap().queued() >= 1);
     drop(store);
     assert!(!disk.is_in_use());
-    let store = disk.open(builder()).await.unwrap();
+    let store = disk.open(builder()).unwrap();
     assert!(claim_all(&store).await.unwrap().contains(&first));
 }
 
@@ -164,7 +164,7 @@ async fn a_panic_inside_redb_stops_the_store_and_not_the_process() {
 #[tokio::test]
 async fn a_dropped_operation_leaves_nothing_half_done() {
     let disk = FaultDisk::new();
-    let store = disk.open(builder()).await.unwrap();
+    let store = disk.open(builder()).unwrap();
     for number in 0..100 {
         let insert = store.insert(Insert::new(a_task(number)));
         let _ = tokio::time::timeout(Duration::ZERO, insert).await;
@@ -179,7 +179,7 @@ async fn a_dropped_operation_leaves_nothing_half_done() {
 
 /// The application over a store on `disk`.
 async fn application(disk: &FaultDisk, configure: impl FnOnce(Builder) -> Builder) -> App {
-    let store = disk.open(RedbStore::builder()).await.unwrap();
+    let store = disk.open(RedbStore::builder()).unwrap();
     App::build(store, routes(), |builder| {
         let quick = builder
             .stop_grace(Duration::from_millis(10))
@@ -350,7 +350,7 @@ async fn every_202_survives_a_power_cut_under_load() {
     soon(app.tasks.shutdown(Duration::ZERO)).await;
 
     for (number, (acknowledged, file)) in cuts.into_iter().enumerate() {
-        let store = FaultDisk::holding(file).open(RedbStore::builder()).await.unwrap();
+        let store = FaultDisk::holding(file).open(RedbStore::builder()).unwrap();
         for (id, body) in acknowledged {
             let input = store.input(&Scope::All, id).await.unwrap();
             let input = input.unwrap_or_else(|| panic!("seed {seed}, cut {number}: {id} is lost"));
@@ -374,7 +374,7 @@ async fn a_file_cut_short_at_any_page_is_refused_or_whole() {
         let fates = on_all_cores(lengths, async move |length: &usize| {
             let file = file[..*length].to_vec();
             let disk = FaultDisk::holding(file.clone());
-            match disk.open(builder()).await {
+            match disk.open(builder()) {
                 Err(error) => {
                     assert!(error.to_string().contains("a disk in memory"), "{error}");
                     assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error}");
@@ -417,13 +417,13 @@ async fn a_file_cut_short_at_any_page_is_refused_or_whole() {
 #[tokio::test]
 async fn a_creation_that_was_cut_off_is_begun_again_and_nothing_else_is_taken_for_one() {
     let disk = FaultDisk::new();
-    drop(disk.open(builder()).await.unwrap());
+    drop(disk.open(builder()).unwrap());
     let whole = disk.file();
     let mut unfinished = whole.clone();
     unfinished[..9].fill(0);
     unfinished[512..].fill(0);
     for file in [unfinished.clone(), vec![0; 12_345]] {
-        let store = FaultDisk::holding(file).open(builder()).await.unwrap();
+        let store = FaultDisk::holding(file).open(builder()).unwrap();
         new(store.insert(Insert::new(a_task(1))).await);
     }
 
@@ -432,7 +432,7 @@ async fn a_creation_that_was_cut_off_is_begun_again_and_nothing_else_is_taken_fo
         let mut theirs = unfinished.clone();
         theirs[at] = byte;
         let disk = FaultDisk::holding(theirs.clone());
-        let refused = disk.open(builder()).await.unwrap_err();
+        let refused = disk.open(builder()).unwrap_err();
         assert_eq!(refused.kind(), StoreErrorKind::Corrupt, "{at}");
         assert!(disk.file() == theirs, "byte {at}: it was left as it is");
     }

@@ -176,6 +176,19 @@ impl Gate {
     }
 }
 
+/// Handlers that stand at the gate, and say when they are dropped.
+pub(crate) fn serve_gated(builder: Builder, gate: &Gate, dropped: &Dropped) -> Tasks {
+    let (gate, dropped) = (gate.clone(), dropped.clone());
+    serve(builder, move |_| {
+        let (gate, flag) = (gate.clone(), dropped.flag());
+        async move {
+            gate.pass().await;
+            drop(flag);
+            ok()
+        }
+    })
+}
+
 /// Says when it was dropped.
 #[derive(Clone, Default)]
 pub(crate) struct Dropped(Arc<AtomicBool>);

@@ -17,7 +17,7 @@ use tower_respond_async::{
 
 use crate::engine_support::{
     Dropped, Gate, LONG, claim_and_die, context, ended, eventually, find, inserted, new_task, ok, quick, reached,
-    serve, soon, submission, submit,
+    serve, serve_gated, soon, submission, submit,
 };
 
 /// S46
@@ -62,16 +62,11 @@ async fn a_shutdown_lets_running_tasks_end_and_leaves_waiting_ones() {
 #[tokio::test]
 async fn what_is_handed_back_runs_again_uncharged() {
     let (store, gate, dropped) = (MemoryStore::new(), Gate::new(), Dropped::default());
-    let (at_gate, in_handler) = (gate.clone(), dropped.clone());
-    let builder = quick(store.clone()).stop_grace(Duration::from_millis(20));
-    let tasks = serve(builder, move |_| {
-        let (gate, flag) = (at_gate.clone(), in_handler.flag());
-        async move {
-            gate.pass().await;
-            drop(flag);
-            ok()
-        }
-    });
+    let tasks = serve_gated(
+        quick(store.clone()).stop_grace(Duration::from_millis(20)),
+        &gate,
+        &dropped,
+    );
     let id = submit(&tasks, "/").await;
     gate.arrived(1).await;
     let report = soon(tasks.shutdown(Duration::ZERO)).await;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Barrier;
 use tower_respond_async::{
-    MemoryStore, RequestId, Scope, TaskState, TaskStore,
+    MemoryStore, RequestId, Scope, TaskState, TaskStore, Tasks,
     store::Insert,
     task::lifecycle::{Edits, Rerun, Stop},
     testing::ManualClock,
@@ -17,7 +17,7 @@ use tower_respond_async::{
 
 use crate::engine_support::{
     Dropped, Gate, claim_and_die, context, ended, find, inserted, look_round, new_task, ok, quick, reached, respond,
-    serve, stored, submission, submit,
+    serve, serve_gated, stored, submission, submit,
 };
 
 /// S41
@@ -69,16 +69,11 @@ async fn a_running_task_is_told_to_stop_and_its_answer_is_dropped() {
 #[tokio::test]
 async fn a_handler_that_ignores_a_stop_is_dropped_after_the_grace() {
     let (gate, dropped) = (Gate::new(), Dropped::default());
-    let (at_gate, in_handler) = (gate.clone(), dropped.clone());
-    let builder = quick(MemoryStore::new()).stop_grace(Duration::from_millis(20));
-    let tasks = serve(builder, move |_| {
-        let (gate, flag) = (at_gate.clone(), in_handler.flag());
-        async move {
-            gate.pass().await;
-            drop(flag);
-            ok()
-        }
-    });
+    let tasks = serve_gated(
+        quick(MemoryStore::new()).stop_grace(Duration::from_millis(20)),
+        &gate,
+        &dropped,
+    );
     let id = submit(&tasks, "/").await;
     gate.arrived(1).await;
     assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
@@ -134,21 +129,8 @@ async fn of_a_stop_and_a_claim_one_wins() {
         let first = submit(&tasks, "/first").await;
         gate.arrived(1).await;
         let id = submit(&tasks, "/").await;
-        let barrier = Arc::new(Barrier::new(2));
-        let stopping = tokio::spawn({
-            let (tasks, barrier) = (tasks.clone(), barrier.clone());
-            async move {
-                barrier.wait().await;
-                for _ in 0..round % 50 {
-                    tokio::task::yield_now().await;
-                }
-                tasks.stop(&Scope::All, id).await.unwrap()
-            }
-        });
-        barrier.wait().await;
-        gate.let_through(1);
+        let stop = stop_beside(&tasks, id, round % 50, || gate.let_through(1)).await;
         ended(&tasks, first).await;
-        let stop = stopping.await.unwrap();
         let record = ended(&tasks, id).await;
         let ran = begun.lock().unwrap().contains(&Some(id));
         match stop {
@@ -162,6 +144,24 @@ async fn of_a_stop_and_a_claim_one_wins() {
         seen.insert(std::mem::discriminant(&stop));
     }
     assert!(seen.len() > 1, "the rounds have gone one way only");
+}
+
+/// Stops the task on one thread, so many turns of it later, while `other` happens on another.
+async fn stop_beside(tasks: &Tasks, id: RequestId, turns: usize, other: impl FnOnce()) -> Stop {
+    let barrier = Arc::new(Barrier::new(2));
+    let stopping = tokio::spawn({
+        let (tasks, barrier) = (tasks.clone(), barrier.clone());
+        async move {
+            barrier.wait().await;
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            tasks.stop(&Scope::All, id).await.unwrap()
+        }
+    });
+    barrier.wait().await;
+    other();
+    stopping.await.unwrap()
 }
 
 /// S43
@@ -180,20 +180,7 @@ async fn of_a_stop_and_an_end_one_wins() {
     for round in 0..ROUNDS {
         let id = submit(&tasks, "/").await;
         gate.arrived(1).await;
-        let barrier = Arc::new(Barrier::new(2));
-        let stopping = tokio::spawn({
-            let (tasks, barrier) = (tasks.clone(), barrier.clone());
-            async move {
-                barrier.wait().await;
-                for _ in 0..round % 10 {
-                    tokio::task::yield_now().await;
-                }
-                tasks.stop(&Scope::All, id).await.unwrap()
-            }
-        });
-        barrier.wait().await;
-        gate.let_through(1);
-        let stop = stopping.await.unwrap();
+        let stop = stop_beside(&tasks, id, round % 10, || gate.let_through(1)).await;
         let record = ended(&tasks, id).await;
         let expected = match stop {
             Stop::AlreadyEnded(state) => state,

@@ -2,13 +2,12 @@
 
 use serde_json::json;
 
-use crate::console::{browser::Browser, served::Served};
+use crate::console::served::Served;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_s_functions_do_what_they_say() {
     let served = Served::new().await;
-    let browser = Browser::open().await;
-    browser.go(served.console("#/settings")).await;
+    let browser = served.browse("#/settings").await;
     let call = async |module: &str, expression: &str| {
         let load = format!("import(new URL('{module}', location.href)).then((it) => {expression})");
         browser.eval(&load).await

@@ -22,7 +22,10 @@ use tower_respond_async::{
     time::Timestamp,
 };
 
-use crate::support::{App, Gate, routes};
+use crate::{
+    console::browser::Browser,
+    support::{App, Gate, routes},
+};
 
 /// What a stranger would like the page to run, however it is taken: as an element, an attribute, a link or a template.
 pub(super) const HOSTILE: &str = "</textarea></pre><script>alert(1)</script><img src=x onerror=alert(2)>\
@@ -62,6 +65,13 @@ impl Served {
             store,
             address,
         }
+    }
+
+    /// A browser that shows a part of the console.
+    pub(super) async fn browse(&self, part: &str) -> Browser {
+        let browser = Browser::open().await;
+        browser.go(self.console(part)).await;
+        browser
     }
 
     /// The address of a part of the console: `""`, or `"#/tasks"`.

@@ -23,8 +23,7 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_tried_out_both_ways_and_watched_live() {
     let served = Served::new().await;
-    let browser = Browser::open().await;
-    browser.go(served.console("#/invoke")).await;
+    let browser = served.browse("#/invoke").await;
 
     // Now: the answer itself.
     browser.fill("input[name=path]", "/echo?a=1").await;
@@ -83,8 +82,7 @@ async fn a_request_is_tried_out_both_ways_and_watched_live() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_waited_for_and_a_task_is_delayed() {
     let served = Served::new().await;
-    let browser = Browser::open().await;
-    browser.go(served.console("#/invoke")).await;
+    let browser = served.browse("#/invoke").await;
     browser.fill("input[name=path]", "/hello/you").await;
     browser.fill("input[name=wait]", "20").await;
     browser.click("button", "Send").await;
@@ -109,8 +107,7 @@ async fn a_task_is_stopped_run_again_edited_and_deleted() {
     let id = served.app.accepted(request).await;
     served.app.until(id, TaskState::Running).await;
 
-    let browser = Browser::open().await;
-    browser.go(served.console("#/tasks/job")).await;
+    let browser = served.browse("#/tasks/job").await;
     browser.click(".task-top button", "Stop").await;
     browser.sees(".task-top .badge", "Stopped").await;
     browser.sees(".attempts td", "Stopped").await;
@@ -207,8 +204,7 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
             .accepted(fc("/echo").header("x-fc-async-delay", "3000").empty())
             .await;
     }
-    let browser = Browser::open().await;
-    browser.go(served.console("#/tasks?status=Enqueued")).await;
+    let browser = served.browse("#/tasks?status=Enqueued").await;
     let mut seen = BTreeSet::new();
     for page in 1..=20 {
         browser.sees(".pager", &format!("Page {page} ·")).await;
@@ -284,8 +280,7 @@ async fn what_is_rare_among_many_is_found_and_what_is_not_there_is_not_looked_fo
             Ok(Inserted::New(_))
         ));
     }
-    let browser = Browser::open().await;
-    browser.go(served.console("#/tasks?status=Stopped")).await;
+    let browser = served.browse("#/tasks?status=Stopped").await;
     browser.sees(".pager", "2 tasks").await;
     browser.sees("tbody a", "first").await;
     assert_eq!(browser.text(".pager button:last-of-type").await, "Next");
@@ -310,8 +305,7 @@ async fn the_keyboard_is_enough() {
         .accepted(fc("/work").header("x-fc-async-task-id", "job").empty())
         .await;
     served.app.until(id, TaskState::Running).await;
-    let browser = Browser::open().await;
-    browser.go(served.console("")).await;
+    let browser = served.browse("").await;
     let focused = "document.activeElement.textContent || document.activeElement.getAttribute('aria-label')";
 
     // The first stop leads past the navigation.
@@ -381,8 +375,7 @@ async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
         .await;
     served.app.until(id, TaskState::Running).await;
 
-    let browser = Browser::open().await;
-    browser.go(served.console("#/tasks/job")).await;
+    let browser = served.browse("#/tasks/job").await;
     // Who would not sign in is told why nothing is shown, and asked again when they want to be.
     browser.click("dialog button", "Not now").await;
     browser.sees("#notice", "The request carries no credentials").await;
@@ -429,8 +422,7 @@ async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_goes_on_when_the_server_is_back() {
     let served = Served::new().await;
-    let browser = Browser::open().await;
-    browser.go(served.console("#/tasks")).await;
+    let browser = served.browse("#/tasks").await;
     browser.sees("#pulse", "live").await;
     browser.offline(true).await;
     // What was typed is asked for, in vain, and nothing else will happen that makes the page ask again.
@@ -471,8 +463,7 @@ async fn a_tenant_sees_its_own_and_nothing_of_the_process() {
         let id = served.app.accepted(request).await;
         served.app.ended(id).await;
     }
-    let browser = Browser::open().await;
-    browser.go(served.console("")).await;
+    let browser = served.browse("").await;
     browser.sees("tbody a", "ours").await;
     assert_eq!(browser.count("tbody tr").await, 1);
     assert_eq!(browser.count(".chart").await, 0);

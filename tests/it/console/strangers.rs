@@ -168,8 +168,7 @@ async fn a_response_that_a_browser_would_act_upon_is_shown_as_it_is() {
         let id = served.app.accepted(request).await;
         served.app.until(id, end).await;
     }
-    let browser = Browser::open().await;
-    browser.go(served.console("#/tasks/moved")).await;
+    let browser = served.browse("#/tasks/moved").await;
     browser.sees(".badge", "302").await;
     browser
         .eval("document.querySelectorAll('details').forEach((each) => (each.open = true))")

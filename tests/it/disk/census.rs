@@ -75,7 +75,7 @@ pub(crate) fn a_task(number: u8) -> NewTask {
 impl Census {
     /// Stores a task in each state on a disk.
     pub(crate) async fn take(disk: &FaultDisk, settings: impl FnOnce(RedbStoreBuilder) -> RedbStoreBuilder) -> Self {
-        let store = disk.open(settings(builder())).await.unwrap();
+        let store = disk.open(settings(builder())).unwrap();
         let mut ids = Vec::new();
         for number in 0..14 {
             let mut task = a_task(number);

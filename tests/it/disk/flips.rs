@@ -157,7 +157,7 @@ impl Subject {
     }
     async fn fate_of(&self, disk: &FaultDisk) -> Fate {
         let image = disk.file();
-        let store = match disk.open(self.settings.clone()).await {
+        let store = match disk.open(self.settings.clone()) {
             Ok(store) => store,
             Err(error) => {
                 assert!(!disk.is_in_use(), "it was let go of");
@@ -180,7 +180,7 @@ impl Subject {
         store.close().await;
         assert!(!disk.is_in_use(), "it was let go of");
         if acknowledged {
-            opened.kept = match disk.open(self.settings.clone()).await {
+            opened.kept = match disk.open(self.settings.clone()) {
                 Err(_) => Kept::Refused,
                 Ok(store) => {
                     let found = store.find(&Scope::All, &new.id.into()).await;

@@ -55,7 +55,7 @@ pub(crate) fn settings() -> RedbStoreBuilder {
 
 /// Lives on `disk` until something fails, and then goes on as if nothing had, as other callers would.
 pub(crate) async fn live(disk: &FaultDisk, steps: usize) -> Lived {
-    let Ok(store) = disk.open(settings()).await else {
+    let Ok(store) = disk.open(settings()) else {
         return Lived {
             acknowledged: 0,
             store: None,
@@ -188,7 +188,7 @@ async fn fail(store: &RedbStore, id: RequestId) -> StoreResult<()> {
 impl World {
     /// What a file shows when it is opened.
     pub(crate) async fn of(file: Vec<u8>) -> StoreResult<Self> {
-        let store = FaultDisk::holding(file).open(settings()).await?;
+        let store = FaultDisk::holding(file).open(settings())?;
         let mut world = Self::default();
         for record in listed(&store).await? {
             let id = record.id;

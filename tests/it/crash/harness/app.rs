@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
@@ -32,6 +32,7 @@ use tower_respond_async::{
 use super::{
     journal::{Answer, Journal, Line, Told},
     point::{Mark, Point, Points},
+    process::DEADLINE,
     store::MinedStore,
 };
 
@@ -253,9 +254,10 @@ async fn work(State(child): State<Child>, task: TaskContext, Query(work): Query<
     if work.abort {
         std::process::abort();
     }
+    // This is the work: time in which the process can be killed.
     sleep(Duration::from_millis(work.ms)).await;
-    while work.gated && !child.gate.exists() {
-        sleep(Duration::from_millis(5)).await;
+    if work.gated && timeout(DEADLINE, child.gate_opens()).await.is_err() {
+        return (StatusCode::UNPROCESSABLE_ENTITY, "the gate stays shut").into_response();
     }
     if task.attempt() <= work.fail {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -268,6 +270,14 @@ async fn work(State(child): State<Child>, task: TaskContext, Query(work): Query<
 }
 
 impl Child {
+    /// Returns when there is the file that the test makes: what lets the handlers of one process pass must let those of the
+    /// next pass too.
+    async fn gate_opens(&self) {
+        while !self.gate.exists() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn told(&self, completion: &Completion) {
         self.points.pass(Point::BeforeHook);
         let response = completion.response.as_ref();

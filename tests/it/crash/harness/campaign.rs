@@ -227,7 +227,7 @@ impl Campaign {
         }
         let mut process = self.program.start(&orders)?;
         if let Life::Stillborn(after) = life {
-            sleep(after).await;
+            process.live_for(after).await?;
             process.kill().await?;
             return Ok(Some(Manner::WhileOpening));
         }
@@ -246,7 +246,7 @@ impl Campaign {
             Life::Ended {
                 after, killed_after, ..
             } => {
-                sleep(after).await;
+                process.live_for(after).await?;
                 process.signal(Signal::TERM)?;
                 (process.end_within(killed_after).await?, Manner::WhileEnding)
             }
@@ -255,11 +255,11 @@ impl Campaign {
                 mark,
                 killed_after,
             } => {
-                sleep(after).await;
+                process.live_for(after).await?;
                 if mark.is_none() {
                     process.signal(Signal::STOP)?;
                 }
-                sleep(FROZEN).await;
+                process.live_for(FROZEN).await?;
                 process.signal(Signal::CONT)?;
                 (process.end_within(killed_after).await?, Manner::AfterFreezing)
             }

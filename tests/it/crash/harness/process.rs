@@ -124,6 +124,19 @@ impl Process {
         }
     }
 
+    /// Lets it live for so long. There is no event to wait for: when it is hit is a matter of the time alone, which the seed
+    /// has drawn.
+    ///
+    /// # Errors
+    ///
+    /// If it ends before.
+    pub(crate) async fn live_for(&mut self, time: Duration) -> Result<(), BoxError> {
+        match self.end_within(time).await? {
+            None => Ok(()),
+            Some(end) => Err(format!("a process ended by itself: {end:?}").into()),
+        }
+    }
+
     /// Ends it with SIGKILL.
     pub(crate) async fn kill(&mut self) -> Result<End, BoxError> {
         self.signal(Signal::KILL)?;
