@@ -114,7 +114,7 @@ impl Settings {
     async fn campaign(&self, folder: PathBuf) -> Result<bool, BoxError> {
         fs::create_dir_all(&folder)?;
         let started = Instant::now();
-        let mut campaign = Campaign::new(PROGRAM, folder.clone(), self.seed)?;
+        let mut campaign = Campaign::new(PROGRAM, folder.clone(), self.seed).await?;
         let progress = |tally: &Tally| {
             let (kills, tasks) = (tally.kills(), tally.findings.tasks);
             let wrong = tally.findings.violations.len();

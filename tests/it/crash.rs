@@ -46,7 +46,7 @@ async fn nothing_accepted_is_lost_whenever_the_process_is_killed() {
     let folder = Folder::new();
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    let mut campaign = Campaign::new(PROGRAM, folder.file(""), seed).unwrap();
+    let mut campaign = Campaign::new(PROGRAM, folder.file(""), seed).await.unwrap();
     campaign
         .run(60, |_| ())
         .await

@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{self, Read},
+    net::SocketAddr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,13 +27,16 @@ use tokio::{
 };
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
-    Backoff, BoxError, Completion, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone, store::RedbStore,
+    Backoff, BoxError, Completion, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
+    hook::{Schedule, webhook::Webhook},
+    store::RedbStore,
 };
 
 use super::{
     journal::{Answer, Journal, Line, Told},
     point::{Mark, Point, Points},
     process::DEADLINE,
+    receiver::SECRET,
     store::MinedStore,
 };
 
@@ -56,6 +60,8 @@ pub(crate) struct Orders {
     pub(crate) grace: Duration,
     /// How long they may take then, and after a stop, to end by themselves.
     pub(crate) stop_grace: Duration,
+    /// Whom it is to tell of ends by webhook as well.
+    pub(crate) receiver: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +82,7 @@ impl Orders {
             lease: Duration::from_secs(30),
             grace: Duration::from_secs(10),
             stop_grace: Duration::from_millis(20),
+            receiver: None,
         }
     }
 
@@ -104,6 +111,9 @@ pub(super) const SAYS: &str = "crash-harness: ";
 /// The header by which a client says which folder it means. The port of a dead process may be that of a process of another
 /// harness by now, which is to refuse what was not meant for it.
 pub(super) const FOLDER: HeaderName = HeaderName::from_static("x-crash-folder");
+
+/// How long after a webhook that failed, or whose process died, the next try is made.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Handlers at once.
 pub(crate) const CONCURRENCY: usize = 8;
@@ -173,7 +183,7 @@ async fn serve(orders: &Orders) -> Result<(), BoxError> {
     let child = Child { journal, points, gate };
 
     let hearing = child.clone();
-    let layer = RespondAsyncLayer::builder(store)
+    let mut builder = RespondAsyncLayer::builder(store)
         .concurrency(CONCURRENCY)
         .lease(orders.lease)
         .stop_grace(orders.stop_grace)
@@ -186,8 +196,16 @@ async fn serve(orders: &Orders) -> Result<(), BoxError> {
         .on_completion(move |completion: Completion| {
             let hearing = hearing.clone();
             async move { hearing.told(&completion) }
-        })
-        .build()?;
+        });
+    if let Some(address) = orders.receiver {
+        let webhook = Webhook::new(&format!("http://{address}/"))?
+            .named("receiver")?
+            .secret(SECRET.parse()?)
+            .schedule(Schedule::new([PAUSE; 100]))
+            .concurrency(CONCURRENCY);
+        builder = builder.on_completion(webhook);
+    }
+    let layer = builder.build()?;
     let tasks = layer.tasks();
     let app = Router::new().route("/work", post(work)).with_state(child.clone());
     let app = app.nest_service("/tasks", TaskApi::new(&tasks, allow_everyone()));

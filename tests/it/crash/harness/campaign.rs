@@ -14,11 +14,13 @@ use tower_respond_async::BoxError;
 use super::{
     app::Orders,
     client::Client,
-    journal::Reader,
+    findings::{Check, Findings, Violation},
+    journal::{Journal, Reader},
     load::Round,
     point::{Act, Mark, Point},
     process::{DEADLINE, End, Process, Program},
-    verdict::{Check, Findings, Histories, Violation, judge},
+    receiver::Receiver,
+    verdict::{Histories, judge},
 };
 
 /// How many lives there are between two quiet ones.
@@ -49,6 +51,7 @@ pub(crate) struct Campaign {
     client: Client,
     random: Rng,
     journal: Reader,
+    receiver: Receiver,
     door: watch::Sender<Option<std::net::SocketAddr>>,
     pub(crate) tally: Tally,
 }
@@ -165,15 +168,17 @@ fn mark(points: &[Point], act: Act, random: &mut Rng) -> Mark {
 
 impl Campaign {
     /// Everything that is random follows from `seed`, the moments at which signals arrive aside.
-    pub(crate) fn new(program: Program, folder: PathBuf, seed: u64) -> Result<Self, BoxError> {
+    pub(crate) async fn new(program: Program, folder: PathBuf, seed: u64) -> Result<Self, BoxError> {
         let orders = Orders::serve(&folder);
         let journal = Reader::open(&orders.journal())?;
+        let receiver = Receiver::start(Journal::open(&orders.journal())?).await?;
         Ok(Self {
             program,
             folder,
             client: Client::new(&orders),
             random: Rng::with_seed(seed),
             journal,
+            receiver,
             door: watch::Sender::new(None),
             tally: Tally::default(),
         })
@@ -187,6 +192,13 @@ impl Campaign {
             progress(&self.tally);
         }
         self.tell_the_rest().await
+    }
+
+    fn orders(&self) -> Orders {
+        Orders {
+            receiver: Some(self.receiver.address),
+            ..Orders::serve(&self.folder)
+        }
     }
 
     async fn round(&mut self, lives: u32) -> Result<(), BoxError> {
@@ -218,7 +230,7 @@ impl Campaign {
 
     /// Lets a process live. Answers how it was killed, unless it ended by itself.
     async fn live(&self, life: Life) -> Result<Option<Manner>, BoxError> {
-        let mut orders = Orders::serve(&self.folder);
+        let mut orders = self.orders();
         orders.mark = life.mark();
         match life {
             Life::Frozen { .. } => orders.lease = SHORT_LEASE,
@@ -277,7 +289,7 @@ impl Campaign {
 
     /// A life in which nobody dies: what is under way ends, and is checked.
     async fn settle_up(&mut self, round: &Round, mut clients: JoinSet<()>, began: u128) -> Result<Findings, BoxError> {
-        let mut process = self.program.start(&Orders::serve(&self.folder))?;
+        let mut process = self.program.start(&self.orders())?;
         let to = process.address().await?.ok_or("the quiet process ended")?;
         self.door.send_replace(Some(to));
         while let Some(left) = clients.join_next().await {
@@ -320,12 +332,12 @@ impl Campaign {
         Ok(())
     }
 
-    /// Waits for hooks to be told of the ends that they had not heard of when they were looked for.
+    /// Waits for hook and webhook to be told of the ends that they had not heard of when that was looked for.
     async fn tell_the_rest(&mut self) -> Result<(), BoxError> {
         if self.tally.findings.untold.is_empty() {
             return Ok(());
         }
-        let mut process = self.program.start(&Orders::serve(&self.folder))?;
+        let mut process = self.program.start(&self.orders())?;
         let deadline = Instant::now() + TELLING_LIMIT;
         while !self.tally.findings.untold.is_empty() && Instant::now() < deadline {
             sleep(Duration::from_millis(20)).await;

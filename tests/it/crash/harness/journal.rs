@@ -33,6 +33,10 @@ pub(crate) enum Line {
     },
     /// The hook was called.
     Told(Told),
+    /// A webhook has told of an end, in a message that could be verified.
+    Received { id: RequestId, generation: u32 },
+    /// A webhook has come that could not.
+    Unverified { what: String },
     /// A shutdown has ended.
     Drained {
         finished: usize,

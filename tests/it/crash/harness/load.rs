@@ -19,7 +19,7 @@ use tower_respond_async::RequestId;
 use super::{
     app::Work,
     client::{Client, Reply, request},
-    verdict::{Check, Violation},
+    findings::{Check, Violation},
 };
 
 /// How long a client repeats a request that gets no answer. Shorter than ended tasks are kept: after that its name would

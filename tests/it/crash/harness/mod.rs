@@ -7,16 +7,18 @@
 //! [`journal`]. Then the next process is started on the same file.
 //!
 //! After some such lives there is a quiet one, and then clients, journal and task API are held against each other: the
-//! [`verdict`].
+//! [`verdict`], and its [`findings`].
 //!
 //! The test `crash` and the example `crash_loop` are two ways to start it.
 
 pub(crate) mod app;
 pub(crate) mod campaign;
 pub(crate) mod client;
+pub(crate) mod findings;
 pub(crate) mod journal;
 pub(crate) mod load;
 pub(crate) mod point;
 pub(crate) mod process;
+pub(crate) mod receiver;
 pub(crate) mod store;
 pub(crate) mod verdict;

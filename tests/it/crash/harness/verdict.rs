@@ -9,168 +9,13 @@ use tower_respond_async::RequestId;
 
 use super::{
     client::{Document, is_terminal},
+    findings::{Check, Findings, Untold},
     journal::{Answer, Line, Told},
     load::{Entry, Ledger},
 };
 
 /// After how many crashes a task is given up: the default.
 pub(crate) const CRASH_ALLOWANCE: u32 = 3;
-
-/// What is checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Check {
-    /// A task that was accepted, or ran, is there.
-    Lost,
-    /// Every task ends.
-    Unfinished,
-    /// A request makes one task, and that ends once in each generation.
-    Twice,
-    /// Only the latest claim of a generation ends it.
-    Fenced,
-    /// Every end is told, all calls of it under one id, and each end under its own.
-    Hook,
-    /// No more attempts than allowed, and poison only after crashes.
-    Attempts,
-    /// A task of which it was said that it stops is not run again, and ends as stopped.
-    Stop,
-    /// A re-run that was acknowledged takes place.
-    Rerun,
-    /// Answers are the expected ones.
-    Answer,
-    /// A process that is asked to end does so.
-    Shutdown,
-}
-
-/// Something that must not be.
-#[derive(Clone, Debug)]
-pub(crate) struct Violation {
-    pub(crate) check: Check,
-    pub(crate) what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.check, self.what)
-    }
-}
-
-/// What was found.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Findings {
-    /// Tasks that were checked.
-    pub(crate) tasks: u64,
-    /// Ends of generations that were checked.
-    pub(crate) ends: u64,
-    /// Tasks that had ended and were pruned before they were looked at.
-    pub(crate) pruned: u64,
-    /// Requests of which nobody knows anything: sent, not answered, not stored.
-    pub(crate) never_stored: u64,
-    /// Sendings that got no answer.
-    pub(crate) unanswered: u64,
-    /// Tasks that were given up because their process died too often.
-    pub(crate) poisoned: u64,
-    /// Starts of handlers beyond the first.
-    pub(crate) run_again: u64,
-    /// Calls of hooks beyond the first for one end.
-    pub(crate) told_again: u64,
-    /// Settlements that the store refused because their claim was gone.
-    pub(crate) refused: u64,
-    /// Stops that were acknowledged.
-    pub(crate) stopped: u64,
-    /// Ends that nobody was told of yet.
-    pub(crate) untold: Vec<Untold>,
-    pub(crate) violations: Vec<Violation>,
-}
-
-/// An end that its hook has not heard of: an error, unless that comes later.
-#[derive(Clone, Debug)]
-pub(crate) struct Untold {
-    nonce: String,
-    id: RequestId,
-    generation: u32,
-    /// What it is to hear, as far as is known.
-    state: Option<String>,
-}
-
-impl Findings {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.tasks += other.tasks;
-        self.ends += other.ends;
-        self.pruned += other.pruned;
-        self.never_stored += other.never_stored;
-        self.unanswered += other.unanswered;
-        self.poisoned += other.poisoned;
-        self.run_again += other.run_again;
-        self.told_again += other.told_again;
-        self.refused += other.refused;
-        self.stopped += other.stopped;
-        self.untold.extend(other.untold);
-        self.violations.extend(other.violations);
-    }
-
-    /// Takes note of what was told since an end was found untold.
-    pub(crate) fn hear(&mut self, lines: &[Line]) {
-        for line in lines {
-            let Line::Told(told) = line else { continue };
-            let about = |untold: &Untold| (untold.id, untold.generation) == (told.id, told.generation);
-            let Some(at) = self.untold.iter().position(about) else {
-                continue;
-            };
-            let Untold { nonce, id, state, .. } = self.untold.swap_remove(at);
-            if state.as_ref().is_some_and(|state| *state != told.state) {
-                let what = format!("{nonce} ({id}): it is {state:?}, and {} was told", told.state);
-                self.violated(Check::Twice, what);
-            }
-        }
-    }
-
-    /// Nothing more is going to be told.
-    pub(crate) fn give_up_on_the_untold(&mut self) {
-        for Untold {
-            nonce, id, generation, ..
-        } in std::mem::take(&mut self.untold)
-        {
-            let what = format!("{nonce} ({id}): the end of generation {generation} was not told");
-            self.violated(Check::Hook, what);
-        }
-    }
-
-    /// How many violations one check has found.
-    pub(crate) fn count(&self, check: Check) -> usize {
-        self.violations
-            .iter()
-            .filter(|violation| violation.check == check)
-            .count()
-    }
-
-    fn violated(&mut self, check: Check, what: impl Into<String>) {
-        let what = what.into();
-        self.violations.push(Violation { check, what });
-    }
-}
-
-/// For people.
-impl fmt::Display for Findings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "tasks checked                {:>8}", self.tasks)?;
-        writeln!(f, "ends checked                 {:>8}", self.ends)?;
-        writeln!(f, "lost                         {:>8}", self.count(Check::Lost))?;
-        writeln!(f, "not ended                    {:>8}", self.count(Check::Unfinished))?;
-        writeln!(f, "stored or ended twice        {:>8}", self.count(Check::Twice))?;
-        writeln!(f, "fenced writes accepted       {:>8}", self.count(Check::Fenced))?;
-        writeln!(f, "missing hooks                {:>8}", self.count(Check::Hook))?;
-        writeln!(f, "violations in all            {:>8}", self.violations.len())?;
-        writeln!(f, "on the way:")?;
-        writeln!(f, "  sendings without answer    {:>8}", self.unanswered)?;
-        writeln!(f, "  requests never stored      {:>8}", self.never_stored)?;
-        writeln!(f, "  handlers run again         {:>8}", self.run_again)?;
-        writeln!(f, "  hooks called again         {:>8}", self.told_again)?;
-        writeln!(f, "  fenced writes refused      {:>8}", self.refused)?;
-        writeln!(f, "  stops acknowledged         {:>8}", self.stopped)?;
-        writeln!(f, "  given up as poison         {:>8}", self.poisoned)?;
-        write!(f, "  ended and pruned           {:>8}", self.pruned)
-    }
-}
 
 /// What the journal says of one task.
 #[derive(Debug, Default)]
@@ -181,6 +26,8 @@ struct History {
     /// Tokens of settlements that ended the task.
     ends: Vec<u64>,
     told: Vec<Told>,
+    /// Of which generation a webhook has come.
+    received: BTreeSet<u32>,
 }
 
 impl History {
@@ -194,8 +41,9 @@ impl History {
         self.claims.iter().find(|(_, of)| *of == token).map(|(of, _)| *of)
     }
 
+    /// Whether everybody was told of this end.
     fn is_told(&self, generation: u32) -> bool {
-        self.told.iter().any(|told| told.generation == generation)
+        self.received.contains(&generation) && self.told.iter().any(|told| told.generation == generation)
     }
 }
 
@@ -223,7 +71,10 @@ impl Histories {
                     None => self.refused += 1,
                 },
                 Line::Told(told) => self.of(told.id).told.push(told),
-                Line::Drained { .. } => {}
+                Line::Received { id, generation } => {
+                    self.of(id).received.insert(generation);
+                }
+                Line::Unverified { .. } | Line::Drained { .. } => {}
             }
         }
     }
@@ -327,6 +178,14 @@ impl Case<'_> {
         for generation in 1..=generations {
             self.judge_end(generation, findings);
         }
+        let told = self.history.told.iter().map(|told| (Check::Hook, told.generation));
+        let received = self.history.received.iter();
+        for (check, generation) in told.chain(received.map(|generation| (Check::Webhook, *generation))) {
+            if generation > generations {
+                let what = format!("the end of generation {generation} was told, and there are {generations}");
+                self.violated(findings, check, what);
+            }
+        }
         if let Some(generation) = self.entry.rerun.filter(|rerun| *rerun > generations) {
             let what = format!("generation {generation} was acknowledged, and there are {generations}");
             self.violated(findings, Check::Rerun, what);
@@ -408,16 +267,18 @@ impl Case<'_> {
             .iter()
             .filter(|told| told.generation == generation)
             .collect();
-        let Some(first) = told.first() else {
+        if !self.history.is_told(generation) {
             let state = self.document.filter(|document| document.generation == generation);
             findings.untold.push(Untold {
                 nonce: self.nonce.to_owned(),
                 id: self.id,
                 generation,
+                told: !told.is_empty(),
+                received: self.history.received.contains(&generation),
                 state: state.map(|document| document.status.clone()),
             });
-            return;
-        };
+        }
+        let Some(first) = told.first() else { return };
         findings.told_again += told.len() as u64 - 1;
         for again in &told[1..] {
             if again.webhook_id != first.webhook_id {
