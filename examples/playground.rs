@@ -66,7 +66,7 @@ use tower_respond_async::{
     Backoff, BearerToken, BoxError, Console, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
     hook::{
         AppPath, PayloadFormat, Schedule,
-        webhook::{CallbackPolicy, Webhook},
+        webhook::{CallbackPolicy, Secret, Webhook},
     },
     probe::Capture,
     store::RedbStore,
@@ -181,16 +181,16 @@ async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
     if setting::<String>("FC_STRICT")?.is_some_and(|value| !matches!(value.as_str(), "" | "0" | "false")) {
         builder = builder.fc_strict();
     }
-    for destination in list("DESTINATION_SUCCESS")? {
-        builder = match destination.starts_with('/') {
-            true => builder.on_success(app_path(&destination)?),
-            false => builder.on_success(webhook(&destination)?),
+    for destination in list("DESTINATION_SUCCESS", Destination::new)? {
+        builder = match destination {
+            Destination::Path(path) => builder.on_success(path),
+            Destination::Url(url) => builder.on_success(*url),
         };
     }
-    for destination in list("DESTINATION_FAILURE")? {
-        builder = match destination.starts_with('/') {
-            true => builder.on_failure(app_path(&destination)?),
-            false => builder.on_failure(webhook(&destination)?),
+    for destination in list("DESTINATION_FAILURE", Destination::new)? {
+        builder = match destination {
+            Destination::Path(path) => builder.on_failure(path),
+            Destination::Url(url) => builder.on_failure(*url),
         };
     }
     if let Some(policy) = callback_policy()? {
@@ -199,38 +199,45 @@ async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
     Ok(builder.build()?)
 }
 
-fn webhook(url: &str) -> Result<Webhook, BoxError> {
-    let mut webhook = Webhook::new(url)?
-        .format(webhook_format()?)
-        .schedule(webhook_schedule()?);
-    for secret in list("WEBHOOK_SECRET")? {
-        webhook = webhook.secret(secret.parse()?);
-    }
-    Ok(webhook)
+enum Destination {
+    Path(AppPath),
+    Url(Box<Webhook>),
 }
 
-fn app_path(path: &str) -> Result<AppPath, BoxError> {
-    Ok(AppPath::new(path)?
-        .format(webhook_format()?)
-        .schedule(webhook_schedule()?))
+impl Destination {
+    fn new(place: &str) -> Result<Self, BoxError> {
+        let (format, schedule) = (webhook_format()?, webhook_schedule()?);
+        if place.starts_with('/') {
+            return Ok(Self::Path(AppPath::new(place)?.format(format).schedule(schedule)));
+        }
+        let webhook = Webhook::new(place)?.format(format).schedule(schedule);
+        let webhook = webhook_secrets()?.into_iter().fold(webhook, Webhook::secret);
+        Ok(Self::Url(Box::new(webhook)))
+    }
 }
 
 fn callback_policy() -> Result<Option<CallbackPolicy>, BoxError> {
-    let allowed = list("ALLOW_CALLBACKS")?;
-    if allowed.is_empty() {
+    let hosts: Vec<String> = list("ALLOW_CALLBACKS", parse)?;
+    if hosts.is_empty() {
         return Ok(None);
     }
-    let mut policy = match allowed.iter().any(|host| host == "public") {
+    let policy = match hosts.iter().any(|host| host == "public") {
         true => CallbackPolicy::public(),
         false => CallbackPolicy::only(),
     };
-    for host in allowed.iter().filter(|host| *host != "public") {
-        policy = policy.allow(host)?;
+    let policy = policy.format(webhook_format()?).schedule(webhook_schedule()?);
+    let mut policy = webhook_secrets()?.into_iter().fold(policy, CallbackPolicy::secret);
+    for host in hosts.iter().filter(|host| *host != "public") {
+        policy = policy
+            .allow(host)
+            .map_err(|error| format!("ALLOW_CALLBACKS: {error}"))?;
     }
-    for secret in list("WEBHOOK_SECRET")? {
-        policy = policy.secret(secret.parse()?);
-    }
-    Ok(Some(policy.format(webhook_format()?).schedule(webhook_schedule()?)))
+    Ok(Some(policy))
+}
+
+fn webhook_secrets() -> Result<Vec<Secret>, BoxError> {
+    // Without what it says: that may be a secret with a typing error.
+    list("WEBHOOK_SECRET", |secret| Ok(secret.parse()?))
 }
 
 fn webhook_format() -> Result<PayloadFormat, BoxError> {
@@ -238,15 +245,13 @@ fn webhook_format() -> Result<PayloadFormat, BoxError> {
 }
 
 fn webhook_schedule() -> Result<Schedule, BoxError> {
-    let pauses = list("WEBHOOK_SCHEDULE_MS")?;
-    if pauses.is_empty() {
-        return Ok(Schedule::default());
-    }
-    let millis = pauses.iter().map(|millis| {
-        let parsed = millis.parse().map(Duration::from_millis);
-        parsed.map_err(|error| format!("WEBHOOK_SCHEDULE_MS has {millis:?}, which cannot be read: {error}"))
-    });
-    Ok(Schedule::new(millis.collect::<Result<Vec<_>, _>>()?))
+    let pauses = list("WEBHOOK_SCHEDULE_MS", |millis| {
+        Ok(Duration::from_millis(parse(millis)?))
+    })?;
+    Ok(match pauses.is_empty() {
+        true => Schedule::default(),
+        false => Schedule::new(pauses),
+    })
 }
 
 fn routes(journal: Journal) -> Router {
@@ -425,10 +430,17 @@ fn setting<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, BoxError> 
 }
 
 /// What stands between commas, without spaces around it.
-fn list(name: &str) -> Result<Vec<String>, BoxError> {
+fn list<T>(name: &str, read: impl Fn(&str) -> Result<T, BoxError>) -> Result<Vec<T>, BoxError> {
     let text: String = setting(name)?.unwrap_or_default();
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    Ok(items.map(str::to_owned).collect())
+    items
+        .map(|item| read(item).map_err(|error| format!("{name}: {error}").into()))
+        .collect()
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, BoxError> {
+    text.parse()
+        .map_err(|error| format!("{text:?} cannot be read: {error}").into())
 }
 
 fn millis(name: &str) -> Result<Option<Duration>, BoxError> {

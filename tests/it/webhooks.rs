@@ -98,7 +98,8 @@ async fn each_end_is_told_to_its_own_destination_and_the_published_library_belie
                 .secret(NEW_SECRET.parse().unwrap()),
         )
         .on_failure(to("/dest-fail").format(PayloadFormat::CloudEvents))
-        .on_stop(to("/dest-stop").format(PayloadFormat::Standard));
+        .on_stop(to("/dest-stop").format(PayloadFormat::Standard))
+        .on_stop(to("/empty").format(PayloadFormat::Raw));
     let tasks = serve(builder, |request| async move {
         match request.uri().path() {
             "/hang" => std::future::pending().await,
@@ -112,7 +113,7 @@ async fn each_end_is_told_to_its_own_destination_and_the_published_library_belie
     );
     reached(&tasks, stopped, TaskState::Running).await;
     let _ = tasks.stop(&Scope::All, stopped).await.unwrap();
-    let received = receiver.has(4).await;
+    let received = receiver.has(5).await;
     for id in [good, bad, stopped] {
         settled(&tasks, id, DeliveryStatus::Delivered).await;
     }
@@ -127,8 +128,8 @@ async fn each_end_is_told_to_its_own_destination_and_the_published_library_belie
             message.header("user-agent").starts_with("tower-respond-async/"),
             "{message:?}"
         );
-        let mut forged = message.body.to_vec();
-        forged[0] ^= 1;
+        assert_eq!(message.header("content-length"), message.body.len().to_string());
+        let forged = [&message.body, &b"!"[..]].concat();
         published.verify(&forged, &message.headers).unwrap_err();
     }
     let success = by_path("/dest-succ");
@@ -149,6 +150,7 @@ async fn each_end_is_told_to_its_own_destination_and_the_published_library_belie
     assert_eq!(failure.header("content-type"), "application/cloudevents+json");
     assert_eq!(failure.json()["subject"], bad.to_string());
     assert_eq!(by_path("/dest-stop").json()["type"], "task.stopped");
+    assert_eq!(by_path("/empty").body, "");
 }
 
 /// S55, S58

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{LOCATION, USER_AGENT},
+    header::{CONTENT_LENGTH, LOCATION, USER_AGENT},
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -143,6 +143,8 @@ impl Sender {
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
         }
+        // hyper says nothing of a body that is empty, and a POST without a length is refused by some receivers (RFC 9110, 8.6).
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(payload.body.len()));
         let signatures: Vec<_> = self
             .secrets
             .iter()
