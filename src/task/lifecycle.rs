@@ -250,6 +250,7 @@ impl TaskRecord {
         self.token = self.token.next();
         self.attempt += 1;
         self.crashes += 1;
+        self.note_worker_before();
         self.worker = Some(worker.clone());
         self.lease_until = Some(now.saturating_add(lease));
         self.started_at = Some(now);
@@ -412,6 +413,15 @@ impl TaskRecord {
         self.wait(next, now, now, Some("run again on request".into()));
         Rerun::Enqueued {
             generation: self.generation,
+        }
+    }
+
+    /// Puts the worker of the attempt before with its event. Not in that attempt's own claim: most tasks have one attempt,
+    /// and the worker of the latest is in the record anyway.
+    fn note_worker_before(&mut self) {
+        let before = self.history.iter_mut().rfind(|event| event.state == TaskState::Running);
+        if let Some((event, worker)) = before.zip(self.worker.as_ref()) {
+            event.detail = Some(worker.as_str().into());
         }
     }
 
