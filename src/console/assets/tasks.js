@@ -6,7 +6,7 @@ import { h, put } from "./dom.js";
 import { duration, fullTime, plural, shortId, time } from "./format.js";
 import { follow } from "./live.js";
 import { go, href, taskHref } from "./route.js";
-import { STATES, badge, hasEnded, stateClass } from "./status.js";
+import { STATES, attemptOf, badge, hasEnded, stateClass } from "./status.js";
 
 const PAGE = 50;
 /** How many times a page is looked for before the reader is asked whether to go on. */
@@ -215,7 +215,7 @@ export function mergeRows(body, items, make) {
 
 /** The heads of the columns; `select` is the box that selects all rows. */
 export function headRow(select) {
-  const heads = ["State", "Task", "Request", "Created", "Took", "Attempt", ""];
+  const heads = ["State", "Task", "Request", "Created", "Took", "Attempt", "Result"];
   return h("thead", {}, h("tr", {}, select && h("th", { class: "pick" }, select), heads.map((head) => h("th", { scope: "col" }, head))));
 }
 
@@ -232,7 +232,7 @@ export function taskRow(task, { checked, select } = {}) {
     h("td", { class: "c-uri mono", title: `${task.method} ${task.uri}` }, h("b", {}, task.method), " ", task.uri),
     h("td", { class: "c-time" }, h("time", { title: fullTime(task.createdTime) }, time(task.createdTime))),
     h("td", { class: "c-took number" }, took(task)),
-    h("td", { class: "c-attempt number", title: `attempt ${task.attempt} of ${task.maxAttempts}` }, task.attempt === 0 ? "–" : `${task.attempt}/${task.maxAttempts}`),
+    h("td", { class: "c-attempt number", title: `attempt ${attemptOf(task, " of ")}` }, task.attempt === 0 ? "–" : attemptOf(task, "/")),
     h("td", { class: "c-note" }, note(task)),
   );
 }

@@ -6,8 +6,12 @@ import { badge, hasEnded, stateClass } from "./status.js";
 
 const RERUN = "run again on request";
 const UNCHARGED = "released by its worker, uncharged";
+const RESCUED = "rescued: its worker was gone";
 
-/** The attempts of a task, read from its events: a `Running` begins one, and the next end of running ends it. */
+/**
+ * The attempts of a task, read from its events: a `Running`, whose detail is the worker, begins one, and the next end of
+ * running ends it.
+ */
 export function attempts(task) {
   const found = [];
   let generation = 1;
@@ -16,7 +20,7 @@ export function attempts(task) {
   for (const event of task.events) {
     if (event.status === "Running") {
       number += 1;
-      open = { generation, number, from: event.timestamp, to: null, outcome: "Running", detail: "" };
+      open = { generation, number, from: event.timestamp, to: null, outcome: "Running", detail: "", worker: event.eventDetail };
       found.push(open);
     } else if (open && event.status !== "Stopping") {
       Object.assign(open, { to: event.timestamp, outcome: event.status, detail: event.eventDetail });
@@ -39,7 +43,6 @@ export function attempts(task) {
       if (attempt.generation === generation) attempt.number += off;
       attempt.generation += behind;
     }
-    last.worker = task.instanceId;
   }
   return found;
 }
@@ -82,9 +85,9 @@ function attemptTable(task, all) {
       h("td", { class: "number" }, generations && `${attempt.generation}.`, attempt.number),
       h("td", {}, h("time", { title: fullTime(attempt.from) }, exactTime(attempt.from))),
       h("td", { class: "number" }, attempt.to === null ? "…" : duration(attempt.to - attempt.from)),
-      h("td", {}, badge(attempt.outcome)),
+      h("td", {}, outcome(attempt)),
       h("td", { class: "wrap" }, attempt.detail),
-      h("td", { class: "mono dim" }, attempt.worker ?? ""),
+      h("td", { class: "mono dim" }, attempt.worker),
     ),
   );
   const heads = ["Attempt", "Began", "Took", "Outcome", "Detail", "Worker"];
@@ -93,6 +96,14 @@ function attemptTable(task, all) {
     { class: "scroll" },
     h("table", { class: "attempts" }, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows)),
   );
+}
+
+/** How an attempt ended: the state that it led to says what comes next, which is no word for what was. */
+function outcome({ outcome, detail }) {
+  if (outcome === "Retrying") return h("span", { class: "badge state-retrying", title: "It was tried again" }, "Failed");
+  if (detail === RESCUED) return h("span", { class: "badge state-failed", title: "Its process died or lost its lease; such an attempt is no retry" }, "Crashed");
+  if (detail === UNCHARGED) return h("span", { class: "badge state-enqueued", title: "Its process was shutting down; the attempt does not count" }, "Handed back");
+  return badge(outcome);
 }
 
 function history(task) {

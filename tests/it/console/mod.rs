@@ -1,6 +1,7 @@
 //! The web console, over plain HTTP and in a real browser.
 
 mod browser;
+mod callbacks;
 mod inside;
 mod looks;
 mod page;

@@ -144,6 +144,40 @@ async fn a_task_is_stopped_run_again_edited_and_deleted() {
     browser.close().await;
 }
 
+/// The page asks nothing of a task that is being deleted, and has to begin again if it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_is_refused_leaves_the_page_live() {
+    let served = Served::new().await;
+    served.gate.let_pass(1);
+    let id = served
+        .app
+        .accepted(fc("/work").header("x-fc-async-task-id", "job").empty())
+        .await;
+    served.app.until(id, TaskState::Succeeded).await;
+
+    let browser = served.browse("#/tasks/job").await;
+    browser.click(".task-top button", "Delete").await;
+    browser.sees("dialog h2", "Delete this task?").await;
+    // Meanwhile somebody runs it again.
+    assert_eq!(served.app.post("/tasks/job/retry").await.status, 202);
+    served.app.until(id, TaskState::Running).await;
+    browser.click("dialog button", "Delete").await;
+    browser.sees(".toast.bad", "Running").await;
+    browser.sees(".task-top .badge", "Running").await;
+    browser.sees("#pulse", "live").await;
+    served.gate.let_pass(1);
+    browser.sees(".task-top .badge", "Succeeded").await;
+    browser
+        .until("document.querySelectorAll('.log .level-warn').length === 2")
+        .await;
+
+    let complaints = browser.complaints();
+    assert_eq!(complaints.len(), 1, "{complaints:#?}");
+    assert!(complaints[0].contains("409 (Conflict)"), "{complaints:#?}");
+    browser.forget_complaints();
+    browser.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_looked_for_is_in_the_address() {
     let served = Served::new().await;
@@ -218,10 +252,8 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
         }
     }
     assert_eq!(seen.len(), 1000);
-    browser.click(".pager button", "Next").await;
-    browser.sees(".empty", "No more tasks").await;
-    browser.click(".pager button", "Previous").await;
-    browser.sees(".pager", "Page 20 ·").await;
+    // The last page is full, and nothing is offered behind it.
+    assert_eq!(browser.eval("$t('.pager button', 'Next').disabled").await, json!(true));
     browser.click(".pager button", "Previous").await;
     browser.sees(".pager", "Page 19 ·").await;
 
