@@ -2,6 +2,7 @@
 
 mod browser;
 mod callbacks;
+mod find;
 mod inside;
 mod looks;
 mod page;
