@@ -22,6 +22,11 @@ pub const HISTORY_KEPT: usize = 100;
 /// The longest error text that is kept, in bytes: enough for a chain of causes, too little for a dump.
 pub const ERROR_BYTES: usize = 4096;
 
+/// What history says of a task that waits again. The console tells by it how an attempt ended.
+pub(crate) const RELEASED: &str = "released by its worker, uncharged";
+pub(crate) const RESCUED: &str = "rescued: its worker was gone";
+pub(crate) const RERUN: &str = "run again on request";
+
 /// How an attempt ended, as its holder reports it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -308,7 +313,7 @@ impl TaskRecord {
             Outcome::Stopped => self.end(next, now, None),
             Outcome::Released => {
                 self.attempt -= 1;
-                self.wait(next, now, now, Some("released by its worker, uncharged".into()));
+                self.wait(next, now, now, Some(RELEASED.into()));
             }
         }
         Ok(next)
@@ -349,7 +354,7 @@ impl TaskRecord {
                 Rescue::Poisoned
             }
             Ok(next) => {
-                self.wait(next, now, now, Some("rescued: its worker was gone".into()));
+                self.wait(next, now, now, Some(RESCUED.into()));
                 Rescue::Requeued
             }
             Err(_) => Rescue::NotDue,
@@ -410,7 +415,7 @@ impl TaskRecord {
         self.error = None;
         self.progress = None;
         self.expires_at = now.saturating_add(self.max_age);
-        self.wait(next, now, now, Some("run again on request".into()));
+        self.wait(next, now, now, Some(RERUN.into()));
         Rerun::Enqueued {
             generation: self.generation,
         }

@@ -13,7 +13,7 @@ const SURVIVES = {
 
 export async function settings(root) {
   const { accept, run, keep, process, access, version } = await inForce();
-  const waits = run.retryWaitsMs.map(duration).join(", ");
+  const waits = run.retryWaitsMs.map((wait) => duration(wait).replaceAll(" ", "\u00a0")).join(", ");
   put(
     root,
     h("h1", { class: "hidden" }, "Settings"),

@@ -121,5 +121,22 @@ async fn the_page_s_functions_do_what_they_say() {
         [2, 1, "Succeeded", 2, "c"],
     ]);
     assert_eq!(attempts, expected);
+
+    // An attempt is called what it was, not what the task is next.
+    let task = json!({
+        "status": "Running", "attempt": 3, "generation": 1, "instanceId": "c",
+        "events": [
+            event(1, "Enqueued", 0, ""), event(2, "Running", 1, "a"),
+            event(3, "Enqueued", 2, "released by its worker, uncharged"), event(4, "Running", 3, "a"),
+            event(5, "Enqueued", 5, "rescued: its worker was gone"), event(6, "Running", 6, "b"),
+            event(7, "Retrying", 8, "busy"), event(8, "Running", 9, "c"),
+        ],
+    });
+    let words = call(
+        "timeline.js",
+        &format!("[...it.timeline({task})[1].querySelectorAll('.badge')].map((badge) => badge.textContent)"),
+    )
+    .await;
+    assert_eq!(words, json!(["Handed back", "Crashed", "Failed", "Running"]));
     browser.close().await;
 }
