@@ -28,6 +28,7 @@ export function tasks(root, route, { signal }) {
   // The query that took more than one look to answer.
   let searched = null;
   let barSays = "";
+  let fitBar = () => {};
   const selected = new Set();
   // How this page of the list was come to: the token of the page before, and its number.
   const pages = new Map([["", { number: 1, before: "" }]]);
@@ -151,7 +152,7 @@ export function tasks(root, route, { signal }) {
     const everything = all.checked && Boolean(next || query.get("nextToken"));
     // The bar stays as it is while the selection does: somebody may be about to press a button in it.
     const says = JSON.stringify([everything, ids]);
-    if (says === barSays) return;
+    if (says === barSays) return fitBar();
     barSays = says;
     bar.hidden = ids.length === 0;
     if (bar.hidden) return;
@@ -165,8 +166,18 @@ export function tasks(root, route, { signal }) {
       if (matching.checked && query.get("nextToken")) turn("");
       else again();
     };
-    const button = (action, text, kind) => may(action).then((yes) => yes && h("button", { type: "button", class: kind, onclick: act(action) }, text));
+    const button = (action, text, kind) => may(action).then((yes) => yes && h("button", { type: "button", class: kind, "data-action": action, onclick: act(action) }, text));
     const buttons = await Promise.all([button("stop", "Stop"), button("retry", "Run again"), button("delete", "Delete", "danger")]);
+    // Only what can be done to one of them at least; to all that match, who knows.
+    fitBar = () => {
+      const chosen = shown.filter((task) => selected.has(task.taskId));
+      for (const each of buttons.filter(Boolean)) {
+        const fits = (task) => hasEnded(task.status) === (each.dataset.action !== "stop");
+        each.disabled = !matching.checked && !chosen.some(fits);
+      }
+    };
+    matching.addEventListener("change", () => fitBar());
+    fitBar();
     put(
       bar,
       h("b", {}, plural(ids.length, "task"), " selected"),

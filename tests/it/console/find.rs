@@ -103,6 +103,9 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
             .await;
     }
     browser.sees(".bulk", "3 tasks selected").await;
+    let barred = "[...document.querySelectorAll('.bulk button:disabled')].map((button) => button.textContent)";
+    browser.until("document.querySelector('.bulk button')").await;
+    assert_eq!(browser.eval(barred).await, json!(["Run again", "Delete"]));
     browser.click(".bulk button", "Stop").await;
     browser.click("dialog button", "Stop 3").await;
     browser.sees(".toast", "3 tasks stopped").await;
@@ -110,6 +113,7 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
     // All that match: the count is to be typed.
     browser.click("thead .pick input", "").await;
     browser.click(".bulk label", "all others that match").await;
+    browser.until(&format!("{barred}.length === 0")).await;
     browser.click(".bulk button", "Stop").await;
     browser.sees("dialog h2", "Stop: 997 tasks").await;
     browser.fill("dialog input", "99").await;
