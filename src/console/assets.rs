@@ -95,6 +95,7 @@ pub(super) fn etag(content: &[u8]) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::lifecycle;
 
     #[test]
     fn every_file_of_the_folder_is_served() {
@@ -119,6 +120,14 @@ mod tests {
                 let name = name.trim_end_matches(['"', ';']);
                 assert!(Asset::find(name).is_some(), "{}: {line}", asset.name);
             }
+        }
+    }
+
+    #[test]
+    fn the_timeline_knows_what_history_says() {
+        let timeline = Asset::find("timeline.js").unwrap();
+        for said in [lifecycle::RELEASED, lifecycle::RESCUED, lifecycle::RERUN] {
+            assert!(timeline.content.contains(&format!(" = \"{said}\";")), "{said}");
         }
     }
 

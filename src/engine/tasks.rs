@@ -70,7 +70,7 @@ impl Tasks {
         Ok(found.map(|record| engine.with_progress(record)))
     }
 
-    /// One page of the tasks that match.
+    /// One page of the tasks that match. A page that ends with the last of them has no `next`.
     ///
     /// # Errors
     ///
@@ -86,7 +86,17 @@ impl Tasks {
         page: Page,
     ) -> Result<PageOf<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
+        let limit = page.limit.max(1);
+        // One more than asked for says whether any follows: a store may point behind a full page at nothing.
+        let page = Page {
+            limit: limit.saturating_add(1),
+            ..page
+        };
         let mut found = engine.call("list", engine.store.list(scope, filter, page)).await?;
+        if found.items.len() > limit {
+            found.items.truncate(limit);
+            found.next = found.items.last().map(|record| record.cursor());
+        }
         found.items = found
             .items
             .into_iter()

@@ -22,6 +22,11 @@ pub const HISTORY_KEPT: usize = 100;
 /// The longest error text that is kept, in bytes: enough for a chain of causes, too little for a dump.
 pub const ERROR_BYTES: usize = 4096;
 
+/// What history says of a task that waits again. The console tells by it how an attempt ended.
+pub(crate) const RELEASED: &str = "released by its worker, uncharged";
+pub(crate) const RESCUED: &str = "rescued: its worker was gone";
+pub(crate) const RERUN: &str = "run again on request";
+
 /// How an attempt ended, as its holder reports it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -250,6 +255,7 @@ impl TaskRecord {
         self.token = self.token.next();
         self.attempt += 1;
         self.crashes += 1;
+        self.note_worker_before();
         self.worker = Some(worker.clone());
         self.lease_until = Some(now.saturating_add(lease));
         self.started_at = Some(now);
@@ -307,7 +313,7 @@ impl TaskRecord {
             Outcome::Stopped => self.end(next, now, None),
             Outcome::Released => {
                 self.attempt -= 1;
-                self.wait(next, now, now, Some("released by its worker, uncharged".into()));
+                self.wait(next, now, now, Some(RELEASED.into()));
             }
         }
         Ok(next)
@@ -348,7 +354,7 @@ impl TaskRecord {
                 Rescue::Poisoned
             }
             Ok(next) => {
-                self.wait(next, now, now, Some("rescued: its worker was gone".into()));
+                self.wait(next, now, now, Some(RESCUED.into()));
                 Rescue::Requeued
             }
             Err(_) => Rescue::NotDue,
@@ -409,9 +415,18 @@ impl TaskRecord {
         self.error = None;
         self.progress = None;
         self.expires_at = now.saturating_add(self.max_age);
-        self.wait(next, now, now, Some("run again on request".into()));
+        self.wait(next, now, now, Some(RERUN.into()));
         Rerun::Enqueued {
             generation: self.generation,
+        }
+    }
+
+    /// Puts the worker of the attempt before with its event. Not in that attempt's own claim: most tasks have one attempt,
+    /// and the worker of the latest is in the record anyway.
+    fn note_worker_before(&mut self) {
+        let before = self.history.iter_mut().rfind(|event| event.state == TaskState::Running);
+        if let Some((event, worker)) = before.zip(self.worker.as_ref()) {
+            event.detail = Some(worker.as_str().into());
         }
     }
 

@@ -6,8 +6,8 @@ use http::{Method, Uri};
 
 use crate::{
     task::{
-        CapturedRequest, Condition, Conditions, Destination, FenceToken, IdempotencyKey, LeaseRef, RequestDigest,
-        RequestId, TaskName, TaskState, Tenant, WorkerId,
+        CapturedRequest, Condition, Conditions, Cursor, Destination, FenceToken, IdempotencyKey, LeaseRef,
+        RequestDigest, RequestId, TaskName, TaskState, Tenant, WorkerId,
     },
     time::Timestamp,
 };
@@ -216,8 +216,34 @@ impl TaskRecord {
     /// Whether its process died under it before: such tasks are claimed one at a time per worker.
     #[must_use]
     pub const fn is_suspect(&self) -> bool {
+        self.crashed_times() > 0
+    }
+
+    /// How often its process died under it in this generation.
+    #[must_use]
+    pub const fn crashed_times(&self) -> u32 {
         // A held task has counted its present claim already.
-        self.crashes > self.state.is_held() as u32
+        self.crashes.saturating_sub(self.state.is_held() as u32)
+    }
+
+    /// Its place in a listing.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        Cursor {
+            created_at: self.created_at,
+            id: self.id,
+        }
+    }
+
+    /// What there is to say of an event in its history: of a [`Running`](TaskState::Running), which worker it was.
+    #[must_use]
+    pub fn detail_of<'a>(&'a self, event: &'a HistoryEvent) -> Option<&'a str> {
+        let latest_run = || self.history.iter().rfind(|event| event.state == TaskState::Running);
+        match &event.detail {
+            Some(detail) => Some(detail),
+            None if latest_run()?.id == event.id => self.worker.as_ref().map(WorkerId::as_str),
+            None => None,
+        }
     }
 
     /// The latest claim.
@@ -289,7 +315,7 @@ pub struct HistoryEvent {
     pub at: Timestamp,
     /// In which attempt, or 0.
     pub attempt: u32,
-    /// A sentence for people.
+    /// A sentence for people. Of a `Running`, the worker, once the task was claimed again: until then it is the record's.
     pub detail: Option<Arc<str>>,
 }
 

@@ -91,6 +91,9 @@ impl<'a> TaskDocument<'a> {
         document.number("runAtTime", task.run_at.as_millis());
         document.number("alreadyRetriedTimes", task.retries);
         document.number("attempt", task.attempt);
+        if task.crashed_times() > 0 {
+            document.number("crashes", task.crashed_times());
+        }
         document.number("maxAttempts", task.max_attempts);
         document.text_or_null("instanceId", task.worker.as_ref().map(WorkerId::as_str));
         document.plain("qualifier", "LATEST");
@@ -120,7 +123,7 @@ impl<'a> TaskDocument<'a> {
         document.number("generation", task.generation);
         if let Some(base) = self.links.path() {
             document.member("links", |out| {
-                write_links(out, base, task_id.as_str(request_id), task.state.is_terminal());
+                write_links(out, base, task_id.as_str(request_id), task);
             });
         }
         document.end();
@@ -143,7 +146,7 @@ fn write_events(out: &mut Vec<u8>, task: &TaskRecord) {
         document.number("eventId", event.id);
         document.plain("status", event.state.as_str());
         document.number("timestamp", event.at.as_millis());
-        document.text("eventDetail", event.detail.as_deref().unwrap_or(""));
+        document.text("eventDetail", task.detail_of(event).unwrap_or(""));
         document.end();
     });
 }
@@ -162,7 +165,8 @@ fn write_labels(out: &mut Vec<u8>, task: &TaskRecord) {
 }
 
 /// What can be done about a task now, and where: `stop` until it has ended, `retry` from then on.
-fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, ended: bool) {
+fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, task: &TaskRecord) {
+    let ended = task.state.is_terminal();
     let mut links = Object::begin(out);
     for (there, name, rest) in [
         (true, "self", ""),
@@ -171,6 +175,7 @@ fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, ended: bool) {
         (true, "request", "/request"),
         (true, "logs", "/logs"),
         (true, "events", "/events"),
+        (!task.deliveries.is_empty(), "callbacks", "/callbacks"),
         (!ended, "stop", "/stop"),
         (ended, "retry", "/retry"),
     ] {
@@ -273,7 +278,7 @@ pub(super) mod tests {
              \"returnPayloadEncoding\":\"base64\",\"returnPayloadTruncated\":true,\"taskErrorMessage\":null,\
              \"progress\":{{\"fraction\":0.5,\"message\":\"half\"}},\"statusCode\":201,\"destinationStatus\":\"None\",\
              \"events\":[{{\"eventId\":1,\"status\":\"Enqueued\",\"timestamp\":1000,\"eventDetail\":\"\"}},\
-             {{\"eventId\":2,\"status\":\"Running\",\"timestamp\":2000,\"eventDetail\":\"\"}},\
+             {{\"eventId\":2,\"status\":\"Running\",\"timestamp\":2000,\"eventDetail\":\"w-0000000000000001\"}},\
              {{\"eventId\":3,\"status\":\"Succeeded\",\"timestamp\":2750,\"eventDetail\":\"\"}}],\
              \"labels\":{{\"kind\":\"film\"}},\"tenant\":\"acme\",\"generation\":1,\"links\":{{\"self\":\"/tasks/job-1\",\
              \"result\":\"/tasks/job-1/result\",\"operation\":\"/tasks/job-1/operation\",\

@@ -194,7 +194,7 @@ impl Follower {
             document.plain("status", event.state.as_str());
             document.number("timestamp", event.at.as_millis());
             document.number("attempt", event.attempt);
-            document.text("eventDetail", event.detail.as_deref().unwrap_or(""));
+            document.text("eventDetail", record.detail_of(event).unwrap_or(""));
             document.end();
         };
         self.teller.event("status", Some(&self.known), write).await

@@ -48,6 +48,45 @@ async fn a_list_is_filtered_and_read_page_by_page() {
     assert!(answer.body.len() < 2048);
 }
 
+/// Whoever is given a token goes on, and would find nothing.
+#[tokio::test]
+async fn a_page_that_ends_with_the_last_task_has_no_token() {
+    let world = World::new();
+    for number in 0..4 {
+        let name = TaskName::new(&format!("job-{number}")).unwrap();
+        world.insert(number, |task| task.name = Some(name)).await;
+    }
+    let api = world.open();
+    for order in ["asc", "desc"] {
+        for (query, pages) in [
+            ("limit=1", vec![1, 1, 1, 1]),
+            ("limit=2", vec![2, 2]),
+            ("limit=4", vec![4]),
+            ("limit=5", vec![4]),
+            ("limit=1&prefix=job-2", vec![1]),
+            ("limit=2&status=Enqueued", vec![2, 2]),
+            ("limit=2&status=Running", vec![0]),
+        ] {
+            let mut found = Vec::new();
+            let mut seen = std::collections::BTreeSet::new();
+            let mut token = String::new();
+            loop {
+                let path = format!("/?{query}&sortOrderByTime={order}&nextToken={token}");
+                let page = get(&api, path).await.json();
+                let tasks = page["tasks"].as_array().unwrap();
+                found.push(tasks.len());
+                seen.extend(tasks.iter().map(|task| task["taskId"].to_string()));
+                token = page["nextToken"].as_str().unwrap().to_owned();
+                if token.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(found, pages, "{query} {order}");
+            assert_eq!(seen.len(), pages.iter().sum::<usize>(), "{query} {order}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn stats_are_the_process_s_only_for_who_sees_everything() {
     let world = World::new();

@@ -1,6 +1,7 @@
 //! Looking at one task.
 
 use super::*;
+use crate::task::{Conditions, Destination, Subscription};
 
 #[tokio::test]
 async fn a_task_is_seen_by_its_id_and_by_its_name() {
@@ -23,6 +24,56 @@ async fn a_task_is_seen_by_its_id_and_by_its_name() {
     }
     let answer = get(&world.open(), "/job-1?includePayload=true").await;
     assert_eq!(answer.json()["taskPayload"], "payload");
+}
+
+#[tokio::test]
+async fn a_task_tells_of_its_crashes_and_which_worker_made_each_attempt() {
+    let world = World::new();
+    let id = world.insert(1, |_| {}).await;
+    let look = async || get(&world.open(), format!("/{id}")).await.json();
+    let runs = |task: &Value| -> Vec<String> {
+        let events = task["events"].as_array().unwrap().iter();
+        let runs = events.filter(|event| event["status"] == "Running");
+        runs.map(|event| event["eventDetail"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(look().await.get("crashes"), None);
+    world.crash().await;
+    assert_eq!(look().await["crashes"], 1);
+    world.crash().await;
+    let lease = world.claim().await;
+    let task = look().await;
+    assert_eq!((&task["attempt"], &task["crashes"]), (&json!(3), &json!(2)));
+    let gone = "gone-0000000000000002";
+    assert_eq!(runs(&task), [gone, gone, "w-0000000000000001"]);
+
+    let output = Arc::new(response(b"", &[]));
+    world.settle(lease, Outcome::Succeeded { output }).await;
+    assert_eq!(look().await["crashes"], 2);
+    post(&world.open(), format!("/{id}/retry")).await;
+    assert_eq!(look().await.get("crashes"), None);
+    world.claim().await;
+    assert_eq!(runs(&look().await)[2..], ["w-0000000000000001", "w-0000000000000001"]);
+}
+
+#[tokio::test]
+async fn a_task_leads_to_its_callbacks_once_it_has_some() {
+    let world = World::new();
+    let on = Conditions::ALL;
+    let id = world
+        .insert(1, |task| {
+            task.subscriptions = Arc::from([Subscription {
+                destination: Destination::LOCAL,
+                on,
+            }]);
+        })
+        .await;
+    let link = async || get(&world.open(), format!("/{id}")).await.json()["links"]["callbacks"].clone();
+    assert_eq!(link().await, Value::Null);
+    let lease = world.claim().await;
+    let output = Arc::new(response(b"", &[]));
+    world.settle(lease, Outcome::Succeeded { output }).await;
+    assert_eq!(link().await, format!("/tasks/{id}/callbacks"));
 }
 
 #[tokio::test]

@@ -146,6 +146,17 @@ impl World {
         self.store.claim(claim).await.unwrap().tasks[0].record.lease()
     }
 
+    /// A claim whose holder is gone.
+    async fn crash(&self) {
+        let claim = Claim {
+            worker: WorkerId::new("gone", 2),
+            max: 1,
+            lease: Duration::ZERO,
+        };
+        assert_eq!(self.store.claim(claim).await.unwrap().tasks.len(), 1);
+        assert_eq!(self.store.rescue(1).await.unwrap().tasks.len(), 1);
+    }
+
     async fn settle(&self, lease: LeaseRef, outcome: Outcome) {
         let _ = self.store.settle(Settlement::new(lease, outcome)).await.unwrap();
     }

@@ -71,6 +71,7 @@ async fn documents_have_the_members_that_it_says() {
             }]);
         })
         .await;
+    world.crash().await;
     let lease = world.claim().await;
     let mut line = LogLine::new(Timestamp::ZERO, "INFO", "t", "m");
     line.fields = vec![("n".into(), "1".into())];

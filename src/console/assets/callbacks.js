@@ -4,8 +4,11 @@ import { change, get, may, taskPath } from "./api.js";
 import { card, h, put, toast } from "./dom.js";
 import { fullTime, time } from "./format.js";
 
-/** The callbacks of `id`: an element, hidden while there are none, and `pull`, which looks again. */
-export function callbacks(id, { signal }) {
+/**
+ * The callbacks of `id`: an element, hidden while there are none, and `pull`, which looks again; `there` gives the signal
+ * that ends that, and `changed` is called when one is asked for again.
+ */
+export function callbacks(id, { there, changed }) {
   const place = h("div", { class: "stack" });
   const element = card("Callbacks", {}, place);
   element.hidden = true;
@@ -16,7 +19,7 @@ export function callbacks(id, { signal }) {
     if (unknown || task.destinationStatus === "None") return;
     let document;
     try {
-      document = await get(taskPath(id, "/callbacks"), { signal });
+      document = await get(taskPath(id, "/callbacks"), { signal: there() });
     } catch (error) {
       unknown = error.isUnknown || error.status === 403;
       if (unknown) return;
@@ -32,6 +35,7 @@ export function callbacks(id, { signal }) {
     try {
       await change("POST", taskPath(id, `/callbacks/${number}/redeliver`));
       toast("It will be delivered again");
+      changed();
     } catch (error) {
       toast(error.message, "bad");
     }
@@ -60,12 +64,12 @@ function deliveryView(delivery, redeliver) {
       { class: "row" },
       h("span", { class: `badge ${LOOKS[delivery.status] ?? "state-failed"}` }, delivery.status),
       h("b", { class: "mono wrap" }, delivery.destination),
-      h("span", { class: "dim" }, `on ${delivery.condition}, generation ${delivery.generation}`, due),
+      h("span", { class: "dim" }, `on ${delivery.condition}`, delivery.generation > 1 && `, generation ${delivery.generation}`, due),
       h("span", { class: "grow" }),
       redeliver && h("button", { type: "button", class: "small", onclick: () => redeliver(delivery.callbackId) }, "Redeliver"),
     ),
     tries.length > 0 &&
-      h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, tries))),
+      h("div", { class: "scroll" }, h("table", { class: "tries" }, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, tries))),
   );
 }
 

@@ -22,7 +22,7 @@ export function draw(box, minutes) {
     s("line", { class: "grid", x1: LEFT, x2: width, y1: y(n), y2: y(n) }),
     s("text", { class: "tick", x: LEFT - 8, y: y(n) + 4, "text-anchor": "end" }, short(n)),
   ]);
-  const ticks = [0, 15, 30, 45].map((at) => s("text", { class: "tick", x: x(at), y: HEIGHT - 6 }, `−${60 - at} min`));
+  const ticks = (width < 420 ? [0, 30] : [0, 15, 30, 45]).map((at) => s("text", { class: "tick", x: x(at), y: HEIGHT - 6 }, `−${60 - at} min`));
   const now = s("text", { class: "tick", x: width, y: HEIGHT - 6, "text-anchor": "end" }, "now");
   const bars = accepted.map((_, at) => [
     bar("good", x(at), y(succeeded[at]), y(0), step),

@@ -17,7 +17,7 @@ export function confirm({ title, text, action, danger = false, expected }) {
       { method: "dialog" },
       h("h2", { id: "confirm-title" }, title),
       h("p", {}, text),
-      input && h("p", {}, h("label", { for: "confirm-input" }, "Type ", h("b", {}, String(expected)), " to confirm "), input),
+      input && h("p", { class: "row" }, h("label", { for: "confirm-input" }, "Type ", h("b", {}, String(expected)), " to confirm"), input),
       h("footer", {}, h("button", { value: "", type: "button", onclick: () => dialog.close("") }, "Cancel"), ok),
     );
     const dialog = h("dialog", { "aria-labelledby": "confirm-title" }, form);

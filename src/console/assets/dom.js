@@ -51,10 +51,10 @@ export function toast(text, kind = "good") {
 }
 
 /** Copies text, and says so. */
-export async function copy(text) {
+export async function copy(text, said = "Copied") {
   try {
     await navigator.clipboard.writeText(text);
-    toast("Copied");
+    toast(said);
   } catch {
     // Without HTTPS or permission there is no clipboard: let the reader take it from here.
     const area = h("textarea", { class: "code", rows: 6, readonly: true, "aria-label": "Text to copy" });

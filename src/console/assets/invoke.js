@@ -47,16 +47,16 @@ export function invoke(root, _, { signal }) {
   const isAsync = h("input", { name: "async", type: "checkbox", role: "switch", checked: draft.async });
   const headers = h("textarea", { id: "invoke-headers", name: "headers", class: "code", rows: 3, spellcheck: "false", placeholder: "content-type: application/json", value: draft.headers });
   const content = h("textarea", { id: "invoke-body", name: "body", class: "code", rows: 8, spellcheck: "false", value: draft.body });
-  const taskId = h("input", { name: "taskId", class: "mono", spellcheck: "false", autocomplete: "off", pattern: "[A-Za-z_][A-Za-z0-9_\\-]{0,127}", title: "Letters, digits, _ and -, not beginning with a digit" });
-  const delay = h("input", { name: "delay", type: "number", min: 1, max: 3599, step: 1 });
-  const wait = h("input", { name: "wait", type: "number", min: 0, step: 1 });
+  const taskId = h("input", { name: "taskId", class: "mono", placeholder: "generated", spellcheck: "false", autocomplete: "off", pattern: "[A-Za-z_][A-Za-z0-9_\\-]{0,127}", title: "Letters, digits, _ and -, not beginning with a digit" });
+  const delay = h("input", { name: "delay", type: "number", min: 1, max: 3599, step: 1, placeholder: "none" });
+  const wait = h("input", { name: "wait", type: "number", min: 0, step: 1, placeholder: "none" });
   const later = h(
     "fieldset",
     { class: "fields later" },
     h("legend", { class: "hidden" }, "Async"),
-    h("label", {}, h("span", {}, "Task id (optional)"), taskId),
+    h("label", {}, h("span", {}, "Task id"), taskId),
     h("label", {}, h("span", {}, "Delay, seconds"), delay),
-    h("label", {}, h("span", {}, "Wait for the answer, seconds"), wait),
+    h("label", { title: "Wait so long for the task's own answer before the 202" }, h("span", {}, "Wait, seconds"), wait),
   );
   const line = h("pre", { class: "code curl", tabindex: 0, "aria-label": "The same as a command" });
   const error = h("p", { class: "error", role: "alert" });
@@ -65,7 +65,7 @@ export function invoke(root, _, { signal }) {
   const form = h(
     "form",
     { class: "stack" },
-    h("div", { class: "row line" }, method, path, h("label", { class: "switch" }, isAsync, h("span", {}, "Async")), send),
+    h("div", { class: "row line" }, method, path, h("label", { class: "switch", title: "Answered 202 at once, and run later as a task" }, isAsync, h("span", {}, "Async")), send),
     later,
     h("label", { for: "invoke-headers" }, "Headers, one a line"),
     headers,
@@ -197,11 +197,17 @@ function watch(id, signal) {
         const task = await get(taskPath(id), { signal });
         ended = hasEnded(task.status);
         put(state, badge(task.status));
-        put(progress, !ended && task.progress && progressBar(task.progress));
+        put(progress, ended ? result(task) : task.progress && progressBar(task.progress));
       },
     });
   });
   return place;
+}
+
+/** How a task ended, in a line; all of it is on its page. */
+function result({ statusCode, durationMs, taskErrorMessage }) {
+  if (taskErrorMessage) return h("span", { class: "error wrap" }, taskErrorMessage);
+  return h("span", { class: "dim" }, statusCode && `${statusCode} `, durationMs !== null && `after ${duration(durationMs)}`);
 }
 
 function asDocument(raw) {

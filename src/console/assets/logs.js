@@ -10,19 +10,16 @@ const PAGE = 500;
 const KEPT = 5000;
 const LEVELS = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 
-/** The log of `id`: its element, and `pull`, which fetches what is new. */
-export function logs(id, { signal }) {
+/** The log of `id`: its element, and `pull`, which fetches what is new; `there` gives the signal that ends that. */
+export function logs(id, { there }) {
   const list = h("ol", { class: "log", tabindex: 0, "aria-label": "Log lines" });
   const state = h("span", { class: "dim" });
-  const attempt = h("select", { "aria-label": "Attempt" }, h("option", { value: "" }, "All attempts"));
-  const level = h("select", { "aria-label": "Least level" }, LEVELS.map((name) => h("option", { value: name }, name === "TRACE" ? "All levels" : name === "ERROR" ? "ERROR only" : `${name} and worse`)));
+  const attempt = h("select", { class: "small", "aria-label": "Attempt" }, h("option", { value: "" }, "All attempts"));
+  const level = h("select", { class: "small", "aria-label": "Least level" }, LEVELS.map((name) => h("option", { value: name }, name === "TRACE" ? "All levels" : name === "ERROR" ? "ERROR only" : `${name} and worse`)));
   level.value = "TRACE";
   const follow = h("input", { type: "checkbox", checked: true });
-  const element = card(
-    "Log",
-    { class: "log-card", tools: [h("label", { class: "check" }, follow, "Follow"), attempt, level, state] },
-    list,
-  );
+  const tools = h("div", { class: "row" }, h("label", { class: "check" }, follow, "Follow"), attempt, level);
+  const element = card("Log", { class: "log-card", tools: [tools, state] }, list);
   element.hidden = true;
   let after = 0;
   let shown = 0;
@@ -32,7 +29,7 @@ export function logs(id, { signal }) {
     for (;;) {
       const query = { after, limit: PAGE };
       if (attempt.value) query.attempt = attempt.value;
-      const page = await get(taskPath(id, "/logs"), { query, signal });
+      const page = await get(taskPath(id, "/logs"), { query, signal: there() });
       element.hidden = false;
       if (page.lines.length === 0) break;
       after = page.lines.at(-1).seq;
@@ -42,6 +39,8 @@ export function logs(id, { signal }) {
       if (follow.checked) list.scrollTop = list.scrollHeight;
       if (page.lines.length < PAGE) break;
     }
+    // Nothing is to be chosen from where nothing is.
+    tools.hidden = shown === 0 && !attempt.value;
     put(state, shown === 0 ? "no lines" : plural(shown, "line"), dropped > 0 && `, the last ${KEPT} shown`);
   }
 

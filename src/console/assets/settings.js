@@ -13,7 +13,7 @@ const SURVIVES = {
 
 export async function settings(root) {
   const { accept, run, keep, process, access, version } = await inForce();
-  const waits = run.retryWaitsMs.map(duration).join(", ");
+  const waits = run.retryWaitsMs.map((wait) => duration(wait).replaceAll(" ", "\u00a0")).join(", ");
   put(
     root,
     h("h1", { class: "hidden" }, "Settings"),
@@ -30,27 +30,27 @@ export async function settings(root) {
         ["Longest wait for an answer", duration(accept.waitCapMs), "wait_cap"],
       ]),
       group("Run", [
-        ["Retries", `${count(run.maxRetries)}${waits ? `, within ${waits}` : ""}`, "retry"],
-        ["One attempt", duration(run.attemptTimeoutMs), "attempt_timeout"],
-        ["From stop to dropped", duration(run.stopGraceMs), "stop_grace"],
-        ["Longest wait before it expires", duration(run.maxAgeMs), "max_age"],
+        ["Retries", `${count(run.maxRetries)}${waits ? `, after at most ${waits}` : ""}`, "retry"],
+        ["Longest attempt", duration(run.attemptTimeoutMs), "attempt_timeout"],
+        ["Grace after a stop", duration(run.stopGraceMs), "stop_grace"],
+        ["Longest wait for a slot", duration(run.maxAgeMs), "max_age"],
         ["Lease", duration(run.leaseMs), "lease"],
-        ["Crashes before it is poison", count(run.crashAllowance), "crash_allowance"],
+        ["Crashes that end a task", count(run.crashAllowance), "crash_allowance"],
       ]),
       group("Kept", [
         ["An accepted task survives", SURVIVES[keep.durability] ?? keep.durability],
         ["Longest response", bytes(keep.resultLimit), "result_limit"],
         ["Succeeded tasks", duration(keep.succeededMs), "retention"],
         ["All others", duration(keep.othersMs), "retention"],
-        ["Told at the end", keep.destinations.length === 0 ? "nobody" : keep.destinations.map((each) => h("div", {}, h("span", { class: "mono wrap" }, each.destination), h("span", { class: "dim" }, ` on ${each.on.join(", ")}`)))],
+        ["Callbacks", keep.destinations.length === 0 ? "nobody" : keep.destinations.map((each) => h("div", {}, h("span", { class: "mono wrap" }, each.destination), h("span", { class: "dim" }, ` on ${each.on.join(", ")}`)))],
       ]),
       process &&
         group("This process", [
-          ["Calls itself", h("span", { class: "mono wrap" }, process.instanceId), "worker_name"],
+          ["Worker", h("span", { class: "mono wrap" }, process.instanceId), "worker_name"],
           ["Handlers at once", count(process.concurrency), "concurrency"],
           ["Bodies being read, together", bytes(process.bufferLimit), "buffer_limit"],
           ["Callers who wait at once", count(process.maxWaiters), "max_waiters"],
-          ["One store call", duration(process.storeTimeoutMs), "store_timeout"],
+          ["Longest store call", duration(process.storeTimeoutMs), "store_timeout"],
           ["Version", version],
         ]),
       group("You", [

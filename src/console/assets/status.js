@@ -21,6 +21,9 @@ export const MEANING = {
   Invalid: "could not be run: its record cannot be read",
 };
 
+/** Which attempt it is at, and of how many: a number that a task has no more once some were used up by crashes. */
+export const attemptOf = ({ attempt, maxAttempts, crashes }, of) => (crashes ? String(attempt) : `${attempt}${of}${maxAttempts}`);
+
 export const stateClass = (state) => `state-${STATES.includes(state) ? state.toLowerCase() : "other"}`;
 
 export function badge(state) {

@@ -6,13 +6,13 @@ import { curl } from "./curl.js";
 import { confirm } from "./dialog.js";
 import { card, copy, h, put, toast } from "./dom.js";
 import { editAndRetry } from "./edit.js";
-import { duration, fullTime, time } from "./format.js";
+import { count, duration, fullTime, time } from "./format.js";
 import { keepDraft } from "./invoke.js";
 import { follow } from "./live.js";
 import { logs } from "./logs.js";
 import { message } from "./payload.js";
 import { go, href } from "./route.js";
-import { badge, hasEnded } from "./status.js";
+import { attemptOf, badge, hasEnded } from "./status.js";
 import { progressBar } from "./tasks.js";
 import { attempts, strip, timeline } from "./timeline.js";
 
@@ -24,11 +24,11 @@ export function task(root, route, { signal }) {
   const story = h("div", { class: "stack" });
   const request = section("Request");
   const response = section("Response");
-  // Ends before the page does when the task is deleted: nothing is to be asked of it any more.
-  const deleting = new AbortController();
-  const there = AbortSignal.any([signal, deleting.signal]);
-  const log = logs(id, { signal: there });
-  const told = callbacks(id, { signal: there });
+  // Ended while the task is deleted, of which nothing is to be asked then; begun anew where that is refused.
+  let asking = new AbortController();
+  const there = () => AbortSignal.any([signal, asking.signal]);
+  const log = logs(id, { there });
+  const told = callbacks(id, { there, changed: () => again() });
   let now = null;
   let missing = false;
   let generation = null;
@@ -37,7 +37,7 @@ export function task(root, route, { signal }) {
   async function refresh() {
     let found;
     try {
-      found = await get(taskPath(id), { signal: there });
+      found = await get(taskPath(id), { signal: there() });
     } catch (failed) {
       if (failed.status !== 404) throw failed;
       return gone();
@@ -55,7 +55,8 @@ export function task(root, route, { signal }) {
 
   function gone() {
     missing = true;
-    put(top, h("h1", {}, "No such task"), h("p", { class: "mono wrap" }, id), h("p", {}, h("a", { href: "#/tasks" }, "All tasks")));
+    const ways = [h("a", { href: href(["tasks"], { prefix: id }) }, "Tasks whose id begins so"), " · ", h("a", { href: "#/tasks" }, "All tasks")];
+    put(top, h("div", { class: "empty stack grow" }, h("h1", {}, "No such task"), h("p", { class: "mono wrap" }, id), h("p", {}, ways)));
     for (const element of [progress, facts, story]) put(element);
     for (const element of root.querySelectorAll(".card, .facts")) element.hidden = true;
   }
@@ -111,8 +112,10 @@ export function task(root, route, { signal }) {
         danger: true,
       });
       if (!sure) return;
-      deleting.abort();
-      if (await done(change("DELETE", taskPath(id)), "Deleted")) go("#/tasks");
+      asking.abort();
+      if (await done(change("DELETE", taskPath(id)), "Deleted")) return go("#/tasks");
+      asking = new AbortController();
+      again();
     },
   };
 
@@ -122,6 +125,9 @@ export function task(root, route, { signal }) {
     idle: () => missing || (now !== null && hasEnded(now.status) && now.destinationStatus !== "Pending"),
   });
 }
+
+/** Where somebody who should have been told was not. */
+const UNTOLD = new Set(["Failed", "Blocked"]);
 
 /** What a document says in these members, or in all but the progress, to be compared. */
 function says(task, members) {
@@ -155,7 +161,7 @@ async function heading(task, act) {
     h(
       "div",
       { class: "row actions" },
-      stop && !ended && button(task.status === "Stopping" ? "Stopping…" : "Stop", act.stop, "danger"),
+      stop && !ended && (task.status === "Stopping" ? h("button", { type: "button", disabled: true }, "Stopping…") : button("Stop", act.stop, "danger")),
       retry && ended && button("Run again", act.retry, "main"),
       retry && invoke && ended && button("Edit and run again", act.edit),
       remove && ended && button("Delete", act.delete, "danger"),
@@ -177,10 +183,11 @@ function factList(task) {
     ["Ended", at(task.endTime)],
     ["Waited", waited === null ? null : duration(waited)],
     ["Took", task.durationMs === null ? null : duration(task.durationMs)],
-    ["Attempt", task.attempt === 0 ? null : `${task.attempt} of ${task.maxAttempts}`],
+    ["Attempt", task.attempt === 0 ? null : attemptOf(task, " of ")],
+    ["Crashes", task.crashes && h("span", { class: "error", title: "How often its process died under it" }, count(task.crashes))],
     task.generation > 1 && ["Generation", String(task.generation)],
     ["Answer", task.statusCode && String(task.statusCode)],
-    task.destinationStatus !== "None" && ["Destination", task.destinationStatus],
+    task.destinationStatus !== "None" && ["Callbacks", h("span", { class: UNTOLD.has(task.destinationStatus) ? "error" : undefined }, task.destinationStatus)],
     ["Worker", task.instanceId && h("span", { class: "mono wrap" }, task.instanceId)],
     task.tenant && ["Tenant", task.tenant],
     ...Object.entries(task.labels).map(([name, value]) => [name, value]),
@@ -191,12 +198,13 @@ function factList(task) {
 
 function requestView(document, id) {
   const url = new URL(`.${document.uri}`, rootUrl).href;
+  const hidden = document.uri.includes("REDACTED") || document.headers.some(([, value]) => value === "REDACTED");
   const buttons = h(
     "div",
     { class: "row" },
     h("span", { class: "mono wrap grow" }, h("b", {}, document.method), ` ${document.uri}`),
-    h("button", { type: "button", class: "small", onclick: () => copy(curl({ ...document, url })) }, "Copy as curl"),
-    document.bodyEncoding === "utf8" && h("button", { type: "button", class: "small", onclick: () => (keepDraft(document), go("#/invoke")) }, "To Invoke"),
+    h("button", { type: "button", class: "small", onclick: () => copy(curl({ ...document, url }), hidden ? "Copied; put in what reads REDACTED" : "Copied") }, "Copy as curl"),
+    document.bodyEncoding === "utf8" && h("button", { type: "button", class: "small", onclick: () => (keepDraft(document), go("#/invoke")) }, "Open in Invoke"),
   );
   return [buttons, message(document, `${id}.request`)];
 }

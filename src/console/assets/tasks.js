@@ -6,7 +6,7 @@ import { h, put } from "./dom.js";
 import { duration, fullTime, plural, shortId, time } from "./format.js";
 import { follow } from "./live.js";
 import { go, href, taskHref } from "./route.js";
-import { STATES, badge, hasEnded, stateClass } from "./status.js";
+import { STATES, attemptOf, badge, hasEnded, stateClass } from "./status.js";
 
 const PAGE = 50;
 /** How many times a page is looked for before the reader is asked whether to go on. */
@@ -28,6 +28,7 @@ export function tasks(root, route, { signal }) {
   // The query that took more than one look to answer.
   let searched = null;
   let barSays = "";
+  let fitBar = () => {};
   const selected = new Set();
   // How this page of the list was come to: the token of the page before, and its number.
   const pages = new Map([["", { number: 1, before: "" }]]);
@@ -151,7 +152,7 @@ export function tasks(root, route, { signal }) {
     const everything = all.checked && Boolean(next || query.get("nextToken"));
     // The bar stays as it is while the selection does: somebody may be about to press a button in it.
     const says = JSON.stringify([everything, ids]);
-    if (says === barSays) return;
+    if (says === barSays) return fitBar();
     barSays = says;
     bar.hidden = ids.length === 0;
     if (bar.hidden) return;
@@ -165,8 +166,18 @@ export function tasks(root, route, { signal }) {
       if (matching.checked && query.get("nextToken")) turn("");
       else again();
     };
-    const button = (action, text, kind) => may(action).then((yes) => yes && h("button", { type: "button", class: kind, onclick: act(action) }, text));
+    const button = (action, text, kind) => may(action).then((yes) => yes && h("button", { type: "button", class: kind, "data-action": action, onclick: act(action) }, text));
     const buttons = await Promise.all([button("stop", "Stop"), button("retry", "Run again"), button("delete", "Delete", "danger")]);
+    // Only what can be done to one of them at least; to all that match, who knows.
+    fitBar = () => {
+      const chosen = shown.filter((task) => selected.has(task.taskId));
+      for (const each of buttons.filter(Boolean)) {
+        const fits = (task) => hasEnded(task.status) === (each.dataset.action !== "stop");
+        each.disabled = !matching.checked && !chosen.some(fits);
+      }
+    };
+    matching.addEventListener("change", () => fitBar());
+    fitBar();
     put(
       bar,
       h("b", {}, plural(ids.length, "task"), " selected"),
@@ -215,7 +226,7 @@ export function mergeRows(body, items, make) {
 
 /** The heads of the columns; `select` is the box that selects all rows. */
 export function headRow(select) {
-  const heads = ["State", "Task", "Request", "Created", "Took", "Attempt", ""];
+  const heads = ["State", "Task", "Request", "Created", "Took", "Attempt", "Result"];
   return h("thead", {}, h("tr", {}, select && h("th", { class: "pick" }, select), heads.map((head) => h("th", { scope: "col" }, head))));
 }
 
@@ -232,7 +243,7 @@ export function taskRow(task, { checked, select } = {}) {
     h("td", { class: "c-uri mono", title: `${task.method} ${task.uri}` }, h("b", {}, task.method), " ", task.uri),
     h("td", { class: "c-time" }, h("time", { title: fullTime(task.createdTime) }, time(task.createdTime))),
     h("td", { class: "c-took number" }, took(task)),
-    h("td", { class: "c-attempt number", title: `attempt ${task.attempt} of ${task.maxAttempts}` }, task.attempt === 0 ? "–" : `${task.attempt}/${task.maxAttempts}`),
+    h("td", { class: "c-attempt number", title: `attempt ${attemptOf(task, " of ")}` }, task.attempt === 0 ? "–" : attemptOf(task, "/")),
     h("td", { class: "c-note" }, note(task)),
   );
 }

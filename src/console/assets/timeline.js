@@ -5,9 +5,13 @@ import { duration, exactTime, fullTime } from "./format.js";
 import { badge, hasEnded, stateClass } from "./status.js";
 
 const RERUN = "run again on request";
-const UNCHARGED = "released by its worker, uncharged";
+const RELEASED = "released by its worker, uncharged";
+const RESCUED = "rescued: its worker was gone";
 
-/** The attempts of a task, read from its events: a `Running` begins one, and the next end of running ends it. */
+/**
+ * The attempts of a task, read from its events: a `Running`, whose detail is the worker, begins one, and the next end of
+ * running ends it.
+ */
 export function attempts(task) {
   const found = [];
   let generation = 1;
@@ -16,11 +20,11 @@ export function attempts(task) {
   for (const event of task.events) {
     if (event.status === "Running") {
       number += 1;
-      open = { generation, number, from: event.timestamp, to: null, outcome: "Running", detail: "" };
+      open = { generation, number, from: event.timestamp, to: null, outcome: "Running", detail: "", worker: event.eventDetail };
       found.push(open);
     } else if (open && event.status !== "Stopping") {
       Object.assign(open, { to: event.timestamp, outcome: event.status, detail: event.eventDetail });
-      if (event.eventDetail === UNCHARGED) number -= 1;
+      if (event.eventDetail === RELEASED) number -= 1;
       open = null;
     } else if (open) {
       open.outcome = "Stopping";
@@ -39,7 +43,6 @@ export function attempts(task) {
       if (attempt.generation === generation) attempt.number += off;
       attempt.generation += behind;
     }
-    last.worker = task.instanceId;
   }
   return found;
 }
@@ -62,13 +65,16 @@ export function strip(task) {
     const isLast = end === to || events[at + 1] === events.at(-1);
     const width = isLast ? 100 - x : Math.max(0.4, (100 * (end - event.timestamp)) / whole);
     const title = `${event.status} for ${duration(end - event.timestamp)}`;
-    return s("rect", { class: stateClass(event.status), x: `${x}%`, y: 0, width: `${width}%`, height: 14 }, s("title", {}, title));
+    const rect = s("rect", { class: stateClass(event.status), x: `${x}%`, y: 0, width: `${width}%`, height: 14 }, s("title", {}, title));
+    return { rect, width };
   });
+  // The short ones last, on top of what their least width covers.
+  parts.sort((one, other) => other.width - one.width);
   const said = `From ${fullTime(from)}, ${duration(whole)} in all`;
   return h(
     "figure",
     { class: "strip" },
-    s("svg", { role: "img", "aria-label": said, width: "100%", height: 14 }, parts),
+    s("svg", { role: "img", "aria-label": said, width: "100%", height: 14 }, parts.map(({ rect }) => rect)),
     h("figcaption", {}, h("span", {}, exactTime(from)), h("span", {}, duration(whole)), h("span", {}, hasEnded(task.status) ? exactTime(to) : "now")),
   );
 }
@@ -82,9 +88,9 @@ function attemptTable(task, all) {
       h("td", { class: "number" }, generations && `${attempt.generation}.`, attempt.number),
       h("td", {}, h("time", { title: fullTime(attempt.from) }, exactTime(attempt.from))),
       h("td", { class: "number" }, attempt.to === null ? "…" : duration(attempt.to - attempt.from)),
-      h("td", {}, badge(attempt.outcome)),
+      h("td", {}, outcome(attempt)),
       h("td", { class: "wrap" }, attempt.detail),
-      h("td", { class: "mono dim" }, attempt.worker ?? ""),
+      h("td", { class: "mono dim" }, attempt.worker),
     ),
   );
   const heads = ["Attempt", "Began", "Took", "Outcome", "Detail", "Worker"];
@@ -93,6 +99,14 @@ function attemptTable(task, all) {
     { class: "scroll" },
     h("table", { class: "attempts" }, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows)),
   );
+}
+
+/** How an attempt ended: the state that it led to says what comes next, which is no word for what was. */
+function outcome({ outcome, detail }) {
+  if (outcome === "Retrying") return h("span", { class: "badge state-retrying", title: "It was tried again" }, "Failed");
+  if (detail === RESCUED) return h("span", { class: "badge state-failed", title: "Its process died or lost its lease; such an attempt is no retry" }, "Crashed");
+  if (detail === RELEASED) return h("span", { class: "badge state-enqueued", title: "Its process was shutting down; the attempt does not count" }, "Handed back");
+  return badge(outcome);
 }
 
 function history(task) {
@@ -106,7 +120,7 @@ function history(task) {
       h("b", {}, event.status),
       h("time", { title: fullTime(event.timestamp) }, exactTime(event.timestamp)),
       h("span", { class: "dim" }, passed),
-      event.eventDetail && h("span", { class: "wrap" }, event.eventDetail),
+      event.eventDetail && h("span", { class: event.status === "Running" ? "wrap dim" : "wrap" }, event.eventDetail),
     );
   });
   return h("details", { class: "events", open: items.length <= 12 }, h("summary", {}, `${items.length} states`), h("ol", {}, items));

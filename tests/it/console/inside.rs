@@ -100,24 +100,43 @@ async fn the_page_s_functions_do_what_they_say() {
     let task = json!({
         "status": "Succeeded", "attempt": 1, "generation": 2, "instanceId": "w",
         "events": [
-            event(1, "Enqueued", 0, ""), event(2, "Running", 1, ""),
-            event(3, "Enqueued", 2, "released by its worker, uncharged"), event(4, "Running", 3, ""),
-            event(5, "Retrying", 5, "no"), event(6, "Running", 6, ""), event(7, "Stopping", 7, ""),
+            event(1, "Enqueued", 0, ""), event(2, "Running", 1, "a"),
+            event(3, "Enqueued", 2, "released by its worker, uncharged"), event(4, "Running", 3, "b"),
+            event(5, "Retrying", 5, "no"), event(6, "Running", 6, "a"), event(7, "Stopping", 7, ""),
             event(8, "Stopped", 8, "stopped on request"), event(9, "Enqueued", 9, "run again on request"),
-            event(10, "Running", 10, ""), event(11, "Succeeded", 12, ""),
+            event(10, "Running", 10, "c"), event(11, "Succeeded", 12, ""),
         ],
     });
     let attempts = call(
         "timeline.js",
-        &format!("it.attempts({task}).map((one) => [one.generation, one.number, one.outcome, one.to - one.from])"),
+        &format!(
+            "it.attempts({task}).map((one) => [one.generation, one.number, one.outcome, one.to - one.from, one.worker])"
+        ),
     )
     .await;
     let expected = json!([
-        [1, 1, "Enqueued", 1],
-        [1, 1, "Retrying", 2],
-        [1, 2, "Stopped", 2],
-        [2, 1, "Succeeded", 2],
+        [1, 1, "Enqueued", 1, "a"],
+        [1, 1, "Retrying", 2, "b"],
+        [1, 2, "Stopped", 2, "a"],
+        [2, 1, "Succeeded", 2, "c"],
     ]);
     assert_eq!(attempts, expected);
+
+    // An attempt is called what it was, not what the task is next.
+    let task = json!({
+        "status": "Running", "attempt": 3, "generation": 1, "instanceId": "c",
+        "events": [
+            event(1, "Enqueued", 0, ""), event(2, "Running", 1, "a"),
+            event(3, "Enqueued", 2, "released by its worker, uncharged"), event(4, "Running", 3, "a"),
+            event(5, "Enqueued", 5, "rescued: its worker was gone"), event(6, "Running", 6, "b"),
+            event(7, "Retrying", 8, "busy"), event(8, "Running", 9, "c"),
+        ],
+    });
+    let words = call(
+        "timeline.js",
+        &format!("[...it.timeline({task})[1].querySelectorAll('.badge')].map((badge) => badge.textContent)"),
+    )
+    .await;
+    assert_eq!(words, json!(["Handed back", "Crashed", "Failed", "Running"]));
     browser.close().await;
 }

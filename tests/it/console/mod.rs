@@ -1,6 +1,8 @@
 //! The web console, over plain HTTP and in a real browser.
 
 mod browser;
+mod callbacks;
+mod find;
 mod inside;
 mod looks;
 mod page;

@@ -4,20 +4,16 @@ use std::net::SocketAddr;
 
 use axum::{
     Router,
-    body::Body,
     extract::{Query, State},
     http::HeaderMap,
     response::{IntoResponse, Response},
     routing::any,
 };
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use serde::Deserialize;
-use serde_json::json;
-use tower::{Service, service_fn};
 use tower_respond_async::{
-    Authorizer, Builder, Completion, Console, MemoryStore, ResponseBody, TaskApi, TaskContext, TaskStore,
-    allow_everyone,
+    Authorizer, Builder, Console, MemoryStore, TaskApi, TaskContext, TaskStore, allow_everyone,
     task::{LeaseRef, LogLine},
     time::Timestamp,
 };
@@ -55,7 +51,7 @@ impl Served {
         let app = App::wrap(store.clone(), configured, |tasks| {
             routes()
                 .merge(handlers.routes())
-                .nest_service("/tasks", with_callbacks(TaskApi::new(tasks, authorizer)))
+                .nest_service("/tasks", TaskApi::new(tasks, authorizer))
                 .nest_service("/console", Console::new(tasks))
         });
         let address = app.serve().await;
@@ -168,36 +164,4 @@ async fn say(
         }
     }
     response
-}
-
-/// The API, with a callback for every task that says what a stranger's server might.
-fn with_callbacks(
-    api: TaskApi,
-) -> impl Service<Request<Body>, Response = http::Response<ResponseBody>, Error = std::convert::Infallible, Future: Send>
-+ Clone
-+ Send
-+ Sync
-+ 'static {
-    service_fn(move |request: Request<Body>| {
-        let mut api = api.clone();
-        async move {
-            if !request.uri().path().ends_with("/callbacks") {
-                return Service::<Request<Body>>::call(&mut api, request).await;
-            }
-            let document = json!({ "callbacks": [{
-                "callbackId": 1, "webhookId": "w", "destination": HOSTILE, "generation": 1, "condition": HOSTILE,
-                "status": "Failed", "nextTryTime": null,
-                "tries": [{ "timestamp": 1_700_000_000_000_u64, "statusCode": 500, "text": HOSTILE }],
-            }] });
-            let mut response = http::Response::new(ResponseBody::from(Bytes::from(document.to_string())));
-            let json = http::HeaderValue::from_static("application/json");
-            response.headers_mut().insert("content-type", json);
-            Ok(response)
-        }
-    })
-}
-
-/// A hook that hears of every task, so that each has somebody to be told.
-pub(super) fn somebody(builder: Builder) -> Builder {
-    builder.on_completion(|_: Completion| {})
 }

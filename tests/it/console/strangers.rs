@@ -2,14 +2,16 @@
 
 use http::HeaderValue;
 use serde_json::json;
-use tower_respond_async::TaskState;
+use tower_respond_async::{TaskState, allow_everyone, hook::webhook::Webhook};
 
 use crate::{
     console::{
         browser::Browser,
-        served::{HOSTILE, Served, somebody},
+        served::{HOSTILE, Served},
     },
+    receiver::{Answer, Receiver},
     support::{WithoutBody, fc, no_retries},
+    webhooks::hasty,
 };
 
 /// The same words where only visible ASCII can stand.
@@ -19,8 +21,11 @@ fn header() -> HeaderValue {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
-    let served = Served::with(tower_respond_async::allow_everyone(), |builder| {
-        somebody(builder)
+    let receiver = Receiver::start(|_, _| Answer::With(500, String::new(), HOSTILE)).await;
+    let webhook = Webhook::new(&receiver.url("/hook")).unwrap().schedule(hasty(1));
+    let served = Served::with(allow_everyone(), |builder| {
+        builder
+            .on_completion(webhook)
             .retry(no_retries())
             .function_name(|_| Some(HOSTILE.to_owned()))
     })
@@ -47,7 +52,7 @@ async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
     let browser = Browser::open().await;
     for id in &ids {
         browser.go(served.console(&format!("#/tasks/{id}"))).await;
-        // The body of both, the headers of both, the log, its level, the function, the callback.
+        // The body of both, the headers of both, the log, its level, the function, what the receiver of its callback said.
         browser
             .until("document.querySelectorAll('.page-task .payload').length === 2")
             .await;
@@ -60,7 +65,6 @@ async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
             ".payload pre",
             ".headers td",
             ".log .said",
-            ".delivery b",
             ".delivery td.wrap",
             ".facts a",
         ] {
