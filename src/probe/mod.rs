@@ -242,6 +242,14 @@ pub enum Event<'a> {
         /// How long the try took.
         took: Duration,
     },
+    /// A completion was given up: it was due for [`callback_patience`](crate::Builder::callback_patience), and nobody
+    /// took it.
+    GivenUp {
+        /// The task.
+        id: RequestId,
+        /// Where to.
+        destination: &'a Destination,
+    },
     /// Ended tasks were removed.
     Pruned(Pruned),
     /// A store operation was called.

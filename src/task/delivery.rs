@@ -84,8 +84,8 @@ impl Delivery {
         self.is_claimed = false;
         self.status = match outcome {
             DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
-            DeliveryOutcome::Failed => DeliveryStatus::Failed,
-            DeliveryOutcome::Blocked => DeliveryStatus::Blocked,
+            DeliveryOutcome::Failed => self.over(DeliveryStatus::Failed, now),
+            DeliveryOutcome::Blocked => self.over(DeliveryStatus::Blocked, now),
             DeliveryOutcome::Retry(after) => {
                 self.due_at = now.saturating_add(*after);
                 DeliveryStatus::Pending
@@ -105,10 +105,41 @@ impl Delivery {
 
     fn try_over(&mut self, tried: DeliveryTry) {
         self.tried += 1;
+        self.show(tried);
+    }
+
+    fn show(&mut self, tried: DeliveryTry) {
         if self.tries.len() == Self::TRIES_KEPT {
             self.tries.remove(0);
         }
         self.tries.push(tried);
+    }
+
+    const fn over(&mut self, status: DeliveryStatus, now: Timestamp) -> DeliveryStatus {
+        self.due_at = now;
+        status
+    }
+
+    /// Gives the delivery up if nobody has taken it for `overdue` since it was due. It is `Failed` then, and its last entry
+    /// says why; that was no try.
+    ///
+    /// Answers whether anything was changed.
+    pub fn give_up(&mut self, overdue: Duration, now: Timestamp) -> bool {
+        if self.status != DeliveryStatus::Pending || self.due_at.saturating_add(overdue) > now {
+            return false;
+        }
+        let mut why = DeliveryTry::new(now);
+        why.text = Some(
+            format!(
+                "given up: it was due for {} s, and nobody took it",
+                overdue.as_secs_f64()
+            )
+            .into(),
+        );
+        self.show(why);
+        self.status = self.over(DeliveryStatus::Failed, now);
+        self.is_claimed = false;
+        true
     }
 
     /// Takes the delivery from a deliverer that is known to be dead, if one has it: that was a try, and the next may come
@@ -151,6 +182,21 @@ impl TaskRecord {
     pub fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
         let mut deliveries = self.deliveries.iter_mut();
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
+    }
+
+    /// Since when nothing is left to be done about it: since its end, or since the last delivery that came to nothing was
+    /// given up, so that there is time to see that and to ask for it again. Retention counts from here. `None` while it has
+    /// not ended, and while somebody is still to be told.
+    #[must_use]
+    pub fn rests_since(&self) -> Option<Timestamp> {
+        let ended_at = self.ended_at.filter(|_| self.state.is_terminal())?;
+        self.deliveries
+            .iter()
+            .try_fold(ended_at, |since, delivery| match delivery.status {
+                DeliveryStatus::Pending => None,
+                DeliveryStatus::Failed | DeliveryStatus::Blocked => Some(since.max(delivery.due_at)),
+                DeliveryStatus::Delivered | DeliveryStatus::None => Some(since),
+            })
     }
 }
 

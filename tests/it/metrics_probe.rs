@@ -164,6 +164,10 @@ fn what_seldom_happens_is_counted_too() {
             delivered(DeliveryStatus::Blocked),
             Event::LeaseLost { id, attempt: 1 },
             Event::Fenced { id },
+            Event::GivenUp {
+                id,
+                destination: &Destination::LOCAL,
+            },
             Event::Pruned(Pruned { tasks: 3, keys: 2 }),
             Event::StoreCall {
                 operation: "input",
@@ -185,6 +189,7 @@ fn what_seldom_happens_is_counted_too() {
 
     assert_eq!(seen.value("leases_lost_total"), 1.0);
     assert_eq!(seen.value("fenced_writes_total"), 1.0);
+    assert_eq!(seen.value("callbacks_given_up_total"), 1.0);
     assert_eq!(seen.value("pruned_total"), 3.0);
     assert_eq!(seen.value("store_corrupt_records_total"), 3.0);
     assert_eq!(

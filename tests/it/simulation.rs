@@ -84,6 +84,7 @@ fn the_invariants_hold_in_many_lives() {
             ("fenced settlements", |r| r.fenced),
             ("leases lost", |r| r.leases_lost),
             ("completions delivered", |r| r.delivered),
+            ("completions given up", |r| r.given_up),
         ],
     );
 }
@@ -105,6 +106,7 @@ fn the_invariants_hold_on_a_file_whose_process_dies() {
             ("shutdowns", |r| r.shutdowns),
             ("clock jumps", |r| r.clock_jumps),
             ("completions delivered", |r| r.delivered),
+            ("completions given up", |r| r.given_up),
         ],
     );
 }

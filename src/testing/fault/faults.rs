@@ -261,6 +261,7 @@ pub enum Operation {
     ClaimDeliveries,
     SettleDelivery,
     Redeliver,
+    GiveUpDeliveries,
     Prune,
 }
 

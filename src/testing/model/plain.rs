@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    store::{Delete, FullReason, Insert, Inserted, KnownBy, Retention, Settled},
+    store::{Delete, FullReason, GiveUp, Insert, Inserted, KnownBy, Retention, Settled},
     task::{
         CapturedRequest, CapturedResponse, DeliveryTry, Destination, IdempotencyKey, LeaseRef, RequestDigest,
         RequestId, Scope, TaskRecord, Tenant, WorkerId,
@@ -40,11 +40,6 @@ pub(super) struct ModelKey {
 impl ModelTask {
     pub(super) fn is_in(&self, scope: &Scope) -> bool {
         scope.contains(self.record.tenant.as_ref())
-    }
-
-    pub(super) fn is_waited_for(&self) -> bool {
-        let mut deliveries = self.record.deliveries.iter();
-        deliveries.any(|delivery| delivery.status == crate::task::DeliveryStatus::Pending)
     }
 }
 
@@ -228,11 +223,23 @@ impl Model {
         of.is_some_and(|delivery| delivery.settle(claim.token, outcome, tried, now).is_ok())
     }
 
+    pub(super) fn give_up_deliveries(&mut self, give_up: &GiveUp) -> Vec<(RequestId, u32)> {
+        let now = self.now;
+        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.deliveries);
+        let others = all.filter(|delivery| !give_up.spared.contains(&delivery.destination));
+        let given_up = others.filter_map(|delivery| {
+            delivery
+                .give_up(give_up.overdue, now)
+                .then_some((delivery.id, delivery.generation))
+        });
+        given_up.collect()
+    }
+
     pub(super) fn prune(&mut self, retention: Retention) -> (usize, usize) {
         let (tasks, keys, now) = (self.tasks.len(), self.keys.len(), self.now);
         self.tasks.retain(|task| {
             let past = |at: Timestamp| at.saturating_add(retention.of(task.record.state)) <= now;
-            !task.record.state.is_terminal() || !task.record.ended_at.is_some_and(past) || task.is_waited_for()
+            !task.record.rests_since().is_some_and(past)
         });
         self.keys.retain(|key| now < key.until);
         (tasks - self.tasks.len(), keys - self.keys.len())

@@ -18,7 +18,7 @@
 //! | 3 at most one valid lease | at every renewal; after every step: no two handlers on one task, none past its deadline |
 //! | 4 one terminal transition per generation | whenever a task is touched |
 //! | 5 attempt numbers only grow, and are bounded | at every claim, against claims and releases counted here |
-//! | 6 every end is told, under one id | an outbox entry for every end; at every delivery; and at the end |
+//! | 6 every end is told, under one id | an outbox entry for every end; at every delivery; whenever one is given up; and at the end |
 //! | 7 an old token changes nothing | at every settlement, progress report and delivery; none is sent past its deadline |
 //! | 8 a stop that was acknowledged is followed by no attempt | at every claim and settlement |
 //! | 9 the replayed request equals the original | at every claim |
@@ -97,6 +97,8 @@ pub struct Report {
     pub leases_lost: u64,
     /// Completions that were delivered.
     pub delivered: u64,
+    /// Completions that were given up, since no process knew whom to tell.
+    pub given_up: u64,
     /// Moments that were looked at.
     pub steps: u64,
     /// A hash of everything that happened, in order.

@@ -32,6 +32,10 @@ pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(45);
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 pub(super) const MAX_ATTEMPTS: u32 = 3;
 pub(super) const CRASH_ALLOWANCE: u32 = 3;
+/// A destination that no process has.
+pub(super) const GONE: &str = "gone";
+/// How long a completion may be due before it is given up: shorter than some tasks are kept.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) const BUDGET: usize = 1_000;
 
 /// How long clients and faults are at work.
