@@ -213,7 +213,7 @@ pub enum Event<'a> {
         /// The number of the attempt.
         attempt: u32,
     },
-    /// A task whose lease or age ran out was dealt with.
+    /// A task whose lease or age ran out, or whose process had died before the store was opened, was dealt with.
     Rescued {
         /// The task.
         id: RequestId,

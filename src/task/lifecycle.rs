@@ -356,15 +356,16 @@ impl TaskRecord {
     }
 
     /// Takes the task, and what is to be told of its ends, from a process that is known to be dead, whatever the leases
-    /// say: for a store that only one process can have open, when it is opened. Answers whether anything was changed.
-    pub fn orphaned(&mut self, now: Timestamp) -> bool {
-        let held = self.state.is_held();
-        if held {
-            let _ = self.crashed(now);
+    /// say: for a store that only one process can have open, when it is opened. Answers what became of the task: if nobody
+    /// held it, its deliveries may have changed all the same.
+    pub fn orphaned(&mut self, now: Timestamp) -> Rescue {
+        for delivery in &mut self.deliveries {
+            delivery.orphaned(now);
         }
-        let deliveries = self.deliveries.iter_mut();
-        // All of them, so not `any`.
-        deliveries.fold(held, |changed, delivery| delivery.orphaned(now) || changed)
+        match self.state.is_held() {
+            true => self.crashed(now),
+            false => Rescue::NotDue,
+        }
     }
 
     /// Asks for the task to stop.

@@ -218,6 +218,7 @@ macro_rules! __promises {
                 a_deleted_task_is_gone_with_all_that_hung_on_it;
             durable:
                 reopening_loses_nothing_that_was_acknowledged
+                a_rescue_tells_of_what_a_dead_process_had
                 a_corrupt_record_does_not_stop_the_queue
                 two_processes_share_the_work
                 a_closed_store_is_unavailable;

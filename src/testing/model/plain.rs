@@ -19,6 +19,8 @@ pub(super) struct Model {
     pub(super) now: Timestamp,
     pub(super) tasks: Vec<ModelTask>,
     pub(super) keys: Vec<ModelKey>,
+    /// What was rescued since the last rescue.
+    rescued: Vec<(RequestId, Rescue)>,
 }
 
 #[derive(Clone)]
@@ -189,16 +191,20 @@ impl Model {
         let rescued = self
             .tasks
             .iter_mut()
-            .map(|task| (task.record.id, task.record.rescue(now)));
-        rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
+            .map(|task| (task.record.id, task.record.rescue(now)))
+            .filter(|(_, rescue)| *rescue != Rescue::NotDue);
+        std::mem::take(&mut self.rescued).into_iter().chain(rescued).collect()
     }
 
     /// Everybody who held a task or a delivery is gone, and known to be.
     pub(super) fn crash(&mut self) {
         let now = self.now;
-        for task in &mut self.tasks {
-            task.record.orphaned(now);
-        }
+        let orphaned = self
+            .tasks
+            .iter_mut()
+            .map(|task| (task.record.id, task.record.orphaned(now)));
+        // What the dead process knew of nobody is told any more.
+        self.rescued = orphaned.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect();
     }
 
     pub(super) fn claim_deliveries(&mut self, destination: &Destination, lease: Duration) -> Vec<DeliveryRef> {
