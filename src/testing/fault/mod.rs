@@ -6,6 +6,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tokio::sync::oneshot;
 
+pub(crate) use self::faults::Fate;
 use self::faults::Fault;
 pub use self::faults::{Delayed, Faults, Odds, Operation};
 use crate::{

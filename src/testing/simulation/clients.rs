@@ -182,10 +182,14 @@ impl World {
         };
         self.orders[number].again_at = None;
         self.note(format_args!("order {number} has its 202 for {id}"));
-        if let Some(known) = self.known.get_mut(&id) {
-            self.report.tasks += u64::from(!known.accepted);
-            known.accepted = true;
-        }
+        let Some(known) = self.known.get_mut(&id) else {
+            self.fail(
+                1,
+                format_args!("order {number} has its 202 for {id}, which was never stored"),
+            );
+        };
+        self.report.tasks += u64::from(!known.accepted);
+        known.accepted = true;
     }
 
     fn stop(&mut self) {
