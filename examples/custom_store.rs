@@ -30,8 +30,8 @@ use tower_respond_async::{
     error::BoxFuture,
     store::{
         Abilities, Claim, Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliveryClaim, DeliverySettlement, Durability,
-        FullReason, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled,
-        Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore,
+        FullReason, GiveUp, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned, QueueHint, Rescued, Retention,
+        Settled, Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore,
     },
     task::{
         CapturedRequest, CapturedResponse, Counts, Cursor, Delivery, DeliveryStatus, Destination, Filter,
@@ -477,6 +477,25 @@ impl TaskStore for MapStore {
         })
     }
 
+    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
+        self.atomically(|kept, now| {
+            let mut given_up = Vec::new();
+            for task in kept.tasks.values_mut() {
+                // Not copied for nothing: most have no delivery.
+                if task.record.deliveries.is_empty() {
+                    continue;
+                }
+                for delivery in &mut task.change().deliveries {
+                    let spared = give_up.spared.contains(&delivery.destination);
+                    if !spared && given_up.len() < give_up.max && delivery.give_up(give_up.overdue, now) {
+                        given_up.push(delivery.clone());
+                    }
+                }
+            }
+            Ok(given_up)
+        })
+    }
+
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {
         self.atomically(|kept, now| {
             let past = kept.tasks.values().filter(|task| task.is_past(retention, now));
@@ -583,18 +602,9 @@ impl Task {
 
     /// Whether nobody wants it any longer. One of whose end somebody is still to be told is wanted.
     fn is_past(&self, retention: Retention, now: Timestamp) -> bool {
-        let TaskRecord {
-            state,
-            ended_at,
-            deliveries,
-            ..
-        } = &*self.record;
-        let kept_until = ended_at.map(|at| at.saturating_add(retention.of(*state)));
-        state.is_terminal()
-            && kept_until.is_some_and(|until| until <= now)
-            && deliveries
-                .iter()
-                .all(|delivery| delivery.status != DeliveryStatus::Pending)
+        let keep = retention.of(self.record.state);
+        let since = self.record.rests_since();
+        since.is_some_and(|since| since.saturating_add(keep) <= now)
     }
 
     fn append_log(&mut self, lines: Vec<LogLine>, now: Timestamp) {

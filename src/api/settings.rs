@@ -77,6 +77,7 @@ struct Keep {
     result_limit: usize,
     succeeded_ms: u64,
     others_ms: u64,
+    callback_patience_ms: u64,
     destinations: Vec<Destination>,
 }
 
@@ -144,6 +145,7 @@ impl<'a> SettingsDocument<'a> {
                 result_limit: address.intake.result_limit,
                 succeeded_ms: millis(settings.retention.succeeded),
                 others_ms: millis(settings.retention.others),
+                callback_patience_ms: millis(settings.callback_patience),
                 destinations: destinations(tasks),
             },
             process: everybody.then(|| Process {

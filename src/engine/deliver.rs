@@ -14,9 +14,9 @@ use crate::{
     error::{BoxError, BoxFuture},
     hook::{Application, Completion, NotSubmitted, Target, Tried, TryOutcome},
     probe::Event,
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Inserted, StoreErrorKind, StoreResult},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, Inserted, StoreErrorKind, StoreResult},
     task::{
-        CapturedRequest, DeliveryStatus, DeliveryTry, IdempotencyKey, NewTask, RequestId, Scope, TaskRecord,
+        CapturedRequest, Delivery, DeliveryStatus, DeliveryTry, IdempotencyKey, NewTask, RequestId, Scope, TaskRecord,
         delivery::DeliveryOutcome, record::cut,
     },
 };
@@ -30,6 +30,10 @@ const SOON: Duration = Duration::from_secs(6);
 
 /// How long a delivery waits whose request or response the store could not give.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a process is up, and a destination silent, before it is certain that deliveries have nobody to take them. After
+/// an outage of everything, receivers and the other processes come back in any order.
+const CERTAIN: Duration = Duration::from_secs(60 * 60);
 
 impl Engine {
     /// Claims completions and starts to deliver them, at most `max`.
@@ -67,6 +71,33 @@ impl Engine {
         Ok(match more {
             true => Answer::More,
             false => Answer::Idle(self.destinations.next_look(Instant::now())),
+        })
+    }
+
+    /// Gives up completions that nobody takes, at most `max`.
+    pub(crate) async fn give_up_deliveries(&self, max: usize) -> StoreResult<Answer> {
+        let patience = self.settings.callback_patience;
+        let certain = CERTAIN.min(patience);
+        let now = Instant::now();
+        let early = certain.saturating_sub(self.clock.uptime(now));
+        if !early.is_zero() {
+            return Ok(Answer::Idle(Some(early)));
+        }
+        let give_up = GiveUp {
+            spared: self.destinations.served(now, certain),
+            overdue: patience,
+            max,
+        };
+        let given_up = self
+            .call("give_up_deliveries", self.store.give_up_deliveries(give_up))
+            .await?;
+        for Delivery { id, destination, .. } in &given_up {
+            self.probes.emit(|| Event::GivenUp { id: *id, destination });
+            self.watchers.changed(*id);
+        }
+        Ok(match given_up.len() < max {
+            true => Answer::Idle(None),
+            false => Answer::More,
         })
     }
 

@@ -145,6 +145,12 @@ impl Destinations {
         self.groups.iter().map(|group| group.places.free()).sum()
     }
 
+    /// Those whose deliveries have their turn: all but the ones that have answered nothing for `silent` or longer.
+    pub(crate) fn served(&self, now: Instant, silent: Duration) -> Vec<Destination> {
+        let served = self.groups.iter().filter(|group| !group.is_silent(now, silent));
+        served.map(|group| group.name.clone()).collect()
+    }
+
     /// A delivery is due again at `at`.
     pub(crate) fn note_upcoming(&self, at: Instant) {
         let mut upcoming = self.upcoming.lock();
@@ -223,6 +229,11 @@ impl Group {
         }
     }
 
+    fn is_silent(&self, now: Instant, silent: Duration) -> bool {
+        let since = self.health().and_then(|health| health.failing_since);
+        since.is_some_and(|since| now.saturating_duration_since(since) >= silent)
+    }
+
     fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.health()?.until.filter(|until| *until > now)
     }
@@ -256,6 +267,7 @@ struct Health {
     /// How many tries failed since the last that did not.
     failures: u32,
     until: Option<Instant>,
+    failing_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,6 +301,7 @@ impl Health {
                 if let Some(more) = self.failures.checked_sub(FAILURES_ALLOWED) {
                     let pause = PAUSE_BASE.saturating_mul(1 << more.min(10)).min(PAUSE_CAP);
                     self.until = Some(now + pause);
+                    self.failing_since.get_or_insert(now);
                 }
             }
             TryOutcome::Blocked | TryOutcome::Postponed(_) => {}
@@ -312,6 +325,7 @@ impl Upcoming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hook::AppPath;
 
     const FAILED: TryOutcome = TryOutcome::Failed { retry_after: None };
 
@@ -335,6 +349,27 @@ mod tests {
         assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
         health.note(TryOutcome::Delivered, now);
         assert_eq!(health.allows(now), Allowed::All);
+    }
+
+    #[test]
+    fn a_destination_is_silent_from_its_last_answer_on() {
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        let group = Group::new(
+            Conditions::ALL,
+            Arc::new(AppPath::new("/told").unwrap()),
+            &Arc::default(),
+        );
+        for _ in 1..FAILURES_ALLOWED {
+            group.note(FAILED, now);
+        }
+        assert!(!group.is_silent(now + minute, minute), "so many may fail by chance");
+        group.note(FAILED, now);
+        group.note(FAILED, now + minute / 2);
+        assert!(!group.is_silent(now + minute / 2, minute));
+        assert!(group.is_silent(now + minute, minute));
+        group.note(TryOutcome::Delivered, now + minute);
+        assert!(!group.is_silent(now + 2 * minute, minute));
     }
 
     #[test]

@@ -257,6 +257,7 @@ impl Engine {
     }
 
     async fn prune(&self) -> StoreResult<Answer> {
+        let given_up = self.give_up_deliveries(BATCH).await?;
         let pruned = self
             .call("prune", self.store.prune(self.settings.retention, BATCH))
             .await?;
@@ -264,7 +265,7 @@ impl Engine {
             self.probes.emit(|| Event::Pruned(pruned));
         }
         let more = pruned.tasks.max(pruned.keys) >= BATCH;
-        Ok(if more { Answer::More } else { Answer::Idle(None) })
+        Ok(if more { Answer::More } else { given_up })
     }
 
     async fn report(&self) {
@@ -295,7 +296,7 @@ impl Action {
         match self {
             Self::Claim(_) => "claiming tasks",
             Self::Rescue => "rescuing tasks",
-            Self::Prune => "pruning tasks",
+            Self::Prune => "giving up completions and pruning tasks",
             Self::Deliver(_) => "claiming completions",
             Self::Report => "reporting",
         }

@@ -51,7 +51,7 @@ pub(crate) enum Action {
     Claim(usize),
     /// Find tasks whose lease or age ran out.
     Rescue,
-    /// Remove old tasks.
+    /// Give up completions that nobody takes, and remove old tasks.
     Prune,
     /// Claim up to so many completions.
     Deliver(usize),

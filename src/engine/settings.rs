@@ -20,6 +20,7 @@ pub(crate) struct Settings {
     pub(crate) max_age: Duration,
     pub(crate) lease: Duration,
     pub(crate) retention: Retention,
+    pub(crate) callback_patience: Duration,
     pub(crate) key_window: Duration,
     pub(crate) store_timeout: Duration,
     pub(crate) max_waiters: usize,

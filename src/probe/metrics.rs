@@ -32,6 +32,7 @@ use crate::{
 /// | `buffered_bytes` | gauge | | bodies that are being read in this process |
 /// | `callback_backlog` | gauge | | completions that are still to be delivered, those waiting for a later try among them |
 /// | `callback_deliveries_total` | counter | `outcome`: `delivered`, `retried`, `failed`, `blocked` | tries to tell a hook |
+/// | `callbacks_given_up_total` | counter | | completions that were given up because nobody took them |
 /// | `store_op_duration_seconds` | histogram | `op`, `outcome`: `ok` or the kind of error | calls of the store |
 /// | `store_corrupt_records_total` | counter | | stored values that cannot be read: set aside, or asked for |
 ///
@@ -141,6 +142,7 @@ impl Probe for MetricsProbe {
                 };
                 counter!(DELIVERIES, "outcome" => outcome).increment(1);
             }
+            Event::GivenUp { .. } => counter!(GIVEN_UP).increment(1),
             Event::Pruned(pruned) => counter!(PRUNED).increment(pruned.tasks as u64),
             Event::StoreCall { operation, took, error } => {
                 let outcome = error.map_or("ok", name_of);
@@ -208,17 +210,19 @@ const PRUNED: &str = "respond_async_pruned_total";
 const SLOTS: &str = "respond_async_slots";
 const BUFFERED_BYTES: &str = "respond_async_buffered_bytes";
 const DELIVERIES: &str = "respond_async_callback_deliveries_total";
+const GIVEN_UP: &str = "respond_async_callbacks_given_up_total";
 const STORE_OP_DURATION: &str = "respond_async_store_op_duration_seconds";
 const CORRUPT_RECORDS: &str = "respond_async_store_corrupt_records_total";
 
 /// The counters without labels.
-const TOTALS: [(&str, &str); 8] = [
+const TOTALS: [(&str, &str); 9] = [
     (RETRIES, "attempts that failed and are tried again"),
     (LEASES_LOST, "attempts aborted because their claim was lost"),
     (FENCED_WRITES, "writes refused because their claim was lost"),
     (RESCUED, "tasks taken from a worker that was gone"),
     (POISONED, "tasks given up because their workers kept dying"),
     (EXPIRED, "tasks that waited longer than their age allows"),
+    (GIVEN_UP, "completions given up because nobody took them"),
     (PRUNED, "ended tasks that were removed"),
     (CORRUPT_RECORDS, "stored values that cannot be read"),
 ];

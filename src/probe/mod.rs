@@ -213,7 +213,7 @@ pub enum Event<'a> {
         /// The number of the attempt.
         attempt: u32,
     },
-    /// A task whose lease or age ran out was dealt with.
+    /// A task whose lease or age ran out, or whose process had died before the store was opened, was dealt with.
     Rescued {
         /// The task.
         id: RequestId,
@@ -241,6 +241,14 @@ pub enum Event<'a> {
         error: Option<&'a BoxError>,
         /// How long the try took.
         took: Duration,
+    },
+    /// A completion was given up: it was due for [`callback_patience`](crate::Builder::callback_patience), and nobody
+    /// took it.
+    GivenUp {
+        /// The task.
+        id: RequestId,
+        /// Where to.
+        destination: &'a Destination,
     },
     /// Ended tasks were removed.
     Pruned(Pruned),

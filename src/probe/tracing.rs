@@ -128,6 +128,10 @@ impl Probe for TracingProbe {
                     _ => debug!(task.id = %id, destination, ?took, "completion delivered"),
                 }
             }
+            Event::GivenUp { id, destination } => {
+                let destination = destination.as_str();
+                error!(task.id = %id, destination, "completion given up, nobody took it");
+            }
             Event::Pruned(pruned) => {
                 debug!(tasks = pruned.tasks, keys = pruned.keys, "ended tasks pruned");
             }

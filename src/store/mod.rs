@@ -29,15 +29,15 @@ pub use self::{
     memory::{MemoryStore, MemoryStoreBuilder},
     operations::{
         Abilities, BornClaimed, Claim, Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliveryClaim,
-        DeliverySettlement, Durability, FullReason, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned, QueueHint,
-        Rescued, Retention, Settled, Sharing,
+        DeliverySettlement, Durability, FullReason, GiveUp, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned,
+        QueueHint, Rescued, Retention, Settled, Sharing,
     },
 };
 use crate::{
     error::BoxFuture,
     task::{
-        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
-        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
+        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
         delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
@@ -109,7 +109,8 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// Records how an attempt ended.
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>>;
 
-    /// Finds up to `limit` tasks whose lease or age ran out, and requeues or ends each.
+    /// Finds up to `limit` tasks whose lease or age ran out, and requeues or ends each. Tasks that the store took from a dead
+    /// process as it was opened are among the first that it answers with, once.
     fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>>;
 
     /// Asks for a task to stop.
@@ -201,8 +202,11 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
         destination: &'a Destination,
     ) -> BoxFuture<'a, StoreResult<Redeliver>>;
 
-    /// Removes up to `limit` ended tasks that are past retention and have no delivery pending, and up to `limit` keys
-    /// that are past their window.
+    /// Gives up completions that nobody takes, as [`Delivery::give_up`] says, and answers with them as they are now.
+    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>>;
+
+    /// Removes up to `limit` ended tasks that are past retention, counted from
+    /// [when they came to rest](TaskRecord::rests_since), and up to `limit` keys that are past their window.
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>>;
 
     /// Resolves when something may have become runnable. A hint: it may lie and it may miss; polling is the truth.

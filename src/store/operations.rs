@@ -304,6 +304,17 @@ pub struct DeliverySettlement {
     pub tried: DeliveryTry,
 }
 
+/// Which completions to give up.
+#[derive(Clone, Debug)]
+pub struct GiveUp {
+    /// Destinations whose completions are none of them.
+    pub spared: Vec<Destination>,
+    /// For how long they have been due with nobody to take them.
+    pub overdue: Duration,
+    /// How many at most.
+    pub max: usize,
+}
+
 /// How long ended tasks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {

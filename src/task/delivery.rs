@@ -84,8 +84,8 @@ impl Delivery {
         self.is_claimed = false;
         self.status = match outcome {
             DeliveryOutcome::Delivered => DeliveryStatus::Delivered,
-            DeliveryOutcome::Failed => DeliveryStatus::Failed,
-            DeliveryOutcome::Blocked => DeliveryStatus::Blocked,
+            DeliveryOutcome::Failed => self.over(DeliveryStatus::Failed, now),
+            DeliveryOutcome::Blocked => self.over(DeliveryStatus::Blocked, now),
             DeliveryOutcome::Retry(after) => {
                 self.due_at = now.saturating_add(*after);
                 DeliveryStatus::Pending
@@ -105,10 +105,41 @@ impl Delivery {
 
     fn try_over(&mut self, tried: DeliveryTry) {
         self.tried += 1;
+        self.show(tried);
+    }
+
+    fn show(&mut self, tried: DeliveryTry) {
         if self.tries.len() == Self::TRIES_KEPT {
             self.tries.remove(0);
         }
         self.tries.push(tried);
+    }
+
+    const fn over(&mut self, status: DeliveryStatus, now: Timestamp) -> DeliveryStatus {
+        self.due_at = now;
+        status
+    }
+
+    /// Gives the delivery up if nobody has taken it for `overdue` since it was due. It is `Failed` then, and its last entry
+    /// says why; that was no try.
+    ///
+    /// Answers whether anything was changed.
+    pub fn give_up(&mut self, overdue: Duration, now: Timestamp) -> bool {
+        if self.status != DeliveryStatus::Pending || self.due_at.saturating_add(overdue) > now {
+            return false;
+        }
+        let mut why = DeliveryTry::new(now);
+        why.text = Some(
+            format!(
+                "given up: it was due for {} s, and nobody took it",
+                overdue.as_secs_f64()
+            )
+            .into(),
+        );
+        self.show(why);
+        self.status = self.over(DeliveryStatus::Failed, now);
+        self.is_claimed = false;
+        true
     }
 
     /// Takes the delivery from a deliverer that is known to be dead, if one has it: that was a try, and the next may come
@@ -152,6 +183,21 @@ impl TaskRecord {
         let mut deliveries = self.deliveries.iter_mut();
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
     }
+
+    /// Since when nothing is left to be done about it: since its end, or since the last delivery that came to nothing was
+    /// given up, so that there is time to see that and to ask for it again. Retention counts from here. `None` while it has
+    /// not ended, and while somebody is still to be told.
+    #[must_use]
+    pub fn rests_since(&self) -> Option<Timestamp> {
+        let ended_at = self.ended_at.filter(|_| self.state.is_terminal())?;
+        self.deliveries
+            .iter()
+            .try_fold(ended_at, |since, delivery| match delivery.status {
+                DeliveryStatus::Pending => None,
+                DeliveryStatus::Failed | DeliveryStatus::Blocked => Some(since.max(delivery.due_at)),
+                DeliveryStatus::Delivered | DeliveryStatus::None => Some(since),
+            })
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +208,7 @@ mod tests {
     use http::{HeaderMap, Method, Uri};
 
     use super::*;
-    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription};
+    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription, lifecycle::Rescue};
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -238,13 +284,13 @@ mod tests {
     fn a_delivery_whose_deliverer_died_is_due_at_once_until_too_many_have() {
         let mut task = record();
         task.invalidate(&"no such request", at(5));
-        assert!(!task.orphaned(at(6)), "nobody had it");
+        assert!(!task.deliveries[0].orphaned(at(6)), "nobody had it");
         for death in 1..=5 {
             let now = at(death * 100_000);
             let delivery = &mut task.deliveries[0];
             delivery.claim(LEASE, now).unwrap();
-            assert!(task.orphaned(now));
-            assert!(!task.orphaned(now), "it is nobody's now");
+            assert_eq!(task.orphaned(now), Rescue::NotDue, "it had ended");
+            assert!(!task.deliveries[0].orphaned(now), "it is nobody's now");
             let delivery = &task.deliveries[0];
             assert_eq!(u64::from(delivery.tried), death);
             let due_at = if death <= 3 { now } else { now.saturating_add(LEASE) };
@@ -264,12 +310,12 @@ mod tests {
             let settled = delivery.settle(claim.token, &outcome, DeliveryTry::new(at(5)), at(5));
             assert_eq!(settled, Ok(DeliveryStatus::Pending));
             let before = delivery.clone();
-            assert!(!task.orphaned(at(6)), "{outcome:?}");
-            assert_eq!(task.deliveries[0], before);
+            let _ = task.orphaned(at(6));
+            assert_eq!(task.deliveries[0], before, "{outcome:?}");
         }
         let mut task = record();
         task.invalidate(&"no such request", at(5));
         task.deliveries[0].redeliver(at(6));
-        assert!(!task.orphaned(at(7)));
+        assert!(!task.deliveries[0].orphaned(at(7)));
     }
 }

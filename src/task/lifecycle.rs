@@ -3,14 +3,15 @@
 //!
 //! A store calls these under whatever makes its write atomic, and stores the record if they answer `Ok`.
 
+mod steps;
+
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Uri};
-
+pub use self::steps::{Edits, Fenced, Outcome, Renewal, Rerun, Rescue, Settlement, Stop};
 use crate::{
     task::{
-        CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef, NewTask,
-        Refused, Step, TaskRecord, TaskState, WorkerId,
+        CapturedRequest, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef, NewTask, Refused, Step,
+        TaskRecord, TaskState, WorkerId,
     },
     time::Timestamp,
 };
@@ -26,175 +27,6 @@ pub const ERROR_BYTES: usize = 4096;
 pub(crate) const RELEASED: &str = "released by its worker, uncharged";
 pub(crate) const RESCUED: &str = "rescued: its worker was gone";
 pub(crate) const RERUN: &str = "run again on request";
-
-/// How an attempt ended, as its holder reports it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Settlement {
-    /// Which claim of which task.
-    pub lease: LeaseRef,
-    /// How it ended.
-    pub outcome: Outcome,
-}
-
-impl Settlement {
-    /// The claim `lease` ended so.
-    #[must_use]
-    pub const fn new(lease: LeaseRef, outcome: Outcome) -> Self {
-        Self { lease, outcome }
-    }
-}
-
-/// How an attempt ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// With a response that counts as success.
-    Succeeded {
-        /// The response.
-        output: Arc<CapturedResponse>,
-    },
-    /// For good, without success.
-    Failed {
-        /// What went wrong.
-        error: Arc<str>,
-        /// The response, if there was one.
-        output: Option<Arc<CapturedResponse>>,
-    },
-    /// Without success, to be tried again.
-    Retry {
-        /// How long to wait first.
-        after: Duration,
-        /// What went wrong.
-        error: Arc<str>,
-    },
-    /// Because it was asked to stop.
-    Stopped,
-    /// Not at all: handed back, as if it had not been claimed.
-    Released,
-}
-
-impl Outcome {
-    const fn step(&self) -> Step {
-        match self {
-            Self::Succeeded { .. } => Step::Succeed,
-            Self::Failed { .. } => Step::Fail,
-            Self::Retry { .. } => Step::Retry,
-            Self::Stopped => Step::Stopped,
-            Self::Released => Step::Release,
-        }
-    }
-
-    /// The response it brings, whether it is to be kept or not.
-    #[must_use]
-    pub const fn output(&self) -> Option<&Arc<CapturedResponse>> {
-        match self {
-            Self::Succeeded { output } => Some(output),
-            Self::Failed { output, .. } => output.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// The response to keep if the task ends as `state`: a stopped task keeps none.
-    #[must_use]
-    pub fn output_for(self, state: TaskState) -> Option<Arc<CapturedResponse>> {
-        match (self, state) {
-            (Self::Succeeded { output }, TaskState::Succeeded) => Some(output),
-            (Self::Failed { output, .. }, TaskState::Failed) => output,
-            _ => None,
-        }
-    }
-}
-
-/// The write came from a holder that no longer holds the task. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the claim is no longer held")]
-pub struct Fenced;
-
-/// What a renewal found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Renewal {
-    /// The claim holds for another lease.
-    Renewed {
-        /// Somebody asked for the task to stop.
-        stop: bool,
-    },
-    /// The claim is gone: its lease ran out, or somebody else has it.
-    Lost,
-}
-
-/// What became of a task whose lease or age ran out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Rescue {
-    /// It is fine: nothing was changed.
-    NotDue,
-    /// It waits again, with a crash on its count.
-    Requeued,
-    /// It crashed too often and failed.
-    Poisoned,
-    /// It was to be stopped, and is.
-    Stopped,
-    /// It waited too long.
-    Expired,
-}
-
-/// What a request to stop did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Stop {
-    /// It was waiting, and has ended.
-    Stopped,
-    /// It is running, and its worker will be told.
-    Stopping,
-    /// It had ended before, in this state.
-    AlreadyEnded(TaskState),
-}
-
-/// What a request to run a task again did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Rerun {
-    /// It waits again, as this generation.
-    Enqueued {
-        /// The generation.
-        generation: u32,
-    },
-    /// It has not ended: it is in this state.
-    NotEnded(TaskState),
-}
-
-/// What to change about a request before it is run again.
-#[derive(Clone, Debug, Default)]
-pub struct Edits {
-    /// Another target.
-    pub uri: Option<Uri>,
-    /// Other headers, instead of all of them.
-    pub headers: Option<HeaderMap>,
-    /// Another body.
-    pub body: Option<bytes::Bytes>,
-}
-
-impl Edits {
-    /// Whether nothing is changed.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.uri.is_none() && self.headers.is_none() && self.body.is_none()
-    }
-
-    /// The request with the changes made.
-    #[must_use]
-    pub fn apply(self, input: &CapturedRequest) -> CapturedRequest {
-        CapturedRequest {
-            uri: self.uri.unwrap_or_else(|| input.uri.clone()),
-            headers: self.headers.unwrap_or_else(|| input.headers.clone()),
-            body: self.body.unwrap_or_else(|| input.body.clone()),
-            method: input.method.clone(),
-            depth: input.depth,
-            carried: input.carried.clone(),
-        }
-    }
-}
 
 impl TaskRecord {
     /// The record of a task that is being accepted now.
@@ -362,15 +194,16 @@ impl TaskRecord {
     }
 
     /// Takes the task, and what is to be told of its ends, from a process that is known to be dead, whatever the leases
-    /// say: for a store that only one process can have open, when it is opened. Answers whether anything was changed.
-    pub fn orphaned(&mut self, now: Timestamp) -> bool {
-        let held = self.state.is_held();
-        if held {
-            let _ = self.crashed(now);
+    /// say: for a store that only one process can have open, when it is opened. Answers what became of the task: if nobody
+    /// held it, its deliveries may have changed all the same.
+    pub fn orphaned(&mut self, now: Timestamp) -> Rescue {
+        for delivery in &mut self.deliveries {
+            delivery.orphaned(now);
         }
-        let deliveries = self.deliveries.iter_mut();
-        // All of them, so not `any`.
-        deliveries.fold(held, |changed, delivery| delivery.orphaned(now) || changed)
+        match self.state.is_held() {
+            true => self.crashed(now),
+            false => Rescue::NotDue,
+        }
     }
 
     /// Asks for the task to stop.
@@ -488,10 +321,10 @@ fn bounded(text: &str) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http::{Method, StatusCode};
+    use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
-    use crate::task::{Condition, Conditions, Destination, RequestId, Subscription};
+    use crate::task::{CapturedResponse, Condition, Conditions, Destination, RequestId, Subscription};
 
     const LEASE: Duration = Duration::from_secs(30);
 

@@ -384,7 +384,7 @@ pub struct Delivery {
     pub error: Option<Arc<str>>,
     /// How the delivery stands.
     pub status: DeliveryStatus,
-    /// When it is due, while it is pending.
+    /// When it is due, while it is pending; when it was given up, if it failed or is blocked.
     pub due_at: Timestamp,
     /// Who claimed it last, as a token of its own.
     pub token: FenceToken,

@@ -14,8 +14,9 @@ use http::header::RETRY_AFTER;
 use tower_respond_async::{
     BoxError, Builder, Completion, CompletionHook, MemoryStore, RequestBody, RequestId, Scope, TaskState, TaskStore,
     Tasks,
+    probe::{Event, Probe},
     store::Insert,
-    task::{Condition, Conditions, DeliveryStatus, Destination, Subscription, lifecycle::Edits},
+    task::{Condition, Conditions, DeliveryStatus, Destination, Subscription, delivery::Redeliver, lifecycle::Edits},
     testing::{FaultStore, ManualClock, Operation},
     time::Timestamp,
 };
@@ -263,6 +264,56 @@ async fn a_hook_that_blocks_its_thread_holds_nobody_up() {
     for id in failed {
         delivery(&tasks, id, DeliveryStatus::Delivered).await;
     }
+}
+
+/// A destination was taken out of the configuration while tasks were on their way to it. Their tasks were kept for ever.
+#[tokio::test]
+async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_asked_for_again() {
+    #[derive(Clone, Debug, Default)]
+    struct GivenUp(Arc<Mutex<Vec<(RequestId, String)>>>);
+    impl Probe for GivenUp {
+        fn on_event(&self, event: &Event<'_>) {
+            if let Event::GivenUp { id, destination } = event {
+                self.0.lock().unwrap().push((*id, destination.to_string()));
+            }
+        }
+    }
+
+    let (clock, store) = still();
+    let (gone, patience) = (Destination::new("gone"), Duration::from_millis(50));
+    let ended_telling = async |destination: &Destination| {
+        let mut task = new_task("/200");
+        task.subscriptions = Arc::from([Subscription {
+            destination: destination.clone(),
+            on: Conditions::ALL,
+        }]);
+        let id = inserted(store.insert(Insert::new(task)).await.unwrap()).id;
+        let _ = store.stop(&Scope::All, id).await.unwrap();
+        id
+    };
+    let (nobodys, mine) = (ended_telling(&gone).await, ended_telling(&Destination::LOCAL).await);
+    clock.advance(patience);
+    let early = ended_telling(&gone).await;
+
+    let (told, given_up) = (Told::default(), GivenUp::default());
+    let in_hook = told.clone();
+    let builder = quick(store.clone())
+        .callback_patience(patience)
+        .probe(given_up.clone())
+        .on_completion(move |completion: Completion| in_hook.note(completion));
+    let tasks = serve(builder, |_| async { ok() });
+    delivery(&tasks, nobodys, DeliveryStatus::Failed).await;
+    let record = find(&tasks, nobodys).await;
+    let why = record.deliveries[0].tries[0].text.as_deref().unwrap();
+    assert_eq!(why, "given up: it was due for 0.05 s, and nobody took it");
+    assert_eq!(*given_up.0.lock().unwrap(), [(nobodys, "gone".to_owned())]);
+    assert_eq!(find(&tasks, early).await.destination_status(), DeliveryStatus::Pending);
+    told.times(mine, 1).await;
+    delivery(&tasks, mine, DeliveryStatus::Delivered).await;
+
+    let again = store.redeliver(&Scope::All, nobodys, 1, &gone).await.unwrap();
+    assert_eq!(again, Redeliver::Due);
+    delivery(&tasks, nobodys, DeliveryStatus::Pending).await;
 }
 
 #[tokio::test]

@@ -18,11 +18,13 @@ use tower::{Layer, ServiceExt};
 use tower_respond_async::{
     Backoff, Builder, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskContext, Tasks,
     probe::{Event, MetricsProbe, Probe},
-    store::{Insert, Pruned, StoreError, StoreErrorKind, TaskStore},
+    store::{Insert, Pruned, RedbStore, StoreError, StoreErrorKind, TaskStore},
     task::{CapturedRequest, Counts, DeliveryStatus, Destination, NewTask, WorkerId},
     testing::{FaultStore, ManualClock, Operation},
     time::Timestamp,
 };
+
+use crate::redb::harness::Folder;
 
 #[test]
 fn what_happens_to_tasks_is_counted() {
@@ -65,37 +67,68 @@ fn what_happens_to_tasks_is_counted() {
     );
 }
 
+/// What a dead process left: two tasks that it ran, of which one has crashed too often, and one that is too old.
+async fn die_with_tasks(store: &impl TaskStore, lease: Duration) {
+    let dead = WorkerId::new("dead", 1);
+    for (number, crash_allowance) in [(1, 3), (2, 1)] {
+        let mut task = a_task(number);
+        task.crash_allowance = crash_allowance;
+        let inserted = store.insert(Insert::new(task).born(dead.clone(), lease)).await;
+        assert!(inserted.is_ok());
+    }
+    let mut old = a_task(3);
+    old.max_age = Duration::from_secs(1);
+    assert!(store.insert(Insert::new(old)).await.is_ok());
+}
+
+async fn go_on_with_them(store: impl TaskStore) {
+    let layer = RespondAsyncLayer::builder(store).probe(MetricsProbe::new());
+    let layer = layer.build().expect("the settings make sense");
+    let tasks = layer.tasks();
+    let app = layer.layer(routes());
+    all_ended(&tasks, 3).await;
+    tasks.shutdown(Duration::from_secs(5)).await;
+    drop(app);
+}
+
+fn assert_each_is_counted_once(seen: &Seen) {
+    assert_eq!(seen.value("rescued_total"), 2.0);
+    assert_eq!(seen.value("poisoned_total"), 1.0);
+    assert_eq!(seen.value("expired_total"), 1.0);
+    assert_eq!(seen.value("attempts_total{outcome=succeeded}"), 1.0);
+}
+
 #[test]
 fn tasks_that_a_dead_process_left_are_counted() {
     let seen = watch(async || {
         let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
         let store = MemoryStore::builder().clock(clock.clone()).build();
-        let lapse = Duration::from_secs(1);
-        let dead = WorkerId::new("dead", 1);
-        for (number, crash_allowance) in [(1, 3), (2, 1)] {
-            let mut task = a_task(number);
-            task.crash_allowance = crash_allowance;
-            let inserted = store.insert(Insert::new(task).born(dead.clone(), lapse)).await;
-            assert!(inserted.is_ok());
-        }
-        let mut old = a_task(3);
-        old.max_age = lapse;
-        assert!(store.insert(Insert::new(old)).await.is_ok());
-        clock.advance(lapse * 2);
-
-        let layer = RespondAsyncLayer::builder(store).probe(MetricsProbe::new());
-        let layer = layer.build().expect("the settings make sense");
-        let tasks = layer.tasks();
-        let app = layer.layer(routes());
-        all_ended(&tasks, 3).await;
-        tasks.shutdown(Duration::from_secs(5)).await;
-        drop(app);
+        die_with_tasks(&store, Duration::from_secs(1)).await;
+        clock.advance(Duration::from_secs(2));
+        go_on_with_them(store).await;
     });
+    assert_each_is_counted_once(&seen);
+}
 
-    assert_eq!(seen.value("rescued_total"), 2.0);
-    assert_eq!(seen.value("poisoned_total"), 1.0);
-    assert_eq!(seen.value("expired_total"), 1.0);
-    assert_eq!(seen.value("attempts_total{outcome=succeeded}"), 1.0);
+/// The embedded store knows as it is opened that nobody holds them, and no lease has to lapse. Nobody heard of those.
+#[test]
+fn tasks_that_were_rescued_as_a_file_was_opened_are_counted() {
+    let seen = watch(async || {
+        let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
+        let folder = Folder::new();
+        let open = async || {
+            let store = RedbStore::builder()
+                .clock(clock.clone())
+                .open(folder.file("tasks.redb"));
+            store.await.expect("it is a file of ours")
+        };
+        let store = open().await;
+        die_with_tasks(&store, Duration::from_secs(3600)).await;
+        store.close().await;
+        clock.advance(Duration::from_secs(2));
+        go_on_with_them(open().await).await;
+    });
+    assert_each_is_counted_once(&seen);
 }
 
 #[test]
@@ -164,6 +197,10 @@ fn what_seldom_happens_is_counted_too() {
             delivered(DeliveryStatus::Blocked),
             Event::LeaseLost { id, attempt: 1 },
             Event::Fenced { id },
+            Event::GivenUp {
+                id,
+                destination: &Destination::LOCAL,
+            },
             Event::Pruned(Pruned { tasks: 3, keys: 2 }),
             Event::StoreCall {
                 operation: "input",
@@ -185,6 +222,7 @@ fn what_seldom_happens_is_counted_too() {
 
     assert_eq!(seen.value("leases_lost_total"), 1.0);
     assert_eq!(seen.value("fenced_writes_total"), 1.0);
+    assert_eq!(seen.value("callbacks_given_up_total"), 1.0);
     assert_eq!(seen.value("pruned_total"), 3.0);
     assert_eq!(seen.value("store_corrupt_records_total"), 3.0);
     assert_eq!(

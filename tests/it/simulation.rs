@@ -80,10 +80,13 @@ fn the_invariants_hold_in_many_lives() {
             ("clock jumps", |r| r.clock_jumps),
             ("calls that failed", |r| r.failed_calls),
             ("calls that were overtaken", |r| r.held_calls),
+            ("commits of many calls", |r| r.commits_of_many),
+            ("of these, failed as one", |r| r.failed_together),
             ("orders sent again", |r| r.sent_again),
             ("fenced settlements", |r| r.fenced),
             ("leases lost", |r| r.leases_lost),
             ("completions delivered", |r| r.delivered),
+            ("completions given up", |r| r.given_up),
         ],
     );
 }
@@ -105,6 +108,7 @@ fn the_invariants_hold_on_a_file_whose_process_dies() {
             ("shutdowns", |r| r.shutdowns),
             ("clock jumps", |r| r.clock_jumps),
             ("completions delivered", |r| r.delivered),
+            ("completions given up", |r| r.given_up),
         ],
     );
 }

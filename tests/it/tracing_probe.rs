@@ -159,6 +159,13 @@ fn what_goes_wrong_is_told_louder() {
         (delivered(DeliveryStatus::Pending), Level::WARN),
         (delivered(DeliveryStatus::Failed), Level::ERROR),
         (
+            Event::GivenUp {
+                id,
+                destination: &Destination::LOCAL,
+            },
+            Level::ERROR,
+        ),
+        (
             Event::Changed {
                 id,
                 action: "stop",

@@ -97,6 +97,7 @@ impl World {
                 succeeded: Duration::from_secs(60),
                 others: Duration::from_secs(60),
             },
+            callback_patience: Duration::from_secs(60),
             key_window: Duration::from_secs(60),
             store_timeout: Duration::from_secs(5),
             max_waiters: 10,

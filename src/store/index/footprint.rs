@@ -14,23 +14,19 @@ pub(in crate::store) struct Footprint {
     pub(in crate::store) place: Option<Place>,
     /// Whether a worker holds it as its one suspect.
     held_suspect: bool,
-    /// When it ended, if nothing is left to be done about it.
+    /// Since when nothing is left to be done about it, if nothing is.
     pub(in crate::store) rests: Option<Timestamp>,
     pub(in crate::store) pending: Vec<(Destination, Due)>,
 }
 
 impl Footprint {
     pub(in crate::store) fn of(record: &TaskRecord) -> Self {
-        let pending = outbox::pending(record);
-        let rests = record
-            .ended_at
-            .filter(|_| record.state.is_terminal() && pending.is_empty());
         Self {
             state: record.state,
             place: Place::of(record),
             held_suspect: record.state.is_held() && record.is_suspect(),
-            rests,
-            pending,
+            rests: record.rests_since(),
+            pending: outbox::pending(record),
         }
     }
 

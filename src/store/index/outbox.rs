@@ -76,6 +76,22 @@ impl Outbox {
         taken
     }
 
+    /// Up to `max` deliveries that have been due since `until` or longer, for any destination that is not `spared`.
+    pub(in crate::store) fn overdue(
+        &self,
+        spared: &[Destination],
+        max: usize,
+        until: Timestamp,
+    ) -> Vec<(Destination, Due)> {
+        let queues = self.lock();
+        let others = queues.iter().filter(|(destination, _)| !spared.contains(destination));
+        let overdue = others.flat_map(|(destination, queue)| {
+            let overdue = queue.iter().take_while(|due| due.0 <= until);
+            overdue.map(|due| (destination.clone(), *due))
+        });
+        overdue.take(max).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Destination, BTreeSet<Due>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,9 @@
 //! Completions on their way to those who want to know.
 
-use crate::store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, memory::MemoryStore};
+use crate::{
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, memory::MemoryStore},
+    task::Delivery,
+};
 
 impl MemoryStore {
     pub(super) fn claim_deliveries_now(&self, claim: &DeliveryClaim) -> Vec<ClaimedDelivery> {
@@ -43,5 +46,19 @@ impl MemoryStore {
             })
         });
         change.is_some_and(|change| change.answer)
+    }
+
+    pub(super) fn give_up_deliveries_now(&self, give_up: &GiveUp) -> Vec<Delivery> {
+        let now = self.now();
+        let until = now.saturating_sub(give_up.overdue);
+        let overdue = self.inner.outbox.overdue(&give_up.spared, give_up.max, until);
+        let given_up = overdue.into_iter().filter_map(|(destination, (_, id, generation))| {
+            let change = self.tasks(id).change(id, &self.around(id), |record| {
+                let delivery = record.delivery_mut(generation, &destination)?;
+                delivery.give_up(give_up.overdue, now).then(|| delivery.clone())
+            });
+            change?.answer
+        });
+        given_up.collect()
     }
 }

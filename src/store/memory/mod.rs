@@ -52,14 +52,14 @@ use self::{
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, Insert,
-        Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError, StoreErrorKind,
-        StoreResult, TaskStore,
+        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, GiveUp,
+        Insert, Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError,
+        StoreErrorKind, StoreResult, TaskStore,
         index::{Outbox, Queue},
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
-        RequestDigest, RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
+        Progress, RequestDigest, RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
         delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
@@ -379,6 +379,10 @@ impl TaskStore for MemoryStore {
             self.open()
                 .and_then(|()| self.redeliver_now(scope, id, generation, destination)),
         )
+    }
+
+    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
+        ready(self.open().map(|()| self.give_up_deliveries_now(&give_up)))
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

@@ -8,7 +8,7 @@ use crate::{
         memory::{MemoryStore, ambiguous, shard::Kept},
     },
     task::{
-        DeliveryStatus, Destination, RequestId, Scope, TaskRecord, TaskRef,
+        Destination, RequestId, Scope, TaskRecord, TaskRef,
         delivery::Redeliver,
         lifecycle::{Edits, Rerun, Stop},
     },
@@ -121,7 +121,8 @@ impl MemoryStore {
             }
             let past = |kept: &Kept| {
                 let keep = retention.of(kept.record.state);
-                kept.record.ended_at.is_some_and(|at| at.saturating_add(keep) <= now)
+                let since = kept.record.rests_since();
+                since.is_some_and(|since| since.saturating_add(keep) <= now)
             };
             pruned.tasks += due.into_iter().filter(|id| self.remove_ended(*id, past)).count();
         }
@@ -133,10 +134,7 @@ impl MemoryStore {
 
     /// Removes a task that has ended, that no delivery is pending of, and that `also` holds for.
     pub(super) fn remove_ended(&self, id: RequestId, also: impl Fn(&Kept) -> bool) -> bool {
-        let fits = |kept: &Kept| {
-            let pending = |status| status == DeliveryStatus::Pending;
-            kept.record.state.is_terminal() && !kept.record.deliveries.iter().any(|d| pending(d.status)) && also(kept)
-        };
+        let fits = |kept: &Kept| kept.record.rests_since().is_some() && also(kept);
         let (name, tenant) = {
             let mut tasks = self.tasks(id);
             let Some(kept) = tasks.get(id).filter(|kept| fits(kept)) else {

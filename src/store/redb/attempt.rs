@@ -88,12 +88,13 @@ impl Batch<'_> {
     }
 
     pub(super) fn rescue(&mut self, limit: usize) -> Result<Rescued, Fault> {
+        let mut rescued = self.ram.take_rescued(limit);
+        let limit = limit - rescued.tasks.len();
         let over_age = self.ram.queue.lock().over_age(limit, self.now());
         let mut due: Vec<(RequestId, Option<Timestamp>)> = over_age.into_iter().map(|id| (id, None)).collect();
         let lapsed = self.ram.lapsed(limit - due.len(), self.clock);
         due.extend(lapsed.into_iter().map(|(id, until)| (id, Some(until))));
 
-        let mut rescued = Rescued::default();
         for (id, lapsed) in due {
             let Some(mut stored) = self.load_or_set_aside(id)? else {
                 continue;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{batch::Batch, fault::Fault};
 use crate::{
     store::{
-        ClaimedDelivery, DeliveryClaim, DeliverySettlement,
+        ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp,
         index::{Due, Footprint},
     },
-    task::{Destination, RequestId, Scope, delivery::Redeliver},
+    task::{Delivery, Destination, RequestId, Scope, delivery::Redeliver},
     time::Timestamp,
 };
 
@@ -84,5 +84,25 @@ impl Batch<'_> {
         delivery.redeliver(now);
         self.save(&before, &stored)?;
         Ok(Redeliver::Due)
+    }
+
+    pub(super) fn give_up_deliveries(&mut self, give_up: &GiveUp) -> Result<Vec<Delivery>, Fault> {
+        let now = self.now();
+        let until = now.saturating_sub(give_up.overdue);
+        let mut given_up = Vec::new();
+        for (destination, (_, id, generation)) in self.ram.outbox.overdue(&give_up.spared, give_up.max, until) {
+            let Some(mut stored) = self.load_or_set_aside(id)? else {
+                continue;
+            };
+            let before = Footprint::of(&stored.record);
+            let delivery = stored.record.delivery_mut(generation, &destination);
+            let changed =
+                delivery.and_then(|delivery| delivery.give_up(give_up.overdue, now).then(|| delivery.clone()));
+            if let Some(delivery) = changed {
+                self.save(&before, &stored)?;
+                given_up.push(delivery);
+            }
+        }
+        Ok(given_up)
     }
 }

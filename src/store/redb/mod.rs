@@ -49,13 +49,13 @@ use self::{batch::Batch, fault::Fault, frame::Sealed, inner::Inner, writer::Mess
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, Insert,
-        Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError, StoreErrorKind,
-        StoreResult, TaskStore,
+        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, GiveUp,
+        Insert, Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError,
+        StoreErrorKind, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
-        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
+        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
         delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
@@ -507,6 +507,10 @@ impl TaskStore for RedbStore {
     ) -> BoxFuture<'a, StoreResult<Redeliver>> {
         let (scope, destination) = (scope.clone(), destination.clone());
         Box::pin(self.write(move |batch| batch.redeliver(&scope, id, generation, &destination)))
+    }
+
+    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
+        Box::pin(self.write(move |batch| batch.give_up_deliveries(&give_up)))
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

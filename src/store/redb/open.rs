@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     store::{StoreError, StoreErrorKind, StoreResult},
-    task::{RequestId, TaskRecord},
+    task::{RequestId, TaskRecord, lifecycle::Rescue},
     time::{Clock, Timestamp},
 };
 
@@ -324,7 +324,12 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
     let now = clock.now();
     for mut stored in orphaned {
         // A task counts a crash: the claim counted itself, and nobody has taken that back.
-        let _ = stored.record.orphaned(now);
+        let told_before = stored.record.deliveries.len();
+        let rescue = stored.record.orphaned(now);
+        if rescue != Rescue::NotDue {
+            let outbox = stored.record.deliveries.len() > told_before;
+            ram.note_rescued(stored.record.id, rescue, outbox);
+        }
         stored.put(tables.tasks.open()?)?;
         found.note(&ram, &stored.record);
     }

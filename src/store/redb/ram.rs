@@ -7,8 +7,14 @@ use std::{
 };
 
 use crate::{
-    store::index::{Footprint, Moment, Outbox, Queue, Tally, Timeline},
-    task::{FenceToken, LeaseRef, Progress, RequestId, TaskRecord, TaskState, lifecycle::Renewal},
+    store::{
+        Rescued,
+        index::{Footprint, Moment, Outbox, Queue, Tally, Timeline},
+    },
+    task::{
+        FenceToken, LeaseRef, Progress, RequestId, TaskRecord, TaskState,
+        lifecycle::{Renewal, Rescue},
+    },
     time::{Clock, Timestamp},
 };
 
@@ -23,6 +29,8 @@ pub(super) struct Ram {
     pub(super) outbox: Outbox,
     /// How many values were found damaged since the file was opened.
     pub(super) set_aside: AtomicU64,
+    /// What was rescued as the file was opened, and nobody has been told of.
+    rescued: Mutex<Rescued>,
     shelf: Mutex<Shelf>,
     held: Mutex<Held>,
 }
@@ -100,6 +108,26 @@ impl Ram {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rescued(&self) -> MutexGuard<'_, Rescued> {
+        self.rescued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task was rescued as the file was opened; `outbox`: somebody is to be told of its end.
+    pub(super) fn note_rescued(&self, id: RequestId, rescue: Rescue, outbox: bool) {
+        let mut rescued = self.rescued();
+        rescued.tasks.push((id, rescue));
+        rescued.outbox |= outbox;
+    }
+
+    /// Up to `limit` of the tasks that were rescued as the file was opened, each once.
+    pub(super) fn take_rescued(&self, limit: usize) -> Rescued {
+        let mut rescued = self.rescued();
+        let told = rescued.tasks.len().min(limit);
+        let tasks = rescued.tasks.split_off(told);
+        let outbox = rescued.outbox && !tasks.is_empty();
+        std::mem::replace(&mut rescued, Rescued { tasks, outbox })
     }
 
     /// Notes a record that was not there before.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     store::{Durability, Insert, KnownBy, LogQuery, Sharing, StoreErrorKind},
-    task::{Destination, LogLine, NewTask, Scope, TaskState},
+    task::{Destination, LogLine, NewTask, Scope, TaskState, lifecycle::Rescue},
     time::Timestamp,
 };
 
@@ -56,6 +56,47 @@ pub async fn reopening_loses_nothing_that_was_acknowledged(harness: &dyn Harness
         2,
         "the first claim and this one"
     );
+}
+
+/// Whoever watches hears of every crash, once, whether the store found out as it was opened or as the leases lapsed.
+pub async fn a_rescue_tells_of_what_a_dead_process_had(harness: &dyn Harness) {
+    let mut store = Subject::open(harness).await;
+    let here = Destination::LOCAL;
+    let running = store.insert_born(a_task(), &worker("w"), store.units(1)).await.id;
+    let poison = NewTask {
+        crash_allowance: 1,
+        ..a_task_telling(&here)
+    };
+    let poison = store.insert_born(poison, &worker("w"), store.units(1)).await.id;
+    let stopping = store.insert_born(a_task(), &worker("w"), store.units(1)).await.id;
+    let _ = store.stop(&Scope::All, stopping).await.expect("stop");
+    let waiting = store.insert_new(a_task()).await.id;
+
+    store.reopen_or_declare().await;
+    store.pass(2).await;
+    let mut told = Vec::new();
+    let mut outbox = false;
+    for _ in 0..3 {
+        let rescued = store.rescue(1).await.expect("rescue");
+        assert_eq!(rescued.tasks.len(), 1, "as many as were asked for");
+        told.extend(rescued.tasks);
+        outbox |= rescued.outbox;
+    }
+    let mut expected = [
+        (running, Rescue::Requeued),
+        (poison, Rescue::Poisoned),
+        (stopping, Rescue::Stopped),
+    ];
+    told.sort_by_key(|(id, _)| *id);
+    expected.sort_by_key(|(id, _)| *id);
+    assert_eq!(told, expected);
+    assert!(outbox, "somebody is to be told of one of them");
+    assert_eq!(store.rescue(10).await.expect("rescue").tasks, [], "once");
+    let mut claimed = store.claim_ids(&worker("w"), 10).await;
+    claimed.sort_unstable();
+    let mut runnable = [running, waiting];
+    runnable.sort_unstable();
+    assert_eq!(claimed, runnable);
 }
 
 /// All that is kept of a task, in one comparable piece.

@@ -194,6 +194,7 @@ macro_rules! __promises {
                 a_delivery_is_retried_at_its_time
                 a_completion_is_made_due_again_on_request
                 pending_completions_are_counted
+                a_completion_that_nobody_takes_is_given_up
                 a_rerun_leaves_earlier_completions_on_their_way;
             query:
                 a_tenant_sees_its_own_tasks_only
@@ -213,9 +214,11 @@ macro_rules! __promises {
                 pruning_never_removes_a_live_task
                 ended_tasks_are_kept_for_their_retention
                 a_task_with_a_delivery_pending_is_not_pruned
+                a_task_whose_delivery_failed_is_kept_for_its_retention_from_then_on
                 a_deleted_task_is_gone_with_all_that_hung_on_it;
             durable:
                 reopening_loses_nothing_that_was_acknowledged
+                a_rescue_tells_of_what_a_dead_process_had
                 a_corrupt_record_does_not_stop_the_queue
                 two_processes_share_the_work
                 a_closed_store_is_unavailable;

@@ -7,7 +7,7 @@ use super::{
     subject::{LONG, a_task, a_task_telling, all_at_once, failure, is_accepted, retry, success, worker},
 };
 use crate::{
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Settled, StoreErrorKind},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, Settled, StoreErrorKind},
     task::{
         Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, NewTask, Scope, Subscription, TaskState,
         Tenant,
@@ -275,6 +275,65 @@ pub async fn pending_completions_are_counted(harness: &dyn Harness) {
     assert_eq!(pending().await, Some(2));
     let one = store.counts(&Scope::One(None)).await.expect("counts");
     assert_eq!(one.pending_deliveries, None, "they are counted of all together");
+}
+
+/// To whom nobody delivers, once it has been due for so long; not to those that are spared, not while somebody has it, and
+/// not before its next try was due for so long. It can be asked for again.
+pub async fn a_completion_that_nobody_takes_is_given_up(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let there = Destination::new("there");
+    let telling = async |destination: &Destination| {
+        let lease = store.insert_born(a_task_telling(destination), &worker("w"), LONG).await;
+        let _ = store.end(lease, success()).await;
+        lease.id
+    };
+    let given_up = async |spared: &[Destination], max| {
+        let give_up = GiveUp {
+            spared: spared.to_vec(),
+            overdue: store.units(3),
+            max,
+        };
+        store.give_up_deliveries(give_up).await.expect("give up deliveries")
+    };
+    let (mine, nobodys) = (telling(&HERE).await, telling(&there).await);
+    store.pass(2).await;
+    assert_eq!(given_up(&[], 10).await, [], "it is early");
+    store.pass(2).await;
+    let found = given_up(&[HERE], 10).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].id, found[0].status, found[0].tried),
+        (nobodys, DeliveryStatus::Failed, 0)
+    );
+    assert!(
+        found[0].tries.last().is_some_and(|entry| entry.text.is_some()),
+        "it says why"
+    );
+    assert_eq!(store.record(nobodys).await.deliveries, found, "what is kept");
+    assert_eq!(store.deliveries(&there, LONG).await.len(), 0);
+    assert_eq!(given_up(&[HERE], 10).await, [], "once");
+
+    let due = store.deliveries(&HERE, LONG).await.remove(0);
+    assert_eq!(due.claim.id, mine);
+    store.pass(4).await;
+    assert_eq!(given_up(&[], 10).await, [], "somebody has it");
+    assert!(told(&store, &due, DeliveryOutcome::Retry(store.units(3))).await);
+    store.pass(4).await;
+    assert_eq!(given_up(&[], 10).await, [], "its next try is not long due");
+    let other = telling(&there).await;
+    store.pass(4).await;
+    assert_eq!(given_up(&[], 1).await.len(), 1, "as many as were asked for");
+    assert_eq!(given_up(&[], 10).await.len(), 1);
+    for id in [mine, other] {
+        assert_eq!(store.record(id).await.destination_status(), DeliveryStatus::Failed);
+    }
+    assert!(!told(&store, &due, DeliveryOutcome::Delivered).await);
+    let counts = store.counts(&Scope::All).await.expect("counts");
+    assert_eq!(counts.pending_deliveries, Some(0));
+
+    let again = store.redeliver(&Scope::All, nobodys, 1, &there).await;
+    assert_eq!(again.expect("redeliver"), Redeliver::Due);
+    assert_eq!(store.deliveries(&there, LONG).await.len(), 1);
 }
 
 async fn one_due(store: &Subject<'_>) -> ClaimedDelivery {

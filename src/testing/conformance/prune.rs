@@ -5,7 +5,7 @@ use super::{
     subject::{LONG, a_task, a_task_telling, failure, is_accepted, retry, success, worker},
 };
 use crate::{
-    store::{Delete, DeliverySettlement, Retention, StoreErrorKind, TaskStoreExt},
+    store::{Delete, DeliverySettlement, GiveUp, Retention, StoreErrorKind, TaskStoreExt},
     task::{DeliveryTry, Destination, Filter, NewTask, Scope, TaskState, delivery::DeliveryOutcome, lifecycle::Stop},
     time::Timestamp,
 };
@@ -96,6 +96,45 @@ pub async fn a_task_with_a_delivery_pending_is_not_pruned(harness: &dyn Harness)
     };
     assert!(store.settle_delivery(settlement).await.expect("settle delivery"));
     assert_eq!(store.prune(at_once, 10).await.expect("prune").tasks, 1);
+}
+
+/// Whoever sees that somebody was not told has time to have them told again: with no more tries left, refused, or given up.
+pub async fn a_task_whose_delivery_failed_is_kept_for_its_retention_from_then_on(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let here = Destination::LOCAL;
+    let retention = Retention {
+        succeeded: store.units(3),
+        others: store.units(3),
+    };
+    let pruned = async || store.prune(retention, 10).await.expect("prune").tasks;
+    for outcome in [Some(DeliveryOutcome::Failed), Some(DeliveryOutcome::Blocked), None] {
+        let lease = store.insert_born(a_task_telling(&here), &worker("w"), LONG).await;
+        let _ = store.end(lease, success()).await;
+        store.pass(4).await;
+        match outcome {
+            Some(outcome) => {
+                let settlement = DeliverySettlement {
+                    claim: store.deliveries(&here, LONG).await.remove(0).claim,
+                    outcome,
+                    tried: DeliveryTry::new(Timestamp::ZERO),
+                };
+                assert!(store.settle_delivery(settlement).await.expect("settle delivery"));
+            }
+            None => {
+                let give_up = GiveUp {
+                    spared: Vec::new(),
+                    overdue: store.units(3),
+                    max: 10,
+                };
+                let given_up = store.give_up_deliveries(give_up).await;
+                assert_eq!(given_up.expect("give up deliveries").len(), 1);
+            }
+        }
+        store.pass(2).await;
+        assert_eq!(pruned().await, 0);
+        store.pass(2).await;
+        assert_eq!(pruned().await, 1);
+    }
 }
 
 /// Its request, response, log and completions go with it; a live task cannot be deleted.

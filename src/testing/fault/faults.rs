@@ -102,13 +102,18 @@ impl Faults {
 
     /// Every call of every operation fails until [`heal`](Self::heal), as if the store could not be reached.
     pub fn fail_everything(&self) {
-        self.script().down = true;
+        self.share(Fate::Fail);
+    }
+
+    /// From now on all calls meet this.
+    pub(crate) fn share(&self, fate: Fate) {
+        self.script().fate = fate;
     }
 
     /// Nothing goes wrong any more. What is held takes its turn in the next call.
     pub fn heal(&self) {
         let mut script = self.script();
-        script.down = false;
+        script.fate = Fate::OfItsOwn;
         script.ordered.clear();
         script.random = None;
         script.held.iter_mut().for_each(|held| held.after = 0);
@@ -141,9 +146,10 @@ impl Faults {
         let call = (operation, *calls);
         let ordered = script.ordered.remove(&call);
         let drawn = script.random.as_mut().and_then(|(random, odds)| odds.draw(random));
-        let fault = match script.down {
-            true => Some(Fault::Fail),
-            false => ordered.or(drawn),
+        let fault = match script.fate {
+            Fate::OfItsOwn => ordered.or(drawn),
+            Fate::Fail => Some(Fault::Fail),
+            Fate::LoseReply => Some(Fault::LoseReply),
         };
         let made = script.made;
         let (mut due, held): (Vec<_>, _) = std::mem::take(&mut script.held)
@@ -261,7 +267,20 @@ pub enum Operation {
     ClaimDeliveries,
     SettleDelivery,
     Redeliver,
+    GiveUpDeliveries,
     Prune,
+}
+
+/// What calls meet together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing: each has a fate of its own.
+    #[default]
+    OfItsOwn,
+    /// They fail, and nothing is done.
+    Fail,
+    /// They are done, and their callers told that they failed.
+    LoseReply,
 }
 
 #[derive(Default)]
@@ -269,7 +288,7 @@ struct Script {
     calls: HashMap<Operation, u64>,
     ordered: HashMap<(Operation, u64), Fault>,
     random: Option<(fastrand::Rng, Odds)>,
-    down: bool,
+    fate: Fate,
     /// Calls of all operations.
     made: u64,
     held: Vec<Held>,
@@ -288,7 +307,7 @@ impl fmt::Debug for Script {
             .field("calls", &self.calls)
             .field("ordered", &self.ordered)
             .field("random", &self.random.as_ref().map(|(_, odds)| odds))
-            .field("down", &self.down)
+            .field("fate", &self.fate)
             .field("held", &self.held.len())
             .finish_non_exhaustive()
     }

@@ -6,17 +6,19 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tokio::sync::oneshot;
 
+pub(crate) use self::faults::Fate;
 use self::faults::Fault;
 pub use self::faults::{Delayed, Faults, Odds, Operation};
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Insert, Inserted,
-        LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, StoreError, StoreErrorKind, StoreResult, TaskStore,
+        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, GiveUp, Insert,
+        Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, StoreError, StoreErrorKind, StoreResult,
+        TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
-        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
+        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
         delivery::Redeliver,
         lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
     },
@@ -278,6 +280,12 @@ impl<S: TaskStore + ?Sized> TaskStore for FaultStore<S> {
         let (scope, destination) = (scope.clone(), destination.clone());
         self.with_faults(Operation::Redeliver, move |store| {
             Box::pin(async move { store.redeliver(&scope, id, generation, &destination).await })
+        })
+    }
+
+    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
+        self.with_faults(Operation::GiveUpDeliveries, |store| {
+            Box::pin(async move { store.give_up_deliveries(give_up).await })
         })
     }
 

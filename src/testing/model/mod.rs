@@ -12,7 +12,7 @@ use fastrand::Rng;
 
 use self::plain::Model;
 use crate::{
-    store::{DeliverySettlement, Insert, Inserted, Limits, Retention, Sharing, StoreErrorKind, TaskStoreExt},
+    store::{DeliverySettlement, GiveUp, Insert, Inserted, Limits, Retention, Sharing, StoreErrorKind, TaskStoreExt},
     task::{
         CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter, IdempotencyKey,
         LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord, TaskRef, Tenant,
@@ -116,6 +116,7 @@ impl Case<'_> {
             82..87 => self.claim_deliveries().await,
             87..91 => self.settle_delivery().await,
             91..93 => self.prune().await,
+            93 => self.give_up_deliveries().await,
             _ => {
                 let units = 2 * self.random.u32(1..5);
                 self.pass(self.subject.units(units)).await;
@@ -297,6 +298,25 @@ impl Case<'_> {
             .settle_delivery(settlement)
             .await
             .expect("settle delivery");
+        assert_eq!(found, expected);
+    }
+
+    async fn give_up_deliveries(&mut self) {
+        let give_up = GiveUp {
+            spared: vec![self.destination()],
+            // Added to what is due after an odd multiple already, and still never to the moment.
+            overdue: self.odd(4) + self.subject.units(1) / 2,
+            max: 1000,
+        };
+        let mut expected = self.model.give_up_deliveries(&give_up);
+        let found = self.subject.store.give_up_deliveries(give_up).await;
+        let found = found.expect("give up deliveries");
+        let mut found: Vec<_> = found
+            .iter()
+            .map(|given_up| (given_up.id, given_up.generation))
+            .collect();
+        expected.sort_unstable();
+        found.sort_unstable();
         assert_eq!(found, expected);
     }
 

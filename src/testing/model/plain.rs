@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    store::{Delete, FullReason, Insert, Inserted, KnownBy, Retention, Settled},
+    store::{Delete, FullReason, GiveUp, Insert, Inserted, KnownBy, Retention, Settled},
     task::{
         CapturedRequest, CapturedResponse, DeliveryTry, Destination, IdempotencyKey, LeaseRef, RequestDigest,
         RequestId, Scope, TaskRecord, Tenant, WorkerId,
@@ -19,6 +19,8 @@ pub(super) struct Model {
     pub(super) now: Timestamp,
     pub(super) tasks: Vec<ModelTask>,
     pub(super) keys: Vec<ModelKey>,
+    /// What was rescued since the last rescue.
+    rescued: Vec<(RequestId, Rescue)>,
 }
 
 #[derive(Clone)]
@@ -40,11 +42,6 @@ pub(super) struct ModelKey {
 impl ModelTask {
     pub(super) fn is_in(&self, scope: &Scope) -> bool {
         scope.contains(self.record.tenant.as_ref())
-    }
-
-    pub(super) fn is_waited_for(&self) -> bool {
-        let mut deliveries = self.record.deliveries.iter();
-        deliveries.any(|delivery| delivery.status == crate::task::DeliveryStatus::Pending)
     }
 }
 
@@ -194,16 +191,20 @@ impl Model {
         let rescued = self
             .tasks
             .iter_mut()
-            .map(|task| (task.record.id, task.record.rescue(now)));
-        rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
+            .map(|task| (task.record.id, task.record.rescue(now)))
+            .filter(|(_, rescue)| *rescue != Rescue::NotDue);
+        std::mem::take(&mut self.rescued).into_iter().chain(rescued).collect()
     }
 
     /// Everybody who held a task or a delivery is gone, and known to be.
     pub(super) fn crash(&mut self) {
         let now = self.now;
-        for task in &mut self.tasks {
-            task.record.orphaned(now);
-        }
+        let orphaned = self
+            .tasks
+            .iter_mut()
+            .map(|task| (task.record.id, task.record.orphaned(now)));
+        // What the dead process knew of nobody is told any more.
+        self.rescued = orphaned.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect();
     }
 
     pub(super) fn claim_deliveries(&mut self, destination: &Destination, lease: Duration) -> Vec<DeliveryRef> {
@@ -228,11 +229,23 @@ impl Model {
         of.is_some_and(|delivery| delivery.settle(claim.token, outcome, tried, now).is_ok())
     }
 
+    pub(super) fn give_up_deliveries(&mut self, give_up: &GiveUp) -> Vec<(RequestId, u32)> {
+        let now = self.now;
+        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.deliveries);
+        let others = all.filter(|delivery| !give_up.spared.contains(&delivery.destination));
+        let given_up = others.filter_map(|delivery| {
+            delivery
+                .give_up(give_up.overdue, now)
+                .then_some((delivery.id, delivery.generation))
+        });
+        given_up.collect()
+    }
+
     pub(super) fn prune(&mut self, retention: Retention) -> (usize, usize) {
         let (tasks, keys, now) = (self.tasks.len(), self.keys.len(), self.now);
         self.tasks.retain(|task| {
             let past = |at: Timestamp| at.saturating_add(retention.of(task.record.state)) <= now;
-            !task.record.state.is_terminal() || !task.record.ended_at.is_some_and(past) || task.is_waited_for()
+            !task.record.rests_since().is_some_and(past)
         });
         self.keys.retain(|key| now < key.until);
         (tasks - self.tasks.len(), keys - self.keys.len())

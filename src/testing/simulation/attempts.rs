@@ -165,7 +165,7 @@ impl Process {
         self.renewing = true;
         let (store, asked) = (world.store(), leases.clone());
         let call = async move { store.renew(asked, LEASE).await };
-        self.ask(world, Some(LEASE / 3), call, move |process, world, answer| {
+        self.ask_alone(world, Some(LEASE / 3), call, move |process, world, answer| {
             let at = world.now();
             process.renewing = false;
             let Ok(renewals) = answer else {
@@ -247,7 +247,7 @@ impl Process {
             let store = world.store();
             let progress = Progress::new(world.random.f32(), "simulated");
             let call = async move { store.set_progress(lease, progress).await };
-            self.ask(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
+            self.ask_alone(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
         }
     }
 }

@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     witness::{Found, Seen, Unsure},
-    world::{CRASH_ALLOWANCE, MAX_ATTEMPTS, World},
+    world::{CRASH_ALLOWANCE, GONE, MAX_ATTEMPTS, PATIENCE, World},
 };
 use crate::{
     store::Settled,
     task::{
-        CapturedRequest, DeliveryStatus, HistoryEvent, LeaseRef, RequestId, Scope, TaskRecord, TaskState, Tenant,
+        CapturedRequest, Delivery, DeliveryStatus, HistoryEvent, LeaseRef, RequestId, Scope, TaskRecord, TaskState,
+        Tenant,
         delivery::DeliveryRef,
         lifecycle::{Edits, HISTORY_KEPT, Renewal, Stop},
     },
@@ -22,6 +23,8 @@ pub(super) struct Known {
     /// A client has its 202.
     pub(super) accepted: bool,
     input: Arc<CapturedRequest>,
+    /// How many are told of each end.
+    destinations: usize,
     /// The latest claim: generation, attempt, token.
     claimed: (u32, u32, u64),
     /// Claims of the present generation, less those that were handed back.
@@ -29,7 +32,7 @@ pub(super) struct Known {
     generation: u32,
     /// The latest generation that was asked to stop.
     stopped: Option<u32>,
-    /// How and when it ended, if it has.
+    /// How it ended, if it has, and since when nothing was left to be done about it.
     ended: Option<(TaskState, Timestamp)>,
     /// Its client removed it.
     deleted: bool,
@@ -87,6 +90,7 @@ impl World {
             Seen::DeliveryClaimed(id) => {
                 self.touched.insert(id);
             }
+            Seen::GivenUp(delivery, after) => self.given_up(&delivery, &after),
             Seen::DeliverySettled {
                 claim,
                 taken,
@@ -108,6 +112,7 @@ impl World {
             tenant: order.tenant.clone(),
             accepted: false,
             input: order.input.clone(),
+            destinations: 1 + usize::from(order.tells_gone),
             claimed: (1, 0, 0),
             charged: 0,
             generation: 1,
@@ -267,6 +272,28 @@ impl World {
         );
     }
 
+    fn given_up(&mut self, delivery: &Delivery, after: &Found) {
+        let id = delivery.id;
+        self.touched.insert(id);
+        self.report.given_up += 1;
+        let rightly = delivery.destination.as_str() == GONE
+            && delivery.status == DeliveryStatus::Failed
+            && delivery.ended_at.saturating_add(PATIENCE) <= self.latest;
+        self.check(
+            6,
+            rightly,
+            format_args!("telling {} of {id} was given up", delivery.destination),
+        );
+        let Some(after) = after else {
+            self.fail(1, format_args!("{id} is gone with what was given up of it"));
+        };
+        if let Some(known) = self.known.get_mut(&id)
+            && let Some(since) = after.rests_since()
+        {
+            known.ended = Some((after.state, since));
+        }
+    }
+
     /// The end of a task was told.
     pub(super) fn told(&mut self, id: RequestId, generation: u32, webhook_id: String) {
         let Some(known) = self.known.get_mut(&id) else {
@@ -306,8 +333,11 @@ impl World {
     fn check_task(&mut self, record: &TaskRecord) {
         let id = record.id;
         let Some(known) = self.known.get_mut(&id) else { return };
-        known.ended = record.ended_at.map(|at| (record.state, at));
+        // What is still to be told may be told and the task removed before this is looked at again.
+        let since = record.rests_since().or(record.ended_at);
+        known.ended = since.map(|at| (record.state, at));
         let (generation, tenant) = (known.generation, known.tenant.clone());
+        let told = known.destinations;
         self.check(
             4,
             record.generation == generation,
@@ -321,7 +351,7 @@ impl World {
         }
         self.check(
             6,
-            record.deliveries.len() == ends,
+            record.deliveries.len() == ends * told,
             format_args!("{id} ended {ends} times, and {} are told", record.deliveries.len()),
         );
         let bounded = record.crashes <= CRASH_ALLOWANCE;
@@ -370,11 +400,18 @@ impl World {
         for (id, known) in self.known.iter().filter(|(_, known)| !known.deleted) {
             let record = self.witness().find(&Scope::All, *id);
             match &record {
-                Some(record) => self.check(
-                    2,
-                    record.state.is_terminal(),
-                    format_args!("{id} is {} although all is calm", record.state),
-                ),
+                Some(record) => {
+                    self.check(
+                        2,
+                        record.state.is_terminal(),
+                        format_args!("{id} is {} although all is calm", record.state),
+                    );
+                    self.check(
+                        6,
+                        record.rests_since().is_some(),
+                        format_args!("{id} is still to be told of although all is calm"),
+                    );
+                }
                 None => self.check_gone(*id),
             }
             for generation in 1..=known.generation {

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 
-use super::world::{BUDGET, CRASH_ALLOWANCE, MAX_ATTEMPTS, STORE_TIMEOUT, World};
+use super::world::{BUDGET, CRASH_ALLOWANCE, GONE, MAX_ATTEMPTS, STORE_TIMEOUT, World};
 use crate::{
     store::{Insert, Inserted, StoreErrorKind, StoreResult, TaskStore},
     task::{
@@ -29,6 +29,8 @@ pub(super) struct Order {
     delay: Duration,
     max_age: Duration,
     deadly: bool,
+    /// Its end is to be told to somebody as well whom no process knows.
+    pub(super) tells_gone: bool,
     /// The task that it became.
     pub(super) task: Option<RequestId>,
     tries: u32,
@@ -91,6 +93,7 @@ impl World {
                 _ => Duration::from_secs(50 * 24 * 60 * 60),
             },
             deadly: random.u32(0..30) == 0,
+            tells_gone: random.u32(0..6) == 0,
             task: None,
             tries: 0,
             again_at: None,
@@ -122,10 +125,14 @@ impl World {
             task.delay = order.delay;
             task.tenant.clone_from(&order.tenant);
             task.key_window = Duration::from_secs(50 * 24 * 60 * 60);
-            task.subscriptions = Arc::from([Subscription {
-                destination: Destination::LOCAL,
+            let told = |destination| Subscription {
+                destination,
                 on: Conditions::ALL,
-            }]);
+            };
+            task.subscriptions = match order.tells_gone {
+                true => Arc::from([told(Destination::LOCAL), told(Destination::new(GONE))]),
+                false => Arc::from([told(Destination::LOCAL)]),
+            };
             world.offered.insert(id, number);
             if order.deadly {
                 world.deadly.insert(id);
@@ -175,10 +182,14 @@ impl World {
         };
         self.orders[number].again_at = None;
         self.note(format_args!("order {number} has its 202 for {id}"));
-        if let Some(known) = self.known.get_mut(&id) {
-            self.report.tasks += u64::from(!known.accepted);
-            known.accepted = true;
-        }
+        let Some(known) = self.known.get_mut(&id) else {
+            self.fail(
+                1,
+                format_args!("order {number} has its 202 for {id}, which was never stored"),
+            );
+        };
+        self.report.tasks += u64::from(!known.accepted);
+        known.accepted = true;
     }
 
     fn stop(&mut self) {

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::{
     process::Process,
-    world::{HOLDS, LEASE, STORE_TIMEOUT, World},
+    world::{HOLDS, LEASE, PATIENCE, STORE_TIMEOUT, World},
 };
 use crate::{
     engine::node::{Action, Answer, Hint},
-    store::{Claim, Claimed, ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreResult, TaskStore},
+    store::{Claim, Claimed, ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, StoreResult, TaskStore},
     task::{DeliveryTry, Destination, delivery::DeliveryOutcome, lifecycle::Rescue},
     time::Timestamp,
 };
@@ -47,7 +47,15 @@ impl Process {
             }
             Action::Prune => {
                 let retention = world.retention;
-                let call = async move { store.prune(retention, 100).await };
+                let give_up = GiveUp {
+                    spared: vec![Destination::LOCAL],
+                    overdue: PATIENCE,
+                    max: 100,
+                };
+                let call = async move {
+                    store.give_up_deliveries(give_up).await?;
+                    store.prune(retention, 100).await
+                };
                 self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                     process.done(world, action, answer.map(|_| Answer::Idle(None)));
                 });

@@ -4,6 +4,7 @@
 //! [`FaultStore`](crate::testing::FaultStore). Everything that may go wrong does:
 //!
 //! - calls fail, are done and their answer lost, arrive after later ones or after their caller has gone
+//! - calls wait for each other and are committed together, and all of them are done or none, and told so or told nothing
 //! - processes crash, are taken down by a task, freeze, freeze between a decision and its call, are shut down
 //! - everything stands still for a while; the wall clock is set forwards and back, and no two processes show the same time
 //! - clients send again what was not answered, stop tasks, run them again edited, delete them, and ask for others' tasks
@@ -13,12 +14,12 @@
 //!
 //! | invariant | checked |
 //! |---|---|
-//! | 1 a 202 means the task is readable | whenever it is touched, when the store was opened again, and at the end |
+//! | 1 a 202 means the task is readable | as it is sent, whenever the task is touched, when the store was opened again, and at the end |
 //! | 2 nothing is non-terminal for ever once faults stop | at the end, within an hour, which most tasks do not expire in |
 //! | 3 at most one valid lease | at every renewal; after every step: no two handlers on one task, none past its deadline |
 //! | 4 one terminal transition per generation | whenever a task is touched |
 //! | 5 attempt numbers only grow, and are bounded | at every claim, against claims and releases counted here |
-//! | 6 every end is told, under one id | an outbox entry for every end; at every delivery; and at the end |
+//! | 6 every end is told, under one id | an outbox entry for every end; at every delivery; whenever one is given up; and at the end |
 //! | 7 an old token changes nothing | at every settlement, progress report and delivery; none is sent past its deadline |
 //! | 8 a stop that was acknowledged is followed by no attempt | at every claim and settlement |
 //! | 9 the replayed request equals the original | at every claim |
@@ -89,6 +90,10 @@ pub struct Report {
     pub failed_calls: u64,
     /// Store calls whose answer did not come at once: others overtook them.
     pub held_calls: u64,
+    /// Times at which several store calls were committed together.
+    pub commits_of_many: u64,
+    /// Of these, how often all were told that it failed, whether they were done or not.
+    pub failed_together: u64,
     /// Orders that were sent again, since no answer had come.
     pub sent_again: u64,
     /// Settlements that were refused because their claim no longer held.
@@ -97,6 +102,8 @@ pub struct Report {
     pub leases_lost: u64,
     /// Completions that were delivered.
     pub delivered: u64,
+    /// Completions that were given up, since no process knew whom to tell.
+    pub given_up: u64,
     /// Moments that were looked at.
     pub steps: u64,
     /// A hash of everything that happened, in order.
@@ -119,8 +126,8 @@ pub fn run(seed: u64) -> Report {
 /// there afterwards or is not. Then it opens the file again, by a clock that may show any time.
 ///
 /// The store's writer is a thread of its own; each call is waited for before anything else happens, so that it makes no
-/// difference how fast that thread is. So a commit holds one operation here: that many in one commit survive or are gone
-/// together is for other tests to show.
+/// difference how fast that thread is. So a commit to the disk holds one operation here, also where several are committed
+/// together: that a power cut takes all of them or none is for other tests to show.
 ///
 /// # Panics
 ///

@@ -56,7 +56,7 @@ impl Process {
         for mut search in due.into_iter().filter(|search| now < search.claimed_at + HOLDS) {
             let (store, id) = (world.store(), search.id);
             let call = async move { store.find(&Scope::All, &TaskRef::Id(id)).await };
-            self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+            self.ask_alone(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                 if let Ok(Some(record)) = answer {
                     let ours = record.state.is_held() && record.worker.as_ref() == Some(&process.worker);
                     let runs = process.attempts.iter().any(|live| live.lease.id == id);

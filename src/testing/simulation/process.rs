@@ -151,8 +151,25 @@ impl Process {
         searches.chain(told).chain(self.cut_at).fold(at, Instant::min)
     }
 
-    /// Asks the store, and does `then` with its answer, now or once it comes.
+    /// Asks the store for a change, and does `then` with its answer, now or once it comes: while changes are gathered, not
+    /// before they are committed together.
     pub(super) fn ask<T: 'static>(
+        &mut self,
+        world: &mut World,
+        limit: Option<Duration>,
+        call: impl Future<Output = StoreResult<T>> + Send + 'static,
+        then: impl FnOnce(&mut Self, &mut World, StoreResult<T>) + 'static,
+    ) {
+        if world.is_gathering {
+            let waiting = Waiting::new(call, limit.map(|limit| world.now() + limit), then);
+            self.calls.push(waiting);
+        } else {
+            self.ask_alone(world, limit, call, then);
+        }
+    }
+
+    /// Asks the store for what it commits nothing for.
+    pub(super) fn ask_alone<T: 'static>(
         &mut self,
         world: &mut World,
         limit: Option<Duration>,
@@ -161,6 +178,7 @@ impl Process {
     ) {
         let now = world.now();
         let mut waiting = Waiting::new(call, limit.map(|limit| now + limit), then);
+        waiting.make();
         let over = waiting.is_over(now);
         world.look_at_what_was_done();
         match over {
@@ -231,16 +249,22 @@ impl Process {
         DELIVERERS - self.delivering.len().min(DELIVERERS)
     }
 
-    fn take_answers(&mut self, world: &mut World, now: Instant) {
+    /// Makes the calls that were gathered, and says how many those are. Their answers are taken later.
+    pub(super) fn make_gathered(&mut self) -> u64 {
+        self.calls.iter_mut().map(|call| u64::from(call.make())).sum()
+    }
+
+    pub(super) fn take_answers(&mut self, world: &mut World, now: Instant) {
         let mut waiting = std::mem::take(&mut self.calls);
         let mut at = 0;
         while at < waiting.len() {
-            match waiting[at].is_over(now) {
+            let over = waiting[at].is_over(now);
+            world.look_at_what_was_done();
+            match over {
                 true => waiting.remove(at).finish(self, world),
                 false => at += 1,
             }
         }
-        world.look_at_what_was_done();
         // Answers lead to new calls.
         self.calls.splice(0..0, waiting);
     }

@@ -10,12 +10,12 @@ use std::{
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Insert, Inserted,
-        LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, StoreResult, TaskStore,
+        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, GiveUp, Insert,
+        Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
-        RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
+        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
         delivery::{DeliveryRef, Redeliver},
         lifecycle::{Edits, Outcome, Renewal, Rerun, Rescue, Settlement, Stop},
     },
@@ -63,6 +63,8 @@ pub(super) enum Seen {
     Deleted(RequestId),
     /// A completion was claimed.
     DeliveryClaimed(RequestId),
+    /// A completion was given up; this is the record after it.
+    GivenUp(Delivery, Found),
     /// The try of a delivery was reported.
     DeliverySettled {
         claim: DeliveryRef,
@@ -211,6 +213,14 @@ impl Witness {
         Ok(claimed)
     }
 
+    fn give_up_deliveries_now(&self, give_up: GiveUp) -> StoreResult<Vec<Delivery>> {
+        let given_up = see_through(self.store.give_up_deliveries(give_up))?;
+        for delivery in &given_up {
+            self.saw(Seen::GivenUp(delivery.clone(), self.record(delivery.id)));
+        }
+        Ok(given_up)
+    }
+
     fn settle_delivery_now(&self, settlement: DeliverySettlement) -> StoreResult<bool> {
         let claim = settlement.claim.clone();
         let before = self.record(claim.id);
@@ -338,6 +348,10 @@ impl TaskStore for Witness {
         destination: &'a Destination,
     ) -> BoxFuture<'a, StoreResult<Redeliver>> {
         Box::pin(async move { see_through(self.store.redeliver(scope, id, generation, destination)) })
+    }
+
+    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
+        Box::pin(async { self.give_up_deliveries_now(give_up) })
     }
 
     fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {

@@ -20,7 +20,7 @@ use crate::{
     engine::Budget,
     store::{Retention, TaskStore},
     task::{RequestId, Scope, TaskState, WorkerId},
-    testing::{FaultStore, Faults, ManualClock, Odds},
+    testing::{FaultStore, Faults, ManualClock, Odds, fault::Fate},
     time::{Clock, Timestamp},
 };
 
@@ -32,6 +32,10 @@ pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(45);
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 pub(super) const MAX_ATTEMPTS: u32 = 3;
 pub(super) const CRASH_ALLOWANCE: u32 = 3;
+/// A destination that no process has.
+pub(super) const GONE: &str = "gone";
+/// How long a completion may be due before it is given up: shorter than some tasks are kept.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) const BUDGET: usize = 1_000;
 
 /// How long clients and faults are at work.
@@ -43,6 +47,8 @@ const CALM: Duration = Duration::from_secs(3_600);
 const STEPS: u64 = 200_000;
 /// How often, in steps, it is looked whether all has ended.
 const LOOK_EVERY: u64 = 10;
+/// In one of how many moments the store begins to gather.
+const GATHER_ONE_IN: u32 = 8;
 /// How many of the last events a failure shows.
 const SHOWN: usize = 60;
 /// What the wall clock shows when it begins: some days, so that it can be set back by some.
@@ -73,6 +79,8 @@ pub(super) struct World {
     pub(super) unsure: Vec<Unsure>,
     pub(super) report: Report,
     pub(super) faults_on: bool,
+    /// Changes are not made at once but wait, to be committed together.
+    pub(super) is_gathering: bool,
     pub(super) retention: Retention,
     pub(super) budget: Budget,
     /// Until then a lease may end in the store before its holder expects it to.
@@ -126,6 +134,7 @@ impl World {
                 ..Report::default()
             },
             faults_on: true,
+            is_gathering: false,
             retention: Retention {
                 succeeded: kept,
                 others: kept,
@@ -175,6 +184,7 @@ impl World {
             }
             self.send_again();
             self.each_process();
+            self.commit_or_gather();
             if self.ground.is_dead() {
                 self.report.power_cuts += 1;
                 self.crash_of_the_machine();
@@ -195,6 +205,42 @@ impl World {
         self.faults_on = false;
         self.faults.heal();
         self.note(format_args!("the faults stop"));
+    }
+
+    /// A store that is busy with a commit gathers what is asked of it meanwhile, and commits that together: all of it is
+    /// done, or none, and all who asked are told the same.
+    fn commit_or_gather(&mut self) {
+        if !self.is_gathering {
+            self.is_gathering = self.faults_on && self.random.u32(0..GATHER_ONE_IN) == 0;
+            return;
+        }
+        if self.faults_on && self.random.bool() {
+            return;
+        }
+        self.is_gathering = false;
+        let fate = match self.random.u32(0..6) {
+            0 if self.faults_on => Fate::Fail,
+            1 if self.faults_on => Fate::LoseReply,
+            _ => Fate::OfItsOwn,
+        };
+        self.faults.share(fate);
+        let mut calls = 0;
+        for process in &mut self.processes {
+            calls += process.make_gathered();
+        }
+        self.faults.share(Fate::OfItsOwn);
+        self.look_at_what_was_done();
+        if calls > 1 {
+            self.report.commits_of_many += 1;
+            self.report.failed_together += u64::from(fate != Fate::OfItsOwn);
+            self.note(format_args!("{calls} calls are committed together: {fate:?}"));
+        }
+        let now = self.now();
+        for index in 0..self.processes.len() {
+            if self.processes[index].is_awake(now) {
+                self.with_process(index, |process, world| process.take_answers(world, now));
+            }
+        }
     }
 
     /// To the next moment at which anything is due, or a little beyond: nobody wakes up on the dot.

@@ -11,12 +11,12 @@ use tower_respond_async::{
     RequestId, Scope, TaskRecord, TaskStore, Tenant,
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Insert, Inserted,
-        LogQuery, Pruned, QueueHint, RedbStore, Rescued, Retention, Settled, StoreResult,
+        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, GiveUp, Insert,
+        Inserted, LogQuery, Pruned, QueueHint, RedbStore, Rescued, Retention, Settled, StoreResult,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Destination, Filter, LeaseRef, LogLine, Page, PageOf, Progress,
-        TaskRef,
+        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
+        Progress, TaskRef,
         delivery::Redeliver,
         lifecycle::{Edits, Outcome, Renewal, Rerun, Settlement, Stop},
     },
@@ -266,6 +266,10 @@ impl TaskStore for MinedStore {
         query: LogQuery,
     ) -> BoxFuture<'a, StoreResult<Vec<LogLine>>> {
         self.store.logs(scope, id, query)
+    }
+
+    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
+        self.store.give_up_deliveries(give_up)
     }
 
     fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedDelivery>>> {

@@ -1,0 +1,385 @@
+//! Every refusal there is: its status, its code, and its words.
+
+use std::borrow::Cow;
+
+use http::{HeaderValue, StatusCode, header};
+
+use super::{DETAIL_BYTES, Problem, STATUS_HEADER};
+use crate::{
+    store::{StoreError, StoreErrorKind},
+    task::{TaskState, record::cut},
+};
+
+/// When to try again what fails because there is no room, in seconds: about what a short queue takes to move.
+const ROOM: u32 = 1;
+
+/// When to try again what fails because something is down, in seconds: about what a restart takes.
+const DOWN: u32 = 5;
+
+impl Problem {
+    /// 400: an option, parameter or document that cannot be used as it is.
+    pub(crate) fn invalid_argument(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "InvalidArgument",
+            "An argument is not valid",
+            detail,
+        )
+    }
+
+    /// 400: the URL at which the client wants to be told is not one that is called. In the same words whatever is there.
+    pub(crate) fn callback_refused() -> Self {
+        Self::invalid_argument(
+            "The callback URL is not one that this server calls. It must be the https URL of a public host that the server's \
+             operator allows, on port 443, without user, password and fragment, of at most 2,048 characters.",
+        )
+    }
+
+    /// 401: the caller is not known.
+    pub(crate) fn unauthorized(challenge: HeaderValue) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "Unauthorized",
+            "Credentials are needed",
+            "The request carries no credentials that are accepted here; send them in the Authorization header.",
+        )
+        .with_header(header::WWW_AUTHENTICATE, challenge)
+    }
+
+    /// 403: the caller may not do this.
+    pub(crate) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", "This is not permitted", detail)
+    }
+
+    /// 404: there is no such task, or not for this caller.
+    pub(crate) fn task_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "TaskNotFound",
+            "There is no such task",
+            "No task of this id is kept; it never was, or it ended long enough ago to be removed.",
+        )
+    }
+
+    /// 404: the task has no such delivery.
+    pub(crate) fn callback_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "CallbackNotFound",
+            "There is no such callback",
+            "The task has no callback of this number; they are listed, and counted from 1, under its /callbacks.",
+        )
+    }
+
+    /// 404: the task has no response, or none yet.
+    pub(crate) fn response_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "ResponseNotFound",
+            "There is no response",
+            "The task has not ended with a response.",
+        )
+    }
+
+    /// 404: nothing is served at this path.
+    pub(crate) fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            "There is nothing here",
+            "The task API serves nothing at this path.",
+        )
+    }
+
+    /// 405: something is served at this path, to other methods.
+    pub(crate) fn method_not_allowed(allow: HeaderValue) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            "The method is not allowed here",
+            "This path is not served to this method; the Allow header names those it is served to.",
+        )
+        .with_header(header::ALLOW, allow)
+    }
+
+    /// 408: the body did not arrive in time.
+    pub(crate) fn request_timeout() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "RequestTimeout",
+            "The body did not arrive in time",
+            "The request's body stalled or took too long as a whole, and nothing was stored; send it again.",
+        )
+    }
+
+    /// 409: the client's id for the task is another task's.
+    pub(crate) fn task_exists() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "StatefulAsyncInvocationAlreadyExists",
+            "The task id is in use",
+            "A task of this id was accepted before; choose another id for another request.",
+        )
+    }
+
+    /// 409: the task id and the idempotency key belong to two different tasks.
+    pub(crate) fn id_and_key_differ() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "StatefulAsyncInvocationAlreadyExists",
+            "The task id and the idempotency key are in use",
+            "The task id and the idempotency key belong to two different tasks that were accepted before; send one of them.",
+        )
+    }
+
+    /// 409: the name fits the tasks of several tenants.
+    pub(crate) fn ambiguous_task() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "AmbiguousTask",
+            "Several tasks have this name",
+            "Tasks of several tenants have this name; name the task by its request id.",
+        )
+    }
+
+    /// 409: somebody else changed the task at the same time.
+    pub(crate) fn changed_meanwhile() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "ChangedMeanwhile",
+            "The task was changed meanwhile",
+            "Somebody else changed the task at the same time; look at it again, and decide anew.",
+        )
+    }
+
+    /// 409: the task's state does not allow it.
+    pub(crate) fn wrong_state(state: TaskState, detail: impl Into<Cow<'static, str>>) -> Self {
+        let state = HeaderValue::from_static(state.as_str());
+        Self::new(
+            StatusCode::CONFLICT,
+            "WrongTaskState",
+            "The task's state does not allow it",
+            detail,
+        )
+        .with_header(STATUS_HEADER, state)
+    }
+
+    /// 409: not as many tasks match as the caller expects.
+    #[cfg_attr(
+        not(feature = "api"),
+        expect(dead_code, reason = "only the task API changes many at once")
+    )]
+    pub(crate) fn other_count(found: usize) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "CountDiffers",
+            "Another number of tasks matches",
+            format!(
+                "{found} tasks are named or match; nothing was changed; send that as expectedCount if it is what you mean."
+            ),
+        )
+    }
+
+    /// 410: the task ended without a response.
+    pub(crate) fn no_response(state: TaskState, reason: Option<&str>) -> Self {
+        let detail = match reason {
+            Some(reason) => format!(
+                "The task is {state} and has no response: {}",
+                cut(reason, DETAIL_BYTES / 2)
+            ),
+            None => format!("The task is {state} and has no response."),
+        };
+        let state = HeaderValue::from_static(state.as_str());
+        Self::new(
+            StatusCode::GONE,
+            "TaskHasNoResponse",
+            "The task ended without a response",
+            detail,
+        )
+        .with_header(STATUS_HEADER, state)
+    }
+
+    /// 413: the body is longer than `limit` bytes.
+    pub(crate) fn entity_too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "EntityTooLarge",
+            "The body is too large",
+            format!("The request's body is longer than the {limit} bytes that are accepted here; nothing was stored."),
+        )
+    }
+
+    /// 415: the body is of a kind that is not read here.
+    pub(crate) fn unsupported_media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            "The body must be JSON",
+            "A body sent here must be JSON, and say so with Content-Type: application/json.",
+        )
+    }
+
+    /// 422: the idempotency key was used for another request.
+    pub(crate) fn key_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "IdempotencyKeyReused",
+            "The idempotency key was used for another request",
+            "A request with another method, target or body was accepted under this Idempotency-Key; send a new key.",
+        )
+    }
+
+    /// 429: the tenant has as many tasks waiting as it may.
+    pub(crate) fn tenant_queue_full() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TenantQueueFull",
+            "Your queue is full",
+            "As many of your tasks wait to be run as may wait at once; nothing was stored; try again when some have run.",
+        )
+        .retry_after(ROOM)
+    }
+
+    /// 503: as many tasks wait as may wait.
+    pub(crate) fn queue_full() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "QueueFull",
+            "The queue is full",
+            "As many tasks wait to be run as may wait at once; nothing was stored; try again when some have run.",
+        )
+        .retry_after(ROOM)
+    }
+
+    /// 503: as many bytes of bodies are being read as may be.
+    pub(crate) fn buffer_full() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "BufferFull",
+            "Too many bodies are being read",
+            "There is no room to read the request's body, since others are being read; nothing was stored; try again.",
+        )
+        .retry_after(ROOM)
+    }
+
+    /// 503: the store has no room.
+    pub(crate) fn storage_full() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "StorageFull",
+            "The store is full",
+            "The store of tasks has no room for another; nothing was stored; try again when some were removed.",
+        )
+        .retry_after(DOWN)
+    }
+
+    /// 503: the store cannot be asked, or its answer was lost.
+    pub(crate) fn store_unavailable() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "StoreUnavailable",
+            "The store does not answer",
+            "The store of tasks did not answer in time, so that it is not known whether the request took effect; \
+             sending it again under the same task id or Idempotency-Key is safe.",
+        )
+        .retry_after(DOWN)
+    }
+
+    /// 503: as many streams are open as may be.
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
+    pub(crate) fn too_many_streams() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "TooManyStreams",
+            "Too many streams are open",
+            "As many streams of events and logs are open as may be at once; try again when some have ended, or poll instead.",
+        )
+        .retry_after(ROOM)
+    }
+
+    /// 503: the process is on its way out.
+    pub(crate) fn shutting_down() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ShuttingDown",
+            "The server is shutting down",
+            "The server is shutting down and takes nothing new; try again when it is back.",
+        )
+        .retry_after(DOWN)
+    }
+
+    /// 500: what is stored cannot be read.
+    pub(crate) fn unreadable_record() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "RecordUnreadable",
+            "What is stored cannot be read",
+            "What is stored of the task is damaged or was written by a newer version; the server's log says more.",
+        )
+    }
+
+    /// 501: the store lacks the ability.
+    pub(crate) fn unsupported() -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "NotSupported",
+            "The store cannot do this",
+            "The store of tasks that is in use lacks the ability that this request needs.",
+        )
+    }
+
+    /// 508: an async request led to itself too many times.
+    pub(crate) fn loop_detected() -> Self {
+        Self::new(
+            StatusCode::LOOP_DETECTED,
+            "LoopDetected",
+            "Async requests lead to each other without end",
+            "This async request was made by a chain of async requests that is too long; nothing was stored.",
+        )
+    }
+}
+
+/// What a store's failure is to a client. Its words are for the log.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error.kind() {
+            StoreErrorKind::NotFound => Self::task_not_found(),
+            StoreErrorKind::Full => Self::storage_full(),
+            StoreErrorKind::Corrupt | StoreErrorKind::Incompatible => Self::unreadable_record(),
+            StoreErrorKind::Unsupported => Self::unsupported(),
+            StoreErrorKind::Conflict => Self::changed_meanwhile(),
+            StoreErrorKind::Unavailable => Self::store_unavailable(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_table_has_its_status_and_code() {
+        let rows = [
+            (Problem::invalid_argument("x"), 400, "InvalidArgument"),
+            (Problem::entity_too_large(1), 413, "EntityTooLarge"),
+            (Problem::request_timeout(), 408, "RequestTimeout"),
+            (Problem::task_exists(), 409, "StatefulAsyncInvocationAlreadyExists"),
+            (Problem::key_reused(), 422, "IdempotencyKeyReused"),
+            (Problem::tenant_queue_full(), 429, "TenantQueueFull"),
+            (Problem::queue_full(), 503, "QueueFull"),
+            (Problem::buffer_full(), 503, "BufferFull"),
+            (Problem::storage_full(), 503, "StorageFull"),
+            (Problem::store_unavailable(), 503, "StoreUnavailable"),
+            (Problem::shutting_down(), 503, "ShuttingDown"),
+            (Problem::loop_detected(), 508, "LoopDetected"),
+        ];
+        for (problem, status, code) in rows {
+            assert_eq!((problem.status().as_u16(), problem.code()), (status, code));
+            let can_help = matches!(status, 429 | 503);
+            let response = problem.into_response::<Bytes>(None);
+            assert_eq!(response.headers().contains_key("retry-after"), can_help, "{code}");
+        }
+    }
+}
