@@ -33,7 +33,9 @@ mod shutdown;
 mod slots;
 mod stats;
 mod submit;
+mod sync;
 mod tasks;
+mod told;
 mod watch;
 
 use std::{

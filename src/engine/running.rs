@@ -16,6 +16,7 @@ use crate::{
     engine::{
         attempt::{Attempt, Input},
         slots::Stuck,
+        told::Told,
     },
     probe::AttemptLog,
     task::{LeaseRef, Progress, RequestId, TaskName, TaskRecord},
@@ -35,8 +36,7 @@ pub(crate) struct Live {
     /// Something changed that the attempt's own task should look at.
     changed: Notify,
     /// The handler was told to end.
-    cancelled: AtomicBool,
-    cancel: Notify,
+    cancel: Told,
     progress: Mutex<Reported>,
     /// What it logs, once a probe asked for it.
     pub(crate) log: OnceLock<AttemptLog>,
@@ -65,8 +65,7 @@ impl Live {
             times_out_at: machine.times_out_at(),
             machine: Mutex::new(machine),
             changed: Notify::new(),
-            cancelled: AtomicBool::new(false),
-            cancel: Notify::new(),
+            cancel: Told::new(),
             progress: Mutex::default(),
             log: OnceLock::new(),
             log_turn: tokio::sync::Mutex::default(),
@@ -85,8 +84,8 @@ impl Live {
         machine.handle(input, now);
         let cancelled = machine.is_cancelled();
         drop(machine);
-        if cancelled && !self.cancelled.swap(true, Ordering::SeqCst) {
-            self.cancel.notify_waiters();
+        if cancelled {
+            self.cancel.tell();
         }
         self.changed.notify_one();
     }
@@ -96,18 +95,12 @@ impl Live {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
+        self.cancel.is_told()
     }
 
     /// Resolves when the handler is told to end.
     pub(crate) async fn cancelled(&self) {
-        let told = self.cancel.notified();
-        tokio::pin!(told);
-        // Enabled before the flag is looked at, so that a notification in between is not missed.
-        told.as_mut().enable();
-        if !self.is_cancelled() {
-            told.await;
-        }
+        self.cancel.told().await;
     }
 
     /// Resolves when it logs something after a silence.

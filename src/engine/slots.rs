@@ -1,11 +1,6 @@
 //! How many handlers run at once, as values that free themselves.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-};
-
-use tokio::sync::Notify;
+use crate::engine::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Notify, Ordering};
 
 /// A fixed number of slots.
 #[derive(Clone)]
@@ -116,40 +111,5 @@ impl Drop for Slot {
         if self.0.wanted.load(Ordering::SeqCst) {
             self.0.freed.notify_one();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slot_is_free_again_when_dropped() {
-        let slots = Slots::new(1, Arc::new(Notify::new()));
-        let slot = slots.take().unwrap();
-        assert!(slots.take().is_none());
-        assert_eq!((slots.used(), slots.free()), (1, 0));
-        drop(slot);
-        assert!(slots.take().is_some());
-    }
-
-    #[test]
-    fn many_threads_never_hold_more_than_there_are() {
-        let slots = Slots::new(3, Arc::new(Notify::new()));
-        let held = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..10_000 {
-                        if let Some(slot) = slots.take() {
-                            assert!(held.fetch_add(1, Ordering::SeqCst) < 3);
-                            held.fetch_sub(1, Ordering::SeqCst);
-                            drop(slot);
-                        }
-                    }
-                });
-            }
-        });
-        assert_eq!(slots.free(), 3);
     }
 }

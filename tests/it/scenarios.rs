@@ -30,8 +30,11 @@ fn every_test_that_the_guide_names_is_there_and_names_its_scenario() {
     for (scenario, tests) in &rows {
         assert!(!tests.is_empty(), "{scenario} is shown by nothing");
         for test in tests {
-            let (file, name) = test.split_once("::").expect("a test is named file::name");
-            let source = read(&format!("tests/it/{file}.rs"));
+            let (file, name) = test.rsplit_once("::").expect("a test is named file::name");
+            let source = match file.strip_prefix("models::") {
+                Some(model) => read(&format!("tests/models/{model}.rs")),
+                None => read(&format!("tests/it/{file}.rs")),
+            };
             assert!(
                 source.contains(&format!("fn {name}(")),
                 "{scenario}: there is no {test}"
