@@ -31,8 +31,8 @@ const SOON: Duration = Duration::from_secs(6);
 /// How long a delivery waits whose request or response the store could not give.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a process is up, and a destination silent, before it is certain that deliveries have nobody to take them. After
-/// an outage of everything, receivers and the other processes come back in any order.
+/// How long a process is up, and a destination silent, before it is certain that deliveries have nobody to take them.
+/// After an outage of everything, receivers and the other processes come back in any order.
 const CERTAIN: Duration = Duration::from_secs(60 * 60);
 
 impl Engine {

@@ -251,18 +251,19 @@ impl Builder {
         self
     }
 
-    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours, in which who wants a result
-    /// fetches it, and 7 days, since failures are looked into after the weekend. Looked for every 10 s. A task is kept while
-    /// somebody is still to be told of its end, and as long again once that was given up.
+    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours, in which who wants a
+    /// result fetches it, and 7 days, since failures are looked into after the weekend. Looked for every 10 s. A task
+    /// is kept while somebody is still to be told of its end, and as long again once that was given up.
     pub fn retention(mut self, succeeded: Duration, others: Duration) -> Self {
         self.settings.retention = Retention { succeeded, others };
         self
     }
 
     /// How long a completion may be due without anybody taking it before it is given up: its destination is no longer
-    /// configured, or has not answered for so long that its turn does not come. Default: 7 days, as failures are kept: a
-    /// configuration that was wrong is found in that time. [Callbacks](crate::guide::callbacks#names) says what becomes of
-    /// it. Looked for every 10 s, in a process that has been up for an hour, or for this long if that is less.
+    /// configured, or has not answered for so long that its turn does not come. Default: 7 days, as failures are kept:
+    /// a configuration that was wrong is found in that time. [Callbacks](crate::guide::callbacks#names) says what
+    /// becomes of it. Looked for every 10 s, in a process that has been up for an hour, or for this long if that is
+    /// less.
     pub fn callback_patience(mut self, patience: Duration) -> Self {
         self.settings.callback_patience = patience;
         self

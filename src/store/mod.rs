@@ -109,8 +109,8 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// Records how an attempt ended.
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>>;
 
-    /// Finds up to `limit` tasks whose lease or age ran out, and requeues or ends each. Tasks that the store took from a dead
-    /// process as it was opened are among the first that it answers with, once.
+    /// Finds up to `limit` tasks whose lease or age ran out, and requeues or ends each. Tasks that the store took from
+    /// a dead process as it was opened are among the first that it answers with, once.
     fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>>;
 
     /// Asks for a task to stop.

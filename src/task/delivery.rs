@@ -120,8 +120,8 @@ impl Delivery {
         status
     }
 
-    /// Gives the delivery up if nobody has taken it for `overdue` since it was due. It is `Failed` then, and its last entry
-    /// says why; that was no try.
+    /// Gives the delivery up if nobody has taken it for `overdue` since it was due. It is `Failed` then, and its last
+    /// entry says why; that was no try.
     ///
     /// Answers whether anything was changed.
     pub fn give_up(&mut self, overdue: Duration, now: Timestamp) -> bool {
@@ -184,9 +184,9 @@ impl TaskRecord {
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
     }
 
-    /// Since when nothing is left to be done about it: since its end, or since the last delivery that came to nothing was
-    /// given up, so that there is time to see that and to ask for it again. Retention counts from here. `None` while it has
-    /// not ended, and while somebody is still to be told.
+    /// Since when nothing is left to be done about it: since its end, or since the last delivery that came to nothing
+    /// was given up, so that there is time to see that and to ask for it again. Retention counts from here. `None`
+    /// while it has not ended, and while somebody is still to be told.
     #[must_use]
     pub fn rests_since(&self) -> Option<Timestamp> {
         let ended_at = self.ended_at.filter(|_| self.state.is_terminal())?;

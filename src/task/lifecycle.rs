@@ -194,8 +194,8 @@ impl TaskRecord {
     }
 
     /// Takes the task, and what is to be told of its ends, from a process that is known to be dead, whatever the leases
-    /// say: for a store that only one process can have open, when it is opened. Answers what became of the task: if nobody
-    /// held it, its deliveries may have changed all the same.
+    /// say: for a store that only one process can have open, when it is opened. Answers what became of the task: if
+    /// nobody held it, its deliveries may have changed all the same.
     pub fn orphaned(&mut self, now: Timestamp) -> Rescue {
         for delivery in &mut self.deliveries {
             delivery.orphaned(now);

@@ -266,7 +266,8 @@ async fn a_hook_that_blocks_its_thread_holds_nobody_up() {
     }
 }
 
-/// A destination was taken out of the configuration while tasks were on their way to it. Their tasks were kept for ever.
+/// A destination was taken out of the configuration while tasks were on their way to it. Their tasks were kept for
+/// ever.
 #[tokio::test]
 async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_asked_for_again() {
     #[derive(Clone, Debug, Default)]

@@ -1,10 +1,10 @@
 //! Hand-made synchronisation of the engine, run in the orders that its threads can take.
 //!
 //! The files are the engine's own; only what they are made of is another: `shuttle`'s, which decides at every access
-//! whose turn is next, and finds out when nobody can go on. It knows one order of all accesses, and that is what `SeqCst`
-//! gives those that these files rely on. (`loom` knows weaker orders too, but takes `SeqCst` for less than it is: who writes
-//! one flag and reads another would be told of failures that cannot be.) What is behind locks of the standard library and
-//! channels of tokio needs no model: it is tested in `tests/it`.
+//! whose turn is next, and finds out when nobody can go on. It knows one order of all accesses, and that is what
+//! `SeqCst` gives those that these files rely on. (`loom` knows weaker orders too, but takes `SeqCst` for less than it
+//! is: who writes one flag and reads another would be told of failures that cannot be.) What is behind locks of the
+//! standard library and channels of tokio needs no model: it is tested in `tests/it`.
 
 #![expect(
     clippy::unwrap_used,

@@ -45,8 +45,8 @@ fn never_more_are_held_than_there_are() {
     });
 }
 
-/// A process with one slot, and what its accepts and its driver do with it: the steps of `accept.rs` and `driver.rs`, without
-/// the poll that would find every second what was forgotten.
+/// A process with one slot, and what its accepts and its driver do with it: the steps of `accept.rs` and `driver.rs`,
+/// without the poll that would find every second what was forgotten.
 #[derive(Clone)]
 struct Engine {
     slots: Slots,
@@ -138,7 +138,8 @@ impl Engine {
     }
 }
 
-/// The slot is freed while the task is put into the queue and the driver goes to sleep: somebody must see that both are there.
+/// The slot is freed while the task is put into the queue and the driver goes to sleep: somebody must see that both are
+/// there.
 #[test]
 fn a_task_that_waits_gets_the_slot_that_becomes_free() {
     try_orders(|| {
@@ -155,7 +156,8 @@ fn a_task_that_waits_gets_the_slot_that_becomes_free() {
     });
 }
 
-/// Nothing wakes the driver here but the slot: the task has been there, and nobody was known to wait when the slot was taken.
+/// Nothing wakes the driver here but the slot: the task has been there, and nobody was known to wait when the slot was
+/// taken.
 #[test]
 fn a_slot_that_is_freed_as_the_driver_goes_to_sleep_wakes_it() {
     try_orders(|| {

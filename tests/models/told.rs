@@ -7,7 +7,8 @@ use crate::{
     try_orders,
 };
 
-/// S42: a stop meets an attempt that has just begun. Whoever waits hears of it, in every order, and so does who asks later.
+/// S42: a stop meets an attempt that has just begun. Whoever waits hears of it, in every order, and so does who asks
+/// later.
 #[test]
 fn whoever_waits_is_told_and_whoever_asks_later_knows() {
     try_orders(|| {

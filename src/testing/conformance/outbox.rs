@@ -277,8 +277,8 @@ pub async fn pending_completions_are_counted(harness: &dyn Harness) {
     assert_eq!(one.pending_deliveries, None, "they are counted of all together");
 }
 
-/// To whom nobody delivers, once it has been due for so long; not to those that are spared, not while somebody has it, and
-/// not before its next try was due for so long. It can be asked for again.
+/// To whom nobody delivers, once it has been due for so long; not to those that are spared, not while somebody has it,
+/// and not before its next try was due for so long. It can be asked for again.
 pub async fn a_completion_that_nobody_takes_is_given_up(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let there = Destination::new("there");

@@ -98,7 +98,8 @@ pub async fn a_task_with_a_delivery_pending_is_not_pruned(harness: &dyn Harness)
     assert_eq!(store.prune(at_once, 10).await.expect("prune").tasks, 1);
 }
 
-/// Whoever sees that somebody was not told has time to have them told again: with no more tries left, refused, or given up.
+/// Whoever sees that somebody was not told has time to have them told again: with no more tries left, refused, or given
+/// up.
 pub async fn a_task_whose_delivery_failed_is_kept_for_its_retention_from_then_on(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let here = Destination::LOCAL;

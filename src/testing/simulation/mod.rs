@@ -4,7 +4,8 @@
 //! [`FaultStore`](crate::testing::FaultStore). Everything that may go wrong does:
 //!
 //! - calls fail, are done and their answer lost, arrive after later ones or after their caller has gone
-//! - calls wait for each other and are committed together, and all of them are done or none, and told so or told nothing
+//! - calls wait for each other and are committed together, and all of them are done or none, and told so or told
+//! nothing
 //! - processes crash, are taken down by a task, freeze, freeze between a decision and its call, are shut down
 //! - everything stands still for a while; the wall clock is set forwards and back, and no two processes show the same time
 //! - clients send again what was not answered, stop tasks, run them again edited, delete them, and ask for others' tasks
@@ -126,8 +127,8 @@ pub fn run(seed: u64) -> Report {
 /// there afterwards or is not. Then it opens the file again, by a clock that may show any time.
 ///
 /// The store's writer is a thread of its own; each call is waited for before anything else happens, so that it makes no
-/// difference how fast that thread is. So a commit to the disk holds one operation here, also where several are committed
-/// together: that a power cut takes all of them or none is for other tests to show.
+/// difference how fast that thread is. So a commit to the disk holds one operation here, also where several are
+/// committed together: that a power cut takes all of them or none is for other tests to show.
 ///
 /// # Panics
 ///

@@ -151,8 +151,8 @@ impl Process {
         searches.chain(told).chain(self.cut_at).fold(at, Instant::min)
     }
 
-    /// Asks the store for a change, and does `then` with its answer, now or once it comes: while changes are gathered, not
-    /// before they are committed together.
+    /// Asks the store for a change, and does `then` with its answer, now or once it comes: while changes are gathered,
+    /// not before they are committed together.
     pub(super) fn ask<T: 'static>(
         &mut self,
         world: &mut World,

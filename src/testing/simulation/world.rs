@@ -207,8 +207,8 @@ impl World {
         self.note(format_args!("the faults stop"));
     }
 
-    /// A store that is busy with a commit gathers what is asked of it meanwhile, and commits that together: all of it is
-    /// done, or none, and all who asked are told the same.
+    /// A store that is busy with a commit gathers what is asked of it meanwhile, and commits that together: all of it
+    /// is done, or none, and all who asked are told the same.
     fn commit_or_gather(&mut self) {
         if !self.is_gathering {
             self.is_gathering = self.faults_on && self.random.u32(0..GATHER_ONE_IN) == 0;

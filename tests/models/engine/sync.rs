@@ -12,8 +12,8 @@ pub(crate) use shuttle::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-/// What tokio documents of its `Notify`, as far as the engine counts on it: a permit for one, kept until it is taken, and a
-/// call to all whose future was made before.
+/// What tokio documents of its `Notify`, as far as the engine counts on it: a permit for one, kept until it is taken,
+/// and a call to all whose future was made before.
 #[derive(Debug, Default)]
 pub(crate) struct Notify(Mutex<State>);
 
