@@ -1,40 +1,50 @@
 //! Counts what must be over before the engine can be.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
 
-/// How many pieces of work are under way.
-#[derive(Clone, Default)]
-pub(crate) struct Busy(Arc<Inner>);
+use crate::engine::Engine;
 
+/// How many pieces of work are under way.
 #[derive(Default)]
-struct Inner {
+pub(crate) struct Busy {
     count: AtomicUsize,
+    /// Whether somebody waits for it to be idle: until then, the last one's leaving wakes nobody.
+    awaited: AtomicBool,
     idle: Notify,
 }
 
-/// A piece of work under way. Dropped, it is over.
+/// A piece of work under way, and the engine that it is done for. Dropped, it is over.
 #[must_use]
-pub(crate) struct BusyGuard(Arc<Inner>);
+pub(crate) struct UnderWay(Arc<Engine>);
+
+impl Engine {
+    /// Begins a piece of work that a shutdown waits for.
+    pub(crate) fn enter(self: &Arc<Self>) -> UnderWay {
+        self.busy.count.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self.clone())
+    }
+}
 
 impl Busy {
-    pub(crate) fn enter(&self) -> BusyGuard {
-        self.0.count.fetch_add(1, Ordering::SeqCst);
-        BusyGuard(self.0.clone())
-    }
-
     pub(crate) fn count(&self) -> usize {
-        self.0.count.load(Ordering::SeqCst)
+        self.count.load(Ordering::SeqCst)
     }
 
     /// Resolves when nothing is under way.
     pub(crate) async fn idle(&self) {
+        // Before the count is looked at: who leaves looks here after that, so one of the two sees the other. SeqCst on
+        // both sides makes that so.
+        self.awaited.store(true, Ordering::SeqCst);
         loop {
-            let idle = self.0.idle.notified();
+            let idle = self.idle.notified();
             tokio::pin!(idle);
             // Enabled before the count is looked at, so that the last one's leaving is not missed.
             idle.as_mut().enable();
@@ -46,10 +56,20 @@ impl Busy {
     }
 }
 
-impl Drop for BusyGuard {
+impl Deref for UnderWay {
+    type Target = Arc<Engine>;
+
+    fn deref(&self) -> &Arc<Engine> {
+        &self.0
+    }
+}
+
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.idle.notify_waiters();
+        let busy = &self.0.busy;
+        let last = busy.count.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && busy.awaited.load(Ordering::SeqCst) {
+            busy.idle.notify_waiters();
         }
     }
 }
