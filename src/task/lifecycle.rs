@@ -476,7 +476,7 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
-    use crate::task::{Condition, Conditions, Destination, RequestId, Subscription};
+    use crate::task::{Condition, Conditions, Destination, RequestId, Subscription, Subscriptions};
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -491,7 +491,7 @@ mod tests {
     fn record() -> TaskRecord {
         let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
         let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
-        task.subscriptions = Arc::from([Subscription {
+        task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::NONE.with(Condition::Failure),
         }]);

@@ -15,7 +15,7 @@ use tower_respond_async::{
     BoxError, Builder, Completion, CompletionHook, MemoryStore, RequestBody, RequestId, Scope, TaskState, TaskStore,
     Tasks,
     store::Insert,
-    task::{Condition, Conditions, DeliveryStatus, Destination, Subscription, lifecycle::Edits},
+    task::{Condition, Conditions, DeliveryStatus, Destination, Subscription, Subscriptions, lifecycle::Edits},
     testing::{FaultStore, ManualClock, Operation},
     time::Timestamp,
 };
@@ -274,7 +274,7 @@ async fn every_kind_of_end_is_told() {
     let poison = {
         let mut task = new_task("/200");
         task.crash_allowance = 1;
-        task.subscriptions = Arc::from([Subscription {
+        task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::ALL,
         }]);

@@ -12,7 +12,8 @@ use super::world::{BUDGET, CRASH_ALLOWANCE, MAX_ATTEMPTS, STORE_TIMEOUT, World};
 use crate::{
     store::{Insert, Inserted, StoreErrorKind, StoreResult, TaskStore},
     task::{
-        CapturedRequest, Conditions, Destination, IdempotencyKey, NewTask, RequestId, Scope, Subscription, Tenant,
+        CapturedRequest, Conditions, Destination, IdempotencyKey, NewTask, RequestId, Scope, Subscription,
+        Subscriptions, Tenant,
         lifecycle::{Edits, Rerun, Stop},
     },
 };
@@ -122,7 +123,7 @@ impl World {
             task.delay = order.delay;
             task.tenant.clone_from(&order.tenant);
             task.key_window = Duration::from_secs(50 * 24 * 60 * 60);
-            task.subscriptions = Arc::from([Subscription {
+            task.subscriptions = Subscriptions::from([Subscription {
                 destination: Destination::LOCAL,
                 on: Conditions::ALL,
             }]);
