@@ -15,8 +15,8 @@ use crate::{
         carry::{Carrier, unpack},
         headers::{ATTEMPT, TASK_ID},
     },
-    task::{CapturedRequest, CapturedResponse, RequestId, TaskName},
-    wire::{HopByHop, Values, X_FC_REQUEST_ID},
+    task::{CapturedRequest, CapturedResponse, RequestId},
+    wire::{HopByHop, Values, X_FC_REQUEST_ID, small_number},
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
@@ -74,25 +74,31 @@ impl<S> Inner<S> {
 /// The stored headers, the length of the body, and what tells the handler which task this is.
 fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
     let mut buffer = RequestId::BUFFER;
-    let request_id = context.request_id().map(|id| id.encode(&mut buffer));
-    let task_id = context.name().map(TaskName::as_str).or(request_id);
     let mut values = Values::with_capacity(96);
     let length = Some(input.body.len() as u64).filter(|length| *length > 0);
-    let given = [
-        (header::CONTENT_LENGTH, length.map(|length| values.add_number(length))),
-        (DEPTH, Some(values.add_number(input.depth))),
-        (ATTEMPT, Some(values.add_number(context.attempt()))),
-        (X_FC_REQUEST_ID, request_id.map(|id| values.add(&[id]))),
-        (TASK_ID, task_id.map(|id| values.add(&[id]))),
-    ];
+    let length = length.map(|length| values.add_number(length));
+    let request_id = context.request_id().map(|id| values.add(&[id.encode(&mut buffer)]));
+    let name = context.name().map(|name| values.add(&[name.as_str()]));
     let (_, value) = values.finish();
+    let request_id = request_id.and_then(&value);
+    let task_id = match name {
+        Some(name) => value(name),
+        None => request_id.clone(),
+    };
+    let given = [
+        (header::CONTENT_LENGTH, length.and_then(&value)),
+        (DEPTH, Some(small_number(input.depth.into()))),
+        (ATTEMPT, Some(small_number(context.attempt()))),
+        (X_FC_REQUEST_ID, request_id),
+        (TASK_ID, task_id),
+    ];
     // Not a clone: it would have no room for ours, and grow twice.
     let mut headers = HeaderMap::with_capacity(input.headers.len() + given.len());
     for (name, value) in &input.headers {
         headers.append(name, value.clone());
     }
-    for (name, part) in given {
-        if let Some(value) = part.and_then(&value) {
+    for (name, value) in given {
+        if let Some(value) = value {
             headers.insert(name, value);
         }
     }
