@@ -32,7 +32,7 @@ fn completion(request: &[u8], response: Result<(u16, &[u8]), &str>) -> Completio
     let mut record = TaskRecord::accepted(&task, at(1_000));
     let worker = WorkerId::new("w", 1);
     let lease = record
-        .claim(&worker, std::time::Duration::from_secs(1), at(2_000))
+        .claim(worker.clone(), std::time::Duration::from_secs(1), at(2_000))
         .unwrap();
     let output = response.ok().map(|(status, body)| {
         let mut headers = HeaderMap::new();
