@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 
 use crate::engine::Engine;
 
-/// How many pieces of work are under way.
+/// How many pieces of work are under way. Aligned, so that counting them does not keep other threads from the settings
+/// that it would share a cache line with.
 #[derive(Default)]
+#[repr(align(128))]
 pub(crate) struct Busy {
     count: AtomicUsize,
     /// Whether somebody waits for it to be idle: until then, the last one's leaving wakes nobody.

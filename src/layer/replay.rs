@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body::Body;
 use tower_service::Service;
 
@@ -138,14 +138,11 @@ where
     let body = read.finish();
     let mut headers = head.headers;
     let hop = HopByHop::of(&headers);
-    let whole_length = header_length(&headers) == Some(body.len());
-    let gone: Vec<_> = headers.keys().filter(|name| hop.contains(name)).cloned().collect();
-    for name in gone {
+    // The length of a body that was cut, or of the answer to a HEAD, would be a lie on what is handed out.
+    let is_untrue = |name: &HeaderName| *name == header::CONTENT_LENGTH && header_length(&headers) != Some(body.len());
+    let gone = headers.keys().filter(|name| hop.contains(name) || is_untrue(name));
+    for name in gone.cloned().collect::<Vec<_>>() {
         headers.remove(name);
-    }
-    if !whole_length {
-        // Of a body that was cut, or of the answer to a HEAD: it would be a lie on what is handed out.
-        headers.remove(header::CONTENT_LENGTH);
     }
     let mut response = CapturedResponse::new(head.status, headers, body);
     response.truncated = truncated;
