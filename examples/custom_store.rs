@@ -151,7 +151,7 @@ impl TaskStore for MapStore {
             match born {
                 // What is born claimed does not wait, so the limits of what waits are not for it.
                 Some(born) => {
-                    let claimed = record.claim(&born.worker, born.lease, now);
+                    let claimed = record.claim(born.worker.clone(), born.lease, now);
                     claimed.expect("a new task waits, and what waits can be claimed");
                 }
                 None => {
@@ -206,7 +206,7 @@ impl TaskStore for MapStore {
                     claimed.next_due = Some(task.record.run_at.since(now));
                     break;
                 }
-                if task.change().claim(&claim.worker, claim.lease, now).is_ok() {
+                if task.change().claim(claim.worker.clone(), claim.lease, now).is_ok() {
                     has_suspect |= suspect;
                     claimed.tasks.push(ClaimedTask {
                         record: task.record.clone(),

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{
-    engine::{Engine, Reserved, busy::BusyGuard, node::Hint, rates::Counted, run::Start, slots::Slot},
+    engine::{Engine, Reserved, busy::UnderWay, node::Hint, rates::Counted, run::Start, slots::Slot},
     error::BoxFuture,
     store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, Tenant},
@@ -58,7 +58,7 @@ impl Engine {
     /// store that does not answer would otherwise hold any number of bodies whose senders have been sent away.
     pub(crate) fn accept(self: &Arc<Self>, task: NewTask, reserved: Option<Reserved>) -> Accepting {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
-        let busy = self.busy.enter();
+        let engine = self.enter();
         if !self.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
@@ -73,17 +73,16 @@ impl Engine {
             slot,
             _reserved: reserved,
             claimed_at: Instant::now(),
-            busy,
         };
-        let engine = self.clone();
-        let mut inserting = Box::pin(async move {
+        let mut inserting: Inserting = Box::pin(async move {
             let timing = engine.probes.time("insert");
-            timing.end(engine.store.insert(insert).await)
+            let answer = timing.end(engine.store.insert(insert).await);
+            (engine, answer)
         });
         // Nobody is to be woken: the task that it goes on in polls it again.
         let polled = inserting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        if let Poll::Ready(answer) = polled {
-            return Accepting::Answered(self.committed(answer, newborn).map_err(Unaccepted::Store));
+        if let Poll::Ready((engine, answer)) = polled {
+            return Accepting::Answered(self.committed(engine, answer, newborn).map_err(Unaccepted::Store));
         }
         let commit = self.runtime.spawn(self.clone().commit(inserting, newborn));
         let limit = self.settings.store_timeout;
@@ -101,31 +100,28 @@ impl Engine {
     }
 
     /// Sees an insert through, whatever becomes of its caller.
-    async fn commit(
-        self: Arc<Self>,
-        mut inserting: BoxFuture<'static, StoreResult<Inserted>>,
-        mut newborn: Newborn,
-    ) -> StoreResult<Inserted> {
+    async fn commit(self: Arc<Self>, mut inserting: Inserting, mut newborn: Newborn) -> StoreResult<Inserted> {
         if newborn.slot.is_none() {
-            let answer = inserting.await;
-            return self.committed(answer, newborn);
+            let (engine, answer) = inserting.await;
+            return self.committed(engine, answer, newborn);
         }
         let until = newborn.claimed_at + self.holds_for();
-        if let Ok(answer) = timeout_at(until.into(), &mut inserting).await {
-            return self.committed(answer, newborn);
+        if let Ok((engine, answer)) = timeout_at(until.into(), &mut inserting).await {
+            return self.committed(engine, answer, newborn);
         }
         // Too late to start under that claim: a store that never answers must not keep the slot for ever.
         newborn.slot = None;
-        let answer = inserting.await;
+        let (engine, answer) = inserting.await;
         if let Ok(Inserted::New(record)) = &answer {
             self.rates.count(Counted::Accepted, self.clock.uptime(Instant::now()));
             self.hand_back(record.lease()).await;
         }
+        drop(engine);
         answer
     }
 
     /// Takes note of what became of an insert: starts the task if it was born claimed.
-    fn committed(self: &Arc<Self>, answer: StoreResult<Inserted>, newborn: Newborn) -> StoreResult<Inserted> {
+    fn committed(&self, engine: UnderWay, answer: StoreResult<Inserted>, newborn: Newborn) -> StoreResult<Inserted> {
         match (&answer, newborn.slot) {
             (Ok(Inserted::New(record)), slot) => {
                 let accepted = self.clock.uptime(newborn.claimed_at);
@@ -138,7 +134,7 @@ impl Engine {
                             input: newborn.input,
                             slot,
                             claimed_at: newborn.claimed_at,
-                            busy: newborn.busy,
+                            engine,
                         },
                     ),
                     None => self.hint(Hint::Work),
@@ -147,11 +143,8 @@ impl Engine {
             (Err(error), Some(_)) if error.kind() == StoreErrorKind::Unavailable => {
                 // Its slot is free from here on: the insert has most likely not taken place.
                 if let Some(place) = self.searches.take() {
-                    let lost = self
-                        .clone()
-                        .find_lost(newborn.id, newborn.input, newborn.claimed_at, newborn.busy);
                     self.runtime.spawn(async move {
-                        lost.await;
+                        Self::find_lost(engine, newborn.id, newborn.input, newborn.claimed_at).await;
                         drop(place);
                     });
                 }
@@ -163,29 +156,24 @@ impl Engine {
 
     /// Looks whether an insert whose answer was lost took place after all: born claimed, the task waits for this process
     /// and no other to start it, would be idle until its lease runs out, and be charged with a crash.
-    async fn find_lost(
-        self: Arc<Self>,
-        id: RequestId,
-        input: Arc<CapturedRequest>,
-        claimed_at: Instant,
-        _busy: BusyGuard,
-    ) {
-        let give_up_at = claimed_at + self.holds_for();
+    async fn find_lost(engine: UnderWay, id: RequestId, input: Arc<CapturedRequest>, claimed_at: Instant) {
+        let give_up_at = claimed_at + engine.holds_for();
         let mut pause = Duration::from_millis(50);
         while Instant::now() + pause < give_up_at {
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.phase.closed() => {}
+                () = engine.phase.closed() => {}
             }
             // Once more after the end has begun, so that what is found is handed back.
-            let last = !self.phase.is_open();
+            let last = !engine.phase.is_open();
             pause = (pause * 2).min(Duration::from_secs(2));
-            let found = self.call("find", self.store.find(&Scope::All, &TaskRef::Id(id))).await;
+            let task = TaskRef::Id(id);
+            let found = engine.call("find", engine.store.find(&Scope::All, &task)).await;
             // Not there now, it may be on its way: that cannot be told from one that never arrives.
             if let Ok(Some(record)) = found {
-                let ours = record.state.is_held() && record.worker.as_ref() == Some(&self.worker);
-                if ours && self.running.of(id).is_empty() {
-                    self.start_or_hand_back(&record, input, claimed_at).await;
+                let ours = record.state.is_held() && record.worker.as_ref() == Some(&engine.worker);
+                if ours && engine.running.of(id).is_empty() {
+                    engine.start_or_hand_back(&record, input, claimed_at).await;
                 }
                 return;
             }
@@ -241,5 +229,7 @@ struct Newborn {
     _reserved: Option<Reserved>,
     /// Before the insert was asked for: what its lease is counted from here.
     claimed_at: Instant,
-    busy: BusyGuard,
 }
+
+/// An insert under way: what it is done for, and the answer.
+type Inserting = BoxFuture<'static, (UnderWay, StoreResult<Inserted>)>;

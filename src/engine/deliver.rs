@@ -60,12 +60,9 @@ impl Engine {
                 group.note_backlog();
             }
             for (claimed, place) in claimed.into_iter().zip(places.drain(..)) {
-                let busy = self.busy.enter();
-                let (engine, group) = (self.clone(), group.clone());
-                self.runtime.spawn(async move {
-                    engine.deliver_one(&group, claimed, place).await;
-                    drop(busy);
-                });
+                let (engine, group) = (self.enter(), group.clone());
+                self.runtime
+                    .spawn(async move { engine.deliver_one(&group, claimed, place).await });
             }
         }
         Ok(match more {

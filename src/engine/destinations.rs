@@ -15,7 +15,7 @@ use crate::{
     engine::slots::{Slot, Slots},
     error::ConfigError,
     hook::{Callbacks, Hook, HookKind, LocalHooks, Target, TryOutcome},
-    task::{Condition, Conditions, Destination, Subscription, record::no_subscriptions},
+    task::{Condition, Conditions, Destination, Subscription, Subscriptions},
 };
 
 /// Who is to be told, as the builder was told.
@@ -72,8 +72,8 @@ impl Hooks {
 /// The destinations that this process delivers to.
 pub(crate) struct Destinations {
     groups: Box<[Arc<Group>]>,
-    subscriptions: Arc<[Subscription]>,
-    subscriptions_of_posted: Arc<[Subscription]>,
+    subscriptions: Subscriptions,
+    subscriptions_of_posted: Subscriptions,
     upcoming: Upcoming,
 }
 
@@ -122,17 +122,17 @@ impl Destinations {
     }
 
     /// What tasks are to be stored with, so that their end is told.
-    pub(crate) const fn subscriptions(&self) -> &Arc<[Subscription]> {
+    pub(crate) const fn subscriptions(&self) -> &Subscriptions {
         &self.subscriptions
     }
 
     /// The same for a task that tells how another one ended.
-    pub(crate) const fn subscriptions_of_posted(&self) -> &Arc<[Subscription]> {
+    pub(crate) const fn subscriptions_of_posted(&self) -> &Subscriptions {
         &self.subscriptions_of_posted
     }
 
     /// The same for a task whose request named a URL.
-    pub(crate) fn subscriptions_with_callback(&self) -> Arc<[Subscription]> {
+    pub(crate) fn subscriptions_with_callback(&self) -> Subscriptions {
         let callback = Subscription {
             destination: Destination::CALLBACK,
             on: Conditions::ALL,
@@ -244,7 +244,7 @@ impl Group {
     }
 }
 
-fn subscriptions(groups: &[Group], wanted: impl Fn(&dyn Target) -> bool) -> Arc<[Subscription]> {
+fn subscriptions(groups: &[Group], wanted: impl Fn(&dyn Target) -> bool) -> Subscriptions {
     let all = groups.iter().filter_map(|group| {
         let of_group = group.targets.iter().filter(|(_, target)| wanted(&**target));
         let on = of_group.fold(Conditions::NONE, |all, (on, _)| all.or(*on));
@@ -253,11 +253,7 @@ fn subscriptions(groups: &[Group], wanted: impl Fn(&dyn Target) -> bool) -> Arc<
             on,
         })
     });
-    let all: Vec<_> = all.collect();
-    match all.is_empty() {
-        true => no_subscriptions(),
-        false => all.into(),
-    }
+    all.collect()
 }
 
 /// Whether a destination answers. One that does not is asked by one delivery at a time, and not all the time: the others

@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     engine::{
         Engine,
-        busy::BusyGuard,
+        busy::UnderWay,
         caught::{caught_async, panicked},
         node::{Action, Answer, Hint, Node},
         run::Start,
@@ -45,7 +45,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
     let (answers, mut answered) = mpsc::channel(ANSWERS);
     loop {
         // Entered before the phase is looked at: a shutdown that is not seen here waits for what is begun here.
-        let acting = engine.busy.enter();
+        let acting = engine.enter();
         if engine.phase.is_draining() {
             node.stop_claiming();
         }
@@ -69,7 +69,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
                 Poll::Ready(answer) => engine.note(&mut node, action, answer),
                 Poll::Pending => {
                     let answers = answers.clone();
-                    let busy = engine.busy.enter();
+                    let busy = engine.enter();
                     engine.runtime.spawn(async move {
                         let answer = call.await;
                         drop(busy);
@@ -157,7 +157,7 @@ impl Engine {
             timing.end(engine.store.claim(claim).await)
         });
         let Ok(claimed) = timeout(self.settings.store_timeout, &mut claiming).await else {
-            let late = self.clone().claim_late(claiming, claimed_at, self.busy.enter());
+            let late = Self::claim_late(self.enter(), claiming, claimed_at);
             self.runtime.spawn(late);
             return Err(Self::too_slow("claim", self.settings.store_timeout));
         };
@@ -170,7 +170,7 @@ impl Engine {
                 input: task.input,
                 slot,
                 claimed_at,
-                busy: self.busy.enter(),
+                engine: self.enter(),
             };
             self.start(&task.record, start);
         }
@@ -187,16 +187,11 @@ impl Engine {
 
     /// Sees a claim through that took longer than a store call may: if it takes place after all, the tasks wait for this
     /// process and no other to run them, and would be charged with a crash when their lease runs out.
-    async fn claim_late(
-        self: Arc<Self>,
-        claiming: BoxFuture<'static, StoreResult<Claimed>>,
-        claimed_at: Instant,
-        _busy: BusyGuard,
-    ) {
-        let until = claimed_at + self.holds_for();
+    async fn claim_late(engine: UnderWay, claiming: BoxFuture<'static, StoreResult<Claimed>>, claimed_at: Instant) {
+        let until = claimed_at + engine.holds_for();
         if let Ok(Ok(claimed)) = timeout_at(until.into(), claiming).await {
             for task in claimed.tasks {
-                self.start_or_hand_back(&task.record, task.input, claimed_at).await;
+                engine.start_or_hand_back(&task.record, task.input, claimed_at).await;
             }
         }
     }
@@ -215,7 +210,7 @@ impl Engine {
                 input,
                 slot,
                 claimed_at,
-                busy: self.busy.enter(),
+                engine: self.enter(),
             };
             self.start(record, start);
             return;

@@ -145,11 +145,9 @@ impl Engine {
         if nothing_to_do {
             return;
         }
-        let (engine, live) = (self.clone(), live.clone());
+        let (engine, live) = (self.enter(), live.clone());
         // On the application's runtime, since the store may be driven by it: another of its threads will do.
-        self.runtime.spawn(async move {
-            let _busy = engine.busy.enter();
-            engine.conclude(&live, Some(directive)).await;
-        });
+        self.runtime
+            .spawn(async move { engine.conclude(&live, Some(directive)).await });
     }
 }

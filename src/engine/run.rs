@@ -17,7 +17,7 @@ use crate::{
     engine::{
         Engine, TaskContext,
         attempt::{Attempt, Directive, How, Input},
-        busy::BusyGuard,
+        busy::UnderWay,
         caught::{Panic, caught},
         entry::Replayed,
         log::LogTimer,
@@ -46,13 +46,12 @@ pub(crate) struct Start {
     pub(crate) slot: Slot,
     /// Before the claim was asked for: what its lease is counted from here.
     pub(crate) claimed_at: Instant,
-    /// What a shutdown waits for.
-    pub(crate) busy: BusyGuard,
+    pub(crate) engine: UnderWay,
 }
 
 impl Engine {
     /// Starts an attempt in a task of its own.
-    pub(crate) fn start(self: &Arc<Self>, record: &TaskRecord, start: Start) {
+    pub(crate) fn start(&self, record: &TaskRecord, start: Start) {
         let now = Instant::now();
         let held_until = start.claimed_at + self.holds_for();
         let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
@@ -88,8 +87,7 @@ impl Engine {
         let leave = Leave {
             live,
             slot: Some(start.slot),
-            _busy: start.busy,
-            engine: self.clone(),
+            engine: start.engine,
         };
         self.runtime.spawn(run(leave, Handler { replay, scopes }));
     }
@@ -155,18 +153,17 @@ impl Engine {
                     }
                     let settlement = Settlement::new(live.lease, outcome);
                     let answer = self.call("settle", self.store.settle(settlement)).await;
-                    let tries = live.machine().settle_tries();
                     let input = match answer {
                         Ok(settled) => Input::Settled(settled),
                         Err(error) => {
                             now = Instant::now();
-                            let pause = self.settle_pause(tries);
+                            let pause = self.settle_pause(live.machine().settle_tries());
                             self.trouble("settling a task", &error, pause);
                             Input::NotSettled(pause)
                         }
                     };
                     // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
-                    live.feed(input, now);
+                    given = Some(live.feed_and_ask(input, now));
                 }
                 Directive::TimedOut => {
                     let outcome = self.time_out_outcome(live);
@@ -374,10 +371,10 @@ async fn run(leave: Leave, mut handler: Handler) {
 
 /// Leaves the stage when the attempt's task is over, or is dropped together with its runtime.
 struct Leave {
-    engine: Arc<Engine>,
     live: Arc<Live>,
     slot: Option<Slot>,
-    _busy: BusyGuard,
+    /// Last, as it is the last to be let go of.
+    engine: UnderWay,
 }
 
 impl Drop for Leave {

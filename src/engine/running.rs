@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     engine::{
-        attempt::{Attempt, Input},
+        attempt::{Attempt, Directive, Input},
         slots::Stuck,
         told::Told,
     },
@@ -37,19 +37,15 @@ pub(crate) struct Live {
     changed: Notify,
     /// The handler was told to end.
     cancel: Told,
-    progress: Mutex<Reported>,
+    progress: Mutex<Option<Progress>>,
+    /// Whether the latest progress is to be stored yet.
+    unsaved: AtomicBool,
     /// What it logs, once a probe asked for it.
     pub(crate) log: OnceLock<AttemptLog>,
     /// Whose turn it is to store of that.
     pub(crate) log_turn: tokio::sync::Mutex<()>,
     stuck: Mutex<Option<Stuck>>,
     reported: AtomicBool,
-}
-
-#[derive(Default)]
-struct Reported {
-    latest: Option<Progress>,
-    unsaved: bool,
 }
 
 impl Live {
@@ -67,6 +63,7 @@ impl Live {
             changed: Notify::new(),
             cancel: Told::new(),
             progress: Mutex::default(),
+            unsaved: AtomicBool::new(false),
             log: OnceLock::new(),
             log_turn: tokio::sync::Mutex::default(),
             stuck: Mutex::default(),
@@ -80,14 +77,27 @@ impl Live {
 
     /// Feeds the machine from outside the attempt's own task, and has that look.
     pub(crate) fn feed(&self, input: Input, now: Instant) {
+        self.tell(|machine| machine.handle(input, now));
+    }
+
+    /// The same, and asks the machine what is next.
+    pub(crate) fn feed_and_ask(&self, input: Input, now: Instant) -> Directive {
+        self.tell(|machine| {
+            machine.handle(input, now);
+            machine.directive(now)
+        })
+    }
+
+    fn tell<T>(&self, tell: impl FnOnce(&mut Attempt) -> T) -> T {
         let mut machine = self.machine();
-        machine.handle(input, now);
+        let told = tell(&mut machine);
         let cancelled = machine.is_cancelled();
         drop(machine);
         if cancelled {
             self.cancel.tell();
         }
         self.changed.notify_one();
+        told
     }
 
     pub(crate) fn changed(&self) -> &Notify {
@@ -113,29 +123,26 @@ impl Live {
 
     /// Notes how far the handler is.
     pub(crate) fn report(&self, progress: Progress) {
-        let mut reported = self.reported();
-        reported.latest = Some(progress);
-        let first = !std::mem::replace(&mut reported.unsaved, true);
-        drop(reported);
-        if first {
+        *self.latest() = Some(progress);
+        // After it is there, so that whoever takes the flag finds it.
+        if !self.unsaved.swap(true, Ordering::SeqCst) {
             self.changed.notify_one();
         }
     }
 
     /// The latest report.
     pub(crate) fn progress(&self) -> Option<Progress> {
-        self.reported().latest.clone()
+        self.latest().clone()
     }
 
     /// Whether there is a report that was not taken to be saved.
     pub(crate) fn has_unsaved(&self) -> bool {
-        self.reported().unsaved
+        self.unsaved.load(Ordering::SeqCst)
     }
 
     /// Takes the latest report to save it.
     pub(crate) fn take_unsaved(&self) -> Option<Progress> {
-        let mut reported = self.reported();
-        std::mem::take(&mut reported.unsaved).then(|| reported.latest.clone())?
+        self.unsaved.swap(false, Ordering::SeqCst).then(|| self.progress())?
     }
 
     /// Marks the slot as stuck, once. Answers whether it was not before.
@@ -156,7 +163,7 @@ impl Live {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn reported(&self) -> MutexGuard<'_, Reported> {
+    fn latest(&self) -> MutexGuard<'_, Option<Progress>> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -164,7 +171,6 @@ impl Live {
 /// The attempts of this process, by claim. Sharded, since every attempt enters and leaves.
 pub(crate) struct Running {
     shards: Box<[Mutex<Shard>]>,
-    count: AtomicUsize,
     ended: AtomicUsize,
     handed_back: AtomicUsize,
 }
@@ -187,7 +193,6 @@ impl Running {
     pub(crate) fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            count: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
             handed_back: AtomicUsize::new(0),
         }
@@ -207,23 +212,16 @@ impl Running {
     }
 
     pub(crate) fn enter(&self, live: Arc<Live>) {
-        self.count.fetch_add(1, Ordering::SeqCst);
         self.shard(live.lease.id).insert(live.lease, live);
     }
 
     pub(crate) fn leave(&self, lease: LeaseRef) {
-        if self.shard(lease.id).remove(&lease).is_some() {
-            self.count.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::SeqCst)
+        self.shard(lease.id).remove(&lease);
     }
 
     /// Every attempt, as it is now.
     pub(crate) fn all(&self) -> Vec<Arc<Live>> {
-        let mut all = Vec::with_capacity(self.count());
+        let mut all = Vec::new();
         for shard in &self.shards {
             all.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         }
@@ -232,9 +230,6 @@ impl Running {
 
     /// The attempts of one task: one, or two while an old one has not noticed yet that it lost its claim.
     pub(crate) fn of(&self, id: RequestId) -> Vec<Arc<Live>> {
-        if self.count() == 0 {
-            return Vec::new();
-        }
         let shard = self.shard(id);
         shard.values().filter(|live| live.lease.id == id).cloned().collect()
     }

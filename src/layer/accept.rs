@@ -14,13 +14,13 @@ use http_body::Body;
 use tokio::time::{Instant as Moment, timeout_at};
 
 use crate::{
-    engine::{Accepting, Alive, Engine, Reserved, Unaccepted},
+    engine::{Accepting, Engine, Reserved, Unaccepted},
     error::BoxFuture,
     hook::Callbacks,
     layer::{
         answer::Applied,
         carry,
-        config::Config,
+        config::Shared,
         dialect::{CallbackAsked, Options, Preferences, callback, idempotency_key},
         headers,
         replay::Gathered,
@@ -33,8 +33,7 @@ use crate::{
 
 /// A request that is being accepted.
 pub(crate) struct Accept {
-    pub(crate) alive: Arc<Alive>,
-    pub(crate) config: Arc<Config>,
+    pub(crate) shared: Arc<Shared>,
     /// When its head was there.
     pub(crate) at: Instant,
     pub(crate) preferences: Preferences,
@@ -139,17 +138,17 @@ impl Accept {
             return Err(Problem::shutting_down());
         }
         let key = idempotency_key(&head.headers)?.or(options.key);
-        let tenant = self.config.tenant.as_ref().and_then(|tenant| tenant(&head));
+        let tenant = self.shared.config.tenant.as_ref().and_then(|tenant| tenant(&head));
         if let Some(reason) = engine.full(tenant.as_ref(), options.delay) {
             return Err(full(reason));
         }
-        let function = self.config.function_name.as_ref().and_then(|name| name(&head));
-        let labels = self.config.labels.as_ref().map(|labels| labels(&head));
-        let carried = carry::pack(&self.config.carriers, &head.extensions)
+        let function = self.shared.config.function_name.as_ref().and_then(|name| name(&head));
+        let labels = self.shared.config.labels.as_ref().map(|labels| labels(&head));
+        let carried = carry::pack(&self.shared.config.carriers, &head.extensions)
             .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
 
         let mut headers = head.headers;
-        headers::strip(&mut headers, &self.config.headers);
+        headers::strip(&mut headers, &self.shared.config.headers);
         let mut input = CapturedRequest::new(head.method, head.uri, headers, Bytes::new());
         input.depth = depth;
         input.carried = carried;
@@ -197,7 +196,7 @@ impl Accept {
                 by,
                 same_request,
             } => {
-                let same = by == KnownBy::Id || same_request && !(self.config.fc_strict && by == KnownBy::Name);
+                let same = by == KnownBy::Id || same_request && !(self.shared.config.fc_strict && by == KnownBy::Name);
                 match (same, by) {
                     (true, _) => {
                         self.note(id, false, true);
@@ -220,7 +219,7 @@ impl Accept {
     where
         B: Body<Data = Bytes> + Send,
     {
-        let limit = self.config.body_limit;
+        let limit = self.shared.config.body_limit;
         let least = length.unwrap_or(0).max(body.size_hint().lower());
         let least = usize::try_from(least).unwrap_or(usize::MAX);
         if least > limit {
@@ -242,8 +241,8 @@ impl Accept {
                 // Only a body that is waited for costs a timer: short ones came with the head.
                 Poll::Pending => {
                     let now = Moment::now();
-                    let read_by = *read_by.get_or_insert(now + self.config.body_timeout);
-                    let frame_by = read_by.min(now + self.config.body_idle_timeout);
+                    let read_by = *read_by.get_or_insert(now + self.shared.config.body_timeout);
+                    let frame_by = read_by.min(now + self.shared.config.body_idle_timeout);
                     let waited = Box::pin(timeout_at(frame_by, frame)).await;
                     waited.map_err(|_| Problem::request_timeout())?
                 }
@@ -274,7 +273,7 @@ impl Accept {
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine> {
-        &self.alive.0
+        &self.shared.alive.0
     }
 }
 

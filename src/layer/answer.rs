@@ -44,7 +44,7 @@ impl Accept {
             _ => record,
         };
         let links = self.links();
-        let document = match self.config.fc_strict {
+        let document = match self.shared.config.fc_strict {
             true => Vec::new(),
             false => TaskDocument::new(&record, links).to_vec(),
         };
@@ -52,7 +52,7 @@ impl Accept {
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
         headers.reserve(10);
-        if !self.config.fc_strict {
+        if !self.shared.config.fc_strict {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
@@ -67,7 +67,7 @@ impl Accept {
         limit: Duration,
         record: Arc<TaskRecord>,
     ) -> Result<Response<Bytes>, Arc<TaskRecord>> {
-        let tasks = Tasks::new(self.alive.clone());
+        let tasks = Tasks::new(self.shared.alive.clone());
         let waited = tasks.wait(&Scope::All, record.id, limit).await;
         let waited = waited.ok().flatten().unwrap_or(record);
         if waited.state.is_terminal()
@@ -92,14 +92,14 @@ impl Accept {
     /// The answer for a request whose task is gone already, and whose key is not.
     pub(super) fn remembered(&self, id: RequestId) -> Response<Bytes> {
         let id = id.to_string();
-        let body = match self.config.fc_strict {
+        let body = match self.shared.config.fc_strict {
             true => Bytes::new(),
             false => Bytes::from(format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#)),
         };
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
-        if !self.config.fc_strict {
+        if !self.shared.config.fc_strict {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let id = HeaderValue::try_from(id).expect("a UUID is visible ASCII");
@@ -139,12 +139,14 @@ impl Accept {
     /// How long the answer may be held, if that was asked.
     fn wait(&self) -> Option<Duration> {
         let asked = self.preferences.wait.filter(|_| self.preferences.respond_async)?;
-        Some(asked.min(self.config.wait_cap))
+        Some(asked.min(self.shared.config.wait_cap))
     }
 
     pub(super) fn refused(&self, problem: Problem, id: RequestId) -> Response<Bytes> {
         let problem = match problem.status() {
-            StatusCode::PAYLOAD_TOO_LARGE if self.config.fc_strict => problem.with_status(StatusCode::BAD_REQUEST),
+            StatusCode::PAYLOAD_TOO_LARGE if self.shared.config.fc_strict => {
+                problem.with_status(StatusCode::BAD_REQUEST)
+            }
             _ => problem,
         };
         self.engine().probes.emit(|| Event::Refused {
@@ -163,7 +165,7 @@ impl Accept {
     fn links(&self) -> &ApiLinks {
         static NONE: ApiLinks = ApiLinks::none();
         match self.engine().api_mounted.load(Ordering::Relaxed) {
-            true => &self.config.links,
+            true => &self.shared.config.links,
             false => &NONE,
         }
     }

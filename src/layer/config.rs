@@ -5,10 +5,18 @@ use std::{sync::Arc, time::Duration};
 use http::request::Parts;
 
 use crate::{
+    engine::Alive,
     layer::{Dialect, HeaderPolicy, carry::Carrier},
     task::{Labels, Tenant},
     wire::{ApiLinks, below},
 };
+
+/// What all clones of the wrapped application share: one count to take part in it.
+pub(crate) struct Shared {
+    /// Keeps the engine going.
+    pub(crate) alive: Arc<Alive>,
+    pub(crate) config: Config,
+}
 
 /// How the layer behaves. The builder's documentation argues each default.
 pub(crate) struct Config {

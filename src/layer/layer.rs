@@ -17,7 +17,11 @@ use tower_service::Service;
 use crate::{
     engine::{Alive, Tasks},
     error::{BoxError, ConfigError},
-    layer::{Builder, RequestBody, RespondAsync, config::Config, replay::Replayer},
+    layer::{
+        Builder, RequestBody, RespondAsync,
+        config::{Config, Shared},
+        replay::Replayer,
+    },
     store::TaskStore,
 };
 
@@ -50,8 +54,7 @@ use crate::{
 /// ```
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct RespondAsyncLayer {
-    alive: Arc<Alive>,
-    config: Arc<Config>,
+    shared: Arc<Shared>,
     used: AtomicBool,
 }
 
@@ -72,8 +75,7 @@ impl RespondAsyncLayer {
 
     pub(crate) fn from_parts(alive: Arc<Alive>, config: Config) -> Self {
         Self {
-            alive,
-            config: Arc::new(config),
+            shared: Arc::new(Shared { alive, config }),
             used: AtomicBool::new(false),
         }
     }
@@ -81,7 +83,7 @@ impl RespondAsyncLayer {
     /// The handle to the tasks of this layer.
     #[must_use]
     pub fn tasks(&self) -> Tasks {
-        Tasks::new(self.alive.clone())
+        Tasks::new(self.shared.alive.clone())
     }
 }
 
@@ -106,12 +108,13 @@ where
             !self.used.swap(true, Ordering::SeqCst),
             "RespondAsyncLayer::layer was called twice: wrap the application once, and clone the wrapped service"
         );
-        let entry = Replayer::new(inner.clone(), self.config.carriers.clone(), self.config.result_limit);
-        self.alive
+        let Shared { alive, config } = &*self.shared;
+        let entry = Replayer::new(inner.clone(), config.carriers.clone(), config.result_limit);
+        alive
             .0
             .begin(Arc::new(entry))
             .expect("the operating system gives a thread for the leases");
-        RespondAsync::new(inner, self.alive.clone(), self.config.clone())
+        RespondAsync::new(inner, self.shared.clone())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body::Body;
 use tower_service::Service;
 
@@ -15,8 +15,8 @@ use crate::{
         carry::{Carrier, unpack},
         headers::{ATTEMPT, TASK_ID},
     },
-    task::{CapturedRequest, CapturedResponse, RequestId, TaskName},
-    wire::{HopByHop, Values, X_FC_REQUEST_ID},
+    task::{CapturedRequest, CapturedResponse, RequestId},
+    wire::{HopByHop, Values, X_FC_REQUEST_ID, small_number},
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
@@ -74,25 +74,31 @@ impl<S> Inner<S> {
 /// The stored headers, the length of the body, and what tells the handler which task this is.
 fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
     let mut buffer = RequestId::BUFFER;
-    let request_id = context.request_id().map(|id| id.encode(&mut buffer));
-    let task_id = context.name().map(TaskName::as_str).or(request_id);
     let mut values = Values::with_capacity(96);
     let length = Some(input.body.len() as u64).filter(|length| *length > 0);
-    let given = [
-        (header::CONTENT_LENGTH, length.map(|length| values.add_number(length))),
-        (DEPTH, Some(values.add_number(input.depth))),
-        (ATTEMPT, Some(values.add_number(context.attempt()))),
-        (X_FC_REQUEST_ID, request_id.map(|id| values.add(&[id]))),
-        (TASK_ID, task_id.map(|id| values.add(&[id]))),
-    ];
+    let length = length.map(|length| values.add_number(length));
+    let request_id = context.request_id().map(|id| values.add(&[id.encode(&mut buffer)]));
+    let name = context.name().map(|name| values.add(&[name.as_str()]));
     let (_, value) = values.finish();
+    let request_id = request_id.and_then(&value);
+    let task_id = match name {
+        Some(name) => value(name),
+        None => request_id.clone(),
+    };
+    let given = [
+        (header::CONTENT_LENGTH, length.and_then(&value)),
+        (DEPTH, Some(small_number(input.depth.into()))),
+        (ATTEMPT, Some(small_number(context.attempt()))),
+        (X_FC_REQUEST_ID, request_id),
+        (TASK_ID, task_id),
+    ];
     // Not a clone: it would have no room for ours, and grow twice.
     let mut headers = HeaderMap::with_capacity(input.headers.len() + given.len());
     for (name, value) in &input.headers {
         headers.append(name, value.clone());
     }
-    for (name, part) in given {
-        if let Some(value) = part.and_then(&value) {
+    for (name, value) in given {
+        if let Some(value) = value {
             headers.insert(name, value);
         }
     }
@@ -132,14 +138,11 @@ where
     let body = read.finish();
     let mut headers = head.headers;
     let hop = HopByHop::of(&headers);
-    let whole_length = header_length(&headers) == Some(body.len());
-    let gone: Vec<_> = headers.keys().filter(|name| hop.contains(name)).cloned().collect();
-    for name in gone {
+    // The length of a body that was cut, or of the answer to a HEAD, would be a lie on what is handed out.
+    let is_untrue = |name: &HeaderName| *name == header::CONTENT_LENGTH && header_length(&headers) != Some(body.len());
+    let gone = headers.keys().filter(|name| hop.contains(name) || is_untrue(name));
+    for name in gone.cloned().collect::<Vec<_>>() {
         headers.remove(name);
-    }
-    if !whole_length {
-        // Of a body that was cut, or of the answer to a HEAD: it would be a lie on what is handed out.
-        headers.remove(header::CONTENT_LENGTH);
     }
     let mut response = CapturedResponse::new(head.status, headers, body);
     response.truncated = truncated;

@@ -12,15 +12,12 @@ use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::{
-    engine::Alive,
-    layer::{
-        ResponseFuture,
-        accept::Accept,
-        config::Config,
-        dialect::{Ask, PREFER, Preferences},
-        forwarded,
-    },
+use crate::layer::{
+    ResponseFuture,
+    accept::Accept,
+    config::Shared,
+    dialect::{Ask, PREFER, Preferences},
+    forwarded,
 };
 
 /// An application that can be asked to respond asynchronously. Made by [`RespondAsyncLayer`](crate::RespondAsyncLayer);
@@ -31,13 +28,12 @@ use crate::{
 #[derive(Clone)]
 pub struct RespondAsync<S> {
     inner: S,
-    alive: Arc<Alive>,
-    config: Arc<Config>,
+    shared: Arc<Shared>,
 }
 
 impl<S> RespondAsync<S> {
-    pub(crate) const fn new(inner: S, alive: Arc<Alive>, config: Arc<Config>) -> Self {
-        Self { inner, alive, config }
+    pub(crate) const fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
     }
 
     /// The application.
@@ -72,7 +68,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let headers = request.headers();
-        if !self.config.dialects.iter().any(|dialect| dialect.is_hinted_at(headers)) {
+        if !self
+            .shared
+            .config
+            .dialects
+            .iter()
+            .any(|dialect| dialect.is_hinted_at(headers))
+        {
             return ResponseFuture::passed(self.inner.call(request));
         }
         self.call_hinted(request)
@@ -90,7 +92,7 @@ impl<S> RespondAsync<S> {
     {
         let at = Instant::now();
         let headers = request.headers();
-        let found = self.config.dialects.iter().map(|dialect| dialect.read(headers));
+        let found = self.shared.config.dialects.iter().map(|dialect| dialect.read(headers));
         let ask = found.into_iter().find(|ask| !matches!(ask, Ask::No)).unwrap_or(Ask::No);
         let (head, body) = request.into_parts();
         let vary = head.headers.contains_key(&PREFER);
@@ -102,15 +104,14 @@ impl<S> RespondAsync<S> {
             };
         }
         let accept = Accept {
-            alive: self.alive.clone(),
-            config: self.config.clone(),
+            shared: self.shared.clone(),
             at,
             preferences: match vary {
                 true => Preferences::of(&head.headers),
                 false => Preferences::default(),
             },
             vary,
-            origin: match self.config.trust_forwarding {
+            origin: match self.shared.config.trust_forwarding {
                 true => forwarded::origin(&head.headers),
                 false => None,
             },
@@ -126,8 +127,8 @@ impl<S> RespondAsync<S> {
     fn may_defer(&self, head: &Parts) -> bool {
         head.method != Method::CONNECT
             && !is_upgrade(&head.headers)
-            && !self.config.is_never_async(head.uri.path())
-            && self.config.when.as_ref().is_none_or(|when| when(head))
+            && !self.shared.config.is_never_async(head.uri.path())
+            && self.shared.config.when.as_ref().is_none_or(|when| when(head))
     }
 }
 

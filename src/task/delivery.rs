@@ -208,7 +208,7 @@ mod tests {
     use http::{HeaderMap, Method, Uri};
 
     use super::*;
-    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription, lifecycle::Rescue};
+    use crate::task::{CapturedRequest, Conditions, NewTask, Subscription, Subscriptions, lifecycle::Rescue};
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -219,7 +219,7 @@ mod tests {
     fn record() -> TaskRecord {
         let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
         let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
-        task.subscriptions = Arc::from([Subscription {
+        task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::ALL,
         }]);

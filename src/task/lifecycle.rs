@@ -82,13 +82,13 @@ impl TaskRecord {
     /// # Errors
     ///
     /// [`Refused`] unless it is waiting. Whether its time has come is for the caller to ask first.
-    pub fn claim(&mut self, worker: &WorkerId, lease: Duration, now: Timestamp) -> Result<LeaseRef, Refused> {
+    pub fn claim(&mut self, worker: WorkerId, lease: Duration, now: Timestamp) -> Result<LeaseRef, Refused> {
         self.state = self.state.after(Step::Claim)?;
         self.token = self.token.next();
         self.attempt += 1;
         self.crashes += 1;
         self.note_worker_before();
-        self.worker = Some(worker.clone());
+        self.worker = Some(worker);
         self.lease_until = Some(now.saturating_add(lease));
         self.started_at = Some(now);
         self.progress = None;
@@ -324,7 +324,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
-    use crate::task::{CapturedResponse, Condition, Conditions, Destination, RequestId, Subscription};
+    use crate::task::{CapturedResponse, Condition, Conditions, Destination, RequestId, Subscription, Subscriptions};
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -339,7 +339,7 @@ mod tests {
     fn record() -> TaskRecord {
         let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
         let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
-        task.subscriptions = Arc::from([Subscription {
+        task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::NONE.with(Condition::Failure),
         }]);
@@ -357,14 +357,14 @@ mod tests {
     fn three_crashes_end_it_and_a_failure_between_is_not_one() {
         let mut task = record();
         for crash in 1..=3 {
-            let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+            let lease = task.claim(worker(), LEASE, at(0)).unwrap();
             let failed = Outcome::Retry {
                 after: Duration::ZERO,
                 error: "busy".into(),
             };
             assert_eq!(task.settle(lease.token, &failed, at(0)), Ok(TaskState::Retrying));
             assert_eq!(task.crashes, crash - 1);
-            task.claim(&worker(), LEASE, at(0)).unwrap();
+            task.claim(worker(), LEASE, at(0)).unwrap();
             let expected = if crash == 3 { Rescue::Poisoned } else { Rescue::Requeued };
             assert_eq!(task.rescue(at(40_000)), expected);
         }
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn a_release_charges_nothing() {
         let mut task = record();
-        let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+        let lease = task.claim(worker(), LEASE, at(0)).unwrap();
         assert_eq!((task.attempt, task.crashes), (1, 1));
         assert_eq!(
             task.settle(lease.token, &Outcome::Released, at(1)),
@@ -383,13 +383,13 @@ mod tests {
         );
         assert_eq!((task.attempt, task.crashes, task.retries), (0, 0, 0));
         assert!(!task.is_suspect());
-        assert!(task.claim(&worker(), LEASE, at(2)).unwrap().token > lease.token);
+        assert!(task.claim(worker(), LEASE, at(2)).unwrap().token > lease.token);
     }
 
     #[test]
     fn whatever_a_stopping_task_reports_it_ends_as_stopped() {
         let mut task = record();
-        let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+        let lease = task.claim(worker(), LEASE, at(0)).unwrap();
         assert_eq!(task.stop(at(1)), Stop::Stopping);
         assert_eq!(task.stop(at(2)), Stop::Stopping);
         assert_eq!(task.settle(lease.token, &success(), at(3)), Ok(TaskState::Stopped));
@@ -401,9 +401,9 @@ mod tests {
     #[test]
     fn an_old_token_changes_nothing() {
         let mut task = record();
-        let old = task.claim(&worker(), LEASE, at(0)).unwrap();
+        let old = task.claim(worker(), LEASE, at(0)).unwrap();
         assert_eq!(task.rescue(at(30_000)), Rescue::Requeued);
-        let new = task.claim(&worker(), LEASE, at(30_001)).unwrap();
+        let new = task.claim(worker(), LEASE, at(30_001)).unwrap();
         let before = task.clone();
         assert_eq!(task.settle(old.token, &success(), at(30_002)), Err(Fenced));
         assert_eq!(task.renew(old.token, LEASE, at(30_002)), Renewal::Lost);
@@ -416,7 +416,7 @@ mod tests {
     fn a_long_history_keeps_its_first_event_and_the_latest() {
         let mut task = record();
         for _ in 0..HISTORY_KEPT {
-            let lease = task.claim(&worker(), LEASE, at(0)).unwrap();
+            let lease = task.claim(worker(), LEASE, at(0)).unwrap();
             task.settle(lease.token, &Outcome::Released, at(0)).unwrap();
         }
         assert_eq!(task.history.len(), HISTORY_KEPT);

@@ -33,7 +33,7 @@ pub use self::{
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
     record::{
         Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, Labels, LogLine, NewTask, Progress, Subscription,
-        TaskRecord,
+        Subscriptions, TaskRecord,
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
 };

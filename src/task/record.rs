@@ -1,6 +1,6 @@
 //! What a store is given of a task, what it keeps, and the lists that hang on it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use http::{Method, Uri};
 
@@ -43,7 +43,7 @@ pub struct NewTask {
     /// How many times it may take its process down before it ends as poison.
     pub crash_allowance: u32,
     /// Who is told how it ended.
-    pub subscriptions: Arc<[Subscription]>,
+    pub subscriptions: Subscriptions,
     /// The URL of [`Destination::CALLBACK`], where the request named one.
     pub callback: Option<Arc<str>>,
 }
@@ -66,16 +66,10 @@ impl NewTask {
             max_age: Duration::from_secs(24 * 60 * 60),
             max_attempts: 1,
             crash_allowance: 3,
-            subscriptions: no_subscriptions(),
+            subscriptions: Subscriptions::default(),
             callback: None,
         }
     }
-}
-
-/// The list with nothing in it, shared so that a task without hooks costs no allocation.
-pub(crate) fn no_subscriptions() -> Arc<[Subscription]> {
-    static NONE: std::sync::OnceLock<Arc<[Subscription]>> = std::sync::OnceLock::new();
-    NONE.get_or_init(|| Arc::from([])).clone()
 }
 
 /// Words put on a task to find or group it by.
@@ -108,6 +102,31 @@ pub struct Subscription {
     pub destination: Destination,
     /// When.
     pub on: Conditions,
+}
+
+/// Who is told how a task ends. Cheap to clone, and nothing at all where nobody is to be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscriptions(Option<Arc<[Subscription]>>);
+
+impl Deref for Subscriptions {
+    type Target = [Subscription];
+
+    fn deref(&self) -> &[Subscription] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl FromIterator<Subscription> for Subscriptions {
+    fn from_iter<I: IntoIterator<Item = Subscription>>(subscriptions: I) -> Self {
+        let all: Arc<[_]> = subscriptions.into_iter().collect();
+        Self((!all.is_empty()).then_some(all))
+    }
+}
+
+impl<const N: usize> From<[Subscription; N]> for Subscriptions {
+    fn from(subscriptions: [Subscription; N]) -> Self {
+        subscriptions.into_iter().collect()
+    }
 }
 
 /// A task as a store keeps it: everything but the request, the response and the log.
@@ -175,7 +194,7 @@ pub struct TaskRecord {
     /// What happened to it, oldest first; of a very long history, the first event and the latest.
     pub history: Vec<HistoryEvent>,
     /// Who is told how it ends.
-    pub subscriptions: Arc<[Subscription]>,
+    pub subscriptions: Subscriptions,
     /// The URL of [`Destination::CALLBACK`], where the request named one.
     pub callback: Option<Arc<str>>,
     /// Who was told how it ended, one entry per destination and generation.

@@ -13,7 +13,7 @@ use crate::{
     task::{
         Condition, Conditions, DecodeError, Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken,
         HistoryEvent, Labels, LogLine, Progress, RequestId, Subscription, TaskName, TaskRecord, TaskState, Tenant,
-        WorkerId, record::no_subscriptions,
+        WorkerId,
     },
     time::Timestamp,
 };
@@ -206,10 +206,7 @@ impl TaskRecord {
             error,
             progress,
             history,
-            subscriptions: match subscriptions.is_empty() {
-                true => no_subscriptions(),
-                false => subscriptions.into(),
-            },
+            subscriptions: subscriptions.into_iter().collect(),
             callback,
             deliveries,
         })

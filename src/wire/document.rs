@@ -224,7 +224,7 @@ pub(super) mod tests {
         let mut record = TaskRecord::accepted(&task, Timestamp::from_millis(1000));
         let lease = record
             .claim(
-                &WorkerId::new("w", 1),
+                WorkerId::new("w", 1),
                 Duration::from_secs(30),
                 Timestamp::from_millis(2000),
             )

@@ -8,13 +8,13 @@ use std::{fmt::Display, io::Write};
 /// An object being written. Names are words of ours, which need no escaping.
 pub(crate) struct Object<'a> {
     out: &'a mut Vec<u8>,
+    /// Where it begins.
     opened: usize,
 }
 
 impl<'a> Object<'a> {
     /// Begins an object at the end of `out`.
     pub(crate) fn begin(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
         let opened = out.len();
         Self { out, opened }
     }
@@ -23,10 +23,7 @@ impl<'a> Object<'a> {
     // Into every caller, where the name's length is known and its copy is a few moves.
     #[inline(always)]
     pub(crate) fn member(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.out.len() > self.opened {
-            self.out.push(b',');
-        }
-        self.out.push(b'"');
+        self.out.extend_from_slice(b",\"");
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
         write(self.out);
@@ -105,8 +102,12 @@ impl<'a> Object<'a> {
         });
     }
 
-    /// Closes the object.
+    /// Closes the object, and opens it: where it begins stands a comma, if it has members.
     pub(crate) fn end(self) {
+        match self.out.get_mut(self.opened) {
+            Some(comma) => *comma = b'{',
+            None => self.out.push(b'{'),
+        }
         self.out.push(b'}');
     }
 }

@@ -112,7 +112,8 @@ impl ApiLinks {
         let task_id = task_id.as_str(request_id);
         let mut values = Values::of(document);
         values.reserve(Self::ROOM);
-        let ids = [values.add(&[request_id]), values.add(&[task_id])].map(Some);
+        let request = values.add(&[request_id]);
+        let name = task.name.as_ref().map(|name| values.add(&[name.as_str()]));
         let addresses = self.path.as_deref().map(|path| {
             let location = values.add(&[path, "/", task_id, RESULT]);
             let content_location = location.start..location.end - RESULT.len();
@@ -122,11 +123,15 @@ impl ApiLinks {
             };
             [location, content_location, operation].map(Some)
         });
-        let [request_id, task_id] = ids;
-        let [location, content_location, operation] = addresses.unwrap_or_default();
         let (document, value) = values.finish();
-        let parts = [request_id, task_id, location, content_location, operation];
-        (document, parts.map(|part| value(part?)))
+        let request = value(request);
+        let task = match name {
+            Some(name) => value(name),
+            None => request.clone(),
+        };
+        let addresses = addresses.unwrap_or_default().map(|part| value(part?));
+        let [location, content_location, operation] = addresses;
+        (document, [request, task, location, content_location, operation])
     }
 }
 

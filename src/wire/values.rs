@@ -8,6 +8,15 @@ use http::HeaderValue;
 
 use crate::wire::json;
 
+/// A number that is mostly below ten, and then costs nothing.
+pub(crate) fn small_number(number: u32) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    match DIGITS.get(number as usize) {
+        Some(digit) => HeaderValue::from_static(digit),
+        None => number.into(),
+    }
+}
+
 /// Header values being made: first the text of all, then each value out of it.
 pub(crate) struct Values {
     text: Vec<u8>,

@@ -18,7 +18,7 @@ use tower_respond_async::{
     error::BoxFuture,
     hook::webhook::{CallbackPolicy, Resolve, Secret, Webhook},
     store::{Insert, RedbStore},
-    task::{Conditions, DeliveryStatus, Destination, NewTask, Subscription},
+    task::{Conditions, DeliveryStatus, Destination, NewTask, Subscription, Subscriptions},
 };
 
 use crate::{
@@ -280,7 +280,7 @@ async fn every_trick_is_refused_when_it_is_accepted_in_the_same_words() {
 fn with_callback(url: &str) -> NewTask {
     let mut task = new_task("/good");
     task.callback = Some(url.into());
-    task.subscriptions = Arc::from([Subscription {
+    task.subscriptions = Subscriptions::from([Subscription {
         destination: Destination::CALLBACK,
         on: Conditions::ALL,
     }]);

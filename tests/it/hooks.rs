@@ -16,7 +16,10 @@ use tower_respond_async::{
     Tasks,
     probe::{Event, Probe},
     store::Insert,
-    task::{Condition, Conditions, DeliveryStatus, Destination, Subscription, delivery::Redeliver, lifecycle::Edits},
+    task::{
+        Condition, Conditions, DeliveryStatus, Destination, Subscription, Subscriptions, delivery::Redeliver,
+        lifecycle::Edits,
+    },
     testing::{FaultStore, ManualClock, Operation},
     time::Timestamp,
 };
@@ -284,7 +287,7 @@ async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_aske
     let (gone, patience) = (Destination::new("gone"), Duration::from_millis(50));
     let ended_telling = async |destination: &Destination| {
         let mut task = new_task("/200");
-        task.subscriptions = Arc::from([Subscription {
+        task.subscriptions = Subscriptions::from([Subscription {
             destination: destination.clone(),
             on: Conditions::ALL,
         }]);
@@ -326,7 +329,7 @@ async fn every_kind_of_end_is_told() {
     let poison = {
         let mut task = new_task("/200");
         task.crash_allowance = 1;
-        task.subscriptions = Arc::from([Subscription {
+        task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::ALL,
         }]);

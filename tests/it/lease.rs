@@ -18,7 +18,7 @@ use tower_respond_async::{
     BoxError, Completion, MemoryStore, Scope, TaskContext, TaskRecord, TaskState, TaskStore, Tasks,
     probe::{Event, Probe},
     store::Insert,
-    task::{Conditions, Destination, Filter, Subscription},
+    task::{Conditions, Destination, Filter, Subscription, Subscriptions},
     testing::{FaultStore, ManualClock, Operation},
     time::{Clock, Timestamp},
 };
@@ -35,7 +35,7 @@ async fn stood_still() -> (ManualClock, MemoryStore, Arc<TaskRecord>) {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
     let store = MemoryStore::builder().clock(clock.clone()).build();
     let mut task = new_task("/");
-    task.subscriptions = Arc::from([Subscription {
+    task.subscriptions = Subscriptions::from([Subscription {
         destination: Destination::LOCAL,
         on: Conditions::ALL,
     }]);

@@ -11,7 +11,7 @@ use tower_respond_async::{
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, Filter, IdempotencyKey, NewTask,
-        RequestId, Scope, Subscription, TaskName, WorkerId,
+        RequestId, Scope, Subscription, Subscriptions, TaskName, WorkerId,
         delivery::DeliveryOutcome,
         lifecycle::{Outcome, Settlement},
     },
@@ -80,7 +80,7 @@ impl Bounded {
 
 fn telling(task: NewTask) -> NewTask {
     let mut task = task;
-    task.subscriptions = Arc::from([Subscription {
+    task.subscriptions = Subscriptions::from([Subscription {
         destination: Destination::LOCAL,
         on: Conditions::ALL,
     }]);

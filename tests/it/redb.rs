@@ -21,7 +21,7 @@ use tower_respond_async::{
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask,
-        RequestDigest, Subscription, TaskRef, WorkerId,
+        RequestDigest, Subscription, Subscriptions, TaskRef, WorkerId,
         lifecycle::{Outcome, Settlement},
     },
     testing::ManualClock,
@@ -220,7 +220,7 @@ async fn what_was_being_told_is_told_again_as_soon_as_the_file_is_opened() {
     };
     let store = open(&path).await;
     let mut task = a_task(1);
-    task.subscriptions = Arc::from([Subscription {
+    task.subscriptions = Subscriptions::from([Subscription {
         destination: Destination::LOCAL,
         on: Conditions::ALL,
     }]);

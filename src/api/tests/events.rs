@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     layer::ResponseBody,
     store::{DeliveryClaim, DeliverySettlement},
-    task::{Conditions, DeliveryTry, Destination, Subscription, delivery::DeliveryOutcome},
+    task::{Conditions, DeliveryTry, Destination, Subscription, Subscriptions, delivery::DeliveryOutcome},
 };
 
 /// A stream being read, block by block.
@@ -103,7 +103,7 @@ async fn callbacks_are_told_until_the_last_has_ended_and_again_when_one_is_asked
     let world = World::new();
     let id = world
         .insert(1, |task| {
-            task.subscriptions = Arc::from([Subscription {
+            task.subscriptions = Subscriptions::from([Subscription {
                 destination: Destination::LOCAL,
                 on: Conditions::ALL,
             }]);

@@ -1,7 +1,7 @@
 //! Looking at one task.
 
 use super::*;
-use crate::task::{Conditions, Destination, Subscription};
+use crate::task::{Conditions, Destination, Subscription, Subscriptions};
 
 #[tokio::test]
 async fn a_task_is_seen_by_its_id_and_by_its_name() {
@@ -62,7 +62,7 @@ async fn a_task_leads_to_its_callbacks_once_it_has_some() {
     let on = Conditions::ALL;
     let id = world
         .insert(1, |task| {
-            task.subscriptions = Arc::from([Subscription {
+            task.subscriptions = Subscriptions::from([Subscription {
                 destination: Destination::LOCAL,
                 on,
             }]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::task::{Conditions, Destination, LogLine, Subscription};
+use crate::task::{Conditions, Destination, LogLine, Subscription, Subscriptions};
 
 fn names(object: &Value) -> BTreeSet<String> {
     object.as_object().unwrap().keys().cloned().collect()
@@ -65,7 +65,7 @@ async fn documents_have_the_members_that_it_says() {
         .insert(1, |task| {
             task.tenant = Some(tenant);
             task.callback = Some("https://client.example/".into());
-            task.subscriptions = Arc::from([Subscription {
+            task.subscriptions = Subscriptions::from([Subscription {
                 destination: Destination::LOCAL,
                 on: Conditions::ALL,
             }]);

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::task::{
-    CapturedRequest, CapturedResponse, Conditions, Destination, NewTask, RequestId, Subscription, TaskRecord, WorkerId,
-    lifecycle::Outcome,
+    CapturedRequest, CapturedResponse, Conditions, Destination, NewTask, RequestId, Subscription, Subscriptions,
+    TaskRecord, WorkerId, lifecycle::Outcome,
 };
 
 /// A task that ended so, as a hook hears of it.
@@ -23,7 +23,7 @@ fn completion(request: &[u8], response: Result<(u16, &[u8]), &str>) -> Completio
     ));
     let id = RequestId::from_parts(at(1_700_000_000_000), [7; 10]);
     let task = NewTask {
-        subscriptions: Arc::from([Subscription {
+        subscriptions: Subscriptions::from([Subscription {
             destination: Destination::new("there"),
             on: Conditions::ALL,
         }]),
@@ -32,7 +32,7 @@ fn completion(request: &[u8], response: Result<(u16, &[u8]), &str>) -> Completio
     let mut record = TaskRecord::accepted(&task, at(1_000));
     let worker = WorkerId::new("w", 1);
     let lease = record
-        .claim(&worker, std::time::Duration::from_secs(1), at(2_000))
+        .claim(worker.clone(), std::time::Duration::from_secs(1), at(2_000))
         .unwrap();
     let output = response.ok().map(|(status, body)| {
         let mut headers = HeaderMap::new();

@@ -38,7 +38,7 @@ impl MemoryStore {
             .is_some();
         let change = runnable.then(|| {
             tasks.change(found.id, &self.around(found.id), |record| {
-                record.claim(&claim.worker, claim.lease, now)
+                record.claim(claim.worker.clone(), claim.lease, now)
             })
         });
         match change.flatten() {

@@ -231,7 +231,7 @@ impl TaskStore for MemoryStore {
     }
 
     fn insert(&self, insert: Insert) -> BoxFuture<'_, StoreResult<Inserted>> {
-        ready(self.open().map(|()| self.insert_now(&insert)))
+        ready(self.open().map(|()| self.insert_now(insert)))
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>> {

@@ -1,11 +1,14 @@
 //! What people do to tasks, and what time does to those that have ended.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use crate::{
     store::{
         Delete, Pruned, Retention, StoreError, StoreResult,
-        memory::{MemoryStore, ambiguous, shard::Kept},
+        memory::{
+            MemoryStore, ambiguous,
+            shard::{Kept, Tasks},
+        },
     },
     task::{
         Destination, RequestId, Scope, TaskRecord, TaskRef,
@@ -124,7 +127,10 @@ impl MemoryStore {
                 let since = kept.record.rests_since();
                 since.is_some_and(|since| since.saturating_add(keep) <= now)
             };
-            pruned.tasks += due.into_iter().filter(|id| self.remove_ended(*id, past)).count();
+            let removed = due
+                .into_iter()
+                .filter(|id| self.remove_ended(self.tasks(*id), *id, past));
+            pruned.tasks += removed.count();
         }
         let (keys, weight) = self.names().prune(limit, now);
         self.inner.room.shrink(weight);
@@ -132,22 +138,25 @@ impl MemoryStore {
         pruned
     }
 
-    /// Removes a task that has ended, that no delivery is pending of, and that `also` holds for.
-    pub(super) fn remove_ended(&self, id: RequestId, also: impl Fn(&Kept) -> bool) -> bool {
+    /// Removes a task that has ended, that no delivery is pending of, and that `also` holds for. `tasks` is its shard.
+    pub(super) fn remove_ended(
+        &self,
+        mut tasks: MutexGuard<'_, Tasks>,
+        id: RequestId,
+        also: impl Fn(&Kept) -> bool,
+    ) -> bool {
         let fits = |kept: &Kept| kept.record.rests_since().is_some() && also(kept);
-        let (name, tenant) = {
-            let mut tasks = self.tasks(id);
-            let Some(kept) = tasks.get(id).filter(|kept| fits(kept)) else {
-                return false;
-            };
-            let Some(name) = kept.record.name.clone() else {
-                let removed = tasks.remove(id, &self.around(id));
-                drop(tasks);
-                drop(removed);
-                return true;
-            };
-            (name, kept.record.tenant.clone())
+        let Some(kept) = tasks.get(id).filter(|kept| fits(kept)) else {
+            return false;
         };
+        let Some(name) = kept.record.name.clone() else {
+            let removed = tasks.remove(id, &self.around(id));
+            drop(tasks);
+            drop(removed);
+            return true;
+        };
+        let tenant = kept.record.tenant.clone();
+        drop(tasks);
         // It has a name, and names come before shards: let go, take both, look again.
         let mut names = self.names();
         let mut tasks = self.tasks(id);

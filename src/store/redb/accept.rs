@@ -43,7 +43,7 @@ impl Batch<'_> {
 
         let mut record = TaskRecord::accepted(task, now);
         if let Some(born) = &insert.born {
-            let claimed = record.claim(&born.worker, born.lease, now);
+            let claimed = record.claim(born.worker.clone(), born.lease, now);
             debug_assert!(claimed.is_ok(), "a new task is waiting, and what waits can be claimed");
         }
         let full = self.ram.queue.lock().full(task.tenant.as_ref(), insert.limits);

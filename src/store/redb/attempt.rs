@@ -57,7 +57,7 @@ impl Batch<'_> {
             }
         };
         let before = Footprint::of(&stored.record);
-        if stored.record.claim(&claim.worker, claim.lease, now).is_err() {
+        if stored.record.claim(claim.worker.clone(), claim.lease, now).is_err() {
             return Ok(None);
         }
         self.save(&before, &stored)?;

@@ -35,7 +35,7 @@ fn full() -> TaskRecord {
     };
     let mut record = TaskRecord::accepted(&task, at(1_700_000_000_000));
     let worker = WorkerId::new("w", u64::MAX);
-    let lease = record.claim(&worker, LEASE, at(1_700_000_000_001)).unwrap();
+    let lease = record.claim(worker.clone(), LEASE, at(1_700_000_000_001)).unwrap();
     let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new());
     let failed = Outcome::Failed {
         error: "it broke".into(),
@@ -83,7 +83,7 @@ fn what_was_written_is_read_back() {
 #[test]
 fn the_written_form_of_version_1_does_not_change() {
     let mut record = TaskRecord::accepted(&new_task(), at(300));
-    record.claim(&WorkerId::new("w", 2), LEASE, at(301)).unwrap();
+    record.claim(WorkerId::new("w", 2), LEASE, at(301)).unwrap();
     let written = record.encode();
     let expected = [
         &b"\x01r\x38"[..],
@@ -125,7 +125,7 @@ fn only_a_record_with_a_callback_is_of_version_2() {
 fn an_ordinary_record_is_small() {
     let mut record = TaskRecord::accepted(&new_task(), at(1_700_000_000_000));
     let worker = WorkerId::new("host", 2);
-    let lease = record.claim(&worker, LEASE, at(1_700_000_000_000)).unwrap();
+    let lease = record.claim(worker.clone(), LEASE, at(1_700_000_000_000)).unwrap();
     record
         .settle(lease.token, &Outcome::Stopped, at(1_700_000_000_000))
         .unwrap();

@@ -21,7 +21,7 @@ use crate::{
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, Destination, IdempotencyKey, LeaseRef, NewTask, RequestDigest,
-        RequestId, Scope, Subscription, TaskName, TaskRecord, TaskState, Tenant, WorkerId,
+        RequestId, Scope, Subscription, Subscriptions, TaskName, TaskRecord, TaskState, Tenant, WorkerId,
         lifecycle::{Outcome, Settlement},
     },
     time::Timestamp,
@@ -166,7 +166,7 @@ pub(crate) fn a_task_keyed(key: &str, request: u8) -> NewTask {
 /// A task that tells `destination` how it ended, however it did.
 pub(crate) fn a_task_telling(destination: &Destination) -> NewTask {
     NewTask {
-        subscriptions: Arc::from([Subscription {
+        subscriptions: Subscriptions::from([Subscription {
             destination: destination.clone(),
             on: Conditions::ALL,
         }]),

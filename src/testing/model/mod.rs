@@ -402,13 +402,10 @@ impl Case<'_> {
         );
         let name = (random.u8(0..4) == 0).then(|| format!("job-{}", random.u8(0..3)));
         let key = (random.u8(0..4) == 0).then(|| format!("key-{}", random.u8(0..3)));
-        let subscriptions: Arc<[_]> = match random.bool() {
-            true => Arc::from([Subscription {
-                destination: self.destination(),
-                on: Conditions::ALL,
-            }]),
-            false => Arc::from([]),
-        };
+        let subscribed = self.random.bool().then(|| Subscription {
+            destination: self.destination(),
+            on: Conditions::ALL,
+        });
         NewTask {
             name: name.map(|name| TaskName::new(&name).expect("a name")),
             key: key.map(|key| IdempotencyKey::new(&key).expect("a key")),
@@ -422,7 +419,7 @@ impl Case<'_> {
             },
             max_age: self.odd(12),
             crash_allowance: 2,
-            subscriptions,
+            subscriptions: subscribed.into_iter().collect(),
             ..NewTask::new(again.unwrap_or(fresh), Arc::new(input))
         }
     }

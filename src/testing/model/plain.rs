@@ -92,7 +92,9 @@ impl Model {
         }
         let mut record = TaskRecord::accepted(task, self.now);
         if let Some(born) = &insert.born {
-            record.claim(&born.worker, born.lease, self.now).expect("it is new");
+            record
+                .claim(born.worker.clone(), born.lease, self.now)
+                .expect("it is new");
         }
         self.tasks.push(ModelTask {
             record: record.clone(),
@@ -131,7 +133,7 @@ impl Model {
             };
             let now = self.now;
             let task = self.get_mut(id).expect("found above");
-            task.record.claim(worker, lease, now).expect("it waits");
+            task.record.claim(worker.clone(), lease, now).expect("it waits");
             claimed.push(task.record.clone());
         }
         let next = self.next_for(worker).map(|(run_at, _)| run_at.since(self.now));

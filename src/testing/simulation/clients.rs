@@ -12,7 +12,8 @@ use super::world::{BUDGET, CRASH_ALLOWANCE, GONE, MAX_ATTEMPTS, STORE_TIMEOUT, W
 use crate::{
     store::{Insert, Inserted, StoreErrorKind, StoreResult, TaskStore},
     task::{
-        CapturedRequest, Conditions, Destination, IdempotencyKey, NewTask, RequestId, Scope, Subscription, Tenant,
+        CapturedRequest, Conditions, Destination, IdempotencyKey, NewTask, RequestId, Scope, Subscription,
+        Subscriptions, Tenant,
         lifecycle::{Edits, Rerun, Stop},
     },
 };
@@ -130,8 +131,8 @@ impl World {
                 on: Conditions::ALL,
             };
             task.subscriptions = match order.tells_gone {
-                true => Arc::from([told(Destination::LOCAL), told(Destination::new(GONE))]),
-                false => Arc::from([told(Destination::LOCAL)]),
+                true => Subscriptions::from([told(Destination::LOCAL), told(Destination::new(GONE))]),
+                false => Subscriptions::from([told(Destination::LOCAL)]),
             };
             world.offered.insert(id, number);
             if order.deadly {

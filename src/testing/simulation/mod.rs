@@ -4,8 +4,7 @@
 //! [`FaultStore`](crate::testing::FaultStore). Everything that may go wrong does:
 //!
 //! - calls fail, are done and their answer lost, arrive after later ones or after their caller has gone
-//! - calls wait for each other and are committed together, and all of them are done or none, and told so or told
-//! nothing
+//! - calls wait for each other and are committed together; all of them are done or none, and told so or told nothing
 //! - processes crash, are taken down by a task, freeze, freeze between a decision and its call, are shut down
 //! - everything stands still for a while; the wall clock is set forwards and back, and no two processes show the same time
 //! - clients send again what was not answered, stop tasks, run them again edited, delete them, and ask for others' tasks

@@ -12,7 +12,7 @@ use tower_respond_async::{
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask,
-        RequestDigest, Subscription, WorkerId,
+        RequestDigest, Subscription, Subscriptions, WorkerId,
         lifecycle::{Outcome, Settlement},
     },
     testing::{FaultDisk, ManualClock},
@@ -84,7 +84,7 @@ impl Census {
                 task.key = Some(IdempotencyKey::new(&format!("key-{number}")).unwrap());
                 task.digest = Some(RequestDigest::from_bytes([number; 32]));
             }
-            task.subscriptions = Arc::from([Subscription {
+            task.subscriptions = Subscriptions::from([Subscription {
                 destination: Destination::LOCAL,
                 on: Conditions::ALL,
             }]);

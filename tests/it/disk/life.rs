@@ -12,7 +12,7 @@ use tower_respond_async::{
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, IdempotencyKey, LeaseRef, LogLine,
-        NewTask, RequestDigest, Subscription,
+        NewTask, RequestDigest, Subscription, Subscriptions,
         delivery::DeliveryOutcome,
         lifecycle::{Edits, Outcome, Settlement},
     },
@@ -142,7 +142,7 @@ fn task(number: u8) -> NewTask {
     task.key = (number == 3).then(|| IdempotencyKey::new("key").unwrap());
     task.digest = Some(RequestDigest::from_bytes([number; 32]));
     if number == 2 {
-        task.subscriptions = Arc::from([Subscription {
+        task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::ALL,
         }]);
