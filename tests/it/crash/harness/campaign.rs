@@ -122,6 +122,18 @@ enum Life {
 }
 
 impl Life {
+    /// Freezes between an end and the write that records it, and writes that once the task is another's: what a store that
+    /// takes late results cannot hide. Chance seldom gives this, so that each round begins with it.
+    const LATE: Self = Self::Frozen {
+        after: Duration::from_millis(100),
+        mark: Some(Mark {
+            point: Point::BeforeSettle,
+            passage: 3,
+            act: Act::Freeze,
+        }),
+        killed_after: Duration::from_millis(200 + 2 * SHORT_LEASE.as_millis() as u64),
+    };
+
     fn random(random: &mut Rng) -> Self {
         let mut millis = |range: std::ops::Range<u64>| Duration::from_millis(random.u64(range));
         let (early, soon, later) = (millis(0..25), millis(0..120), millis(60..200));
@@ -215,8 +227,9 @@ impl Campaign {
             clients.spawn(round.clone().ask(number, self.random.fork()));
         }
         let upto = self.tally.kills() + lives;
+        let mut next = Some(Life::LATE);
         while self.tally.kills() < upto {
-            let life = Life::random(&mut self.random);
+            let life = next.take().unwrap_or_else(|| Life::random(&mut self.random));
             match self.live(life).await? {
                 Some(manner) => *self.tally.killed.entry(manner).or_default() += 1,
                 None => self.tally.ended += 1,
