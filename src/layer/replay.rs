@@ -15,8 +15,8 @@ use crate::{
         carry::{Carrier, unpack},
         headers::{ATTEMPT, TASK_ID},
     },
-    task::{CapturedRequest, CapturedResponse, RequestId},
-    wire::{HopByHop, Values, X_FC_REQUEST_ID, small_number},
+    task::{CapturedRequest, CapturedResponse, RequestId, TaskName},
+    wire::{HopByHop, Short, Values, X_FC_REQUEST_ID, small_number},
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
@@ -71,10 +71,13 @@ impl<S> Inner<S> {
     }
 }
 
+/// The longest texts of the headers that are ours: a length, the request's id, the task's name.
+const TEXTS: usize = u64::MAX.ilog10() as usize + 1 + RequestId::BUFFER.len() + TaskName::LONGEST;
+
 /// The stored headers, the length of the body, and what tells the handler which task this is.
 fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
     let mut buffer = RequestId::BUFFER;
-    let mut values = Values::with_capacity(96);
+    let mut values = Values::<Short<TEXTS>>::short();
     let length = Some(input.body.len() as u64).filter(|length| *length > 0);
     let length = length.map(|length| values.add_number(length));
     let request_id = context.request_id().map(|id| values.add(&[id.encode(&mut buffer)]));

@@ -72,6 +72,9 @@ impl TaskName {
     /// Names that stand for something else under the task API's base path.
     pub const RESERVED: [&'static str; 4] = ["stats", "settings", "events", "bulk"];
 
+    /// The longest, in bytes.
+    pub(crate) const LONGEST: usize = 128;
+
     /// Takes `text` as a name: a letter or underscore, then up to 127 letters, digits, `_` or `-`.
     ///
     /// # Errors
@@ -84,7 +87,7 @@ impl TaskName {
             [first, ..] if !(first.is_ascii_alphabetic() || *first == b'_') => {
                 return Err(InvalidId("a task id begins with a letter or an underscore"));
             }
-            _ if bytes.len() > 128 => {
+            _ if bytes.len() > Self::LONGEST => {
                 return Err(InvalidId("a task id has at most 128 characters"));
             }
             _ => {}

@@ -134,7 +134,7 @@ pub(crate) fn text(out: &mut Vec<u8>, value: &str) {
 }
 
 /// Writes a whole number.
-pub(crate) fn number(out: &mut Vec<u8>, value: u64) {
+pub(crate) fn number(out: impl Write, value: u64) {
     serde_json::to_writer(out, &value).expect("memory takes any number");
 }
 

@@ -39,5 +39,5 @@ pub(crate) use self::{
     operation::OperationDocument,
     problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_field, is_secret_header, is_secret_query_key},
-    values::{Values, small_number},
+    values::{Short, Values, small_number},
 };
