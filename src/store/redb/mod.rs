@@ -22,6 +22,7 @@ mod control;
 mod deliveries;
 mod fault;
 mod frame;
+mod inbox;
 mod inner;
 mod logs;
 mod onward;
@@ -45,7 +46,13 @@ use std::{
 use redb::{Database, ReadableTableMetadata};
 use tokio::sync::{mpsc, watch};
 
-use self::{batch::Batch, fault::Fault, frame::Sealed, inner::Inner, writer::Message};
+use self::{
+    batch::Batch,
+    fault::Fault,
+    frame::Sealed,
+    inbox::{Inbox, Message},
+    inner::Inner,
+};
 use crate::{
     error::BoxFuture,
     store::{
@@ -170,14 +177,14 @@ impl RedbStore {
         };
         let inner = Inner::new(path, database, ram, Arc::new(clock), settings.quick_repair);
         let inner = Arc::new(inner);
-        let (writer, messages) = mpsc::channel(writer::WAITING);
+        let (writer, messages) = mpsc::channel(inbox::WAITING);
         let (tell, done) = watch::channel(false);
         let shared = inner.clone();
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let thread = timer.and_then(|timer| {
             std::thread::Builder::new()
                 .name("redb-writer".into())
-                .spawn(move || writer::run(messages, &timer, &shared, &tell))
+                .spawn(move || writer::run(Inbox::new(messages), &timer, &shared, &tell))
         });
         let thread = thread.map_err(|error| {
             StoreError::new(

@@ -3,9 +3,9 @@
 //! # Why one thread, and why it waits for nobody
 //!
 //! A commit costs the same for one operation as for a hundred: most of it is waiting for the disk. So the writer takes
-//! one operation, and with it all that came while it was busy, and makes one durable commit of them. Alone, an operation
-//! waits for nobody; under load, batches form by themselves. Waiting a while for more to come would only add to the
-//! latency of the first.
+//! one operation, and with it all that came while it was busy and [while it does them](super::inbox), and makes one
+//! durable commit of them. Alone, an operation waits for nobody; under load, batches form by themselves. Waiting a while for
+//! more to come would only add to the latency of the first.
 //!
 //! Operations of a batch are done one after the other and see each other's work, so the one thread is also what makes
 //! every operation atomic: there is no other writer to race with.
@@ -14,49 +14,29 @@
 //!
 //! After a kill redb reads the whole file, to find out which pages are in use, unless the very last commit wrote that
 //! down, which makes a commit up to two thirds dearer: too much for everybody who waits for it. Once nobody has asked for
-//! anything [for a moment](IDLE) it costs nobody anything: so a file that is killed at rest opens at once.
+//! anything for a moment it costs nobody anything: so a file that is killed at rest opens at once.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     thread,
-    time::Duration,
 };
 
 use redb::WriteTransaction;
 use tokio::{
     runtime::Runtime,
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
+    sync::{oneshot, watch},
 };
 
 use super::{
     QuickRepair,
     batch::Batch,
     fault::{Failure, Fault},
+    inbox::{Inbox, Waited},
     inner::Inner,
     tables::Tables,
 };
 use crate::store::{StoreError, StoreResult};
-
-/// How many operations may wait for the writer before their callers wait to be let in: a few batches, so that a caller
-/// which gives up has not left much behind.
-pub(super) const WAITING: usize = 1024;
-
-/// How many operations go into one commit: at 10 µs each the last of them waits 2.5 ms for the others.
-const BATCH: usize = 256;
-
-/// How long nobody must ask for anything before the file is [marked](mark): long beside the millisecond or so that this
-/// takes, so that what comes is seldom kept waiting by it; short beside the time for which a process is at rest.
-const IDLE: Duration = Duration::from_millis(100);
-
-/// What the writer is told.
-pub(super) enum Message {
-    /// Something to do.
-    Do(Box<dyn Job>),
-    /// Finish what has been asked, and let go of the file.
-    Close,
-}
 
 /// One operation, and whoever waits for its answer.
 pub(super) trait Job: Send {
@@ -115,66 +95,24 @@ where
     }
 }
 
-/// What the writer waited for.
-enum Waited {
-    /// There is something to do.
-    Asked(Message),
-    /// There has been nothing for [`IDLE`].
-    Idle,
-    /// There will be nothing any more.
-    Over,
-}
-
 /// Works until there is nobody left to ask for anything, then lets go of the file. `timer` has a clock and nothing else.
-pub(super) fn run(
-    mut messages: mpsc::Receiver<Message>,
-    timer: &Runtime,
-    inner: &Arc<Inner>,
-    done: &watch::Sender<bool>,
-) {
+pub(super) fn run(mut inbox: Inbox, timer: &Runtime, inner: &Arc<Inner>, done: &watch::Sender<bool>) {
     let marks = inner.quick_repair == QuickRepair::WhenIdle;
     // Opening it has written to it.
     let mut unmarked = true;
     loop {
-        let first = match wait(&mut messages, timer, marks && unmarked) {
-            Waited::Asked(message) => message,
+        match inbox.wait(timer, marks && unmarked) {
+            Waited::Asked(job) => unmarked |= commit(inner, job, &mut inbox),
             Waited::Idle => {
                 mark(inner);
                 unmarked = false;
-                continue;
             }
             Waited::Over => break,
-        };
-        let mut jobs = Vec::new();
-        let mut next = Some(first);
-        while let Some(message) = next {
-            match message {
-                Message::Do(job) => jobs.push(job),
-                Message::Close => messages.close(),
-            }
-            next = if jobs.len() < BATCH {
-                messages.try_recv().ok()
-            } else {
-                None
-            };
         }
-        unmarked |= commit(inner, jobs);
     }
     inner.let_go();
     // Nobody may be waiting for it.
     let _ = done.send(true);
-}
-
-fn wait(messages: &mut mpsc::Receiver<Message>, timer: &Runtime, tells_idle: bool) -> Waited {
-    let message = match messages.try_recv() {
-        Ok(message) => Some(message),
-        Err(_) if tells_idle => match timer.block_on(async { timeout(IDLE, messages.recv()).await }) {
-            Ok(message) => message,
-            Err(_) => return Waited::Idle,
-        },
-        Err(_) => messages.blocking_recv(),
-    };
-    message.map_or(Waited::Over, Waited::Asked)
 }
 
 /// Has the file say which of its pages are in use, as of its last commit.
@@ -196,19 +134,16 @@ fn mark(inner: &Inner) {
     }
 }
 
-/// Answers whether anything was written.
-fn commit(inner: &Inner, mut jobs: Vec<Box<dyn Job>>) -> bool {
-    if jobs.is_empty() {
-        return false;
-    }
+/// Does this and what else there is to do. Answers whether anything was written.
+fn commit(inner: &Inner, first: Box<dyn Job>, inbox: &mut Inbox) -> bool {
     if let Some(failure) = inner.failure() {
-        for job in jobs {
-            job.answer(Some(failure.since()));
-        }
+        first.answer(Some(failure.since()));
         return false;
     }
-    let failure = match catch_unwind(AssertUnwindSafe(|| transact(inner, &mut jobs))) {
+    let mut jobs = vec![first];
+    let failure = match catch_unwind(AssertUnwindSafe(|| transact(inner, &mut jobs, inbox))) {
         Ok(Ok(done)) => {
+            inbox.answered(jobs.len());
             for job in jobs {
                 job.answer(None);
             }
@@ -234,8 +169,8 @@ struct Done {
     work: bool,
 }
 
-/// Does all jobs in one durable commit.
-fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<Done, redb::Error> {
+/// Does the jobs in one durable commit, and more that the inbox has.
+fn transact(inner: &Inner, jobs: &mut Vec<Box<dyn Job>>, inbox: &mut Inbox) -> Result<Done, redb::Error> {
     let database = inner.database();
     let Some(database) = &*database else {
         return Err(redb::Error::DatabaseClosed);
@@ -243,7 +178,7 @@ fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<Done, redb::Erro
     // Durable when it returns, which is redb's default.
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(inner.quick_repair == QuickRepair::Always);
-    let done = match perform(inner, &transaction, jobs) {
+    let done = match perform(inner, &transaction, jobs, inbox) {
         Ok(done) => done?,
         Err(panic) => {
             // Like the tables, it is dropped while nothing unwinds.
@@ -262,7 +197,8 @@ fn transact(inner: &Inner, jobs: &mut [Box<dyn Job>]) -> Result<Done, redb::Erro
 fn perform(
     inner: &Inner,
     transaction: &WriteTransaction,
-    jobs: &mut [Box<dyn Job>],
+    jobs: &mut Vec<Box<dyn Job>>,
+    inbox: &mut Inbox,
 ) -> thread::Result<Result<Done, redb::Error>> {
     let mut batch = Batch {
         tables: Tables::new(transaction),
@@ -272,7 +208,12 @@ fn perform(
         work: false,
     };
     let done = catch_unwind(AssertUnwindSafe(|| {
-        jobs.iter_mut().try_for_each(|job| job.run(&mut batch))?;
+        let mut done = 0;
+        while let Some(job) = jobs.get_mut(done) {
+            job.run(&mut batch)?;
+            done += 1;
+            jobs.extend(inbox.more(done));
+        }
         Ok(Done {
             written: batch.dirty,
             work: batch.work,
