@@ -75,19 +75,29 @@ impl Client {
         }
     }
 
-    /// All tasks that the query finds, with their payloads.
+    /// All tasks that the query finds, with their payloads; but for those that were pruned between the look for the tasks
+    /// and the one for their payloads.
     pub(crate) async fn tasks(&self, to: SocketAddr, query: &str) -> Result<Vec<Document>, BoxError> {
         let mut tasks = Vec::new();
         let mut token = String::new();
         loop {
             let path = format!("/tasks?limit=100&includePayload=true&nextToken={token}&{query}");
             let page: List = self.get(to, &path).await?;
-            tasks.extend(page.tasks);
+            for task in page.tasks {
+                if task.nonce.is_some() || self.is_there(to, task.request_id).await? {
+                    tasks.push(task);
+                }
+            }
             token = page.next_token;
             if token.is_empty() {
                 return Ok(tasks);
             }
         }
+    }
+
+    async fn is_there(&self, to: SocketAddr, id: RequestId) -> Result<bool, BoxError> {
+        let reply = self.send(to, &request(Method::GET, &format!("/tasks/{id}"))).await?;
+        Ok(reply.status != StatusCode::NOT_FOUND)
     }
 
     /// How many tasks wait or run.
