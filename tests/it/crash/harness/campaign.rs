@@ -38,7 +38,7 @@ const FROZEN: Duration = Duration::from_millis(600);
 
 /// How long the quiet life waits for hooks to be told of everything. What several processes died over is told later: it waits
 /// for the lease of the last of them, which is 70 s.
-const TELLING_TIME: Duration = Duration::from_secs(5);
+const TELLING_TIME: Duration = Duration::from_secs(1);
 
 /// How long hooks may take at the very end to be told of what is left.
 const TELLING_LIMIT: Duration = Duration::from_secs(120);
