@@ -1,9 +1,11 @@
 //! The floors: what one would write by hand with redb, or with a file, to do no more than keep the bytes.
 //!
 //! One thread takes what is asked, and with it all that came while it was busy, makes one durable write of them, and
-//! answers everybody: the store's own way, without ids that are looked for, indexes, checksums and states.
+//! answers everybody: without ids that are looked for, indexes, checksums and states. The store also lets those whom it
+//! answered come back before it writes again, which makes its commits larger; one form does that as well, and so tells
+//! what remains.
 
-use std::{fs::File, io::Write};
+use std::{fs::File, io::Write, thread};
 
 use redb::{Database, TableDefinition};
 use tokio::{
@@ -22,6 +24,8 @@ use crate::{
 pub(crate) enum Form {
     /// Records, requests and responses into a table each, with keys and values as long as the store's.
     SameTables,
+    /// The same, and its core is given away once before each commit.
+    SameTablesPatient,
     /// All of a task into one value.
     OneTable,
     /// To the end of a file: what the disk takes, and nothing else.
@@ -39,7 +43,7 @@ pub(crate) fn turn(runtime: &Runtime, form: Form, work: Work, submitters: usize,
     let file = Fresh::new();
     let (writer, asked) = mpsc::channel(1024);
     let path = file.0.clone();
-    let thread = std::thread::spawn(move || match form {
+    let thread = thread::spawn(move || match form {
         Form::File => append(File::create(path).expect("a new file can be made"), asked),
         tables => insert(Database::create(path).expect("a new file can be made"), asked, tables),
     });
@@ -63,12 +67,18 @@ async fn ask(writer: &mpsc::Sender<Waiting>, what: Asked) {
     done.await.expect("it is done");
 }
 
-/// What there is to do, up to as much as the store takes at a time.
-fn next(asked: &mut mpsc::Receiver<Waiting>) -> Option<Vec<Waiting>> {
+/// What there is to do, up to as much as the store takes at a time. Lets others run once if it is less than `expected`.
+fn next(asked: &mut mpsc::Receiver<Waiting>, mut expected: usize) -> Option<Vec<Waiting>> {
     let mut batch = vec![asked.blocking_recv()?];
     while batch.len() < 256 {
-        let Ok(next) = asked.try_recv() else { break };
-        batch.push(next);
+        if let Ok(next) = asked.try_recv() {
+            batch.push(next);
+        } else if batch.len() < expected {
+            expected = 0;
+            thread::yield_now();
+        } else {
+            break;
+        }
     }
     Some(batch)
 }
@@ -85,11 +95,15 @@ const OUTPUTS: Pairs = TableDefinition::new("outputs");
 
 fn insert(database: Database, mut asked: mpsc::Receiver<Waiting>, form: Form) {
     let body = vec![b'x'; PAYLOAD];
-    while let Some(batch) = next(&mut asked) {
+    let mut expected = 0;
+    while let Some(batch) = next(&mut asked, expected) {
+        if form == Form::SameTablesPatient {
+            expected = batch.len();
+        }
         let transaction = database.begin_write().expect("begin");
         {
             let mut tasks = transaction.open_table(TASKS).expect("tasks");
-            let mut bodies = (form == Form::SameTables).then(|| {
+            let mut bodies = (form != Form::OneTable).then(|| {
                 let inputs = transaction.open_table(INPUTS).expect("inputs");
                 (inputs, transaction.open_table(OUTPUTS).expect("outputs"))
             });
@@ -119,7 +133,7 @@ fn insert(database: Database, mut asked: mpsc::Receiver<Waiting>, form: Form) {
 
 fn append(mut file: File, mut asked: mpsc::Receiver<Waiting>) {
     let entry = [b'x'; PAYLOAD + RECORD[0]];
-    while let Some(batch) = next(&mut asked) {
+    while let Some(batch) = next(&mut asked, 0) {
         file.write_all(&entry.repeat(batch.len())).expect("write");
         file.sync_data().expect("sync");
         answer(batch);

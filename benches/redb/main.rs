@@ -2,7 +2,7 @@
 //!
 //! Without a word, accepts and lives from 1, 64 and 256 submitters at once: what one takes, and the latency that half
 //! and 99 of 100 of them stay below. The floors are one thread that writes [by hand](floor), and commits for all who
-//! wait, as the store does. An accept is a task of 1 KiB stored in the queue; a life is one born claimed, and settled
+//! wait. An accept is a task of 1 KiB stored in the queue; a life is one born claimed, and settled
 //! with an answer of 1 KiB.
 //!
 //! | word | measures | takes |
@@ -77,6 +77,7 @@ fn rates(runtime: &tokio::runtime::Runtime) {
         let ours = |when| move || Figures::columns(ours::turn(runtime, when, work, submitters, each));
         let contestants = vec![
             Contestant::new(SAME_TABLES, hand(floor::Form::SameTables)),
+            Contestant::new("the same, patient, by hand", hand(floor::Form::SameTablesPatient)),
             Contestant::new("one table, by hand", hand(floor::Form::OneTable)),
             Contestant::new("appended to a file, synced, by hand", hand(floor::Form::File)),
             Contestant::new("RedbStore", ours(QuickRepair::WhenIdle)),

@@ -104,7 +104,7 @@ impl FaultDisk {
     #[must_use]
     pub fn holding(file: Vec<u8>) -> Self {
         let blocks = file.chunks(BLOCK).enumerate();
-        let used = blocks.filter(|(_, block)| block.iter().any(|byte| *byte != 0));
+        let used = blocks.filter(|(_, block)| **block != [0; BLOCK][..block.len()]);
         let platter = Platter {
             used: used.map(|(number, _)| number).collect(),
             synced: file.clone(),

@@ -4,6 +4,7 @@ mod census;
 mod cores;
 mod flips;
 mod life;
+mod subject;
 
 use std::{
     fs,

@@ -262,6 +262,25 @@ async fn a_file_of_a_newer_build_is_refused_and_left_as_it_is() {
     assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
 }
 
+/// Found by changing every byte of a small file: redb's own page says of each table whether it has a root, and one bit there
+/// made the table of tasks an empty one. The file was opened, every task of it was gone, and nobody was told.
+#[tokio::test]
+async fn a_file_that_lost_all_its_tasks_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let store = open(&path).await;
+    insert(&store, a_task(1)).await;
+    store.close().await;
+    let (id, _) = entries(&path, "tasks").unwrap().remove(0);
+    remove(&path, "tasks", &id).unwrap();
+    let before = fs::read(&path).unwrap();
+
+    let refused = RedbStore::open(&path).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Corrupt);
+    assert!(refused.to_string().contains("no task that they belong to"), "{refused}");
+    assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
+}
+
 #[tokio::test]
 async fn a_file_of_another_program_is_refused_and_left_as_it_is() {
     let folder = Folder::new();

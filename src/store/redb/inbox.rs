@@ -3,11 +3,11 @@
 //! # Why it lets others run before it calls a commit full
 //!
 //! Whoever was answered has often something to ask again at once. Most of them need a moment of a core for that, and
-//! the writer, which wakes them one after the other, has one itself: without more ado 64 callers that ask again and again
-//! fall into two halves, and each commit finds one of them. So operations are taken one by one while the commit is
-//! being put together, up to its end; and when there are none left but fewer have come than were answered last, the writer
-//! gives its core away once. That is no wait for anybody: nobody who is alone pays for it, and where cores are free it
-//! takes as long as a system call.
+//! the writer, which wakes them one after the other, has one itself: without more ado 64 callers that ask again and
+//! again fall into two halves, and each commit finds one of them. So operations are taken one by one while the commit
+//! is being put together, up to its end; and when there are none left but fewer have come than were answered last, the
+//! writer gives its core away once. That is no wait for anybody: nobody who is alone pays for it, and where cores are
+//! free it takes as long as a system call.
 
 use std::{thread, time::Duration};
 
@@ -23,7 +23,8 @@ pub(super) const WAITING: usize = 1024;
 const BATCH: usize = 256;
 
 /// How long nobody must ask for anything before the file is [marked](super::writer): long beside the millisecond or so
-/// that this takes, so that what comes is seldom kept waiting by it; short beside the time for which a process is at rest.
+/// that this takes, so that what comes is seldom kept waiting by it; short beside the time for which a process is at
+/// rest.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// What the writer is told.

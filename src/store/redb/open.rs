@@ -20,7 +20,7 @@ use super::{
     frame,
     onward::Onward,
     ram::{Arrival, Ram},
-    tables::{DEFINITIONS, FORMAT, FORMAT_KEY, META, Origin, Stored, Tables, Unreadable},
+    tables::{DEFINITIONS, FORMAT, FORMAT_KEY, INPUTS, META, Origin, SET_ASIDE, Stored, TASKS, Tables, Unreadable},
 };
 use crate::{
     store::{StoreError, StoreErrorKind, StoreResult},
@@ -215,7 +215,18 @@ fn peek(path: &Path, backend: impl StorageBackend) -> StoreResult<()> {
             Ok(meta) => ReadableTable::get(&meta, FORMAT_KEY)?.map(|value| read_format(value.value())),
             Err(_) => None,
         };
-        judge(path, names, format)
+        judge(path, names, format)?;
+        if format.is_some() && transaction.open_table(TASKS)?.is_empty()? {
+            let (inputs, set_aside) = (transaction.open_table(INPUTS)?, transaction.open_table(SET_ASIDE)?);
+            if is_emptied(&inputs, &set_aside)? {
+                let context = format!(
+                    "the task file {} is damaged: {EMPTIED}; it was left as it is",
+                    path.display()
+                );
+                return Err(Fault::Answer(StoreError::new(StoreErrorKind::Corrupt, context)));
+            }
+        }
+        Ok(())
     }));
     match looked {
         Ok(Err(Fault::Answer(refusal))) => Err(refusal),
@@ -276,6 +287,17 @@ fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
     })
 }
 
+/// Whether a file without a single task has lost them. One bit of redb's own pages makes a table an empty one; but a request
+/// goes with its task, and stays where the record was set aside.
+fn is_emptied(
+    inputs: &impl ReadableTableMetadata,
+    set_aside: &impl ReadableTableMetadata,
+) -> Result<bool, redb::StorageError> {
+    Ok(!inputs.is_empty()? && set_aside.is_empty()?)
+}
+
+const EMPTIED: &str = "it holds requests, and no task that they belong to";
+
 /// Whether a process had the task, or was telling somebody of it.
 fn somebody_had(task: &TaskRecord) -> bool {
     task.state.is_held() || task.deliveries.iter().any(|delivery| delivery.is_claimed)
@@ -309,6 +331,9 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
     }
     if seen != tables.tasks.open()?.len()? {
         return Err(redb::Error::Corrupted("tasks are missing".into()));
+    }
+    if seen == 0 && is_emptied(tables.inputs.open()?, tables.set_aside.open()?)? {
+        return Err(redb::Error::Corrupted(EMPTIED.into()));
     }
     for (key, value) in damaged {
         tables.keep_aside(&ram, Origin::Task, &key, &value)?;

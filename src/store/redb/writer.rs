@@ -4,8 +4,8 @@
 //!
 //! A commit costs the same for one operation as for a hundred: most of it is waiting for the disk. So the writer takes
 //! one operation, and with it all that came while it was busy and [while it does them](super::inbox), and makes one
-//! durable commit of them. Alone, an operation waits for nobody; under load, batches form by themselves. Waiting a while for
-//! more to come would only add to the latency of the first.
+//! durable commit of them. Alone, an operation waits for nobody; under load, batches form by themselves. Waiting a
+//! while for more to come would only add to the latency of the first.
 //!
 //! Operations of a batch are done one after the other and see each other's work, so the one thread is also what makes
 //! every operation atomic: there is no other writer to race with.
