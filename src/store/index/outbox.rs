@@ -48,6 +48,15 @@ impl Outbox {
         }
     }
 
+    /// Forgets all deliveries of a task that cannot say any more which it has, by looking at all of them.
+    #[cfg_attr(not(feature = "redb"), expect(dead_code, reason = "what is in memory is not lost"))]
+    pub(in crate::store) fn purge(&self, id: RequestId) {
+        self.lock().retain(|_, queue| {
+            queue.retain(|(_, other, _)| *other != id);
+            !queue.is_empty()
+        });
+    }
+
     /// How many deliveries are pending.
     pub(in crate::store) fn len(&self) -> u64 {
         self.lock().values().map(|queue| queue.len() as u64).sum()

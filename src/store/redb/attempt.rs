@@ -43,15 +43,7 @@ impl Batch<'_> {
     }
 
     fn claim_one(&mut self, claim: &Claim, found: Candidate, now: Timestamp) -> Result<Option<ClaimedTask>, Fault> {
-        let stored = match self.load(found.id) {
-            // It was there when the file was opened: a page that it is found by has changed since.
-            Ok(None) => return Err(redb::Error::Corrupted("a task that waits is not there any more".into()).into()),
-            Err(fault) if fault.is_corrupt() => {
-                self.set_aside(found.id)?;
-                None
-            }
-            loaded => loaded?,
-        };
+        let stored = self.load_or_set_aside(found.id)?;
         let Some(mut stored) = stored.filter(|stored| stored.record.is_runnable(now)) else {
             return Ok(None);
         };
@@ -135,51 +127,5 @@ impl Batch<'_> {
             self.dirty = true;
         }
         Ok(true)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use redb::{Database, backends::InMemoryBackend};
-
-    use super::*;
-    use crate::{
-        store::{
-            index::Place,
-            redb::{ram::Ram, tables::Tables},
-        },
-        task::WorkerId,
-        time::{Clock, SystemClock},
-    };
-
-    #[test]
-    fn a_task_that_waits_and_is_not_in_the_file_stops_the_store() {
-        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
-        let transaction = database.begin_write().unwrap();
-        let (ram, clock) = (Ram::default(), SystemClock::new());
-        let place = Place {
-            run_at: Timestamp::ZERO,
-            expires_at: clock.now().saturating_add(Duration::from_secs(60)),
-            suspect: false,
-        };
-        ram.queue.lock().push(RequestId::from_bytes([7; 16]), None, place);
-        let mut batch = Batch {
-            tables: Tables::new(&transaction),
-            ram: &ram,
-            clock: &clock,
-            dirty: false,
-            work: false,
-        };
-        let claimed = batch.claim(&Claim {
-            worker: WorkerId::new("w", 1),
-            max: 1,
-            lease: Duration::from_secs(60),
-        });
-        assert!(
-            matches!(claimed, Err(Fault::Broken(redb::Error::Corrupted(_)))),
-            "{claimed:?}"
-        );
     }
 }

@@ -48,13 +48,15 @@ impl Batch<'_> {
         Ok(Some(stored))
     }
 
-    /// The task, if it is there and can be read. One that cannot is set aside.
+    /// The task that an index has, if it can be read. One that cannot is set aside; one that is not there was when the file
+    /// was opened, so that a page that it is found by has changed since.
     pub(super) fn load_or_set_aside(&mut self, id: RequestId) -> Result<Option<Stored>, Fault> {
         match self.load(id) {
             Err(fault) if fault.is_corrupt() => {
                 self.set_aside(id)?;
                 Ok(None)
             }
+            Ok(None) => Err(redb::Error::Corrupted(format!("task {id} is not in its table any more")).into()),
             loaded => loaded,
         }
     }
@@ -105,17 +107,18 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Takes a record that cannot be read out of the way of the others, and keeps the bytes.
+    /// Takes a record that cannot be read out of the way of the others, and keeps the bytes. Again, it changes nothing: one
+    /// look into an index can bring up a task twice.
     pub(super) fn set_aside(&mut self, id: RequestId) -> Result<(), Fault> {
+        if !self.ram.set_aside(id) {
+            return Ok(());
+        }
         let key = &id.as_bytes()[..];
         let bytes = self.tables.tasks.open()?.get(key)?.map(|value| value.value().to_vec());
         self.tables
             .keep_aside(self.ram, Origin::Task, key, &bytes.unwrap_or_default())?;
         self.tables.tasks.open()?.remove(key)?;
         self.dirty = true;
-        self.ram.shelf().set_aside.insert(id);
-        // Its record would have said where it stands in the queue; it was well when the file was opened, so this is rare.
-        self.ram.queue.lock().purge(id);
         Ok(())
     }
 
@@ -153,4 +156,153 @@ impl Batch<'_> {
 pub(super) struct Followed {
     /// A completion is now due.
     pub(super) completion: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::Ordering, time::Duration};
+
+    use bytes::Bytes;
+    use http::{HeaderMap, Method, Uri};
+    use redb::{Database, backends::InMemoryBackend};
+
+    use super::*;
+    use crate::{
+        store::{Claim, DeliveryClaim, GiveUp, Retention},
+        task::{Conditions, Destination, NewTask, Subscription, Subscriptions, WorkerId},
+        time::SystemClock,
+    };
+
+    /// Two are to be told of how this ends.
+    fn record() -> TaskRecord {
+        let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input));
+        task.subscriptions = Subscriptions::from(destinations().map(|destination| Subscription {
+            destination,
+            on: Conditions::ALL,
+        }));
+        TaskRecord::accepted(&task, SystemClock::new().now())
+    }
+
+    fn destinations() -> [Destination; 2] {
+        ["a", "b"].map(Destination::new)
+    }
+
+    /// Gives `test` a store whose indexes have this record, and whose table of tasks has this value for it.
+    fn with(record: &TaskRecord, value: Option<&[u8]>, test: impl FnOnce(&mut Batch<'_>)) {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let (ram, clock) = (Ram::default(), SystemClock::new());
+        ram.add(record);
+        let mut batch = Batch {
+            tables: Tables::new(&transaction),
+            ram: &ram,
+            clock: &clock,
+            dirty: false,
+            work: false,
+        };
+        if let Some(value) = value {
+            let tasks = batch.tables.tasks.open().unwrap();
+            tasks.insert(&record.id.as_bytes()[..], value).unwrap();
+        }
+        test(&mut batch);
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            worker: WorkerId::new("w", 1),
+            max: 10,
+            lease: Duration::from_secs(60),
+        }
+    }
+
+    fn claim_deliveries() -> DeliveryClaim {
+        DeliveryClaim {
+            destinations: destinations().into(),
+            max: 10,
+            lease: Duration::from_secs(60),
+        }
+    }
+
+    fn give_up() -> GiveUp {
+        GiveUp {
+            spared: Vec::new(),
+            overdue: Duration::ZERO,
+            max: 10,
+        }
+    }
+
+    const AT_ONCE: Retention = Retention {
+        succeeded: Duration::ZERO,
+        others: Duration::ZERO,
+    };
+
+    fn ended(mut record: TaskRecord, is_told: bool) -> TaskRecord {
+        if is_told {
+            record.subscriptions = Subscriptions::default();
+        }
+        record.invalidate(&"it has ended", record.created_at);
+        record
+    }
+
+    /// One look brings it up once for each who is to be told, and the next would bring it up again.
+    #[test]
+    fn a_record_that_cannot_be_read_is_set_aside_once_with_its_bytes() {
+        let is_set_aside = |batch: &mut Batch<'_>| {
+            assert_eq!(batch.ram.set_aside.load(Ordering::Relaxed), 1);
+            let aside = batch.tables.set_aside.open().unwrap();
+            let kept: Vec<_> = aside
+                .iter()
+                .unwrap()
+                .map(|entry| entry.unwrap().1.value().to_vec())
+                .collect();
+            assert_eq!(kept, [b"garbage"]);
+        };
+        with(&ended(record(), false), Some(b"garbage"), |batch| {
+            for _ in 0..2 {
+                assert_eq!(batch.claim_deliveries(&claim_deliveries()).unwrap().len(), 0);
+                assert_eq!(batch.give_up_deliveries(&give_up()).unwrap().len(), 0);
+                is_set_aside(batch);
+            }
+        });
+        with(&ended(record(), false), Some(b"garbage"), |batch| {
+            for _ in 0..2 {
+                assert_eq!(batch.give_up_deliveries(&give_up()).unwrap().len(), 0);
+                is_set_aside(batch);
+            }
+            assert_eq!(batch.ram.outbox.len(), 0);
+        });
+        with(&ended(record(), true), Some(b"garbage"), |batch| {
+            for _ in 0..2 {
+                assert_eq!(batch.prune(AT_ONCE, 10).unwrap().tasks, 0);
+                is_set_aside(batch);
+            }
+        });
+        with(&record(), Some(b"garbage"), |batch| {
+            for _ in 0..2 {
+                assert_eq!(batch.claim(&claim()).unwrap().tasks.len(), 0);
+                is_set_aside(batch);
+            }
+        });
+    }
+
+    #[test]
+    fn a_task_that_is_not_in_the_file_any_more_stops_the_store() {
+        fn stops<T>(answer: Result<T, Fault>) {
+            let stops = matches!(&answer, Err(Fault::Broken(redb::Error::Corrupted(_))));
+            assert!(stops, "{:?}", answer.err());
+        }
+        with(&record(), None, |batch| stops(batch.claim(&claim())));
+        with(&ended(record(), false), None, |batch| {
+            stops(batch.claim_deliveries(&claim_deliveries()))
+        });
+        with(&ended(record(), false), None, |batch| {
+            stops(batch.give_up_deliveries(&give_up()))
+        });
+        with(&ended(record(), true), None, |batch| stops(batch.prune(AT_ONCE, 10)));
+        let mut held = record();
+        let claimed = held.claim(WorkerId::new("w", 1), Duration::ZERO, held.created_at);
+        claimed.unwrap();
+        with(&held, None, |batch| stops(batch.rescue(10)));
+    }
 }

@@ -188,6 +188,25 @@ impl Ram {
         self.outbox.replace(&was.pending, &[]);
     }
 
+    /// Takes a task whose record cannot be read out of all orders that somebody asks for. Its record would have said where
+    /// it stands; it was well when the file was opened, so this is rare. Only its state is counted on.
+    ///
+    /// Answers whether that was not done before.
+    pub(super) fn set_aside(&self, id: RequestId) -> bool {
+        let mut shelf = self.shelf();
+        if !shelf.set_aside.insert(id) {
+            return false;
+        }
+        shelf.created.purge(id);
+        shelf.succeeded.purge(id);
+        shelf.others.purge(id);
+        drop(shelf);
+        self.held().remove(&id);
+        self.queue.lock().purge(id);
+        self.outbox.purge(id);
+        true
+    }
+
     fn hold(&self, record: &TaskRecord) {
         let mut held = self.held();
         let Some(until) = record.lease_until.filter(|_| record.state.is_held()) else {
