@@ -9,7 +9,7 @@ use std::{
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{
-    engine::{Engine, Reserved, busy::UnderWay, node::Hint, rates::Counted, run::Start, slots::Slot},
+    engine::{Engine, Reserved, node::Hint, rates::Counted, run::Start, slots::Slot, under_way::UnderWay},
     error::BoxFuture,
     store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, Tenant},

@@ -15,10 +15,10 @@ use tokio::{
 use crate::{
     engine::{
         Engine,
-        busy::UnderWay,
         caught::{caught_async, panicked},
         node::{Action, Answer, Hint, Node},
         run::Start,
+        under_way::UnderWay,
     },
     error::BoxFuture,
     probe::Event,

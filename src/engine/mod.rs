@@ -36,6 +36,7 @@ mod submit;
 mod sync;
 mod tasks;
 mod told;
+mod under_way;
 mod watch;
 
 use std::{

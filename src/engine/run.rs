@@ -17,7 +17,6 @@ use crate::{
     engine::{
         Engine, TaskContext,
         attempt::{Attempt, Directive, How, Input},
-        busy::UnderWay,
         caught::{Panic, caught},
         entry::Replayed,
         log::LogTimer,
@@ -26,6 +25,7 @@ use crate::{
         retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
         running::Live,
         slots::Slot,
+        under_way::UnderWay,
     },
     error::{BoxError, BoxFuture},
     probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},

@@ -16,6 +16,8 @@ mod engine {
 
     pub(crate) mod sync;
 
+    #[path = "../../../src/engine/busy.rs"]
+    pub(crate) mod busy;
     #[expect(dead_code, reason = "of what the engine asks, the models ask a part")]
     #[path = "../../../src/engine/slots.rs"]
     pub(crate) mod slots;
@@ -23,6 +25,7 @@ mod engine {
     pub(crate) mod told;
 }
 
+mod busy;
 mod slots;
 mod told;
 
