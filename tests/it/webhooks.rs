@@ -24,7 +24,7 @@ use tower_respond_async::{
     },
     store::RedbStore,
     task::{Delivery, DeliveryStatus, Destination, delivery::Redeliver},
-    testing::FaultStore,
+    testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
 
@@ -679,6 +679,54 @@ async fn a_target_of_one_s_own_is_told_postponed_and_given_up() {
     let id = submit(&tasks, "/").await;
     let record = settled(&tasks, id, DeliveryStatus::Failed).await;
     assert_eq!(record.deliveries[0].tries.len(), 2, "a postponement is no try");
+}
+
+/// Of one that is configured and answers nothing, as of one that is not configured; and of one that is only slow, nothing
+/// is given up, however long its completions wait for their turn.
+#[tokio::test]
+async fn what_waits_for_a_destination_that_answers_nothing_is_given_up_and_for_a_slow_one_is_not() {
+    let clock = ManualClock::new(Timestamp::from_millis(1_000));
+    let store = MemoryStore::builder().clock(clock.clone()).build();
+    let dead = Receiver::start(|_, _| Answer::Status(500)).await;
+    let slow = Receiver::start(|_, _| Answer::Hang).await;
+    let to = |receiver: &Receiver, name| {
+        let webhook = Webhook::new(&receiver.url("/")).unwrap().named(name).unwrap();
+        webhook.schedule(hasty(1000)).concurrency(1)
+    };
+    let patience = Duration::from_millis(200);
+    let builder = quick(store)
+        .callback_patience(patience)
+        .on_completion(to(&dead, "dead"))
+        .on_completion(to(&slow, "slow"));
+    let tasks = serve(builder, |_| async { ok() });
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(submit(&tasks, "/").await);
+    }
+    for id in &ids {
+        ended(&tasks, *id).await;
+    }
+    dead.has(4).await;
+    clock.advance(2 * patience);
+    let of = async |name: &str| {
+        let mut deliveries = Vec::new();
+        for id in &ids {
+            let record = find(&tasks, *id).await;
+            let of = record
+                .deliveries
+                .iter()
+                .find(|delivery| delivery.destination.as_str() == name);
+            deliveries.push(of.unwrap().clone());
+        }
+        deliveries
+    };
+    let given_up = |delivery: &Delivery| {
+        let why = delivery.tries.last().and_then(|entry| entry.text.as_deref());
+        delivery.status == DeliveryStatus::Failed && why.is_some_and(|why| why.starts_with("given up: "))
+    };
+    eventually("something is given up", async || of("dead").await.iter().any(given_up)).await;
+    let pending = |delivery: &Delivery| delivery.status == DeliveryStatus::Pending;
+    assert!(of("slow").await.iter().all(pending));
 }
 
 /// What is still to be told is counted, and seen by whoever watches.
