@@ -17,7 +17,7 @@ use self::harness::{
     point::{Act, Mark, Point},
     process::{End, Process, Program},
 };
-use crate::{redb::harness::Folder, support::soon};
+use crate::{engine_support::eventually, redb::harness::Folder, support::soon};
 
 mod harness;
 
@@ -528,16 +528,13 @@ impl Scene {
 
     /// All tasks, as soon as there are so many at least and all have ended.
     async fn ended(&self, to: SocketAddr, tasks: usize) -> Vec<Document> {
-        soon(async {
-            loop {
-                let all = self.all(to).await;
-                if all.len() >= tasks && all.iter().all(Document::is_terminal) {
-                    return all;
-                }
-                sleep(Duration::from_millis(5)).await;
-            }
+        let mut all = Vec::new();
+        eventually("all tasks end", async || {
+            all = self.all(to).await;
+            all.len() >= tasks && all.iter().all(Document::is_terminal)
         })
-        .await
+        .await;
+        all
     }
 
     fn open_gate(&self) {
@@ -545,12 +542,7 @@ impl Scene {
     }
 
     async fn until(&mut self, mut is_so: impl FnMut(&mut Self) -> bool) {
-        soon(async {
-            while !is_so(self) {
-                sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        eventually("what the journal is to say", async || is_so(self)).await;
     }
 
     fn lines(&mut self) -> &[Line] {

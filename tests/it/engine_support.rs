@@ -24,6 +24,8 @@ use tower_respond_async::{
     time::{Clock, SystemClock},
 };
 
+pub(crate) use crate::support::soon;
+
 /// Long enough that only something which never happens takes longer, on however busy a machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
@@ -125,11 +127,6 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     if timeout(LONG, waiting).await.is_err() {
         panic!("it did not come about: {what}");
     }
-}
-
-/// `future`, which must not take for ever.
-pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(LONG, future).await.expect("it takes for ever")
 }
 
 /// Has the engine look for work, and sees that it did: a task that comes after all others has ended.

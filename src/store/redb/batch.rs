@@ -294,10 +294,10 @@ mod tests {
         }
         with(&record(), None, |batch| stops(batch.claim(&claim())));
         with(&ended(record(), false), None, |batch| {
-            stops(batch.claim_deliveries(&claim_deliveries()))
+            stops(batch.claim_deliveries(&claim_deliveries()));
         });
         with(&ended(record(), false), None, |batch| {
-            stops(batch.give_up_deliveries(&give_up()))
+            stops(batch.give_up_deliveries(&give_up()));
         });
         with(&ended(record(), true), None, |batch| stops(batch.prune(AT_ONCE, 10)));
         let mut held = record();

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    future::ready,
     io::{self, Read},
     net::SocketAddr,
     os::unix::ffi::OsStrExt,
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
@@ -38,6 +39,7 @@ use super::{
     process::DEADLINE,
     receiver::SECRET,
     store::MinedStore,
+    wait::comes_about,
 };
 
 /// Where a process finds its [`Orders`].
@@ -274,7 +276,7 @@ async fn work(State(child): State<Child>, task: TaskContext, Query(work): Query<
     }
     // This is the work: time in which the process can be killed.
     sleep(Duration::from_millis(work.ms)).await;
-    if work.gated && timeout(DEADLINE, child.gate_opens()).await.is_err() {
+    if work.gated && !child.gate_opens().await {
         return (StatusCode::UNPROCESSABLE_ENTITY, "the gate stays shut").into_response();
     }
     if task.attempt() <= work.fail {
@@ -288,12 +290,11 @@ async fn work(State(child): State<Child>, task: TaskContext, Query(work): Query<
 }
 
 impl Child {
-    /// Returns when there is the file that the test makes: what lets the handlers of one process pass must let those of the
-    /// next pass too.
-    async fn gate_opens(&self) {
-        while !self.gate.exists() {
-            sleep(Duration::from_millis(5)).await;
-        }
+    /// Waits for the file that the test makes: what lets the handlers of one process pass must let those of the next pass
+    /// too.
+    async fn gate_opens(&self) -> bool {
+        let opened = comes_about(DEADLINE, || ready(Ok(self.gate.exists()))).await;
+        opened.is_ok_and(|opened| opened)
     }
 
     fn told(&self, completion: &Completion) {

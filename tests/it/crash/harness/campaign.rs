@@ -1,14 +1,10 @@
 //! Killing over and over: rounds of short lives under load, each followed by a quiet one in which all must end well.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, fmt, future::ready, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use fastrand::Rng;
 use rustix::process::Signal;
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::{sync::watch, task::JoinSet};
 use tower_respond_async::BoxError;
 
 use super::{
@@ -21,6 +17,7 @@ use super::{
     process::{DEADLINE, End, Process, Program},
     receiver::Receiver,
     verdict::{Histories, judge},
+    wait::comes_about,
 };
 
 /// How many lives there are between two quiet ones.
@@ -308,20 +305,14 @@ impl Campaign {
         while let Some(left) = clients.join_next().await {
             left?;
         }
-        let deadline = Instant::now() + DEADLINE;
-        while round.client.unfinished(to).await? > 0 && Instant::now() < deadline {
-            sleep(Duration::from_millis(20)).await;
-        }
+        comes_about(DEADLINE, || async { Ok(round.client.unfinished(to).await? == 0) }).await?;
         let documents = round.client.tasks(to, &format!("startedTimeBegin={began}")).await?;
         let mut histories = Histories::default();
-        let deadline = Instant::now() + TELLING_TIME;
-        loop {
-            self.hear(&mut histories)?;
-            if histories.all_told(&documents) || Instant::now() > deadline {
-                break;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
+        comes_about(TELLING_TIME, || {
+            let heard = self.hear(&mut histories);
+            ready(heard.map(|()| histories.all_told(&documents)))
+        })
+        .await?;
         self.door.send_replace(None);
         process.signal(Signal::TERM)?;
         let end = process.end().await?;
@@ -351,11 +342,11 @@ impl Campaign {
             return Ok(());
         }
         let mut process = self.program.start(&self.orders())?;
-        let deadline = Instant::now() + TELLING_LIMIT;
-        while !self.tally.findings.untold.is_empty() && Instant::now() < deadline {
-            sleep(Duration::from_millis(20)).await;
-            self.hear(&mut Histories::default())?;
-        }
+        comes_about(TELLING_LIMIT, || {
+            let heard = self.hear(&mut Histories::default());
+            ready(heard.map(|()| self.tally.findings.untold.is_empty()))
+        })
+        .await?;
         process.kill().await?;
         self.tally.findings.give_up_on_the_untold();
         Ok(())

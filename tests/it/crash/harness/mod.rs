@@ -22,3 +22,4 @@ pub(crate) mod process;
 pub(crate) mod receiver;
 pub(crate) mod store;
 pub(crate) mod verdict;
+mod wait;
