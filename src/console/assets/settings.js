@@ -42,7 +42,7 @@ export async function settings(root) {
         ["Longest response", bytes(keep.resultLimit), "result_limit"],
         ["Succeeded tasks", duration(keep.succeededMs), "retention"],
         ["All others", duration(keep.othersMs), "retention"],
-        ["A completion that nobody takes is given up after", duration(keep.callbackPatienceMs), "callback_patience"],
+        ["Callbacks given up after", duration(keep.callbackPatienceMs), "callback_patience"],
         ["Callbacks", keep.destinations.length === 0 ? "nobody" : keep.destinations.map((each) => h("div", {}, h("span", { class: "mono wrap" }, each.destination), h("span", { class: "dim" }, ` on ${each.on.join(", ")}`)))],
       ]),
       process &&
