@@ -157,7 +157,7 @@ impl Headers {
                 .map_err(|_| bad("has too many headers"))?;
         }
         // Stored as if it had come in like that.
-        strip(&mut headers, &HeaderPolicy::StoreAll);
+        strip(&mut headers, &HeaderPolicy::new());
         Ok(headers)
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! - [`design`]: the decisions, as questions
 //! - [`guarantees`]: what is promised, what is not, and which test shows it
+//! - [`trust`]: who is trusted with what, and which setting changes it
+//! - [`same_handler`]: what may differ between a request that is answered at once and one that is run later
+//! - [`clients`]: what each kind of client needs to poll for its result
 //! - [`callbacks`]: who is told that a task ended, how, and what of it can be trusted
 //! - [`operating`]: settings, sizes, shutdown, what to watch
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
@@ -12,6 +15,15 @@ pub mod design {}
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
+
+#[doc = include_str!("trust.md")]
+pub mod trust {}
+
+#[doc = include_str!("same_handler.md")]
+pub mod same_handler {}
+
+#[doc = include_str!("clients.md")]
+pub mod clients {}
 
 #[doc = include_str!("callbacks.md")]
 pub mod callbacks {}

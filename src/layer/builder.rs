@@ -100,7 +100,7 @@ impl Builder {
                 body_timeout: MINUTE,
                 wait_cap: MINUTE,
                 result_limit: MIB,
-                headers: HeaderPolicy::StoreAll,
+                headers: HeaderPolicy::new(),
                 tenant: None,
                 function_name: None,
                 labels: None,
@@ -303,7 +303,7 @@ impl Builder {
         self
     }
 
-    /// Which headers are stored. Default: [`HeaderPolicy::StoreAll`].
+    /// Which headers are stored, and which values no view shows. Default: [`HeaderPolicy::new`], every end-to-end header.
     pub fn headers(mut self, policy: HeaderPolicy) -> Self {
         self.config.headers = policy;
         self
