@@ -138,7 +138,8 @@ pub use self::{
     error::{BoxError, ConfigError},
     hook::{Completion, CompletionHook},
     layer::{
-        Builder, Dialect, HeaderPolicy, RequestBody, RespondAsync, RespondAsyncLayer, ResponseBody, ResponseFuture,
+        Builder, Dialect, HeaderPolicy, Links, RequestBody, RespondAsync, RespondAsyncLayer, ResponseBody,
+        ResponseFuture,
     },
     store::{MemoryStore, TaskStore},
     task::{RequestId, Scope, TaskName, TaskRecord, TaskState, Tenant},

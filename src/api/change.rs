@@ -68,6 +68,44 @@ pub(super) async fn retry(call: Call, body: RequestBody) -> Answer {
 pub(super) async fn delete(call: Call, body: RequestBody) -> Answer {
     read_json(&call.parts.headers, body).await?;
     let record = call.record().await?;
+    remove(&call, &record).await
+}
+
+/// `DELETE /{id}/result`: what a client of FHIR or OData sends that has lost interest. A task that was stopped stays, to
+/// say so.
+pub(super) async fn cancel(call: Call, body: RequestBody) -> Answer {
+    if !call.grant.allows(Permission::Stop) {
+        call.must_allow(Permission::Delete)?;
+    }
+    read_json(&call.parts.headers, body).await?;
+    let record = call.record().await?;
+    let state = match record.state.is_terminal() {
+        true => record.state,
+        false => {
+            call.must_allow(Permission::Stop)?;
+            match call.tasks.stop(&call.grant.scope, record.id).await? {
+                Stop::AlreadyEnded(state) => state,
+                asked => {
+                    let stopped = matches!(asked, Stop::Stopped);
+                    let state = if stopped {
+                        TaskState::Stopped
+                    } else {
+                        TaskState::Stopping
+                    };
+                    call.audit(record.id, "stop");
+                    return Ok(changed(StatusCode::ACCEPTED, &record, state, record.generation));
+                }
+            }
+        }
+    };
+    if state == TaskState::Stopped {
+        return Ok(changed(StatusCode::ACCEPTED, &record, state, record.generation));
+    }
+    call.must_allow(Permission::Delete)?;
+    remove(&call, &record).await
+}
+
+async fn remove(call: &Call, record: &TaskRecord) -> Answer {
     match call.tasks.delete(&call.grant.scope, record.id).await? {
         Delete::Deleted => {
             call.audit(record.id, "delete");

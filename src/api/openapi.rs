@@ -16,7 +16,7 @@ const COMPONENTS: &str = include_str!("components.json");
 
 /// `GET /openapi.json`
 pub(super) async fn openapi(call: Call) -> Answer {
-    Ok(answer::json(StatusCode::OK, &document(call.links.path().unwrap_or(""))))
+    Ok(answer::json(StatusCode::OK, &document(call.links.base().unwrap_or(""))))
 }
 
 /// The description of an API under the path `base`.

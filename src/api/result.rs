@@ -5,24 +5,28 @@ use std::time::Duration;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{
-        CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, LOCATION, RETRY_AFTER, SET_COOKIE,
-        STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+        CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
+        X_CONTENT_TYPE_OPTIONS,
     },
 };
 
 use crate::{
     api::{
+        Permission,
         answer::{self, NO_STORE, NOSNIFF},
         call::{Answer, Call},
         query,
     },
     layer::{Preferences, ResponseBody},
     task::{CapturedResponse, TaskRecord},
-    wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER, TRUNCATED_HEADER},
+    wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER, TRUNCATED_HEADER, TaskDocument},
 };
 
 /// How far the handler says it is, between 0 and 1.
 const PROGRESS_HEADER: HeaderName = HeaderName::from_static("x-progress");
+
+/// The status of the response, for clients of OData (OData 4.01 Protocol §8.3.1).
+const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
@@ -71,25 +75,41 @@ pub(super) async fn result(call: Call) -> Answer {
     };
     match response {
         // Informational: it cannot be a final answer, so there is none that could be handed out.
-        Some(response) if !response.status.is_informational() => Ok(verbatim(&record, &response, reader)),
+        Some(response) if !response.status.is_informational() => {
+            let mut answer = verbatim(&record, &response, reader);
+            if speaks_odata(&call.parts.headers) {
+                let status = HeaderValue::from(response.status.as_u16());
+                answer.headers_mut().insert(ASYNC_RESULT, status);
+            }
+            Ok(answer)
+        }
         _ => Err(no_response(&record)),
     }
 }
 
+/// The same as the request was answered with, as far as the caller may see it.
 fn not_done(call: &Call, record: &TaskRecord) -> Response<ResponseBody> {
-    let document = OperationDocument::new(record, &call.links).to_bytes();
+    let document = match call.grant.allows(Permission::View) {
+        true => TaskDocument::new(record, &call.links).to_bytes(),
+        false => OperationDocument::new(record, &call.links).to_bytes(),
+    };
     let mut response = answer::document(StatusCode::ACCEPTED, document);
     let headers = response.headers_mut();
     headers.insert(RETRY_AFTER, answer::ASK_AGAIN);
     headers.insert(STATUS_HEADER, HeaderValue::from_static(record.state.as_str()));
-    if let Some(location) = call.links.location(record) {
-        headers.insert(LOCATION, location);
-    }
+    call.links.put_on(headers, record);
     if let Some(progress) = &record.progress {
         let fraction = HeaderValue::try_from(progress.fraction.to_string());
         headers.insert(PROGRESS_HEADER, fraction.expect("a number is visible ASCII"));
     }
     response
+}
+
+/// Whether a client says that it speaks OData (OData 4.01 Protocol §8.1.5, §8.2.7).
+fn speaks_odata(headers: &HeaderMap) -> bool {
+    ["odata-version", "odata-maxversion"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
 }
 
 fn no_response(record: &TaskRecord) -> Problem {

@@ -18,7 +18,7 @@ use crate::{
     engine::{Tasks, WeakTasks},
     error::{BoxError, BoxFuture},
     layer::{RequestBody, ResponseBody},
-    wire::{ApiLinks, Problem, below},
+    wire::{LinkBase, Problem, below},
 };
 
 /// The task API as a service, for a router to nest or a server to call. See the [module](crate::api) for what it serves.
@@ -28,7 +28,7 @@ use crate::{
 pub struct TaskApi {
     tasks: WeakTasks,
     authorizer: Arc<dyn Authorizer>,
-    links: Arc<ApiLinks>,
+    links: Arc<LinkBase>,
     prefix: Arc<str>,
 }
 
@@ -39,11 +39,10 @@ impl TaskApi {
     /// gives: paths from which the base has been taken off.
     pub fn new(tasks: &Tasks, authorizer: impl Authorizer) -> Self {
         tasks.mark_api_mounted();
-        let address = tasks.api_address();
         Self {
             tasks: tasks.downgrade(),
             authorizer: Arc::new(authorizer),
-            links: Arc::new(ApiLinks::new(&address.base, address.public_url.as_deref())),
+            links: Arc::new(LinkBase::new(&tasks.api_address())),
             prefix: "".into(),
         }
     }
@@ -69,8 +68,9 @@ impl TaskApi {
             routes::Found::Route(route, task) => (route, task),
             routes::Found::Options(allow) => return Ok(routes::options(allow)),
         };
+        let links = self.links.of(&parts.uri, &parts.headers);
         let call = Call {
-            links: self.links,
+            links: Arc::new(links.unwrap_or_else(|| self.links.known().clone())),
             tasks,
             grant,
             task,

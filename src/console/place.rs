@@ -1,8 +1,8 @@
 //! Where the console was asked for, and the way from there to the application.
 
-use http::{Uri, request::Parts};
+use http::request::Parts;
 
-use crate::wire::below;
+use crate::wire::{below, original};
 
 /// Where a request for the console stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ impl<'a> Place<'a> {
     /// The place of `request`, where the service itself is to take `prefix` off. `None` if it is not below that.
     pub(super) fn of(request: &'a Parts, prefix: &str) -> Option<Self> {
         let path = below(prefix, request.uri.path())?;
-        let whole = original::uri(request).unwrap_or(&request.uri).path();
+        let whole = original(&request.extensions).unwrap_or(&request.uri).path();
         Some(Self { path, whole })
     }
 
@@ -36,26 +36,6 @@ impl<'a> Place<'a> {
 pub(super) fn to_root(mount: &str) -> String {
     let parts = mount.split('/').filter(|part| !part.is_empty());
     "../".repeat(parts.count())
-}
-
-/// The address that a router was asked for.
-#[cfg(feature = "axum")]
-mod original {
-    use super::{Parts, Uri};
-
-    pub(super) fn uri(request: &Parts) -> Option<&Uri> {
-        let original = request.extensions.get::<axum::extract::OriginalUri>();
-        original.map(|original| &original.0)
-    }
-}
-
-#[cfg(not(feature = "axum"))]
-mod original {
-    use super::{Parts, Uri};
-
-    pub(super) const fn uri(_: &Parts) -> Option<&Uri> {
-        None
-    }
 }
 
 #[cfg(test)]
@@ -92,7 +72,7 @@ mod tests {
     fn a_router_s_memory_of_the_address_counts() {
         let of = |whole: &'static str, path: &str| {
             let mut request = http::Request::get(path).body(()).unwrap();
-            let original = axum::extract::OriginalUri(Uri::from_static(whole));
+            let original = axum::extract::OriginalUri(http::Uri::from_static(whole));
             request.extensions_mut().insert(original);
             let (parts, ()) = request.into_parts();
             Place::of(&parts, "").unwrap().with_slash()

@@ -232,6 +232,10 @@ impl Engine {
 pub(crate) struct ApiAddress {
     pub(crate) base: String,
     pub(crate) public_url: Option<String>,
+    /// The forwarding headers of requests are believed.
+    pub(crate) trust_forwarding: bool,
+    /// Links begin with the host that the request names.
+    pub(crate) from_host: bool,
     pub(crate) wait_cap: Duration,
     pub(crate) intake: Intake,
 }

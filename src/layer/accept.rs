@@ -28,7 +28,7 @@ use crate::{
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{CapturedRequest, NewTask, RequestId, TaskRecord},
-    wire::Problem,
+    wire::{ApiLinks, Problem},
 };
 
 /// A request that is being accepted.
@@ -39,8 +39,8 @@ pub(crate) struct Accept {
     pub(crate) preferences: Preferences,
     /// It carried a `Prefer`.
     pub(crate) vary: bool,
-    /// Where the client reached the front, if the front is believed.
-    pub(crate) origin: Option<String>,
+    /// The links of its answer, where they are not those of every answer.
+    pub(crate) links: Option<ApiLinks>,
 }
 
 /// What the store has for a request.

@@ -1,9 +1,6 @@
 //! The answers of the asynchronous path: 202, the task's own response, or why not.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -13,7 +10,7 @@ use crate::{
     layer::{accept::Accept, dialect::PREFERENCE_APPLIED, headers::DUPLICATE},
     probe::Event,
     task::{RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+    wire::{ApiLinks, Problem, STATUS_HEADER, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
 };
 
 /// When a client is to look for the first time, in seconds.
@@ -51,12 +48,13 @@ impl Accept {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
-        headers.reserve(10);
+        headers.reserve(11);
         if !self.shared.config.fc_strict {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
-        *response.body_mut() = links.put_on_with_ids(headers, &record, self.origin.as_deref(), document);
+        headers.insert(STATUS_HEADER, HeaderValue::from_static(record.state.as_str()));
+        *response.body_mut() = links.put_on_with_ids(headers, &record, document);
         self.finish(&mut response, applied, wait);
         response
     }
@@ -83,7 +81,9 @@ impl Accept {
                 let cut = HeaderValue::from_static("true");
                 response.headers_mut().insert(TRUNCATED_HEADER, cut);
             }
-            let _ = ApiLinks::none().put_on_with_ids(response.headers_mut(), &waited, None, Vec::new());
+            let headers = response.headers_mut();
+            headers.insert(STATUS_HEADER, HeaderValue::from_static(waited.state.as_str()));
+            let _ = ApiLinks::none().put_on_with_ids(headers, &waited, Vec::new());
             return Ok(response);
         }
         Err(waited)
@@ -164,8 +164,8 @@ impl Accept {
 
     fn links(&self) -> &ApiLinks {
         static NONE: ApiLinks = ApiLinks::none();
-        match self.engine().api_mounted.load(Ordering::Relaxed) {
-            true => &self.shared.config.links,
+        match self.shared.is_api_mounted() {
+            true => self.links.as_ref().unwrap_or(self.shared.config.links.known()),
             false => &NONE,
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     probe::Probe,
     store::{Limits, Retention, TaskStore},
     task::{Condition, Conditions, Labels, Tenant},
-    wire::ApiLinks,
+    wire::LinkBase,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -57,6 +57,8 @@ pub struct Builder {
     runtime: Option<Handle>,
     api_base: String,
     public_url: Option<String>,
+    trust_forwarding: bool,
+    links: Links,
     never_async: Vec<String>,
 }
 
@@ -93,8 +95,8 @@ impl Builder {
                 fc_strict: false,
                 when: None,
                 never_async: Vec::new(),
-                links: ApiLinks::default(),
-                trust_forwarding: false,
+                links: LinkBase::default(),
+                api_base: String::new(),
                 body_limit: 2 * MIB,
                 body_idle_timeout: Duration::from_secs(10),
                 body_timeout: MINUTE,
@@ -111,6 +113,8 @@ impl Builder {
             runtime: None,
             api_base: "/tasks".into(),
             public_url: None,
+            trust_forwarding: false,
+            links: Links::PathAbsolute,
             never_async: Vec::new(),
         }
     }
@@ -136,32 +140,43 @@ impl Builder {
         self
     }
 
-    /// The path under which the task API is mounted, as the layer sees it. Requests below it are never deferred, and
-    /// answers point there once a `TaskApi` was made. Default: `/tasks`.
+    /// The path under which the task API is mounted, as the layer sees it. Once a `TaskApi` was made, answers point there,
+    /// and requests below it are never deferred, so that a client that sends its trigger header with every request can
+    /// poll. Default: `/tasks`.
     pub fn api_base(mut self, path: impl Into<String>) -> Self {
         self.api_base = path.into();
         self
     }
 
-    /// One more path below which nothing is deferred. Default: only the [`api_base`](Self::api_base).
+    /// One more path below which nothing is deferred. Default: only the [`api_base`](Self::api_base), while there is a
+    /// `TaskApi`.
     pub fn never_async(mut self, path: impl Into<String>) -> Self {
         self.never_async.push(path.into());
         self
     }
 
     /// The scheme, host and, if a front takes one off, path under which clients reach the application:
-    /// `https://example.org/app`. With it `Operation-Location` is absolute. Default: unknown, links are path-absolute.
+    /// `https://example.org/app`. With it every link is absolute. Default: unknown, and [`links`](Self::links) decides.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.public_url = Some(url.into());
         self
     }
 
-    /// Believes the headers `Forwarded`, or `X-Forwarded-Proto` and `X-Forwarded-Host`, about how a client reached the
-    /// front, so that `Operation-Location` is absolute without a [`public_url`](Self::public_url), which goes before.
-    /// Default: off. Only for an application that nobody reaches but through a front which sets them: anybody else could
-    /// write what they like.
+    /// Believes the headers `Forwarded` (RFC 7239), or `X-Forwarded-Proto` and `X-Forwarded-Host`, about how a client
+    /// reached the front, so that every link is absolute without a [`public_url`](Self::public_url), which goes before;
+    /// and `X-Forwarded-Prefix` about the path that the front takes off. Default: off. Only for an application that
+    /// nobody reaches but through a front which sets or removes all of them: anybody else could write what they like.
     pub fn trust_forwarding_headers(mut self) -> Self {
-        self.config.trust_forwarding = true;
+        self.trust_forwarding = true;
+        self
+    }
+
+    /// What the links of an answer begin with, where neither a [`public_url`](Self::public_url) nor trusted
+    /// [forwarding headers](Self::trust_forwarding_headers) say. Default: [`Links::PathAbsolute`].
+    ///
+    /// [Clients that poll](crate::guide::clients) says which clients need absolute links.
+    pub fn links(mut self, links: Links) -> Self {
+        self.links = links;
         self
     }
 
@@ -435,14 +450,15 @@ impl Builder {
             })?,
         };
         let mut config = self.config;
-        config.links = ApiLinks::new(&self.api_base, self.public_url.as_deref());
         config.never_async = self.never_async;
-        config.never_async.push(self.api_base.clone());
+        config.api_base.clone_from(&self.api_base);
         config.carriers = self.carriers.into();
         let engine = Engine::new(self.store, self.settings, Probes::new(self.probes), runtime);
-        engine.set_api_address(ApiAddress {
+        let address = ApiAddress {
             base: self.api_base,
             public_url: self.public_url,
+            trust_forwarding: self.trust_forwarding,
+            from_host: self.links == Links::FromHost,
             wait_cap: config.wait_cap,
             intake: Intake {
                 dialects: config.dialects.iter().map(|dialect| dialect.as_str()).collect(),
@@ -451,9 +467,28 @@ impl Builder {
                 body_idle_timeout: config.body_idle_timeout,
                 result_limit: config.result_limit,
             },
-        });
+        };
+        config.links = LinkBase::new(&address);
+        engine.set_api_address(address);
         Ok(RespondAsyncLayer::from_parts(Arc::new(Alive(Arc::new(engine))), config))
     }
+}
+
+/// What the links of an answer begin with: the headers that name a task, and the links in its documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Links {
+    /// A slash: `/tasks/...`. Right for clients that resolve what they are given against the URL that they asked, as
+    /// HTTP has it (RFC 9110 §10.2.2).
+    #[default]
+    PathAbsolute,
+    /// The scheme and host that the request named: `http://example.org:3000/tasks/...`. For clients that take only
+    /// absolute URLs. The scheme is that of trusted forwarding headers or of the request's target, as HTTP/2 has it,
+    /// else `http`. A `Host` that is no plain host and port is not used: then links begin with a slash.
+    ///
+    /// The answer repeats the `Host` that its own client sent. Do not use it where a cache that others share keeps
+    /// answers to requests which differ in their `Host`.
+    FromHost,
 }
 
 impl std::fmt::Debug for Builder {

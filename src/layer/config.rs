@@ -1,6 +1,9 @@
 //! What the layer is told once, when it is built.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::request::Parts;
 
@@ -8,7 +11,7 @@ use crate::{
     engine::Alive,
     layer::{Dialect, HeaderPolicy, carry::Carrier},
     task::{Labels, Tenant},
-    wire::{ApiLinks, below},
+    wire::{LinkBase, below},
 };
 
 /// What all clones of the wrapped application share: one count to take part in it.
@@ -18,15 +21,23 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
 }
 
+impl Shared {
+    /// Whether there is a task API that answers can point at.
+    pub(crate) fn is_api_mounted(&self) -> bool {
+        self.alive.0.api_mounted.load(Ordering::Relaxed)
+    }
+}
+
 /// How the layer behaves. The builder's documentation argues each default.
 pub(crate) struct Config {
     pub(crate) dialects: Vec<Dialect>,
     pub(crate) fc_strict: bool,
     pub(crate) when: Option<Box<When>>,
-    /// Never deferred: the API's base path and the like, without a slash at the end.
+    /// Where a task API is mounted, if one is: never deferred. Without a slash at the end, as the next.
+    pub(crate) api_base: String,
+    /// Never deferred either.
     pub(crate) never_async: Vec<String>,
-    pub(crate) links: ApiLinks,
-    pub(crate) trust_forwarding: bool,
+    pub(crate) links: LinkBase,
     pub(crate) body_limit: usize,
     pub(crate) body_idle_timeout: Duration,
     pub(crate) body_timeout: Duration,
@@ -45,8 +56,10 @@ pub(crate) type FunctionOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 pub(crate) type LabelsOf = dyn Fn(&Parts) -> Labels + Send + Sync;
 
 impl Config {
-    /// Whether `path` is, or is below, a path that is never deferred.
-    pub(crate) fn is_never_async(&self, path: &str) -> bool {
-        self.never_async.iter().any(|base| below(base, path).is_some())
+    /// Whether `path` is, or is below, a path that is never deferred. The API's is one while there is an API.
+    pub(crate) fn is_never_async(&self, path: &str, api_mounted: bool) -> bool {
+        let api = api_mounted.then_some(&self.api_base);
+        let mut paths = self.never_async.iter().chain(api);
+        paths.any(|base| below(base, path).is_some())
     }
 }

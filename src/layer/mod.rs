@@ -10,7 +10,6 @@ mod builder;
 mod carry;
 mod config;
 pub(crate) mod dialect;
-pub(crate) mod forwarded;
 mod future;
 pub(crate) mod headers;
 #[expect(
@@ -23,7 +22,7 @@ mod service;
 
 pub use self::{
     body::{RequestBody, ResponseBody},
-    builder::Builder,
+    builder::{Builder, Links},
     dialect::Dialect,
     future::ResponseFuture,
     headers::HeaderPolicy,

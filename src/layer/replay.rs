@@ -16,7 +16,7 @@ use crate::{
         headers::{ATTEMPT, TASK_ID},
     },
     task::{CapturedRequest, CapturedResponse, RequestId, TaskName},
-    wire::{HopByHop, Short, Values, X_FC_REQUEST_ID, small_number},
+    wire::{HopByHop, Short, Values, X_FC_REQUEST_ID, original, resolve_references, small_number},
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
@@ -51,10 +51,13 @@ where
         Box::pin(async move {
             let request = inner.request(&input, context)?;
             drop(input);
+            let target = original(request.extensions()).unwrap_or(request.uri()).clone();
             let mut service = inner.service.clone();
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
             let response = service.call(request).await.map_err(Into::into)?;
-            Ok(read(response, inner.result_limit).await)
+            let mut answer = read(response, inner.result_limit).await;
+            resolve_references(&mut answer.response.headers, &target);
+            Ok(answer)
         })
     }
 }

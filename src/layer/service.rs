@@ -17,7 +17,6 @@ use crate::layer::{
     accept::Accept,
     config::Shared,
     dialect::{Ask, PREFER, Preferences},
-    forwarded,
 };
 
 /// An application that can be asked to respond asynchronously. Made by [`RespondAsyncLayer`](crate::RespondAsyncLayer);
@@ -96,7 +95,7 @@ impl<S> RespondAsync<S> {
         let ask = found.into_iter().find(|ask| !matches!(ask, Ask::No)).unwrap_or(Ask::No);
         let (head, body) = request.into_parts();
         let vary = head.headers.contains_key(&PREFER);
-        if matches!(ask, Ask::No) || !self.may_defer(&head) {
+        if matches!(ask, Ask::No | Ask::Sync) || !self.may_defer(&head) {
             let future = self.inner.call(Request::from_parts(head, body));
             return match vary {
                 true => ResponseFuture::varying(future),
@@ -111,23 +110,23 @@ impl<S> RespondAsync<S> {
                 false => Preferences::default(),
             },
             vary,
-            origin: match self.shared.config.trust_forwarding {
-                true => forwarded::origin(&head.headers),
-                false => None,
-            },
+            links: self.shared.config.links.of(&head.uri, &head.headers),
         };
         // The readied inner service is left as it is: its permit belongs to the next request that goes through.
         ResponseFuture::ours(match ask {
             Ask::Async(options) => accept.run(options, head, body),
             Ask::Refuse(problem) => accept.refuse(*problem),
-            Ask::No => unreachable!("handled above"),
+            Ask::No | Ask::Sync => unreachable!("handled above"),
         })
     }
 
     fn may_defer(&self, head: &Parts) -> bool {
         head.method != Method::CONNECT
             && !is_upgrade(&head.headers)
-            && !self.shared.config.is_never_async(head.uri.path())
+            && !self
+                .shared
+                .config
+                .is_never_async(head.uri.path(), self.shared.is_api_mounted())
             && self.shared.config.when.as_ref().is_none_or(|when| when(head))
     }
 }

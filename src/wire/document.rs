@@ -121,7 +121,7 @@ impl<'a> TaskDocument<'a> {
             document.text("tenant", Tenant::as_str(tenant));
         }
         document.number("generation", task.generation);
-        if let Some(base) = self.links.path() {
+        if let Some(base) = self.links.base() {
             document.member("links", |out| {
                 write_links(out, base, task_id.as_str(request_id), task);
             });
@@ -246,7 +246,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_task_just_accepted_reads_so() {
-        let (record, links) = (record(), ApiLinks::new("/tasks", None));
+        let (record, links) = (record(), crate::wire::links::tests::links("/tasks"));
         let id = id();
         let expected = format!(
             "{{\"taskId\":\"{id}\",\"requestId\":\"{id}\",\"functionName\":\"transcode\",\"status\":\"Enqueued\",\
@@ -264,7 +264,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_task_that_ended_reads_so() {
-        let (record, links) = (succeeded(), ApiLinks::new("/tasks", None));
+        let (record, links) = (succeeded(), crate::wire::links::tests::links("/tasks"));
         let id = id();
         let document = TaskDocument::new(&record, &links)
             .with_task_payload(b"in")

@@ -5,6 +5,9 @@
 //! - `delivery`: a completion on its way to somebody
 //! - `operation`: a task, as a long-running operation of cloud guidelines
 //! - `links`: where the task API is, and where a task is in it
+//! - `forwarded`: where a client reached the front
+//! - `relative`: references in a response, resolved
+//! - `target`: the target of a request as its client wrote it
 //! - `log`: a line of a task's log
 //! - `json`: documents written as they are made
 //! - `redact`: what no view shows
@@ -17,6 +20,7 @@
 )]
 mod delivery;
 mod document;
+pub(crate) mod forwarded;
 mod hop;
 pub(crate) mod json;
 mod links;
@@ -28,16 +32,20 @@ mod log;
 mod operation;
 mod problem;
 mod redact;
+mod relative;
+mod target;
 mod values;
 
 pub(crate) use self::{
     delivery::DeliveryDocument,
     document::{TaskDocument, write_progress},
     hop::HopByHop,
-    links::{ApiLinks, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
+    links::{ApiLinks, LinkBase, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
     log::LogDocument,
     operation::OperationDocument,
     problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
     redact::{REDACTED, RedactedUri, is_secret_field, is_secret_header, is_secret_query_key},
+    relative::resolve_references,
+    target::original,
     values::{Short, Values, small_number},
 };

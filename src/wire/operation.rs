@@ -36,7 +36,7 @@ impl<'a> OperationDocument<'a> {
     /// The task as an operation.
     pub(crate) fn new(task: &'a TaskRecord, links: &ApiLinks) -> Self {
         let has_result = task.state.is_terminal() && task.status_code.is_some();
-        let result = links.path().filter(|_| has_result);
+        let result = links.base().filter(|_| has_result);
         Self {
             id: TaskId::of(task),
             status: status(task.state),
@@ -89,7 +89,7 @@ mod tests {
     use crate::wire::document::tests::{id, record, succeeded};
 
     fn json(task: &TaskRecord) -> String {
-        let links = ApiLinks::new("/tasks", None);
+        let links = crate::wire::links::tests::links("/tasks");
         String::from_utf8(OperationDocument::new(task, &links).to_bytes().to_vec()).unwrap()
     }
 

@@ -10,6 +10,7 @@ mod api;
 mod body;
 mod callbacks;
 mod capture;
+mod clients;
 mod conformance;
 mod console;
 #[cfg(unix)]

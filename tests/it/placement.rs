@@ -170,7 +170,7 @@ async fn it_wraps_a_sub_application_that_is_nested() {
     let answer = send(fc("/sub/hello/you?x=1").empty()).await;
     answer.assert_accepted();
     let location = answer.header("location");
-    assert_eq!(location, format!("/sub/tasks/{}/result", answer.id()));
+    assert_eq!(location, format!("http://example.org/sub/tasks/{}/result", answer.id()));
     let result = send(Request::get(format!("{location}?wait=50")).empty()).await;
     assert_eq!((result.status, &result.body[..]), (200, &b"hello you"[..]));
     assert_eq!(send(Request::get("/sub/hello/me").empty()).await.body, "hello me");

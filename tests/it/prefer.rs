@@ -205,10 +205,6 @@ async fn both_dialects_on_one_request_are_both_obeyed() {
     );
     assert_eq!(answer.header("vary"), "Prefer");
 
-    let sync = prefer("/echo", "respond-async")
-        .header("X-Fc-Invocation-Type", "Sync")
-        .empty();
-    app.send(sync).await.assert_accepted();
     let wrong = prefer("/echo", "respond-async")
         .header("X-Fc-Invocation-Type", "Later")
         .unread();

@@ -15,7 +15,8 @@ async fn a_result_that_is_not_there_yet_says_where_to_ask_again() {
     assert_eq!(answer.header("retry-after"), "1");
     assert_eq!(answer.header("x-progress"), "0.5");
     assert_eq!(answer.header("x-respond-async-status"), "Running");
-    assert_eq!(answer.json()["percentComplete"], 50);
+    assert_eq!(answer.header("content-location"), answer.header("location"));
+    assert_eq!(answer.json()["progress"]["fraction"], 0.5);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,11 +21,7 @@ static DELAY: HeaderName = HeaderName::from_static("x-fc-async-delay");
 const DELAY_LIMIT: u64 = 3600;
 
 pub(super) fn read(headers: &HeaderMap) -> Ask {
-    match asked(headers) {
-        Ok(None) => Ask::No,
-        Ok(Some(options)) => Ask::Async(options),
-        Err(problem) => Ask::Refuse(Box::new(problem)),
-    }
+    asked(headers).unwrap_or_else(|problem| Ask::Refuse(Box::new(problem)))
 }
 
 /// Whether a header of this name is one of the dialect's.
@@ -33,12 +29,12 @@ pub(super) fn is_own(name: &HeaderName) -> bool {
     [&TYPE, &TASK_ID, &INVOCATION_ID, &DELAY].contains(&name)
 }
 
-fn asked(headers: &HeaderMap) -> Result<Option<Options>, Problem> {
+fn asked(headers: &HeaderMap) -> Result<Ask, Problem> {
     let Some(kind) = single(headers, &TYPE)? else {
-        return Ok(None);
+        return Ok(Ask::No);
     };
     if kind.eq_ignore_ascii_case("sync") {
-        return Ok(None);
+        return Ok(Ask::Sync);
     }
     if !kind.eq_ignore_ascii_case("async") {
         let kind = Problem::quoted(kind);
@@ -48,9 +44,9 @@ fn asked(headers: &HeaderMap) -> Result<Option<Options>, Problem> {
     }
     // Mostly nothing else is there: one look through the names, where each look-up hashes a long one.
     if headers.keys().filter(|name| is_own(name)).count() == 1 {
-        return Ok(Some(Options::default()));
+        return Ok(Ask::Async(Options::default()));
     }
-    Ok(Some(Options {
+    Ok(Ask::Async(Options {
         name: name(headers)?,
         delay: delay(headers)?,
         ..Options::default()
@@ -107,14 +103,19 @@ mod tests {
     #[test]
     fn only_async_asks() {
         for value in ["Async", "async", "ASYNC"] {
-            assert!(asked(&headers(&[(&TYPE, value)])).unwrap().is_some(), "{value}");
+            assert!(matches!(read(&headers(&[(&TYPE, value)])), Ask::Async(_)), "{value}");
         }
-        assert!(asked(&headers(&[(&TYPE, "Sync")])).unwrap().is_none());
-        assert!(asked(&HeaderMap::new()).unwrap().is_none());
+        for value in ["Sync", "sync"] {
+            assert!(matches!(read(&headers(&[(&TYPE, value)])), Ask::Sync), "{value}");
+        }
+        assert!(matches!(read(&HeaderMap::new()), Ask::No));
         for value in ["", "yes", "async, async", "Async;q=1", "\u{e4}"] {
-            assert!(asked(&headers(&[(&TYPE, value)])).is_err(), "{value}");
+            assert!(matches!(read(&headers(&[(&TYPE, value)])), Ask::Refuse(_)), "{value}");
         }
-        assert!(asked(&headers(&[(&TYPE, "async"), (&TYPE, "sync")])).is_err());
+        assert!(matches!(
+            read(&headers(&[(&TYPE, "async"), (&TYPE, "sync")])),
+            Ask::Refuse(_)
+        ));
     }
 
     #[test]
@@ -122,7 +123,11 @@ mod tests {
         let with = |lines: &[(&HeaderName, &str)]| {
             let mut headers = headers(lines);
             headers.insert(TYPE.clone(), HeaderValue::from_static("Async"));
-            asked(&headers).map(Option::unwrap)
+            match read(&headers) {
+                Ask::Async(options) => Ok(options),
+                Ask::Refuse(problem) => Err(problem),
+                Ask::No | Ask::Sync => unreachable!("it asks"),
+            }
         };
         assert_eq!(with(&[(&TASK_ID, "job_1")]).unwrap().name.unwrap().as_str(), "job_1");
         assert_eq!(with(&[(&INVOCATION_ID, "job")]).unwrap().name.unwrap().as_str(), "job");

@@ -16,7 +16,7 @@ use crate::{
 /// A way of asking for async.
 ///
 /// Several may be on at once. They are asked in the order they were given in; the first that finds itself addressed
-/// decides.
+/// decides. `X-Fc-Invocation-Type: Sync` is such an address: the request is answered at once, whatever its `Prefer` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {
@@ -44,6 +44,8 @@ impl Dialect {
 pub(crate) enum Ask {
     /// It is not addressed.
     No,
+    /// Do not run it later, whatever another dialect finds.
+    Sync,
     /// Run it later.
     Async(Options),
     /// It is addressed, and cannot be obeyed.

@@ -5,19 +5,20 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Uri,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HOST},
+    header::{AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION},
 };
 use percent_encoding::percent_decode_str;
 
 use super::headers;
 use crate::{
     api::edits,
+    engine::ApiAddress,
     task::{
         CapturedRequest, IdempotencyKey, NewTask, Payload, Progress, RequestId, TaskName, TaskRecord, Tenant, WorkerId,
         lifecycle::Outcome,
     },
     time::Timestamp,
-    wire::{ApiLinks, OperationDocument, Problem, TaskDocument},
+    wire::{LinkBase, OperationDocument, Problem, TaskDocument},
 };
 
 const SECRET: &str = "Bearer of a secret";
@@ -85,17 +86,22 @@ pub(super) fn documents(data: &[u8]) {
 
 fn written(record: &TaskRecord, body: &[u8]) {
     for public in [None, Some("https://example.org/x")] {
-        let links = ApiLinks::new("/tasks", public);
-        let document = TaskDocument::new(record, &links).with_task_payload(body);
+        let base = LinkBase::new(&ApiAddress {
+            base: "/tasks".into(),
+            public_url: public.map(str::to_owned),
+            ..ApiAddress::default()
+        });
+        let links = base.known();
+        let document = TaskDocument::new(record, links).with_task_payload(body);
         let read = json(&document.with_return_payload(body, false).to_bytes());
         assert_eq!(read["requestId"], record.id.to_string());
         assert_eq!(read["taskId"], record.task_id());
-        let operation = json(&OperationDocument::new(record, &links).to_bytes());
+        let operation = json(&OperationDocument::new(record, links).to_bytes());
         assert_eq!(operation["id"], record.task_id());
-        let location = links.location(record);
-        assert!(location.is_some_and(|at| at.to_str().is_ok_and(|at| at.parse::<Uri>().is_ok())));
         let mut headers = HeaderMap::new();
         links.put_on(&mut headers, record);
+        let location = headers.get(LOCATION);
+        assert!(location.is_some_and(|at| at.to_str().is_ok_and(|at| at.parse::<Uri>().is_ok())));
         assert!(!headers.contains_key(HOST));
     }
     let payload = Payload::new(body, 100);

@@ -9,14 +9,17 @@ use http::{
 };
 
 use crate::{
-    engine::retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
+    engine::{
+        ApiAddress,
+        retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
+    },
     layer::{
         HeaderPolicy,
         dialect::{self, Ask, Dialect, PREFER, Preferences},
-        forwarded,
         headers::{depth, strip},
     },
     task::CapturedRequest,
+    wire::LinkBase,
 };
 
 /// Lines of `name: value`; what is no such line is left out, as a server would refuse it.
@@ -115,17 +118,28 @@ pub(super) fn strip_headers(data: &[u8]) {
     let _ = depth(&sent);
 }
 
-/// What is put into a link names a scheme and a host, and nothing else.
+/// What a link begins with names a scheme and a host and leads to the API there, whatever the headers say.
 pub(super) fn forwarded(data: &[u8]) {
-    if let Some(origin) = forwarded::origin(&lines(data)) {
-        let host = origin
-            .strip_prefix("https://")
-            .or_else(|| origin.strip_prefix("http://"));
-        let host = host.expect("it has a scheme");
-        let harmless = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
-        assert!(!host.is_empty() && host.chars().all(harmless), "{origin}");
-        assert!(HeaderValue::try_from(&origin).is_ok());
-    }
+    let base = LinkBase::new(&ApiAddress {
+        base: "/tasks".into(),
+        trust_forwarding: true,
+        from_host: true,
+        ..ApiAddress::default()
+    });
+    let Some(links) = base.of(&Uri::from_static("/"), &lines(data)) else {
+        return;
+    };
+    let link = links.base().expect("there is an API");
+    assert!(HeaderValue::try_from(link).is_ok());
+    let uri: Uri = link.parse().expect("a link is a URI");
+    assert!(
+        link.starts_with('/') || uri.authority().is_some_and(|host| !host.as_str().contains('@')),
+        "{link}"
+    );
+    assert!(
+        uri.path().ends_with("/tasks") && !uri.path().starts_with("//") && uri.query().is_none(),
+        "{link}"
+    );
 }
 
 /// However long a response asks to wait, there is an end to it.
