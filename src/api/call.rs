@@ -8,7 +8,7 @@ use crate::{
     api::{Permission, access::Grant},
     engine::{Observer, Tasks},
     layer::ResponseBody,
-    task::TaskRef,
+    task::{TaskRef, redact::Secrets},
     wire::{ApiLinks, Problem},
 };
 
@@ -19,6 +19,7 @@ pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
 pub(super) struct Call {
     pub(super) tasks: Tasks,
     pub(super) links: Arc<ApiLinks>,
+    pub(super) secrets: Arc<Secrets>,
     pub(super) grant: Grant,
     pub(super) task: Option<TaskRef>,
     pub(super) parts: Parts,

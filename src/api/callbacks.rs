@@ -1,5 +1,7 @@
 //! Who was told how a task ended: the deliveries of a task, with every try, and having one made again.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use serde::Serialize;
 
@@ -10,8 +12,8 @@ use crate::{
         call::{Answer, Call},
     },
     layer::RequestBody,
-    task::{DeliveryStatus, TaskRecord, delivery::Redeliver},
-    wire::{DeliveryDocument, Problem, RedactedUri},
+    task::{DeliveryStatus, delivery::Redeliver},
+    wire::{DeliveryDocument, Problem},
 };
 
 /// `GET /{id}/callbacks`
@@ -21,9 +23,9 @@ pub(super) async fn list(call: Call) -> Answer {
     let document = CallbacksDocument {
         task_id: record.task_id(),
         destination_status: record.destination_status().as_str(),
-        callback_url: callback_url(&record),
+        callback_url: record.callback.as_deref().map(|url| call.secrets.url(url)),
         callbacks: deliveries
-            .map(|(at, delivery)| DeliveryDocument::new(at, delivery))
+            .map(|(at, delivery)| DeliveryDocument::new(at, delivery, &call.secrets))
             .collect(),
     };
     Ok(answer::json(StatusCode::OK, &document))
@@ -66,8 +68,9 @@ pub(super) async fn redeliver(call: Call, body: RequestBody) -> Answer {
 struct CallbacksDocument<'a> {
     task_id: String,
     destination_status: &'static str,
+    /// The URL that the request named.
     #[serde(skip_serializing_if = "Option::is_none")]
-    callback_url: Option<String>,
+    callback_url: Option<Cow<'a, str>>,
     callbacks: Vec<DeliveryDocument<'a>>,
 }
 
@@ -77,10 +80,4 @@ struct Redelivered {
     callback_id: usize,
     webhook_id: String,
     status: &'static str,
-}
-
-/// The URL that the request named, without what in it may be a secret.
-fn callback_url(record: &TaskRecord) -> Option<String> {
-    let uri = record.callback.as_deref()?.parse().ok()?;
-    Some(RedactedUri(&uri).to_string())
 }

@@ -1,6 +1,6 @@
 //! What a client changes about a request before it is run again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -10,8 +10,12 @@ use serde::Deserialize;
 
 use crate::{
     layer::{HeaderPolicy, strip},
-    task::{CapturedRequest, lifecycle::Edits},
-    wire::{Problem, REDACTED, below, is_secret_header, is_secret_query_key},
+    task::{
+        CapturedRequest,
+        lifecycle::Edits,
+        redact::{NothingStored, REDACTED, Restored, Secrets},
+    },
+    wire::{Problem, below},
 };
 
 /// The edits as they are sent: what is absent or `null` stays as it is.
@@ -71,11 +75,13 @@ impl EditsDocument {
 
     /// The edits of `request`. `api` is where the application has the task API: no task may call it, or who may re-run
     /// tasks could do there whatever the sender of the task may.
-    pub(crate) fn resolve(self, request: &CapturedRequest, api: &str) -> Result<Edits, Problem> {
+    pub(crate) fn resolve(self, request: &CapturedRequest, api: &str, secrets: &Secrets) -> Result<Edits, Problem> {
         let encoding = self.body_encoding.unwrap_or_default();
+        let uri = self.uri.map(|uri| target(&uri, &request.uri, api, secrets));
+        let headers = self.headers.map(|headers| headers.read(&request.headers, secrets));
         Ok(Edits {
-            uri: self.uri.map(|uri| target(&uri, &request.uri, api)).transpose()?,
-            headers: self.headers.map(|headers| headers.read(&request.headers)).transpose()?,
+            uri: uri.transpose()?,
+            headers: headers.transpose()?,
             body: self.body.map(|body| decode(body, encoding)).transpose()?,
         })
     }
@@ -91,8 +97,10 @@ fn decode(body: String, encoding: Encoding) -> Result<Bytes, Problem> {
     }
 }
 
-fn target(edited: &str, stored: &Uri, api: &str) -> Result<Uri, Problem> {
-    let restored = restore_query(edited, stored.query().unwrap_or(""))?;
+fn target(edited: &str, stored: &Uri, api: &str, secrets: &Secrets) -> Result<Uri, Problem> {
+    let stored = stored.path_and_query().map_or("", |target| target.as_str());
+    let restored = secrets.restored_target(edited, stored);
+    let restored = restored.map_err(|missing| nothing_redacted("uri", &missing))?;
     let path_absolute = restored.starts_with('/') && !restored.starts_with("//") && !restored.contains('#');
     let uri: Option<Uri> = restored.parse().ok().filter(|_| path_absolute);
     let uri = uri.ok_or_else(|| {
@@ -109,36 +117,8 @@ fn target(edited: &str, stored: &Uri, api: &str) -> Result<Uri, Problem> {
     }
 }
 
-/// `edited` with every secret in its query that still reads `REDACTED` put back from the `stored` query: the first from
-/// the first parameter of that name, and so on.
-fn restore_query(edited: &str, stored: &str) -> Result<String, Problem> {
-    let Some((path, query)) = edited.split_once('?') else {
-        return Ok(edited.to_owned());
-    };
-    let mut seen = HashMap::new();
-    let mut restored = Vec::new();
-    for pair in query.split('&') {
-        let Some((key, value)) = pair.split_once('=').filter(|(key, _)| is_secret_query_key(key)) else {
-            restored.push(pair);
-            continue;
-        };
-        let index = seen.entry(key).or_insert(0_usize);
-        let mut same = stored
-            .split('&')
-            .filter(|pair| pair.split_once('=').is_some_and(|(name, _)| name == key));
-        let stored = same.nth(*index);
-        *index += 1;
-        restored.push(match (value, stored) {
-            (REDACTED, Some(stored)) => stored,
-            (REDACTED, None) => return Err(nothing_redacted("query parameter", key)),
-            _ => pair,
-        });
-    }
-    Ok(format!("{path}?{}", restored.join("&")))
-}
-
 impl Headers {
-    fn read(self, stored: &HeaderMap) -> Result<HeaderMap, Problem> {
+    fn read(self, stored: &HeaderMap, secrets: &Secrets) -> Result<HeaderMap, Problem> {
         let pairs: Vec<(String, String)> = match self {
             Self::Pairs(pairs) => pairs,
             Self::Map(map) => {
@@ -151,7 +131,7 @@ impl Headers {
         };
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            let (name, value) = restore_header(&name, value, &headers, stored)?;
+            let (name, value) = restore_header(&name, &value, &headers, stored, secrets)?;
             headers
                 .try_append(name, value)
                 .map_err(|_| bad("has too many headers"))?;
@@ -162,36 +142,35 @@ impl Headers {
     }
 }
 
-/// The header as it is to be stored. `before` holds the edited ones before it: the second value of a name that still
-/// reads `REDACTED` stands for the second that is stored.
+/// The header as it is to be stored. `before` holds the edited ones before it: the second value of a name is put back from
+/// the second that is stored.
 fn restore_header(
     name: &str,
-    value: String,
+    value: &str,
     before: &HeaderMap,
     stored: &HeaderMap,
+    secrets: &Secrets,
 ) -> Result<(HeaderName, HeaderValue), Problem> {
     let refuse = |what| {
         let name = Problem::quoted(name);
         bad(format!("has the header {name}, whose {what} is not valid"))
     };
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse("name"))?;
-    if value == REDACTED {
-        let at = before.get_all(&name).iter().count();
-        let secret = is_secret_header(&name);
-        match stored.get_all(&name).iter().nth(at) {
-            Some(stored) if secret || stored.is_sensitive() => return Ok((name, stored.clone())),
-            None if secret => return Err(nothing_redacted("header", name.as_str())),
-            _ => {}
-        }
-    }
-    let value = HeaderValue::try_from(value).map_err(|_| refuse("value"))?;
+    let at = before.get_all(&name).iter().count();
+    let stored = stored.get_all(&name).iter().nth(at);
+    let restored = secrets.restored_header(&name, value, stored);
+    let restored = restored.map_err(|missing| nothing_redacted(&format!("header {name:?}"), &missing))?;
+    let value = match restored {
+        Restored::Untouched(stored) => stored,
+        Restored::Text(text) => HeaderValue::try_from(text).map_err(|_| refuse("value"))?,
+    };
     Ok((name, value))
 }
 
-fn nothing_redacted(what: &str, name: &str) -> Problem {
-    let name = Problem::quoted(name);
+fn nothing_redacted(place: &str, missing: &NothingStored) -> Problem {
+    let key = Problem::quoted(&missing.key);
     bad(format!(
-        "has {REDACTED} as the {what} {name}, which the stored request lacks; give its value"
+        "has {REDACTED} as {key} in the {place}, which the stored request lacks there; give its value"
     ))
 }
 
@@ -215,7 +194,7 @@ mod tests {
     }
 
     fn edit(json: &str) -> Result<CapturedRequest, u16> {
-        let edits = parse(json.as_bytes()).and_then(|edits| edits.resolve(&stored(), "/tasks"));
+        let edits = parse(json.as_bytes()).and_then(|edits| edits.resolve(&stored(), "/tasks", &Secrets::new()));
         edits
             .map(|edits| edits.apply(&stored()))
             .map_err(|problem| problem.status().as_u16())

@@ -37,7 +37,9 @@ pub(super) async fn list(call: Call) -> Answer {
     let mut list = Object::begin(&mut out);
     list.member("tasks", |out| {
         json::array(out, found.items.iter().zip(&payloads), |out, (record, payloads)| {
-            payloads.put_in(TaskDocument::new(record, &call.links)).write(out);
+            payloads
+                .put_in(TaskDocument::new(record, &call.links, &call.secrets))
+                .write(out);
         });
     });
     list.text("nextToken", next.as_deref().unwrap_or(""));

@@ -14,7 +14,7 @@ use crate::{
     },
     engine::Observer,
     store::LogQuery,
-    task::{LogLine, RequestId},
+    task::{LogLine, RequestId, redact::Secrets},
     wire::{
         LogDocument, Problem,
         json::{self, Object},
@@ -32,7 +32,7 @@ pub(super) async fn logs(call: Call) -> Answer {
     let query = LogsQuery::read(&call.parts.uri)?;
     let record = call.record().await?;
     let mut response = match wants_text(&call.parts.headers) {
-        true => text(call.observer(), record.id, query)?,
+        true => text(&call, record.id, query)?,
         false => page(&call, record.id, query).await?,
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
@@ -55,7 +55,9 @@ async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
     let mut out = Vec::with_capacity(256 * lines.len() + 64);
     let mut document = Object::begin(&mut out);
     document.member("lines", |out| {
-        json::array(out, &lines, |out, line| LogDocument(line).write(out));
+        json::array(out, &lines, |out, line| {
+            LogDocument::new(line, &call.secrets).write(out);
+        });
     });
     document.number("next", next);
     document.truth("more", more);
@@ -64,14 +66,15 @@ async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
 }
 
 /// All lines, or as many as were asked for, read as the client takes them.
-fn text(observer: Observer, id: RequestId, query: LogsQuery) -> Answer {
+fn text(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
+    let (observer, secrets) = (call.observer(), call.secrets.clone());
     let permit = observer.permit().ok_or_else(Problem::too_many_streams)?;
     let (pen, body) = stream();
     observer.spawn({
         let observer = observer.clone();
         async move {
             let _permit = permit;
-            if write_text(&pen, &observer, id, query).await.is_ok() {
+            if write_text(&pen, &observer, id, query, &secrets).await.is_ok() {
                 pen.end().await;
             }
         }
@@ -84,7 +87,13 @@ fn text(observer: Observer, id: RequestId, query: LogsQuery) -> Answer {
     Ok(response)
 }
 
-async fn write_text(pen: &Pen, observer: &Observer, id: RequestId, query: LogsQuery) -> Result<(), Gone> {
+async fn write_text(
+    pen: &Pen,
+    observer: &Observer,
+    id: RequestId,
+    query: LogsQuery,
+    secrets: &Secrets,
+) -> Result<(), Gone> {
     let mut left = query.limit.unwrap_or(usize::MAX);
     let mut after = query.after;
     loop {
@@ -99,15 +108,16 @@ async fn write_text(pen: &Pen, observer: &Observer, id: RequestId, query: LogsQu
         let Some(last) = lines.last() else { return Ok(()) };
         after = last.seq;
         left -= lines.len();
-        pen.write(as_text(&lines)).await?;
+        pen.write(as_text(&lines, secrets)).await?;
         if lines.len() < limit || left == 0 {
             return Ok(());
         }
     }
 }
 
-fn as_text(lines: &[LogLine]) -> String {
-    lines.iter().map(|line| LogDocument(line).to_string()).collect()
+fn as_text(lines: &[LogLine], secrets: &Secrets) -> String {
+    let texts = lines.iter().map(|line| LogDocument::new(line, secrets).to_string());
+    texts.collect()
 }
 
 /// Whether the client names text, and would rather have it than JSON.

@@ -18,7 +18,7 @@ use crate::{
         query,
     },
     layer::{Preferences, ResponseBody},
-    task::{CapturedResponse, TaskRecord},
+    task::{CapturedResponse, TaskRecord, redact::Secrets},
     wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER, TRUNCATED_HEADER, TaskDocument},
 };
 
@@ -83,15 +83,15 @@ pub(super) async fn result(call: Call) -> Answer {
             }
             Ok(answer)
         }
-        _ => Err(no_response(&record)),
+        _ => Err(no_response(&record, &call.secrets)),
     }
 }
 
 /// The same as the request was answered with, as far as the caller may see it.
 fn not_done(call: &Call, record: &TaskRecord) -> Response<ResponseBody> {
     let document = match call.grant.allows(Permission::View) {
-        true => TaskDocument::new(record, &call.links).to_bytes(),
-        false => OperationDocument::new(record, &call.links).to_bytes(),
+        true => TaskDocument::new(record, &call.links, &call.secrets).to_bytes(),
+        false => OperationDocument::new(record, &call.links, &call.secrets).to_bytes(),
     };
     let mut response = answer::document(StatusCode::ACCEPTED, document);
     let headers = response.headers_mut();
@@ -112,9 +112,10 @@ fn speaks_odata(headers: &HeaderMap) -> bool {
         .any(|name| headers.contains_key(*name))
 }
 
-fn no_response(record: &TaskRecord) -> Problem {
+fn no_response(record: &TaskRecord, secrets: &Secrets) -> Problem {
     let last = record.history.last().and_then(|event| event.detail.as_deref());
-    Problem::no_response(record.state, record.error.as_deref().or(last))
+    let reason = record.error.as_deref().or(last).map(|reason| secrets.text(reason));
+    Problem::no_response(record.state, reason.as_deref())
 }
 
 /// Who reads a result.

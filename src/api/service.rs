@@ -18,6 +18,7 @@ use crate::{
     engine::{Tasks, WeakTasks},
     error::{BoxError, BoxFuture},
     layer::{RequestBody, ResponseBody},
+    task::redact::Secrets,
     wire::{LinkBase, Problem, below},
 };
 
@@ -29,6 +30,7 @@ pub struct TaskApi {
     tasks: WeakTasks,
     authorizer: Arc<dyn Authorizer>,
     links: Arc<LinkBase>,
+    secrets: Arc<Secrets>,
     prefix: Arc<str>,
 }
 
@@ -39,10 +41,12 @@ impl TaskApi {
     /// gives: paths from which the base has been taken off.
     pub fn new(tasks: &Tasks, authorizer: impl Authorizer) -> Self {
         tasks.mark_api_mounted();
+        let address = tasks.api_address();
         Self {
             tasks: tasks.downgrade(),
             authorizer: Arc::new(authorizer),
-            links: Arc::new(LinkBase::new(&tasks.api_address())),
+            links: Arc::new(LinkBase::new(&address)),
+            secrets: address.secrets,
             prefix: "".into(),
         }
     }
@@ -71,6 +75,7 @@ impl TaskApi {
         let links = self.links.of(&parts.uri, &parts.headers);
         let call = Call {
             links: Arc::new(links.unwrap_or_else(|| self.links.known().clone())),
+            secrets: self.secrets,
             tasks,
             grant,
             task,

@@ -12,8 +12,8 @@ use crate::{
         query,
     },
     store::StoreErrorKind,
-    task::{CapturedRequest, CapturedResponse, Payload, TaskRecord},
-    wire::{OperationDocument, Problem, REDACTED, RedactedUri, TaskDocument, is_secret_header},
+    task::{CapturedRequest, CapturedResponse, Payload, TaskRecord, redact::Secrets},
+    wire::{OperationDocument, Problem, TaskDocument},
 };
 
 /// How much of a body `/request` and `/response` show, in bytes: the default limit of what is accepted, so that by default nothing is
@@ -30,14 +30,14 @@ pub(super) async fn task(call: Call) -> Answer {
         }
         false => Payloads::default(),
     };
-    let document = payloads.put_in(TaskDocument::new(&record, &call.links));
+    let document = payloads.put_in(TaskDocument::new(&record, &call.links, &call.secrets));
     Ok(answer::document(StatusCode::OK, document.to_bytes()))
 }
 
 /// `GET /{id}/operation`
 pub(super) async fn operation(call: Call) -> Answer {
     let record = call.record().await?;
-    let document = OperationDocument::new(&record, &call.links).to_bytes();
+    let document = OperationDocument::new(&record, &call.links, &call.secrets).to_bytes();
     let mut response = answer::document(StatusCode::OK, document);
     if !record.state.is_terminal() {
         response.headers_mut().insert(RETRY_AFTER, answer::ASK_AGAIN);
@@ -50,7 +50,10 @@ pub(super) async fn request(call: Call) -> Answer {
     let record = call.record().await?;
     let request = call.tasks.request(&call.grant.scope, record.id).await?;
     let request = request.ok_or_else(Problem::task_not_found)?;
-    Ok(answer::json(StatusCode::OK, &RequestDocument::new(&request)))
+    Ok(answer::json(
+        StatusCode::OK,
+        &RequestDocument::new(&request, &call.secrets),
+    ))
 }
 
 /// `GET /{id}/response`
@@ -61,7 +64,10 @@ pub(super) async fn response(call: Call) -> Answer {
         None => None,
     };
     let response = response.ok_or_else(Problem::response_not_found)?;
-    Ok(answer::json(StatusCode::OK, &ResponseDocument::new(&response)))
+    Ok(answer::json(
+        StatusCode::OK,
+        &ResponseDocument::new(&response, &call.secrets),
+    ))
 }
 
 impl Call {
@@ -107,15 +113,10 @@ impl Payloads {
 }
 
 /// Headers as a view shows them, in their order.
-fn shown(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
-    let shown = headers.iter().map(|(name, value)| {
-        let secret = value.is_sensitive() || is_secret_header(name);
-        let value = match secret {
-            true => REDACTED.into(),
-            false => String::from_utf8_lossy(value.as_bytes()),
-        };
-        (name.as_str(), value)
-    });
+fn shown<'a>(headers: &'a HeaderMap, secrets: &Secrets) -> Vec<(&'a str, Cow<'a, str>)> {
+    let shown = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), secrets.header(name, value)));
     shown.collect()
 }
 
@@ -131,12 +132,12 @@ struct RequestDocument<'a> {
 }
 
 impl<'a> RequestDocument<'a> {
-    fn new(request: &'a CapturedRequest) -> Self {
+    fn new(request: &'a CapturedRequest, secrets: &Secrets) -> Self {
         let body = Payload::new(&request.body, BODY_BYTES);
         Self {
             method: request.method.as_str(),
-            uri: RedactedUri(&request.uri).to_string(),
-            headers: shown(&request.headers),
+            uri: secrets.uri(&request.uri).to_string(),
+            headers: shown(&request.headers, secrets),
             body: body.text,
             body_encoding: body.encoding,
             truncated: body.truncated,
@@ -157,11 +158,11 @@ struct ResponseDocument<'a> {
 }
 
 impl<'a> ResponseDocument<'a> {
-    fn new(response: &'a CapturedResponse) -> Self {
+    fn new(response: &'a CapturedResponse, secrets: &Secrets) -> Self {
         let body = Payload::new(&response.body, BODY_BYTES);
         Self {
             status: response.status.as_u16(),
-            headers: shown(&response.headers),
+            headers: shown(&response.headers, secrets),
             body: body.text,
             body_encoding: body.encoding,
             truncated: body.truncated || response.truncated,

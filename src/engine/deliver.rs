@@ -17,7 +17,7 @@ use crate::{
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, Inserted, StoreErrorKind, StoreResult},
     task::{
         CapturedRequest, Delivery, DeliveryStatus, DeliveryTry, IdempotencyKey, NewTask, RequestId, Scope, TaskRecord,
-        delivery::DeliveryOutcome, record::cut,
+        delivery::DeliveryOutcome, record::cut, redact::Secrets,
     },
 };
 
@@ -157,7 +157,7 @@ impl Engine {
         }
         let error = match status {
             DeliveryStatus::Delivered => None,
-            _ => tried.text.map(BoxError::from),
+            _ => tried.text.map(|text| BoxError::from(self.secrets().text(&text))),
         };
         self.probes.emit(|| Event::Delivered {
             id,
@@ -179,6 +179,7 @@ impl Engine {
         };
         let completion = Completion::new(claimed.record.clone(), &claimed.delivery, request, response);
         let completion = completion.with_location(self.location(&claimed.record));
+        let completion = completion.with_secrets(self.secrets());
         let reentry = Reentry(self);
         let call = caught_async(|| target.deliver(completion, &reentry));
         let limit = target.limit();
@@ -198,6 +199,11 @@ impl Engine {
             },
             () = cut => Tried::new(TryOutcome::Postponed(Duration::ZERO)),
         }
+    }
+
+    /// What is not to be shown to whom the engine tells something.
+    fn secrets(&self) -> Arc<Secrets> {
+        self.api.get().map(|api| api.secrets.clone()).unwrap_or_default()
     }
 
     /// Where the task API has the task, if there is one.

@@ -83,7 +83,7 @@ use crate::{
     error::BoxFuture,
     probe::{AttemptInfo, AttemptScope, Event, Probe},
     store::{StoreError, StoreErrorKind, StoreResult, TaskStore},
-    task::{CapturedRequest, RequestId, WorkerId},
+    task::{CapturedRequest, RequestId, WorkerId, redact::Secrets},
     time::{Clock, SystemClock, Timestamp},
 };
 
@@ -237,6 +237,7 @@ pub(crate) struct ApiAddress {
     /// Links begin with the host that the request names.
     pub(crate) from_host: bool,
     pub(crate) wait_cap: Duration,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) intake: Intake,
 }
 

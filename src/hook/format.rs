@@ -21,6 +21,10 @@ use crate::{
 /// | `standard` | Standard Webhooks: `{"type","timestamp","data"}`, without payloads | receivers that fetch what they need |
 /// | `raw` | the response itself, body and headers, with `X-Call-Id` and `X-Function-Status` | receivers written for OpenFaaS |
 ///
+/// Bodies are sent as they are. What is said beside them is not: errors are sent without the secrets of URLs in them, and `raw`
+/// leaves out the headers whose names are secret, by the layer's [`HeaderPolicy`](crate::HeaderPolicy) too, and takes the
+/// secrets out of URLs in the others. What a receiver is to have of those belongs in the body.
+///
 /// In `fc` and `cloudevents`, a payload that is no UTF-8 is sent in base64, and `requestPayloadEncoding` or
 /// `responsePayloadEncoding` says `base64`. Both payloads together take up to [`LIMIT`](Self::LIMIT) bytes: a response that
 /// is longer is cut, with `"responsePayloadTruncated":true`; a request that does not fit beside it is left out, with
@@ -121,7 +125,7 @@ struct FcResponseContext<'a> {
     status_code: Option<u16>,
     function_error: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error_message: Option<&'a str>,
+    error_message: Option<Cow<'a, str>>,
 }
 
 fn fc(completion: &Completion, limit: usize) -> FcDocument<'_> {
@@ -142,7 +146,7 @@ fn fc(completion: &Completion, limit: usize) -> FcDocument<'_> {
         response_context: FcResponseContext {
             status_code: status_code(completion),
             function_error: error,
-            error_message: completion.error.as_deref(),
+            error_message: error_text(completion),
         },
         response,
     }
@@ -233,7 +237,7 @@ struct Thin<'a> {
     function_name: &'a str,
     status: &'static str,
     status_code: Option<u16>,
-    task_error_message: Option<&'a str>,
+    task_error_message: Option<Cow<'a, str>>,
     attempt: u32,
     generation: u32,
     created_time: Timestamp,
@@ -250,7 +254,7 @@ impl<'a> Thin<'a> {
             function_name: completion.task.function(),
             status: completion.state.as_str(),
             status_code: status_code(completion),
-            task_error_message: completion.error.as_deref(),
+            task_error_message: error_text(completion),
             attempt: completion.attempt,
             generation: completion.generation,
             created_time: completion.task.created_at,
@@ -258,6 +262,10 @@ impl<'a> Thin<'a> {
             link: completion.location(),
         }
     }
+}
+
+fn error_text(completion: &Completion) -> Option<Cow<'_, str>> {
+    completion.error.as_deref().map(|error| completion.secrets.text(error))
 }
 
 fn word(state: TaskState) -> String {
@@ -367,7 +375,7 @@ const STATUS: HeaderName = HeaderName::from_static("x-respond-async-status");
 fn is_about_the_body(name: &HeaderName) -> bool {
     let name = name.as_str();
     let content = name.starts_with("content-") && name != "content-length" && name != "content-security-policy";
-    let own = name.starts_with("x-") && !name.starts_with("x-forwarded-") && !name.starts_with("x-respond-async-");
+    let own = name.starts_with("x-") && !name.starts_with("x-forwarded-") && !is_ours(name);
     content
         || own
         || matches!(
@@ -376,12 +384,23 @@ fn is_about_the_body(name: &HeaderName) -> bool {
         )
 }
 
+/// Whether the layer or this format says something in a header of this name: a handler cannot.
+fn is_ours(name: &str) -> bool {
+    let prefixed = ["x-respond-async-", "x-fc-"].iter().any(|ours| name.starts_with(ours));
+    prefixed
+        || [CALL_ID, DURATION, FUNCTION_STATUS, FUNCTION_NAME]
+            .iter()
+            .any(|ours| ours == name)
+}
+
 fn raw(completion: &Completion) -> Rendered {
     let mut headers = HeaderMap::new();
     let mut body = Bytes::new();
     if let Some(response) = &completion.response {
         for (name, value) in response.headers.iter().filter(|(name, _)| is_about_the_body(name)) {
-            headers.append(name, value.clone());
+            if let Some(value) = completion.secrets.sent_header(name, value) {
+                headers.append(name, value);
+            }
         }
         headers.insert(FUNCTION_STATUS, response.status.as_u16().into());
         body = response.body.clone();

@@ -90,7 +90,7 @@ pub use self::{
 pub(crate) use self::{local::LocalHooks, target::HookKind};
 use crate::{
     error::{BoxError, BoxFuture},
-    task::{CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState},
+    task::{CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState, redact::Secrets},
     time::Timestamp,
 };
 
@@ -130,6 +130,7 @@ pub struct Completion {
     pub response: Option<Arc<CapturedResponse>>,
     request: Option<Arc<CapturedRequest>>,
     location: Option<Arc<str>>,
+    secrets: Arc<Secrets>,
 }
 
 impl Completion {
@@ -151,12 +152,18 @@ impl Completion {
             response: response.filter(|_| current),
             request,
             location: None,
+            secrets: Arc::default(),
             task,
         }
     }
 
     pub(crate) fn with_location(mut self, location: Option<Arc<str>>) -> Self {
         self.location = location;
+        self
+    }
+
+    pub(crate) fn with_secrets(mut self, secrets: Arc<Secrets>) -> Self {
+        self.secrets = secrets;
         self
     }
 

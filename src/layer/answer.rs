@@ -43,7 +43,7 @@ impl Accept {
         let links = self.links();
         let document = match self.shared.config.fc_strict {
             true => Vec::new(),
-            false => TaskDocument::new(&record, links).to_vec(),
+            false => TaskDocument::new(&record, links, self.shared.config.headers.secrets()).to_vec(),
         };
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::ACCEPTED;

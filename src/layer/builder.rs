@@ -460,6 +460,7 @@ impl Builder {
             trust_forwarding: self.trust_forwarding,
             from_host: self.links == Links::FromHost,
             wait_cap: config.wait_cap,
+            secrets: Arc::new(config.headers.secrets().clone()),
             intake: Intake {
                 dialects: config.dialects.iter().map(|dialect| dialect.as_str()).collect(),
                 body_limit: config.body_limit,

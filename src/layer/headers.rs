@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, header};
 use crate::{
     engine::DEPTH,
     layer::dialect::Dialect,
-    wire::{HopByHop, X_FC_REQUEST_ID, is_secret_header},
+    task::redact::Secrets,
+    wire::{HopByHop, X_FC_REQUEST_ID},
 };
 
 /// Which headers are stored with a task and replayed, and which values are secret.
@@ -30,7 +31,7 @@ use crate::{
 pub struct HeaderPolicy {
     dropped: Vec<HeaderName>,
     kept: Vec<HeaderName>,
-    secrets: Vec<String>,
+    secrets: Secrets,
 }
 
 impl HeaderPolicy {
@@ -40,7 +41,7 @@ impl HeaderPolicy {
         Self {
             dropped: Vec::new(),
             kept: Vec::new(),
-            secrets: Vec::new(),
+            secrets: Secrets::new(),
         }
     }
 
@@ -58,20 +59,26 @@ impl HeaderPolicy {
         self
     }
 
-    /// One more name whose values are secret: of headers, query parameters and log fields. No view shows such a value.
+    /// One more name whose values are secret: of headers, query parameters and log fields. No view shows such a value, nor that
+    /// of a name which ends with these words: `customer-ref` is about `X-Customer-Ref` and `order.customerRef` too. Case and
+    /// separators do not matter.
+    ///
+    /// Without it, the words are those that everybody uses for credentials; [the guide](crate::guide::trust#what-views-show)
+    /// has the rule. A name without a letter or digit adds nothing.
     #[must_use]
     pub fn secret(mut self, name: impl Into<String>) -> Self {
-        self.secrets.push(name.into());
+        self.secrets.add(&name.into());
         self
     }
 
     /// Whether a header of this name holds a secret.
     pub(crate) fn is_secret(&self, name: &HeaderName) -> bool {
-        is_secret_header(name)
-            || self
-                .secrets
-                .iter()
-                .any(|secret| secret.eq_ignore_ascii_case(name.as_str()))
+        self.secrets.is_name(name.as_str())
+    }
+
+    /// Which names are names of secrets.
+    pub(crate) const fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Whether some header that holds a secret is not stored.

@@ -43,8 +43,8 @@ use crate::{
 /// - **When:** lines are stored together, at most once a second, and before the end of the attempt is recorded; a handler
 ///   never waits for it. A process that dies loses the last second. An attempt that lost its claim stores nothing more.
 /// - **What is in it:** time, level, target, message, fields. Escape sequences and control characters are taken out. Values
-///   are stored as the handler gave them, and redacted, by the names of their fields, when they are shown: who logs a
-///   secret in a message has it in the log.
+///   are stored as the handler gave them. When they are shown, those of fields whose names are secret are redacted, and so
+///   are the secrets in URLs, also of the message; who logs a secret in a message otherwise has it in the log.
 ///
 /// Each attempt gets a span of its own, `task`, with the request id and the number of the attempt, which other layers see
 /// as well.

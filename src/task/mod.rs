@@ -21,6 +21,8 @@ pub(crate) mod printable;
 pub mod query;
 pub mod record;
 pub mod record_codec;
+#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "most views are the task API's"))]
+pub(crate) mod redact;
 mod retry_after;
 pub mod state;
 

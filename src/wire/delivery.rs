@@ -1,9 +1,11 @@
 //! [`DeliveryDocument`]: one completion on its way to one destination, as clients read it.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::{
-    task::{Condition, Delivery, DeliveryStatus, DeliveryTry},
+    task::{Condition, Delivery, DeliveryStatus, DeliveryTry, redact::Secrets},
     time::Timestamp,
 };
 
@@ -27,12 +29,12 @@ pub(crate) struct DeliveryDocument<'a> {
 struct TryDocument<'a> {
     timestamp: Timestamp,
     status_code: Option<u16>,
-    text: Option<&'a str>,
+    text: Option<Cow<'a, str>>,
 }
 
 impl<'a> DeliveryDocument<'a> {
     /// The delivery at `index` of its task's; clients count from 1.
-    pub(crate) fn new(index: usize, delivery: &'a Delivery) -> Self {
+    pub(crate) fn new(index: usize, delivery: &'a Delivery, secrets: &Secrets) -> Self {
         let pending = delivery.status == DeliveryStatus::Pending;
         Self {
             callback_id: index + 1,
@@ -46,17 +48,21 @@ impl<'a> DeliveryDocument<'a> {
             },
             status: delivery.status.as_str(),
             next_try_time: pending.then_some(delivery.due_at),
-            tries: delivery.tries.iter().map(TryDocument::from).collect(),
+            tries: delivery
+                .tries
+                .iter()
+                .map(|tried| TryDocument::new(tried, secrets))
+                .collect(),
         }
     }
 }
 
-impl<'a> From<&'a DeliveryTry> for TryDocument<'a> {
-    fn from(tried: &'a DeliveryTry) -> Self {
+impl<'a> TryDocument<'a> {
+    fn new(tried: &'a DeliveryTry, secrets: &Secrets) -> Self {
         Self {
             timestamp: tried.at,
             status_code: tried.status_code,
-            text: tried.text.as_deref(),
+            text: tried.text.as_deref().map(|text| secrets.text(text)),
         }
     }
 }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::{
-    task::{Payload, Progress, RequestId, TaskRecord, Tenant, WorkerId},
+    task::{Payload, Progress, RequestId, TaskRecord, Tenant, WorkerId, redact::Secrets},
     time::Timestamp,
     wire::{
-        ApiLinks, RedactedUri,
+        ApiLinks,
         json::{self, Object},
         links::TaskId,
     },
@@ -19,6 +19,7 @@ use crate::{
 pub(crate) struct TaskDocument<'a> {
     task: &'a TaskRecord,
     links: &'a ApiLinks,
+    secrets: &'a Secrets,
     task_payload: Option<Payload<'a>>,
     return_payload: Option<Payload<'a>>,
 }
@@ -29,10 +30,11 @@ impl<'a> TaskDocument<'a> {
     pub(crate) const PAYLOAD_BYTES: usize = 16 * 1024;
 
     /// The task, without payloads.
-    pub(crate) const fn new(task: &'a TaskRecord, links: &'a ApiLinks) -> Self {
+    pub(crate) const fn new(task: &'a TaskRecord, links: &'a ApiLinks, secrets: &'a Secrets) -> Self {
         Self {
             task,
             links,
+            secrets,
             task_payload: None,
             return_payload: None,
         }
@@ -69,7 +71,7 @@ impl<'a> TaskDocument<'a> {
 
     /// The document at the end of `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        let task = self.task;
+        let (task, secrets) = (self.task, self.secrets);
         let mut buffer = RequestId::BUFFER;
         let request_id = task.id.encode(&mut buffer);
         let task_id = TaskId::of(task);
@@ -82,7 +84,7 @@ impl<'a> TaskDocument<'a> {
         document.text("functionName", task.function());
         document.plain("status", task.state.as_str());
         document.text("method", task.method.as_str());
-        document.shown("uri", RedactedUri(&task.uri));
+        document.shown("uri", secrets.uri(&task.uri));
         document.number_or_null("startedTime", millis(task.started_at));
         document.number_or_null("endTime", millis(task.ended_at));
         let took = ran_until.map(|(end, start)| end.as_millis().saturating_sub(start.as_millis()));
@@ -107,16 +109,17 @@ impl<'a> TaskDocument<'a> {
             document.plain("returnPayloadEncoding", payload.encoding);
             document.truth("returnPayloadTruncated", payload.truncated);
         }
-        document.text_or_null("taskErrorMessage", task.error.as_deref());
+        let error = task.error.as_deref().map(|error| secrets.text(error));
+        document.text_or_null("taskErrorMessage", error.as_deref());
         if let Some(progress) = &task.progress {
-            document.member("progress", |out| write_progress(out, progress));
+            document.member("progress", |out| write_progress(out, progress, secrets));
         }
         if let Some(status) = task.status_code {
             document.number("statusCode", status);
         }
         document.plain("destinationStatus", task.destination_status().as_str());
-        document.member("events", |out| write_events(out, task));
-        document.member("labels", |out| write_labels(out, task));
+        document.member("events", |out| write_events(out, task, secrets));
+        document.member("labels", |out| write_labels(out, task, secrets));
         if let Some(tenant) = &task.tenant {
             document.text("tenant", Tenant::as_str(tenant));
         }
@@ -131,27 +134,27 @@ impl<'a> TaskDocument<'a> {
 }
 
 /// How far a task is.
-pub(crate) fn write_progress(out: &mut Vec<u8>, progress: &Progress) {
+pub(crate) fn write_progress(out: &mut Vec<u8>, progress: &Progress, secrets: &Secrets) {
     let mut document = Object::begin(out);
     document.member("fraction", |out| {
         serde_json::to_writer(out, &progress.fraction).expect("memory takes any number");
     });
-    document.text("message", &progress.message);
+    document.text("message", &secrets.text(&progress.message));
     document.end();
 }
 
-fn write_events(out: &mut Vec<u8>, task: &TaskRecord) {
+fn write_events(out: &mut Vec<u8>, task: &TaskRecord, secrets: &Secrets) {
     json::array(out, &task.history, |out, event| {
         let mut document = Object::begin(out);
         document.number("eventId", event.id);
         document.plain("status", event.state.as_str());
         document.number("timestamp", event.at.as_millis());
-        document.text("eventDetail", task.detail_of(event).unwrap_or(""));
+        document.text("eventDetail", &secrets.text(task.detail_of(event).unwrap_or("")));
         document.end();
     });
 }
 
-fn write_labels(out: &mut Vec<u8>, task: &TaskRecord) {
+fn write_labels(out: &mut Vec<u8>, task: &TaskRecord, secrets: &Secrets) {
     out.push(b'{');
     for (index, (name, value)) in task.labels.iter().enumerate() {
         if index > 0 {
@@ -159,7 +162,7 @@ fn write_labels(out: &mut Vec<u8>, task: &TaskRecord) {
         }
         json::text(out, name);
         out.push(b':');
-        json::text(out, value);
+        json::text(out, &secrets.value(name, value));
     }
     out.push(b'}');
 }
@@ -259,14 +262,15 @@ pub(super) mod tests {
              \"operation\":\"/tasks/{id}/operation\",\"request\":\"/tasks/{id}/request\",\
              \"logs\":\"/tasks/{id}/logs\",\"events\":\"/tasks/{id}/events\",\"stop\":\"/tasks/{id}/stop\"}}}}"
         );
-        assert_eq!(json(&TaskDocument::new(&record, &links)), expected);
+        assert_eq!(json(&TaskDocument::new(&record, &links, &Secrets::new())), expected);
     }
 
     #[test]
     fn a_task_that_ended_reads_so() {
         let (record, links) = (succeeded(), crate::wire::links::tests::links("/tasks"));
         let id = id();
-        let document = TaskDocument::new(&record, &links)
+        let secrets = Secrets::new();
+        let document = TaskDocument::new(&record, &links, &secrets)
             .with_task_payload(b"in")
             .with_return_payload(&[0xff, 0], false);
         let expected = format!(
@@ -291,6 +295,6 @@ pub(super) mod tests {
     #[test]
     fn without_an_api_there_are_no_links() {
         let (record, links) = (record(), ApiLinks::default());
-        assert!(!json(&TaskDocument::new(&record, &links)).contains("links"));
+        assert!(!json(&TaskDocument::new(&record, &links, &Secrets::new())).contains("links"));
     }
 }

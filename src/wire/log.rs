@@ -1,37 +1,39 @@
 //! [`LogDocument`]: one line of a task's log, as clients read it.
 
-use std::{
-    borrow::Cow,
-    fmt::{self, Write},
-};
+use std::fmt::{self, Write};
 
 use crate::{
     task::{
         LogLine,
         printable::{printable, printable_line},
+        redact::Secrets,
     },
     time::Timestamp,
-    wire::{
-        REDACTED, is_secret_field,
-        json::{self, Object},
-    },
+    wire::json::{self, Object},
 };
 
-/// A line of a log. Whoever wrote it, it holds nothing that acts on a terminal, and values whose names say that they are
-/// secret are not in it.
-pub(crate) struct LogDocument<'a>(pub(crate) &'a LogLine);
+/// A line of a log. Whoever wrote it, it holds nothing that acts on a terminal, and neither the values of secret fields nor
+/// the secrets of the URLs in it.
+pub(crate) struct LogDocument<'a> {
+    line: &'a LogLine,
+    secrets: &'a Secrets,
+}
 
-impl LogDocument<'_> {
+impl<'a> LogDocument<'a> {
+    pub(crate) const fn new(line: &'a LogLine, secrets: &'a Secrets) -> Self {
+        Self { line, secrets }
+    }
+
     /// The document at the end of `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        let line = self.0;
+        let (line, secrets) = (self.line, self.secrets);
         let mut document = Object::begin(out);
         document.number("seq", line.seq);
         document.number("timestamp", line.at.as_millis());
         document.number("attempt", line.attempt);
         document.text("level", &printable(&line.level));
         document.text("target", &printable(&line.target));
-        document.text("message", &printable(&line.message));
+        document.text("message", &secrets.text(&printable(&line.message)));
         document.member("fields", |out| {
             out.push(b'{');
             for (index, (name, value)) in line.fields.iter().enumerate() {
@@ -40,7 +42,7 @@ impl LogDocument<'_> {
                 }
                 json::text(out, &printable(name));
                 out.push(b':');
-                json::text(out, &printable(shown(name, value)));
+                json::text(out, &secrets.value(name, &printable(value)));
             }
             out.push(b'}');
         });
@@ -51,7 +53,7 @@ impl LogDocument<'_> {
 /// As people read it: time in UTC, attempt, level, target, message, fields, on one line whatever is in them.
 impl fmt::Display for LogDocument<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = self.0;
+        let (line, secrets) = (self.line, self.secrets);
         write!(
             f,
             "{} #{} {:>5} {}: {}",
@@ -59,20 +61,14 @@ impl fmt::Display for LogDocument<'_> {
             line.attempt,
             printable_line(&line.level),
             printable_line(&line.target),
-            printable_line(&line.message)
+            printable_line(&secrets.text(&printable(&line.message)))
         )?;
         for (name, value) in &line.fields {
-            let value: Cow<'_, str> = printable_line(shown(name, value));
-            write!(f, " {}={value}", printable_line(name))?;
+            let value = printable(value);
+            let value = secrets.value(name, &value);
+            write!(f, " {}={}", printable_line(name), printable_line(&value))?;
         }
         f.write_char('\n')
-    }
-}
-
-fn shown<'a>(name: &str, value: &'a str) -> &'a str {
-    match is_secret_field(name) {
-        true => REDACTED,
-        false => value,
     }
 }
 
@@ -113,12 +109,13 @@ mod tests {
                 ("n".into(), "1".into()),
                 ("user.access_token".into(), "s3cret".into()),
                 ("say".into(), "\u{1b}[1mhi\nthere".into()),
+                ("to".into(), "http://h/?tok\u{1b}[1men=s3cret".into()),
             ],
             ..LogLine::new(
                 Timestamp::from_millis(1_700_000_000_123),
                 "INFO",
                 "app::work",
-                "it \"works\"\nso far",
+                "it \"works\"\nso far with /a?token=s3cret",
             )
         }
     }
@@ -126,15 +123,17 @@ mod tests {
     #[test]
     fn a_line_reads_so_as_a_document_and_as_text() {
         let mut out = Vec::new();
-        LogDocument(&line()).write(&mut out);
+        let (line, secrets) = (line(), Secrets::new());
+        let document = LogDocument::new(&line, &secrets);
+        document.write(&mut out);
         let expected = "{\"seq\":3,\"timestamp\":1700000000123,\"attempt\":2,\"level\":\"INFO\",\"target\":\"app::work\",\
-                        \"message\":\"it \\\"works\\\"\\nso far\",\
-                        \"fields\":{\"n\":\"1\",\"user.access_token\":\"REDACTED\",\"say\":\"hi\\nthere\"}}";
+                        \"message\":\"it \\\"works\\\"\\nso far with /a?token=REDACTED\",\
+                        \"fields\":{\"n\":\"1\",\"user.access_token\":\"REDACTED\",\"say\":\"hi\\nthere\",\"to\":\"http://h/?token=REDACTED\"}}";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         assert_eq!(
-            LogDocument(&line()).to_string(),
-            "2023-11-14T22:13:20.123Z #2  INFO app::work: it \"works\"\u{240a}so far n=1 \
-             user.access_token=REDACTED say=hi\u{240a}there\n"
+            document.to_string(),
+            "2023-11-14T22:13:20.123Z #2  INFO app::work: it \"works\"\u{240a}so far with /a?token=REDACTED n=1 \
+             user.access_token=REDACTED say=hi\u{240a}there to=http://h/?token=REDACTED\n"
         );
     }
 

@@ -10,7 +10,6 @@
 //! - `target`: the target of a request as its client wrote it
 //! - `log`: a line of a task's log
 //! - `json`: documents written as they are made
-//! - `redact`: what no view shows
 //! - `values`: header values that are made together
 //! - `hop`: headers that belong to one connection
 
@@ -31,7 +30,6 @@ mod links;
 mod log;
 mod operation;
 mod problem;
-mod redact;
 mod relative;
 mod target;
 mod values;
@@ -44,7 +42,6 @@ pub(crate) use self::{
     log::LogDocument,
     operation::OperationDocument,
     problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
-    redact::{REDACTED, RedactedUri, is_secret_field, is_secret_header, is_secret_query_key},
     relative::resolve_references,
     target::original,
     values::{Short, Values, small_number},

@@ -1,10 +1,12 @@
 //! [`OperationDocument`]: a task, as clients of long-running operations read it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::{
-    task::{TaskRecord, TaskState},
+    task::{TaskRecord, TaskState, redact::Secrets},
     time::Timestamp,
     wire::{ApiLinks, links::TaskId},
 };
@@ -29,12 +31,12 @@ pub(crate) struct OperationDocument<'a> {
 #[derive(Serialize)]
 struct OperationError<'a> {
     code: &'static str,
-    message: &'a str,
+    message: Cow<'a, str>,
 }
 
 impl<'a> OperationDocument<'a> {
     /// The task as an operation.
-    pub(crate) fn new(task: &'a TaskRecord, links: &ApiLinks) -> Self {
+    pub(crate) fn new(task: &'a TaskRecord, links: &ApiLinks, secrets: &Secrets) -> Self {
         let has_result = task.state.is_terminal() && task.status_code.is_some();
         let result = links.base().filter(|_| has_result);
         Self {
@@ -50,7 +52,7 @@ impl<'a> OperationDocument<'a> {
             },
             error: error_code(task.state).map(|code| OperationError {
                 code,
-                message: task.error.as_deref().unwrap_or(""),
+                message: secrets.text(task.error.as_deref().unwrap_or("")),
             }),
             resource_location: result.map(|base| format!("{base}/{}/result", TaskId::of(task))),
         }
@@ -90,7 +92,8 @@ mod tests {
 
     fn json(task: &TaskRecord) -> String {
         let links = crate::wire::links::tests::links("/tasks");
-        String::from_utf8(OperationDocument::new(task, &links).to_bytes().to_vec()).unwrap()
+        let document = OperationDocument::new(task, &links, &Secrets::new());
+        String::from_utf8(document.to_bytes().to_vec()).unwrap()
     }
 
     #[test]

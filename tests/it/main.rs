@@ -40,6 +40,7 @@ mod replay;
 mod restart;
 mod run;
 mod scenarios;
+mod secrets;
 mod set_back;
 mod shutdown;
 mod simulation;

@@ -11,7 +11,7 @@ use crate::{
         stream::{Gone, Pen},
     },
     engine::{Observer, Place},
-    task::Scope,
+    task::{Scope, redact::Secrets},
     wire::{ApiLinks, TaskDocument},
 };
 
@@ -25,11 +25,17 @@ const TASKS_AT_ONCE: usize = 128;
 pub(in crate::api) async fn all(call: Call) -> Answer {
     let asked = last_event_id(&call.parts);
     let whole = call.grant.scope == Scope::All;
-    let links = call.links.clone();
-    told(&call, move |teller| tell(teller, asked, whole, links))
+    let (links, secrets) = (call.links.clone(), call.secrets.clone());
+    told(&call, move |teller| tell(teller, asked, whole, links, secrets))
 }
 
-async fn tell(mut teller: Teller, asked: Option<String>, whole: bool, links: Arc<ApiLinks>) -> Result<Pen, Gone> {
+async fn tell(
+    mut teller: Teller,
+    asked: Option<String>,
+    whole: bool,
+    links: Arc<ApiLinks>,
+    secrets: Arc<Secrets>,
+) -> Result<Pen, Gone> {
     let observer = teller.observer.clone();
     // Who comes back with a place that is none, or is not remembered, is told that something was missed.
     let asked = asked.map(|id| parse(&id).unwrap_or(NOWHERE));
@@ -55,7 +61,7 @@ async fn tell(mut teller: Teller, asked: Option<String>, whole: bool, links: Arc
         for id in heard.tasks {
             // What is not there is another tenant's, or was removed since.
             if let Some(task) = observer.find(id).await.map_err(|_| Gone)? {
-                let write = |out: &mut Vec<u8>| TaskDocument::new(&task, &links).write(out);
+                let write = |out: &mut Vec<u8>| TaskDocument::new(&task, &links, &secrets).write(out);
                 teller.event("status", None, write).await?;
             }
         }

@@ -15,7 +15,7 @@ use crate::{
     },
     layer::ResponseBody,
     store::LogQuery,
-    task::{Delivery, DeliveryStatus, HistoryEvent, Progress, TaskRecord},
+    task::{Delivery, DeliveryStatus, HistoryEvent, Progress, TaskRecord, redact::Secrets},
     time::Timestamp,
     wire::{DeliveryDocument, LogDocument, json::Object, write_progress},
 };
@@ -52,6 +52,7 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
         progress: None,
         deliveries: Vec::new(),
         until,
+        secrets: call.secrets.clone(),
         teller,
     };
     told(&call, |teller| follower(teller).follow(record))
@@ -118,6 +119,7 @@ struct Follower {
     progress: Option<Progress>,
     deliveries: Vec<DeliveryTold>,
     until: Until,
+    secrets: Arc<Secrets>,
     teller: Teller,
 }
 
@@ -168,7 +170,7 @@ impl Follower {
             self.progress.clone_from(&record.progress);
             if let Some(progress) = &self.progress {
                 self.teller
-                    .event("progress", None, |out| write_progress(out, progress))
+                    .event("progress", None, |out| write_progress(out, progress, &self.secrets))
                     .await?;
             }
         }
@@ -194,7 +196,7 @@ impl Follower {
             document.plain("status", event.state.as_str());
             document.number("timestamp", event.at.as_millis());
             document.number("attempt", event.attempt);
-            document.text("eventDetail", record.detail_of(event).unwrap_or(""));
+            document.text("eventDetail", &self.secrets.text(record.detail_of(event).unwrap_or("")));
             document.end();
         };
         self.teller.event("status", Some(&self.known), write).await
@@ -210,7 +212,7 @@ impl Follower {
             let lines = self.teller.observer.logs(record.id, query).await.map_err(|_| Gone)?;
             for line in &lines {
                 self.known.line = line.seq;
-                let write = |out: &mut Vec<u8>| LogDocument(line).write(out);
+                let write = |out: &mut Vec<u8>| LogDocument::new(line, &self.secrets).write(out);
                 self.teller.event("log", Some(&self.known), write).await?;
             }
             if lines.len() < LINES_AT_ONCE {
@@ -234,7 +236,7 @@ impl Follower {
         self.known.deliveries = known;
         for (index, (delivery, now)) in deliveries.iter().zip(&told).enumerate() {
             if !resumed && self.deliveries.get(index) != Some(now) {
-                let document = DeliveryDocument::new(index, delivery);
+                let document = DeliveryDocument::new(index, delivery, &self.secrets);
                 let write = |out: &mut Vec<u8>| {
                     serde_json::to_writer(out, &document)
                         .expect("it has no keys but names, and memory takes any length");

@@ -19,7 +19,7 @@ const NOT_OURS = new Set(["host", "content-length", "connection", "cookie", "ori
 
 /** Keeps a task's request for this page to begin with. */
 export function keepDraft({ method, uri, headers, body }) {
-  const kept = headers.filter(([name, value]) => value !== "REDACTED" && !NOT_OURS.has(name) && !name.startsWith("sec-"));
+  const kept = headers.filter(([name, value]) => !value.includes("REDACTED") && !NOT_OURS.has(name) && !name.startsWith("sec-"));
   save({ method, path: uri, headers: printHeaders(kept), body });
 }
 

@@ -22,7 +22,7 @@ export function message(document, name) {
 export function headerTable(headers) {
   if (headers.length === 0) return h("p", { class: "dim" }, "No headers.");
   const rows = headers.map(([name, value]) =>
-    h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: value === "REDACTED" ? "redacted" : "" }, value)),
+    h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: value.includes("REDACTED") ? "redacted" : "" }, value)),
   );
   const count = `${headers.length} ${headers.length === 1 ? "header" : "headers"}`;
   return h("details", { class: "headers" }, h("summary", {}, count), h("table", {}, h("tbody", {}, rows)));

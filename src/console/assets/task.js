@@ -198,7 +198,7 @@ function factList(task) {
 
 function requestView(document, id) {
   const url = new URL(`.${document.uri}`, rootUrl).href;
-  const hidden = document.uri.includes("REDACTED") || document.headers.some(([, value]) => value === "REDACTED");
+  const hidden = document.uri.includes("REDACTED") || document.headers.some(([, value]) => value.includes("REDACTED"));
   const buttons = h(
     "div",
     { class: "row" },

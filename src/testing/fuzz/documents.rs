@@ -15,7 +15,7 @@ use crate::{
     engine::ApiAddress,
     task::{
         CapturedRequest, IdempotencyKey, NewTask, Payload, Progress, RequestId, TaskName, TaskRecord, Tenant, WorkerId,
-        lifecycle::Outcome,
+        lifecycle::Outcome, redact::Secrets,
     },
     time::Timestamp,
     wire::{LinkBase, OperationDocument, Problem, TaskDocument},
@@ -30,7 +30,7 @@ pub(super) fn edits(data: &[u8]) {
     let uri = Uri::from_static("/work?token=hidden&a=b");
     let stored = CapturedRequest::new(Method::POST, uri, stored, Bytes::from_static(b"{}"));
     let Ok(read) = edits::parse(data) else { return };
-    let Ok(edits) = read.resolve(&stored, "/tasks") else {
+    let Ok(edits) = read.resolve(&stored, "/tasks", &Secrets::new()) else {
         return;
     };
     let edited = edits.apply(&stored);
@@ -85,6 +85,7 @@ pub(super) fn documents(data: &[u8]) {
 }
 
 fn written(record: &TaskRecord, body: &[u8]) {
+    let secrets = Secrets::new();
     for public in [None, Some("https://example.org/x")] {
         let base = LinkBase::new(&ApiAddress {
             base: "/tasks".into(),
@@ -92,11 +93,11 @@ fn written(record: &TaskRecord, body: &[u8]) {
             ..ApiAddress::default()
         });
         let links = base.known();
-        let document = TaskDocument::new(record, links).with_task_payload(body);
+        let document = TaskDocument::new(record, links, &secrets).with_task_payload(body);
         let read = json(&document.with_return_payload(body, false).to_bytes());
         assert_eq!(read["requestId"], record.id.to_string());
         assert_eq!(read["taskId"], record.task_id());
-        let operation = json(&OperationDocument::new(record, links).to_bytes());
+        let operation = json(&OperationDocument::new(record, links, &secrets).to_bytes());
         assert_eq!(operation["id"], record.task_id());
         let mut headers = HeaderMap::new();
         links.put_on(&mut headers, record);

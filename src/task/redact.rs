@@ -1,0 +1,244 @@
+//! What no view shows: one rule for headers, query parameters and log fields, and for URLs wherever they stand.
+//!
+//! Redaction is for looking: what is stored is the header policy's business. Bodies are data and stay as they are.
+
+mod name;
+mod url;
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt::{self, Write},
+};
+
+use http::{HeaderName, HeaderValue, Uri};
+
+use self::{
+    name::Folded,
+    url::{Form, Part, Secret, may_hold_secrets, parts},
+};
+
+/// Stands where a secret stood.
+pub(crate) const REDACTED: &str = "REDACTED";
+
+/// Which names are names of secrets: the words that everybody uses, and those that the operator adds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Secrets {
+    added: Vec<Box<[u8]>>,
+}
+
+/// What reads [`REDACTED`] has nothing to be put back from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NothingStored {
+    /// The name under which there is nothing.
+    pub(crate) key: String,
+}
+
+impl Secrets {
+    /// Our own words only.
+    pub(crate) const fn new() -> Self {
+        Self { added: Vec::new() }
+    }
+
+    /// One more. What has no letter and no digit names nothing.
+    pub(crate) fn add(&mut self, name: &str) {
+        let folded = Folded::of(name);
+        if !folded.as_bytes().is_empty() {
+            self.added.push(folded.as_bytes().into());
+        }
+    }
+
+    /// Whether a header or a log field of this name holds a secret.
+    pub(crate) fn is_name(&self, name: &str) -> bool {
+        let name = Folded::of(name);
+        name.is_secret() || self.is_added(&name)
+    }
+
+    /// Whether a query parameter of this name, as it is written in the URI, holds a secret.
+    fn is_query_key(&self, key: &str) -> bool {
+        let key = Folded::of_query_key(key);
+        key.is_secret_query_key() || self.is_added(&key)
+    }
+
+    fn is_added(&self, name: &Folded) -> bool {
+        self.added.iter().any(|added| name.ends_with(added))
+    }
+
+    /// A URI without its secrets.
+    pub(crate) const fn uri<'a>(&'a self, uri: &'a Uri) -> RedactedUri<'a> {
+        RedactedUri { secrets: self, uri }
+    }
+
+    /// A text without the secrets of the URLs in it.
+    pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.shown(text, Form::Text)
+    }
+
+    /// One URL without its secrets.
+    pub(crate) fn url<'a>(&self, url: &'a str) -> Cow<'a, str> {
+        self.shown(url, Form::Url)
+    }
+
+    /// The value of a log field or a label.
+    pub(crate) fn value<'a>(&self, name: &str, value: &'a str) -> Cow<'a, str> {
+        match self.is_name(name) {
+            true => REDACTED.into(),
+            false => self.shown(value, form(name)),
+        }
+    }
+
+    /// The value of a header.
+    pub(crate) fn header<'a>(&self, name: &HeaderName, value: &'a HeaderValue) -> Cow<'a, str> {
+        if value.is_sensitive() || self.is_name(name.as_str()) {
+            return REDACTED.into();
+        }
+        match String::from_utf8_lossy(value.as_bytes()) {
+            Cow::Borrowed(text) => self.shown(text, form(name.as_str())),
+            Cow::Owned(text) => self.shown(&text, form(name.as_str())).into_owned().into(),
+        }
+    }
+
+    /// A header as it is sent to somebody who is not its sender, if it is.
+    pub(crate) fn sent_header(&self, name: &HeaderName, value: &HeaderValue) -> Option<HeaderValue> {
+        if value.is_sensitive() || self.is_name(name.as_str()) {
+            return None;
+        }
+        let text = String::from_utf8_lossy(value.as_bytes());
+        match self.shown(&text, form(name.as_str())) {
+            shown if shown == text => Some(value.clone()),
+            shown => HeaderValue::try_from(&*shown).ok(),
+        }
+    }
+
+    fn shown<'a>(&self, text: &'a str, form: Form) -> Cow<'a, str> {
+        if !may_hold_secrets(text) {
+            return text.into();
+        }
+        let mut out = String::with_capacity(text.len());
+        self.write(text, form, &mut out).expect("memory takes any text");
+        match out == text {
+            true => text.into(),
+            false => out.into(),
+        }
+    }
+
+    fn write(&self, text: &str, form: Form, out: &mut dyn Write) -> fmt::Result {
+        let mut written = Ok(());
+        parts(self, text, form, &mut |part| {
+            let text = match part {
+                Part::Plain(text) => text,
+                Part::Secret(_) => REDACTED,
+            };
+            if written.is_ok() {
+                written = out.write_str(text);
+            }
+        });
+        written
+    }
+
+    /// The value of a header that was edited, with what still reads [`REDACTED`] put back from the `stored` value.
+    pub(crate) fn restored_header(
+        &self,
+        name: &HeaderName,
+        edited: &str,
+        stored: Option<&HeaderValue>,
+    ) -> Result<Restored, NothingStored> {
+        // First, since the value may not be one that can be put together from text.
+        if let Some(stored) = stored.filter(|stored| self.header(name, stored) == edited) {
+            return Ok(Restored::Untouched(stored.clone()));
+        }
+        if edited == REDACTED && self.is_name(name.as_str()) {
+            return Err(NothingStored {
+                key: name.as_str().to_owned(),
+            });
+        }
+        let stored = stored.map(|stored| String::from_utf8_lossy(stored.as_bytes()));
+        let stored = stored.as_deref().unwrap_or_default();
+        self.restored(edited, stored, form(name.as_str())).map(Restored::Text)
+    }
+
+    /// A path and query that was edited, with what still reads [`REDACTED`] put back from the `stored` one.
+    pub(crate) fn restored_target(&self, edited: &str, stored: &str) -> Result<String, NothingStored> {
+        self.restored(edited, stored, Form::Url)
+    }
+
+    /// Puts the first secret of a place back from the first of that place, and so on. Where the stored text has none, a
+    /// word that reads like a secret is a word, unless its name says that it is one.
+    fn restored(&self, edited: &str, stored: &str, form: Form) -> Result<String, NothingStored> {
+        let mut kept: HashMap<_, Vec<&str>> = HashMap::new();
+        parts(self, stored, form, &mut |part| {
+            if let Part::Secret(Secret { place, value, .. }) = part {
+                kept.entry(place).or_default().push(value);
+            }
+        });
+        let mut seen = HashMap::new();
+        let mut missing = None;
+        let mut out = String::with_capacity(edited.len());
+        parts(self, edited, form, &mut |part| match part {
+            Part::Plain(text) => out.push_str(text),
+            Part::Secret(Secret { place, value, named }) => {
+                let stored = kept.get(&place);
+                let index = seen.entry(place.clone()).or_insert(0_usize);
+                let stored = stored.and_then(|values| values.get(*index));
+                *index += 1;
+                out.push_str(match stored {
+                    Some(stored) if value == REDACTED => stored,
+                    _ => value,
+                });
+                if value == REDACTED && named && stored.is_none() {
+                    missing = missing.take().or(Some(NothingStored {
+                        key: place.key.to_owned(),
+                    }));
+                }
+            }
+        });
+        missing.map_or(Ok(out), Err)
+    }
+}
+
+/// What a header value is made of that was edited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Restored {
+    /// The stored value: nobody touched it.
+    Untouched(HeaderValue),
+    /// This text.
+    Text(String),
+}
+
+/// A value under such a name is a query without its URL.
+fn form(name: &str) -> Form {
+    let name = Folded::of(name);
+    match [&b"query"[..], b"querystring"].iter().any(|word| name.ends_with(word)) {
+        true => Form::Query,
+        false => Form::Text,
+    }
+}
+
+/// A URI as views show it.
+pub(crate) struct RedactedUri<'a> {
+    secrets: &'a Secrets,
+    uri: &'a Uri,
+}
+
+impl fmt::Display for RedactedUri<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uri = self.uri;
+        if let Some(scheme) = uri.scheme_str() {
+            write!(f, "{scheme}://")?;
+        }
+        if let Some(authority) = uri.authority() {
+            match authority.as_str().rsplit_once('@') {
+                Some((_, host)) => write!(f, "{REDACTED}@{host}")?,
+                None => f.write_str(authority.as_str())?,
+            }
+        }
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        match may_hold_secrets(target) {
+            true => self.secrets.write(target, Form::Url, f),
+            false => f.write_str(target),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
