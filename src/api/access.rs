@@ -13,6 +13,20 @@ use crate::task::Scope;
 pub trait Authorizer: Send + Sync + 'static {
     /// What the sender of `request` may do. The path in it is the one that the task API sees.
     fn authorize(&self, request: &Parts) -> Access;
+
+    /// Whether it lets somebody in who shows nothing that a stranger lacks: neither a credential nor a cookie. Where a client is
+    /// in the network, or which address it has, is nothing of that kind. Asked once, when the API is made.
+    ///
+    /// If so, the API and the console answer only at hosts that are known, see [`Builder::hosts`](crate::Builder::hosts): a page
+    /// that a stranger wrote runs in a browser behind the firewall, and can have the name of its own host lead to this server,
+    /// so that the browser takes both for one.
+    ///
+    /// The default, and what holds for every closure, is that it does ask for something: what is in a closure cannot be seen.
+    /// One that lets in everybody is better written as [`allow_everyone`], which may be
+    /// [`granting`](AllowEveryone::granting) less than everything.
+    fn is_open(&self) -> bool {
+        false
+    }
 }
 
 impl<F> Authorizer for F
@@ -26,10 +40,46 @@ where
 
 /// Lets everyone who can reach the server see, stop, edit and delete everybody's tasks.
 ///
-/// For examples on loopback and for tests. Behind anything that a stranger can reach it is a mistake.
+/// For examples on loopback and for tests. Behind anything that a stranger can reach it is a mistake. Strangers' web pages
+/// cannot: the API then answers only at hosts that are known, see [`Builder::hosts`](crate::Builder::hosts).
 #[must_use]
-pub fn allow_everyone() -> impl Authorizer {
-    |_: &Parts| Access::full(Scope::All)
+pub const fn allow_everyone() -> AllowEveryone {
+    AllowEveryone {
+        access: Access::full(Scope::All),
+    }
+}
+
+/// Lets everyone in. Made by [`allow_everyone`].
+#[derive(Clone, Debug)]
+pub struct AllowEveryone {
+    access: Access,
+}
+
+impl AllowEveryone {
+    /// Everyone may do this instead of everything.
+    ///
+    /// ```
+    /// use tower_respond_async::{Access, Scope, TaskApi, Tasks, allow_everyone};
+    ///
+    /// fn to_look_at(tasks: &Tasks) -> TaskApi {
+    ///     TaskApi::new(tasks, allow_everyone().granting(Access::read_only(Scope::All)))
+    /// }
+    /// ```
+    #[must_use]
+    pub fn granting(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+}
+
+impl Authorizer for AllowEveryone {
+    fn authorize(&self, _: &Parts) -> Access {
+        self.access.clone()
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
 }
 
 /// What a caller may do: nothing at all, or these things to those tasks.

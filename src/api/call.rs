@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Response, request::Parts};
 
 use crate::{
-    api::{Permission, access::Grant},
+    api::{Permission, access::Grant, origin::Origin},
     engine::{Observer, Tasks},
     layer::ResponseBody,
     task::{TaskRef, redact::Secrets},
@@ -20,6 +20,9 @@ pub(super) struct Call {
     pub(super) tasks: Tasks,
     pub(super) links: Arc<ApiLinks>,
     pub(super) secrets: Arc<Secrets>,
+    /// The hosts at which the API answers, if not at all.
+    pub(super) hosts: Option<Arc<[Box<str>]>>,
+    pub(super) origins: Arc<[Origin]>,
     pub(super) grant: Grant,
     pub(super) task: Option<TaskRef>,
     pub(super) parts: Parts,

@@ -74,14 +74,31 @@
 //! - `Content-Security-Policy: sandbox` is added, so that a page runs no script and belongs to no origin; and `nosniff`
 //! - `Cache-Control` is `no-store`: no cache may answer in place of the authorizer, and a re-run changes the result
 //! - what names the connection (`Connection`, `Transfer-Encoding` ...) is left out, and `Content-Length` is counted anew
-//! - a browser gets no `Set-Cookie` and nothing else that changes its state for the whole origin: who looks at a task must
-//!   not end up logged in as the one who sent it
+//! - our own headers (`X-Respond-Async-*`, `X-Fc-Request-Id`, `X-Fc-Async-Task-Id`, `Operation-Location`, `X-Progress`) say what
+//!   is true of the task; a handler's own of these names are left out
 //! - it is not given to a browser that wants to run it, as a script, style sheet or worker
+//! - a browser, known by `Sec-Fetch-*` or `Origin`, gets these of the handler's headers and no others:
+//!
+//! | header | |
+//! |---|---|
+//! | `Content-Type`, `-Encoding`, `-Language`, `-Length`, `-Range`, `-Location`, `-Digest`, `-MD5`, `Content-Disposition`, `Digest`, `Repr-Digest`, `Accept-Ranges`, `ETag`, `Last-Modified`, `Date` | describe the body |
+//! | `Location`, `Allow`, `Retry-After` | are part of what the status says |
+//! | `Content-Security-Policy`, `X-Frame-Options`, `Referrer-Policy` | only take rights away from the page |
+//!
+//! All others are left out, since what a browser does with them it does for the whole origin, or for whoever looks, and next
+//! year there are new ones: `Set-Cookie` logs the reader in as the one who sent the task; `Alt-Svc`, `Accept-CH`,
+//! `Strict-Transport-Security`, `Clear-Site-Data`, `NEL`, `Reporting-Endpoints` and `Service-Worker-Allowed` change what it does on
+//! this origin from then on; `Refresh` leads it away; `Link` and `Speculation-Rules` have it load something;
+//! `WWW-Authenticate` has it ask its user for a password; `Access-Control-*` let the origin that sent the task read the
+//! reader's. A page that needs one reads `/response`, where all of them are data. A program gets every header; a browser
+//! that opens a page over plain HTTP at another address than loopback sends neither of the two and counts as one.
 //!
 //! # Changing requests from a browser
 //!
 //! They are refused (403) when they come from a page of another origin, by `Sec-Fetch-Site`, or where that is absent, by
-//! `Origin` and `Host`.
+//! `Origin` and `Host`, unless that origin was [named](TaskApi::allow_origin). An API that is [open to
+//! everybody](allow_everyone) also looks at the `Host` of every request, and answers 421 at one that a stranger may have made
+//! lead here. [The guide](crate::guide::trust) says what each of them is against.
 
 mod access;
 mod answer;
@@ -112,7 +129,7 @@ mod view;
 mod tests;
 
 pub use self::{
-    access::{Access, Authorizer, Permission, allow_everyone},
+    access::{Access, AllowEveryone, Authorizer, Permission, allow_everyone},
     bearer::BearerToken,
     service::{ResponseFuture, TaskApi},
 };

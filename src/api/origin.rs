@@ -6,31 +6,67 @@ use http::{
     request::Parts,
 };
 
-use crate::wire::Problem;
+use crate::{error::ConfigError, wire::Problem};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Refuses a request that a page of another origin made a browser send, with its user's cookies.
+/// Another origin whose pages may change things: scheme, host and port, as a browser writes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin(Box<str>);
+
+impl Origin {
+    /// Reads an origin as `Origin` has it: `https://status.example.org`, with a port unless it is the scheme's own.
+    pub(super) fn new(text: &str) -> Result<Self, ConfigError> {
+        let refuse = || {
+            let problem = format!("{text:?} is no origin: a scheme, a host and perhaps a port, as https://example.org");
+            Err(ConfigError::new("allow_origin", problem))
+        };
+        let Some((scheme, authority)) = text.split_once("://") else {
+            return refuse();
+        };
+        let in_scheme = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+        let in_authority = |byte: u8| byte.is_ascii_graphic() && !b"/?#@*\\,\"".contains(&byte);
+        let good = !scheme.is_empty() && scheme.bytes().all(in_scheme);
+        if !good || authority.is_empty() || !authority.bytes().all(in_authority) {
+            return refuse();
+        }
+        Ok(Self(without_default_port(text).to_ascii_lowercase().into()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn is(&self, origin: &HeaderValue) -> bool {
+        origin
+            .to_str()
+            .is_ok_and(|origin| without_default_port(origin).eq_ignore_ascii_case(&self.0))
+    }
+}
+
+/// Refuses a request that a page of another origin made a browser send, with its user's cookies, unless the origin is one of
+/// the `allowed`.
 ///
 /// `Sec-Fetch-Site` cannot be set by a page, and is sent by every browser of the last years over HTTPS; for others the
 /// `Origin` must be the host that was asked. A request with neither is no browser's.
-pub(super) fn check(request: &Parts) -> Result<(), Problem> {
+pub(super) fn check(request: &Parts, allowed: &[Origin]) -> Result<(), Problem> {
     let headers = &request.headers;
+    let origins = || headers.get_all(ORIGIN).iter();
+    // No page can set it either.
+    let named = origins().next().is_some() && origins().all(|origin| allowed.iter().any(|named| named.is(origin)));
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
     let own = if sites.peek().is_some() {
         sites.all(|site| site == "same-origin" || site == "none")
     } else {
         let host = headers.get(HOST).map(HeaderValue::as_bytes);
         let host = host.or_else(|| request.uri.authority().map(|authority| authority.as_str().as_bytes()));
-        headers
-            .get_all(ORIGIN)
-            .iter()
-            .all(|origin| host.is_some_and(|host| is_at(origin, host)))
+        origins().all(|origin| host.is_some_and(|host| is_at(origin, host)))
     };
-    match own {
+    match own || named {
         true => Ok(()),
         false => Err(Problem::forbidden(
-            "A page of another origin sent this request; changes are taken from the API's own origin only.",
+            "A page of another origin sent this request; changes are taken from the API's own origin, and from those that the \
+             server's operator named with TaskApi::allow_origin.",
         )),
     }
 }
@@ -48,6 +84,20 @@ fn is_at(origin: &HeaderValue, host: &[u8]) -> bool {
     authority.eq_ignore_ascii_case(host)
 }
 
+fn without_default_port(origin: &str) -> &str {
+    let begins = |scheme: &str| {
+        origin
+            .get(..scheme.len())
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    };
+    let port = match (begins("https://"), begins("http://")) {
+        (true, _) => ":443",
+        (_, true) => ":80",
+        _ => "",
+    };
+    origin.strip_suffix(port).unwrap_or(origin)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +107,8 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        check(&request.body(()).unwrap().into_parts().0).is_ok()
+        let allowed = [Origin::new("https://Status.example.org:443").unwrap()];
+        check(&request.body(()).unwrap().into_parts().0, &allowed).is_ok()
     }
 
     #[test]
@@ -100,5 +151,48 @@ mod tests {
             assert!(!passes(&[("origin", origin), ("host", host)]), "{origin} {host}");
         }
         assert!(!passes(&[("origin", "https://a.org")]));
+    }
+
+    #[test]
+    fn a_page_of_an_origin_that_was_named_may_change_things() {
+        let cross = ("sec-fetch-site", "cross-site");
+        for origin in ["https://status.example.org", "https://STATUS.example.org:443"] {
+            assert!(passes(&[cross, ("origin", origin), ("host", "a.org")]), "{origin}");
+            assert!(passes(&[("origin", origin), ("host", "a.org")]), "{origin}");
+        }
+        for origin in [
+            "http://status.example.org",
+            "https://status.example.org:8443",
+            "https://x.status.example.org",
+            "https://status.example.org.evil.example",
+            "null",
+            "",
+        ] {
+            assert!(!passes(&[cross, ("origin", origin), ("host", "a.org")]), "{origin}");
+            assert!(!passes(&[("origin", origin), ("host", "a.org")]), "{origin}");
+        }
+        let named = ("origin", "https://status.example.org");
+        assert!(!passes(&[cross, named, ("origin", "https://evil.example")]));
+        assert!(!passes(&[cross, ("host", "status.example.org")]), "without an origin");
+    }
+
+    #[test]
+    fn what_no_browser_writes_as_an_origin_is_refused() {
+        for bad in [
+            "",
+            "*",
+            "null",
+            "status.example.org",
+            "https://",
+            "https://status.example.org/",
+            "https://*.example.org",
+            "https://me@status.example.org",
+            "https://a.org,https://b.org",
+            "https://a b",
+        ] {
+            assert!(Origin::new(bad).is_err(), "{bad}");
+        }
+        assert!(Origin::new("http://localhost:5173").is_ok());
+        assert!(Origin::new("tauri://localhost").is_ok());
     }
 }

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{
-        CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
-        X_CONTENT_TYPE_OPTIONS,
-    },
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
 };
 
 use crate::{
@@ -19,11 +16,8 @@ use crate::{
     },
     layer::{Preferences, ResponseBody},
     task::{CapturedResponse, TaskRecord, redact::Secrets},
-    wire::{HopByHop, OperationDocument, Problem, STATUS_HEADER, TRUNCATED_HEADER, TaskDocument},
+    wire::{OperationDocument, PROGRESS_HEADER, Problem, STATUS_HEADER, TaskDocument, handed_out, is_own},
 };
-
-/// How far the handler says it is, between 0 and 1.
-const PROGRESS_HEADER: HeaderName = HeaderName::from_static("x-progress");
 
 /// The status of the response, for clients of OData (OData 4.01 Protocol §8.3.1).
 const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
@@ -44,13 +38,29 @@ const RUN_BY_THE_PAGE: [&str; 10] = [
     "xslt",
 ];
 
-/// What changes a browser's state for the whole origin, whoever looks.
-const ABOUT_THE_ORIGIN: [HeaderName; 5] = [
-    SET_COOKIE,
-    STRICT_TRANSPORT_SECURITY,
-    HeaderName::from_static("clear-site-data"),
-    HeaderName::from_static("nel"),
-    HeaderName::from_static("report-to"),
+/// What a browser is given of a response's headers. The [module](crate::api) argues the list.
+const FOR_A_BROWSER: [&str; 21] = [
+    "accept-ranges",
+    "allow",
+    "content-digest",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-md5",
+    "content-range",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "digest",
+    "etag",
+    "last-modified",
+    "location",
+    "referrer-policy",
+    "repr-digest",
+    "retry-after",
+    "x-frame-options",
 ];
 
 /// `GET /{id}/result`
@@ -127,11 +137,12 @@ enum Reader {
 
 impl Reader {
     fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let mut destinations = headers.get_all(SEC_FETCH_DEST).iter().peekable();
-        let reader = match destinations.peek() {
-            Some(_) => Self::Browser,
-            None => Self::Program,
+        let from_a_browser = |name: &HeaderName| *name == ORIGIN || name.as_str().starts_with("sec-fetch-");
+        let reader = match headers.keys().any(from_a_browser) {
+            true => Self::Browser,
+            false => Self::Program,
         };
+        let mut destinations = headers.get_all(SEC_FETCH_DEST).iter();
         match destinations.any(|wanted| RUN_BY_THE_PAGE.iter().any(|run| wanted == run)) {
             true => Err(Problem::forbidden("A result is data, and not to be run by a page.")),
             false => Ok(reader),
@@ -141,16 +152,15 @@ impl Reader {
 
 /// The stored response with what the module page says is different about it.
 fn verbatim(record: &TaskRecord, stored: &CapturedResponse, reader: Reader) -> Response<ResponseBody> {
-    let hop = HopByHop::of(&stored.headers);
     let mut response = Response::new(ResponseBody::from(stored.body.clone()));
     *response.status_mut() = stored.status;
+    *response.headers_mut() = handed_out(stored, record);
 
     let headers = response.headers_mut();
-    headers.reserve(stored.headers.len() + 6);
-    for (name, value) in &stored.headers {
-        let kept = reader == Reader::Program || !ABOUT_THE_ORIGIN.contains(name);
-        if kept && !hop.contains(name) {
-            headers.append(name, value.clone());
+    if reader == Reader::Browser {
+        let others = headers.keys().filter(|name| !is_for_a_browser(name));
+        for name in others.cloned().collect::<Vec<_>>() {
+            headers.remove(name);
         }
     }
     // Not what was stored: the body may have been cut, or be that of an answer to a HEAD.
@@ -162,10 +172,9 @@ fn verbatim(record: &TaskRecord, stored: &CapturedResponse, reader: Reader) -> R
     headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers.insert(CACHE_CONTROL, NO_STORE);
-    headers.insert(STATUS_HEADER, HeaderValue::from_static(record.state.as_str()));
-    headers.remove(TRUNCATED_HEADER);
-    if stored.truncated {
-        headers.insert(TRUNCATED_HEADER, HeaderValue::from_static("true"));
-    }
     response
+}
+
+fn is_for_a_browser(name: &HeaderName) -> bool {
+    is_own(name) || FOR_A_BROWSER.contains(&name.as_str())
 }

@@ -104,7 +104,7 @@ impl Route {
             call.must_allow(permission)?;
         }
         if self.method != Method::GET {
-            origin::check(&call.parts)?;
+            origin::check(&call.parts, &call.origins)?;
         }
         (self.handler)(call, body).await
     }

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -14,12 +14,12 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    api::{Authorizer, access::Denied, call::Call, routes},
+    api::{Authorizer, access::Denied, call::Call, origin::Origin, routes},
     engine::{Tasks, WeakTasks},
-    error::{BoxError, BoxFuture},
+    error::{BoxError, BoxFuture, ConfigError},
     layer::{RequestBody, ResponseBody},
     task::redact::Secrets,
-    wire::{LinkBase, Problem, below},
+    wire::{LinkBase, Problem, below, host},
 };
 
 /// The task API as a service, for a router to nest or a server to call. See the [module](crate::api) for what it serves.
@@ -31,6 +31,9 @@ pub struct TaskApi {
     authorizer: Arc<dyn Authorizer>,
     links: Arc<LinkBase>,
     secrets: Arc<Secrets>,
+    /// The hosts at which it answers, where it is open to everybody.
+    hosts: Option<Arc<[Box<str>]>>,
+    origins: Arc<[Origin]>,
     prefix: Arc<str>,
 }
 
@@ -42,11 +45,17 @@ impl TaskApi {
     pub fn new(tasks: &Tasks, authorizer: impl Authorizer) -> Self {
         tasks.mark_api_mounted();
         let address = tasks.api_address();
+        let is_open = authorizer.is_open();
+        if is_open {
+            address.is_open.store(true, Ordering::Relaxed);
+        }
         Self {
             tasks: tasks.downgrade(),
             authorizer: Arc::new(authorizer),
             links: Arc::new(LinkBase::new(&address)),
             secrets: address.secrets,
+            hosts: is_open.then_some(address.hosts),
+            origins: Arc::default(),
             prefix: "".into(),
         }
     }
@@ -60,7 +69,26 @@ impl TaskApi {
         self
     }
 
+    /// Takes changes from pages of `origin` too, as `https://status.example.org`: another origin than the API's own, whose pages
+    /// are trusted with whatever their readers may do. Each call adds one. Default: none.
+    ///
+    /// A browser lets such a page send a changing request, and read any answer, only if the answers say so too: that is for a
+    /// CORS layer around the application; [the guide](crate::guide::trust#browsers-and-other-origins) shows where.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] unless it is a scheme, a host and perhaps a port: no path, no slash at the end, no wildcard, and not
+    /// `null`, which is the origin of every page without one.
+    pub fn allow_origin(mut self, origin: &str) -> Result<Self, ConfigError> {
+        let origin = Origin::new(origin)?;
+        self.origins = self.origins.iter().cloned().chain([origin]).collect();
+        Ok(self)
+    }
+
     async fn answer(self, parts: Parts, body: RequestBody) -> Result<Response<ResponseBody>, Problem> {
+        if let Some(hosts) = &self.hosts {
+            host::check(&parts, hosts)?;
+        }
         let grant = self.authorizer.authorize(&parts).into_grant();
         let grant = grant.map_err(|Denied { challenge }| match challenge {
             Some(challenge) => Problem::unauthorized(challenge),
@@ -76,6 +104,8 @@ impl TaskApi {
         let call = Call {
             links: Arc::new(links.unwrap_or_else(|| self.links.known().clone())),
             secrets: self.secrets,
+            hosts: self.hosts,
+            origins: self.origins,
             tasks,
             grant,
             task,

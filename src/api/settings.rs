@@ -7,10 +7,9 @@ use serde::Serialize;
 
 use crate::{
     api::{
-        Permission,
-        access::Grant,
-        answer,
+        Permission, answer,
         call::{Answer, Call},
+        origin::Origin,
     },
     engine::Tasks,
     store::Durability,
@@ -22,7 +21,7 @@ const WAITS: u32 = 10;
 
 /// `GET /settings`
 pub(super) async fn settings(call: Call) -> Answer {
-    let document = SettingsDocument::new(&call.tasks, &call.grant);
+    let document = SettingsDocument::new(&call);
     Ok(answer::json(StatusCode::OK, &document))
 }
 
@@ -35,6 +34,8 @@ struct SettingsDocument<'a> {
     accept: Accept,
     run: Run,
     keep: Keep,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<Api<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Process<'a>>,
     access: Access<'a>,
@@ -87,6 +88,16 @@ struct Destination {
     on: Vec<&'static str>,
 }
 
+/// Where the task API answers, and to whose pages.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Api<'a> {
+    /// Beside those that are nobody's to register; `null` where it answers at every host.
+    hosts: Option<&'a [Box<str>]>,
+    /// Whose pages may change things, beside its own.
+    origins: Vec<&'a str>,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Process<'a> {
@@ -108,7 +119,8 @@ struct Access<'a> {
 }
 
 impl<'a> SettingsDocument<'a> {
-    fn new(tasks: &'a Tasks, grant: &'a Grant) -> Self {
+    fn new(call: &'a Call) -> Self {
+        let (tasks, grant) = (&call.tasks, &call.grant);
         let settings = tasks.settings();
         let address = tasks.api_address();
         let everybody = grant.scope == Scope::All;
@@ -148,6 +160,10 @@ impl<'a> SettingsDocument<'a> {
                 callback_patience_ms: millis(settings.callback_patience),
                 destinations: destinations(tasks),
             },
+            api: everybody.then(|| Api {
+                hosts: call.hosts.as_deref(),
+                origins: call.origins.iter().map(Origin::as_str).collect(),
+            }),
             process: everybody.then(|| Process {
                 instance_id: tasks.worker().as_str(),
                 concurrency: settings.concurrency,

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     fmt,
     future::{Ready, ready},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -26,6 +29,7 @@ use crate::{
     },
     engine::Tasks,
     layer::ResponseBody,
+    wire::host,
 };
 
 /// The web console as a service, for a router to nest or a server to call. See the [module](crate::console) for how.
@@ -37,6 +41,9 @@ pub struct Console {
     api: Option<Arc<str>>,
     mount: Arc<str>,
     prefix: Arc<str>,
+    hosts: Arc<[Box<str>]>,
+    /// Whether the task API is open to everybody, made before this or after.
+    is_open: Arc<AtomicBool>,
 }
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
@@ -53,8 +60,11 @@ impl Console {
     /// It expects what `nest_service` gives: paths from which its own prefix has been taken off.
     #[must_use]
     pub fn new(tasks: &Tasks) -> Self {
+        let address = tasks.api_address();
         Self {
-            api_base: tasks.api_address().base.into(),
+            api_base: address.base.into(),
+            hosts: address.hosts,
+            is_open: address.is_open,
             api: None,
             mount: "/console".into(),
             prefix: "".into(),
@@ -90,6 +100,11 @@ impl Console {
     }
 
     fn answer(&self, request: &Parts) -> Response<ResponseBody> {
+        if self.is_open.load(Ordering::Relaxed)
+            && let Err(problem) = host::check(request, &self.hosts)
+        {
+            return problem.into_response(None);
+        }
         let Some(place) = Place::of(request, &self.prefix) else {
             return not_found();
         };

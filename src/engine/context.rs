@@ -15,7 +15,9 @@ pub(crate) const DEPTH: HeaderName = HeaderName::from_static("x-respond-async-de
 /// The task that a request runs as: an extension of every replayed request, and an axum extractor.
 ///
 /// On a request that is answered synchronously there is no task: the extractor gives a *detached* context, for which
-/// everything works and nothing happens. So one handler serves both ways:
+/// everything works and nothing happens. A replay also has the ids in headers (`X-Fc-Request-Id`, `X-Respond-Async-Task-Id`,
+/// `X-Respond-Async-Attempt`), but on a synchronous request those are whatever the client sent: a handler that is to know asks
+/// here. So one handler serves both ways:
 ///
 /// ```
 /// use tower_respond_async::TaskContext;

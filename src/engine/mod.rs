@@ -238,6 +238,10 @@ pub(crate) struct ApiAddress {
     pub(crate) from_host: bool,
     pub(crate) wait_cap: Duration,
     pub(crate) secrets: Arc<Secrets>,
+    /// By which names it may be reached while it is open to everybody, beside those that are nobody's to register.
+    pub(crate) hosts: Arc<[Box<str>]>,
+    /// Whether some API is open to everybody.
+    pub(crate) is_open: Arc<AtomicBool>,
     pub(crate) intake: Intake,
 }
 

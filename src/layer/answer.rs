@@ -10,7 +10,7 @@ use crate::{
     layer::{accept::Accept, dialect::PREFERENCE_APPLIED, headers::DUPLICATE},
     probe::Event,
     task::{RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, STATUS_HEADER, TRUNCATED_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+    wire::{ApiLinks, Problem, STATUS_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, handed_out},
 };
 
 /// When a client is to look for the first time, in seconds.
@@ -75,15 +75,7 @@ impl Accept {
         {
             let mut response = Response::new(output.body.clone());
             *response.status_mut() = output.status;
-            *response.headers_mut() = output.headers.clone();
-            response.headers_mut().remove(TRUNCATED_HEADER);
-            if output.truncated {
-                let cut = HeaderValue::from_static("true");
-                response.headers_mut().insert(TRUNCATED_HEADER, cut);
-            }
-            let headers = response.headers_mut();
-            headers.insert(STATUS_HEADER, HeaderValue::from_static(waited.state.as_str()));
-            let _ = ApiLinks::none().put_on_with_ids(headers, &waited, Vec::new());
+            *response.headers_mut() = handed_out(&output, &waited);
             return Ok(response);
         }
         Err(waited)

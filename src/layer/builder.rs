@@ -16,7 +16,7 @@ use crate::{
     probe::Probe,
     store::{Limits, Retention, TaskStore},
     task::{Condition, Conditions, Labels, Tenant},
-    wire::LinkBase,
+    wire::{LinkBase, host},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -59,6 +59,7 @@ pub struct Builder {
     public_url: Option<String>,
     trust_forwarding: bool,
     links: Links,
+    hosts: Vec<String>,
     never_async: Vec<String>,
 }
 
@@ -115,6 +116,7 @@ impl Builder {
             public_url: None,
             trust_forwarding: false,
             links: Links::PathAbsolute,
+            hosts: Vec::new(),
             never_async: Vec::new(),
         }
     }
@@ -159,6 +161,17 @@ impl Builder {
     /// `https://example.org/app`. With it every link is absolute. Default: unknown, and [`links`](Self::links) decides.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.public_url = Some(url.into());
+        self
+    }
+
+    /// Hosts by which clients reach the task API and the console, where the API is open to everybody: at any other, such as
+    /// one that the page of a stranger makes lead here, it answers 421. Names without scheme and port; each call adds some.
+    ///
+    /// Known without this are addresses, `localhost`, names without a dot or below `.localhost`, `.internal` and
+    /// `.svc.cluster.local`, and the host of the [`public_url`](Self::public_url). Default: no others. An API that asks for
+    /// credentials which no browser sends by itself, such as a [`BearerToken`](crate::BearerToken), answers at every host.
+    pub fn hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
+        self.hosts.extend(hosts.into_iter().map(Into::into));
         self
     }
 
@@ -453,6 +466,12 @@ impl Builder {
         config.never_async = self.never_async;
         config.api_base.clone_from(&self.api_base);
         config.carriers = self.carriers.into();
+        let of_public_url = self
+            .public_url
+            .as_deref()
+            .and_then(|url| url.split("://").nth(1)?.split('/').next());
+        let hosts = self.hosts.iter().map(String::as_str).chain(of_public_url);
+        let hosts = hosts.filter_map(host::read).map(String::into_boxed_str).collect();
         let engine = Engine::new(self.store, self.settings, Probes::new(self.probes), runtime);
         let address = ApiAddress {
             base: self.api_base,
@@ -460,6 +479,8 @@ impl Builder {
             trust_forwarding: self.trust_forwarding,
             from_host: self.links == Links::FromHost,
             wait_cap: config.wait_cap,
+            hosts,
+            is_open: Arc::default(),
             secrets: Arc::new(config.headers.secrets().clone()),
             intake: Intake {
                 dialects: config.dialects.iter().map(|dialect| dialect.as_str()).collect(),

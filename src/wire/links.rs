@@ -76,7 +76,7 @@ pub(crate) const X_FC_REQUEST_ID: HeaderName = HeaderName::from_static("x-fc-req
 /// The task id, for a client.
 pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
 /// The address of a task's operation, for clients that follow Azure's guidelines.
-const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
+pub(crate) const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 
 /// Where the result of a task is, below the task.
 const RESULT: &str = "/result";

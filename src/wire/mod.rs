@@ -11,7 +11,9 @@
 //! - `log`: a line of a task's log
 //! - `json`: documents written as they are made
 //! - `values`: header values that are made together
+//! - `host`: by which name a client reached this server
 //! - `hop`: headers that belong to one connection
+//! - `own`: headers that nobody else sets
 
 #[cfg_attr(
     not(feature = "api"),
@@ -21,6 +23,7 @@ mod delivery;
 mod document;
 pub(crate) mod forwarded;
 mod hop;
+pub(crate) mod host;
 pub(crate) mod json;
 mod links;
 #[cfg_attr(
@@ -29,6 +32,7 @@ mod links;
 )]
 mod log;
 mod operation;
+mod own;
 mod problem;
 mod relative;
 mod target;
@@ -38,9 +42,10 @@ pub(crate) use self::{
     delivery::DeliveryDocument,
     document::{TaskDocument, write_progress},
     hop::HopByHop,
-    links::{ApiLinks, LinkBase, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
+    links::{ApiLinks, LinkBase, OPERATION_LOCATION, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
     log::LogDocument,
     operation::OperationDocument,
+    own::{PROGRESS_HEADER, handed_out, is_own},
     problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
     relative::resolve_references,
     target::original,

@@ -48,4 +48,5 @@ mod stop;
 mod support;
 mod sync_path;
 mod tracing_probe;
+mod trust;
 mod webhooks;

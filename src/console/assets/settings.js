@@ -12,7 +12,7 @@ const SURVIVES = {
 };
 
 export async function settings(root) {
-  const { accept, run, keep, process, access, version } = await inForce();
+  const { accept, run, keep, api, process, access, version } = await inForce();
   const waits = run.retryWaitsMs.map((wait) => duration(wait).replaceAll(" ", "\u00a0")).join(", ");
   put(
     root,
@@ -45,6 +45,11 @@ export async function settings(root) {
         ["Callbacks given up after", duration(keep.callbackPatienceMs), "callback_patience"],
         ["Callbacks", keep.destinations.length === 0 ? "nobody" : keep.destinations.map((each) => h("div", {}, h("span", { class: "mono wrap" }, each.destination), h("span", { class: "dim" }, ` on ${each.on.join(", ")}`)))],
       ]),
+      api &&
+        group("Reached", [
+          ["Answers at", api.hosts === null ? "every host" : ["addresses and private names", ...api.hosts].map((host, at) => h("div", { class: at ? "mono wrap" : undefined }, host)), "hosts"],
+          ["Changes come from", ["its own pages", ...api.origins].map((origin, at) => h("div", { class: at ? "mono wrap" : undefined }, origin)), undefined],
+        ]),
       process &&
         group("This process", [
           ["Worker", h("span", { class: "mono wrap" }, process.instanceId), "worker_name"],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Builder, DAY};
-use crate::{error::ConfigError, layer::carry::Carrier};
+use crate::{error::ConfigError, layer::carry::Carrier, wire::host};
 
 impl Builder {
     /// # Errors
@@ -94,6 +94,17 @@ impl Builder {
                 return Err(ConfigError::new(
                     "public_url",
                     format!("{url:?} is no http or https URL without query, as https://example.org"),
+                ));
+            }
+        }
+        for host in &self.hosts {
+            let bare = host.strip_suffix('.').unwrap_or(host);
+            if bare.is_empty() || host::read(host).is_none_or(|read| !read.eq_ignore_ascii_case(bare)) {
+                return Err(ConfigError::new(
+                    "hosts",
+                    format!(
+                        "{host:?} is no host: a name or an address, without scheme, port and wildcard, as tasks.example.org"
+                    ),
                 ));
             }
         }

@@ -51,6 +51,21 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", "This is not permitted", detail)
     }
 
+    /// 421: the request was sent to a host whose name anybody could have made lead here.
+    pub(crate) fn misdirected(host: &str) -> Self {
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "MisdirectedRequest",
+            "This is not a host of this server's",
+            format!(
+                "This task API is open to everybody, so that it answers at hosts that it knows only, and {} is none of them. \
+                 Whoever runs the server names it with .hosts([...]) on the layer's builder, or has the API ask for \
+                 credentials in place of allow_everyone().",
+                Self::quoted(host)
+            ),
+        )
+    }
+
     /// 404: there is no such task, or not for this caller.
     pub(crate) fn task_not_found() -> Self {
         Self::new(
@@ -373,6 +388,7 @@ mod tests {
             (Problem::storage_full(), 503, "StorageFull"),
             (Problem::store_unavailable(), 503, "StoreUnavailable"),
             (Problem::shutting_down(), 503, "ShuttingDown"),
+            (Problem::misdirected("x"), 421, "MisdirectedRequest"),
             (Problem::loop_detected(), 508, "LoopDetected"),
         ];
         for (problem, status, code) in rows {

@@ -1,0 +1,130 @@
+//! By which name a client reached this server.
+//!
+//! A page that a browser loaded from `evil.example` may send requests to `evil.example` and read the answers, and whoever has
+//! that name may have it lead to 127.0.0.1 meanwhile (DNS rebinding). Such a request is like one of the user's own, but for its
+//! `Host`.
+
+use http::{HeaderValue, header::HOST, request::Parts};
+
+use crate::wire::Problem;
+
+/// Refuses a request that was sent to a name which a stranger may have made lead here.
+///
+/// # Errors
+///
+/// 421 unless every host that the request names, in its URI and in `Host`, is an address, or a name that nobody can register
+/// for the public, or one of `named`. No browser leaves the host out, so a request without one passes.
+pub(crate) fn check(request: &Parts, named: &[Box<str>]) -> Result<(), Problem> {
+    let in_uri = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let in_headers = request.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    for given in in_uri.into_iter().chain(in_headers) {
+        let host = std::str::from_utf8(given).ok().and_then(read);
+        if !host.is_some_and(|host| is_private(&host) || named.iter().any(|named| **named == *host)) {
+            return Err(Problem::misdirected(&String::from_utf8_lossy(given)));
+        }
+    }
+    Ok(())
+}
+
+/// The host of an authority as hosts are compared: in lower case, without a port and the dot at its end. `None` if it is none.
+pub(crate) fn read(authority: &str) -> Option<String> {
+    let (host, port) = match authority.strip_prefix('[') {
+        // An address of IPv6 has colons of its own.
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (&authority[..address.len() + 2], port.strip_prefix(':').unwrap_or(port))
+        }
+        None => authority.split_once(':').unwrap_or((authority, "")),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':');
+    let good = host.bytes().all(plain) && port.bytes().all(|byte| byte.is_ascii_digit());
+    good.then(|| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
+}
+
+/// Whether a host is an address, or a name that leads nowhere on the public Internet, or within one network only: such names
+/// are for the machine (RFC 6761), for private use (`internal`), for a cluster, or have no dot.
+fn is_private(host: &str) -> bool {
+    const ENDINGS: [&str; 3] = [".localhost", ".internal", ".svc.cluster.local"];
+    host.starts_with('[')
+        || !host.contains('.')
+        || host.parse::<std::net::Ipv4Addr>().is_ok()
+        || ENDINGS.iter().any(|ending| host.ends_with(ending))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn passes(uri: &str, hosts: &[&str]) -> bool {
+        let mut request = Request::get(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        check(&parts, &["tasks.example.org".into()]).is_ok()
+    }
+
+    #[test]
+    fn addresses_and_names_that_are_nobody_s_to_register_are_answered() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:3000",
+            "192.168.1.20:80",
+            "[::1]",
+            "[::1]:3000",
+            "[FE80::1]",
+            "localhost",
+            "LocalHost:3000",
+            "localhost.",
+            "app.localhost:3000",
+            "host.docker.internal",
+            "tasks.default.svc.cluster.local:8080",
+            "tasks",
+            "tasks:8080",
+            "",
+            "tasks.example.org",
+            "Tasks.Example.ORG.:8443",
+        ] {
+            assert!(passes("/", &[host]), "{host}");
+        }
+        assert!(passes("/", &[]));
+        assert!(passes("http://localhost:3000/x", &["localhost:3000"]));
+    }
+
+    #[test]
+    fn names_that_anybody_may_have_are_not() {
+        for host in [
+            "evil.example",
+            "evil.example:3000",
+            "evil.example.",
+            "127.0.0.1.evil.example",
+            "127.0.0.1.nip.io",
+            "localhost.evil.example",
+            "localhost@evil.example",
+            "evil.example@localhost",
+            "evilinternal.example",
+            "a.internal.evil.example",
+            "x.tasks.example.org",
+            "example.org",
+            "127.0.0.1:80@evil.example",
+            "[evil.example]",
+            "[::1].evil.example",
+            "a b",
+            "evil.example:x",
+            "printer.local",
+            "\u{e4}.localhost",
+            "1.2.3",
+        ] {
+            let (host, in_uri) = (host, format!("http://{host}/"));
+            assert!(!passes("/", &[host]), "{host}");
+            assert!(!passes("/", &["localhost", host]), "{host} after another");
+            if in_uri.parse::<http::Uri>().is_ok() {
+                assert!(!passes(&in_uri, &[]), "{host} in the URI");
+                assert!(!passes(&in_uri, &["localhost"]), "{host} in the URI");
+            }
+        }
+    }
+}
