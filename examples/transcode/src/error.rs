@@ -5,8 +5,9 @@
 //!
 //! - Not as it stands (bad fields, no such object, a broken video): 4xx, final.
 //! - Yes, the machine was the trouble (bucket away, disk full, ffmpeg killed, shutdown): 5xx, tried again.
-//! - A missing ffmpeg or encoder is the machine's trouble too, hence 501, but no retry after a few seconds installs a
-//!   program: that answer carries [`DoNotRetry`].
+//! - A missing ffmpeg or encoder is the machine's trouble too, hence 501, and so is a bucket that refuses the app's
+//!   credentials, hence 500. But no retry after a few seconds installs a program or changes a key: those answers carry
+//!   [`DoNotRetry`].
 
 use std::{io, time::Duration};
 
@@ -64,6 +65,11 @@ pub enum Error {
         doing: &'static str,
         source: object_store::Error,
     },
+    #[error("this app is refused by the bucket, which was to be {doing}: its credentials are wrong or do not allow it")]
+    BucketDenied {
+        doing: &'static str,
+        source: object_store::Error,
+    },
     #[error("the disk of this machine is full")]
     DiskFull,
     #[error("`{program}` was silent for {} s", waited.as_secs())]
@@ -91,7 +97,9 @@ impl Error {
             Self::NoFfmpeg { .. } | Self::NoEncoder { .. } => StatusCode::NOT_IMPLEMENTED,
             // A shutdown stops jobs too, and those are to run again: hence not a 4xx.
             Self::BucketUnavailable { .. } | Self::DiskFull | Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Hung { .. } | Self::Killed { .. } | Self::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BucketDenied { .. } | Self::Hung { .. } | Self::Killed { .. } | Self::Io { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -113,11 +121,22 @@ impl Error {
             Self::NoFfmpeg { .. } => "no_ffmpeg",
             Self::NoEncoder { .. } => "no_encoder",
             Self::BucketUnavailable { .. } => "bucket_unavailable",
+            Self::BucketDenied { .. } => "bucket_denied",
             Self::DiskFull => "disk_full",
             Self::Hung { .. } => "ffmpeg_hung",
             Self::Killed { .. } => "ffmpeg_killed",
             Self::Stopped => "stopped",
             Self::Io { .. } => "internal",
+        }
+    }
+
+    /// A failure of the bucket while it was to be opened, read or written.
+    pub(crate) const fn bucket(doing: &'static str) -> impl FnOnce(object_store::Error) -> Self {
+        move |source| match source {
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                Self::BucketDenied { doing, source }
+            }
+            source => Self::BucketUnavailable { doing, source },
         }
     }
 
@@ -138,7 +157,7 @@ impl IntoResponse for Error {
             eprintln!("{}", Chain(&self));
         }
         let mut response = (status, Json(Document::from(&self))).into_response();
-        if status == StatusCode::NOT_IMPLEMENTED {
+        if status == StatusCode::NOT_IMPLEMENTED || matches!(self, Self::BucketDenied { .. }) {
             response.extensions_mut().insert(DoNotRetry);
         }
         response

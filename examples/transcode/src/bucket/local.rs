@@ -34,10 +34,7 @@ impl Buckets for LocalBuckets {
         if !directory.is_dir() {
             return Err(Error::NoBucket(name.clone()));
         }
-        let bucket = LocalFileSystem::new_with_prefix(directory).map_err(|source| Error::BucketUnavailable {
-            doing: "opened",
-            source,
-        })?;
+        let bucket = LocalFileSystem::new_with_prefix(directory).map_err(Error::bucket("opened"))?;
         // A task that is told to have succeeded has its product on the disk, not in the disk's cache.
         Ok(Arc::new(bucket.with_fsync(true)))
     }

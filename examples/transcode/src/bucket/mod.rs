@@ -90,7 +90,7 @@ impl Source<'_> {
                 bucket: self.bucket.clone(),
                 object: self.object.clone(),
             },
-            source => Error::BucketUnavailable { doing: "read", source },
+            error => Error::bucket("read")(error),
         }
     }
 }
@@ -143,14 +143,11 @@ pub(crate) async fn store(
     mut on_progress: impl FnMut(u64, u64),
 ) -> Result<u64, Error> {
     let read = || Error::io("read the product");
-    let unwritable = |source| Error::BucketUnavailable {
-        doing: "written",
-        source,
-    };
+    let unwritable = || Error::bucket("written");
     let mut file = File::open(path).await.map_err(read())?;
     let size = file.metadata().await.map_err(read())?.len();
 
-    let mut upload = Upload(Some(store.put_multipart(key.as_path()).await.map_err(unwritable)?));
+    let mut upload = Upload(Some(store.put_multipart(key.as_path()).await.map_err(unwritable())?));
     let mut sent = 0;
     loop {
         let mut part = Vec::with_capacity(PART.min(size.saturating_sub(sent)) as usize);
@@ -159,10 +156,10 @@ pub(crate) async fn store(
             break;
         }
         sent += part.len() as u64;
-        upload.part(part).await.map_err(unwritable)?;
+        upload.part(part).await.map_err(unwritable())?;
         on_progress(sent, size);
     }
-    upload.complete().await.map_err(unwritable)?;
+    upload.complete().await.map_err(unwritable())?;
     Ok(sent)
 }
 

@@ -12,4 +12,6 @@ mod refusals;
 mod running;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "s3")]
+mod s3_server;
 mod the_app;

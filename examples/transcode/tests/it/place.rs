@@ -228,6 +228,14 @@ pub(crate) fn long_clip() -> &'static Path {
     CLIP.get_or_init(|| clip("long.mp4", "testsrc2=size=854x480:rate=30:duration=60", H264_AND_SOUND))
 }
 
+/// A picture that nothing can be left out of: it and what is made of it have many megabytes.
+#[cfg(feature = "s3")]
+pub(crate) fn large_clip() -> &'static Path {
+    static CLIP: OnceLock<PathBuf> = OnceLock::new();
+    let noise = "testsrc2=size=640x480:rate=25:duration=3,noise=alls=100:allf=t";
+    CLIP.get_or_init(|| clip("large.mp4", noise, H264_AND_SOUND))
+}
+
 /// 4:4:4 with odd sides and no sound: legal, and what most encoders stumble over.
 pub(crate) fn odd_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();

@@ -1,4 +1,5 @@
-//! Buckets on S3, or on what speaks as it does: here a small imitation, which knows the five calls that are made.
+//! Buckets on S3, or on what speaks as it does: here a small imitation, which knows the five calls that are made and can be
+//! told to fail. `s3_server.rs` has a real one.
 
 use std::{
     collections::BTreeMap,
@@ -88,14 +89,19 @@ fn a_stop_amid_the_upload_aborts_it() {
 }
 
 fn app(s3: &S3, place: &Place) -> App {
-    let endpoint = format!("http://{}", s3.0.address);
+    app_with(s3.0.address, ("somebody", "secret"), place)
+}
+
+/// The app, with its buckets at `address` and a key of its own.
+pub(crate) fn app_with(address: SocketAddr, (id, secret): (&str, &str), place: &Place) -> App {
+    let endpoint = format!("http://{address}");
     let settings = [
         ("BUCKETS", "s3://"),
         ("AWS_ENDPOINT", endpoint.as_str()),
         ("AWS_ALLOW_HTTP", "true"),
         ("AWS_REGION", "here"),
-        ("AWS_ACCESS_KEY_ID", "somebody"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_ACCESS_KEY_ID", id),
+        ("AWS_SECRET_ACCESS_KEY", secret),
     ];
     App::start(place, &settings)
 }
