@@ -1,14 +1,19 @@
 //! Buckets on S3, or on anything that speaks its API: `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT` and the like are
 //! read from the environment, as object_store documents them.
 //!
-//! Credentials are the app's alone: ffmpeg is started without them.
+//! Credentials are the app's alone: ffmpeg is started without them. They need `s3:GetObject`, `s3:PutObject` and
+//! `s3:AbortMultipartUpload`, and `s3:ListBucket` too: to who may not list, S3 answers for a missing object that access is
+//! denied.
 //!
 //! A process killed in the middle of an upload leaves parts behind, which no reader sees and which cost money: let a
 //! lifecycle rule of the bucket abort incomplete uploads after a day.
 
 use std::sync::Arc;
 
-use object_store::{ObjectStore, aws::AmazonS3Builder};
+use object_store::{
+    ClientConfigKey, ObjectStore,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+};
 
 use crate::{bucket::Buckets, error::Error, request::BucketName};
 
@@ -19,11 +24,41 @@ pub struct S3Buckets;
 impl Buckets for S3Buckets {
     // A client per job: it costs a handshake, and a job takes minutes.
     fn open(&self, name: &BucketName) -> Result<Arc<dyn ObjectStore>, Error> {
-        let bucket = AmazonS3Builder::from_env().with_bucket_name(name.as_str()).build();
-        let bucket = bucket.map_err(|source| Error::BucketUnavailable {
-            doing: "opened",
-            source,
-        })?;
-        Ok(Arc::new(bucket))
+        let builder = patient(AmazonS3Builder::from_env(), |name| std::env::var_os(name).is_some());
+        let bucket = builder.with_bucket_name(name.as_str()).build();
+        Ok(Arc::new(bucket.map_err(Error::bucket("opened"))?))
+    }
+}
+
+/// object_store ends a request 30 s after its start, and fetches what is missing of its body for 3 minutes: a film takes
+/// longer on a slow line. So an object may take as long as an attempt may, and 30 s are the longest without a byte, unless
+/// the environment says otherwise.
+fn patient(builder: AmazonS3Builder, is_set: impl Fn(&str) -> bool) -> AmazonS3Builder {
+    let limits = [
+        ("AWS_TIMEOUT", ClientConfigKey::Timeout, "1h"),
+        ("AWS_READ_TIMEOUT", ClientConfigKey::ReadTimeout, "30s"),
+    ];
+    let open = limits.into_iter().filter(|(name, ..)| !is_set(name));
+    open.fold(builder, |builder, (_, key, limit)| {
+        builder.with_config(AmazonS3ConfigKey::Client(key), limit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_may_take_long_as_long_as_it_comes_and_the_environment_has_the_last_word() {
+        let limits = |builder: AmazonS3Builder| {
+            [ClientConfigKey::Timeout, ClientConfigKey::ReadTimeout]
+                .map(|key| builder.get_config_value(&AmazonS3ConfigKey::Client(key)))
+        };
+        let text = |limit: &str| Some(limit.to_owned());
+        let open = patient(AmazonS3Builder::new(), |_| false);
+        assert_eq!(limits(open), [text("1h"), text("30s")]);
+        let set = AmazonS3Builder::new().with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "5s");
+        let set = patient(set, |name| name == "AWS_TIMEOUT");
+        assert_eq!(limits(set), [text("5s"), text("30s")]);
     }
 }
