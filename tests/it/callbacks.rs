@@ -59,7 +59,7 @@ fn local() -> CallbackPolicy {
         .secret(SECRET.parse::<Secret>().unwrap())
 }
 
-fn prefer_callback(path: &str, url: &str) -> Request<axum::body::Body> {
+pub(crate) fn prefer_callback(path: &str, url: &str) -> Request<axum::body::Body> {
     prefer(path, &format!("respond-async, callback; url=\"{url}\"")).empty()
 }
 

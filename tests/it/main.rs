@@ -49,4 +49,5 @@ mod support;
 mod sync_path;
 mod tracing_probe;
 mod trust;
+mod webhook_connections;
 mod webhooks;

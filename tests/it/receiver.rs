@@ -12,8 +12,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    sync::Barrier,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::engine_support::eventually;
 
@@ -24,6 +26,8 @@ pub(crate) struct Received {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// How many came before it on the same connection.
+    pub(crate) turn: usize,
 }
 
 impl Received {
@@ -41,8 +45,16 @@ impl Received {
 pub(crate) enum Answer {
     Status(u16),
     With(u16, String, &'static str),
+    /// Once as many requests wait for one.
+    Together(Arc<Barrier>, u16),
+    /// And then the connection is closed, which nobody was told of.
+    ThenClose(u16),
     /// Not at all: the connection is closed.
     Close,
+    /// Not at all: it is closed in one direction, and all that comes is still read.
+    HalfClose,
+    /// The beginning of a head, and then the connection is closed.
+    Part,
     /// A head that promises more than comes before the connection is closed.
     BreakOff(u16),
     /// A body without end.
@@ -78,11 +90,48 @@ impl Receiver {
         address: SocketAddr,
         answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(address, |_| (), answer).await
+    }
+
+    /// One whose connections end by a reset, whatever is under way.
+    pub(crate) async fn start_resetting(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> Self {
+        let resets = |stream: &TcpStream| stream.set_zero_linger().unwrap();
+        Self::start_with("127.0.0.1:0".parse().unwrap(), resets, answer).await
+    }
+
+    /// One that is spoken to over TLS.
+    pub(crate) async fn start_tls(
+        acceptor: TlsAcceptor,
+        answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let receiver = Self::new(listener.local_addr().unwrap(), answer);
+        let accepting = receiver.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    tokio::spawn(accepting.clone().serve(stream));
+                }
+            }
+        });
+        receiver
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.0.address.port()
+    }
+
+    async fn start_with(
+        address: SocketAddr,
+        prepare: fn(&TcpStream),
+        answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let receiver = Self::new(listener.local_addr().unwrap(), answer);
         let accepting = receiver.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                prepare(&stream);
                 tokio::spawn(accepting.clone().serve(stream));
             }
         });
@@ -143,7 +192,9 @@ impl Receiver {
 
     async fn serve_all(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
         let mut stream = BufReader::new(stream);
-        while let Some(received) = read(&mut stream).await? {
+        let mut turn = 0;
+        while let Some(received) = read(&mut stream, turn).await? {
+            turn += 1;
             let answer = {
                 let mut all = self.0.received.lock().unwrap();
                 let answer = (self.0.answer)(all.len(), &received);
@@ -153,7 +204,21 @@ impl Receiver {
             match answer {
                 Answer::Status(status) => write(&mut stream, status, "", "").await?,
                 Answer::With(status, headers, body) => write(&mut stream, status, &headers, body).await?,
+                Answer::Together(barrier, status) => {
+                    barrier.wait().await;
+                    write(&mut stream, status, "", "").await?;
+                }
+                Answer::ThenClose(status) => return write(&mut stream, status, "", "").await,
                 Answer::Close => return Ok(()),
+                Answer::HalfClose => {
+                    stream.shutdown().await?;
+                    while stream.read(&mut [0; 1024]).await? > 0 {}
+                    return Ok(());
+                }
+                Answer::Part => {
+                    stream.write_all(b"HTTP/1.1 20").await?;
+                    return stream.flush().await;
+                }
                 Answer::BreakOff(status) => {
                     let head = format!("HTTP/1.1 {status} x\r\ncontent-length: 1000\r\n\r\nhalf of i");
                     stream.write_all(head.as_bytes()).await?;
@@ -189,7 +254,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), status: u16, headers: &st
     stream.flush().await
 }
 
-async fn read(stream: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Option<Received>> {
+async fn read(stream: &mut (impl AsyncBufReadExt + Unpin), turn: usize) -> std::io::Result<Option<Received>> {
     let mut line = String::new();
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);
@@ -216,5 +281,6 @@ async fn read(stream: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Op
         path,
         headers,
         body: body.into(),
+        turn,
     }))
 }

@@ -38,7 +38,7 @@ use crate::{
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEW_SECRET: &str = "whsec_plJ3nmyCDGBKInavdOK15jsl7u2sZWGb";
 
-fn secret() -> Secret {
+pub(crate) fn secret() -> Secret {
     SECRET.parse().unwrap()
 }
 
@@ -157,7 +157,7 @@ async fn each_end_is_told_to_its_own_destination_and_the_published_library_belie
 #[tokio::test]
 async fn a_receiver_that_fails_is_told_again_under_the_same_webhook_id() {
     let (receiver, tasks, id) = told(|before, _| match before {
-        0 => Answer::With(500, String::new(), "not yet"),
+        0 => Answer::With(500, "connection: close\r\n".into(), "not yet"),
         1 => Answer::Close,
         _ => Answer::With(200, String::new(), "thanks"),
     })
@@ -519,19 +519,9 @@ impl Resolve for Fixed {
 #[tokio::test]
 async fn over_https_the_receiver_is_known_by_its_name() {
     let (acceptor, certificate) = tls(&[]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let receiver = Receiver::new(address, |_, _| Answer::Status(200));
-    let serving = receiver.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                tokio::spawn(serving.clone().serve(stream));
-            }
-        }
-    });
+    let receiver = Receiver::start_tls(acceptor, |_, _| Answer::Status(200)).await;
     let to = |host: &str, name: &str| {
-        let url = format!("https://{host}:{}/", address.port());
+        let url = format!("https://{host}:{}/", receiver.port());
         let webhook = Webhook::new(&url).unwrap().named(name).unwrap().schedule(hasty(1));
         webhook.resolver(Fixed(vec![[127, 0, 0, 1].into()]))
     };
@@ -558,7 +548,7 @@ async fn over_https_the_receiver_is_known_by_its_name() {
 }
 
 /// What makes a connection one of `hook.example`, and the certificate by which it is known.
-fn tls(protocols: &[&[u8]]) -> (TlsAcceptor, Vec<u8>) {
+pub(crate) fn tls(protocols: &[&[u8]]) -> (TlsAcceptor, Vec<u8>) {
     let authority = rcgen::generate_simple_self_signed(["hook.example".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(authority.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

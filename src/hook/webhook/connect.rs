@@ -3,14 +3,13 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::Uri;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use tokio::{net::TcpStream, time::timeout};
@@ -20,6 +19,7 @@ use crate::{
     error::{BoxError, BoxFuture},
     hook::webhook::{
         guard::{Guard, Place, PlaceHost},
+        kept::Kept,
         resolve::{Resolve, look_up},
     },
 };
@@ -89,19 +89,14 @@ impl Service<Uri> for Dialler {
     }
 }
 
-/// A connector within the time for it, TLS included.
+/// Connects within the time for it, TLS included.
 #[derive(Clone)]
-pub(super) struct InTime<C>(C);
+pub(super) struct Connector(HttpsConnector<Dialler>);
 
-impl<C> Service<Uri> for InTime<C>
-where
-    C: Service<Uri, Error = BoxError>,
-    C::Future: Send + 'static,
-    C::Response: Send,
-{
-    type Response = C::Response;
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Kept<MaybeHttpsStream<TokioIo<TcpStream>>>>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.0.poll_ready(cx)
@@ -111,14 +106,13 @@ where
         let connecting = self.0.call(uri);
         Box::pin(async move {
             match timeout(CONNECT_LIMIT, connecting).await {
-                Ok(connected) => connected,
+                // Above TLS, whose own records are no answer.
+                Ok(connected) => Ok(TokioIo::new(Kept::new(connected?))),
                 Err(_) => Err(too_slow().into()),
             }
         })
     }
 }
-
-pub(super) type Connector = InTime<HttpsConnector<Dialler>>;
 
 /// Connects by `dialler`, and with TLS where the URL says https. Trusts the certificates that the operating system does, and
 /// `roots`.
@@ -139,5 +133,5 @@ pub(super) fn connector(dialler: Dialler, roots: &[Vec<u8>]) -> Result<Connector
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(dialler);
-    Ok(InTime(https))
+    Ok(Connector(https))
 }

@@ -6,7 +6,8 @@
 //!
 //! A try is one POST: 5 s to be connected, 15 s in all, at most 16 KiB of the answer are read. 2xx is delivered; 410 is
 //! never tried again; of 429, 502, 503 and 504, `Retry-After` is obeyed; a redirect is a failure and never followed. No
-//! proxy is used, whatever the environment says. What fails is tried again by its [`Schedule`](crate::hook::Schedule), under
+//! proxy is used, whatever the environment says. A connection is kept for 30 s; if it turns out that the receiver has
+//! closed it, the same try goes on with a fresh one. What fails is tried again by its [`Schedule`](crate::hook::Schedule), under
 //! the same `webhook-id`.
 //!
 //! A destination that fails three times in a row is asked by one delivery at a time, at most once a second, until it answers
@@ -44,6 +45,7 @@ mod connect;
 mod endpoint;
 mod guard;
 mod hosts;
+mod kept;
 mod policy;
 mod resolve;
 mod secret;

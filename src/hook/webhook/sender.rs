@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    fmt::Write,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -32,6 +31,7 @@ use crate::{
             Secret,
             connect::{Connector, Dialler, connector},
             guard::Guard,
+            kept::{self, causes},
             resolve::{Resolve, SystemResolver},
             verify,
         },
@@ -63,7 +63,14 @@ pub(super) struct Sender {
     pub(super) headers: HeaderMap,
     pub(super) roots: Vec<Vec<u8>>,
     pub(super) resolver: Arc<dyn Resolve>,
-    client: OnceCell<Client<Connector, Full<Bytes>>>,
+    clients: OnceCell<Clients>,
+}
+
+/// One connector, with and without the connections that were kept.
+#[derive(Clone)]
+struct Clients {
+    keeping: Client<Connector, Full<Bytes>>,
+    fresh: Client<Connector, Full<Bytes>>,
 }
 
 impl Default for Sender {
@@ -75,7 +82,7 @@ impl Default for Sender {
             headers: HeaderMap::new(),
             roots: Vec::new(),
             resolver: Arc::new(SystemResolver::default()),
-            client: OnceCell::new(),
+            clients: OnceCell::new(),
         }
     }
 }
@@ -98,13 +105,20 @@ impl Sender {
     /// Tries once. A sender is used with one guard: connections that one guard has let through are kept for the next.
     pub(super) async fn send(&self, uri: Uri, completion: &Completion, guard: &Arc<Guard>) -> Tried {
         let until = Instant::now() + TRY_LIMIT;
-        let client = match self.client(guard).await {
-            Ok(client) => client,
+        let clients = match self.clients(guard).await {
+            Ok(clients) => clients,
             Err(error) => return Tried::failed(chain(&*error)),
         };
-        let request = self.request(uri, completion);
-        match timeout_at(until, client.request(request)).await {
-            Ok(Ok(response)) => read(response, until).await,
+        let mut answer = timeout_at(until, clients.keeping.request(self.request(uri.clone(), completion))).await;
+        if matches!(&answer, Ok(Err(error)) if kept::was_closed(error)) {
+            // Once: of the others that are kept, any may be closed as well.
+            answer = timeout_at(until, clients.fresh.request(self.request(uri, completion))).await;
+        }
+        match answer {
+            Ok(Ok(response)) => {
+                kept::note_answer(&response);
+                read(response, until).await
+            }
             Ok(Err(error)) if is_refusal(&error) => {
                 Tried::new(TryOutcome::Blocked).saying("the address is not one that is called")
             }
@@ -113,7 +127,7 @@ impl Sender {
         }
     }
 
-    async fn client(&self, guard: &Arc<Guard>) -> Result<&Client<Connector, Full<Bytes>>, BoxError> {
+    async fn clients(&self, guard: &Arc<Guard>) -> Result<&Clients, BoxError> {
         let make = || async {
             let dialler = Dialler {
                 guard: guard.clone(),
@@ -122,14 +136,16 @@ impl Sender {
             let roots = self.roots.clone();
             // The system's certificates are a file to read.
             let connector = spawn_blocking(move || connector(dialler, &roots)).await??;
-            let client = Client::builder(TokioExecutor::new())
+            let mut builder = Client::builder(TokioExecutor::new());
+            builder
                 .pool_idle_timeout(IDLE_LIMIT)
                 .pool_timer(TokioTimer::new())
-                .timer(TokioTimer::new())
-                .build(connector);
-            Ok::<_, BoxError>(client)
+                .timer(TokioTimer::new());
+            let keeping = builder.build(connector.clone());
+            let fresh = builder.pool_max_idle_per_host(0).build(connector);
+            Ok::<_, BoxError>(Clients { keeping, fresh })
         };
-        self.client.get_or_try_init(make).await
+        self.clients.get_or_try_init(make).await
     }
 
     fn request(&self, uri: Uri, completion: &Completion) -> Request<Full<Bytes>> {
@@ -209,24 +225,11 @@ where
 
 /// Whether it was a guard that let nothing through.
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<CallbackRefused>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error).any(<dyn Error>::is::<CallbackRefused>)
 }
 
 /// An error and all that led to it, in one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Memory takes any text.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
+    let texts: Vec<_> = causes(error).map(ToString::to_string).collect();
+    texts.join(": ")
 }
