@@ -66,6 +66,9 @@
 //! | `Idempotency-Key: "..."` beside any of them | sent twice, it runs once |
 //! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` beside any | a POST there when it ends, where [allowed](Builder::callbacks) |
 //!
+//! Whether a request may go async is for [`Builder::when`] to say. For it to go async though the client does not ask, a
+//! layer outside [sets the header](guide::operating#requests-that-are-always-async).
+//!
 //! # Where the layer goes
 //!
 //! Around the whole application, or around a whole part of it that is then mounted with `nest_service`: a stored request

@@ -137,6 +137,9 @@ impl Builder {
 
     /// Which requests may go async, by their head; the others are answered synchronously whatever they ask for. Default:
     /// all.
+    ///
+    /// The opposite is no setting but a header: [a layer outside sets
+    /// it](crate::guide::operating#requests-that-are-always-async) on requests that go async though they do not ask.
     pub fn when(mut self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.when = Some(Box::new(when));
         self

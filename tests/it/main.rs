@@ -6,6 +6,7 @@
 )]
 
 mod accept;
+mod always_async;
 mod api;
 mod body;
 mod callbacks;
