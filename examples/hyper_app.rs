@@ -63,7 +63,8 @@ where
 async fn route(request: Request<RequestBody>, api: TaskApi) -> Result<Response<ResponseBody>, BoxError> {
     match (request.method(), request.uri().path()) {
         (&Method::POST, "/reverse") => reverse(request).await,
-        (_, path) if path.starts_with("/tasks") => Ok(api.oneshot(request).await?),
+        // Whole segments: `/tasks-of-mine` is none of its paths.
+        (_, path) if path == "/tasks" || path.starts_with("/tasks/") => Ok(api.oneshot(request).await?),
         _ => Ok(answer(StatusCode::NOT_FOUND, "there is nothing here\n".into())),
     }
 }

@@ -139,7 +139,7 @@ async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
     let store: String = setting("STORE")?.unwrap_or_else(|| "memory".into());
     let mut builder = match store.split_once(':') {
         None if store == "memory" => RespondAsyncLayer::builder(MemoryStore::new()),
-        Some(("redb", path)) => RespondAsyncLayer::builder(RedbStore::open(path).await?),
+        Some(("redb", path)) if !path.is_empty() => RespondAsyncLayer::builder(RedbStore::open(path).await?),
         _ => return Err(format!("STORE is {store:?}; it can be memory, or redb:PATH").into()),
     };
     builder = builder.api_base("/tasks").never_async("/console").probe(capture);

@@ -41,9 +41,9 @@ pub(crate) fn app() -> Result<RespondAsync<Router>, ConfigError> {
 
 /// An ordinary handler. Only because it wants to show how far it is does it know of tasks at all.
 async fn count(Path(seconds): Path<u32>, task: TaskContext) -> String {
-    for second in 0..seconds {
-        task.progress(second as f32 / seconds as f32, format!("{second} of {seconds}"));
+    for second in 1..=seconds {
         sleep(Duration::from_secs(1)).await;
+        task.progress(second as f32 / seconds as f32, format!("{second} of {seconds}"));
     }
     format!("counted to {seconds}\n")
 }

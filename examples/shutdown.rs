@@ -47,14 +47,16 @@ async fn main() -> Result<(), BoxError> {
     // First, since the server waits for its connections: whoever waits for a task is answered now.
     tasks.close();
     _ = told.send(());
-    tokio::select! {
+    let left = tokio::select! {
         // One deadline for plain requests and tasks: a connection that stays open must not keep tasks from being handed
         // back in time.
-        served = timeout_at(deadline, &mut server) => if let Ok(served) = served { served?? },
-        () = asked_to_end() => {}
-    }
+        served = timeout_at(deadline, &mut server) => {
+            if let Ok(served) = served { served?? }
+            deadline.saturating_duration_since(Instant::now())
+        }
+        () = asked_to_end() => Duration::ZERO,
+    };
 
-    let left = deadline.saturating_duration_since(Instant::now());
     let report = tokio::select! {
         // In this order: a second Ctrl-C that is there already finds a shutdown to cut short.
         biased;

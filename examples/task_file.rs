@@ -13,10 +13,13 @@ use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, Readable
 fn main() -> ExitCode {
     let words: Vec<_> = env::args().skip(1).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
-    let said = match words[..] {
-        ["look", path] => look(path.as_ref()),
-        ["compact", path] => compact(path.as_ref()),
-        _ => Err("say `look FILE` or `compact FILE`".into()),
+    let (path, said) = match words[..] {
+        ["look", path] => (path, look(path.as_ref())),
+        ["compact", path] => (path, compact(path.as_ref())),
+        _ => {
+            eprintln!("task_file: say `look FILE` or `compact FILE`");
+            return ExitCode::FAILURE;
+        }
     };
     match said {
         Ok(said) => {
@@ -24,7 +27,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("task_file: {error}");
+            eprintln!("task_file: {path}: {error}");
             ExitCode::FAILURE
         }
     }

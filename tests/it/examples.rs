@@ -65,7 +65,11 @@ async fn the_hyper_app_reverses_now_or_later() {
     let stats = send(&app, get("/tasks/stats")).await;
     let stats: serde_json::Value = serde_json::from_slice(stats.body()).unwrap();
     assert_eq!(stats["counts"]["Succeeded"], 1);
-    assert_eq!(send(&app, get("/nothing")).await.status(), StatusCode::NOT_FOUND);
+    for elsewhere in ["/nothing", "/tasks-of-mine"] {
+        let answer = send(&app, get(elsewhere)).await;
+        assert_eq!(answer.body(), "there is nothing here\n", "{elsewhere}");
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    }
 }
 
 #[tokio::test]

@@ -93,15 +93,18 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
         told.await;
         closing.close();
     });
-    tokio::select! {
-        served = serving.into_future() => served?,
-        () = ending.clone().then(sleep_until) => {}
-    }
-
-    let left = ending.await.saturating_duration_since(Instant::now());
+    // Told again: whoever does that does not want to wait, neither for plain requests nor for tasks.
+    let cut_short = tokio::select! {
+        served = serving.into_future() => served.map(|()| false)?,
+        () = ending.clone().then(sleep_until) => false,
+        () = ending.clone().then(|_| told_to_end()) => true,
+    };
+    let left = match cut_short {
+        false => ending.await.saturating_duration_since(Instant::now()),
+        true => Duration::ZERO,
+    };
     let report = tokio::select! {
         report = tasks.shutdown(left) => report,
-        // Told again: whoever does that does not want to wait.
         () = told_to_end() => tasks.shutdown(Duration::ZERO).await,
     };
     println!("ended: {report:?}");

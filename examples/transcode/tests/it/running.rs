@@ -89,10 +89,18 @@ impl App {
         Answer { status, json }
     }
 
-    /// What a service manager does.
-    pub(crate) fn end(&mut self) -> ExitStatus {
+    /// What a service manager does, or somebody who is in a hurry.
+    pub(crate) fn tell_to_end(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        self.tell_to_end();
         let mut ended = None;
         eventually("the app ends", || {
             ended = self.child.try_wait().unwrap();

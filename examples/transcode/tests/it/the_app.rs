@@ -143,6 +143,25 @@ fn an_app_told_to_end_cuts_off_what_takes_too_long() {
 }
 
 #[test]
+fn an_app_told_again_to_end_waits_for_nothing() {
+    let place = Place::with(long_clip());
+    let before = place.contents();
+    let mut app = App::start(&place, &[("SHUTDOWN_SECONDS", "600")]);
+    app.accepted(SLOW);
+    let caller = app.begin("POST", "/", "", SLOW);
+    eventually("two jobs run", || place.processes().len() == 2);
+
+    eventually("it ends", || {
+        app.tell_to_end();
+        app.has_ended()
+    });
+
+    eventually("nothing is left", || place.is_clear());
+    assert_eq!(place.contents(), before);
+    drop(caller);
+}
+
+#[test]
 fn the_task_api_asks_for_the_token_when_there_is_one() {
     let place = Place::new();
     let app = App::start(&place, &[("TASKS_TOKEN", "secret")]);
