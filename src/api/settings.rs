@@ -124,7 +124,7 @@ impl<'a> SettingsDocument<'a> {
         let settings = tasks.settings();
         let address = tasks.api_address();
         let everybody = grant.scope == Scope::All;
-        let max_retries = settings.retry.max_retries();
+        let max_retries = tasks.max_retries();
         let waits = tasks.longest_waits(max_retries.min(WAITS));
         let per_tenant = settings.limits.per_tenant;
         Self {

@@ -9,9 +9,17 @@ use std::{
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{
-    engine::{Engine, Reserved, node::Hint, rates::Counted, run::Start, slots::Slot, under_way::UnderWay},
+    engine::{
+        Engine, Reserved,
+        caught::{caught, caught_async, panicked},
+        node::Hint,
+        rates::Counted,
+        run::Start,
+        slots::Slot,
+        under_way::UnderWay,
+    },
     error::BoxFuture,
-    store::{FullReason, Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
+    store::{FullReason, Insert, Inserted, QueueHint, StoreError, StoreErrorKind, StoreResult},
     task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, Tenant},
 };
 
@@ -76,7 +84,8 @@ impl Engine {
         };
         let mut inserting: Inserting = Box::pin(async move {
             let timing = engine.probes.time("insert");
-            let answer = timing.end(engine.store.insert(insert).await);
+            let answer = caught_async(|| engine.store.insert(insert)).await;
+            let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
             (engine, answer)
         });
         // Nobody is to be woken: the task that it goes on in polls it again.
@@ -168,7 +177,7 @@ impl Engine {
             let last = !engine.phase.is_open();
             pause = (pause * 2).min(Duration::from_secs(2));
             let task = TaskRef::Id(id);
-            let found = engine.call("find", engine.store.find(&Scope::All, &task)).await;
+            let found = engine.call("find", || engine.store.find(&Scope::All, &task)).await;
             // Not there now, it may be on its way: that cannot be told from one that never arrives.
             if let Ok(Some(record)) = found {
                 let ours = record.state.is_held() && record.worker.as_ref() == Some(&engine.worker);
@@ -195,13 +204,18 @@ impl Engine {
             return None;
         }
         let limits = self.settings.limits;
-        let hint = self.store.queue_hint(tenant);
+        let hint = self.queue_hint(tenant);
         if tenant.is_some() && hint.tenant_queued.is_some_and(|queued| queued >= limits.per_tenant) {
             return Some(FullReason::Tenant);
         }
         hint.queued
             .is_some_and(|queued| queued >= limits.queued)
             .then_some(FullReason::Queue)
+    }
+
+    /// What the store knows of its queue; nothing where it panics.
+    pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
+        caught(|| self.store.queue_hint(tenant)).unwrap_or_default()
     }
 
     fn slot_for(&self, task: &NewTask) -> Option<Slot> {

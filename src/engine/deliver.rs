@@ -10,9 +10,16 @@ use http::Request;
 use tokio::time::timeout;
 
 use crate::{
-    engine::{Engine, Unaccepted, caught::caught_async, destinations::Group, node::Answer, node::Hint, slots::Slot},
+    engine::{
+        Engine, Unaccepted,
+        caught::{caught, caught_async},
+        destinations::Group,
+        node::Answer,
+        node::Hint,
+        slots::Slot,
+    },
     error::{BoxError, BoxFuture},
-    hook::{Application, Completion, NotSubmitted, Target, Tried, TryOutcome},
+    hook::{Application, Completion, NotSubmitted, Schedule, Target, Tried, TryOutcome},
     probe::Event,
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, Inserted, StoreErrorKind, StoreResult},
     task::{
@@ -52,7 +59,7 @@ impl Engine {
                 lease: self.delivery_lease(group),
             };
             let claimed = self
-                .call("claim_deliveries", self.store.claim_deliveries(claim))
+                .call("claim_deliveries", || self.store.claim_deliveries(claim))
                 .await?;
             left -= claimed.len();
             if claimed.len() == asked {
@@ -86,7 +93,7 @@ impl Engine {
             max,
         };
         let given_up = self
-            .call("give_up_deliveries", self.store.give_up_deliveries(give_up))
+            .call("give_up_deliveries", || self.store.give_up_deliveries(give_up))
             .await?;
         for Delivery { id, destination, .. } in &given_up {
             self.probes.emit(|| Event::GivenUp { id: *id, destination });
@@ -116,7 +123,9 @@ impl Engine {
         let (outcome, status) = match tried.outcome {
             TryOutcome::Delivered => (DeliveryOutcome::Delivered, DeliveryStatus::Delivered),
             TryOutcome::Failed { retry_after } => {
-                match target.schedule().next(tried_before, retry_after, fastrand::f64()) {
+                let jitter = fastrand::f64();
+                let next = |schedule: &Schedule| schedule.next(tried_before, retry_after, jitter);
+                match caught(|| next(target.schedule())).unwrap_or_else(|_| next(&Schedule::default())) {
                     Some(after) => (DeliveryOutcome::Retry(after), DeliveryStatus::Pending),
                     None => (DeliveryOutcome::Failed, DeliveryStatus::Failed),
                 }
@@ -138,7 +147,7 @@ impl Engine {
             tried: shown,
         };
         let settled = self
-            .call("settle_delivery", self.store.settle_delivery(settlement))
+            .call("settle_delivery", || self.store.settle_delivery(settlement))
             .await;
         if let Err(error) = settled {
             // It will be delivered again when its lease runs out: that is what "at least once" means.
@@ -171,8 +180,8 @@ impl Engine {
 
     async fn try_once(self: &Arc<Self>, group: &Group, target: &dyn Target, claimed: &ClaimedDelivery) -> Tried {
         let id = claimed.delivery.id;
-        let request = readable(self.call("input", self.store.input(&Scope::All, id)).await);
-        let response = readable(self.call("output", self.store.output(&Scope::All, id)).await);
+        let request = readable(self.call("input", || self.store.input(&Scope::All, id)).await);
+        let response = readable(self.call("output", || self.store.output(&Scope::All, id)).await);
         let (Ok(request), Ok(response)) = (request, response) else {
             // It was not tried, so this costs no try; and the store has a moment to come to itself.
             return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
@@ -182,7 +191,7 @@ impl Engine {
         let completion = completion.with_secrets(self.secrets());
         let reentry = Reentry(self);
         let call = caught_async(|| target.deliver(completion, &reentry));
-        let limit = target.limit();
+        let limit = caught(|| target.limit()).unwrap_or_else(|_| group.limit());
         // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this process
         // may know no next one, and have their time.
         let cut = async {

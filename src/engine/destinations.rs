@@ -81,6 +81,8 @@ pub(crate) struct Destinations {
 pub(crate) struct Group {
     pub(crate) name: Destination,
     targets: Vec<(Conditions, Arc<dyn Target>)>,
+    /// How long one try may take at most: asked for once, not amid a claim.
+    limit: Duration,
     /// Its own pool: whoever does not answer keeps nobody else waiting.
     places: Slots,
     /// More may be due than there were places for.
@@ -105,7 +107,10 @@ impl Destinations {
         let mut groups: Vec<Group> = Vec::new();
         for (on, target) in all {
             match groups.iter_mut().find(|group| group.name == *target.name()) {
-                Some(group) => group.targets.push((on, target)),
+                Some(group) => {
+                    group.limit = group.limit.max(target.limit());
+                    group.targets.push((on, target));
+                }
                 None => groups.push(Group::new(on, target, freed)),
             }
         }
@@ -180,6 +185,7 @@ impl Group {
             places: Slots::new(target.places(), freed.clone()),
             backlog: AtomicBool::new(false),
             health: one_place.then(Mutex::default),
+            limit: target.limit(),
             targets: vec![(on, target)],
             name,
         }
@@ -208,9 +214,8 @@ impl Group {
     }
 
     /// How long one try may take at most.
-    pub(crate) fn limit(&self) -> Duration {
-        let limits = self.targets.iter().map(|(_, target)| target.limit());
-        limits.max().unwrap_or_default()
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
     }
 
     pub(crate) fn note_backlog(&self) {

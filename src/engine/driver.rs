@@ -95,7 +95,8 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
         tokio::select! {
             Some((action, answer)) = answered.recv() => engine.note(&mut node, action, answer),
             () = engine.wake.notified() => {}
-            () = engine.store.wait_for_work(), if !quiet => {
+            // A store that panics here gives a reason to look as well.
+            _ = caught_async(|| engine.store.wait_for_work()), if !quiet => {
                 node.hint(Hint::Work, Instant::now());
                 quiet_until = Instant::now() + QUIET;
             }
@@ -154,7 +155,8 @@ impl Engine {
         let engine = self.clone();
         let mut claiming = Box::pin(async move {
             let timing = engine.probes.time("claim");
-            timing.end(engine.store.claim(claim).await)
+            let claimed = caught_async(|| engine.store.claim(claim)).await;
+            timing.end(claimed.unwrap_or_else(|panic| Err(panicked(&panic))))
         });
         let Ok(claimed) = timeout(self.settings.store_timeout, &mut claiming).await else {
             let late = Self::claim_late(self.enter(), claiming, claimed_at);
@@ -223,7 +225,7 @@ impl Engine {
         self.slots.send_to_wait();
         let settlement = Settlement::new(lease, Outcome::Released);
         // If this fails, the lease runs out.
-        if let Err(error) = self.call("settle", self.store.settle(settlement)).await {
+        if let Err(error) = self.call("settle", || self.store.settle(settlement)).await {
             self.trouble("handing back a task", &error, self.settings.lease);
         }
         self.hint(Hint::Work);
@@ -231,7 +233,7 @@ impl Engine {
     }
 
     async fn rescue(&self) -> StoreResult<Answer> {
-        let rescued = self.call("rescue", self.store.rescue(BATCH)).await?;
+        let rescued = self.call("rescue", || self.store.rescue(BATCH)).await?;
         let more = rescued.tasks.len() >= BATCH;
         for (id, rescue) in rescued.tasks {
             match rescue {
@@ -254,7 +256,7 @@ impl Engine {
     async fn prune(&self) -> StoreResult<Answer> {
         let given_up = self.give_up_deliveries(BATCH).await?;
         let pruned = self
-            .call("prune", self.store.prune(self.settings.retention, BATCH))
+            .call("prune", || self.store.prune(self.settings.retention, BATCH))
             .await?;
         if pruned.tasks + pruned.keys > 0 {
             self.probes.emit(|| Event::Pruned(pruned));
@@ -267,7 +269,7 @@ impl Engine {
         if self.probes.is_empty() {
             return;
         }
-        let counts = self.call("counts", self.store.counts(&Scope::All)).await.ok();
+        let counts = self.call("counts", || self.store.counts(&Scope::All)).await.ok();
         if let Some(counts) = &counts {
             // Only the driver reports, one call at a time.
             let told = self.set_aside.swap(counts.set_aside, Ordering::Relaxed);

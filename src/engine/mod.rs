@@ -41,6 +41,7 @@ mod watch;
 
 use std::{
     future::poll_fn,
+    pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -65,8 +66,16 @@ pub(crate) use self::{
     tasks::Alive,
 };
 use self::{
-    busy::Busy, caught::caught, destinations::Destinations, lease::LeaseThread, node::Hint, rates::Rates,
-    running::Running, shutdown::Phase, slots::Slots, watch::Watchers,
+    busy::Busy,
+    caught::{Guarded, caught, panicked},
+    destinations::Destinations,
+    lease::LeaseThread,
+    node::Hint,
+    rates::Rates,
+    running::Running,
+    shutdown::Phase,
+    slots::Slots,
+    watch::Watchers,
 };
 pub use self::{
     context::TaskContext,
@@ -188,14 +197,27 @@ impl Engine {
         self.wake.notify_one();
     }
 
-    /// A store call with its time limit. What times out may still happen.
-    async fn call<T>(&self, operation: &'static str, mut call: BoxFuture<'_, StoreResult<T>>) -> StoreResult<T> {
+    /// A store call with its time limit. What times out may still happen; a panic is a failure like others.
+    async fn call<'a, T>(
+        &self,
+        operation: &'static str,
+        begin: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>,
+    ) -> StoreResult<T> {
         let timing = self.probes.time(operation);
+        let mut call = match Guarded::begin(begin) {
+            Ok(call) => call,
+            Err(panic) => return timing.end(Err(panicked(&panic))),
+        };
         // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
-        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-            return timing.end(answer);
-        }
-        timing.end(Box::pin(Self::limited(operation, self.settings.store_timeout, call)).await)
+        let answer = match poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                let limit = self.settings.store_timeout;
+                let limited = Box::pin(timeout(limit, call)).await;
+                limited.unwrap_or_else(|_| Ok(Err(Self::too_slow(operation, limit))))
+            }
+        };
+        timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))))
     }
 
     /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.

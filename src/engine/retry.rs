@@ -8,12 +8,13 @@ use crate::{error::BoxError, task::retry_after};
 
 /// Decides what the end of an attempt means. [`Backoff`] is the default.
 ///
-/// Called once for every attempt; it must not block. Where it panics, [`Backoff::new`] decides instead.
+/// It must not block. Where it panics, [`Backoff::new`] decides instead.
 pub trait RetryPolicy: Send + Sync + 'static {
     /// How many times a failed task is tried again. Stored with each task when it is accepted.
     fn max_retries(&self) -> u32;
 
-    /// What an attempt's end means.
+    /// What an attempt's end means. Asked once for every attempt; once more, with [`AttemptEnd::Panicked`], where a value that
+    /// the handler left behind panics as it is let go of.
     fn judge(&self, end: &AttemptEnd<'_>) -> Verdict;
 
     /// How long to wait before the `retry`th retry, counted from 1, where the response did not say. `jitter` is a random

@@ -17,8 +17,8 @@ use crate::{
     engine::{
         Engine, TaskContext,
         attempt::{Attempt, Directive, How, Input},
-        caught::{Panic, caught},
-        entry::Replayed,
+        caught::{Panic, caught, let_go, looked_at},
+        entry::{Answer, Replayed},
         log::LogTimer,
         node::Hint,
         rates::Counted,
@@ -32,7 +32,7 @@ use crate::{
     store::Settled,
     task::{
         CapturedRequest, CapturedResponse, Condition, LeaseRef, TaskRecord,
-        lifecycle::{Outcome, Settlement},
+        lifecycle::{ERROR_BYTES, Outcome, Settlement},
     },
 };
 
@@ -152,7 +152,7 @@ impl Engine {
                         Box::pin(self.save_last_log(live)).await;
                     }
                     let settlement = Settlement::new(live.lease, outcome);
-                    let answer = self.call("settle", self.store.settle(settlement)).await;
+                    let answer = self.call("settle", || self.store.settle(settlement)).await;
                     let input = match answer {
                         Ok(settled) => Input::Settled(settled),
                         Err(error) => {
@@ -191,52 +191,69 @@ impl Engine {
 
     fn time_out_outcome(&self, live: &Live) -> Outcome {
         let verdict = self.verdict(&AttemptEnd::TimedOut);
-        let error = || {
-            format!(
-                "the attempt took longer than {} s",
-                self.settings.attempt_timeout.as_secs_f64()
-            )
-        };
+        let error = format!(
+            "the attempt took longer than {} s",
+            self.settings.attempt_timeout.as_secs_f64()
+        );
         self.outcome(live, verdict, None, error)
     }
 
-    /// What the end of a handler means.
+    /// What the end of a handler means. What it left behind is the application's own, and may panic when it is shown, or
+    /// let go of: then the handler has panicked, late.
     fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
-        match end {
-            Ok(Ok(answer)) => {
-                let mut response = answer.response;
-                if let Some(error) = answer.broken {
-                    response.truncated = true;
-                    let verdict = self.verdict(&AttemptEnd::BrokenBody(&error));
-                    let text = || format!("the response body broke off: {}", chain(&error));
-                    let outcome = self.outcome(live, verdict, Some(response), text);
-                    return (outcome, AttemptOutcome::Failed);
-                }
-                let status = response.status;
-                let verdict = self.verdict(&AttemptEnd::Answered {
-                    status,
-                    headers: &response.headers,
-                    extensions: &answer.extensions,
-                    truncated: response.truncated,
-                });
-                let ended = match verdict {
-                    Verdict::Success => AttemptOutcome::Succeeded,
-                    _ => AttemptOutcome::Failed,
-                };
-                let text = || format!("the handler answered {status}");
-                (self.outcome(live, verdict, Some(response), text), ended)
-            }
-            Ok(Err(error)) => {
-                let verdict = self.verdict(&AttemptEnd::Error(&error));
-                let text = || format!("the handler failed: {}", chain(&error));
-                (self.outcome(live, verdict, None, text), AttemptOutcome::Failed)
-            }
-            Err(panic) => {
-                let verdict = self.verdict(&AttemptEnd::Panicked);
-                let text = || format!("the handler panicked: {}", panic.0);
-                (self.outcome(live, verdict, None, text), AttemptOutcome::Panicked)
-            }
+        let (verdict, text, response, ended) = match end {
+            Ok(Ok(answer)) => self.judge_answer(answer),
+            Ok(Err(error)) => looked_at(error, |error| {
+                let text = format!("the handler failed: {}", chain(error));
+                (
+                    self.verdict(&AttemptEnd::Error(error)),
+                    text,
+                    None,
+                    AttemptOutcome::Failed,
+                )
+            }),
+            Err(panic) => Err(panic),
         }
+        .unwrap_or_else(|panic| {
+            let text = format!("the handler panicked: {}", panic.0);
+            (
+                self.verdict(&AttemptEnd::Panicked),
+                text,
+                None,
+                AttemptOutcome::Panicked,
+            )
+        });
+        (self.outcome(live, verdict, response, text), ended)
+    }
+
+    fn judge_answer(&self, answer: Answer) -> Result<Judged, Panic> {
+        let Answer {
+            mut response,
+            extensions,
+            broken,
+        } = answer;
+        if let Some(error) = broken {
+            let judged = looked_at((error, extensions), |(error, _)| {
+                let text = format!("the response body broke off: {}", chain(error));
+                (self.verdict(&AttemptEnd::BrokenBody(error)), text)
+            });
+            response.truncated = true;
+            return judged.map(|(verdict, text)| (verdict, text, Some(response), AttemptOutcome::Failed));
+        }
+        let status = response.status;
+        let verdict = looked_at(extensions, |extensions| {
+            self.verdict(&AttemptEnd::Answered {
+                status,
+                headers: &response.headers,
+                extensions,
+                truncated: response.truncated,
+            })
+        })?;
+        let (text, ended) = match verdict {
+            Verdict::Success => (String::new(), AttemptOutcome::Succeeded),
+            _ => (format!("the handler answered {status}"), AttemptOutcome::Failed),
+        };
+        Ok((verdict, text, Some(response), ended))
     }
 
     /// What the retry policy says. One that panics has no say: then the default policy decides.
@@ -249,13 +266,7 @@ impl Engine {
         caught(|| self.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
     }
 
-    fn outcome(
-        &self,
-        live: &Live,
-        verdict: Verdict,
-        response: Option<CapturedResponse>,
-        error: impl FnOnce() -> String,
-    ) -> Outcome {
+    fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
         let output = response.map(Arc::new);
         match verdict {
             Verdict::Success => Outcome::Succeeded {
@@ -265,11 +276,11 @@ impl Engine {
                 let retry = live.retries + 1;
                 Outcome::Retry {
                     after: after.unwrap_or_else(|| self.delay(retry)),
-                    error: error().into(),
+                    error: error.into(),
                 }
             }
             Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
-                error: error().into(),
+                error: error.into(),
                 output,
             },
         }
@@ -323,7 +334,7 @@ impl Engine {
     /// failed, and one that succeeded should not look as if it were half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
-            let saved = self.call("set_progress", self.store.set_progress(live.lease, progress));
+            let saved = self.call("set_progress", || self.store.set_progress(live.lease, progress));
             let _ = timeout(LAST_PROGRESS_LIMIT, saved).await;
         }
     }
@@ -336,7 +347,7 @@ impl Engine {
         self.runtime.spawn(async move {
             // Lost progress is not worth a word: the next report overwrites it.
             let _ = engine
-                .call("set_progress", engine.store.set_progress(lease, progress))
+                .call("set_progress", || engine.store.set_progress(lease, progress))
                 .await;
         });
     }
@@ -344,6 +355,9 @@ impl Engine {
 
 /// How long the last report of a handler may hold up its settlement.
 const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
+
+/// What the end of a handler means: the verdict, the error of a failure, the response, and how the attempt ended.
+type Judged = (Verdict, String, Option<CapturedResponse>, AttemptOutcome);
 
 /// The attempt's own task: the handler first, then what the machine asks for.
 ///
@@ -395,9 +409,19 @@ impl Handler {
     /// Drops the replay now. A destructor that panics is no reason for the attempt to go unwritten.
     fn drop_now(&mut self) {
         if let Some(replay) = self.replay.take() {
-            let _ = caught(|| drop(replay));
+            let _ = let_go(replay);
         }
-        let _ = caught(|| self.scopes.clear());
+        // One by one: of two that panic together, the second ends the process.
+        while let Some(scope) = self.scopes.pop() {
+            let _ = let_go(scope);
+        }
+    }
+}
+
+/// With its runtime, say.
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.drop_now();
     }
 }
 
@@ -413,6 +437,8 @@ impl Future for Handler {
         match caught(|| in_scopes(scopes, &mut || polled = future.as_mut().poll(cx))) {
             Ok(()) => polled.map(Ok),
             Err(panic) => {
+                // A scope may have panicked over an answer that the handler gave.
+                let _ = let_go(polled);
                 // A future that panicked must not be polled again.
                 self.drop_now();
                 Poll::Ready(Err(panic))
@@ -428,11 +454,11 @@ fn in_scopes(scopes: &mut [Box<dyn AttemptScope>], poll: &mut dyn FnMut()) {
     }
 }
 
-/// An error with its causes, for people.
+/// An error with its causes, for people. Of a chain without an end, more than is kept.
 fn chain(error: &BoxError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
-    while let Some(cause) = source {
+    while let Some(cause) = source.filter(|_| text.len() <= ERROR_BYTES) {
         text.push_str(": ");
         text.push_str(&cause.to_string());
         source = cause.source();

@@ -40,6 +40,11 @@ impl Tasks {
         self.engine().store.abilities().durability
     }
 
+    /// How many retries a task has that is accepted now.
+    pub(crate) fn max_retries(&self) -> u32 {
+        self.engine().max_retries()
+    }
+
     /// The longest wait before each of the first retries, where the response does not say; empty where the policy
     /// panics.
     pub(crate) fn longest_waits(&self, retries: u32) -> Vec<Duration> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Engine, Tasks, Unaccepted},
+    engine::{Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},
     store::{FullReason, Inserted, StoreError},
     task::{CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant},
 };
@@ -52,10 +52,15 @@ impl Engine {
     /// What every task is stored with, unless the request says otherwise.
     pub(crate) fn fill_in(&self, task: &mut NewTask) {
         task.max_age = self.settings.max_age;
-        task.max_attempts = self.settings.retry.max_retries().saturating_add(1);
+        task.max_attempts = self.max_retries().saturating_add(1);
         task.crash_allowance = self.settings.crash_allowance;
         task.key_window = self.settings.key_window;
         task.subscriptions = self.destinations.subscriptions().clone();
+    }
+
+    /// How many retries a task has that is accepted now.
+    pub(crate) fn max_retries(&self) -> u32 {
+        caught(|| self.settings.retry.max_retries()).unwrap_or_else(|_| RetryPolicy::max_retries(&Backoff::new()))
     }
 }
 

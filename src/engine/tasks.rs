@@ -66,7 +66,7 @@ impl Tasks {
     /// Reads only.
     pub async fn find(&self, scope: &Scope, task: &TaskRef) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
-        let found = engine.call("find", engine.store.find(scope, task)).await?;
+        let found = engine.call("find", || engine.store.find(scope, task)).await?;
         Ok(found.map(|record| engine.with_progress(record)))
     }
 
@@ -92,7 +92,7 @@ impl Tasks {
             limit: limit.saturating_add(1),
             ..page
         };
-        let mut found = engine.call("list", engine.store.list(scope, filter, page)).await?;
+        let mut found = engine.call("list", || engine.store.list(scope, filter, page)).await?;
         if found.items.len() > limit {
             found.items.truncate(limit);
             found.next = found.items.last().map(|record| record.cursor());
@@ -116,7 +116,7 @@ impl Tasks {
     /// Reads only.
     pub async fn request(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
         let engine = self.engine();
-        engine.call("input", engine.store.input(scope, id)).await
+        engine.call("input", || engine.store.input(scope, id)).await
     }
 
     /// The response of a task, once it has ended with one.
@@ -130,7 +130,7 @@ impl Tasks {
     /// Reads only.
     pub async fn response(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
         let engine = self.engine();
-        engine.call("output", engine.store.output(scope, id)).await
+        engine.call("output", || engine.store.output(scope, id)).await
     }
 
     /// Lines of a task's log.
@@ -144,7 +144,7 @@ impl Tasks {
     /// Reads only.
     pub async fn logs(&self, scope: &Scope, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
         let engine = self.engine();
-        engine.call("logs", engine.store.logs(scope, id, query)).await
+        engine.call("logs", || engine.store.logs(scope, id, query)).await
     }
 
     /// Asks for a task to stop: one that waits has ended at once, one that runs is told and ends soon.
@@ -158,7 +158,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been stopped.
     pub async fn stop(&self, scope: &Scope, id: RequestId) -> Result<Stop, StoreError> {
         let engine = self.engine();
-        let stop = engine.call("stop", engine.store.stop(scope, id)).await?;
+        let stop = engine.call("stop", || engine.store.stop(scope, id)).await?;
         match stop {
             // An attempt of this process is told at once; one elsewhere hears of it with its next renewal.
             Stop::Stopping => {
@@ -185,7 +185,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not run again.
     pub async fn retry(&self, scope: &Scope, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
-        let rerun = engine.call("rerun", engine.store.rerun(scope, id, edits)).await?;
+        let rerun = engine.call("rerun", || engine.store.rerun(scope, id, edits)).await?;
         if let Rerun::Enqueued { .. } = rerun {
             engine.slots.send_to_wait();
             engine.hint(Hint::Work);
@@ -205,7 +205,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not be gone.
     pub async fn delete(&self, scope: &Scope, id: RequestId) -> Result<Delete, StoreError> {
         let engine = self.engine();
-        engine.call("delete", engine.store.delete(scope, id)).await
+        engine.call("delete", || engine.store.delete(scope, id)).await
     }
 
     /// Has the completion of this generation told to this destination again, at once, whether it was delivered, given up, or
@@ -226,8 +226,8 @@ impl Tasks {
         destination: &Destination,
     ) -> Result<Redeliver, StoreError> {
         let engine = self.engine();
-        let redelivered = engine.store.redeliver(scope, id, generation, destination);
-        let redelivered = engine.call("redeliver", redelivered).await?;
+        let redeliver = || engine.store.redeliver(scope, id, generation, destination);
+        let redelivered = engine.call("redeliver", redeliver).await?;
         if redelivered == Redeliver::Due {
             engine.hint(Hint::Outbox);
             engine.watchers.changed(id);
@@ -246,7 +246,7 @@ impl Tasks {
     /// Reads only.
     pub async fn stats(&self, scope: &Scope) -> Result<Stats, StoreError> {
         let engine = self.engine();
-        let counts = engine.call("counts", engine.store.counts(scope)).await?;
+        let counts = engine.call("counts", || engine.store.counts(scope)).await?;
         let everybody = *scope == Scope::All;
         Ok(Stats {
             counts,
@@ -293,7 +293,7 @@ impl Tasks {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let engine = self.engine();
-        engine.is_open() && !engine.store.queue_hint(None).failed
+        engine.is_open() && !engine.queue_hint(None).failed
     }
 
     /// Accepts nothing new: async requests are refused with 503 from now on, synchronous ones still pass, and everybody

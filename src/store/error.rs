@@ -1,18 +1,27 @@
 //! What a store's failure means to its caller.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, error::Error, fmt};
 
-use crate::error::BoxError;
+use crate::error::{BoxError, let_go};
 
 /// A store operation failed.
 ///
 /// [`kind`](Self::kind) is for a caller that branches, `Display` for a person, `source()` for the log.
-#[derive(Debug, thiserror::Error)]
-#[error("{context}")]
+#[derive(Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
     context: Cow<'static, str>,
-    source: Option<BoxError>,
+    source: Option<Source>,
+}
+
+/// What a store gave as the cause. Wherever the error is dropped, a settlement may be under way.
+#[derive(Debug)]
+struct Source(Option<BoxError>);
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let _ = let_go(self.0.take());
+    }
 }
 
 /// What the caller can do about it.
@@ -48,7 +57,7 @@ impl StoreError {
     /// This error, caused by `source`.
     #[must_use]
     pub fn because(mut self, source: impl Into<BoxError>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Source(Some(source.into())));
         self
     }
 
@@ -68,5 +77,18 @@ impl StoreError {
     #[must_use]
     pub const fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.source.as_ref()?.0.as_deref()?;
+        Some(source)
     }
 }

@@ -26,6 +26,7 @@ mod fault_store;
 mod faults;
 mod floors;
 mod fuzz;
+mod guarded;
 mod handler;
 mod hooks;
 mod lease;

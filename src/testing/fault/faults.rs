@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use crate::error::BoxFuture;
+use crate::{error::BoxFuture, store::StoreError};
 
 /// What should go wrong in a [`FaultStore`](crate::testing::FaultStore), and what was called. Clones are the same handle.
 ///
@@ -63,6 +63,11 @@ impl Faults {
         for nth in 1..=count {
             self.order(operation, nth, Fault::Fail);
         }
+    }
+
+    /// The next call of `operation` fails with what `error` makes, and nothing is done. If `error` panics, so does the store.
+    pub fn fail_next_with(&self, operation: Operation, error: impl FnOnce() -> StoreError + Send + 'static) {
+        self.order(operation, 1, Fault::FailWith(Make(Box::new(error))));
     }
 
     /// The next `count` calls of `operation` are done, but their callers are told that they failed.
@@ -316,10 +321,20 @@ impl fmt::Debug for Script {
 #[derive(Debug)]
 pub(super) enum Fault {
     Fail,
+    FailWith(Make),
     LoseReply,
     Delay(Arc<Gate>),
     Hold(u64),
     HoldReply(u64),
+}
+
+/// Makes an error of a test's own.
+pub(super) struct Make(pub(super) Box<dyn FnOnce() -> StoreError + Send>);
+
+impl fmt::Debug for Make {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Make")
+    }
 }
 
 #[derive(Debug)]

@@ -67,6 +67,7 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
         let answer: BoxFuture<'static, StoreResult<T>> = match fault {
             None => call,
             Some(Fault::Fail) => Box::pin(std::future::ready(Err(ordered(operation)))),
+            Some(Fault::FailWith(make)) => Box::pin(std::future::ready(Err((make.0)()))),
             Some(Fault::LoseReply) => Box::pin(async move {
                 let _ = call.await;
                 Err(ordered(operation))
