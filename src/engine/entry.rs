@@ -2,18 +2,24 @@
 
 use std::sync::Arc;
 
-use http::Extensions;
+use http::{Extensions, HeaderMap};
 
 use crate::{
-    engine::TaskContext,
+    engine::{TaskContext, answering::Answering},
     error::{BoxError, BoxFuture},
     task::{CapturedRequest, CapturedResponse},
 };
 
 /// The wrapped service, its types erased once.
 pub(crate) trait Entry: Send + Sync {
-    /// Replays `input` on a fresh, readied clone of the service, and reads the response.
-    fn replay(&self, input: Arc<CapturedRequest>, context: TaskContext) -> BoxFuture<'static, Replayed>;
+    /// Replays `input` on a fresh, readied clone of the service, and reads the response to its end, putting it into
+    /// `answering` as it comes in.
+    fn replay(
+        &self,
+        input: Arc<CapturedRequest>,
+        context: TaskContext,
+        answering: Answering,
+    ) -> BoxFuture<'static, Replayed>;
 }
 
 /// How a replay ended, panics aside.
@@ -23,6 +29,17 @@ pub(crate) type Replayed = Result<Answer, BoxError>;
 pub(crate) struct Answer {
     pub(crate) response: CapturedResponse,
     pub(crate) extensions: Extensions,
-    /// The body broke off here.
-    pub(crate) broken: Option<BoxError>,
+    /// What came behind the body. Looked at, and not kept.
+    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) end: BodyEnd,
+}
+
+/// How the body of an answer ended.
+pub(crate) enum BodyEnd {
+    /// By itself.
+    Over,
+    /// It broke off.
+    BrokenOff(BoxError),
+    /// The attempt's time was over before.
+    OutOfTime,
 }

@@ -5,6 +5,7 @@
 //! - [`accept`] takes a task in; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold
 
 mod accept;
+mod answering;
 pub(crate) mod attempt;
 mod budget;
 mod busy;
@@ -17,6 +18,7 @@ mod entry;
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
 mod feed;
 mod follow;
+mod judge;
 mod lease;
 mod log;
 pub(crate) mod node;
@@ -58,10 +60,11 @@ use tokio::{
 
 pub(crate) use self::{
     accept::{Accepting, Unaccepted},
+    answering::{Answering, Gathered},
     budget::{Budget, Reserved},
     context::DEPTH,
     destinations::Hooks,
-    entry::{Answer, Entry, Replayed},
+    entry::{Answer, BodyEnd, Entry, Replayed},
     settings::{Intake, Settings},
     tasks::Alive,
 };
@@ -72,7 +75,7 @@ use self::{
     lease::LeaseThread,
     node::Hint,
     rates::Rates,
-    running::Running,
+    running::{Live, Running},
     shutdown::Phase,
     slots::Slots,
     watch::Watchers,
@@ -184,11 +187,14 @@ impl Engine {
     }
 
     /// A replay of `input`, not begun; none if the application was let go.
-    fn replay(&self, input: Arc<CapturedRequest>, context: TaskContext) -> Option<BoxFuture<'static, Replayed>> {
+    fn replay(&self, input: Arc<CapturedRequest>, live: &Arc<Live>) -> Option<BoxFuture<'static, Replayed>> {
         // Under the lock, which is written twice in the engine's life: a clone would be one more count that all threads
         // share.
         let entry = self.entry.read().unwrap_or_else(PoisonError::into_inner);
-        entry.as_ref().map(|entry| entry.replay(input, context))
+        entry.as_ref().map(|entry| {
+            let context = TaskContext::attached(live.clone());
+            entry.replay(input, context, Answering::of(live.clone()))
+        })
     }
 
     /// Gives the driver a reason to look.

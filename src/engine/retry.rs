@@ -35,8 +35,13 @@ pub enum AttemptEnd<'a> {
         headers: &'a HeaderMap,
         /// The extensions, where a handler leaves what is meant for the layer: see [`DoNotRetry`].
         extensions: &'a Extensions,
-        /// Whether the body was cut at the result limit.
+        /// What came behind the body, once it had ended. Trailers are for judging: they are not kept with the response.
+        trailers: Option<&'a HeaderMap>,
+        /// Whether the body was cut, at the result limit or by the end of the attempt's time.
         truncated: bool,
+        /// Whether the attempt's time was over before the body was. The task is not tried again then, whatever the
+        /// verdict: a retry is a failure. Taken for a success, it ends with what was sent so far.
+        timed_out: bool,
     },
     /// The service answered, but its body broke off.
     BrokenBody(&'a BoxError),
@@ -44,7 +49,7 @@ pub enum AttemptEnd<'a> {
     Error(&'a BoxError),
     /// The service panicked.
     Panicked,
-    /// The attempt took longer than the attempt timeout.
+    /// The attempt took longer than the attempt timeout, and there was no head of an answer.
     TimedOut,
 }
 
@@ -190,7 +195,9 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             headers: &headers,
             extensions: &extensions,
+            trailers: None,
             truncated: false,
+            timed_out: false,
         })
     }
 

@@ -9,30 +9,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::{
+    task::unconstrained,
+    time::{sleep_until, timeout},
+};
 
 use crate::{
     engine::{
-        Engine, TaskContext,
+        Engine,
+        answering::Taken,
         attempt::{Attempt, Directive, How, Input},
-        caught::{Panic, caught, let_go, looked_at},
-        entry::{Answer, Replayed},
+        caught::{Panic, caught, let_go},
+        entry::Replayed,
         log::LogTimer,
         node::Hint,
         rates::Counted,
-        retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
         running::Live,
         slots::Slot,
         under_way::UnderWay,
     },
-    error::{BoxError, BoxFuture},
+    error::BoxFuture,
     probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
     store::Settled,
     task::{
-        CapturedRequest, CapturedResponse, Condition, LeaseRef, TaskRecord,
-        lifecycle::{ERROR_BYTES, Outcome, Settlement},
+        CapturedRequest, Condition, LeaseRef, TaskRecord,
+        lifecycle::{Outcome, Settlement},
     },
 };
 
@@ -61,7 +62,7 @@ impl Engine {
         // Looked at after it was entered: a shutdown that does not see it there, is seen here.
         let replay = match self.phase.is_cut() {
             true => None,
-            false => self.replay(start.input.clone(), TaskContext::attached(live.clone())),
+            false => self.replay(start.input.clone(), &live),
         };
         if replay.is_some() {
             self.probes.emit(|| Event::Started {
@@ -118,9 +119,11 @@ impl Engine {
                     self.finished(live, end);
                     return None;
                 }
-                () = live.changed().notified() => {}
-                () = live.logged() => {}
-                () = sleep_until(wake.into()) => {}
+                // A handler that always has something to do uses up what tokio lets a task do at a time. Its time
+                // passes all the same.
+                () = unconstrained(live.changed().notified()) => {}
+                () = unconstrained(live.logged()) => {}
+                () = unconstrained(sleep_until(wake.into())) => {}
             }
             now = Instant::now();
             if log.is_due(live, now) {
@@ -165,15 +168,15 @@ impl Engine {
                     // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
                     given = Some(live.feed_and_ask(input, now));
                 }
-                Directive::TimedOut => {
-                    let outcome = self.time_out_outcome(live);
-                    live.machine()
-                        .handle(Input::Finished(outcome, AttemptOutcome::TimedOut), now);
-                }
-                Directive::Wait(until) | Directive::Run(until) => {
-                    Box::pin(timeout_at(until.into(), live.changed().notified())).await.ok();
-                    now = Instant::now();
-                }
+                Directive::TimedOut => match live.so_far.take() {
+                    Taken::First(begun) => {
+                        let (outcome, ended) = self.judge_time_out(live, begun);
+                        live.feed(Input::Finished(outcome, ended), now);
+                    }
+                    // The watchdog and the attempt's own task may both see it: one of them judges, the other waits.
+                    Taken::Already => now = live.change_before(now + Duration::from_secs(1)).await,
+                },
+                Directive::Wait(until) | Directive::Run(until) => now = live.change_before(until).await,
                 Directive::Over(how) => {
                     if live.is_first_to_report() {
                         self.report_end(live, how, now);
@@ -187,103 +190,6 @@ impl Engine {
     fn settle_pause(&self, tries: u32) -> Duration {
         let doubled = Duration::from_millis(50).saturating_mul(1 << tries.min(10));
         doubled.min(Duration::from_secs(5)).mul_f64(0.5 + fastrand::f64() / 2.0)
-    }
-
-    fn time_out_outcome(&self, live: &Live) -> Outcome {
-        let verdict = self.verdict(&AttemptEnd::TimedOut);
-        let error = format!(
-            "the attempt took longer than {} s",
-            self.settings.attempt_timeout.as_secs_f64()
-        );
-        self.outcome(live, verdict, None, error)
-    }
-
-    /// What the end of a handler means. What it left behind is the application's own, and may panic when it is shown, or
-    /// let go of: then the handler has panicked, late.
-    fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
-        let (verdict, text, response, ended) = match end {
-            Ok(Ok(answer)) => self.judge_answer(answer),
-            Ok(Err(error)) => looked_at(error, |error| {
-                let text = format!("the handler failed: {}", chain(error));
-                (
-                    self.verdict(&AttemptEnd::Error(error)),
-                    text,
-                    None,
-                    AttemptOutcome::Failed,
-                )
-            }),
-            Err(panic) => Err(panic),
-        }
-        .unwrap_or_else(|panic| {
-            let text = format!("the handler panicked: {}", panic.0);
-            (
-                self.verdict(&AttemptEnd::Panicked),
-                text,
-                None,
-                AttemptOutcome::Panicked,
-            )
-        });
-        (self.outcome(live, verdict, response, text), ended)
-    }
-
-    fn judge_answer(&self, answer: Answer) -> Result<Judged, Panic> {
-        let Answer {
-            mut response,
-            extensions,
-            broken,
-        } = answer;
-        if let Some(error) = broken {
-            let judged = looked_at((error, extensions), |(error, _)| {
-                let text = format!("the response body broke off: {}", chain(error));
-                (self.verdict(&AttemptEnd::BrokenBody(error)), text)
-            });
-            response.truncated = true;
-            return judged.map(|(verdict, text)| (verdict, text, Some(response), AttemptOutcome::Failed));
-        }
-        let status = response.status;
-        let verdict = looked_at(extensions, |extensions| {
-            self.verdict(&AttemptEnd::Answered {
-                status,
-                headers: &response.headers,
-                extensions,
-                truncated: response.truncated,
-            })
-        })?;
-        let (text, ended) = match verdict {
-            Verdict::Success => (String::new(), AttemptOutcome::Succeeded),
-            _ => (format!("the handler answered {status}"), AttemptOutcome::Failed),
-        };
-        Ok((verdict, text, Some(response), ended))
-    }
-
-    /// What the retry policy says. One that panics has no say: then the default policy decides.
-    fn verdict(&self, end: &AttemptEnd<'_>) -> Verdict {
-        caught(|| self.settings.retry.judge(end)).unwrap_or_else(|_| Backoff::new().judge(end))
-    }
-
-    fn delay(&self, retry: u32) -> Duration {
-        let jitter = fastrand::f64();
-        caught(|| self.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
-    }
-
-    fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
-        let output = response.map(Arc::new);
-        match verdict {
-            Verdict::Success => Outcome::Succeeded {
-                output: output.unwrap_or_else(no_content),
-            },
-            Verdict::Retry { after } if live.retries_left > 0 => {
-                let retry = live.retries + 1;
-                Outcome::Retry {
-                    after: after.unwrap_or_else(|| self.delay(retry)),
-                    error: error.into(),
-                }
-            }
-            Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
-                error: error.into(),
-                output,
-            },
-        }
     }
 
     /// Tells everybody who wants to know that the attempt is over.
@@ -356,9 +262,6 @@ impl Engine {
 /// How long the last report of a handler may hold up its settlement.
 const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 
-/// What the end of a handler means: the verdict, the error of a failure, the response, and how the attempt ended.
-type Judged = (Verdict, String, Option<CapturedResponse>, AttemptOutcome);
-
 /// The attempt's own task: the handler first, then what the machine asks for.
 ///
 /// Whatever has to be waited for is in a box of its own. Every attempt has a future of this size, and many a handler, on
@@ -394,6 +297,8 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         self.engine.running.leave(self.live.lease);
+        // Nobody will judge by it any more, and the application may hold on to its context.
+        let _ = let_go(self.live.so_far.take());
         self.live.unstick();
         self.slot.take();
     }
@@ -452,24 +357,4 @@ fn in_scopes(scopes: &mut [Box<dyn AttemptScope>], poll: &mut dyn FnMut()) {
         Some((first, rest)) => first.in_scope(&mut || in_scopes(rest, poll)),
         None => poll(),
     }
-}
-
-/// An error with its causes, for people. Of a chain without an end, more than is kept.
-fn chain(error: &BoxError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source.filter(|_| text.len() <= ERROR_BYTES) {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-fn no_content() -> Arc<CapturedResponse> {
-    Arc::new(CapturedResponse::new(
-        StatusCode::NO_CONTENT,
-        HeaderMap::new(),
-        Bytes::new(),
-    ))
 }

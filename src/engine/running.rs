@@ -10,10 +10,11 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout_at};
 
 use crate::{
     engine::{
+        answering::SoFar,
         attempt::{Attempt, Directive, Input},
         slots::Stuck,
         told::Told,
@@ -37,6 +38,8 @@ pub(crate) struct Live {
     changed: Notify,
     /// The handler was told to end.
     cancel: Told,
+    /// What there is of its answer.
+    pub(crate) so_far: SoFar,
     progress: Mutex<Option<Progress>>,
     /// Whether the latest progress is to be stored yet.
     unsaved: AtomicBool,
@@ -62,6 +65,7 @@ impl Live {
             machine: Mutex::new(machine),
             changed: Notify::new(),
             cancel: Told::new(),
+            so_far: SoFar::default(),
             progress: Mutex::default(),
             unsaved: AtomicBool::new(false),
             log: OnceLock::new(),
@@ -102,6 +106,12 @@ impl Live {
 
     pub(crate) fn changed(&self) -> &Notify {
         &self.changed
+    }
+
+    /// Waits for a change, until then at most. Answers with the time.
+    pub(crate) async fn change_before(&self, until: Instant) -> Instant {
+        Box::pin(timeout_at(until.into(), self.changed.notified())).await.ok();
+        Instant::now()
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -14,7 +14,7 @@ use http_body::Body;
 use tokio::time::{Instant as Moment, timeout_at};
 
 use crate::{
-    engine::{Accepting, Engine, Reserved, Unaccepted},
+    engine::{Accepting, Engine, Gathered, Reserved, Unaccepted},
     error::BoxFuture,
     hook::Callbacks,
     layer::{
@@ -23,7 +23,6 @@ use crate::{
         config::Shared,
         dialect::{CallbackAsked, Options, Preferences, callback, idempotency_key},
         headers,
-        replay::Gathered,
     },
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},

@@ -249,6 +249,10 @@ impl Builder {
     }
 
     /// How long one attempt may take. Default: 1 hour. A lease is no run limit: this is what ends a handler that hangs.
+    ///
+    /// The time is for the whole response, to the end of its body. If it is over before there is a head, the attempt has
+    /// failed, and is tried again. If it is over amid the body, the attempt is judged by its status: the task has succeeded
+    /// or failed with what was sent so far, marked as cut, and is not tried again.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.settings.attempt_timeout = limit;
         self
@@ -306,8 +310,8 @@ impl Builder {
         self
     }
 
-    /// How much of a response body is kept, in bytes; what is longer is cut, and handed out with
-    /// `X-Respond-Async-Truncated: true`. Default: 1 MiB: what is larger belongs where files are kept, and its address
+    /// How much of a response body is kept, in bytes; what is longer is read to its end all the same, since a handler may do
+    /// its work as it is read, and is handed out cut, with `X-Respond-Async-Truncated: true`. Default: 1 MiB: what is larger belongs where files are kept, and its address
     /// into the response.
     pub fn result_limit(mut self, bytes: usize) -> Self {
         self.config.result_limit = bytes;

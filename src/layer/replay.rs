@@ -2,20 +2,21 @@
 
 use std::{future::poll_fn, pin::pin, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Request, Response, header};
-use http_body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header};
+use http_body::{Body, Frame};
+use tokio::task::consume_budget;
 use tower_service::Service;
 
 use crate::{
-    engine::{Answer, DEPTH, Entry, Replayed, TaskContext},
+    engine::{Answer, Answering, BodyEnd, DEPTH, Entry, Replayed, TaskContext},
     error::{BoxError, BoxFuture},
     layer::{
         RequestBody,
         carry::{Carrier, unpack},
         headers::{ATTEMPT, TASK_ID},
     },
-    task::{CapturedRequest, CapturedResponse, RequestId, TaskName},
+    task::{CapturedRequest, RequestId, TaskName},
     wire::{HopByHop, Short, Values, X_FC_REQUEST_ID, original, resolve_references, small_number},
 };
 
@@ -46,7 +47,12 @@ where
     R: Body<Data = Bytes> + Send,
     R::Error: Into<BoxError>,
 {
-    fn replay(&self, input: Arc<CapturedRequest>, context: TaskContext) -> BoxFuture<'static, Replayed> {
+    fn replay(
+        &self,
+        input: Arc<CapturedRequest>,
+        context: TaskContext,
+        answering: Answering,
+    ) -> BoxFuture<'static, Replayed> {
         let inner = self.0.clone();
         Box::pin(async move {
             let request = inner.request(&input, context)?;
@@ -54,10 +60,9 @@ where
             let target = original(request.extensions()).unwrap_or(request.uri()).clone();
             let mut service = inner.service.clone();
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-            let response = service.call(request).await.map_err(Into::into)?;
-            let mut answer = read(response, inner.result_limit).await;
-            resolve_references(&mut answer.response.headers, &target);
-            Ok(answer)
+            let mut response = service.call(request).await.map_err(Into::into)?;
+            resolve_references(response.headers_mut(), &target);
+            Ok(read(response, inner.result_limit, answering).await)
         })
     }
 }
@@ -111,85 +116,41 @@ fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
     headers
 }
 
-/// Reads a response to its end, or up to `limit` bytes.
-async fn read<R>(response: Response<R>, limit: usize) -> Answer
+/// Reads a response to its end, however long it is: what streams has its work done as it is read. The attempt's time is
+/// the end of a body that has none.
+async fn read<R>(response: Response<R>, limit: usize, answering: Answering) -> Answer
 where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    let (head, body) = response.into_parts();
-    let mut body = pin!(body);
-    let mut read = Gathered::default();
-    let mut broken = None;
-    let mut truncated = false;
-    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        match frame.map(http_body::Frame::into_data) {
-            Ok(Ok(mut data)) => {
-                let room = limit - read.len();
-                truncated = data.len() > room;
-                data.truncate(room);
-                read.push(data);
-                if truncated {
-                    break;
-                }
-            }
-            // Trailers are not kept.
-            Ok(Err(_)) => {}
-            Err(error) => {
-                broken = Some(error.into());
-                break;
-            }
-        }
-    }
-    let body = read.finish();
-    let mut headers = head.headers;
-    let hop = HopByHop::of(&headers);
-    // The length of a body that was cut, or of the answer to a HEAD, would be a lie on what is handed out.
-    let is_untrue = |name: &HeaderName| *name == header::CONTENT_LENGTH && header_length(&headers) != Some(body.len());
-    let gone = headers.keys().filter(|name| hop.contains(name) || is_untrue(name));
+    let (mut head, body) = response.into_parts();
+    let hop = HopByHop::of(&head.headers);
+    let gone = head.headers.keys().filter(|name| hop.contains(name));
     for name in gone.cloned().collect::<Vec<_>>() {
-        headers.remove(name);
+        head.headers.remove(name);
     }
-    let mut response = CapturedResponse::new(head.status, headers, body);
-    response.truncated = truncated;
-    Answer {
-        response,
-        extensions: head.extensions,
-        broken,
-    }
+    answering.begin(head, limit);
+    let end = read_body(body, &answering).await;
+    answering.end(end).await
 }
 
-fn header_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// The frames of a body put together. One frame stays what it was, without a copy.
-#[derive(Default)]
-pub(crate) struct Gathered {
-    first: Bytes,
-    rest: BytesMut,
-}
-
-impl Gathered {
-    pub(crate) fn len(&self) -> usize {
-        self.first.len() + self.rest.len()
-    }
-
-    pub(crate) fn push(&mut self, data: Bytes) {
-        if self.len() == 0 {
-            self.first = data;
-        } else {
-            self.rest.extend_from_slice(&data);
+async fn read_body<R>(body: R, answering: &Answering) -> BodyEnd
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let mut body = pin!(body);
+    loop {
+        // One whose frames are always there would hold the thread, and the attempt would never see its time pass.
+        consume_budget().await;
+        match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            None => return BodyEnd::Over,
+            Some(Err(error)) => return BodyEnd::BrokenOff(error.into()),
+            Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
+                Ok(data) => answering.data(data),
+                Err(Ok(trailers)) => answering.trailers(trailers),
+                Err(Err(_)) => {}
+            },
         }
-    }
-
-    pub(crate) fn finish(self) -> Bytes {
-        if self.rest.is_empty() {
-            return self.first;
-        }
-        let mut whole = BytesMut::with_capacity(self.len());
-        whole.extend_from_slice(&self.first);
-        whole.extend_from_slice(&self.rest);
-        whole.freeze()
     }
 }

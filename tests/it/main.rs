@@ -51,5 +51,6 @@ mod support;
 mod sync_path;
 mod tracing_probe;
 mod trust;
+mod verdicts;
 mod webhook_connections;
 mod webhooks;

@@ -150,7 +150,9 @@ pub(super) fn retry_after(data: &[u8]) {
         status: StatusCode::SERVICE_UNAVAILABLE,
         headers: &headers,
         extensions: &extensions,
+        trailers: None,
         truncated: false,
+        timed_out: false,
     });
     let Verdict::Retry { after } = verdict else {
         panic!("503 is {verdict:?}");

@@ -1,0 +1,173 @@
+//! What the end of an attempt means: the policy asked, its verdict turned into an outcome.
+//!
+//! All that a handler leaves behind is the application's own: its error, the extensions of its response. It is looked at and
+//! let go of inside the guard.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::{
+    engine::{
+        Engine,
+        answering::Begun,
+        caught::{Panic, caught, looked_at},
+        entry::{Answer, BodyEnd, Replayed},
+        retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
+        running::Live,
+    },
+    error::BoxError,
+    probe::AttemptOutcome,
+    task::{
+        CapturedResponse,
+        lifecycle::{ERROR_BYTES, Outcome},
+    },
+};
+
+/// What the end of a handler means: the verdict, the error of a failure, the response, and how the attempt ended.
+type Judged = (Verdict, String, Option<CapturedResponse>, AttemptOutcome);
+
+impl Engine {
+    /// What it means that the time is over, `begun` being what there is of an answer. What was sent is judged by its head,
+    /// and is final: somebody may have acted on it.
+    pub(super) fn judge_time_out(&self, live: &Live, begun: Option<Begun>) -> (Outcome, AttemptOutcome) {
+        let judged = match begun {
+            Some(begun) => self.judge_answer(begun.ended(BodyEnd::OutOfTime)),
+            None => {
+                let error = format!("the attempt took longer than {}", self.time_limit());
+                Ok((
+                    self.verdict(&AttemptEnd::TimedOut),
+                    error,
+                    None,
+                    AttemptOutcome::TimedOut,
+                ))
+            }
+        };
+        self.settled_by(live, judged)
+    }
+
+    fn time_limit(&self) -> String {
+        format!("{} s", self.settings.attempt_timeout.as_secs_f64())
+    }
+
+    /// What the end of a handler means. What it left behind is the application's own, and may panic when it is shown, or
+    /// let go of: then the handler has panicked, late.
+    pub(super) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
+        let judged = match end {
+            Ok(Ok(answer)) => self.judge_answer(answer),
+            Ok(Err(error)) => looked_at(error, |error| {
+                let text = format!("the handler failed: {}", chain(error));
+                (
+                    self.verdict(&AttemptEnd::Error(error)),
+                    text,
+                    None,
+                    AttemptOutcome::Failed,
+                )
+            }),
+            Err(panic) => Err(panic),
+        };
+        self.settled_by(live, judged)
+    }
+
+    fn settled_by(&self, live: &Live, judged: Result<Judged, Panic>) -> (Outcome, AttemptOutcome) {
+        let (verdict, text, response, ended) = judged.unwrap_or_else(|panic| {
+            let text = format!("the handler panicked: {}", panic.0);
+            (
+                self.verdict(&AttemptEnd::Panicked),
+                text,
+                None,
+                AttemptOutcome::Panicked,
+            )
+        });
+        (self.outcome(live, verdict, response, text), ended)
+    }
+
+    fn judge_answer(&self, answer: Answer) -> Result<Judged, Panic> {
+        let Answer {
+            response,
+            extensions,
+            trailers,
+            end,
+        } = answer;
+        let status = response.status;
+        let timed_out = matches!(end, BodyEnd::OutOfTime);
+        let (verdict, text) = looked_at((extensions, end), |(extensions, end)| {
+            if let BodyEnd::BrokenOff(error) = end {
+                let text = format!("the response body broke off: {}", chain(error));
+                return (self.verdict(&AttemptEnd::BrokenBody(error)), text);
+            }
+            let verdict = self.verdict(&AttemptEnd::Answered {
+                status,
+                headers: &response.headers,
+                extensions,
+                trailers: trailers.as_ref(),
+                truncated: response.truncated,
+                timed_out,
+            });
+            let text = match verdict {
+                Verdict::Success => String::new(),
+                _ => format!("the handler answered {status}"),
+            };
+            (verdict, text)
+        })?;
+        Ok(match verdict {
+            Verdict::Success => (verdict, text, Some(response), AttemptOutcome::Succeeded),
+            _ if timed_out => {
+                let text = format!("{text}, and its body was not over after {}", self.time_limit());
+                (Verdict::Failure, text, Some(response), AttemptOutcome::TimedOut)
+            }
+            _ => (verdict, text, Some(response), AttemptOutcome::Failed),
+        })
+    }
+
+    /// What the retry policy says. One that panics has no say: then the default policy decides.
+    fn verdict(&self, end: &AttemptEnd<'_>) -> Verdict {
+        caught(|| self.settings.retry.judge(end)).unwrap_or_else(|_| Backoff::new().judge(end))
+    }
+
+    fn delay(&self, retry: u32) -> Duration {
+        let jitter = fastrand::f64();
+        caught(|| self.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
+    }
+
+    fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
+        let output = response.map(Arc::new);
+        match verdict {
+            Verdict::Success => Outcome::Succeeded {
+                output: output.unwrap_or_else(no_content),
+            },
+            Verdict::Retry { after } if live.retries_left > 0 => {
+                let retry = live.retries + 1;
+                Outcome::Retry {
+                    after: after.unwrap_or_else(|| self.delay(retry)),
+                    error: error.into(),
+                }
+            }
+            Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
+                error: error.into(),
+                output,
+            },
+        }
+    }
+}
+
+/// An error with its causes, for people. Of a chain without an end, more than is kept.
+fn chain(error: &BoxError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source.filter(|_| text.len() <= ERROR_BYTES) {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn no_content() -> Arc<CapturedResponse> {
+    Arc::new(CapturedResponse::new(
+        StatusCode::NO_CONTENT,
+        HeaderMap::new(),
+        Bytes::new(),
+    ))
+}

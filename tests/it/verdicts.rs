@@ -1,0 +1,245 @@
+//! What the end of an attempt means: of a response that streams, of its trailers, and of a handler that says "not now".
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use tower_respond_async::{
+    BoxError, MemoryStore, RequestBody, Scope, TaskState, Tasks,
+    task::{CapturedResponse, lifecycle::Stop},
+};
+
+use crate::engine_support::{
+    Gate, Reply, ReplyBody, at_once, ended, eventually, find, look_round, ok, quick, respond, serve, soon, submit,
+};
+
+const SHORT: Duration = Duration::from_millis(50);
+
+type Frames = Vec<Result<Frame<Bytes>, BoxError>>;
+
+fn data(text: &'static str) -> Result<Frame<Bytes>, BoxError> {
+    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
+/// A response with these frames, and then no end.
+fn unending(status: u16, frames: Frames) -> Response<ReplyBody> {
+    respond(status, "").map(|_| StreamBody::new(stream::iter(frames).chain(stream::pending())).boxed_unsync())
+}
+
+async fn output(tasks: &Tasks, id: tower_respond_async::RequestId) -> Arc<CapturedResponse> {
+    let output = tasks.response(&Scope::All, id).await.unwrap();
+    output.expect("it has a response")
+}
+
+/// A body of a hundred steps was let go of at the eleventh, where the limit was reached; the task had succeeded.
+#[tokio::test]
+async fn a_streaming_handler_does_all_of_its_work_although_its_response_is_cut() {
+    let steps = Arc::new(AtomicUsize::new(0));
+    let done = steps.clone();
+    let tasks = serve(quick(MemoryStore::new()).result_limit(10), move |_| {
+        let done = done.clone();
+        let work = stream::iter(0..100).map(move |_| {
+            done.fetch_add(1, Ordering::SeqCst);
+            data("x")
+        });
+        async { Ok(Response::new(StreamBody::new(work).boxed_unsync())) }
+    });
+    let id = submit(&tasks, "/").await;
+    assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
+    assert_eq!(steps.load(Ordering::SeqCst), 100);
+    let kept = output(&tasks, id).await;
+    assert_eq!((&kept.body[..], kept.truncated), (&b"xxxxxxxxxx"[..], true));
+}
+
+/// What comes behind the limit can still break off.
+#[tokio::test]
+async fn a_response_that_breaks_off_behind_the_limit_is_a_failure() {
+    let tasks = serve(quick(MemoryStore::new()).retry(at_once(0)).result_limit(1), |_| async {
+        let frames: Frames = vec![data("first"), data("second"), Err("the pipe broke".into())];
+        Ok(Response::new(StreamBody::new(stream::iter(frames)).boxed_unsync()))
+    });
+    let id = submit(&tasks, "/").await;
+    let record = ended(&tasks, id).await;
+    assert_eq!(record.state, TaskState::Failed);
+    assert_eq!(
+        record.error.as_deref(),
+        Some("the response body broke off: the pipe broke")
+    );
+    assert_eq!(output(&tasks, id).await.body, "f");
+}
+
+#[tokio::test]
+async fn of_a_frame_that_is_cut_no_more_is_kept_than_the_limit() {
+    struct Owner(Arc<AtomicUsize>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &[b'x'; 100_000]
+        }
+    }
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let freed = Arc::new(AtomicUsize::new(0));
+    let owned = freed.clone();
+    let tasks = serve(quick(MemoryStore::new()).result_limit(4), move |_| {
+        let frame = Ok(Frame::data(Bytes::from_owner(Owner(owned.clone()))));
+        async { Ok(Response::new(StreamBody::new(stream::iter([frame])).boxed_unsync())) }
+    });
+    let id = submit(&tasks, "/").await;
+    ended(&tasks, id).await;
+    assert_eq!(output(&tasks, id).await.body, "xxxx");
+    assert_eq!(freed.load(Ordering::SeqCst), 1, "the frame is still held");
+}
+
+/// It was tried again as if nothing had been sent, and what had been sent was thrown away.
+#[tokio::test]
+async fn an_attempt_that_runs_out_of_time_is_judged_by_the_head_that_it_sent() {
+    let builder = quick(MemoryStore::new()).attempt_timeout(SHORT);
+    let tasks = serve(builder, |request| async move {
+        let status = request.uri().path()[1..].parse().unwrap();
+        Ok(unending(status, vec![data("so "), data("far")]))
+    });
+    for (status, state) in [
+        (200, TaskState::Succeeded),
+        (503, TaskState::Failed),
+        (404, TaskState::Failed),
+    ] {
+        let id = submit(&tasks, &format!("/{status}")).await;
+        let record = ended(&tasks, id).await;
+        assert_eq!((record.state, record.attempt), (state, 1), "{status}");
+        assert_eq!(record.status_code, Some(status));
+        let kept = output(&tasks, id).await;
+        assert_eq!((&kept.body[..], kept.truncated), (&b"so far"[..], true));
+        match state {
+            TaskState::Succeeded => assert_eq!(record.error, None),
+            _ => {
+                let error = record.error.as_deref().unwrap();
+                assert!(error.starts_with(&format!("the handler answered {status}")), "{error}");
+                assert!(error.ends_with(", and its body was not over after 0.05 s"), "{error}");
+            }
+        }
+    }
+}
+
+/// Frames that are always there: the same, over and over.
+struct Always(Bytes);
+
+impl Body for Always {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(Some(Ok(Frame::data(self.0.clone()))))
+    }
+}
+
+/// On the one thread that there is, others have their turn, and the attempt sees its time pass. Empty frames reached no
+/// limit and held the thread for ever.
+#[tokio::test]
+async fn a_body_whose_frames_are_always_there_holds_no_thread_and_ends_with_its_time() {
+    for text in ["", "data"] {
+        let builder = quick(MemoryStore::new())
+            .result_limit(1000)
+            .attempt_timeout(Duration::from_millis(300));
+        let tasks = serve(builder, move |request| async move {
+            match request.uri().path() {
+                "/always" => Ok(Response::new(
+                    Always(Bytes::from_static(text.as_bytes())).boxed_unsync(),
+                )),
+                _ => ok(),
+            }
+        });
+        let id = submit(&tasks, "/always").await;
+        look_round(&tasks).await;
+        let record = ended(&tasks, id).await;
+        assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 1));
+        let kept = output(&tasks, id).await;
+        assert_eq!((kept.body.len(), kept.truncated), (text.len() * 250, true));
+    }
+}
+
+/// The watchdog writes it down, from another thread than the one that has the body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_blocks_its_thread_is_judged_by_what_it_sent() {
+    struct Blocks(Option<Bytes>, Arc<Mutex<mpsc::Receiver<()>>>);
+    impl Body for Blocks {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            let sent = self.0.take();
+            if sent.is_none() {
+                let _ = self.1.lock().unwrap().recv();
+            }
+            Poll::Ready(sent.map(|data| Ok(Frame::data(data))))
+        }
+    }
+    let (release, blocked) = mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let tasks = serve(quick(MemoryStore::new()).attempt_timeout(SHORT), move |_| {
+        let body = Blocks(Some(Bytes::from_static(b"so far")), blocked.clone());
+        async { Ok(Response::new(body.boxed_unsync())) }
+    });
+    let id = submit(&tasks, "/").await;
+    let record = ended(&tasks, id).await;
+    assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 1));
+    drop(release);
+    eventually("a free slot", async || {
+        tasks.stats(&Scope::All).await.unwrap().slots.unwrap().used == 0
+    })
+    .await;
+    assert_eq!(find(&tasks, id).await, record);
+    let kept = output(&tasks, id).await;
+    assert_eq!((&kept.body[..], kept.truncated), (&b"so far"[..], true));
+}
+
+/// A handler at the gate amid its body.
+fn at_the_gate(
+    gate: &Gate,
+) -> impl Fn(Request<RequestBody>) -> std::future::Ready<Reply> + Clone + Send + Sync + 'static {
+    let gate = gate.clone();
+    move |_| {
+        let gate = gate.clone();
+        let rest = stream::once(async move {
+            gate.pass().await;
+            data("rest")
+        });
+        let body = StreamBody::new(stream::iter([data("first")]).chain(rest));
+        std::future::ready(Ok(Response::new(body.boxed_unsync())))
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_is_stopped_amid_its_body_is_stopped_and_keeps_nothing() {
+    let gate = Gate::new();
+    let tasks = serve(quick(MemoryStore::new()).stop_grace(SHORT), at_the_gate(&gate));
+    let id = submit(&tasks, "/").await;
+    gate.arrived(1).await;
+    assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+    assert_eq!(ended(&tasks, id).await.state, TaskState::Stopped);
+    assert_eq!(tasks.response(&Scope::All, id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_task_amid_its_body_is_handed_back_by_a_shutdown() {
+    let (gate, store) = (Gate::new(), MemoryStore::new());
+    let tasks = serve(quick(store.clone()).stop_grace(SHORT), at_the_gate(&gate));
+    submit(&tasks, "/").await;
+    gate.arrived(1).await;
+    let report = soon(tasks.shutdown(SHORT)).await;
+    assert_eq!((report.finished, report.handed_back), (0, 1));
+}
