@@ -14,6 +14,7 @@ use crate::{
         answering::Begun,
         caught::{Panic, caught, looked_at},
         entry::{Answer, BodyEnd, Replayed},
+        grpc::GrpcFailure,
         retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
         running::Live,
     },
@@ -107,7 +108,10 @@ impl Engine {
             });
             let text = match verdict {
                 Verdict::Success => String::new(),
-                _ => format!("the handler answered {status}"),
+                _ => match GrpcFailure::of(&response.headers, trailers.as_ref()) {
+                    Some(failure) => format!("the handler answered {status} with {failure}"),
+                    None => format!("the handler answered {status}"),
+                },
             };
             (verdict, text)
         })?;

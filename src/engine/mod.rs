@@ -18,6 +18,7 @@ mod entry;
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
 mod feed;
 mod follow;
+mod grpc;
 mod judge;
 mod lease;
 mod log;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{Extensions, HeaderMap, StatusCode};
 
-use crate::{error::BoxError, task::retry_after};
+use crate::{engine::grpc::GrpcFailure, error::BoxError, task::retry_after};
 
 /// Decides what the end of an attempt means. [`Backoff`] is the default.
 ///
@@ -84,6 +84,10 @@ pub struct DoNotRetry;
 /// The default policy: 2xx and 3xx are success; 5xx, 408, 425, 429, an error, a panic, a broken body and a timeout are
 /// tried again; any other status is final.
 ///
+/// **gRPC** answers 200 and says in `grpc-status`, in the head or in a trailer, how the call went. Other than 0 that is a
+/// failure: 14 (UNAVAILABLE), 4 (DEADLINE_EXCEEDED), 8 (RESOURCE_EXHAUSTED) and 10 (ABORTED) are tried again, any other is
+/// final, and one that makes no sense counts as 2 (UNKNOWN). What gRPC-Web puts into the body is not looked at.
+///
 /// The wait is random between zero and a bound that doubles with each retry ("full jitter"), so that tasks which failed
 /// together do not come back together. A `Retry-After` on the response is obeyed instead, up to
 /// [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP).
@@ -146,6 +150,7 @@ impl RetryPolicy for Backoff {
             status,
             headers,
             extensions,
+            trailers,
             ..
         } = end
         else {
@@ -155,14 +160,19 @@ impl RetryPolicy for Backoff {
             *status,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
         );
-        if status.is_success() || status.is_redirection() {
-            Verdict::Success
-        } else if (status.is_server_error() || retried) && extensions.get::<DoNotRetry>().is_none() {
-            Verdict::Retry {
-                after: retry_after(headers, SystemTime::now()).map(|after| after.min(Self::RETRY_AFTER_CAP)),
+        let may_pass = if status.is_success() || status.is_redirection() {
+            match GrpcFailure::of(headers, *trailers) {
+                None => return Verdict::Success,
+                Some(failure) => failure.may_pass(),
             }
         } else {
-            Verdict::Failure
+            status.is_server_error() || retried
+        };
+        if !may_pass || extensions.get::<DoNotRetry>().is_some() {
+            return Verdict::Failure;
+        }
+        Verdict::Retry {
+            after: retry_after(headers, SystemTime::now()).map(|after| after.min(Self::RETRY_AFTER_CAP)),
         }
     }
 

@@ -13,16 +13,17 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use tower_respond_async::{
-    BoxError, MemoryStore, RequestBody, Scope, TaskState, Tasks,
+    AttemptEnd, BoxError, DoNotRetry, MemoryStore, RequestBody, RetryPolicy, Scope, TaskState, Tasks, Verdict,
     task::{CapturedResponse, lifecycle::Stop},
 };
 
 use crate::engine_support::{
-    Gate, Reply, ReplyBody, at_once, ended, eventually, find, look_round, ok, quick, respond, serve, soon, submit,
+    Gate, Reply, ReplyBody, at_once, context, ended, eventually, find, look_round, ok, quick, respond, serve, soon,
+    submit,
 };
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -236,10 +237,144 @@ async fn a_task_that_is_stopped_amid_its_body_is_stopped_and_keeps_nothing() {
 
 #[tokio::test]
 async fn a_task_amid_its_body_is_handed_back_by_a_shutdown() {
-    let (gate, store) = (Gate::new(), MemoryStore::new());
-    let tasks = serve(quick(store.clone()).stop_grace(SHORT), at_the_gate(&gate));
+    let gate = Gate::new();
+    let tasks = serve(quick(MemoryStore::new()).stop_grace(SHORT), at_the_gate(&gate));
     submit(&tasks, "/").await;
     gate.arrived(1).await;
     let report = soon(tasks.shutdown(SHORT)).await;
     assert_eq!((report.finished, report.handed_back), (0, 1));
+}
+
+fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    let pairs = pairs
+        .iter()
+        .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    pairs.collect()
+}
+
+/// A 200 of gRPC: the status in the head where there is no message, or behind the body. `/head/13`, `/trailer/13`.
+async fn grpc(request: Request<RequestBody>) -> Reply {
+    let (place, code) = request.uri().path()[1..].split_once('/').unwrap_or(("ok", ""));
+    let said = map(&[
+        ("grpc-status", code),
+        ("grpc-message", "the disk is full: 100%25 %e2%82%ac%0A"),
+    ]);
+    let mut response = respond(200, "");
+    match place {
+        "head" => response.headers_mut().extend(said),
+        "trailer" => {
+            let frames: Frames = vec![data("message"), Ok(Frame::trailers(said))];
+            response = response.map(|_| StreamBody::new(stream::iter(frames)).boxed_unsync());
+        }
+        "final" => {
+            response.headers_mut().extend(said);
+            response.extensions_mut().insert(DoNotRetry);
+        }
+        _ => {}
+    }
+    Ok(response)
+}
+
+/// 200 with `grpc-status: 13` in a trailer had succeeded.
+#[tokio::test]
+async fn a_grpc_status_in_head_or_trailer_is_a_failure() {
+    let tasks = serve(quick(MemoryStore::new()).retry(at_once(1)), grpc);
+    for place in ["head", "trailer"] {
+        for code in 1..=16 {
+            let id = submit(&tasks, &format!("/{place}/{code}")).await;
+            let record = ended(&tasks, id).await;
+            let attempts = if [4, 8, 10, 14].contains(&code) { 2 } else { 1 };
+            assert_eq!(
+                (record.state, record.attempt),
+                (TaskState::Failed, attempts),
+                "{place} {code}"
+            );
+            assert_eq!(record.status_code, Some(200));
+        }
+        let id = submit(&tasks, &format!("/{place}/0")).await;
+        assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
+        for malformed in ["OK", "-1", "17", "4294967296", ""] {
+            let id = submit(&tasks, &format!("/{place}/{malformed}")).await;
+            let record = ended(&tasks, id).await;
+            assert_eq!((record.state, record.attempt), (TaskState::Failed, 1), "{malformed}");
+            let error = record.error.as_deref().unwrap();
+            assert!(error.contains("with grpc-status 2 (UNKNOWN)"), "{malformed}: {error}");
+        }
+    }
+    let id = submit(&tasks, "/final/14").await;
+    assert_eq!(ended(&tasks, id).await.attempt, 1, "the handler's word is final");
+}
+
+#[tokio::test]
+async fn the_error_says_which_grpc_status_it_was_and_what_was_said() {
+    let tasks = serve(quick(MemoryStore::new()), grpc);
+    let id = submit(&tasks, "/trailer/13").await;
+    assert_eq!(
+        ended(&tasks, id).await.error.as_deref(),
+        Some("the handler answered 200 OK with grpc-status 13 (INTERNAL): the disk is full: 100% €␊")
+    );
+    let kept = output(&tasks, id).await;
+    assert_eq!(
+        (&kept.body[..], kept.headers.len()),
+        (&b"message"[..], 0),
+        "trailers are not kept"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_sees_the_trailers_and_whether_the_time_was_over() {
+    #[derive(Clone, Default)]
+    struct Sees(Arc<Mutex<Vec<(Option<HeaderMap>, bool, bool)>>>);
+    impl RetryPolicy for Sees {
+        fn max_retries(&self) -> u32 {
+            3
+        }
+        fn judge(&self, end: &AttemptEnd<'_>) -> Verdict {
+            let AttemptEnd::Answered {
+                trailers,
+                truncated,
+                timed_out,
+                ..
+            } = end
+            else {
+                panic!("{end:?}");
+            };
+            self.0.lock().unwrap().push((trailers.cloned(), *truncated, *timed_out));
+            Verdict::Retry { after: None }
+        }
+        fn delay(&self, _: u32, _: f64) -> Duration {
+            Duration::ZERO
+        }
+    }
+    let seen = Sees::default();
+    let builder = quick(MemoryStore::new()).retry(seen.clone()).attempt_timeout(SHORT);
+    let tasks = serve(builder, |request| async move {
+        let last = context(&request).attempt() == 3;
+        let mut frames: Frames = vec![
+            Ok(Frame::trailers(map(&[("a", "1")]))),
+            Ok(Frame::trailers(map(&[("b", "2")]))),
+        ];
+        match context(&request).attempt() {
+            1 => ok(),
+            2 => Ok(Response::new(StreamBody::new(stream::iter(frames)).boxed_unsync())),
+            _ => {
+                frames.truncate(1);
+                assert!(last);
+                Ok(unending(200, frames))
+            }
+        }
+    });
+    let id = submit(&tasks, "/").await;
+    let record = ended(&tasks, id).await;
+    assert_eq!(
+        (record.state, record.attempt),
+        (TaskState::Failed, 3),
+        "sent by half, it is not tried again"
+    );
+    let expected = [
+        (None, false, false),
+        (Some(map(&[("a", "1"), ("b", "2")])), false, false),
+        (Some(map(&[("a", "1")])), true, true),
+    ];
+    assert_eq!(*seen.0.lock().unwrap(), expected);
 }
