@@ -126,7 +126,12 @@ mod tests {
     #[test]
     fn the_timeline_knows_what_history_says() {
         let timeline = Asset::find("timeline.js").unwrap();
-        for said in [lifecycle::RELEASED, lifecycle::RESCUED, lifecycle::RERUN] {
+        for said in [
+            lifecycle::RELEASED,
+            lifecycle::DEFERRED,
+            lifecycle::RESCUED,
+            lifecycle::RERUN,
+        ] {
             assert!(timeline.content.contains(&format!(" = \"{said}\";")), "{said}");
         }
     }

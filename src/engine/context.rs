@@ -80,7 +80,8 @@ impl TaskContext {
         self.0.as_ref()?.name.as_ref()
     }
 
-    /// The number of this attempt, from 1; 0 when detached.
+    /// The number of this attempt, from 1; 0 when detached. The run after one that was handed back, or that said "not now",
+    /// has the same number.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.as_ref().map_or(0, |live| live.attempt)

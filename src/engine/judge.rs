@@ -81,7 +81,12 @@ impl Engine {
                 AttemptOutcome::Panicked,
             )
         });
-        (self.outcome(live, verdict, response, text), ended)
+        let outcome = self.outcome(live, verdict, response, text);
+        let ended = match outcome {
+            Outcome::Deferred { .. } => AttemptOutcome::Deferred,
+            _ => ended,
+        };
+        (outcome, ended)
     }
 
     fn judge_answer(&self, answer: Answer) -> Result<Judged, Panic> {
@@ -136,10 +141,9 @@ impl Engine {
     }
 
     fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
-        let output = response.map(Arc::new);
         match verdict {
             Verdict::Success => Outcome::Succeeded {
-                output: output.unwrap_or_else(no_content),
+                output: response.map_or_else(no_content, Arc::new),
             },
             Verdict::Retry { after } if live.retries_left > 0 => {
                 let retry = live.retries + 1;
@@ -148,9 +152,17 @@ impl Engine {
                     error: error.into(),
                 }
             }
+            Verdict::Defer { after } if live.deferrals_left > 0 => Outcome::Deferred {
+                after,
+                error: error.into(),
+            },
+            Verdict::Defer { after } => {
+                let as_others = Verdict::Retry { after: Some(after) };
+                return self.outcome(live, as_others, response, error);
+            }
             Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
                 error: error.into(),
-                output,
+                output: response.map(Arc::new),
             },
         }
     }

@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{Extensions, HeaderMap, StatusCode};
 
+#[cfg(doc)]
+use crate::task::lifecycle::DEFERRALS;
 use crate::{engine::grpc::GrpcFailure, error::BoxError, task::retry_after};
 
 /// Decides what the end of an attempt means. [`Backoff`] is the default.
@@ -63,6 +65,12 @@ pub enum Verdict {
         /// How long to wait, where the response says.
         after: Option<Duration>,
     },
+    /// The handler says "not now": the task waits, and this attempt is not counted. As often as [`DEFERRALS`] in each
+    /// generation of a task; from then on it is a `Retry` after the same wait.
+    Defer {
+        /// How long to wait.
+        after: Duration,
+    },
     /// The task has failed.
     Failure,
 }
@@ -88,6 +96,11 @@ pub struct DoNotRetry;
 /// failure: 14 (UNAVAILABLE), 4 (DEADLINE_EXCEEDED), 8 (RESOURCE_EXHAUSTED) and 10 (ABORTED) are tried again, any other is
 /// final, and one that makes no sense counts as 2 (UNKNOWN). What gRPC-Web puts into the body is not looked at.
 ///
+/// **"Not now":** 429 and 503 with a `Retry-After`, the answers of a handler that cannot do the work at the moment and
+/// knows when it can, use up no attempt: the task waits for as long as was asked. That is so ten times in each generation of a
+/// task ([`DEFERRALS`]); from then on they are failures like others. A policy without retries defers nothing either: the
+/// task runs once.
+///
 /// The wait is random between zero and a bound that doubles with each retry ("full jitter"), so that tasks which failed
 /// together do not come back together. A `Retry-After` on the response is obeyed instead, up to
 /// [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP).
@@ -112,7 +125,7 @@ impl Backoff {
         }
     }
 
-    /// How many times a failed task is tried again; 0 is never.
+    /// How many times a failed task is tried again; 0 is never, whatever a response asks for.
     #[must_use]
     pub const fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = retries;
@@ -171,8 +184,12 @@ impl RetryPolicy for Backoff {
         if !may_pass || extensions.get::<DoNotRetry>().is_some() {
             return Verdict::Failure;
         }
-        Verdict::Retry {
-            after: retry_after(headers, SystemTime::now()).map(|after| after.min(Self::RETRY_AFTER_CAP)),
+        let after = retry_after(headers, SystemTime::now()).map(|after| after.min(Self::RETRY_AFTER_CAP));
+        match (*status, after) {
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(after)) if self.max_retries > 0 => {
+                Verdict::Defer { after }
+            }
+            _ => Verdict::Retry { after },
         }
     }
 
@@ -226,12 +243,16 @@ mod tests {
     #[test]
     fn the_handler_can_make_a_failure_final_and_ask_for_a_pause() {
         assert_eq!(judge(500, None, true), Verdict::Failure);
-        let asked = |secs| Verdict::Retry {
-            after: Some(Duration::from_secs(secs)),
-        };
-        assert_eq!(judge(503, Some("7"), false), asked(7));
-        assert_eq!(judge(503, Some("99999999999999999999999"), false), asked(3600));
-        assert_eq!(judge(503, Some("soon"), false), Verdict::Retry { after: None });
+        assert_eq!(judge(503, Some("7"), true), Verdict::Failure);
+        let after = Duration::from_secs;
+        for status in [429, 503] {
+            let deferred = |secs| Verdict::Defer { after: after(secs) };
+            assert_eq!(judge(status, Some("7"), false), deferred(7));
+            assert_eq!(judge(status, Some("99999999999999999999999"), false), deferred(3600));
+            assert_eq!(judge(status, Some("soon"), false), Verdict::Retry { after: None });
+        }
+        let asked = Verdict::Retry { after: Some(after(7)) };
+        assert_eq!(judge(500, Some("7"), false), asked);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
         told::Told,
     },
     probe::AttemptLog,
-    task::{LeaseRef, Progress, RequestId, TaskName, TaskRecord},
+    task::{LeaseRef, Progress, RequestId, TaskName, TaskRecord, lifecycle::DEFERRALS},
 };
 
 /// What is shared between an attempt's own task, its handler, the lease thread, and whoever stops it.
@@ -31,6 +31,8 @@ pub(crate) struct Live {
     pub(crate) depth: u8,
     pub(crate) retries: u32,
     pub(crate) retries_left: u32,
+    /// How often it may say "not now" without being charged.
+    pub(crate) deferrals_left: u32,
     pub(crate) started: Instant,
     pub(crate) times_out_at: Instant,
     machine: Mutex<Attempt>,
@@ -60,6 +62,7 @@ impl Live {
             depth,
             retries: record.retries,
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
+            deferrals_left: DEFERRALS.saturating_sub(record.deferrals),
             started,
             times_out_at: machine.times_out_at(),
             machine: Mutex::new(machine),

@@ -302,6 +302,8 @@ pub enum AttemptOutcome {
     Panicked,
     /// By running out of time.
     TimedOut,
+    /// With "not now": it is charged as no attempt, and the task waits.
+    Deferred,
     /// By being stopped.
     Stopped,
     /// By being handed back.
@@ -317,6 +319,7 @@ impl AttemptOutcome {
             Self::Failed => "failed",
             Self::Panicked => "panicked",
             Self::TimedOut => "timed_out",
+            Self::Deferred => "deferred",
             Self::Stopped => "stopped",
             Self::Released => "released",
         }

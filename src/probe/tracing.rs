@@ -5,7 +5,7 @@ use std::error::Error;
 use tracing::{Span, debug, error, field::display, info, info_span, trace, warn};
 
 use crate::{
-    probe::{AttemptInfo, AttemptScope, Event, Probe},
+    probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event, Probe},
     task::{CapturedRequest, DeliveryStatus, TaskState, lifecycle::Rescue},
 };
 
@@ -80,8 +80,12 @@ impl Probe for TracingProbe {
                 state,
                 took,
             } => {
+                let deferred = *outcome == AttemptOutcome::Deferred;
                 let outcome = outcome.as_str();
                 match state {
+                    TaskState::Retrying if deferred => {
+                        info!(task.id = %id, task.attempt = attempt, outcome, ?took, "attempt deferred, to be made later");
+                    }
                     TaskState::Failed => {
                         warn!(task.id = %id, task.attempt = attempt, outcome, ?took, "task failed");
                     }

@@ -23,9 +23,16 @@ pub const HISTORY_KEPT: usize = 100;
 /// The longest error text that is kept, in bytes: enough for a chain of causes, too little for a dump.
 pub const ERROR_BYTES: usize = 4096;
 
+/// How often, in one generation, a handler can say "not now" without being charged with an attempt; from then on it is a
+/// failure like others. A rate limit that asks for a minute is waited for ten minutes, and no task goes on like that for
+/// ever.
+pub const DEFERRALS: u32 = 10;
+
 /// What history says of a task that waits again. The console tells by it how an attempt ended.
 pub(crate) const RELEASED: &str = "released by its worker, uncharged";
 pub(crate) const RESCUED: &str = "rescued: its worker was gone";
+/// Before what was said.
+pub(crate) const DEFERRED: &str = "deferred, uncharged: ";
 pub(crate) const RERUN: &str = "run again on request";
 
 impl TaskRecord {
@@ -45,6 +52,7 @@ impl TaskRecord {
             generation: 1,
             attempt: 0,
             retries: 0,
+            deferrals: 0,
             crashes: 0,
             max_attempts: task.max_attempts,
             crash_allowance: task.crash_allowance,
@@ -141,6 +149,13 @@ impl TaskRecord {
                 self.retries += 1;
                 self.error = Some(bounded(error));
                 self.wait(next, now.saturating_add(*after), now, self.error.clone());
+            }
+            Outcome::Deferred { after, error } => {
+                self.attempt -= 1;
+                self.deferrals += 1;
+                self.error = Some(bounded(error));
+                let said = bounded(&format!("{DEFERRED}{error}"));
+                self.wait(next, now.saturating_add(*after), now, Some(said));
             }
             Outcome::Stopped => self.end(next, now, None),
             Outcome::Released => {
@@ -241,6 +256,7 @@ impl TaskRecord {
         self.generation += 1;
         self.attempt = 0;
         self.retries = 0;
+        self.deferrals = 0;
         self.crashes = 0;
         self.started_at = None;
         self.ended_at = None;
@@ -370,6 +386,35 @@ mod tests {
         }
         assert_eq!((task.state, task.retries, task.attempt), (TaskState::Failed, 3, 6));
         assert_eq!(task.destination_status(), DeliveryStatus::Pending);
+    }
+
+    #[test]
+    fn a_deferral_charges_nothing_and_is_counted() {
+        let mut task = record();
+        for times in 1..=3 {
+            let lease = task.claim(worker(), LEASE, at(0)).unwrap();
+            let deferred = Outcome::Deferred {
+                after: LEASE,
+                error: "busy".into(),
+            };
+            assert_eq!(task.settle(lease.token, &deferred, at(1)), Ok(TaskState::Retrying));
+            assert_eq!(
+                (task.attempt, task.retries, task.crashes, task.deferrals),
+                (0, 0, 0, times)
+            );
+            assert_eq!(task.run_at, at(30_001));
+        }
+        let said = task.history.last().unwrap().detail.as_deref();
+        assert_eq!(said, Some("deferred, uncharged: busy"));
+        assert_eq!(task.error.as_deref(), Some("busy"));
+        let lease = task.claim(worker(), LEASE, at(2)).unwrap();
+        let _ = task.stop(at(3));
+        let deferred = Outcome::Deferred {
+            after: LEASE,
+            error: "busy".into(),
+        };
+        assert_eq!(task.settle(lease.token, &deferred, at(4)), Ok(TaskState::Stopped));
+        assert_eq!(task.deferrals, 3);
     }
 
     #[test]

@@ -158,6 +158,8 @@ pub struct TaskRecord {
     pub attempt: u32,
     /// How many attempts failed and were retried in this generation.
     pub retries: u32,
+    /// How many attempts said "not now" in this generation, and were charged as none.
+    pub deferrals: u32,
     /// How many claims were not settled in this generation: one while it runs, and one for every crash.
     pub crashes: u32,
     /// How many runs it has at most, crashes not counted.

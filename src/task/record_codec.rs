@@ -20,11 +20,13 @@ use crate::{
 
 /// The newest version of records and log lines that this build reads.
 ///
-/// Version 2 adds the address that a request named for its completion. A record without one is written in version 1, as are
-/// log lines: builds that know no other go on to read them, and leave those of version 2 to newer ones.
-pub const VERSION: u8 = 2;
+/// Version 2 adds the address that a request named for its completion, version 3 how often the handler said "not now". A
+/// record without either is written in version 1, as are log lines: builds that know no other go on to read them, and leave
+/// those of later versions to newer ones.
+pub const VERSION: u8 = 3;
 
 const WITHOUT_CALLBACK: u8 = 1;
+const WITHOUT_DEFERRALS: u8 = 2;
 
 const KIND_RECORD: u8 = b'r';
 const KIND_LINE: u8 = b'l';
@@ -36,10 +38,10 @@ impl TaskRecord {
     /// Writes the record in the oldest version that can say all of it, at most [`VERSION`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let version = if self.callback.is_some() {
-            VERSION
-        } else {
-            WITHOUT_CALLBACK
+        let version = match (self.deferrals, &self.callback) {
+            (1.., _) => VERSION,
+            (0, Some(_)) => WITHOUT_DEFERRALS,
+            (0, None) => WITHOUT_CALLBACK,
         };
         let mut out = Writer::new(version, KIND_RECORD, 256);
         let optional = [
@@ -54,6 +56,7 @@ impl TaskRecord {
             self.error.is_some(),
             self.progress.is_some(),
             self.callback.is_some(),
+            self.deferrals > 0,
         ];
         let bits = optional.iter().enumerate();
         out.number(bits.fold(0, |bits, (at, is)| bits | u64::from(*is) << at));
@@ -100,6 +103,9 @@ impl TaskRecord {
             out.text(&progress.message);
         }
         self.callback.as_ref().inspect(|url| out.text(url));
+        if self.deferrals > 0 {
+            out.number(self.deferrals.into());
+        }
 
         out.number(self.labels.iter().count() as u64);
         for (name, value) in self.labels.iter() {
@@ -135,10 +141,10 @@ impl TaskRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (version, mut input) = Reader::new(bytes, KIND_RECORD)?;
         let bits = input.number()?;
-        let fields = if version == WITHOUT_CALLBACK {
-            OPTIONAL_FIELDS - 1
-        } else {
-            OPTIONAL_FIELDS
+        let fields = match version {
+            WITHOUT_CALLBACK => OPTIONAL_FIELDS - 2,
+            WITHOUT_DEFERRALS => OPTIONAL_FIELDS - 1,
+            _ => OPTIONAL_FIELDS,
         };
         if bits >> fields != 0 {
             return Err(DecodeError::Malformed("a field of no meaning"));
@@ -172,6 +178,7 @@ impl TaskRecord {
         let error = has(8).then(|| input.text().map(Arc::from)).transpose()?;
         let progress = has(9).then(|| input.progress()).transpose()?;
         let callback = has(10).then(|| input.text().map(Arc::from)).transpose()?;
+        let deferrals = has(11).then(|| input.small()).transpose()?.unwrap_or(0);
 
         let labels: Vec<_> = input.list(|input| Ok((input.text()?, input.text()?)))?;
         let history = input.list(Reader::event)?;
@@ -190,6 +197,7 @@ impl TaskRecord {
             generation,
             attempt,
             retries,
+            deferrals,
             crashes,
             max_attempts,
             crash_allowance,
@@ -254,7 +262,7 @@ impl LogLine {
 }
 
 /// How many fields of a record may be missing.
-const OPTIONAL_FIELDS: u32 = 11;
+const OPTIONAL_FIELDS: u32 = 12;
 
 const TOO_SHORT: DecodeError = DecodeError::Malformed("it ends too early");
 

@@ -21,7 +21,7 @@ pub enum TaskState {
     Enqueued,
     /// A handler has it.
     Running,
-    /// An attempt failed; the next one waits for its time.
+    /// An attempt failed, or said "not now"; the next one waits for its time.
     Retrying,
     /// A stop was asked for while a handler has it.
     Stopping,
@@ -110,7 +110,7 @@ impl TaskState {
 
             (Self::Running, Step::Succeed) => Self::Succeeded,
             (Self::Running, Step::Fail | Step::Poison) => Self::Failed,
-            (Self::Running, Step::Retry) => Self::Retrying,
+            (Self::Running, Step::Retry | Step::Defer) => Self::Retrying,
             (Self::Running, Step::Release | Step::Rescue) => Self::Enqueued,
             (Self::Running, Step::Stop) => Self::Stopping,
 
@@ -118,7 +118,7 @@ impl TaskState {
             (Self::Running | Self::Stopping, Step::Stopped) => Self::Stopped,
             (
                 Self::Stopping,
-                Step::Succeed | Step::Fail | Step::Retry | Step::Release | Step::Rescue | Step::Poison,
+                Step::Succeed | Step::Fail | Step::Retry | Step::Defer | Step::Release | Step::Rescue | Step::Poison,
             ) => Self::Stopped,
             (Self::Stopping, Step::Stop) => Self::Stopping,
 
@@ -148,6 +148,8 @@ pub enum Step {
     Fail,
     /// Its attempt ended badly, and another is due later.
     Retry,
+    /// Its attempt ended with "not now", uncharged, and another is due later.
+    Defer,
     /// Its worker hands it back, uncharged.
     Release,
     /// Its lease ran out: the worker is presumed dead.
@@ -168,11 +170,12 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Claim,
         Self::Succeed,
         Self::Fail,
         Self::Retry,
+        Self::Defer,
         Self::Release,
         Self::Rescue,
         Self::Poison,

@@ -93,6 +93,9 @@ impl<'a> TaskDocument<'a> {
         document.number("runAtTime", task.run_at.as_millis());
         document.number("alreadyRetriedTimes", task.retries);
         document.number("attempt", task.attempt);
+        if task.deferrals > 0 {
+            document.number("deferrals", task.deferrals);
+        }
         if task.crashed_times() > 0 {
             document.number("crashes", task.crashed_times());
         }

@@ -13,17 +13,28 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
+use serde_json::json;
 use tower_respond_async::{
-    AttemptEnd, BoxError, DoNotRetry, MemoryStore, RequestBody, RetryPolicy, Scope, TaskState, Tasks, Verdict,
-    task::{CapturedResponse, lifecycle::Stop},
+    AttemptEnd, BoxError, DoNotRetry, MemoryStore, RequestBody, RequestId, RetryPolicy, Scope, TaskContext, TaskState,
+    Tasks, Verdict,
+    probe::{AttemptOutcome, Event, Probe},
+    task::{
+        CapturedResponse, HistoryEvent,
+        lifecycle::{DEFERRALS, Edits, Rerun, Stop},
+    },
+    testing::ManualClock,
+    time::Timestamp,
 };
 
-use crate::engine_support::{
-    Gate, Reply, ReplyBody, at_once, context, ended, eventually, find, look_round, ok, quick, respond, serve, soon,
-    submit,
+use crate::{
+    engine_support::{
+        Gate, Reply, ReplyBody, at_once, context, ended, eventually, find, look_round, ok, quick, respond, serve, soon,
+        submit,
+    },
+    support::{App, WithoutBody, fc},
 };
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -39,7 +50,7 @@ fn unending(status: u16, frames: Frames) -> Response<ReplyBody> {
     respond(status, "").map(|_| StreamBody::new(stream::iter(frames).chain(stream::pending())).boxed_unsync())
 }
 
-async fn output(tasks: &Tasks, id: tower_respond_async::RequestId) -> Arc<CapturedResponse> {
+async fn output(tasks: &Tasks, id: RequestId) -> Arc<CapturedResponse> {
     let output = tasks.response(&Scope::All, id).await.unwrap();
     output.expect("it has a response")
 }
@@ -321,6 +332,98 @@ async fn the_error_says_which_grpc_status_it_was_and_what_was_said() {
     );
 }
 
+/// A handler that says "not now", and when; as often as the path says, then it succeeds.
+fn not_now(
+    retry_after: &'static str,
+) -> impl Fn(Request<RequestBody>) -> std::future::Ready<Reply> + Clone + Send + Sync {
+    let calls = Arc::new(AtomicUsize::new(0));
+    move |request| {
+        let mut words = request.uri().path()[1..]
+            .split('/')
+            .map(|word| word.parse().unwrap_or(0));
+        let (status, times) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+        if times == 0 {
+            return std::future::ready(ok());
+        }
+        let call = calls.fetch_add(1, Ordering::SeqCst);
+        let mut response = respond(if call < times.into() { status } else { 200 }, "");
+        response.headers_mut().extend(map(&[("retry-after", retry_after)]));
+        std::future::ready(Ok(response))
+    }
+}
+
+/// Each counted as a retry, and after the third the task had failed, although its handler had asked for no more than
+/// patience.
+#[tokio::test]
+async fn a_handler_that_says_not_now_uses_up_no_attempt() {
+    for status in [429, 503] {
+        let tasks = serve(quick(MemoryStore::new()), not_now("0"));
+        let id = submit(&tasks, &format!("/{status}/10")).await;
+        let record = ended(&tasks, id).await;
+        assert_eq!(
+            (record.state, record.attempt, record.retries, record.crashes),
+            (TaskState::Succeeded, 1, 0, 0)
+        );
+    }
+}
+
+/// A failure that says nothing of when it is over is a failure.
+#[tokio::test]
+async fn only_429_and_503_with_a_time_are_not_now() {
+    for (status, retry_after) in [(500, "0"), (408, "0"), (429, "soon"), (503, "")] {
+        let tasks = serve(quick(MemoryStore::new()), not_now(retry_after));
+        let id = submit(&tasks, &format!("/{status}/100")).await;
+        let record = ended(&tasks, id).await;
+        assert_eq!(
+            (record.state, record.attempt, record.retries),
+            (TaskState::Failed, 4, 3),
+            "{status}"
+        );
+    }
+}
+
+/// Who wants a task to run once has it run once.
+#[tokio::test]
+async fn without_retries_a_task_runs_once_whatever_its_handler_asks_for() {
+    let tasks = serve(quick(MemoryStore::new()).retry(at_once(0)), not_now("0"));
+    let id = submit(&tasks, "/503/100").await;
+    let record = ended(&tasks, id).await;
+    assert_eq!(
+        (record.state, record.attempt, record.history.len()),
+        (TaskState::Failed, 1, 3)
+    );
+}
+
+/// What it says then is the end that was asked for, as the documentation of `TaskContext::stopped` has it.
+#[tokio::test]
+async fn not_now_from_a_handler_that_was_told_to_end_is_its_end() {
+    let gate = Gate::new();
+    let at_gate = gate.clone();
+    let obedient = move |request: Request<RequestBody>| {
+        let (gate, task) = (at_gate.clone(), context(&request));
+        async move {
+            gate.pass().await;
+            task.stopped().await;
+            let mut response = respond(503, "");
+            response.headers_mut().extend(map(&[("retry-after", "60")]));
+            Ok(response)
+        }
+    };
+    let tasks = serve(quick(MemoryStore::new()), obedient);
+    for path in ["/stop", "/shutdown"] {
+        let id = submit(&tasks, path).await;
+        gate.arrived(1).await;
+        gate.let_through(1);
+        match path {
+            "/stop" => {
+                assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+                assert_eq!(ended(&tasks, id).await.state, TaskState::Stopped);
+            }
+            _ => assert_eq!(soon(tasks.shutdown(Duration::ZERO)).await.handed_back, 1),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_policy_sees_the_trailers_and_whether_the_time_was_over() {
     #[derive(Clone, Default)]
@@ -377,4 +480,75 @@ async fn a_policy_sees_the_trailers_and_whether_the_time_was_over() {
         (Some(map(&[("a", "1")])), true, true),
     ];
     assert_eq!(*seen.0.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn beyond_ten_times_not_now_is_a_failure_like_others() {
+    let tasks = serve(quick(MemoryStore::new()), not_now("0"));
+    let id = submit(&tasks, "/429/1000").await;
+    let record = ended(&tasks, id).await;
+    assert_eq!(
+        (record.state, record.attempt, record.retries, record.deferrals),
+        (TaskState::Failed, 4, 3, DEFERRALS)
+    );
+    let said = |event: &&HistoryEvent| {
+        event.state == TaskState::Retrying
+            && event.detail.as_deref() == Some("deferred, uncharged: the handler answered 429 Too Many Requests")
+    };
+    assert_eq!(record.history.iter().filter(said).count(), 10);
+    let rerun = tasks.retry(&Scope::All, id, Edits::default()).await.unwrap();
+    assert_eq!(rerun, Rerun::Enqueued { generation: 2 });
+    assert_eq!(
+        ended(&tasks, id).await.deferrals,
+        DEFERRALS,
+        "each generation has its own"
+    );
+}
+
+/// It waits for as long as it was told, up to the cap, under another word than a failure.
+#[tokio::test]
+async fn a_deferred_task_waits_for_its_time_and_its_document_says_so() {
+    #[derive(Clone, Debug, Default)]
+    struct Outcomes(Arc<Mutex<Vec<(AttemptOutcome, TaskState)>>>);
+    impl Probe for Outcomes {
+        fn on_event(&self, event: &Event<'_>) {
+            if let Event::Ended { outcome, state, .. } = event {
+                self.0.lock().unwrap().push((*outcome, *state));
+            }
+        }
+    }
+    let clock = ManualClock::new(Timestamp::from_millis(1_000_000));
+    let store = MemoryStore::builder().clock(clock.clone()).build();
+    let outcomes = Outcomes::default();
+    let routes = axum::Router::new().route(
+        "/busy",
+        axum::routing::post(async |task: TaskContext| match task.fence_token() {
+            Some(token) if token.get() < 2 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "7200")]),
+            _ => (StatusCode::OK, [("retry-after", "0")]),
+        }),
+    );
+    let app = App::build(store, routes, |builder| builder.probe(outcomes.clone()));
+    let id = app.accepted(fc("/busy").empty()).await;
+    let record = app.until(id, TaskState::Retrying).await;
+    assert_eq!((record.attempt, record.retries, record.deferrals), (0, 0, 1));
+    assert_eq!(record.run_at, Timestamp::from_millis(1_000_000 + 3_600_000));
+    let document = app.get(format!("/tasks/{id}")).await.json();
+    assert_eq!(
+        (&document["deferrals"], &document["alreadyRetriedTimes"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(
+        document["taskErrorMessage"],
+        "the handler answered 429 Too Many Requests"
+    );
+
+    clock.advance(Duration::from_secs(3600));
+    app.accepted(fc("/busy").empty()).await;
+    let record = app.ended(id).await;
+    assert_eq!(
+        (record.state, record.attempt, record.deferrals),
+        (TaskState::Succeeded, 1, 1)
+    );
+    let seen = outcomes.0.lock().unwrap().clone();
+    assert_eq!(seen[0], (AttemptOutcome::Deferred, TaskState::Retrying));
 }

@@ -74,6 +74,12 @@ async fn documents_have_the_members_that_it_says() {
         })
         .await;
     world.crash().await;
+    let deferred = Outcome::Deferred {
+        after: Duration::ZERO,
+        error: "not now".into(),
+    };
+    let lease = world.claim().await;
+    world.settle(lease, deferred).await;
     let lease = world.claim().await;
     let mut line = LogLine::new(Timestamp::ZERO, "INFO", "t", "m");
     line.fields = vec![("n".into(), "1".into())];

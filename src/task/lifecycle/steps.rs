@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Uri};
 
+#[cfg(doc)]
+use crate::task::lifecycle::DEFERRALS;
 use crate::task::{CapturedRequest, CapturedResponse, LeaseRef, Step, TaskState};
 
 /// How an attempt ended, as its holder reports it.
@@ -46,6 +48,13 @@ pub enum Outcome {
         /// What went wrong.
         error: Arc<str>,
     },
+    /// With "not now": to be tried again, and charged as no attempt. For at most [`DEFERRALS`] times in a generation.
+    Deferred {
+        /// How long to wait first.
+        after: Duration,
+        /// What was said.
+        error: Arc<str>,
+    },
     /// Because it was asked to stop.
     Stopped,
     /// Not at all: handed back, as if it had not been claimed.
@@ -58,6 +67,7 @@ impl Outcome {
             Self::Succeeded { .. } => Step::Succeed,
             Self::Failed { .. } => Step::Fail,
             Self::Retry { .. } => Step::Retry,
+            Self::Deferred { .. } => Step::Defer,
             Self::Stopped => Step::Stopped,
             Self::Released => Step::Release,
         }

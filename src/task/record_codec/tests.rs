@@ -55,6 +55,7 @@ fn full() -> TaskRecord {
         .unwrap();
     record.lease_until = Some(at(1));
     record.progress = Some(Progress::new(0.5, "half"));
+    record.deferrals = 300;
     record
 }
 
@@ -67,7 +68,19 @@ fn what_was_written_is_read_back() {
     let mut told = full();
     told.deliveries[0].due_at = at(5);
     told.deliveries[0].claim(LEASE, at(5)).unwrap();
-    for record in [full(), without, told, TaskRecord::accepted(&new_task(), at(0))] {
+    let deferred = TaskRecord {
+        deferrals: 1,
+        ..without.clone()
+    };
+    let undeferred = TaskRecord { deferrals: 0, ..full() };
+    for record in [
+        full(),
+        without,
+        told,
+        deferred,
+        undeferred,
+        TaskRecord::accepted(&new_task(), at(0)),
+    ] {
         assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
     }
     let line = LogLine {
@@ -108,17 +121,22 @@ fn the_written_form_of_version_1_does_not_change() {
 
 /// Builds of before leave it to newer ones, and know every other record.
 #[test]
-fn only_a_record_with_a_callback_is_of_version_2() {
-    let with = full();
-    assert_eq!(with.encode()[0], 2);
-    let without = TaskRecord { callback: None, ..with }.encode();
-    assert_eq!(without[0], 1);
-    let mut bytes = full().encode();
-    bytes[0] = 1;
-    assert_eq!(
-        TaskRecord::decode(&bytes),
-        Err(DecodeError::Malformed("a field of no meaning"))
-    );
+fn a_record_is_of_the_oldest_version_that_can_say_it() {
+    let deferred = full();
+    let called_back = TaskRecord { deferrals: 0, ..full() };
+    let neither = TaskRecord {
+        callback: None,
+        ..called_back.clone()
+    };
+    for (version, record) in [(3, deferred), (2, called_back), (1, neither)] {
+        let mut bytes = record.encode();
+        assert_eq!(bytes[0], version);
+        if version > 1 {
+            bytes[0] -= 1;
+            let expected = Err(DecodeError::Malformed("a field of no meaning"));
+            assert_eq!(TaskRecord::decode(&bytes), expected);
+        }
+    }
 }
 
 #[test]
@@ -174,7 +192,7 @@ proptest! {
 
     #[test]
     fn whatever_numbers_and_texts_a_record_holds_come_back(
-        counts in any::<[u32; 6]>(),
+        counts in any::<[u32; 7]>(),
         times in any::<[u64; 5]>(),
         token in any::<u64>(),
         age in any::<Duration>(),
@@ -184,7 +202,7 @@ proptest! {
     ) {
         let mut record = full();
         [record.generation, record.attempt, record.retries, record.crashes, record.max_attempts,
-            record.crash_allowance] = counts;
+            record.crash_allowance, record.deferrals] = counts;
         let [created_at, run_at, expires_at, started_at, ended_at] = times.map(at);
         (record.created_at, record.run_at, record.expires_at) = (created_at, run_at, expires_at);
         (record.started_at, record.ended_at) = (Some(started_at), Some(ended_at));

@@ -173,6 +173,7 @@ macro_rules! __promises {
                 the_response_appears_with_the_state
                 of_several_settlements_one_is_accepted
                 a_released_task_is_not_charged
+                a_deferred_task_is_not_charged_and_waits_for_its_time
                 a_retry_waits_for_its_time_and_survives_reopening
                 a_terminal_state_changes_only_by_retry
                 of_progress_the_latest_wins;

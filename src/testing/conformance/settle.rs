@@ -92,6 +92,30 @@ pub async fn a_released_task_is_not_charged(harness: &dyn Harness) {
     }
 }
 
+/// A handler that says "not now" has used up neither an attempt nor a crash; how often it did is kept.
+pub async fn a_deferred_task_is_not_charged_and_waits_for_its_time(harness: &dyn Harness) {
+    let mut store = Subject::open(harness).await;
+    let task = a_task();
+    store.insert_new(task.clone()).await;
+    for times in 1..=3 {
+        let lease = store.claim_one(&worker("w"), LONG).await;
+        let deferred = Outcome::Deferred {
+            after: store.units(3),
+            error: "not now".into(),
+        };
+        assert!(is_accepted(store.end(lease, deferred).await));
+        let record = store.record(task.id).await;
+        assert_eq!((record.state, record.attempt), (TaskState::Retrying, 0));
+        assert_eq!((record.retries, record.crashes, record.deferrals), (0, 0, times));
+        assert_eq!(record.error.as_deref(), Some("not now"));
+        store.pass(2).await;
+        assert_eq!(store.claim_ids(&worker("w"), 10).await, []);
+        store.pass(2).await;
+    }
+    store.reopen_or_declare().await;
+    assert_eq!(store.record(task.id).await.deferrals, 3);
+}
+
 /// Not before, and not never.
 pub async fn a_retry_waits_for_its_time_and_survives_reopening(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;

@@ -426,7 +426,7 @@ impl Case<'_> {
 
     fn outcome(&mut self) -> Outcome {
         let output = CapturedResponse::new(http::StatusCode::OK, http::HeaderMap::new(), bytes::Bytes::new());
-        match self.random.u8(0..8) {
+        match self.random.u8(0..9) {
             0..3 => Outcome::Succeeded {
                 output: Arc::new(output),
             },
@@ -438,7 +438,11 @@ impl Case<'_> {
                 after: self.odd(3),
                 error: "later".into(),
             },
-            6 => Outcome::Stopped,
+            6 => Outcome::Deferred {
+                after: self.odd(3),
+                error: "not now".into(),
+            },
+            7 => Outcome::Stopped,
             _ => Outcome::Released,
         }
     }
@@ -487,7 +491,13 @@ fn essence(record: &TaskRecord) -> impl PartialEq + std::fmt::Debug + use<> {
         .iter()
         .map(|d| (d.destination.clone(), d.generation, d.ended_as, d.status, d.tried))
         .collect();
-    let counts = (record.generation, record.attempt, record.retries, record.crashes);
+    let counts = (
+        record.generation,
+        record.attempt,
+        record.retries,
+        record.deferrals,
+        record.crashes,
+    );
     let times = (record.lease_until.is_some(), record.ended_at.is_some());
     let result = (record.status_code, record.error.clone(), record.worker.clone());
     let names = (record.id, record.name.clone(), record.tenant.clone());

@@ -21,7 +21,7 @@ use crate::{
     store::{Settled, TaskStore},
     task::{
         CapturedResponse, LeaseRef, Progress, TaskRecord,
-        lifecycle::{Outcome, Renewal, Settlement},
+        lifecycle::{DEFERRALS, Outcome, Renewal, Settlement},
     },
 };
 
@@ -36,6 +36,7 @@ pub(super) struct Live {
     /// When the handler ends by itself, if ever. `None` once it is gone.
     pub(super) handler: Option<Plan>,
     pub(super) retries_left: u32,
+    pub(super) deferrals_left: u32,
     pub(super) reported: bool,
 }
 
@@ -68,7 +69,7 @@ impl Process {
             }
             live.handler = None;
             let ends_well = plan.ends == Ends::Well && !obeys;
-            let (outcome, ended) = end_of(live.retries_left, ends_well, &mut world.random);
+            let (outcome, ended) = end_of(live, ends_well, &mut world.random);
             live.machine.handle(Input::Finished(outcome, ended), now);
         }
         true
@@ -81,7 +82,7 @@ impl Process {
                 Directive::Run(_) => at += 1,
                 Directive::TimedOut => {
                     live.handler = None;
-                    let (outcome, _) = end_of(live.retries_left, false, &mut world.random);
+                    let (outcome, _) = end_of(live, false, &mut world.random);
                     let input = Input::Finished(outcome, AttemptOutcome::TimedOut);
                     live.machine.handle(input, now);
                 }
@@ -241,6 +242,7 @@ impl Process {
                 obeys: random.bool(),
             }),
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
+            deferrals_left: DEFERRALS.saturating_sub(record.deferrals),
             reported: false,
         });
         if world.random.u32(0..4) == 0 {
@@ -252,14 +254,18 @@ impl Process {
     }
 }
 
-fn end_of(retries_left: u32, ends_well: bool, random: &mut fastrand::Rng) -> (Outcome, AttemptOutcome) {
+fn end_of(live: &Live, ends_well: bool, random: &mut fastrand::Rng) -> (Outcome, AttemptOutcome) {
     if ends_well {
         let response = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new());
         let output = Arc::new(response);
         return (Outcome::Succeeded { output }, AttemptOutcome::Succeeded);
     }
     let error = Arc::from("simulated");
-    let outcome = match retries_left {
+    let outcome = match live.retries_left {
+        _ if live.deferrals_left > 0 && random.u32(0..4) == 0 => {
+            let after = Duration::from_millis(random.u64(0..8_000));
+            return (Outcome::Deferred { after, error }, AttemptOutcome::Deferred);
+        }
         0 => Outcome::Failed { error, output: None },
         _ => Outcome::Retry {
             after: Duration::from_millis(random.u64(0..8_000)),

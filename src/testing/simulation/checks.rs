@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    witness::{Found, Seen, Unsure},
+    witness::{Charge, Found, Seen, Unsure},
     world::{CRASH_ALLOWANCE, GONE, MAX_ATTEMPTS, PATIENCE, World},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         CapturedRequest, Delivery, DeliveryStatus, HistoryEvent, LeaseRef, RequestId, Scope, TaskRecord, TaskState,
         Tenant,
         delivery::DeliveryRef,
-        lifecycle::{Edits, HISTORY_KEPT, Renewal, Stop},
+        lifecycle::{DEFERRALS, Edits, HISTORY_KEPT, Renewal, Stop},
     },
     time::Timestamp,
 };
@@ -57,11 +57,11 @@ impl World {
             Seen::Renewed(lease, before, renewal) => self.renewed(lease, &before, renewal),
             Seen::Settled {
                 lease,
-                released,
+                charge,
                 settled,
                 before,
                 after,
-            } => self.settled(lease, released, settled, &before, &after),
+            } => self.settled(lease, charge, settled, &before, &after),
             Seen::Progressed(lease, before, held) => {
                 let expected = holds(&before, lease);
                 self.check(7, held == expected, format_args!("progress of {}: {held}", lease.id));
@@ -211,7 +211,7 @@ impl World {
         self.check(3, !renewed || holds, format_args!("a lapsed claim of {id} was renewed"));
     }
 
-    fn settled(&mut self, lease: LeaseRef, released: bool, settled: Settled, before: &Found, after: &Found) {
+    fn settled(&mut self, lease: LeaseRef, charge: Charge, settled: Settled, before: &Found, after: &Found) {
         let id = lease.id;
         self.touched.insert(id);
         let Settled::Accepted { state, .. } = settled else {
@@ -233,9 +233,17 @@ impl World {
         );
         let stops = before.state != TaskState::Stopping || state == TaskState::Stopped;
         self.check(8, stops, format_args!("{id} was to stop and is {state}"));
-        if released && state.is_queued() {
-            let uncharged = before.attempt - after.attempt == 1 && before.crashes - after.crashes == 1;
-            self.check(5, uncharged, format_args!("{id} was handed back and charged"));
+        let deferrals = u32::from(charge == Charge::Deferred && state.is_queued());
+        self.check(
+            5,
+            after.deferrals == before.deferrals + deferrals && after.deferrals <= DEFERRALS,
+            format_args!("{id} was deferred {} times", after.deferrals),
+        );
+        if charge != Charge::Full && state.is_queued() {
+            let uncharged = before.attempt - after.attempt == 1
+                && before.crashes - after.crashes == 1
+                && before.retries == after.retries;
+            self.check(5, uncharged, format_args!("{id} was {charge:?} and charged"));
             if let Some(known) = self.known.get_mut(&id) {
                 known.charged -= 1;
                 // The number is given again.

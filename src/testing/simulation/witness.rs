@@ -32,6 +32,17 @@ pub(super) struct Witness {
 /// A record, if there is one.
 pub(super) type Found = Option<Arc<TaskRecord>>;
 
+/// What an attempt that ended is to cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Charge {
+    /// It counts.
+    Full,
+    /// Nothing: it was handed back.
+    Released,
+    /// Nothing but a deferral.
+    Deferred,
+}
+
 /// Something that was done in the store.
 #[derive(Debug)]
 pub(super) enum Seen {
@@ -46,7 +57,7 @@ pub(super) enum Seen {
     /// The end of an attempt was reported.
     Settled {
         lease: LeaseRef,
-        released: bool,
+        charge: Charge,
         settled: Settled,
         before: Found,
         after: Found,
@@ -151,14 +162,18 @@ impl Witness {
 
     fn settle_now(&self, settlement: Settlement) -> StoreResult<Settled> {
         let lease = settlement.lease;
-        let released = matches!(settlement.outcome, Outcome::Released);
+        let charge = match settlement.outcome {
+            Outcome::Released => Charge::Released,
+            Outcome::Deferred { .. } => Charge::Deferred,
+            _ => Charge::Full,
+        };
         let before = self.record(lease.id);
         let settled = see_through(self.store.settle(settlement));
         let settled = self.unless_unsure(settled, || Unsure::Settle(lease.id))?;
         let after = self.record(lease.id);
         self.saw(Seen::Settled {
             lease,
-            released,
+            charge,
             settled,
             before,
             after,

@@ -129,7 +129,8 @@ async fn the_page_s_functions_do_what_they_say() {
             event(1, "Enqueued", 0, ""), event(2, "Running", 1, "a"),
             event(3, "Enqueued", 2, "released by its worker, uncharged"), event(4, "Running", 3, "a"),
             event(5, "Enqueued", 5, "rescued: its worker was gone"), event(6, "Running", 6, "b"),
-            event(7, "Retrying", 8, "busy"), event(8, "Running", 9, "c"),
+            event(7, "Retrying", 8, "deferred, uncharged: busy"), event(8, "Running", 8, "b"),
+            event(9, "Retrying", 8, "busy"), event(10, "Running", 9, "c"),
         ],
     });
     let words = call(
@@ -137,6 +138,9 @@ async fn the_page_s_functions_do_what_they_say() {
         &format!("[...it.timeline({task})[1].querySelectorAll('.badge')].map((badge) => badge.textContent)"),
     )
     .await;
-    assert_eq!(words, json!(["Handed back", "Crashed", "Failed", "Running"]));
+    assert_eq!(
+        words,
+        json!(["Handed back", "Crashed", "Deferred", "Failed", "Running"])
+    );
     browser.close().await;
 }
