@@ -62,6 +62,10 @@ impl Answering {
 pub(crate) struct SoFar(Mutex<State>);
 
 #[derive(Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it stands in an allocation that every attempt makes; boxed, every answer would make one more"
+)]
 enum State {
     /// No head as yet.
     #[default]
@@ -72,6 +76,7 @@ enum State {
 }
 
 /// What was found by whoever came for an answer.
+#[expect(clippy::large_enum_variant, reason = "moved once or twice, and taken apart")]
 pub(crate) enum Taken {
     /// They are the first, and found this.
     First(Option<Begun>),

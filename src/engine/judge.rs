@@ -158,7 +158,7 @@ impl Engine {
             },
             Verdict::Defer { after } => {
                 let as_others = Verdict::Retry { after: Some(after) };
-                return self.outcome(live, as_others, response, error);
+                self.outcome(live, as_others, response, error)
             }
             Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
                 error: error.into(),

@@ -426,8 +426,10 @@ async fn not_now_from_a_handler_that_was_told_to_end_is_its_end() {
 
 #[tokio::test]
 async fn a_policy_sees_the_trailers_and_whether_the_time_was_over() {
+    /// Trailers, whether it was cut, and whether its time was over.
+    type Seen = (Option<HeaderMap>, bool, bool);
     #[derive(Clone, Default)]
-    struct Sees(Arc<Mutex<Vec<(Option<HeaderMap>, bool, bool)>>>);
+    struct Sees(Arc<Mutex<Vec<Seen>>>);
     impl RetryPolicy for Sees {
         fn max_retries(&self) -> u32 {
             3
