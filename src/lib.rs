@@ -77,14 +77,15 @@
 //!
 //! What stands outside of the layer (authentication, rate limits, tracing) sees a request once, before it is accepted.
 //! What stands inside sees every attempt. Request extensions set outside are not stored unless they are
-//! [carried](Builder::carry).
+//! [carried](Builder::carry); of a router of axum outside, they [are](guide::same_handler#what-does-a-router-outside-leave-behind).
 //!
 //! # Promises
 //!
 //! - A 202 is sent after the store has committed the task, to the degree that the store publishes; else the answer is 503.
 //! - A task is run *at least* once: a handler whose process dies is run again. [`TaskContext::fence_token`] keeps an old
 //!   attempt from doing harm.
-//! - What is replayed equals the request byte for byte, less the headers of its connection and those that asked for async.
+//! - What is replayed equals the request byte for byte, less [one list](guide::same_handler): headers of the connection,
+//!   those that asked for async, and the like.
 //! - Never more handlers at once than the concurrency, never more buffered bytes than the budget.
 //!
 //! [`guide::guarantees`] has the whole list, and what is *not* promised: above all, exactly-once side effects, and with
@@ -96,7 +97,7 @@
 //! |---|---|---|
 //! | `api` | [`TaskApi`](api) | yes |
 //! | `console` | [`Console`](console): the web console over it | |
-//! | `axum` | `TaskContext` as an extractor, `Builder::carry_connect_info` | yes |
+//! | `axum` | `TaskContext` as an extractor, `Builder::carry_connect_info`; what axum's router leaves is carried | yes |
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
 //! | `redb` | `store::RedbStore`: tasks in an embedded file (Rust 1.90) | |

@@ -61,6 +61,7 @@ impl Layered {
 impl<B> Defers<B> for Layered
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<tower_respond_async::BoxError>,
 {
     async fn answer(&mut self, request: Request<B>) -> Response<Full<Bytes>> {
         let app = ServiceExt::<Request<B>>::ready(&mut self.app).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -19,6 +19,7 @@ use crate::{
     task::{
         Filter, Page, RequestId, Scope, SortOrder, TaskRecord, TaskRef, TaskState,
         lifecycle::{Edits, Rerun, Stop},
+        own::COUNT,
     },
     wire::Problem,
 };
@@ -31,9 +32,6 @@ const AT_ONCE: usize = 32;
 
 /// How many pages a search for them looks at: a million tasks, of which it may match few.
 const PAGES: usize = 100;
-
-/// How many tasks a filter matches, where that is not what was expected.
-const COUNT_HEADER: HeaderName = HeaderName::from_static("x-respond-async-count");
 
 /// What is done to each.
 #[derive(Clone, Copy)]
@@ -100,7 +98,7 @@ fn too_many() -> Problem {
 
 fn other_count(found: usize) -> Problem {
     let count = HeaderValue::from(found as u64);
-    Problem::other_count(found).with_header(COUNT_HEADER, count)
+    Problem::other_count(found).with_header(COUNT, count)
 }
 
 /// A task to be changed.

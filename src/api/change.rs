@@ -46,7 +46,7 @@ pub(super) async fn retry(call: Call, body: RequestBody) -> Answer {
             call.must_allow(Permission::Invoke)?;
             let request = call.tasks.request(&call.grant.scope, record.id).await?;
             let request = request.ok_or_else(Problem::task_not_found)?;
-            let edits = edits.resolve(&request, &call.tasks.api_address().base, &call.secrets)?;
+            let edits = edits.resolve(&request, &call.tasks.api_address(), &call.secrets)?;
             ("retry with edits", edits)
         }
     };

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::CONTENT_LENGTH};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use crate::{
-    layer::{HeaderPolicy, strip},
+    engine::{ApiAddress, Strip},
     task::{
         CapturedRequest,
         lifecycle::Edits,
@@ -75,15 +75,26 @@ impl EditsDocument {
 
     /// The edits of `request`. `api` is where the application has the task API: no task may call it, or who may re-run
     /// tasks could do there whatever the sender of the task may.
-    pub(crate) fn resolve(self, request: &CapturedRequest, api: &str, secrets: &Secrets) -> Result<Edits, Problem> {
+    pub(crate) fn resolve(
+        self,
+        request: &CapturedRequest,
+        api: &ApiAddress,
+        secrets: &Secrets,
+    ) -> Result<Edits, Problem> {
         let encoding = self.body_encoding.unwrap_or_default();
-        let uri = self.uri.map(|uri| target(&uri, &request.uri, api, secrets));
-        let headers = self.headers.map(|headers| headers.read(&request.headers, secrets));
-        Ok(Edits {
-            uri: uri.transpose()?,
-            headers: headers.transpose()?,
-            body: self.body.map(|body| decode(body, encoding)).transpose()?,
-        })
+        let uri = self.uri.map(|uri| target(&uri, &request.uri, &api.base, secrets));
+        let uri = uri.transpose()?;
+        let headers = self
+            .headers
+            .map(|headers| headers.read(request, &api.intake.strip, secrets));
+        let mut headers = headers.transpose()?;
+        let body = self.body.map(|body| decode(body, encoding)).transpose()?;
+        if body.as_ref().is_some_and(Bytes::is_empty) && !request.body.is_empty() {
+            // Whatever had a length has one still.
+            let headers = headers.get_or_insert_with(|| request.headers.clone());
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        Ok(Edits { uri, headers, body })
     }
 }
 
@@ -118,7 +129,7 @@ fn target(edited: &str, stored: &Uri, api: &str, secrets: &Secrets) -> Result<Ur
 }
 
 impl Headers {
-    fn read(self, stored: &HeaderMap, secrets: &Secrets) -> Result<HeaderMap, Problem> {
+    fn read(self, request: &CapturedRequest, layer: &Strip, secrets: &Secrets) -> Result<HeaderMap, Problem> {
         let pairs: Vec<(String, String)> = match self {
             Self::Pairs(pairs) => pairs,
             Self::Map(map) => {
@@ -131,13 +142,13 @@ impl Headers {
         };
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            let (name, value) = restore_header(&name, &value, &headers, stored, secrets)?;
+            let (name, value) = restore_header(&name, &value, &headers, &request.headers, secrets)?;
             headers
                 .try_append(name, value)
                 .map_err(|_| bad("has too many headers"))?;
         }
         // Stored as if it had come in like that.
-        strip(&mut headers, &HeaderPolicy::new());
+        layer.apply(&mut headers, &request.method);
         Ok(headers)
     }
 }
@@ -183,6 +194,10 @@ mod tests {
     use http::Method;
 
     use super::*;
+    use crate::{
+        engine::Intake,
+        layer::{HeaderPolicy, headers::strip},
+    };
 
     fn stored() -> CapturedRequest {
         let mut headers = HeaderMap::new();
@@ -194,10 +209,22 @@ mod tests {
     }
 
     fn edit(json: &str) -> Result<CapturedRequest, u16> {
-        let edits = parse(json.as_bytes()).and_then(|edits| edits.resolve(&stored(), "/tasks", &Secrets::new()));
+        let edits = parse(json.as_bytes()).and_then(|edits| edits.resolve(&stored(), &api(), &Secrets::new()));
         edits
             .map(|edits| edits.apply(&stored()))
             .map_err(|problem| problem.status().as_u16())
+    }
+
+    /// Takes off what the layer does by default.
+    fn api() -> ApiAddress {
+        ApiAddress {
+            base: "/tasks".into(),
+            intake: Intake {
+                strip: Strip::new(|headers, method| strip(headers, method, &HeaderPolicy::new())),
+                ..Intake::default()
+            },
+            ..ApiAddress::default()
+        }
     }
 
     #[test]
@@ -214,6 +241,11 @@ mod tests {
         assert_eq!(edited.uri, "/g?y=2");
         assert_eq!(edited.body, stored().body);
         assert_eq!(edit("{\"body\":\"n\\u00fc\"}").unwrap().body, "nü");
+        let emptied = edit("{\"body\":\"\"}").unwrap();
+        assert_eq!(
+            (&emptied.headers["content-length"], emptied.headers.len()),
+            (&HeaderValue::from_static("0"), 4)
+        );
         let edited = edit("{\"body\":\"/wA=\",\"bodyEncoding\":\"base64\"}").unwrap();
         assert_eq!(&edited.body[..], [0xff, 0]);
         let edited = edit("{\"headers\":{\"X-One\":\"1\",\"x-two\":[\"2\",\"3\"]}}").unwrap();
@@ -239,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_the_layer_takes_off_does_not_come_in_by_an_edit() {
-        let json = "{\"headers\":{\"connection\":\"x-mine\",\"x-mine\":\"1\",\"content-length\":\"9\",\
+        let json = "{\"headers\":{\"connection\":\"x-mine\",\"range\":\"1\",\"content-length\":\"9\",\
                     \"X-Respond-Async-Depth\":\"0\",\"X-Fc-Invocation-Type\":\"Async\",\"x-kept\":\"1\"}}";
         let edited = edit(json).unwrap();
         assert_eq!(edited.headers.len(), 1);

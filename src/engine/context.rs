@@ -2,17 +2,17 @@
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
 use crate::{
     engine::running::Live,
-    task::{FenceToken, Progress, RequestId, TaskName},
+    task::{FenceToken, Progress, RequestId, TaskName, own::DEPTH},
 };
 
-/// The header that counts how many async requests led to this one.
-pub(crate) const DEPTH: HeaderName = HeaderName::from_static("x-respond-async-depth");
-
 /// The task that a request runs as: an extension of every replayed request, and an axum extractor.
+///
+/// This, and not the headers, is what a handler believes: on a synchronous request, `X-Respond-Async-Attempt` and the
+/// like are whatever a client wrote, and go through untouched. On a replay they are this crate's own.
 ///
 /// On a request that is answered synchronously there is no task: the extractor gives a *detached* context, for which
 /// everything works and nothing happens. A replay also has the ids in headers (`X-Fc-Request-Id`, `X-Respond-Async-Task-Id`,

@@ -3,7 +3,7 @@
 //! All that a handler leaves behind is the application's own: its error, the extensions of its response. It is looked at and
 //! let go of inside the guard.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -140,7 +140,18 @@ impl Engine {
         caught(|| self.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
     }
 
-    fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
+    fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, mut error: String) -> Outcome {
+        let missing = live.left_out;
+        if missing > 0 && may_miss_something(response.as_ref().map(|response| response.status)) {
+            let _ = write!(
+                error,
+                "; {missing} of the extensions that its request was taken in with are missing here, see Builder::carry"
+            );
+        }
+        self.outcome_of(live, verdict, response, error)
+    }
+
+    fn outcome_of(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
         match verdict {
             Verdict::Success => Outcome::Succeeded {
                 output: response.map_or_else(no_content, Arc::new),
@@ -158,7 +169,7 @@ impl Engine {
             },
             Verdict::Defer { after } => {
                 let as_others = Verdict::Retry { after: Some(after) };
-                self.outcome(live, as_others, response, error)
+                self.outcome_of(live, as_others, response, error)
             }
             Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
                 error: error.into(),
@@ -166,6 +177,15 @@ impl Engine {
             },
         }
     }
+}
+
+/// Whether a handler that ended so may have looked for a request extension and not found it: axum answers 500, what
+/// checks who asks answers 401 or 403, and other code panics or fails.
+fn may_miss_something(status: Option<StatusCode>) -> bool {
+    matches!(
+        status,
+        None | Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::INTERNAL_SERVER_ERROR)
+    )
 }
 
 /// An error with its causes, for people. Of a chain without an end, more than is kept.

@@ -63,10 +63,9 @@ pub(crate) use self::{
     accept::{Accepting, Unaccepted},
     answering::{Answering, Gathered},
     budget::{Budget, Reserved},
-    context::DEPTH,
     destinations::Hooks,
     entry::{Answer, BodyEnd, Entry, Replayed},
-    settings::{Intake, Settings},
+    settings::{Intake, Settings, Strip},
     tasks::Alive,
 };
 use self::{

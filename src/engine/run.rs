@@ -56,7 +56,7 @@ impl Engine {
         let now = Instant::now();
         let held_until = start.claimed_at + self.holds_for();
         let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
-        let live = Arc::new(Live::new(record, start.lease, start.input.depth, now, machine));
+        let live = Arc::new(Live::new(record, start.lease, &start.input, now, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
         // Looked at after it was entered: a shutdown that does not see it there, is seen here.

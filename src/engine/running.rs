@@ -20,7 +20,7 @@ use crate::{
         told::Told,
     },
     probe::AttemptLog,
-    task::{LeaseRef, Progress, RequestId, TaskName, TaskRecord, lifecycle::DEFERRALS},
+    task::{CapturedRequest, LeaseRef, Progress, RequestId, TaskName, TaskRecord, lifecycle::DEFERRALS},
 };
 
 /// What is shared between an attempt's own task, its handler, the lease thread, and whoever stops it.
@@ -29,6 +29,8 @@ pub(crate) struct Live {
     pub(crate) name: Option<TaskName>,
     pub(crate) attempt: u32,
     pub(crate) depth: u8,
+    /// How many extensions of the request are missing on the replay.
+    pub(crate) left_out: usize,
     pub(crate) retries: u32,
     pub(crate) retries_left: u32,
     /// How often it may say "not now" without being charged.
@@ -54,12 +56,19 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(record: &TaskRecord, lease: LeaseRef, depth: u8, started: Instant, machine: Attempt) -> Self {
+    pub(crate) fn new(
+        record: &TaskRecord,
+        lease: LeaseRef,
+        input: &CapturedRequest,
+        started: Instant,
+        machine: Attempt,
+    ) -> Self {
         Self {
             lease,
             name: record.name.clone(),
             attempt: record.attempt,
-            depth,
+            depth: input.depth,
+            left_out: input.left_out(),
             retries: record.retries,
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
             deferrals_left: DEFERRALS.saturating_sub(record.deferrals),

@@ -1,6 +1,8 @@
 //! What the engine is told once, when it is built.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method};
 
 use crate::{
     engine::{destinations::Hooks, retry::RetryPolicy},
@@ -27,6 +29,34 @@ pub(crate) struct Settings {
     pub(crate) hooks: Hooks,
 }
 
+/// What is taken off the headers of a request of a method before it is stored. The default takes nothing off.
+#[derive(Clone, Default)]
+pub(crate) struct Strip(Option<Arc<StripHeaders>>);
+
+type StripHeaders = dyn Fn(&mut HeaderMap, &Method) + Send + Sync;
+
+#[cfg_attr(
+    not(feature = "api"),
+    expect(dead_code, reason = "only the task API stores headers beside the layer")
+)]
+impl Strip {
+    pub(crate) fn new(strip: impl Fn(&mut HeaderMap, &Method) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(strip)))
+    }
+
+    pub(crate) fn apply(&self, headers: &mut HeaderMap, method: &Method) {
+        if let Some(strip) = &self.0 {
+            strip(headers, method);
+        }
+    }
+}
+
+impl fmt::Debug for Strip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Strip").finish_non_exhaustive()
+    }
+}
+
 /// What the layer is told once about the requests it takes in, for the task API to show.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
@@ -36,6 +66,7 @@ pub(crate) struct Intake {
     pub(crate) body_timeout: Duration,
     pub(crate) body_idle_timeout: Duration,
     pub(crate) result_limit: usize,
+    pub(crate) strip: Strip,
 }
 
 impl Settings {

@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use crate::{
     hook::Completion,
-    task::{Payload, TaskState},
+    task::{
+        Content, Payload, TaskState,
+        own::{STATUS, is_own},
+    },
     time::Timestamp,
 };
 
@@ -26,7 +29,9 @@ use crate::{
 /// secrets out of URLs in the others. What a receiver is to have of those belongs in the body.
 ///
 /// In `fc` and `cloudevents`, a payload that is no UTF-8 is sent in base64, and `requestPayloadEncoding` or
-/// `responsePayloadEncoding` says `base64`. Both payloads together take up to [`LIMIT`](Self::LIMIT) bytes: a response that
+/// `responsePayloadEncoding` says `base64`. What the request and the response say of their bodies is in
+/// `requestPayloadContentType`, `requestPayloadContentEncoding`, `responsePayloadContentType` and
+/// `responsePayloadContentEncoding`, where they say it. Both payloads together take up to [`LIMIT`](Self::LIMIT) bytes: a response that
 /// is longer is cut, with `"responsePayloadTruncated":true`; a request that does not fit beside it is left out, with
 /// `"requestPayloadOmitted":true`; and a link says where the task API has it, if there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -282,6 +287,10 @@ struct RequestPayload<'a> {
     request_payload: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_payload_encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_payload_content_type: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_payload_content_encoding: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "is_false")]
     request_payload_omitted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -294,6 +303,10 @@ struct ResponsePayload<'a> {
     response_payload: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_payload_encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_payload_content_type: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_payload_content_encoding: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "is_false")]
     response_payload_truncated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -318,7 +331,12 @@ fn payloads(completion: &Completion, limit: usize) -> (RequestPayload<'_>, Respo
     let shown = response.map(|response| fitting(&response.body, limit));
     let room = limit - shown.as_ref().map_or(0, |shown| length(&shown.text));
     let truncated = !kept_whole || shown.as_ref().is_some_and(|shown| shown.truncated);
+    let content = response
+        .map(|response| Content::of(&response.headers))
+        .unwrap_or_default();
     let response = ResponsePayload {
+        response_payload_content_type: content.kind,
+        response_payload_content_encoding: content.encoding,
         response_payload_encoding: shown.as_ref().and_then(base64),
         response_payload_truncated: truncated,
         response_payload_link: truncated.then(|| link("/result")).flatten(),
@@ -330,7 +348,10 @@ fn payloads(completion: &Completion, limit: usize) -> (RequestPayload<'_>, Respo
     let whole = whole.map(|request| Payload::new(&request.body, usize::MAX));
     let whole = whole.filter(|whole| length(&whole.text) <= room);
     let omitted = request.is_some() && whole.is_none();
+    let content = request.map(|request| Content::of(&request.headers)).unwrap_or_default();
     let request = RequestPayload {
+        request_payload_content_type: content.kind,
+        request_payload_content_encoding: content.encoding,
         request_payload_encoding: whole.as_ref().and_then(base64),
         request_payload_omitted: omitted,
         request_payload_link: omitted.then(|| link("/request")).flatten(),
@@ -368,14 +389,14 @@ const CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 const DURATION: HeaderName = HeaderName::from_static("x-duration-seconds");
 const FUNCTION_STATUS: HeaderName = HeaderName::from_static("x-function-status");
 const FUNCTION_NAME: HeaderName = HeaderName::from_static("x-function-name");
-const STATUS: HeaderName = HeaderName::from_static("x-respond-async-status");
 
 /// Whether a header of a response says something about its body. Of the others, those that are about a connection, a
 /// session or a signature would say something else on a request.
 fn is_about_the_body(name: &HeaderName) -> bool {
+    let ours = is_ours(name);
     let name = name.as_str();
     let content = name.starts_with("content-") && name != "content-length" && name != "content-security-policy";
-    let own = name.starts_with("x-") && !name.starts_with("x-forwarded-") && !is_ours(name);
+    let own = name.starts_with("x-") && !name.starts_with("x-forwarded-") && !ours;
     content
         || own
         || matches!(
@@ -385,12 +406,10 @@ fn is_about_the_body(name: &HeaderName) -> bool {
 }
 
 /// Whether the layer or this format says something in a header of this name: a handler cannot.
-fn is_ours(name: &str) -> bool {
-    let prefixed = ["x-respond-async-", "x-fc-"].iter().any(|ours| name.starts_with(ours));
-    prefixed
-        || [CALL_ID, DURATION, FUNCTION_STATUS, FUNCTION_NAME]
-            .iter()
-            .any(|ours| ours == name)
+fn is_ours(name: &HeaderName) -> bool {
+    is_own(name)
+        || name.as_str().starts_with("x-fc-")
+        || [CALL_ID, DURATION, FUNCTION_STATUS, FUNCTION_NAME].contains(name)
 }
 
 fn raw(completion: &Completion) -> Rendered {

@@ -15,7 +15,7 @@ use tokio::time::{Instant as Moment, timeout_at};
 
 use crate::{
     engine::{Accepting, Engine, Gathered, Reserved, Unaccepted},
-    error::BoxFuture,
+    error::{BoxError, BoxFuture},
     hook::Callbacks,
     layer::{
         answer::Applied,
@@ -23,10 +23,11 @@ use crate::{
         config::Shared,
         dialect::{CallbackAsked, Options, Preferences, callback, idempotency_key},
         headers,
+        pace::{Pace, unread},
     },
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
-    task::{CapturedRequest, NewTask, RequestId, TaskRecord},
+    task::{CapturedRequest, NewTask, RequestId, TaskRecord, target},
     wire::{ApiLinks, Problem},
 };
 
@@ -66,6 +67,7 @@ impl Accept {
     pub(crate) fn run<B>(self, options: Options, head: Parts, body: B) -> BoxFuture<'static, Response<Bytes>>
     where
         B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
     {
         let id = self.engine().request_id(self.at);
         let length = content_length(&head.headers);
@@ -127,11 +129,14 @@ impl Accept {
     }
 
     /// The task that the head asks for, its body still to come.
-    fn admit(&self, id: RequestId, options: Options, head: Parts) -> Result<NewTask, Problem> {
+    fn admit(&self, id: RequestId, options: Options, mut head: Parts) -> Result<NewTask, Problem> {
         let engine = self.engine();
         let depth = headers::depth(&head.headers).saturating_add(1);
         if depth > CapturedRequest::MAX_DEPTH {
             return Err(Problem::loop_detected());
+        }
+        if target::length(&head.uri) > target::LONGEST {
+            return Err(Problem::uri_too_long(target::LONGEST));
         }
         if !engine.is_open() {
             return Err(Problem::shutting_down());
@@ -143,11 +148,11 @@ impl Accept {
         }
         let function = self.shared.config.function_name.as_ref().and_then(|name| name(&head));
         let labels = self.shared.config.labels.as_ref().map(|labels| labels(&head));
-        let carried = carry::pack(&self.shared.config.carriers, &head.extensions)
+        let carried = carry::pack(&self.shared.config.carriers, &head.uri, &mut head.extensions)
             .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
 
         let mut headers = head.headers;
-        headers::strip(&mut headers, &self.shared.config.headers);
+        headers::strip(&mut headers, &head.method, &self.shared.config.headers);
         let mut input = CapturedRequest::new(head.method, head.uri, headers, Bytes::new());
         input.depth = depth;
         input.carried = carried;
@@ -217,6 +222,7 @@ impl Accept {
     async fn read<B>(&self, length: Option<u64>, mut body: Pin<&mut B>) -> Result<(Bytes, Reserved), Problem>
     where
         B: Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
     {
         let limit = self.shared.config.body_limit;
         let least = length.unwrap_or(0).max(body.size_hint().lower());
@@ -229,11 +235,12 @@ impl Accept {
         }
         let mut reserved = self.engine().budget.reserve();
         let mut read = Gathered::default();
+        let mut pace = Pace::default();
         let mut read_by = None;
         loop {
             let mut frame = poll_fn(|cx| {
                 let frame = body.as_mut().poll_frame(cx);
-                frame.map(|frame| frame.map(|frame| frame.map_err(|_| broken_off())))
+                frame.map(|frame| frame.map(|frame| frame.map_err(|error| unread(&*error.into()))))
             });
             let arrived = match poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await {
                 Poll::Ready(arrived) => arrived,
@@ -249,6 +256,7 @@ impl Accept {
             let Some(frame) = arrived.transpose()? else {
                 return Ok((read.finish(), reserved));
             };
+            pace.after(&frame).await.map_err(|error| unread(&error))?;
             // Trailers are not kept.
             let Ok(data) = frame.into_data() else { continue };
             let length = read.len() + data.len();
@@ -306,10 +314,6 @@ impl Admitted {
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn broken_off() -> Problem {
-    Problem::invalid_argument("The request's body broke off before its end; nothing was stored.")
 }
 
 fn full(reason: FullReason) -> Problem {

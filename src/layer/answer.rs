@@ -7,10 +7,13 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::{
     engine::Tasks,
-    layer::{accept::Accept, dialect::PREFERENCE_APPLIED, headers::DUPLICATE},
+    layer::{accept::Accept, dialect::PREFERENCE_APPLIED},
     probe::Event,
-    task::{RequestId, Scope, TaskRecord},
-    wire::{ApiLinks, Problem, STATUS_HEADER, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, handed_out},
+    task::{
+        RequestId, Scope, TaskRecord,
+        own::{DUPLICATE, STATUS},
+    },
+    wire::{ApiLinks, Problem, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, handed_out},
 };
 
 /// When a client is to look for the first time, in seconds.
@@ -53,7 +56,7 @@ impl Accept {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(header::RETRY_AFTER, FIRST_POLL);
-        headers.insert(STATUS_HEADER, HeaderValue::from_static(record.state.as_str()));
+        headers.insert(STATUS, HeaderValue::from_static(record.state.as_str()));
         *response.body_mut() = links.put_on_with_ids(headers, &record, document);
         self.finish(&mut response, applied, wait);
         response

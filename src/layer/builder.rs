@@ -9,10 +9,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::Handle;
 
 use crate::{
-    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Intake, Probes, RetryPolicy, Settings},
+    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Intake, Probes, RetryPolicy, Settings, Strip},
     error::{BoxError, ConfigError},
     hook::{Callbacks, IntoHook},
-    layer::{Dialect, HeaderPolicy, RespondAsyncLayer, carry::Carrier, config::Config},
+    layer::{
+        Dialect, HeaderPolicy, RespondAsyncLayer,
+        carry::{self, Carrier},
+        config::Config,
+        headers::strip,
+    },
     probe::Probe,
     store::{Limits, Retention, TaskStore},
     task::{Condition, Conditions, Labels, Tenant},
@@ -109,7 +114,7 @@ impl Builder {
                 labels: None,
                 carriers: Arc::from([]),
             },
-            carriers: Vec::new(),
+            carriers: carry::unasked(),
             probes: Vec::new(),
             runtime: None,
             api_base: "/tasks".into(),
@@ -338,7 +343,7 @@ impl Builder {
         self
     }
 
-    /// Which headers are stored, and which values no view shows. Default: [`HeaderPolicy::new`], every end-to-end header.
+    /// Which headers are stored, and which values no view shows. Default: [`HeaderPolicy::new`].
     pub fn headers(mut self, policy: HeaderPolicy) -> Self {
         self.config.headers = policy;
         self
@@ -495,6 +500,10 @@ impl Builder {
                 body_timeout: config.body_timeout,
                 body_idle_timeout: config.body_idle_timeout,
                 result_limit: config.result_limit,
+                strip: {
+                    let policy = config.headers.clone();
+                    Strip::new(move |headers, method| strip(headers, method, &policy))
+                },
             },
         };
         config.links = LinkBase::new(&address);

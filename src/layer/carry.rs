@@ -3,10 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Extensions;
+use http::{Extensions, Uri};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::BoxError;
+use crate::{error::BoxError, task::CapturedRequest};
+
+/// What is carried without being asked for.
+#[cfg(not(feature = "axum"))]
+pub(crate) fn unasked() -> Vec<Carrier> {
+    Vec::new()
+}
+
+#[cfg(feature = "axum")]
+pub(crate) use super::router::carriers as unasked;
 
 /// One kind of extension that is carried.
 pub(crate) struct Carrier {
@@ -15,8 +24,34 @@ pub(crate) struct Carrier {
     decode: Box<Decode>,
 }
 
-type Encode = dyn Fn(&Extensions) -> Result<Option<Bytes>, BoxError> + Send + Sync;
-type Decode = dyn Fn(&[u8], &mut Extensions) -> Result<(), BoxError> + Send + Sync;
+type Encode = dyn Fn(&Uri, &mut Extensions) -> Result<Packed, BoxError> + Send + Sync;
+type Decode = dyn Fn(&[u8], &Uri, &mut Extensions) -> Result<(), BoxError> + Send + Sync;
+
+/// What one carrier found in the extensions of a request. The extensions are left as they were.
+#[derive(Default)]
+pub(crate) struct Packed {
+    bytes: Option<Bytes>,
+    /// How many extensions come back on a replay, of those that were there.
+    extensions: usize,
+}
+
+impl Packed {
+    pub(crate) fn new(bytes: Vec<u8>, extensions: usize) -> Self {
+        Self {
+            bytes: Some(bytes.into()),
+            extensions,
+        }
+    }
+
+    /// Nothing needs to be stored for so many extensions to be there again.
+    #[cfg(feature = "axum")]
+    pub(crate) fn nothing_for(extensions: usize) -> Self {
+        Self {
+            bytes: None,
+            extensions,
+        }
+    }
+}
 
 /// An extension could not be carried.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +80,29 @@ impl Carrier {
         E: Fn(&T) -> Result<Vec<u8>, BoxError> + Send + Sync + 'static,
         D: Fn(&[u8]) -> Result<T, BoxError> + Send + Sync + 'static,
     {
-        Self {
+        Self::new(
             name,
-            encode: Box::new(move |extensions| {
-                let value = extensions.get::<T>();
-                value.map(|value| encode(value).map(Bytes::from)).transpose()
-            }),
-            decode: Box::new(move |bytes, extensions| {
+            move |_, extensions| match extensions.get::<T>() {
+                Some(value) => encode(value).map(|bytes| Packed::new(bytes, 1)),
+                None => Ok(Packed::default()),
+            },
+            move |bytes, _, extensions| {
                 extensions.insert(decode(bytes)?);
                 Ok(())
-            }),
+            },
+        )
+    }
+
+    /// Both are given the target of the request as well.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        encode: impl Fn(&Uri, &mut Extensions) -> Result<Packed, BoxError> + Send + Sync + 'static,
+        decode: impl Fn(&[u8], &Uri, &mut Extensions) -> Result<(), BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            encode: Box::new(encode),
+            decode: Box::new(decode),
         }
     }
 
@@ -63,25 +111,36 @@ impl Carrier {
     }
 }
 
-/// Takes what is carried out of a request's extensions.
-pub(crate) fn pack(carriers: &[Carrier], extensions: &Extensions) -> Result<Vec<(String, Bytes)>, CarryError> {
+/// What is carried of a request's extensions, and how many are not.
+pub(crate) fn pack(
+    carriers: &[Carrier],
+    uri: &Uri,
+    extensions: &mut Extensions,
+) -> Result<Vec<(String, Bytes)>, CarryError> {
+    let (there, mut packed) = (extensions.len(), 0);
     let mut carried = Vec::new();
     for carrier in carriers {
-        let encoded = (carrier.encode)(extensions).map_err(|source| carrier.failed("stored", source))?;
-        carried.extend(encoded.map(|bytes| (carrier.name.clone(), bytes)));
+        let found = (carrier.encode)(uri, extensions).map_err(|source| carrier.failed("stored", source))?;
+        packed += found.extensions;
+        carried.extend(found.bytes.map(|bytes| (carrier.name.clone(), bytes)));
+    }
+    let left_out = there.saturating_sub(packed);
+    if left_out > 0 {
+        carried.push((CapturedRequest::LEFT_OUT.into(), left_out.to_string().into()));
     }
     Ok(carried)
 }
 
-/// Puts what was carried into the extensions of a replay. What no carrier knows any longer is left out.
+/// Puts what was carried into the extensions of a replay for `uri`. What no carrier knows any longer is left out.
 pub(crate) fn unpack(
     carriers: &Arc<[Carrier]>,
     carried: &[(String, Bytes)],
+    uri: &Uri,
     extensions: &mut Extensions,
 ) -> Result<(), CarryError> {
     for (name, bytes) in carried {
         if let Some(carrier) = carriers.iter().find(|carrier| carrier.name == *name) {
-            (carrier.decode)(bytes, extensions).map_err(|source| carrier.failed("restored", source))?;
+            (carrier.decode)(bytes, uri, extensions).map_err(|source| carrier.failed("restored", source))?;
         }
     }
     Ok(())

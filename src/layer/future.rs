@@ -30,8 +30,8 @@ pin_project! {
         Passed { #[pin] future: F },
         /// It goes through, and might not have, had its `Prefer` said something else.
         Varying { #[pin] future: F },
-        /// It is being accepted, or refused.
-        Ours { future: BoxFuture<'static, Response<Bytes>> },
+        /// It is being accepted, or refused. The answer to a HEAD has no body, which HTTP/2 servers do not take off.
+        Ours { future: BoxFuture<'static, Response<Bytes>>, to_head: bool },
     }
 }
 
@@ -48,9 +48,9 @@ impl<F> ResponseFuture<F> {
         }
     }
 
-    pub(crate) const fn ours(future: BoxFuture<'static, Response<Bytes>>) -> Self {
+    pub(crate) const fn ours(future: BoxFuture<'static, Response<Bytes>>, to_head: bool) -> Self {
         Self {
-            kind: Kind::Ours { future },
+            kind: Kind::Ours { future, to_head },
         }
     }
 }
@@ -72,7 +72,12 @@ where
                 }
                 Poll::Ready(answer)
             }
-            KindProjection::Ours { future } => future.as_mut().poll(cx).map(|response| Ok(response.map(R::from))),
+            KindProjection::Ours { future, to_head } => future.as_mut().poll(cx).map(|response| {
+                Ok(response.map(|body| match *to_head {
+                    true => R::from(Bytes::new()),
+                    false => R::from(body),
+                }))
+            }),
         }
     }
 }

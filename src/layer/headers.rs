@@ -2,18 +2,26 @@
 
 use std::mem;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
-    engine::DEPTH,
     layer::dialect::Dialect,
-    task::redact::Secrets,
-    wire::{HopByHop, X_FC_REQUEST_ID},
+    task::{
+        own::{DEPTH, is_own},
+        redact::Secrets,
+    },
+    wire::is_about_the_connection,
 };
 
 /// Which headers are stored with a task and replayed, and which values are secret.
 ///
-/// Headers that belong to one connection are never stored. The default keeps all others.
+/// Never stored are headers that belong to one connection, those that asked for async, and names that this crate sets.
+///
+/// Not stored unless they are [kept](Self::keep) are headers about how one answer is to reach one client:
+/// `Accept-Encoding`, `Range` and `If-Range`; and `If-None-Match` and `If-Modified-Since` of `GET` and `HEAD`. What a task
+/// leads to is read later, and by others: a response that was compressed for who asked would be binary to a webhook, and
+/// "not modified" is no result. Of other methods, `If-None-Match` guards a change, and is stored. Everything else is
+/// stored.
 ///
 /// A stored `Authorization` or `Cookie` may have expired by the time the task runs, and lies in the store until then. An
 /// application that authenticates outside the layer can leave both out; one that authenticates inside needs them kept.
@@ -35,7 +43,7 @@ pub struct HeaderPolicy {
 }
 
 impl HeaderPolicy {
-    /// The default: every end-to-end header is stored.
+    /// The default: what is not about one connection or one answer is stored.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -52,7 +60,8 @@ impl HeaderPolicy {
         self
     }
 
-    /// Stores headers of this name although they are not replayed by default.
+    /// Stores headers of this name although they are about one answer, so that a handler sees them. What belongs to a
+    /// connection stays off, and [`without`](Self::without) goes before.
     #[must_use]
     pub fn keep(mut self, name: HeaderName) -> Self {
         self.kept.push(name);
@@ -88,19 +97,13 @@ impl HeaderPolicy {
     }
 }
 
-/// What the layer itself puts on requests and answers begins so; a client's own is not believed.
-const OURS: &str = "x-respond-async-";
-
-/// Takes off what is not replayed. The rest stays in its order.
-pub(crate) fn strip(headers: &mut HeaderMap, policy: &HeaderPolicy) {
-    let hop = HopByHop::of(headers);
+/// Takes off what is not replayed of a request of this method. The rest stays in its order.
+pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPolicy) {
     let is_kept = |name: &HeaderName| {
-        !hop.contains(name)
-            && *name != header::CONTENT_LENGTH
+        !is_about_the_connection(name)
             && *name != header::EXPECT
-            && *name != X_FC_REQUEST_ID
-            && !name.as_str().starts_with("proxy-")
-            && !name.as_str().starts_with(OURS)
+            && !is_own(name)
+            && (!is_about_one_answer(name, method) || policy.kept.contains(name))
             && !policy.dropped.contains(name)
     };
     // Put together anew: `HeaderMap::remove` fills the gap with the last header.
@@ -113,11 +116,29 @@ pub(crate) fn strip(headers: &mut HeaderMap, policy: &HeaderPolicy) {
         }
         if let Some(name) = &of
             && let Some(value) = Dialect::replayed(name, value)
+            && (*name != header::CONTENT_LENGTH || is_zero(&value))
         {
             kept.append(name, value);
         }
     }
     *headers = kept;
+}
+
+/// Whether a header of this name is about how this one answer is to reach this one client: compressed, in part, or not at
+/// all where the client has it. What is kept of a task is read by others, and later.
+fn is_about_one_answer(name: &HeaderName, method: &Method) -> bool {
+    match *name {
+        header::ACCEPT_ENCODING | header::RANGE | header::IF_RANGE => true,
+        // Of other methods they guard a change (RFC 9110 §13.1): `PUT` with `If-None-Match: *` creates and does not replace.
+        header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => matches!(*method, Method::GET | Method::HEAD),
+        _ => false,
+    }
+}
+
+/// A length of 0 says that there is no body, which some handlers must be told; any other is counted anew.
+fn is_zero(length: &HeaderValue) -> bool {
+    let digits = length.as_bytes();
+    !digits.is_empty() && digits.iter().all(|digit| *digit == b'0')
 }
 
 /// How many async requests led to this one. What is not a number counts as none.
@@ -127,17 +148,8 @@ pub(crate) fn depth(headers: &HeaderMap) -> u8 {
     digits.map_or(0, |text| text.parse().unwrap_or(u8::MAX))
 }
 
-/// The task id, for a handler.
-pub(crate) const TASK_ID: HeaderName = HeaderName::from_static("x-respond-async-task-id");
-/// The number of the attempt, for a handler.
-pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("x-respond-async-attempt");
-/// On a 202 for a request that was accepted before.
-pub(crate) const DUPLICATE: HeaderName = HeaderName::from_static("x-respond-async-duplicate");
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -147,6 +159,7 @@ mod tests {
             ("host", "a"),
             ("connection", "keep-alive, x-hop"),
             ("x-hop", "1"),
+            ("close", "x"),
             ("keep-alive", "timeout=5"),
             ("te", "trailers"),
             ("trailer", "x-end"),
@@ -155,8 +168,13 @@ mod tests {
             ("http2-settings", "AAA"),
             ("expect", "100-continue"),
             ("content-length", "5"),
+            ("accept-encoding", "br"),
+            ("range", "bytes=0-1"),
+            ("if-range", "x"),
+            ("if-none-match", "*"),
             ("proxy-authorization", "x"),
-            ("proxy-status", "x"),
+            ("proxy-authentication-info", "x"),
+            ("proxy-user", "ada"),
             ("x-fc-invocation-type", "Async"),
             ("x-fc-async-task-id", "a"),
             ("x-fc-async-delay", "5"),
@@ -172,14 +190,17 @@ mod tests {
         }
         assert_eq!(depth(&headers), 3);
         let all = headers.clone();
-        strip(&mut headers, &HeaderPolicy::new());
+        strip(&mut headers, &Method::PUT, &HeaderPolicy::new());
         let kept: Vec<_> = headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
         // In their order, but for several values of one name, which a `HeaderMap` holds together.
-        let expected: [(&str, &[u8]); 5] = [
+        let expected: [(&str, &[u8]); 8] = [
             ("host", b"a"),
+            ("x-hop", b"1"),
+            ("if-none-match", b"*"),
+            ("proxy-user", b"ada"),
             ("prefer", b"return=minimal"),
             ("x-two", b"first"),
             ("x-two", b"second"),
@@ -187,9 +208,35 @@ mod tests {
         ];
         assert_eq!(kept, expected);
 
-        let mut headers = all;
-        strip(&mut headers, &HeaderPolicy::new().without(header::COOKIE));
-        assert!(!headers.contains_key(header::COOKIE));
+        let stripped = |policy: HeaderPolicy| {
+            let mut headers = all.clone();
+            strip(&mut headers, &Method::GET, &policy);
+            headers
+        };
+        assert!(!stripped(HeaderPolicy::new().without(header::COOKIE)).contains_key(header::COOKIE));
+        assert!(!stripped(HeaderPolicy::new()).contains_key(header::IF_NONE_MATCH));
+        for name in [header::ACCEPT_ENCODING, header::RANGE, header::IF_NONE_MATCH] {
+            let kept = stripped(HeaderPolicy::new().keep(name.clone()));
+            assert_eq!(kept.get(&name), all.get(&name), "{name}");
+        }
+        let both = HeaderPolicy::new().keep(header::RANGE).without(header::RANGE);
+        assert!(!stripped(both).contains_key(header::RANGE));
+        for name in [header::CONNECTION, header::CONTENT_LENGTH, header::EXPECT] {
+            assert!(
+                !stripped(HeaderPolicy::new().keep(name.clone())).contains_key(&name),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_lengths_only_one_of_nothing_stays() {
+        for (length, stays) in [("0", true), ("00", true), ("5", false), ("", false), ("0x", false)] {
+            let length = HeaderValue::from_static(length);
+            let mut headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, length.clone())]);
+            strip(&mut headers, &Method::POST, &HeaderPolicy::new());
+            assert_eq!(headers.contains_key(header::CONTENT_LENGTH), stays, "{length:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod builder;
 mod carry;
 mod config;
 pub(crate) mod dialect;
+#[cfg(feature = "testing")]
+pub(crate) mod difference;
 mod future;
 pub(crate) mod headers;
 #[expect(
@@ -17,7 +19,10 @@ pub(crate) mod headers;
     reason = "every middleware folder holds layer, service, future, body"
 )]
 mod layer;
+mod pace;
 mod replay;
+#[cfg(feature = "axum")]
+mod router;
 mod service;
 
 pub use self::{
@@ -30,4 +35,7 @@ pub use self::{
     service::RespondAsync,
 };
 #[cfg(feature = "api")]
-pub(crate) use self::{dialect::Preferences, headers::strip};
+pub(crate) use self::{
+    dialect::Preferences,
+    pace::{Pace, unread},
+};

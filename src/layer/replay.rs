@@ -5,19 +5,21 @@ use std::{future::poll_fn, pin::pin, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body::{Body, Frame};
-use tokio::task::consume_budget;
 use tower_service::Service;
 
 use crate::{
-    engine::{Answer, Answering, BodyEnd, DEPTH, Entry, Replayed, TaskContext},
+    engine::{Answer, Answering, BodyEnd, Entry, Replayed, TaskContext},
     error::{BoxError, BoxFuture},
     layer::{
         RequestBody,
         carry::{Carrier, unpack},
-        headers::{ATTEMPT, TASK_ID},
+        pace::Pace,
     },
-    task::{CapturedRequest, RequestId, TaskName},
-    wire::{HopByHop, Short, Values, X_FC_REQUEST_ID, original, resolve_references, small_number},
+    task::{
+        CapturedRequest, RequestId, TaskName,
+        own::{ATTEMPT, DEPTH, TASK_ID, X_FC_REQUEST_ID},
+    },
+    wire::{Short, Values, is_about_the_connection, original, resolve_references, small_number},
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
@@ -73,7 +75,7 @@ impl<S> Inner<S> {
         *request.method_mut() = input.method.clone();
         *request.uri_mut() = input.uri.clone();
         *request.headers_mut() = headers(input, &context);
-        unpack(&self.carriers, &input.carried, request.extensions_mut())?;
+        unpack(&self.carriers, &input.carried, &input.uri, request.extensions_mut())?;
         request.extensions_mut().insert(context);
         Ok(request)
     }
@@ -124,8 +126,7 @@ where
     R::Error: Into<BoxError>,
 {
     let (mut head, body) = response.into_parts();
-    let hop = HopByHop::of(&head.headers);
-    let gone = head.headers.keys().filter(|name| hop.contains(name));
+    let gone = head.headers.keys().filter(|name| is_about_the_connection(name));
     for name in gone.cloned().collect::<Vec<_>>() {
         head.headers.remove(name);
     }
@@ -142,7 +143,7 @@ where
     let mut body = pin!(body);
     loop {
         // One whose frames are always there would hold the thread, and the attempt would never see its time pass.
-        consume_budget().await;
+        Pace::turn().await;
         match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             None => return BodyEnd::Over,
             Some(Err(error)) => return BodyEnd::BrokenOff(error.into()),

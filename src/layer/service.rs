@@ -12,11 +12,14 @@ use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::layer::{
-    ResponseFuture,
-    accept::Accept,
-    config::Shared,
-    dialect::{Ask, PREFER, Preferences},
+use crate::{
+    error::BoxError,
+    layer::{
+        ResponseFuture,
+        accept::Accept,
+        config::Shared,
+        dialect::{Ask, PREFER, Preferences},
+    },
 };
 
 /// An application that can be asked to respond asynchronously. Made by [`RespondAsyncLayer`](crate::RespondAsyncLayer);
@@ -56,6 +59,7 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     R: From<Bytes>,
     B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -88,6 +92,7 @@ impl<S> RespondAsync<S> {
         S: Service<Request<B>, Response = Response<R>>,
         R: From<Bytes>,
         B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
     {
         let at = Instant::now();
         let headers = request.headers();
@@ -102,6 +107,7 @@ impl<S> RespondAsync<S> {
                 false => ResponseFuture::passed(future),
             };
         }
+        let to_head = head.method == Method::HEAD;
         let accept = Accept {
             shared: self.shared.clone(),
             at,
@@ -113,11 +119,12 @@ impl<S> RespondAsync<S> {
             links: self.shared.config.links.of(&head.uri, &head.headers),
         };
         // The readied inner service is left as it is: its permit belongs to the next request that goes through.
-        ResponseFuture::ours(match ask {
+        let future = match ask {
             Ask::Async(options) => accept.run(options, head, body),
             Ask::Refuse(problem) => accept.refuse(*problem),
             Ask::No | Ask::Sync => unreachable!("handled above"),
-        })
+        };
+        ResponseFuture::ours(future, to_head)
     }
 
     fn may_defer(&self, head: &Parts) -> bool {

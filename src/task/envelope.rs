@@ -10,10 +10,15 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use sha2::{Digest, Sha256};
 
-use crate::task::RequestDigest;
+use crate::task::{RequestDigest, target};
 
-/// The version that this build writes, and the newest it reads.
-pub const VERSION: u8 = 1;
+/// The newest version that this build reads.
+///
+/// Version 2 has the parts of a request's target apart. A request whose target is a path alone, and every response, is
+/// written in version 1: builds that know no other go on to read them, and leave the others to newer ones.
+pub const VERSION: u8 = 2;
+
+const TARGET_IS_ONE_TEXT: u8 = 1;
 
 const KIND_REQUEST: u8 = b'q';
 const KIND_RESPONSE: u8 = b'a';
@@ -53,10 +58,20 @@ impl CapturedRequest {
     /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
     pub(crate) const MAX_DEPTH: u8 = 8;
 
+    /// Under which [`carried`](Self::carried) says how many extensions were there that are not carried.
+    pub(crate) const LEFT_OUT: &str = "respond-async.left-out";
+
+    /// How many extensions were there when the request was taken in, and are not on a replay.
+    pub(crate) fn left_out(&self) -> usize {
+        let said = self.carried.iter().find(|(name, _)| name == Self::LEFT_OUT);
+        let number = said.and_then(|(_, number)| std::str::from_utf8(number).ok()?.parse().ok());
+        number.unwrap_or(0)
+    }
+
     /// About how many bytes it takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.body.len() + header_bytes(&self.headers) + self.uri.path().len() + self.uri.query().map_or(0, str::len)
+        self.body.len() + header_bytes(&self.headers) + target::length(&self.uri)
     }
 
     /// What tells this request from another one under the same name or key: method, target and body.
@@ -72,12 +87,21 @@ impl CapturedRequest {
         RequestDigest::from_bytes(hash.finalize().into())
     }
 
-    /// Writes the request in the current [`VERSION`].
+    /// Writes the request in the oldest version that can say all of it, at most [`VERSION`].
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = Writer::new(KIND_REQUEST, self.weight() + 64);
+        let version = match target::is_one_text(&self.uri) {
+            true => TARGET_IS_ONE_TEXT,
+            false => VERSION,
+        };
+        let mut out = Writer::new(version, KIND_REQUEST, self.weight() + 64);
         out.bytes(self.method.as_str().as_bytes());
-        out.bytes(self.uri.to_string().as_bytes());
+        let [scheme, authority, path] = target::parts(&self.uri);
+        if version != TARGET_IS_ONE_TEXT {
+            out.bytes(scheme.as_bytes());
+            out.bytes(authority.as_bytes());
+        }
+        out.bytes(path.as_bytes());
         out.0.extend_from_slice(&[self.depth]);
         out.headers(&self.headers);
         out.number(self.carried.len());
@@ -96,9 +120,14 @@ impl CapturedRequest {
     /// [`DecodeError::Newer`] for a later version: leave the record to a newer build. Anything else wrong is
     /// [`DecodeError::Malformed`]: set it aside.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut input = Reader::new(bytes, KIND_REQUEST)?;
+        let (version, mut input) = Reader::new(bytes, KIND_REQUEST)?;
         let method = Method::from_bytes(&input.bytes()?).map_err(|_| MALFORMED_METHOD)?;
-        let uri = Uri::from_maybe_shared(input.bytes()?).map_err(|_| DecodeError::Malformed("uri"))?;
+        let uri = match version {
+            // Older builds wrote whatever target there was as one text.
+            TARGET_IS_ONE_TEXT => Uri::from_maybe_shared(input.bytes()?).ok(),
+            _ => target::from_parts([&input.bytes()?, &input.bytes()?, &input.bytes()?]),
+        };
+        let uri = uri.ok_or(DecodeError::Malformed("uri"))?;
         let depth = input.byte()?;
         let headers = input.headers()?;
         let mut carried = Vec::new();
@@ -151,10 +180,10 @@ impl CapturedResponse {
         self.body.len() + header_bytes(&self.headers)
     }
 
-    /// Writes the response in the current [`VERSION`].
+    /// Writes the response, in version 1.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = Writer::new(KIND_RESPONSE, self.weight() + 32);
+        let mut out = Writer::new(1, KIND_RESPONSE, self.weight() + 32);
         out.0.extend_from_slice(&self.status.as_u16().to_be_bytes());
         out.0.extend_from_slice(&[u8::from(self.truncated)]);
         out.headers(&self.headers);
@@ -168,7 +197,7 @@ impl CapturedResponse {
     ///
     /// As for [`CapturedRequest::decode`].
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut input = Reader::new(bytes, KIND_RESPONSE)?;
+        let (_, mut input) = Reader::new(bytes, KIND_RESPONSE)?;
         let status = u16::from_be_bytes([input.byte()?, input.byte()?]);
         let status = StatusCode::from_u16(status).map_err(|_| DecodeError::Malformed("status"))?;
         let truncated = match input.byte()? {
@@ -212,9 +241,9 @@ fn header_bytes(headers: &HeaderMap) -> usize {
 struct Writer(BytesMut);
 
 impl Writer {
-    fn new(kind: u8, capacity: usize) -> Self {
+    fn new(version: u8, kind: u8, capacity: usize) -> Self {
         let mut out = BytesMut::with_capacity(capacity);
-        out.extend_from_slice(&[VERSION, kind]);
+        out.extend_from_slice(&[version, kind]);
         Self(out)
     }
 
@@ -244,7 +273,7 @@ impl Writer {
 struct Reader(Bytes);
 
 impl Reader {
-    fn new(bytes: Bytes, kind: u8) -> Result<Self, DecodeError> {
+    fn new(bytes: Bytes, kind: u8) -> Result<(u8, Self), DecodeError> {
         let mut input = Self(bytes);
         let version = input.byte()?;
         if version > VERSION {
@@ -256,7 +285,7 @@ impl Reader {
         if input.byte()? != kind {
             return Err(DecodeError::Malformed("it is of another kind"));
         }
-        Ok(input)
+        Ok((version, input))
     }
 
     fn byte(&mut self) -> Result<u8, DecodeError> {
@@ -352,6 +381,33 @@ mod tests {
             &response.encode()[..],
             b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b\x02hi"
         );
+    }
+
+    /// What is in the files of users. A change of either needs a new version, and a reader of this one.
+    #[test]
+    fn the_written_form_of_a_request_does_not_change() {
+        let request = |uri: Uri| CapturedRequest::new(Method::GET, uri, HeaderMap::new(), Bytes::from_static(b"hi"));
+        let plain = request(Uri::from_static("/a?b"));
+        assert_eq!(&plain.encode()[..], b"\x01q\x03GET\x04/a?b\x01\x00\x00\x02hi");
+        let absolute = request(Uri::from_static("https://h:1/a?b"));
+        assert_eq!(
+            &absolute.encode()[..],
+            b"\x02q\x03GET\x05https\x03h:1\x04/a?b\x01\x00\x00\x02hi"
+        );
+        let older = Bytes::from_static(b"\x01q\x03GET\x0fhttps://h:1/a?b\x01\x00\x00\x02hi");
+        assert_eq!(CapturedRequest::decode(older), Ok(absolute));
+    }
+
+    #[test]
+    fn an_asterisk_of_a_host_is_not_another_host() {
+        let asterisk = Uri::builder().scheme("https").authority("h").path_and_query("*");
+        let request = CapturedRequest::new(
+            Method::OPTIONS,
+            asterisk.build().unwrap(),
+            HeaderMap::new(),
+            Bytes::new(),
+        );
+        assert_eq!(CapturedRequest::decode(request.encode()), Ok(request));
     }
 
     #[test]

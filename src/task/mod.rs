@@ -16,6 +16,7 @@ pub mod delivery;
 pub mod envelope;
 pub mod id;
 pub mod lifecycle;
+pub(crate) mod own;
 mod payload;
 pub(crate) mod printable;
 pub mod query;
@@ -25,6 +26,7 @@ pub mod record_codec;
 pub(crate) mod redact;
 mod retry_after;
 pub mod state;
+pub(crate) mod target;
 
 pub use self::{
     envelope::{CapturedRequest, CapturedResponse, DecodeError},
@@ -39,4 +41,7 @@ pub use self::{
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
 };
-pub(crate) use self::{payload::Payload, retry_after::retry_after};
+pub(crate) use self::{
+    payload::{Content, Payload},
+    retry_after::retry_after,
+};

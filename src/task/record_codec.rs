@@ -13,20 +13,20 @@ use crate::{
     task::{
         Condition, Conditions, DecodeError, Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken,
         HistoryEvent, Labels, LogLine, Progress, RequestId, Subscription, TaskName, TaskRecord, TaskState, Tenant,
-        WorkerId,
+        WorkerId, target,
     },
     time::Timestamp,
 };
 
 /// The newest version of records and log lines that this build reads.
 ///
-/// Version 2 adds the address that a request named for its completion, version 3 how often the handler said "not now". A
-/// record without either is written in version 1, as are log lines: builds that know no other go on to read them, and leave
-/// those of later versions to newer ones.
+/// Version 2 adds the address that a request named for its completion. Version 3 adds how often the handler said "not now",
+/// and has the parts of a target apart. A record is written in the oldest version that says all of it, and log lines in
+/// version 1: builds that know no other go on to read them, and leave those of later versions to newer ones.
 pub const VERSION: u8 = 3;
 
 const WITHOUT_CALLBACK: u8 = 1;
-const WITHOUT_DEFERRALS: u8 = 2;
+const TARGET_IS_ONE_TEXT: u8 = 2;
 
 const KIND_RECORD: u8 = b'r';
 const KIND_LINE: u8 = b'l';
@@ -38,10 +38,11 @@ impl TaskRecord {
     /// Writes the record in the oldest version that can say all of it, at most [`VERSION`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let version = match (self.deferrals, &self.callback) {
-            (1.., _) => VERSION,
-            (0, Some(_)) => WITHOUT_DEFERRALS,
-            (0, None) => WITHOUT_CALLBACK,
+        let newest = self.deferrals > 0 || !target::is_one_text(&self.uri);
+        let version = match &self.callback {
+            _ if newest => VERSION,
+            Some(_) => TARGET_IS_ONE_TEXT,
+            None => WITHOUT_CALLBACK,
         };
         let mut out = Writer::new(version, KIND_RECORD, 256);
         let optional = [
@@ -80,7 +81,12 @@ impl TaskRecord {
         out.number(self.max_age.as_secs());
         out.number(self.max_age.subsec_nanos().into());
         out.text(self.method.as_str());
-        out.text(&self.uri.to_string());
+        let [scheme, authority, path] = target::parts(&self.uri);
+        if version > TARGET_IS_ONE_TEXT {
+            out.text(scheme);
+            out.text(authority);
+        }
+        out.text(path);
 
         for text in [
             self.name.as_ref().map(TaskName::as_str),
@@ -142,8 +148,8 @@ impl TaskRecord {
         let (version, mut input) = Reader::new(bytes, KIND_RECORD)?;
         let bits = input.number()?;
         let fields = match version {
-            WITHOUT_CALLBACK => OPTIONAL_FIELDS - 2,
-            WITHOUT_DEFERRALS => OPTIONAL_FIELDS - 1,
+            WITHOUT_CALLBACK => 10,
+            TARGET_IS_ONE_TEXT => 11,
             _ => OPTIONAL_FIELDS,
         };
         if bits >> fields != 0 {
@@ -165,7 +171,12 @@ impl TaskRecord {
         let [created_at, run_at, expires_at] = [input.time()?, input.time()?, input.time()?];
         let max_age = input.duration()?;
         let method = Method::from_bytes(input.bytes()?).map_err(|_| DecodeError::Malformed("method"))?;
-        let uri = Uri::try_from(input.bytes()?).map_err(|_| DecodeError::Malformed("uri"))?;
+        let uri = match version {
+            // Older builds wrote whatever target there was as one text.
+            ..=TARGET_IS_ONE_TEXT => Uri::try_from(input.bytes()?).ok(),
+            _ => target::from_parts([input.bytes()?, input.bytes()?, input.bytes()?]),
+        };
+        let uri = uri.ok_or(DecodeError::Malformed("uri"))?;
 
         let name = has(0).then(|| input.text().map(TaskName::stored)).transpose()?;
         let tenant = has(1).then(|| input.text().map(Tenant::new)).transpose()?;

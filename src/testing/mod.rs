@@ -54,3 +54,5 @@ pub use self::{
     clock::ManualClock,
     fault::{Delayed, FaultStore, Faults, Odds, Operation},
 };
+#[doc(hidden)]
+pub use crate::layer::difference::{DIFFERENCES, Difference};

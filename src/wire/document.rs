@@ -1,9 +1,10 @@
 //! [`TaskDocument`]: a task, as clients read it.
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 use crate::{
-    task::{Payload, Progress, RequestId, TaskRecord, Tenant, WorkerId, redact::Secrets},
+    task::{Content, Payload, Progress, RequestId, TaskRecord, Tenant, WorkerId, redact::Secrets},
     time::Timestamp,
     wire::{
         ApiLinks,
@@ -20,8 +21,8 @@ pub(crate) struct TaskDocument<'a> {
     task: &'a TaskRecord,
     links: &'a ApiLinks,
     secrets: &'a Secrets,
-    task_payload: Option<Payload<'a>>,
-    return_payload: Option<Payload<'a>>,
+    task_payload: Option<(Payload<'a>, Content<'a>)>,
+    return_payload: Option<(Payload<'a>, Content<'a>)>,
 }
 
 impl<'a> TaskDocument<'a> {
@@ -40,19 +41,17 @@ impl<'a> TaskDocument<'a> {
         }
     }
 
-    /// With the body of the request.
-    pub(crate) fn with_task_payload(mut self, body: &'a [u8]) -> Self {
-        self.task_payload = Some(Payload::new(body, Self::PAYLOAD_BYTES));
+    /// With the body of the request, and what its headers say it is.
+    pub(crate) fn with_task_payload(mut self, headers: &'a HeaderMap, body: &'a [u8]) -> Self {
+        self.task_payload = Some((Payload::new(body, Self::PAYLOAD_BYTES), Content::of(headers)));
         self
     }
 
-    /// With the body of the response; `whole` is whether all of it was kept.
-    pub(crate) fn with_return_payload(mut self, body: &'a [u8], whole: bool) -> Self {
-        let payload = Payload::new(body, Self::PAYLOAD_BYTES);
-        self.return_payload = Some(Payload {
-            truncated: payload.truncated || !whole,
-            ..payload
-        });
+    /// The same of the response; `whole` is whether all of it was kept.
+    pub(crate) fn with_return_payload(mut self, headers: &'a HeaderMap, body: &'a [u8], whole: bool) -> Self {
+        let mut payload = Payload::new(body, Self::PAYLOAD_BYTES);
+        payload.truncated |= !whole;
+        self.return_payload = Some((payload, Content::of(headers)));
         self
     }
 
@@ -102,15 +101,19 @@ impl<'a> TaskDocument<'a> {
         document.number("maxAttempts", task.max_attempts);
         document.text_or_null("instanceId", task.worker.as_ref().map(WorkerId::as_str));
         document.plain("qualifier", "LATEST");
-        if let Some(payload) = &self.task_payload {
+        if let Some((payload, content)) = &self.task_payload {
             document.text("taskPayload", &payload.text);
             document.plain("taskPayloadEncoding", payload.encoding);
             document.truth("taskPayloadTruncated", payload.truncated);
+            document.text_if_any("taskPayloadContentType", content.kind.as_deref());
+            document.text_if_any("taskPayloadContentEncoding", content.encoding.as_deref());
         }
-        if let Some(payload) = &self.return_payload {
+        if let Some((payload, content)) = &self.return_payload {
             document.text("returnPayload", &payload.text);
             document.plain("returnPayloadEncoding", payload.encoding);
             document.truth("returnPayloadTruncated", payload.truncated);
+            document.text_if_any("returnPayloadContentType", content.kind.as_deref());
+            document.text_if_any("returnPayloadContentEncoding", content.encoding.as_deref());
         }
         let error = task.error.as_deref().map(|error| secrets.text(error));
         document.text_or_null("taskErrorMessage", error.as_deref());
@@ -196,7 +199,7 @@ fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, task: &TaskRecord) 
 pub(super) mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use http::{HeaderMap, Method, StatusCode, Uri};
+    use http::{Method, StatusCode, Uri};
 
     use super::*;
     use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, lifecycle::Outcome};
@@ -272,16 +275,20 @@ pub(super) mod tests {
     fn a_task_that_ended_reads_so() {
         let (record, links) = (succeeded(), crate::wire::links::tests::links("/tasks"));
         let id = id();
+        let (mut said, nothing) = (HeaderMap::new(), HeaderMap::new());
+        said.insert("content-type", "text/x".parse().unwrap());
+        said.insert("content-encoding", "gzip".parse().unwrap());
         let secrets = Secrets::new();
         let document = TaskDocument::new(&record, &links, &secrets)
-            .with_task_payload(b"in")
-            .with_return_payload(&[0xff, 0], false);
+            .with_task_payload(&said, b"in")
+            .with_return_payload(&nothing, &[0xff, 0], false);
         let expected = format!(
             "{{\"taskId\":\"job-1\",\"requestId\":\"{id}\",\"functionName\":\"transcode\",\"status\":\"Succeeded\",\
              \"method\":\"POST\",\"uri\":\"/transcode/big?token=REDACTED&x=1\",\"startedTime\":2000,\"endTime\":2750,\
              \"durationMs\":750,\"createdTime\":1000,\"runAtTime\":1000,\"alreadyRetriedTimes\":0,\"attempt\":1,\
              \"maxAttempts\":4,\"instanceId\":\"w-0000000000000001\",\"qualifier\":\"LATEST\",\"taskPayload\":\"in\",\
-             \"taskPayloadEncoding\":\"utf8\",\"taskPayloadTruncated\":false,\"returnPayload\":\"/wA=\",\
+             \"taskPayloadEncoding\":\"utf8\",\"taskPayloadTruncated\":false,\
+             \"taskPayloadContentType\":\"text/x\",\"taskPayloadContentEncoding\":\"gzip\",\"returnPayload\":\"/wA=\",\
              \"returnPayloadEncoding\":\"base64\",\"returnPayloadTruncated\":true,\"taskErrorMessage\":null,\
              \"progress\":{{\"fraction\":0.5,\"message\":\"half\"}},\"statusCode\":201,\"destinationStatus\":\"None\",\
              \"events\":[{{\"eventId\":1,\"status\":\"Enqueued\",\"timestamp\":1000,\"eventDetail\":\"\"}},\

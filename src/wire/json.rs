@@ -59,6 +59,13 @@ impl<'a> Object<'a> {
         });
     }
 
+    /// Any text; where there is none, the member is left out.
+    pub(crate) fn text_if_any(&mut self, name: &'static str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
     /// What `value` displays as.
     pub(crate) fn shown(&mut self, name: &'static str, value: impl Display) {
         self.written(name, |out| write!(out, "{value}").expect("memory takes any text"));

@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use crate::{
     engine::ApiAddress,
-    task::{RequestId, TaskName, TaskRecord},
+    task::{
+        RequestId, TaskName, TaskRecord,
+        own::{X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID},
+    },
     wire::{Values, forwarded::Front},
 };
 
@@ -71,10 +74,6 @@ impl LinkBase {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ApiLinks(Option<Box<str>>);
 
-/// The request id, for a client and for a handler.
-pub(crate) const X_FC_REQUEST_ID: HeaderName = HeaderName::from_static("x-fc-request-id");
-/// The task id, for a client.
-pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
 /// The address of a task's operation, for clients that follow Azure's guidelines.
 pub(crate) const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 

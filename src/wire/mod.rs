@@ -41,13 +41,14 @@ mod values;
 pub(crate) use self::{
     delivery::DeliveryDocument,
     document::{TaskDocument, write_progress},
-    hop::HopByHop,
-    links::{ApiLinks, LinkBase, OPERATION_LOCATION, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, below},
+    hop::is_about_the_connection,
+    links::{ApiLinks, LinkBase, OPERATION_LOCATION, below},
     log::LogDocument,
     operation::OperationDocument,
     own::{PROGRESS_HEADER, handed_out, is_own},
-    problem::{Problem, STATUS_HEADER, TRUNCATED_HEADER},
+    problem::Problem,
     relative::resolve_references,
     target::original,
     values::{Short, Values, small_number},
 };
+pub(crate) use crate::task::own::{STATUS as STATUS_HEADER, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID};

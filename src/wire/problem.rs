@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::task::{RequestId, record::cut};
+use crate::task::{RequestId, own::X_FC_REQUEST_ID, record::cut};
 
 /// Why a request was not done, as one document (`application/problem+json`, RFC 9457) that every kind of client can read:
 /// the members of problem details, and beside them the members in which the SDKs of several clouds look for the code.
@@ -114,7 +114,7 @@ impl Problem {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(id) = request_id {
             let id = HeaderValue::try_from(id.to_string()).expect("a UUID is visible ASCII");
-            headers.insert(REQUEST_ID_HEADER, id);
+            headers.insert(X_FC_REQUEST_ID, id);
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
@@ -125,15 +125,6 @@ impl Problem {
         response
     }
 }
-
-/// Under which a client knows the request.
-pub(crate) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-fc-request-id");
-
-/// Where the task stands that an answer is about.
-pub(crate) const STATUS_HEADER: HeaderName = HeaderName::from_static("x-respond-async-status");
-
-/// On a task's response whose body was cut when it was stored.
-pub(crate) const TRUNCATED_HEADER: HeaderName = HeaderName::from_static("x-respond-async-truncated");
 
 #[derive(Serialize)]
 struct Document<'a> {

@@ -4,15 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body_util::{StreamBody, channel::Channel};
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Limited, StreamBody, channel::Channel};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::advance,
 };
 use tokio_test::{assert_pending, assert_ready};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_http::{
+    limit::RequestBodyLimitLayer, map_request_body::MapRequestBodyLayer, timeout::RequestBodyTimeoutLayer,
+};
 use tower_respond_async::{
-    MemoryStore, Scope,
+    BoxError, MemoryStore, Scope,
     testing::{FaultStore, Operation},
 };
 
@@ -247,4 +252,114 @@ async fn a_commit_that_is_refused_after_the_client_left_leaves_nothing() {
     app.send(fc("/echo").empty())
         .await
         .assert_refused(503, "StorageFull", Some("5"));
+}
+
+/// What a layer outside says of a body, in an error or as the cause of one.
+fn failing(error: impl Into<BoxError>) -> Body {
+    let frames = [
+        Ok(http_body::Frame::data(Bytes::from_static(b"half"))),
+        Err::<_, BoxError>(error.into()),
+    ];
+    Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+#[tokio::test]
+async fn a_limit_outside_of_the_layer_is_413_however_the_body_comes() {
+    let app = App::new();
+    let limited = ServiceBuilder::new()
+        .layer(RequestBodyLimitLayer::new(10))
+        .service(app.service.clone());
+    for body in [Body::from(vec![b'x'; 11]), endless_frames(b"xxxx")] {
+        let response = soon(limited.clone().oneshot(fc("/echo").with(body))).await.unwrap();
+        let answer = Answered::read(response.map(Body::new)).await;
+        answer.assert_refused(413, "EntityTooLarge", None);
+    }
+    let wrapped = std::io::Error::other(
+        Body::new(Limited::new(endless_frames(b"x"), 0))
+            .collect()
+            .await
+            .unwrap_err(),
+    );
+    let answer = app.send(fc("/echo").with(failing(wrapped))).await;
+    answer.assert_refused(413, "EntityTooLarge", None);
+    assert_eq!((app.kept().await, app.buffered().await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_body_that_timed_out_outside_of_the_layer_is_408() {
+    let app = App::new();
+    let timed_out = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+    let elapsed = tokio::time::timeout(Duration::ZERO, std::future::pending::<()>()).await;
+    for body in [
+        failing(timed_out()),
+        failing(axum::Error::new(std::io::Error::other(timed_out()))),
+        failing(elapsed.unwrap_err()),
+    ] {
+        let answer = app.send(fc("/echo").with(body)).await;
+        answer.assert_refused(408, "RequestTimeout", None);
+    }
+    assert_eq!((app.kept().await, app.buffered().await), (0, 0));
+}
+
+/// Its error says nothing that a program could tell from a broken connection; `body_idle_timeout` does the same with 408.
+#[tokio::test(start_paused = true)]
+async fn a_timeout_outside_that_does_not_say_what_it_is_is_400_and_nothing_is_stored() {
+    let app = App::with(|builder| builder.runtime(other_runtime()));
+    let timed = ServiceBuilder::new()
+        .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(5)))
+        .layer(MapRequestBodyLayer::new(Body::new))
+        .service(app.service.clone());
+    let (sender, body) = Channel::<Bytes>::new(1);
+    let response = soon(timed.oneshot(fc("/echo").with(Body::new(body)))).await.unwrap();
+    Answered::read(response)
+        .await
+        .assert_refused(400, "InvalidArgument", None);
+    assert_eq!(app.kept().await, 0);
+    drop(sender);
+}
+
+/// A body that is always ready with one more frame.
+fn endless_frames(data: &'static [u8]) -> Body {
+    let frames = std::iter::repeat_with(move || Ok::<_, BoxError>(http_body::Frame::data(Bytes::from_static(data))));
+    Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+/// The reading used to go on for ever, on a thread that nobody else came to.
+#[tokio::test]
+async fn a_body_of_nothing_but_empty_frames_ends() {
+    let app = App::new();
+    let answer = app.send(fc("/echo").with(endless_frames(b""))).await;
+    answer.assert_refused(400, "InvalidArgument", None);
+    let stop = Request::post("/tasks/nothing/stop").with(endless_frames(b""));
+    assert_eq!(app.send(stop).await.status, 400);
+    let trailers = std::iter::repeat_with(|| Ok::<_, BoxError>(http_body::Frame::trailers(HeaderMap::new())));
+    let body = Body::new(StreamBody::new(futures_util::stream::iter(trailers)));
+    let answer = app.send(fc("/echo").with(body)).await;
+    answer.assert_refused(400, "InvalidArgument", None);
+    assert_eq!((app.kept().await, app.buffered().await), (0, 0));
+}
+
+/// On a runtime of one thread, as this is.
+#[tokio::test]
+async fn others_go_on_while_a_body_is_read_that_is_always_ready() {
+    let app = App::with(|builder| builder.body_limit(1_000_000).buffer_limit(1_000_000));
+    let others = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = others.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        }
+    });
+    for path in ["/echo", "/tasks/nothing/stop"] {
+        let before = others.load(std::sync::atomic::Ordering::SeqCst);
+        let frames = std::iter::repeat_with(|| Ok::<_, BoxError>(http_body::Frame::data(Bytes::from_static(b"x"))));
+        let body = Body::new(StreamBody::new(futures_util::stream::iter(frames.take(50_000))));
+        let service = app.service.clone();
+        let answer = tokio::spawn(service.oneshot(fc(path).with(body)));
+        soon(answer).await.unwrap().unwrap();
+        let turns = others.load(std::sync::atomic::Ordering::SeqCst) - before;
+        assert!(turns >= 100, "{path}: {turns} turns in 50,000 frames");
+    }
+    other.abort();
 }

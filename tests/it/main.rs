@@ -41,6 +41,7 @@ mod refusals;
 mod replay;
 mod restart;
 mod run;
+mod same_handler;
 mod scenarios;
 mod secrets;
 mod set_back;

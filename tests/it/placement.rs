@@ -11,10 +11,15 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, routing::any};
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, MatchedPath, NestedPath, OptionalFromRequestParts, OriginalUri, Path},
+    routing::any,
+};
 use bytes::Bytes;
 use futures_util::future::{Ready, ready};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri, request::Parts};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -31,8 +36,8 @@ use tower_http::{
     trace::TraceLayer,
 };
 use tower_respond_async::{
-    Backoff, BoxError, MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, TaskApi, TaskContext, TaskState,
-    allow_everyone,
+    Backoff, BoxError, Builder, MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, TaskApi, TaskContext,
+    TaskState, allow_everyone,
 };
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, prefer, routes, soon};
@@ -386,4 +391,213 @@ async fn the_layer_itself_need_not_be_kept() {
         .await
         .unwrap();
     assert_eq!(Answered::read(response).await.body, "hello you");
+}
+
+/// An application whose layer stands in a router of axum.
+struct Mounted {
+    router: Router,
+    inside: App,
+}
+
+fn mounted(
+    inner: Router,
+    configure: impl FnOnce(Builder) -> Builder,
+    mount: impl FnOnce(RespondAsync<Router>) -> Router,
+) -> Mounted {
+    let inside = App::build(MemoryStore::new(), inner, |builder| {
+        configure(builder).retry(no_retries())
+    });
+    Mounted {
+        router: mount(inside.service.clone()),
+        inside,
+    }
+}
+
+impl Mounted {
+    async fn send(&self, request: Request<Body>) -> Answered {
+        Answered::read(soon(self.router.clone().oneshot(request)).await.unwrap()).await
+    }
+
+    /// Sends it to be run later, and waits for what the handler answers then.
+    async fn later(&self, request: Request<Body>) -> Answered {
+        let answer = self.send(request).await;
+        answer.assert_accepted();
+        self.inside.response(answer.id()).await
+    }
+
+    /// The same of what fails: why.
+    async fn failed(&self, path: &str) -> String {
+        let id = self.send(fc(path).empty()).await.id();
+        self.inside.ended(id).await.error.as_deref().unwrap().to_owned()
+    }
+}
+
+/// The handler's answer, synchronously and as a task: `NestedPath` was a 500, and `OriginalUri` was without the prefix.
+#[tokio::test]
+async fn what_a_router_of_axum_outside_has_said_is_said_to_a_replay() {
+    async fn tell(
+        original: OriginalUri,
+        nested: Option<NestedPathOf>,
+        matched: MatchedPath,
+        parameters: Path<Vec<(String, String)>>,
+        uri: Uri,
+    ) -> String {
+        let nested = nested.map(|nested| nested.0);
+        format!(
+            "{} {uri} {nested:?} {} {:?}",
+            original.0,
+            matched.as_str(),
+            parameters.0
+        )
+    }
+    let inner = || Router::new().route("/users/{id}", any(tell)).route("/", any(tell));
+    type Mounting = fn(RespondAsync<Router>) -> Router;
+    let mountings: [(&str, Mounting); 7] = [
+        ("/api/users/7?x=1", |service| {
+            Router::new().nest_service("/api", service)
+        }),
+        ("/a%20b/v1/users/7", |service| {
+            Router::new().nest_service("/{tenant}/v1", service)
+        }),
+        ("/x/y/users/%2F", |service| {
+            Router::new().nest("/{outer}", Router::new().nest_service("/{inner}", service))
+        }),
+        ("/api", |service| Router::new().nest_service("/api", service)),
+        ("/api/", |service| Router::new().nest_service("/api", service)),
+        ("/api?x", |service| Router::new().nest_service("/api", service)),
+        ("/users/7?y", |service| Router::new().fallback_service(service)),
+    ];
+    for (target, mount) in mountings {
+        let app = mounted(inner(), |builder| builder, mount);
+        let now = app.send(Request::post(target).empty()).await;
+        assert_eq!(now.status, 200, "{target}: {now:?}");
+        assert_eq!(app.later(fc(target).empty()).await.body, now.body, "{target}");
+    }
+
+    // Without a prefix: the layer is one route's.
+    let leaf = Router::new().fallback(async |original: OriginalUri, parameters: Path<Vec<(String, String)>>| {
+        format!("{} {:?}", original.0, parameters.0)
+    });
+    for mount in [
+        (|service| Router::new().route_service("/films/{id}/{*rest}", service)) as Mounting,
+        |service| Router::new().nest("/films", Router::new().route_service("/{id}/{*rest}", service)),
+    ] {
+        let app = mounted(leaf.clone(), |builder| builder, mount);
+        let now = app.send(Request::post("/films/7/a/b").empty()).await;
+        assert_eq!(app.later(fc("/films/7/a/b").empty()).await.body, now.body);
+        assert!(now.body.starts_with(b"/films/7/a/b [(\"id\", \"7\")"), "{now:?}");
+    }
+}
+
+/// As an extractor that may be missing, which axum's own is not.
+struct NestedPathOf(String);
+
+impl<S: Send + Sync> OptionalFromRequestParts<S> for NestedPathOf {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts
+            .extensions
+            .get()
+            .map(|path: &NestedPath| Self(path.as_str().to_owned())))
+    }
+}
+
+#[tokio::test]
+async fn an_edited_target_is_below_the_same_prefix() {
+    let tell = any(async |original: OriginalUri, uri: Uri| format!("{} {uri}", original.0));
+    let app = mounted(
+        Router::new().fallback(tell),
+        |builder| builder,
+        |service| Router::new().nest_service("/api/{version}", service),
+    );
+    let id = app.send(fc("/api/v1/users?x=1").empty()).await.id();
+    assert_eq!(app.inside.response(id).await.body, "/api/v1/users?x=1 /users?x=1");
+    let edited = Request::post(format!("/api/v1/tasks/{id}/retry")).header("Content-Type", "application/json");
+    app.send(edited.with("{\"uri\":\"/films?y=2\"}"))
+        .await
+        .assert_accepted();
+    assert_eq!(app.inside.response(id).await.body, "/api/v1/films?y=2 /films?y=2");
+}
+
+/// A body that the handler takes when it is sent synchronously was 413 when it was replayed, and the other way round.
+#[tokio::test]
+async fn a_limit_that_axum_s_extractors_obey_is_the_same_on_a_replay() {
+    let inner = || Router::new().route("/", any(async |body: Bytes| body.len().to_string()));
+    let large = 3 * 1024 * 1024;
+    for (limit, length, status) in [
+        (None, large, 413),
+        (Some(DefaultBodyLimit::disable()), large, 200),
+        (Some(DefaultBodyLimit::max(large)), large, 200),
+        (Some(DefaultBodyLimit::max(10)), 11, 413),
+        (Some(DefaultBodyLimit::max(10)), 10, 200),
+    ] {
+        let raised = |builder: Builder| builder.body_limit(large);
+        let app = mounted(inner(), raised, |service| {
+            let router = Router::new().nest_service("/api", service);
+            match limit {
+                Some(limit) => router.layer(limit),
+                None => router,
+            }
+        });
+        let now = app.send(Request::post("/api").with(vec![0; length])).await;
+        assert_eq!(now.status, status, "{limit:?}");
+        let later = app.send(fc("/api").with(vec![0; length])).await;
+        assert_eq!(
+            app.inside.ended(later.id()).await.status_code,
+            Some(status),
+            "{limit:?}"
+        );
+    }
+}
+
+#[derive(Clone)]
+struct User;
+
+/// It cannot be known what it was for, but that it is missing.
+#[tokio::test]
+async fn an_attempt_that_misses_an_extension_says_that_there_was_one() {
+    let inner = Router::new()
+        .route("/needs", any(async |_: Extension<User>| ()))
+        .route(
+            "/panics",
+            any(async |request: Request<Body>| {
+                request.extensions().get::<User>().unwrap();
+            }),
+        )
+        .route(
+            "/status/{code}",
+            any(async |Path(code): Path<u16>| StatusCode::from_u16(code).unwrap()),
+        );
+    let app = mounted(
+        inner,
+        |builder| builder,
+        |service| Router::new().nest_service("/api", service).layer(Extension(User)),
+    );
+    assert_eq!(app.send(Request::post("/api/needs").empty()).await.status, 200);
+    for (path, says) in [
+        ("/api/needs", true),
+        ("/api/panics", true),
+        ("/api/status/403", true),
+        ("/api/status/404", false),
+    ] {
+        let error = app.failed(path).await;
+        let note = "; 1 of the extensions that its request was taken in with are missing here";
+        assert_eq!(error.contains(note), says, "{path}: {error}");
+    }
+    // Nothing is missing that a router outside has set.
+    let inner = Router::new().route("/", any(async || StatusCode::INTERNAL_SERVER_ERROR));
+    let app = mounted(
+        inner,
+        |builder| builder,
+        |service| {
+            Router::new()
+                .nest_service("/api", service)
+                .layer(DefaultBodyLimit::disable())
+        },
+    );
+    assert_eq!(
+        app.failed("/api").await,
+        "the handler answered 500 Internal Server Error"
+    );
 }

@@ -57,6 +57,9 @@ async fn who_is_let_in_may_read_it_and_nobody_else() {
     assert_eq!(get(&world.as_one(Access::deny()), "/openapi.json").await.status, 403);
 }
 
+/// What a message says of its body.
+const SAID: [(&str, &str); 2] = [("content-type", "a/b"), ("content-encoding", "gzip")];
+
 /// Every member that is sent is described, and every one that is described can be sent.
 #[tokio::test]
 async fn documents_have_the_members_that_it_says() {
@@ -65,6 +68,10 @@ async fn documents_have_the_members_that_it_says() {
     let tenant = Tenant::new("acme");
     let id = world
         .insert(1, |task| {
+            let request = Arc::make_mut(&mut task.input);
+            for (name, value) in SAID {
+                request.headers.append(name, HeaderValue::from_static(value));
+            }
             task.tenant = Some(tenant);
             task.callback = Some("https://client.example/".into());
             task.subscriptions = Subscriptions::from([Subscription {
@@ -91,7 +98,7 @@ async fn documents_have_the_members_that_it_says() {
             .await
             .unwrap()
     );
-    let output = Some(Arc::new(response(b"no", &[])));
+    let output = Some(Arc::new(response(b"no", &SAID)));
     let error = "it broke".into();
     world.settle(lease, Outcome::Failed { error, output }).await;
 

@@ -84,8 +84,40 @@ fn success_reads_as_in_the_cloud() {
         "requestPayload": "in",
         "responseContext": { "statusCode": 201, "functionError": "" },
         "responsePayload": "out",
+        "responsePayloadContentType": "text/plain",
     });
     assert_eq!(document(PayloadFormat::Fc, &completion), expected);
+}
+
+#[test]
+fn a_payload_says_what_it_is_in_every_format_that_has_one() {
+    let mut completion = completion(b"in", Ok((200, b"\x1f\x8b")));
+    let response = Arc::make_mut(completion.response.as_mut().unwrap());
+    response
+        .headers
+        .insert("content-encoding", HeaderValue::from_static("gzip"));
+    for format in [PayloadFormat::Fc, PayloadFormat::CloudEvents] {
+        let document = document(format, &completion);
+        let payloads = document.get("data").unwrap_or(&document);
+        assert_eq!(payloads["responsePayloadContentType"], "text/plain");
+        assert_eq!(payloads["responsePayloadContentEncoding"], "gzip");
+        assert_eq!(payloads.get("requestPayloadContentType"), None);
+    }
+    let raw = PayloadFormat::Raw.render(&completion, 0);
+    assert_eq!(raw.headers["content-encoding"], "gzip");
+}
+
+/// They would be taken for ours by who is sent them.
+#[test]
+fn what_a_handler_answers_under_a_name_of_ours_is_not_sent_on() {
+    let mut completion = completion(b"in", Ok((200, b"out")));
+    let response = Arc::make_mut(completion.response.as_mut().unwrap());
+    for name in ["x-fc-request-id", "x-fc-async-task-id", "x-respond-async-depth"] {
+        response.headers.insert(name, HeaderValue::from_static("forged"));
+    }
+    let raw = PayloadFormat::Raw.render(&completion, 0);
+    assert!(raw.headers.values().all(|value| value != "forged"), "{:?}", raw.headers);
+    assert_eq!(raw.headers["x-kind"], "film");
 }
 
 #[test]

@@ -6,13 +6,13 @@ use http::{HeaderMap, HeaderName};
 
 use crate::{
     layer::dialect::{Ask, Options, single},
-    task::TaskName,
+    task::{TaskName, own::X_FC_ASYNC_TASK_ID},
     wire::Problem,
 };
 
 // Names that are there already: a look-up by text parses it first, and every request pays for one.
 pub(super) static TYPE: HeaderName = HeaderName::from_static("x-fc-invocation-type");
-static TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
+static TASK_ID: HeaderName = X_FC_ASYNC_TASK_ID;
 /// The older name of the same.
 static INVOCATION_ID: HeaderName = HeaderName::from_static("x-fc-stateful-async-invocation-id");
 static DELAY: HeaderName = HeaderName::from_static("x-fc-async-delay");

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use http::{HeaderValue, StatusCode, header};
 
-use super::{DETAIL_BYTES, Problem, STATUS_HEADER};
+use super::{DETAIL_BYTES, Problem};
 use crate::{
     store::{StoreError, StoreErrorKind},
-    task::{TaskState, record::cut},
+    task::{TaskState, own::STATUS as STATUS_HEADER, record::cut},
 };
 
 /// When to try again what fails because there is no room, in seconds: about what a short queue takes to move.
@@ -224,6 +224,26 @@ impl Problem {
         )
     }
 
+    /// 413: a layer outside this one gave the body up as too long.
+    pub(crate) fn entity_too_large_outside() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "EntityTooLarge",
+            "The body is too large",
+            "The request's body is longer than what is accepted here; nothing was stored.",
+        )
+    }
+
+    /// 414: the target is longer than `limit` bytes.
+    pub(crate) fn uri_too_long(limit: usize) -> Self {
+        Self::new(
+            StatusCode::URI_TOO_LONG,
+            "UriTooLong",
+            "The URI is too long",
+            format!("The request's URI is longer than the {limit} bytes that can be kept; nothing was stored."),
+        )
+    }
+
     /// 415: the body is of a kind that is not read here.
     pub(crate) fn unsupported_media_type() -> Self {
         Self::new(
@@ -379,6 +399,8 @@ mod tests {
         let rows = [
             (Problem::invalid_argument("x"), 400, "InvalidArgument"),
             (Problem::entity_too_large(1), 413, "EntityTooLarge"),
+            (Problem::entity_too_large_outside(), 413, "EntityTooLarge"),
+            (Problem::uri_too_long(1), 414, "UriTooLong"),
             (Problem::request_timeout(), 408, "RequestTimeout"),
             (Problem::task_exists(), 409, "StatefulAsyncInvocationAlreadyExists"),
             (Problem::key_reused(), 422, "IdempotencyKeyReused"),

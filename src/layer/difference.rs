@@ -1,0 +1,150 @@
+//! What may differ between a request that is answered at once and the same one run later: the one list.
+//!
+//! `guide::same_handler` prints it, and a test sends thousands of requests both ways and lets a handler compare.
+
+/// One thing that may differ.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Difference {
+    /// What it is about, as the guide says it.
+    pub what: &'static str,
+    /// What a replay has instead.
+    pub replay: &'static str,
+    /// The headers it is about, in lower case; a `*` at the end stands for any ending.
+    pub headers: &'static [&'static str],
+    /// The methods whose requests it is about; none is all.
+    pub methods: &'static [&'static str],
+}
+
+impl Difference {
+    /// Whether a header of this name may differ for it.
+    #[must_use]
+    pub fn is_about(&self, method: &str, header: &str) -> bool {
+        let named = self.headers.iter().any(|name| match name.strip_suffix('*') {
+            Some(beginning) => header.starts_with(beginning),
+            None => header == *name,
+        });
+        named && (self.methods.is_empty() || self.methods.contains(&method))
+    }
+
+    const fn of_headers(what: &'static str, headers: &'static [&'static str], replay: &'static str) -> Self {
+        Self {
+            what,
+            replay,
+            headers,
+            methods: &[],
+        }
+    }
+
+    const fn of(what: &'static str, replay: &'static str) -> Self {
+        Self::of_headers(what, &[], replay)
+    }
+}
+
+/// All of them.
+pub const DIFFERENCES: &[Difference] = &[
+    Difference::of_headers(
+        "`X-Fc-Invocation-Type`, `X-Fc-Async-Task-Id`, `X-Fc-Stateful-Async-Invocation-Id`, `X-Fc-Async-Delay`",
+        &[
+            "x-fc-invocation-type",
+            "x-fc-async-task-id",
+            "x-fc-stateful-async-invocation-id",
+            "x-fc-async-delay",
+        ],
+        "has none of them: they asked for async",
+    ),
+    Difference::of_headers(
+        "`Prefer`",
+        &["prefer"],
+        "lacks `respond-async` and `wait`; other preferences are as they were written",
+    ),
+    Difference::of_headers(
+        "`X-Fc-Request-Id`, `X-Respond-Async-*`",
+        &["x-fc-request-id", "x-respond-async-*"],
+        "has this crate's own values, never a client's; a synchronous request has what the client sent, so read `TaskContext`",
+    ),
+    Difference::of_headers(
+        "`Connection`, `Close`, `HTTP2-Settings`, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authentication-Info`, \
+         `Proxy-Authorization`, `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade`, `Expect`",
+        &[
+            "connection",
+            "close",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authentication-info",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "expect",
+        ],
+        "has none of them: they are about a connection that is over. What `Connection` names beside them stays",
+    ),
+    Difference::of_headers(
+        "`Accept-Encoding`, `Range`, `If-Range`",
+        &["accept-encoding", "range", "if-range"],
+        "has none of them unless `HeaderPolicy::keep` names them: the result is for others, too",
+    ),
+    Difference {
+        what: "`If-None-Match` and `If-Modified-Since` of `GET` and `HEAD`",
+        replay: "has none of them unless `HeaderPolicy::keep` names them: \"not modified\" is no result",
+        headers: &["if-none-match", "if-modified-since"],
+        methods: &["GET", "HEAD"],
+    },
+    Difference::of_headers(
+        "`Content-Length`",
+        &["content-length"],
+        "has the length of the body that arrived, also where it came in chunks; of no body, 0 if 0 was sent, else none",
+    ),
+    Difference::of("Headers that `HeaderPolicy::without` names", "has none of them"),
+    Difference::of(
+        "The frames of the body, and its trailers",
+        "has the whole body as one frame, and no trailers",
+    ),
+    Difference::of("The version of the protocol", "is `HTTP/1.1`"),
+    Difference::of(
+        "Request extensions",
+        "has `TaskContext`, what `Builder::carry` names, and with the feature `axum` what its router and \
+         `DefaultBodyLimit` have left; no others",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+    use super::*;
+    use crate::layer::{HeaderPolicy, headers::strip};
+
+    /// Each header of the list but those that are kept in part, and none beside them.
+    #[test]
+    fn what_the_list_names_is_what_is_taken_off() {
+        let listed = DIFFERENCES.iter().flat_map(|difference| difference.headers);
+        let listed: Vec<_> = listed.map(|name| name.replace('*', "anything")).collect();
+        assert!(listed.len() > 20, "{listed:?}");
+        for name in &listed {
+            for method in [Method::GET, Method::PUT] {
+                let may_differ = DIFFERENCES.iter().any(|row| row.is_about(method.as_str(), name));
+                let header = HeaderName::try_from(name).unwrap();
+                let value = HeaderValue::from_static(if name == "prefer" { "respond-async" } else { "5" });
+                let mut headers = HeaderMap::from_iter([(header, value)]);
+                strip(&mut headers, &method, &HeaderPolicy::new());
+                assert_eq!(headers.is_empty(), may_differ, "{method} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_guide_prints_the_list() {
+        let page = include_str!("../guide/same_handler.md");
+        let table = page.lines().skip_while(|line| *line != "| what | a replay |").skip(2);
+        let printed: Vec<_> = table.take_while(|line| line.starts_with('|')).collect();
+        let listed = DIFFERENCES
+            .iter()
+            .map(|row| format!("| {} | {} |", row.what, row.replay));
+        assert_eq!(printed, listed.collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,194 @@
+//! What a router of axum leaves in the extensions of a request on its way to a layer that stands inside of it.
+//!
+//! axum lets nobody make these values but its router. So the pattern under which the layer is mounted is stored, and a
+//! replay is led through a router of that one pattern.
+
+use std::{
+    mem,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use axum::{
+    RequestExt, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, MatchedPath, NestedPath, OriginalUri, Request},
+    response::Response,
+    routing::any,
+};
+use bytes::Bytes;
+use http::{Extensions, Uri, uri::PathAndQuery};
+use http_body::Frame;
+use serde::{Deserialize, Serialize};
+use tower_service::Service;
+
+use crate::{
+    error::BoxError,
+    layer::carry::{Carrier, Packed},
+    task::target,
+};
+
+/// What is carried without being asked for.
+pub(crate) fn carriers() -> Vec<Carrier> {
+    vec![
+        Carrier::new("axum.mount", pack_mount, |bytes, uri, extensions| {
+            serde_json::from_slice::<Mount>(bytes)?.restore(uri, extensions)
+        }),
+        Carrier::new("axum.body-limit", pack_limit, |bytes, _, extensions| {
+            restore_limit(serde_json::from_slice(bytes)?, extensions);
+            Ok(())
+        }),
+    ]
+}
+
+/// Where a router outside has led a request.
+#[derive(Serialize, Deserialize)]
+struct Mount {
+    original: Original,
+    /// The pattern of the prefix that it took off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nested: Option<String>,
+    /// The pattern of the route, where that leads to one path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    matched: Option<String>,
+}
+
+/// The target as the router outside saw it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Original {
+    /// This before the target that the layer saw: so that a target which is edited has it too.
+    After(String),
+    /// This scheme, authority, and path and query.
+    Whole([String; 3]),
+}
+
+fn pack_mount(uri: &Uri, extensions: &mut Extensions) -> Result<Packed, BoxError> {
+    let Some(OriginalUri(original)) = extensions.get() else {
+        return Ok(Packed::default());
+    };
+    let nested = extensions.get().map(|path: &NestedPath| path.as_str().to_owned());
+    let matched = extensions.get().map(|path: &MatchedPath| path.as_str().to_owned());
+    // The original target, the parameters of its path, the prefix, and which route was taken.
+    let came = 2 + usize::from(nested.is_some()) + usize::from(nested.is_some() || matched.is_some());
+    if nested.is_none() && matched.is_none() && original == uri {
+        // All of it is as if there were no router outside.
+        return Ok(Packed::nothing_for(came));
+    }
+    let mount = Mount {
+        original: Original::of(original, uri),
+        nested,
+        matched,
+    };
+    Ok(Packed::new(serde_json::to_vec(&mount)?, came))
+}
+
+impl Original {
+    fn of(original: &Uri, uri: &Uri) -> Self {
+        let [scheme, authority, path] = target::parts(original);
+        match path.strip_suffix(target::parts(uri)[2]) {
+            Some(before) if scheme == target::parts(uri)[0] && authority == target::parts(uri)[1] => {
+                Self::After(before.to_owned())
+            }
+            _ => Self::Whole([scheme, authority, path].map(str::to_owned)),
+        }
+    }
+
+    /// The target that led here, now that the layer's is `uri`.
+    fn read(&self, uri: &Uri) -> Option<Uri> {
+        match self {
+            Self::After(before) => {
+                let [scheme, authority, path] = target::parts(uri);
+                let path: PathAndQuery = format!("{before}{path}").try_into().ok()?;
+                target::from_parts([scheme.as_bytes(), authority.as_bytes(), path.as_str().as_bytes()])
+            }
+            Self::Whole(parts) => target::from_parts([0, 1, 2].map(|part| parts[part].as_bytes())),
+        }
+    }
+}
+
+impl Mount {
+    fn restore(&self, uri: &Uri, extensions: &mut Extensions) -> Result<(), BoxError> {
+        let original = self.original.read(uri).ok_or("its original target is none")?;
+        extensions.extend(self.led_to(&original).unwrap_or_default());
+        extensions.insert(OriginalUri(original));
+        Ok(())
+    }
+
+    /// The extensions of a request for `uri` that a router of these patterns has led here; none if it leads elsewhere, as
+    /// an edited target may.
+    fn led_to(&self, uri: &Uri) -> Option<Extensions> {
+        let here = any(async |request: Request| {
+            let mut response = Response::new(Body::empty());
+            *response.extensions_mut() = request.into_parts().0.extensions;
+            response
+        });
+        let mut router = match (&self.nested, &self.matched) {
+            (Some(nested), matched) => {
+                let rest = matched
+                    .as_ref()
+                    .and_then(|matched| matched.strip_prefix(nested.as_str()));
+                // The root of a nested service is its own route, with a slash behind the prefix or without.
+                match rest.filter(|rest| rest.len() > 1 && rest.starts_with('/')) {
+                    Some(rest) => Router::new().nest(nested, Router::new().route(rest, here)),
+                    None => Router::new().nest_service(nested, here),
+                }
+            }
+            (None, Some(matched)) => Router::new().route(matched, here),
+            (None, None) => return None,
+        };
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = uri.clone();
+        // It waits for nothing.
+        let answer = pin!(router.call(request)).poll(&mut Context::from_waker(Waker::noop()));
+        match answer {
+            Poll::Ready(Ok(mut response)) if response.status().is_success() => {
+                Some(mem::take(response.extensions_mut()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What axum's extractors read at most where nobody says otherwise.
+const DEFAULT_LIMIT: u64 = 2 * 1024 * 1024;
+
+/// The limit that a `DefaultBodyLimit` outside has set, unless it is the default; `null` for none.
+fn pack_limit(_: &Uri, extensions: &mut Extensions) -> Result<Packed, BoxError> {
+    if extensions.is_empty() {
+        return Ok(Packed::default());
+    }
+    // axum shows it to nobody, but limits a body by it.
+    let mut request = Request::new(Body::new(OfNoLength));
+    mem::swap(request.extensions_mut(), extensions);
+    let mut request = request.with_limited_body();
+    mem::swap(request.extensions_mut(), extensions);
+    let limit = http_body::Body::size_hint(request.body()).upper();
+    match limit {
+        Some(DEFAULT_LIMIT) => Ok(Packed::default()),
+        _ => Ok(Packed::new(serde_json::to_vec(&limit)?, 1)),
+    }
+}
+
+fn restore_limit(limit: Option<u64>, extensions: &mut Extensions) {
+    let limit = match limit.map(usize::try_from) {
+        Some(Ok(limit)) => DefaultBodyLimit::max(limit),
+        _ => DefaultBodyLimit::disable(),
+    };
+    let mut request = http::Request::new(());
+    mem::swap(request.extensions_mut(), extensions);
+    limit.apply(&mut request);
+    mem::swap(request.extensions_mut(), extensions);
+}
+
+/// A body that may be as long as it is let.
+struct OfNoLength;
+
+impl http_body::Body for OfNoLength {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(None)
+    }
+}
