@@ -83,7 +83,8 @@ impl fmt::Display for GrpcFailure<'_> {
         let Some(message) = self.message.filter(|message| !message.is_empty()) else {
             return Ok(());
         };
-        let message = percent_decode(message.as_bytes()).decode_utf8_lossy();
+        let bytes: Vec<u8> = percent_decode(message.as_bytes()).take(MESSAGE_BYTES).collect();
+        let message = String::from_utf8_lossy(&bytes);
         write!(f, ": {}", cut(&printable_line(&message), MESSAGE_BYTES))
     }
 }

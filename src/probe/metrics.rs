@@ -21,7 +21,7 @@ use crate::{
 /// | `queue_wait_seconds` | histogram | | how long a task had been due when its attempt began |
 /// | `attempts_total` | counter | `outcome`: see [`AttemptOutcome`] | attempts that ended |
 /// | `attempt_duration_seconds` | histogram | `outcome` | how long they took |
-/// | `retries_total` | counter | | of these, how many are tried again |
+/// | `retries_total` | counter | | of these, how many failed and are tried again |
 /// | `leases_lost_total` | counter | | attempts that were aborted because their claim was lost |
 /// | `fenced_writes_total` | counter | | writes that were refused for the same reason |
 /// | `rescued_total` | counter | | tasks taken from a worker that was gone |
@@ -114,10 +114,11 @@ impl Probe for MetricsProbe {
             Event::Ended {
                 outcome, state, took, ..
             } => {
+                let retried = *state == TaskState::Retrying && *outcome != AttemptOutcome::Deferred;
                 let outcome = AttemptOutcome::as_str(*outcome);
                 counter!(ATTEMPTS, "outcome" => outcome).increment(1);
                 histogram!(ATTEMPT_DURATION, "outcome" => outcome).record(*took);
-                if *state == TaskState::Retrying {
+                if retried {
                     counter!(RETRIES).increment(1);
                 }
             }

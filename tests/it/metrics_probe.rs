@@ -67,6 +67,20 @@ fn what_happens_to_tasks_is_counted() {
     );
 }
 
+/// Not a retry: nothing has failed.
+#[test]
+fn not_now_is_counted_as_a_deferral() {
+    let seen = watch(async || {
+        let (app, tasks) = app(|builder| builder);
+        assert_eq!(send(&app, "/busy", None).await.0, StatusCode::ACCEPTED);
+        all_ended(&tasks, 1).await;
+        tasks.shutdown(Duration::from_secs(5)).await;
+    });
+    assert_eq!(seen.value("attempts_total{outcome=deferred}"), 1.0);
+    assert_eq!(seen.value("attempts_total{outcome=succeeded}"), 1.0);
+    assert_eq!(seen.value("retries_total"), 0.0);
+}
+
 /// What a dead process left: two tasks that it ran, of which one has crashed too often, and one that is too old.
 async fn die_with_tasks(store: &impl TaskStore, lease: Duration) {
     let dead = WorkerId::new("dead", 1);
@@ -254,6 +268,7 @@ fn routes() -> Router {
     Router::new()
         .route("/fine", post(async || "done"))
         .route("/flaky", post(flaky))
+        .route("/busy", post(busy))
         .route("/refuses", post(async || StatusCode::BAD_REQUEST))
         .route("/panics", post(panics))
 }
@@ -263,6 +278,16 @@ async fn flaky(task: TaskContext) -> StatusCode {
         1 => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,
     }
+}
+
+async fn busy(task: TaskContext) -> (StatusCode, [(&'static str, &'static str); 1]) {
+    let first = task.fence_token().is_some_and(|token| token.get() == 1);
+    let status = if first {
+        StatusCode::TOO_MANY_REQUESTS
+    } else {
+        StatusCode::OK
+    };
+    (status, [("retry-after", "0")])
 }
 
 async fn panics() {
