@@ -66,7 +66,7 @@ pub enum Verdict {
         after: Option<Duration>,
     },
     /// The handler says "not now": the task waits, and this attempt is not counted. As often as [`DEFERRALS`] in each
-    /// generation of a task; from then on it is a `Retry` after the same wait.
+    /// generation of a task; from then on, and for a task without retries, it is a `Retry` after the same wait.
     Defer {
         /// How long to wait.
         after: Duration,
@@ -98,8 +98,8 @@ pub struct DoNotRetry;
 ///
 /// **"Not now":** 429 and 503 with a `Retry-After`, the answers of a handler that cannot do the work at the moment and
 /// knows when it can, use up no attempt: the task waits for as long as was asked. That is so ten times in each generation of a
-/// task ([`DEFERRALS`]); from then on they are failures like others. A policy without retries defers nothing either: the
-/// task runs once.
+/// task ([`DEFERRALS`]); from then on they are failures like others. A task without retries is not deferred
+/// either: it runs once.
 ///
 /// The wait is random between zero and a bound that doubles with each retry ("full jitter"), so that tasks which failed
 /// together do not come back together. A `Retry-After` on the response is obeyed instead, up to
@@ -186,9 +186,7 @@ impl RetryPolicy for Backoff {
         }
         let after = retry_after(headers, SystemTime::now()).map(|after| after.min(Self::RETRY_AFTER_CAP));
         match (*status, after) {
-            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(after)) if self.max_retries > 0 => {
-                Verdict::Defer { after }
-            }
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(after)) => Verdict::Defer { after },
             _ => Verdict::Retry { after },
         }
     }

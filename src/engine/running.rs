@@ -71,7 +71,11 @@ impl Live {
             left_out: input.left_out(),
             retries: record.retries,
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
-            deferrals_left: DEFERRALS.saturating_sub(record.deferrals),
+            // Who allows no retries may have a reason that a response does not know.
+            deferrals_left: match record.max_attempts {
+                0..=1 => 0,
+                _ => DEFERRALS.saturating_sub(record.deferrals),
+            },
             started,
             times_out_at: machine.times_out_at(),
             machine: Mutex::new(machine),

@@ -382,16 +382,34 @@ async fn only_429_and_503_with_a_time_are_not_now() {
     }
 }
 
-/// Who wants a task to run once has it run once.
+/// Who wants a task to run once has it run once, and not only by the default policy.
 #[tokio::test]
 async fn without_retries_a_task_runs_once_whatever_its_handler_asks_for() {
-    let tasks = serve(quick(MemoryStore::new()).retry(at_once(0)), not_now("0"));
-    let id = submit(&tasks, "/503/100").await;
-    let record = ended(&tasks, id).await;
-    assert_eq!(
-        (record.state, record.attempt, record.history.len()),
-        (TaskState::Failed, 1, 3)
-    );
+    struct Broken;
+    impl RetryPolicy for Broken {
+        fn max_retries(&self) -> u32 {
+            0
+        }
+        fn judge(&self, _: &AttemptEnd<'_>) -> Verdict {
+            panic!("the policy is broken")
+        }
+        fn delay(&self, _: u32, _: f64) -> Duration {
+            Duration::ZERO
+        }
+    }
+    let builders = [
+        quick(MemoryStore::new()).retry(at_once(0)),
+        quick(MemoryStore::new()).retry(Broken),
+    ];
+    for builder in builders {
+        let tasks = serve(builder, not_now("0"));
+        let id = submit(&tasks, "/503/100").await;
+        let record = ended(&tasks, id).await;
+        assert_eq!(
+            (record.state, record.attempt, record.history.len()),
+            (TaskState::Failed, 1, 3)
+        );
+    }
 }
 
 /// What it says then is the end that was asked for, as the documentation of `TaskContext::stopped` has it.
