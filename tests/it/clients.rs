@@ -265,7 +265,7 @@ async fn every_link_begins_with_one_base() {
         ),
     ];
     for (configure, base) in configured {
-        let app = App::with(configure);
+        let app = App::with(|builder| configure(builder.hosts(["client.example"])));
         let at = |request: http::request::Builder| {
             request
                 .header("Host", "client.example:81")

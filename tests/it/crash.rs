@@ -221,8 +221,11 @@ async fn of_those_that_ran_beside_a_task_that_kills_its_process_none_is_given_up
             .await;
     }
     scene.until(|scene| scene.starts().len() == 7).await;
-    scene.accepted(to, &asynchronous("culprit", ABORT, true)).await;
+    // Not waited for: the process may end before it has answered.
+    let (client, culprit) = (scene.client.clone(), asynchronous("culprit", ABORT, true));
+    let answer = tokio::spawn(async move { client.send(to, &culprit).await });
     assert_eq!(process.end().await.unwrap(), End::Aborted);
+    let _ = answer.await;
     scene.open_gate();
     let mut deaths = 1;
     let ended = loop {
