@@ -34,7 +34,7 @@ use tower_respond_async::{
         Settled, Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Cursor, Delivery, DeliveryStatus, Destination, Filter,
+        Caller, CapturedRequest, CapturedResponse, Counts, Cursor, Delivery, DeliveryStatus, Destination, Filter,
         IdempotencyKey, LeaseRef, LogLine, NewTask, Page, PageOf, Progress, RequestDigest, RequestId, Scope, SortOrder,
         TaskRecord, TaskRef, Tenant,
         delivery::Redeliver,
@@ -71,7 +71,7 @@ pub(crate) struct MapStore {
 #[derive(Debug, Default)]
 struct Kept {
     tasks: BTreeMap<RequestId, Task>,
-    keys: BTreeMap<(Option<Tenant>, IdempotencyKey), Key>,
+    keys: BTreeMap<(Option<Tenant>, Option<Caller>, IdempotencyKey), Key>,
     closed: bool,
 }
 
@@ -167,7 +167,7 @@ impl TaskStore for MapStore {
                     digest: task.digest,
                     until,
                 };
-                kept.keys.insert((task.tenant, key), known);
+                kept.keys.insert((task.tenant, task.caller, key), known);
             }
             let record = Arc::new(record);
             let stored = Task {
@@ -573,10 +573,10 @@ impl Kept {
         let named = self
             .seen(&own)
             .find(|task| new.name.is_some() && task.record.name == new.name);
-        let key = new
-            .key
-            .clone()
-            .and_then(|key| self.keys.get(&(new.tenant.clone(), key)));
+        let key = new.key.clone().and_then(|key| {
+            let of = (new.tenant.clone(), new.caller.clone(), key);
+            self.keys.get(&of)
+        });
         match (named, key.filter(|key| now < key.until)) {
             (None, None) => None,
             (Some(task), Some(key)) if task.record.id != key.id => Some(Inserted::Conflict),

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     engine::{Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},
     store::{FullReason, Inserted, StoreError},
-    task::{CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant},
+    task::{Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant},
 };
 
 impl Tasks {
@@ -33,6 +33,7 @@ impl Tasks {
             task.digest = Some(task.input.digest());
         }
         task.tenant = submission.tenant;
+        task.caller = submission.caller;
         task.labels = submission.labels;
         task.delay = submission.delay;
         match engine.accept(task, None).answer().await {
@@ -72,10 +73,12 @@ pub struct Submission {
     pub request: CapturedRequest,
     /// A name for the task, unique per tenant.
     pub name: Option<TaskName>,
-    /// A key that makes submitting it twice do no harm.
+    /// A key that makes submitting it twice do no harm, unique per tenant and caller.
     pub key: Option<IdempotencyKey>,
     /// Whose it is.
     pub tenant: Option<Tenant>,
+    /// Who asks. It is one caller with [`Builder::caller`](crate::Builder::caller)'s of the same id.
+    pub caller: Option<Caller>,
     /// Words to find it by.
     pub labels: Labels,
     /// How long it is to wait before it runs.
@@ -92,6 +95,7 @@ impl Submission {
             name: None,
             key: None,
             tenant: None,
+            caller: None,
             labels: Labels::default(),
             delay: Duration::ZERO,
         }
@@ -103,7 +107,8 @@ impl Submission {
 pub enum Submitted {
     /// It is a new task.
     New(Arc<TaskRecord>),
-    /// Its name or key is known; nothing was stored.
+    /// Its name or key is known; nothing was stored. Who submits is trusted with what is known: over HTTP, a duplicate that
+    /// [another](crate::guide::trust#requests-that-are-sent-twice) may have sent gets less.
     Known {
         /// The task of that name or key, unless it is gone and only its key is remembered.
         task: Option<Arc<TaskRecord>>,

@@ -8,9 +8,8 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use sha2::{Digest, Sha256};
 
-use crate::task::{RequestDigest, target};
+use crate::task::{Digesting, RequestDigest, target};
 
 /// The newest version that this build reads.
 ///
@@ -74,17 +73,16 @@ impl CapturedRequest {
         self.body.len() + header_bytes(&self.headers) + target::length(&self.uri)
     }
 
-    /// What tells this request from another one under the same name or key: method, target and body.
+    /// What tells this request from another one under the same name or key: method, host, path and query,
+    /// `Content-Type` and body.
+    ///
+    /// The host is the authority of the URI, or else `Host`, in lower case and without the default ports of `http` and
+    /// `https`: scheme and protocol are not in it, so that a request is the same over HTTP/1 and HTTP/2. Credentials are
+    /// not in it either. Tokens and signatures change from one try to the next, and a client that is refused for that would
+    /// send its request under a new key, which runs it twice.
     #[must_use]
     pub fn digest(&self) -> RequestDigest {
-        let mut hash = Sha256::new();
-        // Lengths first, so that no two requests run into the same bytes.
-        let uri = self.uri.to_string();
-        for part in [self.method.as_str().as_bytes(), uri.as_bytes(), &self.body] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        RequestDigest::from_bytes(hash.finalize().into())
+        Digesting::request(&self.method, &self.uri, &self.headers).finish(&self.body)
     }
 
     /// Writes the request in the oldest version that can say all of it, at most [`VERSION`].

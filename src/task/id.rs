@@ -197,6 +197,45 @@ impl IdempotencyKey {
     }
 }
 
+/// Who asks, where an application knows: a user's id, or an account's. Idempotency keys are unique per tenant and caller.
+///
+/// It is compared and never shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Caller(Arc<str>);
+
+impl Caller {
+    /// Takes `id` as a caller: 1 to 255 bytes without control characters. It must stay the same from one request to the
+    /// next: a user's id, and neither a token nor a session.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidId`] when it is empty, which would make one caller of all who have none, when it is longer, or when it
+    /// holds a control character.
+    pub fn new(id: &str) -> Result<Self, InvalidId> {
+        if id.is_empty() {
+            return Err(InvalidId("a caller has at least one character"));
+        }
+        if id.len() > 255 {
+            return Err(InvalidId("a caller has at most 255 bytes"));
+        }
+        if id.chars().any(char::is_control) {
+            return Err(InvalidId("a caller holds no control characters"));
+        }
+        Ok(Self(id.into()))
+    }
+
+    /// A caller that was taken when its task was stored.
+    pub(crate) fn stored(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Whose task it is, where an application serves several owners that must not see each other's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tenant(Arc<str>);
@@ -339,7 +378,8 @@ impl fmt::Display for Destination {
     }
 }
 
-/// The SHA-256 of a request's method, URI and body: whether two requests under one name or key are the same.
+/// The SHA-256 of what tells one request from another: whether two under one name or key are the same. What goes into it
+/// is said at [`CapturedRequest::digest`](crate::task::CapturedRequest::digest).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestDigest([u8; 32]);
 
@@ -395,6 +435,16 @@ mod tests {
             "bulk",
         ] {
             assert!(TaskName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_caller_is_a_short_text_that_is_not_empty() {
+        for good in ["7", "alice@example.org", "änne b", &"a".repeat(255)] {
+            assert_eq!(Caller::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a\0b", "a\n", &"a".repeat(256)] {
+            assert!(Caller::new(bad).is_err(), "{bad:?}");
         }
     }
 

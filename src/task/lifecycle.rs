@@ -44,6 +44,7 @@ impl TaskRecord {
             id: task.id,
             name: task.name.clone(),
             tenant: task.tenant.clone(),
+            caller: task.caller.clone(),
             function: task.function.clone(),
             method: task.input.method.clone(),
             uri: task.input.uri.clone(),

@@ -13,6 +13,7 @@
 //! functions of [`lifecycle`], as the memory store does.
 
 pub mod delivery;
+mod digest;
 pub mod envelope;
 pub mod id;
 pub mod lifecycle;
@@ -28,11 +29,16 @@ mod retry_after;
 pub mod state;
 pub(crate) mod target;
 
+pub(crate) use self::{
+    digest::Digesting,
+    payload::{Content, Payload},
+    retry_after::retry_after,
+};
 pub use self::{
     envelope::{CapturedRequest, CapturedResponse, DecodeError},
     id::{
-        Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId, TaskName, TaskRef,
-        Tenant, WorkerId,
+        Caller, Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId, TaskName,
+        TaskRef, Tenant, WorkerId,
     },
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
     record::{
@@ -40,8 +46,4 @@ pub use self::{
         Subscriptions, TaskRecord,
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
-};
-pub(crate) use self::{
-    payload::{Content, Payload},
-    retry_after::retry_after,
 };

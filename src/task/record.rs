@@ -6,7 +6,7 @@ use http::{Method, Uri};
 
 use crate::{
     task::{
-        CapturedRequest, Condition, Conditions, Cursor, Destination, FenceToken, IdempotencyKey, LeaseRef,
+        Caller, CapturedRequest, Condition, Conditions, Cursor, Destination, FenceToken, IdempotencyKey, LeaseRef,
         RequestDigest, RequestId, TaskName, TaskState, Tenant, WorkerId,
     },
     time::Timestamp,
@@ -20,7 +20,7 @@ pub struct NewTask {
     pub id: RequestId,
     /// The client's name for it, unique per tenant.
     pub name: Option<TaskName>,
-    /// The client's key for it, unique per tenant for [`key_window`](Self::key_window).
+    /// The client's key for it, unique per tenant and caller for [`key_window`](Self::key_window).
     pub key: Option<IdempotencyKey>,
     /// What tells whether another request under the same name or key is the same. Present if there is either.
     pub digest: Option<RequestDigest>,
@@ -28,6 +28,8 @@ pub struct NewTask {
     pub key_window: Duration,
     /// Whose it is.
     pub tenant: Option<Tenant>,
+    /// Who asked for it, where the application knows.
+    pub caller: Option<Caller>,
     /// What it is listed under, where that is not the first segment of the path.
     pub function: Option<Arc<str>>,
     /// Free words to find it by.
@@ -59,6 +61,7 @@ impl NewTask {
             digest: None,
             key_window: Duration::from_secs(24 * 60 * 60),
             tenant: None,
+            caller: None,
             function: None,
             labels: Labels::default(),
             input,
@@ -141,6 +144,8 @@ pub struct TaskRecord {
     pub name: Option<TaskName>,
     /// Whose it is.
     pub tenant: Option<Tenant>,
+    /// Who asked for it, where the application knows.
+    pub caller: Option<Caller>,
     /// What it is listed under, where that is not the first segment of the path: see [`function`](Self::function).
     pub function: Option<Arc<str>>,
     /// The method of the request.

@@ -11,7 +11,7 @@ use http::{Method, Uri};
 
 use crate::{
     task::{
-        Condition, Conditions, DecodeError, Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken,
+        Caller, Condition, Conditions, DecodeError, Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken,
         HistoryEvent, Labels, LogLine, Progress, RequestId, Subscription, TaskName, TaskRecord, TaskState, Tenant,
         WorkerId, target,
     },
@@ -20,9 +20,9 @@ use crate::{
 
 /// The newest version of records and log lines that this build reads.
 ///
-/// Version 2 adds the address that a request named for its completion. Version 3 adds how often the handler said "not now",
-/// and has the parts of a target apart. A record is written in the oldest version that says all of it, and log lines in
-/// version 1: builds that know no other go on to read them, and leave those of later versions to newer ones.
+/// Version 2 adds the address that a request named for its completion. Version 3 adds who asked and how often the handler
+/// said "not now", and has the parts of a target apart. A record is written in the oldest version that says all of it, and
+/// log lines in version 1: builds that know no other go on to read them, and leave those of later versions to newer ones.
 pub const VERSION: u8 = 3;
 
 const WITHOUT_CALLBACK: u8 = 1;
@@ -38,7 +38,7 @@ impl TaskRecord {
     /// Writes the record in the oldest version that can say all of it, at most [`VERSION`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let newest = self.deferrals > 0 || !target::is_one_text(&self.uri);
+        let newest = self.deferrals > 0 || self.caller.is_some() || !target::is_one_text(&self.uri);
         let version = match &self.callback {
             _ if newest => VERSION,
             Some(_) => TARGET_IS_ONE_TEXT,
@@ -58,6 +58,7 @@ impl TaskRecord {
             self.progress.is_some(),
             self.callback.is_some(),
             self.deferrals > 0,
+            self.caller.is_some(),
         ];
         let bits = optional.iter().enumerate();
         out.number(bits.fold(0, |bits, (at, is)| bits | u64::from(*is) << at));
@@ -112,6 +113,7 @@ impl TaskRecord {
         if self.deferrals > 0 {
             out.number(self.deferrals.into());
         }
+        self.caller.as_ref().inspect(|caller| out.text(caller.as_str()));
 
         out.number(self.labels.iter().count() as u64);
         for (name, value) in self.labels.iter() {
@@ -190,6 +192,7 @@ impl TaskRecord {
         let progress = has(9).then(|| input.progress()).transpose()?;
         let callback = has(10).then(|| input.text().map(Arc::from)).transpose()?;
         let deferrals = has(11).then(|| input.small()).transpose()?.unwrap_or(0);
+        let caller = has(12).then(|| input.text().map(Caller::stored)).transpose()?;
 
         let labels: Vec<_> = input.list(|input| Ok((input.text()?, input.text()?)))?;
         let history = input.list(Reader::event)?;
@@ -200,6 +203,7 @@ impl TaskRecord {
             id,
             name,
             tenant,
+            caller,
             function,
             method,
             uri,
@@ -273,7 +277,7 @@ impl LogLine {
 }
 
 /// How many fields of a record may be missing.
-const OPTIONAL_FIELDS: u32 = 12;
+const OPTIONAL_FIELDS: u32 = 13;
 
 const TOO_SHORT: DecodeError = DecodeError::Malformed("it ends too early");
 

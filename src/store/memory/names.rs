@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     store::KnownBy,
-    task::{IdempotencyKey, NewTask, RequestDigest, RequestId, Scope, TaskName, Tenant},
+    task::{Caller, IdempotencyKey, NewTask, RequestDigest, RequestId, Scope, TaskName, Tenant},
     time::Timestamp,
 };
 
@@ -17,7 +17,7 @@ pub(super) struct Names {
     ends: BTreeSet<(Timestamp, KeyOf)>,
 }
 
-type KeyOf = (Option<Tenant>, IdempotencyKey);
+type KeyOf = (Option<Tenant>, Option<Caller>, IdempotencyKey);
 
 #[derive(Clone, Copy, Debug)]
 struct Key {
@@ -48,7 +48,7 @@ impl Names {
 
     /// About how many bytes the key of `task` takes to keep.
     pub(super) fn weight(task: &NewTask) -> usize {
-        task.key.as_ref().map_or(0, weight_of)
+        key_of(task).as_ref().map_or(0, weight_of)
     }
 
     pub(super) fn look_up(&self, task: &NewTask, now: Timestamp) -> Lookup {
@@ -56,10 +56,7 @@ impl Names {
             let name = (name.clone(), task.tenant.clone());
             self.names.get(&name).copied()
         });
-        let keyed = task.key.as_ref().and_then(|key| {
-            let key = (task.tenant.clone(), key.clone());
-            self.keys.get(&key).filter(|known| now < known.until)
-        });
+        let keyed = key_of(task).and_then(|key| self.keys.get(&key).filter(|known| now < known.until));
         match (named, keyed) {
             (Some(named), Some(keyed)) if named != keyed.id => Lookup::Conflict,
             (Some(named), _) => Lookup::Known(named, KnownBy::Name, None),
@@ -74,18 +71,17 @@ impl Names {
         if let Some(name) = &task.name {
             self.names.insert((name.clone(), task.tenant.clone()), task.id);
         }
-        let Some(key) = &task.key else { return 0 };
+        let Some(key_of) = key_of(task) else { return 0 };
         let until = now.saturating_add(task.key_window);
         let known = Key {
             id: task.id,
             digest: task.digest,
             until,
         };
-        let key_of = (task.tenant.clone(), key.clone());
         let old = self.keys.insert(key_of.clone(), known);
         let freed = old.map_or(0, |old| {
             self.ends.remove(&(old.until, key_of.clone()));
-            weight_of(key)
+            weight_of(&key_of)
         });
         self.ends.insert((until, key_of));
         freed
@@ -119,13 +115,18 @@ impl Names {
                 break;
             };
             self.keys.remove(&key_of);
-            weight += weight_of(&key_of.1);
+            weight += weight_of(&key_of);
             count += 1;
         }
         (count, weight)
     }
 }
 
-fn weight_of(key: &IdempotencyKey) -> usize {
-    key.as_str().len() + KEY_BYTES
+fn key_of(task: &NewTask) -> Option<KeyOf> {
+    let key = task.key.clone()?;
+    Some((task.tenant.clone(), task.caller.clone(), key))
+}
+
+fn weight_of((_, caller, key): &KeyOf) -> usize {
+    key.as_str().len() + caller.as_ref().map_or(0, |caller| caller.as_str().len()) + KEY_BYTES
 }

@@ -70,7 +70,7 @@ impl Batch<'_> {
             frame::put(self.tables.names.open()?, &name, &[task.id.as_bytes()])?;
         }
         if let Some(key) = &task.key {
-            let key = key_key(task.tenant.as_ref(), key);
+            let key = key_key(task.tenant.as_ref(), task.caller.as_ref(), key);
             let until = now.saturating_add(task.key_window);
             let known = KnownKey {
                 id: task.id,
@@ -124,7 +124,7 @@ impl Batch<'_> {
     /// What is remembered of the key.
     fn keyed(&mut self, task: &NewTask, now: Timestamp) -> Result<Option<KnownKey>, Fault> {
         let Some(key) = &task.key else { return Ok(None) };
-        let key = key_key(task.tenant.as_ref(), key);
+        let key = key_key(task.tenant.as_ref(), task.caller.as_ref(), key);
         let read = self.tables.keys.open()?.get(&*key)?.map(|value| {
             let value = value.value();
             KnownKey::read(&key, value).map_err(|_| value.to_vec())

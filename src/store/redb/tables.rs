@@ -6,7 +6,7 @@
 //! | `inputs`, `outputs` | id | the request, the response |
 //! | `logs` | id, number of the last line | a [chunk](super::logs) of lines |
 //! | `names` | name, tenant | id |
-//! | `keys` | tenant, key | id, end of the window, digest |
+//! | `keys` | tenant, caller, key | id, end of the window, digest |
 //! | `key_ends` | end of the window, key of `keys` | nothing |
 //! | `set_aside` | letter of the table, key there | the value as it was found, without a checksum |
 //! | `meta` | `format` | version of this page |
@@ -25,7 +25,7 @@ use super::{
     ram::Ram,
 };
 use crate::{
-    task::{DecodeError, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, Tenant},
+    task::{Caller, DecodeError, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, Tenant},
     time::Timestamp,
 };
 
@@ -261,11 +261,18 @@ pub(super) fn name_key(name: &TaskName, tenant: Option<&Tenant>) -> Vec<u8> {
     key
 }
 
-pub(super) fn key_key(tenant: Option<&Tenant>, key: &IdempotencyKey) -> Vec<u8> {
+pub(super) fn key_key(tenant: Option<&Tenant>, caller: Option<&Caller>, key: &IdempotencyKey) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     let length = tenant.map_or(0, |tenant| tenant.as_str().len() as u32);
     bytes.extend_from_slice(&length.to_be_bytes());
     push_tenant(&mut bytes, tenant);
+    // Nothing where there is none, as files have it that were written before there were callers. The zero tells a caller
+    // from a key, which has no such byte.
+    if let Some(caller) = caller {
+        bytes.push(0);
+        bytes.extend_from_slice(&(caller.as_str().len() as u32).to_be_bytes());
+        bytes.extend_from_slice(caller.as_str().as_bytes());
+    }
     bytes.extend_from_slice(key.as_str().as_bytes());
     bytes
 }

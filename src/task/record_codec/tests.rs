@@ -21,6 +21,7 @@ fn full() -> TaskRecord {
     let task = NewTask {
         name: Some(TaskName::new("job-1").unwrap()),
         tenant: Some(Tenant::new("änna")),
+        caller: Some(Caller::new("änna's clerk").unwrap()),
         function: Some("resize".into()),
         labels: Labels::from_iter([("team", "a"), ("cost", "")]),
         max_age: Duration::MAX,
@@ -65,6 +66,7 @@ fn what_was_written_is_read_back() {
         callback: None,
         ..full()
     };
+    let nobodys = TaskRecord { caller: None, ..full() };
     let mut told = full();
     told.deliveries[0].due_at = at(5);
     told.deliveries[0].claim(LEASE, at(5)).unwrap();
@@ -76,6 +78,7 @@ fn what_was_written_is_read_back() {
     for record in [
         full(),
         without,
+        nobodys,
         told,
         deferred,
         undeferred,
@@ -145,17 +148,35 @@ fn the_written_form_of_a_target_in_parts_does_not_change() {
 /// Builds of before leave it to newer ones, and know every other record.
 #[test]
 fn a_record_is_of_the_oldest_version_that_says_all_of_it() {
-    let deferred = full();
-    let called_back = TaskRecord { deferrals: 0, ..full() };
+    let called_back = TaskRecord {
+        deferrals: 0,
+        caller: None,
+        ..full()
+    };
     let neither = TaskRecord {
         callback: None,
         ..called_back.clone()
+    };
+    let deferred = TaskRecord {
+        deferrals: 1,
+        ..neither.clone()
+    };
+    let asked = TaskRecord {
+        caller: full().caller,
+        ..neither.clone()
     };
     let absolute = TaskRecord {
         uri: Uri::from_static("http://h/"),
         ..neither.clone()
     };
-    for (version, record) in [(3, deferred), (2, called_back), (1, neither), (3, absolute)] {
+    for (version, record) in [
+        (3, full()),
+        (3, deferred),
+        (3, asked),
+        (3, absolute),
+        (2, called_back),
+        (1, neither),
+    ] {
         let bytes = record.encode();
         assert_eq!(bytes[0], version);
         for older in 1..version {
@@ -164,6 +185,32 @@ fn a_record_is_of_the_oldest_version_that_says_all_of_it() {
             assert!(TaskRecord::decode(&bytes).is_err(), "version {version} as {older}");
         }
     }
+}
+
+/// What builds wrote that knew neither callbacks nor callers, and then callbacks and no callers.
+#[test]
+fn records_of_older_builds_are_read() {
+    let record = TaskRecord::accepted(&new_task(), at(300));
+    let mut written = [
+        &b"\x01r\x00"[..],
+        &[7; 16],
+        b"\x00\x01\x00\x00\x00\x01\x03\x00",
+        b"\xac\x02\xac\x02\xac\xba\x99\x29",
+        b"\x80\xa3\x05\x00",
+        b"\x03GET\x04/a?b",
+    ]
+    .concat();
+    let lists = b"\x00\x01\x01\x00\xac\x02\x00\x00\x00\x00";
+    let of_version_1 = [&written, &lists[..]].concat();
+    assert_eq!(TaskRecord::decode(&of_version_1), Ok(record.clone()));
+    // The bit of the callback is the third of the second group of seven.
+    written.splice(..3, *b"\x02r\x80\x08");
+    let of_version_2 = [&written, &b"\x0ehttps://h/hook"[..], lists].concat();
+    let told = TaskRecord {
+        callback: Some("https://h/hook".into()),
+        ..record
+    };
+    assert_eq!(TaskRecord::decode(&of_version_2), Ok(told));
 }
 
 #[test]
@@ -223,7 +270,7 @@ proptest! {
         times in any::<[u64; 5]>(),
         token in any::<u64>(),
         age in any::<Duration>(),
-        texts in any::<[Option<String>; 4]>(),
+        texts in any::<[Option<String>; 5]>(),
         state in 0..TaskState::ALL.len(),
         fraction in 0.0_f32..=1.0,
     ) {
@@ -236,7 +283,8 @@ proptest! {
         record.token = FenceToken::new(token);
         record.max_age = age;
         record.state = TaskState::ALL[state];
-        let [tenant, function, error, detail] = texts;
+        let [tenant, function, error, detail, caller] = texts;
+        record.caller = caller.map(|caller| Caller::stored(&caller));
         record.tenant = tenant.map(Tenant::new);
         record.function = function.map(Arc::from);
         record.error = error.clone().map(Arc::from);

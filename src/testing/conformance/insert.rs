@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     store::{Delete, FullReason, Insert, Inserted, KnownBy, Limits, Retention, TaskStoreExt},
-    task::{CapturedRequest, Filter, NewTask, Scope, TaskRef, TaskState, record::Labels},
+    task::{Caller, CapturedRequest, Filter, NewTask, Scope, TaskRef, TaskState, record::Labels},
 };
 
 /// What was stored is what is found, down to a header value that is not UTF-8.
@@ -37,6 +37,7 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
         function: Some("resize".into()),
         labels: Labels::from_iter([("team", "a"), ("cost", "b")]),
         callback: Some("https://example.org/hook?a=b".into()),
+        caller: Caller::new("anna's clerk").ok(),
         ..of_tenant(Some("anna"), a_task_called("job-1"))
     };
 
@@ -54,6 +55,7 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
         (TaskState::Enqueued, 1, 0)
     );
     assert_eq!((&found.name, &found.tenant), (&task.name, &task.tenant));
+    assert_eq!(found.caller, task.caller);
     assert_eq!((found.function(), &found.labels), ("resize", &task.labels));
     assert_eq!((&found.method, &found.uri), (&input.method, &input.uri));
     assert_eq!(found.callback, task.callback);
@@ -107,6 +109,41 @@ pub async fn the_same_key_and_another_request_is_refused(harness: &dyn Harness) 
     let inserted = store.insert(Insert::new(second.clone())).await.expect("insert");
     assert_eq!(known(&inserted), (first.id, KnownBy::Key, false));
     assert!(store.task(second.id).await.is_err(), "nothing was stored");
+}
+
+/// Callers choose their keys without knowing of each other's. Names are addresses: of each there is one in a tenant.
+pub async fn keys_are_each_caller_s_own_and_names_are_not(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    // What runs into each other where it is put together without a mark between: `bo` and `b`, whose key begins with `o`.
+    let callers = [(None, "ok"), (Some("bo"), "k"), (Some("b"), "ok"), (Some("bo"), "ok")];
+    for tenant in [None, Some("anna")] {
+        let of = |caller: Option<&str>, key: &str, request| NewTask {
+            caller: caller.map(|caller| Caller::new(caller).expect("a caller")),
+            ..of_tenant(tenant, a_task_keyed(key, request))
+        };
+        let mut first = Vec::new();
+        for (caller, key) in callers {
+            let task = of(caller, key, 1);
+            assert_eq!(store.insert_new(task.clone()).await.caller, task.caller);
+            first.push(task.id);
+        }
+        for ((caller, key), id) in callers.into_iter().zip(first) {
+            for (request, same) in [(1, true), (2, false)] {
+                let again = Insert::new(of(caller, key, request));
+                let inserted = store.insert(again).await.expect("insert");
+                assert_eq!(known(&inserted), (id, KnownBy::Key, same), "{key} of {caller:?}");
+            }
+        }
+
+        let named = of_tenant(tenant, a_task_called("job"));
+        store.insert_new(named.clone()).await;
+        let other = NewTask {
+            caller: Caller::new("b").ok(),
+            ..of_tenant(tenant, a_task_called("job"))
+        };
+        let inserted = store.insert(Insert::new(other)).await.expect("insert");
+        assert_eq!(known(&inserted), (named.id, KnownBy::Name, true));
+    }
 }
 
 /// A key is remembered when its task is gone, and forgotten when its window ends, whether the task is there or not.

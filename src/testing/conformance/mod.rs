@@ -139,6 +139,7 @@ macro_rules! __promises {
                 an_insert_is_safe_to_repeat
                 the_same_key_and_request_gives_the_same_task
                 the_same_key_and_another_request_is_refused
+                keys_are_each_caller_s_own_and_names_are_not
                 a_key_outlives_its_task_by_its_own_window
                 the_same_key_twice_at_once_inserts_one
                 a_name_is_unique_in_its_tenant

@@ -14,9 +14,9 @@ use self::plain::Model;
 use crate::{
     store::{DeliverySettlement, GiveUp, Insert, Inserted, Limits, Retention, Sharing, StoreErrorKind, TaskStoreExt},
     task::{
-        CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter, IdempotencyKey,
-        LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord, TaskRef, Tenant,
-        WorkerId,
+        Caller, CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter,
+        IdempotencyKey, LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord,
+        TaskRef, Tenant, WorkerId,
         delivery::{DeliveryOutcome, DeliveryRef},
         lifecycle::{Edits, Outcome, Renewal},
     },
@@ -412,6 +412,7 @@ impl Case<'_> {
             digest: Some(RequestDigest::from_bytes([body[0]; 32])),
             key_window: self.odd(8),
             tenant: self.random.bool().then(|| Tenant::new("anna")),
+            caller: self.random.bool().then(|| Caller::new("clerk").expect("a caller")),
             delay: if self.random.bool() {
                 Duration::ZERO
             } else {
@@ -500,6 +501,11 @@ fn essence(record: &TaskRecord) -> impl PartialEq + std::fmt::Debug + use<> {
     );
     let times = (record.lease_until.is_some(), record.ended_at.is_some());
     let result = (record.status_code, record.error.clone(), record.worker.clone());
-    let names = (record.id, record.name.clone(), record.tenant.clone());
+    let names = (
+        record.id,
+        record.name.clone(),
+        record.tenant.clone(),
+        record.caller.clone(),
+    );
     (names, record.state, counts, times, result, history, deliveries)
 }

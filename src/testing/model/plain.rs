@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     store::{Delete, FullReason, GiveUp, Insert, Inserted, KnownBy, Retention, Settled},
     task::{
-        CapturedRequest, CapturedResponse, DeliveryTry, Destination, IdempotencyKey, LeaseRef, RequestDigest,
-        RequestId, Scope, TaskRecord, Tenant, WorkerId,
+        Caller, CapturedRequest, CapturedResponse, DeliveryTry, Destination, IdempotencyKey, LeaseRef, NewTask,
+        RequestDigest, RequestId, Scope, TaskRecord, Tenant, WorkerId,
         delivery::{DeliveryOutcome, DeliveryRef},
         lifecycle::{Edits, Outcome, Rerun, Rescue},
     },
@@ -33,10 +33,18 @@ pub(super) struct ModelTask {
 
 pub(super) struct ModelKey {
     pub(super) tenant: Option<Tenant>,
+    pub(super) caller: Option<Caller>,
     pub(super) key: IdempotencyKey,
     pub(super) id: RequestId,
     pub(super) digest: Option<RequestDigest>,
     pub(super) until: Timestamp,
+}
+
+impl ModelKey {
+    /// Whether it is a key of whom the task is.
+    fn is_of(&self, task: &NewTask) -> bool {
+        (&self.tenant, &self.caller) == (&task.tenant, &task.caller)
+    }
 }
 
 impl ModelTask {
@@ -72,7 +80,7 @@ impl Model {
         let mut named = self.tasks.iter();
         let named = named.find(|t| task.name.is_some() && t.record.name == task.name && t.record.tenant == task.tenant);
         let mut keyed = self.keys.iter();
-        let keyed = keyed.find(|key| Some(&key.key) == task.key.as_ref() && key.tenant == task.tenant);
+        let keyed = keyed.find(|key| Some(&key.key) == task.key.as_ref() && key.is_of(task));
         let keyed = keyed.filter(|key| self.now < key.until);
         match (named, keyed) {
             (Some(named), Some(keyed)) if named.record.id != keyed.id => return Inserted::Conflict,
@@ -103,10 +111,10 @@ impl Model {
             digest: task.digest,
         });
         if let Some(key) = &task.key {
-            self.keys
-                .retain(|other| (&other.key, &other.tenant) != (key, &task.tenant));
+            self.keys.retain(|other| other.key != *key || !other.is_of(task));
             self.keys.push(ModelKey {
                 tenant: task.tenant.clone(),
+                caller: task.caller.clone(),
                 key: key.clone(),
                 id: task.id,
                 digest: task.digest,
