@@ -142,7 +142,7 @@ pub use self::{
     error::{BoxError, ConfigError},
     hook::{Completion, CompletionHook},
     layer::{
-        Builder, Dialect, HeaderPolicy, Links, RequestBody, RespondAsync, RespondAsyncLayer, ResponseBody,
+        Builder, Credentials, Dialect, HeaderPolicy, Links, RequestBody, RespondAsync, RespondAsyncLayer, ResponseBody,
         ResponseFuture,
     },
     store::{MemoryStore, TaskStore},

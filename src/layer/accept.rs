@@ -3,7 +3,7 @@
 use std::{
     future::{poll_fn, ready},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Instant,
 };
@@ -22,12 +22,13 @@ use crate::{
         carry,
         config::Shared,
         dialect::{CallbackAsked, Options, Preferences, callback, idempotency_key},
+        duplicate::{Again, Shown},
         headers,
         pace::{Pace, unread},
     },
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
-    task::{CapturedRequest, NewTask, RequestId, TaskRecord, target},
+    task::{CapturedRequest, NewTask, RequestId, TaskName, TaskRecord, target},
     wire::{ApiLinks, Problem},
 };
 
@@ -51,8 +52,14 @@ enum Stored {
         /// It was stored for an earlier request.
         duplicate: bool,
     },
+    /// A task of which its sender is told that it is there.
+    Withheld {
+        id: RequestId,
+        /// The name of the task, where the sender knows it.
+        name: Option<TaskName>,
+    },
     /// The key of a task that is gone.
-    Key(RequestId),
+    Gone(RequestId),
 }
 
 impl Accept {
@@ -72,8 +79,10 @@ impl Accept {
         let id = self.engine().request_id(self.at);
         let length = content_length(&head.headers);
         let named = self.callback_named(&head.headers);
-        let admitted = self.admit(id, options, head).and_then(|task| Ok((task, named?)));
-        let (mut task, named) = match admitted {
+        let admitted = self
+            .admit(id, options, head)
+            .and_then(|admitted| Ok((admitted, named?)));
+        let ((mut task, mut again), named) = match admitted {
             Ok(admitted) => admitted,
             Err(problem) => return Box::pin(ready(self.refused(problem, id))),
         };
@@ -91,7 +100,11 @@ impl Accept {
                 task.subscriptions = self.engine().destinations.subscriptions_with_callback();
             }
             let stored = match self.read(length, pin!(body)).await {
-                Ok((body, reserved)) => self.stored(self.store(task, body, reserved).answer().await),
+                Ok((body, reserved)) => {
+                    let accepting = self.store(task, again.as_deref_mut(), body, reserved);
+                    let answer = accepting.answer().await;
+                    self.stored(answer, again).await
+                }
                 Err(problem) => Err(problem),
             };
             match stored {
@@ -102,7 +115,8 @@ impl Accept {
                     };
                     self.accepted(record, applied).await
                 }
-                Ok(Stored::Key(id)) => self.remembered(id),
+                Ok(Stored::Withheld { id, name }) => self.withheld(id, name),
+                Ok(Stored::Gone(id)) => self.refused(Problem::task_gone(), id),
                 Err(problem) => self.refused(problem, id),
             }
         })
@@ -129,7 +143,12 @@ impl Accept {
     }
 
     /// The task that the head asks for, its body still to come.
-    fn admit(&self, id: RequestId, options: Options, mut head: Parts) -> Result<NewTask, Problem> {
+    fn admit(
+        &self,
+        id: RequestId,
+        options: Options,
+        mut head: Parts,
+    ) -> Result<(NewTask, Option<Box<Again>>), Problem> {
         let engine = self.engine();
         let depth = headers::depth(&head.headers).saturating_add(1);
         if depth > CapturedRequest::MAX_DEPTH {
@@ -146,11 +165,14 @@ impl Accept {
         if let Some(reason) = engine.full(tenant.as_ref(), options.delay) {
             return Err(full(reason));
         }
+        let caller = self.shared.config.caller.as_ref().and_then(|caller| caller(&head));
         let function = self.shared.config.function_name.as_ref().and_then(|name| name(&head));
         let labels = self.shared.config.labels.as_ref().map(|labels| labels(&head));
         let carried = carry::pack(&self.shared.config.carriers, &head.uri, &mut head.extensions)
             .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
 
+        // Boxed, so that only a request which may have been sent before pays for it.
+        let again = (options.name.is_some() || key.is_some()).then(|| Box::new(Again::new(&self.shared.config, &head)));
         let mut headers = head.headers;
         headers::strip(&mut headers, &head.method, &self.shared.config.headers);
         let mut input = CapturedRequest::new(head.method, head.uri, headers, Bytes::new());
@@ -162,25 +184,24 @@ impl Accept {
         task.name = options.name;
         task.key = key;
         task.tenant = tenant;
+        task.caller = caller;
         task.function = function.map(Into::into);
         task.labels = labels.unwrap_or_default();
         task.delay = options.delay;
-        Ok(task)
+        Ok((task, again))
     }
 
     /// Stores the task, now that its body is there.
-    fn store(&self, mut task: NewTask, body: Bytes, reserved: Reserved) -> Accepting {
+    fn store(&self, mut task: NewTask, again: Option<&mut Again>, body: Bytes, reserved: Reserved) -> Accepting {
         let input = Arc::make_mut(&mut task.input);
         input.body = body;
         self.engine().probes.capture(input);
-        if task.name.is_some() || task.key.is_some() {
-            task.digest = Some(task.input.digest());
-        }
+        task.digest = again.map(|again| again.digest(&self.shared.config, &task));
         self.engine().accept(task, Some(reserved))
     }
 
     /// What the store's answer means for the client.
-    fn stored(&self, answer: Result<Inserted, Unaccepted>) -> Result<Stored, Problem> {
+    async fn stored(&self, answer: Result<Inserted, Unaccepted>, again: Option<Box<Again>>) -> Result<Stored, Problem> {
         let inserted = answer.map_err(|error| match error {
             Unaccepted::ShuttingDown => Problem::shutting_down(),
             Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
@@ -201,16 +222,18 @@ impl Accept {
                 same_request,
             } => {
                 let same = by == KnownBy::Id || same_request && !(self.shared.config.fc_strict && by == KnownBy::Name);
-                match (same, by) {
-                    (true, _) => {
-                        self.note(id, false, true);
-                        Ok(task.map_or(Stored::Key(id), |record| Stored::Task {
-                            record,
-                            duplicate: true,
-                        }))
+                match (same, by, task) {
+                    (false, KnownBy::Key, _) => Err(Problem::key_reused()),
+                    (false, ..) => Err(Problem::task_exists()),
+                    (true, _, None) => Ok(Stored::Gone(id)),
+                    (true, _, Some(record)) => {
+                        let shown = match again {
+                            // Boxed, so that only duplicates pay for the room that it takes.
+                            Some(again) if by != KnownBy::Id => Box::pin(self.shown(*again, &record)).await,
+                            _ => Shown::Task,
+                        };
+                        self.duplicate(record, shown)
                     }
-                    (false, KnownBy::Key) => Err(Problem::key_reused()),
-                    (false, _) => Err(Problem::task_exists()),
                 }
             }
             Inserted::Conflict => Err(Problem::id_and_key_differ()),
@@ -268,6 +291,25 @@ impl Accept {
             }
             read.push(data);
         }
+    }
+
+    /// What a duplicate of this task's request is answered with.
+    fn duplicate(&self, record: Arc<TaskRecord>, shown: Shown) -> Result<Stored, Problem> {
+        let id = record.id;
+        let stored = match shown {
+            Shown::Refusal => return Err(Problem::credentials_differ()),
+            Shown::Task => Stored::Task {
+                record,
+                duplicate: true,
+            },
+            Shown::Id { name, why } => {
+                let first = !self.shared.has_withheld.swap(true, Ordering::Relaxed);
+                self.engine().probes.emit(|| Event::Withheld { id, why, first });
+                Stored::Withheld { id, name }
+            }
+        };
+        self.note(id, false, true);
+        Ok(stored)
     }
 
     fn note(&self, id: RequestId, born_claimed: bool, duplicate: bool) {

@@ -10,10 +10,10 @@ use crate::{
     layer::{accept::Accept, dialect::PREFERENCE_APPLIED},
     probe::Event,
     task::{
-        RequestId, Scope, TaskRecord,
+        RequestId, Scope, TaskName, TaskRecord,
         own::{DUPLICATE, STATUS},
     },
-    wire::{ApiLinks, Problem, TaskDocument, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID, handed_out},
+    wire::{ApiLinks, Problem, TaskDocument, handed_out},
 };
 
 /// When a client is to look for the first time, in seconds.
@@ -36,6 +36,10 @@ impl Accept {
             // Boxed, so that only who waits pays for the room that it takes.
             Some(limit) if !limit.is_zero() => match Box::pin(self.response_within(limit, record)).await {
                 Ok(mut response) => {
+                    if applied.duplicate {
+                        // A session is begun once: its cookie was for the first one.
+                        response.headers_mut().remove(header::SET_COOKIE);
+                    }
                     self.finish(&mut response, applied, wait);
                     return response;
                 }
@@ -84,25 +88,18 @@ impl Accept {
         Err(waited)
     }
 
-    /// The answer for a request whose task is gone already, and whose key is not.
-    pub(super) fn remembered(&self, id: RequestId) -> Response<Bytes> {
-        let id = id.to_string();
-        let body = match self.shared.config.fc_strict {
-            true => Bytes::new(),
-            false => Bytes::from(format!(r#"{{"taskId":"{id}","requestId":"{id}"}}"#)),
-        };
-        let mut response = Response::new(body);
+    /// The answer for a duplicate whose sender is not known to be the first one: that its task is there, and where. Who may
+    /// read it is the task API's to say.
+    pub(super) fn withheld(&self, id: RequestId, name: Option<TaskName>) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::ACCEPTED;
         let headers = response.headers_mut();
-        if !self.shared.config.fc_strict {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        let id = HeaderValue::try_from(id).expect("a UUID is visible ASCII");
-        headers.insert(X_FC_REQUEST_ID, id.clone());
-        headers.insert(X_FC_ASYNC_TASK_ID, id);
-        headers.insert(DUPLICATE, HeaderValue::from_static("true"));
-        let wait = Some(Duration::ZERO).filter(|_| self.wait().is_some());
-        self.preferences_applied(headers, wait, false);
+        self.links().put_location_on_with_ids(headers, id, name.as_ref());
+        let applied = Applied {
+            duplicate: true,
+            callback: false,
+        };
+        self.finish(&mut response, applied, None);
         response
     }
 

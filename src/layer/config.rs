@@ -1,16 +1,20 @@
 //! What the layer is told once, when it is built.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::request::Parts;
 
 use crate::{
     engine::Alive,
-    layer::{Dialect, HeaderPolicy, carry::Carrier},
-    task::{Labels, Tenant},
+    layer::{Credentials, Dialect, HeaderPolicy, carry::Carrier},
+    task::{Caller, Labels, Tenant},
     wire::{LinkBase, below},
 };
 
@@ -19,6 +23,8 @@ pub(crate) struct Shared {
     /// Keeps the engine going.
     pub(crate) alive: Arc<Alive>,
     pub(crate) config: Config,
+    /// Whether it was said that the answer to a duplicate was withheld.
+    pub(crate) has_withheld: AtomicBool,
 }
 
 impl Shared {
@@ -45,6 +51,9 @@ pub(crate) struct Config {
     pub(crate) result_limit: usize,
     pub(crate) headers: HeaderPolicy,
     pub(crate) tenant: Option<Box<TenantOf>>,
+    pub(crate) caller: Option<Box<CallerOf>>,
+    pub(crate) credentials: Credentials,
+    pub(crate) fingerprint: Option<Box<FingerprintOf>>,
     pub(crate) function_name: Option<Box<FunctionOf>>,
     pub(crate) labels: Option<Box<LabelsOf>>,
     pub(crate) carriers: Arc<[Carrier]>,
@@ -52,6 +61,8 @@ pub(crate) struct Config {
 
 pub(crate) type When = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(crate) type TenantOf = dyn Fn(&Parts) -> Option<Tenant> + Send + Sync;
+pub(crate) type CallerOf = dyn Fn(&Parts) -> Option<Caller> + Send + Sync;
+pub(crate) type FingerprintOf = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 pub(crate) type FunctionOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 pub(crate) type LabelsOf = dyn Fn(&Parts) -> Labels + Send + Sync;
 

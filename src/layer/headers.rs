@@ -91,7 +91,6 @@ impl HeaderPolicy {
     }
 
     /// Whether some header that holds a secret is not stored.
-    #[expect(dead_code, reason = "read by what compares the credentials of duplicates")]
     pub(crate) fn drops_secrets(&self) -> bool {
         self.dropped.iter().any(|name| self.is_secret(name))
     }

@@ -75,7 +75,11 @@ impl RespondAsyncLayer {
 
     pub(crate) fn from_parts(alive: Arc<Alive>, config: Config) -> Self {
         Self {
-            shared: Arc::new(Shared { alive, config }),
+            shared: Arc::new(Shared {
+                alive,
+                config,
+                has_withheld: AtomicBool::new(false),
+            }),
             used: AtomicBool::new(false),
         }
     }
@@ -108,7 +112,7 @@ where
             !self.used.swap(true, Ordering::SeqCst),
             "RespondAsyncLayer::layer was called twice: wrap the application once, and clone the wrapped service"
         );
-        let Shared { alive, config } = &*self.shared;
+        let Shared { alive, config, .. } = &*self.shared;
         let entry = Replayer::new(inner.clone(), config.carriers.clone(), config.result_limit);
         alive
             .0

@@ -1,7 +1,8 @@
 //! The middleware: where a request that asks for async leaves the path of the others.
 //!
 //! - [`RespondAsyncLayer`] holds the settings and the engine, [`RespondAsync`] is the wrapped application
-//! - `dialect` reads what a request asks for; `accept` stores it, `answer` answers; `replay` runs it later
+//! - `dialect` reads what a request asks for; `accept` stores it, `duplicate` tells whether it was sent before, `answer`
+//!   answers; `replay` runs it later
 
 mod accept;
 mod answer;
@@ -12,6 +13,7 @@ mod config;
 pub(crate) mod dialect;
 #[cfg(feature = "testing")]
 pub(crate) mod difference;
+mod duplicate;
 mod future;
 pub(crate) mod headers;
 #[expect(
@@ -29,6 +31,7 @@ pub use self::{
     body::{RequestBody, ResponseBody},
     builder::{Builder, Links},
     dialect::Dialect,
+    duplicate::Credentials,
     future::ResponseFuture,
     headers::HeaderPolicy,
     layer::RespondAsyncLayer,

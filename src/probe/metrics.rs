@@ -15,6 +15,7 @@ use crate::{
 /// | metric | kind | labels | says |
 /// |---|---|---|---|
 /// | `accepted_total` | counter | `outcome`: `accepted`, `duplicate`, or the code of a refusal | requests that asked for async |
+/// | `duplicates_withheld_total` | counter | | duplicates whose sender is not known to be the first, answered with the id alone |
 /// | `accept_duration_seconds` | histogram | | from the head of a request to the commit of its task |
 /// | `tasks` | gauge | `state` | tasks in the store |
 /// | `oldest_queued_age_seconds` | gauge | | how long the task that has waited longest has been due |
@@ -110,6 +111,7 @@ impl Probe for MetricsProbe {
                 histogram!(ACCEPT_DURATION).record(*took);
             }
             Event::Refused { code, .. } => counter!(ACCEPTED, "outcome" => *code).increment(1),
+            Event::Withheld { .. } => counter!(WITHHELD).increment(1),
             Event::Started { waited, .. } => histogram!(QUEUE_WAIT).record(*waited),
             Event::Ended {
                 outcome, state, took, ..
@@ -201,6 +203,7 @@ const OLDEST_QUEUED: &str = "respond_async_oldest_queued_age_seconds";
 const QUEUE_WAIT: &str = "respond_async_queue_wait_seconds";
 const ATTEMPTS: &str = "respond_async_attempts_total";
 const ATTEMPT_DURATION: &str = "respond_async_attempt_duration_seconds";
+const WITHHELD: &str = "respond_async_duplicates_withheld_total";
 const RETRIES: &str = "respond_async_retries_total";
 const LEASES_LOST: &str = "respond_async_leases_lost_total";
 const FENCED_WRITES: &str = "respond_async_fenced_writes_total";
@@ -216,7 +219,8 @@ const STORE_OP_DURATION: &str = "respond_async_store_op_duration_seconds";
 const CORRUPT_RECORDS: &str = "respond_async_store_corrupt_records_total";
 
 /// The counters without labels.
-const TOTALS: [(&str, &str); 9] = [
+const TOTALS: [(&str, &str); 10] = [
+    (WITHHELD, "duplicates answered with their id alone"),
     (RETRIES, "attempts that failed and are tried again"),
     (LEASES_LOST, "attempts aborted because their claim was lost"),
     (FENCED_WRITES, "writes refused because their claim was lost"),

@@ -172,6 +172,15 @@ pub enum Event<'a> {
         /// How long it took from the head of the request on.
         took: Duration,
     },
+    /// A request that was known before was answered with its id alone, since its sender is not known to be the first one.
+    Withheld {
+        /// The task.
+        id: RequestId,
+        /// Why, in a few words.
+        why: &'static str,
+        /// Whether it is the first of this layer.
+        first: bool,
+    },
     /// An attempt began.
     Started {
         /// The task.

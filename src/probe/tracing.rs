@@ -31,7 +31,7 @@ use crate::{
 /// | `traceparent` | the trace that the request belongs to |
 ///
 /// **Levels:** ERROR for a handler that blocks its thread, a poisoned task and a completion that is given up; WARN for a
-/// store in trouble, a lost lease, a fenced write, a failed task and a completion that is tried again; INFO for a retry and
+/// store in trouble, the first duplicate whose answer is withheld, a lost lease, a fenced write, a failed task and a completion that is tried again; INFO for a retry and
 /// for changes by people (who did what); DEBUG for the common life; TRACE for calls of the store. Their
 /// targets begin with `tower_respond_async`. Bodies, headers and paths are in none.
 ///
@@ -70,6 +70,15 @@ impl Probe for TracingProbe {
                 took,
             } => debug!(task.id = %id, born_claimed, duplicate, ?took, "task accepted"),
             Event::Refused { code, took } => debug!(code, ?took, "request refused"),
+            Event::Withheld { id, why, first: true } => warn!(
+                task.id = %id,
+                why,
+                "duplicate answered with its id alone; Builder::caller and Builder::credentials set who gets more; later \
+                 ones are told at DEBUG",
+            ),
+            Event::Withheld { id, why, first: false } => {
+                debug!(task.id = %id, why, "duplicate answered with its id alone");
+            }
             Event::Started { id, attempt, waited } => {
                 debug!(task.id = %id, task.attempt = attempt, ?waited, "attempt started");
             }

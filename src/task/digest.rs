@@ -7,16 +7,22 @@ use crate::task::RequestDigest;
 
 /// The digest of a request whose body is still to come. [`CapturedRequest::digest`](crate::task::CapturedRequest::digest)
 /// says what is in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Digesting(Sha256);
 
 impl Digesting {
     /// The digest of a request with this head, to be finished with its body.
     pub(crate) fn request(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
-        let mut digest = Self::target(method, uri, headers);
+        let mut digest = Self::target(b"request", method, uri, headers);
         let types = headers.get_all(header::CONTENT_TYPE).iter();
         digest.list(types.map(|value| value.as_bytes().to_vec()));
         digest
+    }
+
+    /// The digest of a request with this head, to be finished with a fingerprint in place of its body: whoever makes one
+    /// knows what the content comes down to, whatever its type says.
+    pub(crate) fn fingerprinted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
+        Self::target(b"fingerprint", method, uri, headers)
     }
 
     pub(crate) fn finish(mut self, last: &[u8]) -> RequestDigest {
@@ -24,8 +30,9 @@ impl Digesting {
         RequestDigest::from_bytes(self.0.finalize().into())
     }
 
-    fn target(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
+    fn target(kind: &[u8], method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
         let mut digest = Self(Sha256::new());
+        digest.part(kind);
         digest.part(method.as_str().as_bytes());
         // HTTP/2 has the authority in the URI, HTTP/1 in `Host`; of two lines of that no server says which one counts.
         match uri.authority() {
@@ -114,5 +121,7 @@ mod tests {
                 assert_eq!(one == other, at == other_at, "{at} and {other_at}");
             }
         }
+        let of = Digesting::fingerprinted(&Method::GET, &Uri::from_static("/a?b"), &HeaderMap::new());
+        assert_ne!(of.finish(b""), requests[0]);
     }
 }

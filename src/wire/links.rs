@@ -119,6 +119,24 @@ impl ApiLinks {
         document
     }
 
+    /// Puts on an answer where the result of the task with this id will be, and its ids, without a look at the task: the
+    /// name is what the client has said.
+    pub(crate) fn put_location_on_with_ids(&self, headers: &mut HeaderMap, id: RequestId, name: Option<&TaskName>) {
+        let id = id.to_string();
+        let value = |text: &str| HeaderValue::try_from(text).ok();
+        let values = [
+            (X_FC_REQUEST_ID, value(&id)),
+            (X_FC_ASYNC_TASK_ID, value(name.map_or(&id, TaskName::as_str))),
+            (
+                header::LOCATION,
+                self.base().and_then(|base| value(&format!("{base}/{id}{RESULT}"))),
+            ),
+        ];
+        for (name, value) in values {
+            value.map(|value| headers.insert(name, value));
+        }
+    }
+
     /// The values of [`NAMES`], where there is one. They and the document are parts of one text.
     fn values(&self, task: &TaskRecord, document: Vec<u8>) -> (Bytes, [Option<HeaderValue>; 5]) {
         let mut buffer = RequestId::BUFFER;

@@ -51,4 +51,4 @@ pub(crate) use self::{
     target::original,
     values::{Short, Values, small_number},
 };
-pub(crate) use crate::task::own::{STATUS as STATUS_HEADER, X_FC_ASYNC_TASK_ID, X_FC_REQUEST_ID};
+pub(crate) use crate::task::own::STATUS as STATUS_HEADER;

@@ -19,6 +19,7 @@ mod crash;
 mod custom_store;
 mod dedup;
 mod disk;
+mod duplicates;
 mod engine_support;
 mod events;
 mod examples;

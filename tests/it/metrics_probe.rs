@@ -40,14 +40,22 @@ fn what_happens_to_tasks_is_counted() {
             send(&app, "/flaky", Some("once")).await.0,
             StatusCode::UNPROCESSABLE_ENTITY
         );
+        let of_somebody = Request::post("/fine")
+            .header("prefer", "respond-async")
+            .header("idempotency-key", "once")
+            .header("authorization", "Bearer somebody")
+            .body(Body::from("a body"))
+            .expect("a request");
+        assert!(app.clone().oneshot(of_somebody).await.is_ok());
         all_ended(&tasks, 5).await;
         tasks.shutdown(Duration::from_secs(5)).await;
     });
 
+    assert_eq!(seen.value("duplicates_withheld_total"), 1.0);
     assert_eq!(seen.value("accepted_total{outcome=accepted}"), 5.0);
-    assert_eq!(seen.value("accepted_total{outcome=duplicate}"), 1.0);
+    assert_eq!(seen.value("accepted_total{outcome=duplicate}"), 2.0);
     assert_eq!(seen.value("accepted_total{outcome=IdempotencyKeyReused}"), 1.0);
-    assert_eq!(seen.samples("accept_duration_seconds").len(), 6);
+    assert_eq!(seen.samples("accept_duration_seconds").len(), 7);
     assert_eq!(seen.value("attempts_total{outcome=succeeded}"), 3.0);
     // Once the flaky one, once the one that refuses; a panic is retried, and then it is the last.
     assert_eq!(seen.value("attempts_total{outcome=failed}"), 2.0);

@@ -124,6 +124,39 @@ fn no_body_header_or_path_is_written() {
 }
 
 #[test]
+fn that_answers_to_duplicates_are_withheld_is_warned_of_once_and_what_changes_it() {
+    let seen = watch(async || {
+        let (app, tasks) = app();
+        for token in ["Bearer secret-1", "Bearer secret-2", "Bearer secret-3"] {
+            let request = Request::post("/refuses")
+                .header("x-fc-invocation-type", "Async")
+                .header("idempotency-key", "secret-key")
+                .header("authorization", token);
+            let answer = app
+                .clone()
+                .oneshot(request.body(Body::empty()).expect("a request"))
+                .await;
+            assert_eq!(answer.expect("a router has no errors").status(), StatusCode::ACCEPTED);
+        }
+        tasks.shutdown(Duration::from_secs(5)).await;
+    });
+
+    let written = seen.0.lock().unwrap();
+    let withheld = written
+        .events
+        .iter()
+        .filter(|event| event.fields["message"].starts_with("duplicate answered"));
+    let withheld: Vec<_> = withheld.collect();
+    let levels: Vec<_> = withheld.iter().map(|event| event.level).collect();
+    assert_eq!(levels, [Level::WARN, Level::DEBUG]);
+    assert_eq!(withheld[0].fields["why"], "other credentials");
+    for setting in ["Builder::caller", "Builder::credentials"] {
+        assert!(withheld[0].fields["message"].contains(setting), "{:?}", withheld[0]);
+    }
+    assert!(!format!("{written:?}").contains("secret"), "{written:#?}");
+}
+
+#[test]
 fn what_goes_wrong_is_told_louder() {
     let id = RequestId::from_parts(Timestamp::ZERO, [1; 10]);
     let down = StoreError::new(StoreErrorKind::Unavailable, "the store is down");

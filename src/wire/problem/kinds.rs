@@ -147,6 +147,17 @@ impl Problem {
         )
     }
 
+    /// 409: the request was accepted before, with other credentials.
+    pub(crate) fn credentials_differ() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "CredentialsDiffer",
+            "The request was sent before, with other credentials",
+            "The same request was accepted before under this task id or Idempotency-Key, with credentials that are not known \
+             to be these; send it with those, or choose another id or key for a request of your own.",
+        )
+    }
+
     /// 409: the name fits the tasks of several tenants.
     pub(crate) fn ambiguous_task() -> Self {
         Self::new(
@@ -214,6 +225,17 @@ impl Problem {
         .with_header(STATUS_HEADER, state)
     }
 
+    /// 410: the request was accepted before, and its task is not kept any more.
+    pub(crate) fn task_gone() -> Self {
+        Self::new(
+            StatusCode::GONE,
+            "TaskGone",
+            "The task is gone",
+            "The same request was accepted before under this Idempotency-Key, and its task was removed since; it does not run \
+             again. Send a new key to run it once more.",
+        )
+    }
+
     /// 413: the body is longer than `limit` bytes.
     pub(crate) fn entity_too_large(limit: usize) -> Self {
         Self::new(
@@ -260,7 +282,8 @@ impl Problem {
             StatusCode::UNPROCESSABLE_ENTITY,
             "IdempotencyKeyReused",
             "The idempotency key was used for another request",
-            "A request with another method, target or body was accepted under this Idempotency-Key; send a new key.",
+            "A request with another method, host, path, content type or body was accepted under this Idempotency-Key; send a \
+             new key.",
         )
     }
 
@@ -403,6 +426,8 @@ mod tests {
             (Problem::uri_too_long(1), 414, "UriTooLong"),
             (Problem::request_timeout(), 408, "RequestTimeout"),
             (Problem::task_exists(), 409, "StatefulAsyncInvocationAlreadyExists"),
+            (Problem::credentials_differ(), 409, "CredentialsDiffer"),
+            (Problem::task_gone(), 410, "TaskGone"),
             (Problem::key_reused(), 422, "IdempotencyKeyReused"),
             (Problem::tenant_queue_full(), 429, "TenantQueueFull"),
             (Problem::queue_full(), 503, "QueueFull"),
