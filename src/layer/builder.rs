@@ -1,14 +1,16 @@
 //! [`Builder`]: every setting, with its default and the reason for it.
 
+mod address;
 mod check;
+mod identity;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::request::Parts;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::Handle;
 
+pub use self::address::Links;
 use crate::{
     engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Intake, Probes, RetryPolicy, Settings, Strip},
     error::{BoxError, ConfigError},
@@ -21,7 +23,7 @@ use crate::{
     },
     probe::Probe,
     store::{Limits, Retention, TaskStore},
-    task::{Caller, Condition, Conditions, Labels, Tenant},
+    task::{Condition, Conditions},
     wire::{LinkBase, host},
 };
 
@@ -151,57 +153,6 @@ impl Builder {
     /// it](crate::guide::operating#requests-that-are-always-async) on requests that go async though they do not ask.
     pub fn when(mut self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.when = Some(Box::new(when));
-        self
-    }
-
-    /// The path under which the task API is mounted, as the layer sees it. Once a `TaskApi` was made, answers point there,
-    /// and requests below it are never deferred, so that a client that sends its trigger header with every request can
-    /// poll. Default: `/tasks`.
-    pub fn api_base(mut self, path: impl Into<String>) -> Self {
-        self.api_base = path.into();
-        self
-    }
-
-    /// One more path below which nothing is deferred. Default: only the [`api_base`](Self::api_base), while there is a
-    /// `TaskApi`.
-    pub fn never_async(mut self, path: impl Into<String>) -> Self {
-        self.never_async.push(path.into());
-        self
-    }
-
-    /// The scheme, host and, if a front takes one off, path under which clients reach the application:
-    /// `https://example.org/app`. With it every link is absolute. Default: unknown, and [`links`](Self::links) decides.
-    pub fn public_url(mut self, url: impl Into<String>) -> Self {
-        self.public_url = Some(url.into());
-        self
-    }
-
-    /// Hosts by which clients reach the task API and the console, where the API is open to everybody: at any other, such as
-    /// one that the page of a stranger makes lead here, it answers 421. Names without scheme and port; each call adds some.
-    ///
-    /// Known without this are addresses, `localhost`, names without a dot or below `.localhost`, `.internal` and
-    /// `.svc.cluster.local`, and the host of the [`public_url`](Self::public_url). Default: no others. An API that asks for
-    /// credentials which no browser sends by itself, such as a [`BearerToken`](crate::BearerToken), answers at every host.
-    pub fn hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
-        self.hosts.extend(hosts.into_iter().map(Into::into));
-        self
-    }
-
-    /// Believes the headers `Forwarded` (RFC 7239), or `X-Forwarded-Proto` and `X-Forwarded-Host`, about how a client
-    /// reached the front, so that every link is absolute without a [`public_url`](Self::public_url), which goes before;
-    /// and `X-Forwarded-Prefix` about the path that the front takes off. Default: off. Only for an application that
-    /// nobody reaches but through a front which sets or removes all of them: anybody else could write what they like.
-    pub fn trust_forwarding_headers(mut self) -> Self {
-        self.trust_forwarding = true;
-        self
-    }
-
-    /// What the links of an answer begin with, where neither a [`public_url`](Self::public_url) nor trusted
-    /// [forwarding headers](Self::trust_forwarding_headers) say. Default: [`Links::PathAbsolute`].
-    ///
-    /// [Clients that poll](crate::guide::clients) says which clients need absolute links.
-    pub fn links(mut self, links: Links) -> Self {
-        self.links = links;
         self
     }
 
@@ -354,98 +305,6 @@ impl Builder {
         self
     }
 
-    /// Whose a request is. Default: nobody's. A layer outside this one has checked that it is true, or this does.
-    pub fn tenant(mut self, tenant: impl Fn(&Parts) -> Option<Tenant> + Send + Sync + 'static) -> Self {
-        self.config.tenant = Some(Box::new(tenant));
-        self
-    }
-
-    /// Who asks: a user's id, as a layer outside this one has found out and put into the request's extensions. Default:
-    /// nobody in particular; `None` is the same.
-    ///
-    /// An `Idempotency-Key` then is its caller's own: two callers that use the same one each have a task. And a request
-    /// that is sent twice is known by its caller, in place of its [credentials](Self::credentials), so that a client with a
-    /// new token is shown its task. A task id is one for all callers of a [`tenant`](Self::tenant), since it is an address;
-    /// to other callers than its own it counts as sent with other credentials.
-    ///
-    /// Set it wherever users must not see each other's tasks, and above all where they are known by something that is
-    /// in no header, such as a certificate. [Requests that are sent
-    /// twice](crate::guide::trust#requests-that-are-sent-twice) says what is left without it.
-    ///
-    /// ```
-    /// use http::request::Parts;
-    /// use tower_respond_async::{MemoryStore, RespondAsyncLayer, task::Caller};
-    ///
-    /// #[derive(Clone)]
-    /// struct User {
-    ///     id: u64,
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let who = |head: &Parts| Caller::new(&head.extensions.get::<User>()?.id.to_string()).ok();
-    /// let layer = RespondAsyncLayer::builder(MemoryStore::new()).caller(who).build()?;
-    /// # drop(layer);
-    /// # Ok(()) }
-    /// ```
-    pub fn caller(mut self, caller: impl Fn(&Parts) -> Option<Caller> + Send + Sync + 'static) -> Self {
-        self.config.caller = Some(Box::new(caller));
-        self
-    }
-
-    /// What becomes of a request that was sent before with other credentials. Default: [`Credentials::Withhold`], since a
-    /// client with a new token must not run its request twice, and another one must not be shown the answer.
-    ///
-    /// The comparison reads the stored request, of duplicates alone. A probe hears of
-    /// [`Event::Withheld`](crate::probe::Event::Withheld).
-    pub fn credentials(mut self, credentials: Credentials) -> Self {
-        self.config.credentials = credentials;
-        self
-    }
-
-    /// What the content of a request comes down to, for clients whose bytes differ from try to try: the boundaries of
-    /// `multipart/form-data`, a time of sending. Default: `Content-Type` and body as they are.
-    ///
-    /// Two requests under one task id or `Idempotency-Key` are the same if their fingerprints are, and method, host, path
-    /// and query. Those stay: what a fingerprint leaves out by mistake then cannot make one request of two that go
-    /// elsewhere. It is given the head as it came and the whole body, and asked for requests with a task id or key.
-    /// Leave out credentials, as the default does: a token changes when it is renewed. Changed in a later build, it tells
-    /// requests under keys of before apart, which are refused for as long as their keys are remembered.
-    ///
-    /// ```
-    /// use bytes::Bytes;
-    /// use http::request::Parts;
-    /// use tower_respond_async::{MemoryStore, RespondAsyncLayer};
-    ///
-    /// /// Clients send the digest of what they mean along.
-    /// fn content(head: &Parts, body: &Bytes) -> Vec<u8> {
-    ///     match head.headers.get("x-content-sha256") {
-    ///         Some(digest) => digest.as_bytes().to_vec(),
-    ///         None => body.to_vec(),
-    ///     }
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let layer = RespondAsyncLayer::builder(MemoryStore::new()).fingerprint(content).build()?;
-    /// # drop(layer);
-    /// # Ok(()) }
-    /// ```
-    pub fn fingerprint(mut self, fingerprint: impl Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        self.config.fingerprint = Some(Box::new(fingerprint));
-        self
-    }
-
-    /// What a request is listed under; `None` is the default, the first segment of its path.
-    pub fn function_name(mut self, name: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.config.function_name = Some(Box::new(name));
-        self
-    }
-
-    /// Words to find a request's task by. Default: none.
-    pub fn labels(mut self, labels: impl Fn(&Parts) -> Labels + Send + Sync + 'static) -> Self {
-        self.config.labels = Some(Box::new(labels));
-        self
-    }
-
     /// Carries the request extension `T`, put there by a layer outside this one, to every attempt: encoded as JSON under
     /// `name`, which must stay the same as long as tasks are stored that were accepted with it.
     ///
@@ -589,23 +448,6 @@ impl Builder {
         engine.set_api_address(address);
         Ok(RespondAsyncLayer::from_parts(Arc::new(Alive(Arc::new(engine))), config))
     }
-}
-
-/// What the links of an answer begin with: the headers that name a task, and the links in its documents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Links {
-    /// A slash: `/tasks/...`. Right for clients that resolve what they are given against the URL that they asked, as
-    /// HTTP has it (RFC 9110 §10.2.2).
-    #[default]
-    PathAbsolute,
-    /// The scheme and host that the request named: `http://example.org:3000/tasks/...`. For clients that take only
-    /// absolute URLs. The scheme is that of trusted forwarding headers or of the request's target, as HTTP/2 has it,
-    /// else `http`. A `Host` that is no plain host and port is not used: then links begin with a slash.
-    ///
-    /// The answer repeats the `Host` that its own client sent. Do not use it where a cache that others share keeps
-    /// answers to requests which differ in their `Host`.
-    FromHost,
 }
 
 impl std::fmt::Debug for Builder {

@@ -2,7 +2,7 @@
 
 use std::{hint, sync::Arc};
 
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -153,7 +153,7 @@ fn sealed(request: &CapturedRequest, policy: &HeaderPolicy) -> [u8; 32] {
 
 /// The values of a header. Cookies are one value: HTTP/2 may split them over several lines (RFC 9113 §8.2.3).
 fn values(headers: &HeaderMap, name: &header::HeaderName) -> Vec<Vec<u8>> {
-    let values: Vec<_> = headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
+    let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     match *name == header::COOKIE {
         true => vec![values.join(&b"; "[..])],
         false => values.into_iter().map(<[u8]>::to_vec).collect(),

@@ -249,7 +249,8 @@ async fn a_cloud_function_sdk_finds_its_task_by_either_id() {
 
 #[tokio::test]
 async fn every_link_begins_with_one_base() {
-    let configured: [(fn(Builder) -> Builder, &str); 4] = [
+    type Configure = fn(Builder) -> Builder;
+    let configured: [(Configure, &str); 4] = [
         (|builder| builder, "/tasks/"),
         (
             |builder| builder.links(Links::FromHost),

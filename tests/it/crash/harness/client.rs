@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header::HOST};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -48,7 +48,9 @@ impl Client {
     pub(crate) async fn send(&self, to: SocketAddr, request: &Request<Bytes>) -> Result<Reply, BoxError> {
         let uri = format!("http://{to}{}", request.uri());
         let mut sent = Request::builder().method(request.method()).uri(uri);
-        sent = sent.header(FOLDER, &self.folder);
+        // Each process has a port of its own; to a client with a name for them, they are one host, and a request sent again is
+        // the same one.
+        sent = sent.header(HOST, "localhost").header(FOLDER, &self.folder);
         for (name, value) in request.headers() {
             sent = sent.header(name, value);
         }
