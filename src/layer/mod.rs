@@ -40,5 +40,6 @@ pub use self::{
 #[cfg(feature = "api")]
 pub(crate) use self::{
     dialect::Preferences,
+    duplicate::same,
     pace::{Pace, unread},
 };
