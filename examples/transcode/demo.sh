@@ -127,9 +127,9 @@ call() {
     tr -d '\r' <"$scratch/trace" | grep '^[<>]'
     indent <"$scratch/202.json"
     grep -q '^< HTTP/1.1 202' "$scratch/trace" || die "the answer is not a 202"
-    task=$(header content-location)
     result=$(header location)
-    [ -n "$task" ] && [ -n "$result" ] || die "the 202 does not say where the task is"
+    [ -n "$result" ] || die "the 202 does not say where the task is"
+    task=${result%/result}
 }
 
 # To its end; or, with a fraction given, until it is that far.
