@@ -96,8 +96,12 @@ impl<S> RespondAsync<S> {
     {
         let at = Instant::now();
         let headers = request.headers();
-        let found = self.shared.config.dialects.iter().map(|dialect| dialect.read(headers));
-        let ask = found.into_iter().find(|ask| !matches!(ask, Ask::No)).unwrap_or(Ask::No);
+        let mut ask = Ask::No;
+        for found in self.shared.config.dialects.iter().map(|dialect| dialect.read(headers)) {
+            if matches!(ask, Ask::No) || matches!(found, Ask::Sync) {
+                ask = found;
+            }
+        }
         let (head, body) = request.into_parts();
         let vary = head.headers.contains_key(&PREFER);
         if matches!(ask, Ask::No | Ask::Sync) || !self.may_defer(&head) {

@@ -33,6 +33,10 @@ fn resolve(target: &Uri, reference: &str) -> Option<String> {
         let folder = &path[..=path.rfind('/')?];
         return Some(without_dots(&[folder, relative].concat()) + rest);
     }
+    // Two slashes would name a host.
+    if path.starts_with("//") {
+        return None;
+    }
     let query = target.query().filter(|_| !rest.starts_with('?'));
     Some(match query {
         Some(query) => [path, "?", query, rest].concat(),
@@ -109,6 +113,8 @@ mod tests {
             assert_eq!(resolve(&target, reference), None, "{reference}");
         }
         assert_eq!(resolve(&Uri::from_static("*"), "g"), None);
+        let twice: Uri = "http://a//evil.example/x".parse().unwrap();
+        assert_eq!(resolve(&twice, "?done"), None);
         let mut headers = HeaderMap::new();
         headers.insert(header::LOCATION, HeaderValue::from_bytes(b"\xff").unwrap());
         headers.insert(header::CONTENT_LOCATION, HeaderValue::from_static("1"));

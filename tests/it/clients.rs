@@ -17,7 +17,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tower_respond_async::{
-    Access, Builder, Links, MemoryStore, Scope, TaskApi, TaskContext, TaskState, api::Permission,
+    Access, Builder, Dialect, Links, MemoryStore, Scope, TaskApi, TaskContext, TaskState, api::Permission,
 };
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, prefer, routes, soon};
@@ -388,6 +388,10 @@ async fn sync_wins_over_a_preference() {
         assert_eq!(answer.header("preference-applied"), "");
     }
     assert_eq!(app.kept().await, 0);
+
+    let other_order = App::with(|builder| builder.dialects([Dialect::Prefer, Dialect::Fc]));
+    let request = prefer("/echo", "respond-async").header("X-Fc-Invocation-Type", "Sync");
+    assert_eq!(other_order.send(request.empty()).await.status, 200);
 }
 
 #[tokio::test]
