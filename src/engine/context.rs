@@ -15,9 +15,7 @@ use crate::{
 /// like are whatever a client wrote, and go through untouched. On a replay they are this crate's own.
 ///
 /// On a request that is answered synchronously there is no task: the extractor gives a *detached* context, for which
-/// everything works and nothing happens. A replay also has the ids in headers (`X-Fc-Request-Id`, `X-Respond-Async-Task-Id`,
-/// `X-Respond-Async-Attempt`), but on a synchronous request those are whatever the client sent: a handler that is to know asks
-/// here. So one handler serves both ways:
+/// everything works and nothing happens. So one handler serves both ways:
 ///
 /// ```
 /// use tower_respond_async::TaskContext;

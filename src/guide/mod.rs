@@ -5,7 +5,7 @@
 //! - [`trust`]: who is trusted with what, and which setting changes it
 //! - [`same_handler`]: what may differ between a request that is answered at once and one that is run later
 //! - [`clients`]: what each kind of client needs to poll for its result
-//! - [`callbacks`]: who is told that a task ended, how, and what of it can be trusted
+//! - [`callbacks`]: how the end of a task is reported, and what a receiver can trust
 //! - [`operating`]: settings, sizes, shutdown, what to watch
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
 //! - [`changelog`]: what changed
