@@ -10,8 +10,8 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use self::steps::{Edits, Fenced, Outcome, Renewal, Rerun, Rescue, Settlement, Stop};
 use crate::{
     task::{
-        CapturedRequest, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef, NewTask, Refused, Step,
-        TaskRecord, TaskState, WorkerId,
+        Accepted, CapturedRequest, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef, NewTask, Refused,
+        Step, TaskRecord, TaskState, WorkerId,
     },
     time::Timestamp,
 };
@@ -41,28 +41,18 @@ impl TaskRecord {
     pub fn accepted(task: &NewTask, now: Timestamp) -> Self {
         let run_at = now.saturating_add(task.delay);
         let mut record = Self {
-            id: task.id,
-            name: task.name.clone(),
-            tenant: task.tenant.clone(),
-            caller: task.caller.clone(),
-            function: task.function.clone(),
-            method: task.input.method.clone(),
-            uri: task.input.uri.clone(),
-            labels: task.labels.clone(),
+            accepted: Arc::new(Accepted::of(task)),
             state: TaskState::Enqueued,
             generation: 1,
             attempt: 0,
             retries: 0,
             deferrals: 0,
             crashes: 0,
-            max_attempts: task.max_attempts,
-            crash_allowance: task.crash_allowance,
             token: FenceToken::NONE,
             worker: None,
             lease_until: None,
             created_at: now,
             run_at,
-            max_age: task.max_age,
             expires_at: run_at.saturating_add(task.max_age),
             started_at: None,
             ended_at: None,
@@ -71,8 +61,6 @@ impl TaskRecord {
             progress: None,
             // Accepted, running, ended: most tasks see three events.
             history: Vec::with_capacity(3),
-            subscriptions: task.subscriptions.clone(),
-            callback: task.callback.clone(),
             deliveries: Vec::new(),
         };
         record.note(now, None);
@@ -253,7 +241,9 @@ impl TaskRecord {
         let Ok(next) = self.state.after(Step::Rerun) else {
             return Rerun::NotEnded(self.state);
         };
-        self.uri = input.uri.clone();
+        if self.uri != input.uri {
+            Arc::make_mut(&mut self.accepted).uri = input.uri.clone();
+        }
         self.generation += 1;
         self.attempt = 0;
         self.retries = 0;
@@ -296,9 +286,12 @@ impl TaskRecord {
         let Some(condition) = state.condition() else {
             return;
         };
-        for subscription in self.subscriptions.iter().filter(|s| s.on.contains(condition)) {
-            self.deliveries.push(Delivery {
-                id: self.id,
+        let Self {
+            accepted, deliveries, ..
+        } = self;
+        for subscription in accepted.subscriptions.iter().filter(|s| s.on.contains(condition)) {
+            deliveries.push(Delivery {
+                id: accepted.id,
                 generation: self.generation,
                 destination: subscription.destination.clone(),
                 condition,

@@ -42,8 +42,8 @@ pub use self::{
     },
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
     record::{
-        Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, Labels, LogLine, NewTask, Progress, Subscription,
-        Subscriptions, TaskRecord,
+        Accepted, Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, Labels, LogLine, NewTask, Progress,
+        Subscription, Subscriptions, TaskRecord,
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
 };

@@ -132,12 +132,12 @@ impl<const N: usize> From<[Subscription; N]> for Subscriptions {
     }
 }
 
-/// A task as a store keeps it: everything but the request, the response and the log.
+/// What is settled about a task when it is accepted, and stays so. A record shares it with its copies.
 ///
-/// Readers get it behind an `Arc`. Stores change it through the methods of [`lifecycle`](crate::task::lifecycle) only.
-#[derive(Clone, Debug, PartialEq)]
+/// Only a request that is run again edited gets another: its target may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct TaskRecord {
+pub struct Accepted {
     /// The primary key.
     pub id: RequestId,
     /// The client's name for it.
@@ -152,8 +152,32 @@ pub struct TaskRecord {
     pub method: Method,
     /// The target of the request.
     pub uri: Uri,
+    /// What tells whether another request under the same name or key is the same.
+    pub digest: Option<RequestDigest>,
     /// Words to find it by.
     pub labels: Labels,
+    /// How many runs it has at most, crashes not counted.
+    pub max_attempts: u32,
+    /// How many crashes end it.
+    pub crash_allowance: u32,
+    /// How long it may wait.
+    pub max_age: Duration,
+    /// Who is told how it ends.
+    pub subscriptions: Subscriptions,
+    /// The URL of [`Destination::CALLBACK`], where the request named one.
+    pub callback: Option<Arc<str>>,
+}
+
+/// A task as a store keeps it: everything but the request, the response and the log.
+///
+/// It is in two parts, so that a copy of it costs little: what was [`Accepted`], which is shared and which it derefs to,
+/// and what changes in the task's life. Readers get it behind an `Arc`. It is changed through the methods of
+/// [`lifecycle`](crate::task::lifecycle) only.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TaskRecord {
+    /// What does not change.
+    pub accepted: Arc<Accepted>,
 
     /// Where it stands.
     pub state: TaskState,
@@ -167,10 +191,6 @@ pub struct TaskRecord {
     pub deferrals: u32,
     /// How many claims were not settled in this generation: one while it runs, and one for every crash.
     pub crashes: u32,
-    /// How many runs it has at most, crashes not counted.
-    pub max_attempts: u32,
-    /// How many crashes end it.
-    pub crash_allowance: u32,
 
     /// The token of the latest claim.
     pub token: FenceToken,
@@ -183,8 +203,6 @@ pub struct TaskRecord {
     pub created_at: Timestamp,
     /// When it may run, or might have.
     pub run_at: Timestamp,
-    /// How long it may wait.
-    pub max_age: Duration,
     /// When it expires unless it is run before.
     pub expires_at: Timestamp,
     /// When the latest attempt began.
@@ -200,15 +218,40 @@ pub struct TaskRecord {
     pub progress: Option<Progress>,
     /// What happened to it, oldest first; of a very long history, the first event and the latest.
     pub history: Vec<HistoryEvent>,
-    /// Who is told how it ends.
-    pub subscriptions: Subscriptions,
-    /// The URL of [`Destination::CALLBACK`], where the request named one.
-    pub callback: Option<Arc<str>>,
     /// Who was told how it ended, one entry per destination and generation.
     pub deliveries: Vec<Delivery>,
 }
 
-impl TaskRecord {
+impl Deref for TaskRecord {
+    type Target = Accepted;
+
+    fn deref(&self) -> &Accepted {
+        &self.accepted
+    }
+}
+
+impl Accepted {
+    /// What is settled about `task`.
+    #[must_use]
+    pub fn of(task: &NewTask) -> Self {
+        Self {
+            id: task.id,
+            name: task.name.clone(),
+            tenant: task.tenant.clone(),
+            caller: task.caller.clone(),
+            function: task.function.clone(),
+            method: task.input.method.clone(),
+            uri: task.input.uri.clone(),
+            digest: task.digest,
+            labels: task.labels.clone(),
+            max_attempts: task.max_attempts,
+            crash_allowance: task.crash_allowance,
+            max_age: task.max_age,
+            subscriptions: task.subscriptions.clone(),
+            callback: task.callback.clone(),
+        }
+    }
+
     /// What the task is listed under: the name given at accept, or the first segment of the path.
     #[must_use]
     pub fn function(&self) -> &str {
@@ -238,7 +281,9 @@ impl TaskRecord {
             None => self.id.to_string().starts_with(prefix),
         }
     }
+}
 
+impl TaskRecord {
     /// Whether its process died under it before: such tasks are claimed one at a time per worker.
     #[must_use]
     pub const fn is_suspect(&self) -> bool {
@@ -254,7 +299,7 @@ impl TaskRecord {
 
     /// Its place in a listing.
     #[must_use]
-    pub const fn cursor(&self) -> Cursor {
+    pub fn cursor(&self) -> Cursor {
         Cursor {
             created_at: self.created_at,
             id: self.id,
@@ -274,7 +319,7 @@ impl TaskRecord {
 
     /// The latest claim.
     #[must_use]
-    pub const fn lease(&self) -> LeaseRef {
+    pub fn lease(&self) -> LeaseRef {
         LeaseRef {
             id: self.id,
             token: self.token,

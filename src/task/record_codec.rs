@@ -11,9 +11,9 @@ use http::{Method, Uri};
 
 use crate::{
     task::{
-        Caller, Condition, Conditions, DecodeError, Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken,
-        HistoryEvent, Labels, LogLine, Progress, RequestId, Subscription, TaskName, TaskRecord, TaskState, Tenant,
-        WorkerId, target,
+        Accepted, Caller, Condition, Conditions, DecodeError, Delivery, DeliveryStatus, DeliveryTry, Destination,
+        FenceToken, HistoryEvent, Labels, LogLine, Progress, RequestDigest, RequestId, Subscription, TaskName,
+        TaskRecord, TaskState, Tenant, WorkerId, target,
     },
     time::Timestamp,
 };
@@ -38,7 +38,8 @@ impl TaskRecord {
     /// Writes the record in the oldest version that can say all of it, at most [`VERSION`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let newest = self.deferrals > 0 || self.caller.is_some() || !target::is_one_text(&self.uri);
+        let newest =
+            self.deferrals > 0 || self.caller.is_some() || self.digest.is_some() || !target::is_one_text(&self.uri);
         let version = match &self.callback {
             _ if newest => VERSION,
             Some(_) => TARGET_IS_ONE_TEXT,
@@ -59,6 +60,7 @@ impl TaskRecord {
             self.callback.is_some(),
             self.deferrals > 0,
             self.caller.is_some(),
+            self.digest.is_some(),
         ];
         let bits = optional.iter().enumerate();
         out.number(bits.fold(0, |bits, (at, is)| bits | u64::from(*is) << at));
@@ -114,6 +116,7 @@ impl TaskRecord {
             out.number(self.deferrals.into());
         }
         self.caller.as_ref().inspect(|caller| out.text(caller.as_str()));
+        self.digest.inspect(|digest| out.0.extend_from_slice(digest.as_bytes()));
 
         out.number(self.labels.iter().count() as u64);
         for (name, value) in self.labels.iter() {
@@ -193,13 +196,16 @@ impl TaskRecord {
         let callback = has(10).then(|| input.text().map(Arc::from)).transpose()?;
         let deferrals = has(11).then(|| input.small()).transpose()?.unwrap_or(0);
         let caller = has(12).then(|| input.text().map(Caller::stored)).transpose()?;
+        let digest = has(13)
+            .then(|| input.array().map(RequestDigest::from_bytes))
+            .transpose()?;
 
         let labels: Vec<_> = input.list(|input| Ok((input.text()?, input.text()?)))?;
         let history = input.list(Reader::event)?;
         let subscriptions = input.list(Reader::subscription)?;
         let deliveries = input.list(|input| input.delivery(id))?;
         input.end()?;
-        Ok(Self {
+        let accepted = Accepted {
             id,
             name,
             tenant,
@@ -207,21 +213,27 @@ impl TaskRecord {
             function,
             method,
             uri,
+            digest,
             labels: Labels::from_iter(labels),
+            max_attempts,
+            crash_allowance,
+            max_age,
+            subscriptions: subscriptions.into_iter().collect(),
+            callback,
+        };
+        Ok(Self {
+            accepted: Arc::new(accepted),
             state,
             generation,
             attempt,
             retries,
             deferrals,
             crashes,
-            max_attempts,
-            crash_allowance,
             token,
             worker,
             lease_until,
             created_at,
             run_at,
-            max_age,
             expires_at,
             started_at,
             ended_at,
@@ -229,8 +241,6 @@ impl TaskRecord {
             error,
             progress,
             history,
-            subscriptions: subscriptions.into_iter().collect(),
-            callback,
             deliveries,
         })
     }
@@ -277,7 +287,7 @@ impl LogLine {
 }
 
 /// How many fields of a record may be missing.
-const OPTIONAL_FIELDS: u32 = 13;
+const OPTIONAL_FIELDS: u32 = 14;
 
 const TOO_SHORT: DecodeError = DecodeError::Malformed("it ends too early");
 
