@@ -20,7 +20,7 @@ use crate::{
     },
     error::BoxFuture,
     store::{FullReason, Insert, Inserted, QueueHint, StoreError, StoreErrorKind, StoreResult},
-    task::{CapturedRequest, NewTask, RequestId, Scope, TaskRef, Tenant},
+    task::{CapturedRequest, NewTask, RequestId, Tenant},
 };
 
 /// How many inserts without an answer are looked for at once: looking is for the odd lost reply. After an outage of the
@@ -84,7 +84,7 @@ impl Engine {
         };
         let mut inserting: Inserting = Box::pin(async move {
             let timing = engine.probes.time("insert");
-            let answer = caught_async(|| engine.store.insert(insert)).await;
+            let answer = caught_async(|| engine.ledger.insert(insert)).await;
             let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
             (engine, answer)
         });
@@ -120,26 +120,33 @@ impl Engine {
         }
         // Too late to start under that claim: a store that never answers must not keep the slot for ever.
         newborn.slot = None;
-        let (engine, answer) = inserting.await;
-        if let Ok(Inserted::New(record)) = &answer {
+        let (engine, mut answer) = inserting.await;
+        if let Ok(Inserted::New(_, held)) = &mut answer {
             self.rates.count(Counted::Accepted, self.clock.uptime(Instant::now()));
-            self.hand_back(record.lease()).await;
+            if let Some(held) = held.take() {
+                self.hand_back(&held).await;
+            }
         }
         drop(engine);
         answer
     }
 
     /// Takes note of what became of an insert: starts the task if it was born claimed.
-    fn committed(&self, engine: UnderWay, answer: StoreResult<Inserted>, newborn: Newborn) -> StoreResult<Inserted> {
-        match (&answer, newborn.slot) {
-            (Ok(Inserted::New(record)), slot) => {
+    fn committed(
+        &self,
+        engine: UnderWay,
+        mut answer: StoreResult<Inserted>,
+        newborn: Newborn,
+    ) -> StoreResult<Inserted> {
+        match (&mut answer, newborn.slot) {
+            (Ok(Inserted::New(record, held)), slot) => {
                 let accepted = self.clock.uptime(newborn.claimed_at);
                 self.rates.count(Counted::Accepted, accepted);
-                match slot {
-                    Some(slot) => self.start(
+                match held.take().zip(slot) {
+                    Some((held, slot)) => self.start(
                         record,
                         Start {
-                            lease: record.lease(),
+                            held,
                             input: newborn.input,
                             slot,
                             claimed_at: newborn.claimed_at,
@@ -176,13 +183,13 @@ impl Engine {
             // Once more after the end has begun, so that what is found is handed back.
             let last = !engine.phase.is_open();
             pause = (pause * 2).min(Duration::from_secs(2));
-            let task = TaskRef::Id(id);
-            let found = engine.call("find", || engine.store.find(&Scope::All, &task)).await;
+            let found = engine.call("find", || engine.ledger.look_for(&engine.worker, id)).await;
             // Not there now, it may be on its way: that cannot be told from one that never arrives.
-            if let Ok(Some(record)) = found {
-                let ours = record.state.is_held() && record.worker.as_ref() == Some(&engine.worker);
-                if ours && engine.running.of(id).is_empty() {
-                    engine.start_or_hand_back(&record, input, claimed_at).await;
+            if let Ok(Some(claim)) = found {
+                if let Some((record, held)) = claim
+                    && engine.running.of(id).is_empty()
+                {
+                    engine.start_or_hand_back(&record, held, input, claimed_at).await;
                 }
                 return;
             }
@@ -215,7 +222,7 @@ impl Engine {
 
     /// What the store knows of its queue; nothing where it panics.
     pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
-        caught(|| self.store.queue_hint(tenant)).unwrap_or_default()
+        caught(|| self.ledger.store().queue_hint(tenant)).unwrap_or_default()
     }
 
     fn slot_for(&self, task: &NewTask) -> Option<Slot> {

@@ -54,12 +54,11 @@ impl Engine {
             }
             let asked = places.len();
             let claim = DeliveryClaim {
-                destinations: vec![group.name.clone()],
-                max: asked,
+                from: vec![(group.name.clone(), asked)],
                 lease: self.delivery_lease(group),
             };
             let claimed = self
-                .call("claim_deliveries", || self.store.claim_deliveries(claim))
+                .call("claim_deliveries", || self.ledger.claim_deliveries(claim))
                 .await?;
             left -= claimed.len();
             if claimed.len() == asked {
@@ -93,7 +92,7 @@ impl Engine {
             max,
         };
         let given_up = self
-            .call("give_up_deliveries", || self.store.give_up_deliveries(give_up))
+            .call("give_up_deliveries", || self.ledger.give_up_deliveries(give_up))
             .await?;
         for Delivery { id, destination, .. } in &given_up {
             self.probes.emit(|| Event::GivenUp { id: *id, destination });
@@ -142,12 +141,12 @@ impl Engine {
         shown.status_code = tried.status_code;
         shown.text = tried.text.as_deref().map(|text| cut(text, TEXT_BYTES).into());
         let settlement = DeliverySettlement {
-            claim: claimed.claim,
+            claimed: claimed.clone(),
             outcome,
             tried: shown,
         };
         let settled = self
-            .call("settle_delivery", || self.store.settle_delivery(settlement))
+            .call("settle_delivery", || self.ledger.settle_delivery(settlement))
             .await;
         if let Err(error) = settled {
             // It will be delivered again when its lease runs out: that is what "at least once" means.
@@ -180,8 +179,8 @@ impl Engine {
 
     async fn try_once(self: &Arc<Self>, group: &Group, target: &dyn Target, claimed: &ClaimedDelivery) -> Tried {
         let id = claimed.delivery.id;
-        let request = readable(self.call("input", || self.store.input(&Scope::All, id)).await);
-        let response = readable(self.call("output", || self.store.output(&Scope::All, id)).await);
+        let request = readable(self.call("input", || self.ledger.request(&Scope::All, id)).await);
+        let response = readable(self.call("output", || self.ledger.response(&Scope::All, id)).await);
         let (Ok(request), Ok(response)) = (request, response) else {
             // It was not tried, so this costs no try; and the store has a moment to come to itself.
             return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
@@ -251,7 +250,7 @@ impl Application for Reentry<'_> {
             task.digest = Some(task.input.digest());
             let later = |error: BoxError| NotSubmitted::Later(error);
             match engine.accept(task, None).answer().await {
-                Ok(Inserted::New(record)) => Ok(record.id),
+                Ok(Inserted::New(record, _)) => Ok(record.id),
                 Ok(Inserted::Known { id, .. }) => Ok(id),
                 Ok(Inserted::Full(reason)) => Err(later(format!("there is no room for it ({reason:?})").into())),
                 Ok(Inserted::Conflict) => Err(later("its key is another task's".into())),

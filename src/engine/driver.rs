@@ -22,10 +22,10 @@ use crate::{
     },
     error::BoxFuture,
     probe::Event,
-    store::{Claim, Claimed, StoreResult},
+    store::{Claim, Claimed, Held, StoreResult},
     task::{
-        CapturedRequest, Condition, LeaseRef, Scope, TaskRecord,
-        lifecycle::{Outcome, Rescue, Settlement},
+        CapturedRequest, Condition, Scope, TaskRecord,
+        lifecycle::{Outcome, Rescue},
     },
 };
 
@@ -96,7 +96,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             Some((action, answer)) = answered.recv() => engine.note(&mut node, action, answer),
             () = engine.wake.notified() => {}
             // A store that panics here gives a reason to look as well.
-            _ = caught_async(|| engine.store.wait_for_work()), if !quiet => {
+            _ = caught_async(|| engine.ledger.store().wait_for_work()), if !quiet => {
                 node.hint(Hint::Work, Instant::now());
                 quiet_until = Instant::now() + QUIET;
             }
@@ -155,7 +155,7 @@ impl Engine {
         let engine = self.clone();
         let mut claiming = Box::pin(async move {
             let timing = engine.probes.time("claim");
-            let claimed = caught_async(|| engine.store.claim(claim)).await;
+            let claimed = caught_async(|| engine.ledger.claim(claim)).await;
             timing.end(claimed.unwrap_or_else(|panic| Err(panicked(&panic))))
         });
         let Ok(claimed) = timeout(self.settings.store_timeout, &mut claiming).await else {
@@ -166,9 +166,8 @@ impl Engine {
         let claimed = claimed?;
         let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
         for (task, slot) in claimed.tasks.into_iter().zip(slots.drain(..)) {
-            let lease = task.record.lease();
             let start = Start {
-                lease,
+                held: task.held,
                 input: task.input,
                 slot,
                 claimed_at,
@@ -193,7 +192,8 @@ impl Engine {
         let until = claimed_at + engine.holds_for();
         if let Ok(Ok(claimed)) = timeout_at(until.into(), claiming).await {
             for task in claimed.tasks {
-                engine.start_or_hand_back(&task.record, task.input, claimed_at).await;
+                let (held, input) = (task.held, task.input);
+                engine.start_or_hand_back(&task.record, held, input, claimed_at).await;
             }
         }
     }
@@ -202,13 +202,13 @@ impl Engine {
     pub(crate) async fn start_or_hand_back(
         self: &Arc<Self>,
         record: &TaskRecord,
+        held: Held,
         input: Arc<CapturedRequest>,
         claimed_at: Instant,
     ) {
-        let lease = record.lease();
         if let Some(slot) = self.slots.take() {
             let start = Start {
-                lease,
+                held,
                 input,
                 slot,
                 claimed_at,
@@ -217,23 +217,25 @@ impl Engine {
             self.start(record, start);
             return;
         }
-        self.hand_back(lease).await;
+        self.hand_back(&held).await;
     }
 
     /// Gives up a claim under which nothing was begun: the task waits again, uncharged.
-    pub(crate) async fn hand_back(&self, lease: LeaseRef) {
+    pub(crate) async fn hand_back(&self, held: &Held) {
         self.slots.send_to_wait();
-        let settlement = Settlement::new(lease, Outcome::Released);
         // If this fails, the lease runs out.
-        if let Err(error) = self.call("settle", || self.store.settle(settlement)).await {
+        if let Err(error) = self
+            .call("settle", || self.ledger.settle(held, &Outcome::Released))
+            .await
+        {
             self.trouble("handing back a task", &error, self.settings.lease);
         }
         self.hint(Hint::Work);
-        self.watchers.changed(lease.id);
+        self.watchers.changed(held.lease().id);
     }
 
     async fn rescue(&self) -> StoreResult<Answer> {
-        let rescued = self.call("rescue", || self.store.rescue(BATCH)).await?;
+        let rescued = self.call("rescue", || self.ledger.rescue(BATCH)).await?;
         let more = rescued.tasks.len() >= BATCH;
         for (id, rescue) in rescued.tasks {
             match rescue {
@@ -256,7 +258,7 @@ impl Engine {
     async fn prune(&self) -> StoreResult<Answer> {
         let given_up = self.give_up_deliveries(BATCH).await?;
         let pruned = self
-            .call("prune", || self.store.prune(self.settings.retention, BATCH))
+            .call("prune", || self.ledger.prune(self.settings.retention, BATCH))
             .await?;
         if pruned.tasks + pruned.keys > 0 {
             self.probes.emit(|| Event::Pruned(pruned));
@@ -269,7 +271,10 @@ impl Engine {
         if self.probes.is_empty() {
             return;
         }
-        let counts = self.call("counts", || self.store.counts(&Scope::All)).await.ok();
+        let counts = self
+            .call("counts", || self.ledger.store().counts(&Scope::All))
+            .await
+            .ok();
         if let Some(counts) = &counts {
             // Only the driver reports, one call at a time.
             let told = self.set_aside.swap(counts.set_aside, Ordering::Relaxed);

@@ -1,7 +1,5 @@
 //! What the engine runs: the service that the layer wrapped, seen as a function from a stored request to a result.
 
-use std::sync::Arc;
-
 use http::{Extensions, HeaderMap};
 
 use crate::{
@@ -16,7 +14,7 @@ pub(crate) trait Entry: Send + Sync {
     /// `answering` as it comes in.
     fn replay(
         &self,
-        input: Arc<CapturedRequest>,
+        input: CapturedRequest,
         context: TaskContext,
         answering: Answering,
     ) -> BoxFuture<'static, Replayed>;

@@ -96,7 +96,7 @@ impl Engine {
         let lease = self.settings.lease;
         let sent_at = Instant::now();
         let timing = self.probes.time("renew");
-        let renewed = caught_async(|| Self::limited("renew", limit, self.store.renew(leases, lease))).await;
+        let renewed = caught_async(|| Self::limited("renew", limit, self.ledger.store().renew(leases, lease))).await;
         let answer = timing.end(renewed.unwrap_or_else(|panic| Err(panicked(&panic))));
         let now = Instant::now();
         match answer {

@@ -74,7 +74,7 @@ impl Engine {
         let id = live.lease.id;
         // Lines are shared texts: a copy is a few words each.
         let copy = lines.clone();
-        let stored = self.call("append_log", || self.store.append_log(live.lease, lines));
+        let stored = self.call("append_log", || self.ledger.store().append_log(live.lease, lines));
         match timeout(limit, stored).await {
             Ok(Ok(true)) => self.watchers.wake(id),
             Ok(Ok(false)) => {

@@ -44,7 +44,7 @@ mod watch;
 
 use std::{
     future::poll_fn,
-    pin::Pin,
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -94,14 +94,14 @@ pub(crate) use self::{feed::Place, observe::Observer};
 use crate::{
     error::BoxFuture,
     probe::{AttemptInfo, AttemptScope, Event, Probe},
-    store::{StoreError, StoreErrorKind, StoreResult, TaskStore},
+    store::{Ledger, StoreError, StoreErrorKind, StoreResult, TaskStore},
     task::{CapturedRequest, RequestId, WorkerId, redact::Secrets},
     time::{Clock, SystemClock, Timestamp},
 };
 
 /// Everything that runs tasks in this process, for one layer.
 pub(crate) struct Engine {
-    pub(crate) store: Arc<dyn TaskStore>,
+    pub(crate) ledger: Ledger,
     pub(crate) settings: Settings,
     pub(crate) probes: Probes,
     pub(crate) clock: EngineClock,
@@ -153,7 +153,7 @@ impl Engine {
             set_aside: AtomicU64::new(0),
             entry: RwLock::new(None),
             lease_thread: Mutex::new(None),
-            store,
+            ledger: Ledger::new(store),
             settings,
             probes,
             runtime,
@@ -187,7 +187,7 @@ impl Engine {
     }
 
     /// A replay of `input`, not begun; none if the application was let go.
-    fn replay(&self, input: Arc<CapturedRequest>, live: &Arc<Live>) -> Option<BoxFuture<'static, Replayed>> {
+    fn replay(&self, input: CapturedRequest, live: &Arc<Live>) -> Option<BoxFuture<'static, Replayed>> {
         // Under the lock, which is written twice in the engine's life: a clone would be one more count that all threads
         // share.
         let entry = self.entry.read().unwrap_or_else(PoisonError::into_inner);
@@ -204,18 +204,17 @@ impl Engine {
     }
 
     /// A store call with its time limit. What times out may still happen; a panic is a failure like others.
-    async fn call<'a, T>(
-        &self,
-        operation: &'static str,
-        begin: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>,
-    ) -> StoreResult<T> {
+    async fn call<T, F>(&self, operation: &'static str, begin: impl FnOnce() -> F) -> StoreResult<T>
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
         let timing = self.probes.time(operation);
         let mut call = match Guarded::begin(begin) {
-            Ok(call) => call,
+            Ok(call) => pin!(call),
             Err(panic) => return timing.end(Err(panicked(&panic))),
         };
         // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
-        let answer = match poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await {
+        let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
             Poll::Ready(answer) => answer,
             Poll::Pending => {
                 let limit = self.settings.store_timeout;
@@ -235,7 +234,7 @@ impl Engine {
     async fn limited<T>(
         operation: &'static str,
         limit: Duration,
-        call: BoxFuture<'_, StoreResult<T>>,
+        call: impl Future<Output = StoreResult<T>>,
     ) -> StoreResult<T> {
         timeout(limit, call)
             .await

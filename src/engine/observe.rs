@@ -37,14 +37,14 @@ impl Observer {
         let task = TaskRef::Id(id);
         let found = self
             .engine
-            .call("find", || self.engine.store.find(&self.scope, &task))
+            .call("find", || self.engine.ledger.find(&self.scope, &task))
             .await?;
         Ok(found.map(|record| self.engine.with_progress(record)))
     }
 
     /// Lines of its log.
     pub(crate) async fn logs(&self, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
-        let logs = || self.engine.store.logs(&self.scope, id, query);
+        let logs = || self.engine.ledger.store().logs(&self.scope, id, query);
         self.engine.call("logs", logs).await
     }
 

@@ -30,11 +30,8 @@ use crate::{
     },
     error::BoxFuture,
     probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
-    store::Settled,
-    task::{
-        CapturedRequest, Condition, LeaseRef, TaskRecord,
-        lifecycle::{Outcome, Settlement},
-    },
+    store::{Held, Settled},
+    task::{CapturedRequest, Condition, TaskRecord, lifecycle::Outcome},
 };
 
 /// Progress is written at most this often: it is for people to look at.
@@ -42,7 +39,7 @@ const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// The claim under which an attempt runs, and the slot it runs on.
 pub(crate) struct Start {
-    pub(crate) lease: LeaseRef,
+    pub(crate) held: Held,
     pub(crate) input: Arc<CapturedRequest>,
     pub(crate) slot: Slot,
     /// Before the claim was asked for: what its lease is counted from here.
@@ -56,13 +53,24 @@ impl Engine {
         let now = Instant::now();
         let held_until = start.claimed_at + self.holds_for();
         let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
-        let live = Arc::new(Live::new(record, start.lease, &start.input, now, machine));
+        let input = Arc::unwrap_or_clone(start.input);
+        let live = Arc::new(Live::new(record, start.held, &input, now, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
+        let scopes = self.probes.scopes(|| {
+            AttemptInfo::new(
+                record.id,
+                record.function(),
+                record.attempt,
+                live.lease.token,
+                &input,
+                &live.log,
+            )
+        });
         // Looked at after it was entered: a shutdown that does not see it there, is seen here.
         let replay = match self.phase.is_cut() {
             true => None,
-            false => self.replay(start.input.clone(), &live),
+            false => self.replay(input, &live),
         };
         if replay.is_some() {
             self.probes.emit(|| Event::Started {
@@ -75,16 +83,6 @@ impl Engine {
             live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
         }
         self.watchers.changed(record.id);
-        let scopes = self.probes.scopes(|| {
-            AttemptInfo::new(
-                record.id,
-                record.function(),
-                record.attempt,
-                start.lease.token,
-                &start.input,
-                &live.log,
-            )
-        });
         let leave = Leave {
             live,
             slot: Some(start.slot),
@@ -154,8 +152,7 @@ impl Engine {
                     if live.log.get().is_some() {
                         Box::pin(self.save_last_log(live)).await;
                     }
-                    let settlement = Settlement::new(live.lease, outcome);
-                    let answer = self.call("settle", || self.store.settle(settlement)).await;
+                    let answer = self.call("settle", || self.ledger.settle(&live.held, &outcome)).await;
                     let input = match answer {
                         Ok(settled) => Input::Settled(settled),
                         Err(error) => {
@@ -240,7 +237,9 @@ impl Engine {
     /// failed, and one that succeeded should not look as if it were half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
-            let saved = self.call("set_progress", || self.store.set_progress(live.lease, progress));
+            let saved = self.call("set_progress", || {
+                self.ledger.store().set_progress(live.lease, progress)
+            });
             let _ = timeout(LAST_PROGRESS_LIMIT, saved).await;
         }
     }
@@ -253,7 +252,7 @@ impl Engine {
         self.runtime.spawn(async move {
             // Lost progress is not worth a word: the next report overwrites it.
             let _ = engine
-                .call("set_progress", || engine.store.set_progress(lease, progress))
+                .call("set_progress", || engine.ledger.store().set_progress(lease, progress))
                 .await;
         });
     }

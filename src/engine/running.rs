@@ -20,12 +20,14 @@ use crate::{
         told::Told,
     },
     probe::AttemptLog,
+    store::Held,
     task::{CapturedRequest, LeaseRef, Progress, RequestId, TaskName, TaskRecord, lifecycle::DEFERRALS},
 };
 
 /// What is shared between an attempt's own task, its handler, the lease thread, and whoever stops it.
 pub(crate) struct Live {
     pub(crate) lease: LeaseRef,
+    pub(crate) held: Held,
     pub(crate) name: Option<TaskName>,
     pub(crate) attempt: u32,
     pub(crate) depth: u8,
@@ -58,13 +60,14 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(
         record: &TaskRecord,
-        lease: LeaseRef,
+        held: Held,
         input: &CapturedRequest,
         started: Instant,
         machine: Attempt,
     ) -> Self {
         Self {
-            lease,
+            lease: held.lease(),
+            held,
             name: record.name.clone(),
             attempt: record.attempt,
             depth: input.depth,

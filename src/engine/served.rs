@@ -37,7 +37,7 @@ impl Tasks {
 
     /// What an accepted task survives.
     pub(crate) fn durability(&self) -> Durability {
-        self.engine().store.abilities().durability
+        self.engine().ledger.store().abilities().durability
     }
 
     /// How many retries a task has that is accepted now.

@@ -176,6 +176,6 @@ impl Engine {
         }
         let entry = self.entry.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(entry);
-        let _ = timeout(self.settings.store_timeout, self.store.close()).await;
+        let _ = timeout(self.settings.store_timeout, self.ledger.store().close()).await;
     }
 }

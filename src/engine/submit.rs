@@ -37,7 +37,7 @@ impl Tasks {
         task.labels = submission.labels;
         task.delay = submission.delay;
         match engine.accept(task, None).answer().await {
-            Ok(Inserted::New(record)) => Ok(Submitted::New(record)),
+            Ok(Inserted::New(record, _)) => Ok(Submitted::New(record)),
             Ok(Inserted::Known {
                 task, id, same_request, ..
             }) => Ok(Submitted::Known { task, id, same_request }),

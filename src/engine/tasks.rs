@@ -66,7 +66,7 @@ impl Tasks {
     /// Reads only.
     pub async fn find(&self, scope: &Scope, task: &TaskRef) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
-        let found = engine.call("find", || engine.store.find(scope, task)).await?;
+        let found = engine.call("find", || engine.ledger.find(scope, task)).await?;
         Ok(found.map(|record| engine.with_progress(record)))
     }
 
@@ -92,7 +92,7 @@ impl Tasks {
             limit: limit.saturating_add(1),
             ..page
         };
-        let mut found = engine.call("list", || engine.store.list(scope, filter, page)).await?;
+        let mut found = engine.call("list", || engine.ledger.list(scope, filter, page)).await?;
         if found.items.len() > limit {
             found.items.truncate(limit);
             found.next = found.items.last().map(|record| record.cursor());
@@ -116,7 +116,7 @@ impl Tasks {
     /// Reads only.
     pub async fn request(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
         let engine = self.engine();
-        engine.call("input", || engine.store.input(scope, id)).await
+        engine.call("input", || engine.ledger.request(scope, id)).await
     }
 
     /// The response of a task, once it has ended with one.
@@ -130,7 +130,7 @@ impl Tasks {
     /// Reads only.
     pub async fn response(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
         let engine = self.engine();
-        engine.call("output", || engine.store.output(scope, id)).await
+        engine.call("output", || engine.ledger.response(scope, id)).await
     }
 
     /// Lines of a task's log.
@@ -144,7 +144,9 @@ impl Tasks {
     /// Reads only.
     pub async fn logs(&self, scope: &Scope, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
         let engine = self.engine();
-        engine.call("logs", || engine.store.logs(scope, id, query)).await
+        engine
+            .call("logs", || engine.ledger.store().logs(scope, id, query))
+            .await
     }
 
     /// Asks for a task to stop: one that waits has ended at once, one that runs is told and ends soon.
@@ -158,7 +160,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been stopped.
     pub async fn stop(&self, scope: &Scope, id: RequestId) -> Result<Stop, StoreError> {
         let engine = self.engine();
-        let stop = engine.call("stop", || engine.store.stop(scope, id)).await?;
+        let stop = engine.call("stop", || engine.ledger.stop(scope, id)).await?;
         match stop {
             // An attempt of this process is told at once; one elsewhere hears of it with its next renewal.
             Stop::Stopping => {
@@ -185,7 +187,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not run again.
     pub async fn retry(&self, scope: &Scope, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
-        let rerun = engine.call("rerun", || engine.store.rerun(scope, id, edits)).await?;
+        let rerun = engine.call("rerun", || engine.ledger.rerun(scope, id, edits)).await?;
         if let Rerun::Enqueued { .. } = rerun {
             engine.slots.send_to_wait();
             engine.hint(Hint::Work);
@@ -205,7 +207,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not be gone.
     pub async fn delete(&self, scope: &Scope, id: RequestId) -> Result<Delete, StoreError> {
         let engine = self.engine();
-        engine.call("delete", || engine.store.delete(scope, id)).await
+        engine.call("delete", || engine.ledger.delete(scope, id)).await
     }
 
     /// Has the completion of this generation told to this destination again, at once, whether it was delivered, given up, or
@@ -226,7 +228,7 @@ impl Tasks {
         destination: &Destination,
     ) -> Result<Redeliver, StoreError> {
         let engine = self.engine();
-        let redeliver = || engine.store.redeliver(scope, id, generation, destination);
+        let redeliver = || engine.ledger.redeliver(scope, id, generation, destination);
         let redelivered = engine.call("redeliver", redeliver).await?;
         if redelivered == Redeliver::Due {
             engine.hint(Hint::Outbox);
@@ -246,7 +248,7 @@ impl Tasks {
     /// Reads only.
     pub async fn stats(&self, scope: &Scope) -> Result<Stats, StoreError> {
         let engine = self.engine();
-        let counts = engine.call("counts", || engine.store.counts(scope)).await?;
+        let counts = engine.call("counts", || engine.ledger.store().counts(scope)).await?;
         let everybody = *scope == Scope::All;
         Ok(Stats {
             counts,

@@ -208,7 +208,7 @@ impl Accept {
             Unaccepted::Store(_) => Problem::store_unavailable(),
         })?;
         match inserted {
-            Inserted::New(record) => {
+            Inserted::New(record, _) => {
                 self.note(record.id, record.state.is_held(), false);
                 Ok(Stored::Task {
                     record,

@@ -1,6 +1,6 @@
 //! Running a stored request: the wrapped service as the engine's entry.
 
-use std::{future::poll_fn, pin::pin, sync::Arc};
+use std::{future::poll_fn, mem::take, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
@@ -51,14 +51,13 @@ where
 {
     fn replay(
         &self,
-        input: Arc<CapturedRequest>,
+        input: CapturedRequest,
         context: TaskContext,
         answering: Answering,
     ) -> BoxFuture<'static, Replayed> {
         let inner = self.0.clone();
         Box::pin(async move {
-            let request = inner.request(&input, context)?;
-            drop(input);
+            let request = inner.request(input, context)?;
             let target = original(request.extensions()).unwrap_or(request.uri()).clone();
             let mut service = inner.service.clone();
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
@@ -70,12 +69,13 @@ where
 }
 
 impl<S> Inner<S> {
-    fn request(&self, input: &CapturedRequest, context: TaskContext) -> Result<Request<RequestBody>, BoxError> {
-        let mut request = Request::new(RequestBody::from(input.body.clone()));
-        *request.method_mut() = input.method.clone();
-        *request.uri_mut() = input.uri.clone();
-        *request.headers_mut() = headers(input, &context);
+    fn request(&self, mut input: CapturedRequest, context: TaskContext) -> Result<Request<RequestBody>, BoxError> {
+        let headers = headers(&mut input, &context);
+        let mut request = Request::new(RequestBody::from(input.body));
+        *request.method_mut() = input.method;
+        *request.headers_mut() = headers;
         unpack(&self.carriers, &input.carried, &input.uri, request.extensions_mut())?;
+        *request.uri_mut() = input.uri;
         request.extensions_mut().insert(context);
         Ok(request)
     }
@@ -85,7 +85,7 @@ impl<S> Inner<S> {
 const TEXTS: usize = u64::MAX.ilog10() as usize + 1 + RequestId::BUFFER.len() + TaskName::LONGEST;
 
 /// The stored headers, the length of the body, and what tells the handler which task this is.
-fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
+fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
     let mut buffer = RequestId::BUFFER;
     let mut values = Values::<Short<TEXTS>>::short();
     let length = Some(input.body.len() as u64).filter(|length| *length > 0);
@@ -105,11 +105,8 @@ fn headers(input: &CapturedRequest, context: &TaskContext) -> HeaderMap {
         (X_FC_REQUEST_ID, request_id),
         (TASK_ID, task_id),
     ];
-    // Not a clone: it would have no room for ours, and grow twice.
-    let mut headers = HeaderMap::with_capacity(input.headers.len() + given.len());
-    for (name, value) in &input.headers {
-        headers.append(name, value.clone());
-    }
+    let mut headers = take(&mut input.headers);
+    headers.reserve(given.len());
     for (name, value) in given {
         if let Some(value) = value {
             headers.insert(name, value);

@@ -7,40 +7,45 @@
 //! | [`MemoryStore`] | a panic in a handler, not the end of the process | nothing |
 //! | `RedbStore` (feature `redb`) | the end of the process and of the power, not the loss of the disk | a file |
 //!
-//! An application gives a store to the layer and never calls it itself; [`TaskStoreExt`] is for tools and tests that do.
+//! An application gives a store to the layer and never calls it itself; a [`Ledger`] is for tools and tests that look at one.
 //! Whoever writes a store implements [`TaskStore`] and runs the [conformance suite](crate::testing::conformance) against
 //! it. [Writing a store](crate::guide::writing_a_store) shows one whole.
 
+mod change;
 mod error;
-mod ext;
-mod index;
+mod forward;
+pub mod kit;
+mod ledger;
 mod memory;
 mod operations;
 #[cfg(feature = "redb")]
 mod redb;
+mod row;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 #[cfg(feature = "redb")]
 pub use self::redb::{QuickRepair, RedbStore, RedbStoreBuilder};
 pub use self::{
+    change::{Change, Committed, Guard, Next, OutboxChange, Response, Timers},
     error::{StoreError, StoreErrorKind},
-    ext::TaskStoreExt,
+    forward::Operation,
+    ledger::{
+        Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliverySettlement, GiveUp, Held, Insert, Inserted, Ledger,
+        Pruned, Rescued, Settled,
+    },
     memory::{MemoryStore, MemoryStoreBuilder},
     operations::{
-        Abilities, BornClaimed, Claim, Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliveryClaim,
-        DeliverySettlement, Durability, FullReason, GiveUp, Insert, Inserted, KnownBy, Limits, LogQuery, Pruned,
-        QueueHint, Rescued, Retention, Settled, Sharing,
+        Abilities, BornClaimed, Candidate, Candidates, Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Due,
+        Durability, FullReason, Insertion, KnownBy, Limits, LogQuery, NewRow, Part, Payload, QueueHint, Renewal,
+        Retention, Sharing, Which, Why,
     },
+    row::{Columns, OutboxRow, Row},
 };
 use crate::{
     error::BoxFuture,
-    task::{
-        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
-        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
-        delivery::Redeliver,
-        lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
-    },
+    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
+    time::Timestamp,
 };
 
 /// What a store operation answers with.
@@ -48,17 +53,22 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// A place that keeps tasks and hands them out to be run.
 ///
+/// A store keeps [rows](Row) and [payloads](Payload), finds rows by a few columns, and commits [changes](Change). It decides
+/// nothing: what may happen to a task is [`lifecycle`](crate::task::lifecycle)'s business, and the [`Ledger`] makes one
+/// change of each step of a life. What many stores have in common is in [`kit`].
+///
 /// # Contract
 ///
 /// Every promise below has a test of the same name in the [conformance suite](crate::testing::conformance).
 ///
-/// **Atomicity.** Each operation takes effect whole or not at all. What [`insert`](Self::insert) answers `New` for is
-/// durable, to the degree that [`abilities`](Self::abilities) publishes, before it answers; task, request, key and first
-/// history event appear together. [`settle`](Self::settle) commits state, response and outbox entries together.
+/// **Atomicity.** Each operation takes effect whole or not at all, each change of [`commit_all`](Self::commit_all) and each
+/// task of [`insert_all`](Self::insert_all) on its own. What [`insert`](Self::insert) answers `New` for is durable, to the
+/// degree that [`abilities`](Self::abilities) publishes, before it answers; row, request, name and key appear together.
+/// [`commit`](Self::commit) changes row, payloads and outbox together.
 ///
-/// **Ownership.** A task is held by one claim at a time, identified by its fence token, which grows with every claim. A
-/// write about a running task (renew, settle, progress, log) is a compare-and-set on the token: from an older one it
-/// changes nothing and says so.
+/// **Ownership.** A task is held by one claim at a time, identified by its fence token, which grows with every claim.
+/// Renewals, progress and log lines are compared with the token: from an older one they change nothing and say so. A change
+/// is compared with the row's version, which every claim and every commit raises.
 ///
 /// **Order.** Claims come oldest `run_at` first, ties by id. At most one *suspect* (a task whose process died under it
 /// before) is held by a worker at a time.
@@ -66,10 +76,13 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// **Clocks.** Durations go in, timestamps come out; only the store's own clock decides what is due, lapsed or expired.
 ///
 /// **Lost replies.** An `Err` of kind [`Unavailable`](StoreErrorKind::Unavailable) may mean that the operation happened.
-/// Every operation is safe to repeat: an insert under a known id answers `Known`, a second settlement is fenced.
+/// Every operation is safe to repeat: an insert under a known id answers `Known`, a change that was made is `Stale`.
 ///
-/// **Tenants.** Reads and changes by id take a [`Scope`], applied inside the query: what is outside is
-/// [`NotFound`](StoreErrorKind::NotFound), as if it were not there.
+/// **Tenants.** Reads by id or name take a [`Scope`], applied inside the query: what is outside is not there.
+///
+/// **Records.** A store keeps a record as it is, also one of which it does not know every field. One that cannot be decoded
+/// is set aside and counted, and stops nobody; one of a [newer format](crate::task::record_codec) is left alone: no claim
+/// and no [`due`](Self::due) shows it.
 ///
 /// **Cancellation.** Dropping a returned future may or may not stop the operation, but never leaves half of it.
 ///
@@ -77,16 +90,20 @@ pub type StoreResult<T> = Result<T, StoreError>;
 ///
 /// Renewals are called from a thread and runtime of their own, so that a handler which blocks the application's runtime
 /// cannot make its neighbours look dead. A store must not need a connection, timer or lock there that another runtime
-/// drives; one with a server opens a second connection lazily.
+/// drives; one with a server drives its connections on a thread of its own.
 ///
 /// # Minimal by intent
 ///
-/// There are no default methods: a wrapper that forgot to pass one on would break a promise silently. Conveniences are
-/// in [`TaskStoreExt`]. Batching is the store's own business: operations come one by one and concurrently, and a store
-/// which gains by committing many together collects what is waiting, as the guide shows.
+/// There are no default methods: a wrapper that forgot to pass one on would break a promise silently. A wrapper is written
+/// with [`forward_store!`](crate::forward_store). Batching is the store's own business: operations come one by one and
+/// concurrently, and a store which gains by committing many together collects what is waiting, as the guide shows.
 pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// What this store can do and promises.
     fn abilities(&self) -> Abilities;
+
+    /// The time by the store's clock, as far as is known without waiting: for times that are shown. Those that decide are
+    /// set by the store as it does something.
+    fn now(&self) -> Timestamp;
 
     /// How full the queue is, and whether the store has failed for good, as far as is known without waiting: lets a
     /// request be refused before its body is read, and a process be taken out of service. May be out of date; the insert
@@ -95,77 +112,55 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
 
     /// Stores a task, or says which task is already known by its id, name or key.
     ///
-    /// With [`Insert::born`], the task is stored already claimed, and starts without a second write.
-    fn insert(&self, insert: Insert) -> BoxFuture<'_, StoreResult<Inserted>>;
+    /// With [`NewRow::born`], the task is stored already claimed, and starts without a second write.
+    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>>;
 
-    /// Takes up to `max` runnable tasks for a worker.
+    /// Stores many tasks: one answer for each, in order, as [`insert`](Self::insert) gives it. In one step where the store
+    /// can; after an error some may be stored.
+    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>>;
+
+    /// Takes up to `max` runnable tasks for a worker. It changes columns only, as [`Row::claim`] says.
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>>;
+
+    /// Rows in `scope`, as they are now.
     ///
-    /// A task whose record cannot be decoded is set aside as `Invalid`; one written by a newer version is left alone.
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>>;
+    /// # Errors
+    ///
+    /// `Corrupt` or `Incompatible` for one that is asked for by its id and cannot be read.
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>>;
+
+    /// Up to `max` rows that are due: candidates, which are changed by nothing but a commit. Those of [`Due::Prune`] and
+    /// [`Due::GiveUp`] come longest due first.
+    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>>;
+
+    /// Makes a change, if it [holds](Change::holds).
+    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>>;
+
+    /// Makes changes of different tasks, each on its own: one answer for each, in order. In one step where the store can;
+    /// after an error some may have been made.
+    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>>;
 
     /// Lets claims hold for another `lease`: one answer for each, in order.
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>>;
 
-    /// Records how an attempt ended.
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>>;
-
-    /// Finds up to `limit` tasks whose lease or age ran out, and requeues or ends each. Tasks that the store took from
-    /// a dead process as it was opened are among the first that it answers with, once.
-    fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>>;
-
-    /// Asks for a task to stop.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` if it is not in `scope`.
-    fn stop<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Stop>>;
-
-    /// Runs an ended task again, as a new generation.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` if it is not in `scope`.
-    fn rerun<'a>(&'a self, scope: &'a Scope, id: RequestId, edits: Edits) -> BoxFuture<'a, StoreResult<Rerun>>;
-
-    /// Removes an ended task with all that hangs on it, but for its key, which is remembered for its window.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` if it is not in `scope`.
-    fn delete<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Delete>>;
-
-    /// The task of this id or name.
-    ///
-    /// # Errors
-    ///
-    /// `Conflict` if tasks of several tenants in `scope` have the name.
-    fn find<'a>(&'a self, scope: &'a Scope, task: &'a TaskRef) -> BoxFuture<'a, StoreResult<Option<Arc<TaskRecord>>>>;
+    /// Takes completions that are due, of each destination at most so many, for a lease of their own. It changes rows of the
+    /// outbox only, as [`OutboxRow::claim`] says.
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>>;
 
     /// One page of the tasks that match. Every task that matches throughout is seen exactly once by paging on.
-    fn list<'a>(
-        &'a self,
-        scope: &'a Scope,
-        filter: &'a Filter,
-        page: Page,
-    ) -> BoxFuture<'a, StoreResult<PageOf<Arc<TaskRecord>>>>;
-
-    /// How many tasks match; counting ends at `cap`.
-    fn count<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, cap: u64) -> BoxFuture<'a, StoreResult<u64>>;
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> BoxFuture<'a, StoreResult<PageOf<Row>>>;
 
     /// How many tasks are in each state, and for [`Scope::All`] how many completions are pending: from counters, never by
     /// a scan of the tasks.
     fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>>;
 
-    /// The request of a task.
-    fn input<'a>(&'a self, scope: &'a Scope, id: RequestId)
-    -> BoxFuture<'a, StoreResult<Option<Arc<CapturedRequest>>>>;
-
-    /// The response of a task, once it has ended with one.
-    fn output<'a>(
+    /// The request or the response of a task in `scope`, if there is one.
+    fn payload<'a>(
         &'a self,
         scope: &'a Scope,
         id: RequestId,
-    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedResponse>>>>;
+        part: Part,
+    ) -> BoxFuture<'a, StoreResult<Option<Payload>>>;
 
     /// Notes how far a task is. The latest wins. Answers whether the claim still holds.
     fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>>;
@@ -183,31 +178,8 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery)
     -> BoxFuture<'a, StoreResult<Vec<LogLine>>>;
 
-    /// Takes up to `max` completions that are due for the given destinations, for a lease of their own.
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedDelivery>>>;
-
-    /// Records how a try of a delivery ended. Answers whether its claim still held.
-    fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>>;
-
-    /// Makes the delivery of this generation to this destination due now, however it stands.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` if the task is not in `scope`.
-    fn redeliver<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        generation: u32,
-        destination: &'a Destination,
-    ) -> BoxFuture<'a, StoreResult<Redeliver>>;
-
-    /// Gives up completions that nobody takes, as [`Delivery::give_up`] says, and answers with them as they are now.
-    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>>;
-
-    /// Removes up to `limit` ended tasks that are past retention, counted from
-    /// [when they came to rest](TaskRecord::rests_since), and up to `limit` keys that are past their window.
-    fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>>;
+    /// Forgets up to `limit` keys past their window, and says how many.
+    fn prune_keys(&self, limit: usize) -> BoxFuture<'_, StoreResult<usize>>;
 
     /// Resolves when something may have become runnable. A hint: it may lie and it may miss; polling is the truth.
     fn wait_for_work(&self) -> BoxFuture<'_, ()>;

@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::task::{
-    CapturedRequest, Delivery, DeliveryTry, Destination, NewTask, RequestId, TaskRecord, TaskState, WorkerId,
-    delivery::{DeliveryOutcome, DeliveryRef},
-    lifecycle::{Fenced, Rescue},
+use super::{Columns, Row, StoreResult};
+pub use crate::task::{envelope::Payload, lifecycle::Renewal};
+use crate::{
+    task::{Destination, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, TaskRef, TaskState, WorkerId},
+    time::Timestamp,
 };
 
 /// What a store can do and promises. Asking for what it lacks is refused with
@@ -67,38 +68,54 @@ pub struct QueueHint {
 /// A task to store.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Insert {
-    /// The task.
-    pub task: NewTask,
+pub struct NewRow {
+    /// Its record, as [`TaskRecord::accepted`] makes it. It waits, also where the task is born claimed.
+    pub record: Arc<TaskRecord>,
+    /// The request.
+    pub request: Payload,
+    /// After how long it may run.
+    pub delay: Duration,
+    /// The client's key for it, unique per tenant and caller of the record, and how long it is remembered from now on, even
+    /// after the task is gone. Kept with the record's digest.
+    pub key: Option<(IdempotencyKey, Duration)>,
     /// How many tasks may wait. A task that is born claimed does not wait and is not counted.
     pub limits: Limits,
     /// Store it already claimed.
     pub born: Option<BornClaimed>,
 }
 
-impl Insert {
-    /// Store `task` in the queue, however full that is.
+impl NewRow {
+    /// A task that may run at once, however full the queue is.
     #[must_use]
-    pub const fn new(task: NewTask) -> Self {
+    pub const fn new(record: Arc<TaskRecord>, request: Payload) -> Self {
         Self {
-            task,
+            record,
+            request,
+            delay: Duration::ZERO,
+            key: None,
             limits: Limits::UNLIMITED,
             born: None,
         }
     }
 
-    /// Store it already claimed.
+    /// The row of it, stored now.
     #[must_use]
-    pub fn born(mut self, worker: WorkerId, lease: Duration) -> Self {
-        self.born = Some(BornClaimed { worker, lease });
-        self
-    }
-
-    /// Refuse it when the queue is this full.
-    #[must_use]
-    pub const fn within(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
+    pub fn row(&self, now: Timestamp) -> Row {
+        let mut columns = Columns::of(&self.record);
+        columns.created_at = now;
+        columns.run_at = now.saturating_add(self.delay);
+        columns.expires_at = columns.run_at.saturating_add(self.record.max_age);
+        let mut row = Row {
+            id: self.record.id,
+            version: 1,
+            columns,
+            outbox: Vec::new(),
+            record: self.record.clone(),
+        };
+        if let Some(born) = &self.born {
+            row.claim(born.worker.clone(), born.lease, now);
+        }
+        row
     }
 }
 
@@ -131,19 +148,19 @@ impl Limits {
 /// What an insert did.
 #[derive(Clone, Debug)]
 #[must_use]
-pub enum Inserted {
-    /// The task is stored; if it was to be born claimed, the record is `Running`, and its token is the claim's.
-    New(Arc<TaskRecord>),
-    /// Nothing was stored: there is a task of this id, name or key.
+pub enum Insertion {
+    /// The task is stored, as this.
+    New(Row),
+    /// Nothing was stored: there is a task of this id, name or key. A name is looked at before a key.
     Known {
         /// That task. `None` if it is gone and only its key is remembered.
-        task: Option<Arc<TaskRecord>>,
+        row: Option<Row>,
         /// The request id of that task.
         id: RequestId,
         /// How it is known.
         by: KnownBy,
-        /// Whether its request is the same as the one given. The digest decides.
-        same_request: bool,
+        /// What the key is remembered with, where it is known by its key.
+        digest: Option<RequestDigest>,
     },
     /// Nothing was stored: the name and the key are known, as two different tasks.
     Conflict,
@@ -151,7 +168,7 @@ pub enum Inserted {
     Full(FullReason),
 }
 
-/// What a task was known by. A name is looked at before a key.
+/// What a task was known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownBy {
     /// Its request id: this very insert was done before, and its answer was lost.
@@ -185,62 +202,103 @@ pub struct Claim {
 }
 
 /// What a claim found.
-#[derive(Clone, Debug, Default)]
-pub struct Claimed {
+#[derive(Debug, Default)]
+pub struct Claims {
     /// The tasks, oldest `run_at` first.
-    pub tasks: Vec<ClaimedTask>,
+    pub tasks: Vec<ClaimedRow>,
     /// How long until the next waiting task is due, if one is known: zero if more could have been claimed. A suspect
     /// that must wait for another suspect of this worker does not count.
     pub next_due: Option<Duration>,
 }
 
 /// A claimed task.
-#[derive(Clone, Debug)]
-pub struct ClaimedTask {
-    /// The record, `Running`; its token is the claim's.
-    pub record: Arc<TaskRecord>,
-    /// The request.
-    pub input: Arc<CapturedRequest>,
+#[derive(Debug)]
+pub struct ClaimedRow {
+    /// Its row, claimed.
+    pub row: Row,
+    /// Its request, or why it cannot be read.
+    pub request: StoreResult<Payload>,
 }
 
-/// What a settlement did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Settled {
-    /// It was accepted.
-    Accepted {
-        /// The state it led to.
-        state: TaskState,
-        /// Whether a completion is now due for delivery.
-        outbox: bool,
-    },
-    /// It came from a claim that no longer holds. Nothing was changed.
-    Fenced,
+/// Which rows to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Of this id.
+    Id(RequestId),
+    /// Of this name: in a scope of several tenants there may be several.
+    Name(TaskName),
+    /// Held by this worker.
+    HeldBy(WorkerId),
 }
 
-impl From<Fenced> for Settled {
-    fn from(_: Fenced) -> Self {
-        Self::Fenced
+impl From<&TaskRef> for Which {
+    fn from(task: &TaskRef) -> Self {
+        match task {
+            TaskRef::Id(id) => Self::Id(*id),
+            TaskRef::Name(name) => Self::Name(name.clone()),
+        }
     }
 }
 
-/// What a rescue did: each task with what became of it, never [`Rescue::NotDue`].
-#[derive(Clone, Debug, Default)]
-pub struct Rescued {
-    /// The tasks.
-    pub tasks: Vec<(RequestId, Rescue)>,
-    /// Whether a completion is now due for delivery.
-    pub outbox: bool,
+/// What may be due by the store's clock.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Due {
+    /// Tasks whose lease or age ran out, and what was held by a process that is known to be dead.
+    Rescue,
+    /// Tasks that are past retention, counted from [`Columns::rests_at`].
+    Prune(Retention),
+    /// Tasks with a completion that has been due for so long and was taken by nobody, unless it is for one of `spared`.
+    GiveUp {
+        /// Destinations whose completions are none of them.
+        spared: Vec<Destination>,
+        /// For how long they have been due.
+        overdue: Duration,
+    },
 }
 
-/// What a delete did.
+/// A row that is due, and why.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The row.
+    pub row: Row,
+    /// The reason.
+    pub why: Why,
+}
+
+/// Why a row is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Delete {
-    /// The task is gone.
-    Deleted,
-    /// It has not ended: it is in this state.
-    NotEnded(TaskState),
+#[non_exhaustive]
+pub enum Why {
+    /// Its lease ran out.
+    Lapsed,
+    /// Who held it, or one of its completions, is known to be dead, whatever the lease says: an exclusive store that is
+    /// opened finds those of the process before. It is a candidate until a change of it was committed.
+    Orphaned,
+    /// It waited too long.
+    OverAge,
+    /// It is past retention.
+    Retired,
+    /// A completion of it has been due for too long.
+    Overdue,
+}
+
+/// Rows that are due, as of the store's now.
+#[derive(Clone, Debug)]
+pub struct Candidates {
+    /// The store's time.
+    pub now: Timestamp,
+    /// The rows.
+    pub rows: Vec<Candidate>,
+}
+
+/// Which of a task's payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The request.
+    Request,
+    /// The response.
+    Response,
 }
 
 /// Which lines of a log.
@@ -274,45 +332,21 @@ impl Default for LogQuery {
 /// A process asking for completions to deliver.
 #[derive(Clone, Debug)]
 pub struct DeliveryClaim {
-    /// The destinations it can deliver to.
-    pub destinations: Vec<Destination>,
-    /// How many at most.
-    pub max: usize,
+    /// The destinations it can deliver to, and how many completions it takes for each at most.
+    pub from: Vec<(Destination, usize)>,
     /// How long the claims hold.
     pub lease: Duration,
 }
 
-/// A claimed completion, with what it takes to render it.
+/// A claimed completion.
 #[derive(Clone, Debug)]
-pub struct ClaimedDelivery {
-    /// The claim.
-    pub claim: DeliveryRef,
-    /// The delivery.
-    pub delivery: Delivery,
-    /// The task as it is now.
-    pub record: Arc<TaskRecord>,
-}
-
-/// How a try of a delivery ended.
-#[derive(Clone, Debug)]
-pub struct DeliverySettlement {
-    /// The claim.
-    pub claim: DeliveryRef,
-    /// How it ended.
-    pub outcome: DeliveryOutcome,
-    /// What to show of it.
-    pub tried: DeliveryTry,
-}
-
-/// Which completions to give up.
-#[derive(Clone, Debug)]
-pub struct GiveUp {
-    /// Destinations whose completions are none of them.
-    pub spared: Vec<Destination>,
-    /// For how long they have been due with nobody to take them.
-    pub overdue: Duration,
-    /// How many at most.
-    pub max: usize,
+pub struct ClaimedOutbox {
+    /// The task, its outbox as it is after the claim.
+    pub row: Row,
+    /// Which run-through of it.
+    pub generation: u32,
+    /// Where to.
+    pub destination: Destination,
 }
 
 /// How long ended tasks are kept.
@@ -333,13 +367,4 @@ impl Retention {
             _ => self.others,
         }
     }
-}
-
-/// What was pruned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// Tasks.
-    pub tasks: usize,
-    /// Keys.
-    pub keys: usize,
 }

@@ -49,6 +49,12 @@ pub enum Redeliver {
 }
 
 impl Delivery {
+    /// Whether it is still to be delivered.
+    #[must_use]
+    pub const fn is_pending(&self) -> bool {
+        matches!(self.status, DeliveryStatus::Pending)
+    }
+
     /// Takes the delivery to try it, until `lease` runs out. `None` unless it is pending and due.
     pub fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<DeliveryRef> {
         if self.status != DeliveryStatus::Pending || self.due_at > now {
@@ -178,6 +184,13 @@ impl Delivery {
 
 impl TaskRecord {
     /// The delivery of this generation to this destination.
+    #[must_use]
+    pub fn delivery(&self, generation: u32, destination: &Destination) -> Option<&Delivery> {
+        let mut deliveries = self.deliveries.iter();
+        deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
+    }
+
+    /// The same, to be changed.
     #[must_use]
     pub fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
         let mut deliveries = self.deliveries.iter_mut();

@@ -1,9 +1,9 @@
 //! A request or a response captured as data, with a versioned binary encoding.
 //!
 //! The encoding is what a durable store keeps. It opens with a version and a kind byte; counts and lengths are
-//! LEB128 numbers; names, values and bodies are raw bytes, so that a header value which is not UTF-8 survives. The body
-//! comes last, so that decoding slices it out of the stored bytes without a copy. [`CapturedRequest::decode`] and
-//! [`CapturedResponse::decode`] take any bytes whatever and answer with a value or a [`DecodeError`]; they allocate no
+//! LEB128 numbers; names and values are raw bytes, so that a header value which is not UTF-8 survives. The body stands
+//! beside the head as it is, so that neither writing nor reading copies a large one. [`CapturedRequest::from_payload`] and
+//! [`CapturedResponse::from_payload`] take any bytes whatever and answer with a value or a [`DecodeError`]; they allocate no
 //! more than the input is long.
 
 use bytes::{Bytes, BytesMut};
@@ -85,14 +85,15 @@ impl CapturedRequest {
         Digesting::request(&self.method, &self.uri, &self.headers).finish(&self.body)
     }
 
-    /// Writes the request in the oldest version that can say all of it, at most [`VERSION`].
+    /// The request as a store keeps it, in the oldest version that can say all of it, at most [`VERSION`].
     #[must_use]
-    pub fn encode(&self) -> Bytes {
+    pub fn to_payload(&self) -> Payload {
         let version = match target::is_one_text(&self.uri) {
             true => TARGET_IS_ONE_TEXT,
             false => VERSION,
         };
-        let mut out = Writer::new(version, KIND_REQUEST, self.weight() + 64);
+        let head = 64 + header_bytes(&self.headers) + target::length(&self.uri);
+        let mut out = Writer::new(version, KIND_REQUEST, head + Payload::room_for(&self.body));
         out.bytes(self.method.as_str().as_bytes());
         let [scheme, authority, path] = target::parts(&self.uri);
         if version != TARGET_IS_ONE_TEXT {
@@ -107,18 +108,18 @@ impl CapturedRequest {
             out.bytes(name.as_bytes());
             out.bytes(value);
         }
-        out.bytes(&self.body);
-        out.0.freeze()
+        Payload::new(out, &self.body)
     }
 
-    /// Reads what [`encode`](Self::encode) wrote, by this build or an older one.
+    /// Reads what [`to_payload`](Self::to_payload) wrote, by this build or an older one.
     ///
     /// # Errors
     ///
     /// [`DecodeError::Newer`] for a later version: leave the record to a newer build. Anything else wrong is
     /// [`DecodeError::Malformed`]: set it aside.
-    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let (version, mut input) = Reader::new(bytes, KIND_REQUEST)?;
+    pub fn from_payload(payload: Payload) -> Result<Self, DecodeError> {
+        let Payload { head, body } = payload;
+        let (version, mut input) = Reader::new(head, KIND_REQUEST)?;
         let method = Method::from_bytes(&input.bytes()?).map_err(|_| MALFORMED_METHOD)?;
         let uri = match version {
             // Older builds wrote whatever target there was as one text.
@@ -133,7 +134,6 @@ impl CapturedRequest {
             let name = String::from_utf8(input.bytes()?.into()).map_err(|_| DecodeError::Malformed("carried name"))?;
             carried.push((name, input.bytes()?));
         }
-        let body = input.bytes()?;
         input.end()?;
         Ok(Self {
             method,
@@ -178,24 +178,25 @@ impl CapturedResponse {
         self.body.len() + header_bytes(&self.headers)
     }
 
-    /// Writes the response, in version 1.
+    /// The response as a store keeps it, in version 1.
     #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut out = Writer::new(1, KIND_RESPONSE, self.weight() + 32);
+    pub fn to_payload(&self) -> Payload {
+        let head = 32 + header_bytes(&self.headers);
+        let mut out = Writer::new(1, KIND_RESPONSE, head + Payload::room_for(&self.body));
         out.0.extend_from_slice(&self.status.as_u16().to_be_bytes());
         out.0.extend_from_slice(&[u8::from(self.truncated)]);
         out.headers(&self.headers);
-        out.bytes(&self.body);
-        out.0.freeze()
+        Payload::new(out, &self.body)
     }
 
-    /// Reads what [`encode`](Self::encode) wrote, by this build or an older one.
+    /// Reads what [`to_payload`](Self::to_payload) wrote, by this build or an older one.
     ///
     /// # Errors
     ///
-    /// As for [`CapturedRequest::decode`].
-    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let (_, mut input) = Reader::new(bytes, KIND_RESPONSE)?;
+    /// As for [`CapturedRequest::from_payload`].
+    pub fn from_payload(payload: Payload) -> Result<Self, DecodeError> {
+        let Payload { head, body } = payload;
+        let (_, mut input) = Reader::new(head, KIND_RESPONSE)?;
         let status = u16::from_be_bytes([input.byte()?, input.byte()?]);
         let status = StatusCode::from_u16(status).map_err(|_| DecodeError::Malformed("status"))?;
         let truncated = match input.byte()? {
@@ -204,7 +205,6 @@ impl CapturedResponse {
             _ => return Err(DecodeError::Malformed("truncated flag")),
         };
         let headers = input.headers()?;
-        let body = input.bytes()?;
         input.end()?;
         Ok(Self {
             status,
@@ -212,6 +212,52 @@ impl CapturedResponse {
             truncated,
             body,
         })
+    }
+}
+
+/// A request or a response as a store keeps it: bytes, of which it knows nothing but the length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// All but the body.
+    pub head: Bytes,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Payload {
+    /// A body of up to so many bytes is copied behind its head. As it comes from a server it is a part of a buffer of
+    /// several KiB, which it would keep alive.
+    const COPIED: usize = 4096;
+
+    /// How many bytes it takes to keep.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// Whether it has neither head nor body.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn new(mut out: Writer, body: &Bytes) -> Self {
+        if body.len() > Self::COPIED {
+            return Self {
+                head: out.0.freeze(),
+                body: body.clone(),
+            };
+        }
+        let head = out.0.len();
+        out.0.extend_from_slice(body);
+        let mut whole = out.0.freeze();
+        let body = whole.split_off(head);
+        Self { head: whole, body }
+    }
+
+    /// How much room a head wants for its body.
+    fn room_for(body: &Bytes) -> usize {
+        if body.len() > Self::COPIED { 0 } else { body.len() }
     }
 }
 

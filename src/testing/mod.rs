@@ -17,9 +17,9 @@
 //! use bytes::Bytes;
 //! use http::{HeaderMap, Method, Uri};
 //! use tower_respond_async::{
-//!     store::{Insert, MemoryStore, StoreErrorKind, TaskStore},
+//!     store::{Insert, Ledger, MemoryStore, Operation, StoreErrorKind},
 //!     task::{CapturedRequest, NewTask, RequestId},
-//!     testing::{FaultStore, Operation},
+//!     testing::FaultStore,
 //!     time::Timestamp,
 //! };
 //!
@@ -27,12 +27,13 @@
 //! # async fn main() {
 //! let store = FaultStore::new(MemoryStore::new());
 //! store.faults().fail_next(Operation::Insert, 1);
+//! let ledger = Ledger::new(Arc::new(store));
 //!
 //! let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
 //! let task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [7; 10]), Arc::new(request));
-//! let refused = store.insert(Insert::new(task.clone())).await.unwrap_err();
+//! let refused = ledger.insert(Insert::new(task.clone())).await.unwrap_err();
 //! assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
-//! assert!(store.insert(Insert::new(task)).await.is_ok());
+//! assert!(ledger.insert(Insert::new(task)).await.is_ok());
 //! # }
 //! ```
 
@@ -52,7 +53,7 @@ mod fault;
 pub use self::disk::{DiskCall, DiskFault, FaultDisk};
 pub use self::{
     clock::ManualClock,
-    fault::{Delayed, FaultStore, Faults, Odds, Operation},
+    fault::{Delayed, FaultStore, Faults, Odds},
 };
 #[doc(hidden)]
 pub use crate::layer::difference::{DIFFERENCES, Difference};

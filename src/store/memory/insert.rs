@@ -1,93 +1,84 @@
 //! Taking tasks in, and making room for them.
 
-use std::sync::Arc;
-
+use super::{
+    MemoryStore,
+    names::{Lookup, Names},
+    shard::Kept,
+};
 use crate::{
-    store::{
-        BornClaimed, FullReason, Insert, Inserted, KnownBy, Limits,
-        index::Place,
-        memory::{
-            MemoryStore, is_same,
-            names::{Lookup, Names},
-            shard::Kept,
-        },
-    },
-    task::{NewTask, RequestDigest, RequestId, TaskRecord},
-    time::Timestamp,
+    store::{FullReason, Insertion, KnownBy, NewRow, kit::Place},
+    task::{RequestDigest, RequestId},
 };
 
 impl MemoryStore {
-    pub(super) fn insert_now(&self, insert: Insert) -> Inserted {
-        let Insert { task, limits, born } = insert;
+    pub(super) fn insert_now(&self, task: NewRow) -> Insertion {
         // Made once: a store that has been up for a while is full, and every insert into it has to make room first.
         let mut kept = Kept {
-            record: Arc::new(record_of(&task, born, self.now())),
-            input: task.input.clone(),
-            output: None,
-            digest: task.digest,
+            row: task.row(self.inner.now()),
+            request: task.request.clone(),
+            response: None,
             logs: None,
-            weight: task.input.weight(),
         };
-        let weight = kept.weight + Names::weight(&task);
+        let weight = kept.weight() + Names::weight(&task);
         loop {
-            match self.try_insert(&task, limits, kept) {
-                Ok(inserted) => return inserted,
-                Err(NoRoom(back)) => kept = back,
+            match self.try_insert(&task, weight, kept) {
+                Ok(insertion) => return insertion,
+                Err(NoRoom(back)) => kept = *back,
             }
             // No lock is held here. Another insert may take the room that is made: then this one makes more.
             if !self.inner.room.could_hold(weight) || !self.drop_oldest_ended() {
-                return Inserted::Full(FullReason::Storage);
+                return Insertion::Full(FullReason::Storage);
             }
         }
     }
 
-    fn try_insert(&self, task: &NewTask, limits: Limits, kept: Kept) -> Result<Inserted, NoRoom> {
-        let now = kept.record.created_at;
-        let weight = kept.weight + Names::weight(task);
+    fn try_insert(&self, task: &NewRow, weight: usize, kept: Kept) -> Result<Insertion, NoRoom> {
+        let (id, now) = (kept.row.id, kept.row.columns.created_at);
         // Held to the end: between the look-up and the insert nobody else may take the name.
         let mut names = Names::concern(task).then(|| self.names());
         if let Some(names) = &names {
-            if let Some(known) = self.known(task.id, KnownBy::Id, None, task.digest) {
+            if let Some(known) = self.known(id, KnownBy::Id, None) {
                 return Ok(known);
             }
             match names.look_up(task, now) {
                 Lookup::Unknown => {}
-                Lookup::Conflict => return Ok(Inserted::Conflict),
+                Lookup::Conflict => return Ok(Insertion::Conflict),
                 Lookup::Known(id, by, digest) => {
-                    let gone = Inserted::Known {
-                        task: None,
+                    let gone = Insertion::Known {
+                        row: None,
                         id,
                         by,
-                        same_request: is_same(digest, task.digest),
+                        digest,
                     };
-                    return Ok(self.known(id, by, digest, task.digest).unwrap_or(gone));
+                    return Ok(self.known(id, by, digest).unwrap_or(gone));
                 }
             }
         }
 
-        let place = Place::of(&kept.record);
-        let mut tasks = self.tasks(task.id);
-        if let Some(known) = tasks.get(task.id) {
-            return Ok(Inserted::Known {
-                task: Some(known.record.clone()),
-                id: task.id,
+        let place = Place::of(&kept.row);
+        let mut tasks = self.tasks(id);
+        if let Some(known) = tasks.get(id) {
+            return Ok(Insertion::Known {
+                row: Some(known.row.clone()),
+                id,
                 by: KnownBy::Id,
-                same_request: is_same(known.digest, task.digest),
+                digest: None,
             });
         }
         if let Some(place) = place {
+            let tenant = task.record.tenant.as_ref();
             let mut queue = self.inner.queue.lock();
-            if let Some(full) = queue.full(task.tenant.as_ref(), limits) {
-                return Ok(Inserted::Full(full));
+            if let Some(full) = queue.full(tenant, task.limits) {
+                return Ok(Insertion::Full(full));
             }
             if !self.inner.room.reserve(weight) {
-                return Err(NoRoom(kept));
+                return Err(NoRoom(Box::new(kept)));
             }
-            queue.push(task.id, task.tenant.as_ref(), place);
+            queue.push(id, tenant, place);
         } else if !self.inner.room.reserve(weight) {
-            return Err(NoRoom(kept));
+            return Err(NoRoom(Box::new(kept)));
         }
-        let record = kept.record.clone();
+        let row = kept.row.clone();
         tasks.add(kept);
         drop(tasks);
         if let Some(names) = &mut names {
@@ -97,24 +88,17 @@ impl MemoryStore {
         if place.is_some() {
             self.inner.queue.notify();
         }
-        Ok(Inserted::New(record))
+        Ok(Insertion::New(row))
     }
 
     /// What to answer for a task that is known, if it is there. `digest` is that of the key it is known by.
-    pub(super) fn known(
-        &self,
-        id: RequestId,
-        by: KnownBy,
-        digest: Option<RequestDigest>,
-        given: Option<RequestDigest>,
-    ) -> Option<Inserted> {
-        let tasks = self.tasks(id);
-        let kept = tasks.get(id)?;
-        Some(Inserted::Known {
-            task: Some(kept.record.clone()),
+    fn known(&self, id: RequestId, by: KnownBy, digest: Option<RequestDigest>) -> Option<Insertion> {
+        let row = self.tasks(id).get(id)?.row.clone();
+        Some(Insertion::Known {
+            row: Some(row),
             id,
             by,
-            same_request: is_same(digest.or(kept.digest), given),
+            digest,
         })
     }
 
@@ -122,9 +106,9 @@ impl MemoryStore {
     pub(super) fn drop_oldest_ended(&self) -> bool {
         while let Some(shard) = self.inner.room.oldest() {
             let tasks = self.inner.shards[shard].lock();
-            if let Some(id) = tasks.oldest_ended()
-                && self.remove_ended(tasks, id, |_| true)
-            {
+            let oldest = tasks.shelf.longest_at_rest();
+            drop(tasks);
+            if oldest.is_some_and(|(_, id)| self.remove_if(id, |row| row.columns.rests_at.is_some())) {
                 return true;
             }
             // Somebody else removed it: look again.
@@ -134,14 +118,4 @@ impl MemoryStore {
 }
 
 /// There is no room in the store for this, which is given back.
-struct NoRoom(Kept);
-
-/// The record of a task as it is stored: waiting, or claimed from birth.
-fn record_of(task: &NewTask, born: Option<BornClaimed>, now: Timestamp) -> TaskRecord {
-    let mut record = TaskRecord::accepted(task, now);
-    if let Some(born) = born {
-        let claimed = record.claim(born.worker, born.lease, now);
-        debug_assert!(claimed.is_ok(), "a new task is waiting, and what waits can be claimed");
-    }
-    record
-}
+struct NoRoom(Box<Kept>);

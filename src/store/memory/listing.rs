@@ -1,15 +1,17 @@
 //! Lists and counts: the shards' tasks merged into one order.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 
 use super::MemoryStore;
 use crate::{
-    store::index::Moment,
-    task::{CapturedRequest, Counts, Cursor, Filter, Page, PageOf, Scope, SortOrder, TaskRecord, TaskState},
+    store::{Row, kit::Moment},
+    task::{Counts, Cursor, Filter, Page, PageOf, Scope, SortOrder},
 };
 
 impl MemoryStore {
-    pub(super) fn page(&self, scope: &Scope, filter: &Filter, page: &Page) -> PageOf<Arc<TaskRecord>> {
+    pub(super) fn page(&self, scope: &Scope, filter: &Filter, page: &Page) -> PageOf<Row> {
         let after = page.after.map(|cursor| (cursor.created_at, cursor.id));
         let limit = page.limit.max(1);
         let chunk = limit.div_ceil(self.inner.shards.len()).clamp(4, 256);
@@ -20,7 +22,7 @@ impl MemoryStore {
                 return PageOf { items, next: None };
             };
             if seen.is_wanted(scope, filter) {
-                items.push(seen.record);
+                items.push(seen.row);
             }
             if items.len() == limit {
                 return PageOf {
@@ -35,35 +37,6 @@ impl MemoryStore {
         }
     }
 
-    pub(super) fn count_up_to(&self, scope: &Scope, filter: &Filter, cap: u64) -> u64 {
-        let only_states = Filter {
-            states: filter.states,
-            ..Filter::default()
-        };
-        if *filter == only_states {
-            let counts = self.count_states(scope);
-            let wanted = |state: &TaskState| filter.states.is_none_or(|states| states.contains(*state));
-            let count: u64 = TaskState::ALL.iter().filter(|s| wanted(s)).map(|s| counts.of(*s)).sum();
-            return count.min(cap);
-        }
-        let mut count = 0;
-        for shard in 0..self.inner.shards.len() {
-            let mut after = None;
-            loop {
-                let chunk = self.chunk(shard, SortOrder::Ascending, after, 256);
-                let Some((last, _)) = chunk.back() else { break };
-                after = Some(*last);
-                for (_, seen) in &chunk {
-                    count += u64::from(seen.is_wanted(scope, filter));
-                    if count >= cap {
-                        return cap;
-                    }
-                }
-            }
-        }
-        count
-    }
-
     pub(super) fn count_states(&self, scope: &Scope) -> Counts {
         let mut counts = Counts::default();
         for shard in &self.inner.shards {
@@ -75,12 +48,12 @@ impl MemoryStore {
     /// The next tasks of one shard. Filters are applied outside its lock: a text search takes microseconds.
     fn chunk(&self, shard: usize, order: SortOrder, after: Option<Moment>, count: usize) -> VecDeque<(Moment, Seen)> {
         let tasks = self.inner.shards[shard].lock();
-        let moments = tasks.created.behind(after, order, count).into_iter();
+        let moments = tasks.shelf.created.behind(after, order, count).into_iter();
         let seen = moments.filter_map(|moment| {
             let kept = tasks.get(moment.1)?;
             let seen = Seen {
-                record: kept.record.clone(),
-                input: kept.input.clone(),
+                row: kept.row.clone(),
+                body: kept.request.body.clone(),
             };
             Some((moment, seen))
         });
@@ -89,13 +62,13 @@ impl MemoryStore {
 }
 
 struct Seen {
-    record: Arc<TaskRecord>,
-    input: Arc<CapturedRequest>,
+    row: Row,
+    body: Bytes,
 }
 
 impl Seen {
     fn is_wanted(&self, scope: &Scope, filter: &Filter) -> bool {
-        scope.contains(self.record.tenant.as_ref()) && filter.matches(&self.record, &self.input.body)
+        scope.contains(self.row.record.tenant.as_ref()) && filter.matches(&self.row.record, &self.body)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The log of one task.
 
 use crate::{
-    store::{LogQuery, index::LogMeter},
-    task::{LogLine, TaskRecord},
+    store::{LogQuery, Row, kit::LogMeter},
+    task::LogLine,
     time::Timestamp,
 };
 
@@ -19,9 +19,9 @@ impl Logs {
         self.weight
     }
 
-    pub(super) fn append(&mut self, record: &TaskRecord, lines: Vec<LogLine>, now: Timestamp) {
+    pub(super) fn append(&mut self, row: &Row, lines: Vec<LogLine>, now: Timestamp) {
         let last = self.lines.last().map_or(0, |last| last.seq);
-        let kept = self.meter.admit(record, lines, last, now);
+        let kept = self.meter.admit(row, lines, last, now);
         self.weight += kept.iter().map(LogLine::weight).sum::<usize>();
         self.lines.extend(kept);
     }

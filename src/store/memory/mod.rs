@@ -10,7 +10,7 @@
 //!
 //! The shards are the truth. What spans them are indexes, each behind its own lock, touched only by the tasks they are
 //! for: the [queue](Queue) by tasks that wait, the [outbox](Outbox) by tasks with completions, the [names](names) by
-//! tasks that have a name or key. [`shard::Tasks::change`] is the one place that changes a record, and lets the indexes
+//! tasks that have a name or key. [`shard::Tasks::replace`] is the one place that changes a row, and lets the indexes
 //! follow before the shard's lock is released.
 //!
 //! # Lock order
@@ -26,14 +26,13 @@
 //!   Deliveries are claimed in the same way.
 
 mod claims;
-mod deliveries;
+mod commit;
 mod insert;
 mod listing;
 mod logs;
 mod names;
 mod room;
 mod shard;
-mod steering;
 
 use std::{
     fmt,
@@ -52,17 +51,12 @@ use self::{
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, GiveUp,
-        Insert, Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError,
-        StoreErrorKind, StoreResult, TaskStore,
-        index::{Outbox, Queue},
+        Abilities, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due, Durability,
+        Insertion, LogQuery, NewRow, Part, Payload, QueueHint, Renewal, Row, Sharing, StoreError, StoreResult,
+        TaskStore, Which,
+        kit::{Outbox, Queue},
     },
-    task::{
-        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
-        Progress, RequestDigest, RequestId, Scope, TaskName, TaskRecord, TaskRef, Tenant,
-        delivery::Redeliver,
-        lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
-    },
+    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
     time::{Clock, SystemClock, Timestamp},
 };
 
@@ -217,9 +211,19 @@ struct Inner {
     clock: Arc<dyn Clock>,
 }
 
+impl Inner {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
 impl TaskStore for MemoryStore {
     fn abilities(&self) -> Abilities {
         Abilities::new(Durability::Process, Sharing::Shared, true)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
     }
 
     fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
@@ -230,12 +234,38 @@ impl TaskStore for MemoryStore {
         }
     }
 
-    fn insert(&self, insert: Insert) -> BoxFuture<'_, StoreResult<Inserted>> {
-        ready(self.open().map(|()| self.insert_now(insert)))
+    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
+        ready(self.open().map(|()| self.insert_now(task)))
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>> {
+    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>> {
+        ready(
+            self.open()
+                .map(|()| tasks.into_iter().map(|task| self.insert_now(task)).collect()),
+        )
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
         ready(self.open().map(|()| self.claim_now(&claim)))
+    }
+
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
+        ready(self.open().map(|()| self.rows_now(scope, which)))
+    }
+
+    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
+        ready(self.open().map(|()| self.due_now(&what, max)))
+    }
+
+    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
+        ready(self.open().map(|()| self.commit_now(change)))
+    }
+
+    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
+        ready(
+            self.open()
+                .map(|()| changes.into_iter().map(|change| self.commit_now(change)).collect()),
+        )
     }
 
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
@@ -245,44 +275,12 @@ impl TaskStore for MemoryStore {
         }))
     }
 
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>> {
-        ready(
-            self.open()
-                .map(|()| self.settle_now(settlement).unwrap_or_else(Settled::from)),
-        )
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>> {
+        ready(self.open().map(|()| self.claim_deliveries_now(&claim)))
     }
 
-    fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>> {
-        ready(self.open().map(|()| self.rescue_now(limit)))
-    }
-
-    fn stop<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Stop>> {
-        ready(self.stop_now(scope, id))
-    }
-
-    fn rerun<'a>(&'a self, scope: &'a Scope, id: RequestId, edits: Edits) -> BoxFuture<'a, StoreResult<Rerun>> {
-        ready(self.rerun_now(scope, id, edits))
-    }
-
-    fn delete<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Delete>> {
-        ready(self.delete_now(scope, id))
-    }
-
-    fn find<'a>(&'a self, scope: &'a Scope, task: &'a TaskRef) -> BoxFuture<'a, StoreResult<Option<Arc<TaskRecord>>>> {
-        ready(self.find_now(scope, task))
-    }
-
-    fn list<'a>(
-        &'a self,
-        scope: &'a Scope,
-        filter: &'a Filter,
-        page: Page,
-    ) -> BoxFuture<'a, StoreResult<PageOf<Arc<TaskRecord>>>> {
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> BoxFuture<'a, StoreResult<PageOf<Row>>> {
         ready(self.open().map(|()| self.page(scope, filter, &page)))
-    }
-
-    fn count<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, cap: u64) -> BoxFuture<'a, StoreResult<u64>> {
-        ready(self.open().map(|()| self.count_up_to(scope, filter, cap)))
     }
 
     fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>> {
@@ -290,42 +288,33 @@ impl TaskStore for MemoryStore {
             let mut counts = self.count_states(scope);
             let (oldest, now) = (self.inner.queue.lock().oldest(scope), self.now());
             counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
-            counts.pending_deliveries = (*scope == Scope::All).then(|| self.inner.outbox.len());
+            counts.pending_deliveries = (*scope == Scope::All).then(|| self.inner.outbox.pending());
             counts
         }))
     }
 
-    fn input<'a>(
+    fn payload<'a>(
         &'a self,
         scope: &'a Scope,
         id: RequestId,
-    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedRequest>>>> {
+        part: Part,
+    ) -> BoxFuture<'a, StoreResult<Option<Payload>>> {
         ready(self.open().map(|()| {
             let tasks = self.tasks(id);
-            tasks.seen_by(scope, id).map(|kept| kept.input.clone())
-        }))
-    }
-
-    fn output<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedResponse>>>> {
-        ready(self.open().map(|()| {
-            let tasks = self.tasks(id);
-            tasks.seen_by(scope, id).and_then(|kept| kept.output.clone())
+            let kept = tasks.seen_by(scope, id)?;
+            match part {
+                Part::Request => Some(kept.request.clone()),
+                Part::Response => kept.response.clone(),
+            }
         }))
     }
 
     fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
         ready(self.open().map(|()| {
             let mut tasks = self.tasks(lease.id);
-            let held = tasks
-                .get_mut(lease.id)
-                .filter(|kept| kept.record.is_held_by(lease.token));
+            let held = tasks.get_mut(lease.id).filter(|kept| kept.row.is_held_by(lease.token));
             // No index knows of the progress.
-            held.map(|kept| Arc::make_mut(&mut kept.record).progress = Some(progress))
-                .is_some()
+            held.map(|kept| kept.row.columns.progress = Some(progress)).is_some()
         }))
     }
 
@@ -333,16 +322,12 @@ impl TaskStore for MemoryStore {
         ready(self.open().map(|()| {
             let now = self.now();
             let mut tasks = self.tasks(lease.id);
-            let held = tasks
-                .get_mut(lease.id)
-                .filter(|kept| kept.record.is_held_by(lease.token));
+            let held = tasks.get_mut(lease.id).filter(|kept| kept.row.is_held_by(lease.token));
             let Some(kept) = held else { return false };
             let logs = kept.logs.get_or_insert_default();
             let before = logs.weight();
-            logs.append(&kept.record, lines, now);
-            let more = logs.weight() - before;
-            kept.weight += more;
-            self.inner.room.grow(more);
+            logs.append(&kept.row, lines, now);
+            self.inner.room.grow(logs.weight() - before);
             true
         }))
     }
@@ -360,33 +345,12 @@ impl TaskStore for MemoryStore {
         }))
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedDelivery>>> {
-        ready(self.open().map(|()| self.claim_deliveries_now(&claim)))
-    }
-
-    fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
-        ready(self.open().map(|()| self.settle_delivery_now(settlement)))
-    }
-
-    fn redeliver<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        generation: u32,
-        destination: &'a Destination,
-    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
-        ready(
-            self.open()
-                .and_then(|()| self.redeliver_now(scope, id, generation, destination)),
-        )
-    }
-
-    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
-        ready(self.open().map(|()| self.give_up_deliveries_now(&give_up)))
-    }
-
-    fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {
-        ready(self.open().map(|()| self.prune_now(retention, limit)))
+    fn prune_keys(&self, limit: usize) -> BoxFuture<'_, StoreResult<usize>> {
+        ready(self.open().map(|()| {
+            let (keys, weight) = self.names().prune(limit, self.now());
+            self.inner.room.shrink(weight);
+            keys
+        }))
     }
 
     fn wait_for_work(&self) -> BoxFuture<'_, ()> {
@@ -407,10 +371,6 @@ impl MemoryStore {
             true => Err(StoreError::closed()),
             false => Ok(()),
         }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.inner.clock.now()
     }
 
     fn tasks(&self, id: RequestId) -> MutexGuard<'_, Tasks> {
@@ -439,14 +399,4 @@ impl MemoryStore {
 
 fn ready<'a, T: Send + 'a>(answer: T) -> BoxFuture<'a, T> {
     Box::pin(std::future::ready(answer))
-}
-
-/// Whether two requests are the same, as far as is known.
-fn is_same(known: Option<RequestDigest>, given: Option<RequestDigest>) -> bool {
-    known.is_some() && known == given
-}
-
-fn ambiguous(name: &TaskName) -> StoreError {
-    let context = format!("several tenants have a task called {name}");
-    StoreError::new(StoreErrorKind::Conflict, context)
 }

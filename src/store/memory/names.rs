@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    store::KnownBy,
-    task::{Caller, IdempotencyKey, NewTask, RequestDigest, RequestId, Scope, TaskName, Tenant},
+    store::{KnownBy, NewRow},
+    task::{Caller, IdempotencyKey, RequestDigest, RequestId, Scope, TaskName, TaskRecord, Tenant},
     time::Timestamp,
 };
 
@@ -42,20 +42,17 @@ const KEY_BYTES: usize = 160;
 
 impl Names {
     /// Whether `task` has a name or key at all.
-    pub(super) const fn concern(task: &NewTask) -> bool {
-        task.name.is_some() || task.key.is_some()
+    pub(super) fn concern(task: &NewRow) -> bool {
+        task.record.name.is_some() || task.key.is_some()
     }
 
     /// About how many bytes the key of `task` takes to keep.
-    pub(super) fn weight(task: &NewTask) -> usize {
+    pub(super) fn weight(task: &NewRow) -> usize {
         key_of(task).as_ref().map_or(0, weight_of)
     }
 
-    pub(super) fn look_up(&self, task: &NewTask, now: Timestamp) -> Lookup {
-        let named = task.name.as_ref().and_then(|name| {
-            let name = (name.clone(), task.tenant.clone());
-            self.names.get(&name).copied()
-        });
+    pub(super) fn look_up(&self, task: &NewRow, now: Timestamp) -> Lookup {
+        let named = name_of(&task.record).and_then(|name| self.names.get(&name).copied());
         let keyed = key_of(task).and_then(|key| self.keys.get(&key).filter(|known| now < known.until));
         match (named, keyed) {
             (Some(named), Some(keyed)) if named != keyed.id => Lookup::Conflict,
@@ -67,15 +64,18 @@ impl Names {
 
     /// Notes the name and key of a task that is being stored. Answers the weight of a key that it replaced: one past
     /// its window that had not been pruned.
-    pub(super) fn note(&mut self, task: &NewTask, now: Timestamp) -> usize {
-        if let Some(name) = &task.name {
-            self.names.insert((name.clone(), task.tenant.clone()), task.id);
+    pub(super) fn note(&mut self, task: &NewRow, now: Timestamp) -> usize {
+        let record = &task.record;
+        if let Some(name) = name_of(record) {
+            self.names.insert(name, record.id);
         }
-        let Some(key_of) = key_of(task) else { return 0 };
-        let until = now.saturating_add(task.key_window);
+        let Some((key_of, (_, window))) = key_of(task).zip(task.key.as_ref()) else {
+            return 0;
+        };
+        let until = now.saturating_add(*window);
         let known = Key {
-            id: task.id,
-            digest: task.digest,
+            id: record.id,
+            digest: record.digest,
             until,
         };
         let old = self.keys.insert(key_of.clone(), known);
@@ -87,10 +87,11 @@ impl Names {
         freed
     }
 
-    /// Forgets a name, if it is still that of `id`.
-    pub(super) fn forget(&mut self, name: TaskName, tenant: Option<Tenant>, id: RequestId) {
-        let name = (name, tenant);
-        if self.names.get(&name) == Some(&id) {
+    /// Forgets the name of a task, if it is still that one's.
+    pub(super) fn forget(&mut self, record: &TaskRecord) {
+        if let Some(name) = name_of(record)
+            && self.names.get(&name) == Some(&record.id)
+        {
             self.names.remove(&name);
         }
     }
@@ -122,9 +123,13 @@ impl Names {
     }
 }
 
-fn key_of(task: &NewTask) -> Option<KeyOf> {
-    let key = task.key.clone()?;
-    Some((task.tenant.clone(), task.caller.clone(), key))
+fn name_of(record: &TaskRecord) -> Option<(TaskName, Option<Tenant>)> {
+    Some((record.name.clone()?, record.tenant.clone()))
+}
+
+fn key_of(task: &NewRow) -> Option<KeyOf> {
+    let (key, _) = task.key.clone()?;
+    Some((task.record.tenant.clone(), task.record.caller.clone(), key))
 }
 
 fn weight_of((_, caller, key): &KeyOf) -> usize {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::SHARDS;
-use crate::store::index::Timeline;
+use crate::store::kit::Shelf;
 
 /// Counters that every insert and every settlement touch, so atomics and no lock.
 #[derive(Debug)]
@@ -79,9 +79,8 @@ impl Room {
     }
 
     /// Notes which tasks `shard` could drop. Called under its lock.
-    pub(super) fn note_oldest(&self, shard: usize, ended: [&Timeline; 2]) {
-        let first = ended.into_iter().filter_map(Timeline::first).min();
-        let first = first.map_or(NONE, |(at, _)| at.as_millis());
+    pub(super) fn note_oldest(&self, shard: usize, shelf: &Shelf) {
+        let first = shelf.longest_at_rest().map_or(NONE, |(at, _)| at.as_millis());
         let published = &self.oldest[shard];
         // Mostly unchanged: a load leaves the line shared between the cores.
         if published.load(Ordering::Relaxed) != first {

@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use crate::{error::BoxFuture, store::StoreError};
+use crate::{
+    error::BoxFuture,
+    store::{Operation, StoreError},
+};
 
 /// What should go wrong in a [`FaultStore`](crate::testing::FaultStore), and what was called. Clones are the same handle.
 ///
@@ -24,13 +27,13 @@ use crate::{error::BoxFuture, store::StoreError};
 ///
 /// # Examples
 ///
-/// A settlement whose caller hears nothing, and which arrives after the rescue:
+/// A report of progress whose caller hears nothing, and which arrives after a later call:
 ///
 /// ```
 /// use tower_respond_async::{
-///     store::{MemoryStore, TaskStore},
-///     task::{FenceToken, LeaseRef, RequestId, lifecycle::{Outcome, Settlement}},
-///     testing::{FaultStore, Operation},
+///     store::{MemoryStore, Operation, TaskStore},
+///     task::{FenceToken, LeaseRef, Progress, RequestId},
+///     testing::FaultStore,
 ///     time::Timestamp,
 /// };
 ///
@@ -38,14 +41,14 @@ use crate::{error::BoxFuture, store::StoreError};
 /// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
 /// let store = FaultStore::new(MemoryStore::new());
 /// let faults = store.faults();
-/// faults.hold_next(Operation::Settle, 1);
+/// faults.hold_next(Operation::SetProgress, 1);
 ///
 /// let lease = LeaseRef { id: RequestId::from_parts(Timestamp::ZERO, [7; 10]), token: FenceToken::NONE };
-/// let settling = store.settle(Settlement::new(lease, Outcome::Stopped));
+/// let reporting = store.set_progress(lease, Progress::new(0.5, "half"));
 /// assert_eq!(faults.held(), 1);
-/// drop(settling);
+/// drop(reporting);
 ///
-/// store.rescue(10).await?;
+/// store.prune_keys(10).await?;
 /// assert_eq!(faults.held(), 0, "it has taken its turn");
 /// # Ok(()) }
 /// ```
@@ -245,35 +248,6 @@ impl Drop for Delayed {
     fn drop(&mut self) {
         self.0.released.close();
     }
-}
-
-/// An operation of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "each is the method of `TaskStore` of that name")]
-pub enum Operation {
-    Insert,
-    Claim,
-    Renew,
-    Settle,
-    Rescue,
-    Stop,
-    Rerun,
-    Delete,
-    Find,
-    List,
-    Count,
-    Counts,
-    Input,
-    Output,
-    SetProgress,
-    AppendLog,
-    Logs,
-    ClaimDeliveries,
-    SettleDelivery,
-    Redeliver,
-    GiveUpDeliveries,
-    Prune,
 }
 
 /// What calls meet together.

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A moment and the task it belongs to; the id tells two tasks of one millisecond apart.
-pub(in crate::store) type Moment = (Timestamp, RequestId);
+pub type Moment = (Timestamp, RequestId);
 
 /// A sorted ring of moments.
 ///
@@ -16,20 +16,18 @@ pub(in crate::store) type Moment = (Timestamp, RequestId);
 /// before it (a few nanoseconds, where a B-tree takes fifty), and what is removed is mostly near the front. A removal in
 /// the middle moves the shorter side: at the default bound a shard has 3,000 entries, which is 2 µs at worst.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Timeline(VecDeque<Moment>);
+pub struct Timeline(VecDeque<Moment>);
 
 impl Timeline {
     /// These moments, whatever order they come in.
-    #[cfg_attr(
-        not(feature = "redb"),
-        expect(dead_code, reason = "the memory store begins with nothing")
-    )]
-    pub(in crate::store) fn of(mut moments: Vec<Moment>) -> Self {
+    #[must_use]
+    pub fn of(mut moments: Vec<Moment>) -> Self {
         moments.sort_unstable();
         Self(moments.into())
     }
 
-    pub(in crate::store) fn insert(&mut self, moment: Moment) {
+    /// Puts a moment in its place. Again, it changes nothing.
+    pub fn insert(&mut self, moment: Moment) {
         // From the back, whose memory is warm; a search by halves would miss the cache at every step.
         let newer = self
             .0
@@ -48,7 +46,8 @@ impl Timeline {
         }
     }
 
-    pub(in crate::store) fn remove(&mut self, moment: Moment) {
+    /// Takes a moment out.
+    pub fn remove(&mut self, moment: Moment) {
         if self.0.front() == Some(&moment) {
             self.0.pop_front();
         } else if let Ok(place) = self.0.binary_search(&moment) {
@@ -57,21 +56,24 @@ impl Timeline {
     }
 
     /// Takes a task out whose moment nobody knows any more, by looking at all of them.
-    #[cfg_attr(not(feature = "redb"), expect(dead_code, reason = "what is in memory is not lost"))]
-    pub(in crate::store) fn purge(&mut self, id: RequestId) {
+    pub fn purge(&mut self, id: RequestId) {
         self.0.retain(|(_, other)| *other != id);
     }
 
-    pub(in crate::store) fn first(&self) -> Option<Moment> {
+    /// The earliest.
+    #[must_use]
+    pub fn first(&self) -> Option<Moment> {
         self.0.front().copied()
     }
 
-    pub(in crate::store) fn iter(&self) -> impl Iterator<Item = Moment> {
+    /// All of them, earliest first.
+    pub fn iter(&self) -> impl Iterator<Item = Moment> {
         self.0.iter().copied()
     }
 
     /// The next `count` moments behind `after`, in this order.
-    pub(in crate::store) fn behind(&self, after: Option<Moment>, order: SortOrder, count: usize) -> Vec<Moment> {
+    #[must_use]
+    pub fn behind(&self, after: Option<Moment>, order: SortOrder, count: usize) -> Vec<Moment> {
         match (order, after) {
             (SortOrder::Ascending, None) => self.0.iter().take(count).copied().collect(),
             (SortOrder::Descending, None) => self.0.iter().rev().take(count).copied().collect(),

@@ -13,15 +13,14 @@ use tokio::sync::Notify;
 
 use super::timeline::Moment;
 use crate::{
-    store::{FullReason, Limits},
-    task::{RequestId, Scope, TaskRecord, Tenant, WorkerId},
+    store::{FullReason, Limits, Row},
+    task::{RequestId, Scope, Tenant, WorkerId},
     time::Timestamp,
 };
 
-/// The queue: an index over the shards, not the truth. Only tasks that wait are in it; one that is born claimed never
-/// comes here.
+/// The tasks that wait. One that is born claimed never comes here.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Queue {
+pub struct Queue {
     lanes: Mutex<Lanes>,
     // How many wait, readable without the lock: every request that may go async asks.
     waiting: AtomicU64,
@@ -30,72 +29,113 @@ pub(in crate::store) struct Queue {
 
 /// Where a waiting task stands in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Place {
-    pub(in crate::store) run_at: Timestamp,
-    pub(in crate::store) expires_at: Timestamp,
-    pub(in crate::store) suspect: bool,
+pub struct Place {
+    /// When it may run.
+    pub run_at: Timestamp,
+    /// When it expires.
+    pub expires_at: Timestamp,
+    /// Whether it is a suspect.
+    pub suspect: bool,
 }
 
 impl Place {
-    pub(in crate::store) fn of(record: &TaskRecord) -> Option<Self> {
-        record.state.is_queued().then(|| Self {
-            run_at: record.run_at,
-            expires_at: record.expires_at,
-            suspect: record.is_suspect(),
+    /// The place of a row, if it waits.
+    #[must_use]
+    pub fn of(row: &Row) -> Option<Self> {
+        row.columns.is_queued().then_some(Self {
+            run_at: row.columns.run_at,
+            expires_at: row.columns.expires_at,
+            suspect: row.columns.suspect,
         })
     }
 }
 
 /// A task taken out of the queue to be claimed.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Candidate {
-    pub(in crate::store) id: RequestId,
-    pub(in crate::store) suspect: bool,
+pub struct Candidate {
+    /// The task.
+    pub id: RequestId,
+    /// Whether it is a suspect: then the worker is noted as the holder of one.
+    pub suspect: bool,
 }
 
 impl Queue {
-    pub(in crate::store) fn lock(&self) -> QueueGuard<'_> {
+    /// Notes that a row was `before` and is `after`. Answers whether something may be runnable now that was not.
+    pub fn follow(&self, before: Option<&Row>, after: Option<&Row>) -> bool {
+        let (was, is) = (before.and_then(Place::of), after.and_then(Place::of));
+        let holds_suspect = |row: &&Row| row.columns.is_held() && row.columns.suspect;
+        let freed = before
+            .filter(holds_suspect)
+            .filter(|_| after.filter(holds_suspect).is_none());
+        if was != is || freed.is_some() {
+            let mut queue = self.lock();
+            if let Some((row, place)) = before.zip(was) {
+                queue.remove(row.id, row.record.tenant.as_ref(), place);
+            }
+            if let Some((row, place)) = after.zip(is) {
+                queue.push(row.id, row.record.tenant.as_ref(), place);
+            }
+            if let Some((row, worker)) = freed.and_then(|row| Some((row, row.columns.worker.as_ref()?))) {
+                queue.free_suspect(worker, row.id);
+            }
+        }
+        freed.is_some() || (is.is_some() && was != is)
+    }
+
+    /// Locks it, for several steps that belong together.
+    pub fn lock(&self) -> QueueGuard<'_> {
         QueueGuard {
             lanes: self.lanes.lock().unwrap_or_else(PoisonError::into_inner),
             waiting: &self.waiting,
         }
     }
 
-    pub(in crate::store) fn waiting(&self) -> u64 {
+    /// How many tasks wait, without the lock.
+    pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
 
     /// Tells everybody who waits for work, and whoever comes next.
-    pub(in crate::store) fn notify(&self) {
+    pub fn notify(&self) {
         self.work.notify_waiters();
         self.work.notify_one();
     }
 
-    pub(in crate::store) async fn work(&self) {
+    /// Resolves when somebody [notifies](Self::notify).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it misses nothing: whoever waits next hears of what came between.
+    pub async fn work(&self) {
         self.work.notified().await;
     }
 }
 
-pub(in crate::store) struct QueueGuard<'a> {
+/// The queue, locked.
+#[derive(Debug)]
+pub struct QueueGuard<'a> {
     lanes: MutexGuard<'a, Lanes>,
     waiting: &'a AtomicU64,
 }
 
 impl QueueGuard<'_> {
     /// Which limit keeps another task of `tenant` out, if one does.
-    pub(in crate::store) fn full(&self, tenant: Option<&Tenant>, limits: Limits) -> Option<FullReason> {
+    pub fn full(&self, tenant: Option<&Tenant>, limits: Limits) -> Option<FullReason> {
         if self.lanes.expiry.len() as u64 >= limits.queued {
             return Some(FullReason::Queue);
         }
         (tenant.is_some() && self.waiting_of(tenant) >= limits.per_tenant).then_some(FullReason::Tenant)
     }
 
-    pub(in crate::store) fn waiting_of(&self, tenant: Option<&Tenant>) -> u64 {
+    /// How many tasks of `tenant` wait.
+    #[must_use]
+    pub fn waiting_of(&self, tenant: Option<&Tenant>) -> u64 {
         let lane = self.lanes.tenants.get(&tenant.cloned());
         lane.map_or(0, |lane| lane.len() as u64)
     }
 
-    pub(in crate::store) fn push(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
+    /// Puts a task in.
+    pub fn push(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
         let lanes = &mut *self.lanes;
         lanes.lane(place.suspect).insert((place.run_at, id), place.expires_at);
         lanes.expiry.insert((place.expires_at, id), place.run_at);
@@ -105,7 +145,7 @@ impl QueueGuard<'_> {
     }
 
     /// Takes a task out, if it is still in.
-    pub(in crate::store) fn remove(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
+    pub fn remove(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
         let lanes = &mut *self.lanes;
         lanes.lane(place.suspect).remove(&(place.run_at, id));
         lanes.overdue.remove(&(place.run_at, id));
@@ -121,8 +161,7 @@ impl QueueGuard<'_> {
     }
 
     /// Takes a task out of which nobody knows any more where it stands: by looking at all of them.
-    #[cfg_attr(not(feature = "redb"), expect(dead_code, reason = "what is in memory is not lost"))]
-    pub(in crate::store) fn purge(&mut self, id: RequestId) {
+    pub fn purge(&mut self, id: RequestId) {
         let lanes = &mut *self.lanes;
         lanes.calm.retain(|(_, other), _| *other != id);
         lanes.suspects.retain(|(_, other), _| *other != id);
@@ -137,7 +176,7 @@ impl QueueGuard<'_> {
 
     /// Takes the first `max` tasks that `worker` may run now off their lanes, oldest first, at most one suspect among
     /// them; the worker is noted as the holder of that suspect. They still count as waiting until they are claimed.
-    pub(in crate::store) fn take(&mut self, worker: &WorkerId, max: usize, now: Timestamp) -> Vec<Candidate> {
+    pub fn take(&mut self, worker: &WorkerId, max: usize, now: Timestamp) -> Vec<Candidate> {
         let mut taken = Vec::new();
         while taken.len() < max {
             let Some((moment, suspect)) = self.lanes.next_for(worker, now) else {
@@ -157,20 +196,20 @@ impl QueueGuard<'_> {
     }
 
     /// How long until the next task is due that `worker` could run.
-    pub(in crate::store) fn next_due(&mut self, worker: &WorkerId, now: Timestamp) -> Option<Duration> {
+    pub fn next_due(&mut self, worker: &WorkerId, now: Timestamp) -> Option<Duration> {
         let ((due, _), _) = self.lanes.next_for(worker, now)?;
         Some(due.since(now))
     }
 
     /// `worker` no longer holds the suspect `id`.
-    pub(in crate::store) fn free_suspect(&mut self, worker: &WorkerId, id: RequestId) {
+    pub fn free_suspect(&mut self, worker: &WorkerId, id: RequestId) {
         if self.lanes.holders.get(worker) == Some(&id) {
             self.lanes.holders.remove(worker);
         }
     }
 
     /// Up to `limit` tasks that have waited longer than their age allows.
-    pub(in crate::store) fn over_age(&self, limit: usize, now: Timestamp) -> Vec<RequestId> {
+    pub fn over_age(&self, limit: usize, now: Timestamp) -> Vec<RequestId> {
         let first = self
             .lanes
             .expiry
@@ -180,7 +219,7 @@ impl QueueGuard<'_> {
     }
 
     /// When the task that has waited longest could have been run.
-    pub(in crate::store) fn oldest(&self, scope: &Scope) -> Option<Timestamp> {
+    pub fn oldest(&self, scope: &Scope) -> Option<Timestamp> {
         let lanes = &*self.lanes;
         let first = match scope {
             Scope::One(tenant) => lanes.tenants.get(tenant)?.first().copied(),

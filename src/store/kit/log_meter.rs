@@ -1,31 +1,29 @@
 //! How much log an attempt has written, and how much more is kept of it.
 
 use crate::{
-    store::LogQuery,
-    task::{LogLine, TaskRecord},
+    store::{LogQuery, Row},
+    task::LogLine,
     time::Timestamp,
 };
 
 /// Counts the lines of one attempt at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::store) struct LogMeter {
+pub struct LogMeter {
     /// Generation and number of the attempt that the rest is of.
-    pub(in crate::store) attempt: (u32, u32),
-    pub(in crate::store) lines: usize,
-    pub(in crate::store) bytes: usize,
-    pub(in crate::store) full: bool,
+    pub attempt: (u32, u32),
+    /// How many lines.
+    pub lines: usize,
+    /// How many bytes.
+    pub bytes: usize,
+    /// Whether the bound was met, and that was said.
+    pub full: bool,
 }
 
 impl LogMeter {
     /// What is kept of `lines`, numbered on from `last`. The line that meets the bound is replaced by one that says so.
-    pub(in crate::store) fn admit(
-        &mut self,
-        record: &TaskRecord,
-        lines: Vec<LogLine>,
-        mut last: u64,
-        now: Timestamp,
-    ) -> Vec<LogLine> {
-        let attempt = (record.generation, record.attempt);
+    pub fn admit(&mut self, row: &Row, lines: Vec<LogLine>, mut last: u64, now: Timestamp) -> Vec<LogLine> {
+        let number = row.attempt();
+        let attempt = (row.record.generation, number);
         if self.attempt != attempt {
             *self = Self {
                 attempt,
@@ -47,7 +45,7 @@ impl LogMeter {
             }
             last += 1;
             line.seq = last;
-            line.attempt = record.attempt;
+            line.attempt = number;
             kept.push(line);
         }
         kept

@@ -6,7 +6,7 @@ use crate::task::{Counts, Scope, TaskState, Tenant};
 
 /// Counters that follow every change of a state.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Tally {
+pub struct Tally {
     states: States,
     tenants: HashMap<Tenant, States>,
 }
@@ -14,14 +14,16 @@ pub(in crate::store) struct Tally {
 type States = [u64; TaskState::ALL.len()];
 
 impl Tally {
-    pub(in crate::store) fn add(&mut self, tenant: Option<&Tenant>, state: TaskState) {
+    /// A task came.
+    pub fn add(&mut self, tenant: Option<&Tenant>, state: TaskState) {
         self.states[state as usize] += 1;
         if let Some(tenant) = tenant {
             self.tenants.entry(tenant.clone()).or_default()[state as usize] += 1;
         }
     }
 
-    pub(in crate::store) fn change(&mut self, tenant: Option<&Tenant>, from: TaskState, to: TaskState) {
+    /// A task changed its state.
+    pub fn change(&mut self, tenant: Option<&Tenant>, from: TaskState, to: TaskState) {
         if from == to {
             return;
         }
@@ -31,7 +33,8 @@ impl Tally {
         }
     }
 
-    pub(in crate::store) fn remove(&mut self, tenant: Option<&Tenant>, state: TaskState) {
+    /// A task is gone.
+    pub fn remove(&mut self, tenant: Option<&Tenant>, state: TaskState) {
         self.states[state as usize] -= 1;
         if let Some(tenant) = tenant
             && let Some(states) = self.tenants.get_mut(tenant)
@@ -44,7 +47,7 @@ impl Tally {
     }
 
     /// Adds these numbers to `counts`.
-    pub(in crate::store) fn count_into(&self, counts: &mut Counts, scope: &Scope) {
+    pub fn count_into(&self, counts: &mut Counts, scope: &Scope) {
         for state in TaskState::ALL {
             let of = |tenant: &Tenant| self.tenants.get(tenant).map_or(0, |states| states[state as usize]);
             let count = match scope {

@@ -1,0 +1,271 @@
+//! Stores around other stores.
+
+use std::fmt;
+
+/// An operation of a [`TaskStore`](crate::store::TaskStore) that is answered later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Operation {
+    /// `insert`.
+    Insert,
+    /// `insert_all`.
+    InsertAll,
+    /// `claim`.
+    Claim,
+    /// `rows`.
+    Rows,
+    /// `due`.
+    Due,
+    /// `commit`.
+    Commit,
+    /// `commit_all`.
+    CommitAll,
+    /// `renew`.
+    Renew,
+    /// `claim_deliveries`.
+    ClaimDeliveries,
+    /// `list`.
+    List,
+    /// `counts`.
+    Counts,
+    /// `payload`.
+    Payload,
+    /// `set_progress`.
+    SetProgress,
+    /// `append_log`.
+    AppendLog,
+    /// `logs`.
+    Logs,
+    /// `prune_keys`.
+    PruneKeys,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 16] = [
+        Self::Insert,
+        Self::InsertAll,
+        Self::Claim,
+        Self::Rows,
+        Self::Due,
+        Self::Commit,
+        Self::CommitAll,
+        Self::Renew,
+        Self::ClaimDeliveries,
+        Self::List,
+        Self::Counts,
+        Self::Payload,
+        Self::SetProgress,
+        Self::AppendLog,
+        Self::Logs,
+        Self::PruneKeys,
+    ];
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Writes operations of [`TaskStore`](crate::store::TaskStore) for a store around another one, inside its `impl`.
+///
+/// Named are the operations to write, or `all`. Each goes through a method that the wrapper has,
+///
+/// ```ignore
+/// fn forward<T: Send + 'static>(
+///     &self,
+///     operation: Operation,
+///     call: impl FnOnce(Arc<S>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
+/// ) -> BoxFuture<'static, StoreResult<T>>
+/// ```
+///
+/// which decides whether, when and how often it is done; those that are answered at once, and `wait_for_work` and `close`, go
+/// to what its method `store(&self)` answers with.
+///
+/// # Examples
+///
+/// A store that counts what is asked of it:
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use tower_respond_async::{
+///     error::BoxFuture,
+///     forward_store,
+///     store::{Ledger, MemoryStore, Operation, StoreResult, TaskStore},
+///     task::{Filter, Scope},
+/// };
+///
+/// #[derive(Debug)]
+/// struct Counted {
+///     store: Arc<MemoryStore>,
+///     calls: AtomicU64,
+/// }
+///
+/// impl Counted {
+///     fn store(&self) -> &MemoryStore {
+///         &self.store
+///     }
+///
+///     fn forward<T: Send + 'static>(
+///         &self,
+///         _: Operation,
+///         call: impl FnOnce(Arc<MemoryStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
+///     ) -> BoxFuture<'static, StoreResult<T>> {
+///         self.calls.fetch_add(1, Ordering::Relaxed);
+///         call(self.store.clone())
+///     }
+/// }
+///
+/// impl TaskStore for Counted {
+///     forward_store!(all);
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let counted = Arc::new(Counted { store: Arc::default(), calls: AtomicU64::new(0) });
+/// Ledger::new(counted.clone()).list_all(&Scope::All, &Filter::default()).await?;
+/// assert_eq!(counted.calls.load(Ordering::Relaxed), 1);
+/// # Ok(()) }
+/// ```
+#[macro_export]
+macro_rules! forward_store {
+    (all) => {
+        $crate::forward_store!(
+            abilities now queue_hint insert insert_all claim rows due commit commit_all renew claim_deliveries list counts
+            payload set_progress append_log logs prune_keys wait_for_work close
+        );
+    };
+    ($($operation:ident)+) => {
+        $($crate::__forward!($operation);)+
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __forward {
+    (abilities) => {
+        fn abilities(&self) -> $crate::store::Abilities {
+            $crate::store::TaskStore::abilities(self.store())
+        }
+    };
+    (now) => {
+        fn now(&self) -> $crate::time::Timestamp {
+            $crate::store::TaskStore::now(self.store())
+        }
+    };
+    (queue_hint) => {
+        fn queue_hint(
+            &self,
+            tenant: ::core::option::Option<&$crate::task::Tenant>,
+        ) -> $crate::store::QueueHint {
+            $crate::store::TaskStore::queue_hint(self.store(), tenant)
+        }
+    };
+    (wait_for_work) => {
+        fn wait_for_work(&self) -> $crate::error::BoxFuture<'_, ()> {
+            $crate::store::TaskStore::wait_for_work(self.store())
+        }
+    };
+    (close) => {
+        fn close(&self) -> $crate::error::BoxFuture<'_, ()> {
+            $crate::store::TaskStore::close(self.store())
+        }
+    };
+    (insert) => {
+        $crate::__forward!(@owned Insert insert(task: $crate::store::NewRow) -> $crate::store::Insertion);
+    };
+    (insert_all) => {
+        $crate::__forward!(
+            @owned InsertAll insert_all(tasks: ::std::vec::Vec<$crate::store::NewRow>)
+                -> ::std::vec::Vec<$crate::store::Insertion>
+        );
+    };
+    (claim) => {
+        $crate::__forward!(@owned Claim claim(claim: $crate::store::Claim) -> $crate::store::Claims);
+    };
+    (due) => {
+        $crate::__forward!(@owned Due due(what: $crate::store::Due, max: usize) -> $crate::store::Candidates);
+    };
+    (commit) => {
+        $crate::__forward!(@owned Commit commit(change: $crate::store::Change) -> $crate::store::Committed);
+    };
+    (commit_all) => {
+        $crate::__forward!(
+            @owned CommitAll commit_all(changes: ::std::vec::Vec<$crate::store::Change>)
+                -> ::std::vec::Vec<$crate::store::Committed>
+        );
+    };
+    (renew) => {
+        $crate::__forward!(
+            @owned Renew renew(leases: ::std::vec::Vec<$crate::task::LeaseRef>, lease: ::core::time::Duration)
+                -> ::std::vec::Vec<$crate::store::Renewal>
+        );
+    };
+    (claim_deliveries) => {
+        $crate::__forward!(
+            @owned ClaimDeliveries claim_deliveries(claim: $crate::store::DeliveryClaim)
+                -> ::std::vec::Vec<$crate::store::ClaimedOutbox>
+        );
+    };
+    (set_progress) => {
+        $crate::__forward!(
+            @owned SetProgress set_progress(lease: $crate::task::LeaseRef, progress: $crate::task::Progress) -> bool
+        );
+    };
+    (append_log) => {
+        $crate::__forward!(
+            @owned AppendLog append_log(lease: $crate::task::LeaseRef, lines: ::std::vec::Vec<$crate::task::LogLine>)
+                -> bool
+        );
+    };
+    (prune_keys) => {
+        $crate::__forward!(@owned PruneKeys prune_keys(limit: usize) -> usize);
+    };
+    (rows) => {
+        $crate::__forward!(@scoped Rows rows(which: &$crate::store::Which) () -> ::std::vec::Vec<$crate::store::Row>);
+    };
+    (list) => {
+        $crate::__forward!(
+            @scoped List list(filter: &$crate::task::Filter) (page: $crate::task::Page)
+                -> $crate::task::PageOf<$crate::store::Row>
+        );
+    };
+    (counts) => {
+        $crate::__forward!(@scoped Counts counts() () -> $crate::task::Counts);
+    };
+    (payload) => {
+        $crate::__forward!(
+            @scoped Payload payload() (id: $crate::task::RequestId, part: $crate::store::Part)
+                -> ::core::option::Option<$crate::store::Payload>
+        );
+    };
+    (logs) => {
+        $crate::__forward!(
+            @scoped Logs logs() (id: $crate::task::RequestId, query: $crate::store::LogQuery)
+                -> ::std::vec::Vec<$crate::task::LogLine>
+        );
+    };
+    (@owned $variant:ident $name:ident($($arg:ident: $type:ty),*) -> $answer:ty) => {
+        fn $name(&self, $($arg: $type),*) -> $crate::error::BoxFuture<'_, $crate::store::StoreResult<$answer>> {
+            self.forward($crate::store::Operation::$variant, move |store| {
+                ::std::boxed::Box::pin(async move { $crate::store::TaskStore::$name(&*store, $($arg),*).await })
+            })
+        }
+    };
+    (@scoped $variant:ident $name:ident($($by:ident: &$of:ty),*) ($($arg:ident: $type:ty),*) -> $answer:ty) => {
+        fn $name<'a>(
+            &'a self,
+            scope: &'a $crate::task::Scope,
+            $($by: &'a $of,)*
+            $($arg: $type,)*
+        ) -> $crate::error::BoxFuture<'a, $crate::store::StoreResult<$answer>> {
+            let scope = ::core::clone::Clone::clone(scope);
+            $(let $by = ::core::clone::Clone::clone($by);)*
+            self.forward($crate::store::Operation::$variant, move |store| {
+                ::std::boxed::Box::pin(async move {
+                    $crate::store::TaskStore::$name(&*store, &scope, $(&$by,)* $($arg),*).await
+                })
+            })
+        }
+    };
+}

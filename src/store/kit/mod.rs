@@ -1,0 +1,37 @@
+//! What many stores have in common, for whoever writes one: indexes over rows that are kept in memory, and how much of a log
+//! is kept.
+//!
+//! The indexes are never the truth. Whoever changes a row lets them follow, with the row before and after. The stores of this
+//! crate are built on them.
+//!
+//! - [`Queue`]: which tasks wait, in the order they are to be claimed
+//! - [`Outbox`]: which completions are due
+//! - [`Shelf`]: every task by its creation, every one that rests by when it came to rest, and how many are in each state
+//! - [`LogMeter`]: how much log an attempt has written
+//!
+//! # Examples
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_respond_async::{store::kit::Queue, task::{RequestId, WorkerId}, time::Timestamp};
+//!
+//! let (queue, worker, now) = (Queue::default(), WorkerId::new("w", 1), Timestamp::from_millis(1_000));
+//! assert!(queue.lock().take(&worker, 10, now).is_empty());
+//! assert_eq!(queue.waiting(), 0);
+//! ```
+
+mod log_meter;
+mod outbox;
+mod queue;
+mod shelf;
+mod tally;
+mod timeline;
+
+pub use self::{
+    log_meter::LogMeter,
+    outbox::{Due, Outbox},
+    queue::{Candidate, Place, Queue, QueueGuard},
+    shelf::Shelf,
+    tally::Tally,
+    timeline::{Moment, Timeline},
+};

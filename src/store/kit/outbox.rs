@@ -1,0 +1,97 @@
+//! Which completions are to be delivered, in the order they are due.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    store::OutboxRow,
+    task::{Destination, RequestId},
+    time::Timestamp,
+};
+
+/// An index over the outboxes of all tasks.
+#[derive(Debug, Default)]
+pub struct Outbox(Mutex<HashMap<Destination, BTreeSet<Due>>>);
+
+/// When a delivery is due, of which task, in which generation.
+pub type Due = (Timestamp, RequestId, u32);
+
+impl Outbox {
+    /// Notes that the outbox of a task was `before` and is `after`.
+    pub fn follow(&self, id: RequestId, before: &[OutboxRow], after: &[OutboxRow]) {
+        if before == after {
+            return;
+        }
+        let mut queues = self.lock();
+        for row in before {
+            if let Some(queue) = queues.get_mut(&row.destination) {
+                queue.remove(&due(id, row));
+                if queue.is_empty() {
+                    queues.remove(&row.destination);
+                }
+            }
+        }
+        for row in after {
+            queues.entry(row.destination.clone()).or_default().insert(due(id, row));
+        }
+    }
+
+    /// Forgets all deliveries of a task that cannot say any more which it has, by looking at all of them.
+    pub fn purge(&self, id: RequestId) {
+        self.lock().retain(|_, queue| {
+            queue.retain(|(_, other, _)| *other != id);
+            !queue.is_empty()
+        });
+    }
+
+    /// How many deliveries are pending.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.lock().values().map(|queue| queue.len() as u64).sum()
+    }
+
+    /// Takes completions out that are due, of each destination so many at most, the longest due first. Whoever takes them
+    /// has the index [follow](Self::follow) what becomes of them.
+    pub fn take(&self, from: &[(Destination, usize)], now: Timestamp) -> Vec<(Destination, Due)> {
+        let mut queues = self.lock();
+        let mut taken = Vec::new();
+        for (destination, max) in from {
+            let Some(queue) = queues.get_mut(destination) else {
+                continue;
+            };
+            for _ in 0..*max {
+                match queue.first() {
+                    Some(first) if first.0 <= now => {}
+                    _ => break,
+                }
+                taken.extend(queue.pop_first().map(|first| (destination.clone(), first)));
+            }
+            if queue.is_empty() {
+                queues.remove(destination);
+            }
+        }
+        taken
+    }
+
+    /// Up to `max` tasks with a completion that has been due since `until` or longer, for any destination that is not
+    /// `spared`.
+    pub fn overdue(&self, spared: &[Destination], max: usize, until: Timestamp) -> Vec<RequestId> {
+        let queues = self.lock();
+        let others = queues.iter().filter(|(destination, _)| !spared.contains(destination));
+        let overdue = others.flat_map(|(_, queue)| queue.iter().take_while(|due| due.0 <= until));
+        let mut ids: Vec<_> = overdue.map(|(_, id, _)| *id).take(max).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, BTreeSet<Due>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const fn due(id: RequestId, row: &OutboxRow) -> Due {
+    (row.due_at, id, row.generation)
+}

@@ -1,0 +1,438 @@
+//! What becomes of tasks, decided: each step of a life as a row read, the [`lifecycle`](crate::task::lifecycle) asked, and
+//! one change committed.
+//!
+//! **The** place where rows are turned into steps and back, for every store. A step is decided on the row as it was read;
+//! if the store says that it is another one by now, it is decided anew on that one.
+
+mod answers;
+mod held;
+mod outbox;
+
+use std::{fmt, sync::Arc};
+
+pub use self::{
+    answers::{
+        Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliverySettlement, GiveUp, Insert, Inserted, Pruned, Rescued,
+        Settled,
+    },
+    held::Held,
+};
+use super::{
+    Candidates, Change, Claim, Committed, Due, Guard, NewRow, Part, Response, Retention, Row, StoreError,
+    StoreErrorKind, StoreResult, TaskStore, Which, Why,
+};
+use crate::task::{
+    CapturedRequest, CapturedResponse, DecodeError, Filter, Page, PageOf, RequestId, Scope, SortOrder, TaskName,
+    TaskRecord, TaskRef, WorkerId,
+    lifecycle::{Edits, Outcome, Rerun, Rescue, Stop},
+};
+
+/// How often a step is decided anew because another change came between. Two that meet differ in a moment; a store where
+/// it takes more is not keeping its promises.
+const TRIES: usize = 16;
+
+/// The steps of tasks' lives, on any store. Cheap to clone.
+///
+/// The engine works through it, and so do tools and tests: a store by itself knows rows only.
+///
+/// # Errors
+///
+/// Every method answers with the store's errors. After [`Unavailable`](StoreErrorKind::Unavailable) a step may have been
+/// taken or not.
+///
+/// # Cancel safety
+///
+/// A step whose future is dropped is taken or not, and never half. Reading changes nothing.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_respond_async::{store::{Ledger, MemoryStore}, task::{Filter, Scope}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let ledger = Ledger::new(Arc::new(MemoryStore::new()));
+/// assert!(ledger.list_all(&Scope::All, &Filter::default()).await?.is_empty());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Ledger {
+    store: Arc<dyn TaskStore>,
+}
+
+impl Ledger {
+    /// The steps of the lives of the tasks in `store`.
+    #[must_use]
+    pub const fn new(store: Arc<dyn TaskStore>) -> Self {
+        Self { store }
+    }
+
+    /// The store, for what is no step.
+    #[must_use]
+    pub fn store(&self) -> &dyn TaskStore {
+        &*self.store
+    }
+
+    /// Takes a task in.
+    pub async fn insert(&self, insert: Insert) -> StoreResult<Inserted> {
+        let (given, row) = self.new_row(insert);
+        let insertion = self.store.insert(row).await?;
+        Ok(Inserted::from_insertion(insertion, given))
+    }
+
+    /// Takes many tasks in: one answer for each, in order. After an error some of them may have been taken in.
+    pub async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
+        let (given, rows): (Vec<_>, Vec<_>) = inserts.into_iter().map(|insert| self.new_row(insert)).unzip();
+        let insertions = self.store.insert_all(rows).await?;
+        let answers = insertions.into_iter().zip(given);
+        Ok(answers
+            .map(|(insertion, given)| Inserted::from_insertion(insertion, given))
+            .collect())
+    }
+
+    fn new_row(&self, insert: Insert) -> (Option<crate::task::RequestDigest>, NewRow) {
+        let Insert { task, limits, born } = insert;
+        let record = TaskRecord::accepted(&task, self.store.now());
+        let row = NewRow {
+            record: Arc::new(record),
+            request: task.input.to_payload(),
+            delay: task.delay,
+            key: task.key.map(|key| (key, task.key_window)),
+            limits,
+            born,
+        };
+        (task.digest, row)
+    }
+
+    /// Takes runnable tasks for a worker. One whose request cannot be read ends as `Invalid` instead.
+    pub async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {
+        let claims = self.store.claim(claim).await?;
+        let mut claimed = Claimed {
+            tasks: Vec::with_capacity(claims.tasks.len()),
+            next_due: claims.next_due,
+        };
+        for found in claims.tasks {
+            let (id, request) = (found.row.id, found.request);
+            match request.and_then(|payload| decoded(id, CapturedRequest::from_payload(payload))) {
+                Ok(input) => claimed.tasks.push(ClaimedTask::new(found.row, Arc::new(input))),
+                Err(reason) => self.set_aside(found.row, &reason).await?,
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Ends a claimed task whose request cannot be read, or leaves it to a newer build that can.
+    async fn set_aside(&self, mut row: Row, reason: &StoreError) -> StoreResult<()> {
+        let now = self.store.now();
+        // What was written last: nothing was begun under this claim.
+        let mut record = TaskRecord::clone(&row.record);
+        let change = match reason.kind() {
+            StoreErrorKind::Incompatible => {
+                let restored = Arc::make_mut(row.restore());
+                // Held by this very claim, so it is accepted.
+                let _ = restored.settle(restored.token, &Outcome::Released, now);
+                restored.run_at = now.saturating_add(LEFT_ALONE);
+                Change::between(&row, row.record.clone(), now)
+            }
+            _ => {
+                record.token = row.columns.token;
+                let why = source_of(reason);
+                record.invalidate(&format_args!("its request cannot be read: {why}"), now);
+                Change::between(&row, Arc::new(record), now)
+            }
+        };
+        // Stale, somebody else has taken care of it.
+        self.store.commit(change).await.map(|_| ())
+    }
+
+    /// Looks for a task whose insert or claim was not answered: none if it is not there, and else the claim, if `worker`
+    /// holds it.
+    pub async fn look_for(
+        &self,
+        worker: &WorkerId,
+        id: RequestId,
+    ) -> StoreResult<Option<Option<(Arc<TaskRecord>, Held)>>> {
+        let row = self.row(&Scope::All, id).await?;
+        let is_ours = |row: &Row| row.columns.is_held() && row.columns.worker.as_ref() == Some(worker);
+        Ok(row.map(|row| is_ours(&row).then(|| Held::of(row))))
+    }
+
+    /// Records how an attempt ended, as its holder says.
+    ///
+    /// Safe to repeat after an error, with the same outcome: if it was accepted and the answer was lost, it is `Accepted`
+    /// again.
+    pub async fn settle(&self, held: &Held, outcome: &Outcome) -> StoreResult<Settled> {
+        for _ in 0..TRIES {
+            let (change, settled) = match held.settle(outcome, self.store.now()) {
+                Some(settling) => settling,
+                None => return Ok(Settled::Fenced),
+            };
+            match self.store.commit(change).await? {
+                Committed::Done => {
+                    held.let_go();
+                    return Ok(settled);
+                }
+                Committed::Stale(row) if held.is_ours(row.as_deref()) => {
+                    held.let_go();
+                    return Ok(settled);
+                }
+                Committed::Stale(row) => held.look_again(row.map(|row| *row)),
+            }
+        }
+        Err(too_many_tries())
+    }
+
+    /// Finds up to `limit` tasks whose lease or age ran out, or whose holder is known to be dead, and requeues or ends each.
+    pub async fn rescue(&self, limit: usize) -> StoreResult<Rescued> {
+        let Candidates { now, rows } = self.store.due(Due::Rescue, limit).await?;
+        let mut rescued = Vec::with_capacity(rows.len());
+        let mut changes = Vec::with_capacity(rows.len());
+        for mut candidate in rows {
+            let record = Arc::make_mut(candidate.row.restore());
+            let rescue = match candidate.why {
+                Why::Orphaned => record.orphaned(now),
+                _ => record.rescue(now),
+            };
+            if rescue == Rescue::NotDue && candidate.why != Why::Orphaned {
+                continue;
+            }
+            let mut change = Change::between(&candidate.row, candidate.row.record.clone(), now);
+            if candidate.why == Why::Lapsed {
+                change.guard = Guard::Lapsed(candidate.row.version);
+            }
+            rescued.push((candidate.row.id, rescue, change.brings_completion()));
+            changes.push(change);
+        }
+        let mut answer = Rescued::default();
+        for (committed, (id, rescue, completion)) in self.commit_all(changes).await?.into_iter().zip(rescued) {
+            if let Committed::Done = committed {
+                answer.outbox |= completion;
+                answer.tasks.extend((rescue != Rescue::NotDue).then_some((id, rescue)));
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Asks for a task to stop.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it is not in `scope`.
+    pub async fn stop(&self, scope: &Scope, id: RequestId) -> StoreResult<Stop> {
+        let mut row = self.found(scope, id).await?;
+        for _ in 0..TRIES {
+            let now = self.store.now();
+            let was = row.columns.state;
+            let record = Arc::make_mut(row.restore());
+            let stop = record.stop(now);
+            if record.state == was {
+                return Ok(stop);
+            }
+            match self.try_to(Change::between(&row, row.record.clone(), now)).await? {
+                None => return Ok(stop),
+                Some(newer) => row = newer,
+            }
+        }
+        Err(too_many_tries())
+    }
+
+    /// Runs an ended task again, as a new generation.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it is not in `scope`, `Corrupt` or `Incompatible` if its request cannot be read.
+    pub async fn rerun(&self, scope: &Scope, id: RequestId, edits: Edits) -> StoreResult<Rerun> {
+        let mut row = self.found(scope, id).await?;
+        for _ in 0..TRIES {
+            if !row.columns.state.is_terminal() {
+                return Ok(Rerun::NotEnded(row.columns.state));
+            }
+            let request = self.request(&Scope::All, id).await?.ok_or_else(StoreError::not_found)?;
+            let request = match edits.is_empty() {
+                true => request,
+                false => Arc::new(edits.clone().apply(&request)),
+            };
+            let now = self.store.now();
+            let rerun = Arc::make_mut(row.restore()).rerun(&request, now);
+            let Rerun::Enqueued { .. } = rerun else {
+                return Ok(rerun);
+            };
+            let mut change = Change::between(&row, row.record.clone(), now);
+            change.response = Response::Drop;
+            change.request = (!edits.is_empty()).then(|| request.to_payload());
+            match self.try_to(change).await? {
+                None => return Ok(rerun),
+                Some(newer) => row = newer,
+            }
+        }
+        Err(too_many_tries())
+    }
+
+    /// Removes an ended task with all that hangs on it, but for its key, which is remembered for its window.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it is not in `scope`.
+    pub async fn delete(&self, scope: &Scope, id: RequestId) -> StoreResult<Delete> {
+        let mut row = self.found(scope, id).await?;
+        for _ in 0..TRIES {
+            if !row.columns.state.is_terminal() {
+                return Ok(Delete::NotEnded(row.columns.state));
+            }
+            match self.try_to(Change::removal(&row)).await? {
+                None => return Ok(Delete::Deleted),
+                Some(newer) => row = newer,
+            }
+        }
+        Err(too_many_tries())
+    }
+
+    /// Removes up to `limit` ended tasks that are past retention, and up to `limit` keys that are past their window.
+    pub async fn prune(&self, retention: Retention, limit: usize) -> StoreResult<Pruned> {
+        let Candidates { now, rows } = self.store.due(Due::Prune(retention), limit).await?;
+        let past = |row: &Row| {
+            let kept = retention.of(row.columns.state);
+            row.columns.rests_at.is_some_and(|at| at.saturating_add(kept) <= now)
+        };
+        let past = rows.iter().map(|candidate| &candidate.row).filter(|row| past(row));
+        let removals = past.map(Change::removal).collect();
+        let removed = self.commit_all(removals).await?;
+        let removed = removed.iter().filter(|removal| matches!(removal, Committed::Done));
+        Ok(Pruned {
+            tasks: removed.count(),
+            keys: self.store.prune_keys(limit).await?,
+        })
+    }
+
+    /// The task of this id or name.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if tasks of several tenants in `scope` have the name.
+    pub async fn find(&self, scope: &Scope, task: &TaskRef) -> StoreResult<Option<Arc<TaskRecord>>> {
+        let mut rows = self.store.rows(scope, &Which::from(task)).await?;
+        match (rows.pop(), rows.is_empty(), task) {
+            (Some(_), false, TaskRef::Name(name)) => Err(ambiguous(name)),
+            (found, ..) => Ok(found.map(Row::into_record)),
+        }
+    }
+
+    /// The task with this request id, whoever's it is.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is none.
+    pub async fn task(&self, id: RequestId) -> StoreResult<Arc<TaskRecord>> {
+        self.found(&Scope::All, id).await.map(Row::into_record)
+    }
+
+    /// One page of the tasks that match. Every task that matches throughout is seen exactly once by paging on.
+    pub async fn list(&self, scope: &Scope, filter: &Filter, page: Page) -> StoreResult<PageOf<Arc<TaskRecord>>> {
+        let found = self.store.list(scope, filter, page).await?;
+        Ok(PageOf {
+            items: found.items.into_iter().map(Row::into_record).collect(),
+            next: found.next,
+        })
+    }
+
+    /// Every task that matches, oldest first, gathered page by page.
+    pub async fn list_all(&self, scope: &Scope, filter: &Filter) -> StoreResult<Vec<Arc<TaskRecord>>> {
+        let mut all = Vec::new();
+        let mut page = Page {
+            order: SortOrder::Ascending,
+            after: None,
+            limit: 1000,
+        };
+        loop {
+            let found = self.list(scope, filter, page.clone()).await?;
+            all.extend(found.items);
+            match found.next {
+                Some(next) => page.after = Some(next),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// The request of a task in `scope`.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` or `Incompatible` if it cannot be read.
+    pub async fn request(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedRequest>>> {
+        let payload = self.store.payload(scope, id, Part::Request).await?;
+        let request = payload.map(|payload| decoded(id, CapturedRequest::from_payload(payload)));
+        Ok(request.transpose()?.map(Arc::new))
+    }
+
+    /// The response of a task in `scope`, once it has ended with one.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` or `Incompatible` if it cannot be read.
+    pub async fn response(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedResponse>>> {
+        let payload = self.store.payload(scope, id, Part::Response).await?;
+        let response = payload.map(|payload| decoded(id, CapturedResponse::from_payload(payload)));
+        Ok(response.transpose()?.map(Arc::new))
+    }
+
+    async fn row(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Row>> {
+        Ok(self.store.rows(scope, &Which::Id(id)).await?.pop())
+    }
+
+    async fn found(&self, scope: &Scope, id: RequestId) -> StoreResult<Row> {
+        self.row(scope, id).await?.ok_or_else(StoreError::not_found)
+    }
+
+    /// Makes the change, or says what the row is by now.
+    async fn try_to(&self, change: Change) -> StoreResult<Option<Row>> {
+        match self.store.commit(change).await? {
+            Committed::Done => Ok(None),
+            Committed::Stale(Some(row)) => Ok(Some(*row)),
+            Committed::Stale(None) => Err(StoreError::not_found()),
+        }
+    }
+
+    async fn commit_all(&self, changes: Vec<Change>) -> StoreResult<Vec<Committed>> {
+        match changes.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.store.commit_all(changes).await,
+        }
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ledger").field(&self.store).finish()
+    }
+}
+
+/// How long a task waits whose request a newer build wrote, before it is looked at again.
+const LEFT_ALONE: std::time::Duration = std::time::Duration::from_secs(60);
+
+fn decoded<T>(id: RequestId, payload: Result<T, DecodeError>) -> StoreResult<T> {
+    payload.map_err(|error| {
+        let kind = match error {
+            DecodeError::Newer(_) => StoreErrorKind::Incompatible,
+            DecodeError::Malformed(_) => StoreErrorKind::Corrupt,
+        };
+        StoreError::new(kind, format!("what is stored of task {id} cannot be read")).because(error)
+    })
+}
+
+/// What is at the bottom of a failure.
+fn source_of(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    }
+}
+
+fn ambiguous(name: &TaskName) -> StoreError {
+    let context = format!("several tenants have a task called {name}");
+    StoreError::new(StoreErrorKind::Conflict, context)
+}
+
+fn too_many_tries() -> StoreError {
+    let context = format!("the task was changed by others {TRIES} times while a change of it was tried");
+    StoreError::new(StoreErrorKind::Unavailable, context)
+}

@@ -1,0 +1,138 @@
+//! Changes of rows, and what may be due for one.
+
+use super::{MemoryStore, shard::Kept};
+use crate::{
+    store::{Candidate, Candidates, Change, Committed, Due, Response, Row, Which, Why},
+    task::{RequestId, Scope},
+};
+
+impl MemoryStore {
+    pub(super) fn commit_now(&self, change: Change) -> Committed {
+        let now = self.inner.now();
+        if change.to.is_none() {
+            return match self.remove_if(change.id, |row| change.holds(row, now)) {
+                true => Committed::Done,
+                false => self.stale(change.id),
+            };
+        }
+        let mut tasks = self.tasks(change.id);
+        let Some(kept) = tasks.get_mut(change.id) else {
+            return Committed::Stale(None);
+        };
+        if !change.holds(&kept.row, now) {
+            return Committed::Stale(Some(Box::new(kept.row.clone())));
+        }
+        let Change {
+            id,
+            to: Some(next),
+            request,
+            response,
+            ..
+        } = change
+        else {
+            return Committed::Stale(None);
+        };
+        let row = next.after(&kept.row, now);
+        let before = kept.weight();
+        // Dropped once the shard is unlocked.
+        let old_request = request.map(|request| std::mem::replace(&mut kept.request, request));
+        let old_response = match response {
+            Response::Keep => None,
+            Response::Put(payload) => kept.response.replace(payload),
+            Response::Drop => kept.response.take(),
+        };
+        self.inner.room.grow(kept.weight());
+        self.inner.room.shrink(before);
+        let work = tasks.replace(row, &self.around(id));
+        drop(tasks);
+        drop((old_request, old_response));
+        self.notify_if(work);
+        Committed::Done
+    }
+
+    fn stale(&self, id: RequestId) -> Committed {
+        Committed::Stale(self.tasks(id).get(id).map(|kept| Box::new(kept.row.clone())))
+    }
+
+    /// Removes a task of which `holds` holds, with its name.
+    pub(super) fn remove_if(&self, id: RequestId, holds: impl Fn(&Row) -> bool) -> bool {
+        let tasks = self.tasks(id);
+        let Some(kept) = tasks.get(id).filter(|kept| holds(&kept.row)) else {
+            return false;
+        };
+        let is_named = kept.row.record.name.is_some();
+        let (mut names, mut tasks) = match is_named {
+            false => (None, tasks),
+            true => {
+                // Names come before shards: let go, take both, look again.
+                drop(tasks);
+                let names = self.names();
+                (Some(names), self.tasks(id))
+            }
+        };
+        if !tasks.get(id).is_some_and(|kept| holds(&kept.row)) {
+            return false;
+        }
+        let removed = tasks.remove(id, &self.around(id));
+        drop(tasks);
+        if let Some((names, removed)) = names.as_mut().zip(removed.as_ref()) {
+            names.forget(&removed.row.record);
+        }
+        drop((names, removed));
+        true
+    }
+
+    pub(super) fn due_now(&self, what: &Due, max: usize) -> Candidates {
+        let now = self.inner.now();
+        let mut rows = Vec::new();
+        match what {
+            Due::Rescue => {
+                let over_age = self.inner.queue.lock().over_age(max, now);
+                let is_over_age = |row: &Row| row.columns.is_over_age(now);
+                rows.extend(self.candidates(over_age, Why::OverAge, is_over_age));
+                for shard in &self.inner.shards {
+                    let lapsed: Vec<_> = shard.lock().lapsed(now).take(max - rows.len()).collect();
+                    rows.extend(self.candidates(lapsed, Why::Lapsed, |row| row.columns.has_lapsed(now)));
+                }
+            }
+            Due::Prune(retention) => {
+                for shard in &self.inner.shards {
+                    let past = shard.lock().shelf.past(*retention, max - rows.len(), now);
+                    rows.extend(self.candidates(past, Why::Retired, |_| true));
+                }
+            }
+            Due::GiveUp { spared, overdue } => {
+                let until = now.saturating_sub(*overdue);
+                let overdue = self.inner.outbox.overdue(spared, max, until);
+                rows.extend(self.candidates(overdue, Why::Overdue, |_| true));
+            }
+        }
+        Candidates { now, rows }
+    }
+
+    /// The rows of these tasks, as far as they are there and still due.
+    fn candidates(&self, ids: Vec<RequestId>, why: Why, still: impl Fn(&Row) -> bool) -> Vec<Candidate> {
+        let rows = ids.into_iter().filter_map(|id| {
+            let row = self.tasks(id).get(id).filter(|kept| still(&kept.row))?.row.clone();
+            Some(Candidate { row, why })
+        });
+        rows.collect()
+    }
+
+    pub(super) fn rows_now(&self, scope: &Scope, which: &Which) -> Vec<Row> {
+        let ids = match which {
+            Which::Id(id) => return self.row_in(scope, *id).into_iter().collect(),
+            Which::Name(name) => self.names().named(scope, name),
+            Which::HeldBy(worker) => {
+                let held = |kept: &&Kept| kept.row.columns.worker.as_ref() == Some(worker);
+                let shards = self.inner.shards.iter();
+                shards.flat_map(|shard| shard.lock().held_where(held)).collect()
+            }
+        };
+        ids.into_iter().filter_map(|id| self.row_in(scope, id)).collect()
+    }
+
+    fn row_in(&self, scope: &Scope, id: RequestId) -> Option<Row> {
+        self.tasks(id).seen_by(scope, id).map(|kept| kept.row.clone())
+    }
+}
