@@ -7,7 +7,7 @@ mod steps;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-pub use self::steps::{Edits, Fenced, Outcome, Renewal, Rerun, Rescue, Settlement, Stop};
+pub use self::steps::{Edits, Fenced, Outcome, Renewal, Rerun, Rescue, Stop};
 use crate::{
     task::{
         Accepted, CapturedRequest, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef, NewTask, Refused,

@@ -22,10 +22,20 @@ pub struct Held {
 enum State {
     /// Nothing was sent. The record is restored.
     Fresh(Box<Row>),
-    /// This was sent, and led there; it is not known whether it arrived.
-    Sent { row: Box<Row>, settled: Settled },
+    /// This was sent, and it is not known whether it arrived.
+    Sent(Box<Sent>),
     /// It is somebody else's, or over.
     Over,
+}
+
+#[derive(Debug)]
+struct Sent {
+    /// The row that it was decided on, with the record that it is to have.
+    row: Row,
+    response: Response,
+    settled: Settled,
+    /// Whether this is not the first time.
+    again: bool,
 }
 
 impl Held {
@@ -45,36 +55,43 @@ impl Held {
         self.lease
     }
 
-    /// The change that settles it, and what that leads to. `None` if it holds no more.
+    /// The change that settles it, and what that leads to. `None` if it holds no more. Asked again, it is the same change,
+    /// whatever the outcome is said to be then.
     pub(super) fn settle(&self, outcome: &Outcome, now: Timestamp) -> Option<(Change, Settled)> {
         let mut state = self.state();
-        let (row, settled) = match std::mem::replace(&mut *state, State::Over) {
+        let sent = match std::mem::replace(&mut *state, State::Over) {
             State::Fresh(mut row) => {
-                let before = row.outbox.len();
                 // Nobody else has the record by now, mostly: then it is not copied.
                 let record = Arc::make_mut(&mut row.record);
-                let state = record.settle(self.lease.token, outcome, now).ok()?;
+                let next = record.settle(self.lease.token, outcome, now).ok()?;
                 let pending = record.deliveries.iter().filter(|delivery| delivery.is_pending());
-                let outbox = pending.count() > before;
-                (row, Settled::Accepted { state, outbox })
+                let outbox = pending.count() > row.outbox.len();
+                let output = outcome.output().filter(|_| outcome.is_kept_as(next));
+                Box::new(Sent {
+                    row: *row,
+                    response: output.map_or(Response::Keep, |output| Response::Put(output.to_payload())),
+                    settled: Settled::Accepted { state: next, outbox },
+                    again: false,
+                })
             }
-            State::Sent { row, settled } => (row, settled),
+            State::Sent(mut sent) => {
+                sent.again = true;
+                sent
+            }
             State::Over => return None,
         };
-        let mut change = Change::between(&row, row.record.clone(), now);
-        if let Settled::Accepted { state, .. } = settled
-            && let Some(output) = outcome.clone().output_for(state)
-        {
-            change.response = Response::Put(output.to_payload());
-        }
-        *state = State::Sent { row, settled };
+        let mut change = Change::between(&sent.row, sent.row.record.clone(), now);
+        change.response = sent.response.clone();
+        let settled = sent.settled;
+        *state = State::Sent(sent);
         Some((change, settled))
     }
 
-    /// Whether the row is as this holder's settlement made it: then that one arrived, and its answer was lost.
+    /// Whether the row is as this holder's settlement made it when it was sent before: then that one arrived, and its answer
+    /// was lost.
     pub(super) fn is_ours(&self, row: Option<&Row>) -> bool {
         match (&*self.state(), row) {
-            (State::Sent { row: sent, .. }, Some(row)) => row.record == sent.record,
+            (State::Sent(sent), Some(row)) => sent.again && row.record == sent.row.record,
             _ => false,
         }
     }

@@ -6,25 +6,7 @@ use http::{HeaderMap, Uri};
 
 #[cfg(doc)]
 use crate::task::lifecycle::DEFERRALS;
-use crate::task::{CapturedRequest, CapturedResponse, LeaseRef, Step, TaskState};
-
-/// How an attempt ended, as its holder reports it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Settlement {
-    /// Which claim of which task.
-    pub lease: LeaseRef,
-    /// How it ended.
-    pub outcome: Outcome,
-}
-
-impl Settlement {
-    /// The claim `lease` ended so.
-    #[must_use]
-    pub const fn new(lease: LeaseRef, outcome: Outcome) -> Self {
-        Self { lease, outcome }
-    }
-}
+use crate::task::{CapturedRequest, CapturedResponse, Step, TaskState};
 
 /// How an attempt ended.
 #[derive(Clone, Debug)]
@@ -83,14 +65,13 @@ impl Outcome {
         }
     }
 
-    /// The response to keep if the task ends as `state`: a stopped task keeps none.
+    /// Whether its response is kept if the task ends as `state`: a stopped task keeps none.
     #[must_use]
-    pub fn output_for(self, state: TaskState) -> Option<Arc<CapturedResponse>> {
-        match (self, state) {
-            (Self::Succeeded { output }, TaskState::Succeeded) => Some(output),
-            (Self::Failed { output, .. }, TaskState::Failed) => output,
-            _ => None,
-        }
+    pub const fn is_kept_as(&self, state: TaskState) -> bool {
+        matches!(
+            (self, state),
+            (Self::Succeeded { .. }, TaskState::Succeeded) | (Self::Failed { .. }, TaskState::Failed)
+        )
     }
 }
 

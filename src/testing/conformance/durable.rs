@@ -145,7 +145,10 @@ pub async fn two_processes_share_the_work(harness: &dyn Harness) {
         return;
     };
     assert_eq!(store.abilities().sharing, Sharing::Shared, "nobody was refused");
-    let second = Subject { harness, store: second };
+    let second = Subject {
+        harness,
+        store: store.store.over(second),
+    };
     let mut stored = HashSet::new();
     for number in 0..40 {
         let by = if number % 2 == 0 { &store } else { &second };
@@ -166,8 +169,8 @@ pub async fn two_processes_share_the_work(harness: &dyn Harness) {
                     return ran;
                 }
                 for task in claimed {
-                    let settlement = crate::task::lifecycle::Settlement::new(task.record.lease(), success());
-                    let settled = store.settle(settlement).await.expect("settle");
+                    let lease = task.record.lease();
+                    let settled = store.settle(lease, success()).await.expect("settle");
                     assert!(super::subject::is_accepted(settled));
                     ran.push(task.record.id);
                 }

@@ -12,7 +12,7 @@ use super::{
     },
 };
 use crate::{
-    store::{Delete, FullReason, Insert, Inserted, KnownBy, Limits, Retention, TaskStoreExt},
+    store::{Delete, FullReason, Insert, Inserted, KnownBy, Limits, Retention},
     task::{Caller, CapturedRequest, Filter, NewTask, Scope, TaskRef, TaskState, record::Labels},
 };
 
@@ -241,11 +241,17 @@ async fn insert_race(store: &Subject<'_>, task: impl Fn(usize) -> NewTask, by: K
     .await;
     let won: Vec<_> = inserted
         .iter()
-        .filter(|inserted| matches!(inserted, Inserted::New(_)))
+        .filter(|inserted| matches!(inserted, Inserted::New(_, _)))
         .collect();
     assert_eq!(won.len(), 1, "one insert won: {inserted:?}");
-    let winner = new(won[0].clone()).id;
-    for inserted in inserted.iter().filter(|inserted| !matches!(inserted, Inserted::New(_))) {
+    let Inserted::New(winner, _) = won[0] else {
+        unreachable!("it is one of those")
+    };
+    let winner = winner.id;
+    for inserted in inserted
+        .iter()
+        .filter(|inserted| !matches!(inserted, Inserted::New(_, _)))
+    {
         assert_eq!(known(inserted), (winner, by, true));
     }
     assert_eq!(store.counts(&Scope::All).await.expect("counts").queued(), before + 1);

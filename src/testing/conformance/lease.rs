@@ -7,10 +7,10 @@ use super::{
     subject::{LONG, a_task, all_at_once, at_once, is_accepted, success, worker},
 };
 use crate::{
-    store::{LogQuery, Settled},
+    store::{LogQuery, Renewal, Settled},
     task::{
         LeaseRef, LogLine, NewTask, Progress, Scope, TaskState,
-        lifecycle::{Renewal, Rescue, Settlement, Stop},
+        lifecycle::{Rescue, Stop},
     },
     time::Timestamp,
 };
@@ -36,7 +36,7 @@ pub async fn a_stale_token_changes_nothing(harness: &dyn Harness) {
 async fn changes_nothing(store: &Subject<'_>, stale: LeaseRef) {
     let before = store.record(stale.id).await;
     let output = store.output(&Scope::All, stale.id).await.expect("output");
-    let settled = store.settle(Settlement::new(stale, super::subject::failure())).await;
+    let settled = store.settle(stale, super::subject::failure()).await;
     assert_eq!(settled.expect("settle"), Settled::Fenced);
     let renewed = store.renew(vec![stale], LONG).await.expect("renew");
     assert_eq!(renewed, [Renewal::Lost]);

@@ -20,6 +20,7 @@
 //! Beside the promises there is a [model](crate::testing::model), which takes random walks.
 
 mod memory;
+mod steps;
 mod subject;
 
 pub mod age;

@@ -65,7 +65,7 @@ pub async fn the_outbox_entry_appears_with_the_state_for_every_way_to_end(harnes
     let claimed = store.deliveries(&HERE, LONG).await;
     let mut found: Vec<_> = claimed
         .iter()
-        .map(|due| (due.claim.id, due.delivery.ended_as))
+        .map(|due| (due.delivery.id, due.delivery.ended_as))
         .collect();
     found.sort_unstable();
     expected.sort_unstable();
@@ -119,15 +119,20 @@ pub async fn a_delivery_is_claimed_by_one_deliverer_only(harness: &dyn Harness) 
         let claimed = all_at_once(4, |_| {
             let store = store.store.clone();
             let claim = DeliveryClaim {
-                destinations: vec![HERE, Destination::new("elsewhere")],
-                max: 3,
+                from: vec![(HERE, 3), (Destination::new("elsewhere"), 3)],
                 lease: LONG,
             };
             async move { store.claim_deliveries(claim).await.expect("claim deliveries") }
         })
         .await;
-        let mut claimed: Vec<_> = claimed.into_iter().flatten().map(|due| due.claim.id).collect();
-        claimed.extend(store.deliveries(&HERE, LONG).await.into_iter().map(|due| due.claim.id));
+        let mut claimed: Vec<_> = claimed.into_iter().flatten().map(|due| due.delivery.id).collect();
+        claimed.extend(
+            store
+                .deliveries(&HERE, LONG)
+                .await
+                .into_iter()
+                .map(|due| due.delivery.id),
+        );
         assert_eq!(claimed.len(), 5, "each once");
         assert_eq!(HashSet::from_iter(claimed), stored);
     }
@@ -140,7 +145,7 @@ pub async fn a_delivery_whose_lease_ran_out_is_due_again(harness: &dyn Harness) 
     assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
     store.pass(4).await;
     let second = store.deliveries(&HERE, LONG).await.remove(0);
-    assert!(second.claim.token > first.claim.token);
+    assert!(second.delivery.token > first.delivery.token);
     assert_eq!(second.delivery.webhook_id(), first.delivery.webhook_id());
     assert!(
         !told(&store, &first, DeliveryOutcome::Delivered).await,
@@ -148,7 +153,7 @@ pub async fn a_delivery_whose_lease_ran_out_is_due_again(harness: &dyn Harness) 
     );
     assert!(told(&store, &second, DeliveryOutcome::Delivered).await);
     assert!(!told(&store, &second, DeliveryOutcome::Failed).await, "it is settled");
-    let record = store.record(first.claim.id).await;
+    let record = store.record(first.delivery.id).await;
     assert_eq!(record.destination_status(), DeliveryStatus::Delivered);
     assert_eq!((record.deliveries[0].tried, record.deliveries[0].tries.len()), (1, 1));
 }
@@ -174,14 +179,14 @@ pub async fn a_delivery_is_retried_at_its_time(harness: &dyn Harness) {
     assert_eq!(due.delivery.tried, 1);
     assert!(told(&store, &due, DeliveryOutcome::Failed).await);
     assert_eq!(
-        store.record(due.claim.id).await.destination_status(),
+        store.record(due.delivery.id).await.destination_status(),
         DeliveryStatus::Failed
     );
 
     let due = one_due(&store).await;
     assert!(told(&store, &due, DeliveryOutcome::Blocked).await);
     assert_eq!(
-        store.record(due.claim.id).await.destination_status(),
+        store.record(due.delivery.id).await.destination_status(),
         DeliveryStatus::Blocked
     );
     store.pass(4).await;
@@ -216,7 +221,7 @@ pub async fn a_rerun_leaves_earlier_completions_on_their_way(harness: &dyn Harne
 pub async fn a_completion_is_made_due_again_on_request(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let again = async |due: &ClaimedDelivery| {
-        let (id, generation) = (due.claim.id, due.claim.generation);
+        let (id, generation) = (due.delivery.id, due.delivery.generation);
         let redelivered = store.redeliver(&Scope::All, id, generation, &HERE).await;
         assert_eq!(redelivered.expect("redeliver"), Redeliver::Due);
         let again = store.deliveries(&HERE, LONG).await;
@@ -235,18 +240,18 @@ pub async fn a_completion_is_made_due_again_on_request(harness: &dyn Harness) {
         assert!(told(&store, &due, outcome).await);
         assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
         let second = again(&due).await;
-        assert!(second.claim.token > due.claim.token);
+        assert!(second.delivery.token > due.delivery.token);
         assert!(!told(&store, &due, DeliveryOutcome::Failed).await, "its claim is old");
         assert!(told(&store, &second, DeliveryOutcome::Delivered).await);
-        assert_eq!(store.record(due.claim.id).await.deliveries[0].tries.len(), 2);
+        assert_eq!(store.record(due.delivery.id).await.deliveries[0].tries.len(), 2);
     }
     let due = one_due(&store).await;
     let stranger = Scope::One(Some(Tenant::new("stranger")));
-    let refused = store.redeliver(&stranger, due.claim.id, 1, &HERE).await;
+    let refused = store.redeliver(&stranger, due.delivery.id, 1, &HERE).await;
     assert_eq!(refused.expect_err("out of scope").kind(), StoreErrorKind::NotFound);
     for (generation, destination) in [(2, HERE), (1, Destination::new("elsewhere"))] {
         let unknown = store
-            .redeliver(&Scope::All, due.claim.id, generation, &destination)
+            .redeliver(&Scope::All, due.delivery.id, generation, &destination)
             .await;
         assert_eq!(unknown.expect("redeliver"), Redeliver::Unknown);
     }
@@ -270,7 +275,7 @@ pub async fn pending_completions_are_counted(harness: &dyn Harness) {
     let due = store.deliveries(&HERE, LONG).await.remove(0);
     assert!(told(&store, &due, DeliveryOutcome::Delivered).await);
     assert_eq!(pending().await, Some(1));
-    let redelivered = store.redeliver(&Scope::All, due.claim.id, 1, &HERE).await;
+    let redelivered = store.redeliver(&Scope::All, due.delivery.id, 1, &HERE).await;
     assert_eq!(redelivered.expect("redeliver"), Redeliver::Due);
     assert_eq!(pending().await, Some(2));
     let one = store.counts(&Scope::One(None)).await.expect("counts");
@@ -314,7 +319,7 @@ pub async fn a_completion_that_nobody_takes_is_given_up(harness: &dyn Harness) {
     assert_eq!(given_up(&[HERE], 10).await, [], "once");
 
     let due = store.deliveries(&HERE, LONG).await.remove(0);
-    assert_eq!(due.claim.id, mine);
+    assert_eq!(due.delivery.id, mine);
     store.pass(4).await;
     assert_eq!(given_up(&[], 10).await, [], "somebody has it");
     assert!(told(&store, &due, DeliveryOutcome::Retry(store.units(3))).await);
@@ -346,7 +351,7 @@ async fn one_due(store: &Subject<'_>) -> ClaimedDelivery {
 
 async fn told(store: &Subject<'_>, due: &ClaimedDelivery, outcome: DeliveryOutcome) -> bool {
     let settlement = DeliverySettlement {
-        claim: due.claim.clone(),
+        claimed: due.clone(),
         outcome,
         tried: DeliveryTry::new(Timestamp::ZERO),
     };

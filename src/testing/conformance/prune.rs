@@ -5,7 +5,7 @@ use super::{
     subject::{LONG, a_task, a_task_telling, failure, is_accepted, retry, success, worker},
 };
 use crate::{
-    store::{Delete, DeliverySettlement, GiveUp, Retention, StoreErrorKind, TaskStoreExt},
+    store::{Delete, DeliverySettlement, GiveUp, Retention, StoreErrorKind},
     task::{DeliveryTry, Destination, Filter, NewTask, Scope, TaskState, delivery::DeliveryOutcome, lifecycle::Stop},
     time::Timestamp,
 };
@@ -90,7 +90,7 @@ pub async fn a_task_with_a_delivery_pending_is_not_pruned(harness: &dyn Harness)
     let due = store.deliveries(&here, LONG).await.remove(0);
     assert_eq!(store.prune(at_once, 10).await.expect("prune").tasks, 0);
     let settlement = DeliverySettlement {
-        claim: due.claim,
+        claimed: due,
         outcome: DeliveryOutcome::Delivered,
         tried: DeliveryTry::new(Timestamp::ZERO),
     };
@@ -115,7 +115,7 @@ pub async fn a_task_whose_delivery_failed_is_kept_for_its_retention_from_then_on
         match outcome {
             Some(outcome) => {
                 let settlement = DeliverySettlement {
-                    claim: store.deliveries(&here, LONG).await.remove(0).claim,
+                    claimed: store.deliveries(&here, LONG).await.remove(0),
                     outcome,
                     tried: DeliveryTry::new(Timestamp::ZERO),
                 };

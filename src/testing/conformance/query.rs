@@ -10,7 +10,7 @@ use super::{
     },
 };
 use crate::{
-    store::{Delete, LogQuery, StoreErrorKind, TaskStoreExt},
+    store::{Delete, LogQuery, StoreErrorKind},
     task::{
         Cursor, Destination, Filter, NewTask, Page, RequestId, Scope, SortOrder, StateSet, TaskRecord, TaskRef,
         TaskState,
@@ -59,7 +59,6 @@ pub async fn a_tenant_sees_its_own_tasks_only(harness: &dyn Harness) {
                     .kind(),
             );
             assert_eq!(store.list_all(outside, &Filter::default()).await.expect("list"), []);
-            assert_eq!(store.count(outside, &Filter::default(), 100).await.expect("count"), 0);
             let counts = store.counts(outside).await.expect("counts");
             assert!(counts.iter().all(|(_, count)| count == 0));
         }
@@ -228,10 +227,6 @@ pub async fn filters_agree_with_a_model(harness: &dyn Harness) {
             let listed = store.list_all(&scope, filter).await.expect("list");
             let listed: Vec<_> = listed.iter().map(|record| record.id).collect();
             assert_eq!(listed, expected, "{scope:?} {filter:?}");
-            let count = store.count(&scope, filter, 1000).await.expect("count");
-            assert_eq!(count, expected.len() as u64, "{scope:?} {filter:?}");
-            let capped = store.count(&scope, filter, 2).await.expect("count");
-            assert_eq!(capped, count.min(2));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     store::{Durability, Settled},
     task::{
         CapturedResponse, Progress, Scope, TaskState,
-        lifecycle::{Edits, Outcome, Renewal, Rerun, Settlement, Stop},
+        lifecycle::{Edits, Outcome, Renewal, Rerun, Stop},
     },
 };
 
@@ -56,10 +56,11 @@ pub async fn of_several_settlements_one_is_accepted(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() {
         let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
+        let mut claims = store.claims_of(&*store.record(lease.id).await, 4).await;
         let settled = all_at_once(4, |side| {
-            let store = store.store.clone();
+            let (store, claim) = (store.store.clone(), claims.pop().expect("one for each"));
             let outcome = if side % 2 == 0 { success() } else { failure() };
-            async move { store.settle(Settlement::new(lease, outcome)).await.expect("settle") }
+            async move { store.settle_as(&claim, &outcome).await.expect("settle") }
         })
         .await;
         let accepted: Vec<_> = settled.iter().filter(|settled| is_accepted(**settled)).collect();
@@ -193,7 +194,7 @@ impl Subject<'_> {
                     Durability::Process,
                     "it survives more than it says"
                 );
-                self.store = store;
+                self.store = self.store.over(store);
             }
             None => assert_eq!(self.abilities().durability, Durability::Process, "nothing survived"),
         }

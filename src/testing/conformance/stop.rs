@@ -8,7 +8,7 @@ use crate::{
     store::{Claim, Settled, StoreErrorKind},
     task::{
         Scope, TaskState,
-        lifecycle::{Outcome, Settlement, Stop},
+        lifecycle::{Outcome, Stop},
     },
 };
 
@@ -74,7 +74,7 @@ pub async fn stop_against_settle_has_one_winner(harness: &dyn Harness) {
         let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
         let (settler, stopper) = (store.store.clone(), store.store.clone());
         let (settled, stopped) = at_once(
-            async move { settler.settle(Settlement::new(lease, success())).await.expect("settle") },
+            async move { settler.settle(lease, success()).await.expect("settle") },
             async move { stopper.stop(&Scope::All, lease.id).await.expect("stop") },
         )
         .await;

@@ -13,16 +13,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::Harness;
+use super::{
+    Harness,
+    steps::{Found, FoundTask, Steps},
+};
 use crate::{
-    store::{
-        Claim, Claimed, ClaimedDelivery, ClaimedTask, DeliveryClaim, Insert, Inserted, KnownBy, Settled, TaskStore,
-        TaskStoreExt,
-    },
+    store::{Claim, ClaimedDelivery, DeliveryClaim, Insert, Inserted, KnownBy, Settled},
     task::{
         CapturedRequest, CapturedResponse, Conditions, Destination, IdempotencyKey, LeaseRef, NewTask, RequestDigest,
         RequestId, Scope, Subscription, Subscriptions, TaskName, TaskRecord, TaskState, Tenant, WorkerId,
-        lifecycle::{Outcome, Settlement},
+        lifecycle::Outcome,
     },
     time::Timestamp,
 };
@@ -30,17 +30,17 @@ use crate::{
 /// A freshly opened store and its harness. All helpers panic when the store does not do as asked.
 pub(crate) struct Subject<'a> {
     pub(crate) harness: &'a dyn Harness,
-    pub(crate) store: Arc<dyn TaskStore>,
+    pub(crate) store: Steps,
 }
 
 /// A lease or age that does not run out during a test.
 pub(crate) const LONG: Duration = Duration::from_secs(60 * 60);
 
 impl Deref for Subject<'_> {
-    type Target = dyn TaskStore;
+    type Target = Steps;
 
     fn deref(&self) -> &Self::Target {
-        &*self.store
+        &self.store
     }
 }
 
@@ -48,7 +48,7 @@ impl<'a> Subject<'a> {
     pub(crate) async fn open(harness: &'a dyn Harness) -> Self {
         Self {
             harness,
-            store: harness.open().await,
+            store: Steps::new(harness.open().await),
         }
     }
 
@@ -71,7 +71,7 @@ impl<'a> Subject<'a> {
         new(self.store.insert(insert).await.expect("insert")).lease()
     }
 
-    pub(crate) async fn claim_for(&self, worker: &WorkerId, max: usize, lease: Duration) -> Claimed {
+    pub(crate) async fn claim_for(&self, worker: &WorkerId, max: usize, lease: Duration) -> Found {
         let worker = worker.clone();
         self.store.claim(Claim { worker, max, lease }).await.expect("claim")
     }
@@ -87,10 +87,7 @@ impl<'a> Subject<'a> {
     }
 
     pub(crate) async fn end(&self, lease: LeaseRef, outcome: Outcome) -> Settled {
-        self.store
-            .settle(Settlement::new(lease, outcome))
-            .await
-            .expect("settle")
+        self.store.settle(lease, outcome).await.expect("settle")
     }
 
     pub(crate) async fn record(&self, id: RequestId) -> Arc<TaskRecord> {
@@ -112,8 +109,7 @@ impl<'a> Subject<'a> {
 
     pub(crate) async fn deliveries(&self, destination: &Destination, lease: Duration) -> Vec<ClaimedDelivery> {
         let claim = DeliveryClaim {
-            destinations: vec![destination.clone()],
-            max: 1000,
+            from: vec![(destination.clone(), 1000)],
             lease,
         };
         self.store.claim_deliveries(claim).await.expect("claim deliveries")
@@ -216,7 +212,7 @@ pub(crate) fn retry(after: Duration) -> Outcome {
 
 pub(crate) fn new(inserted: Inserted) -> Arc<TaskRecord> {
     match inserted {
-        Inserted::New(record) => record,
+        Inserted::New(record, _) => record,
         other => panic!("the task is new, but the answer was {other:?}"),
     }
 }
@@ -231,7 +227,7 @@ pub(crate) fn known(inserted: &Inserted) -> (RequestId, KnownBy, bool) {
     }
 }
 
-pub(crate) fn ids(tasks: &[ClaimedTask]) -> Vec<RequestId> {
+pub(crate) fn ids(tasks: &[FoundTask]) -> Vec<RequestId> {
     tasks.iter().map(|task| task.record.id).collect()
 }
 

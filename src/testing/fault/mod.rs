@@ -2,7 +2,7 @@
 
 mod faults;
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use tokio::sync::oneshot;
 

@@ -12,7 +12,9 @@ use fastrand::Rng;
 
 use self::plain::Model;
 use crate::{
-    store::{DeliverySettlement, GiveUp, Insert, Inserted, Limits, Retention, Sharing, StoreErrorKind, TaskStoreExt},
+    store::{
+        ClaimedDelivery, DeliverySettlement, GiveUp, Insert, Inserted, Limits, Retention, Sharing, StoreErrorKind,
+    },
     task::{
         Caller, CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, Filter,
         IdempotencyKey, LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord,
@@ -99,7 +101,7 @@ struct Case<'a> {
     /// Every claim there ever was: the store's and the model's token.
     seen: Vec<(LeaseRef, LeaseRef)>,
     /// Every claim of a delivery there ever was, likewise.
-    deliveries: Vec<(DeliveryRef, DeliveryRef)>,
+    deliveries: Vec<(ClaimedDelivery, DeliveryRef)>,
 }
 
 impl Case<'_> {
@@ -126,7 +128,8 @@ impl Case<'_> {
 
     async fn reopen(&mut self) {
         let reopened = self.subject.harness.reopen().await;
-        self.subject.store = reopened.expect("something survives the end of the process");
+        let reopened = reopened.expect("something survives the end of the process");
+        self.subject.store = self.subject.store.over(reopened);
         if self.subject.store.abilities().sharing == Sharing::Exclusive {
             self.model.crash();
         }
@@ -150,7 +153,7 @@ impl Case<'_> {
         let expected = self.model.insert(&insert);
         let found = self.subject.store.insert(insert).await.expect("insert");
         match (&found, &expected) {
-            (Inserted::New(found), Inserted::New(expected)) => {
+            (Inserted::New(found, _), Inserted::New(expected, _)) => {
                 assert_eq!(essence(found), essence(expected));
                 if found.state.is_held() {
                     self.seen.push((found.lease(), expected.lease()));
@@ -268,19 +271,20 @@ impl Case<'_> {
         let (destination, lease) = (self.destination(), self.odd(5));
         let mut expected = self.model.claim_deliveries(&destination, lease);
         let found = self.subject.deliveries(&destination, lease).await;
-        let mut found: Vec<_> = found.into_iter().map(|due| due.claim).collect();
+        let mut found = found;
         let key = |claim: &DeliveryRef| (claim.id, claim.generation);
+        let found_key = |due: &ClaimedDelivery| (due.delivery.id, due.delivery.generation);
         expected.sort_by_key(key);
-        found.sort_by_key(key);
+        found.sort_by_key(found_key);
         assert_eq!(
-            found.iter().map(key).collect::<Vec<_>>(),
+            found.iter().map(found_key).collect::<Vec<_>>(),
             expected.iter().map(key).collect::<Vec<_>>()
         );
         self.deliveries.extend(found.into_iter().zip(expected));
     }
 
     async fn settle_delivery(&mut self) {
-        let Some((claim, model)) = self.random.choice(&self.deliveries).cloned() else {
+        let Some((claimed, model)) = self.random.choice(&self.deliveries).cloned() else {
             return;
         };
         let outcome = match self.random.u8(0..4) {
@@ -291,7 +295,11 @@ impl Case<'_> {
         };
         let tried = DeliveryTry::new(Timestamp::ZERO);
         let expected = self.model.settle_delivery(&model, &outcome, tried.clone());
-        let settlement = DeliverySettlement { claim, outcome, tried };
+        let settlement = DeliverySettlement {
+            claimed,
+            outcome,
+            tried,
+        };
         let found = self
             .subject
             .store

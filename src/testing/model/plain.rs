@@ -121,7 +121,7 @@ impl Model {
                 until: self.now.saturating_add(task.key_window),
             });
         }
-        Inserted::New(Arc::new(record))
+        Inserted::New(Arc::new(record), None)
     }
 
     pub(super) fn claim(
@@ -166,7 +166,7 @@ impl Model {
         let before = task.record.deliveries.len();
         match task.record.settle(lease.token, outcome, now) {
             Ok(state) => {
-                task.output = outcome.clone().output_for(state);
+                task.output = outcome.output().filter(|_| outcome.is_kept_as(state)).cloned();
                 Settled::Accepted {
                     state,
                     outbox: task.record.deliveries.len() > before,
