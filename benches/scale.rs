@@ -90,6 +90,7 @@ impl Drop for File {
 }
 
 fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
+    let ledger = Ledger::new(store.clone());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.expect("it is past 1970").as_millis() as u64;
     let body = Bytes::from(vec![b'x'; 256]);
@@ -100,7 +101,7 @@ fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
     runtime.block_on(async {
         let workers: Vec<_> = (0..AT_ONCE)
             .map(|_| {
-                let (store, input, output, next) = (store.clone(), input.clone(), output.clone(), next.clone());
+                let (ledger, input, output, next) = (ledger.clone(), input.clone(), output.clone(), next.clone());
                 tokio::spawn(async move {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +113,7 @@ fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
                         let id = RequestId::from_parts(Timestamp::from_millis(now), random);
                         let insert =
                             Insert::new(NewTask::new(id, input.clone())).born(WorkerId::new("bench", 1), LEASE);
-                        let Inserted::New(record) = store.insert(insert).await.expect("it is stored") else {
+                        let Inserted::New(_, Some(held)) = ledger.insert(insert).await.expect("it is stored") else {
                             panic!("it is new")
                         };
                         let output = output.clone();
@@ -125,10 +126,10 @@ fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
                             _ => Outcome::Succeeded { output },
                         };
                         if matches!(outcome, Outcome::Stopped) {
-                            let stopped = store.stop(&tower_respond_async::Scope::All, id).await;
+                            let stopped = ledger.stop(&tower_respond_async::Scope::All, id).await;
                             let _ = stopped.expect("it is told to stop");
                         }
-                        let settled = store.settle(Settlement::new(record.lease(), outcome)).await;
+                        let settled = ledger.settle(&held, &outcome).await;
                         let _ = settled.expect("it is settled");
                     }
                 })

@@ -67,6 +67,12 @@ impl Ledger {
         Self { store }
     }
 
+    /// The same, of a store that nobody else needs, or that has other handles.
+    #[must_use]
+    pub fn of(store: impl TaskStore) -> Self {
+        Self::new(Arc::new(store))
+    }
+
     /// The store, for what is no step.
     #[must_use]
     pub fn store(&self) -> &dyn TaskStore {

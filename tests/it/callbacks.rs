@@ -22,7 +22,7 @@ use tower_respond_async::{
 };
 
 use crate::{
-    engine_support::{at_once, eventually, find, inserted, new_task, ok, quick, serve},
+    engine_support::{at_once, eventually, find, inserted, ledger, new_task, ok, quick, serve},
     receiver::{Answer, Receiver},
     support::{App, WithoutBody, fc, prefer},
     webhooks::{hasty, settled},
@@ -302,7 +302,7 @@ async fn every_trick_is_blocked_when_it_is_called_and_not_tried_again() {
     ]) {
         ids.push((
             url,
-            inserted(store.insert(Insert::new(with_callback(url))).await.unwrap()).id,
+            inserted(ledger(&store).insert(Insert::new(with_callback(url))).await.unwrap()).id,
         ));
     }
     for (url, id) in ids {
@@ -376,7 +376,7 @@ async fn a_callback_survives_the_end_of_the_process() {
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
     let store = RedbStore::open(&path).await.unwrap();
     let task = with_callback(&receiver.url("/hook"));
-    let id = inserted(store.insert(Insert::new(task)).await.unwrap()).id;
+    let id = inserted(ledger(&store).insert(Insert::new(task)).await.unwrap()).id;
     store.close().await;
     drop(store);
     let store = RedbStore::open(&path).await.unwrap();

@@ -17,10 +17,7 @@ use tower_respond_async::{
     Backoff, Builder, MemoryStore, RequestId, Scope, TaskApi, TaskState, TaskStore, allow_everyone,
     probe::{Capture, Event, Probe, TracingProbe},
     store::LogQuery,
-    task::{
-        LogLine,
-        lifecycle::{Outcome, Settlement},
-    },
+    task::{LogLine, lifecycle::Outcome},
 };
 use tracing::{Instrument, Subscriber, debug, error, info, info_span, subscriber::DefaultGuard, warn};
 use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt, registry::LookupSpan};
@@ -313,8 +310,10 @@ async fn a_claim_that_was_lost_logs_nothing() {
     gate.arrived().await;
     // Ended under it, as by somebody who holds a newer claim.
     let record = app.record(id).await;
-    let ended = Settlement::new(record.lease(), Outcome::Stopped);
-    let _ = store.settle(ended).await.unwrap();
+    let ledger = Ledger::of(store.clone());
+    let worker = record.worker.clone().unwrap();
+    let (_, held) = ledger.look_for(&worker, id).await.unwrap().flatten().unwrap();
+    let _ = ledger.settle(&held, &Outcome::Stopped).await.unwrap();
     gate.let_pass(1);
     let noticed = async {
         while fenced.0.load(Ordering::SeqCst) == 0 {

@@ -23,9 +23,9 @@ use tower_respond_async::{
     Tenant,
     hook::webhook::{CallbackPolicy, Secret},
     probe::{Event, Probe},
-    store::{RedbStore, Retention},
+    store::{Operation, RedbStore, Retention},
     task::{Caller, IdempotencyKey},
-    testing::{FaultStore, Operation},
+    testing::FaultStore,
 };
 
 use crate::{
@@ -190,7 +190,7 @@ async fn a_stored_request_that_cannot_be_read_counts_as_another_one_s() {
     let faults = store.faults();
     let (app, _) = me_on(store, |builder| builder);
     let first = app.send(ask(KEY, &[ALICE])).await;
-    faults.fail_next(Operation::Input, 1);
+    faults.fail_next(Operation::Payload, 1);
     assert_withheld(&app.send(ask(KEY, &[ALICE])).await, first.id());
     assert_shown(&app.send(ask(KEY, &[ALICE])).await, "Bearer alice");
 }
@@ -597,7 +597,7 @@ async fn a_gone_task_is_answered_410<S: TaskStore>(store: S) {
                 succeeded: Duration::ZERO,
                 others: Duration::ZERO,
             };
-            assert_eq!(store.prune(retention, 10).await.unwrap().tasks, 1);
+            assert_eq!(Ledger::new(store.clone()).prune(retention, 10).await.unwrap().tasks, 1);
         }
         for _ in 0..2 {
             assert_gone(&app.send(keyed("hello")).await, id);

@@ -19,7 +19,7 @@ use tower::{Layer, service_fn};
 use tower_respond_async::{
     Backoff, BoxError, Builder, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission, Submitted,
     TaskContext, TaskRecord, TaskState, TaskStore, Tasks,
-    store::{Claim, Claimed, Inserted},
+    store::{Claim, Claimed, Inserted, Ledger},
     task::{CapturedRequest, NewTask, TaskRef, WorkerId},
     time::{Clock, SystemClock},
 };
@@ -225,7 +225,7 @@ pub(crate) fn new_task(path: &'static str) -> NewTask {
 
 pub(crate) fn inserted(inserted: Inserted) -> Arc<TaskRecord> {
     match inserted {
-        Inserted::New(record) => record,
+        Inserted::New(record, _) => record,
         other => panic!("{other:?} is no new task"),
     }
 }
@@ -234,5 +234,10 @@ pub(crate) fn inserted(inserted: Inserted) -> Arc<TaskRecord> {
 pub(crate) async fn claim_and_die(store: &MemoryStore, lease: Duration) -> Claimed {
     let worker = WorkerId::new("dead", fastrand::u64(..));
     let claim = Claim { worker, max: 1, lease };
-    store.claim(claim).await.unwrap()
+    ledger(store).claim(claim).await.unwrap()
+}
+
+/// The steps of lives on a store, beside its engine.
+pub(crate) fn ledger(store: &MemoryStore) -> Ledger {
+    Ledger::of(store.clone())
 }

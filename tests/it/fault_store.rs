@@ -6,18 +6,25 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use tower_respond_async::{
     error::BoxFuture,
-    store::{Insert, Inserted, MemoryStore, StoreErrorKind, TaskStore},
-    task::{CapturedRequest, NewTask, RequestId, Scope},
+    store::{Insertion, MemoryStore, NewRow, Operation, StoreErrorKind, TaskStore},
+    task::{CapturedRequest, NewTask, RequestId, Scope, TaskRecord},
     testing::{
-        FaultStore, Odds, Operation,
+        FaultStore, Odds,
         conformance::{Harness, MemoryHarness},
     },
     time::Timestamp,
 };
 
-fn task(number: u8) -> NewTask {
-    let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
-    NewTask::new(RequestId::from_parts(Timestamp::ZERO, [number; 10]), Arc::new(input))
+fn task(number: u8) -> NewRow {
+    let input = Arc::new(CapturedRequest::new(
+        Method::GET,
+        Uri::from_static("/"),
+        HeaderMap::new(),
+        Bytes::new(),
+    ));
+    let request = input.to_payload();
+    let task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [number; 10]), input);
+    NewRow::new(Arc::new(TaskRecord::accepted(&task, Timestamp::ZERO)), request)
 }
 
 async fn stored(store: &dyn TaskStore) -> u64 {
@@ -30,7 +37,7 @@ async fn the_nth_call_fails_and_does_nothing() {
     store.faults().fail_nth(Operation::Insert, 2);
     let mut failed = Vec::new();
     for number in 0..3 {
-        let answer = store.insert(Insert::new(task(number))).await;
+        let answer = store.insert(task(number)).await;
         failed.push(answer.err().map(|error| error.kind()));
     }
     assert_eq!(failed, [None, Some(StoreErrorKind::Unavailable), None]);
@@ -43,10 +50,10 @@ async fn the_nth_call_fails_and_does_nothing() {
 async fn a_lost_reply_is_of_something_that_was_done() {
     let store = FaultStore::new(MemoryStore::new());
     store.faults().lose_replies(Operation::Insert, 1);
-    let lost = store.insert(Insert::new(task(1))).await.unwrap_err();
+    let lost = store.insert(task(1)).await.unwrap_err();
     assert_eq!(lost.kind(), StoreErrorKind::Unavailable);
-    let again = store.insert(Insert::new(task(1))).await.unwrap();
-    assert!(matches!(again, Inserted::Known { .. }), "{again:?}");
+    let again = store.insert(task(1)).await.unwrap();
+    assert!(matches!(again, Insertion::Known { .. }), "{again:?}");
 }
 
 #[tokio::test]
@@ -55,13 +62,13 @@ async fn a_delayed_call_is_done_when_it_is_released() {
     let delayed = store.faults().delay_next(Operation::Insert);
     let inserting = tokio::spawn({
         let store = store.clone();
-        async move { store.insert(Insert::new(task(1))).await }
+        async move { store.insert(task(1)).await }
     });
     delayed.arrived().await;
     assert_eq!(stored(&*store).await, 0);
     delayed.release();
     let inserted = tokio::time::timeout(Duration::from_secs(10), inserting).await;
-    assert!(matches!(inserted, Ok(Ok(Ok(Inserted::New(_))))));
+    assert!(matches!(inserted, Ok(Ok(Ok(Insertion::New(_))))));
     assert_eq!(stored(&*store).await, 1);
 }
 
@@ -69,7 +76,7 @@ async fn a_delayed_call_is_done_when_it_is_released() {
 async fn a_store_that_is_down_fails_until_it_is_healed() {
     let store = FaultStore::new(MemoryStore::new());
     store.faults().fail_everything();
-    assert!(store.insert(Insert::new(task(1))).await.is_err());
+    assert!(store.insert(task(1)).await.is_err());
     assert!(store.counts(&Scope::All).await.is_err());
     store.faults().heal();
     assert_eq!(stored(&store).await, 0);
@@ -80,11 +87,11 @@ async fn a_held_call_is_overtaken_and_arrives_though_its_caller_has_given_up() {
     let store = FaultStore::new(MemoryStore::new());
     let faults = store.faults();
     faults.hold_next(Operation::Insert, 2);
-    drop(store.insert(Insert::new(task(1))));
+    drop(store.insert(task(1)));
     assert_eq!(faults.held(), 1);
     assert_eq!(stored(&store).await, 0, "the first call after it");
-    let second = store.insert(Insert::new(task(2))).await.unwrap();
-    assert!(matches!(second, Inserted::New(_)), "{second:?}");
+    let second = store.insert(task(2)).await.unwrap();
+    assert!(matches!(second, Insertion::New(_)), "{second:?}");
     assert_eq!((faults.held(), stored(&store).await), (0, 2));
 }
 
@@ -92,10 +99,10 @@ async fn a_held_call_is_overtaken_and_arrives_though_its_caller_has_given_up() {
 async fn a_held_call_answers_its_caller_when_it_has_had_its_turn() {
     let store = Arc::new(FaultStore::new(MemoryStore::new()));
     store.faults().hold_next(Operation::Insert, 1);
-    let (shared, held) = (store.clone(), store.insert(Insert::new(task(1))));
-    let (first, second) = tokio::join!(held, async move { shared.insert(Insert::new(task(1))).await });
-    assert!(matches!(second, Ok(Inserted::New(_))), "it has overtaken: {second:?}");
-    assert!(matches!(first, Ok(Inserted::Known { .. })), "{first:?}");
+    let (shared, held) = (store.clone(), store.insert(task(1)));
+    let (first, second) = tokio::join!(held, async move { shared.insert(task(1)).await });
+    assert!(matches!(second, Ok(Insertion::New(_))), "it has overtaken: {second:?}");
+    assert!(matches!(first, Ok(Insertion::Known { .. })), "{first:?}");
 }
 
 #[tokio::test]
@@ -104,7 +111,7 @@ async fn a_held_reply_is_of_something_that_is_done_already() {
     store.faults().hold_next_reply(Operation::Insert, 2);
     let inserting = tokio::spawn({
         let store = store.clone();
-        async move { store.insert(Insert::new(task(1))).await }
+        async move { store.insert(task(1)).await }
     });
     while store.faults().calls(Operation::Insert) == 0 {
         tokio::task::yield_now().await;
@@ -113,14 +120,14 @@ async fn a_held_reply_is_of_something_that_is_done_already() {
     assert!(!inserting.is_finished());
     assert_eq!(stored(&*store).await, 1);
     let inserted = tokio::time::timeout(Duration::from_secs(10), inserting).await;
-    assert!(matches!(inserted, Ok(Ok(Ok(Inserted::New(_))))));
+    assert!(matches!(inserted, Ok(Ok(Ok(Insertion::New(_))))));
 }
 
 #[tokio::test]
 async fn what_is_held_when_the_store_is_healed_arrives_with_the_next_call() {
     let store = FaultStore::new(MemoryStore::new());
     store.faults().hold_next(Operation::Insert, 1_000);
-    drop(store.insert(Insert::new(task(1))));
+    drop(store.insert(task(1)));
     store.faults().heal();
     let _ = stored(&store).await;
     assert_eq!((store.faults().held(), stored(&store).await), (0, 1));
@@ -136,7 +143,7 @@ async fn the_same_seed_brings_the_same_faults() {
         store.faults().at_random(seed, odds);
         let mut life = Vec::new();
         for number in 0..40 {
-            let inserting = store.insert(Insert::new(task(number)));
+            let inserting = store.insert(task(number));
             let answer = tokio::time::timeout(Duration::ZERO, inserting).await;
             life.push(answer.map(|answer| answer.is_ok()).ok());
         }

@@ -10,13 +10,14 @@ use std::{
 
 use tower_respond_async::{
     MemoryStore, RequestId, Scope, SubmitError, Submitted, TaskState, TaskStore, Tasks,
-    store::{Insert, StoreErrorKind, TaskStoreExt},
+    store::{Insert, Ledger, Operation, StoreErrorKind},
     task::{Filter, IdempotencyKey},
-    testing::{FaultStore, Faults, Operation},
+    testing::{FaultStore, Faults},
 };
 
 use crate::engine_support::{
-    Gate, context, ended, eventually, find, inserted, look_round, new_task, ok, quick, serve, soon, submission, submit,
+    Gate, context, ended, eventually, find, inserted, ledger, look_round, new_task, ok, quick, serve, soon, submission,
+    submit,
 };
 
 struct Bench {
@@ -222,10 +223,10 @@ async fn an_insert_whose_caller_left_is_seen_through() {
 #[tokio::test]
 async fn a_result_is_kept_until_the_store_takes_it() {
     let bench = Bench::new(|builder| builder).await;
-    bench.faults.fail_next(Operation::Settle, 4);
+    bench.faults.fail_next(Operation::Commit, 4);
     let id = submit(&bench.tasks, "/").await;
     bench.ran_once(id).await;
-    let settles = bench.faults.calls(Operation::Settle);
+    let settles = bench.faults.calls(Operation::Commit);
     assert_eq!(settles, 2 + 4 + 1, "two look-rounds, four failures, one success");
 }
 
@@ -240,7 +241,7 @@ async fn a_result_whose_answer_is_lost_counts_once() {
         })
     })
     .await;
-    bench.faults.lose_replies(Operation::Settle, 1);
+    bench.faults.lose_replies(Operation::Commit, 1);
     let id = submit(&bench.tasks, "/").await;
     bench.ran_once(id).await;
     eventually("the slot is free", async || bench.used().await == 0).await;
@@ -256,14 +257,13 @@ async fn a_result_whose_answer_is_lost_counts_once() {
 #[tokio::test]
 async fn a_result_that_cannot_be_stored_while_the_claim_holds_is_dropped_and_the_task_runs_again() {
     let bench = Bench::new(|builder| builder.lease(Duration::from_millis(500))).await;
-    bench.faults.fail_next(Operation::Settle, 100_000);
+    bench.faults.fail_next(Operation::Commit, 100_000);
     // Not renewed either: the store is down for both.
     bench.faults.fail_next(Operation::Renew, 100_000);
     let id = submit(&bench.tasks, "/").await;
     eventually("it is given up", async || bench.used().await == 0).await;
     assert!(
-        !bench
-            .memory
+        !ledger(&bench.memory)
             .find(&Scope::All, &id.into())
             .await
             .unwrap()
@@ -286,7 +286,7 @@ async fn a_claim_that_fails_is_repeated_after_a_pause() {
     let bench = Bench::new(|builder| builder).await;
     let before = bench.faults.calls(Operation::Claim);
     bench.faults.fail_next(Operation::Claim, 3);
-    let id = inserted(bench.memory.insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     bench.ran_once(id).await;
     let calls = bench.faults.calls(Operation::Claim) - before;
     assert!(
@@ -300,7 +300,7 @@ async fn a_claim_that_fails_is_repeated_after_a_pause() {
 async fn a_claim_that_answers_after_the_time_limit_runs_what_it_claimed() {
     let bench = Bench::new(|builder| builder.store_timeout(Duration::from_millis(50))).await;
     let delayed = bench.faults.delay_next(Operation::Claim);
-    let id = inserted(bench.memory.insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     soon(delayed.arrived()).await;
     eventually("the time limit has passed", async || bench.used().await == 0).await;
     // Until it is released, nothing else may claim the task: it is claimed when the call is done.
@@ -316,7 +316,7 @@ async fn running_tasks_do_not_notice_a_claim_that_stalls() {
     let running = submit(&bench.tasks, "/wait").await;
     bench.gate.arrived(1).await;
     let delayed = bench.faults.delay_next(Operation::Claim);
-    let waiting = inserted(bench.memory.insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let waiting = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     soon(delayed.arrived()).await;
     bench.gate.open();
     bench.ran_once(running).await;
@@ -329,7 +329,7 @@ async fn running_tasks_do_not_notice_a_claim_that_stalls() {
 async fn a_claim_whose_answer_is_lost_is_rescued() {
     let bench = Bench::new(|builder| builder.lease(Duration::from_millis(300))).await;
     bench.faults.lose_replies(Operation::Claim, 1);
-    let id = inserted(bench.memory.insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     let record = ended(&bench.tasks, id).await;
     assert_eq!(
         (record.state, record.attempt, record.crashes),
@@ -346,9 +346,9 @@ async fn after_an_outage_everything_goes_on() {
     let waiting = submit(&bench.tasks, "/").await;
     bench.faults.fail_everything();
     bench.gate.open();
-    let settles = bench.faults.calls(Operation::Settle);
+    let settles = bench.faults.calls(Operation::Commit);
     eventually("it is tried in vain", async || {
-        bench.faults.calls(Operation::Settle) >= settles + 3
+        bench.faults.calls(Operation::Commit) >= settles + 3
     })
     .await;
     assert!(bench.tasks.stats(&Scope::All).await.is_err());

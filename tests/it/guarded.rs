@@ -27,9 +27,9 @@ use tower_respond_async::{
     error::BoxFuture,
     hook::{Application, CompletionHook, Schedule, Target, Tried},
     probe::{AttemptInfo, AttemptScope, Event, Probe},
-    store::{StoreError, StoreErrorKind},
+    store::{Operation, StoreError, StoreErrorKind},
     task::{Destination, LogLine},
-    testing::{FaultStore, Operation},
+    testing::FaultStore,
     time::Timestamp,
 };
 
@@ -354,7 +354,7 @@ async fn a_settlement_outlives_a_store_that_panics() {
     let odd = || StoreError::new(StoreErrorKind::Unavailable, "the disk is away").because(Odd::Drop);
     for answer in [odd, || panic_any(Bomb)] {
         let store = FaultStore::new(MemoryStore::new());
-        for operation in [Operation::SetProgress, Operation::AppendLog, Operation::Settle] {
+        for operation in [Operation::SetProgress, Operation::AppendLog, Operation::Commit] {
             store.faults().fail_next_with(operation, answer);
         }
         let builder = quick(store).probe(Logging).concurrency(1);

@@ -15,18 +15,18 @@ use tower_respond_async::{
     BoxError, Builder, Completion, CompletionHook, MemoryStore, RequestBody, RequestId, Scope, TaskState, TaskStore,
     Tasks,
     probe::{Event, Probe},
-    store::Insert,
+    store::{Insert, Operation},
     task::{
         Condition, Conditions, DeliveryStatus, Destination, Subscription, Subscriptions, delivery::Redeliver,
         lifecycle::Edits,
     },
-    testing::{FaultStore, ManualClock, Operation},
+    testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
 
 use crate::engine_support::{
-    Gate, LONG, Reply, at_once, claim_and_die, ended, eventually, find, inserted, look_round, new_task, ok, quick,
-    reached, respond, serve, soon, stored, submission, submit,
+    Gate, LONG, Reply, at_once, claim_and_die, ended, eventually, find, inserted, ledger, look_round, new_task, ok,
+    quick, reached, respond, serve, soon, stored, submission, submit,
 };
 
 /// What a hook was told, for the test to look at.
@@ -291,8 +291,8 @@ async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_aske
             destination: destination.clone(),
             on: Conditions::ALL,
         }]);
-        let id = inserted(store.insert(Insert::new(task)).await.unwrap()).id;
-        let _ = store.stop(&Scope::All, id).await.unwrap();
+        let id = inserted(ledger(&store).insert(Insert::new(task)).await.unwrap()).id;
+        let _ = ledger(&store).stop(&Scope::All, id).await.unwrap();
         id
     };
     let (nobodys, mine) = (ended_telling(&gone).await, ended_telling(&Destination::LOCAL).await);
@@ -315,7 +315,7 @@ async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_aske
     told.times(mine, 1).await;
     delivery(&tasks, mine, DeliveryStatus::Delivered).await;
 
-    let again = store.redeliver(&Scope::All, nobodys, 1, &gone).await.unwrap();
+    let again = ledger(&store).redeliver(&Scope::All, nobodys, 1, &gone).await.unwrap();
     assert_eq!(again, Redeliver::Due);
     delivery(&tasks, nobodys, DeliveryStatus::Pending).await;
 }
@@ -333,7 +333,7 @@ async fn every_kind_of_end_is_told() {
             destination: Destination::LOCAL,
             on: Conditions::ALL,
         }]);
-        let id = inserted(store.insert(Insert::new(task)).await.unwrap()).id;
+        let id = inserted(ledger(&store).insert(Insert::new(task)).await.unwrap()).id;
         assert_eq!(claim_and_die(&store, Duration::ZERO).await.tasks.len(), 1);
         id
     };
@@ -457,7 +457,7 @@ async fn an_end_that_was_not_told_before_the_shutdown_is_told_by_the_next_engine
 /// At least once: an answer of the store that is lost does not lose the call, and may repeat it.
 #[tokio::test]
 async fn a_store_that_fails_around_a_delivery_loses_none() {
-    for operation in [Operation::ClaimDeliveries, Operation::Input, Operation::Output] {
+    for operation in [Operation::ClaimDeliveries, Operation::Payload] {
         let store = FaultStore::new(MemoryStore::new());
         let (faults, told) = (store.faults(), Told::default());
         let in_hook = told.clone();

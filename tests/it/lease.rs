@@ -17,15 +17,15 @@ use tower::{Layer, Service, service_fn};
 use tower_respond_async::{
     BoxError, Completion, MemoryStore, Scope, TaskContext, TaskRecord, TaskState, TaskStore, Tasks,
     probe::{Event, Probe},
-    store::Insert,
+    store::{Insert, Operation},
     task::{Conditions, Destination, Filter, Subscription, Subscriptions},
-    testing::{FaultStore, ManualClock, Operation},
+    testing::{FaultStore, ManualClock},
     time::{Clock, Timestamp},
 };
 
 use crate::engine_support::{
-    Dropped, Gate, claim_and_die, context, ended, eventually, find, inserted, look_round, new_task, ok, quick, reached,
-    respond, serve, soon, submit,
+    Dropped, Gate, claim_and_die, context, ended, eventually, find, inserted, ledger, look_round, new_task, ok, quick,
+    reached, respond, serve, soon, submit,
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ async fn stood_still() -> (ManualClock, MemoryStore, Arc<TaskRecord>) {
         destination: Destination::LOCAL,
         on: Conditions::ALL,
     }]);
-    let record = inserted(store.insert(Insert::new(task)).await.unwrap());
+    let record = inserted(ledger(&store).insert(Insert::new(task)).await.unwrap());
     (clock, store, record)
 }
 
@@ -87,7 +87,7 @@ async fn a_task_whose_worker_died_three_times_is_poison_and_its_hook_is_called()
         assert_eq!(claim_and_die(&store, LEASE).await.tasks.len(), 1);
         clock.advance(LEASE);
         if crash < 3 {
-            assert_eq!(store.rescue(10).await.unwrap().tasks.len(), 1);
+            assert_eq!(ledger(&store).rescue(10).await.unwrap().tasks.len(), 1);
         }
     }
     let (tell, mut told) = tokio::sync::mpsc::channel(10);
@@ -114,13 +114,13 @@ async fn suspects_run_one_at_a_time_and_hold_nobody_else_up() {
     let (clock, store, first) = stood_still().await;
     let mut suspects = vec![first.id];
     for _ in 0..4 {
-        suspects.push(inserted(store.insert(Insert::new(new_task("/"))).await.unwrap()).id);
+        suspects.push(inserted(ledger(&store).insert(Insert::new(new_task("/"))).await.unwrap()).id);
     }
     for _ in &suspects {
         assert_eq!(claim_and_die(&store, LEASE).await.tasks.len(), 1);
     }
     clock.advance(LEASE);
-    assert_eq!(store.rescue(10).await.unwrap().tasks.len(), 5);
+    assert_eq!(ledger(&store).rescue(10).await.unwrap().tasks.len(), 5);
 
     let gate = Gate::new();
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

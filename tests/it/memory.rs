@@ -6,14 +6,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use tower_respond_async::{
     store::{
-        ClaimedDelivery, DeliveryClaim, DeliverySettlement, FullReason, Insert, Inserted, MemoryStore,
-        MemoryStoreBuilder, TaskStore, TaskStoreExt,
+        DeliveryClaim, DeliverySettlement, FullReason, Held, Insert, Inserted, Ledger, MemoryStore, MemoryStoreBuilder,
+        TaskStore,
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, Filter, IdempotencyKey, NewTask,
-        RequestId, Scope, Subscription, Subscriptions, TaskName, WorkerId,
-        delivery::DeliveryOutcome,
-        lifecycle::{Outcome, Settlement},
+        RequestId, Scope, Subscription, Subscriptions, TaskName, WorkerId, delivery::DeliveryOutcome,
+        lifecycle::Outcome,
     },
     testing::ManualClock,
     time::Timestamp,
@@ -37,6 +36,10 @@ impl Bounded {
         }
     }
 
+    fn ledger(&self) -> Ledger {
+        Ledger::of(self.store.clone())
+    }
+
     fn task(&self, body: usize) -> NewTask {
         self.count.set(self.count.get() + 1);
         let mut random = [0; 10];
@@ -49,31 +52,36 @@ impl Bounded {
 
     async fn insert(&self, task: NewTask) -> Inserted {
         let insert = Insert::new(task).born(WorkerId::new("w", 1), LEASE);
-        self.store.insert(insert).await.unwrap()
+        self.ledger().insert(insert).await.unwrap()
     }
 
     async fn live(&self, task: NewTask) -> RequestId {
-        let Inserted::New(record) = self.insert(task).await else {
-            panic!("there is room")
-        };
-        record.id
+        self.held(task).await.lease().id
+    }
+
+    async fn held(&self, task: NewTask) -> Held {
+        match self.insert(task).await {
+            Inserted::New(_, Some(held)) => held,
+            other => panic!("there is room: {other:?}"),
+        }
     }
 
     /// Stores a task, ends it with a response of this size, and lets a millisecond pass.
     async fn ended(&self, task: NewTask, response: usize) -> RequestId {
-        let Inserted::New(record) = self.insert(task).await else {
-            panic!("there is room")
-        };
+        let held = self.held(task).await;
         let body = Bytes::from(vec![b'y'; response]);
         let output = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
-        let settlement = Settlement::new(record.lease(), Outcome::Succeeded { output });
-        let _ = self.store.settle(settlement).await.unwrap();
+        let _ = self
+            .ledger()
+            .settle(&held, &Outcome::Succeeded { output })
+            .await
+            .unwrap();
         self.clock.advance(Duration::from_millis(1));
-        record.id
+        held.lease().id
     }
 
     async fn kept(&self) -> Vec<RequestId> {
-        let all = self.store.list_all(&Scope::All, &Filter::default()).await.unwrap();
+        let all = self.ledger().list_all(&Scope::All, &Filter::default()).await.unwrap();
         all.iter().map(|record| record.id).collect()
     }
 }
@@ -110,7 +118,8 @@ async fn a_full_store_drops_what_ended_first_whatever_was_stored_first() {
 #[tokio::test]
 async fn a_store_full_of_live_tasks_refuses_and_keeps_no_trace() {
     let bounded = Bounded::new(|store| store.max_tasks(3));
-    for _ in 0..3 {
+    let held = bounded.held(bounded.task(0)).await;
+    for _ in 0..2 {
         bounded.live(bounded.task(0)).await;
     }
     let mut task = bounded.task(0);
@@ -118,16 +127,14 @@ async fn a_store_full_of_live_tasks_refuses_and_keeps_no_trace() {
     task.key = Some(IdempotencyKey::new("k").unwrap());
     let refused = bounded.insert(task.clone()).await;
     assert!(matches!(refused, Inserted::Full(FullReason::Storage)), "{refused:?}");
-    let waiting = bounded.store.insert(Insert::new(task.clone())).await.unwrap();
+    let waiting = bounded.ledger().insert(Insert::new(task.clone())).await.unwrap();
     assert!(matches!(waiting, Inserted::Full(FullReason::Storage)), "{waiting:?}");
     assert_eq!(bounded.kept().await.len(), 3);
     assert_eq!(bounded.store.queue_hint(None).queued, Some(0));
 
-    let record = bounded.store.task(bounded.kept().await[0]).await.unwrap();
-    let settlement = Settlement::new(record.lease(), Outcome::Stopped);
-    let _ = bounded.store.settle(settlement).await.unwrap();
+    let _ = bounded.ledger().settle(&held, &Outcome::Stopped).await.unwrap();
     assert!(
-        matches!(bounded.insert(task).await, Inserted::New(_)),
+        matches!(bounded.insert(task).await, Inserted::New(..)),
         "neither name nor key is taken"
     );
 }
@@ -143,18 +150,17 @@ async fn a_task_with_a_completion_to_deliver_is_not_dropped() {
     assert!(matches!(refused, Inserted::Full(FullReason::Storage)), "{refused:?}");
 
     let claim = DeliveryClaim {
-        destinations: vec![Destination::LOCAL],
-        max: 1,
+        from: vec![(Destination::LOCAL, 1)],
         lease: LEASE,
     };
-    let ClaimedDelivery { claim, .. } = bounded.store.claim_deliveries(claim).await.unwrap().remove(0);
-    assert_eq!(claim.id, telling);
+    let claimed = bounded.ledger().claim_deliveries(claim).await.unwrap().remove(0);
+    assert_eq!(claimed.delivery.id, telling);
     let settlement = DeliverySettlement {
-        claim,
+        claimed,
         outcome: DeliveryOutcome::Delivered,
         tried: DeliveryTry::new(Timestamp::ZERO),
     };
-    assert!(bounded.store.settle_delivery(settlement).await.unwrap());
+    assert!(bounded.ledger().settle_delivery(settlement).await.unwrap());
     let newest = bounded.live(bounded.task(0)).await;
     assert_eq!(bounded.kept().await, [live, newest]);
 }
@@ -205,7 +211,7 @@ fn many_threads_keep_the_bound_and_lose_count_of_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
-            let (store, handle) = (store.clone(), runtime.handle().clone());
+            let (ledger, handle) = (Ledger::of(store.clone()), runtime.handle().clone());
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(thread);
                 for number in 0..3_000_u64 {
@@ -217,18 +223,17 @@ fn many_threads_keep_the_bound_and_lose_count_of_nothing() {
                     let mut task = NewTask::new(id, Arc::new(input));
                     task.name = (number % 3 == 0).then(|| TaskName::new(&format!("job-{}", number % 50)).unwrap());
                     let insert = Insert::new(task).born(WorkerId::new("w", thread), LEASE);
-                    let Inserted::New(record) = handle.block_on(store.insert(insert)).unwrap() else {
+                    let Inserted::New(_, Some(held)) = handle.block_on(ledger.insert(insert)).unwrap() else {
                         continue;
                     };
-                    let settlement = Settlement::new(record.lease(), Outcome::Stopped);
-                    let _ = handle.block_on(store.settle(settlement)).unwrap();
+                    let _ = handle.block_on(ledger.settle(&held, &Outcome::Stopped)).unwrap();
                 }
             });
         }
     });
     let counts = runtime.block_on(store.counts(&Scope::All)).unwrap();
     let listed = runtime
-        .block_on(store.list_all(&Scope::All, &Filter::default()))
+        .block_on(Ledger::of(store.clone()).list_all(&Scope::All, &Filter::default()))
         .unwrap();
     let counted: u64 = counts.iter().map(|(_, count)| count).sum();
     assert_eq!((counted, listed.len()), (500, 500));

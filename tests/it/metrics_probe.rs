@@ -18,9 +18,9 @@ use tower::{Layer, ServiceExt};
 use tower_respond_async::{
     Backoff, Builder, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskContext, Tasks,
     probe::{Event, MetricsProbe, Probe},
-    store::{Insert, Pruned, RedbStore, StoreError, StoreErrorKind, TaskStore},
+    store::{Insert, Operation, Pruned, RedbStore, StoreError, StoreErrorKind, TaskStore},
     task::{CapturedRequest, Counts, DeliveryStatus, Destination, NewTask, WorkerId},
-    testing::{FaultStore, ManualClock, Operation},
+    testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
 
@@ -90,17 +90,17 @@ fn not_now_is_counted_as_a_deferral() {
 }
 
 /// What a dead process left: two tasks that it ran, of which one has crashed too often, and one that is too old.
-async fn die_with_tasks(store: &impl TaskStore, lease: Duration) {
+async fn die_with_tasks(ledger: &Ledger, lease: Duration) {
     let dead = WorkerId::new("dead", 1);
     for (number, crash_allowance) in [(1, 3), (2, 1)] {
         let mut task = a_task(number);
         task.crash_allowance = crash_allowance;
-        let inserted = store.insert(Insert::new(task).born(dead.clone(), lease)).await;
+        let inserted = ledger.insert(Insert::new(task).born(dead.clone(), lease)).await;
         assert!(inserted.is_ok());
     }
     let mut old = a_task(3);
     old.max_age = Duration::from_secs(1);
-    assert!(store.insert(Insert::new(old)).await.is_ok());
+    assert!(ledger.insert(Insert::new(old)).await.is_ok());
 }
 
 async fn go_on_with_them(store: impl TaskStore) {
@@ -185,7 +185,7 @@ fn a_store_call_that_never_answers_is_measured() {
         let layer = layer.build().expect("the settings make sense");
         let tasks = layer.tasks();
         let app = layer.layer(routes());
-        let hangs = faults.delay_next(Operation::Settle);
+        let hangs = faults.delay_next(Operation::Commit);
         send(&app, "/fine", None).await;
         all_ended(&tasks, 1).await;
         drop(hangs);

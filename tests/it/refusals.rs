@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use tower::Layer;
-use tower_respond_async::{
-    MemoryStore, RespondAsyncLayer, TaskState, Tenant,
-    testing::{FaultStore, Operation},
-};
+use tower_respond_async::{MemoryStore, RespondAsyncLayer, TaskState, Tenant, testing::FaultStore};
 
 use crate::support::{App, Gate, WithoutBody, and_header, fc, prefer, recorder, routes, soon};
 

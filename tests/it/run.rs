@@ -21,15 +21,15 @@ use tower::{Layer, Service};
 use tower_respond_async::{
     AttemptEnd, BoxError, Completion, DoNotRetry, MemoryStore, RequestBody, RequestId, RetryPolicy, Scope, TaskState,
     TaskStore, Tasks, Verdict,
-    store::Insert,
+    store::{Insert, Operation},
     task::{Condition, FenceToken},
-    testing::{FaultStore, ManualClock, Operation},
+    testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
 
 use crate::engine_support::{
-    Gate, Reply, ReplyBody, at_once, context, ended, eventually, find, inserted, look_round, new_task, ok, quick,
-    reached, respond, serve, soon, stored, submission, submit,
+    Gate, Reply, ReplyBody, at_once, context, ended, eventually, find, inserted, ledger, look_round, new_task, ok,
+    quick, reached, respond, serve, soon, stored, submission, submit,
 };
 
 /// S35
@@ -716,7 +716,7 @@ async fn two_engines_share_the_work_and_nothing_runs_twice() {
         // Kept by neither: whoever claims it first has it.
         let task = new_task("/");
         ids.insert(task.id);
-        inserted(store.insert(Insert::new(task)).await.unwrap());
+        inserted(ledger(&store).insert(Insert::new(task)).await.unwrap());
     }
     for id in &ids {
         let record = ended(&engines[1], *id).await;

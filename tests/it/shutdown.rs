@@ -11,13 +11,14 @@ use std::{
 use http::Request;
 use tower::{Layer, service_fn};
 use tower_respond_async::{
-    Completion, MemoryStore, RequestBody, RequestId, Scope, SubmitError, TaskState, TaskStore, Tasks, store::Insert,
-    testing::FaultStore, testing::Operation,
+    Completion, MemoryStore, RequestBody, RequestId, Scope, SubmitError, TaskState, TaskStore, Tasks,
+    store::{Insert, Operation},
+    testing::FaultStore,
 };
 
 use crate::engine_support::{
-    Dropped, Gate, LONG, claim_and_die, context, ended, eventually, find, inserted, new_task, ok, quick, reached,
-    serve, serve_gated, soon, submission, submit,
+    Dropped, Gate, LONG, claim_and_die, context, ended, eventually, find, inserted, ledger, new_task, ok, quick,
+    reached, serve, serve_gated, soon, submission, submit,
 };
 
 /// S46
@@ -105,7 +106,7 @@ async fn a_handler_is_told_of_the_end_and_may_still_succeed() {
     let states = [well, badly].map(|id| {
         let store = store.clone();
         async move {
-            let found = store.find(&Scope::All, &id.into()).await.unwrap().unwrap();
+            let found = ledger(&store).find(&Scope::All, &id.into()).await.unwrap().unwrap();
             (found.state, found.attempt)
         }
     });
@@ -255,8 +256,8 @@ async fn an_application_may_hold_a_weak_handle_to_its_own_tasks() {
 #[tokio::test]
 async fn recovery_begins_with_the_layer_and_waits_for_no_request() {
     let store = MemoryStore::new();
-    let left = inserted(store.insert(Insert::new(new_task("/"))).await.unwrap()).id;
-    let dead = inserted(store.insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let left = inserted(ledger(&store).insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let dead = inserted(ledger(&store).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     assert_eq!(claim_and_die(&store, Duration::from_millis(20)).await.tasks.len(), 1);
     let tasks = serve(quick(store).lease(Duration::from_millis(200)), |_| async { ok() });
     for id in [left, dead] {
@@ -297,7 +298,7 @@ async fn nothing_is_left_running_whenever_the_shutdown_comes() {
     for round in 0..300 {
         let store = MemoryStore::new();
         for _ in 0..20 {
-            inserted(store.insert(Insert::new(new_task("/"))).await.unwrap());
+            inserted(ledger(&store).insert(Insert::new(new_task("/"))).await.unwrap());
         }
         let builder = quick(store.clone()).concurrency(3).stop_grace(Duration::ZERO);
         let tasks = serve(builder, |_| async {

@@ -16,8 +16,8 @@ use tower_respond_async::{
 };
 
 use crate::engine_support::{
-    Dropped, Gate, claim_and_die, context, ended, find, inserted, look_round, new_task, ok, quick, reached, respond,
-    serve, serve_gated, stored, submission, submit,
+    Dropped, Gate, claim_and_die, context, ended, find, inserted, ledger, look_round, new_task, ok, quick, reached,
+    respond, serve, serve_gated, stored, submission, submit,
 };
 
 /// S41
@@ -226,7 +226,7 @@ async fn stopping_twice_is_stopping_once() {
 async fn a_task_stopped_after_its_worker_died_ends_when_the_lease_does_and_is_not_run_again() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
     let store = MemoryStore::builder().clock(clock.clone()).build();
-    let id = inserted(store.insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let id = inserted(ledger(&store).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     assert_eq!(claim_and_die(&store, Duration::from_secs(30)).await.tasks.len(), 1);
     let tasks = serve(quick(store).lease(Duration::from_secs(1)), |_| async { ok() });
     assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);

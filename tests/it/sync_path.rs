@@ -20,10 +20,7 @@ use http_body_util::{BodyExt, Full, channel::Channel};
 use tokio::sync::mpsc;
 use tokio_test::{assert_pending, assert_ready};
 use tower::{Layer, Service};
-use tower_respond_async::{
-    MemoryStore, RequestBody, RespondAsyncLayer, TaskState,
-    testing::{FaultStore, Operation},
-};
+use tower_respond_async::{MemoryStore, RequestBody, RespondAsyncLayer, TaskState, testing::FaultStore};
 
 use crate::support::{Answered, App, Gate, WithoutBody, by_hand, fc, prefer, routes, soon};
 

@@ -61,7 +61,7 @@ async fn an_ended_task_runs_again_as_it_was_or_edited() {
         403
     );
     assert_eq!(send(&api, edit(body)).await.status, 202);
-    let input = world.store.input(&Scope::All, id).await.unwrap().unwrap();
+    let input = world.ledger().request(&Scope::All, id).await.unwrap().unwrap();
     assert_eq!(input.uri, "/other?token=t");
     assert_eq!(input.headers["authorization"], "Bearer user");
     assert_eq!((input.headers.len(), &input.body[..]), (1, &b"new"[..]));

@@ -85,17 +85,16 @@ async fn a_silent_stream_shows_every_15_seconds_that_it_lives() {
 /// Has the one delivery that is due end so.
 async fn deliver(world: &World, outcome: DeliveryOutcome) {
     let claim = DeliveryClaim {
-        destinations: vec![Destination::LOCAL],
-        max: 1,
+        from: vec![(Destination::LOCAL, 1)],
         lease: Duration::from_secs(30),
     };
-    let claimed = world.store.claim_deliveries(claim).await.unwrap();
+    let mut claimed = world.ledger().claim_deliveries(claim).await.unwrap();
     let settlement = DeliverySettlement {
-        claim: claimed[0].claim.clone(),
+        claimed: claimed.remove(0),
         outcome,
         tried: DeliveryTry::new(Timestamp::from_millis(1)),
     };
-    assert!(world.store.settle_delivery(settlement).await.unwrap());
+    assert!(world.ledger().settle_delivery(settlement).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,10 +28,10 @@ use crate::{
     api::{Access, Authorizer, BearerToken, Permission, TaskApi, allow_everyone},
     engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Probes, Settings, Tasks},
     probe::{Event, Probe},
-    store::{Claim, Insert, Limits, MemoryStore, Retention, TaskStore},
+    store::{Claim, Held, Insert, Ledger, Limits, MemoryStore, Retention, TaskStore},
     task::{
-        CapturedRequest, CapturedResponse, LeaseRef, NewTask, Progress, RequestId, Scope, TaskName, Tenant, WorkerId,
-        lifecycle::{Outcome, Settlement},
+        CapturedRequest, CapturedResponse, NewTask, Progress, RequestId, Scope, TaskName, Tenant, WorkerId,
+        lifecycle::Outcome,
     },
     time::Timestamp,
 };
@@ -134,17 +134,21 @@ impl World {
         let id = RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [number; 10]);
         let mut task = NewTask::new(id, Arc::new(input));
         change(&mut task);
-        let _ = self.store.insert(Insert::new(task)).await.unwrap();
+        let _ = self.ledger().insert(Insert::new(task)).await.unwrap();
         id
     }
 
-    async fn claim(&self) -> LeaseRef {
+    fn ledger(&self) -> Ledger {
+        Ledger::of(self.store.clone())
+    }
+
+    async fn claim(&self) -> Held {
         let claim = Claim {
             worker: WorkerId::new("w", 1),
             max: 1,
             lease: Duration::from_secs(30),
         };
-        self.store.claim(claim).await.unwrap().tasks[0].record.lease()
+        self.ledger().claim(claim).await.unwrap().tasks.remove(0).held
     }
 
     /// A claim whose holder is gone.
@@ -155,11 +159,11 @@ impl World {
             lease: Duration::ZERO,
         };
         assert_eq!(self.store.claim(claim).await.unwrap().tasks.len(), 1);
-        assert_eq!(self.store.rescue(1).await.unwrap().tasks.len(), 1);
+        assert_eq!(self.ledger().rescue(1).await.unwrap().tasks.len(), 1);
     }
 
-    async fn settle(&self, lease: LeaseRef, outcome: Outcome) {
-        let _ = self.store.settle(Settlement::new(lease, outcome)).await.unwrap();
+    async fn settle(&self, held: Held, outcome: Outcome) {
+        let _ = self.ledger().settle(&held, &outcome).await.unwrap();
     }
 
     /// A task that has ended with this response.

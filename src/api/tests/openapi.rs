@@ -90,7 +90,7 @@ async fn documents_have_the_members_that_it_says() {
     let lease = world.claim().await;
     let mut line = LogLine::new(Timestamp::ZERO, "INFO", "t", "m");
     line.fields = vec![("n".into(), "1".into())];
-    assert!(world.store.append_log(lease, vec![line]).await.unwrap());
+    assert!(world.store.append_log(lease.lease(), vec![line]).await.unwrap());
     assert!(
         world
             .store

@@ -8,7 +8,7 @@ async fn a_result_that_is_not_there_yet_says_where_to_ask_again() {
     let id = world.insert(1, |_| {}).await;
     let lease = world.claim().await;
     let progress = Progress::new(0.5, "half");
-    assert!(world.store.set_progress(lease, progress).await.unwrap());
+    assert!(world.store.set_progress(lease.lease(), progress).await.unwrap());
     let answer = get(&world.open(), format!("/{id}/result")).await;
     assert_eq!(answer.status, 202);
     assert_eq!(answer.header("location"), format!("/tasks/{id}/result"));

@@ -154,8 +154,8 @@ async fn what_is_rare_among_many_is_found_and_what_is_not_there_is_not_looked_fo
         );
         task.delay = Duration::from_secs(3000);
         assert!(matches!(
-            served.store.insert(Insert::new(task)).await,
-            Ok(Inserted::New(_))
+            Ledger::of(served.store.clone()).insert(Insert::new(task)).await,
+            Ok(Inserted::New(..))
         ));
     }
     let browser = served.browse("#/tasks?status=Stopped").await;

@@ -1,25 +1,20 @@
 //! The embedded store, with points at which the process dies or freezes around what it does.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::timeout};
 use tower_respond_async::{
-    RequestId, Scope, TaskRecord, TaskStore, Tenant,
+    RequestId, TaskState, TaskStore,
     error::BoxFuture,
+    forward_store,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, GiveUp, Insert,
-        Inserted, LogQuery, Pruned, QueueHint, RedbStore, Rescued, Retention, Settled, StoreResult,
+        Candidates, Change, Claim, Claims, Committed, Due, Insertion, NewRow, Operation, RedbStore, Row, StoreResult,
     },
-    task::{
-        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
-        Progress, TaskRef,
-        delivery::Redeliver,
-        lifecycle::{Edits, Outcome, Renewal, Rerun, Settlement, Stop},
-    },
+    task::LeaseRef,
 };
 
 use super::{
@@ -34,7 +29,7 @@ const SUCCESSOR_LIMIT: Duration = Duration::from_secs(8);
 /// Passes everything on to a [`RedbStore`], keeps the journal of what that answered, and comes by the points.
 #[derive(Debug)]
 pub(crate) struct MinedStore {
-    store: RedbStore,
+    store: Arc<RedbStore>,
     points: Arc<Points>,
     journal: Journal,
     holders: Holders,
@@ -43,20 +38,20 @@ pub(crate) struct MinedStore {
 impl MinedStore {
     pub(crate) fn new(store: RedbStore, points: Arc<Points>, journal: Journal) -> Self {
         Self {
-            store,
+            store: Arc::new(store),
             points,
             journal,
             holders: Holders::default(),
         }
     }
 
-    fn claimed(&self, record: &TaskRecord) {
+    fn claimed(&self, row: &Row) {
         self.journal.write(&Line::Claimed {
-            id: record.id,
-            generation: record.generation,
-            token: record.token.get(),
+            id: row.id,
+            generation: row.record.generation,
+            token: row.columns.token.get(),
         });
-        self.holders.note(record.lease());
+        self.holders.note(row.lease());
     }
 }
 
@@ -64,6 +59,8 @@ impl MinedStore {
 #[derive(Debug, Default)]
 struct Holders {
     tokens: Mutex<HashMap<RequestId, u64>>,
+    /// Claims that nothing was accepted from.
+    unsettled: Mutex<HashSet<LeaseRef>>,
     changed: Notify,
 }
 
@@ -72,7 +69,21 @@ impl Holders {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.insert(lease.id, lease.token.get());
         drop(tokens);
+        self.unsettled().insert(lease);
         self.changed.notify_waiters();
+    }
+
+    /// Whether what leads away from this claim is its own word: whatever else does is done by `commit_all`.
+    fn settles(&self, lease: LeaseRef) -> bool {
+        self.unsettled().contains(&lease)
+    }
+
+    fn settled(&self, lease: LeaseRef) {
+        self.unsettled().remove(&lease);
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, HashSet<LeaseRef>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when the task was given to somebody after this claim.
@@ -95,86 +106,123 @@ impl Holders {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
+/// What a change is about.
+enum About {
+    /// A claim ends so.
+    Settling(LeaseRef, TaskState),
+    /// How a completion was delivered.
+    Delivery,
+    Other,
+}
+
+impl MinedStore {
+    fn about(&self, change: &Change) -> About {
+        let Some(next) = &change.to else { return About::Other };
+        let lease = LeaseRef {
+            id: change.id,
+            token: next.columns.token,
+        };
+        if !next.columns.state.is_held() && self.holders.settles(lease) {
+            return About::Settling(lease, next.columns.state);
+        }
+        match next.outbox.iter().any(|row| row.was.is_some()) {
+            true => About::Delivery,
+            false => About::Other,
+        }
+    }
+
+    async fn commit_settlement(&self, change: Change, lease: LeaseRef, state: TaskState) -> StoreResult<Committed> {
+        let (before, after) = match state.is_terminal() || state == TaskState::Retrying {
+            true => (Point::BeforeSettle, Point::AfterSettle),
+            false => (Point::BeforeRelease, Point::AfterRelease),
+        };
+        if self.points.pass(before) {
+            // It slept over its lease. Only now is it sure to come too late.
+            let _ = timeout(SUCCESSOR_LIMIT, self.holders.after(lease)).await;
+        }
+        let committed = self.store.commit(change).await?;
+        self.points.pass(after);
+        let is_done = matches!(committed, Committed::Done);
+        if is_done {
+            self.holders.settled(lease);
+        }
+        self.journal.write(&Line::Settled {
+            id: lease.id,
+            token: lease.token.get(),
+            state: is_done.then(|| state.as_str().to_owned()),
+        });
+        Ok(committed)
+    }
+
+    fn store(&self) -> &RedbStore {
+        &self.store
+    }
+
+    fn forward<T: Send + 'static>(
+        &self,
+        _: Operation,
+        call: impl FnOnce(Arc<RedbStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
+    ) -> BoxFuture<'static, StoreResult<T>> {
+        call(self.store.clone())
+    }
+}
+
 impl TaskStore for MinedStore {
-    fn insert(&self, insert: Insert) -> BoxFuture<'_, StoreResult<Inserted>> {
+    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
         Box::pin(async {
             self.points.pass(Point::BeforeInsert);
-            let inserted = self.store.insert(insert).await?;
+            let insertion = self.store.insert(task).await?;
             self.points.pass(Point::AfterInsert);
-            if let Inserted::New(record) = &inserted
-                && record.state.is_held()
+            if let Insertion::New(row) = &insertion
+                && row.columns.state.is_held()
             {
-                self.claimed(record);
+                self.claimed(row);
             }
-            Ok(inserted)
+            Ok(insertion)
         })
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>> {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
         Box::pin(async {
             self.points.pass(Point::BeforeClaim);
-            let claimed = self.store.claim(claim).await?;
-            for task in &claimed.tasks {
+            let claims = self.store.claim(claim).await?;
+            for task in &claims.tasks {
                 self.points.pass(Point::AfterClaim);
-                self.claimed(&task.record);
+                self.claimed(&task.row);
             }
-            Ok(claimed)
+            Ok(claims)
         })
     }
 
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>> {
+    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
         Box::pin(async {
-            let lease = settlement.lease;
-            let (before, after) = match settlement.outcome {
-                Outcome::Released => (Point::BeforeRelease, Point::AfterRelease),
-                _ => (Point::BeforeSettle, Point::AfterSettle),
-            };
-            if self.points.pass(before) {
-                // It slept over its lease. Only now is it sure to come too late.
-                let _ = timeout(SUCCESSOR_LIMIT, self.holders.after(lease)).await;
+            match self.about(&change) {
+                About::Settling(lease, state) => self.commit_settlement(change, lease, state).await,
+                About::Delivery => {
+                    let committed = self.store.commit(change).await?;
+                    self.points.pass(Point::AfterDelivery);
+                    Ok(committed)
+                }
+                About::Other => self.store.commit(change).await,
             }
-            let settled = self.store.settle(settlement).await?;
-            self.points.pass(after);
-            let state = match settled {
-                Settled::Accepted { state, .. } => Some(state.as_str().to_owned()),
-                Settled::Fenced => None,
-            };
-            self.journal.write(&Line::Settled {
-                id: lease.id,
-                token: lease.token.get(),
-                state,
-            });
-            Ok(settled)
         })
     }
 
-    fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(async {
-            let settled = self.store.settle_delivery(settlement).await?;
-            self.points.pass(Point::AfterDelivery);
-            Ok(settled)
-        })
-    }
-
-    fn redeliver<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        generation: u32,
-        destination: &'a Destination,
-    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
-        self.store.redeliver(scope, id, generation, destination)
-    }
-
-    fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {
-        Box::pin(async move {
+    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
+        if let Due::Prune(_) = what {
             self.points.pass(Point::BeforePrune);
-            let pruned = self.store.prune(retention, limit).await?;
-            if pruned.tasks > 0 {
+        }
+        Box::pin(self.store.due(what, max))
+    }
+
+    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
+        Box::pin(async {
+            let prunes = changes.iter().any(|change| change.to.is_none());
+            let committed = self.store.commit_all(changes).await?;
+            if prunes {
                 self.points.pass(Point::AfterPrune);
             }
-            Ok(pruned)
+            Ok(committed)
         })
     }
 
@@ -186,97 +234,8 @@ impl TaskStore for MinedStore {
         })
     }
 
-    fn abilities(&self) -> Abilities {
-        self.store.abilities()
-    }
-
-    fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
-        self.store.queue_hint(tenant)
-    }
-
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
-        self.store.renew(leases, lease)
-    }
-
-    fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>> {
-        self.store.rescue(limit)
-    }
-
-    fn stop<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Stop>> {
-        self.store.stop(scope, id)
-    }
-
-    fn rerun<'a>(&'a self, scope: &'a Scope, id: RequestId, edits: Edits) -> BoxFuture<'a, StoreResult<Rerun>> {
-        self.store.rerun(scope, id, edits)
-    }
-
-    fn delete<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Delete>> {
-        self.store.delete(scope, id)
-    }
-
-    fn find<'a>(&'a self, scope: &'a Scope, task: &'a TaskRef) -> BoxFuture<'a, StoreResult<Option<Arc<TaskRecord>>>> {
-        self.store.find(scope, task)
-    }
-
-    fn list<'a>(
-        &'a self,
-        scope: &'a Scope,
-        filter: &'a Filter,
-        page: Page,
-    ) -> BoxFuture<'a, StoreResult<PageOf<Arc<TaskRecord>>>> {
-        self.store.list(scope, filter, page)
-    }
-
-    fn count<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, cap: u64) -> BoxFuture<'a, StoreResult<u64>> {
-        self.store.count(scope, filter, cap)
-    }
-
-    fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>> {
-        self.store.counts(scope)
-    }
-
-    fn input<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedRequest>>>> {
-        self.store.input(scope, id)
-    }
-
-    fn output<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedResponse>>>> {
-        self.store.output(scope, id)
-    }
-
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
-        self.store.set_progress(lease, progress)
-    }
-
-    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> BoxFuture<'_, StoreResult<bool>> {
-        self.store.append_log(lease, lines)
-    }
-
-    fn logs<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        query: LogQuery,
-    ) -> BoxFuture<'a, StoreResult<Vec<LogLine>>> {
-        self.store.logs(scope, id, query)
-    }
-
-    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
-        self.store.give_up_deliveries(give_up)
-    }
-
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedDelivery>>> {
-        self.store.claim_deliveries(claim)
-    }
-
-    fn wait_for_work(&self) -> BoxFuture<'_, ()> {
-        self.store.wait_for_work()
-    }
+    forward_store!(
+        abilities now queue_hint insert_all rows renew claim_deliveries list counts payload set_progress append_log logs
+        prune_keys wait_for_work
+    );
 }
