@@ -70,18 +70,7 @@ impl Engine {
         if !self.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
-        let mut insert = Insert::new(task).within(self.settings.limits);
-        let slot = self.slot_for(&insert.task);
-        if slot.is_some() {
-            insert = insert.born(self.worker.clone(), self.settings.lease);
-        }
-        let newborn = Newborn {
-            id: insert.task.id,
-            input: insert.task.input.clone(),
-            slot,
-            _reserved: reserved,
-            claimed_at: Instant::now(),
-        };
+        let (insert, newborn) = self.newborn(task, reserved);
         let mut inserting: Inserting = Box::pin(async move {
             let timing = engine.probes.time("insert");
             let answer = caught_async(|| engine.ledger.insert(insert)).await;
@@ -108,6 +97,23 @@ impl Engine {
         }))
     }
 
+    /// What to ask of the store for a task, and what is kept of it until it answers.
+    pub(super) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
+        let mut insert = Insert::new(task).within(self.settings.limits);
+        let slot = self.slot_for(&insert.task);
+        if slot.is_some() {
+            insert = insert.born(self.worker.clone(), self.settings.lease);
+        }
+        let newborn = Newborn {
+            id: insert.task.id,
+            input: insert.task.input.clone(),
+            slot,
+            _reserved: reserved,
+            claimed_at: Instant::now(),
+        };
+        (insert, newborn)
+    }
+
     /// Sees an insert through, whatever becomes of its caller.
     async fn commit(self: Arc<Self>, mut inserting: Inserting, mut newborn: Newborn) -> StoreResult<Inserted> {
         if newborn.slot.is_none() {
@@ -121,18 +127,25 @@ impl Engine {
         // Too late to start under that claim: a store that never answers must not keep the slot for ever.
         newborn.slot = None;
         let (engine, mut answer) = inserting.await;
-        if let Ok(Inserted::New(_, held)) = &mut answer {
-            self.rates.count(Counted::Accepted, self.clock.uptime(Instant::now()));
-            if let Some(held) = held.take() {
-                self.hand_back(&held).await;
-            }
+        if let Ok(inserted) = &mut answer {
+            self.came_late(inserted).await;
         }
         drop(engine);
         answer
     }
 
+    /// Takes note of an insert that took so long that its task cannot be started under the claim it was born with.
+    pub(super) async fn came_late(&self, inserted: &mut Inserted) {
+        if let Inserted::New(_, held) = inserted {
+            self.rates.count(Counted::Accepted, self.clock.uptime(Instant::now()));
+            if let Some(held) = held.take() {
+                self.hand_back(&held).await;
+            }
+        }
+    }
+
     /// Takes note of what became of an insert: starts the task if it was born claimed.
-    fn committed(
+    pub(super) fn committed(
         &self,
         engine: UnderWay,
         mut answer: StoreResult<Inserted>,
@@ -158,16 +171,26 @@ impl Engine {
             }
             (Err(error), Some(_)) if error.kind() == StoreErrorKind::Unavailable => {
                 // Its slot is free from here on: the insert has most likely not taken place.
-                if let Some(place) = self.searches.take() {
-                    self.runtime.spawn(async move {
-                        Self::find_lost(engine, newborn.id, newborn.input, newborn.claimed_at).await;
-                        drop(place);
-                    });
-                }
+                self.look_for_lost(engine, newborn.id, newborn.input, newborn.claimed_at);
             }
             _ => {}
         }
         answer
+    }
+
+    pub(super) fn look_for_lost(
+        &self,
+        engine: UnderWay,
+        id: RequestId,
+        input: Arc<CapturedRequest>,
+        claimed_at: Instant,
+    ) {
+        if let Some(place) = self.searches.take() {
+            self.runtime.spawn(async move {
+                Self::find_lost(engine, id, input, claimed_at).await;
+                drop(place);
+            });
+        }
     }
 
     /// Looks whether an insert whose answer was lost took place after all: born claimed, the task waits for this process
@@ -241,15 +264,15 @@ impl Engine {
 }
 
 /// A task on its way into the store.
-struct Newborn {
-    id: RequestId,
-    input: Arc<CapturedRequest>,
+pub(super) struct Newborn {
+    pub(super) id: RequestId,
+    pub(super) input: Arc<CapturedRequest>,
     /// The slot it runs on if it is born claimed.
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
     /// What its body takes of the budget, until the store has answered.
     _reserved: Option<Reserved>,
     /// Before the insert was asked for: what its lease is counted from here.
-    claimed_at: Instant,
+    pub(super) claimed_at: Instant,
 }
 
 /// An insert under way: what it is done for, and the answer.

@@ -5,6 +5,7 @@
 //! - [`accept`] takes a task in; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold
 
 mod accept;
+mod accept_all;
 mod answering;
 pub(crate) mod attempt;
 mod budget;

@@ -25,8 +25,61 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been taken in.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
-        let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(submission.request));
-        engine.fill_in(&mut task);
+        let task = engine.task_of(submission);
+        Submitted::of(engine.accept(task, None).answer().await?)
+    }
+
+    /// Stores many tasks and answers once they are committed: in one step where the store can, as the stores of this crate
+    /// do. One answer for each, in order; of the same name or key, the first is new and the others are known.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShuttingDown`] and [`SubmitError::Store`] are of all of them, and then some may have been taken in:
+    /// submit them again under the same names or keys to be sure. Whatever else keeps one out is its own answer, and the
+    /// others are not concerned.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it answers, each of them may or may not have been taken in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower::{Layer, service_fn};
+    /// use tower_respond_async::{MemoryStore, RequestBody, RespondAsyncLayer, Submission, Submitted};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+    /// let tasks = layer.tasks();
+    /// # let answer = |_: Request<RequestBody>| async { Ok::<_, tower_respond_async::BoxError>(http::Response::new(String::new())) };
+    /// # let _app = layer.layer(service_fn(answer));
+    /// let films = ["a", "b", "c"].map(|film| {
+    ///     let request = Request::post(format!("/transcode/{film}")).body(bytes::Bytes::new());
+    ///     request.map(Submission::new)
+    /// });
+    /// let films = films.into_iter().collect::<Result<Vec<_>, _>>()?;
+    /// for submitted in tasks.submit_all(films).await? {
+    ///     let Submitted::New(task) = submitted? else { unreachable!("they have neither name nor key") };
+    ///     println!("{}", task.id);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn submit_all(
+        &self,
+        submissions: Vec<Submission>,
+    ) -> Result<Vec<Result<Submitted, SubmitError>>, SubmitError> {
+        let engine = self.engine();
+        let tasks = submissions.into_iter().map(|submission| engine.task_of(submission));
+        let inserted = engine.accept_all(tasks.collect()).await?;
+        Ok(inserted.into_iter().map(Submitted::of).collect())
+    }
+}
+
+impl Engine {
+    fn task_of(&self, submission: Submission) -> NewTask {
+        let mut task = NewTask::new(self.request_id(Instant::now()), Arc::new(submission.request));
+        self.fill_in(&mut task);
         task.name = submission.name;
         task.key = submission.key;
         if task.name.is_some() || task.key.is_some() {
@@ -36,20 +89,9 @@ impl Tasks {
         task.caller = submission.caller;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        match engine.accept(task, None).answer().await {
-            Ok(Inserted::New(record, _)) => Ok(Submitted::New(record)),
-            Ok(Inserted::Known {
-                task, id, same_request, ..
-            }) => Ok(Submitted::Known { task, id, same_request }),
-            Ok(Inserted::Conflict) => Err(SubmitError::Conflict),
-            Ok(Inserted::Full(reason)) => Err(SubmitError::Full(reason)),
-            Err(Unaccepted::ShuttingDown) => Err(SubmitError::ShuttingDown),
-            Err(Unaccepted::Store(error)) => Err(SubmitError::Store(error)),
-        }
+        task
     }
-}
 
-impl Engine {
     /// What every task is stored with, unless the request says otherwise.
     pub(crate) fn fill_in(&self, task: &mut NewTask) {
         task.max_age = self.settings.max_age;
@@ -117,6 +159,28 @@ pub enum Submitted {
         /// Whether its request is the same as the one submitted.
         same_request: bool,
     },
+}
+
+impl Submitted {
+    fn of(inserted: Inserted) -> Result<Self, SubmitError> {
+        match inserted {
+            Inserted::New(record, _) => Ok(Self::New(record)),
+            Inserted::Known {
+                task, id, same_request, ..
+            } => Ok(Self::Known { task, id, same_request }),
+            Inserted::Conflict => Err(SubmitError::Conflict),
+            Inserted::Full(reason) => Err(SubmitError::Full(reason)),
+        }
+    }
+}
+
+impl From<Unaccepted> for SubmitError {
+    fn from(unaccepted: Unaccepted) -> Self {
+        match unaccepted {
+            Unaccepted::ShuttingDown => Self::ShuttingDown,
+            Unaccepted::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 /// Why a submission was not taken in.

@@ -1,0 +1,98 @@
+//! Taking many tasks in at once.
+
+use std::{mem::take, sync::Arc};
+
+use tokio::time::{timeout, timeout_at};
+
+use crate::{
+    engine::{
+        Engine,
+        accept::{Newborn, Unaccepted},
+        caught::{caught_async, panicked},
+        under_way::UnderWay,
+    },
+    store::{Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
+    task::NewTask,
+};
+
+impl Engine {
+    /// Stores tasks in one step where the store can, and starts as many at once as there are slots free. One answer for each,
+    /// in order.
+    ///
+    /// The insert is seen through though the caller leaves, as that of [one](Self::accept) is.
+    pub(crate) async fn accept_all(self: &Arc<Self>, tasks: Vec<NewTask>) -> Result<Vec<Inserted>, Unaccepted> {
+        // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
+        let entered = self.enter();
+        if !self.phase.is_open() {
+            return Err(Unaccepted::ShuttingDown);
+        }
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (inserts, newborns) = tasks.into_iter().map(|task| self.newborn(task, None)).unzip();
+        let commit = self.runtime.spawn(self.clone().commit_all(entered, inserts, newborns));
+        let limit = self.settings.store_timeout;
+        let answer = match timeout(limit, commit).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the insert was cut off by a panic, or by the end of the runtime",
+            )),
+            Err(_) => Err(Self::too_slow("insert_all", limit)),
+        };
+        answer.map_err(Unaccepted::Store)
+    }
+
+    async fn commit_all(
+        self: Arc<Self>,
+        entered: UnderWay,
+        inserts: Vec<Insert>,
+        mut newborns: Vec<Newborn>,
+    ) -> StoreResult<Vec<Inserted>> {
+        let timing = self.probes.time("insert_all");
+        let inserting = async {
+            let answer = caught_async(|| self.ledger.insert_all(inserts)).await;
+            answer.unwrap_or_else(|panic| Err(panicked(&panic)))
+        };
+        let mut inserting = Box::pin(inserting);
+        let asked_at = newborns.iter().map(|newborn| newborn.claimed_at).min();
+        let in_time = match asked_at {
+            Some(asked_at) => timeout_at((asked_at + self.holds_for()).into(), &mut inserting)
+                .await
+                .ok(),
+            None => None,
+        };
+        let is_late = in_time.is_none();
+        if is_late {
+            // A store that never answers must not keep slots for ever.
+            for newborn in &mut newborns {
+                newborn.slot = None;
+            }
+        }
+        let answer = match in_time {
+            Some(answer) => answer,
+            None => inserting.await,
+        };
+        match timing.end(answer) {
+            Ok(mut answers) if is_late => {
+                for inserted in &mut answers {
+                    self.came_late(inserted).await;
+                }
+                drop(entered);
+                Ok(answers)
+            }
+            Ok(answers) => {
+                let of_each = answers.into_iter().zip(newborns);
+                of_each
+                    .map(|(inserted, newborn)| self.committed(self.enter(), Ok(inserted), newborn))
+                    .collect()
+            }
+            Err(error) => {
+                for newborn in take(&mut newborns).into_iter().filter(|newborn| newborn.slot.is_some()) {
+                    self.look_for_lost(self.enter(), newborn.id, newborn.input, newborn.claimed_at);
+                }
+                Err(error)
+            }
+        }
+    }
+}
