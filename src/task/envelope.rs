@@ -6,7 +6,7 @@
 //! [`CapturedResponse::from_payload`] take any bytes whatever and answer with a value or a [`DecodeError`]; they allocate no
 //! more than the input is long.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::task::{Digesting, RequestDigest, target};
@@ -92,10 +92,19 @@ impl CapturedRequest {
             true => TARGET_IS_ONE_TEXT,
             false => VERSION,
         };
-        let head = 64 + header_bytes(&self.headers) + target::length(&self.uri);
+        let [scheme, authority, path] = target::parts(&self.uri);
+        let carried = self.carried.iter();
+        let head = HEAD
+            + text_room(self.method.as_str().len())
+            + text_room(scheme.len())
+            + text_room(authority.len())
+            + text_room(path.len())
+            + headers_room(&self.headers)
+            + carried
+                .map(|(name, value)| text_room(name.len()) + text_room(value.len()))
+                .sum::<usize>();
         let mut out = Writer::new(version, KIND_REQUEST, head + Payload::room_for(&self.body));
         out.bytes(self.method.as_str().as_bytes());
-        let [scheme, authority, path] = target::parts(&self.uri);
         if version != TARGET_IS_ONE_TEXT {
             out.bytes(scheme.as_bytes());
             out.bytes(authority.as_bytes());
@@ -108,7 +117,7 @@ impl CapturedRequest {
             out.bytes(name.as_bytes());
             out.bytes(value);
         }
-        Payload::new(out, &self.body)
+        Payload::of(out, &self.body)
     }
 
     /// Reads what [`to_payload`](Self::to_payload) wrote, by this build or an older one.
@@ -118,7 +127,7 @@ impl CapturedRequest {
     /// [`DecodeError::Newer`] for a later version: leave the record to a newer build. Anything else wrong is
     /// [`DecodeError::Malformed`]: set it aside.
     pub fn from_payload(payload: Payload) -> Result<Self, DecodeError> {
-        let Payload { head, body } = payload;
+        let (head, body) = payload.into_parts();
         let (version, mut input) = Reader::new(head, KIND_REQUEST)?;
         let method = Method::from_bytes(&input.bytes()?).map_err(|_| MALFORMED_METHOD)?;
         let uri = match version {
@@ -181,12 +190,12 @@ impl CapturedResponse {
     /// The response as a store keeps it, in version 1.
     #[must_use]
     pub fn to_payload(&self) -> Payload {
-        let head = 32 + header_bytes(&self.headers);
+        let head = HEAD + headers_room(&self.headers);
         let mut out = Writer::new(1, KIND_RESPONSE, head + Payload::room_for(&self.body));
         out.0.extend_from_slice(&self.status.as_u16().to_be_bytes());
         out.0.extend_from_slice(&[u8::from(self.truncated)]);
         out.headers(&self.headers);
-        Payload::new(out, &self.body)
+        Payload::of(out, &self.body)
     }
 
     /// Reads what [`to_payload`](Self::to_payload) wrote, by this build or an older one.
@@ -195,7 +204,7 @@ impl CapturedResponse {
     ///
     /// As for [`CapturedRequest::from_payload`].
     pub fn from_payload(payload: Payload) -> Result<Self, DecodeError> {
-        let Payload { head, body } = payload;
+        let (head, body) = payload.into_parts();
         let (_, mut input) = Reader::new(head, KIND_RESPONSE)?;
         let status = u16::from_be_bytes([input.byte()?, input.byte()?]);
         let status = StatusCode::from_u16(status).map_err(|_| DecodeError::Malformed("status"))?;
@@ -215,13 +224,13 @@ impl CapturedResponse {
     }
 }
 
-/// A request or a response as a store keeps it: bytes, of which it knows nothing but the length.
+/// A request or a response as a store keeps it: a head and a body, of which it knows nothing but the length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    /// All but the body.
-    pub head: Bytes,
-    /// The body.
-    pub body: Bytes,
+    /// The head, and behind it the body where that is not apart.
+    whole: Bytes,
+    head: usize,
+    apart: Option<Bytes>,
 }
 
 impl Payload {
@@ -229,30 +238,63 @@ impl Payload {
     /// several KiB, which it would keep alive.
     const COPIED: usize = 4096;
 
+    /// A payload of these parts.
+    #[must_use]
+    pub const fn new(head: Bytes, body: Bytes) -> Self {
+        Self {
+            head: head.len(),
+            whole: head,
+            apart: Some(body),
+        }
+    }
+
+    /// All but the body.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        &self.whole[..self.head]
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        match &self.apart {
+            Some(body) => body,
+            None => &self.whole[self.head..],
+        }
+    }
+
+    /// Head and body, without a copy.
+    #[must_use]
+    pub fn into_parts(self) -> (Bytes, Bytes) {
+        let mut head = self.whole;
+        let behind = head.split_off(self.head);
+        (head, self.apart.unwrap_or(behind))
+    }
+
     /// How many bytes it takes to keep.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.head.len() + self.body.len()
+    pub fn len(&self) -> usize {
+        self.whole.len() + self.apart.as_ref().map_or(0, Bytes::len)
     }
 
     /// Whether it has neither head nor body.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn new(mut out: Writer, body: &Bytes) -> Self {
-        if body.len() > Self::COPIED {
-            return Self {
-                head: out.0.freeze(),
-                body: body.clone(),
-            };
-        }
+    fn of(mut out: Writer, body: &Bytes) -> Self {
         let head = out.0.len();
-        out.0.extend_from_slice(body);
-        let mut whole = out.0.freeze();
-        let body = whole.split_off(head);
-        Self { head: whole, body }
+        let apart = match body.len() > Self::COPIED {
+            true => Some(body.clone()),
+            false => {
+                out.0.extend_from_slice(body);
+                None
+            }
+        };
+        // Of its very length, so that it takes no second allocation to hand it on.
+        let whole = out.0.into_boxed_slice().into();
+        Self { whole, head, apart }
     }
 
     /// How much room a head wants for its body.
@@ -282,21 +324,35 @@ fn header_bytes(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-struct Writer(BytesMut);
+/// Room for the numbers in front of a head: version, kind, depth or status, and two counts.
+const HEAD: usize = 16;
+
+/// Room for this many bytes behind their length.
+const fn text_room(bytes: usize) -> usize {
+    bytes + if bytes < 0x80 { 1 } else { 5 }
+}
+
+fn headers_room(headers: &HeaderMap) -> usize {
+    let room = headers.iter();
+    room.map(|(name, value)| text_room(name.as_str().len()) + text_room(value.len()) + 1)
+        .sum()
+}
+
+struct Writer(Vec<u8>);
 
 impl Writer {
     fn new(version: u8, kind: u8, capacity: usize) -> Self {
-        let mut out = BytesMut::with_capacity(capacity);
+        let mut out = Vec::with_capacity(capacity);
         out.extend_from_slice(&[version, kind]);
         Self(out)
     }
 
     fn number(&mut self, mut number: usize) {
         while number >= 0x80 {
-            self.0.extend_from_slice(&[number as u8 | 0x80]);
+            self.0.push(number as u8 | 0x80);
             number >>= 7;
         }
-        self.0.extend_from_slice(&[number as u8]);
+        self.0.push(number as u8);
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
@@ -308,7 +364,7 @@ impl Writer {
         self.number(headers.len());
         for (name, value) in headers {
             self.bytes(name.as_str().as_bytes());
-            self.0.extend_from_slice(&[u8::from(value.is_sensitive())]);
+            self.0.push(u8::from(value.is_sensitive()));
             self.bytes(value.as_bytes());
         }
     }
@@ -404,8 +460,7 @@ mod tests {
     }
 
     fn read(head: Bytes) -> Result<CapturedRequest, DecodeError> {
-        let body = Bytes::new();
-        CapturedRequest::from_payload(Payload { head, body })
+        CapturedRequest::from_payload(Payload::new(head, Bytes::new()))
     }
 
     #[test]
@@ -427,8 +482,8 @@ mod tests {
             Bytes::from_static(b"hi"),
         );
         let payload = response.to_payload();
-        assert_eq!(&payload.head[..], b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b");
-        assert_eq!(&payload.body[..], b"hi");
+        assert_eq!(payload.head(), b"\x01a\x00\xc8\x00\x01\x0ccontent-type\x00\x03a/b");
+        assert_eq!(payload.body(), b"hi");
     }
 
     /// What is in the files of users. A change of either needs a new version, and a reader of this one.
@@ -437,17 +492,17 @@ mod tests {
         let request = |uri: Uri| CapturedRequest::new(Method::GET, uri, HeaderMap::new(), Bytes::from_static(b"hi"));
         let plain = request(Uri::from_static("/a?b"));
         let payload = plain.to_payload();
-        assert_eq!(&payload.head[..], b"\x01q\x03GET\x04/a?b\x01\x00\x00");
-        assert_eq!(&payload.body[..], b"hi");
+        assert_eq!(payload.head(), b"\x01q\x03GET\x04/a?b\x01\x00\x00");
+        assert_eq!(payload.body(), b"hi");
         let absolute = request(Uri::from_static("https://h:1/a?b"));
         assert_eq!(
-            &absolute.to_payload().head[..],
+            absolute.to_payload().head(),
             b"\x02q\x03GET\x05https\x03h:1\x04/a?b\x01\x00\x00"
         );
-        let older = Payload {
-            head: Bytes::from_static(b"\x01q\x03GET\x0fhttps://h:1/a?b\x01\x00\x00"),
-            body: Bytes::from_static(b"hi"),
-        };
+        let older = Payload::new(
+            Bytes::from_static(b"\x01q\x03GET\x0fhttps://h:1/a?b\x01\x00\x00"),
+            Bytes::from_static(b"hi"),
+        );
         assert_eq!(CapturedRequest::from_payload(older), Ok(absolute));
     }
 
@@ -465,14 +520,14 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_told_from_damage() {
-        let mut bytes = request().to_payload().head.to_vec();
+        let mut bytes = request().to_payload().head().to_vec();
         bytes[0] = VERSION + 1;
         assert_eq!(read(bytes.into()), Err(DecodeError::Newer(VERSION + 1)));
     }
 
     #[test]
     fn every_cut_and_every_flip_is_survived() {
-        let bytes = request().to_payload().head;
+        let (bytes, _) = request().to_payload().into_parts();
         for end in 0..bytes.len() {
             assert!(read(bytes.slice(..end)).is_err(), "cut at {end}");
         }

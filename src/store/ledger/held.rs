@@ -15,27 +15,24 @@ use crate::{
 #[derive(Debug)]
 pub struct Held {
     lease: LeaseRef,
-    state: Mutex<State>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
+struct Inner {
+    /// The row that a settlement is decided on, its record restored; once one was sent, with the record that it is to have.
+    row: Row,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
 enum State {
-    /// Nothing was sent. The record is restored.
-    Fresh(Box<Row>),
-    /// This was sent, and it is not known whether it arrived.
-    Sent(Box<Sent>),
+    /// Nothing was sent.
+    Fresh,
+    /// One was sent that leads there, and it is not known whether it arrived; perhaps not for the first time.
+    Sent { settled: Settled, again: bool },
     /// It is somebody else's, or over.
     Over,
-}
-
-#[derive(Debug)]
-struct Sent {
-    /// The row that it was decided on, with the record that it is to have.
-    row: Row,
-    response: Response,
-    settled: Settled,
-    /// Whether this is not the first time.
-    again: bool,
 }
 
 impl Held {
@@ -44,7 +41,10 @@ impl Held {
         let record = row.restore().clone();
         let held = Self {
             lease: row.lease(),
-            state: Mutex::new(State::Fresh(Box::new(row))),
+            inner: Mutex::new(Inner {
+                row,
+                state: State::Fresh,
+            }),
         };
         (record, held)
     }
@@ -55,64 +55,66 @@ impl Held {
         self.lease
     }
 
-    /// The change that settles it, and what that leads to. `None` if it holds no more. Asked again, it is the same change,
-    /// whatever the outcome is said to be then.
+    /// The change that settles it, and what that leads to. `None` if it holds no more. Asked again it is the same change, if
+    /// the outcome is.
     pub(super) fn settle(&self, outcome: &Outcome, now: Timestamp) -> Option<(Change, Settled)> {
-        let mut state = self.state();
-        let sent = match std::mem::replace(&mut *state, State::Over) {
-            State::Fresh(mut row) => {
+        let mut inner = self.inner();
+        let Inner { row, state } = &mut *inner;
+        let settled = match *state {
+            State::Fresh => {
+                *state = State::Over;
                 // Nobody else has the record by now, mostly: then it is not copied.
                 let record = Arc::make_mut(&mut row.record);
                 let next = record.settle(self.lease.token, outcome, now).ok()?;
                 let pending = record.deliveries.iter().filter(|delivery| delivery.is_pending());
                 let outbox = pending.count() > row.outbox.len();
-                let output = outcome.output().filter(|_| outcome.is_kept_as(next));
-                Box::new(Sent {
-                    row: *row,
-                    response: output.map_or(Response::Keep, |output| Response::Put(output.to_payload())),
-                    settled: Settled::Accepted { state: next, outbox },
-                    again: false,
-                })
+                let settled = Settled::Accepted { state: next, outbox };
+                *state = State::Sent { settled, again: false };
+                settled
             }
-            State::Sent(mut sent) => {
-                sent.again = true;
-                sent
+            State::Sent { settled, .. } => {
+                *state = State::Sent { settled, again: true };
+                settled
             }
             State::Over => return None,
         };
-        let mut change = Change::between(&sent.row, sent.row.record.clone(), now);
-        change.response = sent.response.clone();
-        let settled = sent.settled;
-        *state = State::Sent(sent);
+        let mut change = Change::between(row, row.record.clone(), now);
+        if let Settled::Accepted { state: next, .. } = settled
+            && let Some(output) = outcome.output().filter(|_| outcome.is_kept_as(next))
+        {
+            change.response = Response::Put(output.to_payload());
+        }
         Some((change, settled))
     }
 
     /// Whether the row is as this holder's settlement made it when it was sent before: then that one arrived, and its answer
     /// was lost.
     pub(super) fn is_ours(&self, row: Option<&Row>) -> bool {
-        match (&*self.state(), row) {
-            (State::Sent(sent), Some(row)) => sent.again && row.record == sent.row.record,
-            _ => false,
-        }
+        let inner = self.inner();
+        let again = matches!(inner.state, State::Sent { again: true, .. });
+        again && row.is_some_and(|row| row.record == inner.row.record)
     }
 
     /// The row is another one now.
     pub(super) fn look_again(&self, row: Option<Row>) {
-        let held = row.filter(|row| row.is_held_by(self.lease.token));
-        *self.state() = match held {
+        let mut inner = self.inner();
+        match row.filter(|row| row.is_held_by(self.lease.token)) {
             Some(mut row) => {
-                let _ = row.restore();
-                State::Fresh(Box::new(row))
+                row.restore();
+                *inner = Inner {
+                    row,
+                    state: State::Fresh,
+                };
             }
-            None => State::Over,
-        };
+            None => inner.state = State::Over,
+        }
     }
 
     pub(super) fn let_go(&self) {
-        *self.state() = State::Over;
+        self.inner().state = State::Over;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,37 +12,32 @@ use crate::{
 
 impl MemoryStore {
     pub(super) fn insert_now(&self, task: NewRow) -> Insertion {
-        // Made once: a store that has been up for a while is full, and every insert into it has to make room first.
-        let mut kept = Kept {
-            row: task.row(self.inner.now()),
-            request: task.request.clone(),
-            response: None,
-            logs: None,
-        };
-        let weight = kept.weight() + Names::weight(&task);
+        let weight = Kept::weight_of_new(&task) + Names::weight(&task);
+        let mut task = Some(task);
         loop {
-            match self.try_insert(&task, weight, kept) {
-                Ok(insertion) => return insertion,
-                Err(NoRoom(back)) => kept = *back,
-            }
-            // No lock is held here. Another insert may take the room that is made: then this one makes more.
-            if !self.inner.room.could_hold(weight) || !self.drop_oldest_ended() {
-                return Insertion::Full(FullReason::Storage);
+            match self.try_insert(&mut task, weight) {
+                Some(insertion) => return insertion,
+                // No lock is held here. Another insert may take the room that is made: then this one makes more.
+                None if self.inner.room.could_hold(weight) && self.drop_oldest_ended() => {}
+                None => return Insertion::Full(FullReason::Storage),
             }
         }
     }
 
-    fn try_insert(&self, task: &NewRow, weight: usize, kept: Kept) -> Result<Insertion, NoRoom> {
-        let (id, now) = (kept.row.id, kept.row.columns.created_at);
+    /// Stores the task, if there is room for it. It is left where it is if there is not: a store that has been up for a while
+    /// is full, and every insert into it has to make room first.
+    fn try_insert(&self, given: &mut Option<NewRow>, weight: usize) -> Option<Insertion> {
+        let task = given.as_ref()?;
+        let (id, now) = (task.record.id, self.inner.now());
         // Held to the end: between the look-up and the insert nobody else may take the name.
         let mut names = Names::concern(task).then(|| self.names());
         if let Some(names) = &names {
             if let Some(known) = self.known(id, KnownBy::Id, None) {
-                return Ok(known);
+                return Some(known);
             }
             match names.look_up(task, now) {
                 Lookup::Unknown => {}
-                Lookup::Conflict => return Ok(Insertion::Conflict),
+                Lookup::Conflict => return Some(Insertion::Conflict),
                 Lookup::Known(id, by, digest) => {
                     let gone = Insertion::Known {
                         row: None,
@@ -50,45 +45,44 @@ impl MemoryStore {
                         by,
                         digest,
                     };
-                    return Ok(self.known(id, by, digest).unwrap_or(gone));
+                    return Some(self.known(id, by, digest).unwrap_or(gone));
                 }
             }
         }
 
-        let place = Place::of(&kept.row);
         let mut tasks = self.tasks(id);
         if let Some(known) = tasks.get(id) {
-            return Ok(Insertion::Known {
+            return Some(Insertion::Known {
                 row: Some(known.row.clone()),
                 id,
                 by: KnownBy::Id,
                 digest: None,
             });
         }
-        if let Some(place) = place {
-            let tenant = task.record.tenant.as_ref();
-            let mut queue = self.inner.queue.lock();
-            if let Some(full) = queue.full(tenant, task.limits) {
-                return Ok(Insertion::Full(full));
-            }
-            if !self.inner.room.reserve(weight) {
-                return Err(NoRoom(Box::new(kept)));
-            }
-            queue.push(id, tenant, place);
-        } else if !self.inner.room.reserve(weight) {
-            return Err(NoRoom(Box::new(kept)));
+        let waits = task.born.is_none();
+        let mut queue = waits.then(|| self.inner.queue.lock());
+        let tenant = task.record.tenant.as_ref();
+        if let Some(full) = queue.as_ref().and_then(|queue| queue.full(tenant, task.limits)) {
+            return Some(Insertion::Full(full));
         }
-        let row = kept.row.clone();
-        tasks.add(kept);
+        if !self.inner.room.reserve(weight) {
+            return None;
+        }
+        let task = given.take()?;
+        let row = task.row(now);
+        if let Some((queue, place)) = queue.as_mut().zip(Place::of(&row)) {
+            queue.push(id, row.record.tenant.as_ref(), place);
+        }
+        drop(queue);
+        let freed = names.as_mut().map(|names| names.note(&task, now));
+        tasks.add(Kept::new(row.clone(), task.request));
         drop(tasks);
-        if let Some(names) = &mut names {
-            self.inner.room.shrink(names.note(task, now));
-        }
         drop(names);
-        if place.is_some() {
+        self.inner.room.shrink(freed.unwrap_or(0));
+        if waits {
             self.inner.queue.notify();
         }
-        Ok(Insertion::New(row))
+        Some(Insertion::New(row))
     }
 
     /// What to answer for a task that is known, if it is there. `digest` is that of the key it is known by.
@@ -116,6 +110,3 @@ impl MemoryStore {
         false
     }
 }
-
-/// There is no room in the store for this, which is given back.
-struct NoRoom(Box<Kept>);

@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::MemoryStore;
 use crate::{
-    store::{Row, kit::Moment},
+    store::{Payload, Row, kit::Moment},
     task::{Counts, Cursor, Filter, Page, PageOf, Scope, SortOrder},
 };
 
@@ -53,7 +51,7 @@ impl MemoryStore {
             let kept = tasks.get(moment.1)?;
             let seen = Seen {
                 row: kept.row.clone(),
-                body: kept.request.body.clone(),
+                request: kept.request.clone(),
             };
             Some((moment, seen))
         });
@@ -63,12 +61,12 @@ impl MemoryStore {
 
 struct Seen {
     row: Row,
-    body: Bytes,
+    request: Payload,
 }
 
 impl Seen {
     fn is_wanted(&self, scope: &Scope, filter: &Filter) -> bool {
-        scope.contains(self.row.record.tenant.as_ref()) && filter.matches(&self.row.record, &self.body)
+        scope.contains(self.row.record.tenant.as_ref()) && filter.matches(&self.row.record, self.request.body())
     }
 }
 

@@ -9,10 +9,10 @@ use std::{
 use super::{logs::Logs, room::Room};
 use crate::{
     store::{
-        Payload, Row,
+        NewRow, Payload, Row,
         kit::{Outbox, Queue, Shelf},
     },
-    task::{Counts, RequestId, Scope},
+    task::{Counts, RequestId, Scope, TaskRecord},
     time::Timestamp,
 };
 
@@ -38,17 +38,34 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    pub(super) const fn new(row: Row, request: Payload) -> Self {
+        Self {
+            row,
+            request,
+            response: None,
+            logs: None,
+        }
+    }
+
     /// About how many bytes it takes to keep.
     pub(super) fn weight(&self) -> usize {
         let response = self.response.as_ref().map_or(0, Payload::len);
         let logs = self.logs.as_ref().map_or(0, |logs| logs.weight());
-        let callback = self.row.record.callback.as_ref().map_or(0, |url| url.len());
-        self.request.len() + response + logs + callback
+        weight_of(&self.row.record, &self.request) + response + logs
+    }
+
+    /// The same, of a task that is to be stored.
+    pub(super) fn weight_of_new(task: &NewRow) -> usize {
+        weight_of(&task.record, &task.request)
     }
 
     pub(super) fn is_in(&self, scope: &Scope) -> bool {
         scope.contains(self.row.record.tenant.as_ref())
     }
+}
+
+fn weight_of(record: &TaskRecord, request: &Payload) -> usize {
+    request.len() + record.callback.as_ref().map_or(0, |url| url.len())
 }
 
 /// What is outside of a shard and follows a change in it.

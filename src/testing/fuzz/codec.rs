@@ -9,7 +9,7 @@ fn payload(data: &[u8]) -> Payload {
     let body = data.first().map_or(0, |length| data.len().min(usize::from(*length)));
     let mut head = Bytes::copy_from_slice(data.get(1..).unwrap_or_default());
     let body = head.split_off(head.len() - body.min(head.len()));
-    Payload { head, body }
+    Payload::new(head, body)
 }
 
 /// What is read can be written, and reads the same again.
