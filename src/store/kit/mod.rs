@@ -1,5 +1,5 @@
-//! What many stores have in common, for whoever writes one: indexes over rows that are kept in memory, and how much of a log
-//! is kept.
+//! What many stores have in common, for whoever writes one: indexes over rows that are kept in memory, rows as bytes, and
+//! how much of a log is kept.
 //!
 //! The indexes are never the truth. Whoever changes a row lets them follow, with the row before and after. The stores of this
 //! crate are built on them.
@@ -8,6 +8,7 @@
 //! - [`Outbox`]: which completions are due
 //! - [`Shelf`]: every task by its creation, every one that rests by when it came to rest, and how many are in each state
 //! - [`LogMeter`]: how much log an attempt has written
+//! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values rather than columns
 //!
 //! # Examples
 //!
@@ -23,6 +24,7 @@
 mod log_meter;
 mod outbox;
 mod queue;
+mod row_codec;
 mod shelf;
 mod tally;
 mod timeline;
@@ -31,7 +33,7 @@ pub use self::{
     log_meter::LogMeter,
     outbox::{Due, Outbox},
     queue::{Candidate, Place, Queue, QueueGuard},
-    shelf::Shelf,
+    shelf::{Shelf, Unsorted},
     tally::Tally,
     timeline::{Moment, Timeline},
 };

@@ -1,7 +1,7 @@
 //! Which completions are to be delivered, in the order they are due.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -76,15 +76,17 @@ impl Outbox {
     }
 
     /// Up to `max` tasks with a completion that has been due since `until` or longer, for any destination that is not
-    /// `spared`.
+    /// `spared`; the longest due first.
     pub fn overdue(&self, spared: &[Destination], max: usize, until: Timestamp) -> Vec<RequestId> {
         let queues = self.lock();
         let others = queues.iter().filter(|(destination, _)| !spared.contains(destination));
-        let overdue = others.flat_map(|(_, queue)| queue.iter().take_while(|due| due.0 <= until));
-        let mut ids: Vec<_> = overdue.map(|(_, id, _)| *id).take(max).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
+        let overdue = others.flat_map(|(_, queue)| queue.iter().take_while(|due| due.0 <= until).take(max));
+        let mut overdue: Vec<Due> = overdue.copied().collect();
+        overdue.sort_unstable();
+        // A task may have several.
+        let mut known = HashSet::new();
+        let ids = overdue.into_iter().map(|(_, id, _)| id);
+        ids.filter(|id| known.insert(*id)).take(max).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Destination, BTreeSet<Due>>> {

@@ -167,6 +167,7 @@ impl QueueGuard<'_> {
         lanes.suspects.retain(|(_, other), _| *other != id);
         lanes.overdue.retain(|(_, other)| *other != id);
         lanes.expiry.retain(|(_, other), _| *other != id);
+        lanes.holders.retain(|_, other| *other != id);
         lanes.tenants.retain(|_, own| {
             own.retain(|(_, other)| *other != id);
             !own.is_empty()
