@@ -2,7 +2,6 @@
 
 use std::{any::Any, borrow::Cow, fmt, io::ErrorKind};
 
-use super::tables::Unreadable;
 use crate::{
     store::{StoreError, StoreErrorKind},
     task::RequestId,
@@ -33,18 +32,15 @@ impl Fault {
         matches!(self, Self::Answer(error) if error.kind() == StoreErrorKind::Corrupt)
     }
 
-    /// A stored value of a task cannot be read.
-    pub(super) fn unreadable(id: RequestId, error: Unreadable) -> Self {
-        let kind = match error.is_newer() {
-            true => StoreErrorKind::Incompatible,
-            false => StoreErrorKind::Corrupt,
-        };
-        Self::Answer(StoreError::new(kind, format!("what is stored of task {id} cannot be read")).because(error))
-    }
-
     pub(super) fn set_aside(id: RequestId) -> Self {
         let context = format!("the record of task {id} could not be read and was set aside");
         Self::Answer(StoreError::new(StoreErrorKind::Corrupt, context))
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Answer(error)
     }
 }
 

@@ -7,7 +7,8 @@
 use crc32fast::Hasher;
 use redb::Table;
 
-pub(super) type Bytes = &'static [u8];
+/// What keys and values are to redb.
+pub(super) type Value = &'static [u8];
 
 /// How many bytes the checksum takes, in front of the payload.
 const SUM: usize = 4;
@@ -40,14 +41,14 @@ impl Sealed {
     }
 
     /// Stores it under `key`, which must be the one it was made for.
-    pub(super) fn put(&self, table: &mut Table<'_, Bytes, Bytes>, key: &[u8]) -> Result<(), redb::StorageError> {
+    pub(super) fn put(&self, table: &mut Table<'_, Value, Value>, key: &[u8]) -> Result<(), redb::StorageError> {
         table.insert(key, &*self.0)?;
         Ok(())
     }
 }
 
 /// Stores the parts, one behind the other, under `key`.
-pub(super) fn put(table: &mut Table<'_, Bytes, Bytes>, key: &[u8], parts: &[&[u8]]) -> Result<(), redb::StorageError> {
+pub(super) fn put(table: &mut Table<'_, Value, Value>, key: &[u8], parts: &[&[u8]]) -> Result<(), redb::StorageError> {
     Sealed::new(key, parts).put(table, key)
 }
 

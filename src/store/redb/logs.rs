@@ -1,14 +1,16 @@
 //! Logs: one value per batch of lines, under the number of its last line.
 
-use redb::ReadableTable;
+use redb::{ReadableTable, Table};
 
 use super::{
-    frame::{self, Bytes, Damaged},
+    fault::Fault,
+    frame::{self, Damaged, Value},
     tables::Unreadable,
 };
 use crate::{
-    store::index::LogMeter,
+    store::{Row, kit::LogMeter},
     task::{LogLine, RequestId},
+    time::Timestamp,
 };
 
 /// Where the chunk that ends with line `last` stands.
@@ -19,24 +21,44 @@ pub(super) fn key(id: RequestId, last: u64) -> [u8; 24] {
     key
 }
 
+/// Adds what is kept of `lines`, and says whether that is anything.
+pub(super) fn append(
+    logs: &mut Table<'_, Value, Value>,
+    row: &Row,
+    lines: Vec<LogLine>,
+    now: Timestamp,
+) -> Result<bool, Fault> {
+    let (last, mut meter) = end(logs, row.id)?;
+    let kept = meter.admit(row, lines, last, now);
+    if let Some(line) = kept.last() {
+        let key = key(row.id, line.seq);
+        frame::put(logs, &key, &[&chunk(&meter, &kept)])?;
+    }
+    Ok(!kept.is_empty())
+}
+
+/// Takes out the log of a task.
+pub(super) fn remove(logs: &mut Table<'_, Value, Value>, id: RequestId) -> Result<(), redb::Error> {
+    let (first, last) = (key(id, 0), key(id, u64::MAX));
+    logs.retain_in::<&[u8], _>(&first[..]..=&last[..], |_, _| false)?;
+    Ok(())
+}
+
 /// The number of the last line of a task's log, and how much its attempt has written.
-pub(super) fn end(
-    logs: &impl ReadableTable<Bytes, Bytes>,
-    id: RequestId,
-) -> Result<Result<(u64, LogMeter), Unreadable>, redb::Error> {
+fn end(logs: &impl ReadableTable<Value, Value>, id: RequestId) -> Result<(u64, LogMeter), Fault> {
     let (first, last) = (key(id, 0), key(id, u64::MAX));
     let Some(entry) = logs.range::<&[u8]>(&first[..]..=&last[..])?.next_back() else {
-        return Ok(Ok((0, LogMeter::default())));
+        return Ok((0, LogMeter::default()));
     };
     let (key, value) = entry?;
     let key = key.value();
     let last = key.last_chunk().map_or(0, |last| u64::from_be_bytes(*last));
     let meter = frame::open(key, value.value()).and_then(|payload| Ok(read_meter(payload)?.0));
-    Ok(meter.map(|meter| (last, meter)).map_err(Unreadable::from))
+    Ok((last, meter.map_err(|damaged| Unreadable::from(damaged).of(id))?))
 }
 
 /// The payload of a chunk: the meter behind its lines, then each line behind its length.
-pub(super) fn chunk(meter: &LogMeter, lines: &[LogLine]) -> Vec<u8> {
+fn chunk(meter: &LogMeter, lines: &[LogLine]) -> Vec<u8> {
     let mut chunk = Vec::with_capacity(64 + lines.iter().map(|line| line.weight() + 32).sum::<usize>());
     for number in [
         meter.attempt.0,

@@ -2,7 +2,7 @@
 //!
 //! # What is where
 //!
-//! The [file](tables) is the truth: records, requests, responses, logs, names and keys, each in a table of its own, each
+//! The [file](tables) is the truth: rows, requests, responses, logs, names and keys, each in a table of its own, each
 //! value behind a [checksum](frame). In [memory](ram) are indexes over it, rebuilt when it is opened, and what a process
 //! that ends takes with it anyway: leases and progress.
 //!
@@ -13,23 +13,27 @@
 //!
 //! The file has a lock, so there is one process at a time, and when a file can be opened whoever held a task of it is
 //! gone. A lease then only tells the living apart, which memory can do. That a task *was* claimed must survive, though: it
-//! is how a task that takes its process down with it is found out.
+//! is how a task that takes its process down with it is found out. What was held is an *orphan* to whoever opens the file
+//! next: nobody is handed it before a change of it was committed.
 
-mod accept;
-mod attempt;
 mod batch;
-mod control;
-mod deliveries;
+mod builder;
+mod claims;
+mod commit;
 mod fault;
 mod frame;
+mod given;
 mod inbox;
 mod inner;
+mod insert;
 mod logs;
 mod onward;
 mod open;
 mod ram;
 mod read;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
@@ -46,27 +50,23 @@ use std::{
 use redb::{Database, ReadableTableMetadata};
 use tokio::sync::{mpsc, watch};
 
+pub use self::builder::{QuickRepair, RedbStoreBuilder};
 use self::{
     batch::Batch,
     fault::Fault,
-    frame::Sealed,
+    given::{GivenChange, GivenTask},
     inbox::{Inbox, Message},
     inner::Inner,
 };
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Claim, Claimed, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Durability, GiveUp,
-        Insert, Inserted, LogQuery, Pruned, QueueHint, Rescued, Retention, Settled, Sharing, StoreError,
-        StoreErrorKind, StoreResult, TaskStore,
+        Abilities, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due, Durability,
+        Insertion, LogQuery, NewRow, Part, Payload, QueueHint, Renewal, Row, Sharing, StoreError, StoreErrorKind,
+        StoreResult, TaskStore, Which,
     },
-    task::{
-        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
-        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
-        delivery::Redeliver,
-        lifecycle::{Edits, Renewal, Rerun, Settlement, Stop},
-    },
-    time::{Clock, SystemClock},
+    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
+    time::{Clock, Timestamp},
 };
 
 /// A store in one file of this machine: accepted tasks survive the end of the process and of the power, and no server is
@@ -83,9 +83,10 @@ use crate::{
 ///
 /// # One process at a time
 ///
-/// The file is locked while it is open. When it is opened, whatever was running in it is known to be running no more: it
-/// is put back into the queue at once, with a crash on its count, or ended if that was one too many. Whatever a hook was
-/// being told is told again at once; if processes keep dying over it, when its lease has run out.
+/// The file is locked while it is open. When it is opened, whatever was running in it is known to be running no more: the
+/// first look for tasks to rescue puts it back into the queue, with a crash on its count, or ends it if that was one too
+/// many. Whatever a hook was being told is then told again at once; if processes keep dying over it, when its lease has run
+/// out.
 ///
 /// # When the disk fails
 ///
@@ -263,105 +264,6 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-/// Opens a [`RedbStore`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct RedbStoreBuilder {
-    clock: Arc<dyn Clock>,
-    cache_bytes: usize,
-    quick_repair: QuickRepair,
-}
-
-impl RedbStoreBuilder {
-    /// How much memory pages of the file take by default. The system caches the file as well, so this is for what is
-    /// looked up again and again: the inner pages of the tables, and the tasks of the last minutes.
-    pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
-
-    /// Reads the time from `clock` instead of the computer's.
-    pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
-        self
-    }
-
-    /// How much memory pages of the file may take: [`CACHE_BYTES`](Self::CACHE_BYTES) unless said otherwise.
-    pub const fn cache_bytes(mut self, bytes: usize) -> Self {
-        self.cache_bytes = bytes;
-        self
-    }
-
-    /// When the file is left so that it can be opened at once after a kill: [`WhenIdle`](QuickRepair::WhenIdle) unless
-    /// said otherwise.
-    pub const fn quick_repair(mut self, when: QuickRepair) -> Self {
-        self.quick_repair = when;
-        self
-    }
-
-    /// Opens the file at `path`, and creates it if it is not there, readable by its owner only. Its directory must be
-    /// there.
-    ///
-    /// # Errors
-    ///
-    /// - [`Unavailable`](StoreErrorKind::Unavailable) if it is in use, or cannot be read or written.
-    /// - [`Incompatible`](StoreErrorKind::Incompatible) if it is of a newer version of this crate, or another program's.
-    ///   It is left as it is; if a killed process left it, repaired.
-    /// - [`Corrupt`](StoreErrorKind::Corrupt) if it is damaged so that redb cannot open it.
-    ///
-    /// Each names the file.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the file closed, once it has been opened.
-    pub async fn open(self, path: impl AsRef<Path>) -> StoreResult<RedbStore> {
-        let path = path.as_ref().to_owned();
-        off_the_runtime(move || {
-            let database = open::file(&path, &self)?;
-            RedbStore::over(path, database, self)
-        })
-        .await
-    }
-
-    /// Opens what is behind `backend` instead of a file, at once, and calls it `name`: for tests of what disks do.
-    #[cfg(feature = "testing")]
-    pub(crate) fn open_on<B: redb::StorageBackend>(
-        self,
-        name: &str,
-        backend: impl Fn() -> StoreResult<B>,
-    ) -> StoreResult<RedbStore> {
-        let name = PathBuf::from(name);
-        let database = open::backend(&name, &self, true, backend)?;
-        RedbStore::over(name, database, self)
-    }
-}
-
-impl Default for RedbStoreBuilder {
-    fn default() -> Self {
-        Self {
-            clock: Arc::new(SystemClock::new()),
-            cache_bytes: Self::CACHE_BYTES,
-            quick_repair: QuickRepair::default(),
-        }
-    }
-}
-
-/// When the file says which of its pages are in use. A file that says so of its last commit opens after a kill by reading
-/// the tasks' records; any other must be read to its end first.
-///
-/// It is about the time that opening takes, and about what a damaged byte costs a file that was killed
-/// ([Guarantees](crate::guide::guarantees)). What was acknowledged is there in any case. [Operating](crate::guide::operating)
-/// has figures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum QuickRepair {
-    /// Once nothing has been written for a tenth of a second: one more commit, at a time when nobody waits.
-    #[default]
-    WhenIdle,
-    /// With every commit, which makes each of them dearer: for a large file that must be back at once even if the process
-    /// is killed while it writes.
-    Always,
-    /// Never: then nothing is written when nothing is to be done, and opening after a kill takes as long as reading it all.
-    Never,
-}
-
 /// Runs what may wait for a disk where that holds up nobody; right here, if there is no runtime that could be held up.
 async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> StoreResult<T> + Send + 'static) -> StoreResult<T> {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -379,6 +281,10 @@ impl TaskStore for RedbStore {
         Abilities::new(Durability::Host, Sharing::Exclusive, true)
     }
 
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
     fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
         let queue = &self.inner.ram.queue;
         QueueHint {
@@ -388,14 +294,38 @@ impl TaskStore for RedbStore {
         }
     }
 
-    fn insert(&self, insert: Insert) -> BoxFuture<'_, StoreResult<Inserted>> {
-        let task = &insert.task;
-        let input = Sealed::new(task.id.as_bytes(), &[&task.input.encode()]);
-        Box::pin(self.write(move |batch| batch.insert(&insert, &input)))
+    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
+        let given = GivenTask::from(task);
+        Box::pin(self.write(move |batch| batch.insert(&given)))
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claimed>> {
+    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>> {
+        let given: Vec<_> = tasks.into_iter().map(GivenTask::from).collect();
+        Box::pin(self.write(move |batch| given.iter().map(|given| batch.insert(given)).collect()))
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
         Box::pin(self.write(move |batch| batch.claim(&claim)))
+    }
+
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
+        let (scope, which) = (scope.clone(), which.clone());
+        Box::pin(self.read(move |inner| inner.rows(&scope, &which)))
+    }
+
+    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
+        // The writer's, since it sets aside what cannot be read, and an index and the file agree there.
+        Box::pin(self.write(move |batch| batch.due(&what, max)))
+    }
+
+    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
+        let given = GivenChange::from(change);
+        Box::pin(self.write(move |batch| batch.commit(given)))
+    }
+
+    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
+        let given: Vec<_> = changes.into_iter().map(GivenChange::from).collect();
+        Box::pin(self.write(move |batch| given.into_iter().map(|given| batch.commit(given)).collect()))
     }
 
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
@@ -409,50 +339,13 @@ impl TaskStore for RedbStore {
         Box::pin(std::future::ready(renewed))
     }
 
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, StoreResult<Settled>> {
-        let id = settlement.lease.id;
-        let output = settlement.outcome.output();
-        let output = output.map(|output| Sealed::new(id.as_bytes(), &[&output.encode()]));
-        Box::pin(self.write(move |batch| batch.settle(settlement, output.as_ref())))
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>> {
+        Box::pin(self.write(move |batch| batch.claim_deliveries(&claim)))
     }
 
-    fn rescue(&self, limit: usize) -> BoxFuture<'_, StoreResult<Rescued>> {
-        Box::pin(self.write(move |batch| batch.rescue(limit)))
-    }
-
-    fn stop<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Stop>> {
-        let scope = scope.clone();
-        Box::pin(self.write(move |batch| batch.stop(&scope, id)))
-    }
-
-    fn rerun<'a>(&'a self, scope: &'a Scope, id: RequestId, edits: Edits) -> BoxFuture<'a, StoreResult<Rerun>> {
-        let scope = scope.clone();
-        Box::pin(self.write(move |batch| batch.rerun(&scope, id, edits)))
-    }
-
-    fn delete<'a>(&'a self, scope: &'a Scope, id: RequestId) -> BoxFuture<'a, StoreResult<Delete>> {
-        let scope = scope.clone();
-        Box::pin(self.write(move |batch| batch.delete(&scope, id)))
-    }
-
-    fn find<'a>(&'a self, scope: &'a Scope, task: &'a TaskRef) -> BoxFuture<'a, StoreResult<Option<Arc<TaskRecord>>>> {
-        let (scope, task) = (scope.clone(), task.clone());
-        Box::pin(self.read(move |inner| inner.find(&scope, &task)))
-    }
-
-    fn list<'a>(
-        &'a self,
-        scope: &'a Scope,
-        filter: &'a Filter,
-        page: Page,
-    ) -> BoxFuture<'a, StoreResult<PageOf<Arc<TaskRecord>>>> {
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> BoxFuture<'a, StoreResult<PageOf<Row>>> {
         let (scope, filter) = (scope.clone(), filter.clone());
         Box::pin(self.read(move |inner| inner.list(&scope, &filter, &page)))
-    }
-
-    fn count<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, cap: u64) -> BoxFuture<'a, StoreResult<u64>> {
-        let (scope, filter) = (scope.clone(), filter.clone());
-        Box::pin(self.read(move |inner| inner.count(&scope, &filter, cap)))
     }
 
     fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>> {
@@ -460,22 +353,14 @@ impl TaskStore for RedbStore {
         Box::pin(std::future::ready(counts))
     }
 
-    fn input<'a>(
+    fn payload<'a>(
         &'a self,
         scope: &'a Scope,
         id: RequestId,
-    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedRequest>>>> {
+        part: Part,
+    ) -> BoxFuture<'a, StoreResult<Option<Payload>>> {
         let scope = scope.clone();
-        Box::pin(self.read(move |inner| inner.input(&scope, id)))
-    }
-
-    fn output<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-    ) -> BoxFuture<'a, StoreResult<Option<Arc<CapturedResponse>>>> {
-        let scope = scope.clone();
-        Box::pin(self.read(move |inner| inner.output(&scope, id)))
+        Box::pin(self.read(move |inner| inner.payload(&scope, id, part)))
     }
 
     fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
@@ -497,31 +382,8 @@ impl TaskStore for RedbStore {
         Box::pin(self.read(move |inner| inner.logs(&scope, id, query)))
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedDelivery>>> {
-        Box::pin(self.write(move |batch| batch.claim_deliveries(&claim)))
-    }
-
-    fn settle_delivery(&self, settlement: DeliverySettlement) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(self.write(move |batch| batch.settle_delivery(settlement)))
-    }
-
-    fn redeliver<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        generation: u32,
-        destination: &'a Destination,
-    ) -> BoxFuture<'a, StoreResult<Redeliver>> {
-        let (scope, destination) = (scope.clone(), destination.clone());
-        Box::pin(self.write(move |batch| batch.redeliver(&scope, id, generation, &destination)))
-    }
-
-    fn give_up_deliveries(&self, give_up: GiveUp) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
-        Box::pin(self.write(move |batch| batch.give_up_deliveries(&give_up)))
-    }
-
-    fn prune(&self, retention: Retention, limit: usize) -> BoxFuture<'_, StoreResult<Pruned>> {
-        Box::pin(self.write(move |batch| batch.prune(retention, limit)))
+    fn prune_keys(&self, limit: usize) -> BoxFuture<'_, StoreResult<usize>> {
+        Box::pin(self.write(move |batch| batch.prune_keys(limit)))
     }
 
     fn wait_for_work(&self) -> BoxFuture<'_, ()> {

@@ -1,12 +1,13 @@
-//! Opening a file: whose it is, what is in it, and what the process before left undone.
+//! Opening a file: whose it is, and what is in it.
 
 use std::{
+    collections::HashSet,
     fs::{File, OpenOptions},
     io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use redb::{
@@ -19,12 +20,12 @@ use super::{
     fault::{Failure, Fault},
     frame,
     onward::Onward,
-    ram::{Arrival, Ram},
-    tables::{DEFINITIONS, FORMAT, FORMAT_KEY, INPUTS, META, Origin, SET_ASIDE, Stored, TASKS, Tables, Unreadable},
+    ram::Ram,
+    tables::{DEFINITIONS, FORMAT, FORMAT_KEY, INPUTS, META, Origin, SET_ASIDE, TASKS, Tables, read_row},
 };
 use crate::{
-    store::{StoreError, StoreErrorKind, StoreResult},
-    task::{RequestId, TaskRecord, lifecycle::Rescue},
+    store::{Row, StoreError, StoreErrorKind, StoreResult, kit::Unsorted},
+    task::RequestId,
     time::{Clock, Timestamp},
 };
 
@@ -163,14 +164,13 @@ fn refused(path: &Path, error: DatabaseError) -> StoreError {
     StoreError::new(kind, context).because(error)
 }
 
-/// Reads what is there into memory, ends or requeues what was running, and puts up again what was being told: whoever had
-/// it is gone, since the file was free to be opened.
+/// Reads what is there into memory. Nothing is decided about it, and nothing written to a file that is in order.
 ///
 /// The clock is the one to go by from then on: not behind the file.
 pub(super) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -> StoreResult<(Ram, Onward)> {
     let recovered = catch_unwind(AssertUnwindSafe(|| {
         let transaction = database.begin_write()?;
-        check_format(path, &transaction)?;
+        let is_new = check_format(path, &transaction)?;
         let mut tables = Tables::new(&transaction);
         let read = catch_unwind(AssertUnwindSafe(|| {
             tables.make_all()?;
@@ -179,9 +179,12 @@ pub(super) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -
         tables.close();
         match read {
             Ok(recovered) => {
-                let recovered = recovered?;
-                transaction.commit()?;
-                Ok(recovered)
+                let (ram, clock) = recovered?;
+                match is_new || ram.damaged.load(Ordering::Relaxed) > 0 {
+                    true => transaction.commit()?,
+                    false => transaction.abort()?,
+                }
+                Ok((ram, clock))
             }
             Err(panic) => {
                 // Like the tables, it is dropped while nothing unwinds.
@@ -198,8 +201,8 @@ pub(super) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -
     }
 }
 
-/// Refuses a file of a newer build and one of another program, without a write to it: redb writes as it opens a file,
-/// and as it closes one. Only a file that must be repaired first is not looked into, and is refused after that.
+/// Refuses a file of another build's format and one of another program, without a write to it: redb writes as it opens a
+/// file, and as it closes one. Only a file that must be repaired first is not looked into, and is refused after that.
 fn peek(path: &Path, backend: impl StorageBackend) -> StoreResult<()> {
     let looked = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = redb::Builder::new();
@@ -238,8 +241,8 @@ fn peek(path: &Path, backend: impl StorageBackend) -> StoreResult<()> {
 /// A few pages are looked at.
 const PEEK_CACHE: usize = 256 * 1024;
 
-/// The same from inside of the transaction that is to write, which marks a new file as ours.
-fn check_format(path: &Path, transaction: &WriteTransaction) -> Result<(), Fault> {
+/// The same from inside of a transaction, which marks a new file as ours. Answers whether it is one.
+fn check_format(path: &Path, transaction: &WriteTransaction) -> Result<bool, Fault> {
     let names = transaction
         .list_tables()?
         .map(|table| table.name().to_owned())
@@ -250,7 +253,7 @@ fn check_format(path: &Path, transaction: &WriteTransaction) -> Result<(), Fault
     if format.is_none() {
         frame::put(&mut meta, FORMAT_KEY, &[&FORMAT.to_be_bytes()])?;
     }
-    Ok(())
+    Ok(format.is_none())
 }
 
 fn read_format(value: &[u8]) -> Option<u32> {
@@ -262,8 +265,8 @@ fn read_format(value: &[u8]) -> Option<u32> {
 /// says cannot be read.
 fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result<(), Fault> {
     let what = match format {
-        Some(Some(format)) if format <= FORMAT => return complete(path, &names),
-        Some(Some(format)) => format!("has format {format}, and this build knows formats up to {FORMAT}"),
+        Some(Some(FORMAT)) => return complete(path, &names),
+        Some(Some(format)) => format!("has format {format}, and this build knows format {FORMAT} alone"),
         Some(None) => "does not say which format it has".to_owned(),
         None if names.is_empty() => return Ok(()),
         None => "holds another program's tables".to_owned(),
@@ -298,35 +301,21 @@ fn is_emptied(
 
 const EMPTIED: &str = "it holds requests, and no task that they belong to";
 
-/// Whether a process had the task, or was telling somebody of it.
-fn somebody_had(task: &TaskRecord) -> bool {
-    task.state.is_held() || task.deliveries.iter().any(|delivery| delivery.is_claimed)
-}
-
 fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, Onward), redb::Error> {
-    let ram = Ram::default();
-    let mut damaged = Vec::new();
-    let mut orphaned = Vec::new();
-    let mut found = Arrival::default();
-    let (mut seen, mut live, mut latest) = (0, Vec::new(), Timestamp::ZERO);
+    let (mut ram, mut all) = (Ram::default(), Unsorted::default());
+    let (mut seen, mut live, mut damaged, mut latest) = (0, Vec::new(), Vec::new(), Timestamp::ZERO);
     for entry in tables.tasks.open()?.iter()? {
         let (key, value) = entry?;
         seen += 1;
-        let read = Stored::read(key.value(), value.value());
-        if let Some(event) = read.as_ref().ok().and_then(|stored| stored.record.history.last()) {
-            latest = latest.max(event.at);
-        }
-        match read {
-            Ok(stored) if somebody_had(&stored.record) => orphaned.push(stored),
-            Ok(stored) => {
-                live.extend(stored.record.state.is_queued().then_some(stored.record.id));
-                found.note(&ram, &stored.record);
+        match read_row(key.value(), value.value()) {
+            Ok((row, _)) => {
+                latest = latest.max(latest_of(&row));
+                live.extend((!row.columns.state.is_terminal()).then_some(row.id));
+                ram.find(&row, &mut all);
             }
             // Another build's work: it stays, and this one neither runs nor loses it.
             Err(error) if error.is_newer() => {}
-            Err(Unreadable::Damaged(_) | Unreadable::Undecodable(_)) => {
-                damaged.push((key.value().to_vec(), value.value().to_vec()));
-            }
+            Err(_) => damaged.push((key.value().to_vec(), value.value().to_vec())),
         }
     }
     if seen != tables.tasks.open()?.len()? {
@@ -340,37 +329,34 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
         tables.tasks.open()?.remove(&*key)?;
     }
     // A damaged page may be walked through and yet lead astray who looks for a key: tasks would wait for ever.
-    for id in live.iter().chain(orphaned.iter().map(|stored| &stored.record.id)) {
+    for id in live {
         if tables.tasks.open()?.get(&id.as_bytes()[..])?.is_none() {
             return Err(redb::Error::Corrupted("a task is not where it should be".into()));
         }
     }
     let clock = Onward::from(latest, clock);
-    let now = clock.now();
-    for mut stored in orphaned {
-        // A task counts a crash: the claim counted itself, and nobody has taken that back.
-        let told_before = stored.record.deliveries.len();
-        let rescue = stored.record.orphaned(now);
-        if rescue != Rescue::NotDue {
-            let outbox = stored.record.deliveries.len() > told_before;
-            ram.note_rescued(stored.record.id, rescue, outbox);
-        }
-        stored.put(tables.tasks.open()?)?;
-        found.note(&ram, &stored.record);
-    }
-    found.shelve(&ram);
-    let aside = [Origin::Task as u8];
-    for entry in tables.set_aside.open()?.range::<&[u8]>(&aside[..]..)? {
+    ram.found(all, set_aside(tables)?, clock.now());
+    Ok((ram, clock))
+}
+
+/// The latest that is said to have happened to a task.
+fn latest_of(row: &Row) -> Timestamp {
+    let columns = &row.columns;
+    let noted = row.record.history.last().map(|event| event.at);
+    let times = [columns.started_at, columns.ended_at, noted];
+    times.into_iter().flatten().fold(columns.created_at, Timestamp::max)
+}
+
+/// The tasks whose row was set aside, now or before.
+fn set_aside(tables: &mut Tables<'_>) -> Result<HashSet<RequestId>, redb::Error> {
+    let origin = [Origin::Task as u8];
+    let mut ids = HashSet::new();
+    for entry in tables.set_aside.open()?.range::<&[u8]>(&origin[..]..)? {
         let (key, _) = entry?;
-        let Some((&[origin], id)) = key.value().split_first_chunk() else {
+        let Some(id) = key.value().strip_prefix(&origin) else {
             break;
         };
-        if origin != Origin::Task as u8 {
-            break;
-        }
-        if let Ok(id) = id.try_into() {
-            ram.shelf().set_aside.insert(RequestId::from_bytes(id));
-        }
+        ids.extend(<[u8; 16]>::try_from(id).map(RequestId::from_bytes));
     }
-    Ok((ram, clock))
+    Ok(ids)
 }

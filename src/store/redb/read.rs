@@ -1,22 +1,19 @@
 //! Reading, without a word to the writer.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 
 use super::{
     fault::Fault,
-    frame::{self, Bytes},
+    frame::{Damaged, Value},
     inner::Inner,
     logs,
-    tables::{INPUTS, LOGS, OUTPUTS, Stored, TASKS, Unreadable, ids_of_name},
+    tables::{INPUTS, LOGS, OUTPUTS, TASKS, Unreadable, ids_of_name, read_payload, read_row},
 };
 use crate::{
-    store::{LogQuery, StoreError, StoreErrorKind, StoreResult, index::Moment},
-    task::{
-        CapturedRequest, CapturedResponse, Counts, Cursor, Filter, LogLine, Page, PageOf, RequestId, Scope, SortOrder,
-        TaskRecord, TaskRef, TaskState,
-    },
+    store::{LogQuery, Part, Payload, Row, StoreResult, Which, kit::Moment},
+    task::{Counts, Cursor, Filter, LogLine, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
 };
 
@@ -24,63 +21,51 @@ use crate::{
 const CHUNK: usize = 256;
 
 impl Inner {
-    pub(super) fn find(&self, scope: &Scope, task: &TaskRef) -> StoreResult<Option<Arc<TaskRecord>>> {
+    pub(super) fn rows(&self, scope: &Scope, which: &Which) -> StoreResult<Vec<Row>> {
         self.read(|transaction| {
             let tasks = transaction.open_table(TASKS)?;
-            let ids = match task {
-                TaskRef::Id(id) => vec![*id],
-                TaskRef::Name(name) => ids_of_name(transaction, name)?,
+            let ids = match which {
+                Which::Id(id) => vec![*id],
+                Which::Name(name) => ids_of_name(transaction, scope, name)?,
+                Which::HeldBy(worker) => self.ram.held_by(worker),
             };
-            let mut found = Vec::new();
+            let mut rows = Vec::with_capacity(ids.len());
             for id in ids {
-                let stored = self.stored(&tasks, id)?;
-                found.extend(stored.filter(|stored| scope.contains(stored.record.tenant.as_ref())));
-            }
-            match (found.pop(), found.is_empty(), task) {
-                (Some(_), false, TaskRef::Name(name)) => {
-                    let context = format!("several tenants have a task called {name}");
-                    Err(Fault::Answer(StoreError::new(StoreErrorKind::Conflict, context)))
-                }
-                (found, ..) => Ok(found.map(|stored| Arc::new(stored.record))),
-            }
-        })
-    }
-
-    pub(super) fn input(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedRequest>>> {
-        self.read(|transaction| {
-            let tasks = transaction.open_table(TASKS)?;
-            if !self.is_in(&tasks, scope, id)? {
-                return Ok(None);
-            }
-            let payload = payload(&transaction.open_table(INPUTS)?, id)?;
-            let input = payload.ok_or(Fault::unreadable(id, frame::Damaged.into()))?;
-            let input = CapturedRequest::decode(input).map_err(|error| Fault::unreadable(id, error.into()))?;
-            Ok(Some(Arc::new(input)))
-        })
-    }
-
-    pub(super) fn output(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedResponse>>> {
-        self.read(|transaction| {
-            let stored = self.stored(&transaction.open_table(TASKS)?, id)?;
-            let Some(stored) = stored.filter(|stored| scope.contains(stored.record.tenant.as_ref())) else {
-                return Ok(None);
-            };
-            let Some(output) = payload(&transaction.open_table(OUTPUTS)?, id)? else {
-                return match stored.record.status_code {
-                    // The record tells of a response, so it was lost.
-                    Some(_) => Err(Fault::unreadable(id, frame::Damaged.into())),
-                    None => Ok(None),
+                let row = match (self.row_in(&tasks, scope, id), which) {
+                    (Err(Fault::Answer(_)), Which::HeldBy(_)) => None,
+                    (found, _) => found?,
                 };
+                // The file may not have the claim yet, or not any more.
+                let is_meant = |row: &Row| match which {
+                    Which::HeldBy(worker) => row.columns.is_held() && row.columns.worker.as_ref() == Some(worker),
+                    _ => true,
+                };
+                rows.extend(row.filter(is_meant));
+            }
+            Ok(rows)
+        })
+    }
+
+    pub(super) fn payload(&self, scope: &Scope, id: RequestId, part: Part) -> StoreResult<Option<Payload>> {
+        self.read(|transaction| {
+            let Some(row) = self.row_in(&transaction.open_table(TASKS)?, scope, id)? else {
+                return Ok(None);
             };
-            let output = CapturedResponse::decode(output).map_err(|error| Fault::unreadable(id, error.into()))?;
-            Ok(Some(Arc::new(output)))
+            let (table, is_there) = match part {
+                Part::Request => (INPUTS, true),
+                Part::Response => (OUTPUTS, row.record.status_code.is_some()),
+            };
+            match payload(&transaction.open_table(table)?, id)? {
+                // The record tells of it, so it was lost.
+                None if is_there => Err(Unreadable::from(Damaged).of(id).into()),
+                found => Ok(found),
+            }
         })
     }
 
     pub(super) fn logs(&self, scope: &Scope, id: RequestId, query: LogQuery) -> StoreResult<Vec<LogLine>> {
         self.read(|transaction| {
-            let tasks = transaction.open_table(TASKS)?;
-            if !self.is_in(&tasks, scope, id)? {
+            if self.row_in(&transaction.open_table(TASKS)?, scope, id)?.is_none() {
                 return Err(Fault::not_found());
             }
             // A chunk stands under the number of its last line, so the first that can have a later one is this.
@@ -90,7 +75,7 @@ impl Inner {
             let mut lines = Vec::new();
             for chunk in ReadableTable::range::<&[u8]>(&chunks, &first[..]..=&last[..])? {
                 let (key, value) = chunk?;
-                let chunk = logs::read(key.value(), value.value()).map_err(|error| Fault::unreadable(id, error))?;
+                let chunk = logs::read(key.value(), value.value()).map_err(|error| error.of(id))?;
                 let wanted = chunk.into_iter().filter(|line| {
                     line.seq > query.after && query.attempt.is_none_or(|attempt| line.attempt == attempt)
                 });
@@ -103,7 +88,7 @@ impl Inner {
         })
     }
 
-    pub(super) fn list(&self, scope: &Scope, filter: &Filter, page: &Page) -> StoreResult<PageOf<Arc<TaskRecord>>> {
+    pub(super) fn list(&self, scope: &Scope, filter: &Filter, page: &Page) -> StoreResult<PageOf<Row>> {
         let limit = page.limit.max(1);
         self.read(|transaction| {
             // Opened before the index is read: what is committed by now, and was not before, came while we looked.
@@ -133,106 +118,57 @@ impl Inner {
         })
     }
 
-    pub(super) fn count(&self, scope: &Scope, filter: &Filter, cap: u64) -> StoreResult<u64> {
-        let only_states = Filter {
-            states: filter.states,
-            ..Filter::default()
-        };
-        if *filter == only_states {
-            let counts = self.count_states(scope);
-            let wanted = |state: &TaskState| filter.states.is_none_or(|states| states.contains(*state));
-            let count: u64 = TaskState::ALL.iter().filter(|s| wanted(s)).map(|s| counts.of(*s)).sum();
-            return Ok(count.min(cap));
-        }
-        let page = Page {
-            order: SortOrder::Ascending,
-            after: None,
-            limit: 0,
-        };
-        self.read(|transaction| {
-            let tables = Searched::open(transaction, filter)?;
-            let mut after = start(filter, &page);
-            let mut count = 0;
-            loop {
-                let chunk = self.ram.shelf().created.behind(after, page.order, CHUNK);
-                let exhausted = chunk.len() < CHUNK;
-                for moment in chunk {
-                    after = Some(moment);
-                    if count >= cap || is_past(filter, page.order, moment.0) {
-                        return Ok(count);
-                    }
-                    count += u64::from(self.wanted(&tables, scope, filter, moment.1)?.is_some());
-                }
-                if exhausted {
-                    return Ok(count.min(cap));
-                }
-            }
-        })
-    }
-
     pub(super) fn counts(&self, scope: &Scope) -> Counts {
-        let mut counts = self.count_states(scope);
-        let (oldest, now) = (self.ram.queue.lock().oldest(scope), self.clock.now());
-        counts.set_aside = self.ram.set_aside.load(Ordering::Relaxed);
-        counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
-        counts.pending_deliveries = (*scope == Scope::All).then(|| self.ram.outbox.len());
-        counts
-    }
-
-    fn count_states(&self, scope: &Scope) -> Counts {
         let mut counts = Counts::default();
         self.ram.shelf().tally.count_into(&mut counts, scope);
+        let (oldest, now) = (self.ram.queue.lock().oldest(scope), self.clock.now());
+        counts.set_aside = self.ram.damaged.load(Ordering::Relaxed);
+        counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
+        counts.pending_deliveries = (*scope == Scope::All).then(|| self.ram.outbox.pending());
         counts
     }
 
-    fn is_in(&self, tasks: &Table, scope: &Scope, id: RequestId) -> Result<bool, Fault> {
-        let stored = self.stored(tasks, id)?;
-        Ok(stored.is_some_and(|stored| scope.contains(stored.record.tenant.as_ref())))
-    }
-
-    fn stored(&self, tasks: &Table, id: RequestId) -> Result<Option<Stored>, Fault> {
-        let Some(value) = ReadableTable::get(tasks, &id.as_bytes()[..])? else {
-            return match self.ram.shelf().set_aside.contains(&id) {
+    /// The task, if it is in `scope`, as it is in the file, with what only memory knows of it.
+    fn row_in(&self, tasks: &Table, scope: &Scope, id: RequestId) -> Result<Option<Row>, Fault> {
+        let key = &id.as_bytes()[..];
+        let Some(value) = ReadableTable::get(tasks, key)? else {
+            return match self.ram.is_set_aside(id) {
                 true => Err(Fault::set_aside(id)),
                 false => Ok(None),
             };
         };
-        let mut stored = Stored::read(id.as_bytes(), value.value()).map_err(|error| Fault::unreadable(id, error))?;
-        self.ram.complete(&mut stored.record);
-        Ok(Some(stored))
+        let (mut row, _) = read_row(key, value.value()).map_err(|error| error.of(id))?;
+        self.ram.complete(&mut row);
+        Ok(Some(row).filter(|row| scope.contains(row.record.tenant.as_ref())))
     }
 
     /// The task, if it is looked for. Its request is read only if all else fits.
-    fn wanted(
-        &self,
-        tables: &Searched,
-        scope: &Scope,
-        filter: &Filter,
-        id: RequestId,
-    ) -> Result<Option<Arc<TaskRecord>>, Fault> {
-        let record = match self.stored(&tables.tasks, id) {
-            Ok(Some(stored)) => stored.record,
+    fn wanted(&self, tables: &Searched, scope: &Scope, filter: &Filter, id: RequestId) -> Result<Option<Row>, Fault> {
+        let mut row = match self.row_in(&tables.tasks, scope, id) {
+            Ok(Some(row)) => row,
             // One that cannot be read has nothing to be listed by; the others are not to be lost with it.
             Ok(None) | Err(Fault::Answer(_)) => return Ok(None),
             Err(broken) => return Err(broken),
         };
-        if !scope.contains(record.tenant.as_ref()) || !tables.but_for_text.matches(&record, &[]) {
+        let record = row.restore();
+        if !tables.but_for_text.matches(record, &[]) {
             return Ok(None);
         }
-        let Some(inputs) = &tables.inputs else {
-            return Ok(Some(Arc::new(record)));
-        };
-        let body = match payload(inputs, id) {
-            Ok(payload) => payload.and_then(|payload| CapturedRequest::decode(payload).ok()),
-            Err(Fault::Answer(_)) => None,
-            Err(broken) => return Err(broken),
-        };
-        let body = body.map(|input| input.body).unwrap_or_default();
-        Ok(filter.matches(&record, &body).then(|| Arc::new(record)))
+        if let Some(inputs) = &tables.inputs {
+            let body = match payload(inputs, id) {
+                Ok(payload) => payload.unwrap_or_default().body,
+                Err(Fault::Answer(_)) => bytes::Bytes::new(),
+                Err(broken) => return Err(broken),
+            };
+            if !filter.matches(record, &body) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(row))
     }
 }
 
-type Table = ReadOnlyTable<Bytes, Bytes>;
+type Table = ReadOnlyTable<Value, Value>;
 
 /// What a search looks into.
 struct Searched {
@@ -256,14 +192,14 @@ impl Searched {
     }
 }
 
-/// The payload under a task's id, copied, if there is one.
-fn payload(table: &Table, id: RequestId) -> Result<Option<bytes::Bytes>, Fault> {
-    let key = &id.as_bytes()[..];
-    let Some(value) = ReadableTable::get(table, key)? else {
-        return Ok(None);
-    };
-    let payload = frame::open(key, value.value()).map_err(|error| Fault::unreadable(id, Unreadable::from(error)))?;
-    Ok(Some(bytes::Bytes::copy_from_slice(payload)))
+/// The payload under a task's id, if there is one.
+fn payload(table: &Table, id: RequestId) -> Result<Option<Payload>, Fault> {
+    let value = ReadableTable::get(table, &id.as_bytes()[..])?;
+    let payload = value.map(|value| read_payload(id, value.value()));
+    let payload = payload
+        .transpose()
+        .map_err(|damaged| Unreadable::from(damaged).of(id))?;
+    Ok(payload)
 }
 
 /// Where to begin: behind the page's cursor, or at the edge of the time that is asked for if that is further on.

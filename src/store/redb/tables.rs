@@ -2,8 +2,8 @@
 //!
 //! | table | key | value, behind its [checksum](super::frame) |
 //! |---|---|---|
-//! | `tasks` | id | digest of the request, then the record |
-//! | `inputs`, `outputs` | id | the request, the response |
+//! | `tasks` | id | the [row](Row::encode): its head, then the record |
+//! | `inputs`, `outputs` | id | the request, the response: length of the head, head, body |
 //! | `logs` | id, number of the last line | a [chunk](super::logs) of lines |
 //! | `names` | name, tenant | id |
 //! | `keys` | tenant, caller, key | id, end of the window, digest |
@@ -11,28 +11,30 @@
 //! | `set_aside` | letter of the table, key there | the value as it was found, without a checksum |
 //! | `meta` | `format` | version of this page |
 //!
-//! A completion to be delivered is part of its task's record, so that it can neither be written nor lost without it.
+//! A completion to be delivered is part of its task's row, so that it can neither be written nor lost without it.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
 };
 
+use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::{
-    frame::{self, Bytes, Damaged},
+    frame::{self, Damaged, Sealed, Value},
     ram::Ram,
 };
 use crate::{
-    task::{Caller, DecodeError, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, Tenant},
+    store::{Payload, Row, StoreError, StoreErrorKind},
+    task::{Caller, DecodeError, IdempotencyKey, RequestDigest, RequestId, Scope, TaskName, Tenant},
     time::Timestamp,
 };
 
-/// The version of the tables that this build writes, and the newest it opens.
-pub(super) const FORMAT: u32 = 1;
+/// The version of the tables that this build writes and opens.
+pub(super) const FORMAT: u32 = 2;
 
-pub(super) type Definition = TableDefinition<'static, Bytes, Bytes>;
+pub(super) type Definition = TableDefinition<'static, Value, Value>;
 
 pub(super) const TASKS: Definition = TableDefinition::new("tasks");
 pub(super) const INPUTS: Definition = TableDefinition::new("inputs");
@@ -76,7 +78,7 @@ pub(super) struct Tables<'t> {
 pub(super) struct OnDemand<'t> {
     transaction: &'t WriteTransaction,
     definition: Definition,
-    table: Option<Table<'t, Bytes, Bytes>>,
+    table: Option<Table<'t, Value, Value>>,
 }
 
 impl<'t> OnDemand<'t> {
@@ -88,7 +90,7 @@ impl<'t> OnDemand<'t> {
         }
     }
 
-    pub(super) fn open(&mut self) -> Result<&mut Table<'t, Bytes, Bytes>, redb::Error> {
+    pub(super) fn open(&mut self) -> Result<&mut Table<'t, Value, Value>, redb::Error> {
         match &mut self.table {
             Some(table) => Ok(table),
             closed => Ok(closed.insert(self.transaction.open_table(self.definition)?)),
@@ -151,16 +153,9 @@ impl<'t> Tables<'t> {
     ) -> Result<(), redb::Error> {
         let key = [&[origin as u8], key].concat();
         self.set_aside.open()?.insert(&*key, value)?;
-        ram.set_aside.fetch_add(1, Ordering::Relaxed);
+        ram.damaged.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
-}
-
-/// A task as it is stored.
-#[derive(Clone, Debug)]
-pub(super) struct Stored {
-    pub(super) record: TaskRecord,
-    pub(super) digest: Option<RequestDigest>,
 }
 
 /// Why a stored value cannot be used.
@@ -177,24 +172,41 @@ impl Unreadable {
     pub(super) const fn is_newer(self) -> bool {
         matches!(self, Self::Undecodable(DecodeError::Newer(_)))
     }
+
+    /// What is answered of a task of which this is so.
+    pub(super) fn of(self, id: RequestId) -> StoreError {
+        let kind = match self.is_newer() {
+            true => StoreErrorKind::Incompatible,
+            false => StoreErrorKind::Corrupt,
+        };
+        StoreError::new(kind, format!("what is stored of task {id} cannot be read")).because(self)
+    }
 }
 
-impl Stored {
-    pub(super) fn read(key: &[u8], value: &[u8]) -> Result<Self, Unreadable> {
-        let payload = frame::open(key, value)?;
-        let (digest, record) = read_digest(payload).ok_or(Damaged)?;
-        let record = TaskRecord::decode(record)?;
-        match record.id.as_bytes() == key {
-            true => Ok(Self { record, digest }),
-            false => Err(Damaged.into()),
-        }
-    }
+/// The row that is stored of a task, and the bytes of its record.
+pub(super) fn read_row<'a>(key: &[u8], value: &'a [u8]) -> Result<(Row, &'a [u8]), Unreadable> {
+    let id = RequestId::from_bytes(key.try_into().map_err(|_| Damaged)?);
+    Ok(Row::decode(id, frame::open(key, value)?)?)
+}
 
-    pub(super) fn put(&self, tasks: &mut Table<'_, Bytes, Bytes>) -> Result<(), redb::Error> {
-        let record = self.record.encode();
-        let (flag, digest) = digest_parts(self.digest.as_ref());
-        frame::put(tasks, self.record.id.as_bytes(), &[&flag, digest, &record])?;
-        Ok(())
+/// The value of [`INPUTS`] and [`OUTPUTS`].
+pub(super) fn seal_payload(id: RequestId, payload: &Payload) -> Sealed {
+    let head = (payload.head.len() as u32).to_be_bytes();
+    Sealed::new(id.as_bytes(), &[&head, &payload.head, &payload.body])
+}
+
+/// The payload of a task, copied.
+pub(super) fn read_payload(id: RequestId, value: &[u8]) -> Result<Payload, Damaged> {
+    let payload = frame::open(id.as_bytes(), value)?;
+    let (length, payload) = payload.split_first_chunk().ok_or(Damaged)?;
+    let mut body = Bytes::copy_from_slice(payload);
+    let length = u32::from_be_bytes(*length) as usize;
+    match length <= body.len() {
+        true => Ok(Payload {
+            head: body.split_to(length),
+            body,
+        }),
+        false => Err(Damaged),
     }
 }
 
@@ -219,7 +231,7 @@ impl KnownKey {
         })
     }
 
-    pub(super) fn put(&self, keys: &mut Table<'_, Bytes, Bytes>, key: &[u8]) -> Result<(), redb::Error> {
+    pub(super) fn put(&self, keys: &mut Table<'_, Value, Value>, key: &[u8]) -> Result<(), redb::Error> {
         let until = self.until.as_millis().to_be_bytes();
         let (flag, digest) = digest_parts(self.digest.as_ref());
         frame::put(keys, key, &[self.id.as_bytes(), &until, &flag, digest])?;
@@ -251,36 +263,28 @@ pub(super) fn read_name(key: &[u8], value: &[u8]) -> Result<RequestId, Damaged> 
 }
 
 /// What a name's keys begin with, whatever the tenant. Names hold no zero byte.
-pub(super) fn name_prefix(name: &TaskName) -> Vec<u8> {
+fn name_prefix(name: &TaskName) -> Vec<u8> {
     [name.as_str().as_bytes(), &[0]].concat()
 }
 
+/// No tenant and one with an empty name are told apart.
 pub(super) fn name_key(name: &TaskName, tenant: Option<&Tenant>) -> Vec<u8> {
     let mut key = name_prefix(name);
-    push_tenant(&mut key, tenant);
+    key.push(tenant.is_some().into());
+    key.extend_from_slice(tenant.map_or("", Tenant::as_str).as_bytes());
     key
 }
 
 pub(super) fn key_key(tenant: Option<&Tenant>, caller: Option<&Caller>, key: &IdempotencyKey) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
-    let length = tenant.map_or(0, |tenant| tenant.as_str().len() as u32);
-    bytes.extend_from_slice(&length.to_be_bytes());
-    push_tenant(&mut bytes, tenant);
-    // Nothing where there is none, as files have it that were written before there were callers. The zero tells a caller
-    // from a key, which has no such byte.
-    if let Some(caller) = caller {
-        bytes.push(0);
-        bytes.extend_from_slice(&(caller.as_str().len() as u32).to_be_bytes());
-        bytes.extend_from_slice(caller.as_str().as_bytes());
+    for owner in [tenant.map(Tenant::as_str), caller.map(Caller::as_str)] {
+        // None and an empty one are told apart, and no two lists of three run into the same bytes.
+        let length = owner.map_or(0, |owner| owner.len() as u32 + 1);
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(owner.unwrap_or("").as_bytes());
     }
     bytes.extend_from_slice(key.as_str().as_bytes());
     bytes
-}
-
-/// No tenant and one with an empty name are told apart.
-fn push_tenant(key: &mut Vec<u8>, tenant: Option<&Tenant>) {
-    key.push(tenant.is_some().into());
-    key.extend_from_slice(tenant.map_or("", Tenant::as_str).as_bytes());
 }
 
 /// Where the key with this key in [`KEYS`] stands in [`KEY_ENDS`].
@@ -288,18 +292,29 @@ pub(super) fn end_key(until: Timestamp, key: &[u8]) -> Vec<u8> {
     [&until.as_millis().to_be_bytes(), key].concat()
 }
 
-/// The ids of the tasks of a name, whatever the tenant.
-pub(super) fn ids_of_name(transaction: &ReadTransaction, name: &TaskName) -> Result<Vec<RequestId>, redb::Error> {
-    let prefix = name_prefix(name);
+/// The ids of the tasks of a name.
+pub(super) fn ids_of_name(
+    transaction: &ReadTransaction,
+    scope: &Scope,
+    name: &TaskName,
+) -> Result<Vec<RequestId>, redb::Error> {
     let names = transaction.open_table(NAMES)?;
+    let key = match scope {
+        Scope::One(tenant) => name_key(name, tenant.as_ref()),
+        Scope::All => name_prefix(name),
+    };
     let mut ids = Vec::new();
-    for entry in ReadableTable::range::<&[u8]>(&names, &*prefix..)? {
-        let (key, value) = entry?;
-        if !key.value().starts_with(&prefix) {
+    for entry in ReadableTable::range::<&[u8]>(&names, &*key..)? {
+        let (found, value) = entry?;
+        let is_meant = match scope {
+            Scope::One(_) => found.value() == key,
+            Scope::All => found.value().starts_with(&key),
+        };
+        if !is_meant {
             break;
         }
         // One that is damaged is as if it were not there; the writer sets it aside when it comes across it.
-        ids.extend(read_name(key.value(), value.value()));
+        ids.extend(read_name(found.value(), value.value()));
     }
     Ok(ids)
 }

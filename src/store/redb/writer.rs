@@ -200,13 +200,7 @@ fn perform(
     jobs: &mut Vec<Box<dyn Job>>,
     inbox: &mut Inbox,
 ) -> thread::Result<Result<Done, redb::Error>> {
-    let mut batch = Batch {
-        tables: Tables::new(transaction),
-        ram: &inner.ram,
-        clock: &*inner.clock,
-        dirty: false,
-        work: false,
-    };
+    let mut batch = Batch::new(Tables::new(transaction), &inner.ram, &*inner.clock);
     let done = catch_unwind(AssertUnwindSafe(|| {
         let mut done = 0;
         while let Some(job) = jobs.get_mut(done) {
