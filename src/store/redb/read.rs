@@ -155,12 +155,12 @@ impl Inner {
             return Ok(None);
         }
         if let Some(inputs) = &tables.inputs {
-            let body = match payload(inputs, id) {
-                Ok(payload) => payload.unwrap_or_default().body,
-                Err(Fault::Answer(_)) => bytes::Bytes::new(),
+            let request = match payload(inputs, id) {
+                Ok(request) => request.unwrap_or_default(),
+                Err(Fault::Answer(_)) => Payload::default(),
                 Err(broken) => return Err(broken),
             };
-            if !filter.matches(record, &body) {
+            if !filter.matches(record, request.body()) {
                 return Ok(None);
             }
         }

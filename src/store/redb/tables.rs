@@ -191,21 +191,17 @@ pub(super) fn read_row<'a>(key: &[u8], value: &'a [u8]) -> Result<(Row, &'a [u8]
 
 /// The value of [`INPUTS`] and [`OUTPUTS`].
 pub(super) fn seal_payload(id: RequestId, payload: &Payload) -> Sealed {
-    let head = (payload.head.len() as u32).to_be_bytes();
-    Sealed::new(id.as_bytes(), &[&head, &payload.head, &payload.body])
+    let length = (payload.head().len() as u32).to_be_bytes();
+    Sealed::new(id.as_bytes(), &[&length, payload.head(), payload.body()])
 }
 
 /// The payload of a task, copied.
 pub(super) fn read_payload(id: RequestId, value: &[u8]) -> Result<Payload, Damaged> {
-    let payload = frame::open(id.as_bytes(), value)?;
-    let (length, payload) = payload.split_first_chunk().ok_or(Damaged)?;
+    let (length, payload) = frame::open(id.as_bytes(), value)?.split_first_chunk().ok_or(Damaged)?;
     let mut body = Bytes::copy_from_slice(payload);
     let length = u32::from_be_bytes(*length) as usize;
     match length <= body.len() {
-        true => Ok(Payload {
-            head: body.split_to(length),
-            body,
-        }),
+        true => Ok(Payload::new(body.split_to(length), body)),
         false => Err(Damaged),
     }
 }
