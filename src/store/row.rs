@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     task::{
-        Delivery, DeliveryStatus, Destination, FenceToken, LeaseRef, Progress, RequestId, TaskRecord, TaskState,
-        WorkerId, lifecycle::Renewal,
+        Cursor, Delivery, DeliveryStatus, Destination, FenceToken, LeaseRef, Progress, RequestId, TaskRecord,
+        TaskState, WorkerId, lifecycle::Renewal,
     },
     time::Timestamp,
 };
@@ -139,6 +139,15 @@ impl Row {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.record.attempt + u32::from(self.record.token < self.columns.token)
+    }
+
+    /// Its place in a listing.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        Cursor {
+            created_at: self.columns.created_at,
+            id: self.id,
+        }
     }
 
     /// The latest claim.

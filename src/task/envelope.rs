@@ -271,6 +271,29 @@ impl Payload {
         (head, self.apart.unwrap_or(behind))
     }
 
+    /// Both in one piece, for a store that keeps them so.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        [&(self.head as u32).to_be_bytes(), self.head(), self.body()].concat()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote, without a copy.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Malformed`] if it is nothing of the kind.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        let head = bytes
+            .split_first_chunk()
+            .map(|(head, _)| u32::from_be_bytes(*head) as usize);
+        let head = head.filter(|head| *head <= bytes.len() - 4).ok_or(TOO_SHORT)?;
+        Ok(Self {
+            whole: bytes.split_off(4),
+            head,
+            apart: None,
+        })
+    }
+
     /// How many bytes it takes to keep.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -16,7 +16,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_http::{
     limit::RequestBodyLimitLayer, map_request_body::MapRequestBodyLayer, timeout::RequestBodyTimeoutLayer,
 };
-use tower_respond_async::{BoxError, MemoryStore, Scope, testing::FaultStore};
+use tower_respond_async::{BoxError, MemoryStore, Scope, store::Operation, testing::FaultStore};
 
 use crate::support::{Answered, App, WithoutBody, by_hand, fc, other_runtime, read_to_end, routes, soon, talk};
 

@@ -17,7 +17,7 @@ use tower_respond_async::{
     api::Permission,
     error::BoxFuture,
     hook::webhook::{CallbackPolicy, Resolve, Secret, Webhook},
-    store::{Insert, RedbStore},
+    store::{Insert, Ledger, RedbStore},
     task::{Conditions, DeliveryStatus, Destination, NewTask, Subscription, Subscriptions},
 };
 
@@ -374,11 +374,11 @@ async fn a_callback_survives_the_end_of_the_process() {
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("tasks.redb");
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
-    let store = RedbStore::open(&path).await.unwrap();
+    let ledger = Ledger::of(RedbStore::open(&path).await.unwrap());
     let task = with_callback(&receiver.url("/hook"));
-    let id = inserted(ledger(&store).insert(Insert::new(task)).await.unwrap()).id;
-    store.close().await;
-    drop(store);
+    let id = inserted(ledger.insert(Insert::new(task)).await.unwrap()).id;
+    ledger.store().close().await;
+    drop(ledger);
     let store = RedbStore::open(&path).await.unwrap();
     let tasks = serve(quick(store).callbacks(local()), |_| async { ok() });
     settled(&tasks, id, DeliveryStatus::Delivered).await;
@@ -401,7 +401,7 @@ async fn a_host_that_never_answers_leaves_places_to_the_others() {
     for _ in 0..TASKS {
         for receiver in [&dead, &alive] {
             let _ = inserted(
-                store
+                ledger(&store)
                     .insert(Insert::new(with_callback(&receiver.url("/"))))
                     .await
                     .unwrap(),

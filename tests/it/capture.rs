@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use tower_respond_async::{
     Backoff, Builder, MemoryStore, RequestId, Scope, TaskApi, TaskState, TaskStore, allow_everyone,
     probe::{Capture, Event, Probe, TracingProbe},
-    store::LogQuery,
+    store::{Ledger, LogQuery},
     task::{LogLine, lifecycle::Outcome},
 };
 use tracing::{Instrument, Subscriber, debug, error, info, info_span, subscriber::DefaultGuard, warn};

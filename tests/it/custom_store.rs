@@ -1,7 +1,12 @@
-//! The store of `examples/custom_store.rs` keeps every promise, and an application runs on it.
+//! The store of `examples/custom_store` keeps every promise, and an application runs on it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use redb::Database;
 use tower_respond_async::{
     RequestId, TaskStore,
     error::BoxFuture,
@@ -13,46 +18,89 @@ use tower_respond_async::{
     time::{SystemClock, Timestamp},
 };
 
-use crate::examples::{async_post, get, result_of, send};
+use self::example::store::{KvStore, REQUEST, VALUES};
+use crate::{
+    examples::{async_post, get, result_of, send},
+    redb::harness::Folder,
+};
 
-#[path = "../../examples/custom_store.rs"]
+#[path = "../../examples/custom_store/main.rs"]
 #[expect(dead_code, reason = "its main is for people")]
 mod example;
 
-tower_respond_async::conformance!(promises, MapHarness::default());
+tower_respond_async::conformance!(promises, KvHarness::default());
 
 #[test]
 fn the_custom_store_agrees_with_the_model() {
-    conformance::run(&MapHarness::default(), async |harness| {
-        model::agrees_with_the_model(harness, 0..100).await;
+    conformance::run(&KvHarness::default(), async |harness| {
+        model::agrees_with_the_model(harness, 0..20).await;
+        model::agrees_with_the_model_across_reopening(harness, 100..110).await;
     });
 }
 
 #[tokio::test]
 async fn an_application_runs_on_it() {
-    let app = example::app(example::MapStore::new(SystemClock::new())).unwrap();
+    let folder = Folder::new();
+    let store = KvStore::open(&folder.file("tasks.kv"), SystemClock::new()).unwrap();
+    let app = example::app(store).unwrap();
     let accepted = send(&app, async_post("/shout", "hello")).await;
     assert_eq!(result_of(&app, &accepted).await.body(), "HELLO");
     assert!(send(&app, get("/tasks")).await.body().starts_with(br#"{"tasks":[{"#));
 }
 
-#[derive(Debug)]
-struct MapHarness(ManualClock);
+/// It is one file of a length that is read at a sitting.
+#[test]
+fn the_custom_store_is_short() {
+    let source = include_str!("../../examples/custom_store/store.rs");
+    let code = source.lines().map(str::trim);
+    let code = code.filter(|line| !line.is_empty() && !line.starts_with("//")).count();
+    assert!(code <= 360, "{code} lines of code");
+}
 
-impl Default for MapHarness {
+#[derive(Debug)]
+struct KvHarness {
+    clock: ManualClock,
+    folder: Folder,
+    opened: Mutex<Option<Arc<KvStore>>>,
+}
+
+impl Default for KvHarness {
     fn default() -> Self {
-        Self(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)))
+        Self {
+            clock: ManualClock::new(Timestamp::from_millis(1_700_000_000_000)),
+            folder: Folder::new(),
+            opened: Mutex::default(),
+        }
     }
 }
 
-impl Harness for MapHarness {
+impl KvHarness {
+    fn open_file(&self) -> Arc<dyn TaskStore> {
+        let store = KvStore::open(&self.folder.file("tasks.kv"), self.clock.clone());
+        let store = Arc::new(store.expect("nobody else has it open"));
+        *self.opened.lock().unwrap() = Some(store.clone());
+        store
+    }
+
+    async fn close(&self) {
+        let opened = self.opened.lock().unwrap().take();
+        if let Some(store) = opened {
+            store.close().await;
+        }
+    }
+}
+
+impl Harness for KvHarness {
     fn open(&self) -> BoxFuture<'_, Arc<dyn TaskStore>> {
-        let store: Arc<dyn TaskStore> = Arc::new(example::MapStore::new(self.0.clone()));
-        Box::pin(async { store })
+        Box::pin(async {
+            self.close().await;
+            let _ = fs::remove_file(self.folder.file("tasks.kv"));
+            self.open_file()
+        })
     }
 
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
-        self.0.advance(time);
+        self.clock.advance(time);
         Box::pin(async {})
     }
 
@@ -60,20 +108,33 @@ impl Harness for MapHarness {
         Duration::from_secs(1)
     }
 
-    /// Each operation looks at every task there is, so the later rounds take long.
+    /// Each operation reads every task there is and syncs the file.
     fn rounds(&self) -> usize {
-        300
+        20
     }
 
     fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
-        Box::pin(async { None })
+        Box::pin(async {
+            self.close().await;
+            Some(self.open_file())
+        })
     }
 
     fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
-        Box::pin(async { None })
+        let second = KvStore::open(&self.folder.file("tasks.kv"), self.clock.clone());
+        Box::pin(async { second.ok().map(|store| Arc::new(store) as Arc<dyn TaskStore>) })
     }
 
-    fn corrupt(&self, _: RequestId) -> BoxFuture<'_, bool> {
-        Box::pin(async { false })
+    fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            self.close().await;
+            let database = Database::open(self.folder.file("tasks.kv")).unwrap();
+            let transaction = database.begin_write().unwrap();
+            let mut values = transaction.open_table(VALUES).unwrap();
+            values.insert((REQUEST, &id.as_bytes()[..]), &b"garbage"[..]).unwrap();
+            drop(values);
+            transaction.commit().unwrap();
+            true
+        })
     }
 }

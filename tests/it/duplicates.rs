@@ -23,7 +23,7 @@ use tower_respond_async::{
     Tenant,
     hook::webhook::{CallbackPolicy, Secret},
     probe::{Event, Probe},
-    store::{Operation, RedbStore, Retention},
+    store::{Ledger, Operation, RedbStore, Retention},
     task::{Caller, IdempotencyKey},
     testing::FaultStore,
 };

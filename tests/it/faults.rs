@@ -10,7 +10,7 @@ use std::{
 
 use tower_respond_async::{
     MemoryStore, RequestId, Scope, SubmitError, Submitted, TaskState, TaskStore, Tasks,
-    store::{Insert, Ledger, Operation, StoreErrorKind},
+    store::{Insert, Operation, StoreErrorKind},
     task::{Filter, IdempotencyKey},
     testing::{FaultStore, Faults},
 };
@@ -87,7 +87,10 @@ impl Bench {
     async fn stored_for(&self, path: &str) -> RequestId {
         let mut found = None;
         eventually("it is stored", async || {
-            let all = self.memory.list_all(&Scope::All, &Filter::default()).await.unwrap();
+            let all = ledger(&self.memory)
+                .list_all(&Scope::All, &Filter::default())
+                .await
+                .unwrap();
             found = all
                 .iter()
                 .find(|record| record.uri.path() == path)

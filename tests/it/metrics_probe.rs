@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt};
 use tower_respond_async::{
     Backoff, Builder, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskContext, Tasks,
     probe::{Event, MetricsProbe, Probe},
-    store::{Insert, Operation, Pruned, RedbStore, StoreError, StoreErrorKind, TaskStore},
+    store::{Insert, Ledger, Operation, Pruned, RedbStore, StoreError, StoreErrorKind, TaskStore},
     task::{CapturedRequest, Counts, DeliveryStatus, Destination, NewTask, WorkerId},
     testing::{FaultStore, ManualClock},
     time::Timestamp,
@@ -125,7 +125,7 @@ fn tasks_that_a_dead_process_left_are_counted() {
     let seen = watch(async || {
         let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
         let store = MemoryStore::builder().clock(clock.clone()).build();
-        die_with_tasks(&store, Duration::from_secs(1)).await;
+        die_with_tasks(&Ledger::of(store.clone()), Duration::from_secs(1)).await;
         clock.advance(Duration::from_secs(2));
         go_on_with_them(store).await;
     });
@@ -144,9 +144,10 @@ fn tasks_that_were_rescued_as_a_file_was_opened_are_counted() {
                 .open(folder.file("tasks.redb"));
             store.await.expect("it is a file of ours")
         };
-        let store = open().await;
-        die_with_tasks(&store, Duration::from_secs(3600)).await;
-        store.close().await;
+        let ledger = Ledger::of(open().await);
+        die_with_tasks(&ledger, Duration::from_secs(3600)).await;
+        ledger.store().close().await;
+        drop(ledger);
         clock.advance(Duration::from_secs(2));
         go_on_with_them(open().await).await;
     });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use tower::Layer;
-use tower_respond_async::{MemoryStore, RespondAsyncLayer, TaskState, Tenant, testing::FaultStore};
+use tower_respond_async::{MemoryStore, RespondAsyncLayer, TaskState, Tenant, store::Operation, testing::FaultStore};
 
 use crate::support::{App, Gate, WithoutBody, and_header, fc, prefer, recorder, routes, soon};
 

@@ -321,7 +321,7 @@ async fn nothing_is_left_running_whenever_the_shutdown_comes() {
 #[tokio::test]
 async fn what_is_claimed_during_the_shutdown_is_handed_back() {
     let memory = MemoryStore::new();
-    let id = inserted(memory.insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    let id = inserted(ledger(&memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     let store = FaultStore::new(memory.clone());
     let claim = store.faults().delay_next(Operation::Claim);
     let begun = Arc::new(AtomicUsize::new(0));
@@ -337,7 +337,7 @@ async fn what_is_claimed_during_the_shutdown_is_handed_back() {
     let release = async { claim.release() };
     let (report, ..) = soon(async { tokio::join!(first, second, release) }).await;
     assert_eq!((report.finished, report.handed_back, report.dropped), (0, 1, 0));
-    let record = memory.find(&Scope::All, &id.into()).await.unwrap().unwrap();
+    let record = ledger(&memory).find(&Scope::All, &id.into()).await.unwrap().unwrap();
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (TaskState::Enqueued, 0, 0)

@@ -20,7 +20,9 @@ use http_body_util::{BodyExt, Full, channel::Channel};
 use tokio::sync::mpsc;
 use tokio_test::{assert_pending, assert_ready};
 use tower::{Layer, Service};
-use tower_respond_async::{MemoryStore, RequestBody, RespondAsyncLayer, TaskState, testing::FaultStore};
+use tower_respond_async::{
+    MemoryStore, RequestBody, RespondAsyncLayer, TaskState, store::Operation, testing::FaultStore,
+};
 
 use crate::support::{Answered, App, Gate, WithoutBody, by_hand, fc, prefer, routes, soon};
 

@@ -12,7 +12,7 @@ impl World {
     async fn logging(&self, number: u8, lines: Vec<LogLine>) -> RequestId {
         let id = self.insert(number, |_| {}).await;
         let lease = self.claim().await;
-        assert!(self.store.append_log(lease, lines).await.unwrap());
+        assert!(self.store.append_log(lease.lease(), lines).await.unwrap());
         id
     }
 }

@@ -94,7 +94,7 @@ async fn documents_have_the_members_that_it_says() {
     assert!(
         world
             .store
-            .set_progress(lease, Progress::new(0.5, "half"))
+            .set_progress(lease.lease(), Progress::new(0.5, "half"))
             .await
             .unwrap()
     );

@@ -2,7 +2,7 @@
 
 use crate::{
     store::{LogQuery, Row},
-    task::LogLine,
+    task::{DecodeError, LogLine},
     time::Timestamp,
 };
 
@@ -50,6 +50,70 @@ impl LogMeter {
         }
         kept
     }
+}
+
+impl LogMeter {
+    /// Writes the meter as it is behind these lines, and the lines.
+    #[must_use]
+    pub fn encode(&self, lines: &[LogLine]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + lines.iter().map(|line| line.weight() + 32).sum::<usize>());
+        for number in [
+            self.attempt.0,
+            self.attempt.1,
+            self.lines as u32,
+            self.bytes as u32,
+            self.full.into(),
+        ] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        for line in lines {
+            let line = line.encode();
+            out.extend_from_slice(&(line.len() as u32).to_be_bytes());
+            out.extend_from_slice(&line);
+        }
+        out
+    }
+
+    /// Reads a meter, and says which of the bytes are the [lines](Self::decode_lines) in front of it.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Malformed`] if there is none.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
+        let mut rest = bytes;
+        let meter = Self {
+            attempt: (number(&mut rest)?, number(&mut rest)?),
+            lines: number(&mut rest)? as usize,
+            bytes: number(&mut rest)? as usize,
+            full: number(&mut rest)? != 0,
+        };
+        Ok((meter, rest))
+    }
+
+    /// Reads lines.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LogLine::decode`].
+    pub fn decode_lines(bytes: &[u8]) -> Result<Vec<LogLine>, DecodeError> {
+        let mut rest = bytes;
+        let mut lines = Vec::new();
+        while !rest.is_empty() {
+            let length = number(&mut rest)? as usize;
+            let (line, behind) = rest.split_at_checked(length).ok_or(TOO_SHORT)?;
+            lines.push(LogLine::decode(line)?);
+            rest = behind;
+        }
+        Ok(lines)
+    }
+}
+
+const TOO_SHORT: DecodeError = DecodeError::Malformed("it ends too early");
+
+fn number(bytes: &mut &[u8]) -> Result<u32, DecodeError> {
+    let (number, rest) = bytes.split_first_chunk().ok_or(TOO_SHORT)?;
+    *bytes = rest;
+    Ok(u32::from_be_bytes(*number))
 }
 
 const DROPPED: &str = "the log of this attempt reached its bound; later lines were dropped";

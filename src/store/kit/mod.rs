@@ -4,10 +4,11 @@
 //! The indexes are never the truth. Whoever changes a row lets them follow, with the row before and after. The stores of this
 //! crate are built on them.
 //!
+//! - [`scan`]: what the operations answer, said over all rows: to read, and to begin with
 //! - [`Queue`]: which tasks wait, in the order they are to be claimed
 //! - [`Outbox`]: which completions are due
 //! - [`Shelf`]: every task by its creation, every one that rests by when it came to rest, and how many are in each state
-//! - [`LogMeter`]: how much log an attempt has written
+//! - [`LogMeter`]: how much log an attempt has written, and [`Log`]: all of it
 //! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values rather than columns
 //!
 //! # Examples
@@ -21,15 +22,18 @@
 //! assert_eq!(queue.waiting(), 0);
 //! ```
 
+mod log;
 mod log_meter;
 mod outbox;
 mod queue;
 mod row_codec;
+pub mod scan;
 mod shelf;
 mod tally;
 mod timeline;
 
 pub use self::{
+    log::Log,
     log_meter::LogMeter,
     outbox::{Due, Outbox},
     queue::{Candidate, Place, Queue, QueueGuard},

@@ -29,7 +29,6 @@ mod claims;
 mod commit;
 mod insert;
 mod listing;
-mod logs;
 mod names;
 mod room;
 mod shard;

@@ -6,11 +6,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{logs::Logs, room::Room};
+use super::room::Room;
 use crate::{
     store::{
         NewRow, Payload, Row,
-        kit::{Outbox, Queue, Shelf},
+        kit::{Log, Outbox, Queue, Shelf},
     },
     task::{Counts, RequestId, Scope, TaskRecord},
     time::Timestamp,
@@ -34,7 +34,7 @@ pub(super) struct Kept {
     pub(super) row: Row,
     pub(super) request: Payload,
     pub(super) response: Option<Payload>,
-    pub(super) logs: Option<Box<Logs>>,
+    pub(super) logs: Option<Box<Log>>,
 }
 
 impl Kept {

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Uri};
 use serde_json::json;
 use tower_respond_async::{
     RequestId, Scope, TaskState, TaskStore,
-    store::{Insert, Inserted},
+    store::{Insert, Inserted, Ledger},
     task::{CapturedRequest, NewTask, lifecycle::Stop},
     time::Timestamp,
 };

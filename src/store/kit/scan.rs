@@ -1,0 +1,196 @@
+//! What the operations of a store answer, said over all of its rows.
+//!
+//! The plainest statement of the contract, for whoever writes a store to read, and to begin with: each looks at every row,
+//! which is quick enough for a few hundred tasks. An index, or a query, then does the same with less.
+
+use std::time::Duration;
+
+use crate::{
+    store::{
+        Candidate, Claim, ClaimedOutbox, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Row, Which, Why,
+    },
+    task::{Counts, Filter, Page, PageOf, RequestDigest, RequestId, Scope, SortOrder},
+    time::Timestamp,
+};
+
+/// What becomes of a task that is to be stored now. `keyed` is what is remembered of its key: whose it is, until when, and
+/// with which digest.
+///
+/// What it answers `New` for is to be kept, with its request, its name and its key.
+#[must_use]
+pub fn insert(
+    rows: &[Row],
+    keyed: Option<(RequestId, Timestamp, Option<RequestDigest>)>,
+    task: &NewRow,
+    now: Timestamp,
+) -> Insertion {
+    let record = &task.record;
+    let known = |id: RequestId, by, digest| Insertion::Known {
+        row: rows.iter().find(|row| row.id == id).cloned(),
+        id,
+        by,
+        digest,
+    };
+    if rows.iter().any(|row| row.id == record.id) {
+        return known(record.id, KnownBy::Id, None);
+    }
+    let is_same = |row: &&Row| row.record.name == record.name && row.record.tenant == record.tenant;
+    let named = record.name.as_ref().and_then(|_| rows.iter().find(is_same));
+    let keyed = keyed.filter(|(_, until, _)| now < *until);
+    match (named, keyed) {
+        (Some(named), Some((id, ..))) if named.id != id => return Insertion::Conflict,
+        (Some(named), _) => return known(named.id, KnownBy::Name, None),
+        (None, Some((id, _, digest))) => return known(id, KnownBy::Key, digest),
+        (None, None) => {}
+    }
+    let row = task.row(now);
+    if row.columns.is_queued() {
+        let waiting = || rows.iter().filter(|row| row.columns.is_queued());
+        let own = waiting().filter(|row| row.record.tenant == record.tenant);
+        if waiting().count() as u64 >= task.limits.queued {
+            return Insertion::Full(FullReason::Queue);
+        }
+        if record.tenant.is_some() && own.count() as u64 >= task.limits.per_tenant {
+            return Insertion::Full(FullReason::Tenant);
+        }
+    }
+    Insertion::New(row)
+}
+
+/// The rows that a worker gets, claimed, and after how long the next one is due that it could have. They are to be kept so.
+#[must_use]
+pub fn claim(mut rows: Vec<Row>, claim: &Claim, now: Timestamp) -> (Vec<Row>, Option<Duration>) {
+    let is_own = |row: &Row| row.columns.is_held() && row.columns.worker.as_ref() == Some(&claim.worker);
+    let mut has_suspect = rows.iter().any(|row| row.columns.suspect && is_own(row));
+    rows.retain(|row| row.columns.is_queued() && now < row.columns.expires_at);
+    rows.sort_by_key(|row| (row.columns.run_at, row.id));
+    let mut claimed = Vec::new();
+    for mut row in rows {
+        if row.columns.suspect && has_suspect {
+            continue;
+        }
+        if claimed.len() == claim.max || !row.columns.is_runnable(now) {
+            return (claimed, Some(row.columns.run_at.since(now)));
+        }
+        has_suspect |= row.columns.suspect;
+        row.claim(claim.worker.clone(), claim.lease, now);
+        claimed.push(row);
+    }
+    (claimed, None)
+}
+
+/// Whether a row is asked for, but for its scope.
+#[must_use]
+pub fn is_asked_for(row: &Row, which: &Which) -> bool {
+    match which {
+        Which::Id(id) => row.id == *id,
+        Which::Name(name) => row.record.name.as_ref() == Some(name),
+        Which::HeldBy(worker) => row.columns.is_held() && row.columns.worker.as_ref() == Some(worker),
+    }
+}
+
+/// Up to `max` rows that are due, the longest first. `is_orphan` says which were held by a process that is gone.
+#[must_use]
+pub fn due(
+    rows: Vec<Row>,
+    is_orphan: impl Fn(RequestId) -> bool,
+    what: &Due,
+    max: usize,
+    now: Timestamp,
+) -> Vec<Candidate> {
+    let since = |row: &Row| match what {
+        Due::Rescue if is_orphan(row.id) => Some((Timestamp::ZERO, Why::Orphaned)),
+        Due::Rescue if row.columns.has_lapsed(now) => Some((row.columns.lease_until?, Why::Lapsed)),
+        Due::Rescue if row.columns.is_over_age(now) => Some((row.columns.expires_at, Why::OverAge)),
+        Due::Rescue => None,
+        Due::Prune(retention) => {
+            let past = row.columns.rests_at?.saturating_add(retention.of(row.columns.state));
+            (past <= now).then_some((past, Why::Retired))
+        }
+        Due::GiveUp { spared, overdue } => {
+            let others = row.outbox.iter().filter(|of| !spared.contains(&of.destination));
+            let past = others.map(|of| of.due_at.saturating_add(*overdue)).min()?;
+            (past <= now).then_some((past, Why::Overdue))
+        }
+    };
+    let mut due: Vec<_> = rows.into_iter().filter_map(|row| Some((since(&row)?, row))).collect();
+    due.sort_by_key(|((at, _), row)| (*at, row.id));
+    let due = due.into_iter().take(max);
+    due.map(|((_, why), row)| Candidate { row, why }).collect()
+}
+
+/// The completions that are due, claimed, of each destination at most so many and the longest due first. Their rows are to be
+/// kept so.
+#[must_use]
+pub fn claim_deliveries(mut rows: Vec<Row>, claim: &DeliveryClaim, now: Timestamp) -> Vec<ClaimedOutbox> {
+    let mut claimed = Vec::new();
+    for (destination, max) in &claim.from {
+        let mut due = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            let of = row
+                .outbox
+                .iter()
+                .enumerate()
+                .filter(|(_, of)| of.destination == *destination && of.due_at <= now);
+            due.extend(of.map(|(of, entry)| (entry.due_at, row.id, at, of)));
+        }
+        due.sort_unstable();
+        for (_, _, at, of) in due.into_iter().take(*max) {
+            rows[at].outbox[of].claim(claim.lease, now);
+            claimed.push((at, rows[at].outbox[of].generation, destination.clone()));
+        }
+    }
+    let claimed = claimed.into_iter().map(|(at, generation, destination)| ClaimedOutbox {
+        row: rows[at].clone(),
+        generation,
+        destination,
+    });
+    claimed.collect()
+}
+
+/// One page of the rows that match. `body` gives a task's request body, where a text is looked for.
+#[must_use]
+pub fn page(
+    mut rows: Vec<Row>,
+    scope: &Scope,
+    filter: &Filter,
+    page: &Page,
+    body: impl Fn(RequestId) -> Vec<u8>,
+) -> PageOf<Row> {
+    rows.sort_by_key(Row::cursor);
+    if page.order == SortOrder::Descending {
+        rows.reverse();
+    }
+    let is_behind = |row: &Row| match (page.after, page.order) {
+        (None, _) => true,
+        (Some(after), SortOrder::Ascending) => row.cursor() > after,
+        (Some(after), SortOrder::Descending) => row.cursor() < after,
+    };
+    let looks_at_text = filter.text.is_some();
+    rows.retain(|row| {
+        let body = if looks_at_text { body(row.id) } else { Vec::new() };
+        is_behind(row) && scope.contains(row.record.tenant.as_ref()) && filter.matches(&row.record, &body)
+    });
+    let limit = page.limit.max(1);
+    let is_full = rows.len() >= limit;
+    rows.truncate(limit);
+    PageOf {
+        next: rows.last().filter(|_| is_full).map(Row::cursor),
+        items: rows,
+    }
+}
+
+/// How many of the rows in `scope` are in each state.
+#[must_use]
+pub fn counts(rows: &[Row], scope: &Scope, now: Timestamp) -> Counts {
+    let mut counts = Counts::default();
+    let seen = || rows.iter().filter(|row| scope.contains(row.record.tenant.as_ref()));
+    for row in seen() {
+        counts.set(row.columns.state, counts.of(row.columns.state) + 1);
+    }
+    let runnable = seen().filter(|row| row.columns.is_queued() && row.columns.run_at <= now);
+    counts.oldest_queued = runnable.map(|row| now.since(row.columns.run_at)).max();
+    let pending = || rows.iter().map(|row| row.outbox.len() as u64).sum();
+    counts.pending_deliveries = (*scope == Scope::All).then(pending);
+    counts
+}
