@@ -20,7 +20,7 @@ use crate::{
         IdempotencyKey, LeaseRef, NewTask, RequestDigest, RequestId, Scope, Subscription, TaskName, TaskRecord,
         TaskRef, Tenant, WorkerId,
         delivery::{DeliveryOutcome, DeliveryRef},
-        lifecycle::{Edits, Outcome, Renewal},
+        lifecycle::{Edits, Outcome, Renewal, Rescue},
     },
     testing::conformance::{Harness, Subject},
     time::Timestamp,
@@ -131,7 +131,8 @@ impl Case<'_> {
         let reopened = reopened.expect("something survives the end of the process");
         self.subject.store = self.subject.store.over(reopened);
         if self.subject.store.abilities().sharing == Sharing::Exclusive {
-            self.model.crash();
+            let expected = self.model.rescue_after_crash();
+            self.rescue_as(expected).await;
         }
     }
 
@@ -260,7 +261,11 @@ impl Case<'_> {
     }
 
     async fn rescue(&mut self) {
-        let mut expected = self.model.rescue();
+        let expected = self.model.rescue();
+        self.rescue_as(expected).await;
+    }
+
+    async fn rescue_as(&self, mut expected: Vec<(RequestId, Rescue)>) {
         let mut found = self.subject.store.rescue(1000).await.expect("rescue").tasks;
         expected.sort_by_key(|(id, _)| *id);
         found.sort_by_key(|(id, _)| *id);

@@ -19,8 +19,6 @@ pub(super) struct Model {
     pub(super) now: Timestamp,
     pub(super) tasks: Vec<ModelTask>,
     pub(super) keys: Vec<ModelKey>,
-    /// What was rescued since the last rescue.
-    rescued: Vec<(RequestId, Rescue)>,
 }
 
 #[derive(Clone)]
@@ -198,23 +196,24 @@ impl Model {
 
     pub(super) fn rescue(&mut self) -> Vec<(RequestId, Rescue)> {
         let now = self.now;
-        let rescued = self
-            .tasks
-            .iter_mut()
-            .map(|task| (task.record.id, task.record.rescue(now)))
-            .filter(|(_, rescue)| *rescue != Rescue::NotDue);
-        std::mem::take(&mut self.rescued).into_iter().chain(rescued).collect()
+        let tasks = self.tasks.iter_mut().map(|task| &mut task.record);
+        let rescued = tasks.map(|record| (record.id, record.rescue(now)));
+        rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
     }
 
-    /// Everybody who held a task or a delivery is gone, and known to be.
-    pub(super) fn crash(&mut self) {
+    /// Everybody who held a task or a delivery is gone, and known to be: what the first rescue after that does.
+    pub(super) fn rescue_after_crash(&mut self) -> Vec<(RequestId, Rescue)> {
         let now = self.now;
-        let orphaned = self
-            .tasks
-            .iter_mut()
-            .map(|task| (task.record.id, task.record.orphaned(now)));
-        // What the dead process knew of nobody is told any more.
-        self.rescued = orphaned.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect();
+        let tasks = self.tasks.iter_mut().map(|task| &mut task.record);
+        let rescued = tasks.map(|record| {
+            let is_orphan = record.state.is_held() || record.deliveries.iter().any(|delivery| delivery.is_claimed);
+            let rescue = match is_orphan {
+                true => record.orphaned(now),
+                false => record.rescue(now),
+            };
+            (record.id, rescue)
+        });
+        rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
     }
 
     pub(super) fn claim_deliveries(&mut self, destination: &Destination, lease: Duration) -> Vec<DeliveryRef> {
