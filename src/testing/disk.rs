@@ -25,7 +25,7 @@ use crate::store::{RedbStore, RedbStoreBuilder, StoreError, StoreErrorKind, Stor
 /// use bytes::Bytes;
 /// use http::{HeaderMap, Method, Uri};
 /// use tower_respond_async::{
-///     store::{Insert, RedbStore, StoreErrorKind, TaskStore, TaskStoreExt},
+///     store::{Insert, Ledger, RedbStore, StoreErrorKind},
 ///     task::{CapturedRequest, NewTask, RequestId},
 ///     testing::FaultDisk,
 ///     time::Timestamp,
@@ -40,17 +40,17 @@ use crate::store::{RedbStore, RedbStoreBuilder, StoreError, StoreErrorKind, Stor
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let disk = FaultDisk::new();
-/// let store = disk.open(RedbStore::builder()).unwrap();
-/// store.insert(Insert::new(task(1))).await.unwrap();
+/// let ledger = Ledger::of(disk.open(RedbStore::builder()).unwrap());
+/// ledger.insert(Insert::new(task(1))).await.unwrap();
 ///
 /// disk.set_capacity(Some(disk.used()));
-/// let refused = store.insert(Insert::new(task(2))).await.unwrap_err();
+/// let refused = ledger.insert(Insert::new(task(2))).await.unwrap_err();
 /// assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
-/// store.close().await;
+/// ledger.store().close().await;
 ///
 /// disk.set_capacity(None);
-/// let store = disk.open(RedbStore::builder()).unwrap();
-/// assert!(store.task(task(1).id).await.is_ok());
+/// let ledger = Ledger::of(disk.open(RedbStore::builder()).unwrap());
+/// assert!(ledger.task(task(1).id).await.is_ok());
 /// # }
 /// ```
 #[derive(Clone, Default)]

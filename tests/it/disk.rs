@@ -18,18 +18,18 @@ use std::{
 use http::Request;
 use tower_respond_async::{
     Builder, RequestId, Scope, TaskState, TaskStore,
-    store::{Insert, RedbStore, StoreErrorKind, TaskStoreExt},
+    store::{Insert, RedbStore, StoreErrorKind},
     task::lifecycle::Renewal,
     testing::{DiskCall, DiskFault, FaultDisk},
 };
 
 use self::{
-    census::{Census, a_task, builder, claim_all, new, worker},
+    census::{Census, a_task, born, builder, claim_all, new},
     cores::on_all_cores,
     life::{STEPS, World, live},
 };
 use crate::{
-    redb::harness::Folder,
+    redb::harness::{Folder, TaskFile},
     support::{App, WithoutBody, fc, routes, soon},
 };
 
@@ -59,7 +59,7 @@ async fn whichever_call_of_a_life_fails_nothing_acknowledged_is_lost() {
     }
 
     let disk = FaultDisk::new();
-    live(&disk, STEPS).await.store.unwrap().close().await;
+    live(&disk, STEPS).await.store.unwrap().file.close().await;
     let mut troubles = Vec::new();
     for call in DiskCall::ALL {
         assert!(disk.calls(call) > 1, "{call:?} is called in a life");
@@ -77,7 +77,7 @@ async fn whichever_call_of_a_life_fails_nothing_acknowledged_is_lost() {
         }
         let lived = live(&disk, STEPS).await;
         if let Some(store) = &lived.store {
-            soon(store.close()).await;
+            soon(store.file.close()).await;
         }
         assert!(!disk.is_in_use(), "it was let go of");
         if trouble.call == DiskCall::Sync && trouble.once != Some(DiskFault::Panic) {
@@ -123,10 +123,9 @@ async fn whichever_call_of_a_life_fails_nothing_acknowledged_is_lost() {
 #[tokio::test]
 async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
     let disk = FaultDisk::new();
-    let store = disk.open(builder()).unwrap();
+    let store = TaskFile::from(disk.open(builder()).unwrap());
     let kept = new(store.insert(Insert::new(a_task(1))).await).id;
-    let held = Insert::new(a_task(2)).born(worker(1), census::LONG);
-    let lease = new(store.insert(held).await).lease();
+    let lease = born(&store, a_task(2)).await.lease();
     disk.fail_nth(DiskCall::Sync, 1, DiskFault::Error);
     let failed = store.insert(Insert::new(a_task(3))).await.unwrap_err();
     assert_eq!(failed.kind(), StoreErrorKind::Unavailable);
@@ -134,12 +133,12 @@ async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
     let later = store.insert(Insert::new(a_task(4))).await.unwrap_err();
     assert_eq!(later.kind(), StoreErrorKind::Unavailable);
     assert!(later.to_string().contains("open it again"), "{later}");
-    assert!(store.queue_hint(None).failed);
-    let renewed = store.renew(vec![lease], census::LONG).await.unwrap();
+    assert!(store.file.queue_hint(None).failed);
+    let renewed = store.file.renew(vec![lease], census::LONG).await.unwrap();
     assert_eq!(renewed, [Renewal::Renewed { stop: false }], "what runs may go on");
     assert_eq!(store.task(kept).await.unwrap().state, TaskState::Enqueued);
-    assert_eq!(store.counts(&Scope::All).await.unwrap().of(TaskState::Running), 1);
-    store.close().await;
+    assert_eq!(store.file.counts(&Scope::All).await.unwrap().of(TaskState::Running), 1);
+    store.file.close().await;
     assert_eq!([DiskCall::Write, DiskCall::Sync].map(|call| disk.calls(call)), calls);
 }
 
@@ -147,17 +146,17 @@ async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
 #[tokio::test]
 async fn a_panic_inside_redb_stops_the_store_and_not_the_process() {
     let disk = FaultDisk::new();
-    let store = disk.open(builder()).unwrap();
+    let store = TaskFile::from(disk.open(builder()).unwrap());
     let first = new(store.insert(Insert::new(a_task(1))).await).id;
     disk.fail_nth(DiskCall::Sync, 1, DiskFault::Panic);
     let failed = store.insert(Insert::new(a_task(2))).await.unwrap_err();
     assert_eq!(failed.kind(), StoreErrorKind::Corrupt);
     let later = store.insert(Insert::new(a_task(3))).await.unwrap_err();
     assert_eq!(later.kind(), StoreErrorKind::Unavailable);
-    assert!(store.counts(&Scope::All).await.unwrap().queued() >= 1);
+    assert!(store.file.counts(&Scope::All).await.unwrap().queued() >= 1);
     drop(store);
     assert!(!disk.is_in_use());
-    let store = disk.open(builder()).unwrap();
+    let store = TaskFile::from(disk.open(builder()).unwrap());
     assert!(claim_all(&store).await.unwrap().contains(&first));
 }
 
@@ -165,7 +164,7 @@ async fn a_panic_inside_redb_stops_the_store_and_not_the_process() {
 #[tokio::test]
 async fn a_dropped_operation_leaves_nothing_half_done() {
     let disk = FaultDisk::new();
-    let store = disk.open(builder()).unwrap();
+    let store = TaskFile::from(disk.open(builder()).unwrap());
     for number in 0..100 {
         let insert = store.insert(Insert::new(a_task(number)));
         let _ = tokio::time::timeout(Duration::ZERO, insert).await;
@@ -174,7 +173,7 @@ async fn a_dropped_operation_leaves_nothing_half_done() {
     let found = claim_all(&store).await.unwrap();
     assert!(found.contains(&last));
     for id in found {
-        assert!(store.input(&Scope::All, id).await.unwrap().is_some());
+        assert!(store.request(&Scope::All, id).await.unwrap().is_some());
     }
 }
 
@@ -351,9 +350,9 @@ async fn every_202_survives_a_power_cut_under_load() {
     soon(app.tasks.shutdown(Duration::ZERO)).await;
 
     for (number, (acknowledged, file)) in cuts.into_iter().enumerate() {
-        let store = FaultDisk::holding(file).open(RedbStore::builder()).unwrap();
+        let store = TaskFile::from(FaultDisk::holding(file).open(RedbStore::builder()).unwrap());
         for (id, body) in acknowledged {
-            let input = store.input(&Scope::All, id).await.unwrap();
+            let input = store.request(&Scope::All, id).await.unwrap();
             let input = input.unwrap_or_else(|| panic!("seed {seed}, cut {number}: {id} is lost"));
             assert_eq!(input.body, body_of(body));
         }
@@ -367,7 +366,7 @@ async fn a_file_cut_short_at_any_page_is_refused_or_whole() {
         let disk = FaultDisk::new();
         let Census { store, tasks } = Census::take(&disk, |settings| settings).await;
         let open = disk.file();
-        store.close().await;
+        store.file.close().await;
         let file = if killed { open } else { disk.file() };
         let pages = (0..file.len()).step_by(4096);
         let lengths: Vec<usize> = pages.flat_map(|at| [at, at + 1, at + 511, at + 4095]).collect();
@@ -398,7 +397,7 @@ async fn a_file_cut_short_at_any_page_is_refused_or_whole() {
                     false
                 }
                 Ok(store) => {
-                    let mut compared = census::Compared::default();
+                    let (store, mut compared) = (TaskFile::from(store), census::Compared::default());
                     for known in tasks.iter() {
                         known.compare(&store, &mut compared).await;
                     }
@@ -424,7 +423,7 @@ async fn a_creation_that_was_cut_off_is_begun_again_and_nothing_else_is_taken_fo
     unfinished[..9].fill(0);
     unfinished[512..].fill(0);
     for file in [unfinished.clone(), vec![0; 12_345]] {
-        let store = FaultDisk::holding(file).open(builder()).unwrap();
+        let store = TaskFile::from(FaultDisk::holding(file).open(builder()).unwrap());
         new(store.insert(Insert::new(a_task(1))).await);
     }
 
@@ -442,12 +441,12 @@ async fn a_creation_that_was_cut_off_is_begun_again_and_nothing_else_is_taken_fo
     let folder = Folder::new();
     let path = folder.file("tasks.redb");
     fs::write(&path, &unfinished).unwrap();
-    let store = RedbStore::open(&path).await.unwrap();
+    let store = TaskFile::at(&path).await;
     let task = new(store.insert(Insert::new(a_task(1))).await).id;
     let refused = RedbStore::open(&path).await.unwrap_err();
     assert!(refused.to_string().contains("in use"), "{refused}");
-    store.close().await;
-    assert!(RedbStore::open(&path).await.unwrap().task(task).await.is_ok());
+    store.file.close().await;
+    assert!(TaskFile::at(&path).await.task(task).await.is_ok());
 }
 
 /// Each is told with the path, for whoever has mistyped it.
@@ -474,7 +473,7 @@ async fn what_cannot_be_a_file_of_tasks_is_refused_by_its_path() {
         assert!(text.contains(path.to_str().unwrap()), "{text}");
     }
     assert!(folder.file("folder").is_dir());
-    let store = RedbStore::open(folder.file("file")).await.unwrap();
+    let store = TaskFile::at(&folder.file("file")).await;
     new(store.insert(Insert::new(a_task(1))).await);
     assert_eq!(claim_all(&store).await.unwrap().len(), 1, "an empty file is a new one");
 }

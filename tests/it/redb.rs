@@ -17,18 +17,18 @@ use tower_respond_async::{
     RequestId, Scope, TaskName, TaskState, TaskStore,
     probe::{Event, Probe},
     store::{
-        Claim, DeliveryClaim, Insert, Inserted, KnownBy, LogQuery, QuickRepair, RedbStore, StoreErrorKind, TaskStoreExt,
+        Claim, DeliveryClaim, Held, Insert, Inserted, KnownBy, LogQuery, QuickRepair, RedbStore, Retention, Row,
+        StoreErrorKind,
     },
     task::{
-        CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask,
-        RequestDigest, Subscription, Subscriptions, TaskRef, WorkerId,
-        lifecycle::{Outcome, Settlement},
+        CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LogLine, NewTask,
+        RequestDigest, Subscription, Subscriptions, TaskRef, WorkerId, lifecycle::Outcome,
     },
     testing::ManualClock,
     time::Timestamp,
 };
 
-use self::harness::{Folder, change, entries, remove, spoil, table};
+use self::harness::{Folder, TaskFile, change, entries, remove, resum, spoil, table};
 use crate::support::{App, routes, soon};
 
 mod app;
@@ -53,26 +53,26 @@ fn a_task(number: u8) -> NewTask {
     )
 }
 
-async fn open(path: &Path) -> RedbStore {
-    RedbStore::open(path).await.unwrap()
+async fn open(path: &Path) -> TaskFile {
+    TaskFile::at(path).await
 }
 
-async fn insert(store: &RedbStore, task: NewTask) -> RequestId {
+async fn insert(store: &TaskFile, task: NewTask) -> RequestId {
     match store.insert(Insert::new(task)).await.unwrap() {
-        Inserted::New(record) => record.id,
+        Inserted::New(record, None) => record.id,
         other => panic!("it is new: {other:?}"),
     }
 }
 
-async fn insert_born(store: &RedbStore, task: NewTask) -> LeaseRef {
+async fn insert_born(store: &TaskFile, task: NewTask) -> Held {
     let insert = Insert::new(task).born(worker(), LONG);
     match store.insert(insert).await.unwrap() {
-        Inserted::New(record) => record.lease(),
+        Inserted::New(_, Some(held)) => held,
         other => panic!("it is new: {other:?}"),
     }
 }
 
-async fn claim(store: &RedbStore) -> Vec<RequestId> {
+async fn claim(store: &TaskFile) -> Vec<RequestId> {
     let claim = Claim {
         worker: worker(),
         max: 100,
@@ -82,12 +82,12 @@ async fn claim(store: &RedbStore) -> Vec<RequestId> {
     claimed.tasks.iter().map(|task| task.record.id).collect()
 }
 
-async fn succeed(store: &RedbStore, lease: LeaseRef) {
+async fn succeed(store: &TaskFile, held: &Held) {
     let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"done"));
     let outcome = Outcome::Succeeded {
         output: Arc::new(output),
     };
-    let _ = store.settle(Settlement::new(lease, outcome)).await.unwrap();
+    let _ = store.settle(held, &outcome).await.unwrap();
 }
 
 /// The message is for whoever started the program twice.
@@ -121,13 +121,13 @@ async fn of_many_who_create_a_file_at_once_one_has_it() {
         let mut opened = Vec::new();
         for opening in opening {
             match opening.await.unwrap() {
-                Ok(store) => opened.push(store),
+                Ok(store) => opened.push(TaskFile::from(store)),
                 Err(refused) => assert!(refused.to_string().contains("in use"), "{refused:?}"),
             }
         }
         assert_eq!(opened.len(), 1);
         let id = insert(&opened[0], a_task(1)).await;
-        opened.remove(0).close().await;
+        opened.remove(0).file.close().await;
         assert_eq!(claim(&open(&path).await).await, [id]);
         assert_eq!(
             fs::read_dir(path.parent().unwrap()).unwrap().count(),
@@ -166,7 +166,7 @@ async fn a_closed_file_and_a_dropped_one_can_be_opened_again_at_once() {
     let path = folder.file("tasks.redb");
     let store = open(&path).await;
     let first = insert(&store, a_task(1)).await;
-    store.close().await;
+    store.file.close().await;
     let again = open(&path).await;
     let second = insert(&again, a_task(2)).await;
     assert_eq!(
@@ -181,15 +181,16 @@ async fn a_closed_file_and_a_dropped_one_can_be_opened_again_at_once() {
 
 /// Its holder is gone, whatever its lease says.
 #[tokio::test]
-async fn what_was_running_waits_again_as_soon_as_the_file_is_opened() {
+async fn what_was_running_waits_again_as_soon_as_it_is_rescued() {
     let folder = Folder::new();
     let path = folder.file("tasks.redb");
     let mut id = None;
     for crashes in 0..3 {
         let store = open(&path).await;
         match id {
-            None => id = Some(insert_born(&store, a_task(1)).await.id),
+            None => id = Some(insert_born(&store, a_task(1)).await.lease().id),
             Some(id) => {
+                let _ = store.rescue(10).await.unwrap();
                 let record = store.task(id).await.unwrap();
                 assert_eq!((record.state, record.crashes), (TaskState::Enqueued, crashes));
                 assert!(record.is_suspect());
@@ -198,24 +199,25 @@ async fn what_was_running_waits_again_as_soon_as_the_file_is_opened() {
         }
     }
     let store = open(&path).await;
+    let _ = store.rescue(10).await.unwrap();
     let record = store.task(id.unwrap()).await.unwrap();
     assert_eq!((record.state, record.crashes), (TaskState::Failed, 3), "poison");
 
-    let stopping = insert_born(&store, a_task(2)).await;
+    let stopping = insert_born(&store, a_task(2)).await.lease();
     let _ = store.stop(&Scope::All, stopping.id).await.unwrap();
     drop(store);
     let store = open(&path).await;
+    let _ = store.rescue(10).await.unwrap();
     assert_eq!(store.task(stopping.id).await.unwrap().state, TaskState::Stopped);
 }
 
 /// S54
 #[tokio::test]
-async fn what_was_being_told_is_told_again_as_soon_as_the_file_is_opened() {
+async fn what_was_being_told_is_told_again_as_soon_as_it_is_rescued() {
     let folder = Folder::new();
     let path = folder.file("tasks.redb");
     let asking = || DeliveryClaim {
-        destinations: vec![Destination::LOCAL],
-        max: 10,
+        from: vec![(Destination::LOCAL, 10)],
         lease: LONG,
     };
     let store = open(&path).await;
@@ -224,11 +226,13 @@ async fn what_was_being_told_is_told_again_as_soon_as_the_file_is_opened() {
         destination: Destination::LOCAL,
         on: Conditions::ALL,
     }]);
-    succeed(&store, insert_born(&store, task).await).await;
+    succeed(&store, &insert_born(&store, task).await).await;
     let first = store.claim_deliveries(asking()).await.unwrap();
     drop(store);
 
     let store = open(&path).await;
+    assert_eq!(store.claim_deliveries(asking()).await.unwrap().len(), 0);
+    let _ = store.rescue(10).await.unwrap();
     let second = store.claim_deliveries(asking()).await.unwrap();
     assert_eq!((first.len(), second.len()), (1, 1), "its lease has an hour to go");
     assert_eq!(second[0].delivery.webhook_id(), first[0].delivery.webhook_id());
@@ -237,29 +241,31 @@ async fn what_was_being_told_is_told_again_as_soon_as_the_file_is_opened() {
     assert!(tries[0].text.as_ref().unwrap().contains("process ended"), "{tries:?}");
 }
 
-/// S50
+/// S50. Of a newer build, and of one from before the first release.
 #[tokio::test]
-async fn a_file_of_a_newer_build_is_refused_and_left_as_it_is() {
+async fn a_file_of_another_format_is_refused_and_left_as_it_is() {
     let folder = Folder::new();
     let path = folder.file("tasks.redb");
     let store = open(&path).await;
     insert(&store, a_task(1)).await;
-    store.close().await;
-    let newer = {
-        let payload = 2_u32.to_be_bytes();
-        let mut hasher = crc32fast::Hasher::new();
-        for part in [&6_u32.to_le_bytes()[..], b"format", &payload] {
-            hasher.update(part);
-        }
-        [&hasher.finalize().to_le_bytes()[..], &payload].concat()
-    };
-    change(&path, "meta", b"format", |value| value.copy_from_slice(&newer)).unwrap();
-    let before = fs::read(&path).unwrap();
+    store.file.close().await;
+    for format in [1_u32, 3] {
+        change(&path, "meta", b"format", |value| {
+            value[4..].copy_from_slice(&format.to_be_bytes());
+            resum(b"format", value);
+        })
+        .unwrap();
+        let before = fs::read(&path).unwrap();
 
-    let refused = RedbStore::open(&path).await.unwrap_err();
-    assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
-    assert!(refused.to_string().contains("format 2"), "{refused}");
-    assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
+        let refused = RedbStore::open(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
+        let text = refused.to_string();
+        assert!(
+            text.contains(&format!("has format {format}, and this build knows format 2 alone")),
+            "{text}"
+        );
+        assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
+    }
 }
 
 /// Found by changing every byte of a small file: redb's own page says of each table whether it has a root, and one bit there
@@ -270,7 +276,7 @@ async fn a_file_that_lost_all_its_tasks_is_refused_and_left_as_it_is() {
     let path = folder.file("tasks.redb");
     let store = open(&path).await;
     insert(&store, a_task(1)).await;
-    store.close().await;
+    store.file.close().await;
     let (id, _) = entries(&path, "tasks").unwrap().remove(0);
     remove(&path, "tasks", &id).unwrap();
     let before = fs::read(&path).unwrap();
@@ -312,7 +318,7 @@ async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
     for number in 1..=4 {
         ids.push(insert(&store, a_task(number)).await);
     }
-    store.close().await;
+    store.file.close().await;
     spoil(&path, "tasks", ids[0].as_bytes()).unwrap();
     spoil(&path, "inputs", ids[1].as_bytes()).unwrap();
 
@@ -328,9 +334,9 @@ async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
         let invalid = store.task(ids[1]).await.unwrap();
         assert_eq!(invalid.state, TaskState::Invalid);
         assert!(invalid.error.as_ref().unwrap().contains("checksum"), "{invalid:?}");
-        let unreadable = store.input(&Scope::All, ids[1]).await.unwrap_err();
+        let unreadable = store.request(&Scope::All, ids[1]).await.unwrap_err();
         assert_eq!(unreadable.kind(), StoreErrorKind::Corrupt);
-        assert_eq!(store.set_aside().await.unwrap(), 2);
+        assert_eq!(store.file.set_aside().await.unwrap(), 2);
     }
     let kept = entries(&path, "set_aside").unwrap();
     let origins: Vec<_> = kept.iter().map(|(key, _)| (key[0], &key[1..])).collect();
@@ -351,11 +357,12 @@ async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
         task.digest = Some(RequestDigest::from_bytes([1; 32]));
         task
     };
-    let lease = insert_born(&store, named(1)).await;
+    let held = insert_born(&store, named(1)).await;
+    let lease = held.lease();
     let line = LogLine::new(Timestamp::ZERO, "INFO", "test", "a line");
-    assert!(store.append_log(lease, vec![line]).await.unwrap());
-    succeed(&store, lease).await;
-    store.close().await;
+    assert!(store.file.append_log(lease, vec![line]).await.unwrap());
+    succeed(&store, &held).await;
+    store.file.close().await;
     for name in ["outputs", "logs", "names", "keys"] {
         let key = entries(&path, name).unwrap().remove(0).0;
         spoil(&path, name, &key).unwrap();
@@ -363,9 +370,10 @@ async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
 
     let store = open(&path).await;
     assert_eq!(store.task(lease.id).await.unwrap().state, TaskState::Succeeded);
-    let output = store.output(&Scope::All, lease.id).await.unwrap_err();
+    let output = store.response(&Scope::All, lease.id).await.unwrap_err();
     assert_eq!(output.kind(), StoreErrorKind::Corrupt);
     let logs = store
+        .file
         .logs(&Scope::All, lease.id, LogQuery::default())
         .await
         .unwrap_err();
@@ -375,7 +383,7 @@ async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
     insert(&store, named(2)).await;
     let known = store.insert(Insert::new(named(3))).await.unwrap();
     assert!(matches!(known, Inserted::Known { by: KnownBy::Name, .. }), "{known:?}");
-    assert_eq!(store.set_aside().await.unwrap(), 2);
+    assert_eq!(store.file.set_aside().await.unwrap(), 2);
 }
 
 /// S49. Whoever watches the application hears of it, once, however they were found out: as the file was opened, or when a
@@ -387,12 +395,14 @@ async fn what_is_set_aside_is_told_to_the_probes() {
     let store = open(&path).await;
     let (record, request) = (insert(&store, a_task(1)).await, insert(&store, a_task(2)).await);
     let well = insert(&store, a_task(3)).await;
-    store.close().await;
+    store.file.close().await;
     spoil(&path, "tasks", record.as_bytes()).unwrap();
     spoil(&path, "inputs", request.as_bytes()).unwrap();
 
     let told = Told::default();
-    let app = App::build(open(&path).await, routes(), |builder| builder.probe(told.clone()));
+    let app = App::build(RedbStore::open(&path).await.unwrap(), routes(), |builder| {
+        builder.probe(told.clone())
+    });
     app.ended(request).await;
     app.ended(well).await;
     let all = async {
@@ -406,11 +416,11 @@ async fn what_is_set_aside_is_told_to_the_probes() {
 
     let later = open(&path).await;
     assert_eq!(
-        later.counts(&Scope::All).await.unwrap().set_aside,
+        later.file.counts(&Scope::All).await.unwrap().set_aside,
         0,
         "they were told of before"
     );
-    assert_eq!(later.set_aside().await.unwrap(), 2);
+    assert_eq!(later.file.set_aside().await.unwrap(), 2);
 }
 
 /// How many values were set aside, as a probe hears of it.
@@ -433,7 +443,7 @@ async fn a_file_without_one_of_its_tables_is_refused_and_left_as_it_is() {
         let path = folder.file(missing);
         let store = open(&path).await;
         insert(&store, a_task(1)).await;
-        store.close().await;
+        store.file.close().await;
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
         transaction.rename_table(table(missing), table("other")).unwrap();
@@ -456,15 +466,16 @@ async fn a_response_that_is_gone_is_said_to_be_damaged() {
     let folder = Folder::new();
     let path = folder.file("tasks.redb");
     let store = open(&path).await;
-    let lease = insert_born(&store, a_task(1)).await;
-    succeed(&store, lease).await;
+    let held = insert_born(&store, a_task(1)).await;
+    let lease = held.lease();
+    succeed(&store, &held).await;
     let waits = insert(&store, a_task(2)).await;
-    store.close().await;
+    store.file.close().await;
     remove(&path, "outputs", lease.id.as_bytes()).unwrap();
     let store = open(&path).await;
-    let gone = store.output(&Scope::All, lease.id).await.unwrap_err();
+    let gone = store.response(&Scope::All, lease.id).await.unwrap_err();
     assert_eq!(gone.kind(), StoreErrorKind::Corrupt);
-    assert_eq!(store.output(&Scope::All, waits).await.unwrap(), None);
+    assert_eq!(store.response(&Scope::All, waits).await.unwrap(), None);
 }
 
 /// S50. A newer build's work is neither run nor lost by an older one.
@@ -474,35 +485,40 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     let path = folder.file("tasks.redb");
     let store = open(&path).await;
     let (newer, other) = (insert(&store, a_task(1)).await, insert(&store, a_task(2)).await);
-    store.close().await;
-    let resum = |key: &[u8], value: &mut [u8], at: usize| {
-        value[at] = 99;
-        let mut hasher = crc32fast::Hasher::new();
-        for part in [&16_u32.to_le_bytes()[..], key, &value[4..]] {
-            hasher.update(part);
-        }
-        value[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
-    };
+    store.file.close().await;
+    // Behind the checksum and the length of the head comes the request's own version.
     change(&path, "inputs", newer.as_bytes(), |value| {
-        resum(newer.as_bytes(), value, 4);
+        value[8] = 99;
+        resum(newer.as_bytes(), value);
     })
     .unwrap();
     let store = open(&path).await;
     assert_eq!(claim(&store).await, [other]);
     assert_eq!(claim(&store).await, []);
-    assert_eq!(store.task(newer).await.unwrap().state, TaskState::Enqueued);
-    store.close().await;
+    let record = store.task(newer).await.unwrap();
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (TaskState::Enqueued, 0, 0)
+    );
+    store.file.close().await;
 
-    // Behind checksum and digest flag comes the record's own version.
-    change(&path, "tasks", newer.as_bytes(), |value| {
-        resum(newer.as_bytes(), value, 5);
-    })
-    .unwrap();
-    let store = open(&path).await;
-    let refused = store.find(&Scope::All, &newer.into()).await.unwrap_err();
-    assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
-    assert_eq!(store.set_aside().await.unwrap(), 0);
-    drop(store);
+    // The version of the row's head, and of the record behind it.
+    let (_, row) = entries(&path, "tasks").unwrap().remove(0);
+    let (_, record) = Row::decode(newer, &row[4..]).unwrap();
+    for at in [row.len() - record.len(), 4] {
+        change(&path, "tasks", newer.as_bytes(), |value| {
+            value[at] = 99;
+            resum(newer.as_bytes(), value);
+        })
+        .unwrap();
+        let store = open(&path).await;
+        let refused = store.find(&Scope::All, &newer.into()).await.unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
+        assert_eq!(store.list_all(&Scope::All, &Filter::default()).await.unwrap().len(), 1);
+        let _ = store.rescue(10).await.unwrap();
+        assert_eq!(claim(&store).await.iter().find(|id| **id == newer), None);
+        assert_eq!(store.file.set_aside().await.unwrap(), 0);
+    }
     assert_eq!(entries(&path, "tasks").unwrap().len(), 2);
 }
 
@@ -518,20 +534,20 @@ async fn a_reopened_file_lists_and_prunes_in_the_old_order() {
             .cache_bytes(1024 * 1024)
             .quick_repair(QuickRepair::Always)
     };
-    let store = settings().open(&path).await.unwrap();
+    let store = TaskFile::from(settings().open(&path).await.unwrap());
     let mut ids = Vec::new();
     for number in (0..200).rev() {
         clock.advance(Duration::from_millis(1));
-        let lease = insert_born(&store, a_task(number)).await;
-        succeed(&store, lease).await;
-        ids.push(lease.id);
+        let held = insert_born(&store, a_task(number)).await;
+        succeed(&store, &held).await;
+        ids.push(held.lease().id);
     }
     drop(store);
-    let store = settings().open(&path).await.unwrap();
+    let store = TaskFile::from(settings().open(&path).await.unwrap());
     let listed = store.list_all(&Scope::All, &Filter::default()).await.unwrap();
     assert_eq!(listed.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
     clock.advance(LONG - Duration::from_millis(100));
-    let retention = tower_respond_async::store::Retention {
+    let retention = Retention {
         succeeded: LONG,
         others: LONG,
     };

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use tower_respond_async::{
     RequestId, Scope, TaskState, TaskStore,
-    store::{Delete, Insert, Inserted, QuickRepair, RedbStore, TaskStoreExt},
+    store::{Delete, Insert, Inserted, QuickRepair, RedbStore},
     task::{CapturedRequest, NewTask, lifecycle::Stop},
     time::Timestamp,
 };
 
-use crate::{redb::harness::Folder, support::soon};
+use crate::{
+    redb::harness::{Folder, TaskFile},
+    support::soon,
+};
 
 #[path = "../../examples/task_file.rs"]
 #[expect(dead_code, unreachable_pub, reason = "its main is for people")]
@@ -21,7 +24,7 @@ mod task_file;
 async fn a_file_that_is_killed_at_rest_opens_without_being_read_to_its_end() {
     let folder = Folder::new();
     let file = folder.file("tasks.redb");
-    let store = RedbStore::open(&file).await.unwrap();
+    let store = TaskFile::at(&file).await;
     let ids = insert(&store, 100).await;
     let left = folder.file("left.redb");
     soon(async {
@@ -31,12 +34,12 @@ async fn a_file_that_is_killed_at_rest_opens_without_being_read_to_its_end() {
     })
     .await;
 
-    let opened = RedbStore::open(&left).await.unwrap();
+    let opened = TaskFile::at(&left).await;
 
     for id in ids {
         assert_eq!(opened.task(id).await.unwrap().state, TaskState::Enqueued);
     }
-    assert_eq!(opened.counts(&Scope::All).await.unwrap().queued(), 100);
+    assert_eq!(opened.file.counts(&Scope::All).await.unwrap().queued(), 100);
 }
 
 #[tokio::test]
@@ -44,7 +47,12 @@ async fn a_file_opens_at_once_after_every_commit_or_after_none_if_that_is_asked_
     let folder = Folder::new();
     for (when, at_once) in [(QuickRepair::Always, true), (QuickRepair::Never, false)] {
         let file = folder.file(&format!("{when:?}.redb"));
-        let store = RedbStore::builder().quick_repair(when).open(&file).await.unwrap();
+        let store = RedbStore::builder()
+            .quick_repair(when)
+            .open(&file)
+            .await
+            .unwrap()
+            .into();
         for _ in 0..3 {
             insert(&store, 1).await;
             assert_eq!(opens_at_once(&file, &folder.file("left.redb")), at_once, "{when:?}");
@@ -56,14 +64,14 @@ async fn a_file_opens_at_once_after_every_commit_or_after_none_if_that_is_asked_
 async fn a_closed_file_can_be_looked_into_and_compacted_and_is_the_same_afterwards() {
     let folder = Folder::new();
     let file = folder.file("tasks.redb");
-    let store = RedbStore::open(&file).await.unwrap();
+    let store = TaskFile::at(&file).await;
     let ids = insert(&store, 40).await;
     assert!(task_file::look(&file).unwrap_err().to_string().contains("already open"));
     for id in &ids[1..] {
         assert_eq!(store.stop(&Scope::All, *id).await.unwrap(), Stop::Stopped);
         assert_eq!(store.delete(&Scope::All, *id).await.unwrap(), Delete::Deleted);
     }
-    store.close().await;
+    store.file.close().await;
 
     let seen = task_file::look(&file).unwrap();
     let before = std::fs::metadata(&file).unwrap().len();
@@ -80,7 +88,7 @@ async fn a_closed_file_can_be_looked_into_and_compacted_and_is_the_same_afterwar
     );
     let after = std::fs::metadata(&file).unwrap().len();
     assert!(after < before, "{before} bytes, and then {after}");
-    let store = RedbStore::open(&file).await.unwrap();
+    let store = TaskFile::at(&file).await;
     assert_eq!(store.task(ids[0]).await.unwrap().state, TaskState::Enqueued);
 }
 
@@ -97,7 +105,7 @@ fn opens_at_once(file: &Path, copy: &Path) -> bool {
         .is_ok()
 }
 
-async fn insert(store: &RedbStore, count: usize) -> Vec<RequestId> {
+async fn insert(store: &TaskFile, count: usize) -> Vec<RequestId> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let mut random = [0; 10];
@@ -107,7 +115,7 @@ async fn insert(store: &RedbStore, count: usize) -> Vec<RequestId> {
         let input = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), body);
         let task = NewTask::new(id, Arc::new(input));
         let inserted = store.insert(Insert::new(task)).await.unwrap();
-        assert!(matches!(inserted, Inserted::New(_)), "{inserted:?}");
+        assert!(matches!(inserted, Inserted::New(..)), "{inserted:?}");
         ids.push(id);
     }
     ids

@@ -5,12 +5,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use tower_respond_async::{
-    RequestId, TaskState, TaskStore,
-    store::{Claim, ClaimedTask, Insert, RedbStore, TaskStoreExt},
-    task::{
-        CapturedRequest, NewTask, WorkerId,
-        lifecycle::{Outcome, Settlement},
-    },
+    RequestId, TaskState,
+    store::{Claim, ClaimedTask, Insert, Inserted, Ledger, RedbStore},
+    task::{CapturedRequest, NewTask, WorkerId, lifecycle::Outcome},
     testing::ManualClock,
     time::{Clock, Timestamp},
 };
@@ -26,7 +23,7 @@ fn task(number: u8) -> NewTask {
     task
 }
 
-async fn claim(store: &RedbStore) -> Vec<ClaimedTask> {
+async fn claim(store: &Ledger) -> Vec<ClaimedTask> {
     let claim = Claim {
         worker: WorkerId::new("w", 1),
         max: 10,
@@ -43,24 +40,31 @@ async fn nothing_waits_for_a_clock_that_was_set_back() {
     let path = folder.file("tasks.redb");
     let (queued, retried, ran) = (task(1), task(2), task(3));
     let clock = ManualClock::new(Timestamp::from_millis(100 * DAY));
-    let open = |clock: &ManualClock| RedbStore::builder().clock(clock.clone()).open(&path);
+    let open = async |clock: &ManualClock| {
+        let store = RedbStore::builder().clock(clock.clone()).open(&path).await;
+        Ledger::of(store.unwrap())
+    };
 
-    let store = open(&clock).await.unwrap();
+    let store = open(&clock).await;
+    let mut held = Vec::new();
     for task in [&retried, &ran] {
         let insert = Insert::new(task.clone()).born(WorkerId::new("w", 1), Duration::from_secs(30));
-        let _ = store.insert(insert).await.unwrap();
+        match store.insert(insert).await.unwrap() {
+            Inserted::New(_, claim) => held.extend(claim),
+            other => panic!("it is new: {other:?}"),
+        }
     }
-    let lease = store.task(retried.id).await.unwrap().lease();
     let again = Outcome::Retry {
         after: Duration::from_secs(60),
         error: "busy".into(),
     };
-    let _ = store.settle(Settlement::new(lease, again)).await.unwrap();
+    let _ = store.settle(&held[0], &again).await.unwrap();
     let _ = store.insert(Insert::new(queued.clone())).await.unwrap();
     drop(store);
 
     let early = ManualClock::new(Timestamp::from_millis(DAY));
-    let store = open(&early).await.unwrap();
+    let store = open(&early).await;
+    let _ = store.rescue(10).await.unwrap();
     let claimed: Vec<_> = claim(&store).await.iter().map(|task| task.record.id).collect();
     assert_eq!(claimed, [queued.id, ran.id]);
     early.advance(Duration::from_secs(60));
@@ -74,7 +78,7 @@ async fn nothing_waits_for_a_clock_that_was_set_back() {
 
     // Once the clock is right again, it is gone by again.
     let right = ManualClock::new(Timestamp::from_millis(101 * DAY));
-    let store = open(&right).await.unwrap();
+    let store = open(&right).await;
     let _ = store.insert(Insert::new(task(4))).await.unwrap();
     assert_eq!(store.task(task(4).id).await.unwrap().created_at, right.now());
 }

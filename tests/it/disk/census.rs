@@ -7,24 +7,25 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use tower_respond_async::{
     RequestId, Scope, TaskName, TaskRecord, TaskState, TaskStore,
     store::{
-        Claim, Insert, Inserted, LogQuery, QuickRepair, RedbStore, RedbStoreBuilder, StoreError, StoreErrorKind,
-        StoreResult, TaskStoreExt,
+        Claim, Held, Insert, Inserted, LogQuery, QuickRepair, RedbStore, RedbStoreBuilder, StoreError, StoreErrorKind,
+        StoreResult,
     },
     task::{
-        CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LeaseRef, LogLine, NewTask,
-        RequestDigest, Subscription, Subscriptions, WorkerId,
-        lifecycle::{Outcome, Settlement},
+        CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LogLine, NewTask,
+        RequestDigest, Subscription, Subscriptions, WorkerId, lifecycle::Outcome,
     },
     testing::{FaultDisk, ManualClock},
     time::Timestamp,
 };
+
+use crate::redb::harness::TaskFile;
 
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// A store with a task in each state, and all that was stored of them.
 #[derive(Debug)]
 pub(crate) struct Census {
-    pub(crate) store: RedbStore,
+    pub(crate) store: TaskFile,
     pub(crate) tasks: Vec<Known>,
 }
 
@@ -84,7 +85,7 @@ impl Census {
         disk: &FaultDisk,
         settings: impl FnOnce(RedbStoreBuilder) -> RedbStoreBuilder,
     ) -> Self {
-        let store = disk.open(settings(builder())).unwrap();
+        let store = TaskFile::from(disk.open(settings(builder())).unwrap());
         let mut ids = Vec::new();
         for number in numbers.iter().copied() {
             let mut task = a_task(number);
@@ -104,9 +105,10 @@ impl Census {
                 new(store.insert(Insert::new(task)).await);
                 continue;
             }
-            let lease = new(store.insert(Insert::new(task).born(worker(1), LONG)).await).lease();
+            let held = born(&store, task).await;
+            let lease = held.lease();
             let line = LogLine::new(Timestamp::ZERO, "INFO", "census", &format!("task {number}"));
-            assert!(store.append_log(lease, vec![line]).await.unwrap());
+            assert!(store.file.append_log(lease, vec![line]).await.unwrap());
             let error: Arc<str> = "it went wrong".into();
             let output = Arc::new(response(number));
             let outcome = match number {
@@ -125,7 +127,7 @@ impl Census {
                 10 => Outcome::Stopped,
                 _ => Outcome::Succeeded { output },
             };
-            settle(&store, lease, outcome).await;
+            let _ = store.settle(&held, &outcome).await.unwrap();
         }
         if numbers.contains(&2) {
             let _ = store.stop(&Scope::All, a_task(2).id).await.unwrap();
@@ -139,19 +141,19 @@ impl Census {
 }
 
 impl Known {
-    async fn of(store: &RedbStore, id: RequestId) -> StoreResult<Option<Self>> {
+    async fn of(store: &TaskFile, id: RequestId) -> StoreResult<Option<Self>> {
         let Some(record) = store.find(&Scope::All, &id.into()).await? else {
             return Ok(None);
         };
         Ok(Some(Self {
             record,
-            input: store.input(&Scope::All, id).await?,
-            output: store.output(&Scope::All, id).await?,
-            logs: store.logs(&Scope::All, id, LogQuery::default()).await?,
+            input: store.request(&Scope::All, id).await?,
+            output: store.response(&Scope::All, id).await?,
+            logs: store.file.logs(&Scope::All, id, LogQuery::default()).await?,
         }))
     }
 
-    pub(crate) async fn compare(&self, store: &RedbStore, compared: &mut Compared) {
+    pub(crate) async fn compare(&self, store: &TaskFile, compared: &mut Compared) {
         let id = self.record.id;
         let (mut damaged, mut partly) = (false, false);
         let mut judge = |what: &str, answer: Result<Option<bool>, StoreError>| match answer {
@@ -171,18 +173,18 @@ impl Known {
             found.map(|found| found.map(|found| self.is_same(&found)).or(Some(true))),
         );
         if there {
-            let input = store.input(&Scope::All, id).await;
+            let input = store.request(&Scope::All, id).await;
             judge(
                 "request",
                 input.map(|input| input.map(|input| Some(input) == self.input)),
             );
-            let output = store.output(&Scope::All, id).await;
+            let output = store.response(&Scope::All, id).await;
             let none = self.output.is_none().then_some(true);
             judge(
                 "response",
                 output.map(|output| output.map(|output| Some(output) == self.output).or(none)),
             );
-            let logs = store.logs(&Scope::All, id, LogQuery::default()).await;
+            let logs = store.file.logs(&Scope::All, id, LogQuery::default()).await;
             judge(
                 "log",
                 logs.map(|logs| (!logs.is_empty() || self.logs.is_empty()).then(|| logs == self.logs)),
@@ -196,7 +198,7 @@ impl Known {
         }
     }
 
-    /// Whether a record is this one, or what becomes of it when the file is opened anew.
+    /// Whether a record is this one, or what becomes of it once it was rescued, or its request could not be read.
     fn is_same(&self, found: &TaskRecord) -> bool {
         let was = &self.record;
         let stays = found.name == was.name
@@ -205,15 +207,13 @@ impl Known {
             && found.created_at == was.created_at
             && found.generation == was.generation
             && found.subscriptions == was.subscriptions;
-        let state = match was.state {
+        let unchanged = found.state == was.state && found.history == was.history && found.deliveries == was.deliveries;
+        let changed = match was.state {
             TaskState::Running => found.state == TaskState::Enqueued && found.crashes == 1,
             TaskState::Stopping => found.state == TaskState::Stopped,
-            state => {
-                found.state == TaskState::Invalid && state.is_queued()
-                    || found.state == state && found.history == was.history && found.deliveries == was.deliveries
-            }
+            state => found.state == TaskState::Invalid && state.is_queued(),
         };
-        stays && state
+        stays && (unchanged || changed)
     }
 }
 
@@ -228,13 +228,18 @@ pub(crate) fn builder() -> RedbStoreBuilder {
 #[track_caller]
 pub(crate) fn new(inserted: StoreResult<Inserted>) -> Arc<TaskRecord> {
     match inserted.unwrap() {
-        Inserted::New(record) => record,
+        Inserted::New(record, _) => record,
         other => panic!("it is new: {other:?}"),
     }
 }
 
-pub(crate) async fn settle(store: &RedbStore, lease: LeaseRef, outcome: Outcome) {
-    let _ = store.settle(Settlement::new(lease, outcome)).await.unwrap();
+/// Stores a task that runs.
+pub(crate) async fn born(store: &TaskFile, task: NewTask) -> Held {
+    let insert = Insert::new(task).born(worker(1), LONG);
+    match store.insert(insert).await.unwrap() {
+        Inserted::New(_, Some(held)) => held,
+        other => panic!("it is new: {other:?}"),
+    }
 }
 
 fn response(number: u8) -> CapturedResponse {
@@ -243,7 +248,7 @@ fn response(number: u8) -> CapturedResponse {
 }
 
 /// The tasks that can be claimed now, by a worker for each suspect.
-pub(crate) async fn claim_all(store: &RedbStore) -> StoreResult<Vec<RequestId>> {
+pub(crate) async fn claim_all(store: &TaskFile) -> StoreResult<Vec<RequestId>> {
     let mut claimed = Vec::new();
     for number in 0..50 {
         let claim = Claim {
@@ -260,6 +265,6 @@ pub(crate) async fn claim_all(store: &RedbStore) -> StoreResult<Vec<RequestId>> 
     Ok(claimed)
 }
 
-pub(crate) async fn listed(store: &RedbStore) -> StoreResult<Vec<Arc<TaskRecord>>> {
+pub(crate) async fn listed(store: &TaskFile) -> StoreResult<Vec<Arc<TaskRecord>>> {
     store.list_all(&Scope::All, &Filter::default()).await
 }

@@ -7,20 +7,21 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use tower_respond_async::{
     RequestId, Scope, TaskRecord, TaskStore,
     store::{
-        Claim, ClaimedDelivery, DeliveryClaim, DeliverySettlement, Insert, Inserted, LogQuery, RedbStore,
+        Claim, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, Held, Insert, Inserted, LogQuery,
         RedbStoreBuilder, Retention, StoreError, StoreResult,
     },
     task::{
-        CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, IdempotencyKey, LeaseRef, LogLine,
-        NewTask, RequestDigest, Subscription, Subscriptions,
+        CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, IdempotencyKey, LogLine, NewTask,
+        RequestDigest, Subscription, Subscriptions,
         delivery::DeliveryOutcome,
-        lifecycle::{Edits, Outcome, Settlement},
+        lifecycle::{Edits, Outcome, Rerun},
     },
     testing::FaultDisk,
     time::Timestamp,
 };
 
 use super::census::{LONG, builder, listed, worker};
+use crate::redb::harness::TaskFile;
 
 /// How many steps a life has.
 pub(crate) const STEPS: usize = 17;
@@ -45,7 +46,7 @@ type Shown = (
 pub(crate) struct Lived {
     /// How many steps were acknowledged.
     pub(crate) acknowledged: usize,
-    pub(crate) store: Option<RedbStore>,
+    pub(crate) store: Option<TaskFile>,
 }
 
 pub(crate) fn settings() -> RedbStoreBuilder {
@@ -61,6 +62,7 @@ pub(crate) async fn live(disk: &FaultDisk, steps: usize) -> Lived {
             store: None,
         };
     };
+    let store = TaskFile::from(store);
     let (mut acknowledged, mut deliveries) = (0, Vec::new());
     for number in 0..steps {
         match step(&store, number, &mut deliveries).await {
@@ -76,22 +78,30 @@ pub(crate) async fn live(disk: &FaultDisk, steps: usize) -> Lived {
     }
 }
 
-async fn step(store: &RedbStore, number: usize, deliveries: &mut Vec<ClaimedDelivery>) -> StoreResult<()> {
+async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDelivery>) -> StoreResult<()> {
     let (all, id) = (Scope::All, |number| task(number).id);
     match number {
         0 => insert(store, Insert::new(task(1))).await,
         1 => insert(store, born(2)).await,
         2 => {
             let line = LogLine::new(Timestamp::ZERO, "INFO", "life", "a line");
-            store.append_log(held(store, id(2)).await?, vec![line]).await.map(drop)
+            let lease = held(store, id(2)).await?.lease();
+            store.file.append_log(lease, vec![line]).await.map(drop)
         }
         3 => succeed(store, id(2)).await,
         4 => insert(store, Insert::new(task(3))).await,
         5 => store.stop(&all, id(3)).await.map(drop),
         6 => insert(store, born(4)).await,
         7 => fail(store, id(4)).await,
-        8 => store.rerun(&all, id(4), Edits::default()).await.map(drop),
-        9 => store.delete(&all, id(3)).await.map(drop),
+        // That they have not ended can be said of a store that has failed.
+        8 => match store.rerun(&all, id(4), Edits::default()).await? {
+            Rerun::Enqueued { .. } => Ok(()),
+            Rerun::NotEnded(_) => Err(StoreError::not_found()),
+        },
+        9 => match store.delete(&all, id(3)).await? {
+            Delete::Deleted => Ok(()),
+            Delete::NotEnded(_) => Err(StoreError::not_found()),
+        },
         10 => insert(store, Insert::new(task(5))).await,
         11 => {
             let claim = Claim {
@@ -104,17 +114,15 @@ async fn step(store: &RedbStore, number: usize, deliveries: &mut Vec<ClaimedDeli
         12 => succeed(store, id(1)).await,
         13 => {
             let claim = DeliveryClaim {
-                destinations: vec![Destination::LOCAL],
-                max: 10,
+                from: vec![(Destination::LOCAL, 10)],
                 lease: LONG,
             };
             *deliveries = store.claim_deliveries(claim).await?;
             Ok(())
         }
         14 => {
-            let claimed = deliveries.pop().ok_or(StoreError::not_found())?;
             let settlement = DeliverySettlement {
-                claim: claimed.claim,
+                claimed: deliveries.pop().ok_or(StoreError::not_found())?,
                 outcome: DeliveryOutcome::Delivered,
                 tried: DeliveryTry::new(Timestamp::ZERO),
             };
@@ -154,47 +162,41 @@ fn born(number: u8) -> Insert {
     Insert::new(task(number)).born(worker(1), LONG)
 }
 
-async fn insert(store: &RedbStore, insert: Insert) -> StoreResult<()> {
+async fn insert(store: &TaskFile, insert: Insert) -> StoreResult<()> {
     store.insert(insert).await.map(drop)
 }
 
-/// The claim under which a task runs. One who lives on a store that has failed holds what is past any claim.
-async fn held(store: &RedbStore, id: RequestId) -> StoreResult<LeaseRef> {
-    let found = store.find(&Scope::All, &id.into()).await?;
-    Ok(found.map_or_else(
-        || TaskRecord::accepted(&task(9), Timestamp::ZERO).lease(),
-        |record| record.lease(),
-    ))
+/// The claim under which a task runs.
+async fn held(store: &TaskFile, id: RequestId) -> StoreResult<Held> {
+    let found = store.look_for(&worker(1), id).await?.flatten();
+    found.map(|(_, held)| held).ok_or(StoreError::not_found())
 }
 
-async fn succeed(store: &RedbStore, id: RequestId) -> StoreResult<()> {
+async fn succeed(store: &TaskFile, id: RequestId) -> StoreResult<()> {
     let body = Bytes::from_static(b"done");
     let output = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
-    let settlement = Settlement::new(held(store, id).await?, Outcome::Succeeded { output });
-    store.settle(settlement).await.map(drop)
+    let outcome = Outcome::Succeeded { output };
+    store.settle(&held(store, id).await?, &outcome).await.map(drop)
 }
 
-async fn fail(store: &RedbStore, id: RequestId) -> StoreResult<()> {
+async fn fail(store: &TaskFile, id: RequestId) -> StoreResult<()> {
     let outcome = Outcome::Failed {
         error: "it failed".into(),
         output: None,
     };
-    store
-        .settle(Settlement::new(held(store, id).await?, outcome))
-        .await
-        .map(drop)
+    store.settle(&held(store, id).await?, &outcome).await.map(drop)
 }
 
 impl World {
     /// What a file shows when it is opened.
     pub(crate) async fn of(file: Vec<u8>) -> StoreResult<Self> {
-        let store = FaultDisk::holding(file).open(settings())?;
+        let store = TaskFile::from(FaultDisk::holding(file).open(settings())?);
         let mut world = Self::default();
         for record in listed(&store).await? {
             let id = record.id;
-            let input = store.input(&Scope::All, id).await?;
-            let output = store.output(&Scope::All, id).await?;
-            let logs = store.logs(&Scope::All, id, LogQuery::default()).await?;
+            let input = store.request(&Scope::All, id).await?;
+            let output = store.response(&Scope::All, id).await?;
+            let logs = store.file.logs(&Scope::All, id, LogQuery::default()).await?;
             world.tasks.push((record, input, output, logs));
         }
         let mut again = task(3);

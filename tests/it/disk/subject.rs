@@ -10,7 +10,7 @@ use tower_respond_async::{
 };
 
 use super::census::{Census, Compared, Known, a_task, builder, claim_all, listed};
-use crate::redb::harness::table;
+use crate::redb::harness::{TaskFile, table};
 
 /// A file, and what is in it.
 pub(super) struct Subject {
@@ -103,7 +103,7 @@ impl Subject {
             _ => Census::take(&disk, |_| settings.clone()).await,
         };
         let image = disk.file();
-        store.close().await;
+        store.file.close().await;
         Self {
             image: if file.is_closed() { disk.file() } else { image },
             tasks,
@@ -160,7 +160,7 @@ impl Subject {
     async fn fate_of(&self, disk: &FaultDisk) -> Fate {
         let image = disk.file();
         let store = match disk.open(self.settings.clone()) {
-            Ok(store) => store,
+            Ok(store) => TaskFile::from(store),
             Err(error) => {
                 assert!(!disk.is_in_use(), "it was let go of");
                 return Fate::Refused {
@@ -171,6 +171,7 @@ impl Subject {
             }
         };
         let mut opened = Opened::default();
+        let _ = store.rescue(100).await;
         for known in self.tasks.iter() {
             known.compare(&store, &mut opened.compared).await;
         }
@@ -178,15 +179,16 @@ impl Subject {
         opened.claimed = claim_all(&store).await.map_or(0, |claimed| claimed.len());
         let new = a_task(77);
         let acknowledged = store.insert(Insert::new(new.clone())).await.is_ok();
-        opened.set_aside = store.set_aside().await.unwrap_or(0);
-        store.close().await;
+        opened.set_aside = store.file.set_aside().await.unwrap_or(0);
+        store.file.close().await;
         assert!(!disk.is_in_use(), "it was let go of");
         if acknowledged {
             opened.kept = match disk.open(self.settings.clone()) {
                 Err(_) => Kept::Refused,
                 Ok(store) => {
+                    let store = TaskFile::from(store);
                     let found = store.find(&Scope::All, &new.id.into()).await;
-                    let input = store.input(&Scope::All, new.id).await;
+                    let input = store.request(&Scope::All, new.id).await;
                     match (found, input) {
                         (Ok(Some(_)), Ok(Some(input))) if input == new.input => Kept::Whole,
                         (Err(_), _) | (_, Err(_)) => Kept::Damaged,

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::Deref,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -14,7 +15,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tower_respond_async::{
     BoxError, RequestId, TaskStore,
     error::BoxFuture,
-    store::{RedbStore, StoreResult},
+    store::{Ledger, RedbStore, StoreResult},
     testing::{ManualClock, conformance::Harness},
     time::Timestamp,
 };
@@ -49,6 +50,35 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An open file, and the steps of the lives of the tasks in it.
+#[derive(Debug)]
+pub(crate) struct TaskFile {
+    pub(crate) file: Arc<RedbStore>,
+    ledger: Ledger,
+}
+
+impl TaskFile {
+    pub(crate) async fn at(path: &Path) -> Self {
+        RedbStore::open(path).await.unwrap().into()
+    }
+}
+
+impl From<RedbStore> for TaskFile {
+    fn from(file: RedbStore) -> Self {
+        let file = Arc::new(file);
+        let ledger = Ledger::new(file.clone());
+        Self { file, ledger }
+    }
+}
+
+impl Deref for TaskFile {
+    type Target = Ledger;
+
+    fn deref(&self) -> &Ledger {
+        &self.ledger
     }
 }
 
@@ -155,6 +185,15 @@ pub(crate) fn spoil(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError>
         let middle = value.len() / 2;
         value[middle] ^= 1;
     })
+}
+
+/// Gives a value that was changed the checksum it should have.
+pub(crate) fn resum(key: &[u8], value: &mut [u8]) {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [&(key.len() as u32).to_le_bytes(), key, &value[4..]] {
+        hasher.update(part);
+    }
+    value[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
 }
 
 /// Changes a value behind the store's back.
