@@ -3,16 +3,12 @@
 //! Both stores of a table are open at the same time and take turns. After each turn as many old tasks are pruned as new
 //! ones ended, so that the numbers stay what they are called.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tower_respond_async::{
-    TaskStore,
-    store::{Claim, QuickRepair, RedbStore, Retention},
-    task::{LeaseRef, WorkerId},
+    store::{Claim, Held, Ledger, QuickRepair, Retention},
+    task::WorkerId,
 };
 
 use crate::{
@@ -51,7 +47,7 @@ pub(crate) fn run(runtime: &Runtime) {
 /// A store that holds something already.
 struct Kept<'a> {
     runtime: &'a Runtime,
-    store: Arc<RedbStore>,
+    store: Ledger,
     _file: Fresh,
 }
 
@@ -90,7 +86,7 @@ impl<'a> Kept<'a> {
         vec![accept, settled]
     }
 
-    fn claim(&self, max: usize) -> Vec<LeaseRef> {
+    fn claim(&self, max: usize) -> Vec<Held> {
         let claim = Claim {
             worker: WorkerId::new("bench", 1),
             max,
@@ -98,15 +94,14 @@ impl<'a> Kept<'a> {
         };
         let claimed = self.runtime.block_on(self.store.claim(claim)).expect("claim");
         assert!(!claimed.tasks.is_empty(), "something waits");
-        claimed.tasks.iter().map(|task| task.record.lease()).collect()
+        claimed.tasks.into_iter().map(|task| task.held).collect()
     }
 
-    fn settle(&self, leases: Vec<LeaseRef>) {
-        let output = response(1024);
+    fn settle(&self, claims: Vec<Held>) {
+        let outcome = success(response(1024));
         self.runtime.block_on(async {
-            let settled = leases.into_iter().map(|lease| {
-                let settled = self.store.settle(success(lease, output.clone()));
-                async { settled.await.expect("settle") }
+            let settled = claims.iter().map(async |held| {
+                let _ = self.store.settle(held, &outcome).await.expect("settle");
             });
             futures_util::future::join_all(settled).await;
         });

@@ -3,10 +3,14 @@
 //! By the memory that the system says this process has of its own (`RssAnon`, so on Linux): what it grows by when tasks
 //! come to those that are there already. The first ones fill the cache of the file, which is bounded and not counted.
 
-use std::{fs, sync::Arc};
+use std::fs;
 
 use tokio::runtime::Runtime;
-use tower_respond_async::{MemoryStore, TaskStore, store::QuickRepair, task::NewTask};
+use tower_respond_async::{
+    MemoryStore,
+    store::{Ledger, QuickRepair},
+    task::NewTask,
+};
 
 use crate::{
     at_once::{Work, at_once},
@@ -30,10 +34,10 @@ pub(crate) fn run(runtime: &Runtime) {
         "RedbStore, one that has ended",
         for_one(|count| live(runtime, &store, count)),
     );
-    runtime.block_on(store.close());
+    runtime.block_on(store.store().close());
     drop(store);
     let store = MemoryStore::builder().max_tasks(usize::MAX).max_bytes(usize::MAX);
-    let store = Arc::new(store.build());
+    let store = Ledger::of(store.build());
     show("MemoryStore", for_one(|count| fill(runtime, &store, count)));
 }
 
@@ -49,17 +53,17 @@ fn for_one(fill: impl Fn(usize)) -> f64 {
     (memory() - before) / count as f64
 }
 
-fn live(runtime: &Runtime, store: &Arc<impl TaskStore>, count: usize) {
+fn live(runtime: &Runtime, store: &Ledger, count: usize) {
     work_on(runtime, store, Work::Life, 250, count / 250);
 }
 
-fn fill(runtime: &Runtime, store: &Arc<impl TaskStore>, count: usize) {
+fn fill(runtime: &Runtime, store: &Ledger, count: usize) {
     let store = store.clone();
     at_once(runtime, 250, count / 250, move || {
         let store = store.clone();
         // A body of its own, as every request has.
         let task = NewTask::new(id(), request(BODY));
-        async move { accept(&*store, task).await }
+        async move { accept(&store, task).await }
     });
 }
 

@@ -6,12 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use tokio::runtime::Runtime;
 use tower_respond_async::{
-    TaskStore,
-    store::{Insert, Inserted, QuickRepair, RedbStore},
-    task::{
-        CapturedRequest, CapturedResponse, LeaseRef, NewTask, WorkerId,
-        lifecycle::{Outcome, Settlement},
-    },
+    store::{Held, Insert, Inserted, Ledger, QuickRepair, RedbStore},
+    task::{CapturedRequest, CapturedResponse, NewTask, WorkerId, lifecycle::Outcome},
 };
 
 use crate::{
@@ -25,22 +21,16 @@ pub(crate) fn turn(runtime: &Runtime, when: QuickRepair, work: Work, submitters:
     let file = Fresh::new();
     let store = open(runtime, &file.0, when);
     let figures = work_on(runtime, &store, work, submitters, each);
-    runtime.block_on(store.close());
+    runtime.block_on(store.store().close());
     figures
 }
 
-pub(crate) fn open(runtime: &Runtime, path: &Path, when: QuickRepair) -> Arc<RedbStore> {
+pub(crate) fn open(runtime: &Runtime, path: &Path, when: QuickRepair) -> Ledger {
     let store = RedbStore::builder().quick_repair(when).open(path);
-    Arc::new(runtime.block_on(store).expect("the file can be opened"))
+    Ledger::of(runtime.block_on(store).expect("the file can be opened"))
 }
 
-pub(crate) fn work_on(
-    runtime: &Runtime,
-    store: &Arc<impl TaskStore>,
-    work: Work,
-    submitters: usize,
-    each: usize,
-) -> Figures {
+pub(crate) fn work_on(runtime: &Runtime, store: &Ledger, work: Work, submitters: usize, each: usize) -> Figures {
     let (input, output) = (request(1024), response(1024));
     let worker = WorkerId::new("bench", 1);
     let store = store.clone();
@@ -50,11 +40,11 @@ pub(crate) fn work_on(
         async move {
             match work {
                 Work::Accept => {
-                    accept(&*store, task).await;
+                    accept(&store, task).await;
                 }
                 Work::Life => {
-                    let lease = born(&*store, task, worker).await;
-                    let _ = store.settle(success(lease, output)).await.expect("settle");
+                    let held = born(&store, task, worker).await;
+                    let _ = store.settle(&held, &success(output)).await.expect("settle");
                 }
             }
         }
@@ -62,22 +52,22 @@ pub(crate) fn work_on(
 }
 
 /// Stores a task that waits.
-pub(crate) async fn accept(store: &impl TaskStore, task: NewTask) {
+pub(crate) async fn accept(store: &Ledger, task: NewTask) {
     let inserted = store.insert(Insert::new(task)).await.expect("insert");
-    assert!(matches!(inserted, Inserted::New(_)), "{inserted:?}");
+    assert!(matches!(inserted, Inserted::New(..)), "{inserted:?}");
 }
 
 /// Stores a task that runs.
-async fn born(store: &impl TaskStore, task: NewTask, worker: WorkerId) -> LeaseRef {
+async fn born(store: &Ledger, task: NewTask, worker: WorkerId) -> Held {
     let insert = Insert::new(task).born(worker, LEASE);
     match store.insert(insert).await.expect("insert") {
-        Inserted::New(record) => record.lease(),
+        Inserted::New(_, Some(held)) => held,
         other => panic!("it is new: {other:?}"),
     }
 }
 
-pub(crate) fn success(lease: LeaseRef, output: Arc<CapturedResponse>) -> Settlement {
-    Settlement::new(lease, Outcome::Succeeded { output })
+pub(crate) const fn success(output: Arc<CapturedResponse>) -> Outcome {
+    Outcome::Succeeded { output }
 }
 
 pub(crate) fn request(body: usize) -> Arc<CapturedRequest> {

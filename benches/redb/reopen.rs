@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::runtime::Runtime;
-use tower_respond_async::{TaskStore, store::QuickRepair, task::NewTask};
+use tower_respond_async::{store::QuickRepair, task::NewTask};
 
 use crate::{
     at_once::at_once,
@@ -27,14 +27,14 @@ pub(crate) fn run(runtime: &Runtime) {
         let store = store.clone();
         move || {
             let (store, task) = (store.clone(), NewTask::new(id(), input.clone()));
-            async move { accept(&*store, task).await }
+            async move { accept(&store, task).await }
         }
     });
     let (writing, idle, closed) = (Fresh::new(), Fresh::new(), Fresh::new());
     copy(&file.0, &writing.0);
     sleep(Duration::from_secs(1));
     copy(&file.0, &idle.0);
-    runtime.block_on(store.close());
+    runtime.block_on(store.store().close());
     drop(store);
     copy(&file.0, &closed.0);
     let size = fs::metadata(&file.0).expect("it is there").len() / 1_000_000;
@@ -50,7 +50,7 @@ pub(crate) fn run(runtime: &Runtime) {
             let start = Instant::now();
             let store = open(runtime, &again.0, QuickRepair::WhenIdle);
             let time = start.elapsed();
-            runtime.block_on(store.close());
+            runtime.block_on(store.store().close());
             time.as_secs_f64() * 1000.0
         });
         println!("{name:44}{:>14.1}", median(times));
