@@ -148,11 +148,13 @@ impl Change {
         }
     }
 
-    /// Whether it brings a completion that is to be delivered.
+    /// Whether a completion is to be delivered now that it is made.
     #[must_use]
     pub fn brings_completion(&self) -> bool {
         let outbox = self.to.as_ref().map_or(&[][..], |next| &next.outbox);
-        outbox.iter().any(|change| change.was.is_none() && change.to.is_some())
+        outbox
+            .iter()
+            .any(|change| change.to.as_ref().is_some_and(|(due, _)| due.is_zero()))
     }
 
     /// Takes `row` out.

@@ -98,7 +98,12 @@ impl Ledger {
 
     fn new_row(&self, insert: Insert) -> (Option<crate::task::RequestDigest>, NewRow) {
         let Insert { task, limits, born } = insert;
-        let record = TaskRecord::accepted(&task, self.store.now());
+        let now = self.store.now();
+        let mut record = TaskRecord::accepted(&task, now);
+        if let Some(born) = &born {
+            // It waits, so it can be claimed.
+            let _ = record.claim(born.worker.clone(), born.lease, now);
+        }
         let row = NewRow {
             record: Arc::new(record),
             request: task.input.to_payload(),

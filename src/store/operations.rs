@@ -69,7 +69,7 @@ pub struct QueueHint {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NewRow {
-    /// Its record, as [`TaskRecord::accepted`] makes it. It waits, also where the task is born claimed.
+    /// Its record, as [`TaskRecord::accepted`] makes it; where the task is born claimed, it may be claimed or not.
     pub record: Arc<TaskRecord>,
     /// The request.
     pub request: Payload,
@@ -113,7 +113,14 @@ impl NewRow {
             record: self.record.clone(),
         };
         if let Some(born) = &self.born {
-            row.claim(born.worker.clone(), born.lease, now);
+            match row.columns.is_held() {
+                // The record knows of it, which saves making it up.
+                true => {
+                    row.columns.started_at = Some(now);
+                    row.columns.lease_until = Some(now.saturating_add(born.lease));
+                }
+                false => row.claim(born.worker.clone(), born.lease, now),
+            }
         }
         row
     }

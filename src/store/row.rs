@@ -138,7 +138,7 @@ impl Row {
     /// The number of the latest attempt: a claim is in the columns only until the next commit.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.record.attempt + u32::from(self.record.token < self.columns.token)
+        self.record.attempt + u32::from(self.columns.is_ahead_of(&self.record))
     }
 
     /// Its place in a listing.
@@ -230,6 +230,11 @@ impl Columns {
         }
     }
 
+    /// Whether there is a claim that the record does not know of.
+    fn is_ahead_of(&self, record: &TaskRecord) -> bool {
+        self.is_held() && !record.state.is_held()
+    }
+
     fn differ(&self, record: &TaskRecord) -> bool {
         let times = (self.created_at, self.run_at, self.expires_at);
         let maybe = (self.lease_until, self.started_at, self.ended_at);
@@ -241,8 +246,7 @@ impl Columns {
     }
 
     fn write_over(&self, record: &mut TaskRecord) {
-        if self.is_held()
-            && record.token < self.token
+        if self.is_ahead_of(record)
             && let (Some(worker), Some(started_at)) = (&self.worker, self.started_at)
         {
             // Refused where the record does not wait, which no store makes of one that does.

@@ -27,12 +27,16 @@ const ADAPTERS: [&str; 9] = [
     "AppPath",
 ];
 
-/// Files of a port's folder that belong to the port itself, as all of `store/index` does: what several stores share.
-const PORT_FILES: [&str; 12] = [
+/// Files of a port's folder that belong to the port itself, as all of `store/ledger` does, and of `store/kit`: what several
+/// stores share.
+const PORT_FILES: [&str; 15] = [
     "store/mod",
+    "store/change",
     "store/error",
-    "store/ext",
+    "store/forward",
+    "store/ledger",
     "store/operations",
+    "store/row",
     "hook/mod",
     "hook/closure",
     "probe/log",
@@ -58,7 +62,8 @@ fn floor_of_file(path: &str) -> Option<Floor> {
     let room = path.split('/').next().unwrap_or(path);
     Some(match room {
         "task" | "time" | "error" => Floor::Data,
-        "store" | "hook" | "probe" if PORT_FILES.contains(&path) || path.starts_with("store/index/") => Floor::Port,
+        "store" | "hook" | "probe" if PORT_FILES.contains(&path) || path.starts_with("store/kit/") => Floor::Port,
+        "store" if path.starts_with("store/ledger/") => Floor::Port,
         "store" | "hook" | "probe" => Floor::Adapter,
         "engine" => Floor::Engine,
         "layer" | "api" | "console" | "wire" => Floor::Edge,
@@ -82,6 +87,7 @@ fn floor_of_import(path: &str) -> Floor {
             }
             _ => Floor::Port,
         },
+        "forward_store" => Floor::Port,
         "engine" => Floor::Engine,
         "layer" | "api" | "console" | "wire" => Floor::Edge,
         // `__promises` is the list that the conformance macro expands to.
@@ -193,6 +199,33 @@ fn imports_only_go_down() {
         })
         .collect();
     assert!(climbs.is_empty(), "{}", climbs.join("\n"));
+}
+
+/// What a store must not name: it keeps rows, and decides nothing.
+const DECISIONS: [&str; 4] = ["lifecycle", "Step::", "TaskState::", "Outcome::"];
+
+fn decisions(source: &str) -> Vec<&str> {
+    let code = source.lines().map(str::trim_start);
+    let code = code.take_while(|line| !line.starts_with("#[cfg(test)]"));
+    let code = code.filter(|line| !line.starts_with("//"));
+    code.filter(|line| DECISIONS.iter().any(|word| line.contains(word)))
+        .collect()
+}
+
+#[test]
+fn no_store_names_a_step_of_a_life() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src/store/memory", "src/store/redb", "examples/custom_store"] {
+        sources(&root.join(folder), &mut files);
+    }
+    files.retain(|path| !path.ends_with("tests.rs"));
+    assert!(files.len() > 20, "only {} files were found", files.len());
+    for path in files {
+        let source = fs::read_to_string(&path).expect("a source file can be read");
+        assert_eq!(decisions(&source), [""; 0], "{}", path.display());
+    }
+    assert_eq!(decisions("// lifecycle\nif state == TaskState::Running {").len(), 1);
 }
 
 #[test]

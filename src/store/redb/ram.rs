@@ -8,10 +8,10 @@ use std::{
 
 use crate::{
     store::{
-        Columns, Due, OutboxRow, Row, Why,
+        Columns, Due, OutboxRow, Renewal, Row, Why,
         kit::{Outbox, Queue, Shelf, Unsorted},
     },
-    task::{LeaseRef, Progress, RequestId, WorkerId, lifecycle::Renewal},
+    task::{LeaseRef, Progress, RequestId, WorkerId},
     time::{Clock, Timestamp},
 };
 
