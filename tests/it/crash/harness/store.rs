@@ -122,11 +122,12 @@ impl MinedStore {
             id: change.id,
             token: next.columns.token,
         };
-        if !next.columns.state.is_held() && self.holders.settles(lease) {
-            return About::Settling(lease, next.columns.state);
+        // First: one may be delivered before whoever ended the task has heard that it has.
+        if next.outbox.iter().any(|row| row.was.is_some()) {
+            return About::Delivery;
         }
-        match next.outbox.iter().any(|row| row.was.is_some()) {
-            true => About::Delivery,
+        match !next.columns.state.is_held() && self.holders.settles(lease) {
+            true => About::Settling(lease, next.columns.state),
             false => About::Other,
         }
     }
