@@ -206,6 +206,7 @@ impl Change {
                 status: Some(state.as_str()),
                 ..Outcome::failed(named, Some(id), &Problem::wrong_state(state, ""))
             },
+            Ok(Changed::Undelivered) => Outcome::failed(named, Some(id), &Problem::undelivered()),
             Err(error) => Outcome::failed(named, Some(id), &error.into()),
         }
     }
@@ -220,6 +221,7 @@ impl Change {
             Action::Retry => match self.tasks.retry(&self.scope, id, Edits::default()).await? {
                 Rerun::Enqueued { .. } => Changed::To(Some(TaskState::Enqueued)),
                 Rerun::NotEnded(state) => Changed::Not(state),
+                Rerun::Undelivered => Changed::Undelivered,
             },
             Action::Delete => match self.tasks.delete(&self.scope, id).await? {
                 Delete::Deleted => Changed::To(None),
@@ -234,6 +236,8 @@ enum Changed {
     To(Option<TaskState>),
     /// Its state does not allow it.
     Not(TaskState),
+    /// Too much of its earlier runs is still to be told.
+    Undelivered,
 }
 
 impl Action {

@@ -19,13 +19,13 @@ use crate::{
 /// `GET /{id}/callbacks`
 pub(super) async fn list(call: Call) -> Answer {
     let record = call.record().await?;
-    let deliveries = record.deliveries.iter().enumerate();
+    let deliveries = record.deliveries.iter();
     let document = CallbacksDocument {
         task_id: record.task_id(),
         destination_status: record.destination_status().as_str(),
         callback_url: record.callback.as_deref().map(|url| call.secrets.url(url)),
         callbacks: deliveries
-            .map(|(at, delivery)| DeliveryDocument::new(at, delivery, &call.secrets))
+            .map(|delivery| DeliveryDocument::new(&record, delivery, &call.secrets))
             .collect(),
     };
     Ok(answer::json(StatusCode::OK, &document))
@@ -41,11 +41,10 @@ pub(super) async fn redeliver(call: Call, body: RequestBody) -> Answer {
         .path()
         .rsplit('/')
         .nth(1)
-        .and_then(|number| number.parse::<usize>().ok());
-    let index = number.and_then(|number| number.checked_sub(1));
-    let (index, delivery) = index
-        .and_then(|index| Some((index, record.deliveries.get(index)?)))
-        .ok_or_else(Problem::callback_not_found)?;
+        .and_then(|number| number.parse::<u64>().ok());
+    let mut deliveries = record.deliveries.iter();
+    let delivery = deliveries.find(|delivery| Some(record.delivery_number(delivery)) == number);
+    let delivery = delivery.ok_or_else(Problem::callback_not_found)?;
     let redelivered = call
         .tasks
         .redeliver(&call.grant.scope, record.id, delivery.generation, &delivery.destination)
@@ -56,7 +55,7 @@ pub(super) async fn redeliver(call: Call, body: RequestBody) -> Answer {
     }
     call.audit(record.id, "redeliver");
     let document = Redelivered {
-        callback_id: index + 1,
+        callback_id: record.delivery_number(delivery),
         webhook_id: delivery.webhook_id(),
         status: DeliveryStatus::Pending.as_str(),
     };
@@ -77,7 +76,7 @@ struct CallbacksDocument<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Redelivered {
-    callback_id: usize,
+    callback_id: u64,
     webhook_id: String,
     status: &'static str,
 }

@@ -61,6 +61,7 @@ pub(super) async fn retry(call: Call, body: RequestBody) -> Answer {
             let detail = format!("The task is {state}; it can be run again once it has ended.");
             Err(Problem::wrong_state(state, detail))
         }
+        Rerun::Undelivered => Err(Problem::undelivered()),
     }
 }
 

@@ -103,10 +103,10 @@ pub(super) struct Payloads {
 impl Payloads {
     pub(super) fn put_in<'a>(&'a self, mut document: TaskDocument<'a>) -> TaskDocument<'a> {
         if let Some(request) = &self.request {
-            document = document.with_task_payload(&request.headers, &request.body);
+            document = document.with_task_payload(&request.body);
         }
         if let Some(response) = &self.response {
-            document = document.with_return_payload(&response.headers, &response.body, !response.truncated);
+            document = document.with_return_payload(&response.body, !response.truncated);
         }
         document
     }

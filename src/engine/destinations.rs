@@ -46,8 +46,27 @@ impl Hooks {
     /// # Errors
     ///
     /// [`ConfigError`] if two destinations of one name want to hear of one kind of end: their deliveries could not be told
-    /// apart.
+    /// apart; if there are more than a task can tell, or one has a name that is too long to be stored.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let callbacks = self.callbacks.iter().map(|callbacks| callbacks.name());
+        let mut names: Vec<_> = self
+            .targets
+            .iter()
+            .map(|(_, target)| target.name())
+            .chain(callbacks)
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let count = names.len() + usize::from(!self.local.on().is_empty());
+        if count > Subscriptions::MOST {
+            let most = Subscriptions::MOST;
+            let problem = format!("there are {count}, and a task can tell {most}; have one of them pass on to others");
+            return Err(ConfigError::new("destinations", problem));
+        }
+        if let Some(long) = names.iter().find(|name| name.as_str().len() > Destination::LONGEST) {
+            let problem = format!("the name {long:?} is longer than {} bytes", Destination::LONGEST);
+            return Err(ConfigError::new("destinations", problem));
+        }
         for (at, (on, target)) in self.targets.iter().enumerate() {
             let name = target.name();
             let same = |(other_on, other): &(Conditions, Arc<dyn Target>)| {

@@ -8,7 +8,9 @@ use std::{
 use crate::{
     engine::{Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},
     store::{FullReason, Inserted, StoreError},
-    task::{Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant},
+    task::{
+        Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant, TooLong,
+    },
 };
 
 impl Tasks {
@@ -25,7 +27,7 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been taken in.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
-        let task = engine.task_of(submission);
+        let task = engine.task_of(submission)?;
         Submitted::of(engine.accept(task, None).answer().await?)
     }
 
@@ -70,14 +72,24 @@ impl Tasks {
         submissions: Vec<Submission>,
     ) -> Result<Vec<Result<Submitted, SubmitError>>, SubmitError> {
         let engine = self.engine();
-        let tasks = submissions.into_iter().map(|submission| engine.task_of(submission));
-        let inserted = engine.accept_all(tasks.collect()).await?;
-        Ok(inserted.into_iter().map(Submitted::of).collect())
+        let (mut tasks, mut refused) = (Vec::with_capacity(submissions.len()), Vec::new());
+        for (at, submission) in submissions.into_iter().enumerate() {
+            match engine.task_of(submission) {
+                Ok(task) => tasks.push(task),
+                Err(error) => refused.push((at, error)),
+            }
+        }
+        let inserted = engine.accept_all(tasks).await?;
+        let mut answers: Vec<_> = inserted.into_iter().map(Submitted::of).collect();
+        for (at, error) in refused {
+            answers.insert(at, Err(error));
+        }
+        Ok(answers)
     }
 }
 
 impl Engine {
-    fn task_of(&self, submission: Submission) -> NewTask {
+    fn task_of(&self, submission: Submission) -> Result<NewTask, SubmitError> {
         let mut task = NewTask::new(self.request_id(Instant::now()), Arc::new(submission.request));
         self.fill_in(&mut task);
         task.name = submission.name;
@@ -89,7 +101,8 @@ impl Engine {
         task.caller = submission.caller;
         task.labels = submission.labels;
         task.delay = submission.delay;
-        task
+        task.check().map_err(SubmitError::TooLong)?;
+        Ok(task)
     }
 
     /// What every task is stored with, unless the request says otherwise.
@@ -193,6 +206,9 @@ pub enum SubmitError {
     /// There is no room.
     #[error("there is no room for another task ({0:?})")]
     Full(FullReason),
+    /// A record has no room for all that is said of it. Nothing was stored.
+    #[error("the task cannot be kept")]
+    TooLong(#[source] TooLong),
     /// The engine is being shut down.
     #[error("the engine is shutting down")]
     ShuttingDown,

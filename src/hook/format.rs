@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     hook::Completion,
     task::{
-        Content, Payload, TaskState,
+        Payload, TaskState,
         own::{STATUS, is_own},
     },
     time::Timestamp,
@@ -288,9 +288,9 @@ struct RequestPayload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_payload_encoding: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_payload_content_type: Option<Cow<'a, str>>,
+    request_payload_content_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_payload_content_encoding: Option<Cow<'a, str>>,
+    request_payload_content_encoding: Option<String>,
     #[serde(skip_serializing_if = "is_false")]
     request_payload_omitted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -304,9 +304,9 @@ struct ResponsePayload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     response_payload_encoding: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response_payload_content_type: Option<Cow<'a, str>>,
+    response_payload_content_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response_payload_content_encoding: Option<Cow<'a, str>>,
+    response_payload_content_encoding: Option<String>,
     #[serde(skip_serializing_if = "is_false")]
     response_payload_truncated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -331,12 +331,10 @@ fn payloads(completion: &Completion, limit: usize) -> (RequestPayload<'_>, Respo
     let shown = response.map(|response| fitting(&response.body, limit));
     let room = limit - shown.as_ref().map_or(0, |shown| length(&shown.text));
     let truncated = !kept_whole || shown.as_ref().is_some_and(|shown| shown.truncated);
-    let content = response
-        .map(|response| Content::of(&response.headers))
-        .unwrap_or_default();
+    let content = response.map(|response| response.content()).unwrap_or_default();
     let response = ResponsePayload {
-        response_payload_content_type: content.kind,
-        response_payload_content_encoding: content.encoding,
+        response_payload_content_type: content.content_type.as_deref().map(String::from),
+        response_payload_content_encoding: content.content_encoding.as_deref().map(String::from),
         response_payload_encoding: shown.as_ref().and_then(base64),
         response_payload_truncated: truncated,
         response_payload_link: truncated.then(|| link("/result")).flatten(),
@@ -348,10 +346,10 @@ fn payloads(completion: &Completion, limit: usize) -> (RequestPayload<'_>, Respo
     let whole = whole.map(|request| Payload::new(&request.body, usize::MAX));
     let whole = whole.filter(|whole| length(&whole.text) <= room);
     let omitted = request.is_some() && whole.is_none();
-    let content = request.map(|request| Content::of(&request.headers)).unwrap_or_default();
+    let content = request.map(|request| request.content()).unwrap_or_default();
     let request = RequestPayload {
-        request_payload_content_type: content.kind,
-        request_payload_content_encoding: content.encoding,
+        request_payload_content_type: content.content_type.as_deref().map(String::from),
+        request_payload_content_encoding: content.content_encoding.as_deref().map(String::from),
         request_payload_encoding: whole.as_ref().and_then(base64),
         request_payload_omitted: omitted,
         request_payload_link: omitted.then(|| link("/request")).flatten(),

@@ -79,7 +79,7 @@ pub mod webhook;
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method};
 
 pub use self::{
     closure::{IntoHook, IntoHookResult},
@@ -90,7 +90,10 @@ pub use self::{
 pub(crate) use self::{local::LocalHooks, target::HookKind};
 use crate::{
     error::{BoxError, BoxFuture},
-    task::{CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, TaskRecord, TaskState, redact::Secrets},
+    task::{
+        CapturedRequest, CapturedResponse, Condition, Delivery, RequestId, RequestTarget, TaskRecord, TaskState,
+        redact::Secrets,
+    },
     time::Timestamp,
 };
 
@@ -197,16 +200,16 @@ impl Completion {
         self.task.task_id()
     }
 
-    /// The method of the request.
+    /// The method of the request, as the [record](Self::task) has it.
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.task.method
     }
 
-    /// The target of the request.
+    /// The target of the request; of a long one, the beginning. The whole is in the [request](Self::request).
     #[must_use]
-    pub fn uri(&self) -> &Uri {
-        &self.task.uri
+    pub fn uri(&self) -> &RequestTarget {
+        &self.task.target
     }
 
     /// The headers of the request as they were stored, unless that can no longer be read.

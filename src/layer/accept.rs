@@ -28,7 +28,7 @@ use crate::{
     },
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
-    task::{CapturedRequest, NewTask, RequestId, TaskName, TaskRecord, target},
+    task::{Accepted, CapturedRequest, NewTask, RequestId, TaskName, TaskRecord, target},
     wire::{ApiLinks, Problem},
 };
 
@@ -188,6 +188,8 @@ impl Accept {
         task.function = function.map(Into::into);
         task.labels = labels.unwrap_or_default();
         task.delay = options.delay;
+        task.check()
+            .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
         Ok((task, again))
     }
 
@@ -335,9 +337,15 @@ struct Named {
 impl Named {
     async fn admitted(self: Box<Self>) -> Result<Admitted, Problem> {
         let CallbackAsked { url, preferred } = self.asked;
-        let admitted = self.policy.admit(&url).await;
-        let url = admitted.map_err(|_| Problem::callback_refused())?;
-        Ok(Admitted { url, preferred })
+        let is_kept = |url: &str| url.len() <= Accepted::CALLBACK_BYTES;
+        if !is_kept(&url) {
+            return Err(Problem::callback_refused());
+        }
+        match self.policy.admit(&url).await {
+            // As it was put in order: characters may have been encoded.
+            Ok(url) if is_kept(&url) => Ok(Admitted { url, preferred }),
+            Ok(_) | Err(_) => Err(Problem::callback_refused()),
+        }
     }
 }
 

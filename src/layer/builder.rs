@@ -382,8 +382,8 @@ impl Builder {
         self
     }
 
-    /// What this process calls itself in task documents. A random number is added, so that two may share a name.
-    /// Default: `worker`.
+    /// What this process calls itself in task documents. A random number is added, so that two may share a name; of the name,
+    /// [`WorkerId::NAME_BYTES`](crate::task::WorkerId::NAME_BYTES) are kept. Default: `worker`.
     pub fn worker_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.settings.worker_name = name.into();
         self

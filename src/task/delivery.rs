@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use crate::{
-    task::{Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken, RequestId, TaskRecord, lifecycle::Fenced},
+    task::{
+        Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken, RequestId, Subscriptions, TaskRecord,
+        lifecycle::Fenced, shorten::shorten,
+    },
     time::Timestamp,
 };
 
@@ -114,11 +117,30 @@ impl Delivery {
         self.show(tried);
     }
 
-    fn show(&mut self, tried: DeliveryTry) {
-        if self.tries.len() == Self::TRIES_KEPT {
-            self.tries.remove(0);
+    fn show(&mut self, mut tried: DeliveryTry) {
+        if let Some(text) = &mut tried.text
+            && text.len() > DeliveryTry::TEXT_BYTES
+        {
+            *text = shorten(text, DeliveryTry::TEXT_BYTES).into();
         }
         self.tries.push(tried);
+        self.forget_tries();
+    }
+
+    fn forget_tries(&mut self) {
+        let kept = if self.is_of_before { 1 } else { Self::TRIES_KEPT };
+        self.tries.drain(..self.tries.len().saturating_sub(kept));
+    }
+
+    /// The task is run again: what it went through is of before.
+    pub(super) fn run_again(&mut self) {
+        self.is_of_before = true;
+        self.forget_tries();
+        if let Some(error) = &mut self.error
+            && error.len() > Self::ERROR_BYTES
+        {
+            *error = shorten(error, Self::ERROR_BYTES).into();
+        }
     }
 
     const fn over(&mut self, status: DeliveryStatus, now: Timestamp) -> DeliveryStatus {
@@ -195,6 +217,15 @@ impl TaskRecord {
     pub fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
         let mut deliveries = self.deliveries.iter_mut();
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
+    }
+
+    /// The number by which clients name the delivery: from 1, in the order of the subscriptions, and on through the generations.
+    /// Not its place among those that are kept, which changes when the task is run again.
+    pub(crate) fn delivery_number(&self, delivery: &Delivery) -> u64 {
+        let mut subscriptions = self.subscriptions.iter();
+        let place = subscriptions.position(|subscription| subscription.destination == delivery.destination);
+        let before = u64::from(delivery.generation.saturating_sub(1)) * Subscriptions::MOST as u64;
+        before + place.unwrap_or_default() as u64 + 1
     }
 
     /// Since when nothing is left to be done about it: since its end, or since the last delivery that came to nothing

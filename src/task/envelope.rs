@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
-use crate::task::{Digesting, RequestDigest, target};
+use crate::task::{Content, Digesting, RequestDigest, target};
 
 /// The newest version that this build reads.
 ///
@@ -71,6 +71,11 @@ impl CapturedRequest {
     #[must_use]
     pub fn weight(&self) -> usize {
         self.body.len() + header_bytes(&self.headers) + target::length(&self.uri)
+    }
+
+    /// How long the body is, and of what type.
+    pub(crate) fn content(&self) -> Content {
+        Content::of(&self.headers, &self.body)
     }
 
     /// What tells this request from another one under the same name or key: method, host, path and query,
@@ -185,6 +190,11 @@ impl CapturedResponse {
     #[must_use]
     pub fn weight(&self) -> usize {
         self.body.len() + header_bytes(&self.headers)
+    }
+
+    /// How long the body is, and of what type.
+    pub(crate) fn content(&self) -> Content {
+        Content::of(&self.headers, &self.body)
     }
 
     /// The response as a store keeps it, in version 1.

@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::time::Timestamp;
+use crate::{
+    task::{TooLong, record::cut},
+    time::Timestamp,
+};
 
 /// The primary key of a task: a UUID version 7, so that ids sort by the time they were made.
 ///
@@ -72,8 +75,8 @@ impl TaskName {
     /// Names that stand for something else under the task API's base path.
     pub const RESERVED: [&'static str; 4] = ["stats", "settings", "events", "bulk"];
 
-    /// The longest, in bytes.
-    pub(crate) const LONGEST: usize = 128;
+    /// The longest, in bytes: a UUID thrice over.
+    pub const LONGEST: usize = 128;
 
     /// Takes `text` as a name: a letter or underscore, then up to 127 letters, digits, `_` or `-`.
     ///
@@ -172,6 +175,9 @@ impl fmt::Display for TaskRef {
 pub struct IdempotencyKey(Arc<str>);
 
 impl IdempotencyKey {
+    /// The longest, in bytes: what other implementations of the header take.
+    pub const LONGEST: usize = 255;
+
     /// Takes `text` as a key: 1 to 255 visible ASCII characters or spaces inside.
     ///
     /// # Errors
@@ -181,7 +187,7 @@ impl IdempotencyKey {
         if text.is_empty() {
             return Err(InvalidId("an idempotency key has at least one character"));
         }
-        if text.len() > 255 {
+        if text.len() > Self::LONGEST {
             return Err(InvalidId("an idempotency key has at most 255 characters"));
         }
         if !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
@@ -204,6 +210,9 @@ impl IdempotencyKey {
 pub struct Caller(Arc<str>);
 
 impl Caller {
+    /// The longest, in bytes: an e-mail address has at most 254.
+    pub const LONGEST: usize = 255;
+
     /// Takes `id` as a caller: 1 to 255 bytes without control characters. It must stay the same from one request to the
     /// next: a user's id, and neither a token nor a session.
     ///
@@ -215,7 +224,7 @@ impl Caller {
         if id.is_empty() {
             return Err(InvalidId("a caller has at least one character"));
         }
-        if id.len() > 255 {
+        if id.len() > Self::LONGEST {
             return Err(InvalidId("a caller has at most 255 bytes"));
         }
         if id.chars().any(char::is_control) {
@@ -241,7 +250,11 @@ impl Caller {
 pub struct Tenant(Arc<str>);
 
 impl Tenant {
-    /// A tenant by this name. The application chooses what names it uses.
+    /// The longest whose tasks are taken in, in bytes: an e-mail address has at most 254. Longer ones are refused where tasks
+    /// come in, by the layer with 400 and by [`Tasks::submit`](crate::Tasks::submit): cut, one tenant would be another.
+    pub const LONGEST: usize = 255;
+
+    /// A tenant by this name. The application chooses what names it uses, up to [`LONGEST`](Self::LONGEST).
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
@@ -250,6 +263,10 @@ impl Tenant {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    pub(crate) fn check(&self) -> Result<(), TooLong> {
+        TooLong::check("tenant", self.0.len(), Self::LONGEST)
     }
 }
 
@@ -314,10 +331,14 @@ pub struct WorkerId {
 }
 
 impl WorkerId {
-    /// The worker called `name` in this start of the process.
+    /// The longest name that is kept, in bytes: a host's name has at most 63 between its dots. The rest is cut off; the
+    /// number of the start still tells the workers apart.
+    pub const NAME_BYTES: usize = 64;
+
+    /// The worker called `name` in this start of the process, or by the first [`NAME_BYTES`](Self::NAME_BYTES) of it.
     pub fn new(name: impl Into<Arc<str>>, boot: u64) -> Self {
         Self {
-            shown: format!("{}-{boot:016x}", name.into()).into(),
+            shown: format!("{}-{boot:016x}", cut(&name.into(), Self::NAME_BYTES)).into(),
             boot,
         }
     }
@@ -331,6 +352,11 @@ impl WorkerId {
     /// The worker as it is shown: its name and the number of this start.
     pub(crate) fn as_str(&self) -> &str {
         &self.shown
+    }
+
+    /// The same, shared.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        self.shown.clone()
     }
 
     /// The number of this start.
@@ -359,6 +385,9 @@ impl Destination {
 
     /// The address that the request named.
     pub const CALLBACK: Self = Self(Cow::Borrowed("callback"));
+
+    /// The longest name of one that tasks are stored with, in bytes. The builder refuses longer ones.
+    pub const LONGEST: usize = 64;
 
     /// The destination called `name`.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
@@ -453,6 +482,8 @@ mod tests {
         let worker = WorkerId::new("wörker-1", 255);
         assert_eq!((worker.name(), worker.boot()), ("wörker-1", 255));
         assert_eq!(worker.to_string(), "wörker-1-00000000000000ff");
+        let long = WorkerId::new("ö".repeat(100), 1);
+        assert_eq!((long.name(), long.boot()), (&*"ö".repeat(32), 1));
     }
 
     #[test]

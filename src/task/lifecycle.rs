@@ -10,18 +10,24 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use self::steps::{Edits, Fenced, Outcome, Renewal, Rerun, Rescue, Stop};
 use crate::{
     task::{
-        Accepted, CapturedRequest, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef, NewTask, Refused,
-        Step, TaskRecord, TaskState, WorkerId,
+        Accepted, CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef,
+        NewTask, Refused, RequestTarget, Step, Subscriptions, TaskRecord, TaskState, WorkerId, record_codec::Unknown,
+        shorten::shorten,
     },
     time::Timestamp,
 };
 
-/// How many events of a task's history are kept. A task that retries eight times and is rescued thrice has 24; one
-/// released by every deploy of a month has about 200, of which the first and the latest tell the story.
-pub const HISTORY_KEPT: usize = 100;
+/// How many events of a task's history are kept: the first, which says when it was accepted, and the newest. They are
+/// written with every change of the task. One that retries three times has nine; of one that is released by every deploy of
+/// a month, how it began and how it goes tell the story.
+pub const HISTORY_KEPT: usize = 16;
 
 /// The longest error text that is kept, in bytes: enough for a chain of causes, too little for a dump.
-pub const ERROR_BYTES: usize = 4096;
+pub const ERROR_BYTES: usize = 1024;
+
+/// How many completions of earlier runs may be still to be told while the task is run again, before that is
+/// [refused](Rerun::Undelivered): as many as one run may have.
+pub const UNDELIVERED: usize = Subscriptions::MOST;
 
 /// How often, in one generation, a handler can say "not now" without being charged with an attempt; from then on it is a
 /// failure like others. A rate limit that asks for a minute is waited for ten minutes, and no task goes on like that for
@@ -57,11 +63,13 @@ impl TaskRecord {
             started_at: None,
             ended_at: None,
             status_code: None,
+            response: None,
             error: None,
             progress: None,
             // Accepted, running, ended: most tasks see three events.
             history: Vec::with_capacity(3),
             deliveries: Vec::new(),
+            unknown: Unknown::default(),
         };
         record.note(now, None);
         record
@@ -125,12 +133,12 @@ impl TaskRecord {
         match outcome {
             _ if next == TaskState::Stopped => self.end(next, now, Some("stopped on request".into())),
             Outcome::Succeeded { output } => {
-                self.status_code = Some(output.status.as_u16());
+                self.keep_response(Some(output));
                 self.error = None;
                 self.end(next, now, None);
             }
             Outcome::Failed { error, output } => {
-                self.status_code = output.as_ref().map(|output| output.status.as_u16());
+                self.keep_response(output.as_deref());
                 self.error = Some(bounded(error));
                 self.end(next, now, self.error.clone());
             }
@@ -143,7 +151,7 @@ impl TaskRecord {
                 self.attempt -= 1;
                 self.deferrals += 1;
                 self.error = Some(bounded(error));
-                let said = bounded(&format!("{DEFERRED}{error}"));
+                let said = Arc::from(format!("{DEFERRED}{error}"));
                 self.wait(next, now.saturating_add(*after), now, Some(said));
             }
             Outcome::Stopped => self.end(next, now, None),
@@ -236,13 +244,23 @@ impl TaskRecord {
         }
     }
 
-    /// Starts the task over as a new generation under its old id; `input` is the request it will run, edited or not.
+    /// Starts the task over as a new generation under its old id; `input` is the request it will run, edited or not. Of
+    /// deliveries, those stay that are pending.
     pub fn rerun(&mut self, input: &CapturedRequest, now: Timestamp) -> Rerun {
         let Ok(next) = self.state.after(Step::Rerun) else {
             return Rerun::NotEnded(self.state);
         };
-        if self.uri != input.uri {
-            Arc::make_mut(&mut self.accepted).uri = input.uri.clone();
+        let pending = |delivery: &Delivery| delivery.status == DeliveryStatus::Pending;
+        if self.deliveries.iter().filter(|delivery| pending(delivery)).count() > UNDELIVERED {
+            return Rerun::Undelivered;
+        }
+        self.deliveries.retain(pending);
+        self.deliveries.iter_mut().for_each(Delivery::run_again);
+        let content = input.content();
+        if !self.target.is_of(&input.uri) || self.request != content {
+            let accepted = Arc::make_mut(&mut self.accepted);
+            accepted.target = RequestTarget::of(&input.uri);
+            accepted.request = content;
         }
         self.generation += 1;
         self.attempt = 0;
@@ -251,7 +269,7 @@ impl TaskRecord {
         self.crashes = 0;
         self.started_at = None;
         self.ended_at = None;
-        self.status_code = None;
+        self.keep_response(None);
         self.error = None;
         self.progress = None;
         self.expires_at = now.saturating_add(self.max_age);
@@ -261,12 +279,17 @@ impl TaskRecord {
         }
     }
 
+    fn keep_response(&mut self, output: Option<&CapturedResponse>) {
+        self.status_code = output.map(|output| output.status.as_u16());
+        self.response = output.map(CapturedResponse::content);
+    }
+
     /// Puts the worker of the attempt before with its event. Not in that attempt's own claim: most tasks have one attempt,
     /// and the worker of the latest is in the record anyway.
     fn note_worker_before(&mut self) {
         let before = self.history.iter_mut().rfind(|event| event.state == TaskState::Running);
         if let Some((event, worker)) = before.zip(self.worker.as_ref()) {
-            event.detail = Some(worker.as_str().into());
+            event.detail = Some(worker.shared());
         }
     }
 
@@ -305,15 +328,22 @@ impl TaskRecord {
                 is_claimed: false,
                 tries: Vec::new(),
                 tried: 0,
+                is_of_before: false,
             });
         }
     }
 
     fn note(&mut self, at: Timestamp, detail: Option<Arc<str>>) {
         let id = self.history.last().map_or(1, |last| last.id + 1);
-        if self.history.len() == HISTORY_KEPT {
-            self.history.remove(1);
+        // A record that another build has written may have more.
+        let more = (self.history.len() + 1).saturating_sub(HISTORY_KEPT);
+        if more > 0 {
+            self.history.drain(1..=more);
         }
+        let detail = detail.map(|detail| match detail.len() > HistoryEvent::DETAIL_BYTES {
+            true => shorten(&detail, HistoryEvent::DETAIL_BYTES).into(),
+            false => detail,
+        });
         self.history.push(HistoryEvent {
             id,
             state: self.state,
@@ -325,7 +355,7 @@ impl TaskRecord {
 }
 
 fn bounded(text: &str) -> Arc<str> {
-    crate::task::record::cut(text, ERROR_BYTES).into()
+    shorten(text, ERROR_BYTES).into()
 }
 
 #[cfg(test)]

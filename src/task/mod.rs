@@ -6,16 +6,18 @@
 //! - [`lifecycle`]: the table applied to a record: counters, tokens, times and history move together
 //! - [`delivery`]: the same for a completion on its way to who wants to know
 //! - [`envelope`]: a request or a response captured as data, with its binary encoding
-//! - [`record_codec`]: records and log lines as versioned bytes
+//! - [`record_codec`]: records and log lines as bytes, and how builds of several versions share them
 //! - [`query`]: how stored tasks are looked for
 //!
 //! A store written in Rust keeps its promises most easily by storing a [`TaskRecord`] and changing it only through the
 //! functions of [`lifecycle`], as the memory store does.
 
+mod content;
 pub mod delivery;
 mod digest;
 pub mod envelope;
 pub mod id;
+pub(crate) mod labels;
 pub mod lifecycle;
 pub(crate) mod own;
 mod payload;
@@ -26,24 +28,24 @@ pub mod record_codec;
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "most views are the task API's"))]
 pub(crate) mod redact;
 mod retry_after;
+mod shorten;
 pub mod state;
 pub(crate) mod target;
 
-pub(crate) use self::{
-    digest::Digesting,
-    payload::{Content, Payload},
-    retry_after::retry_after,
-};
 pub use self::{
+    content::Content,
     envelope::{CapturedRequest, CapturedResponse, DecodeError},
     id::{
         Caller, Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId, TaskName,
         TaskRef, Tenant, WorkerId,
     },
+    labels::{Labels, TooLong},
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
     record::{
-        Accepted, Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, Labels, LogLine, NewTask, Progress,
+        Accepted, Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, LogLine, NewTask, Progress,
         Subscription, Subscriptions, TaskRecord,
     },
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
+    target::RequestTarget,
 };
+pub(crate) use self::{digest::Digesting, payload::Payload, retry_after::retry_after};

@@ -3,7 +3,6 @@
 use std::{borrow::Cow, str};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderName, header};
 
 /// A body as text where it is text, else in base64; or the beginning of it, where it is long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,56 +41,9 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// What a message says its body is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Content<'a> {
-    /// `Content-Type`.
-    pub(crate) kind: Option<Cow<'a, str>>,
-    /// `Content-Encoding`: what the payload has to be taken out of before it is of that type.
-    pub(crate) encoding: Option<Cow<'a, str>>,
-}
-
-impl<'a> Content<'a> {
-    /// The longest value that is shown, in bytes: a few times what real ones take, so that a document about a task stays
-    /// near the size of its payloads.
-    const LONGEST: usize = 256;
-
-    /// What these headers say.
-    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
-        let said = |name: HeaderName| {
-            let mut values = headers.get_all(name).iter();
-            let first = String::from_utf8_lossy(values.next()?.as_bytes());
-            let whole = values.fold(first, |all, value| {
-                format!("{all}, {}", String::from_utf8_lossy(value.as_bytes())).into()
-            });
-            Some(whole).filter(|whole| whole.len() <= Self::LONGEST)
-        };
-        Self {
-            kind: said(header::CONTENT_TYPE),
-            encoding: said(header::CONTENT_ENCODING),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-
-    #[test]
-    fn what_a_body_is_stands_in_its_headers() {
-        assert_eq!(Content::of(&HeaderMap::new()), Content::default());
-        let mut headers = HeaderMap::new();
-        headers.append("content-type", HeaderValue::from_bytes(b"a/b; c=\xff").unwrap());
-        headers.append("content-encoding", HeaderValue::from_static("gzip"));
-        headers.append("content-encoding", HeaderValue::from_static("br"));
-        let content = Content::of(&headers);
-        assert_eq!(content.kind.as_deref(), Some("a/b; c=\u{fffd}"));
-        assert_eq!(content.encoding.as_deref(), Some("gzip, br"));
-        headers.insert("content-type", "x".repeat(257).parse().unwrap());
-        assert_eq!(Content::of(&headers).kind, None);
-    }
 
     #[test]
     fn text_stays_text_and_the_rest_is_base64() {

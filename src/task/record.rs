@@ -1,13 +1,14 @@
 //! What a store is given of a task, what it keeps, and the lists that hang on it.
 
-use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
-use http::{Method, Uri};
+use http::Method;
 
 use crate::{
     task::{
-        Caller, CapturedRequest, Condition, Conditions, Cursor, Destination, FenceToken, IdempotencyKey, LeaseRef,
-        RequestDigest, RequestId, TaskName, TaskState, Tenant, WorkerId,
+        Caller, CapturedRequest, Condition, Conditions, Content, Cursor, Destination, FenceToken, IdempotencyKey,
+        Labels, LeaseRef, RequestDigest, RequestId, RequestTarget, TaskName, TaskState, Tenant, TooLong, WorkerId,
+        record_codec::Unknown, shorten::shorten,
     },
     time::Timestamp,
 };
@@ -73,28 +74,21 @@ impl NewTask {
             callback: None,
         }
     }
-}
 
-/// Words put on a task to find or group it by.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels(Option<Arc<BTreeMap<String, String>>>);
-
-impl Labels {
-    /// Each name with its value.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .flat_map(|map| map.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-    }
-}
-
-impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Labels {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
-        let map: BTreeMap<_, _> = labels
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
-        Self((!map.is_empty()).then(|| Arc::new(map)))
+    /// Whether a record has room for all that is said of the task. The layer and [`Tasks::submit`](crate::Tasks::submit) have
+    /// made sure of it.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] names what is too long: its labels, its tenant or its callback URL. What is cut instead, as its target, is
+    /// not judged.
+    pub fn check(&self) -> Result<(), TooLong> {
+        self.labels.check()?;
+        if let Some(tenant) = &self.tenant {
+            tenant.check()?;
+        }
+        let callback = self.callback.as_ref().map_or(0, |url| url.len());
+        TooLong::check("callback URL", callback, Accepted::CALLBACK_BYTES)
     }
 }
 
@@ -110,6 +104,13 @@ pub struct Subscription {
 /// Who is told how a task ends. Cheap to clone, and nothing at all where nobody is to be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subscriptions(Option<Arc<[Subscription]>>);
+
+impl Subscriptions {
+    /// How many destinations one task can tell at most: hooks of the process, which are one together, a callback, and six
+    /// more. Each is kept with its tries in the record of every task; who wants to tell more has one of them pass it on.
+    /// The builder refuses more.
+    pub const MOST: usize = 8;
+}
 
 impl Deref for Subscriptions {
     type Target = [Subscription];
@@ -134,7 +135,8 @@ impl<const N: usize> From<[Subscription; N]> for Subscriptions {
 
 /// What is settled about a task when it is accepted, and stays so. A record shares it with its copies.
 ///
-/// Only a request that is run again edited gets another: its target may have changed.
+/// Only a request that is run again edited gets another: its target and its body may have changed. What clients and
+/// applications have given it takes at most about 6 KiB: each part has a bound of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Accepted {
@@ -148,10 +150,12 @@ pub struct Accepted {
     pub caller: Option<Caller>,
     /// What it is listed under, where that is not the first segment of the path: see [`function`](Self::function).
     pub function: Option<Arc<str>>,
-    /// The method of the request.
+    /// The method of the request; of a very long one, the first [`METHOD_BYTES`](Self::METHOD_BYTES).
     pub method: Method,
-    /// The target of the request.
-    pub uri: Uri,
+    /// The target of the request; of a long one, the beginning.
+    pub target: RequestTarget,
+    /// How long the request's body is, and of what type.
+    pub request: Content,
     /// What tells whether another request under the same name or key is the same.
     pub digest: Option<RequestDigest>,
     /// Words to find it by.
@@ -212,14 +216,20 @@ pub struct TaskRecord {
 
     /// The status of the response that is kept, if one is.
     pub status_code: Option<u16>,
+    /// How long that response's body is, and of what type.
+    pub response: Option<Content>,
     /// What went wrong last.
     pub error: Option<Arc<str>>,
     /// How far the handler says it is.
     pub progress: Option<Progress>,
     /// What happened to it, oldest first; of a very long history, the first event and the latest.
     pub history: Vec<HistoryEvent>,
-    /// Who was told how it ended, one entry per destination and generation.
+    /// Who was told how it ended, one entry per destination: of this generation, and of earlier ones what was still to be
+    /// told when the task was run again.
     pub deliveries: Vec<Delivery>,
+
+    /// What a newer build has written beside all this, and this one only carries.
+    pub(crate) unknown: Unknown,
 }
 
 impl Deref for TaskRecord {
@@ -231,17 +241,37 @@ impl Deref for TaskRecord {
 }
 
 impl Accepted {
-    /// What is settled about `task`.
+    /// The longest name of a function that is kept, in bytes: as for a task's own name. The rest is cut off.
+    pub const FUNCTION_BYTES: usize = TaskName::LONGEST;
+
+    /// The longest method that is kept, in bytes: the longest that is registered has 16. The beginning of a method is one,
+    /// too; the whole stands in the request.
+    pub const METHOD_BYTES: usize = 32;
+
+    /// The longest callback URL that is kept, in bytes. URLs of this length work everywhere; a longer one is refused when its
+    /// request comes in, since half of one leads elsewhere. It stands in the record, and not in the request beside it, so
+    /// that whoever delivers, and whoever lists, needs to read nothing else.
+    pub const CALLBACK_BYTES: usize = 2048;
+
+    /// What is settled about `task`. Of a long method, target or function, it is the beginning.
     #[must_use]
     pub fn of(task: &NewTask) -> Self {
+        let function = task
+            .function
+            .clone()
+            .map(|name| match name.len() > Self::FUNCTION_BYTES {
+                true => cut(&name, Self::FUNCTION_BYTES).into(),
+                false => name,
+            });
         Self {
             id: task.id,
             name: task.name.clone(),
             tenant: task.tenant.clone(),
             caller: task.caller.clone(),
-            function: task.function.clone(),
-            method: task.input.method.clone(),
-            uri: task.input.uri.clone(),
+            function,
+            method: bounded(&task.input.method),
+            target: RequestTarget::of(&task.input.uri),
+            request: task.input.content(),
             digest: task.digest,
             labels: task.labels.clone(),
             max_attempts: task.max_attempts,
@@ -252,14 +282,15 @@ impl Accepted {
         }
     }
 
-    /// What the task is listed under: the name given at accept, or the first segment of the path.
+    /// What the task is listed under: the name given at accept, or the first segment of the path; at most
+    /// [`FUNCTION_BYTES`](Self::FUNCTION_BYTES) of it.
     #[must_use]
     pub fn function(&self) -> &str {
         match &self.function {
             Some(name) => name,
             None => {
-                let path = self.uri.path().trim_start_matches('/');
-                &path[..path.find('/').unwrap_or(path.len())]
+                let path = self.target.path().trim_start_matches('/');
+                cut(&path[..path.find('/').unwrap_or(path.len())], Self::FUNCTION_BYTES)
             }
         }
     }
@@ -348,8 +379,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The longest message that is kept, in bytes: progress is written once a second and is no log.
-    pub const MESSAGE_BYTES: usize = 1024;
+    /// The longest message that is kept, in bytes: a line beside a bar. It is written once a second, and the log takes what is
+    /// longer.
+    pub const MESSAGE_BYTES: usize = 256;
 
     /// A fraction, put between 0 and 1, and a message, cut to [`MESSAGE_BYTES`](Self::MESSAGE_BYTES).
     #[must_use]
@@ -360,8 +392,16 @@ impl Progress {
             } else {
                 fraction.clamp(0.0, 1.0)
             },
-            message: cut(message, Self::MESSAGE_BYTES).into(),
+            message: shorten(message, Self::MESSAGE_BYTES).into(),
         }
+    }
+}
+
+/// The method, or the beginning of a very long one.
+fn bounded(method: &Method) -> Method {
+    match method.as_str().get(..Accepted::METHOD_BYTES) {
+        Some(beginning) => Method::from_bytes(beginning.as_bytes()).expect("the beginning of a token is a token"),
+        None => method.clone(),
     }
 }
 
@@ -388,6 +428,12 @@ pub struct HistoryEvent {
     pub attempt: u32,
     /// A sentence for people. Of a `Running`, the worker, once the task was claimed again: until then it is the record's.
     pub detail: Option<Arc<str>>,
+}
+
+impl HistoryEvent {
+    /// The longest detail that is kept, in bytes: a sentence. The latest error stands whole in the record, and every one in
+    /// the log.
+    pub const DETAIL_BYTES: usize = 128;
 }
 
 /// One line of a task's log.
@@ -451,7 +497,7 @@ pub struct Delivery {
     pub ended_at: Timestamp,
     /// In which attempt it ended.
     pub attempt: u32,
-    /// What went wrong, if it did.
+    /// What went wrong, if it did: the error of the record, and once that is another run's, the beginning of it.
     pub error: Option<Arc<str>>,
     /// How the delivery stands.
     pub status: DeliveryStatus,
@@ -465,11 +511,17 @@ pub struct Delivery {
     pub tries: Vec<DeliveryTry>,
     /// How many tries there were since it came to be, or since somebody asked for it to be made again.
     pub tried: u32,
+    /// Whether the task was run again since: then no more than the latest try is kept.
+    pub(crate) is_of_before: bool,
 }
 
 impl Delivery {
-    /// How many tries are kept to be looked at.
-    pub const TRIES_KEPT: usize = 32;
+    /// How many tries are kept to be looked at: as long as the task is not run again, and then the latest. A schedule has ten;
+    /// how the last few went tells why they do not succeed.
+    pub const TRIES_KEPT: usize = 5;
+
+    /// How much of the error is kept once the task is run again, in bytes: what a detail of its history takes.
+    pub const ERROR_BYTES: usize = HistoryEvent::DETAIL_BYTES;
 
     /// The id that every try of this delivery shows: `msg_{request id}_{generation}_{destination}`.
     #[must_use]
@@ -521,6 +573,10 @@ pub struct DeliveryTry {
 }
 
 impl DeliveryTry {
+    /// The longest text that is kept of a try, in bytes: enough to tell a time-out from a refusal. The whole goes to the
+    /// probes.
+    pub const TEXT_BYTES: usize = 64;
+
     /// A try at this time, with nothing to say of it yet.
     #[must_use]
     pub const fn new(at: Timestamp) -> Self {

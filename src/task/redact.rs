@@ -17,6 +17,7 @@ use self::{
     name::Folded,
     url::{Form, Part, Secret, may_hold_secrets, parts},
 };
+use crate::task::{RequestTarget, target};
 
 /// Stands where a secret stood.
 pub(crate) const REDACTED: &str = "REDACTED";
@@ -65,8 +66,19 @@ impl Secrets {
     }
 
     /// A URI without its secrets.
-    pub(crate) const fn uri<'a>(&'a self, uri: &'a Uri) -> RedactedUri<'a> {
-        RedactedUri { secrets: self, uri }
+    pub(crate) fn uri<'a>(&'a self, uri: &'a Uri) -> RedactedUri<'a> {
+        RedactedUri {
+            secrets: self,
+            parts: target::parts(uri),
+        }
+    }
+
+    /// The same of what a record keeps of one.
+    pub(crate) fn target<'a>(&'a self, target: &'a RequestTarget) -> RedactedUri<'a> {
+        RedactedUri {
+            secrets: self,
+            parts: target.parts(),
+        }
     }
 
     /// A text without the secrets of the URLs in it.
@@ -217,22 +229,20 @@ fn form(name: &str) -> Form {
 /// A URI as views show it.
 pub(crate) struct RedactedUri<'a> {
     secrets: &'a Secrets,
-    uri: &'a Uri,
+    /// Scheme, authority, and path and query.
+    parts: [&'a str; 3],
 }
 
 impl fmt::Display for RedactedUri<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uri = self.uri;
-        if let Some(scheme) = uri.scheme_str() {
+        let [scheme, authority, target] = self.parts;
+        if !scheme.is_empty() {
             write!(f, "{scheme}://")?;
         }
-        if let Some(authority) = uri.authority() {
-            match authority.as_str().rsplit_once('@') {
-                Some((_, host)) => write!(f, "{REDACTED}@{host}")?,
-                None => f.write_str(authority.as_str())?,
-            }
+        match authority.rsplit_once('@') {
+            Some((_, host)) => write!(f, "{REDACTED}@{host}")?,
+            None => f.write_str(authority)?,
         }
-        let target = uri.path_and_query().map_or("", |target| target.as_str());
         match may_hold_secrets(target) {
             true => self.secrets.write(target, Form::Url, f),
             false => f.write_str(target),

@@ -1,9 +1,167 @@
-//! A request's target as it is stored: scheme, authority, and path and query, each by itself.
+//! A request's target as it is stored: scheme, authority, and path and query, each by itself; and [`RequestTarget`], which
+//! is what a record keeps of it.
 //!
 //! Not as one text: `OPTIONS *` over HTTP/2 has a scheme, an authority and the path `*`, which written together read as
 //! another host.
 
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
+
 use http::{Uri, uri::PathAndQuery};
+
+use crate::task::{record::cut, shorten::shorten};
+
+/// The target of a request, or the beginning of a long one. Whole, it stands in the request, as its `uri`.
+///
+/// It compares with texts and with a [`Uri`], and shows as that does.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestTarget {
+    /// Its parts, one behind the other.
+    text: Arc<str>,
+    scheme: u16,
+    authority: u16,
+    cut: bool,
+}
+
+impl RequestTarget {
+    /// How much of a target is kept in a record, in bytes, all parts together: nearly all are shorter by far, and a record is
+    /// written with every change of its task, and read for every list.
+    pub const LONGEST: usize = 1024;
+
+    /// How much of that a scheme may take: `http` takes longer ones for none.
+    const SCHEME_BYTES: usize = 64;
+
+    /// How much of that an authority may take. The name of a host has at most 253 bytes.
+    const AUTHORITY_BYTES: usize = 320;
+
+    /// What is kept of the target of `uri`.
+    #[must_use]
+    pub fn of(uri: &Uri) -> Self {
+        let parts = parts(uri);
+        match parts.iter().map(|part| part.len()).sum::<usize>() <= Self::LONGEST {
+            true => Self::from_parts(parts, false),
+            false => Self::beginning(parts),
+        }
+    }
+
+    /// A target that was kept before, unless it is longer than any.
+    pub(crate) fn stored(parts: [&str; 3], cut: bool) -> Option<Self> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        (length <= LONGEST).then(|| Self::from_parts(parts, cut))
+    }
+
+    /// What is kept of a target that is too long.
+    fn beginning([scheme, authority, path]: [&str; 3]) -> Self {
+        let scheme = cut(scheme, Self::SCHEME_BYTES);
+        let authority = match authority.len() <= Self::AUTHORITY_BYTES {
+            true => authority,
+            // Without the user, of whom views show nothing: half of one would be shown.
+            false => {
+                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                cut(host, Self::AUTHORITY_BYTES)
+            }
+        };
+        let path = shorten(path, Self::LONGEST - scheme.len() - authority.len());
+        Self::from_parts([scheme, authority, path], true)
+    }
+
+    fn from_parts([scheme, authority, path]: [&str; 3], cut: bool) -> Self {
+        let length = |part: &str| u16::try_from(part.len()).expect("no part is longer than the longest target");
+        let text = match scheme.is_empty() && authority.is_empty() {
+            true => path.into(),
+            false => [scheme, authority, path].concat().into(),
+        };
+        Self {
+            text,
+            scheme: length(scheme),
+            authority: length(authority),
+            cut,
+        }
+    }
+
+    /// Scheme, authority, and path and query; empty is none.
+    pub(crate) fn parts(&self) -> [&str; 3] {
+        let (scheme, rest) = self.text.split_at(self.scheme.into());
+        let (authority, path) = rest.split_at(self.authority.into());
+        [scheme, authority, path]
+    }
+
+    /// Whether this is what is kept of the target of `uri`.
+    pub(crate) fn is_of(&self, uri: &Uri) -> bool {
+        match self.cut {
+            true => *self == Self::of(uri),
+            false => self.parts() == parts(uri),
+        }
+    }
+
+    /// The path, or what is there of it.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        let [.., path] = self.parts();
+        match path.split_once('?') {
+            Some(("", _)) => "/",
+            Some((path, _)) => path,
+            None => path,
+        }
+    }
+
+    /// The query, or what is there of it.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        let [.., path] = self.parts();
+        path.split_once('?').map(|(_, query)| query)
+    }
+
+    /// Whether it goes on in the request.
+    #[must_use]
+    pub const fn is_cut(&self) -> bool {
+        self.cut
+    }
+}
+
+impl fmt::Display for RequestTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [scheme, authority, path] = self.parts();
+        if !scheme.is_empty() {
+            write!(f, "{scheme}://")?;
+        }
+        f.write_str(authority)?;
+        if path.starts_with('?') {
+            f.write_char('/')?;
+        }
+        f.write_str(path)
+    }
+}
+
+impl fmt::Debug for RequestTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}{}", if self.cut { "..." } else { "" })
+    }
+}
+
+impl PartialEq<str> for RequestTarget {
+    fn eq(&self, other: &str) -> bool {
+        let is_path = self.scheme == 0 && self.authority == 0 && !self.text.starts_with('?');
+        match is_path {
+            true => *self.text == *other,
+            false => self.to_string() == other,
+        }
+    }
+}
+
+impl PartialEq<&str> for RequestTarget {
+    fn eq(&self, other: &&str) -> bool {
+        *self == **other
+    }
+}
+
+impl PartialEq<Uri> for RequestTarget {
+    fn eq(&self, other: &Uri) -> bool {
+        !self.cut && self.is_of(other)
+    }
+}
 
 /// The longest target that is taken in, in bytes, all parts together: the longest that `http` reads as one text. A longer
 /// one could be stored, but not shown and sent back as an edit.
@@ -55,6 +213,30 @@ mod tests {
         if is_one_text(uri) {
             assert_eq!(&uri.to_string().parse::<Uri>().unwrap(), uri);
         }
+        let kept = RequestTarget::of(uri);
+        if length(uri) <= RequestTarget::LONGEST {
+            assert_eq!(kept, *uri);
+            assert!(kept.is_of(uri) && !kept.is_cut());
+            assert_eq!(kept.to_string(), uri.to_string());
+            assert_eq!((kept.path(), kept.query()), (uri.path(), uri.query()));
+            assert_eq!(kept, *uri.to_string());
+        } else {
+            assert!(kept.is_cut() && kept.is_of(uri) && kept != *uri);
+            assert!(kept.text.len() <= RequestTarget::LONGEST);
+            assert!(uri.path().starts_with(kept.path()));
+        }
+    }
+
+    #[test]
+    fn of_a_long_target_the_beginning_is_kept_and_nothing_of_its_user() {
+        let path = format!("/{}?token=t", "é".repeat(600));
+        let kept = RequestTarget::of(&path.parse().unwrap());
+        assert!(kept.is_cut() && path.starts_with(kept.path()));
+        assert_eq!(kept.path().len(), RequestTarget::LONGEST - 1, "no character is broken");
+        let user = format!("http://user:{}@example.org/a", "p".repeat(2000));
+        assert_eq!(RequestTarget::of(&user.parse().unwrap()), "http://example.org/a");
+        let other = RequestTarget::of(&format!("/{}", "a".repeat(2000)).parse().unwrap());
+        assert!(!other.is_of(&path.parse().unwrap()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::{
-    task::{Condition, Delivery, DeliveryStatus, DeliveryTry, redact::Secrets},
+    task::{Condition, Delivery, DeliveryStatus, DeliveryTry, TaskRecord, redact::Secrets},
     time::Timestamp,
 };
 
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DeliveryDocument<'a> {
-    callback_id: usize,
+    callback_id: u64,
     destination: &'a str,
     webhook_id: String,
     generation: u32,
@@ -33,11 +33,11 @@ struct TryDocument<'a> {
 }
 
 impl<'a> DeliveryDocument<'a> {
-    /// The delivery at `index` of its task's; clients count from 1.
-    pub(crate) fn new(index: usize, delivery: &'a Delivery, secrets: &Secrets) -> Self {
+    /// A delivery of this task.
+    pub(crate) fn new(task: &TaskRecord, delivery: &'a Delivery, secrets: &Secrets) -> Self {
         let pending = delivery.status == DeliveryStatus::Pending;
         Self {
-            callback_id: index + 1,
+            callback_id: task.delivery_number(delivery),
             destination: delivery.destination.as_str(),
             webhook_id: delivery.webhook_id(),
             generation: delivery.generation,

@@ -1,10 +1,9 @@
 //! [`TaskDocument`]: a task, as clients read it.
 
 use bytes::Bytes;
-use http::HeaderMap;
 
 use crate::{
-    task::{Content, Payload, Progress, RequestId, TaskRecord, Tenant, WorkerId, redact::Secrets},
+    task::{Payload, Progress, RequestId, TaskRecord, Tenant, WorkerId, redact::Secrets},
     time::Timestamp,
     wire::{
         ApiLinks,
@@ -21,8 +20,8 @@ pub(crate) struct TaskDocument<'a> {
     task: &'a TaskRecord,
     links: &'a ApiLinks,
     secrets: &'a Secrets,
-    task_payload: Option<(Payload<'a>, Content<'a>)>,
-    return_payload: Option<(Payload<'a>, Content<'a>)>,
+    task_payload: Option<Payload<'a>>,
+    return_payload: Option<Payload<'a>>,
 }
 
 impl<'a> TaskDocument<'a> {
@@ -41,17 +40,17 @@ impl<'a> TaskDocument<'a> {
         }
     }
 
-    /// With the body of the request, and what its headers say it is.
-    pub(crate) fn with_task_payload(mut self, headers: &'a HeaderMap, body: &'a [u8]) -> Self {
-        self.task_payload = Some((Payload::new(body, Self::PAYLOAD_BYTES), Content::of(headers)));
+    /// With the body of the request.
+    pub(crate) fn with_task_payload(mut self, body: &'a [u8]) -> Self {
+        self.task_payload = Some(Payload::new(body, Self::PAYLOAD_BYTES));
         self
     }
 
-    /// The same of the response; `whole` is whether all of it was kept.
-    pub(crate) fn with_return_payload(mut self, headers: &'a HeaderMap, body: &'a [u8], whole: bool) -> Self {
+    /// With the body of the response; `whole` is whether all of it was kept.
+    pub(crate) fn with_return_payload(mut self, body: &'a [u8], whole: bool) -> Self {
         let mut payload = Payload::new(body, Self::PAYLOAD_BYTES);
         payload.truncated |= !whole;
-        self.return_payload = Some((payload, Content::of(headers)));
+        self.return_payload = Some(payload);
         self
     }
 
@@ -83,7 +82,10 @@ impl<'a> TaskDocument<'a> {
         document.text("functionName", task.function());
         document.plain("status", task.state.as_str());
         document.text("method", task.method.as_str());
-        document.shown("uri", secrets.uri(&task.uri));
+        document.shown("uri", secrets.target(&task.target));
+        if task.target.is_cut() {
+            document.truth("uriTruncated", true);
+        }
         document.number_or_null("startedTime", millis(task.started_at));
         document.number_or_null("endTime", millis(task.ended_at));
         let took = ran_until.map(|(end, start)| end.as_millis().saturating_sub(start.as_millis()));
@@ -101,19 +103,23 @@ impl<'a> TaskDocument<'a> {
         document.number("maxAttempts", task.max_attempts);
         document.text_or_null("instanceId", task.worker.as_ref().map(WorkerId::as_str));
         document.plain("qualifier", "LATEST");
-        if let Some((payload, content)) = &self.task_payload {
+        if let Some(payload) = &self.task_payload {
             document.text("taskPayload", &payload.text);
             document.plain("taskPayloadEncoding", payload.encoding);
             document.truth("taskPayloadTruncated", payload.truncated);
-            document.text_if_any("taskPayloadContentType", content.kind.as_deref());
-            document.text_if_any("taskPayloadContentEncoding", content.encoding.as_deref());
         }
-        if let Some((payload, content)) = &self.return_payload {
+        document.number("taskPayloadSize", task.request.size);
+        document.text_if_any("taskPayloadContentType", task.request.content_type.as_deref());
+        document.text_if_any("taskPayloadContentEncoding", task.request.content_encoding.as_deref());
+        if let Some(payload) = &self.return_payload {
             document.text("returnPayload", &payload.text);
             document.plain("returnPayloadEncoding", payload.encoding);
             document.truth("returnPayloadTruncated", payload.truncated);
-            document.text_if_any("returnPayloadContentType", content.kind.as_deref());
-            document.text_if_any("returnPayloadContentEncoding", content.encoding.as_deref());
+        }
+        if let Some(response) = &task.response {
+            document.number("returnPayloadSize", response.size);
+            document.text_if_any("returnPayloadContentType", response.content_type.as_deref());
+            document.text_if_any("returnPayloadContentEncoding", response.content_encoding.as_deref());
         }
         let error = task.error.as_deref().map(|error| secrets.text(error));
         document.text_or_null("taskErrorMessage", error.as_deref());
@@ -199,10 +205,10 @@ fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, task: &TaskRecord) 
 pub(super) mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use http::{Method, StatusCode, Uri};
+    use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
-    use crate::task::{CapturedRequest, CapturedResponse, NewTask, TaskName, lifecycle::Outcome};
+    use crate::task::{CapturedRequest, CapturedResponse, Content, NewTask, TaskName, lifecycle::Outcome};
 
     pub(in crate::wire) fn id() -> RequestId {
         RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [7; 10])
@@ -261,7 +267,7 @@ pub(super) mod tests {
             "{{\"taskId\":\"{id}\",\"requestId\":\"{id}\",\"functionName\":\"transcode\",\"status\":\"Enqueued\",\
              \"method\":\"POST\",\"uri\":\"/transcode/big?token=REDACTED&x=1\",\"startedTime\":null,\"endTime\":null,\
              \"durationMs\":null,\"createdTime\":1000,\"runAtTime\":1000,\"alreadyRetriedTimes\":0,\"attempt\":0,\
-             \"maxAttempts\":4,\"instanceId\":null,\"qualifier\":\"LATEST\",\"taskErrorMessage\":null,\
+             \"maxAttempts\":4,\"instanceId\":null,\"qualifier\":\"LATEST\",\"taskPayloadSize\":0,\"taskErrorMessage\":null,\
              \"destinationStatus\":\"None\",\
              \"events\":[{{\"eventId\":1,\"status\":\"Enqueued\",\"timestamp\":1000,\"eventDetail\":\"\"}}],\
              \"labels\":{{}},\"generation\":1,\"links\":{{\"self\":\"/tasks/{id}\",\"result\":\"/tasks/{id}/result\",\
@@ -273,23 +279,24 @@ pub(super) mod tests {
 
     #[test]
     fn a_task_that_ended_reads_so() {
-        let (record, links) = (succeeded(), crate::wire::links::tests::links("/tasks"));
+        let (mut record, links) = (succeeded(), crate::wire::links::tests::links("/tasks"));
         let id = id();
-        let (mut said, nothing) = (HeaderMap::new(), HeaderMap::new());
+        let mut said = HeaderMap::new();
         said.insert("content-type", "text/x".parse().unwrap());
         said.insert("content-encoding", "gzip".parse().unwrap());
+        Arc::make_mut(&mut record.accepted).request = Content::of(&said, b"in");
         let secrets = Secrets::new();
         let document = TaskDocument::new(&record, &links, &secrets)
-            .with_task_payload(&said, b"in")
-            .with_return_payload(&nothing, &[0xff, 0], false);
+            .with_task_payload(b"in")
+            .with_return_payload(&[0xff, 0], false);
         let expected = format!(
             "{{\"taskId\":\"job-1\",\"requestId\":\"{id}\",\"functionName\":\"transcode\",\"status\":\"Succeeded\",\
              \"method\":\"POST\",\"uri\":\"/transcode/big?token=REDACTED&x=1\",\"startedTime\":2000,\"endTime\":2750,\
              \"durationMs\":750,\"createdTime\":1000,\"runAtTime\":1000,\"alreadyRetriedTimes\":0,\"attempt\":1,\
              \"maxAttempts\":4,\"instanceId\":\"w-0000000000000001\",\"qualifier\":\"LATEST\",\"taskPayload\":\"in\",\
-             \"taskPayloadEncoding\":\"utf8\",\"taskPayloadTruncated\":false,\
+             \"taskPayloadEncoding\":\"utf8\",\"taskPayloadTruncated\":false,\"taskPayloadSize\":2,\
              \"taskPayloadContentType\":\"text/x\",\"taskPayloadContentEncoding\":\"gzip\",\"returnPayload\":\"/wA=\",\
-             \"returnPayloadEncoding\":\"base64\",\"returnPayloadTruncated\":true,\"taskErrorMessage\":null,\
+             \"returnPayloadEncoding\":\"base64\",\"returnPayloadTruncated\":true,\"returnPayloadSize\":0,\"taskErrorMessage\":null,\
              \"progress\":{{\"fraction\":0.5,\"message\":\"half\"}},\"statusCode\":201,\"destinationStatus\":\"None\",\
              \"events\":[{{\"eventId\":1,\"status\":\"Enqueued\",\"timestamp\":1000,\"eventDetail\":\"\"}},\
              {{\"eventId\":2,\"status\":\"Running\",\"timestamp\":2000,\"eventDetail\":\"w-0000000000000001\"}},\
@@ -300,6 +307,17 @@ pub(super) mod tests {
              \"events\":\"/tasks/job-1/events\",\"retry\":\"/tasks/job-1/retry\"}}}}"
         );
         assert_eq!(json(&document), expected);
+    }
+
+    #[test]
+    fn of_a_long_uri_the_beginning_is_shown_and_that_it_goes_on() {
+        let uri = format!("/a?token=t&b={}", "b".repeat(5000)).parse().unwrap();
+        let input = CapturedRequest::new(Method::GET, uri, HeaderMap::new(), Bytes::new());
+        let record = TaskRecord::accepted(&NewTask::new(id(), Arc::new(input)), Timestamp::from_millis(1));
+        let written = json(&TaskDocument::new(&record, &ApiLinks::default(), &Secrets::new()));
+        assert!(written.contains("\"uri\":\"/a?token=REDACTED&b=bbb"), "{written}");
+        assert!(written.contains("bbb\",\"uriTruncated\":true,"), "{written}");
+        assert!(written.len() < 2048);
     }
 
     #[test]

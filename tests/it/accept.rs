@@ -10,12 +10,14 @@ use axum::{
     body::Body,
     routing::{any, post},
 };
+use bytes::Bytes;
 use http::{Method, Request, request::Parts};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower::Service;
 use tower_respond_async::{
-    Builder, Completion, MemoryStore, RespondAsync, TaskContext, TaskState, Tenant, task::Labels,
+    Builder, Completion, MemoryStore, RespondAsync, Submission, SubmitError, TaskContext, TaskState, Tenant,
+    task::Labels,
 };
 
 use crate::support::{App, WithoutBody, fc, prefer, recorder, routes, soon};
@@ -65,6 +67,7 @@ async fn a_202_says_where_the_task_is_and_what_it_is() {
             "startedTime": null,
             "endTime": null,
             "durationMs": null,
+            "taskPayloadSize": 0,
             "createdTime": created,
             "runAtTime": created + 3_599_000,
             "alreadyRetriedTimes": 0,
@@ -301,6 +304,52 @@ async fn a_document_and_its_task_agree() {
         seen,
         json!({ "isTask": true, "taskId": "mine", "requestId": id.to_string(), "attempt": 1 })
     );
+}
+
+#[tokio::test]
+async fn what_a_record_has_no_room_for_is_refused_or_shown_in_part() {
+    let app = App::with(|builder| {
+        builder
+            .labels(|head: &Parts| {
+                let said = head
+                    .headers
+                    .get("x-label")
+                    .map(|value| value.to_str().unwrap().to_owned());
+                said.map(|said| ("a", said)).into_iter().collect()
+            })
+            .tenant(|head: &Parts| {
+                let said = head.headers.get("x-tenant")?;
+                Some(Tenant::new(said.to_str().unwrap()))
+            })
+            .function_name(|_: &Parts| Some("f".repeat(1000)))
+    });
+    let with = |name: &str, length: usize| fc("/echo").header(name, "v".repeat(length));
+    for (name, longest, what) in [
+        ("x-label", 1021, "1025 bytes of labels"),
+        ("x-tenant", 255, "256 bytes of tenant"),
+    ] {
+        app.accepted(with(name, longest).empty()).await;
+        let answer = app.send(with(name, longest + 1).unread()).await;
+        answer.assert_refused(400, "InvalidArgument", None);
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(what), "{detail}");
+    }
+
+    let mut submission = Submission::new(Request::get("/echo").body(Bytes::new()).unwrap());
+    submission.labels = Labels::from_iter([("a", "v".repeat(1022))]);
+    let SubmitError::TooLong(refused) = app.tasks.submit(submission).await.unwrap_err() else {
+        panic!("it is refused for its labels");
+    };
+    assert_eq!((refused.what, refused.bytes, refused.longest), ("labels", 1025, 1024));
+
+    let uri = format!("/echo?{}", "q".repeat(3000));
+    let document = app.send(fc(&uri).empty()).await.json();
+    assert_eq!(document["uri"], uri[..1024]);
+    assert_eq!(document["uriTruncated"], true);
+    assert_eq!(document["functionName"], "f".repeat(128));
+    let id = document["requestId"].as_str().unwrap();
+    let request = app.send(Request::get(format!("/tasks/{id}/request")).empty()).await;
+    assert_eq!(request.json()["uri"], uri);
 }
 
 #[tokio::test]

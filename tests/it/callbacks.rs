@@ -182,6 +182,16 @@ async fn a_callback_that_makes_no_sense_is_refused() {
                 http::HeaderValue::from_bytes(b"http://127.0.0.1/\xff").unwrap(),
             )
             .empty(),
+        // Longer than is kept, as it is written or once it is encoded.
+        fc("/good")
+            .header("x-callback-url", format!("http://127.0.0.1/{}", "a".repeat(2032)))
+            .empty(),
+        fc("/good")
+            .header(
+                "x-callback-url",
+                format!("http://127.0.0.1/{}", "é".repeat(500)).as_bytes(),
+            )
+            .empty(),
     ] {
         app.send(request).await.assert_refused(400, "InvalidArgument", None);
     }

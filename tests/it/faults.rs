@@ -93,7 +93,7 @@ impl Bench {
                 .unwrap();
             found = all
                 .iter()
-                .find(|record| record.uri.path() == path)
+                .find(|record| record.target.path() == path)
                 .map(|record| record.id);
             found.is_some()
         })

@@ -364,7 +364,11 @@ async fn a_request_whose_body_takes_longer_than_a_lease_runs_at_once() {
         .list(&Scope::All, &Filter::default(), Default::default())
         .await
         .unwrap();
-    let slow = page.items.iter().find(|record| record.uri.path() == "/slow").unwrap();
+    let slow = page
+        .items
+        .iter()
+        .find(|record| record.target.path() == "/slow")
+        .unwrap();
     let record = ended(&tasks, slow.id).await;
     assert_eq!(
         (record.state, record.attempt, record.crashes),

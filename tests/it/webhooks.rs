@@ -619,6 +619,16 @@ async fn what_makes_no_sense_is_refused_when_it_is_built() {
         .on_success(hook())
         .build();
     assert_eq!(twice.unwrap_err().setting(), "destinations");
+    let many = (0..8).fold(quick(MemoryStore::new()), |builder, number| {
+        builder.on_success(AppPath::new(&format!("/told/{number}")).unwrap())
+    });
+    assert!(many.clone().build().is_ok());
+    let more = many.on_failure(|_: Completion| {}).build().unwrap_err();
+    assert_eq!(more.setting(), "destinations");
+    assert!(
+        more.to_string().contains("there are 9, and a task can tell 8"),
+        "{more}"
+    );
     let named = quick(MemoryStore::new()).on_success(hook()).on_failure(hook()).build();
     assert!(named.is_ok(), "each end is told once");
     assert!(

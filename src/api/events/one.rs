@@ -15,7 +15,7 @@ use crate::{
     },
     layer::ResponseBody,
     store::LogQuery,
-    task::{Delivery, DeliveryStatus, HistoryEvent, Progress, TaskRecord, redact::Secrets},
+    task::{DeliveryStatus, HistoryEvent, Progress, TaskRecord, redact::Secrets},
     time::Timestamp,
     wire::{DeliveryDocument, LogDocument, json::Object, write_progress},
 };
@@ -36,7 +36,7 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
     let known = known.filter(|known| known.event <= last);
     let callbacks = call.grant.allows(Permission::Callbacks);
     let told_all = known.is_some_and(|known| {
-        let told_callbacks = until == Until::Ended || !callbacks || known.deliveries == changes(&record.deliveries);
+        let told_callbacks = until == Until::Ended || !callbacks || known.deliveries == changes(&record);
         known.event == last && told_callbacks
     });
     if told_all && is_over(&record, until) {
@@ -69,9 +69,12 @@ fn is_over(record: &TaskRecord, until: Until) -> bool {
 }
 
 /// How often callbacks came to be, were tried, or were asked for again. It only grows: a try that is asked for again begins
-/// to be counted anew, its tokens do not.
-fn changes(deliveries: &[Delivery]) -> u64 {
-    deliveries.iter().map(|delivery| 1 + delivery.token.get()).sum()
+/// to be counted anew, its tokens do not; and those that are forgotten when the task is run again are fewer than what a
+/// generation counts.
+fn changes(record: &TaskRecord) -> u64 {
+    let runs_before = u64::from(record.generation.saturating_sub(1));
+    let of_each = record.deliveries.iter().map(|delivery| 1 + delivery.token.get());
+    (runs_before << 32).saturating_add(of_each.sum())
 }
 
 /// What a client knows: the number of the last event in the task's history, of the last line of its log, and how many
@@ -106,6 +109,7 @@ impl FromStr for Known {
 /// How far a delivery was told.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct DeliveryTold {
+    number: u64,
     status: DeliveryStatus,
     tried: u32,
     /// When it was tried last: it may have been asked for again and have come as far as before.
@@ -175,7 +179,7 @@ impl Follower {
             }
         }
         if self.callbacks {
-            self.tell_callbacks(&record.deliveries).await?;
+            self.tell_callbacks(record).await?;
         }
         match end {
             Some(end) => self.tell_status(record, end).await,
@@ -221,22 +225,24 @@ impl Follower {
         }
     }
 
-    async fn tell_callbacks(&mut self, deliveries: &[Delivery]) -> Result<(), Gone> {
+    async fn tell_callbacks(&mut self, record: &TaskRecord) -> Result<(), Gone> {
+        let deliveries = &record.deliveries;
         let told: Vec<_> = deliveries
             .iter()
             .map(|delivery| DeliveryTold {
+                number: record.delivery_number(delivery),
                 status: delivery.status,
                 tried: delivery.tried,
                 last: delivery.tries.last().map(|tried| tried.at),
             })
             .collect();
-        let known = changes(deliveries);
+        let known = changes(record);
         // At the first look, what a client knows that came back is told by the numbers alone.
         let resumed = self.deliveries.is_empty() && self.known.deliveries == known;
         self.known.deliveries = known;
-        for (index, (delivery, now)) in deliveries.iter().zip(&told).enumerate() {
-            if !resumed && self.deliveries.get(index) != Some(now) {
-                let document = DeliveryDocument::new(index, delivery, &self.secrets);
+        for (delivery, now) in deliveries.iter().zip(&told) {
+            if !resumed && !self.deliveries.contains(now) {
+                let document = DeliveryDocument::new(record, delivery, &self.secrets);
                 let write = |out: &mut Vec<u8>| {
                     serde_json::to_writer(out, &document)
                         .expect("it has no keys but names, and memory takes any length");

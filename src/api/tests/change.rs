@@ -1,6 +1,7 @@
 //! Stopping, re-running and deleting.
 
 use super::*;
+use crate::task::{Conditions, Destination, Subscription, Subscriptions};
 
 #[tokio::test]
 async fn stop_says_what_really_happened() {
@@ -69,6 +70,66 @@ async fn an_ended_task_runs_again_as_it_was_or_edited() {
     assert_eq!(
         *world.audit.0.lock().unwrap(),
         ["retry by ann", "stop by ann", "retry with edits by ann"]
+    );
+}
+
+/// Each run has one more completion, and nobody takes them.
+#[tokio::test]
+async fn a_task_is_not_run_again_while_too_many_completions_are_pending() {
+    let world = World::new();
+    let api = world.open();
+    let id = world
+        .insert(1, |task| {
+            task.subscriptions = Subscriptions::from([Subscription {
+                destination: Destination::LOCAL,
+                on: Conditions::ALL,
+            }]);
+        })
+        .await;
+    let end = async || assert_eq!(post(&api, format!("/{id}/stop")).await.status, 200);
+    let callbacks = async || get(&api, format!("/{id}/callbacks")).await.json()["callbacks"].clone();
+    end().await;
+    for generation in 2..=9 {
+        let answer = post(&api, format!("/{id}/retry")).await;
+        assert_eq!((answer.status, &answer.json()["generation"]), (202, &json!(generation)));
+        end().await;
+    }
+    let shown = callbacks().await;
+    let ids = shown
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["callbackId"].as_u64().unwrap());
+    assert_eq!(ids.collect::<Vec<_>>(), [1, 9, 17, 25, 33, 41, 49, 57, 65]);
+    let answer = post(&api, format!("/{id}/retry")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (409, "CallbacksPending"));
+    let body = json!({"ids": [id.to_string()]}).to_string();
+    let mut bulk = request("POST", "/bulk/retry");
+    *bulk.body_mut() = Full::from(body);
+    bulk.headers_mut()
+        .insert("content-type", HeaderValue::from_static("application/json"));
+    assert_eq!(send(&api, bulk).await.json()["results"][0]["code"], "CallbacksPending");
+
+    // Those of before are known by the number they had, whatever is forgotten.
+    let answer = post(&api, format!("/{id}/callbacks/9/redeliver")).await;
+    assert_eq!((answer.status, &answer.json()["callbackId"]), (202, &json!(9)));
+    assert!(answer.json()["webhookId"].as_str().unwrap().ends_with("_2_local"));
+    assert_eq!(
+        post(&api, format!("/{id}/callbacks/2/redeliver")).await.code(),
+        "CallbackNotFound"
+    );
+    let give_up = crate::store::GiveUp {
+        spared: Vec::new(),
+        overdue: Duration::ZERO,
+        max: 1,
+    };
+    assert_eq!(world.store.give_up_deliveries(give_up).await.unwrap().len(), 1);
+    assert_eq!(post(&api, format!("/{id}/retry")).await.status, 202);
+    let callbacks = callbacks().await;
+    assert_eq!(
+        callbacks.as_array().unwrap().len(),
+        8,
+        "what came to nothing before is forgotten"
     );
 }
 

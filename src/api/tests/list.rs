@@ -48,6 +48,36 @@ async fn a_list_is_filtered_and_read_page_by_page() {
     assert!(answer.body.len() < 2048);
 }
 
+/// What a list shows of payloads it knows without reading them.
+#[tokio::test]
+async fn a_list_says_how_long_and_of_what_type_payloads_are() {
+    let world = World::new();
+    let headers = [("content-type", "text/x"), ("content-encoding", "gzip")];
+    let id = world.ended(1, response(b"output", &headers)).await;
+    let listed = async || get(&world.open(), "/").await.json()["tasks"][0].clone();
+    let task = listed().await;
+    assert_eq!(
+        (&task["taskPayloadSize"], task.get("taskPayloadContentType")),
+        (&json!(7), None)
+    );
+    assert_eq!(task["returnPayloadSize"], 6);
+    assert_eq!(task["returnPayloadContentType"], "text/x");
+    assert_eq!(task["returnPayloadContentEncoding"], "gzip");
+    assert_eq!((task.get("taskPayload"), task.get("returnPayload")), (None, None));
+
+    let mut edit = request("POST", &format!("/{id}/retry"));
+    *edit.body_mut() = Full::from("{\"headers\":{\"content-type\":\"text/y\"},\"body\":\"four\"}");
+    edit.headers_mut()
+        .insert("content-type", HeaderValue::from_static("application/json"));
+    assert_eq!(send(&world.open(), edit).await.status, 202);
+    let task = listed().await;
+    assert_eq!(
+        (&task["taskPayloadSize"], &task["taskPayloadContentType"]),
+        (&json!(4), &json!("text/y"))
+    );
+    assert_eq!(task.get("returnPayloadSize"), None);
+}
+
 /// Whoever is given a token goes on, and would find nothing.
 #[tokio::test]
 async fn a_page_that_ends_with_the_last_task_has_no_token() {

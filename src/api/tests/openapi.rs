@@ -69,6 +69,7 @@ async fn documents_have_the_members_that_it_says() {
     let id = world
         .insert(1, |task| {
             let request = Arc::make_mut(&mut task.input);
+            request.uri = format!("/work?{}", "q".repeat(2000)).parse().unwrap();
             for (name, value) in SAID {
                 request.headers.append(name, HeaderValue::from_static(value));
             }

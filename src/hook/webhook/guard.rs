@@ -10,10 +10,11 @@ use crate::{
         CallbackRefused,
         webhook::address::{Network, canonical, is_public},
     },
+    task::Accepted,
 };
 
-/// The longest URL that is called, in characters.
-const URL_LENGTH: usize = 2048;
+/// The longest URL that is called, in characters: what is kept of one that a request names.
+const URL_LENGTH: usize = Accepted::CALLBACK_BYTES;
 
 /// Names that are never those of a public host, with all that is below them.
 const LOCAL_NAMES: [&str; 5] = [

@@ -10,7 +10,8 @@ use crate::{
 };
 
 impl Builder {
-    /// Whose a request is. Default: nobody's. A layer outside this one has checked that it is true, or this does.
+    /// Whose a request is. Default: nobody's. A layer outside this one has checked that it is true, or this does. A request of
+    /// one whose name is longer than [`Tenant::LONGEST`] is refused with 400.
     pub fn tenant(mut self, tenant: impl Fn(&Parts) -> Option<Tenant> + Send + Sync + 'static) -> Self {
         self.config.tenant = Some(Box::new(tenant));
         self
@@ -90,13 +91,15 @@ impl Builder {
         self
     }
 
-    /// What a request is listed under; `None` is the default, the first segment of its path.
+    /// What a request is listed under; `None` is the default, the first segment of its path. Of either,
+    /// [`Accepted::FUNCTION_BYTES`](crate::task::Accepted::FUNCTION_BYTES) are kept, and the rest is cut off.
     pub fn function_name(mut self, name: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.config.function_name = Some(Box::new(name));
         self
     }
 
-    /// Words to find a request's task by. Default: none.
+    /// Words to find a request's task by. Default: none. A request with more than [`Labels::LONGEST`] of them is refused with
+    /// 400.
     pub fn labels(mut self, labels: impl Fn(&Parts) -> Labels + Send + Sync + 'static) -> Self {
         self.config.labels = Some(Box::new(labels));
         self

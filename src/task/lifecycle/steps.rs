@@ -132,6 +132,9 @@ pub enum Rerun {
     },
     /// It has not ended: it is in this state.
     NotEnded(TaskState),
+    /// Too many completions of its runs are still to be told: more than
+    /// [`UNDELIVERED`](crate::task::lifecycle::UNDELIVERED). It can be run again when some are, or were given up.
+    Undelivered,
 }
 
 /// What to change about a request before it is run again.

@@ -82,7 +82,7 @@ pub async fn edits_replace_what_they_name(harness: &dyn Harness) {
         store.input(&Scope::All, task.id).await.expect("input"),
         Some(edited.clone())
     );
-    assert_eq!(store.record(task.id).await.uri, edited.uri);
+    assert_eq!(store.record(task.id).await.target, edited.uri);
     let claimed = store.claim_for(&worker("w"), 1, LONG).await.tasks;
     assert_eq!(claimed[0].input, edited);
 }

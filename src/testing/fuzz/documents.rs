@@ -99,7 +99,7 @@ pub(super) fn documents(data: &[u8]) {
 }
 
 fn written(record: &TaskRecord, body: &[u8]) {
-    let (secrets, said) = (Secrets::new(), headers::lines(body));
+    let secrets = Secrets::new();
     for public in [None, Some("https://example.org/x")] {
         let base = LinkBase::new(&ApiAddress {
             base: "/tasks".into(),
@@ -107,8 +107,8 @@ fn written(record: &TaskRecord, body: &[u8]) {
             ..ApiAddress::default()
         });
         let links = base.known();
-        let document = TaskDocument::new(record, links, &secrets).with_task_payload(&said, body);
-        let read = json(&document.with_return_payload(&said, body, false).to_bytes());
+        let document = TaskDocument::new(record, links, &secrets).with_task_payload(body);
+        let read = json(&document.with_return_payload(body, false).to_bytes());
         assert_eq!(read["requestId"], record.id.to_string());
         assert_eq!(read["taskId"], record.task_id());
         let operation = json(&OperationDocument::new(record, links, &secrets).to_bytes());

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 use super::{DETAIL_BYTES, Problem};
 use crate::{
     store::{StoreError, StoreErrorKind},
-    task::{TaskState, own::STATUS as STATUS_HEADER, record::cut},
+    task::{TaskState, lifecycle::UNDELIVERED, own::STATUS as STATUS_HEADER, record::cut},
 };
 
 /// When to try again what fails because there is no room, in seconds: about what a short queue takes to move.
@@ -82,7 +82,7 @@ impl Problem {
             StatusCode::NOT_FOUND,
             "CallbackNotFound",
             "There is no such callback",
-            "The task has no callback of this number; they are listed, and counted from 1, under its /callbacks.",
+            "The task has no callback of this number; those it has are listed under its /callbacks.",
         )
     }
 
@@ -188,6 +188,22 @@ impl Problem {
             detail,
         )
         .with_header(STATUS_HEADER, state)
+    }
+
+    /// 409: too much of earlier runs is still to be told.
+    #[cfg_attr(
+        not(feature = "api"),
+        expect(dead_code, reason = "only the task API runs tasks again")
+    )]
+    pub(crate) fn undelivered() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "CallbacksPending",
+            "Callbacks of earlier runs are still to be made",
+            format!(
+                "More than {UNDELIVERED} completions of the task's runs are still to be delivered; run it again once some are,                  or were given up. They are listed under its /callbacks."
+            ),
+        )
     }
 
     /// 409: not as many tasks match as the caller expects.

@@ -202,7 +202,7 @@ impl Known {
     fn is_same(&self, found: &TaskRecord) -> bool {
         let was = &self.record;
         let stays = found.name == was.name
-            && found.uri == was.uri
+            && found.target == was.target
             && found.max_attempts == was.max_attempts
             && found.created_at == was.created_at
             && found.generation == was.generation

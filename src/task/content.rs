@@ -1,0 +1,70 @@
+//! [`Content`]: what a message says its body is.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{HeaderMap, HeaderName, header};
+
+/// How long a body is and what its message says it is: what a list shows of it without reading it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Content {
+    /// How many bytes of it are kept.
+    pub size: u64,
+    /// `Content-Type`.
+    pub content_type: Option<Arc<str>>,
+    /// `Content-Encoding`: what the body has to be taken out of before it is of that type.
+    pub content_encoding: Option<Arc<str>>,
+}
+
+impl Content {
+    /// The longest `Content-Type` that is kept here, in bytes: twice what real ones take, boundaries of multipart bodies
+    /// included. A longer one is left out, since a part of one says something else; it stands in the message itself.
+    pub const TYPE_BYTES: usize = 128;
+
+    /// The longest `Content-Encoding` that is kept here, in bytes. Real ones are one word.
+    pub const ENCODING_BYTES: usize = 64;
+
+    /// What these headers say of this body.
+    #[must_use]
+    pub fn of(headers: &HeaderMap, body: &[u8]) -> Self {
+        Self {
+            size: body.len() as u64,
+            content_type: said(headers, header::CONTENT_TYPE, Self::TYPE_BYTES),
+            content_encoding: said(headers, header::CONTENT_ENCODING, Self::ENCODING_BYTES),
+        }
+    }
+}
+
+fn said(headers: &HeaderMap, name: HeaderName, longest: usize) -> Option<Arc<str>> {
+    let mut values = headers.get_all(name).iter();
+    let first = String::from_utf8_lossy(values.next()?.as_bytes());
+    let whole = values.fold(first, |all, value| {
+        Cow::Owned(format!("{all}, {}", String::from_utf8_lossy(value.as_bytes())))
+    });
+    (whole.len() <= longest).then(|| whole.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_a_body_is_stands_in_its_headers() {
+        assert_eq!(Content::of(&HeaderMap::new(), b""), Content::default());
+        let mut headers = HeaderMap::new();
+        headers.append("content-type", HeaderValue::from_bytes(b"a/b; c=\xff").unwrap());
+        headers.append("content-encoding", HeaderValue::from_static("gzip"));
+        headers.append("content-encoding", HeaderValue::from_static("br"));
+        let content = Content::of(&headers, b"abc");
+        assert_eq!(content.size, 3);
+        assert_eq!(content.content_type.as_deref(), Some("a/b; c=\u{fffd}"));
+        assert_eq!(content.content_encoding.as_deref(), Some("gzip, br"));
+        headers.insert("content-type", "x".repeat(128).parse().unwrap());
+        assert!(Content::of(&headers, b"").content_type.is_some());
+        headers.insert("content-type", "x".repeat(129).parse().unwrap());
+        headers.insert("content-encoding", "x".repeat(65).parse().unwrap());
+        assert_eq!(Content::of(&headers, b""), Content::default());
+    }
+}
