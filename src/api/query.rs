@@ -1,14 +1,14 @@
 //! Query parameters. Those that are not known are ignored, and an empty value is none; of one that is given twice, the
 //! last counts, unless it is a list.
 
-use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use http::Uri;
 use serde::Deserialize;
 
 use crate::{
     api::paging,
-    task::{Filter, Page, SortOrder, StateSet, TaskState},
+    task::{Filter, Labels, Page, SortOrder, StateSet, TaskState},
     time::Timestamp,
     wire::Problem,
 };
@@ -43,6 +43,7 @@ impl ListQuery {
                 }
                 "prefix" => read.filter.prefix = Some(text("prefix", value)?),
                 "function" => read.filter.function = Some(text("function", value)?),
+                "label" => read.filter.labels.push(label(&value)?),
                 "text" => read.filter.text = Some(text("text", value)?),
                 "startedTimeBegin" => read.filter.created_from = Some(time("startedTimeBegin", &value)?),
                 "startedTimeEnd" => read.filter.created_to = Some(time("startedTimeEnd", &value)?),
@@ -64,6 +65,7 @@ impl ListQuery {
             })?;
             read.page.after = Some(after);
         }
+        labels_fit(&read.filter.labels)?;
         Ok(read)
     }
 }
@@ -87,6 +89,7 @@ pub(super) struct FilterDocument {
     status: Option<Vec<String>>,
     prefix: Option<String>,
     function: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
     text: Option<String>,
     started_time_begin: Option<u64>,
     started_time_end: Option<u64>,
@@ -101,7 +104,10 @@ impl FilterDocument {
             let mut names = names.iter();
             names.try_fold(StateSet::NONE, |states, name| with_state(states, name))
         });
+        let labels: Vec<_> = self.labels.unwrap_or_default().into_iter().collect();
+        labels_fit(&labels)?;
         Ok(Filter {
+            labels,
             states: states.transpose()?,
             prefix: text("prefix", self.prefix)?,
             function: text("function", self.function)?,
@@ -189,6 +195,27 @@ fn text(name: &'static str, value: Cow<'_, str>) -> Result<String, Problem> {
     }
 }
 
+/// A label as `docker ps --filter` and label selectors write it: its name, an equals sign and its value, which may be empty. A
+/// name that has such a sign in it can be asked for in a document only.
+fn label(text: &str) -> Result<(String, String), Problem> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(bad("label", text, "a name, an equals sign and a value, such as team=a")),
+    }
+}
+
+/// No task has more labels than are kept, so that who asks for more has mistaken something.
+fn labels_fit(labels: &[(String, String)]) -> Result<(), Problem> {
+    let asked: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    match asked <= Labels::LONGEST {
+        true => Ok(()),
+        false => Err(Problem::invalid_argument(format!(
+            "The labels that are asked for have {asked} bytes; no task has more than {} of them.",
+            Labels::LONGEST
+        ))),
+    }
+}
+
 fn time(name: &'static str, value: &str) -> Result<Timestamp, Problem> {
     number(name, value, "a time in milliseconds since the Unix epoch").map(Timestamp::from_millis)
 }
@@ -252,13 +279,14 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read() {
-        let query = "status=Running&status=Failed&prefix=job-&function=f&text=a%20b+c&startedTimeBegin=1\
+        let query = "status=Running&status=Failed&prefix=job-&function=f&label=team=a&label=cost%3D&text=a%20b+c&startedTimeBegin=1\
                      &startedTimeEnd=2&sortOrderByTime=asc&limit=100&includePayload=True";
         let read = read(query).unwrap();
         let expected = Filter {
             states: Some([TaskState::Running, TaskState::Failed].into_iter().collect()),
             prefix: Some("job-".into()),
             function: Some("f".into()),
+            labels: vec![("team".into(), "a".into()), ("cost".into(), String::new())],
             text: Some("a b c".into()),
             created_from: Some(Timestamp::from_millis(1)),
             created_to: Some(Timestamp::from_millis(2)),
@@ -288,6 +316,8 @@ mod tests {
             "sortOrderByTime=up",
             "includePayload=yes",
             "nextToken=AAAA",
+            "label=team",
+            "label==a",
             &format!("text={}", "x".repeat(1025)),
         ] {
             let name = query.split_once('=').unwrap().0;
@@ -295,6 +325,13 @@ mod tests {
             assert!(problem.contains(&format!("parameter {name} ")), "{problem}");
             assert!(problem.len() < 2048, "{problem}");
         }
+    }
+
+    #[test]
+    fn more_labels_than_a_task_has_are_not_asked_for() {
+        let label = |length| format!("label={}={}", "n".repeat(length), "v".repeat(24));
+        assert!(read(&label(1000)).is_ok());
+        assert!(read(&label(1001)).unwrap_err().contains("have 1025 bytes"));
     }
 
     #[test]

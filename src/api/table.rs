@@ -53,6 +53,7 @@ const FILTERS: &[&str] = &[
     "status",
     "prefix",
     "function",
+    "label",
     "text",
     "startedTimeBegin",
     "startedTimeEnd",

@@ -34,6 +34,8 @@ pub struct Filter {
     pub prefix: Option<String>,
     /// Only tasks of this function.
     pub function: Option<String>,
+    /// Only tasks that have all of these labels, each a name and its value.
+    pub labels: Vec<(String, String)>,
     /// Only tasks with this text in their error or in the first [`TEXT_BYTES`](Self::TEXT_BYTES) of their request body.
     pub text: Option<String>,
     /// Only tasks created at this time or later.
@@ -57,6 +59,10 @@ impl Filter {
                 .prefix
                 .as_ref()
                 .is_none_or(|prefix| task.task_id_starts_with(prefix))
+            && self
+                .labels
+                .iter()
+                .all(|(name, value)| task.labels.get(name) == Some(value))
             && self.text.as_ref().is_none_or(|text| {
                 task.error.as_ref().is_some_and(|error| error.contains(text.as_str()))
                     || contains(&body[..body.len().min(Self::TEXT_BYTES)], text.as_bytes())

@@ -56,6 +56,28 @@ async fn named_tasks_are_changed_and_each_one_s_outcome_is_told() {
 }
 
 #[tokio::test]
+async fn tasks_are_changed_by_their_labels() {
+    let world = World::new();
+    let api = world.open();
+    for (number, labels) in [
+        (1, vec![("team", "a")]),
+        (2, vec![("team", "b")]),
+        (3, vec![("a=b", "")]),
+    ] {
+        world
+            .insert(number, |task| task.labels = labels.into_iter().collect())
+            .await;
+    }
+    let by = |labels: Value| json!({"filter": {"labels": labels}, "expectedCount": 1});
+    for labels in [json!({"team": "a"}), json!({"a=b": ""})] {
+        let report = send(&api, bulk("stop", &by(labels))).await.json();
+        assert_eq!((&report["matched"], &report["changed"]), (&json!(1), &json!(1)));
+    }
+    let many = json!({"a": "v".repeat(1024)});
+    assert_eq!(send(&api, bulk("stop", &by(many))).await.code(), "InvalidArgument");
+}
+
+#[tokio::test]
 async fn a_filter_changes_all_that_match_if_they_are_as_many_as_believed() {
     let world = World::new();
     let api = world.open();

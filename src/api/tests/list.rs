@@ -37,6 +37,7 @@ async fn a_list_is_filtered_and_read_page_by_page() {
     assert_eq!(count("function=work&text=ayloa").await, 5);
     assert_eq!(count("function=other").await, 0);
     assert_eq!(count("startedTimeEnd=1").await, 0);
+    assert_eq!(count("label=team=a").await, 0);
     let with = get(&api, "/?includePayload=1&limit=1").await.json();
     assert_eq!(with["tasks"][0]["taskPayload"], "payload");
 
@@ -46,6 +47,37 @@ async fn a_list_is_filtered_and_read_page_by_page() {
     let answer = get(&api, huge).await;
     assert_eq!(answer.status, 400);
     assert!(answer.body.len() < 2048);
+}
+
+#[tokio::test]
+async fn tasks_are_found_by_their_labels() {
+    let world = World::new();
+    for (number, labels) in [
+        (1, vec![("team", "a"), ("cost", "")]),
+        (2, vec![("team", "a")]),
+        (3, vec![("team", "b"), ("a=b", "c")]),
+    ] {
+        world
+            .insert(number, |task| task.labels = labels.into_iter().collect())
+            .await;
+    }
+    let api = world.open();
+    let found = async |query: &str| {
+        get(&api, format!("/?{query}")).await.json()["tasks"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(found("label=team=a").await, 2);
+    assert_eq!(found("label=team%3Da&label=cost=").await, 1, "all of them");
+    assert_eq!(found("label=team=a&label=team=b").await, 0);
+    assert_eq!(found("label=team=").await, 0);
+    assert_eq!(found("label=a=b=c").await, 0, "the name ends at the first sign");
+    for malformed in ["team", "=a", "%3D"] {
+        let answer = get(&api, format!("/?label={malformed}")).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "InvalidArgument"));
+        assert!(answer.json()["detail"].as_str().unwrap().contains("parameter label "));
+    }
 }
 
 /// What a list shows of payloads it knows without reading them.
