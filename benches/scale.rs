@@ -31,10 +31,10 @@ use tokio::runtime::Runtime;
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
     RequestBody, RequestId, RespondAsyncLayer, TaskApi, TaskStore, allow_everyone,
-    store::{Insert, Inserted, RedbStore},
+    store::{Insert, Inserted, Ledger, RedbStore},
     task::{
         CapturedRequest, CapturedResponse, NewTask, WorkerId,
-        lifecycle::{Outcome, Settlement},
+        lifecycle::Outcome,
     },
     time::Timestamp,
 };

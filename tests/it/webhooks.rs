@@ -619,11 +619,13 @@ async fn what_makes_no_sense_is_refused_when_it_is_built() {
         .on_success(hook())
         .build();
     assert_eq!(twice.unwrap_err().setting(), "destinations");
-    let many = (0..8).fold(quick(MemoryStore::new()), |builder, number| {
-        builder.on_success(AppPath::new(&format!("/told/{number}")).unwrap())
-    });
-    assert!(many.clone().build().is_ok());
-    let more = many.on_failure(|_: Completion| {}).build().unwrap_err();
+    let many = || {
+        (0..8).fold(quick(MemoryStore::new()), |builder, number| {
+            builder.on_success(AppPath::new(&format!("/told/{number}")).unwrap())
+        })
+    };
+    assert!(many().build().is_ok());
+    let more = many().on_failure(|_: Completion| {}).build().unwrap_err();
     assert_eq!(more.setting(), "destinations");
     assert!(
         more.to_string().contains("there are 9, and a task can tell 8"),

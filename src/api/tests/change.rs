@@ -123,7 +123,7 @@ async fn a_task_is_not_run_again_while_too_many_completions_are_pending() {
         overdue: Duration::ZERO,
         max: 1,
     };
-    assert_eq!(world.store.give_up_deliveries(give_up).await.unwrap().len(), 1);
+    assert_eq!(world.ledger().give_up_deliveries(give_up).await.unwrap().len(), 1);
     assert_eq!(post(&api, format!("/{id}/retry")).await.status, 202);
     let callbacks = callbacks().await;
     assert_eq!(

@@ -96,7 +96,7 @@ async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDeliv
         // That they have not ended can be said of a store that has failed.
         8 => match store.rerun(&all, id(4), Edits::default()).await? {
             Rerun::Enqueued { .. } => Ok(()),
-            Rerun::NotEnded(_) => Err(StoreError::not_found()),
+            Rerun::NotEnded(_) | Rerun::Undelivered => Err(StoreError::not_found()),
         },
         9 => match store.delete(&all, id(3)).await? {
             Delete::Deleted => Ok(()),
