@@ -32,10 +32,7 @@ use tower::{Layer, ServiceExt};
 use tower_respond_async::{
     RequestBody, RequestId, RespondAsyncLayer, TaskApi, TaskStore, allow_everyone,
     store::{Insert, Inserted, Ledger, RedbStore},
-    task::{
-        CapturedRequest, CapturedResponse, NewTask, WorkerId,
-        lifecycle::Outcome,
-    },
+    task::{CapturedRequest, CapturedResponse, NewTask, WorkerId, lifecycle::Outcome},
     time::Timestamp,
 };
 

@@ -94,7 +94,7 @@ impl Ledger {
             overdue: give_up.overdue,
         };
         let Candidates { now, rows } = self.store.due(due, give_up.max).await?;
-        let (mut changes, mut given_up) = (Vec::new(), Vec::new());
+        let (mut changes, mut given_up, mut left) = (Vec::new(), Vec::new(), give_up.max);
         for mut candidate in rows {
             let record = Arc::make_mut(candidate.row.restore());
             let others = record
@@ -103,7 +103,9 @@ impl Ledger {
                 .filter(|it| !give_up.spared.contains(&it.destination));
             let of: Vec<_> = others
                 .filter_map(|it| it.give_up(give_up.overdue, now).then(|| it.clone()))
+                .take(left)
                 .collect();
+            left -= of.len();
             if !of.is_empty() {
                 changes.push(Change::between(&candidate.row, candidate.row.record.clone(), now));
                 given_up.push(of);

@@ -18,16 +18,17 @@ use crate::{
         node::Hint,
     },
     probe::AttemptOutcome,
-    store::{Settled, TaskStore},
+    store::{Held, Renewal, Settled, TaskStore},
     task::{
         CapturedResponse, LeaseRef, Progress, TaskRecord,
-        lifecycle::{DEFERRALS, Outcome, Renewal, Settlement},
+        lifecycle::{DEFERRALS, Outcome},
     },
 };
 
 /// An attempt, and what its handler is going to do.
 pub(super) struct Live {
     pub(super) lease: LeaseRef,
+    pub(super) held: Arc<Held>,
     pub(super) machine: Attempt,
     /// Until when the answers of the store allow a settlement, whatever the machine makes of them ...
     pub(super) may_settle_until: Instant,
@@ -88,7 +89,8 @@ impl Process {
                 }
                 Directive::Settle(outcome) => {
                     live.handler = None;
-                    let (lease, holds) = (live.lease, now < live.may_settle_until);
+                    let (lease, held) = (live.lease, live.held.clone());
+                    let holds = now < live.may_settle_until;
                     world.check(
                         7,
                         holds,
@@ -102,10 +104,10 @@ impl Process {
                             self.worker, lease.id
                         ));
                         world.report.freezes += 1;
-                        self.unsent.push((lease, outcome));
+                        self.unsent.push((held, outcome));
                         self.freeze(now + long);
                     } else {
-                        self.settle(world, lease, outcome);
+                        self.settle(world, held, outcome);
                     }
                     at += 1;
                 }
@@ -141,13 +143,16 @@ impl Process {
         world.note(format_args!("{} is over on {}: {how:?}", lease.id, self.worker));
     }
 
-    pub(super) fn settle(&mut self, world: &mut World, lease: LeaseRef, outcome: Outcome) {
-        let store = world.store();
-        let call = async move { store.settle(Settlement::new(lease, outcome)).await };
+    pub(super) fn settle(&mut self, world: &mut World, held: Arc<Held>, outcome: Outcome) {
+        let (ledger, lease) = (world.ledger(), held.lease());
+        let call = async move { ledger.settle(&held, &outcome).await };
         self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
             let now = world.now();
             let input = match answer {
-                Ok(settled) => Input::Settled(settled),
+                Ok(settled) => {
+                    world.was_settled(lease, settled);
+                    Input::Settled(settled)
+                }
                 Err(_) => Input::NotSettled(Duration::from_millis(world.random.u64(10..3_000))),
             };
             if let Some(live) = process.attempts.iter_mut().find(|live| live.lease == lease) {
@@ -197,24 +202,30 @@ impl Process {
         });
     }
 
-    pub(super) fn start_or_hand_back(&mut self, world: &mut World, record: &TaskRecord, claimed_at: Instant) {
+    pub(super) fn start_or_hand_back(
+        &mut self,
+        world: &mut World,
+        record: &TaskRecord,
+        held: Held,
+        claimed_at: Instant,
+    ) {
         match self.free() > 0 {
-            true => self.start(world, record, claimed_at),
-            false => self.hand_back(world, record.lease()),
+            true => self.start(world, record, held, claimed_at),
+            false => self.hand_back(world, held),
         }
     }
 
-    pub(super) fn hand_back(&mut self, world: &mut World, lease: LeaseRef) {
-        world.note(format_args!("{} is handed back by {}", lease.id, self.worker));
-        let store = world.store();
-        let call = async move { store.settle(Settlement::new(lease, Outcome::Released)).await };
+    pub(super) fn hand_back(&mut self, world: &mut World, held: Held) {
+        world.note(format_args!("{} is handed back by {}", held.lease().id, self.worker));
+        let ledger = world.ledger();
+        let call = async move { ledger.settle(&held, &Outcome::Released).await };
         self.ask(world, Some(STORE_TIMEOUT), call, |process, world, _| {
             // If this failed, the lease runs out.
             process.hint_work(world.now());
         });
     }
 
-    pub(super) fn start(&mut self, world: &mut World, record: &TaskRecord, claimed_at: Instant) {
+    pub(super) fn start(&mut self, world: &mut World, record: &TaskRecord, held: Held, claimed_at: Instant) {
         let now = world.now();
         world.note(format_args!("{} runs on {}", record.id, self.worker));
         let random = &mut world.random;
@@ -230,9 +241,10 @@ impl Process {
             // The grace is over: handed back without being begun.
             machine.handle(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
         }
-        let lease = record.lease();
+        let lease = held.lease();
         self.attempts.push(Live {
             lease,
+            held: Arc::new(held),
             machine,
             may_settle_until: claimed_at + HOLDS,
             may_work_until: claimed_at + HOLDS,

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Uri};
 
 use super::world::{BUDGET, CRASH_ALLOWANCE, GONE, MAX_ATTEMPTS, STORE_TIMEOUT, World};
 use crate::{
-    store::{Insert, Inserted, StoreErrorKind, StoreResult, TaskStore},
+    store::{Insert, Inserted, StoreErrorKind, StoreResult},
     task::{
         CapturedRequest, Conditions, Destination, IdempotencyKey, NewTask, RequestId, Scope, Subscription,
         Subscriptions, Tenant,
@@ -144,13 +144,15 @@ impl World {
                 insert = insert.born(process.worker.clone(), super::world::LEASE);
             }
             world.note(format_args!("order {number} is sent as {id}, born claimed: {born}"));
-            let store = world.store();
-            let call = async move { store.insert(insert).await };
+            let ledger = world.ledger();
+            let call = async move { ledger.insert(insert).await };
             // No limit: whatever becomes of the client, the insert is seen through.
-            process.ask(world, None, call, move |process, world, answer| {
-                match &answer {
-                    Ok(Inserted::New(record)) if born => process.born(world, record, now),
-                    Ok(Inserted::New(_)) => process.hint_work(world.now()),
+            process.ask(world, None, call, move |process, world, mut answer| {
+                match &mut answer {
+                    Ok(Inserted::New(record, held)) => match held.take() {
+                        Some(held) => process.born(world, record, held, now),
+                        None => process.hint_work(world.now()),
+                    },
                     Err(_) if born => process.lost(id, now, world.now()),
                     _ => process.not_born(id),
                 }
@@ -167,7 +169,7 @@ impl World {
             return;
         }
         let id = match answer {
-            Ok(Inserted::New(record)) => record.id,
+            Ok(Inserted::New(record, _)) => record.id,
             Ok(Inserted::Known { id, same_request, .. }) => {
                 let same = same_request && self.orders[number].task == Some(id);
                 self.check(13, same, format_args!("the key of order {number} is known as {id}"));
@@ -202,8 +204,8 @@ impl World {
         };
         self.note(format_args!("stop {id}, as a stranger: {stranger}"));
         self.with_process(index, |process, world| {
-            let store = world.store();
-            let call = async move { store.stop(&scope, id).await };
+            let ledger = world.ledger();
+            let call = async move { ledger.stop(&scope, id).await };
             process.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                 let refused = answer.as_ref().is_err_and(|error| {
                     let kind = error.kind();
@@ -224,9 +226,12 @@ impl World {
             edits.body = Some(Bytes::from(vec![self.random.u8(..); 20]));
         }
         self.note(format_args!("run {id} again, edited: {}", !edits.is_empty()));
+        if let Some(known) = self.known.get_mut(&id) {
+            known.edits.push(edits.clone());
+        }
         self.with_process(index, |process, world| {
-            let store = world.store();
-            let call = async move { store.rerun(&Scope::All, id, edits).await };
+            let ledger = world.ledger();
+            let call = async move { ledger.rerun(&Scope::All, id, edits).await };
             process.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                 if let Ok(Rerun::Enqueued { .. }) = answer {
                     process.hint_work(world.now());
@@ -238,9 +243,12 @@ impl World {
     fn delete(&mut self) {
         let Some((id, index)) = self.any_task() else { return };
         self.note(format_args!("delete {id}"));
+        if let Some(known) = self.known.get_mut(&id) {
+            known.is_unwanted = true;
+        }
         self.with_process(index, |process, world| {
-            let store = world.store();
-            let call = async move { store.delete(&Scope::All, id).await };
+            let ledger = world.ledger();
+            let call = async move { ledger.delete(&Scope::All, id).await };
             process.ask(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
         });
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::node::{Action, Answer, Hint},
-    store::{Claim, Claimed, ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, StoreResult, TaskStore},
+    store::{Claim, Claimed, ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, StoreResult},
     task::{DeliveryTry, Destination, delivery::DeliveryOutcome, lifecycle::Rescue},
     time::Timestamp,
 };
@@ -26,11 +26,11 @@ pub(super) struct Claiming {
 
 impl Process {
     pub(super) fn carry_out(&mut self, world: &mut World, action: Action, now: Instant) {
-        let store = world.store();
+        let ledger = world.ledger();
         match action {
             Action::Claim(max) => self.claim(world, max, now),
             Action::Rescue => {
-                let call = async move { store.rescue(100).await };
+                let call = async move { ledger.rescue(100).await };
                 self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                     let now = world.now();
                     let answer = answer.map(|rescued| {
@@ -53,8 +53,8 @@ impl Process {
                     max: 100,
                 };
                 let call = async move {
-                    store.give_up_deliveries(give_up).await?;
-                    store.prune(retention, 100).await
+                    ledger.give_up_deliveries(give_up).await?;
+                    ledger.prune(retention, 100).await
                 };
                 self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                     process.done(world, action, answer.map(|_| Answer::Idle(None)));
@@ -62,11 +62,10 @@ impl Process {
             }
             Action::Deliver(max) => {
                 let claim = DeliveryClaim {
-                    destinations: vec![Destination::LOCAL],
-                    max,
+                    from: vec![(Destination::LOCAL, max)],
                     lease: DELIVERY_LEASE,
                 };
-                let call = async move { store.claim_deliveries(claim).await };
+                let call = async move { ledger.claim_deliveries(claim).await };
                 self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                     let now = world.now();
                     let answer = answer.map(|claimed| {
@@ -97,8 +96,8 @@ impl Process {
         };
         let claiming = Claiming { asked, claimed_at };
         self.claiming = Some(claiming);
-        let store = world.store();
-        let call = async move { store.claim(claim).await };
+        let ledger = world.ledger();
+        let call = async move { ledger.claim(claim).await };
         // No limit: one that answers late has claimed tasks for this process and no other.
         self.ask(world, None, call, move |process, world, answer| {
             match process.claiming == Some(claiming) {
@@ -115,7 +114,7 @@ impl Process {
         let answer = answer.map(|claimed| {
             let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
             for task in claimed.tasks {
-                self.start(world, &task.record, claiming.claimed_at);
+                self.start(world, &task.record, task.held, claiming.claimed_at);
             }
             self.backlog = more || taken == claiming.asked;
             if taken == 0 && more {
@@ -134,7 +133,7 @@ impl Process {
             return;
         }
         for task in answer.map(|claimed| claimed.tasks).unwrap_or_default() {
-            self.start_or_hand_back(world, &task.record, claimed_at);
+            self.start_or_hand_back(world, &task.record, task.held, claimed_at);
         }
     }
 
@@ -155,12 +154,12 @@ impl Process {
                 world.report.delivered += 1;
             }
             let settlement = DeliverySettlement {
-                claim: claimed.claim,
+                claimed,
                 outcome,
                 tried: DeliveryTry::new(Timestamp::ZERO),
             };
-            let store = world.store();
-            let call = async move { store.settle_delivery(settlement).await };
+            let ledger = world.ledger();
+            let call = async move { ledger.settle_delivery(settlement).await };
             // Lost, it is delivered once more when its lease has run out.
             self.ask(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
             world.note(format_args!("{id} was told"));

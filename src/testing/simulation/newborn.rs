@@ -7,8 +7,8 @@ use super::{
     world::{HOLDS, STORE_TIMEOUT, World},
 };
 use crate::{
-    store::TaskStore,
-    task::{RequestId, Scope, TaskRecord, TaskRef},
+    store::Held,
+    task::{RequestId, TaskRecord},
 };
 
 /// An insert whose answer was lost is looked for.
@@ -21,12 +21,12 @@ pub(super) struct Search {
 
 impl Process {
     /// What became of the insert of a task that was to be born claimed.
-    pub(super) fn born(&mut self, world: &mut World, record: &TaskRecord, claimed_at: Instant) {
+    pub(super) fn born(&mut self, world: &mut World, record: &TaskRecord, held: Held, claimed_at: Instant) {
         let had_slot = self.newborn.iter().any(|(id, _)| *id == record.id);
         self.not_born(record.id);
         match had_slot {
-            true => self.start(world, record, claimed_at),
-            false => self.hand_back(world, record.lease()),
+            true => self.start(world, record, held, claimed_at),
+            false => self.hand_back(world, held),
         }
     }
 
@@ -54,14 +54,13 @@ impl Process {
         self.searches = later;
         let due: Vec<Search> = due;
         for mut search in due.into_iter().filter(|search| now < search.claimed_at + HOLDS) {
-            let (store, id) = (world.store(), search.id);
-            let call = async move { store.find(&Scope::All, &TaskRef::Id(id)).await };
+            let (ledger, worker, id) = (world.ledger(), self.worker.clone(), search.id);
+            let call = async move { ledger.look_for(&worker, id).await };
             self.ask_alone(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
-                if let Ok(Some(record)) = answer {
-                    let ours = record.state.is_held() && record.worker.as_ref() == Some(&process.worker);
+                if let Ok(Some(found)) = answer {
                     let runs = process.attempts.iter().any(|live| live.lease.id == id);
-                    if ours && !runs {
-                        process.start_or_hand_back(world, &record, search.claimed_at);
+                    if let Some((record, held)) = found.filter(|_| !runs) {
+                        process.start_or_hand_back(world, &record, held, search.claimed_at);
                     }
                     return;
                 }

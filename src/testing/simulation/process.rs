@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use crate::{
         attempt::Input,
         node::{Action, Answer, Hint, Node},
     },
-    store::{ClaimedDelivery, StoreResult},
+    store::{ClaimedDelivery, Held, StoreResult},
     task::{LeaseRef, RequestId, WorkerId, lifecycle::Outcome},
 };
 
@@ -39,7 +40,7 @@ pub(super) struct Process {
     pub(super) newborn: Vec<(RequestId, Instant)>,
     pub(super) searches: Vec<Search>,
     /// Settlements that were about to be sent when the process froze.
-    pub(super) unsent: Vec<(LeaseRef, Outcome)>,
+    pub(super) unsent: Vec<(Arc<Held>, Outcome)>,
     pub(super) renewing: bool,
     pub(super) renew_at: Instant,
     frozen_until: Option<Instant>,
@@ -198,8 +199,8 @@ impl Process {
             return true;
         }
         self.frozen_until = None;
-        for (lease, outcome) in std::mem::take(&mut self.unsent) {
-            self.settle(world, lease, outcome);
+        for (held, outcome) in std::mem::take(&mut self.unsent) {
+            self.settle(world, held, outcome);
         }
         self.give_up_slots(now);
         self.take_answers(world, now);

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     engine::Budget,
-    store::{Retention, TaskStore},
+    store::{Ledger, Retention, TaskStore},
     task::{RequestId, Scope, TaskState, WorkerId},
     testing::{FaultStore, Faults, ManualClock, Odds, fault::Fate},
     time::{Clock, Timestamp},
@@ -86,8 +86,10 @@ pub(super) struct World {
     /// Until then a lease may end in the store before its holder expects it to.
     pub(super) leapt_until: Instant,
     processes: Vec<Process>,
-    /// Stands where a process was taken out.
+    /// Stands where a process was taken out ...
     nobody: WorkerId,
+    /// ... which is this one.
+    acting: Option<WorkerId>,
     next_client: Instant,
     ground: Box<dyn Ground>,
     witness: Arc<Witness>,
@@ -143,6 +145,7 @@ impl World {
             leapt_until: began,
             processes: Vec::new(),
             nobody: WorkerId::new("nobody", 0),
+            acting: None,
             next_client: began,
             faults: store.faults(),
             ground,
@@ -314,7 +317,9 @@ impl World {
     pub(super) fn with_process<T>(&mut self, index: usize, act: impl FnOnce(&mut Process, &mut Self) -> T) -> T {
         let absent = Process::new(self.nobody.clone(), 0, 0, self.now());
         let mut process = std::mem::replace(&mut self.processes[index], absent);
+        self.acting = Some(process.worker.clone());
         let answer = act(&mut process, self);
+        self.acting = None;
         self.processes[index] = process;
         answer
     }
@@ -432,19 +437,30 @@ impl World {
         self.ahead = latest.max().map_or(Duration::ZERO, |at| at.since(self.clock.now()));
         self.latest = self.latest.max(self.store_time());
         self.reconcile(&found);
-        let held = found.iter().find(|record| record.state.is_held());
-        if let Some(record) = held {
-            self.fail(
-                2,
-                format_args!("{} is {} and its holder is gone", record.id, record.state),
-            );
-        }
         self.touched.extend(offered);
     }
 
     /// The store as processes know it.
     pub(super) fn store(&self) -> Arc<FaultStore<Witness>> {
         self.store.clone()
+    }
+
+    /// The steps of lives on it.
+    pub(super) fn ledger(&self) -> Ledger {
+        Ledger::new(self.store.clone())
+    }
+
+    /// Whether a process that is there made a claim.
+    pub(super) fn has_worker(&self, worker: Option<&WorkerId>) -> bool {
+        worker.is_some_and(|worker| {
+            let acting = self.acting.as_ref() == Some(worker);
+            acting || self.processes.iter().any(|process| process.worker == *worker)
+        })
+    }
+
+    /// Whether there is one process at a time.
+    pub(super) fn is_alone(&self) -> bool {
+        !self.ground.is_shared()
     }
 
     /// The store as it is.
