@@ -127,7 +127,7 @@ impl TaskRecord {
         });
         fields.list(tag::SUBSCRIPTIONS, &self.subscriptions, Writer::subscription);
         fields.maybe(tag::CALLBACK, self.callback.as_deref(), |out, url| {
-            out.put(url.as_bytes())
+            out.put(url.as_bytes());
         });
         let request = (self.request != Content::default()).then_some(&self.request);
         fields.maybe(tag::REQUEST, request, Writer::content);
@@ -141,18 +141,18 @@ impl TaskRecord {
             fields.maybe(tag, time, |out, time| out.time(time, base));
         }
         fields.maybe(tag::STATUS_CODE, self.status_code, |out, status| {
-            out.number(status.into())
+            out.number(status.into());
         });
         fields.maybe(tag::RESPONSE, self.response.as_ref(), Writer::content);
         fields.maybe(tag::ERROR, self.error.as_deref(), |out, error| {
-            out.put(error.as_bytes())
+            out.put(error.as_bytes());
         });
         fields.maybe(tag::PROGRESS, self.progress.as_ref(), Writer::progress);
         let deferrals = (self.deferrals > 0).then_some(self.deferrals);
         fields.maybe(tag::DEFERRALS, deferrals, |out, count| out.number(count.into()));
         fields.list(tag::HISTORY, &self.history, |out, event| out.event(event, base));
         fields.list(tag::DELIVERIES, &self.deliveries, |out, delivery| {
-            out.delivery(delivery, self)
+            out.delivery(delivery, self);
         });
         fields.end()
     }

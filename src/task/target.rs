@@ -143,11 +143,18 @@ impl fmt::Debug for RequestTarget {
 
 impl PartialEq<str> for RequestTarget {
     fn eq(&self, other: &str) -> bool {
-        let is_path = self.scheme == 0 && self.authority == 0 && !self.text.starts_with('?');
-        match is_path {
-            true => *self.text == *other,
-            false => self.to_string() == other,
-        }
+        let [scheme, authority, path] = self.parts();
+        let behind_scheme = match scheme.is_empty() {
+            true => Some(other),
+            false => other.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")),
+        };
+        let behind_host = behind_scheme.and_then(|rest| rest.strip_prefix(authority));
+        // As it is shown: a query has a slash before it.
+        let shown = match path.starts_with('?') {
+            true => behind_host.and_then(|rest| rest.strip_prefix('/')),
+            false => behind_host,
+        };
+        shown == Some(path)
     }
 }
 

@@ -67,7 +67,7 @@ async fn a_202_says_where_the_task_is_and_what_it_is() {
             "startedTime": null,
             "endTime": null,
             "durationMs": null,
-            "taskPayloadSize": 0,
+            "taskPayloadSize": 5,
             "createdTime": created,
             "runAtTime": created + 3_599_000,
             "alreadyRetriedTimes": 0,

@@ -515,7 +515,8 @@ async fn beyond_ten_times_not_now_is_a_failure_like_others() {
         event.state == TaskState::Retrying
             && event.detail.as_deref() == Some("deferred, uncharged: the handler answered 429 Too Many Requests")
     };
-    assert_eq!(record.history.iter().filter(said).count(), 10);
+    let kept = record.history.iter().filter(said).count();
+    assert_eq!(kept, 4, "of ten; the tries after them are the newer events");
     let rerun = tasks.retry(&Scope::All, id, Edits::default()).await.unwrap();
     assert_eq!(rerun, Rerun::Enqueued { generation: 2 });
     assert_eq!(

@@ -175,7 +175,7 @@ function factList(task) {
   const waited = task.startedTime === null || !last ? null : Math.max(0, task.startedTime - Math.max(last.timestamp, Math.min(task.runAtTime, task.startedTime)));
   const waits = (task.status === "Enqueued" || task.status === "Retrying") && task.runAtTime > Date.now();
   const facts = [
-    ["Request", h("span", { class: "mono wrap" }, h("b", {}, task.method), ` ${task.uri}`)],
+    ["Request", h("span", { class: "mono wrap" }, h("b", {}, task.method), ` ${task.uri}${task.uriTruncated ? "…" : ""}`)],
     ["Function", task.functionName && h("a", { href: href(["tasks"], { function: task.functionName }) }, task.functionName)],
     ["Created", at(task.createdTime)],
     waits && ["Not before", at(task.runAtTime)],

@@ -240,7 +240,7 @@ export function taskRow(task, { checked, select } = {}) {
     box && h("td", { class: "pick" }, box),
     h("td", { class: "c-state" }, badge(task.status)),
     h("td", { class: "c-id" }, h("a", { class: "mono", href: taskHref(task.taskId), title: task.taskId }, shortId(task.taskId))),
-    h("td", { class: "c-uri mono", title: `${task.method} ${task.uri}` }, h("b", {}, task.method), " ", task.uri),
+    h("td", { class: "c-uri mono", title: `${task.method} ${task.uri}` }, h("b", {}, task.method), " ", task.uri, task.uriTruncated ? "…" : ""),
     h("td", { class: "c-time" }, h("time", { title: fullTime(task.createdTime) }, time(task.createdTime))),
     h("td", { class: "c-took number" }, took(task)),
     h("td", { class: "c-attempt number", title: `attempt ${attemptOf(task, " of ")}` }, task.attempt === 0 ? "–" : attemptOf(task, "/")),

@@ -57,7 +57,8 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
     assert_eq!((&found.name, &found.tenant), (&task.name, &task.tenant));
     assert_eq!(found.caller, task.caller);
     assert_eq!((found.function(), &found.labels), ("resize", &task.labels));
-    assert_eq!((&found.method, &found.target == &input.uri), (&input.method, true));
+    assert_eq!(found.target, input.uri);
+    assert_eq!(found.method, input.method);
     assert_eq!(found.callback, task.callback);
     assert_eq!(
         (found.max_attempts, found.crash_allowance),

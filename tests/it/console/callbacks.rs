@@ -5,7 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tower_respond_async::{allow_everyone, hook::webhook::Webhook, task::DeliveryStatus};
+use tower_respond_async::{
+    allow_everyone,
+    hook::webhook::Webhook,
+    task::{DeliveryStatus, DeliveryTry},
+};
 
 use crate::{
     console::served::{HOSTILE, Served},
@@ -39,7 +43,9 @@ async fn each_try_is_shown_with_what_was_answered_and_a_failed_one_is_made_again
     browser.sees(".facts div", "Callbacks\nFailed").await;
     browser.sees(".delivery .badge", "Failed").await;
     browser.sees(".delivery b", "billing").await;
-    browser.sees(".delivery tr:last-child td.wrap", HOSTILE).await;
+    browser
+        .sees(".delivery tr:last-child td.wrap", &HOSTILE[..DeliveryTry::TEXT_BYTES])
+        .await;
     assert_eq!(browser.count(".delivery tbody tr").await, 2);
     assert_eq!(browser.text(".delivery tbody td:nth-child(3)").await, "503");
     let made = "main .delivery :is(script, img, svg, [onerror], [onload], [onmouseover])";

@@ -2,7 +2,11 @@
 
 use http::HeaderValue;
 use serde_json::json;
-use tower_respond_async::{TaskState, allow_everyone, hook::webhook::Webhook};
+use tower_respond_async::{
+    TaskState, allow_everyone,
+    hook::webhook::Webhook,
+    task::{Accepted, DeliveryTry},
+};
 
 use crate::{
     console::{
@@ -61,14 +65,14 @@ async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
         browser
             .eval("document.querySelectorAll('details').forEach((each) => (each.open = true))")
             .await;
-        for place in [
-            ".payload pre",
-            ".headers td",
-            ".log .said",
-            ".delivery td.wrap",
-            ".facts a",
+        for (place, whole) in [
+            (".payload pre", HOSTILE),
+            (".headers td", HOSTILE),
+            (".log .said", HOSTILE),
+            (".delivery td.wrap", &HOSTILE[..DeliveryTry::TEXT_BYTES]),
+            (".facts a", &HOSTILE[..Accepted::FUNCTION_BYTES]),
         ] {
-            browser.sees(place, HOSTILE).await;
+            browser.sees(place, whole).await;
         }
         for view in ["Hex", "Text"] {
             browser.click(".payload-tools button", view).await;
