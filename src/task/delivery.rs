@@ -1,15 +1,124 @@
-//! What becomes of a [`Delivery`]: claimed, tried, settled. As in [`lifecycle`](crate::task::lifecycle), all that changes
-//! of it changes here, for every store.
+//! A [`Delivery`] and what becomes of it: claimed, tried, settled. As in [`lifecycle`](crate::task::lifecycle), all that
+//! changes of it changes here, for every store.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     task::{
-        Delivery, DeliveryStatus, DeliveryTry, Destination, FenceToken, RequestId, Subscriptions, TaskRecord,
+        Condition, Destination, FenceToken, HistoryEvent, RequestId, Subscriptions, TaskRecord, TaskState,
         lifecycle::Fenced, shorten::shorten,
     },
     time::Timestamp,
 };
+
+/// One completion on its way to one destination: the outbox entry, written together with the state that caused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// The task.
+    pub id: RequestId,
+    /// Which run-through of it.
+    pub generation: u32,
+    /// Where to.
+    pub destination: Destination,
+    /// The kind of end.
+    pub condition: Condition,
+    /// The state it ended in: the task itself may have been run again since.
+    pub ended_as: TaskState,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// In which attempt it ended.
+    pub attempt: u32,
+    /// What went wrong, if it did: the error of the record, and once that is another run's, the beginning of it.
+    pub error: Option<Arc<str>>,
+    /// How the delivery stands.
+    pub status: DeliveryStatus,
+    /// When it is due, while it is pending; when it was given up, if it failed or is blocked.
+    pub due_at: Timestamp,
+    /// Who claimed it last, as a token of its own.
+    pub token: FenceToken,
+    /// Whether that one has not said yet how it went. It may be dead: then the delivery is due when its lease runs out.
+    pub is_claimed: bool,
+    /// Every try so far; of very many, the latest.
+    pub tries: Vec<DeliveryTry>,
+    /// How many tries there were since it came to be, or since somebody asked for it to be made again.
+    pub tried: u32,
+    /// Whether the task was run again since: then no more than the latest try is kept.
+    pub(crate) is_of_before: bool,
+}
+
+impl Delivery {
+    /// How many tries are kept to be looked at: as long as the task is not run again, and then the latest. A schedule has ten;
+    /// how the last few went tells why they do not succeed.
+    pub const TRIES_KEPT: usize = 5;
+
+    /// How much of the error is kept once the task is run again, in bytes: what a detail of its history takes.
+    pub const ERROR_BYTES: usize = HistoryEvent::DETAIL_BYTES;
+
+    /// The id that every try of this delivery shows: `msg_{request id}_{generation}_{destination}`.
+    #[must_use]
+    pub fn webhook_id(&self) -> String {
+        format!("msg_{}_{}_{}", self.id, self.generation, self.destination)
+    }
+}
+
+/// How a delivery stands. Ordered so that, of several, the one to show is the greatest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeliveryStatus {
+    /// Nobody is to be told.
+    #[default]
+    None,
+    /// Told.
+    Delivered,
+    /// Still to be told.
+    Pending,
+    /// Not told, and no more tries.
+    Failed,
+    /// Not told, because its address is refused.
+    Blocked,
+}
+
+impl DeliveryStatus {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Delivered => "Delivered",
+            Self::Pending => "Pending",
+            Self::Failed => "Failed",
+            Self::Blocked => "Blocked",
+        }
+    }
+}
+
+/// One try of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeliveryTry {
+    /// When.
+    pub at: Timestamp,
+    /// The HTTP status of the answer, where there was one.
+    pub status_code: Option<u16>,
+    /// What went wrong, or the first of what was answered.
+    pub text: Option<Arc<str>>,
+}
+
+impl DeliveryTry {
+    /// The longest text that is kept of a try, in bytes: enough to tell a time-out from a refusal. The whole goes to the
+    /// probes.
+    pub const TEXT_BYTES: usize = 64;
+
+    /// A try at this time, with nothing to say of it yet.
+    #[must_use]
+    pub const fn new(at: Timestamp) -> Self {
+        Self {
+            at,
+            status_code: None,
+            text: None,
+        }
+    }
+}
 
 /// Which delivery: a task's, in one generation, to one destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 //!
 //! - [`id`]: the names things go by: [`RequestId`], [`TaskName`], [`Tenant`], [`FenceToken`] ...
 //! - [`state`]: the states, the steps between them, and the one table that says which step leads where
-//! - [`record`]: what a store keeps of a task, and what it is given to begin with
+//! - [`record`]: what a store keeps of a task; [`NewTask`] is what it is given to begin with
 //! - [`lifecycle`]: the table applied to a record: counters, tokens, times and history move together
 //! - [`delivery`]: the same for a completion on its way to who wants to know
 //! - [`envelope`]: a request or a response captured as data, with its binary encoding
@@ -19,6 +19,7 @@ pub mod envelope;
 pub mod id;
 pub(crate) mod labels;
 pub mod lifecycle;
+mod new_task;
 pub(crate) mod own;
 mod payload;
 pub(crate) mod printable;
@@ -34,17 +35,16 @@ pub(crate) mod target;
 
 pub use self::{
     content::Content,
+    delivery::{Delivery, DeliveryStatus, DeliveryTry},
     envelope::{CapturedRequest, CapturedResponse, DecodeError},
     id::{
         Caller, Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId, TaskName,
         TaskRef, Tenant, WorkerId,
     },
     labels::{Labels, TooLong},
+    new_task::{NewTask, Subscription, Subscriptions},
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
-    record::{
-        Accepted, Counts, Delivery, DeliveryStatus, DeliveryTry, HistoryEvent, LogLine, NewTask, Progress,
-        Subscription, Subscriptions, TaskRecord,
-    },
+    record::{Accepted, Counts, HistoryEvent, LogLine, Progress, TaskRecord},
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
     target::RequestTarget,
 };

@@ -1,4 +1,4 @@
-//! What a store is given of a task, what it keeps, and the lists that hang on it.
+//! What a store keeps of a task, and the lists that hang on it.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -6,132 +6,12 @@ use http::Method;
 
 use crate::{
     task::{
-        Caller, CapturedRequest, Condition, Conditions, Content, Cursor, Destination, FenceToken, IdempotencyKey,
-        Labels, LeaseRef, RequestDigest, RequestId, RequestTarget, TaskName, TaskState, Tenant, TooLong, WorkerId,
-        record_codec::Unknown, shorten::shorten,
+        Caller, Content, Cursor, Delivery, DeliveryStatus, FenceToken, Labels, LeaseRef, NewTask, RequestDigest,
+        RequestId, RequestTarget, Subscriptions, TaskName, TaskState, Tenant, WorkerId, record_codec::Unknown,
+        shorten::shorten,
     },
     time::Timestamp,
 };
-
-/// A task about to be stored: everything the store must know to run it, find it again, and end it without the engine.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct NewTask {
-    /// The primary key.
-    pub id: RequestId,
-    /// The client's name for it, unique per tenant.
-    pub name: Option<TaskName>,
-    /// The client's key for it, unique per tenant and caller for [`key_window`](Self::key_window).
-    pub key: Option<IdempotencyKey>,
-    /// What tells whether another request under the same name or key is the same. Present if there is either.
-    pub digest: Option<RequestDigest>,
-    /// How long the key is remembered from now on, even after the task is gone.
-    pub key_window: Duration,
-    /// Whose it is.
-    pub tenant: Option<Tenant>,
-    /// Who asked for it, where the application knows.
-    pub caller: Option<Caller>,
-    /// What it is listed under, where that is not the first segment of the path.
-    pub function: Option<Arc<str>>,
-    /// Free words to find it by.
-    pub labels: Labels,
-    /// The request.
-    pub input: Arc<CapturedRequest>,
-    /// How long it must wait before it is run.
-    pub delay: Duration,
-    /// How long it may wait beyond that before it expires.
-    pub max_age: Duration,
-    /// How many runs it has at most, crashes not counted.
-    pub max_attempts: u32,
-    /// How many times it may take its process down before it ends as poison.
-    pub crash_allowance: u32,
-    /// Who is told how it ended.
-    pub subscriptions: Subscriptions,
-    /// The URL of [`Destination::CALLBACK`], where the request named one.
-    pub callback: Option<Arc<str>>,
-}
-
-impl NewTask {
-    /// A task that runs `input` once, at once, within a day, and tells nobody.
-    #[must_use]
-    pub fn new(id: RequestId, input: Arc<CapturedRequest>) -> Self {
-        Self {
-            id,
-            name: None,
-            key: None,
-            digest: None,
-            key_window: Duration::from_secs(24 * 60 * 60),
-            tenant: None,
-            caller: None,
-            function: None,
-            labels: Labels::default(),
-            input,
-            delay: Duration::ZERO,
-            max_age: Duration::from_secs(24 * 60 * 60),
-            max_attempts: 1,
-            crash_allowance: 3,
-            subscriptions: Subscriptions::default(),
-            callback: None,
-        }
-    }
-
-    /// Whether a record has room for all that is said of the task. The layer and [`Tasks::submit`](crate::Tasks::submit) have
-    /// made sure of it.
-    ///
-    /// # Errors
-    ///
-    /// [`TooLong`] names what is too long: its labels, its tenant or its callback URL. What is cut instead, as its target, is
-    /// not judged.
-    pub fn check(&self) -> Result<(), TooLong> {
-        self.labels.check()?;
-        if let Some(tenant) = &self.tenant {
-            tenant.check()?;
-        }
-        let callback = self.callback.as_ref().map_or(0, |url| url.len());
-        TooLong::check("callback URL", callback, Accepted::CALLBACK_BYTES)
-    }
-}
-
-/// A destination and the kinds of end it wants to hear of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subscription {
-    /// Where to.
-    pub destination: Destination,
-    /// When.
-    pub on: Conditions,
-}
-
-/// Who is told how a task ends. Cheap to clone, and nothing at all where nobody is to be told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Subscriptions(Option<Arc<[Subscription]>>);
-
-impl Subscriptions {
-    /// How many destinations one task can tell at most: hooks of the process, which are one together, a callback, and six
-    /// more. Each is kept with its tries in the record of every task; who wants to tell more has one of them pass it on.
-    /// The builder refuses more.
-    pub const MOST: usize = 8;
-}
-
-impl Deref for Subscriptions {
-    type Target = [Subscription];
-
-    fn deref(&self) -> &[Subscription] {
-        self.0.as_deref().unwrap_or_default()
-    }
-}
-
-impl FromIterator<Subscription> for Subscriptions {
-    fn from_iter<I: IntoIterator<Item = Subscription>>(subscriptions: I) -> Self {
-        let all: Arc<[_]> = subscriptions.into_iter().collect();
-        Self((!all.is_empty()).then_some(all))
-    }
-}
-
-impl<const N: usize> From<[Subscription; N]> for Subscriptions {
-    fn from(subscriptions: [Subscription; N]) -> Self {
-        subscriptions.into_iter().collect()
-    }
-}
 
 /// What is settled about a task when it is accepted, and stays so. A record shares it with its copies.
 ///
@@ -168,7 +48,7 @@ pub struct Accepted {
     pub max_age: Duration,
     /// Who is told how it ends.
     pub subscriptions: Subscriptions,
-    /// The URL of [`Destination::CALLBACK`], where the request named one.
+    /// The URL of [`Destination::CALLBACK`](crate::task::Destination::CALLBACK), where the request named one.
     pub callback: Option<Arc<str>>,
 }
 
@@ -476,115 +356,6 @@ impl LogLine {
     pub fn weight(&self) -> usize {
         let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.target.len() + self.message.len() + fields + 32
-    }
-}
-
-/// One completion on its way to one destination: the outbox entry, written together with the state that caused it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Delivery {
-    /// The task.
-    pub id: RequestId,
-    /// Which run-through of it.
-    pub generation: u32,
-    /// Where to.
-    pub destination: Destination,
-    /// The kind of end.
-    pub condition: Condition,
-    /// The state it ended in: the task itself may have been run again since.
-    pub ended_as: TaskState,
-    /// When it ended.
-    pub ended_at: Timestamp,
-    /// In which attempt it ended.
-    pub attempt: u32,
-    /// What went wrong, if it did: the error of the record, and once that is another run's, the beginning of it.
-    pub error: Option<Arc<str>>,
-    /// How the delivery stands.
-    pub status: DeliveryStatus,
-    /// When it is due, while it is pending; when it was given up, if it failed or is blocked.
-    pub due_at: Timestamp,
-    /// Who claimed it last, as a token of its own.
-    pub token: FenceToken,
-    /// Whether that one has not said yet how it went. It may be dead: then the delivery is due when its lease runs out.
-    pub is_claimed: bool,
-    /// Every try so far; of very many, the latest.
-    pub tries: Vec<DeliveryTry>,
-    /// How many tries there were since it came to be, or since somebody asked for it to be made again.
-    pub tried: u32,
-    /// Whether the task was run again since: then no more than the latest try is kept.
-    pub(crate) is_of_before: bool,
-}
-
-impl Delivery {
-    /// How many tries are kept to be looked at: as long as the task is not run again, and then the latest. A schedule has ten;
-    /// how the last few went tells why they do not succeed.
-    pub const TRIES_KEPT: usize = 5;
-
-    /// How much of the error is kept once the task is run again, in bytes: what a detail of its history takes.
-    pub const ERROR_BYTES: usize = HistoryEvent::DETAIL_BYTES;
-
-    /// The id that every try of this delivery shows: `msg_{request id}_{generation}_{destination}`.
-    #[must_use]
-    pub fn webhook_id(&self) -> String {
-        format!("msg_{}_{}_{}", self.id, self.generation, self.destination)
-    }
-}
-
-/// How a delivery stands. Ordered so that, of several, the one to show is the greatest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DeliveryStatus {
-    /// Nobody is to be told.
-    #[default]
-    None,
-    /// Told.
-    Delivered,
-    /// Still to be told.
-    Pending,
-    /// Not told, and no more tries.
-    Failed,
-    /// Not told, because its address is refused.
-    Blocked,
-}
-
-impl DeliveryStatus {
-    /// The name on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "None",
-            Self::Delivered => "Delivered",
-            Self::Pending => "Pending",
-            Self::Failed => "Failed",
-            Self::Blocked => "Blocked",
-        }
-    }
-}
-
-/// One try of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DeliveryTry {
-    /// When.
-    pub at: Timestamp,
-    /// The HTTP status of the answer, where there was one.
-    pub status_code: Option<u16>,
-    /// What went wrong, or the first of what was answered.
-    pub text: Option<Arc<str>>,
-}
-
-impl DeliveryTry {
-    /// The longest text that is kept of a try, in bytes: enough to tell a time-out from a refusal. The whole goes to the
-    /// probes.
-    pub const TEXT_BYTES: usize = 64;
-
-    /// A try at this time, with nothing to say of it yet.
-    #[must_use]
-    pub const fn new(at: Timestamp) -> Self {
-        Self {
-            at,
-            status_code: None,
-            text: None,
-        }
     }
 }
 

@@ -11,7 +11,7 @@
 //! build must not touch, since it would make something wrong of it, is written in a greater format, which that build answers
 //! with [`DecodeError::Newer`] and leaves alone.
 //!
-//! [`TaskRecord::decode`] and [`LogLine::decode`] take any bytes whatever and answer with a value or a [`DecodeError`]; they
+//! [`TaskRecord::decode`] and [`LogLine::decode`](crate::task::LogLine::decode) take any bytes whatever and answer with a value or a [`DecodeError`]; they
 //! allocate no more than a small multiple of what the input is long.
 
 mod basics;

@@ -668,6 +668,9 @@ async fn a_target_of_one_s_own_is_told_postponed_and_given_up() {
             Duration::from_secs(5)
         }
     }
+    let long = Ledger(Destination::new("l".repeat(65)), hasty(9), std::sync::Mutex::default());
+    let refused = quick(MemoryStore::new()).on_completion(long).build().unwrap_err();
+    assert!(refused.to_string().contains("longer than 64 bytes"), "{refused}");
     let ledger = Ledger(Destination::new("ledger"), hasty(9), {
         let mut script = vec![
             TryOutcome::Postponed(Duration::from_millis(5)),

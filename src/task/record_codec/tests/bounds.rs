@@ -133,6 +133,10 @@ fn is_bounded(record: &TaskRecord) {
             .all(|detail| detail.len() <= HistoryEvent::DETAIL_BYTES)
     );
     assert!(record.error.as_ref().is_none_or(|error| error.len() <= ERROR_BYTES));
+    let said = record.progress.as_ref().map_or(0, |progress| progress.message.len());
+    assert!(said <= Progress::MESSAGE_BYTES);
+    let worker = record.worker.as_ref().map_or(0, |worker| worker.name().len());
+    assert!(worker <= WorkerId::NAME_BYTES);
     assert!(record.function().len() <= Accepted::FUNCTION_BYTES);
     assert!(record.method.as_str().len() <= Accepted::METHOD_BYTES);
     assert!(record.target.is_cut());
