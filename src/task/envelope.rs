@@ -70,7 +70,8 @@ impl CapturedRequest {
     /// About how many bytes it takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.body.len() + header_bytes(&self.headers) + target::length(&self.uri)
+        let carried = self.carried.iter().map(|(name, value)| name.len() + value.len());
+        self.body.len() + header_bytes(&self.headers) + target::length(&self.uri) + carried.sum::<usize>()
     }
 
     /// How long the body is, and of what type.

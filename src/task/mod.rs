@@ -32,6 +32,7 @@ mod retry_after;
 mod shorten;
 pub mod state;
 pub(crate) mod target;
+mod weight;
 
 pub use self::{
     content::Content,

@@ -1,0 +1,46 @@
+//! About how many bytes records take to keep: what a store that is bounded by bytes goes by.
+//!
+//! It is what grows with what it is about: texts, and lists that go on. What every record takes alike is left out, since
+//! that is bounded by how many there are.
+
+use std::mem::size_of_val;
+
+use crate::task::{Accepted, Delivery, TaskRecord, record::Labels, target};
+
+impl TaskRecord {
+    /// About how many bytes it takes to keep, beside what every record takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let history = self.history.iter().map(|event| text(event.detail.as_deref()));
+        let deliveries = self.deliveries.iter().map(Delivery::weight);
+        self.accepted.weight() + text(self.error.as_deref()) + history.chain(deliveries).sum::<usize>()
+    }
+}
+
+impl Accepted {
+    fn weight(&self) -> usize {
+        let texts = [&self.function, &self.callback].map(|part| text(part.as_deref()));
+        let name = self.name.as_ref().map_or(0, |name| name.as_str().len());
+        let tenant = self.tenant.as_ref().map_or(0, |tenant| tenant.as_str().len());
+        let caller = self.caller.as_ref().map_or(0, |caller| caller.as_str().len());
+        texts.iter().sum::<usize>() + name + tenant + caller + target::length(&self.uri) + self.labels.weight()
+    }
+}
+
+impl Labels {
+    fn weight(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
+impl Delivery {
+    /// One more comes with every run-through, so all of it counts.
+    fn weight(&self) -> usize {
+        let tries = self.tries.iter().map(|tried| text(tried.text.as_deref()));
+        size_of_val(self) + size_of_val(&*self.tries) + self.destination.as_str().len() + tries.sum::<usize>()
+    }
+}
+
+fn text(text: Option<&str>) -> usize {
+    text.map_or(0, str::len)
+}
