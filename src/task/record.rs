@@ -368,6 +368,9 @@ pub struct Counts {
     pub oldest_queued: Option<Duration>,
     /// Of all tenants: how many stored values the store has found damaged, and set aside, since this process opened it.
     pub set_aside: u64,
+    /// Of all tenants: how many keys of ended tasks the store has forgotten before their window was over, for want of room,
+    /// since this process opened it.
+    pub forgotten_keys: u64,
     /// How many completions are still to be delivered. Only known of all tenants together.
     pub pending_deliveries: Option<u64>,
 }

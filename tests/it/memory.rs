@@ -6,19 +6,23 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use tower_respond_async::{
     store::{
-        DeliveryClaim, DeliverySettlement, FullReason, Held, Insert, Inserted, Ledger, MemoryStore, MemoryStoreBuilder,
-        TaskStore,
+        Delete, DeliveryClaim, DeliverySettlement, FullReason, Held, Insert, Inserted, Ledger, MemoryStore,
+        MemoryStoreBuilder, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, Filter, IdempotencyKey, NewTask,
-        RequestId, Scope, Subscription, Subscriptions, TaskName, WorkerId, delivery::DeliveryOutcome,
-        lifecycle::Outcome,
+        CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, Filter, IdempotencyKey, LogLine,
+        NewTask, Progress, RequestId, Scope, Subscription, Subscriptions, TaskName, Tenant, WorkerId,
+        delivery::DeliveryOutcome,
+        lifecycle::{Edits, Outcome, Rerun},
     },
     testing::ManualClock,
     time::Timestamp,
 };
 
 const LEASE: Duration = Duration::from_secs(30);
+const WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+/// What a key of 36 characters is taken to weigh.
+const KEY: usize = 324;
 
 struct Bounded {
     store: MemoryStore,
@@ -78,6 +82,49 @@ impl Bounded {
             .unwrap();
         self.clock.advance(Duration::from_millis(1));
         held.lease().id
+    }
+
+    /// A task with a key, that has ended.
+    async fn ended_of(&self, tenant: Option<&str>, key: &str) -> RequestId {
+        self.ended(self.keyed(tenant, key), 0).await
+    }
+
+    fn keyed(&self, tenant: Option<&str>, key: &str) -> NewTask {
+        let mut task = self.task(0);
+        task.tenant = tenant.map(Tenant::new);
+        task.key = Some(IdempotencyKey::new(key).unwrap());
+        task.key_window = WINDOW;
+        task
+    }
+
+    /// Which task the key is known as. It is stored again if it is not: keys are to be asked for last.
+    async fn known(&self, tenant: Option<&str>, key: &str) -> Option<RequestId> {
+        match self.insert(self.keyed(tenant, key)).await {
+            Inserted::Known { id, .. } => Some(id),
+            Inserted::New(..) => None,
+            other => panic!("no request is refused: {other:?}"),
+        }
+    }
+
+    async fn forgotten(&self) -> u64 {
+        self.store.counts(&Scope::All).await.unwrap().forgotten_keys
+    }
+
+    /// How many bytes the store says it keeps.
+    fn bytes(&self) -> usize {
+        let shown = format!("{:?}", self.store);
+        let (_, behind) = shown.split_once("bytes: ").unwrap();
+        behind.split(',').next().unwrap().parse().unwrap()
+    }
+
+    async fn delete_all(&self) {
+        for id in self.kept().await {
+            assert_eq!(
+                self.ledger().delete(&Scope::All, id).await.unwrap(),
+                Delete::Deleted,
+                "{id} has ended"
+            );
+        }
     }
 
     async fn kept(&self) -> Vec<RequestId> {
@@ -237,5 +284,244 @@ fn many_threads_keep_the_bound_and_lose_count_of_nothing() {
         .unwrap();
     let counted: u64 = counts.iter().map(|(_, count)| count).sum();
     assert_eq!((counted, listed.len()), (500, 500));
-    assert!(format!("{store:?}").contains("tasks: 500, bytes: 50500"), "{store:?}");
+    for record in listed {
+        let deleted = runtime.block_on(Ledger::of(store.clone()).delete(&Scope::All, record.id));
+        assert_eq!(deleted.unwrap(), Delete::Deleted);
+    }
+    runtime.block_on(store.prune_keys(10_000)).unwrap();
+    assert!(format!("{store:?}").contains("tasks: 0, bytes: 0"), "{store:?}");
+}
+
+/// Fifty tasks at once of 900 KB each in a store of 1 MB held 36 MB: nothing was looked at when a result was written.
+#[tokio::test]
+async fn results_of_tasks_that_end_together_are_never_more_than_one_too_many() {
+    const RESULT: usize = 900_000;
+    let bounded = Bounded::new(|store| store.max_bytes(1_000_000));
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        held.push(bounded.held(bounded.task(10)).await);
+    }
+    for held in &held {
+        let body = Bytes::from(vec![b'y'; RESULT]);
+        let output = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
+        let outcome = Outcome::Succeeded { output };
+        let _ = bounded.ledger().settle(held, &outcome).await.unwrap();
+        let response = bounded.ledger().response(&Scope::All, held.lease().id).await.unwrap();
+        assert_eq!(response.unwrap().body.len(), RESULT, "whoever waits for it reads it");
+        assert!(bounded.bytes() < 1_000_000 + RESULT, "{}", bounded.bytes());
+    }
+    assert_eq!(bounded.kept().await.len(), 1);
+    bounded.delete_all().await;
+    assert_eq!(bounded.bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_result_larger_than_the_store_is_kept_until_the_next() {
+    let bounded = Bounded::new(|store| store.max_bytes(10_000));
+    bounded.ended(bounded.task(100), 100).await;
+    let large = bounded.ended(bounded.task(100), 50_000).await;
+    assert_eq!(bounded.kept().await, [large]);
+    let next = bounded.ended(bounded.task(100), 100).await;
+    assert_eq!(bounded.kept().await, [next]);
+    assert!(bounded.bytes() < 1_000);
+}
+
+#[tokio::test]
+async fn a_log_and_an_edited_request_make_room_for_themselves() {
+    let bounded = Bounded::new(|store| store.max_bytes(10_000));
+    let again = bounded.ended(bounded.task(100), 0).await;
+    let others = [
+        bounded.ended(bounded.task(100), 3_000).await,
+        bounded.ended(bounded.task(100), 3_000).await,
+    ];
+    let live = bounded.held(bounded.task(100)).await;
+    let mut edits = Edits::default();
+    edits.body = Some(Bytes::from(vec![b'z'; 6_000]));
+    let rerun = bounded.ledger().rerun(&Scope::All, again, edits).await.unwrap();
+    assert!(matches!(rerun, Rerun::Enqueued { .. }), "{rerun:?}");
+    assert_eq!(bounded.kept().await, [again, others[1], live.lease().id]);
+
+    let line = LogLine::new(Timestamp::ZERO, "INFO", "here", &"l".repeat(3_000));
+    assert!(bounded.store.append_log(live.lease(), vec![line]).await.unwrap());
+    assert_eq!(bounded.kept().await, [again, live.lease().id]);
+    assert!(bounded.bytes() < 10_000);
+}
+
+#[tokio::test]
+async fn all_that_is_of_any_length_is_weighed_and_nothing_is_left_when_it_is_gone() {
+    let bounded = Bounded::new(|store| store);
+    let plain = bounded.live(bounded.task(0)).await;
+    let least = bounded.bytes();
+    let mut task = bounded.keyed(Some("acme"), &"k".repeat(100));
+    task.name = Some(TaskName::new(&"n".repeat(100)).unwrap());
+    task.function = Some("f".repeat(100).into());
+    task.callback = Some("c".repeat(100).into());
+    task.labels = [("l".repeat(50), "l".repeat(50))].into_iter().collect();
+    let mut input = CapturedRequest::clone(&task.input);
+    input.carried = vec![("c".repeat(50), Bytes::from(vec![b'c'; 50]))];
+    task.input = Arc::new(input);
+    let held = bounded.held(task).await;
+    let mut before = bounded.bytes();
+    assert!(before >= 2 * least + 600, "{before} {least}");
+
+    let progress = Progress::new(0.5, &"p".repeat(100));
+    assert!(bounded.store.set_progress(held.lease(), progress).await.unwrap());
+    assert!(bounded.bytes() >= before + 100);
+    before = bounded.bytes();
+    let error = "e".repeat(100);
+    let failed = Outcome::Failed {
+        error: error.as_str().into(),
+        output: None,
+    };
+    let _ = bounded.ledger().settle(&held, &failed).await.unwrap();
+    assert!(bounded.bytes() >= before + 100, "its error, and what history says of it");
+
+    let _ = bounded.ledger().stop(&Scope::All, plain).await.unwrap();
+    bounded.clock.advance(LEASE);
+    bounded.ledger().rescue(10).await.unwrap();
+    bounded.delete_all().await;
+    assert!(bounded.bytes() > 350, "its key");
+    bounded.clock.advance(WINDOW);
+    assert_eq!(bounded.store.prune_keys(10).await.unwrap(), 1);
+    assert_eq!(bounded.bytes(), 0);
+}
+
+/// With every default, keys of 36 bytes and 31 tasks a second, all was refused within a day: keys outlived their tasks,
+/// filled the room of these, and nothing made room. This is that store, a thousand times smaller.
+#[tokio::test]
+async fn keys_of_ended_tasks_never_fill_the_store_and_those_of_live_ones_are_never_forgotten() {
+    let max_bytes = MemoryStoreBuilder::MAX_BYTES / 1_000;
+    let bounded = Bounded::new(|store| store.max_bytes(max_bytes).max_tasks(MemoryStoreBuilder::MAX_TASKS / 1_000));
+    let key = |number: usize| format!("{number:036}");
+    let live = bounded.live(bounded.keyed(None, &key(0))).await;
+    let mut ended = vec![live];
+    // 31 a second for a day is 2,678,400.
+    for number in 1..=2_678 {
+        ended.push(bounded.ended_of(None, &key(number)).await);
+        bounded.clock.advance(WINDOW / 2_700);
+        assert!(bounded.bytes() <= max_bytes);
+    }
+    let remembered = max_bytes / 8 / KEY;
+    assert_eq!(bounded.forgotten().await, 2_678 - remembered as u64);
+    assert_eq!(bounded.known(None, &key(0)).await, Some(live));
+    for (number, id) in ended.iter().enumerate().skip(2_679 - remembered) {
+        assert_eq!(bounded.known(None, &key(number)).await, Some(*id), "{number}");
+    }
+    assert_eq!(bounded.known(None, &key(2_678 - remembered)).await, None);
+}
+
+#[tokio::test]
+async fn one_tenant_pushes_out_none_of_the_keys_of_others() {
+    let bounded = Bounded::new(|store| store.max_bytes(8 * 20 * KEY));
+    let first = bounded.ended_of(Some("b"), &format!("{:036}", 0)).await;
+    for number in 0..200 {
+        bounded.ended_of(Some("a"), &format!("{number:036}")).await;
+    }
+    assert!(bounded.forgotten().await >= 180);
+    assert_eq!(bounded.known(Some("b"), &format!("{:036}", 0)).await, Some(first));
+    // All others together are as good as one: then the oldest of all goes, whoever's it is.
+    for number in 0..200 {
+        bounded.ended_of(Some(&format!("tenant-{number}")), "k").await;
+    }
+    assert_eq!(bounded.known(Some("b"), &format!("{:036}", 0)).await, None);
+}
+
+#[tokio::test]
+async fn the_key_of_a_task_that_is_run_again_is_a_live_ones() {
+    let bounded = Bounded::new(|store| store.max_bytes(8 * 20 * KEY));
+    let again = bounded.ended_of(None, "again").await;
+    let rerun = bounded.ledger().rerun(&Scope::All, again, Edits::default()).await.unwrap();
+    assert!(matches!(rerun, Rerun::Enqueued { .. }), "{rerun:?}");
+    let forgotten = bounded.ended_of(None, "forgotten").await;
+    for number in 0..100 {
+        bounded.ended_of(None, &format!("{number:036}")).await;
+    }
+    assert_eq!(bounded.known(None, "again").await, Some(again));
+    assert_eq!(bounded.known(None, "forgotten").await, None, "{forgotten} is another task now");
+    let _ = bounded.ledger().stop(&Scope::All, again).await.unwrap();
+    for number in 100..200 {
+        bounded.ended_of(None, &format!("{number:036}")).await;
+    }
+    assert_eq!(bounded.known(None, "again").await, None, "it has ended for good");
+}
+
+#[tokio::test]
+async fn a_task_run_again_does_not_take_its_forgotten_key_from_another() {
+    let bounded = Bounded::new(|store| store.max_bytes(8 * 20 * KEY));
+    let first = bounded.ended_of(None, "k").await;
+    for number in 0..30 {
+        let id = bounded.ended_of(None, &format!("{number:036}")).await;
+        assert_eq!(bounded.ledger().delete(&Scope::All, id).await.unwrap(), Delete::Deleted);
+    }
+    assert!(bounded.kept().await.contains(&first), "the task is there, its key is not");
+    let second = bounded.ended_of(None, "k").await;
+    let _ = bounded.ledger().rerun(&Scope::All, first, Edits::default()).await.unwrap();
+    let _ = bounded.ledger().stop(&Scope::All, first).await.unwrap();
+    assert_eq!(bounded.known(None, "k").await, Some(second));
+    bounded.delete_all().await;
+    bounded.clock.advance(WINDOW);
+    bounded.store.prune_keys(1_000).await.unwrap();
+    assert_eq!(bounded.bytes(), 0);
+}
+
+#[tokio::test]
+async fn keys_go_before_a_request_is_refused() {
+    let bounded = Bounded::new(|store| store.max_bytes(8 * 20 * KEY));
+    for number in 0..20 {
+        bounded.ended_of(None, &format!("{number:036}")).await;
+    }
+    assert_eq!(bounded.forgotten().await, 0);
+    let room = 8 * 20 * KEY - 200;
+    bounded.live(bounded.task(room)).await;
+    assert_eq!(bounded.forgotten().await, 20);
+    let refused = bounded.insert(bounded.task(room)).await;
+    assert!(matches!(refused, Inserted::Full(FullReason::Storage)), "{refused:?}");
+}
+
+#[test]
+fn keys_are_counted_right_whoever_meets_whom() {
+    let clock = ManualClock::new(Timestamp::from_millis(1_000));
+    let store = MemoryStore::builder().max_tasks(20).max_bytes(8 * 100 * KEY);
+    let store = store.clock(clock.clone()).build();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (ledger, handle) = (Ledger::of(store.clone()), runtime.handle().clone());
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(thread);
+                for _ in 0..3_000 {
+                    let mut bytes = [0; 10];
+                    random.fill(&mut bytes);
+                    let id = RequestId::from_parts(Timestamp::from_millis(1), bytes);
+                    let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+                    let mut task = NewTask::new(id, Arc::new(input));
+                    task.tenant = Some(Tenant::new(format!("{}", random.u8(..3))));
+                    task.key = Some(IdempotencyKey::new(&format!("key-{}", random.u16(..300))).unwrap());
+                    let insert = Insert::new(task).born(WorkerId::new("w", thread), LEASE);
+                    let id = match handle.block_on(ledger.insert(insert)).unwrap() {
+                        Inserted::New(_, Some(held)) => {
+                            let _ = handle.block_on(ledger.settle(&held, &Outcome::Stopped)).unwrap();
+                            id
+                        }
+                        Inserted::Known { id, .. } => id,
+                        _ => continue,
+                    };
+                    match random.u8(..4) {
+                        0 => drop(handle.block_on(ledger.rerun(&Scope::All, id, Edits::default()))),
+                        1 => drop(handle.block_on(ledger.delete(&Scope::All, id))),
+                        _ => drop(handle.block_on(ledger.stop(&Scope::All, id))),
+                    }
+                }
+            });
+        }
+    });
+    let ledger = Ledger::of(store.clone());
+    for record in runtime.block_on(ledger.list_all(&Scope::All, &Filter::default())).unwrap() {
+        let _ = runtime.block_on(ledger.stop(&Scope::All, record.id)).unwrap();
+        let deleted = runtime.block_on(ledger.delete(&Scope::All, record.id));
+        assert_eq!(deleted.unwrap(), Delete::Deleted);
+    }
+    clock.advance(WINDOW);
+    runtime.block_on(store.prune_keys(10_000)).unwrap();
+    assert!(format!("{store:?}").contains("tasks: 0, bytes: 0"), "{store:?}");
 }

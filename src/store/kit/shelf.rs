@@ -67,6 +67,13 @@ impl Shelf {
         self.rests.iter().filter_map(Timeline::first).min()
     }
 
+    /// The same, with one left out.
+    #[must_use]
+    pub fn longest_at_rest_but(&self, spared: RequestId) -> Option<Moment> {
+        let first = |line: &Timeline| line.iter().find(|(_, id)| *id != spared);
+        self.rests.iter().filter_map(first).min()
+    }
+
     /// Takes out a task of which nobody knows any more where it stands, by looking at all of them. It is counted on.
     pub fn purge(&mut self, id: RequestId) {
         self.created.purge(id);

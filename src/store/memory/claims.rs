@@ -39,7 +39,7 @@ impl MemoryStore {
         };
         let (mut row, request) = (kept.row.clone(), kept.request.clone());
         row.claim(claim.worker.clone(), claim.lease, now);
-        tasks.replace(row.clone(), &self.around(found.id));
+        let _ = tasks.replace(row.clone(), &self.around(found.id));
         Some(ClaimedRow {
             row,
             request: Ok(request),

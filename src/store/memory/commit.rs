@@ -1,6 +1,9 @@
 //! Changes of rows, and what may be due for one.
 
-use super::{MemoryStore, shard::Kept};
+use super::{
+    MemoryStore,
+    shard::{Kept, KeptKey},
+};
 use crate::{
     store::{Candidate, Candidates, Change, Committed, Due, Response, Row, Which, Why},
     task::{RequestId, Scope},
@@ -33,7 +36,6 @@ impl MemoryStore {
             return Committed::Stale(None);
         };
         let row = next.after(&kept.row, now);
-        let before = kept.weight();
         // Dropped once the shard is unlocked.
         let old_request = request.map(|request| std::mem::replace(&mut kept.request, request));
         let old_response = match response {
@@ -41,12 +43,16 @@ impl MemoryStore {
             Response::Put(payload) => kept.response.replace(payload),
             Response::Drop => kept.response.take(),
         };
-        self.inner.room.grow(kept.weight());
-        self.inner.room.shrink(before);
-        let work = tasks.replace(row, &self.around(id));
+        let replaced = tasks.replace(row, &self.around(id));
         drop(tasks);
         drop((old_request, old_response));
-        self.notify_if(work);
+        if replaced.key {
+            self.place_key(id);
+        }
+        if replaced.grown {
+            self.make_up_for(id);
+        }
+        self.notify_if(replaced.work);
         Committed::Done
     }
 
@@ -54,13 +60,44 @@ impl MemoryStore {
         Committed::Stale(self.tasks(id).get(id).map(|kept| Box::new(kept.row.clone())))
     }
 
-    /// Removes a task of which `holds` holds, with its name.
+    /// Puts the key of a task into the room it belongs in, now that the task has ended or was run again.
+    ///
+    /// Names come before shards, so this is a step of its own after the one that changed the task, and both are looked at
+    /// anew: whoever comes between finds the key known, and in one room or the other.
+    fn place_key(&self, id: RequestId) {
+        let room = &self.inner.room;
+        let mut names = self.names();
+        let mut tasks = self.tasks(id);
+        let Some(kept) = tasks.get_mut(id).filter(|kept| kept.is_key_misplaced()) else {
+            return;
+        };
+        let freed = match kept.key.take() {
+            Some(KeptKey::Own(key)) => {
+                let (taken, freed) = names.end(&key, id).unwrap_or_default();
+                kept.key = Some(KeptKey::Ended(key));
+                room.grow(taken);
+                kept.weigh(room);
+                freed
+            }
+            Some(KeptKey::Ended(key)) => {
+                let freed = names.revive(&key, id);
+                // Forgotten meanwhile, it is not the task's any more.
+                kept.key = freed.is_some().then_some(KeptKey::Own(key));
+                kept.weigh(room);
+                freed.unwrap_or(0)
+            }
+            None => 0,
+        };
+        room.shrink(freed);
+    }
+
+    /// Removes a task of which `holds` holds, with its name. Its key outlives it.
     pub(super) fn remove_if(&self, id: RequestId, holds: impl Fn(&Row) -> bool) -> bool {
         let tasks = self.tasks(id);
         let Some(kept) = tasks.get(id).filter(|kept| holds(&kept.row)) else {
             return false;
         };
-        let is_named = kept.row.record.name.is_some();
+        let is_named = kept.row.record.name.is_some() || matches!(kept.key, Some(KeptKey::Own(_)));
         let (mut names, mut tasks) = match is_named {
             false => (None, tasks),
             true => {
@@ -70,15 +107,22 @@ impl MemoryStore {
                 (Some(names), self.tasks(id))
             }
         };
-        if !tasks.get(id).is_some_and(|kept| holds(&kept.row)) {
+        let Some(kept) = tasks.get(id).filter(|kept| holds(&kept.row)) else {
             return false;
-        }
+        };
+        let key = match (&mut names, &kept.key) {
+            (Some(names), Some(KeptKey::Own(key))) => names.end(key, id),
+            _ => None,
+        };
+        let (taken, freed) = key.unwrap_or_default();
+        self.inner.room.grow(taken);
         let removed = tasks.remove(id, &self.around(id));
         drop(tasks);
         if let Some((names, removed)) = names.as_mut().zip(removed.as_ref()) {
             names.forget(&removed.row.record);
         }
         drop((names, removed));
+        self.inner.room.shrink(freed);
         true
     }
 

@@ -12,13 +12,13 @@ use crate::{
 
 impl MemoryStore {
     pub(super) fn insert_now(&self, task: NewRow) -> Insertion {
-        let weight = Kept::weight_of_new(&task) + Names::weight(&task);
+        let weight = Kept::weight_of_new(&task);
         let mut task = Some(task);
         loop {
             match self.try_insert(&mut task, weight) {
                 Some(insertion) => return insertion,
                 // No lock is held here. Another insert may take the room that is made: then this one makes more.
-                None if self.inner.room.could_hold(weight) && self.drop_oldest_ended() => {}
+                None if self.inner.room.could_hold(weight) && self.make_room_for(weight) => {}
                 None => return Insertion::Full(FullReason::Storage),
             }
         }
@@ -74,11 +74,12 @@ impl MemoryStore {
             queue.push(id, row.record.tenant.as_ref(), place);
         }
         drop(queue);
-        let freed = names.as_mut().map(|names| names.note(&task, now));
-        tasks.add(Kept::new(row.clone(), task.request));
+        let noted = names.as_mut().map(|names| names.note(&task, now));
+        let (key, freed) = noted.unwrap_or_default();
+        tasks.add(Kept::new(row.clone(), task.request, key, weight));
         drop(tasks);
         drop(names);
-        self.inner.room.shrink(freed.unwrap_or(0));
+        self.inner.room.shrink(freed);
         if waits {
             self.inner.queue.notify();
         }
@@ -94,19 +95,5 @@ impl MemoryStore {
             by,
             digest,
         })
-    }
-
-    /// Drops the task that ended first of those that nothing is left to be done about. False if there is none.
-    pub(super) fn drop_oldest_ended(&self) -> bool {
-        while let Some(shard) = self.inner.room.oldest() {
-            let tasks = self.inner.shards[shard].lock();
-            let oldest = tasks.shelf.longest_at_rest();
-            drop(tasks);
-            if oldest.is_some_and(|(_, id)| self.remove_if(id, |row| row.columns.rests_at.is_some())) {
-                return true;
-            }
-            // Somebody else removed it: look again.
-        }
-        false
     }
 }

@@ -27,8 +27,10 @@
 
 mod claims;
 mod commit;
+mod ended_keys;
 mod insert;
 mod listing;
+mod making_room;
 mod names;
 mod room;
 mod shard;
@@ -67,7 +69,15 @@ use crate::{
 ///
 /// It is bounded, by tasks and by bytes. When it is full, the tasks that ended first are dropped, before their
 /// retention is over, so that new ones find room; one with a completion still to be delivered is kept. When only live
-/// tasks are left, inserts are refused as [`Full(Storage)`](crate::store::FullReason::Storage).
+/// tasks are left, inserts are refused as [`Full(Storage)`](crate::store::FullReason::Storage). A result, a log and an
+/// edited request are never refused: others are dropped for them at once, and when that is not enough, there is more than
+/// the bound says until live tasks end. A result that is larger than the whole store is kept until the next is written.
+///
+/// **Keys** of live tasks are always remembered. Those of ended tasks, whether these are kept or not, are remembered for
+/// their window as long as they take a quarter of the bytes at most, and those of one tenant an eighth; tasks without a
+/// tenant are one tenant's. Beyond that the oldest are forgotten before their window is over, and counted:
+/// [`Counts::forgotten_keys`]. The default bound has room for 200,000 keys of 36 characters of one tenant: two hours of 30
+/// a second. When live tasks need the room, they go as well. No request is refused for the sake of keys.
 ///
 /// # Cancel safety
 ///
@@ -162,11 +172,9 @@ impl MemoryStoreBuilder {
         self
     }
 
-    /// How many bytes of requests, responses, logs and keys are kept: [`MAX_BYTES`](Self::MAX_BYTES) unless said
-    /// otherwise.
-    ///
-    /// Looked at when a task is inserted. Responses and logs of running tasks are always taken, and may exceed the bound
-    /// until the next insert makes up for it.
+    /// How many bytes of requests, responses, logs and keys are kept, and of what else is of any length:
+    /// [`MAX_BYTES`](Self::MAX_BYTES) unless said otherwise. What every task takes alike, about 1 KB, is bounded by
+    /// [`max_tasks`](Self::max_tasks).
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
@@ -179,7 +187,7 @@ impl MemoryStoreBuilder {
             shards: std::array::from_fn(|_| Shard::default()),
             queue: Queue::default(),
             outbox: Outbox::default(),
-            names: Mutex::default(),
+            names: Mutex::new(Names::new(self.max_bytes / KEYS_SHARE)),
             room: Room::new(self.max_tasks, self.max_bytes),
             clock: self.clock,
         };
@@ -196,6 +204,9 @@ impl Default for MemoryStoreBuilder {
         }
     }
 }
+
+/// Which part of the bytes the keys of ended tasks have at most. The tasks keep the rest, and what keys do not use.
+const KEYS_SHARE: usize = 4;
 
 /// Many more than the cores of a large machine that could be inside one at the same moment: a shard is held for about
 /// 100 ns. More would only make lists and rescues longer.
@@ -288,6 +299,7 @@ impl TaskStore for MemoryStore {
             let (oldest, now) = (self.inner.queue.lock().oldest(scope), self.now());
             counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
             counts.pending_deliveries = (*scope == Scope::All).then(|| self.inner.outbox.pending());
+            counts.forgotten_keys = self.names().forgotten();
             counts
         }))
     }
@@ -312,8 +324,15 @@ impl TaskStore for MemoryStore {
         ready(self.open().map(|()| {
             let mut tasks = self.tasks(lease.id);
             let held = tasks.get_mut(lease.id).filter(|kept| kept.row.is_held_by(lease.token));
+            let Some(kept) = held else { return false };
             // No index knows of the progress.
-            held.map(|kept| kept.row.columns.progress = Some(progress)).is_some()
+            kept.row.columns.progress = Some(progress);
+            let grown = kept.weigh(&self.inner.room);
+            drop(tasks);
+            if grown {
+                self.make_up_for(lease.id);
+            }
+            true
         }))
     }
 
@@ -323,10 +342,12 @@ impl TaskStore for MemoryStore {
             let mut tasks = self.tasks(lease.id);
             let held = tasks.get_mut(lease.id).filter(|kept| kept.row.is_held_by(lease.token));
             let Some(kept) = held else { return false };
-            let logs = kept.logs.get_or_insert_default();
-            let before = logs.weight();
-            logs.append(&kept.row, lines, now);
-            self.inner.room.grow(logs.weight() - before);
+            kept.logs.get_or_insert_default().append(&kept.row, lines, now);
+            let grown = kept.weigh(&self.inner.room);
+            drop(tasks);
+            if grown {
+                self.make_up_for(lease.id);
+            }
             true
         }))
     }

@@ -1,7 +1,11 @@
 //! What tasks are known by to their clients: names, and keys with a window of their own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
+use super::ended_keys::{EndedKeys, Place};
 use crate::{
     store::{KnownBy, NewRow},
     task::{Caller, IdempotencyKey, RequestDigest, RequestId, Scope, TaskName, TaskRecord, Tenant},
@@ -9,21 +13,30 @@ use crate::{
 };
 
 /// Names of tasks that are kept, and keys of tasks whether kept or not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Names {
     names: BTreeMap<(TaskName, Option<Tenant>), RequestId>,
-    keys: HashMap<KeyOf, Key>,
-    // Which key to forget next.
-    ends: BTreeSet<(Timestamp, KeyOf)>,
+    keys: HashMap<Arc<KeyOf>, Key>,
+    // Whose window ends next.
+    windows: BTreeSet<(Timestamp, Arc<KeyOf>)>,
+    ended: EndedKeys,
 }
 
-type KeyOf = (Option<Tenant>, Option<Caller>, IdempotencyKey);
+/// A key, and whose it is.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct KeyOf {
+    pub(super) tenant: Option<Tenant>,
+    caller: Option<Caller>,
+    key: IdempotencyKey,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Key {
     id: RequestId,
     digest: Option<RequestDigest>,
     until: Timestamp,
+    /// Where it is among those of ended tasks. One of a live task is in its room, and never forgotten for want of it.
+    ended: Option<Place>,
 }
 
 /// What the names say about a task that is to be stored.
@@ -37,18 +50,37 @@ pub(super) enum Lookup {
     Conflict,
 }
 
-/// What a remembered key takes beside its text.
-const KEY_BYTES: usize = 160;
+impl KeyOf {
+    /// What a remembered key takes beside its texts, as measured with a hundred thousand of them.
+    const BYTES: usize = 288;
+
+    /// About how many bytes it takes to remember.
+    pub(super) fn weight(&self) -> usize {
+        let tenant = self.tenant.as_ref().map_or(0, |tenant| tenant.as_str().len());
+        let caller = self.caller.as_ref().map_or(0, |caller| caller.as_str().len());
+        self.key.as_str().len() + tenant + caller + Self::BYTES
+    }
+}
+
+/// About how many bytes the key of `task` takes to remember.
+pub(super) fn weight_of_key(task: &NewRow) -> usize {
+    key_of(task).map_or(0, |key| key.weight())
+}
 
 impl Names {
+    /// Nothing, and room for the keys of ended tasks.
+    pub(super) fn new(max_ended: usize) -> Self {
+        Self {
+            names: BTreeMap::new(),
+            keys: HashMap::new(),
+            windows: BTreeSet::new(),
+            ended: EndedKeys::new(max_ended),
+        }
+    }
+
     /// Whether `task` has a name or key at all.
     pub(super) fn concern(task: &NewRow) -> bool {
         task.record.name.is_some() || task.key.is_some()
-    }
-
-    /// About how many bytes the key of `task` takes to keep.
-    pub(super) fn weight(task: &NewRow) -> usize {
-        key_of(task).as_ref().map_or(0, weight_of)
     }
 
     pub(super) fn look_up(&self, task: &NewRow, now: Timestamp) -> Lookup {
@@ -62,29 +94,28 @@ impl Names {
         }
     }
 
-    /// Notes the name and key of a task that is being stored. Answers the weight of a key that it replaced: one past
-    /// its window that had not been pruned.
-    pub(super) fn note(&mut self, task: &NewRow, now: Timestamp) -> usize {
+    /// Notes the name and key of a task that is being stored. Answers its key, and how many bytes were freed by replacing
+    /// one past its window that had not been pruned.
+    pub(super) fn note(&mut self, task: &NewRow, now: Timestamp) -> (Option<Arc<KeyOf>>, usize) {
         let record = &task.record;
         if let Some(name) = name_of(record) {
             self.names.insert(name, record.id);
         }
         let Some((key_of, (_, window))) = key_of(task).zip(task.key.as_ref()) else {
-            return 0;
+            return (None, 0);
         };
+        let freed = self.remove(&key_of);
+        let key_of = Arc::new(key_of);
         let until = now.saturating_add(*window);
         let known = Key {
             id: record.id,
             digest: record.digest,
             until,
+            ended: None,
         };
-        let old = self.keys.insert(key_of.clone(), known);
-        let freed = old.map_or(0, |old| {
-            self.ends.remove(&(old.until, key_of.clone()));
-            weight_of(&key_of)
-        });
-        self.ends.insert((until, key_of));
-        freed
+        self.keys.insert(key_of.clone(), known);
+        self.windows.insert((until, key_of.clone()));
+        (Some(key_of), freed)
     }
 
     /// Forgets the name of a task, if it is still that one's.
@@ -94,6 +125,49 @@ impl Names {
         {
             self.names.remove(&name);
         }
+    }
+
+    /// The task of this key has ended, or is gone: from now on it is one of those that may be forgotten. Answers how many
+    /// bytes it takes, and how many were freed by forgetting others; or none if it is not known any more as that task's.
+    pub(super) fn end(&mut self, key: &KeyOf, id: RequestId) -> Option<(usize, usize)> {
+        let (shared, known) = self.keys.get_key_value(key)?;
+        if known.id != id || known.ended.is_some() {
+            return None;
+        }
+        let shared = shared.clone();
+        let place = self.ended.add(shared);
+        self.keys.get_mut(key)?.ended = Some(place);
+        let mut freed = 0;
+        while let Some(oldest) = self.ended.beyond(key.tenant.as_ref()) {
+            freed += self.forget_for_room(oldest);
+        }
+        Some((key.weight(), freed))
+    }
+
+    /// The task of this key runs again: it is in the task's room from now on. Answers how many bytes that is, or none if
+    /// the key was forgotten meanwhile.
+    pub(super) fn revive(&mut self, key: &KeyOf, id: RequestId) -> Option<usize> {
+        let known = self.keys.get_mut(key).filter(|known| known.id == id)?;
+        self.ended.remove(known.ended.take()?);
+        Some(key.weight())
+    }
+
+    /// Forgets keys of ended tasks, the oldest first, until so many bytes are freed. Answers how many were; none if they
+    /// do not have as many.
+    pub(super) fn make_room(&mut self, bytes: usize) -> Option<usize> {
+        if self.ended.bytes() < bytes {
+            return None;
+        }
+        let mut freed = 0;
+        while freed < bytes {
+            freed += self.forget_for_room(self.ended.oldest()?);
+        }
+        Some(freed)
+    }
+
+    /// How many keys were forgotten before their window was over.
+    pub(super) const fn forgotten(&self) -> u64 {
+        self.ended.forgotten
     }
 
     /// The tasks of this name in `scope`.
@@ -108,18 +182,35 @@ impl Names {
             .collect()
     }
 
-    /// Forgets up to `limit` keys past their window: how many, and what they weighed together.
+    /// Forgets up to `limit` keys past their window: how many, and how many bytes that freed. One of a live task stays in
+    /// its room until it ends.
     pub(super) fn prune(&mut self, limit: usize, now: Timestamp) -> (usize, usize) {
-        let (mut count, mut weight) = (0, 0);
-        while count < limit && self.ends.first().is_some_and(|(until, _)| *until <= now) {
-            let Some((_, key_of)) = self.ends.pop_first() else {
+        let (mut count, mut freed) = (0, 0);
+        while count < limit {
+            let Some((_, key)) = self.windows.first().filter(|(until, _)| *until <= now) else {
                 break;
             };
-            self.keys.remove(&key_of);
-            weight += weight_of(&key_of);
+            let key = key.clone();
+            freed += self.remove(&key);
             count += 1;
         }
-        (count, weight)
+        (count, freed)
+    }
+
+    fn forget_for_room(&mut self, place: Place) -> usize {
+        let Some(key) = self.ended.key_at(place) else { return 0 };
+        let freed = self.remove(&key);
+        self.ended.forgotten += 1;
+        freed
+    }
+
+    /// Forgets a key, if it is known. Answers how many bytes of the ended ones' room that freed.
+    fn remove(&mut self, key: &KeyOf) -> usize {
+        let Some((shared, known)) = self.keys.remove_entry(key) else {
+            return 0;
+        };
+        self.windows.remove(&(known.until, shared));
+        known.ended.map_or(0, |place| self.ended.remove(place))
     }
 }
 
@@ -129,9 +220,9 @@ fn name_of(record: &TaskRecord) -> Option<(TaskName, Option<Tenant>)> {
 
 fn key_of(task: &NewRow) -> Option<KeyOf> {
     let (key, _) = task.key.clone()?;
-    Some((task.record.tenant.clone(), task.record.caller.clone(), key))
-}
-
-fn weight_of((_, caller, key): &KeyOf) -> usize {
-    key.as_str().len() + caller.as_ref().map_or(0, |caller| caller.as_str().len()) + KEY_BYTES
+    Some(KeyOf {
+        tenant: task.record.tenant.clone(),
+        caller: task.record.caller.clone(),
+        key,
+    })
 }

@@ -57,7 +57,7 @@ impl Room {
         self.shrink(weight);
     }
 
-    /// What cannot be refused: a response, a log, an edited request. The next insert makes up for it.
+    /// What cannot be refused: a response, a log, an edited request.
     pub(super) fn grow(&self, weight: usize) {
         if weight > 0 {
             self.bytes.0.fetch_add(weight, Ordering::Relaxed);
@@ -68,6 +68,16 @@ impl Room {
         if weight > 0 {
             self.bytes.0.fetch_sub(weight, Ordering::Relaxed);
         }
+    }
+
+    /// By how many bytes there is more than there may be, once so many have come.
+    pub(super) fn excess(&self, more: usize) -> usize {
+        self.bytes().saturating_add(more).saturating_sub(self.max_bytes)
+    }
+
+    /// Whether there are as many tasks as there may be.
+    pub(super) fn has_all_tasks(&self) -> bool {
+        self.tasks() >= self.max_tasks
     }
 
     pub(super) fn tasks(&self) -> usize {

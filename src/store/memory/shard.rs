@@ -3,16 +3,19 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry as MapEntry},
     hash::{BuildHasherDefault, Hasher},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::room::Room;
+use super::{
+    names::{KeyOf, weight_of_key},
+    room::Room,
+};
 use crate::{
     store::{
         NewRow, Payload, Row,
         kit::{Log, Outbox, Queue, Shelf},
     },
-    task::{Counts, RequestId, Scope, TaskRecord},
+    task::{Counts, RequestId, Scope},
     time::Timestamp,
 };
 
@@ -35,28 +38,63 @@ pub(super) struct Kept {
     pub(super) request: Payload,
     pub(super) response: Option<Payload>,
     pub(super) logs: Option<Box<Log>>,
+    pub(super) key: Option<KeptKey>,
+    /// About how many bytes it takes to keep, as far as the room knows.
+    weight: usize,
+}
+
+/// The key that a task came with, and in whose room it is.
+#[derive(Debug)]
+pub(super) enum KeptKey {
+    /// In the task's.
+    Own(Arc<KeyOf>),
+    /// In that of the keys of ended tasks.
+    Ended(Arc<KeyOf>),
 }
 
 impl Kept {
-    pub(super) const fn new(row: Row, request: Payload) -> Self {
+    /// A task that room was made for.
+    pub(super) fn new(row: Row, request: Payload, key: Option<Arc<KeyOf>>, weight: usize) -> Self {
         Self {
             row,
             request,
             response: None,
             logs: None,
+            key: key.map(KeptKey::Own),
+            weight,
         }
     }
 
-    /// About how many bytes it takes to keep.
-    pub(super) fn weight(&self) -> usize {
-        let response = self.response.as_ref().map_or(0, Payload::len);
-        let logs = self.logs.as_ref().map_or(0, |logs| logs.weight());
-        weight_of(&self.row.record, &self.request) + response + logs
+    /// About how many bytes a task takes to keep that is to be stored.
+    pub(super) fn weight_of_new(task: &NewRow) -> usize {
+        task.request.len() + task.record.weight() + weight_of_key(task)
     }
 
-    /// The same, of a task that is to be stored.
-    pub(super) fn weight_of_new(task: &NewRow) -> usize {
-        weight_of(&task.record, &task.request)
+    /// Lets the room follow a change of what is kept. Answers whether it is more now.
+    pub(super) fn weigh(&mut self, room: &Room) -> bool {
+        let response = self.response.as_ref().map_or(0, Payload::len);
+        let logs = self.logs.as_ref().map_or(0, |logs| logs.weight());
+        let progress = self.row.columns.progress.as_ref();
+        let progress = progress.map_or(0, |progress| progress.message.len());
+        let key = match &self.key {
+            Some(KeptKey::Own(key)) => key.weight(),
+            Some(KeptKey::Ended(_)) | None => 0,
+        };
+        let weight = self.request.len() + self.row.record.weight() + response + logs + progress + key;
+        let before = std::mem::replace(&mut self.weight, weight);
+        // Others must not see less between the two than there is.
+        room.grow(weight.saturating_sub(before));
+        room.shrink(before.saturating_sub(weight));
+        weight > before
+    }
+
+    /// Whether its key is in another room than it should be, since the task has ended or was run again.
+    pub(super) const fn is_key_misplaced(&self) -> bool {
+        match &self.key {
+            Some(KeptKey::Own(_)) => self.row.columns.state.is_terminal(),
+            Some(KeptKey::Ended(_)) => !self.row.columns.state.is_terminal(),
+            None => false,
+        }
     }
 
     pub(super) fn is_in(&self, scope: &Scope) -> bool {
@@ -64,8 +102,16 @@ impl Kept {
     }
 }
 
-fn weight_of(record: &TaskRecord, request: &Payload) -> usize {
-    request.len() + record.callback.as_ref().map_or(0, |url| url.len())
+/// What is left to be done about a change once the shard is unlocked.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub(super) struct Replaced {
+    /// Something may be runnable that was not.
+    pub(super) work: bool,
+    /// The task takes more room than before.
+    pub(super) grown: bool,
+    /// Its key is [misplaced](Kept::is_key_misplaced).
+    pub(super) key: bool,
 }
 
 /// What is outside of a shard and follows a change in it.
@@ -111,13 +157,13 @@ impl Tasks {
     }
 
     /// Puts another row in the place of a task's, and lets every index follow. **The** place where a row is changed in a
-    /// way that matters to an index; all of it happens under this shard's lock. Answers whether something may be runnable
-    /// that was not.
-    pub(super) fn replace(&mut self, row: Row, around: &Around<'_>) -> bool {
+    /// way that matters to an index; all of it happens under this shard's lock.
+    pub(super) fn replace(&mut self, row: Row, around: &Around<'_>) -> Replaced {
         let Some(kept) = self.kept.get_mut(&row.id) else {
-            return false;
+            return Replaced::default();
         };
         let before = std::mem::replace(&mut kept.row, row);
+        let grown = kept.weigh(around.room);
         let after = &kept.row;
         match (before.columns.is_held(), after.columns.is_held()) {
             (false, true) => _ = self.held.insert(after.id),
@@ -129,10 +175,14 @@ impl Tasks {
             around.room.note_oldest(around.shard, &self.shelf);
         }
         around.outbox.follow(after.id, &before.outbox, &after.outbox);
-        around.queue.follow(Some(&before), Some(after))
+        Replaced {
+            work: around.queue.follow(Some(&before), Some(after)),
+            grown,
+            key: kept.is_key_misplaced(),
+        }
     }
 
-    /// Takes a task out with all that hangs on it. Its name is the caller's to forget.
+    /// Takes a task out with all that hangs on it. Its name and key are the caller's business.
     ///
     /// It is handed to the caller, who drops it once the shard is unlocked: that takes longer than all else under it.
     #[must_use]
@@ -145,7 +195,7 @@ impl Tasks {
         }
         around.outbox.follow(id, &kept.row.outbox, &[]);
         around.queue.follow(Some(&kept.row), None);
-        around.room.release(kept.weight());
+        around.room.release(kept.weight);
         Some(kept)
     }
 
