@@ -282,6 +282,11 @@ impl Engine {
                 let values = counts.set_aside - told;
                 self.probes.emit(|| Event::SetAside { values });
             }
+            let told = self.forgotten_keys.swap(counts.forgotten_keys, Ordering::Relaxed);
+            if counts.forgotten_keys > told {
+                let keys = counts.forgotten_keys - told;
+                self.probes.emit(|| Event::KeysForgotten { keys });
+            }
         }
         self.probes.emit(|| Event::Levels {
             counts: counts.as_ref(),

@@ -123,6 +123,8 @@ pub(crate) struct Engine {
     hints: AtomicU8,
     /// How many values the store has set aside, as far as the probes were told.
     set_aside: AtomicU64,
+    /// How many keys it has forgotten for want of room, as far as the probes were told.
+    forgotten_keys: AtomicU64,
     pub(crate) destinations: Destinations,
     searches: Slots,
     /// Room for those who look on for long.
@@ -152,6 +154,7 @@ impl Engine {
             phase: Phase::new(),
             hints: AtomicU8::new(0),
             set_aside: AtomicU64::new(0),
+            forgotten_keys: AtomicU64::new(0),
             entry: RwLock::new(None),
             lease_thread: Mutex::new(None),
             ledger: Ledger::new(store),

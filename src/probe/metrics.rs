@@ -35,6 +35,7 @@ use crate::{
 /// | `callback_deliveries_total` | counter | `outcome`: `delivered`, `retried`, `failed`, `blocked` | tries to tell a hook |
 /// | `callbacks_given_up_total` | counter | | completions that were given up because nobody took them |
 /// | `store_op_duration_seconds` | histogram | `op`, `outcome`: `ok` or the kind of error | calls of the store |
+/// | `store_keys_forgotten_total` | counter | | keys of ended tasks that the store forgot before their window was over, for want of room |
 /// | `store_corrupt_records_total` | counter | | stored values that cannot be read: set aside, or asked for |
 ///
 /// The gauges are of this process but for `tasks`, `oldest_queued_age_seconds` and `callback_backlog`, which every process on
@@ -177,6 +178,7 @@ impl Probe for MetricsProbe {
                 gauge!(BUFFERED_BYTES).set(*buffered_bytes as f64);
             }
             Event::SetAside { values } => counter!(CORRUPT_RECORDS).increment(*values),
+            Event::KeysForgotten { keys } => counter!(KEYS_FORGOTTEN).increment(*keys),
             // Seen in the slots, in the store's calls, and in the log.
             Event::Stuck { .. } | Event::Trouble { .. } | Event::Changed { .. } => {}
         }
@@ -216,10 +218,11 @@ const BUFFERED_BYTES: &str = "respond_async_buffered_bytes";
 const DELIVERIES: &str = "respond_async_callback_deliveries_total";
 const GIVEN_UP: &str = "respond_async_callbacks_given_up_total";
 const STORE_OP_DURATION: &str = "respond_async_store_op_duration_seconds";
+const KEYS_FORGOTTEN: &str = "respond_async_store_keys_forgotten_total";
 const CORRUPT_RECORDS: &str = "respond_async_store_corrupt_records_total";
 
 /// The counters without labels.
-const TOTALS: [(&str, &str); 10] = [
+const TOTALS: [(&str, &str); 11] = [
     (WITHHELD, "duplicates answered with their id alone"),
     (RETRIES, "attempts that failed and are tried again"),
     (LEASES_LOST, "attempts aborted because their claim was lost"),
@@ -229,5 +232,6 @@ const TOTALS: [(&str, &str); 10] = [
     (EXPIRED, "tasks that waited longer than their age allows"),
     (GIVEN_UP, "completions given up because nobody took them"),
     (PRUNED, "ended tasks that were removed"),
+    (KEYS_FORGOTTEN, "keys forgotten before their window was over"),
     (CORRUPT_RECORDS, "stored values that cannot be read"),
 ];

@@ -284,6 +284,12 @@ pub enum Event<'a> {
         /// How many.
         values: u64,
     },
+    /// The store forgot keys of ended tasks before their window was over, for want of room: a request that is sent again
+    /// under one of them is a new one.
+    KeysForgotten {
+        /// How many.
+        keys: u64,
+    },
     /// How things stand. Sent every few seconds while the engine lives.
     Levels {
         /// Tasks in each state, unless the store could not say.

@@ -31,9 +31,10 @@ use crate::{
 /// | `traceparent` | the trace that the request belongs to |
 ///
 /// **Levels:** ERROR for a handler that blocks its thread, a poisoned task and a completion that is given up; WARN for a
-/// store in trouble, the first duplicate whose answer is withheld, a lost lease, a fenced write, a failed task and a completion that is tried again; INFO for a retry and
-/// for changes by people (who did what); DEBUG for the common life; TRACE for calls of the store. Their
-/// targets begin with `tower_respond_async`. Bodies, headers and paths are in none.
+/// store in trouble, keys that it forgets for want of room, the first duplicate whose answer is withheld, a lost lease, a
+/// fenced write, a failed task and a completion that is tried again; INFO for a retry and for changes by people (who did
+/// what); DEBUG for the common life; TRACE for calls of the store. Their targets begin with `tower_respond_async`. Bodies,
+/// headers and paths are in none.
 ///
 /// # Examples
 ///
@@ -157,6 +158,9 @@ impl Probe for TracingProbe {
                 warn!(doing, error, ?retry_in, "trouble with the store");
             }
             Event::SetAside { values } => error!(values, "damaged values set aside by the store"),
+            Event::KeysForgotten { keys } => {
+                warn!(keys, "keys forgotten before their window was over, the store has no room for more");
+            }
             Event::Levels {
                 slots_used,
                 slots_total,
