@@ -76,8 +76,8 @@ use crate::{
 /// **Keys** of live tasks are always remembered. Those of ended tasks, whether these are kept or not, are remembered for
 /// their window as long as they take a quarter of the bytes at most, and those of one tenant an eighth; tasks without a
 /// tenant are one tenant's. Beyond that the oldest are forgotten before their window is over, and counted:
-/// [`Counts::forgotten_keys`]. The default bound has room for 200,000 keys of 36 characters of one tenant: two hours of 30
-/// a second. When live tasks need the room, they go as well. No request is refused for the sake of keys.
+/// [`Counts::forgotten_keys`]. The default bound has room for 190,000 keys of 36 characters of one tenant: an hour and a
+/// half of 30 a second. When live tasks need the room, they go as well. No request is refused for the sake of keys.
 ///
 /// # Cancel safety
 ///
