@@ -11,6 +11,7 @@
 //! Whoever writes a store implements [`TaskStore`] and runs the [conformance suite](crate::testing::conformance) against
 //! it. [Writing a store](crate::guide::writing_a_store) shows one whole.
 
+mod answers;
 mod change;
 mod error;
 mod forward;
@@ -27,6 +28,7 @@ use std::{fmt, time::Duration};
 #[cfg(feature = "redb")]
 pub use self::redb::{QuickRepair, RedbStore, RedbStoreBuilder};
 pub use self::{
+    answers::{Answering, Answers},
     change::{Change, Committed, Guard, Next, OutboxChange, Response, Timers},
     error::{StoreError, StoreErrorKind},
     forward::Operation,
@@ -130,7 +132,7 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>>;
 
     /// Up to `max` rows that are due: candidates, which are changed by nothing but a commit. Those of [`Due::Prune`] and
-    /// [`Due::GiveUp`] come longest due first.
+    /// [`Due::GiveUp`] come longest due first. A store without a bound has none for [`Due::Crowded`].
     fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>>;
 
     /// Makes a change, if it [holds](Change::holds).

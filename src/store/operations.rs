@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Columns, Row, StoreResult};
+use super::{Answers, Columns, Row, StoreResult};
 pub use crate::task::{envelope::Payload, lifecycle::Renewal};
 use crate::{
     task::{Destination, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, TaskRef, TaskState, WorkerId},
@@ -63,6 +63,9 @@ pub struct QueueHint {
     pub tenant_queued: Option<u64>,
     /// The store has failed for good: it takes nothing in until it is opened anew.
     pub failed: bool,
+    /// Completions that wait may have more of the store's room than their share: it may have rows for
+    /// [`Due::Crowded`]. Never of a store without a bound.
+    pub crowded: bool,
 }
 
 /// A task to store.
@@ -262,6 +265,9 @@ pub enum Due {
         /// For how long they have been due.
         overdue: Duration,
     },
+    /// Ended tasks that wait for somebody who does not answer, as far as they have more of the store's room than it
+    /// leaves them. They cannot make room for others until their completions are given up.
+    Crowded(Answers),
 }
 
 /// A row that is due, and why.
@@ -288,6 +294,10 @@ pub enum Why {
     Retired,
     /// A completion of it has been due for too long.
     Overdue,
+    /// Those who wait for somebody that does not answer have too much of the room, all together.
+    Crowded,
+    /// Those who wait for the host that its client named have.
+    CrowdedHost,
 }
 
 /// Rows that are due, as of the store's now.

@@ -265,18 +265,33 @@ impl Delivery {
         if self.status != DeliveryStatus::Pending || self.due_at.saturating_add(overdue) > now {
             return false;
         }
-        let mut why = DeliveryTry::new(now);
-        why.text = Some(
-            format!(
-                "given up: it was due for {} s, and nobody took it",
-                overdue.as_secs_f64()
-            )
-            .into(),
+        let seconds = overdue.as_secs_f64();
+        self.given_up(
+            &format!("given up: it was due for {seconds} s, and nobody took it"),
+            now,
         );
-        self.show(why);
+        true
+    }
+
+    /// Gives the delivery up because the store has no room for all that wait for somebody who does not answer. It is
+    /// `Failed` then, and its last entry says why; that was no try. Not while it is being tried.
+    ///
+    /// Answers whether anything was changed.
+    pub fn give_up_for_room(&mut self, now: Timestamp) -> bool {
+        let is_tried = self.is_claimed && self.due_at > now;
+        if self.status != DeliveryStatus::Pending || is_tried {
+            return false;
+        }
+        self.given_up(NO_ROOM, now);
+        true
+    }
+
+    fn given_up(&mut self, why: &str, now: Timestamp) {
+        let mut shown = DeliveryTry::new(now);
+        shown.text = Some(why.into());
+        self.show(shown);
         self.status = self.over(DeliveryStatus::Failed, now);
         self.is_claimed = false;
-        true
     }
 
     /// Takes the delivery from a deliverer that is known to be dead, if one has it: that was a try, and the next may come
@@ -352,6 +367,8 @@ impl TaskRecord {
             })
     }
 }
+
+const NO_ROOM: &str = "given up: who is to be told does not answer, and there is no room for more that wait for it";
 
 #[cfg(test)]
 mod tests {

@@ -175,6 +175,15 @@ impl Accepted {
         }
     }
 
+    /// The host of the URL that the request named, where it named one: which completions come or do not come to one place.
+    #[must_use]
+    pub fn callback_host(&self) -> Option<String> {
+        let url = self.callback.as_deref()?;
+        let uri = Uri::try_from(url).ok();
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or(url);
+        Some(host.to_ascii_lowercase())
+    }
+
     /// The task id: the client's name, or else the request id.
     #[must_use]
     pub fn task_id(&self) -> String {

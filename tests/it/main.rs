@@ -16,6 +16,7 @@ mod conformance;
 mod console;
 #[cfg(unix)]
 mod crash;
+mod crowded;
 mod custom_store;
 mod dedup;
 mod disk;

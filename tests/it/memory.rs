@@ -374,7 +374,10 @@ async fn all_that_is_of_any_length_is_weighed_and_nothing_is_left_when_it_is_gon
         output: None,
     };
     let _ = bounded.ledger().settle(&held, &failed).await.unwrap();
-    assert!(bounded.bytes() >= before + 100, "its error, and what history says of it");
+    assert!(
+        bounded.bytes() >= before + 100,
+        "its error, and what history says of it"
+    );
 
     let _ = bounded.ledger().stop(&Scope::All, plain).await.unwrap();
     bounded.clock.advance(LEASE);
@@ -391,7 +394,11 @@ async fn all_that_is_of_any_length_is_weighed_and_nothing_is_left_when_it_is_gon
 #[tokio::test]
 async fn keys_of_ended_tasks_never_fill_the_store_and_those_of_live_ones_are_never_forgotten() {
     let max_bytes = MemoryStoreBuilder::MAX_BYTES / 1_000;
-    let bounded = Bounded::new(|store| store.max_bytes(max_bytes).max_tasks(MemoryStoreBuilder::MAX_TASKS / 1_000));
+    let bounded = Bounded::new(|store| {
+        store
+            .max_bytes(max_bytes)
+            .max_tasks(MemoryStoreBuilder::MAX_TASKS / 1_000)
+    });
     let key = |number: usize| format!("{number:036}");
     let live = bounded.live(bounded.keyed(None, &key(0))).await;
     let mut ended = vec![live];
@@ -430,14 +437,22 @@ async fn one_tenant_pushes_out_none_of_the_keys_of_others() {
 async fn the_key_of_a_task_that_is_run_again_is_a_live_ones() {
     let bounded = Bounded::new(|store| store.max_bytes(8 * 20 * KEY));
     let again = bounded.ended_of(None, "again").await;
-    let rerun = bounded.ledger().rerun(&Scope::All, again, Edits::default()).await.unwrap();
+    let rerun = bounded
+        .ledger()
+        .rerun(&Scope::All, again, Edits::default())
+        .await
+        .unwrap();
     assert!(matches!(rerun, Rerun::Enqueued { .. }), "{rerun:?}");
     let forgotten = bounded.ended_of(None, "forgotten").await;
     for number in 0..100 {
         bounded.ended_of(None, &format!("{number:036}")).await;
     }
     assert_eq!(bounded.known(None, "again").await, Some(again));
-    assert_eq!(bounded.known(None, "forgotten").await, None, "{forgotten} is another task now");
+    assert_eq!(
+        bounded.known(None, "forgotten").await,
+        None,
+        "{forgotten} is another task now"
+    );
     let _ = bounded.ledger().stop(&Scope::All, again).await.unwrap();
     for number in 100..200 {
         bounded.ended_of(None, &format!("{number:036}")).await;
@@ -453,9 +468,16 @@ async fn a_task_run_again_does_not_take_its_forgotten_key_from_another() {
         let id = bounded.ended_of(None, &format!("{number:036}")).await;
         assert_eq!(bounded.ledger().delete(&Scope::All, id).await.unwrap(), Delete::Deleted);
     }
-    assert!(bounded.kept().await.contains(&first), "the task is there, its key is not");
+    assert!(
+        bounded.kept().await.contains(&first),
+        "the task is there, its key is not"
+    );
     let second = bounded.ended_of(None, "k").await;
-    let _ = bounded.ledger().rerun(&Scope::All, first, Edits::default()).await.unwrap();
+    let _ = bounded
+        .ledger()
+        .rerun(&Scope::All, first, Edits::default())
+        .await
+        .unwrap();
     let _ = bounded.ledger().stop(&Scope::All, first).await.unwrap();
     assert_eq!(bounded.known(None, "k").await, Some(second));
     bounded.delete_all().await;
@@ -493,7 +515,8 @@ fn keys_are_counted_right_whoever_meets_whom() {
                     let mut bytes = [0; 10];
                     random.fill(&mut bytes);
                     let id = RequestId::from_parts(Timestamp::from_millis(1), bytes);
-                    let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+                    let input =
+                        CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
                     let mut task = NewTask::new(id, Arc::new(input));
                     task.tenant = Some(Tenant::new(format!("{}", random.u8(..3))));
                     task.key = Some(IdempotencyKey::new(&format!("key-{}", random.u16(..300))).unwrap());
@@ -516,7 +539,10 @@ fn keys_are_counted_right_whoever_meets_whom() {
         }
     });
     let ledger = Ledger::of(store.clone());
-    for record in runtime.block_on(ledger.list_all(&Scope::All, &Filter::default())).unwrap() {
+    for record in runtime
+        .block_on(ledger.list_all(&Scope::All, &Filter::default()))
+        .unwrap()
+    {
         let _ = runtime.block_on(ledger.stop(&Scope::All, record.id)).unwrap();
         let deleted = runtime.block_on(ledger.delete(&Scope::All, record.id));
         assert_eq!(deleted.unwrap(), Delete::Deleted);

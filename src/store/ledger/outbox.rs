@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{ClaimedDelivery, DeliverySettlement, GiveUp, Ledger, TRIES, too_many_tries};
 use crate::{
-    store::{Candidates, Change, Committed, DeliveryClaim, Due, StoreResult},
+    store::{Answering, Answers, Candidate, Candidates, Change, Committed, DeliveryClaim, Due, StoreResult, Why},
     task::{Delivery, Destination, RequestId, Scope, delivery::Redeliver},
+    time::Timestamp,
 };
 
 impl Ledger {
@@ -93,27 +94,76 @@ impl Ledger {
             spared: give_up.spared.clone(),
             overdue: give_up.overdue,
         };
-        let Candidates { now, rows } = self.store.due(due, give_up.max).await?;
-        let (mut changes, mut given_up, mut left) = (Vec::new(), Vec::new(), give_up.max);
-        for mut candidate in rows {
-            let record = Arc::make_mut(candidate.row.restore());
-            let others = record
-                .deliveries
-                .iter_mut()
-                .filter(|it| !give_up.spared.contains(&it.destination));
-            let of: Vec<_> = others
-                .filter_map(|it| it.give_up(give_up.overdue, now).then(|| it.clone()))
-                .take(left)
-                .collect();
-            left -= of.len();
-            if !of.is_empty() {
-                changes.push(Change::between(&candidate.row, candidate.row.record.clone(), now));
-                given_up.push(of);
+        let due = self.store.due(due, give_up.max).await?;
+        self.give_up(due, give_up.max, |_, delivery, now| {
+            let is_spared = give_up.spared.contains(&delivery.destination);
+            !is_spared && delivery.give_up(give_up.overdue, now)
+        })
+        .await
+    }
+
+    /// Gives up completions for whom does not answer, as far as they have more than their share of the store's room, at most
+    /// `max`, and answers with them as they are now.
+    pub async fn give_up_crowded(&self, answers: Answers, max: usize) -> StoreResult<Vec<Delivery>> {
+        let due = self.store.due(Due::Crowded(answers.clone()), max).await?;
+        self.give_up(due, max, |of, delivery, now| {
+            answers.are_missed_by(of, delivery, now) && delivery.give_up_for_room(now)
+        })
+        .await
+    }
+
+    /// Gives up those of the candidates' completions of which `gives_up` says that it did, `max` at most.
+    async fn give_up(
+        &self,
+        due: Candidates,
+        max: usize,
+        gives_up: impl Fn(&Of, &mut Delivery, Timestamp) -> bool,
+    ) -> StoreResult<Vec<Delivery>> {
+        let Candidates { now, rows } = due;
+        let (mut changes, mut given_up, mut left) = (Vec::new(), Vec::new(), max);
+        for Candidate { mut row, why } in rows {
+            let record = Arc::make_mut(row.restore());
+            let of = Of {
+                why,
+                host: record.callback_host(),
+            };
+            let deliveries = record.deliveries.iter_mut();
+            let of_task = deliveries.filter_map(|it| gives_up(&of, it, now).then(|| it.clone()));
+            let of_task: Vec<_> = of_task.take(left).collect();
+            left -= of_task.len();
+            if !of_task.is_empty() {
+                changes.push(Change::between(&row, row.record.clone(), now));
+                given_up.push(of_task);
             }
         }
         let committed = self.commit_all(changes).await?;
         let done = committed.iter().zip(given_up);
         let done = done.filter(|(committed, _)| matches!(committed, Committed::Done));
         Ok(done.flat_map(|(_, of)| of).collect())
+    }
+}
+
+/// Which task a completion is of: why it is due, and which host its client named.
+struct Of {
+    why: Why,
+    host: Option<String>,
+}
+
+impl Answers {
+    /// Whether this completion waits for somebody who does not answer. Where it depends, it has to have been tried itself;
+    /// one for a host of which nothing is known may also have been due for too long.
+    fn are_missed_by(&self, of: &Of, delivery: &Delivery, now: Timestamp) -> bool {
+        let is_callback = delivery.destination == Destination::CALLBACK;
+        if of.why == Why::CrowdedHost && !is_callback {
+            return false;
+        }
+        match self.of(&delivery.destination, of.host.as_deref().filter(|_| is_callback)) {
+            Answering::Yes => false,
+            Answering::No => true,
+            Answering::Unknown => {
+                let is_overdue = delivery.due_at.saturating_add(self.overdue) <= now;
+                delivery.tried > 0 || (is_callback && is_overdue)
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     MemoryStore,
     shard::{Kept, KeptKey},
+    waiting::waits,
 };
 use crate::{
     store::{Candidate, Candidates, Change, Committed, Due, Response, Row, Which, Why},
@@ -88,6 +89,9 @@ impl MemoryStore {
             }
             None => 0,
         };
+        if waits(&kept.row) {
+            self.inner.waiting.follow(id, Some(&kept.row), kept.weight());
+        }
         room.shrink(freed);
     }
 
@@ -149,6 +153,11 @@ impl MemoryStore {
                 let until = now.saturating_sub(*overdue);
                 let overdue = self.inner.outbox.overdue(spared, max, until);
                 rows.extend(self.candidates(overdue, Why::Overdue, |_| true));
+            }
+            Due::Crowded(answers) => {
+                for (id, why) in self.inner.waiting.beyond(answers, max) {
+                    rows.extend(self.candidates(vec![id], why, waits));
+                }
             }
         }
         Candidates { now, rows }

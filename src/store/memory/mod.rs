@@ -9,16 +9,19 @@
 //! ids, each behind a lock of its own, and the common life touches one shard twice and a few atomic counters.
 //!
 //! The shards are the truth. What spans them are indexes, each behind its own lock, touched only by the tasks they are
-//! for: the [queue](Queue) by tasks that wait, the [outbox](Outbox) by tasks with completions, the [names](names) by
-//! tasks that have a name or key. [`shard::Tasks::replace`] is the one place that changes a row, and lets the indexes
+//! for: the [queue](Queue) by tasks that wait, the [outbox](Outbox) and the [waiting](waiting) by tasks with completions,
+//! the [names](names) by tasks that have a name or key. [`shard::Tasks::replace`] is the one place that changes a row, and lets the indexes
 //! follow before the shard's lock is released.
 //!
 //! # Lock order
 //!
-//! Names, then one shard, then the queue *or* the outbox; never two shards at once, never two of the last. That is
-//! acyclic, so nothing can deadlock:
+//! Names, then one shard, then the queue *or* the outbox *or* the waiting; never two shards at once, never two of the last.
+//! That is acyclic, so nothing can deadlock:
 //!
 //! - A named insert holds the names from its check to the end, so that no other insert of the name comes between.
+//! - A key moves to those of ended tasks, or back, in a step of its own after the task has ended or was run again: names and
+//!   shard are taken anew, in this order. Of several such steps the last one finds the task as it is.
+//! - Room is made without a lock, so what is to go may be gone already: then the next is looked for.
 //! - A record and its place in the queue change under the shard's lock, so an index entry is never newer than the record.
 //! - A claim takes candidates from the queue, lets go of it, and then asks each one's shard. Between the two the task may
 //!   be stopped, or ended by a rescue; the record says so, and the claim passes it over. No two claims get the same
@@ -34,6 +37,7 @@ mod making_room;
 mod names;
 mod room;
 mod shard;
+mod waiting;
 
 use std::{
     fmt,
@@ -48,6 +52,7 @@ use self::{
     names::Names,
     room::Room,
     shard::{Around, Shard, Tasks, shard_of},
+    waiting::Waiting,
 };
 use crate::{
     error::BoxFuture,
@@ -78,6 +83,11 @@ use crate::{
 /// tenant are one tenant's. Beyond that the oldest are forgotten before their window is over, and counted:
 /// [`Counts::forgotten_keys`]. The default bound has room for 190,000 keys of 36 characters of one tenant: an hour and a
 /// half of 30 a second. When live tasks need the room, they go as well. No request is refused for the sake of keys.
+///
+/// **Completions** that wait for somebody who does not answer keep their tasks, which cannot be dropped as long. All of
+/// these together have half of the store, and those for one host that clients name an eighth. Beyond that the longest
+/// waiting are given up, shown as failed with the reason, and told to probes; their tasks can be dropped then. A completion
+/// for a host that does answer, or for a destination that is only slow, is not given up.
 ///
 /// # Cancel safety
 ///
@@ -187,6 +197,7 @@ impl MemoryStoreBuilder {
             shards: std::array::from_fn(|_| Shard::default()),
             queue: Queue::default(),
             outbox: Outbox::default(),
+            waiting: Waiting::new(self.max_tasks, self.max_bytes),
             names: Mutex::new(Names::new(self.max_bytes / KEYS_SHARE)),
             room: Room::new(self.max_tasks, self.max_bytes),
             clock: self.clock,
@@ -216,6 +227,7 @@ struct Inner {
     shards: [Shard; SHARDS],
     queue: Queue,
     outbox: Outbox,
+    waiting: Waiting,
     names: Mutex<Names>,
     room: Room,
     clock: Arc<dyn Clock>,
@@ -241,6 +253,7 @@ impl TaskStore for MemoryStore {
             queued: Some(self.inner.queue.waiting()),
             tenant_queued: tenant.map(|_| self.inner.queue.lock().waiting_of(tenant)),
             failed: false,
+            crowded: self.inner.waiting.is_crowded(),
         }
     }
 
@@ -406,6 +419,7 @@ impl MemoryStore {
             shard: shard_of(id, SHARDS),
             queue: &self.inner.queue,
             outbox: &self.inner.outbox,
+            waiting: &self.inner.waiting,
             room: &self.inner.room,
         }
     }

@@ -9,6 +9,7 @@ use std::{
 use super::{
     names::{KeyOf, weight_of_key},
     room::Room,
+    waiting::{Waiting, waits},
 };
 use crate::{
     store::{
@@ -88,6 +89,11 @@ impl Kept {
         weight > before
     }
 
+    /// About how many bytes it takes to keep.
+    pub(super) const fn weight(&self) -> usize {
+        self.weight
+    }
+
     /// Whether its key is in another room than it should be, since the task has ended or was run again.
     pub(super) const fn is_key_misplaced(&self) -> bool {
         match &self.key {
@@ -119,6 +125,7 @@ pub(super) struct Around<'a> {
     pub(super) shard: usize,
     pub(super) queue: &'a Queue,
     pub(super) outbox: &'a Outbox,
+    pub(super) waiting: &'a Waiting,
     pub(super) room: &'a Room,
 }
 
@@ -175,6 +182,9 @@ impl Tasks {
             around.room.note_oldest(around.shard, &self.shelf);
         }
         around.outbox.follow(after.id, &before.outbox, &after.outbox);
+        if waits(&before) || waits(after) {
+            around.waiting.follow(after.id, Some(after), kept.weight);
+        }
         Replaced {
             work: around.queue.follow(Some(&before), Some(after)),
             grown,
@@ -194,6 +204,9 @@ impl Tasks {
             around.room.note_oldest(around.shard, &self.shelf);
         }
         around.outbox.follow(id, &kept.row.outbox, &[]);
+        if waits(&kept.row) {
+            around.waiting.follow(id, None, 0);
+        }
         around.queue.follow(Some(&kept.row), None);
         around.room.release(kept.weight);
         Some(kept)

@@ -1,0 +1,522 @@
+//! Completions that wait for somebody who does not answer, in a store that is bounded.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body, routing::post};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use tokio::{sync::Semaphore, time::sleep};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_respond_async::{
+    BoxError, Builder, Completion, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission,
+    Submitted, Tasks,
+    error::BoxFuture,
+    hook::{Application, CallbackRefused, Callbacks, Schedule, Target, Tried, TryOutcome},
+    probe::{Event, Probe},
+    store::{Answers, DeliveryClaim, DeliverySettlement, Insert, Inserted, Ledger, TaskStore},
+    task::{
+        CapturedRequest, Conditions, DeliveryStatus, DeliveryTry, Destination, Filter, NewTask, Subscription,
+        Subscriptions, TaskRecord, WorkerId, delivery::DeliveryOutcome, lifecycle::Outcome,
+    },
+    testing::ManualClock,
+    time::Timestamp,
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+const OVERDUE: Duration = Duration::from_secs(10);
+const WEBHOOK: Destination = Destination::LOCAL;
+
+/// Ended tasks in a store for forty, to be told to hosts that their clients named.
+struct Ended {
+    ledger: Ledger,
+    clock: ManualClock,
+    count: u64,
+}
+
+impl Ended {
+    fn new() -> Self {
+        let clock = ManualClock::new(Timestamp::from_millis(1_000));
+        let store = MemoryStore::builder().max_tasks(40).clock(clock.clone()).build();
+        Self {
+            ledger: Ledger::of(store),
+            clock,
+            count: 0,
+        }
+    }
+
+    /// One more, and a millisecond later. `None` if there is no room for it.
+    async fn one(&mut self, host: &str, to: &[Destination]) -> Option<RequestId> {
+        self.count += 1;
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        let id = RequestId::from_parts(Timestamp::from_millis(self.count), random);
+        let input = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(id, Arc::new(input));
+        task.callback = Some(format!("https://{host}:8443/hook").into());
+        task.subscriptions = to
+            .iter()
+            .map(|destination| Subscription {
+                destination: destination.clone(),
+                on: Conditions::ALL,
+            })
+            .collect::<Subscriptions>();
+        let insert = Insert::new(task).born(WorkerId::new("w", 1), LEASE);
+        let Inserted::New(_, Some(held)) = self.ledger.insert(insert).await.unwrap() else {
+            return None;
+        };
+        let _ = self.ledger.settle(&held, &Outcome::Stopped).await.unwrap();
+        self.clock.advance(Duration::from_millis(1));
+        Some(id)
+    }
+
+    async fn some(&mut self, count: usize, host: &str, to: &[Destination]) -> Vec<RequestId> {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(self.one(host, to).await.expect("there is room"));
+        }
+        all
+    }
+
+    /// The first of those that are due is tried, in vain.
+    async fn try_one(&self) -> RequestId {
+        let claim = DeliveryClaim {
+            from: vec![(Destination::CALLBACK, 1)],
+            lease: LEASE,
+        };
+        let claimed = self.ledger.claim_deliveries(claim).await.unwrap().remove(0);
+        let id = claimed.delivery.id;
+        let settlement = DeliverySettlement {
+            claimed,
+            outcome: DeliveryOutcome::Retry(Duration::from_secs(60 * 60)),
+            tried: DeliveryTry::new(Timestamp::ZERO),
+        };
+        assert!(self.ledger.settle_delivery(settlement).await.unwrap());
+        id
+    }
+
+    async fn give_up(&self, answers: Answers) -> Vec<RequestId> {
+        let given_up = self.ledger.give_up_crowded(answers, 100).await.unwrap();
+        given_up.iter().map(|delivery| delivery.id).collect()
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.ledger.store().queue_hint(None).crowded
+    }
+
+    async fn record(&self, id: RequestId) -> Arc<TaskRecord> {
+        self.ledger.task(id).await.unwrap()
+    }
+}
+
+fn answers(hosts: &[(&str, bool)]) -> Answers {
+    let mut answers = Answers::default();
+    answers.mixed = vec![Destination::CALLBACK];
+    answers.hosts = Arc::new(
+        hosts
+            .iter()
+            .map(|(host, does)| ((*host).into(), *does))
+            .collect::<HashMap<_, _>>(),
+    );
+    answers.overdue = OVERDUE;
+    answers
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_has_an_eighth_of_the_room_and_its_oldest_are_given_up() {
+    let mut ended = Ended::new();
+    let of_dead = ended.some(5, "Dead.example", &[Destination::CALLBACK, WEBHOOK]).await;
+    ended.some(5, "other.example", &[Destination::CALLBACK]).await;
+    assert!(!ended.is_crowded());
+    ended.some(3, "dead.example", &[Destination::CALLBACK]).await;
+    assert!(ended.is_crowded());
+    assert_eq!(ended.give_up(answers(&[("dead.example", true)])).await, []);
+    assert_eq!(ended.give_up(answers(&[])).await, [], "nobody knows");
+
+    let given_up = ended.give_up(answers(&[("dead.example", false)])).await;
+    assert_eq!(given_up, of_dead[..3]);
+    assert!(!ended.is_crowded());
+    let record = ended.record(of_dead[0]).await;
+    let [callback, webhook] = &record.deliveries[..] else {
+        panic!("{record:?}")
+    };
+    assert_eq!(callback.status, DeliveryStatus::Failed);
+    let why = callback.tries[0].text.as_deref().unwrap();
+    assert!(why.contains("does not answer") && why.contains("no room"), "{why}");
+    assert_eq!(callback.tried, 0, "that was no try");
+    assert_eq!(webhook.status, DeliveryStatus::Pending, "it is not the host's");
+}
+
+#[tokio::test]
+async fn all_who_do_not_answer_have_half_of_the_room_together() {
+    let mut ended = Ended::new();
+    let mut all = Vec::new();
+    for host in 0..30 {
+        all.extend(ended.one(&format!("{host}.example"), &[Destination::CALLBACK]).await);
+    }
+    let dead: Vec<_> = (0..30).map(|host| format!("{host}.example")).collect();
+    let dead: Vec<_> = dead.iter().map(|host| (host.as_str(), false)).collect();
+    assert_eq!(
+        ended.give_up(answers(&dead[..20])).await,
+        [],
+        "the others are not known not to"
+    );
+    assert_eq!(ended.give_up(answers(&dead)).await, all[..10]);
+    assert!(!ended.is_crowded());
+
+    let mut silent = Answers::default();
+    silent.silent = vec![WEBHOOK];
+    let told = ended.some(10, "x.example", &[WEBHOOK]).await;
+    assert_eq!(ended.give_up(silent.clone()).await, [], "it has a quarter");
+    for id in &all[10..25] {
+        let _ = ended.ledger.store().counts(&Scope::All).await.unwrap();
+        assert!(!ended.record(*id).await.deliveries.is_empty());
+    }
+    silent.mixed = vec![Destination::CALLBACK];
+    silent.hosts = answers(&dead).hosts;
+    assert_eq!(
+        ended.give_up(silent).await,
+        all[10..20],
+        "the oldest, whoever they wait for"
+    );
+    assert!(ended.record(told[0]).await.deliveries[0].is_pending());
+}
+
+#[tokio::test]
+async fn a_host_that_nobody_has_tried_is_waited_for_as_long_as_a_place_may_become_free() {
+    let mut ended = Ended::new();
+    ended.some(30, "new.example", &[Destination::CALLBACK]).await;
+    assert_eq!(ended.give_up(answers(&[])).await, []);
+    let tried = ended.try_one().await;
+    assert_eq!(ended.give_up(answers(&[])).await, [tried], "it was tried itself");
+    ended.clock.advance(OVERDUE);
+    assert_eq!(ended.give_up(answers(&[("new.example", true)])).await, []);
+    assert_eq!(ended.give_up(answers(&[])).await.len(), 9);
+    assert!(!ended.is_crowded() || ended.give_up(answers(&[("new.example", true)])).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_completion_that_is_being_tried_is_not_given_up() {
+    let mut ended = Ended::new();
+    ended.some(6, "dead.example", &[Destination::CALLBACK]).await;
+    let claim = DeliveryClaim {
+        from: vec![(Destination::CALLBACK, 1)],
+        lease: LEASE,
+    };
+    let claimed = ended.ledger.claim_deliveries(claim).await.unwrap();
+    assert_eq!(ended.give_up(answers(&[("dead.example", false)])).await, []);
+    ended.clock.advance(LEASE);
+    assert_eq!(
+        ended.give_up(answers(&[("dead.example", false)])).await,
+        [claimed[0].delivery.id]
+    );
+}
+
+#[tokio::test]
+async fn a_task_that_is_run_again_or_deleted_waits_no_more() {
+    let mut ended = Ended::new();
+    let all = ended.some(6, "dead.example", &[Destination::CALLBACK]).await;
+    assert!(ended.is_crowded());
+    let _ = ended
+        .ledger
+        .rerun(&Scope::All, all[0], Default::default())
+        .await
+        .unwrap();
+    assert!(!ended.is_crowded());
+    let _ = ended.ledger.stop(&Scope::All, all[0]).await.unwrap();
+    assert!(ended.is_crowded());
+    let _ = ended.ledger.delete(&Scope::All, all[1]).await.unwrap();
+    assert!(!ended.is_crowded());
+}
+
+/// Who is told: of callbacks by the host of their URL, which is dead if it begins so.
+#[derive(Clone)]
+struct Receiver {
+    name: Destination,
+    places: usize,
+    schedule: Schedule,
+    /// A place for each that is taken.
+    open: Arc<Semaphore>,
+    told: Arc<AtomicUsize>,
+    is_dead: bool,
+    /// So many tries fail before one takes for ever.
+    fails: Arc<AtomicUsize>,
+}
+
+impl Receiver {
+    fn new(name: Destination) -> Self {
+        Self {
+            name,
+            places: 8,
+            schedule: Schedule::new([60 * 60, 60 * 60].map(Duration::from_secs)),
+            open: Arc::new(Semaphore::new(0)),
+            told: Arc::default(),
+            is_dead: false,
+            fails: Arc::default(),
+        }
+    }
+
+    fn dead(mut self) -> Self {
+        self.is_dead = true;
+        self
+    }
+
+    /// It fails three times, and then takes the only place there is.
+    fn stuck(mut self) -> Self {
+        self.places = 1;
+        self.fails = Arc::new(AtomicUsize::new(3));
+        self
+    }
+}
+
+impl Target for Receiver {
+    fn name(&self) -> &Destination {
+        &self.name
+    }
+
+    fn deliver<'a>(&'a self, completion: Completion, _: &'a dyn Application) -> BoxFuture<'a, Tried> {
+        Box::pin(async move {
+            let one_less = |left: usize| left.checked_sub(1);
+            if self
+                .fails
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+                .is_ok()
+            {
+                return Tried::failed("it is down");
+            }
+            let host = completion.task.callback_host().unwrap_or_default();
+            if self.is_dead || host.starts_with("dead") {
+                std::future::pending::<()>().await;
+            }
+            self.open.acquire().await.unwrap().forget();
+            self.told.fetch_add(1, Ordering::SeqCst);
+            Tried::new(TryOutcome::Delivered)
+        })
+    }
+
+    fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    fn places(&self) -> usize {
+        self.places
+    }
+
+    fn limit(&self) -> Duration {
+        match self.is_dead || self.name == Destination::CALLBACK {
+            true => Duration::from_millis(50),
+            false => Duration::from_secs(60),
+        }
+    }
+}
+
+impl Callbacks for Receiver {
+    fn admit<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Arc<str>, CallbackRefused>> {
+        Box::pin(async move { Ok(url.into()) })
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct GivenUp(Arc<Mutex<Vec<RequestId>>>);
+
+impl Probe for GivenUp {
+    fn on_event(&self, event: &Event<'_>) {
+        if let Event::GivenUp { id, .. } = event {
+            self.0.lock().unwrap().push(*id);
+        }
+    }
+}
+
+impl GivenUp {
+    fn all(&self) -> Vec<RequestId> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// What everything that is to happen happens within.
+const LONG: Duration = Duration::from_secs(60);
+
+async fn eventually(what: &str, so: impl AsyncFn() -> bool) {
+    let waited = async {
+        while !so().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(LONG, waited).await.is_ok(), "{what}");
+}
+
+async fn works(_: Request<RequestBody>) -> Result<Response<Full<Bytes>>, BoxError> {
+    Ok(Response::new(Full::from("done")))
+}
+
+fn built(store: &MemoryStore, probe: &GivenUp, configure: impl FnOnce(Builder) -> Builder) -> RespondAsyncLayer {
+    let builder = RespondAsyncLayer::builder(store.clone()).probe(probe.clone());
+    configure(builder).build().unwrap()
+}
+
+async fn pending(store: &MemoryStore) -> u64 {
+    let counts = store.counts(&Scope::All).await.unwrap();
+    counts.pending_deliveries.unwrap()
+}
+
+/// All tasks that are kept have ended.
+async fn all_ended(store: &MemoryStore) -> bool {
+    let counts = store.counts(&Scope::All).await.unwrap();
+    counts.iter().all(|(state, count)| count == 0 || state.is_terminal())
+}
+
+async fn submitted(tasks: &Tasks) -> RequestId {
+    let request = Request::post("/work").body(Bytes::new()).unwrap();
+    match tasks.submit(Submission::new(request)).await.unwrap() {
+        Submitted::New(record) => record.id,
+        Submitted::Known { .. } => panic!("it has neither name nor key"),
+    }
+}
+
+/// Fifty callbacks to a socket that never answered, in a store for fifty tasks: everybody was refused for up to seven days.
+#[tokio::test]
+async fn callbacks_to_a_host_that_never_answers_stop_nobody() {
+    let store = MemoryStore::builder().max_tasks(50).build();
+    let given_up = GivenUp::default();
+    let layer = built(&store, &given_up, |builder| {
+        builder.callbacks(Receiver::new(Destination::CALLBACK))
+    });
+    let app = layer.layer(Router::new().route("/", post(async || "done")));
+    let send = async || {
+        let prefer = "respond-async, callback; url=\"https://dead.example/hook\"";
+        let request = Request::post("/").header("Prefer", prefer).body(Body::empty());
+        let answer = app.clone().oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        answer.headers()["x-fc-request-id"]
+            .to_str()
+            .unwrap()
+            .parse::<RequestId>()
+            .unwrap()
+    };
+    let mut sent = Vec::new();
+    for _ in 0..50 {
+        sent.push(send().await);
+    }
+    eventually("they are run", async || all_ended(&store).await).await;
+    eventually("those beyond an eighth are given up", async || {
+        pending(&store).await <= 6
+    })
+    .await;
+    for _ in 0..100 {
+        send().await;
+        eventually("it is run", async || all_ended(&store).await).await;
+    }
+    eventually("later ones are given up as well", async || pending(&store).await <= 6).await;
+
+    let given_up = given_up.all();
+    assert!(given_up.len() >= 140, "{}", given_up.len());
+    let ledger = Ledger::of(store.clone());
+    let kept = ledger.list_all(&Scope::All, &Filter::default()).await.unwrap();
+    let failed: Vec<_> = kept
+        .iter()
+        .filter(|record| !record.deliveries[0].is_pending())
+        .collect();
+    assert!(failed.len() >= 40, "{}", failed.len());
+    for record in failed {
+        let delivery = &record.deliveries[0];
+        assert_eq!(delivery.status, DeliveryStatus::Failed);
+        let why = delivery.tries.last().unwrap().text.as_deref().unwrap();
+        assert!(why.starts_with("given up: "), "{why}");
+        assert!(given_up.contains(&record.id), "whoever watches was told");
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_never_answers_stops_nobody() {
+    let store = MemoryStore::builder().max_tasks(40).build();
+    let given_up = GivenUp::default();
+    let dead = Receiver::new(Destination::new("dead")).dead();
+    let layer = built(&store, &given_up, |builder| builder.on_completion(dead));
+    let tasks = layer.tasks();
+    drop(layer.layer(service_fn(works)));
+    for _ in 0..40 {
+        submitted(&tasks).await;
+    }
+    eventually("they are run", async || all_ended(&store).await).await;
+    eventually("the half beyond its share is given up", async || {
+        pending(&store).await <= 20
+    })
+    .await;
+    for _ in 0..100 {
+        submitted(&tasks).await;
+        eventually("it is run", async || all_ended(&store).await).await;
+    }
+    eventually("later ones are given up as well", async || pending(&store).await <= 20).await;
+    assert!(given_up.all().len() >= 120);
+}
+
+#[tokio::test]
+async fn a_destination_that_is_only_slow_loses_nothing() {
+    let store = MemoryStore::builder().max_tasks(40).build();
+    let given_up = GivenUp::default();
+    let slow = Receiver::new(Destination::new("slow"));
+    let dead = Receiver::new(Destination::new("dead")).dead();
+    let layer = built(&store, &given_up, |builder| {
+        builder.on_completion(slow.clone()).on_failure(dead)
+    });
+    let tasks = layer.tasks();
+    drop(layer.layer(service_fn(works)));
+    for _ in 0..40 {
+        submitted(&tasks).await;
+    }
+    eventually("all of it waits", async || pending(&store).await == 40).await;
+    assert!(store.queue_hint(None).crowded);
+    let request = Request::post("/work").body(Bytes::new()).unwrap();
+    let refused = tasks.submit(Submission::new(request)).await;
+    assert!(
+        refused.is_err(),
+        "nobody is told less so that it is taken in: {refused:?}"
+    );
+    slow.open.add_permits(100);
+    eventually("all of it is told", async || pending(&store).await == 0).await;
+    assert_eq!((slow.told.load(Ordering::SeqCst), given_up.all()), (40, vec![]));
+}
+
+/// Nothing is delivered here that would make room by the way.
+#[tokio::test]
+async fn a_request_that_finds_no_room_makes_it() {
+    let store = MemoryStore::builder().max_tasks(20).build();
+    let given_up = GivenUp::default();
+    let stuck = Receiver::new(Destination::new("stuck")).stuck();
+    let layer = built(&store, &given_up, |builder| builder.on_completion(stuck.clone()));
+    let tasks = layer.tasks();
+    drop(layer.layer(service_fn(works)));
+    for _ in 0..3 {
+        submitted(&tasks).await;
+    }
+    eventually("three tries fail", async || stuck.fails.load(Ordering::SeqCst) == 0).await;
+    submitted(&tasks).await;
+    sleep(Duration::from_millis(300)).await;
+    for _ in 4..20 {
+        submitted(&tasks).await;
+    }
+    eventually("they are run", async || all_ended(&store).await).await;
+    assert_eq!((pending(&store).await, given_up.all().len()), (20, 0));
+    submitted(&tasks).await;
+    let told = given_up.all().len();
+    assert!(
+        (9..=10).contains(&told),
+        "half but for what is being tried, and whoever watches is told: {told}"
+    );
+    for _ in 0..8 {
+        submitted(&tasks).await;
+    }
+    eventually("they are run", async || all_ended(&store).await).await;
+    assert!(pending(&store).await >= 19);
+    let many = (0..5).map(|_| Submission::new(Request::post("/work").body(Bytes::new()).unwrap()));
+    for one in tasks.submit_all(many.collect()).await.unwrap() {
+        assert!(matches!(one.unwrap(), Submitted::New(_)));
+    }
+}
