@@ -10,13 +10,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{
     engine::{
-        Engine, Reserved,
-        caught::{caught, caught_async, panicked},
-        node::Hint,
-        rates::Counted,
-        run::Start,
-        slots::Slot,
-        under_way::UnderWay,
+        Engine, Reserved, caught::caught, node::Hint, rates::Counted, run::Start, slots::Slot, under_way::UnderWay,
     },
     error::BoxFuture,
     store::{FullReason, Insert, Inserted, QueueHint, StoreError, StoreErrorKind, StoreResult},
@@ -73,8 +67,7 @@ impl Engine {
         let (insert, newborn) = self.newborn(task, reserved);
         let mut inserting: Inserting = Box::pin(async move {
             let timing = engine.probes.time("insert");
-            let answer = caught_async(|| engine.ledger.insert(insert)).await;
-            let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
+            let answer = timing.end(engine.insert(insert).await);
             (engine, answer)
         });
         // Nobody is to be woken: the task that it goes on in polls it again.

@@ -8,7 +8,6 @@ use crate::{
     engine::{
         Engine,
         accept::{Newborn, Unaccepted},
-        caught::{caught_async, panicked},
         under_way::UnderWay,
     },
     store::{Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
@@ -50,11 +49,7 @@ impl Engine {
         mut newborns: Vec<Newborn>,
     ) -> StoreResult<Vec<Inserted>> {
         let timing = self.probes.time("insert_all");
-        let inserting = async {
-            let answer = caught_async(|| self.ledger.insert_all(inserts)).await;
-            answer.unwrap_or_else(|panic| Err(panicked(&panic)))
-        };
-        let mut inserting = Box::pin(inserting);
+        let mut inserting = Box::pin(self.insert_all(inserts));
         let asked_at = newborns.iter().map(|newborn| newborn.claimed_at).min();
         let in_time = match asked_at {
             Some(asked_at) => timeout_at((asked_at + self.holds_for()).into(), &mut inserting)

@@ -14,6 +14,7 @@ use crate::{
         Engine, Unaccepted,
         caught::{caught, caught_async},
         destinations::Group,
+        give_up::MANY,
         node::Answer,
         node::Hint,
         slots::Slot,
@@ -21,10 +22,10 @@ use crate::{
     error::{BoxError, BoxFuture},
     hook::{Application, Completion, NotSubmitted, Schedule, Target, Tried, TryOutcome},
     probe::Event,
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, Inserted, StoreErrorKind, StoreResult},
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Inserted, StoreErrorKind, StoreResult},
     task::{
-        CapturedRequest, Delivery, DeliveryStatus, DeliveryTry, IdempotencyKey, NewTask, RequestId, Scope, TaskRecord,
-        delivery::DeliveryOutcome, record::cut, redact::Secrets,
+        CapturedRequest, DeliveryStatus, DeliveryTry, Destination, IdempotencyKey, NewTask, RequestId, Scope,
+        TaskRecord, delivery::DeliveryOutcome, record::cut, redact::Secrets,
     },
 };
 
@@ -38,15 +39,12 @@ const SOON: Duration = Duration::from_secs(6);
 /// How long a delivery waits whose request or response the store could not give.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a process is up, and a destination silent, before it is certain that deliveries have nobody to take them.
-/// After an outage of everything, receivers and the other processes come back in any order.
-const CERTAIN: Duration = Duration::from_secs(60 * 60);
-
 impl Engine {
     /// Claims completions and starts to deliver them, at most `max`.
     pub(crate) async fn deliver(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
+        // Before their turn comes again: it is what makes room for the task that just ended.
+        let mut more = self.give_up_crowded(MANY).await? >= MANY;
         let mut left = max;
-        let mut more = false;
         for group in self.destinations.groups() {
             let mut places = group.take_places(left, Instant::now());
             if places.is_empty() {
@@ -77,33 +75,6 @@ impl Engine {
         })
     }
 
-    /// Gives up completions that nobody takes, at most `max`.
-    pub(crate) async fn give_up_deliveries(&self, max: usize) -> StoreResult<Answer> {
-        let patience = self.settings.callback_patience;
-        let certain = CERTAIN.min(patience);
-        let now = Instant::now();
-        let early = certain.saturating_sub(self.clock.uptime(now));
-        if !early.is_zero() {
-            return Ok(Answer::Idle(Some(early)));
-        }
-        let give_up = GiveUp {
-            spared: self.destinations.served(now, certain),
-            overdue: patience,
-            max,
-        };
-        let given_up = self
-            .call("give_up_deliveries", || self.ledger.give_up_deliveries(give_up))
-            .await?;
-        for Delivery { id, destination, .. } in &given_up {
-            self.probes.emit(|| Event::GivenUp { id: *id, destination });
-            self.watchers.changed(*id);
-        }
-        Ok(match given_up.len() < max {
-            true => Answer::Idle(None),
-            false => Answer::More,
-        })
-    }
-
     /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every try
     /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
     /// as tried.
@@ -118,6 +89,11 @@ impl Engine {
         let tried = self.try_once(group, &**target, &claimed).await;
         let now = Instant::now();
         group.note(tried.outcome, now);
+        if group.name == Destination::CALLBACK
+            && let Some(host) = claimed.record.callback_host()
+        {
+            self.destinations.hosts.note(&host, tried.outcome);
+        }
         let tried_before = claimed.delivery.tried;
         let (outcome, status) = match tried.outcome {
             TryOutcome::Delivered => (DeliveryOutcome::Delivered, DeliveryStatus::Delivered),
@@ -156,7 +132,8 @@ impl Engine {
         if let Some(after) = again.filter(|after| *after < SOON) {
             self.destinations.note_upcoming(now + after);
             self.hint(Hint::Outbox);
-        } else if group.take_backlog() {
+        } else if group.take_backlog() || (status == DeliveryStatus::Pending && self.queue_hint(None).crowded) {
+            // More may be due; or it is known only now who does not answer, and others have no room for that.
             self.hint(Hint::Outbox);
         }
         if let TryOutcome::Postponed(_) = tried.outcome {

@@ -12,9 +12,13 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    engine::slots::{Slot, Slots},
+    engine::{
+        hosts::Hosts,
+        slots::{Slot, Slots},
+    },
     error::ConfigError,
     hook::{Callbacks, Hook, HookKind, LocalHooks, Target, TryOutcome},
+    store::Answers,
     task::{Condition, Conditions, Destination, Subscription, Subscriptions},
 };
 
@@ -94,6 +98,8 @@ pub(crate) struct Destinations {
     subscriptions: Subscriptions,
     subscriptions_of_posted: Subscriptions,
     upcoming: Upcoming,
+    /// Those that callbacks were tried to be sent to.
+    pub(crate) hosts: Hosts,
 }
 
 /// All that goes to one destination.
@@ -138,6 +144,7 @@ impl Destinations {
             subscriptions_of_posted: subscriptions(&groups, |target| !target.reenters()),
             groups: groups.into_iter().map(Arc::new).collect(),
             upcoming: Upcoming::default(),
+            hosts: Hosts::default(),
         }
     }
 
@@ -173,6 +180,20 @@ impl Destinations {
     pub(crate) fn served(&self, now: Instant, silent: Duration) -> Vec<Destination> {
         let served = self.groups.iter().filter(|group| !group.is_silent(now, silent));
         served.map(|group| group.name.clone()).collect()
+    }
+
+    /// Who answers, as far as it is known by now. Of others' destinations nothing is, and they are left alone.
+    pub(crate) fn answers(&self, now: Instant) -> Answers {
+        let names = |of: &dyn Fn(&Group) -> bool| {
+            let groups = self.groups.iter().filter(|group| of(group));
+            groups.map(|group| group.name.clone()).collect()
+        };
+        Answers {
+            silent: names(&|group| group.is_silent(now, Duration::ZERO)),
+            mixed: names(&|group| group.health.is_none()),
+            hosts: self.hosts.answers(),
+            overdue: UNTRIED,
+        }
     }
 
     /// A delivery is due again at `at`.
@@ -297,8 +318,12 @@ enum Allowed {
     None,
 }
 
+/// For how long a callback may be due without being tried, before its host is as good as one that does not answer. As long
+/// as a host that answers takes at most, with all places before it taken.
+const UNTRIED: Duration = Duration::from_secs(10);
+
 /// So many tries in a row may fail by chance.
-const FAILURES_ALLOWED: u32 = 3;
+pub(crate) const FAILURES_ALLOWED: u32 = 3;
 /// From then on a destination is left alone for so long, doubling ...
 const PAUSE_BASE: Duration = Duration::from_millis(100);
 /// ... to here: a receiver that is there again is found within a second.

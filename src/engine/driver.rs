@@ -256,6 +256,7 @@ impl Engine {
     }
 
     async fn prune(&self) -> StoreResult<Answer> {
+        self.give_up_crowded(BATCH).await?;
         let given_up = self.give_up_deliveries(BATCH).await?;
         let pruned = self
             .call("prune", || self.ledger.prune(self.settings.retention, BATCH))

@@ -19,7 +19,9 @@ mod entry;
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
 mod feed;
 mod follow;
+mod give_up;
 mod grpc;
+mod hosts;
 mod judge;
 mod lease;
 mod log;

@@ -252,7 +252,7 @@ pub enum Event<'a> {
         took: Duration,
     },
     /// A completion was given up: it was due for [`callback_patience`](crate::Builder::callback_patience), and nobody
-    /// took it.
+    /// took it; or who is to be told does not answer, and the store has no room for all that wait for that.
     GivenUp {
         /// The task.
         id: RequestId,

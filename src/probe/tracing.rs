@@ -144,7 +144,7 @@ impl Probe for TracingProbe {
             }
             Event::GivenUp { id, destination } => {
                 let destination = destination.as_str();
-                error!(task.id = %id, destination, "completion given up, nobody took it");
+                error!(task.id = %id, destination, "completion given up, nobody takes it");
             }
             Event::Pruned(pruned) => {
                 debug!(tasks = pruned.tasks, keys = pruned.keys, "ended tasks pruned");
@@ -159,7 +159,10 @@ impl Probe for TracingProbe {
             }
             Event::SetAside { values } => error!(values, "damaged values set aside by the store"),
             Event::KeysForgotten { keys } => {
-                warn!(keys, "keys forgotten before their window was over, the store has no room for more");
+                warn!(
+                    keys,
+                    "keys forgotten before their window was over, the store has no room for more"
+                );
             }
             Event::Levels {
                 slots_used,

@@ -231,6 +231,7 @@ fn what_seldom_happens_is_counted_too() {
                 error: Some(&corrupt),
             },
             Event::SetAside { values: 2 },
+            Event::KeysForgotten { keys: 5 },
             Event::Levels {
                 counts: Some(&counts),
                 slots_used: 3,
@@ -248,6 +249,7 @@ fn what_seldom_happens_is_counted_too() {
     assert_eq!(seen.value("callbacks_given_up_total"), 1.0);
     assert_eq!(seen.value("pruned_total"), 3.0);
     assert_eq!(seen.value("store_corrupt_records_total"), 3.0);
+    assert_eq!(seen.value("store_keys_forgotten_total"), 5.0);
     assert_eq!(
         seen.samples("store_op_duration_seconds{op=input,outcome=corrupt}"),
         [0.02]
