@@ -33,6 +33,8 @@ mod handler;
 mod hooks;
 mod lease;
 mod memory;
+mod memory_keys;
+mod memory_waiting;
 mod metrics_probe;
 mod placement;
 mod prefer;
