@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use http::Method;
+use http::{Method, Uri};
 
 use crate::{
     task::{

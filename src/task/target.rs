@@ -46,6 +46,11 @@ impl RequestTarget {
         }
     }
 
+    /// How many bytes of it are kept.
+    pub(crate) fn length(&self) -> usize {
+        self.text.len()
+    }
+
     /// A target that was kept before, unless it is longer than any.
     pub(crate) fn stored(parts: [&str; 3], cut: bool) -> Option<Self> {
         let length: usize = parts.iter().map(|part| part.len()).sum();

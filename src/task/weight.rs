@@ -5,7 +5,7 @@
 
 use std::mem::size_of_val;
 
-use crate::task::{Accepted, Delivery, TaskRecord, record::Labels, target};
+use crate::task::{Accepted, Delivery, TaskRecord};
 
 impl TaskRecord {
     /// About how many bytes it takes to keep, beside what every record takes.
@@ -23,13 +23,7 @@ impl Accepted {
         let name = self.name.as_ref().map_or(0, |name| name.as_str().len());
         let tenant = self.tenant.as_ref().map_or(0, |tenant| tenant.as_str().len());
         let caller = self.caller.as_ref().map_or(0, |caller| caller.as_str().len());
-        texts.iter().sum::<usize>() + name + tenant + caller + target::length(&self.uri) + self.labels.weight()
-    }
-}
-
-impl Labels {
-    fn weight(&self) -> usize {
-        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+        texts.iter().sum::<usize>() + name + tenant + caller + self.target.length() + self.labels.weight()
     }
 }
 

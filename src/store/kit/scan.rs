@@ -112,6 +112,8 @@ pub fn due(
             let past = others.map(|of| of.due_at.saturating_add(*overdue)).min()?;
             (past <= now).then_some((past, Why::Overdue))
         }
+        // A store that looks through its rows has no bound to keep room under.
+        Due::Crowded(_) => None,
     };
     let mut due: Vec<_> = rows.into_iter().filter_map(|row| Some((since(&row)?, row))).collect();
     due.sort_by_key(|((at, _), row)| (*at, row.id));

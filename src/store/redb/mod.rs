@@ -290,6 +290,7 @@ impl TaskStore for RedbStore {
         QueueHint {
             queued: Some(queue.waiting()),
             tenant_queued: tenant.map(|_| queue.lock().waiting_of(tenant)),
+            crowded: false,
             failed: self.closed.load(Ordering::Acquire) || self.inner.failure().is_some(),
         }
     }

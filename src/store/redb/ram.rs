@@ -148,6 +148,8 @@ impl Ram {
                 let until = now.saturating_sub(*overdue);
                 with(self.outbox.overdue(spared, max, until), Why::Overdue).collect()
             }
+            // There is no bound to keep room under.
+            Due::Crowded(_) => Vec::new(),
         }
     }
 
