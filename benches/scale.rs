@@ -30,7 +30,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
-    RequestBody, RequestId, RespondAsyncLayer, TaskApi, TaskStore, allow_everyone,
+    RequestBody, RequestId, RespondAsyncLayer, TaskApi, allow_everyone,
     store::{Insert, Inserted, Ledger, RedbStore},
     task::{CapturedRequest, CapturedResponse, NewTask, WorkerId, lifecycle::Outcome},
     time::Timestamp,

@@ -34,6 +34,10 @@ pub(crate) enum Unaccepted {
 /// A task on its way into the store: a value where the store was ready at once, so that whoever waits for it needs no
 /// room for what was not waited for.
 #[must_use]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for what was not waited for is what this does without"
+)]
 pub(crate) enum Accepting {
     Answered(Result<Inserted, Unaccepted>),
     Committing(BoxFuture<'static, Result<Inserted, Unaccepted>>),

@@ -174,9 +174,8 @@ impl Ledger {
     /// again.
     pub async fn settle(&self, held: &Held, outcome: &Outcome) -> StoreResult<Settled> {
         for _ in 0..TRIES {
-            let (change, settled) = match held.settle(outcome, self.store.now()) {
-                Some(settling) => settling,
-                None => return Ok(Settled::Fenced),
+            let Some((change, settled)) = held.settle(outcome, self.store.now()) else {
+                return Ok(Settled::Fenced);
             };
             match self.store.commit(change).await? {
                 Committed::Done => {

@@ -13,7 +13,7 @@ use axum::{Router, routing::post};
 use http::{Request, StatusCode};
 use serde_json::json;
 use tower_respond_async::{
-    Access, MemoryStore, RequestId, Scope, TaskApi, TaskStore, Tenant,
+    Access, MemoryStore, RequestId, Scope, TaskApi, Tenant,
     api::Permission,
     error::BoxFuture,
     hook::webhook::{CallbackPolicy, Resolve, Secret, Webhook},

@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tower::ServiceExt;
 use tower_respond_async::{
-    Backoff, Builder, MemoryStore, RequestId, Scope, TaskApi, TaskState, TaskStore, allow_everyone,
+    Backoff, Builder, MemoryStore, RequestId, Scope, TaskApi, TaskState, allow_everyone,
     probe::{Capture, Event, Probe, TracingProbe},
     store::{Ledger, LogQuery},
     task::{LogLine, lifecycle::Outcome},

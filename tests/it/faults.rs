@@ -9,7 +9,7 @@ use std::{
 };
 
 use tower_respond_async::{
-    MemoryStore, RequestId, Scope, SubmitError, Submitted, TaskState, TaskStore, Tasks,
+    MemoryStore, RequestId, Scope, SubmitError, Submitted, TaskState, Tasks,
     store::{Insert, Operation, StoreErrorKind},
     task::{Filter, IdempotencyKey},
     testing::{FaultStore, Faults},

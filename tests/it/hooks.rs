@@ -12,8 +12,7 @@ use std::{
 
 use http::header::RETRY_AFTER;
 use tower_respond_async::{
-    BoxError, Builder, Completion, CompletionHook, MemoryStore, RequestBody, RequestId, Scope, TaskState, TaskStore,
-    Tasks,
+    BoxError, Builder, Completion, CompletionHook, MemoryStore, RequestBody, RequestId, Scope, TaskState, Tasks,
     probe::{Event, Probe},
     store::{Insert, Operation},
     task::{

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{Channel, Full};
 use tower::{Layer, Service, service_fn};
 use tower_respond_async::{
-    BoxError, Completion, MemoryStore, Scope, TaskContext, TaskRecord, TaskState, TaskStore, Tasks,
+    BoxError, Completion, MemoryStore, Scope, TaskContext, TaskRecord, TaskState, Tasks,
     probe::{Event, Probe},
     store::{Insert, Operation},
     task::{Conditions, Destination, Filter, Subscription, Subscriptions},

@@ -315,8 +315,10 @@ async fn a_log_and_an_edited_request_make_room_for_themselves() {
         bounded.ended(bounded.task(100), 3_000).await,
     ];
     let live = bounded.held(bounded.task(100)).await;
-    let mut edits = Edits::default();
-    edits.body = Some(Bytes::from(vec![b'z'; 6_000]));
+    let edits = Edits {
+        body: Some(Bytes::from(vec![b'z'; 6_000])),
+        ..Edits::default()
+    };
     let rerun = bounded.ledger().rerun(&Scope::All, again, edits).await.unwrap();
     assert!(matches!(rerun, Rerun::Enqueued { .. }), "{rerun:?}");
     assert_eq!(bounded.kept().await, [again, others[1], live.lease().id]);

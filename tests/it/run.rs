@@ -20,7 +20,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tower::{Layer, Service};
 use tower_respond_async::{
     AttemptEnd, BoxError, Completion, DoNotRetry, MemoryStore, RequestBody, RequestId, RetryPolicy, Scope, TaskState,
-    TaskStore, Tasks, Verdict,
+    Tasks, Verdict,
     store::{Insert, Operation},
     task::{Condition, FenceToken},
     testing::{FaultStore, ManualClock},

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Barrier;
 use tower_respond_async::{
-    MemoryStore, RequestId, Scope, TaskState, TaskStore, Tasks,
+    MemoryStore, RequestId, Scope, TaskState, Tasks,
     store::Insert,
     task::lifecycle::{Edits, Rerun, Stop},
     testing::ManualClock,

@@ -17,7 +17,6 @@ use crate::{
 /// with which digest.
 ///
 /// What it answers `New` for is to be kept, with its request, its name and its key.
-#[must_use]
 pub fn insert(
     rows: &[Row],
     keyed: Option<(RequestId, Timestamp, Option<RequestDigest>)>,

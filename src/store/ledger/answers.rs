@@ -54,6 +54,10 @@ impl Insert {
 /// What an insert did.
 #[derive(Debug)]
 #[must_use]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every insert is of a new task, which a box would cost an allocation"
+)]
 pub enum Inserted {
     /// The task is stored; if it was to be born claimed, the record is `Running`, and this is the claim.
     New(Arc<TaskRecord>, Option<Held>),

@@ -31,6 +31,9 @@ const LONG: Duration = Duration::from_secs(3600);
 /// A file that is removed with its owner.
 struct File(PathBuf);
 
+/// A key and what is stored under it.
+type Entry = (Vec<u8>, Vec<u8>);
+
 impl File {
     fn new() -> Self {
         let name = format!("respond-async-{}-{}.redb", std::process::id(), fastrand::u64(..));
@@ -42,7 +45,7 @@ impl File {
         Ledger::new(Arc::new(RedbStore::open(&self.0).await.unwrap()))
     }
 
-    fn tasks(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BoxError> {
+    fn tasks(&self) -> Result<Vec<Entry>, BoxError> {
         let database = Database::open(&self.0)?;
         let tasks = database.begin_read()?.open_table(TASKS)?;
         let entries = tasks.iter()?.map(|entry| {

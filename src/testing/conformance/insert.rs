@@ -378,3 +378,38 @@ pub async fn a_born_claimed_task_is_held(harness: &dyn Harness) {
     let _ = store.end(record.lease(), success()).await;
     assert_eq!(store.state(task.id).await, TaskState::Succeeded);
 }
+
+/// Many at once are stored or refused each as if it came alone, and answered in their order.
+pub async fn many_inserts_are_answered_in_their_order(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let first = a_task_keyed("k", 1);
+    let twice = a_task_keyed("k", 2);
+    let born = a_task();
+    let (one, held) = (first.id, born.id);
+    let inserts = vec![
+        Insert::new(first),
+        Insert::new(a_task_called("job")),
+        Insert::new(twice.clone()),
+        Insert::new(born).born(worker("w"), LONG),
+        Insert::new(a_task()).within(Limits {
+            queued: 2,
+            ..Limits::UNLIMITED
+        }),
+    ];
+    let ids: Vec<_> = inserts.iter().map(|insert| insert.task.id).collect();
+
+    let answers = store.insert_all(inserts).await.expect("insert");
+
+    assert_eq!(answers.len(), 5);
+    assert!(matches!(&answers[0], Inserted::New(record, None) if record.id == one));
+    assert!(matches!(&answers[1], Inserted::New(record, None) if record.id == ids[1]));
+    assert_eq!(known(&answers[2]), (one, KnownBy::Key, false));
+    assert!(matches!(&answers[3], Inserted::New(record, Some(_)) if record.id == held));
+    assert!(matches!(&answers[4], Inserted::Full(_)), "{:?}", answers[4]);
+    assert_eq!(store.state(held).await, TaskState::Running);
+    assert_eq!(store.claim_ids(&worker("w"), 9).await, [one, ids[1]]);
+    for refused in [twice.id, ids[4]] {
+        assert!(store.task(refused).await.is_err());
+    }
+    assert!(store.insert_all(Vec::new()).await.expect("insert").is_empty());
+}

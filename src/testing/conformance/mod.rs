@@ -25,6 +25,7 @@ mod subject;
 
 pub mod age;
 pub mod claim;
+pub mod commit;
 pub mod durable;
 pub mod insert;
 pub mod lease;
@@ -149,7 +150,8 @@ macro_rules! __promises {
                 a_name_is_free_again_once_its_task_is_gone
                 a_name_and_a_key_of_two_tasks_are_a_conflict
                 full_is_refused_without_a_trace
-                a_born_claimed_task_is_held;
+                a_born_claimed_task_is_held
+                many_inserts_are_answered_in_their_order;
             claim:
                 a_task_is_claimed_by_one_worker_only
                 claims_come_oldest_first
@@ -171,6 +173,14 @@ macro_rules! __promises {
                 a_stopping_task_whose_worker_died_is_stopped
                 renewing_works_while_the_callers_runtime_is_blocked
                 a_rescue_does_no_more_than_it_is_asked_for;
+            commit:
+                a_change_of_an_older_version_is_refused_with_the_row_as_it_is
+                of_changes_of_one_version_one_is_made
+                a_change_of_a_lapsed_claim_is_refused_once_it_was_renewed
+                all_that_a_change_brings_is_there_with_it
+                a_change_of_the_outbox_depends_on_the_token_it_saw
+                changes_made_together_are_answered_in_their_order
+                a_claimed_row_is_the_row_that_is_kept;
             settle:
                 the_response_appears_with_the_state
                 of_several_settlements_one_is_accepted
@@ -240,6 +250,7 @@ mod tests {
             ("insert", include_str!("insert.rs")),
             ("claim", include_str!("claim.rs")),
             ("lease", include_str!("lease.rs")),
+            ("commit", include_str!("commit.rs")),
             ("settle", include_str!("settle.rs")),
             ("stop", include_str!("stop.rs")),
             ("age", include_str!("age.rs")),

@@ -387,7 +387,11 @@ impl World {
         let accepted = matches!(settled, Settled::Accepted { .. });
         let held = self.witness().find(&Scope::All, lease.id);
         let held = held.is_some_and(|record| record.state.is_held() && record.token == lease.token);
-        self.check(7, !(accepted && held), format_args!("{} is held after its end was accepted", lease.id));
+        self.check(
+            7,
+            !(accepted && held),
+            format_args!("{} is held after its end was accepted", lease.id),
+        );
     }
 
     fn renewed(&self, lease: LeaseRef, renewal: Renewal, before: Option<&Row>, after: Option<&Row>) {

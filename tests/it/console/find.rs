@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use serde_json::json;
 use tower_respond_async::{
-    RequestId, Scope, TaskState, TaskStore,
+    RequestId, Scope, TaskState,
     store::{Insert, Inserted, Ledger},
     task::{CapturedRequest, NewTask, lifecycle::Stop},
     time::Timestamp,
