@@ -38,6 +38,7 @@ cargo test --workspace --features tower-respond-async/full --doc
 
 say "the benches run, a moment each"
 cargo test --features full --benches
+cargo test -p lab --benches
 
 say "a process is killed under load, a moment"
 cargo run --quiet --features full --example crash_loop -- --cycles 20

@@ -22,6 +22,8 @@ mod operations;
 #[cfg(feature = "redb")]
 mod redb;
 mod row;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, time::Duration};
 

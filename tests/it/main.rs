@@ -52,6 +52,7 @@ mod set_back;
 mod shutdown;
 mod simulation;
 mod stop;
+mod submit_all;
 mod support;
 mod sync_path;
 mod tracing_probe;

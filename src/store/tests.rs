@@ -1,0 +1,203 @@
+//! Rows that are claimed, renewed and changed one after the other are what the lifecycle makes of the task.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use proptest::prelude::*;
+
+use crate::{
+    store::{Change, Guard, NewRow, Row},
+    task::{
+        CapturedRequest, CapturedResponse, Conditions, Destination, NewTask, Progress, RequestId, Subscription,
+        Subscriptions, TaskRecord, WorkerId,
+        lifecycle::{Outcome, Rescue},
+    },
+    time::Timestamp,
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Claim,
+    Renew,
+    Progress,
+    Settle(u8),
+    Stop,
+    Rescue,
+    Deliver,
+    Rerun,
+    Wait(u16),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => Just(Step::Claim),
+        2 => Just(Step::Renew),
+        1 => Just(Step::Progress),
+        4 => (0..6_u8).prop_map(Step::Settle),
+        1 => Just(Step::Stop),
+        2 => Just(Step::Rescue),
+        2 => Just(Step::Deliver),
+        2 => Just(Step::Rerun),
+        3 => (1..40_000_u16).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+fn request() -> Arc<CapturedRequest> {
+    let uri = Uri::from_static("/tests/run");
+    let body = Bytes::from_static(b"work");
+    Arc::new(CapturedRequest::new(Method::POST, uri, HeaderMap::new(), body))
+}
+
+fn outcome(number: u8) -> Outcome {
+    let (after, error) = (Duration::from_secs(1), Arc::from("it was busy"));
+    match number {
+        0 => Outcome::Retry { after, error },
+        1 => Outcome::Deferred { after, error },
+        2 => Outcome::Released,
+        3 => Outcome::Stopped,
+        4 => Outcome::Failed { error, output: None },
+        _ => Outcome::Succeeded {
+            output: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new())),
+        },
+    }
+}
+
+/// The row in a store, and the task as it would be if every step wrote it whole.
+struct Both {
+    row: Row,
+    whole: TaskRecord,
+    now: Timestamp,
+}
+
+impl Both {
+    fn new() -> Self {
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let hook = Subscription {
+            destination: Destination::new("hook"),
+            on: Conditions::ALL,
+        };
+        let task = NewTask {
+            subscriptions: Subscriptions::from([hook]),
+            max_attempts: 3,
+            ..NewTask::new(RequestId::from_bytes([7; 16]), request())
+        };
+        let whole = TaskRecord::accepted(&task, now);
+        let row = NewRow::new(Arc::new(whole.clone()), request().to_payload()).row(now);
+        Self { row, whole, now }
+    }
+
+    /// Changes both: the whole task by the lifecycle, and the row by what leads from one to the other.
+    fn change<T: PartialEq + std::fmt::Debug>(&mut self, act: impl Fn(&mut TaskRecord) -> T) -> T {
+        let done = act(&mut self.whole);
+        let mut seen = self.row.clone();
+        assert_eq!(act(Arc::make_mut(seen.restore())), done);
+        let change = Change::between(&seen, seen.record.clone(), self.now);
+        assert!(change.holds(&self.row, self.now));
+        let next = change.to.expect("it is not a removal");
+        self.row = next.after(&self.row, self.now);
+        done
+    }
+
+    fn step(&mut self, step: Step) {
+        let now = self.now;
+        match step {
+            Step::Wait(millis) => self.now = now.saturating_add(Duration::from_millis(millis.into())),
+            Step::Claim => {
+                let runnable = self.row.columns.is_runnable(now);
+                assert_eq!(runnable, self.whole.is_runnable(now));
+                if runnable {
+                    let worker = WorkerId::new("w", 1);
+                    self.row.claim(worker.clone(), LEASE, now);
+                    self.whole.claim(worker, LEASE, now).unwrap();
+                }
+            }
+            Step::Renew => {
+                let token = self.whole.token;
+                let renewed = self.row.columns.renew(token, LEASE, now);
+                assert_eq!(renewed, self.whole.renew(token, LEASE, now));
+            }
+            Step::Progress => {
+                if self.whole.state.is_held() {
+                    let progress = Some(Progress::new(0.5, "half"));
+                    self.row.columns.progress.clone_from(&progress);
+                    self.whole.progress = progress;
+                }
+            }
+            Step::Settle(number) => {
+                let (token, outcome) = (self.whole.token, outcome(number));
+                _ = self.change(|record| record.settle(token, &outcome, now).ok());
+            }
+            Step::Stop => _ = self.change(|record| record.stop(now)),
+            Step::Rescue => self.rescue(),
+            Step::Deliver => {
+                let Some(at) = self
+                    .whole
+                    .deliveries
+                    .iter()
+                    .position(|it| it.is_pending() && it.due_at <= now)
+                else {
+                    return;
+                };
+                let (generation, to) = (self.whole.deliveries[at].generation, Destination::new("hook"));
+                let mut rows = self.row.outbox.iter_mut();
+                let row = rows.find(|row| row.generation == generation).expect("it is pending");
+                let token = row.claim(LEASE, now).expect("it is due");
+                let delivery = &mut self.whole.deliveries[at];
+                (delivery.due_at, delivery.token, delivery.is_claimed) = (row.due_at, token, true);
+                self.change(|record| {
+                    record.delivery_mut(generation, &to).expect("a delivery").redeliver(now);
+                });
+            }
+            Step::Rerun => {
+                let request = request();
+                _ = self.change(|record| record.rerun(&request, now));
+            }
+        }
+    }
+
+    /// A rescue that saw the lease run out holds only while the lease has: a renewal in between keeps its holder.
+    fn rescue(&mut self) {
+        let now = self.now;
+        let before = self.row.clone();
+        let token = before.columns.token;
+        let mut seen = before.clone();
+        let rescued = Arc::make_mut(seen.restore()).rescue(now);
+        if rescued != Rescue::NotDue && before.columns.is_held() {
+            let mut late = Change::between(&seen, seen.record.clone(), now);
+            late.guard = Guard::Lapsed(before.version);
+            assert!(late.holds(&before, now));
+            let earlier = before.columns.lease_until.unwrap().as_millis() - 1;
+            let mut renewed = before.clone();
+            _ = renewed.columns.renew(token, LEASE, Timestamp::from_millis(earlier));
+            assert_eq!(late.holds(&renewed, now), renewed.columns.has_lapsed(now));
+            assert_eq!(renewed.version, before.version);
+        }
+        _ = self.change(|record| record.rescue(now));
+    }
+
+    fn agree(&self) {
+        let restored = self.row.clone().into_record();
+        assert_eq!(*restored, self.whole);
+        assert_eq!(restored.encode(), self.whole.encode());
+        let pending = self.whole.deliveries.iter().filter(|delivery| delivery.is_pending());
+        assert_eq!(pending.count(), self.row.outbox.len());
+        let bytes = self.row.encode();
+        let (stored, rest) = Row::decode(self.row.id, &bytes).unwrap();
+        assert_eq!((&stored, rest), (&self.row, &*self.row.record.encode()));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_row_that_is_claimed_and_changed_is_the_task_as_the_lifecycle_makes_it(steps in steps()) {
+        let mut both = Both::new();
+        for step in steps {
+            both.step(step);
+            both.agree();
+        }
+    }
+}
