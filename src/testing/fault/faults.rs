@@ -155,9 +155,10 @@ impl Faults {
         let ordered = script.ordered.remove(&call);
         let drawn = script.random.as_mut().and_then(|(random, odds)| odds.draw(random));
         let fault = match script.fate {
-            Fate::OfItsOwn => ordered.or(drawn),
             Fate::Fail => Some(Fault::Fail),
-            Fate::LoseReply => Some(Fault::LoseReply),
+            Fate::FailChanges if changes(operation) => Some(Fault::Fail),
+            Fate::LoseChanges if changes(operation) => Some(Fault::LoseReply),
+            _ => ordered.or(drawn),
         };
         let made = script.made;
         let (mut due, held): (Vec<_>, _) = std::mem::take(&mut script.held)
@@ -250,6 +251,15 @@ impl Drop for Delayed {
     }
 }
 
+/// Whether the store commits something for it.
+const fn changes(operation: Operation) -> bool {
+    use Operation as Of;
+    !matches!(
+        operation,
+        Of::Rows | Of::Due | Of::List | Of::Counts | Of::Payload | Of::Logs
+    )
+}
+
 /// What calls meet together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -258,8 +268,10 @@ pub(crate) enum Fate {
     OfItsOwn,
     /// They fail, and nothing is done.
     Fail,
-    /// They are done, and their callers told that they failed.
-    LoseReply,
+    /// Those that change something do.
+    FailChanges,
+    /// Those that change something are done, and their callers told that they failed.
+    LoseChanges,
 }
 
 #[derive(Default)]
