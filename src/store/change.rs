@@ -23,7 +23,7 @@ pub struct Change {
     pub to: Option<Next>,
     /// Another request than the one that is kept.
     pub request: Option<Payload>,
-    /// What becomes of the response.
+    /// What becomes of the response. The record says whether there is one, so a store may take one that is missing for damage.
     pub response: Response,
 }
 

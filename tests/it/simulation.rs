@@ -87,6 +87,8 @@ fn the_invariants_hold_in_many_lives() {
             ("leases lost", |r| r.leases_lost),
             ("completions delivered", |r| r.delivered),
             ("completions given up", |r| r.given_up),
+            ("completions told again", |r| r.redelivered),
+            ("changes that came too late", |r| r.stale_changes),
         ],
     );
 }

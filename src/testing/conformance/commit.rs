@@ -122,7 +122,7 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
         .expect("payload");
     assert!(response.is_some());
 
-    let mut again = saying(&row, "again", store.port());
+    let mut again = changed(&row, store.port(), |record| record.response = None);
     again.request = Some(a_request("/tests/other", b"other").to_payload());
     again.response = Response::Drop;
     assert!(is_done(&commit(store.port(), again).await));

@@ -18,7 +18,7 @@ use crate::{
         node::Hint,
     },
     probe::AttemptOutcome,
-    store::{Held, Renewal, Settled, TaskStore},
+    store::{Held, Renewal, Settled},
     task::{
         CapturedResponse, LeaseRef, Progress, TaskRecord,
         lifecycle::{DEFERRALS, Outcome},
@@ -89,8 +89,7 @@ impl Process {
                 }
                 Directive::Settle(outcome) => {
                     live.handler = None;
-                    let (lease, held) = (live.lease, live.held.clone());
-                    let holds = now < live.may_settle_until;
+                    let (lease, holds) = (live.lease, now < live.may_settle_until);
                     world.check(
                         7,
                         holds,
@@ -104,9 +103,10 @@ impl Process {
                             self.worker, lease.id
                         ));
                         world.report.freezes += 1;
-                        self.unsent.push((held, outcome));
+                        self.unsent.push((live.held.clone(), outcome));
                         self.freeze(now + long);
                     } else {
+                        let held = live.held.clone();
                         self.settle(world, held, outcome);
                     }
                     at += 1;
@@ -145,14 +145,13 @@ impl Process {
 
     pub(super) fn settle(&mut self, world: &mut World, held: Arc<Held>, outcome: Outcome) {
         let (ledger, lease) = (world.ledger(), held.lease());
+        world.asked_to_settle(lease, &outcome);
         let call = async move { ledger.settle(&held, &outcome).await };
         self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
             let now = world.now();
+            world.told_settled(lease, &answer);
             let input = match answer {
-                Ok(settled) => {
-                    world.was_settled(lease, settled);
-                    Input::Settled(settled)
-                }
+                Ok(settled) => Input::Settled(settled),
                 Err(_) => Input::NotSettled(Duration::from_millis(world.random.u64(10..3_000))),
             };
             if let Some(live) = process.attempts.iter_mut().find(|live| live.lease == lease) {
@@ -169,8 +168,8 @@ impl Process {
             return;
         }
         self.renewing = true;
-        let (store, asked) = (world.store(), leases.clone());
-        let call = async move { store.renew(asked, LEASE).await };
+        let (ledger, asked) = (world.ledger(), leases.clone());
+        let call = async move { ledger.store().renew(asked, LEASE).await };
         self.ask_alone(world, Some(LEASE / 3), call, move |process, world, answer| {
             let at = world.now();
             process.renewing = false;
@@ -216,10 +215,12 @@ impl Process {
     }
 
     pub(super) fn hand_back(&mut self, world: &mut World, held: Held) {
-        world.note(format_args!("{} is handed back by {}", held.lease().id, self.worker));
-        let ledger = world.ledger();
+        let (ledger, lease) = (world.ledger(), held.lease());
+        world.note(format_args!("{} is handed back by {}", lease.id, self.worker));
+        world.asked_to_settle(lease, &Outcome::Released);
         let call = async move { ledger.settle(&held, &Outcome::Released).await };
-        self.ask(world, Some(STORE_TIMEOUT), call, |process, world, _| {
+        self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
+            world.told_settled(lease, &answer);
             // If this failed, the lease runs out.
             process.hint_work(world.now());
         });
@@ -228,6 +229,8 @@ impl Process {
     pub(super) fn start(&mut self, world: &mut World, record: &TaskRecord, held: Held, claimed_at: Instant) {
         let now = world.now();
         world.note(format_args!("{} runs on {}", record.id, self.worker));
+        let lease = held.lease();
+        world.check_start(record, lease);
         let random = &mut world.random;
         let long = Duration::from_millis(random.u64(1..60_000));
         let hangs = world.faults_on && random.u32(0..12) == 0;
@@ -241,7 +244,6 @@ impl Process {
             // The grace is over: handed back without being begun.
             machine.handle(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
         }
-        let lease = held.lease();
         self.attempts.push(Live {
             lease,
             held: Arc::new(held),
@@ -258,9 +260,9 @@ impl Process {
             reported: false,
         });
         if world.random.u32(0..4) == 0 {
-            let store = world.store();
+            let ledger = world.ledger();
             let progress = Progress::new(world.random.f32(), "simulated");
-            let call = async move { store.set_progress(lease, progress).await };
+            let call = async move { ledger.store().set_progress(lease, progress).await };
             self.ask_alone(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
         }
     }

@@ -34,6 +34,7 @@ impl Process {
                 self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
                     let now = world.now();
                     let answer = answer.map(|rescued| {
+                        world.told_rescued(&rescued);
                         if rescued.tasks.iter().any(|(_, rescue)| *rescue == Rescue::Requeued) {
                             process.hint_work(now);
                         }
@@ -53,11 +54,16 @@ impl Process {
                     max: 100,
                 };
                 let call = async move {
-                    ledger.give_up_deliveries(give_up).await?;
-                    ledger.prune(retention, 100).await
+                    let given_up = ledger.give_up_deliveries(give_up).await?;
+                    ledger.prune(retention, 100).await?;
+                    Ok(given_up)
                 };
                 self.ask(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
-                    process.done(world, action, answer.map(|_| Answer::Idle(None)));
+                    let answer = answer.map(|given_up| {
+                        world.told_given_up(&given_up);
+                        Answer::Idle(None)
+                    });
+                    process.done(world, action, answer);
                 });
             }
             Action::Deliver(max) => {
@@ -144,8 +150,10 @@ impl Process {
         self.delivering = later;
         let due: Vec<(Instant, ClaimedDelivery)> = due;
         for (_, claimed) in due {
-            let id = claimed.delivery.id;
-            world.told(id, claimed.delivery.generation, claimed.delivery.webhook_id());
+            let (id, delivery) = (claimed.delivery.id, &claimed.delivery);
+            let of = (delivery.generation, delivery.destination.clone(), delivery.token.get());
+            world.told_end(id, delivery.generation, delivery.webhook_id());
+            world.asked_to_deliver(id, of.clone());
             let outcome = match world.faults_on && world.random.bool() {
                 true => DeliveryOutcome::Retry(Duration::from_millis(world.random.u64(1..9_000))),
                 false => DeliveryOutcome::Delivered,
@@ -161,7 +169,9 @@ impl Process {
             let ledger = world.ledger();
             let call = async move { ledger.settle_delivery(settlement).await };
             // Lost, it is delivered once more when its lease has run out.
-            self.ask(world, Some(STORE_TIMEOUT), call, |_, _, _| {});
+            self.ask(world, Some(STORE_TIMEOUT), call, move |_, world, answer| {
+                world.told_delivered(id, &of, answer);
+            });
             world.note(format_args!("{id} was told"));
         }
     }

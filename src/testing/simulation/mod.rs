@@ -1,39 +1,56 @@
 //! Whole lives of several processes on one store, in pretend time, from a seed.
 //!
-//! The engine's decisions are two pure machines; this drives both, as the engine's driver does, on a real store behind a
-//! [`FaultStore`](crate::testing::FaultStore). Everything that may go wrong does:
+//! The engine's decisions are two pure machines; this drives both, as the engine's driver does, through a
+//! [`Ledger`](crate::store::Ledger) on a real store behind a [`FaultStore`](crate::testing::FaultStore). Everything that may
+//! go wrong does, in each of the calls that a step of a life takes:
 //!
 //! - calls fail, are done and their answer lost, arrive after later ones or after their caller has gone
-//! - calls wait for each other and are committed together; all of them are done or none, and told so or told nothing
+//! - calls wait for each other and are committed together; all changes are made or none, and told so or told nothing
 //! - processes crash, are taken down by a task, freeze, freeze between a decision and its call, are shut down
 //! - everything stands still for a while; the wall clock is set forwards and back, and no two processes show the same time
-//! - clients send again what was not answered, stop tasks, run them again edited, delete them, and ask for others' tasks
+//! - clients order several tasks at once, send again what was not answered, stop tasks, run them again edited, have their
+//!   ends told again, delete them, and ask for others' tasks
 //!
 //! After every step the invariants are checked that hold at any moment; then the faults stop, and everything must come to
 //! its end. The same seed gives the same run, to the last event: [`Report::trace`] tells.
 //!
 //! | invariant | checked |
 //! |---|---|
-//! | 1 a 202 means the task is readable | as it is sent, whenever the task is touched, when the store was opened again, and at the end |
-//! | 2 nothing is non-terminal for ever once faults stop | at the end, within an hour, which most tasks do not expire in |
-//! | 3 at most one valid lease | at every renewal; after every step: no two handlers on one task, none past its deadline |
-//! | 4 one terminal transition per generation | whenever a task is touched |
-//! | 5 attempt numbers only grow, and are bounded | at every claim, against claims and releases counted here |
-//! | 6 every end is told, under one id | an outbox entry for every end; at every delivery; whenever one is given up; and at the end |
-//! | 7 an old token changes nothing | at every settlement, progress report and delivery; none is sent past its deadline |
-//! | 8 a stop that was acknowledged is followed by no attempt | at every claim and settlement |
-//! | 9 the replayed request equals the original | at every claim |
+//! | 1 a 202 means the task is readable | as it is sent, at every insert and removal, whenever the task is touched, when the store was opened again (every row is as it was committed last), and at the end |
+//! | 2 nothing is non-terminal for ever once faults stop | at the end, within an hour, which most tasks do not expire in; whoever looks finds all that is due, and no change is refused for no reason |
+//! | 3 at most one valid lease | at every claim and renewal; no change touches the lease of who goes on holding the task, since a renewal raises no version and may have come between; after every step: no two handlers on one task, none past its deadline |
+//! | 4 one terminal transition per generation | at every change: an ended task is told of, run again or removed, and nothing else; whenever a task is touched |
+//! | 5 attempt numbers only grow, and are bounded | at every claim, against claims and releases counted here: of a task that waits, is due, and is not too old; at every settlement; as an attempt begins |
+//! | 6 every end is told, under one id | an outbox entry for every end and for nothing else, in the change that is the end; at every delivery; whenever one is given up; and at the end |
+//! | 7 an old token changes nothing | at every change, renewal aside: see below; at every progress report; no settlement is sent past its deadline |
+//! | 8 a stop that was acknowledged is followed by no attempt | at every claim and renewal; at every change: of a task that is to stop, to its end as stopped; as it is told |
+//! | 9 the replayed request equals the original | at every insert and claim; edited, whenever it is run again |
 //! | 10 never more handlers than slots | after every step |
 //! | 11 buffered bytes stay within the budget | at every body |
-//! | 12 one tenant never sees another's task | whenever a task is touched, and by stops of strangers |
+//! | 12 one tenant never sees another's task | whenever a task is touched; its client asked for every stop, and a stranger's was refused |
 //! | 13 one key is one task, however often it is sent | at every insert |
 //!
-//! What is done in the store is seen below the faults, in the order in which it is done, whatever the callers are told.
+//! What is done in the store is seen below the faults, in the order in which it is done, whatever the callers are told: by
+//! the row before and after. Nothing changes between. What a caller is told is checked as it is told.
+//!
+//! # What a change may do
+//!
+//! A store is given changes, which name the version that they were decided on and no token. So that an old token changes
+//! nothing is asked of every change that is made:
+//!
+//! - it was decided on the row as it is, down to the tokens of the completions that it replaces, and raises its version by one
+//! - it leaves the token of the latest claim alone, and if it takes the task from its holder, that one said how its attempt
+//!   ended, or its lease had run out, which the change made a condition; or the holder is known to be dead
+//! - it settles a completion for who has claimed it, or gives up one that nobody takes
+//!
+//! Of one that comes too late nothing is seen. Its maker is told `Fenced`, and never that it was taken; who had no answer to a
+//! settlement that was made, and asks again when somebody has changed the task since, is told `Fenced` all the same.
 //!
 //! # What it does not show
 //!
 //! The driver is the simulation's own: the engine's, with its threads, timers and slots, is tested on its own. Calls are
-//! done one at a time, so races inside of a store are the [conformance suite](crate::testing::conformance)'s.
+//! done one at a time, so races inside of a store are the [conformance suite](crate::testing::conformance)'s. No clock goes
+//! back while a store is open.
 //!
 //! # Examples
 //!
@@ -47,14 +64,18 @@
 
 mod attempts;
 mod calls;
+mod changes;
 mod checks;
 mod clients;
 #[cfg(feature = "redb")]
 mod disk;
 mod duties;
 mod ground;
+mod known;
 mod newborn;
 mod process;
+mod states;
+mod told;
 mod witness;
 mod world;
 
@@ -104,6 +125,10 @@ pub struct Report {
     pub delivered: u64,
     /// Completions that were given up, since no process knew whom to tell.
     pub given_up: u64,
+    /// Completions that were told once more on request.
+    pub redelivered: u64,
+    /// Changes that came too late: somebody else had changed the task since it was looked at.
+    pub stale_changes: u64,
     /// Moments that were looked at.
     pub steps: u64,
     /// A hash of everything that happened, in order.

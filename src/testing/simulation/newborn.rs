@@ -57,9 +57,9 @@ impl Process {
             let (ledger, worker, id) = (world.ledger(), self.worker.clone(), search.id);
             let call = async move { ledger.look_for(&worker, id).await };
             self.ask_alone(world, Some(STORE_TIMEOUT), call, move |process, world, answer| {
-                if let Ok(Some(found)) = answer {
+                if let Ok(Some(claim)) = answer {
                     let runs = process.attempts.iter().any(|live| live.lease.id == id);
-                    if let Some((record, held)) = found.filter(|_| !runs) {
+                    if let Some((record, held)) = claim.filter(|_| !runs) {
                         process.start_or_hand_back(world, &record, held, search.claimed_at);
                     }
                     return;

@@ -1,7 +1,8 @@
 //! Sees what is really done in the store, in order, whatever its callers are told of it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
     time::Duration,
@@ -11,10 +12,10 @@ use crate::{
     error::BoxFuture,
     forward_store,
     store::{
-        Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Insertion, NewRow, Operation, Payload, Renewal,
-        Row, StoreResult, TaskStore, Which,
+        BornClaimed, Candidate, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due,
+        Insertion, NewRow, Operation, Part, Payload, Renewal, Row, StoreResult, TaskStore, Which, Why,
     },
-    task::{LeaseRef, Progress, RequestId, Scope, TaskRecord},
+    task::{CapturedRequest, Destination, LeaseRef, Progress, RequestId, Scope, TaskRecord},
 };
 
 /// The store below the faults. Each call is seen through on the spot, on this thread, so that it makes no difference how
@@ -22,34 +23,91 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Witness {
     store: Arc<dyn TaskStore>,
-    seen: Mutex<Vec<Seen>>,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    seen: Vec<Seen>,
+    /// Every row as it was seen last: what else changes it is no operation.
+    rows: BTreeMap<RequestId, Row>,
+    /// The store has failed. What it shows from then on may be neither what was before nor what was asked for.
+    is_unsure: bool,
+}
+
+/// Something that was done in the store.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// It did, or said, what no operation explains.
+    Odd(RequestId, &'static str),
+    /// It failed, and may have been done.
+    Unsure(Unsure),
+    /// A task was stored, perhaps born claimed.
+    Inserted {
+        sent: Arc<TaskRecord>,
+        born: Option<BornClaimed>,
+        row: Row,
+        input: Input,
+    },
+    /// A task was handed to a holder.
+    Claimed {
+        by: BornClaimed,
+        before: Found,
+        row: Row,
+        input: Input,
+    },
+    /// Claims of a task were renewed for so long, or not: an old one may be among them.
+    Renewed {
+        time: Duration,
+        renewals: Vec<(LeaseRef, Renewal)>,
+        turn: Turn,
+    },
+    /// A holder said how far it is.
+    Progressed {
+        lease: LeaseRef,
+        progress: Progress,
+        held: bool,
+        turn: Turn,
+    },
+    /// Somebody looked for tasks to rescue.
+    Looked {
+        found: Vec<(RequestId, Why)>,
+        /// Not all that is due may be among them.
+        is_full: bool,
+        /// What is due and not among them.
+        overlooked: Vec<RequestId>,
+    },
+    /// A change was made, or came too late.
+    Committed(Box<Commit>),
+    /// Completions of a task were claimed for so long.
+    DeliveriesClaimed {
+        lease: Duration,
+        claimed: Vec<(u32, Destination)>,
+        turn: Turn,
+    },
 }
 
 /// A row, if there is one.
 pub(super) type Found = Option<Row>;
 
-/// Something that was done in the store.
+/// The request that goes with a row, if it can be read.
+pub(super) type Input = Option<CapturedRequest>;
+
+/// A row before and after something was done.
 #[derive(Debug)]
-pub(super) enum Seen {
-    /// It failed, and may have been done.
-    Unsure(Unsure),
-    /// A task was stored, perhaps born claimed.
-    Inserted(Row, Payload),
-    /// A task was handed to a holder, with its request.
-    Claimed(Row, Payload),
-    /// A claim was renewed, or not.
-    Renewed {
-        lease: LeaseRef,
-        renewal: Renewal,
-        before: Found,
-        after: Found,
-    },
-    /// A holder said how far it is.
-    Progressed(LeaseRef, Found, bool),
-    /// A change was made or refused.
-    Committed(Box<Change>, bool, Found, Found),
-    /// A completion was claimed: the row as the claim answered it, and as it is found.
-    DeliveryClaimed(Row, Found),
+pub(super) struct Turn {
+    pub(super) before: Found,
+    pub(super) after: Found,
+}
+
+/// A change and what came of it.
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) change: Change,
+    /// Whether it came by itself, and not as one of several.
+    pub(super) alone: bool,
+    pub(super) is_made: bool,
+    pub(super) turn: Turn,
 }
 
 /// What was asked of a store that failed over it.
@@ -57,108 +115,304 @@ pub(super) enum Seen {
 pub(super) enum Unsure {
     Insert(RequestId),
     Claim,
-    Commit(Box<Change>),
+    ClaimDeliveries,
+    Commit { change: Box<Change>, alone: bool },
 }
 
 impl Witness {
     pub(super) fn new(store: Arc<dyn TaskStore>) -> Self {
         Self {
             store,
-            seen: Mutex::default(),
+            notes: Mutex::default(),
         }
     }
 
     /// What was done since this was asked last.
     pub(super) fn seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.notes().seen)
     }
 
-    /// The record as it is now.
-    pub(super) fn find(&self, scope: &Scope, id: RequestId) -> Option<Arc<TaskRecord>> {
-        self.row_in(scope, id).map(Row::into_record)
-    }
-
-    fn row_in(&self, scope: &Scope, id: RequestId) -> Found {
+    /// The row as it is now, if it is in `scope`.
+    pub(super) fn row(&self, scope: &Scope, id: RequestId) -> Found {
         // What cannot be read is missing, and told so by whoever looks for it.
         see_through(self.store.rows(scope, &Which::Id(id))).ok()?.pop()
     }
 
-    fn row(&self, id: RequestId) -> Found {
-        self.row_in(&Scope::All, id)
+    /// The task as it is now.
+    pub(super) fn find(&self, scope: &Scope, id: RequestId) -> Option<Arc<TaskRecord>> {
+        self.row(scope, id).map(Row::into_record)
+    }
+
+    /// The request that is kept of a task.
+    pub(super) fn input(&self, id: RequestId) -> Input {
+        let payload = see_through(self.store.payload(&Scope::All, id, Part::Request));
+        read(payload.ok()??)
+    }
+
+    pub(super) fn has_response(&self, id: RequestId) -> bool {
+        let payload = see_through(self.store.payload(&Scope::All, id, Part::Response));
+        payload.is_ok_and(|payload| payload.is_some())
+    }
+
+    /// The row as it was seen last.
+    pub(super) fn last_seen(&self, id: RequestId) -> Found {
+        self.notes().rows.get(&id).cloned()
+    }
+
+    /// Looks at a row as it is found when nothing is known of it.
+    pub(super) fn look(&self, id: RequestId) -> Found {
+        self.after(id)
+    }
+
+    /// The row as it is now, which nobody has changed since it was seen last.
+    fn before(&self, id: RequestId) -> Found {
+        let last = self.last_seen(id);
+        // Where nothing can be read any more, nothing will be done either.
+        let Ok(mut rows) = see_through(self.store.rows(&Scope::All, &Which::Id(id))) else {
+            return last;
+        };
+        let now = rows.pop();
+        if last != now {
+            self.saw(Seen::Odd(id, "was changed, and nobody asked for it"));
+        }
+        now
+    }
+
+    /// The row as something was done to it.
+    fn after(&self, id: RequestId) -> Found {
+        let row = self.row(&Scope::All, id);
+        let rows = &mut self.notes().rows;
+        match &row {
+            Some(row) => _ = rows.insert(id, row.clone()),
+            None => _ = rows.remove(&id),
+        }
+        row
+    }
+
+    /// What is answered is what there is.
+    fn check_answer(&self, id: RequestId, answered: Option<&Row>, there: &Found) {
+        if answered != there.as_ref() {
+            self.saw(Seen::Odd(id, "was answered as another one than it is"));
+        }
     }
 
     fn saw(&self, what: Seen) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        let mut notes = self.notes();
+        if !notes.is_unsure {
+            notes.seen.push(what);
+        }
+    }
+
+    fn saw_unsure(&self, what: Unsure) {
+        let mut notes = self.notes();
+        notes.is_unsure = true;
+        notes.seen.push(Seen::Unsure(what));
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unless_unsure<T>(&self, answer: StoreResult<T>, what: impl FnOnce() -> Unsure) -> StoreResult<T> {
         if answer.is_err() {
-            self.saw(Seen::Unsure(what()));
+            self.saw_unsure(what());
         }
         answer
     }
 
     fn insert_now(&self, task: NewRow) -> StoreResult<Insertion> {
-        let (id, request) = (task.record.id, task.request.clone());
-        let insertion = see_through(self.store.insert(task));
-        let insertion = self.unless_unsure(insertion, || Unsure::Insert(id))?;
-        if let Insertion::New(row) = &insertion {
-            self.saw(Seen::Inserted(row.clone(), request));
+        let mut insertions = self.insert_with(vec![task], |mut tasks| {
+            let task = tasks.pop().expect("one was given");
+            see_through(self.store.insert(task)).map(|insertion| vec![insertion])
+        })?;
+        Ok(insertions.pop().expect("one for each"))
+    }
+
+    fn insert_all_now(&self, tasks: Vec<NewRow>) -> StoreResult<Vec<Insertion>> {
+        self.insert_with(tasks, |tasks| see_through(self.store.insert_all(tasks)))
+    }
+
+    fn insert_with(
+        &self,
+        tasks: Vec<NewRow>,
+        insert: impl FnOnce(Vec<NewRow>) -> StoreResult<Vec<Insertion>>,
+    ) -> StoreResult<Vec<Insertion>> {
+        let sent: Vec<_> = tasks
+            .iter()
+            .map(|task| (task.record.clone(), task.born.clone()))
+            .collect();
+        let insertions = insert(tasks).inspect_err(|_| {
+            let ids = sent.iter().map(|(record, _)| record.id);
+            ids.for_each(|id| self.saw_unsure(Unsure::Insert(id)));
+        })?;
+        for ((sent, born), insertion) in sent.into_iter().zip(&insertions) {
+            match insertion {
+                Insertion::New(row) => {
+                    let after = self.after(row.id);
+                    self.check_answer(row.id, Some(row), &after);
+                    self.saw(Seen::Inserted {
+                        sent,
+                        born,
+                        row: row.clone(),
+                        input: self.input(row.id),
+                    });
+                }
+                Insertion::Known { id, row, .. } => self.check_answer(*id, row.as_ref(), &self.before(*id)),
+                Insertion::Conflict | Insertion::Full(_) => {}
+            }
         }
-        Ok(insertion)
+        Ok(insertions)
     }
 
     fn claim_now(&self, claim: Claim) -> StoreResult<Claims> {
-        let claims = see_through(self.store.claim(claim));
-        let claims = self.unless_unsure(claims, || Unsure::Claim)?;
+        let by = BornClaimed {
+            worker: claim.worker.clone(),
+            lease: claim.lease,
+        };
+        let claims = self.unless_unsure(see_through(self.store.claim(claim)), || Unsure::Claim)?;
         for task in &claims.tasks {
-            if let Ok(request) = &task.request {
-                self.saw(Seen::Claimed(task.row.clone(), request.clone()));
-            }
+            let id = task.row.id;
+            let before = self.last_seen(id);
+            self.check_answer(id, Some(&task.row), &self.after(id));
+            self.saw(Seen::Claimed {
+                by: by.clone(),
+                before,
+                row: task.row.clone(),
+                input: task.request.as_ref().ok().cloned().and_then(read),
+            });
         }
         Ok(claims)
     }
 
-    fn commit_now(&self, change: Change) -> StoreResult<Committed> {
-        let (before, copy) = (self.row(change.id), Box::new(change.clone()));
-        let committed = see_through(self.store.commit(change));
-        let committed = self.unless_unsure(committed, || Unsure::Commit(copy.clone()))?;
-        let is_done = matches!(committed, Committed::Done);
-        let after = self.row(copy.id);
-        self.saw(Seen::Committed(copy, is_done, before, after));
-        Ok(committed)
-    }
-
-    fn commit_all_now(&self, changes: Vec<Change>) -> StoreResult<Vec<Committed>> {
-        // One by one, so that each is seen: they concern different tasks.
-        changes.into_iter().map(|change| self.commit_now(change)).collect()
-    }
-
-    fn renew_now(&self, leases: Vec<LeaseRef>, lease: Duration) -> StoreResult<Vec<Renewal>> {
-        let before: Vec<_> = leases.iter().map(|lease| (*lease, self.row(lease.id))).collect();
-        let renewals = see_through(self.store.renew(leases, lease))?;
-        for ((lease, before), renewal) in before.into_iter().zip(&renewals) {
+    fn renew_now(&self, leases: Vec<LeaseRef>, time: Duration) -> StoreResult<Vec<Renewal>> {
+        let mut by_task: BTreeMap<_, _> = leases
+            .iter()
+            .map(|lease| (lease.id, (self.before(lease.id), Vec::new())))
+            .collect();
+        let asked = leases.clone();
+        let answers = see_through(self.store.renew(leases, time))?;
+        for (lease, renewal) in asked.into_iter().zip(&answers) {
+            by_task
+                .entry(lease.id)
+                .and_modify(|(_, renewals)| renewals.push((lease, *renewal)));
+        }
+        for (id, (before, renewals)) in by_task {
+            let after = self.after(id);
             self.saw(Seen::Renewed {
-                lease,
-                renewal: *renewal,
-                before,
-                after: self.row(lease.id),
+                time,
+                renewals,
+                turn: Turn { before, after },
             });
         }
-        Ok(renewals)
+        Ok(answers)
     }
 
     fn set_progress_now(&self, lease: LeaseRef, progress: Progress) -> StoreResult<bool> {
-        let before = self.row(lease.id);
-        let held = see_through(self.store.set_progress(lease, progress))?;
-        self.saw(Seen::Progressed(lease, before, held));
+        let before = self.before(lease.id);
+        let held = see_through(self.store.set_progress(lease, progress.clone()))?;
+        let after = self.after(lease.id);
+        self.saw(Seen::Progressed {
+            lease,
+            progress,
+            held,
+            turn: Turn { before, after },
+        });
         Ok(held)
     }
 
+    fn due_now(&self, what: Due, max: usize) -> StoreResult<Candidates> {
+        let is_rescue = matches!(what, Due::Rescue);
+        let mut candidates = see_through(self.store.due(what, max))?;
+        // A store promises an order of those alone that are due for something else.
+        if is_rescue {
+            candidates.rows.sort_by_key(|candidate| candidate.row.id);
+        }
+        for Candidate { row, .. } in &candidates.rows {
+            self.check_answer(row.id, Some(row), &self.before(row.id));
+        }
+        if is_rescue {
+            let found: BTreeMap<_, _> = candidates.rows.iter().map(|it| (it.row.id, it.why)).collect();
+            let now = candidates.now;
+            let notes = self.notes();
+            let due = notes.rows.values().filter(|row| {
+                let columns = &row.columns;
+                columns.has_lapsed(now) || columns.is_over_age(now)
+            });
+            let overlooked = due.map(|row| row.id).filter(|id| !found.contains_key(id)).collect();
+            drop(notes);
+            self.saw(Seen::Looked {
+                is_full: found.len() >= max,
+                found: found.into_iter().collect(),
+                overlooked,
+            });
+        }
+        Ok(candidates)
+    }
+
+    fn commit_now(&self, change: Change) -> StoreResult<Committed> {
+        let mut committed = self.commit_with(vec![change], true, |mut changes| {
+            let change = changes.pop().expect("one was given");
+            see_through(self.store.commit(change)).map(|committed| vec![committed])
+        })?;
+        Ok(committed.pop().expect("one for each"))
+    }
+
+    fn commit_all_now(&self, changes: Vec<Change>) -> StoreResult<Vec<Committed>> {
+        self.commit_with(changes, false, |changes| see_through(self.store.commit_all(changes)))
+    }
+
+    fn commit_with(
+        &self,
+        changes: Vec<Change>,
+        alone: bool,
+        commit: impl FnOnce(Vec<Change>) -> StoreResult<Vec<Committed>>,
+    ) -> StoreResult<Vec<Committed>> {
+        let before: Vec<_> = changes
+            .iter()
+            .map(|change| (change.clone(), self.before(change.id)))
+            .collect();
+        let answers = match commit(changes) {
+            Ok(answers) => answers,
+            Err(error) => {
+                for (change, _) in before {
+                    let change = Box::new(change);
+                    self.saw_unsure(Unsure::Commit { change, alone });
+                }
+                return Err(error);
+            }
+        };
+        for ((change, before), answer) in before.into_iter().zip(&answers) {
+            let after = self.after(change.id);
+            if let Committed::Stale(row) = answer {
+                self.check_answer(change.id, row.as_deref(), &after);
+            }
+            self.saw(Seen::Committed(Box::new(Commit {
+                change,
+                alone,
+                is_made: matches!(answer, Committed::Done),
+                turn: Turn { before, after },
+            })));
+        }
+        Ok(answers)
+    }
+
     fn claim_deliveries_now(&self, claim: DeliveryClaim) -> StoreResult<Vec<ClaimedOutbox>> {
-        let claimed = see_through(self.store.claim_deliveries(claim))?;
+        let lease = claim.lease;
+        let claimed = see_through(self.store.claim_deliveries(claim));
+        let claimed = self.unless_unsure(claimed, || Unsure::ClaimDeliveries)?;
+        let mut by_task = BTreeMap::<_, Vec<_>>::new();
         for found in &claimed {
-            self.saw(Seen::DeliveryClaimed(found.row.clone(), self.row(found.row.id)));
+            let of = by_task.entry(found.row.id).or_default();
+            of.push((found.generation, found.destination.clone()));
+        }
+        for (id, claimed) in by_task {
+            let before = self.last_seen(id);
+            let after = self.after(id);
+            self.saw(Seen::DeliveriesClaimed {
+                lease,
+                claimed,
+                turn: Turn { before, after },
+            });
         }
         Ok(claimed)
     }
@@ -167,6 +421,7 @@ impl Witness {
         &*self.store
     }
 
+    /// What changes no row, or only hides it.
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,
@@ -178,16 +433,22 @@ impl Witness {
 }
 
 impl TaskStore for Witness {
+    forward_store!(abilities now queue_hint rows list counts payload append_log logs prune_keys wait_for_work);
+
     fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
         Box::pin(async { self.insert_now(task) })
     }
 
     fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>> {
-        Box::pin(async { tasks.into_iter().map(|task| self.insert_now(task)).collect() })
+        Box::pin(async { self.insert_all_now(tasks) })
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
         Box::pin(async { self.claim_now(claim) })
+    }
+
+    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
+        Box::pin(async move { self.due_now(what, max) })
     }
 
     fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
@@ -202,17 +463,21 @@ impl TaskStore for Witness {
         Box::pin(async move { self.renew_now(leases, lease) })
     }
 
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(async move { self.set_progress_now(lease, progress) })
-    }
-
     fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>> {
         Box::pin(async { self.claim_deliveries_now(claim) })
     }
 
-    forward_store!(
-        abilities now queue_hint rows due list counts payload append_log logs prune_keys wait_for_work close
-    );
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
+        Box::pin(async move { self.set_progress_now(lease, progress) })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { see_through(self.store.close()) })
+    }
+}
+
+fn read(payload: Payload) -> Input {
+    CapturedRequest::from_payload(payload).ok()
 }
 
 /// Waits on this thread until the store has answered: time stands still meanwhile.

@@ -10,15 +10,15 @@ use std::{
 
 use super::{
     Report,
-    checks::Known,
     clients::Order,
     ground::Ground,
+    known::Known,
     process::Process,
     witness::{Unsure, Witness, see_through},
 };
 use crate::{
     engine::Budget,
-    store::{Ledger, Retention, TaskStore},
+    store::{Ledger, Retention, Row, TaskStore},
     task::{RequestId, Scope, TaskState, WorkerId},
     testing::{FaultStore, Faults, ManualClock, Odds, fault::Fate},
     time::{Clock, Timestamp},
@@ -77,6 +77,8 @@ pub(super) struct World {
     pub(super) touched: BTreeSet<RequestId>,
     /// What was asked of a disk that died, and may have been done.
     pub(super) unsure: Vec<Unsure>,
+    /// Tasks that a process held, or a completion of them, which is known to be dead, until they are changed.
+    pub(super) orphans: BTreeSet<RequestId>,
     pub(super) report: Report,
     pub(super) faults_on: bool,
     /// Changes are not made at once but wait, to be committed together.
@@ -86,14 +88,12 @@ pub(super) struct World {
     /// Until then a lease may end in the store before its holder expects it to.
     pub(super) leapt_until: Instant,
     processes: Vec<Process>,
-    /// Stands where a process was taken out ...
+    /// Stands where a process was taken out.
     nobody: WorkerId,
-    /// ... which is this one.
-    acting: Option<WorkerId>,
     next_client: Instant,
     ground: Box<dyn Ground>,
     witness: Arc<Witness>,
-    store: Arc<FaultStore<Witness>>,
+    ledger: Ledger,
     faults: Faults,
     clock: ManualClock,
     /// How far the store is ahead of the clock that it was opened with: it does not go back behind what it has written.
@@ -114,7 +114,7 @@ impl World {
         let clock = ManualClock::new(EPOCH);
         let opened = ground.open(&clock).expect("nothing has gone wrong yet");
         let witness = Arc::new(Witness::new(opened));
-        let store = Arc::new(FaultStore::over(witness.clone()));
+        let store = FaultStore::over(witness.clone());
         let began = Instant::now();
         let kept = match random.u32(0..3) {
             0 => Duration::from_secs(random.u64(60..400)),
@@ -131,6 +131,7 @@ impl World {
             deadly: BTreeSet::new(),
             touched: BTreeSet::new(),
             unsure: Vec::new(),
+            orphans: BTreeSet::new(),
             report: Report {
                 seed,
                 ..Report::default()
@@ -145,12 +146,11 @@ impl World {
             leapt_until: began,
             processes: Vec::new(),
             nobody: WorkerId::new("nobody", 0),
-            acting: None,
             next_client: began,
             faults: store.faults(),
             ground,
             witness,
-            store,
+            ledger: Ledger::of(store),
             clock,
             ahead: Duration::ZERO,
             latest: EPOCH,
@@ -222,8 +222,8 @@ impl World {
         }
         self.is_gathering = false;
         let fate = match self.random.u32(0..6) {
-            0 if self.faults_on => Fate::Fail,
-            1 if self.faults_on => Fate::LoseReply,
+            0 if self.faults_on => Fate::FailChanges,
+            1 if self.faults_on => Fate::LoseChanges,
             _ => Fate::OfItsOwn,
         };
         self.faults.share(fate);
@@ -317,9 +317,7 @@ impl World {
     pub(super) fn with_process<T>(&mut self, index: usize, act: impl FnOnce(&mut Process, &mut Self) -> T) -> T {
         let absent = Process::new(self.nobody.clone(), 0, 0, self.now());
         let mut process = std::mem::replace(&mut self.processes[index], absent);
-        self.acting = Some(process.worker.clone());
         let answer = act(&mut process, self);
-        self.acting = None;
         self.processes[index] = process;
         answer
     }
@@ -380,8 +378,7 @@ impl World {
             self.processes[index] = self.new_process(self.processes[index].slots);
             return;
         }
-        let store = self.store.clone();
-        see_through(Box::pin(async move { store.close().await }));
+        see_through(self.witness.close());
         self.open_again();
     }
 
@@ -409,13 +406,14 @@ impl World {
             }
             Err(error) => self.fail(1, format_args!("it cannot be opened: {error}")),
         };
-        self.witness = Arc::new(Witness::new(store));
-        self.store = Arc::new(FaultStore::over(self.witness.clone()));
-        self.faults = self.store.faults();
+        let before = std::mem::replace(&mut self.witness, Arc::new(Witness::new(store)));
+        let store = FaultStore::over(self.witness.clone());
+        self.faults = store.faults();
+        self.ledger = Ledger::of(store);
         if self.faults_on {
             self.faults.at_random(self.random.u64(..), ODDS);
         }
-        self.look_at_all();
+        self.look_at_all(&before);
         self.processes = vec![self.new_process(slots)];
     }
 
@@ -426,41 +424,29 @@ impl World {
     }
 
     /// Looks at everything that the store has after it was opened again.
-    fn look_at_all(&mut self) {
+    fn look_at_all(&mut self, before: &Witness) {
         let offered: Vec<_> = self.offered.keys().copied().collect();
         let witness = self.witness();
-        let found: Vec<_> = offered.iter().filter_map(|id| witness.find(&Scope::All, *id)).collect();
-        let latest = found
-            .iter()
-            .filter_map(|record| record.history.last())
-            .map(|event| event.at);
-        self.ahead = latest.max().map_or(Duration::ZERO, |at| at.since(self.clock.now()));
+        let found = offered.iter().filter_map(|id| Some((*id, witness.look(*id)?)));
+        let found: BTreeMap<_, _> = found.collect();
+        // What is written has happened, so the store's clock is not behind it.
+        let latest = found.values().flat_map(|row| {
+            let noted = row.record.history.last().map(|event| event.at);
+            let columns = &row.columns;
+            [noted, Some(columns.created_at), columns.started_at, columns.ended_at]
+        });
+        let latest = latest.flatten().max();
+        self.ahead = latest.map_or(Duration::ZERO, |at| at.since(self.clock.now()));
         self.latest = self.latest.max(self.store_time());
-        self.reconcile(&found);
+        self.reconcile(before, &found);
+        let is_held = |row: &&Row| row.columns.is_held() || row.outbox.iter().any(|row| row.claimed);
+        self.orphans = found.values().filter(is_held).map(|row| row.id).collect();
         self.touched.extend(offered);
     }
 
     /// The store as processes know it.
-    pub(super) fn store(&self) -> Arc<FaultStore<Witness>> {
-        self.store.clone()
-    }
-
-    /// The steps of lives on it.
     pub(super) fn ledger(&self) -> Ledger {
-        Ledger::new(self.store.clone())
-    }
-
-    /// Whether a process that is there made a claim.
-    pub(super) fn has_worker(&self, worker: Option<&WorkerId>) -> bool {
-        worker.is_some_and(|worker| {
-            let acting = self.acting.as_ref() == Some(worker);
-            acting || self.processes.iter().any(|process| process.worker == *worker)
-        })
-    }
-
-    /// Whether there is one process at a time.
-    pub(super) fn is_alone(&self) -> bool {
-        !self.ground.is_shared()
+        self.ledger.clone()
     }
 
     /// The store as it is.

@@ -1,0 +1,255 @@
+//! What is known of each task: from what was asked for, and from what was seen to be done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    witness::{Found, Input, Unsure, Witness},
+    world::World,
+};
+use crate::{
+    store::{BornClaimed, Row},
+    task::{
+        CapturedRequest, Destination, RequestId, TaskRecord, TaskState, Tenant,
+        lifecycle::{Edits, Outcome},
+    },
+};
+
+/// What is known of a task.
+pub(super) struct Known {
+    pub(super) tenant: Option<Tenant>,
+    /// A client has its 202.
+    pub(super) accepted: bool,
+    pub(super) input: Arc<CapturedRequest>,
+    /// How many are told of each end.
+    pub(super) destinations: usize,
+    /// The latest claim: generation, attempt, token.
+    pub(super) claimed: (u32, u32, u64),
+    /// Claims of the present generation, less those that were handed back.
+    pub(super) charged: u32,
+    pub(super) generation: u32,
+    /// How each generation ended.
+    pub(super) ends: BTreeMap<u32, TaskState>,
+    /// The latest generation that was asked to stop.
+    pub(super) stopped: Option<u32>,
+    /// How often it was rescued, and how often somebody was told that it was.
+    pub(super) rescued: u32,
+    pub(super) rescued_told: u32,
+    /// How it went, if it is no more.
+    pub(super) gone: Option<Gone>,
+    pub(super) asked: Asked,
+    /// What became of the claims that were settled.
+    pub(super) settled: BTreeMap<u64, Settlement>,
+    /// The tries of deliveries that were settled.
+    pub(super) delivered: BTreeSet<Try>,
+    /// Deliveries that were given up, and those of which somebody was told so.
+    pub(super) given_up: u32,
+    pub(super) given_up_told: u32,
+    /// The webhook id under which each generation's end was told.
+    pub(super) told: BTreeMap<u32, String>,
+}
+
+/// How a task went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Its client removed it.
+    Deleted,
+    /// It was kept for as long as it was to be.
+    Pruned,
+}
+
+/// What was asked of it, whether it was done or not.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// By the holder with each token: the end of its attempt.
+    pub(super) settle: BTreeMap<u64, Report>,
+    /// By those who deliver its completions.
+    pub(super) deliver: BTreeSet<Try>,
+    /// By its client.
+    pub(super) stop: bool,
+    pub(super) delete: bool,
+    pub(super) redeliver: bool,
+    pub(super) rerun: Vec<Edits>,
+}
+
+/// One try of a delivery: generation, destination, token.
+pub(super) type Try = (u32, Destination, u64);
+
+/// What a holder says of the end of its attempt.
+pub(super) struct Report {
+    pub(super) charge: Charge,
+    /// It said so before, and was told nothing.
+    pub(super) unanswered: bool,
+}
+
+/// What an attempt that ended is to cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Charge {
+    /// It counts.
+    Full,
+    /// Nothing: it was handed back.
+    Released,
+    /// Nothing but a deferral.
+    Deferred,
+}
+
+impl Charge {
+    pub(super) const fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Released => Self::Released,
+            Outcome::Deferred { .. } => Self::Deferred,
+            _ => Self::Full,
+        }
+    }
+}
+
+/// A settlement as it was made.
+pub(super) struct Settlement {
+    pub(super) state: TaskState,
+    /// Whether there was a completion to be delivered then that there was not before.
+    pub(super) outbox: bool,
+    /// The record as it was written.
+    pub(super) record: Arc<TaskRecord>,
+}
+
+impl Known {
+    /// A task that was stored.
+    fn new(tenant: Option<Tenant>, input: Arc<CapturedRequest>, destinations: usize) -> Self {
+        Self {
+            tenant,
+            accepted: false,
+            input,
+            destinations,
+            claimed: (1, 0, 0),
+            charged: 0,
+            generation: 1,
+            ends: BTreeMap::new(),
+            stopped: None,
+            rescued: 0,
+            rescued_told: 0,
+            gone: None,
+            asked: Asked::default(),
+            settled: BTreeMap::new(),
+            delivered: BTreeSet::new(),
+            given_up: 0,
+            given_up_told: 0,
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// It runs again, with this request if it is another one. Answers whether somebody asked for that.
+    pub(super) fn run_again(&mut self, generation: u32, request: Input) -> bool {
+        let request = request.map_or_else(|| self.input.clone(), Arc::new);
+        let mut asked = self.asked.rerun.iter();
+        let was_asked = asked.any(|edits| edits.clone().apply(&self.input) == *request);
+        self.input = request;
+        self.generation = generation;
+        self.charged = 0;
+        was_asked
+    }
+}
+
+impl World {
+    /// A task was stored, as it was sent where that is known.
+    pub(super) fn inserted(&mut self, sent: Option<(&TaskRecord, Option<&BornClaimed>)>, row: &Row, input: &Input) {
+        let id = row.id;
+        self.touched.insert(id);
+        let Some(number) = self.offered.get(&id).copied() else {
+            self.fail(9, format_args!("{id} was stored, and nobody ordered it"));
+        };
+        let order = &mut self.orders[number];
+        let first = order.task.replace(id);
+        let destinations = 1 + usize::from(order.tells_gone);
+        let known = Known::new(order.tenant.clone(), order.input.clone(), destinations);
+        let same = input.as_ref() == Some(&*known.input);
+        self.known.insert(id, known);
+        if let Some(first) = first {
+            self.fail(
+                13,
+                format_args!("order {number} was stored twice, as {first} and as {id}"),
+            );
+        }
+        self.check(9, same, format_args!("{id} was stored with another request"));
+        let Some((sent, born)) = sent else { return };
+        let as_sent = row.version == 1 && *row.record == *sent && row.outbox.is_empty();
+        self.check(1, as_sent, format_args!("{id} was stored as another one"));
+        let held = row.columns.is_held() == born.is_some();
+        self.check(3, held, format_args!("{id} was stored as {}", row.columns.state));
+        if let Some(born) = born {
+            self.check_lease(row, born);
+            self.claimed(row, input);
+        }
+    }
+
+    /// Takes over what may have been done amid a power cut, and was. All else is there as it was seen last.
+    pub(super) fn reconcile(&mut self, before: &Witness, found: &BTreeMap<RequestId, Row>) {
+        let unsure = std::mem::take(&mut self.unsure);
+        let offered: Vec<_> = self.offered.keys().copied().collect();
+        for id in offered {
+            let (before, now) = (before.last_seen(id), found.get(&id));
+            let may_be_claimed = |row: &Row| row.columns.is_queued();
+            let touches = |what: &&Unsure| match what {
+                Unsure::Insert(of) => *of == id,
+                Unsure::Commit { change, .. } => change.id == id,
+                Unsure::Claim => before.as_ref().is_some_and(may_be_claimed),
+                Unsure::ClaimDeliveries => false,
+            };
+            let done: Vec<_> = unsure.iter().filter(touches).collect();
+            let is_same = match (&before, now) {
+                (Some(before), Some(now)) => before.version == now.version && before.record == now.record,
+                (before, now) => before.is_none() && now.is_none(),
+            };
+            self.check(
+                1,
+                is_same || !done.is_empty(),
+                format_args!("{id} is not what it was before it was opened again"),
+            );
+            if !is_same {
+                self.take_over(id, &before, now, &done);
+            }
+        }
+    }
+
+    fn take_over(&mut self, id: RequestId, before: &Found, now: Option<&Row>, done: &[&Unsure]) {
+        let Some(now) = now else {
+            let gone = done.iter().find_map(|what| match what {
+                Unsure::Commit { change, alone } if change.to.is_none() => Some(match alone {
+                    true => Gone::Deleted,
+                    false => Gone::Pruned,
+                }),
+                _ => None,
+            });
+            self.check(1, gone.is_some(), format_args!("{id} was stored and is gone"));
+            if let Some(known) = self.known.get_mut(&id) {
+                known.gone = gone;
+            }
+            return;
+        };
+        if before.is_none() {
+            let input = self.witness().input(id);
+            self.inserted(None, now, &input);
+        }
+        let record = now.clone().into_record();
+        let Some(known) = self.known.get_mut(&id) else { return };
+        if record.generation > known.generation {
+            let request = done.iter().find_map(|what| match what {
+                Unsure::Commit { change, .. } => change.request.clone(),
+                _ => None,
+            });
+            let request = request.and_then(|payload| CapturedRequest::from_payload(payload).ok());
+            let asked = known.run_again(record.generation, request);
+            self.check(9, asked, format_args!("{id} runs again, and nobody asked for it"));
+        }
+        let Some(known) = self.known.get_mut(&id) else { return };
+        known.claimed = (record.generation, record.attempt, record.token.get());
+        known.charged = record.attempt;
+        if record.state.is_terminal() {
+            known.ends.insert(record.generation, record.state);
+        }
+        if matches!(record.state, TaskState::Stopping | TaskState::Stopped) {
+            known.stopped = Some(record.generation);
+        }
+    }
+}
