@@ -326,7 +326,7 @@ impl TaskStore for RedbStore {
 
     fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
         let given: Vec<_> = changes.into_iter().map(GivenChange::from).collect();
-        Box::pin(self.write(move |batch| given.into_iter().map(|given| batch.commit(given)).collect()))
+        Box::pin(self.write(move |batch| batch.commit_all(given)))
     }
 
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
