@@ -368,7 +368,7 @@ impl TaskRecord {
     }
 }
 
-const NO_ROOM: &str = "given up: who is to be told does not answer, and there is no room for more that wait for it";
+const NO_ROOM: &str = "given up: does not answer, and there is no room to go on waiting";
 
 #[cfg(test)]
 mod tests {

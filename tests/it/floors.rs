@@ -87,7 +87,7 @@ fn floor_of_import(path: &str) -> Floor {
             }
             _ => Floor::Port,
         },
-        "forward_store" => Floor::Port,
+        "forward_store" | "__forward" => Floor::Port,
         "engine" => Floor::Engine,
         "layer" | "api" | "console" | "wire" => Floor::Edge,
         // `__promises` is the list that the conformance macro expands to.

@@ -396,7 +396,7 @@ async fn an_engine_outlives_a_store_that_panics() {
     let (clock, gate) = (Broken::default(), Gate::new());
     let at_gate = gate.clone();
     let store = MemoryStore::builder().clock(clock.clone()).build();
-    let tasks = serve(quick(store).lease(Duration::from_secs(3)), move |request| {
+    let tasks = serve(quick(store).lease(Duration::from_secs(9)), move |request| {
         let gate = at_gate.clone();
         async move {
             if request.uri().path() == "/wait" {

@@ -291,7 +291,7 @@ async fn a_stopped_attempt_is_never_tried_again() {
     let gate = Gate::new();
     let at_gate = gate.clone();
     let builder = quick(MemoryStore::new())
-        .attempt_timeout(Duration::from_millis(200))
+        .attempt_timeout(Duration::from_secs(2))
         .stop_grace(Duration::from_secs(60));
     let tasks = serve(builder, move |request| {
         let gate = at_gate.clone();

@@ -122,7 +122,9 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
         .expect("payload");
     assert!(response.is_some());
 
-    let mut again = changed(&row, store.port(), |record| record.response = None);
+    let mut again = changed(&row, store.port(), |record| {
+        (record.status_code, record.response) = (None, None)
+    });
     again.request = Some(a_request("/tests/other", b"other").to_payload());
     again.response = Response::Drop;
     assert!(is_done(&commit(store.port(), again).await));
