@@ -123,7 +123,7 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
     assert!(response.is_some());
 
     let mut again = changed(&row, store.port(), |record| {
-        (record.status_code, record.response) = (None, None)
+        (record.status_code, record.response) = (None, None);
     });
     again.request = Some(a_request("/tests/other", b"other").to_payload());
     again.response = Response::Drop;
