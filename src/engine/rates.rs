@@ -36,7 +36,12 @@ pub(crate) enum Counted {
 
 impl Rates {
     pub(crate) fn new() -> Self {
-        Self((0..BUCKETS).map(|_| Bucket::default()).collect())
+        let rates = Self((0..BUCKETS).map(|_| Bucket::default()).collect());
+        // The first stretch needs nobody to empty its bucket.
+        rates.0[stretch(Duration::ZERO) as usize]
+            .stretch
+            .store(1, Ordering::Relaxed);
+        rates
     }
 
     /// Counts one, `uptime` after the engine was built.
