@@ -315,8 +315,14 @@ impl TaskStore for RedbStore {
     }
 
     fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
-        // The writer's, since it sets aside what cannot be read, and an index and the file agree there.
-        Box::pin(self.write(move |batch| batch.due(&what, max)))
+        Box::pin(async move {
+            let looked_for = what.clone();
+            match self.read(move |inner| inner.due(&looked_for, max)).await? {
+                Some(found) => Ok(found),
+                // Only to the writer index and file are the same at every moment, and only it may set aside what is damaged.
+                None => self.write(move |batch| batch.due(&what, max)).await,
+            }
+        })
     }
 
     fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {

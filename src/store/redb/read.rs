@@ -12,7 +12,7 @@ use super::{
     tables::{INPUTS, LOGS, OUTPUTS, TASKS, Unreadable, ids_of_name, read_payload, read_row},
 };
 use crate::{
-    store::{LogQuery, Part, Payload, Row, StoreResult, Which, kit::Moment},
+    store::{Candidate, Candidates, Due, LogQuery, Part, Payload, Row, StoreResult, Which, Why, kit::Moment},
     task::{Counts, Cursor, Filter, LogLine, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
 };
@@ -43,6 +43,27 @@ impl Inner {
                 rows.extend(row.filter(is_meant));
             }
             Ok(rows)
+        })
+    }
+
+    /// What is due. `None` if an index has a task that is not in the file, or cannot be read there.
+    pub(super) fn due(&self, what: &Due, max: usize) -> StoreResult<Option<Candidates>> {
+        let now = self.clock.now();
+        let due = self.ram.due(what, max, now);
+        self.read(|transaction| {
+            let tasks = transaction.open_table(TASKS)?;
+            let mut rows = Vec::with_capacity(due.len());
+            for (id, why) in &due {
+                match self.row_in(&tasks, &Scope::All, *id) {
+                    Ok(Some(row)) => rows.push(Candidate { row, why: *why }),
+                    Ok(None) | Err(Fault::Answer(_)) => return Ok(None),
+                    Err(broken) => return Err(broken),
+                }
+            }
+            if let Due::Prune(_) = what {
+                warm(transaction, &due)?;
+            }
+            Ok(Some(Candidates { now, rows }))
         })
     }
 
@@ -190,6 +211,18 @@ impl Searched {
             },
         })
     }
+}
+
+/// Has redb read what hangs on tasks, so that the writer need not wait for it when it takes them out: what is pruned was
+/// written long ago.
+fn warm(transaction: &ReadTransaction, due: &[(RequestId, Why)]) -> Result<(), redb::Error> {
+    for table in [INPUTS, OUTPUTS] {
+        let table = transaction.open_table(table)?;
+        for (id, _) in due {
+            let _ = ReadableTable::get(&table, &id.as_bytes()[..])?;
+        }
+    }
+    Ok(())
 }
 
 /// The payload under a task's id, if there is one.
