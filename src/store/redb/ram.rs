@@ -1,7 +1,7 @@
 //! What the store keeps in memory beside the file: indexes, and all that a process which ends may take with it.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
@@ -35,7 +35,7 @@ pub(super) struct Ram {
 
 /// The columns of the tasks that are held, and in them the leases as they were renewed and the progress as it was
 /// reported: nobody outside of this process may hold a task, so that what is written of either need not be up to date.
-type Held = HashMap<RequestId, Columns>;
+type Held = BTreeMap<RequestId, Columns>;
 
 impl Ram {
     /// Notes a row as it is found when the file is opened. If a process held it, or one of its completions, that one is
