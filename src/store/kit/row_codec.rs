@@ -129,14 +129,16 @@ impl Row {
         let has = |at: u32| bits >> at & 1 == 1;
         let (state, delivery_status) = (input.state()?, input.delivery_status()?);
         let (version, token) = (input.number()?, FenceToken::new(input.number()?));
-        let columns = Columns {
+        let [created_at, run_at, expires_at] = [input.time()?, input.time()?, input.time()?];
+        let worker = has(1).then(|| input.worker()).transpose()?;
+        let mut columns = Columns {
             state,
             suspect: has(0),
             token,
-            created_at: input.time()?,
-            run_at: input.time()?,
-            expires_at: input.time()?,
-            worker: has(1).then(|| input.worker()).transpose()?,
+            created_at,
+            run_at,
+            expires_at,
+            worker: None,
             lease_until: has(2).then(|| input.time()).transpose()?,
             started_at: has(3).then(|| input.time()).transpose()?,
             ended_at: has(4).then(|| input.time()).transpose()?,
@@ -149,18 +151,24 @@ impl Row {
         for _ in 0..input.number()? {
             outbox.push(input.outbox_row()?);
         }
-        let Reader(record) = input;
+        let Reader(bytes) = input;
+        let record = TaskRecord::decode(bytes)?;
+        if record.id != id {
+            return Err(DecodeError::Malformed("it is another task's"));
+        }
+        // Mostly the one that the record has: then it is not made twice.
+        columns.worker = worker.map(|(name, boot)| match &record.worker {
+            Some(same) if (same.name(), same.boot()) == (name, boot) => same.clone(),
+            _ => WorkerId::new(name, boot),
+        });
         let row = Self {
             id,
             version,
             columns,
             outbox,
-            record: Arc::new(TaskRecord::decode(record)?),
+            record: Arc::new(record),
         };
-        match row.record.id == id {
-            true => Ok((row, record)),
-            false => Err(DecodeError::Malformed("it is another task's")),
-        }
+        Ok((row, bytes))
     }
 }
 
@@ -258,9 +266,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn worker(&mut self) -> Result<WorkerId, DecodeError> {
-        let name = self.text()?;
-        Ok(WorkerId::new(name, u64::from_be_bytes(self.array()?)))
+    fn worker(&mut self) -> Result<(&'a str, u64), DecodeError> {
+        Ok((self.text()?, u64::from_be_bytes(self.array()?)))
     }
 
     fn progress(&mut self) -> Result<Progress, DecodeError> {
