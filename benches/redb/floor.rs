@@ -83,8 +83,8 @@ fn next(asked: &mut mpsc::Receiver<Waiting>, mut expected: usize) -> Option<Vec<
     Some(batch)
 }
 
-/// About what a record takes when it waits or runs, and when it has ended.
-const RECORD: [usize; 2] = [120, 150];
+/// About what a row takes when it waits or runs, and when it has ended.
+const RECORD: [usize; 2] = [150, 170];
 /// A body of 1 KiB and its head.
 const PAYLOAD: usize = 1050;
 
