@@ -10,17 +10,12 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use self::steps::{Edits, Fenced, Outcome, Renewal, Rerun, Rescue, Stop};
 use crate::{
     task::{
-        Accepted, CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, FenceToken, HistoryEvent, LeaseRef,
-        NewTask, Refused, RequestTarget, Step, Subscriptions, TaskRecord, TaskState, WorkerId, record_codec::Unknown,
+        Accepted, CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, FenceToken, History, LeaseRef, NewTask,
+        Refused, RequestTarget, Step, Subscriptions, TaskRecord, TaskState, WorkerId, record_codec::Unknown,
         shorten::shorten,
     },
     time::Timestamp,
 };
-
-/// How many events of a task's history are kept: the first, which says when it was accepted, and the newest. They are
-/// written with every change of the task. One that retries three times has nine; of one that is released by every deploy of
-/// a month, how it began and how it goes tell the story.
-pub const HISTORY_KEPT: usize = 16;
 
 /// The longest error text that is kept, in bytes: enough for a chain of causes, too little for a dump.
 pub const ERROR_BYTES: usize = 1024;
@@ -66,8 +61,7 @@ impl TaskRecord {
             response: None,
             error: None,
             progress: None,
-            // Accepted, running, ended: most tasks see three events.
-            history: Vec::with_capacity(3),
+            history: History::default(),
             deliveries: Vec::new(),
             unknown: Unknown::default(),
         };
@@ -334,23 +328,7 @@ impl TaskRecord {
     }
 
     fn note(&mut self, at: Timestamp, detail: Option<Arc<str>>) {
-        let id = self.history.last().map_or(1, |last| last.id + 1);
-        // A record that another build has written may have more.
-        let more = (self.history.len() + 1).saturating_sub(HISTORY_KEPT);
-        if more > 0 {
-            self.history.drain(1..=more);
-        }
-        let detail = detail.map(|detail| match detail.len() > HistoryEvent::DETAIL_BYTES {
-            true => shorten(&detail, HistoryEvent::DETAIL_BYTES).into(),
-            false => detail,
-        });
-        self.history.push(HistoryEvent {
-            id,
-            state: self.state,
-            at,
-            attempt: self.attempt,
-            detail,
-        });
+        self.history.note(self.state, at, self.attempt, detail);
     }
 }
 
@@ -484,12 +462,12 @@ mod tests {
     #[test]
     fn a_long_history_keeps_its_first_event_and_the_latest() {
         let mut task = record();
-        for _ in 0..HISTORY_KEPT {
+        for _ in 0..History::KEPT {
             let lease = task.claim(worker(), LEASE, at(0)).unwrap();
             task.settle(lease.token, &Outcome::Released, at(0)).unwrap();
         }
-        assert_eq!(task.history.len(), HISTORY_KEPT);
+        assert_eq!(task.history.len(), History::KEPT);
         assert_eq!(task.history[0].id, 1);
-        assert_eq!(task.history.last().unwrap().id, 1 + 2 * HISTORY_KEPT as u32);
+        assert_eq!(task.history.last().unwrap().id, 1 + 2 * History::KEPT as u32);
     }
 }

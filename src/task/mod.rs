@@ -16,6 +16,7 @@ mod content;
 pub mod delivery;
 mod digest;
 pub mod envelope;
+mod history;
 pub mod id;
 pub(crate) mod labels;
 pub mod lifecycle;
@@ -38,6 +39,7 @@ pub use self::{
     content::Content,
     delivery::{Delivery, DeliveryStatus, DeliveryTry},
     envelope::{CapturedRequest, CapturedResponse, DecodeError},
+    history::{History, HistoryEvent},
     id::{
         Caller, Destination, FenceToken, IdempotencyKey, InvalidId, LeaseRef, RequestDigest, RequestId, TaskName,
         TaskRef, Tenant, WorkerId,
@@ -45,7 +47,7 @@ pub use self::{
     labels::{Labels, TooLong},
     new_task::{NewTask, Subscription, Subscriptions},
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
-    record::{Accepted, Counts, HistoryEvent, LogLine, Progress, TaskRecord},
+    record::{Accepted, Counts, LogLine, Progress, TaskRecord},
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
     target::RequestTarget,
 };

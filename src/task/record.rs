@@ -6,9 +6,9 @@ use http::{Method, Uri};
 
 use crate::{
     task::{
-        Caller, Content, Cursor, Delivery, DeliveryStatus, FenceToken, Labels, LeaseRef, NewTask, RequestDigest,
-        RequestId, RequestTarget, Subscriptions, TaskName, TaskState, Tenant, WorkerId, record_codec::Unknown,
-        shorten::shorten,
+        Caller, Content, Cursor, Delivery, DeliveryStatus, FenceToken, History, HistoryEvent, Labels, LeaseRef,
+        NewTask, RequestDigest, RequestId, RequestTarget, Subscriptions, TaskName, TaskState, Tenant, WorkerId,
+        record_codec::Unknown, shorten::shorten,
     },
     time::Timestamp,
 };
@@ -103,7 +103,7 @@ pub struct TaskRecord {
     /// How far the handler says it is.
     pub progress: Option<Progress>,
     /// What happened to it, oldest first; of a very long history, the first event and the latest.
-    pub history: Vec<HistoryEvent>,
+    pub history: History,
     /// Who was told how it ended, one entry per destination: of this generation, and of earlier ones what was still to be
     /// told when the task was run again.
     pub deliveries: Vec<Delivery>,
@@ -301,28 +301,6 @@ pub(crate) fn cut(text: &str, bytes: usize) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-/// One thing that happened to a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HistoryEvent {
-    /// Counts from 1 and has no gaps but where a very long history was thinned out.
-    pub id: u32,
-    /// The state it led to.
-    pub state: TaskState,
-    /// When.
-    pub at: Timestamp,
-    /// In which attempt, or 0.
-    pub attempt: u32,
-    /// A sentence for people. Of a `Running`, the worker, once the task was claimed again: until then it is the record's.
-    pub detail: Option<Arc<str>>,
-}
-
-impl HistoryEvent {
-    /// The longest detail that is kept, in bytes: a sentence. The latest error stands whole in the record, and every one in
-    /// the log.
-    pub const DETAIL_BYTES: usize = 128;
 }
 
 /// One line of a task's log.

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use self::basics::{Reader, Writer};
 pub(crate) use self::unknown::Unknown;
 use crate::task::{
-    Accepted, Caller, Content, DecodeError, FenceToken, Labels, RequestDigest, RequestId, Subscriptions, TaskName,
-    TaskRecord, Tenant,
+    Accepted, Caller, Content, DecodeError, FenceToken, History, Labels, RequestDigest, RequestId, Subscriptions,
+    TaskName, TaskRecord, Tenant,
 };
 
 const KIND_RECORD: u8 = b'r';
@@ -217,7 +217,7 @@ impl TaskRecord {
             response: None,
             error: None,
             progress: None,
-            history: Vec::new(),
+            history: History::default(),
             deliveries: Vec::new(),
             unknown: Unknown::default(),
         };
@@ -266,7 +266,7 @@ impl TaskRecord {
                 tag::ERROR => self.error = Some(value.whole_text()?.into()),
                 tag::PROGRESS => self.progress = Some(value.progress()?),
                 tag::DEFERRALS => self.deferrals = value.small()?,
-                tag::HISTORY => self.history = value.list(|value| value.event(base))?,
+                tag::HISTORY => self.history = value.list(|value| value.event(base))?.into(),
                 tag::DELIVERIES => self.deliveries = value.list(|value| value.delivery(self))?,
                 _ => {
                     unknown.extend_from_slice(&field[..field.len() - input.rest().len()]);

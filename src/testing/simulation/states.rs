@@ -6,7 +6,7 @@ use super::{
     known::Gone,
     world::{CRASH_ALLOWANCE, World},
 };
-use crate::task::{Delivery, HistoryEvent, RequestId, Scope, TaskRecord, Tenant, lifecycle::HISTORY_KEPT};
+use crate::task::{Delivery, History, HistoryEvent, RequestId, Scope, TaskRecord, Tenant};
 
 impl World {
     pub(super) fn check_touched(&mut self) {
@@ -47,7 +47,7 @@ impl World {
             as_noted,
             format_args!("{id} is {}, and ended otherwise", record.state),
         );
-        if record.history.len() < HISTORY_KEPT {
+        if record.history.len() < History::KEPT {
             let is_end = |event: &&HistoryEvent| event.state.is_terminal();
             let noted = record.history.iter().filter(is_end).count();
             self.check(4, noted == ends, format_args!("{id} ended {noted} times, not {ends}"));

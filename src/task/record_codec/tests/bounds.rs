@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::task::{
-    Delivery, DeliveryStatus, HistoryEvent, Labels, RequestId,
-    lifecycle::{ERROR_BYTES, HISTORY_KEPT, Rerun, UNDELIVERED},
+    Delivery, DeliveryStatus, History, HistoryEvent, Labels, RequestId,
+    lifecycle::{ERROR_BYTES, Rerun, UNDELIVERED},
 };
 
 /// A time at which five bytes of a century's seven are taken by its distance from 1970.
@@ -125,7 +125,7 @@ fn is_bounded(record: &TaskRecord) {
     let written = record.encode();
     assert!(written.len() <= TaskRecord::LONGEST_ENCODED, "{} bytes", written.len());
     assert_eq!(TaskRecord::decode(&written).as_ref(), Ok(record));
-    assert!(record.history.len() <= HISTORY_KEPT);
+    assert!(record.history.len() <= History::KEPT);
     let details = record.history.iter().filter_map(|event| event.detail.as_ref());
     assert!(
         details
@@ -188,7 +188,7 @@ fn the_longest_record_there_can_be_is_bounded() {
     for delivery in &mut record.deliveries {
         (delivery.token, delivery.tried) = (FenceToken::new(u64::MAX), u32::MAX);
     }
-    for event in &mut record.history {
+    for event in record.history.iter_mut() {
         (event.id, event.attempt) = (u32::MAX, u32::MAX);
         event.detail = Some(long(HistoryEvent::DETAIL_BYTES));
     }
