@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// How long a body is and what its message says it is: what a list shows of it without reading it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,19 +35,19 @@ impl Content {
     }
 }
 
-fn said(headers: &HeaderMap, name: HeaderName, longest: usize) -> Option<Arc<str>> {
+fn said<'a>(headers: &'a HeaderMap, name: HeaderName, longest: usize) -> Option<Arc<str>> {
     let mut values = headers.get_all(name).iter();
-    let first = String::from_utf8_lossy(values.next()?.as_bytes());
-    let whole = values.fold(first, |all, value| {
-        Cow::Owned(format!("{all}, {}", String::from_utf8_lossy(value.as_bytes())))
-    });
+    let text = |value: &'a HeaderValue| match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(value.as_bytes()),
+    };
+    let first = text(values.next()?);
+    let whole = values.fold(first, |all, value| Cow::Owned(format!("{all}, {}", text(value))));
     (whole.len() <= longest).then(|| whole.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

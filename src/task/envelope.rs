@@ -99,19 +99,24 @@ impl CapturedRequest {
             false => VERSION,
         };
         let [scheme, authority, path] = target::parts(&self.uri);
+        let one_text = version == TARGET_IS_ONE_TEXT;
         let carried = self.carried.iter();
-        let head = HEAD
-            + text_room(self.method.as_str().len())
-            + text_room(scheme.len())
-            + text_room(authority.len())
+        let head = text_room(self.method.as_str().len())
+            + (if one_text {
+                0
+            } else {
+                text_room(scheme.len()) + text_room(authority.len())
+            })
             + text_room(path.len())
+            + 1
             + headers_room(&self.headers)
+            + number_room(self.carried.len())
             + carried
                 .map(|(name, value)| text_room(name.len()) + text_room(value.len()))
                 .sum::<usize>();
-        let mut out = Writer::new(version, KIND_REQUEST, head + Payload::room_for(&self.body));
+        let mut out = Writer::new(version, KIND_REQUEST, head, &self.body);
         out.bytes(self.method.as_str().as_bytes());
-        if version != TARGET_IS_ONE_TEXT {
+        if !one_text {
             out.bytes(scheme.as_bytes());
             out.bytes(authority.as_bytes());
         }
@@ -201,8 +206,7 @@ impl CapturedResponse {
     /// The response as a store keeps it, in version 1.
     #[must_use]
     pub fn to_payload(&self) -> Payload {
-        let head = HEAD + headers_room(&self.headers);
-        let mut out = Writer::new(1, KIND_RESPONSE, head + Payload::room_for(&self.body));
+        let mut out = Writer::new(1, KIND_RESPONSE, 3 + headers_room(&self.headers), &self.body);
         out.0.extend_from_slice(&self.status.as_u16().to_be_bytes());
         out.0.extend_from_slice(&[u8::from(self.truncated)]);
         out.headers(&self.headers);
@@ -326,14 +330,10 @@ impl Payload {
                 None
             }
         };
-        // Of its very length, so that it takes no second allocation to hand it on.
+        // As long as its room, so that it takes no second allocation to hand it on.
+        debug_assert_eq!(out.0.len(), out.0.capacity());
         let whole = out.0.into_boxed_slice().into();
         Self { whole, head, apart }
-    }
-
-    /// How much room a head wants for its body.
-    fn room_for(body: &Bytes) -> usize {
-        if body.len() > Self::COPIED { 0 } else { body.len() }
     }
 }
 
@@ -358,25 +358,35 @@ fn header_bytes(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// Room for the numbers in front of a head: version, kind, depth or status, and two counts.
-const HEAD: usize = 16;
-
-/// Room for this many bytes behind their length.
-const fn text_room(bytes: usize) -> usize {
-    bytes + if bytes < 0x80 { 1 } else { 5 }
+/// What [`Writer::number`] takes.
+const fn number_room(mut number: usize) -> usize {
+    let mut room = 1;
+    while number >= 0x80 {
+        room += 1;
+        number >>= 7;
+    }
+    room
 }
 
+/// What [`Writer::bytes`] takes for so many.
+const fn text_room(bytes: usize) -> usize {
+    number_room(bytes) + bytes
+}
+
+/// What [`Writer::headers`] takes.
 fn headers_room(headers: &HeaderMap) -> usize {
     let room = headers.iter();
-    room.map(|(name, value)| text_room(name.as_str().len()) + text_room(value.len()) + 1)
-        .sum()
+    let room = room.map(|(name, value)| text_room(name.as_str().len()) + text_room(value.len()) + 1);
+    number_room(headers.len()) + room.sum::<usize>()
 }
 
 struct Writer(Vec<u8>);
 
 impl Writer {
-    fn new(version: u8, kind: u8, capacity: usize) -> Self {
-        let mut out = Vec::with_capacity(capacity);
+    /// Begins a head of so many bytes, these two aside, with room for a body that is to stand behind it.
+    fn new(version: u8, kind: u8, head: usize, body: &Bytes) -> Self {
+        let body = if body.len() > Payload::COPIED { 0 } else { body.len() };
+        let mut out = Vec::with_capacity(2 + head + body);
         out.extend_from_slice(&[version, kind]);
         Self(out)
     }
