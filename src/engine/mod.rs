@@ -67,7 +67,7 @@ pub(crate) use self::{
     answering::{Answering, Gathered},
     budget::{Budget, Reserved},
     destinations::Hooks,
-    entry::{Answer, BodyEnd, Entry, Replayed},
+    entry::{BodyEnd, Entry, Replayed},
     settings::{Intake, Settings, Strip},
     tasks::Alive,
 };
@@ -78,7 +78,7 @@ use self::{
     lease::LeaseThread,
     node::Hint,
     rates::Rates,
-    running::{Live, Running},
+    running::Running,
     shutdown::Phase,
     slots::Slots,
     watch::Watchers,
@@ -95,7 +95,6 @@ pub use self::{
 #[cfg(feature = "api")]
 pub(crate) use self::{feed::Place, observe::Observer};
 use crate::{
-    error::BoxFuture,
     probe::{AttemptInfo, AttemptScope, Event, Probe},
     store::{Ledger, StoreError, StoreErrorKind, StoreResult, TaskStore},
     task::{CapturedRequest, RequestId, WorkerId, redact::Secrets},
@@ -192,15 +191,9 @@ impl Engine {
         RequestId::from_parts(self.clock.at(now), random)
     }
 
-    /// A replay of `input`, not begun; none if the application was let go.
-    fn replay(&self, input: CapturedRequest, live: &Arc<Live>) -> Option<BoxFuture<'static, Replayed>> {
-        // Under the lock, which is written twice in the engine's life: a clone would be one more count that all threads
-        // share.
-        let entry = self.entry.read().unwrap_or_else(PoisonError::into_inner);
-        entry.as_ref().map(|entry| {
-            let context = TaskContext::attached(live.clone());
-            entry.replay(input, context, Answering::of(live.clone()))
-        })
+    /// What tasks run on; none if the application was let go.
+    fn entry(&self) -> Option<Arc<dyn Entry>> {
+        self.entry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives the driver a reason to look.
@@ -210,25 +203,29 @@ impl Engine {
     }
 
     /// A store call with its time limit. What times out may still happen; a panic is a failure like others.
-    async fn call<T, F>(&self, operation: &'static str, begin: impl FnOnce() -> F) -> StoreResult<T>
+    // No async fn: that keeps its arguments twice.
+    fn call<T, F>(&self, operation: &'static str, begin: impl FnOnce() -> F) -> impl Future<Output = StoreResult<T>>
     where
         F: Future<Output = StoreResult<T>>,
     {
         let timing = self.probes.time(operation);
-        let mut call = match Guarded::begin(begin) {
-            Ok(call) => pin!(call),
-            Err(panic) => return timing.end(Err(panicked(&panic))),
-        };
-        // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
-        let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-            Poll::Ready(answer) => answer,
-            Poll::Pending => {
-                let limit = self.settings.store_timeout;
-                let limited = Box::pin(timeout(limit, call)).await;
-                limited.unwrap_or_else(|_| Ok(Err(Self::too_slow(operation, limit))))
-            }
-        };
-        timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))))
+        async move {
+            let call = match Guarded::begin(begin) {
+                Ok(call) => call,
+                Err(panic) => return timing.end(Err(panicked(&panic))),
+            };
+            let mut call = pin!(call);
+            // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
+            let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    let limit = self.settings.store_timeout;
+                    let limited = Box::pin(timeout(limit, call)).await;
+                    limited.unwrap_or_else(|_| Ok(Err(Self::too_slow(operation, limit))))
+                }
+            };
+            timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))))
+        }
     }
 
     /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.

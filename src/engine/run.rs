@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    mem::take,
+    mem::{replace, take},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,7 +20,7 @@ use crate::{
         answering::Taken,
         attempt::{Attempt, Directive, How, Input},
         caught::{Panic, caught, let_go},
-        entry::Replayed,
+        entry::{Replay, Replayed},
         log::LogTimer,
         node::Hint,
         rates::Counted,
@@ -28,7 +28,6 @@ use crate::{
         slots::Slot,
         under_way::UnderWay,
     },
-    error::BoxFuture,
     probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
     store::{Held, Settled},
     task::{CapturedRequest, Condition, TaskRecord, lifecycle::Outcome},
@@ -53,7 +52,7 @@ impl Engine {
         let now = Instant::now();
         let held_until = start.claimed_at + self.holds_for();
         let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
-        let input = Arc::unwrap_or_clone(start.input);
+        let input = start.input;
         let live = Arc::new(Live::new(record, start.held, &input, now, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
@@ -68,27 +67,30 @@ impl Engine {
             )
         });
         // Looked at after it was entered: a shutdown that does not see it there, is seen here.
-        let replay = match self.phase.is_cut() {
-            true => None,
-            false => self.replay(input, &live),
+        let replay = match self.entry().filter(|_| !self.phase.is_cut()) {
+            Some(entry) => {
+                self.probes.emit(|| Event::Started {
+                    id: record.id,
+                    attempt: record.attempt,
+                    waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
+                });
+                let live = live.clone();
+                Replay::Waiting { entry, input, live }
+            }
+            None => {
+                // The grace is over: handed back without being begun.
+                live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
+                Replay::Over
+            }
         };
-        if replay.is_some() {
-            self.probes.emit(|| Event::Started {
-                id: record.id,
-                attempt: record.attempt,
-                waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
-            });
-        } else {
-            // The grace is over: handed back without being begun.
-            live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
-        }
         self.watchers.changed(record.id);
         let leave = Leave {
+            handler: Handler { replay, scopes },
             live,
             slot: Some(start.slot),
             engine: start.engine,
         };
-        self.runtime.spawn(run(leave, Handler { replay, scopes }));
+        self.runtime.spawn(run(leave));
     }
 
     /// Keeps polling the handler, which was polled just now, until it is over or the machine asks for something else.
@@ -142,43 +144,46 @@ impl Engine {
 
     /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
     /// already.
-    pub(crate) async fn conclude(&self, live: &Live, mut given: Option<Directive>) {
-        // Not an earlier one: to drop the handler, or to come here, may have taken longer than the claim holds.
-        let mut now = Instant::now();
-        loop {
-            let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
-            match directive {
-                Directive::Settle(outcome) => {
-                    if live.log.get().is_some() {
-                        Box::pin(self.save_last_log(live)).await;
-                    }
-                    let answer = self.call("settle", || self.ledger.settle(&live.held, &outcome)).await;
-                    let input = match answer {
-                        Ok(settled) => Input::Settled(settled),
-                        Err(error) => {
-                            now = Instant::now();
-                            let pause = self.settle_pause(live.machine().settle_tries());
-                            self.trouble("settling a task", &error, pause);
-                            Input::NotSettled(pause)
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+    pub(crate) fn conclude(&self, live: &Live, mut given: Option<Directive>) -> impl Future<Output = ()> {
+        async move {
+            // Not an earlier one: to drop the handler, or to come here, may have taken longer than the claim holds.
+            let mut now = Instant::now();
+            loop {
+                let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
+                match directive {
+                    Directive::Settle(ref outcome) => {
+                        if live.log.get().is_some() {
+                            Box::pin(self.save_last_log(live)).await;
                         }
-                    };
-                    // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
-                    given = Some(live.feed_and_ask(input, now));
-                }
-                Directive::TimedOut => match live.so_far.take() {
-                    Taken::First(begun) => {
-                        let (outcome, ended) = self.judge_time_out(live, begun);
-                        live.feed(Input::Finished(outcome, ended), now);
+                        let answer = self.call("settle", || self.ledger.settle(&live.held, outcome)).await;
+                        let input = match answer {
+                            Ok(settled) => Input::Settled(settled),
+                            Err(error) => {
+                                now = Instant::now();
+                                let pause = self.settle_pause(live.machine().settle_tries());
+                                self.trouble("settling a task", &error, pause);
+                                Input::NotSettled(pause)
+                            }
+                        };
+                        // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
+                        given = Some(live.feed_and_ask(input, now));
                     }
-                    // The watchdog and the attempt's own task may both see it: one of them judges, the other waits.
-                    Taken::Already => now = live.change_before(now + Duration::from_secs(1)).await,
-                },
-                Directive::Wait(until) | Directive::Run(until) => now = live.change_before(until).await,
-                Directive::Over(how) => {
-                    if live.is_first_to_report() {
-                        self.report_end(live, how, now);
+                    Directive::TimedOut => match live.so_far.take() {
+                        Taken::First(begun) => {
+                            let (outcome, ended) = self.judge_time_out(live, begun);
+                            live.feed(Input::Finished(outcome, ended), now);
+                        }
+                        // The watchdog and the attempt's own task may both see it: one of them judges, the other waits.
+                        Taken::Already => now = live.change_before(now + Duration::from_secs(1)).await,
+                    },
+                    Directive::Wait(until) | Directive::Run(until) => now = live.change_before(until).await,
+                    Directive::Over(how) => {
+                        if live.is_first_to_report() {
+                            self.report_end(live, how, now);
+                        }
+                        return;
                     }
-                    return;
                 }
             }
         }
@@ -265,28 +270,35 @@ const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// Whatever has to be waited for is in a box of its own. Every attempt has a future of this size, and many a handler, on
 /// many a store, is ready at once.
-async fn run(leave: Leave, mut handler: Handler) {
-    let (engine, live) = (&leave.engine, &leave.live);
-    let mut given = Some(live.machine().directive(live.started));
-    if let Some(Directive::Run(_)) = given {
-        let is_over = poll_fn(|cx| {
-            let polled = Pin::new(&mut handler).poll(cx);
-            Poll::Ready(polled.map(|end| engine.finished(live, end)).is_ready())
-        });
-        given = match is_over.await {
-            true => None,
-            false => Box::pin(engine.attend(live, &mut handler)).await,
-        };
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+fn run(mut leave: Leave) -> impl Future<Output = ()> {
+    async move {
+        let Leave {
+            handler, live, engine, ..
+        } = &mut leave;
+        let mut given = Some(live.machine().directive(live.started));
+        if let Some(Directive::Run(_)) = given {
+            let is_over = poll_fn(|cx| {
+                let polled = Pin::new(&mut *handler).poll(cx);
+                Poll::Ready(polled.map(|end| engine.finished(live, end)).is_ready())
+            });
+            given = match is_over.await {
+                true => None,
+                false => Box::pin(engine.attend(live, handler)).await,
+            };
+        }
+        handler.drop_now();
+        if live.has_unsaved() && live.machine().over().is_none() {
+            Box::pin(engine.save_last_progress(live)).await;
+        }
+        engine.conclude(live, given).await;
     }
-    handler.drop_now();
-    if live.has_unsaved() && live.machine().over().is_none() {
-        Box::pin(engine.save_last_progress(live)).await;
-    }
-    engine.conclude(live, given).await;
 }
 
 /// Leaves the stage when the attempt's task is over, or is dropped together with its runtime.
 struct Leave {
+    /// First: until it is gone, the slot is taken.
+    handler: Handler,
     live: Arc<Live>,
     slot: Option<Slot>,
     /// Last, as it is the last to be let go of.
@@ -295,6 +307,7 @@ struct Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
+        self.handler.drop_now();
         self.engine.running.leave(self.live.lease);
         // Nobody will judge by it any more, and the application may hold on to its context.
         let _ = let_go(self.live.so_far.take());
@@ -305,27 +318,18 @@ impl Drop for Leave {
 
 /// A replay in progress, its panics caught, every poll of it inside the probes' scopes.
 struct Handler {
-    replay: Option<BoxFuture<'static, Replayed>>,
+    replay: Replay,
     scopes: Vec<Box<dyn AttemptScope>>,
 }
 
 impl Handler {
     /// Drops the replay now. A destructor that panics is no reason for the attempt to go unwritten.
     fn drop_now(&mut self) {
-        if let Some(replay) = self.replay.take() {
-            let _ = let_go(replay);
-        }
+        let _ = let_go(replace(&mut self.replay, Replay::Over));
         // One by one: of two that panic together, the second ends the process.
         while let Some(scope) = self.scopes.pop() {
             let _ = let_go(scope);
         }
-    }
-}
-
-/// With its runtime, say.
-impl Drop for Handler {
-    fn drop(&mut self) {
-        self.drop_now();
     }
 }
 
@@ -334,11 +338,8 @@ impl Future for Handler {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { replay, scopes } = &mut *self;
-        let Some(future) = replay else {
-            return Poll::Ready(Ok(Err("there is nothing to run".into())));
-        };
         let mut polled = Poll::Pending;
-        match caught(|| in_scopes(scopes, &mut || polled = future.as_mut().poll(cx))) {
+        match caught(|| in_scopes(scopes, &mut || polled = replay.poll(cx))) {
             Ok(()) => polled.map(Ok),
             Err(panic) => {
                 // A scope may have panicked over an answer that the handler gave.

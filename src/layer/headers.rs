@@ -5,7 +5,7 @@ use std::mem;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
-    layer::dialect::Dialect,
+    layer::{dialect::Dialect, replay::ADDED},
     task::{
         own::{DEPTH, is_own},
         redact::Secrets,
@@ -108,8 +108,9 @@ pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPol
             && (!is_about_one_answer(name, method) || policy.kept.contains(name))
             && !policy.dropped.contains(name)
     };
-    // Put together anew: `HeaderMap::remove` fills the gap with the last header.
-    let mut kept = HeaderMap::with_capacity(headers.keys_len());
+    // Put together anew: `HeaderMap::remove` fills the gap with the last header. With room for what a replay adds, since most
+    // are replayed as they are here.
+    let mut kept = HeaderMap::with_capacity(headers.keys_len() + ADDED);
     let mut of = None;
     for (name, value) in mem::take(headers) {
         // A value without a name is one more of the name before.

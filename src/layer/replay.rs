@@ -1,6 +1,11 @@
 //! Running a stored request: the wrapped service as the engine's entry.
 
-use std::{future::poll_fn, mem::take, pin::pin, sync::Arc};
+use std::{
+    future::{poll_fn, ready},
+    mem::take,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
@@ -8,7 +13,7 @@ use http_body::{Body, Frame};
 use tower_service::Service;
 
 use crate::{
-    engine::{Answer, Answering, BodyEnd, Entry, Replayed, TaskContext},
+    engine::{Answering, BodyEnd, Entry, Replayed, TaskContext},
     error::{BoxError, BoxFuture},
     layer::{
         RequestBody,
@@ -23,9 +28,7 @@ use crate::{
 };
 
 /// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
-pub(crate) struct Replayer<S>(Arc<Inner<S>>);
-
-struct Inner<S> {
+pub(crate) struct Replayer<S> {
     service: S,
     carriers: Arc<[Carrier]>,
     result_limit: usize,
@@ -33,11 +36,11 @@ struct Inner<S> {
 
 impl<S> Replayer<S> {
     pub(crate) fn new(service: S, carriers: Arc<[Carrier]>, result_limit: usize) -> Self {
-        Self(Arc::new(Inner {
+        Self {
             service,
             carriers,
             result_limit,
-        }))
+        }
     }
 }
 
@@ -50,25 +53,35 @@ where
     R::Error: Into<BoxError>,
 {
     fn replay(
-        &self,
+        self: Arc<Self>,
         input: CapturedRequest,
         context: TaskContext,
         answering: Answering,
     ) -> BoxFuture<'static, Replayed> {
-        let inner = self.0.clone();
+        // Before the future, which has no room for it then.
+        let request = match self.request(input, context) {
+            Ok(request) => request,
+            Err(error) => return Box::pin(ready(Err(error))),
+        };
+        let target = original(request.extensions()).unwrap_or(request.uri()).clone();
         Box::pin(async move {
-            let request = inner.request(input, context)?;
-            let target = original(request.extensions()).unwrap_or(request.uri()).clone();
-            let mut service = inner.service.clone();
+            let mut service = self.service.clone();
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-            let mut response = service.call(request).await.map_err(Into::into)?;
-            resolve_references(response.headers_mut(), &target);
-            Ok(read(response, inner.result_limit, answering).await)
+            let response = service.call(request).await.map_err(Into::into)?;
+            let (mut head, body) = response.into_parts();
+            resolve_references(&mut head.headers, &target);
+            let gone = head.headers.keys().filter(|name| is_about_the_connection(name));
+            for name in gone.cloned().collect::<Vec<_>>() {
+                head.headers.remove(name);
+            }
+            answering.begin(head, self.result_limit);
+            let end = read_body(pin!(body), &answering).await;
+            Ok(answering.end(end).await)
         })
     }
 }
 
-impl<S> Inner<S> {
+impl<S> Replayer<S> {
     fn request(&self, mut input: CapturedRequest, context: TaskContext) -> Result<Request<RequestBody>, BoxError> {
         let headers = headers(&mut input, &context);
         let mut request = Request::new(RequestBody::from(input.body));
@@ -80,6 +93,9 @@ impl<S> Inner<S> {
         Ok(request)
     }
 }
+
+/// How many headers a replay has that its request had not.
+pub(super) const ADDED: usize = 5;
 
 /// The longest texts of the headers that are ours: a length, the request's id, the task's name.
 const TEXTS: usize = u64::MAX.ilog10() as usize + 1 + RequestId::BUFFER.len() + TaskName::LONGEST;
@@ -98,7 +114,7 @@ fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
         Some(name) => value(name),
         None => request_id.clone(),
     };
-    let given = [
+    let given: [_; ADDED] = [
         (header::CONTENT_LENGTH, length.and_then(&value)),
         (DEPTH, Some(small_number(input.depth.into()))),
         (ATTEMPT, Some(small_number(context.attempt()))),
@@ -106,7 +122,7 @@ fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
         (TASK_ID, task_id),
     ];
     let mut headers = take(&mut input.headers);
-    headers.reserve(given.len());
+    headers.reserve(ADDED);
     for (name, value) in given {
         if let Some(value) = value {
             headers.insert(name, value);
@@ -115,29 +131,13 @@ fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
     headers
 }
 
-/// Reads a response to its end, however long it is: what streams has its work done as it is read. The attempt's time is
-/// the end of a body that has none.
-async fn read<R>(response: Response<R>, limit: usize, answering: Answering) -> Answer
+/// Reads a body to its end, however long it is: what streams has its work done as it is read. The attempt's time is the
+/// end of one that has none.
+async fn read_body<R>(mut body: Pin<&mut R>, answering: &Answering) -> BodyEnd
 where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    let (mut head, body) = response.into_parts();
-    let gone = head.headers.keys().filter(|name| is_about_the_connection(name));
-    for name in gone.cloned().collect::<Vec<_>>() {
-        head.headers.remove(name);
-    }
-    answering.begin(head, limit);
-    let end = read_body(body, &answering).await;
-    answering.end(end).await
-}
-
-async fn read_body<R>(body: R, answering: &Answering) -> BodyEnd
-where
-    R: Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
-{
-    let mut body = pin!(body);
     loop {
         // One whose frames are always there would hold the thread, and the attempt would never see its time pass.
         Pace::turn().await;
