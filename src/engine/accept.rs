@@ -10,11 +10,17 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{
     engine::{
-        Engine, Reserved, caught::caught, node::Hint, rates::Counted, run::Start, slots::Slot, under_way::UnderWay,
+        Engine, Reserved,
+        caught::{Guarded, caught, panicked},
+        node::Hint,
+        rates::Counted,
+        run::Start,
+        slots::Slot,
+        under_way::UnderWay,
     },
     error::BoxFuture,
-    store::{FullReason, Insert, Inserted, QueueHint, StoreError, StoreErrorKind, StoreResult},
-    task::{CapturedRequest, NewTask, RequestId, Tenant},
+    store::{FullReason, Insert, Inserted, Insertion, NewRow, QueueHint, StoreError, StoreErrorKind, StoreResult},
+    task::{CapturedRequest, NewTask, RequestDigest, RequestId, Tenant},
 };
 
 /// How many inserts without an answer are looked for at once: looking is for the odd lost reply. After an outage of the
@@ -68,10 +74,14 @@ impl Engine {
         if !self.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
-        let (insert, newborn) = self.newborn(task, reserved);
+        let (row, newborn) = self.newborn(task, reserved);
         let mut inserting: Inserting = Box::pin(async move {
             let timing = engine.probes.time("insert");
-            let answer = timing.end(engine.insert(insert).await);
+            let answer = match Guarded::begin(|| engine.insert(row)) {
+                Ok(answer) => answer.await,
+                Err(panic) => Err(panic),
+            };
+            let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
             (engine, answer)
         });
         // Nobody is to be woken: the task that it goes on in polls it again.
@@ -95,20 +105,23 @@ impl Engine {
     }
 
     /// What to ask of the store for a task, and what is kept of it until it answers.
-    pub(super) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
-        let mut insert = Insert::new(task).within(self.settings.limits);
-        let slot = self.slot_for(&insert.task);
-        if slot.is_some() {
-            insert = insert.born(self.worker.clone(), self.settings.lease);
-        }
+    pub(super) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (NewRow, Newborn) {
+        let slot = self.slot_for(&task);
         let newborn = Newborn {
-            id: insert.task.id,
-            input: insert.task.input.clone(),
-            slot,
+            id: task.id,
+            digest: task.digest,
+            input: task.input.clone(),
             _reserved: reserved,
             claimed_at: Instant::now(),
+            slot,
         };
-        (insert, newborn)
+        let mut insert = Insert::new(task).within(self.settings.limits);
+        if newborn.slot.is_some() {
+            insert = insert.born(self.worker.clone(), self.settings.lease);
+        }
+        // A store without a clock refuses the insert.
+        let now = caught(|| self.ledger.store().now()).unwrap_or_else(|_| self.clock.at(newborn.claimed_at));
+        (insert.into_row(now), newborn)
     }
 
     /// Sees an insert through, whatever becomes of its caller.
@@ -123,7 +136,8 @@ impl Engine {
         }
         // Too late to start under that claim: a store that never answers must not keep the slot for ever.
         newborn.slot = None;
-        let (engine, mut answer) = inserting.await;
+        let (engine, answer) = inserting.await;
+        let mut answer = answer.map(|insertion| newborn.inserted(insertion));
         if let Ok(inserted) = &mut answer {
             self.came_late(inserted).await;
         }
@@ -145,9 +159,10 @@ impl Engine {
     pub(super) fn committed(
         &self,
         engine: UnderWay,
-        mut answer: StoreResult<Inserted>,
+        answer: StoreResult<Insertion>,
         newborn: Newborn,
     ) -> StoreResult<Inserted> {
+        let mut answer = answer.map(|insertion| newborn.inserted(insertion));
         match (&mut answer, newborn.slot) {
             (Ok(Inserted::New(record, held)), slot) => {
                 let accepted = self.clock.uptime(newborn.claimed_at);
@@ -263,6 +278,7 @@ impl Engine {
 /// A task on its way into the store.
 pub(super) struct Newborn {
     pub(super) id: RequestId,
+    digest: Option<RequestDigest>,
     pub(super) input: Arc<CapturedRequest>,
     /// The slot it runs on if it is born claimed.
     pub(super) slot: Option<Slot>,
@@ -272,5 +288,12 @@ pub(super) struct Newborn {
     pub(super) claimed_at: Instant,
 }
 
+impl Newborn {
+    /// What the store's answer says of it.
+    pub(super) fn inserted(&self, insertion: Insertion) -> Inserted {
+        Inserted::of(insertion, self.digest)
+    }
+}
+
 /// An insert under way: what it is done for, and the answer.
-type Inserting = BoxFuture<'static, (UnderWay, StoreResult<Inserted>)>;
+type Inserting = BoxFuture<'static, (UnderWay, StoreResult<Insertion>)>;

@@ -8,9 +8,10 @@ use crate::{
     engine::{
         Engine,
         accept::{Newborn, Unaccepted},
+        caught::{caught_async, panicked},
         under_way::UnderWay,
     },
-    store::{Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
+    store::{Inserted, NewRow, StoreError, StoreErrorKind, StoreResult},
     task::NewTask,
 };
 
@@ -28,8 +29,8 @@ impl Engine {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
-        let (inserts, newborns) = tasks.into_iter().map(|task| self.newborn(task, None)).unzip();
-        let commit = self.runtime.spawn(self.clone().commit_all(entered, inserts, newborns));
+        let (rows, newborns) = tasks.into_iter().map(|task| self.newborn(task, None)).unzip();
+        let commit = self.runtime.spawn(self.clone().commit_all(entered, rows, newborns));
         let limit = self.settings.store_timeout;
         let answer = match timeout(limit, commit).await {
             Ok(Ok(answer)) => answer,
@@ -45,11 +46,11 @@ impl Engine {
     async fn commit_all(
         self: Arc<Self>,
         entered: UnderWay,
-        inserts: Vec<Insert>,
+        rows: Vec<NewRow>,
         mut newborns: Vec<Newborn>,
     ) -> StoreResult<Vec<Inserted>> {
         let timing = self.probes.time("insert_all");
-        let mut inserting = Box::pin(self.insert_all(inserts));
+        let mut inserting = Box::pin(caught_async(|| self.insert_all(rows)));
         let asked_at = newborns.iter().map(|newborn| newborn.claimed_at).min();
         let in_time = match asked_at {
             Some(asked_at) => timeout_at((asked_at + self.holds_for()).into(), &mut inserting)
@@ -68,8 +69,12 @@ impl Engine {
             Some(answer) => answer,
             None => inserting.await,
         };
-        match timing.end(answer) {
-            Ok(mut answers) if is_late => {
+        match timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic)))) {
+            Ok(answers) if is_late => {
+                let of_each = answers.into_iter().zip(&newborns);
+                let mut answers: Vec<_> = of_each
+                    .map(|(insertion, newborn)| newborn.inserted(insertion))
+                    .collect();
                 for inserted in &mut answers {
                     self.came_late(inserted).await;
                 }
@@ -79,7 +84,7 @@ impl Engine {
             Ok(answers) => {
                 let of_each = answers.into_iter().zip(newborns);
                 of_each
-                    .map(|(inserted, newborn)| self.committed(self.enter(), Ok(inserted), newborn))
+                    .map(|(insertion, newborn)| self.committed(self.enter(), Ok(insertion), newborn))
                     .collect()
             }
             Err(error) => {

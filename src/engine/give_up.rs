@@ -4,13 +4,10 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    engine::{
-        Engine,
-        caught::{caught_async, panicked},
-        node::Answer,
-    },
+    engine::{Engine, node::Answer},
+    error::BoxFuture,
     probe::Event,
-    store::{FullReason, GiveUp, Insert, Inserted, StoreResult},
+    store::{FullReason, GiveUp, Insertion, NewRow, StoreResult},
     task::Delivery,
 };
 
@@ -61,48 +58,48 @@ impl Engine {
     }
 
     /// Inserts a task. If there is no room for it, completions that have more than their share of that are given up first.
-    pub(super) async fn insert(&self, insert: Insert) -> StoreResult<Inserted> {
-        // A copy is made only where it could help.
-        let again = self.queue_hint(None).crowded.then(|| insert.clone());
-        let inserted = self.insert_once(insert).await?;
-        match again {
-            Some(again) if is_without_room(&inserted) && self.has_given_up().await => self.insert_once(again).await,
-            _ => Ok(inserted),
+    ///
+    /// It may panic as the store does.
+    pub(super) fn insert(&self, row: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
+        match self.queue_hint(None).crowded {
+            true => Box::pin(self.insert_making_room(row)),
+            false => self.ledger.store().insert(row),
         }
     }
 
-    async fn insert_once(&self, insert: Insert) -> StoreResult<Inserted> {
-        let inserted = caught_async(|| self.ledger.insert(insert)).await;
-        inserted.unwrap_or_else(|panic| Err(panicked(&panic)))
+    async fn insert_making_room(&self, row: NewRow) -> StoreResult<Insertion> {
+        let store = self.ledger.store();
+        let insertion = store.insert(row.clone()).await?;
+        match is_without_room(&insertion) && self.has_given_up().await {
+            true => store.insert(row).await,
+            false => Ok(insertion),
+        }
     }
 
     /// The same of many tasks: those are tried again that there was no room for.
-    pub(super) async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
-        let again = self.queue_hint(None).crowded.then(|| inserts.clone());
-        let mut inserted = self.insert_all_once(inserts).await?;
-        let Some(again) = again.filter(|_| inserted.iter().any(is_without_room)) else {
-            return Ok(inserted);
+    pub(super) async fn insert_all(&self, rows: Vec<NewRow>) -> StoreResult<Vec<Insertion>> {
+        let store = self.ledger.store();
+        // A copy is made only where it could help.
+        let again = self.queue_hint(None).crowded.then(|| rows.clone());
+        let mut insertions = store.insert_all(rows).await?;
+        let Some(again) = again.filter(|_| insertions.iter().any(is_without_room)) else {
+            return Ok(insertions);
         };
         if self.has_given_up().await {
-            let of_each = inserted.iter().zip(again).enumerate();
-            let without_room = of_each.filter(|(_, (inserted, _))| is_without_room(inserted));
-            let (places, again): (Vec<_>, _) = without_room.map(|(place, (_, insert))| (place, insert)).unzip();
-            for (place, answer) in places.into_iter().zip(self.insert_all_once(again).await?) {
-                inserted[place] = answer;
+            let of_each = insertions.iter().zip(again).enumerate();
+            let without_room = of_each.filter(|(_, (insertion, _))| is_without_room(insertion));
+            let (places, again): (Vec<_>, _) = without_room.map(|(place, (_, row))| (place, row)).unzip();
+            for (place, answer) in places.into_iter().zip(store.insert_all(again).await?) {
+                insertions[place] = answer;
             }
         }
-        Ok(inserted)
+        Ok(insertions)
     }
 
-    async fn insert_all_once(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
-        let inserted = caught_async(|| self.ledger.insert_all(inserts)).await;
-        inserted.unwrap_or_else(|panic| Err(panicked(&panic)))
-    }
-
-    /// Whether completions were given up just now. Apart on the heap: it is seldom, and every insert would be larger.
+    /// Whether completions were given up just now.
     async fn has_given_up(&self) -> bool {
         // If the store cannot, it has said so; the insert is answered as it was.
-        Box::pin(self.give_up_crowded(MANY)).await.is_ok_and(|tasks| tasks > 0)
+        self.give_up_crowded(MANY).await.is_ok_and(|tasks| tasks > 0)
     }
 
     fn tell_given_up(&self, given_up: &[Delivery]) {
@@ -113,6 +110,6 @@ impl Engine {
     }
 }
 
-const fn is_without_room(inserted: &Inserted) -> bool {
-    matches!(inserted, Inserted::Full(FullReason::Storage))
+const fn is_without_room(insertion: &Insertion) -> bool {
+    matches!(insertion, Insertion::Full(FullReason::Storage))
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},
+    engine::{Accepting, Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},
     store::{FullReason, Inserted, StoreError},
     task::{
         Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant, TooLong,
@@ -27,8 +27,11 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been taken in.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
-        let task = engine.task_of(submission)?;
-        Submitted::of(engine.accept(task, None).answer().await?)
+        let committing = match engine.accept(engine.task_of(submission)?, None) {
+            Accepting::Answered(answer) => return Submitted::of(answer?),
+            Accepting::Committing(answer) => answer,
+        };
+        Submitted::of(committing.await?)
     }
 
     /// Stores many tasks and answers once they are committed: in one step where the store can, as the stores of this crate

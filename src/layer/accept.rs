@@ -62,6 +62,16 @@ enum Stored {
     Gone(RequestId),
 }
 
+/// What the store answered.
+enum Found {
+    Stored(Stored),
+    /// A task that was stored for an earlier request. Whether it is its sender who asks is to be seen yet.
+    Earlier {
+        record: Arc<TaskRecord>,
+        again: Box<Again>,
+    },
+}
+
 impl Accept {
     /// Reads the body, stores the task, and answers.
     ///
@@ -100,10 +110,18 @@ impl Accept {
                 task.subscriptions = self.engine().destinations.subscriptions_with_callback();
             }
             let stored = match self.read(length, pin!(body)).await {
-                Ok((body, reserved)) => {
-                    let accepting = self.store(task, again.as_deref_mut(), body, reserved);
-                    let answer = accepting.answer().await;
-                    self.stored(answer, again).await
+                Ok((body, reserved)) => match self.store(task, again.as_deref_mut(), body, reserved) {
+                    Accepting::Answered(answer) => self.found(answer, again),
+                    Accepting::Committing(answer) => self.found(answer.await, again),
+                },
+                Err(problem) => Err(problem),
+            };
+            let stored = match stored {
+                Ok(Found::Stored(stored)) => Ok(stored),
+                Ok(Found::Earlier { record, again }) => {
+                    // Boxed, so that only duplicates pay for the room that it takes.
+                    let shown = Box::pin(self.shown(*again, &record)).await;
+                    self.duplicate(record, shown)
                 }
                 Err(problem) => Err(problem),
             };
@@ -203,7 +221,7 @@ impl Accept {
     }
 
     /// What the store's answer means for the client.
-    async fn stored(&self, answer: Result<Inserted, Unaccepted>, again: Option<Box<Again>>) -> Result<Stored, Problem> {
+    fn found(&self, answer: Result<Inserted, Unaccepted>, again: Option<Box<Again>>) -> Result<Found, Problem> {
         let inserted = answer.map_err(|error| match error {
             Unaccepted::ShuttingDown => Problem::shutting_down(),
             Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
@@ -212,10 +230,10 @@ impl Accept {
         match inserted {
             Inserted::New(record, _) => {
                 self.note(record.id, record.state.is_held(), false);
-                Ok(Stored::Task {
+                Ok(Found::Stored(Stored::Task {
                     record,
                     duplicate: false,
-                })
+                }))
             }
             Inserted::Known {
                 task,
@@ -227,15 +245,11 @@ impl Accept {
                 match (same, by, task) {
                     (false, KnownBy::Key, _) => Err(Problem::key_reused()),
                     (false, ..) => Err(Problem::task_exists()),
-                    (true, _, None) => Ok(Stored::Gone(id)),
-                    (true, _, Some(record)) => {
-                        let shown = match again {
-                            // Boxed, so that only duplicates pay for the room that it takes.
-                            Some(again) if by != KnownBy::Id => Box::pin(self.shown(*again, &record)).await,
-                            _ => Shown::Task,
-                        };
-                        self.duplicate(record, shown)
-                    }
+                    (true, _, None) => Ok(Found::Stored(Stored::Gone(id))),
+                    (true, _, Some(record)) => match again {
+                        Some(again) if by != KnownBy::Id => Ok(Found::Earlier { record, again }),
+                        _ => self.duplicate(record, Shown::Task).map(Found::Stored),
+                    },
                 }
             }
             Inserted::Conflict => Err(Problem::id_and_key_differ()),

@@ -18,8 +18,8 @@ pub use self::{
     held::Held,
 };
 use super::{
-    Candidates, Change, Claim, Committed, Due, Guard, NewRow, Part, Response, Retention, Row, StoreError,
-    StoreErrorKind, StoreResult, TaskStore, Which, Why,
+    Candidates, Change, Claim, Committed, Due, Guard, Part, Response, Retention, Row, StoreError, StoreErrorKind,
+    StoreResult, TaskStore, Which, Why,
 };
 use crate::task::{
     CapturedRequest, CapturedResponse, DecodeError, Filter, Page, PageOf, RequestId, Scope, SortOrder, TaskName,
@@ -81,38 +81,22 @@ impl Ledger {
 
     /// Takes a task in.
     pub async fn insert(&self, insert: Insert) -> StoreResult<Inserted> {
-        let (given, row) = self.new_row(insert);
+        let row = insert.into_row(self.store.now());
+        let given = row.record.digest;
         let insertion = self.store.insert(row).await?;
-        Ok(Inserted::from_insertion(insertion, given))
+        Ok(Inserted::of(insertion, given))
     }
 
     /// Takes many tasks in: one answer for each, in order. After an error some of them may have been taken in.
     pub async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
-        let (given, rows): (Vec<_>, Vec<_>) = inserts.into_iter().map(|insert| self.new_row(insert)).unzip();
+        let now = self.store.now();
+        let rows: Vec<_> = inserts.into_iter().map(|insert| insert.into_row(now)).collect();
+        let given: Vec<_> = rows.iter().map(|row| row.record.digest).collect();
         let insertions = self.store.insert_all(rows).await?;
         let answers = insertions.into_iter().zip(given);
         Ok(answers
-            .map(|(insertion, given)| Inserted::from_insertion(insertion, given))
+            .map(|(insertion, given)| Inserted::of(insertion, given))
             .collect())
-    }
-
-    fn new_row(&self, insert: Insert) -> (Option<crate::task::RequestDigest>, NewRow) {
-        let Insert { task, limits, born } = insert;
-        let now = self.store.now();
-        let mut record = TaskRecord::accepted(&task, now);
-        if let Some(born) = &born {
-            // It waits, so it can be claimed.
-            let _ = record.claim(born.worker.clone(), born.lease, now);
-        }
-        let row = NewRow {
-            record: Arc::new(record),
-            request: task.input.to_payload(),
-            delay: task.delay,
-            key: task.key.map(|key| (key, task.key_window)),
-            limits,
-            born,
-        };
-        (task.digest, row)
     }
 
     /// Takes runnable tasks for a worker. One whose request cannot be read ends as `Invalid` instead.

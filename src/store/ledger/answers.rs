@@ -4,13 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use super::Held;
 use crate::{
-    store::{BornClaimed, FullReason, Insertion, KnownBy, Limits, Row},
+    store::{BornClaimed, FullReason, Insertion, KnownBy, Limits, NewRow, Row},
     task::{
         CapturedRequest, Delivery, DeliveryTry, Destination, NewTask, RequestDigest, RequestId, TaskRecord, TaskState,
         WorkerId,
         delivery::DeliveryOutcome,
         lifecycle::{Fenced, Rescue},
     },
+    time::Timestamp,
 };
 
 /// A task to take in.
@@ -49,6 +50,25 @@ impl Insert {
         self.limits = limits;
         self
     }
+
+    /// What a store is given of it at `now`, by its clock.
+    #[must_use]
+    pub fn into_row(self, now: Timestamp) -> NewRow {
+        let Self { task, limits, born } = self;
+        let mut record = TaskRecord::accepted(&task, now);
+        if let Some(born) = &born {
+            // It waits, so it can be claimed.
+            let _ = record.claim(born.worker.clone(), born.lease, now);
+        }
+        NewRow {
+            record: Arc::new(record),
+            request: task.input.to_payload(),
+            delay: task.delay,
+            key: task.key.map(|key| (key, task.key_window)),
+            limits,
+            born,
+        }
+    }
 }
 
 /// What an insert did.
@@ -79,7 +99,8 @@ pub enum Inserted {
 }
 
 impl Inserted {
-    pub(super) fn from_insertion(insertion: Insertion, given: Option<RequestDigest>) -> Self {
+    /// What a store answered for a request of this digest.
+    pub(crate) fn of(insertion: Insertion, given: Option<RequestDigest>) -> Self {
         match insertion {
             Insertion::New(row) if row.columns.is_held() => {
                 let (record, held) = Held::of(row);
