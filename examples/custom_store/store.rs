@@ -25,9 +25,9 @@ use tower_respond_async::{
         Abilities, Candidates, Change, Claim, ClaimedOutbox, ClaimedRow, Claims, Committed, DeliveryClaim, Due,
         Durability, Insertion, LogQuery, NewRow, Part, Payload, QueueHint, Renewal, Response, Row, Sharing, StoreError,
         StoreErrorKind, StoreResult, Which,
-        kit::{Log, scan},
+        kit::{ClientKey, KnownKey, Log, scan},
     },
-    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestDigest, RequestId, Scope, Tenant},
+    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
     time::{Clock, Timestamp},
 };
 
@@ -131,25 +131,20 @@ impl Values<'_> {
         Ok(log.transpose().map_err(corrupt)?.unwrap_or_default())
     }
 
+    fn key(&self, key: &[u8]) -> StoreResult<Option<KnownKey>> {
+        let known = self.get(KEY, key)?.map(|value| KnownKey::decode(&value));
+        known.transpose().map_err(corrupt)
+    }
+
     fn insert(&mut self, task: &NewRow, now: Timestamp) -> StoreResult<Insertion> {
-        let record = &task.record;
-        let own = task
-            .key
-            .as_ref()
-            .map(|(key, _)| format!("{:?} {:?} {}", record.tenant, record.caller, key.as_str()));
-        let keyed = own
-            .as_ref()
-            .map(|own| self.get(KEY, own.as_bytes()))
-            .transpose()?
-            .flatten();
-        let insertion = scan::insert(&self.rows()?, keyed.as_deref().and_then(known_key), task, now);
+        let key = ClientKey::of(task).map(|key| key.encode());
+        let known = key.as_ref().map(|key| self.key(key)).transpose()?.flatten();
+        let insertion = scan::insert(&self.rows()?, known.as_ref(), task, now);
         if let Insertion::New(row) = &insertion {
             self.put_row(row)?;
             self.put(REQUEST, row.id.as_bytes(), &task.request.encode())?;
-            if let Some((own, (_, window))) = own.zip(task.key.as_ref()) {
-                let until = now.saturating_add(*window).as_millis().to_be_bytes();
-                let digest = record.digest.as_ref().map_or(&[][..], |digest| digest.as_bytes());
-                self.put(KEY, own.as_bytes(), &[&row.id.as_bytes()[..], &until, digest].concat())?;
+            if let Some((key, known)) = key.zip(KnownKey::of(task, now)) {
+                self.put(KEY, &key, &known.encode())?;
             }
         }
         Ok(insertion)
@@ -178,18 +173,6 @@ impl Values<'_> {
         }
         Ok(Committed::Done)
     }
-}
-
-/// Whose a key is, until when, and with which digest.
-fn known_key(value: &[u8]) -> Option<(RequestId, Timestamp, Option<RequestDigest>)> {
-    let (id, rest) = value.split_first_chunk()?;
-    let (until, digest) = rest.split_first_chunk()?;
-    let digest = digest.try_into().ok().map(RequestDigest::from_bytes);
-    Some((
-        RequestId::from_bytes(*id),
-        Timestamp::from_millis(u64::from_be_bytes(*until)),
-        digest,
-    ))
 }
 
 fn unavailable(error: impl Into<redb::Error>) -> StoreError {
@@ -393,13 +376,7 @@ impl TaskStore for KvStore {
     fn prune_keys(&self, limit: usize) -> Answer<'_, usize> {
         self.atomically(|values, now| {
             let mut keys = values.all(KEY)?;
-            keys.retain(|key| {
-                let known = values.get(KEY, key).ok().flatten();
-                known
-                    .as_deref()
-                    .and_then(known_key)
-                    .is_none_or(|(_, until, _)| until <= now)
-            });
+            keys.retain(|key| values.key(key).ok().flatten().is_none_or(|known| known.is_over(now)));
             keys.truncate(limit);
             keys.iter().try_for_each(|key| values.remove(KEY, key))?;
             Ok(keys.len())

@@ -8,6 +8,7 @@
 //! - [`Queue`]: which tasks wait, in the order they are to be claimed
 //! - [`Outbox`]: which completions are due
 //! - [`Shelf`]: every task by its creation, every one that rests by when it came to rest, and how many are in each state
+//! - [`ClientKey`] and [`KnownKey`]: whose a client's key is, and what is remembered with it
 //! - [`LogMeter`]: how much log an attempt has written, and [`Log`]: all of it
 //! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values rather than columns
 //!
@@ -22,6 +23,7 @@
 //! assert_eq!(queue.waiting(), 0);
 //! ```
 
+mod keys;
 mod log;
 mod log_meter;
 mod outbox;
@@ -33,6 +35,7 @@ mod tally;
 mod timeline;
 
 pub use self::{
+    keys::{ClientKey, KnownKey},
     log::Log,
     log_meter::LogMeter,
     outbox::{Due, Outbox},

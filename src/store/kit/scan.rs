@@ -8,21 +8,16 @@ use std::time::Duration;
 use crate::{
     store::{
         Candidate, Claim, ClaimedOutbox, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Row, Which, Why,
+        kit::KnownKey,
     },
-    task::{Counts, Filter, Page, PageOf, RequestDigest, RequestId, Scope, SortOrder},
+    task::{Counts, Filter, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
 };
 
-/// What becomes of a task that is to be stored now. `keyed` is what is remembered of its key: whose it is, until when, and
-/// with which digest.
+/// What becomes of a task that is to be stored now. `keyed` is what is remembered with its key.
 ///
 /// What it answers `New` for is to be kept, with its request, its name and its key.
-pub fn insert(
-    rows: &[Row],
-    keyed: Option<(RequestId, Timestamp, Option<RequestDigest>)>,
-    task: &NewRow,
-    now: Timestamp,
-) -> Insertion {
+pub fn insert(rows: &[Row], keyed: Option<&KnownKey>, task: &NewRow, now: Timestamp) -> Insertion {
     let record = &task.record;
     let known = |id: RequestId, by, digest| Insertion::Known {
         row: rows.iter().find(|row| row.id == id).cloned(),
@@ -35,11 +30,11 @@ pub fn insert(
     }
     let is_same = |row: &&Row| row.record.name == record.name && row.record.tenant == record.tenant;
     let named = record.name.as_ref().and_then(|_| rows.iter().find(is_same));
-    let keyed = keyed.filter(|(_, until, _)| now < *until);
+    let keyed = keyed.filter(|keyed| !keyed.is_over(now));
     match (named, keyed) {
-        (Some(named), Some((id, ..))) if named.id != id => return Insertion::Conflict,
+        (Some(named), Some(keyed)) if named.id != keyed.id => return Insertion::Conflict,
         (Some(named), _) => return known(named.id, KnownBy::Name, None),
-        (None, Some((id, _, digest))) => return known(id, KnownBy::Key, digest),
+        (None, Some(keyed)) => return known(keyed.id, KnownBy::Key, keyed.digest),
         (None, None) => {}
     }
     let row = task.row(now);

@@ -9,15 +9,15 @@ use std::{
     sync::Arc,
 };
 
-use super::names::KeyOf;
-use crate::task::Tenant;
+use super::names::weight_of_key;
+use crate::{store::kit::ClientKey, task::Tenant};
 
 /// The keys of tasks that have ended or are gone, in that order.
 #[derive(Debug)]
 pub(super) struct EndedKeys {
     bytes: usize,
     max_bytes: usize,
-    order: BTreeMap<Place, Arc<KeyOf>>,
+    order: BTreeMap<Place, Arc<ClientKey>>,
     shares: HashMap<Option<Tenant>, Share>,
     next: u64,
     /// How many were forgotten for want of room.
@@ -53,10 +53,10 @@ impl EndedKeys {
         self.bytes
     }
 
-    pub(super) fn add(&mut self, key: Arc<KeyOf>) -> Place {
+    pub(super) fn add(&mut self, key: Arc<ClientKey>) -> Place {
         let place = Place(self.next);
         self.next += 1;
-        let weight = key.weight();
+        let weight = weight_of_key(&key);
         let share = self.shares.entry(key.tenant.clone()).or_default();
         share.bytes += weight;
         share.order.insert(place);
@@ -68,7 +68,7 @@ impl EndedKeys {
     /// Takes one out, and says how many bytes it took.
     pub(super) fn remove(&mut self, place: Place) -> usize {
         let Some(key) = self.order.remove(&place) else { return 0 };
-        let weight = key.weight();
+        let weight = weight_of_key(&key);
         self.bytes -= weight;
         if let Some(share) = self.shares.get_mut(&key.tenant) {
             share.bytes -= weight;
@@ -80,7 +80,7 @@ impl EndedKeys {
         weight
     }
 
-    pub(super) fn key_at(&self, place: Place) -> Option<Arc<KeyOf>> {
+    pub(super) fn key_at(&self, place: Place) -> Option<Arc<ClientKey>> {
         self.order.get(&place).cloned()
     }
 

@@ -7,8 +7,11 @@ use std::{
 
 use super::ended_keys::{EndedKeys, Place};
 use crate::{
-    store::{KnownBy, NewRow},
-    task::{Caller, IdempotencyKey, RequestDigest, RequestId, Scope, TaskName, TaskRecord, Tenant},
+    store::{
+        KnownBy, NewRow,
+        kit::{ClientKey, KnownKey},
+    },
+    task::{RequestDigest, RequestId, Scope, TaskName, TaskRecord, Tenant},
     time::Timestamp,
 };
 
@@ -16,25 +19,15 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Names {
     names: BTreeMap<(TaskName, Option<Tenant>), RequestId>,
-    keys: HashMap<Arc<KeyOf>, Key>,
+    keys: HashMap<Arc<ClientKey>, Key>,
     // Whose window ends next.
-    windows: BTreeSet<(Timestamp, Arc<KeyOf>)>,
+    windows: BTreeSet<(Timestamp, Arc<ClientKey>)>,
     ended: EndedKeys,
-}
-
-/// A key, and whose it is.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct KeyOf {
-    pub(super) tenant: Option<Tenant>,
-    caller: Option<Caller>,
-    key: IdempotencyKey,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Key {
-    id: RequestId,
-    digest: Option<RequestDigest>,
-    until: Timestamp,
+    known: KnownKey,
     /// Where it is among those of ended tasks. One of a live task is in its room, and never forgotten for want of it.
     ended: Option<Place>,
 }
@@ -50,21 +43,14 @@ pub(super) enum Lookup {
     Conflict,
 }
 
-impl KeyOf {
-    /// What a remembered key takes beside its texts: 290 to 370 as maps grow, as measured with 20,000 to 120,000 of them.
-    const BYTES: usize = 320;
+/// What a remembered key takes beside its texts: 290 to 370 as maps grow, as measured with 20,000 to 120,000 of them.
+const KEY_BYTES: usize = 320;
 
-    /// About how many bytes it takes to remember.
-    pub(super) fn weight(&self) -> usize {
-        let tenant = self.tenant.as_ref().map_or(0, |tenant| tenant.as_str().len());
-        let caller = self.caller.as_ref().map_or(0, |caller| caller.as_str().len());
-        self.key.as_str().len() + tenant + caller + Self::BYTES
-    }
-}
-
-/// About how many bytes the key of `task` takes to remember.
-pub(super) fn weight_of_key(task: &NewRow) -> usize {
-    key_of(task).map_or(0, |key| key.weight())
+/// About how many bytes a key takes to remember.
+pub(super) fn weight_of_key(key: &ClientKey) -> usize {
+    let tenant = key.tenant.as_ref().map_or(0, |tenant| tenant.as_str().len());
+    let caller = key.caller.as_ref().map_or(0, |caller| caller.as_str().len());
+    key.key.as_str().len() + tenant + caller + KEY_BYTES
 }
 
 impl Names {
@@ -85,7 +71,8 @@ impl Names {
 
     pub(super) fn look_up(&self, task: &NewRow, now: Timestamp) -> Lookup {
         let named = name_of(&task.record).and_then(|name| self.names.get(&name).copied());
-        let keyed = key_of(task).and_then(|key| self.keys.get(&key).filter(|known| now < known.until));
+        let keyed = ClientKey::of(task).and_then(|key| self.keys.get(&key));
+        let keyed = keyed.map(|key| key.known).filter(|known| !known.is_over(now));
         match (named, keyed) {
             (Some(named), Some(keyed)) if named != keyed.id => Lookup::Conflict,
             (Some(named), _) => Lookup::Known(named, KnownBy::Name, None),
@@ -96,26 +83,19 @@ impl Names {
 
     /// Notes the name and key of a task that is being stored. Answers its key, and how many bytes were freed by replacing
     /// one past its window that had not been pruned.
-    pub(super) fn note(&mut self, task: &NewRow, now: Timestamp) -> (Option<Arc<KeyOf>>, usize) {
+    pub(super) fn note(&mut self, task: &NewRow, now: Timestamp) -> (Option<Arc<ClientKey>>, usize) {
         let record = &task.record;
         if let Some(name) = name_of(record) {
             self.names.insert(name, record.id);
         }
-        let Some((key_of, (_, window))) = key_of(task).zip(task.key.as_ref()) else {
+        let Some((key, known)) = ClientKey::of(task).zip(KnownKey::of(task, now)) else {
             return (None, 0);
         };
-        let freed = self.remove(&key_of);
-        let key_of = Arc::new(key_of);
-        let until = now.saturating_add(*window);
-        let known = Key {
-            id: record.id,
-            digest: record.digest,
-            until,
-            ended: None,
-        };
-        self.keys.insert(key_of.clone(), known);
-        self.windows.insert((until, key_of.clone()));
-        (Some(key_of), freed)
+        let freed = self.remove(&key);
+        let key = Arc::new(key);
+        self.keys.insert(key.clone(), Key { known, ended: None });
+        self.windows.insert((known.until, key.clone()));
+        (Some(key), freed)
     }
 
     /// Forgets the name of a task, if it is still that one's.
@@ -129,9 +109,9 @@ impl Names {
 
     /// The task of this key has ended, or is gone: from now on it is one of those that may be forgotten. Answers how many
     /// bytes it takes, and how many were freed by forgetting others; or none if it is not known any more as that task's.
-    pub(super) fn end(&mut self, key: &KeyOf, id: RequestId) -> Option<(usize, usize)> {
-        let (shared, known) = self.keys.get_key_value(key)?;
-        if known.id != id || known.ended.is_some() {
+    pub(super) fn end(&mut self, key: &ClientKey, id: RequestId) -> Option<(usize, usize)> {
+        let (shared, of) = self.keys.get_key_value(key)?;
+        if of.known.id != id || of.ended.is_some() {
             return None;
         }
         let shared = shared.clone();
@@ -141,15 +121,15 @@ impl Names {
         while let Some(oldest) = self.ended.beyond(key.tenant.as_ref()) {
             freed += self.forget_for_room(oldest);
         }
-        Some((key.weight(), freed))
+        Some((weight_of_key(key), freed))
     }
 
     /// The task of this key runs again: it is in the task's room from now on. Answers how many bytes that is, or none if
     /// the key was forgotten meanwhile.
-    pub(super) fn revive(&mut self, key: &KeyOf, id: RequestId) -> Option<usize> {
-        let known = self.keys.get_mut(key).filter(|known| known.id == id)?;
-        self.ended.remove(known.ended.take()?);
-        Some(key.weight())
+    pub(super) fn revive(&mut self, key: &ClientKey, id: RequestId) -> Option<usize> {
+        let of = self.keys.get_mut(key).filter(|of| of.known.id == id)?;
+        self.ended.remove(of.ended.take()?);
+        Some(weight_of_key(key))
     }
 
     /// Forgets keys of ended tasks, the oldest first, until so many bytes are freed. Answers how many were; none if they
@@ -205,24 +185,15 @@ impl Names {
     }
 
     /// Forgets a key, if it is known. Answers how many bytes of the ended ones' room that freed.
-    fn remove(&mut self, key: &KeyOf) -> usize {
-        let Some((shared, known)) = self.keys.remove_entry(key) else {
+    fn remove(&mut self, key: &ClientKey) -> usize {
+        let Some((shared, of)) = self.keys.remove_entry(key) else {
             return 0;
         };
-        self.windows.remove(&(known.until, shared));
-        known.ended.map_or(0, |place| self.ended.remove(place))
+        self.windows.remove(&(of.known.until, shared));
+        of.ended.map_or(0, |place| self.ended.remove(place))
     }
 }
 
 fn name_of(record: &TaskRecord) -> Option<(TaskName, Option<Tenant>)> {
     Some((record.name.clone()?, record.tenant.clone()))
-}
-
-fn key_of(task: &NewRow) -> Option<KeyOf> {
-    let (key, _) = task.key.clone()?;
-    Some(KeyOf {
-        tenant: task.record.tenant.clone(),
-        caller: task.record.caller.clone(),
-        key,
-    })
 }

@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::{
-    names::{KeyOf, weight_of_key},
+    names::weight_of_key,
     room::Room,
     waiting::{Waiting, waits},
 };
 use crate::{
     store::{
         NewRow, Payload, Row,
-        kit::{Log, Outbox, Queue, Shelf},
+        kit::{ClientKey, Log, Outbox, Queue, Shelf},
     },
     task::{Counts, RequestId, Scope},
     time::Timestamp,
@@ -48,14 +48,14 @@ pub(super) struct Kept {
 #[derive(Debug)]
 pub(super) enum KeptKey {
     /// In the task's.
-    Own(Arc<KeyOf>),
+    Own(Arc<ClientKey>),
     /// In that of the keys of ended tasks.
-    Ended(Arc<KeyOf>),
+    Ended(Arc<ClientKey>),
 }
 
 impl Kept {
     /// A task that room was made for.
-    pub(super) fn new(row: Row, request: Payload, key: Option<Arc<KeyOf>>, weight: usize) -> Self {
+    pub(super) fn new(row: Row, request: Payload, key: Option<Arc<ClientKey>>, weight: usize) -> Self {
         Self {
             row,
             request,
@@ -68,7 +68,8 @@ impl Kept {
 
     /// About how many bytes a task takes to keep that is to be stored.
     pub(super) fn weight_of_new(task: &NewRow) -> usize {
-        task.request.len() + task.record.weight() + weight_of_key(task)
+        let key = ClientKey::of(task).map_or(0, |key| weight_of_key(&key));
+        task.request.len() + task.record.weight() + key
     }
 
     /// Lets the room follow a change of what is kept. Answers whether it is more now.
@@ -78,7 +79,7 @@ impl Kept {
         let progress = self.row.columns.progress.as_ref();
         let progress = progress.map_or(0, |progress| progress.message.len());
         let key = match &self.key {
-            Some(KeptKey::Own(key)) => key.weight(),
+            Some(KeptKey::Own(key)) => weight_of_key(key),
             Some(KeptKey::Ended(_)) | None => 0,
         };
         let weight = self.request.len() + self.row.record.weight() + response + logs + progress + key;

@@ -7,10 +7,13 @@ use super::{
     fault::Fault,
     frame,
     given::GivenTask,
-    tables::{KnownKey, Origin, end_key, key_key, name_key, read_name},
+    tables::{Origin, end_key, name_key, read_key, read_name},
 };
 use crate::{
-    store::{Insertion, KnownBy, NewRow, Row},
+    store::{
+        Insertion, KnownBy, NewRow, Row,
+        kit::{ClientKey, KnownKey},
+    },
     time::Timestamp,
 };
 
@@ -51,15 +54,10 @@ impl Batch<'_> {
             let name = name_key(name, record.tenant.as_ref());
             frame::put(self.tables.names.open()?, &name, &[record.id.as_bytes()])?;
         }
-        if let Some((key, window)) = &task.key {
-            let key = key_key(record.tenant.as_ref(), record.caller.as_ref(), key);
+        if let Some((key, known)) = ClientKey::of(task).zip(KnownKey::of(task, now)) {
+            let key = key.encode();
             self.forget_key(&key)?;
-            let known = KnownKey {
-                id: record.id,
-                until: now.saturating_add(*window),
-                digest: record.digest,
-            };
-            known.put(self.tables.keys.open()?, &key)?;
+            frame::put(self.tables.keys.open()?, &key, &[&known.encode()])?;
             let end = end_key(known.until, &key);
             self.tables.key_ends.open()?.insert(&*end, &[][..])?;
         }
@@ -69,7 +67,7 @@ impl Batch<'_> {
     /// Forgets a key past its window that had not been pruned.
     fn forget_key(&mut self, key: &[u8]) -> Result<(), Fault> {
         let old = self.tables.keys.open()?.get(key)?;
-        let old = old.and_then(|value| KnownKey::read(key, value.value()).ok());
+        let old = old.and_then(|value| read_key(key, value.value()).ok());
         if let Some(old) = old {
             self.tables.key_ends.open()?.remove(&*end_key(old.until, key))?;
         }
@@ -102,18 +100,20 @@ impl Batch<'_> {
 
     /// What is remembered of the key of this one.
     fn keyed(&mut self, task: &NewRow, now: Timestamp) -> Result<Option<KnownKey>, Fault> {
-        let Some((key, _)) = &task.key else { return Ok(None) };
-        let key = key_key(task.record.tenant.as_ref(), task.record.caller.as_ref(), key);
+        let Some(key) = ClientKey::of(task) else {
+            return Ok(None);
+        };
+        let key = key.encode();
         let read = self.tables.keys.open()?.get(&*key)?.map(|value| {
             let value = value.value();
-            KnownKey::read(&key, value).map_err(|_| value.to_vec())
+            read_key(&key, value).map_err(|_| value.to_vec())
         });
         match read {
             Some(Err(damaged)) => {
                 self.set_entry_aside(Origin::Key, &key, &damaged)?;
                 Ok(None)
             }
-            Some(Ok(known)) => Ok(Some(known).filter(|known| now < known.until)),
+            Some(Ok(known)) => Ok(Some(known).filter(|known| !known.is_over(now))),
             None => Ok(None),
         }
     }

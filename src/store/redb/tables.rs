@@ -6,7 +6,7 @@
 //! | `inputs`, `outputs` | id | the request, the response: length of the head, head, body |
 //! | `logs` | id, number of the last line | a [chunk](super::logs) of lines |
 //! | `names` | name, tenant | id |
-//! | `keys` | tenant, caller, key | id, end of the window, digest |
+//! | `keys` | tenant, caller, key, as [`ClientKey`](crate::store::kit::ClientKey) has it | the [`KnownKey`] |
 //! | `key_ends` | end of the window, key of `keys` | nothing |
 //! | `set_aside` | letter of the table, key there | the value as it was found, without a checksum |
 //! | `meta` | `format` | version of this page |
@@ -26,8 +26,8 @@ use super::{
     ram::Ram,
 };
 use crate::{
-    store::{Payload, Row, StoreError, StoreErrorKind},
-    task::{Caller, DecodeError, IdempotencyKey, RequestDigest, RequestId, Scope, TaskName, Tenant},
+    store::{Payload, Row, StoreError, StoreErrorKind, kit::KnownKey},
+    task::{DecodeError, RequestId, Scope, TaskName, Tenant},
     time::Timestamp,
 };
 
@@ -206,50 +206,9 @@ pub(super) fn read_payload(id: RequestId, value: &[u8]) -> Result<Payload, Damag
     }
 }
 
-/// What a key is remembered with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct KnownKey {
-    pub(super) id: RequestId,
-    pub(super) until: Timestamp,
-    pub(super) digest: Option<RequestDigest>,
-}
-
-impl KnownKey {
-    pub(super) fn read(key: &[u8], value: &[u8]) -> Result<Self, Damaged> {
-        let payload = frame::open(key, value)?;
-        let (id, rest) = payload.split_first_chunk().ok_or(Damaged)?;
-        let (until, rest) = rest.split_first_chunk().ok_or(Damaged)?;
-        let (digest, _) = read_digest(rest).ok_or(Damaged)?;
-        Ok(Self {
-            id: RequestId::from_bytes(*id),
-            until: Timestamp::from_millis(u64::from_be_bytes(*until)),
-            digest,
-        })
-    }
-
-    pub(super) fn put(&self, keys: &mut Table<'_, Value, Value>, key: &[u8]) -> Result<(), redb::Error> {
-        let until = self.until.as_millis().to_be_bytes();
-        let (flag, digest) = digest_parts(self.digest.as_ref());
-        frame::put(keys, key, &[self.id.as_bytes(), &until, &flag, digest])?;
-        Ok(())
-    }
-}
-
-fn digest_parts(digest: Option<&RequestDigest>) -> ([u8; 1], &[u8]) {
-    match digest {
-        Some(digest) => ([1], digest.as_bytes()),
-        None => ([0], &[]),
-    }
-}
-
-fn read_digest(bytes: &[u8]) -> Option<(Option<RequestDigest>, &[u8])> {
-    match bytes.split_first()? {
-        (0, rest) => Some((None, rest)),
-        (_, rest) => {
-            let (digest, rest) = rest.split_first_chunk()?;
-            Some((Some(RequestDigest::from_bytes(*digest)), rest))
-        }
-    }
+/// The value of [`KEYS`].
+pub(super) fn read_key(key: &[u8], value: &[u8]) -> Result<KnownKey, Unreadable> {
+    Ok(KnownKey::decode(frame::open(key, value)?)?)
 }
 
 /// The value of [`NAMES`]: the id of the task that has the name.
@@ -269,18 +228,6 @@ pub(super) fn name_key(name: &TaskName, tenant: Option<&Tenant>) -> Vec<u8> {
     key.push(tenant.is_some().into());
     key.extend_from_slice(tenant.map_or("", Tenant::as_str).as_bytes());
     key
-}
-
-pub(super) fn key_key(tenant: Option<&Tenant>, caller: Option<&Caller>, key: &IdempotencyKey) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(64);
-    for owner in [tenant.map(Tenant::as_str), caller.map(Caller::as_str)] {
-        // None and an empty one are told apart, and no two lists of three run into the same bytes.
-        let length = owner.map_or(0, |owner| owner.len() as u32 + 1);
-        bytes.extend_from_slice(&length.to_be_bytes());
-        bytes.extend_from_slice(owner.unwrap_or("").as_bytes());
-    }
-    bytes.extend_from_slice(key.as_str().as_bytes());
-    bytes
 }
 
 /// Where the key with this key in [`KEYS`] stands in [`KEY_ENDS`].
