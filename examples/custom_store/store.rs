@@ -5,11 +5,10 @@
 //! syncs the file on the thread that asks. An index for each question and a thread for the file are what it would get next.
 
 use std::{
-    collections::BTreeSet,
     future::ready,
     path::Path,
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
+        PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,7 +24,7 @@ use tower_respond_async::{
         Abilities, Candidates, Change, Claim, ClaimedOutbox, ClaimedRow, Claims, Committed, DeliveryClaim, Due,
         Durability, Insertion, LogQuery, NewRow, Part, Payload, QueueHint, Renewal, Response, Row, Sharing, StoreError,
         StoreErrorKind, StoreResult, Which,
-        kit::{ClientKey, KnownKey, Log, scan},
+        kit::{ClientKey, KnownKey, Log, Orphans, scan},
     },
     task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
     time::{Clock, Timestamp},
@@ -43,8 +42,8 @@ const KEY: u8 = b'k';
 pub(crate) struct KvStore {
     /// None once it is closed.
     database: RwLock<Option<Database>>,
-    /// Held when the file was opened, by a process that is gone.
-    orphans: Mutex<BTreeSet<RequestId>>,
+    /// What was held when the file was opened.
+    orphans: Orphans,
     damaged: AtomicU64,
     work: Notify,
     clock: Box<dyn Clock>,
@@ -188,15 +187,25 @@ impl KvStore {
     pub(crate) fn open(path: &Path, clock: impl Clock) -> StoreResult<Self> {
         let store = Self {
             database: RwLock::new(Some(Database::create(path).map_err(unavailable)?)),
-            orphans: Mutex::default(),
+            orphans: Orphans::default(),
             damaged: AtomicU64::new(0),
             work: Notify::new(),
             clock: Box::new(clock),
         };
-        let held = |row: &Row| row.columns.is_held() || row.outbox.iter().any(|of| of.claimed);
-        let orphans = store.atomically_now(|values, _| Ok(values.rows()?.into_iter().filter(held).map(|row| row.id)));
-        *store.orphans() = orphans?.collect();
+        for row in store.atomically_now(|values, _| values.rows())? {
+            store.orphans.find(&row);
+        }
         Ok(store)
+    }
+
+    /// A task of which a change was made is no orphan any more.
+    fn commit_in(&self, values: &mut Values<'_>, change: Change, now: Timestamp) -> StoreResult<Committed> {
+        let id = change.id;
+        let committed = values.commit(change, now)?;
+        if let Committed::Done = committed {
+            self.orphans.settle(id);
+        }
+        Ok(committed)
     }
 
     /// Every operation is this: one transaction, which the file has synced before it is answered.
@@ -223,10 +232,6 @@ impl KvStore {
     ) -> Answer<'a, T> {
         Box::pin(ready(self.atomically_now(work)))
     }
-
-    fn orphans(&self) -> MutexGuard<'_, BTreeSet<RequestId>> {
-        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl TaskStore for KvStore {
@@ -252,7 +257,7 @@ impl TaskStore for KvStore {
 
     fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
         self.atomically(|values, now| {
-            let (rows, next_due) = scan::claim(values.rows()?, &claim, now);
+            let (rows, next_due) = scan::claim(values.rows()?, &self.orphans, &claim, now);
             let mut tasks = Vec::new();
             for row in rows {
                 values.put_row(&row)?;
@@ -278,26 +283,27 @@ impl TaskStore for KvStore {
 
     fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
         self.atomically(|values, now| {
-            let rows = scan::due(values.rows()?, |id| self.orphans().contains(&id), &what, max, now);
+            let rows = scan::due(values.rows()?, &self.orphans, &what, max, now);
             Ok(Candidates { now, rows })
         })
     }
 
     fn commit(&self, change: Change) -> Answer<'_, Committed> {
-        self.orphans().remove(&change.id);
-        self.atomically(|values, now| values.commit(change, now))
+        self.atomically(|values, now| self.commit_in(values, change, now))
     }
 
     fn commit_all(&self, changes: Vec<Change>) -> Answer<'_, Vec<Committed>> {
-        changes.iter().for_each(|change| _ = self.orphans().remove(&change.id));
-        self.atomically(|values, now| changes.into_iter().map(|change| values.commit(change, now)).collect())
+        self.atomically(|values, now| {
+            let changes = changes.into_iter();
+            changes.map(|change| self.commit_in(values, change, now)).collect()
+        })
     }
 
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Answer<'_, Vec<Renewal>> {
         self.atomically(|values, now| {
             let mut renewals = Vec::new();
             for held in leases {
-                let row = values.row(held.id)?.filter(|_| !self.orphans().contains(&held.id));
+                let row = values.row(held.id)?.filter(|_| !self.orphans.contains(held.id));
                 renewals.push(Renewal::Lost);
                 if let Some((mut row, renewal)) = row.zip(renewals.last_mut()) {
                     *renewal = row.columns.renew(held.token, lease, now);
@@ -310,7 +316,7 @@ impl TaskStore for KvStore {
 
     fn claim_deliveries(&self, claim: DeliveryClaim) -> Answer<'_, Vec<ClaimedOutbox>> {
         self.atomically(|values, now| {
-            let claimed = scan::claim_deliveries(values.rows()?, &claim, now);
+            let claimed = scan::claim_deliveries(values.rows()?, &self.orphans, &claim, now);
             claimed.iter().try_for_each(|found| values.put_row(&found.row))?;
             Ok(claimed)
         })

@@ -8,6 +8,7 @@
 //! - [`Queue`]: which tasks wait, in the order they are to be claimed
 //! - [`Outbox`]: which completions are due
 //! - [`Shelf`]: every task by its creation, every one that rests by when it came to rest, and how many are in each state
+//! - [`Orphans`]: what was held by a process that is gone
 //! - [`ClientKey`] and [`KnownKey`]: whose a client's key is, and what is remembered with it
 //! - [`LogMeter`]: how much log an attempt has written, and [`Log`]: all of it
 //! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values rather than columns
@@ -26,6 +27,7 @@
 mod keys;
 mod log;
 mod log_meter;
+mod orphans;
 mod outbox;
 mod queue;
 mod row_codec;
@@ -38,6 +40,7 @@ pub use self::{
     keys::{ClientKey, KnownKey},
     log::Log,
     log_meter::LogMeter,
+    orphans::Orphans,
     outbox::{Due, Outbox},
     queue::{Candidate, Place, Queue, QueueGuard},
     shelf::{Shelf, Unsorted},

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::{
     store::{
         Candidate, Claim, ClaimedOutbox, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Row, Which, Why,
-        kit::KnownKey,
+        kit::{KnownKey, Orphans},
     },
     task::{Counts, Filter, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
@@ -53,10 +53,10 @@ pub fn insert(rows: &[Row], keyed: Option<&KnownKey>, task: &NewRow, now: Timest
 
 /// The rows that a worker gets, claimed, and after how long the next one is due that it could have. They are to be kept so.
 #[must_use]
-pub fn claim(mut rows: Vec<Row>, claim: &Claim, now: Timestamp) -> (Vec<Row>, Option<Duration>) {
+pub fn claim(mut rows: Vec<Row>, orphans: &Orphans, claim: &Claim, now: Timestamp) -> (Vec<Row>, Option<Duration>) {
     let is_own = |row: &Row| row.columns.is_held() && row.columns.worker.as_ref() == Some(&claim.worker);
     let mut has_suspect = rows.iter().any(|row| row.columns.suspect && is_own(row));
-    rows.retain(|row| row.columns.is_queued() && now < row.columns.expires_at);
+    rows.retain(|row| row.columns.is_queued() && now < row.columns.expires_at && !orphans.contains(row.id));
     rows.sort_by_key(|row| (row.columns.run_at, row.id));
     let mut claimed = Vec::new();
     for mut row in rows {
@@ -83,17 +83,11 @@ pub fn is_asked_for(row: &Row, which: &Which) -> bool {
     }
 }
 
-/// Up to `max` rows that are due, the longest first. `is_orphan` says which were held by a process that is gone.
+/// Up to `max` rows that are due, the longest first.
 #[must_use]
-pub fn due(
-    rows: Vec<Row>,
-    is_orphan: impl Fn(RequestId) -> bool,
-    what: &Due,
-    max: usize,
-    now: Timestamp,
-) -> Vec<Candidate> {
+pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Timestamp) -> Vec<Candidate> {
     let since = |row: &Row| match what {
-        Due::Rescue if is_orphan(row.id) => Some((Timestamp::ZERO, Why::Orphaned)),
+        Due::Rescue if orphans.contains(row.id) => Some((Timestamp::ZERO, Why::Orphaned)),
         Due::Rescue if row.columns.has_lapsed(now) => Some((row.columns.lease_until?, Why::Lapsed)),
         Due::Rescue if row.columns.is_over_age(now) => Some((row.columns.expires_at, Why::OverAge)),
         Due::Rescue => None,
@@ -118,7 +112,13 @@ pub fn due(
 /// The completions that are due, claimed, of each destination at most so many and the longest due first. Their rows are to be
 /// kept so.
 #[must_use]
-pub fn claim_deliveries(mut rows: Vec<Row>, claim: &DeliveryClaim, now: Timestamp) -> Vec<ClaimedOutbox> {
+pub fn claim_deliveries(
+    mut rows: Vec<Row>,
+    orphans: &Orphans,
+    claim: &DeliveryClaim,
+    now: Timestamp,
+) -> Vec<ClaimedOutbox> {
+    rows.retain(|row| !orphans.contains(row.id));
     let mut claimed = Vec::new();
     for (destination, max) in &claim.from {
         let mut due = Vec::new();

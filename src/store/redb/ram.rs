@@ -1,7 +1,7 @@
 //! What the store keeps in memory beside the file: indexes, and all that a process which ends may take with it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use crate::{
     store::{
         Columns, Due, OutboxRow, Renewal, Row, Why,
-        kit::{Outbox, Queue, Shelf, Unsorted},
+        kit::{Orphans, Outbox, Queue, Shelf, Unsorted},
     },
     task::{LeaseRef, Progress, RequestId, WorkerId},
     time::{Clock, Timestamp},
@@ -28,7 +28,7 @@ pub(super) struct Ram {
     pub(super) damaged: AtomicU64,
     shelf: Mutex<Shelf>,
     held: Mutex<Held>,
-    orphans: Mutex<BTreeSet<RequestId>>,
+    orphans: Orphans,
     /// Tasks whose row cannot be read.
     set_aside: Mutex<HashSet<RequestId>>,
 }
@@ -44,9 +44,7 @@ impl Ram {
     pub(super) fn find(&self, row: &Row, all: &mut Unsorted) {
         all.note(row);
         self.hold(row.id, Some(&row.columns));
-        if row.columns.is_held() || row.outbox.iter().any(|completion| completion.claimed) {
-            lock(&self.orphans).insert(row.id);
-        } else {
+        if !self.orphans.find(row) {
             self.queue.follow(None, Some(row));
             self.outbox.follow(row.id, &[], &row.outbox);
         }
@@ -72,7 +70,7 @@ impl Ram {
         };
         self.shelf().follow(before, after);
         self.hold(id, after.map(|row| &row.columns));
-        let was_orphan = lock(&self.orphans).remove(&id);
+        let was_orphan = self.orphans.settle(id);
         let before = before.filter(|_| !was_orphan);
         self.outbox.follow(id, outbox(before), outbox(after));
         self.queue.follow(before, after)
@@ -133,13 +131,12 @@ impl Ram {
         let with = |ids: Vec<RequestId>, why| ids.into_iter().map(move |id| (id, why));
         match what {
             Due::Rescue => {
-                let orphans = lock(&self.orphans);
-                let mut due: Vec<_> = orphans.iter().map(|id| (*id, Why::Orphaned)).take(max).collect();
+                let mut due: Vec<_> = with(self.orphans.first(max), Why::Orphaned).collect();
                 due.extend(with(self.queue.lock().over_age(max - due.len(), now), Why::OverAge));
                 let held = lock(&self.held);
                 let lapsed = held
                     .iter()
-                    .filter(|(id, columns)| columns.has_lapsed(now) && !orphans.contains(id));
+                    .filter(|(id, columns)| columns.has_lapsed(now) && !self.orphans.contains(**id));
                 due.extend(lapsed.map(|(id, _)| (*id, Why::Lapsed)).take(max - due.len()));
                 due
             }
@@ -167,7 +164,7 @@ impl Ram {
         }
         self.shelf().purge(id);
         lock(&self.held).remove(&id);
-        lock(&self.orphans).remove(&id);
+        self.orphans.settle(id);
         self.queue.lock().purge(id);
         self.outbox.purge(id);
         true

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     store::{Durability, Insert, KnownBy, LogQuery, Sharing, StoreErrorKind},
-    task::{Destination, LogLine, NewTask, Scope, TaskState, lifecycle::Rescue},
+    task::{
+        Destination, LogLine, NewTask, Scope, TaskState,
+        lifecycle::{Edits, Rerun, Rescue},
+    },
     time::Timestamp,
 };
 
@@ -107,6 +110,31 @@ async fn story(store: &Subject<'_>, id: crate::task::RequestId) -> impl PartialE
         store.output(&Scope::All, id).await.expect("output"),
         store.logs(&Scope::All, id, LogQuery::default()).await.expect("logs"),
     )
+}
+
+/// Its completion was on its way as the process died, and it waits to run again. Whoever claims it keeps it, and whoever
+/// takes the completion, whenever the rescue comes that the completion needs.
+pub async fn a_rescue_takes_nothing_from_who_claimed_it_since(harness: &dyn Harness) {
+    let mut store = Subject::open(harness).await;
+    let here = Destination::LOCAL;
+    let lease = store.insert_born(a_task_telling(&here), &worker("w"), LONG).await;
+    let _ = store.end(lease, success()).await;
+    assert_eq!(store.deliveries(&here, store.units(1)).await.len(), 1);
+    let rerun = store.rerun(&Scope::All, lease.id, Edits::default()).await;
+    assert_eq!(rerun.expect("rerun"), Rerun::Enqueued { generation: 2 });
+
+    store.reopen_or_declare().await;
+    store.pass(2).await;
+    let mut claimed = store.claim_for(&worker("v"), 10, LONG).await.tasks;
+    let mut due = store.deliveries(&here, LONG).await;
+    let rescued = store.rescue(10).await.expect("rescue");
+    assert_eq!(rescued.tasks, [], "nobody had the task");
+    claimed.extend(store.claim_for(&worker("v"), 10, LONG).await.tasks);
+    due.extend(store.deliveries(&here, LONG).await);
+    assert_eq!((claimed.len(), due.len()), (1, 1), "each once");
+    assert!(super::subject::is_accepted(
+        store.end(claimed[0].record.lease(), success()).await
+    ));
 }
 
 /// It is set aside as `Invalid`, and counted, and the tasks behind it are run.

@@ -232,6 +232,7 @@ macro_rules! __promises {
             durable:
                 reopening_loses_nothing_that_was_acknowledged
                 a_rescue_tells_of_what_a_dead_process_had
+                a_rescue_takes_nothing_from_who_claimed_it_since
                 a_corrupt_record_does_not_stop_the_queue
                 two_processes_share_the_work
                 a_closed_store_is_unavailable;
