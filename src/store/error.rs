@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
-use crate::error::{BoxError, let_go};
+use crate::{
+    error::{BoxError, let_go},
+    task::DecodeError,
+};
 
 /// A store operation failed.
 ///
@@ -61,6 +64,11 @@ impl StoreError {
         self
     }
 
+    /// The store cannot be reached now, because of `source`. Whether the operation happened is not known.
+    pub fn unavailable(source: impl Into<BoxError>) -> Self {
+        Self::new(StoreErrorKind::Unavailable, "the store cannot be reached").because(source)
+    }
+
     /// There is no such task.
     #[must_use]
     pub fn not_found() -> Self {
@@ -77,6 +85,21 @@ impl StoreError {
     #[must_use]
     pub const fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+}
+
+impl From<DecodeError> for StoreErrorKind {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Newer(_) => Self::Incompatible,
+            DecodeError::Malformed(_) => Self::Corrupt,
+        }
+    }
+}
+
+impl From<DecodeError> for StoreError {
+    fn from(error: DecodeError) -> Self {
+        Self::new(error.into(), "what is stored cannot be read").because(error)
     }
 }
 

@@ -405,11 +405,7 @@ const LEFT_ALONE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn decoded<T>(id: RequestId, payload: Result<T, DecodeError>) -> StoreResult<T> {
     payload.map_err(|error| {
-        let kind = match error {
-            DecodeError::Newer(_) => StoreErrorKind::Incompatible,
-            DecodeError::Malformed(_) => StoreErrorKind::Corrupt,
-        };
-        StoreError::new(kind, format!("what is stored of task {id} cannot be read")).because(error)
+        StoreError::new(error.into(), format!("what is stored of task {id} cannot be read")).because(error)
     })
 }
 

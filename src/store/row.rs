@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     task::{
-        Cursor, Delivery, DeliveryStatus, Destination, FenceToken, LeaseRef, Progress, RequestId, TaskRecord,
+        Cursor, Delivery, DeliveryStatus, Destination, FenceToken, LeaseRef, Progress, RequestId, Scope, TaskRecord,
         TaskState, WorkerId, lifecycle::Renewal,
     },
     time::Timestamp,
@@ -113,6 +113,12 @@ impl Row {
     pub fn into_record(mut self) -> Arc<TaskRecord> {
         self.restore();
         self.record
+    }
+
+    /// Whether it is there for who may see `scope`.
+    #[must_use]
+    pub fn is_in(&self, scope: &Scope) -> bool {
+        scope.contains(self.record.tenant.as_ref())
     }
 
     /// Whether the claim with `token` is the one that holds it.

@@ -12,6 +12,7 @@
 //! - [`ClientKey`] and [`KnownKey`]: whose a client's key is, and what is remembered with it
 //! - [`LogMeter`]: how much log an attempt has written, and [`Log`]: all of it
 //! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values rather than columns
+//! - [`Values`]: rows, payloads, logs and keys in a store of keys and values
 //!
 //! # Examples
 //!
@@ -35,6 +36,7 @@ pub mod scan;
 mod shelf;
 mod tally;
 mod timeline;
+mod values;
 
 pub use self::{
     keys::{ClientKey, KnownKey},
@@ -46,4 +48,5 @@ pub use self::{
     shelf::{Shelf, Unsorted},
     tally::Tally,
     timeline::{Moment, Timeline},
+    values::{Kind, Values},
 };

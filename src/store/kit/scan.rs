@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use crate::{
     store::{
-        Candidate, Claim, ClaimedOutbox, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Row, Which, Why,
+        Candidate, Claim, ClaimedOutbox, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Payload, Renewal,
+        Row, Which, Why,
         kit::{KnownKey, Orphans},
     },
-    task::{Counts, Filter, Page, PageOf, RequestId, Scope, SortOrder},
+    task::{Counts, Filter, LeaseRef, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
 };
 
@@ -73,14 +74,16 @@ pub fn claim(mut rows: Vec<Row>, orphans: &Orphans, claim: &Claim, now: Timestam
     (claimed, None)
 }
 
-/// Whether a row is asked for, but for its scope.
+/// The rows in `scope` that are asked for.
 #[must_use]
-pub fn is_asked_for(row: &Row, which: &Which) -> bool {
-    match which {
+pub fn rows(mut rows: Vec<Row>, scope: &Scope, which: &Which) -> Vec<Row> {
+    let is_asked_for = |row: &Row| match which {
         Which::Id(id) => row.id == *id,
         Which::Name(name) => row.record.name.as_ref() == Some(name),
         Which::HeldBy(worker) => row.columns.is_held() && row.columns.worker.as_ref() == Some(worker),
-    }
+    };
+    rows.retain(|row| row.is_in(scope) && is_asked_for(row));
+    rows
 }
 
 /// Up to `max` rows that are due, the longest first.
@@ -107,6 +110,23 @@ pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Times
     due.sort_by_key(|((at, _), row)| (*at, row.id));
     let due = due.into_iter().take(max);
     due.map(|((_, why), row)| Candidate { row, why }).collect()
+}
+
+/// Whether each claim still holds, and the rows of these claims as they are now. They are to be kept so.
+#[must_use]
+pub fn renew(
+    mut rows: Vec<Row>,
+    orphans: &Orphans,
+    leases: &[LeaseRef],
+    lease: Duration,
+    now: Timestamp,
+) -> (Vec<Renewal>, Vec<Row>) {
+    rows.retain(|row| leases.contains(&row.lease()) && !orphans.contains(row.id));
+    let renewals = leases.iter().map(|held| {
+        let row = rows.iter_mut().find(|row| row.lease() == *held);
+        row.map_or(Renewal::Lost, |row| row.columns.renew(held.token, lease, now))
+    });
+    (renewals.collect(), rows)
 }
 
 /// The completions that are due, claimed, of each destination at most so many and the longest due first. Their rows are to be
@@ -144,14 +164,14 @@ pub fn claim_deliveries(
     claimed.collect()
 }
 
-/// One page of the rows that match. `body` gives a task's request body, where a text is looked for.
+/// One page of the rows that match. `request` gives a task's request, where a text is looked for.
 #[must_use]
 pub fn page(
     mut rows: Vec<Row>,
     scope: &Scope,
     filter: &Filter,
     page: &Page,
-    body: impl Fn(RequestId) -> Vec<u8>,
+    request: impl Fn(RequestId) -> Option<Payload>,
 ) -> PageOf<Row> {
     rows.sort_by_key(Row::cursor);
     if page.order == SortOrder::Descending {
@@ -164,8 +184,9 @@ pub fn page(
     };
     let looks_at_text = filter.text.is_some();
     rows.retain(|row| {
-        let body = if looks_at_text { body(row.id) } else { Vec::new() };
-        is_behind(row) && scope.contains(row.record.tenant.as_ref()) && filter.matches(&row.record, &body)
+        let request = if looks_at_text { request(row.id) } else { None };
+        let body = request.as_ref().map_or(&[][..], Payload::body);
+        is_behind(row) && row.is_in(scope) && filter.matches(&row.record, body)
     });
     let limit = page.limit.max(1);
     let is_full = rows.len() >= limit;
@@ -180,7 +201,7 @@ pub fn page(
 #[must_use]
 pub fn counts(rows: &[Row], scope: &Scope, now: Timestamp) -> Counts {
     let mut counts = Counts::default();
-    let seen = || rows.iter().filter(|row| scope.contains(row.record.tenant.as_ref()));
+    let seen = || rows.iter().filter(|row| row.is_in(scope));
     for row in seen() {
         counts.set(row.columns.state, counts.of(row.columns.state) + 1);
     }

@@ -66,7 +66,7 @@ struct Seen {
 
 impl Seen {
     fn is_wanted(&self, scope: &Scope, filter: &Filter) -> bool {
-        scope.contains(self.row.record.tenant.as_ref()) && filter.matches(&self.row.record, self.request.body())
+        self.row.is_in(scope) && filter.matches(&self.row.record, self.request.body())
     }
 }
 

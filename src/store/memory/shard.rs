@@ -103,10 +103,6 @@ impl Kept {
             None => false,
         }
     }
-
-    pub(super) fn is_in(&self, scope: &Scope) -> bool {
-        scope.contains(self.row.record.tenant.as_ref())
-    }
 }
 
 /// What is left to be done about a change once the shard is unlocked.
@@ -149,7 +145,7 @@ impl Tasks {
 
     /// The task, if it is in `scope`.
     pub(super) fn seen_by(&self, scope: &Scope, id: RequestId) -> Option<&Kept> {
-        self.get(id).filter(|kept| kept.is_in(scope))
+        self.get(id).filter(|kept| kept.row.is_in(scope))
     }
 
     /// Adds a task that [`get`](Self::get) did not find. One that waits is put into the queue by the caller, who holds

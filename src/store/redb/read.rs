@@ -160,7 +160,7 @@ impl Inner {
         };
         let (mut row, _) = read_row(key, value.value()).map_err(|error| error.of(id))?;
         self.ram.complete(&mut row);
-        Ok(Some(row).filter(|row| scope.contains(row.record.tenant.as_ref())))
+        Ok(Some(row).filter(|row| row.is_in(scope)))
     }
 
     /// The task, if it is looked for. Its request is read only if all else fits.

@@ -175,9 +175,9 @@ impl Unreadable {
 
     /// What is answered of a task of which this is so.
     pub(super) fn of(self, id: RequestId) -> StoreError {
-        let kind = match self.is_newer() {
-            true => StoreErrorKind::Incompatible,
-            false => StoreErrorKind::Corrupt,
+        let kind = match self {
+            Self::Damaged(_) => StoreErrorKind::Corrupt,
+            Self::Undecodable(error) => error.into(),
         };
         StoreError::new(kind, format!("what is stored of task {id} cannot be read")).because(self)
     }
