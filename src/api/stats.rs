@@ -19,7 +19,7 @@ pub(super) async fn stats(call: Call) -> Answer {
     Ok(answer::json(StatusCode::OK, &StatsDocument::new(&stats)))
 }
 
-/// What belongs to the process and not to the caller's tasks is left out for a caller who sees one tenant only.
+/// What belongs to the process or the store, and not to the caller's tasks, is left out for a caller who sees one tenant only.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StatsDocument {
@@ -33,11 +33,18 @@ struct StatsDocument {
     minutes: Option<Minutes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     buffered_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending_callbacks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set_aside: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten_keys: Option<u64>,
 }
 
 impl StatsDocument {
     fn new(stats: &Stats) -> Self {
         let oldest = stats.counts.oldest_queued;
+        let sees_all = stats.slots.is_some();
         Self {
             counts: stats
                 .counts
@@ -53,6 +60,9 @@ impl StatsDocument {
             }),
             minutes: stats.minutes.as_ref().map(|minutes| Minutes::new(minutes)),
             buffered_bytes: stats.buffered_bytes,
+            pending_callbacks: stats.counts.pending_deliveries,
+            set_aside: sees_all.then_some(stats.counts.set_aside),
+            forgotten_keys: sees_all.then_some(stats.counts.forgotten_keys),
         }
     }
 }
@@ -132,6 +142,7 @@ mod tests {
         let mut counts = Counts::default();
         counts.set(TaskState::Running, 2);
         counts.oldest_queued = Some(Duration::from_millis(1500));
+        (counts.set_aside, counts.forgotten_keys) = (8, 9);
         let mut stats = Stats {
             counts,
             slots: None,
@@ -156,13 +167,15 @@ mod tests {
         stats.rates = Some([rate(1), rate(2), rate(3)]);
         stats.minutes = Some([rate(4); 60]);
         stats.buffered_bytes = Some(7);
+        stats.counts.pending_deliveries = Some(6);
         let rate = |accepted| format!("{{\"accepted\":{accepted},\"succeeded\":0,\"failed\":0}}");
         let each = |count| format!("[{}]", [count; 60].join(","));
         let zeros = each("0");
         let expected = format!(
             "{counts},\"slots\":{{\"used\":2,\"total\":64,\"stuck\":0}},\
              \"rates\":{{\"1m\":{},\"15m\":{},\"60m\":{}}},\
-             \"minutes\":{{\"accepted\":{},\"succeeded\":{zeros},\"failed\":{zeros}}},\"bufferedBytes\":7}}",
+             \"minutes\":{{\"accepted\":{},\"succeeded\":{zeros},\"failed\":{zeros}}},\"bufferedBytes\":7,\
+             \"pendingCallbacks\":6,\"setAside\":8,\"forgottenKeys\":9}}",
             rate(1),
             rate(2),
             rate(3),

@@ -156,9 +156,15 @@ async fn stats_are_the_process_s_only_for_who_sees_everything() {
     let json = get(&world.open(), "/stats").await.json();
     assert_eq!(json["counts"]["Enqueued"], 1);
     assert_eq!(json["slots"]["total"], 1);
+    assert_eq!(
+        (&json["pendingCallbacks"], &json["forgottenKeys"]),
+        (&json!(0), &json!(0))
+    );
     let json = get(&world.as_one(Access::full(Scope::One(None))), "/stats")
         .await
         .json();
     assert_eq!(json["counts"]["Enqueued"], 1);
-    assert!(json.get("slots").is_none() && json.get("rates").is_none());
+    for theirs in ["slots", "rates", "pendingCallbacks", "setAside", "forgottenKeys"] {
+        assert!(json.get(theirs).is_none(), "{theirs}");
+    }
 }

@@ -63,7 +63,7 @@ function tile(state, tiles) {
   };
 }
 
-function gaugeList({ oldestQueuedAgeMs, slots, rates, bufferedBytes }) {
+function gaugeList({ oldestQueuedAgeMs, slots, rates, bufferedBytes, pendingCallbacks, setAside, forgottenKeys }) {
   const items = [
     gauge("Oldest that waits", oldestQueuedAgeMs === null ? "none" : duration(oldestQueuedAgeMs)),
     slots && gauge("Slots in use", `${count(slots.used)} of ${count(slots.total)}`, h("meter", { min: 0, max: slots.total, value: slots.used, high: slots.total * 0.9, "aria-label": "Slots in use" })),
@@ -71,6 +71,9 @@ function gaugeList({ oldestQueuedAgeMs, slots, rates, bufferedBytes }) {
     rates && gauge("Accepted, last minute", count(rates["1m"].accepted)),
     rates && gauge("Failed, last 15 minutes", count(rates["15m"].failed)),
     bufferedBytes > 0 && gauge("Bodies being read", count(bufferedBytes)),
+    pendingCallbacks > 0 && gauge("Callbacks to deliver", count(pendingCallbacks)),
+    setAside > 0 && gauge("Damaged values", count(setAside), h("span", { class: "error" }, "the store's disk may be failing")),
+    forgottenKeys > 0 && gauge("Forgotten keys", count(forgottenKeys), h("span", { class: "error" }, "a request sent again may run again")),
   ];
   return items.filter(Boolean);
 }

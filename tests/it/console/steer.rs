@@ -345,6 +345,26 @@ async fn a_tenant_sees_its_own_and_nothing_of_the_process() {
     browser.close().await;
 }
 
+/// Nothing is shown of what is in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_says_what_the_store_lost() {
+    let served = Served::new().await;
+    let browser = served.browse("#/settings").await;
+    browser.eval("location.hash = '#/'").await;
+    browser.sees(".gauges", "Oldest that waits").await;
+    for name in ["Callbacks to deliver", "Damaged values", "Forgotten keys"] {
+        assert!(!browser.text(".gauges").await.contains(name), "{name}");
+    }
+    browser.eval("location.hash = '#/settings'").await;
+    let lost = json!({ "pendingCallbacks": 5, "setAside": 6, "forgottenKeys": 7000 });
+    browser.eval(&format!("$stats({lost})")).await;
+    browser.eval("location.hash = '#/'").await;
+    for gauge in ["Callbacks to deliver\n5", "Damaged values\n6", "Forgotten keys\n7,000"] {
+        browser.sees(".gauges", gauge).await;
+    }
+    browser.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_works_below_a_prefix_and_without_its_slash() {
     let served = Served::with(allow_everyone(), |builder| {
