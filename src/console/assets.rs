@@ -42,6 +42,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "invoke.js",
         "json.js",
         "keys.js",
+        "labels.js",
         "live.js",
         "logs.js",
         "overview.js",

@@ -4,6 +4,7 @@ import { change } from "./api.js";
 import { confirm } from "./dialog.js";
 import { toast } from "./dom.js";
 import { count, plural } from "./format.js";
+import { labelsByName } from "./labels.js";
 
 const ACTIONS = {
   stop: { title: "Stop", done: "stopped", text: "Those that wait end at once, those that run are told to." },
@@ -59,5 +60,6 @@ function filterOf(query) {
   for (const name of ["prefix", "function", "text"]) if (query.get(name)) filter[name] = query.get(name);
   for (const name of ["startedTimeBegin", "startedTimeEnd"]) if (query.get(name)) filter[name] = Number(query.get(name));
   if (query.has("status")) filter.status = query.getAll("status");
+  if (query.has("label")) filter.labels = labelsByName(query.getAll("label"));
   return filter;
 }

@@ -4,6 +4,7 @@ import { get, may } from "./api.js";
 import { onAll, onThese } from "./bulk.js";
 import { h, put } from "./dom.js";
 import { duration, fullTime, plural, shortId, time } from "./format.js";
+import { areWhole, readLabels, writeLabels } from "./labels.js";
 import { follow } from "./live.js";
 import { go, href, taskHref } from "./route.js";
 import { STATES, attemptOf, badge, hasEnded, stateClass } from "./status.js";
@@ -14,6 +15,7 @@ const LOOKS = 20;
 const TEXTS = [
   ["prefix", "Task id begins with", "search"],
   ["function", "Function", "search"],
+  ["label", "Labels", "search", "name=value, name=value"],
   ["text", "Text in error or payload", "search"],
 ];
 const TIMES = [
@@ -272,8 +274,8 @@ function filterForm(changed) {
     const box = h("input", { type: "checkbox", name: "status", value: state });
     return h("label", { class: `chip ${stateClass(state)}` }, box, state);
   });
-  const texts = TEXTS.map(([name, label, type], at) =>
-    h("label", {}, h("span", {}, label), h("input", { name, type, spellcheck: "false", autocomplete: "off", "data-find": at === 0 })),
+  const texts = TEXTS.map(([name, label, type, placeholder], at) =>
+    h("label", {}, h("span", {}, label), h("input", { name, type, placeholder, spellcheck: "false", autocomplete: "off", "data-find": at === 0 })),
   );
   const times = TIMES.map(([name, label]) => h("label", {}, h("span", {}, label), h("input", { name, type: "datetime-local", step: 1 })));
   const order = h("select", { name: "sortOrderByTime" }, h("option", { value: "" }, "Newest first"), h("option", { value: "asc" }, "Oldest first"));
@@ -291,15 +293,21 @@ function filterForm(changed) {
     const query = new URLSearchParams();
     for (const [name, value] of new FormData(form)) {
       if (value === "") continue;
+      if (name === "label") {
+        for (const label of readLabels(value)) query.append(name, label);
+        continue;
+      }
       const isTime = TIMES.some(([time]) => time === name);
       query.append(name, isTime ? String(new Date(value).getTime()) : value);
     }
     return query;
   }
+  const { label } = form.elements;
   let timer = null;
   form.addEventListener("input", (event) => {
+    label.setCustomValidity(areWhole(readLabels(label.value)) ? "" : "Write labels as name=value, with a comma between two.");
     clearTimeout(timer);
-    timer = setTimeout(() => changed(read()), event.target.type === "search" ? 250 : 0);
+    timer = setTimeout(() => form.reportValidity() && changed(read()), event.target.type === "search" ? 250 : 0);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(() => changed(new URLSearchParams())));
@@ -310,6 +318,7 @@ function filterForm(changed) {
     for (const input of form.elements) {
       if (!input.name || input === document.activeElement) continue;
       if (input.name === "status") input.checked = states.includes(input.value);
+      else if (input.name === "label") input.value = writeLabels(query.getAll(input.name));
       else if (input.type === "datetime-local") input.value = local(query.get(input.name));
       else input.value = query.get(input.name) ?? "";
     }

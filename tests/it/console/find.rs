@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Uri, request::Parts};
 use serde_json::json;
 use tower_respond_async::{
-    RequestId, Scope, TaskState,
+    RequestId, Scope, TaskState, allow_everyone,
     store::{Insert, Inserted, Ledger},
-    task::{CapturedRequest, NewTask, lifecycle::Stop},
+    task::{CapturedRequest, Labels, NewTask, lifecycle::Stop},
     time::Timestamp,
 };
 
@@ -17,11 +17,27 @@ use crate::{
     support::{WithoutBody, fc},
 };
 
+/// An application whose tasks have the labels that their requests bring, `name=value; name=value`.
+async fn labelled() -> Served {
+    let labels = |head: &Parts| {
+        let brought = head
+            .headers
+            .get("x-labels")
+            .map_or("", |labels| labels.to_str().unwrap());
+        Labels::from_iter(brought.split("; ").filter_map(|label| label.split_once('=')))
+    };
+    Served::with(allow_everyone(), |builder| builder.labels(labels)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_looked_for_is_in_the_address() {
-    let served = Served::new().await;
-    for (name, path) in [("alpha-1", "/echo"), ("alpha-2", "/status/404"), ("beta-2", "/echo")] {
-        let request = fc(path).header("x-fc-async-task-id", name);
+    let served = labelled().await;
+    for (name, path, labels) in [
+        ("alpha-1", "/echo", "team=a,b; month=10"),
+        ("alpha-2", "/status/404", "team=a,b; month=11"),
+        ("beta-2", "/echo", "team=a; month=10"),
+    ] {
+        let request = fc(path).header("x-fc-async-task-id", name).header("x-labels", labels);
         let id = served.app.accepted(request.with(format!("payload of {name}"))).await;
         served.app.ended(id).await;
     }
@@ -65,19 +81,42 @@ async fn what_is_looked_for_is_in_the_address() {
     rows(&browser, &["alpha-2"]).await;
     browser.fill("input[name=text]", "nowhere").await;
     browser.sees(".empty", "No task matches").await;
+
+    browser.click("button", "Clear filters").await;
+    browser.fill("input[name=label]", "month=10").await;
+    rows(&browser, &["alpha-1", "beta-2"]).await;
+    browser.fill("input[name=label]", "month=10, team=a\\,b").await;
+    rows(&browser, &["alpha-1"]).await;
+    let hash = browser.eval("location.hash").await;
+    assert_eq!(hash, "#/tasks?label=month%3D10&label=team%3Da%2Cb");
+    browser.open_anew(served.console(hash.as_str().unwrap())).await;
+    rows(&browser, &["alpha-1"]).await;
+    let field = "document.querySelector('[name=label]').value";
+    assert_eq!(browser.eval(field).await, "month=10, team=a\\,b");
+    browser.fill("input[name=label]", "month").await;
+    let why = "document.querySelector('[name=label]').validationMessage.startsWith('Write labels as name=value')";
+    browser.until(why).await;
+    browser.fill("input[name=label]", "month=11").await;
+    rows(&browser, &["alpha-2"]).await;
     browser.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
-    let served = Served::new().await;
-    for _ in 0..1000 {
-        served
-            .app
-            .accepted(fc("/echo").header("x-fc-async-delay", "3000").empty())
-            .await;
+    let served = labelled().await;
+    for number in 0..1001 {
+        let labels = if number == 500 {
+            "kind=other"
+        } else {
+            "kind=batch; of=1=1"
+        };
+        let waits = fc("/echo")
+            .header("x-fc-async-delay", "3000")
+            .header("x-labels", labels);
+        served.app.accepted(waits.empty()).await;
     }
-    let browser = served.browse("#/tasks?status=Enqueued").await;
+    let part = "#/tasks?status=Enqueued&label=kind%3Dbatch&label=of%3D1%3D1";
+    let browser = served.browse(part).await;
     let mut seen = BTreeSet::new();
     for page in 1..=20 {
         browser.sees(".pager", &format!("Page {page} ·")).await;
@@ -127,7 +166,7 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
     browser.sees(".empty", "No task matches").await;
     let stats = served.app.tasks.stats(&Scope::All).await.unwrap();
     let counts: Vec<_> = stats.counts.iter().filter(|(_, count)| *count > 0).collect();
-    assert_eq!(counts, [(TaskState::Stopped, 1000)]);
+    assert_eq!(counts, [(TaskState::Enqueued, 1), (TaskState::Stopped, 1000)]);
     browser.close().await;
 }
 

@@ -83,6 +83,28 @@ async fn the_page_s_functions_do_what_they_say() {
         assert_eq!(heard, expected, "in pieces of {size}");
     }
 
+    // Labels are read from the text that they are written as, whatever is in them.
+    for labels in [
+        json!([]),
+        json!(["team=a"]),
+        json!(["team=a b", "path=C:\\,d=\\", "empty=", "sum=1+1=2"]),
+    ] {
+        let again = format!("it.readLabels(it.writeLabels({labels}))");
+        assert_eq!(call("labels.js", &again).await, labels);
+    }
+    for (text, labels) in [
+        ("a=1,b=2", json!(["a=1", "b=2"])),
+        (" a=1 , ,b=2,", json!(["a=1", "b=2"])),
+        ("a=1\\,2", json!(["a=1,2"])),
+        ("tea", json!(["tea"])),
+        ("a=\\", json!(["a=\\"])),
+    ] {
+        let read = call("labels.js", &format!("it.readLabels({})", json!(text))).await;
+        assert_eq!(read, labels, "{text}");
+    }
+    let by_name = call("labels.js", "it.labelsByName(['a=1=2', 'b='])").await;
+    assert_eq!(by_name, json!({ "a": "1=2", "b": "" }));
+
     let bytes = call("payload.js", "it.hex(new Uint8Array([0, 65, 255]))").await;
     assert_eq!(bytes, json!(format!("00000000  {:<47}  ·A·", "00 41 ff")));
     for (ms, text) in [
