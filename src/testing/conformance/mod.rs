@@ -208,7 +208,8 @@ macro_rules! __promises {
                 a_completion_is_made_due_again_on_request
                 pending_completions_are_counted
                 a_completion_that_nobody_takes_is_given_up
-                a_rerun_leaves_earlier_completions_on_their_way;
+                a_rerun_leaves_earlier_completions_on_their_way
+                a_rerun_is_refused_while_too_many_completions_are_pending;
             query:
                 a_tenant_sees_its_own_tasks_only
                 a_name_of_several_tenants_is_a_conflict_for_all

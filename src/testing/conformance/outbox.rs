@@ -12,7 +12,7 @@ use crate::{
         Condition, Conditions, DeliveryStatus, DeliveryTry, Destination, NewTask, Scope, Subscription, TaskState,
         Tenant,
         delivery::{DeliveryOutcome, Redeliver},
-        lifecycle::{Edits, Outcome, Rerun, Stop},
+        lifecycle::{Edits, Outcome, Rerun, Stop, UNDELIVERED},
     },
     time::Timestamp,
 };
@@ -215,6 +215,38 @@ pub async fn a_rerun_leaves_earlier_completions_on_their_way(harness: &dyn Harne
     assert_eq!(ends, [(1, TaskState::Failed), (2, TaskState::Succeeded)]);
     let ids: HashSet<_> = due.iter().map(|due| due.delivery.webhook_id()).collect();
     assert_eq!(ids.len(), 2, "each has an id of its own");
+}
+
+/// All are kept, one of each run, and the refusal changes nothing. Once one of them is told, the task runs again.
+pub async fn a_rerun_is_refused_while_too_many_completions_are_pending(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let rerun = async |id| store.rerun(&Scope::All, id, Edits::default()).await.expect("rerun");
+    let mut lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;
+    let id = lease.id;
+    let most = UNDELIVERED as u32 + 1;
+    for generation in 2..=most {
+        let _ = store.end(lease, success()).await;
+        assert_eq!(rerun(id).await, Rerun::Enqueued { generation });
+        lease = store.claim_one(&worker("w"), LONG).await;
+    }
+    let _ = store.end(lease, success()).await;
+    let before = store.record(id).await;
+    assert_eq!(rerun(id).await, Rerun::Undelivered);
+    assert_eq!(store.record(id).await, before);
+    assert!(store.output(&Scope::All, id).await.expect("output").is_some());
+
+    let due = store.deliveries(&HERE, LONG).await;
+    let mut generations: Vec<_> = due.iter().map(|due| due.delivery.generation).collect();
+    generations.sort_unstable();
+    assert_eq!(generations, (1..=most).collect::<Vec<_>>());
+    assert_eq!(rerun(id).await, Rerun::Undelivered, "on its way is not told");
+    assert!(told(&store, &due[0], DeliveryOutcome::Delivered).await);
+    assert_eq!(rerun(id).await, Rerun::Enqueued { generation: most + 1 });
+    for due in &due[1..] {
+        assert!(told(&store, due, DeliveryOutcome::Delivered).await);
+    }
+    let counts = store.counts(&Scope::All).await.expect("counts");
+    assert_eq!(counts.pending_deliveries, Some(0));
 }
 
 /// However it stands: delivered, given up, or waiting for a later try. Who is not in scope, or names another, changes nothing.
