@@ -110,13 +110,15 @@ impl Engine {
         let newborn = Newborn {
             id: task.id,
             digest: task.digest,
-            input: task.input.clone(),
+            born: slot.map(|slot| Born {
+                slot,
+                input: task.input.clone(),
+            }),
             _reserved: reserved,
             claimed_at: Instant::now(),
-            slot,
         };
         let mut insert = Insert::new(task).within(self.settings.limits);
-        if newborn.slot.is_some() {
+        if newborn.born.is_some() {
             insert = insert.born(self.worker.clone(), self.settings.lease);
         }
         // A store without a clock refuses the insert.
@@ -126,7 +128,7 @@ impl Engine {
 
     /// Sees an insert through, whatever becomes of its caller.
     async fn commit(self: Arc<Self>, mut inserting: Inserting, mut newborn: Newborn) -> StoreResult<Inserted> {
-        if newborn.slot.is_none() {
+        if newborn.born.is_none() {
             let (engine, answer) = inserting.await;
             return self.committed(engine, answer, newborn);
         }
@@ -135,7 +137,7 @@ impl Engine {
             return self.committed(engine, answer, newborn);
         }
         // Too late to start under that claim: a store that never answers must not keep the slot for ever.
-        newborn.slot = None;
+        newborn.born = None;
         let (engine, answer) = inserting.await;
         let mut answer = answer.map(|insertion| newborn.inserted(insertion));
         if let Ok(inserted) = &mut answer {
@@ -163,16 +165,16 @@ impl Engine {
         newborn: Newborn,
     ) -> StoreResult<Inserted> {
         let mut answer = answer.map(|insertion| newborn.inserted(insertion));
-        match (&mut answer, newborn.slot) {
-            (Ok(Inserted::New(record, held)), slot) => {
+        match (&mut answer, newborn.born) {
+            (Ok(Inserted::New(record, held)), born) => {
                 let accepted = self.clock.uptime(newborn.claimed_at);
                 self.rates.count(Counted::Accepted, accepted);
-                match held.take().zip(slot) {
-                    Some((held, slot)) => self.start(
+                match held.take().zip(born) {
+                    Some((held, Born { slot, input })) => self.start(
                         record,
                         Start {
                             held,
-                            input: newborn.input,
+                            input,
                             slot,
                             claimed_at: newborn.claimed_at,
                             engine,
@@ -181,9 +183,10 @@ impl Engine {
                     None => self.hint(Hint::Work),
                 }
             }
-            (Err(error), Some(_)) if error.kind() == StoreErrorKind::Unavailable => {
-                // Its slot is free from here on: the insert has most likely not taken place.
-                self.look_for_lost(engine, newborn.id, newborn.input, newborn.claimed_at);
+            (Err(error), Some(Born { slot, input })) if error.kind() == StoreErrorKind::Unavailable => {
+                // The insert has most likely not taken place.
+                drop(slot);
+                self.look_for_lost(engine, newborn.id, input, newborn.claimed_at);
             }
             _ => {}
         }
@@ -279,13 +282,18 @@ impl Engine {
 pub(super) struct Newborn {
     pub(super) id: RequestId,
     digest: Option<RequestDigest>,
-    pub(super) input: Arc<CapturedRequest>,
-    /// The slot it runs on if it is born claimed.
-    pub(super) slot: Option<Slot>,
+    /// What it runs with if it is born claimed.
+    pub(super) born: Option<Born>,
     /// What its body takes of the budget, until the store has answered.
     _reserved: Option<Reserved>,
     /// Before the insert was asked for: what its lease is counted from here.
     pub(super) claimed_at: Instant,
+}
+
+/// What a task runs with that is born claimed.
+pub(super) struct Born {
+    slot: Slot,
+    pub(super) input: Arc<CapturedRequest>,
 }
 
 impl Newborn {

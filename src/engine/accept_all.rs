@@ -1,13 +1,13 @@
 //! Taking many tasks in at once.
 
-use std::{mem::take, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::{timeout, timeout_at};
 
 use crate::{
     engine::{
         Engine,
-        accept::{Newborn, Unaccepted},
+        accept::{Born, Newborn, Unaccepted},
         caught::{caught_async, panicked},
         under_way::UnderWay,
     },
@@ -62,7 +62,7 @@ impl Engine {
         if is_late {
             // A store that never answers must not keep slots for ever.
             for newborn in &mut newborns {
-                newborn.slot = None;
+                newborn.born = None;
             }
         }
         let answer = match in_time {
@@ -88,8 +88,10 @@ impl Engine {
                     .collect()
             }
             Err(error) => {
-                for newborn in take(&mut newborns).into_iter().filter(|newborn| newborn.slot.is_some()) {
-                    self.look_for_lost(self.enter(), newborn.id, newborn.input, newborn.claimed_at);
+                for newborn in newborns {
+                    if let Some(Born { input, .. }) = newborn.born {
+                        self.look_for_lost(self.enter(), newborn.id, input, newborn.claimed_at);
+                    }
                 }
                 Err(error)
             }

@@ -5,9 +5,9 @@ use std::mem;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
-    layer::{dialect::Dialect, replay::ADDED},
+    layer::dialect::Dialect,
     task::{
-        own::{DEPTH, is_own},
+        own::{DEPTH, GIVEN, is_own},
         redact::Secrets,
     },
     wire::is_about_the_connection,
@@ -108,9 +108,8 @@ pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPol
             && (!is_about_one_answer(name, method) || policy.kept.contains(name))
             && !policy.dropped.contains(name)
     };
-    // Put together anew: `HeaderMap::remove` fills the gap with the last header. With room for what a replay adds, since most
-    // are replayed as they are here.
-    let mut kept = HeaderMap::with_capacity(headers.keys_len() + ADDED);
+    // Put together anew: `HeaderMap::remove` fills the gap with the last header. With room for what a replay adds.
+    let mut kept = HeaderMap::with_capacity(headers.keys_len() + GIVEN);
     let mut of = None;
     for (name, value) in mem::take(headers) {
         // A value without a name is one more of the name before.

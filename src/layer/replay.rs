@@ -22,7 +22,7 @@ use crate::{
     },
     task::{
         CapturedRequest, RequestId, TaskName,
-        own::{ATTEMPT, DEPTH, TASK_ID, X_FC_REQUEST_ID},
+        own::{ATTEMPT, DEPTH, GIVEN, TASK_ID, X_FC_REQUEST_ID},
     },
     wire::{Short, Values, is_about_the_connection, original, resolve_references, small_number},
 };
@@ -94,9 +94,6 @@ impl<S> Replayer<S> {
     }
 }
 
-/// How many headers a replay has that its request had not.
-pub(super) const ADDED: usize = 5;
-
 /// The longest texts of the headers that are ours: a length, the request's id, the task's name.
 const TEXTS: usize = u64::MAX.ilog10() as usize + 1 + RequestId::BUFFER.len() + TaskName::LONGEST;
 
@@ -114,7 +111,7 @@ fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
         Some(name) => value(name),
         None => request_id.clone(),
     };
-    let given: [_; ADDED] = [
+    let given: [_; GIVEN] = [
         (header::CONTENT_LENGTH, length.and_then(&value)),
         (DEPTH, Some(small_number(input.depth.into()))),
         (ATTEMPT, Some(small_number(context.attempt()))),
@@ -122,7 +119,7 @@ fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
         (TASK_ID, task_id),
     ];
     let mut headers = take(&mut input.headers);
-    headers.reserve(ADDED);
+    headers.reserve(GIVEN);
     for (name, value) in given {
         if let Some(value) = value {
             headers.insert(name, value);

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
-use crate::task::{Content, Digesting, RequestDigest, target};
+use crate::task::{Content, Digesting, RequestDigest, own::GIVEN, target};
 
 /// The newest version that this build reads.
 ///
@@ -459,9 +459,10 @@ impl Reader {
     }
 
     fn headers(&mut self) -> Result<HeaderMap, DecodeError> {
-        // Grown as they are read: a count is only a claim until then.
-        let mut headers = HeaderMap::new();
-        for _ in 0..self.number()? {
+        let count = self.number()?;
+        // Many are grown as they are read: a count is only a claim until then. With room for what a replay adds.
+        let mut headers = HeaderMap::with_capacity(count.min(16) + GIVEN);
+        for _ in 0..count {
             let name = HeaderName::from_bytes(&self.bytes()?).map_err(|_| DecodeError::Malformed("header name"))?;
             let sensitive = self.byte()? != 0;
             let mut value =

@@ -19,6 +19,9 @@ pub(crate) const TASK_ID: HeaderName = HeaderName::from_static("x-respond-async-
 /// The number of the attempt, for a handler.
 pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("x-respond-async-attempt");
 
+/// How many headers a handler is given beside those of its request: the last three, the request id and a length.
+pub(crate) const GIVEN: usize = 5;
+
 /// On a 202 for a request that was accepted before.
 pub(crate) const DUPLICATE: HeaderName = HeaderName::from_static("x-respond-async-duplicate");
 /// The state of a task, on answers about it that are no document.

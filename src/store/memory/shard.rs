@@ -128,7 +128,8 @@ pub(super) struct Around<'a> {
 
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    kept: HashMap<RequestId, Kept, IdHash>,
+    /// Boxed, so that growing moves pointers, and the room that a map keeps free is small.
+    kept: HashMap<RequestId, Box<Kept>, IdHash>,
     pub(super) shelf: Shelf,
     /// Those that a worker holds: who looks for lapsed leases looks at these and no others.
     held: HashSet<RequestId, IdHash>,
@@ -136,11 +137,11 @@ pub(super) struct Tasks {
 
 impl Tasks {
     pub(super) fn get(&self, id: RequestId) -> Option<&Kept> {
-        self.kept.get(&id)
+        self.kept.get(&id).map(|kept| &**kept)
     }
 
     pub(super) fn get_mut(&mut self, id: RequestId) -> Option<&mut Kept> {
-        self.kept.get_mut(&id)
+        self.kept.get_mut(&id).map(|kept| &mut **kept)
     }
 
     /// The task, if it is in `scope`.
@@ -156,7 +157,7 @@ impl Tasks {
             self.held.insert(kept.row.id);
         }
         if let MapEntry::Vacant(place) = self.kept.entry(kept.row.id) {
-            place.insert(kept);
+            place.insert(Box::new(kept));
         }
     }
 
@@ -193,7 +194,7 @@ impl Tasks {
     ///
     /// It is handed to the caller, who drops it once the shard is unlocked: that takes longer than all else under it.
     #[must_use]
-    pub(super) fn remove(&mut self, id: RequestId, around: &Around<'_>) -> Option<Kept> {
+    pub(super) fn remove(&mut self, id: RequestId, around: &Around<'_>) -> Option<Box<Kept>> {
         let kept = self.kept.remove(&id)?;
         self.held.remove(&id);
         self.shelf.follow(Some(&kept.row), None);
