@@ -11,41 +11,59 @@ use crate::{
         caught::{caught_async, panicked},
         under_way::UnderWay,
     },
-    store::{Inserted, NewRow, StoreError, StoreErrorKind, StoreResult},
+    store::{Durability, Inserted, NewRow, StoreError, StoreErrorKind, StoreResult},
     task::NewTask,
 };
 
+/// How many are stored at once by a store that keeps them in memory: then what was made of a task is still in the cache when
+/// it is stored. Any other store gets all in one call, which it may commit as one.
+const IN_MEMORY: usize = 64;
+
 impl Engine {
-    /// Stores tasks in one step where the store can, and starts as many at once as there are slots free. One answer for each,
-    /// in order.
+    /// Stores tasks in one step where the store can, and starts as many at once as there are slots free. What each answer is
+    /// turned into, in order.
     ///
     /// The insert is seen through though the caller leaves, as that of [one](Self::accept) is.
-    pub(crate) async fn accept_all(self: &Arc<Self>, tasks: Vec<NewTask>) -> Result<Vec<Inserted>, Unaccepted> {
+    pub(crate) async fn accept_all<T: Send + 'static>(
+        self: &Arc<Self>,
+        tasks: Vec<NewTask>,
+        answer: fn(Inserted) -> T,
+    ) -> Result<Vec<T>, Unaccepted> {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let entered = self.enter();
         if !self.phase.is_open() {
             return Err(Unaccepted::ShuttingDown);
         }
-        if tasks.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (rows, newborns) = tasks.into_iter().map(|task| self.newborn(task, None)).unzip();
-        let commit = self.runtime.spawn(self.clone().commit_all(entered, rows, newborns));
+        let commit = self.runtime.spawn(Self::commit_all(entered, tasks, answer));
         let limit = self.settings.store_timeout;
-        let answer = match timeout(limit, commit).await {
-            Ok(Ok(answer)) => answer,
+        let answers = match timeout(limit, commit).await {
+            Ok(Ok(answers)) => answers,
             Ok(Err(_)) => Err(StoreError::new(
                 StoreErrorKind::Unavailable,
                 "the insert was cut off by a panic, or by the end of the runtime",
             )),
             Err(_) => Err(Self::too_slow("insert_all", limit)),
         };
-        answer.map_err(Unaccepted::Store)
+        answers.map_err(Unaccepted::Store)
     }
 
-    async fn commit_all(
-        self: Arc<Self>,
-        entered: UnderWay,
+    async fn commit_all<T>(engine: UnderWay, tasks: Vec<NewTask>, answer: fn(Inserted) -> T) -> StoreResult<Vec<T>> {
+        let at_once = match engine.ledger.store().abilities().durability {
+            Durability::Process => IN_MEMORY,
+            _ => usize::MAX,
+        };
+        let mut answers = Vec::with_capacity(tasks.len());
+        let mut tasks = tasks.into_iter();
+        while !tasks.as_slice().is_empty() {
+            let group = tasks.by_ref().take(at_once).map(|task| engine.newborn(task, None));
+            let (rows, newborns) = group.unzip();
+            answers.extend(engine.commit_group(rows, newborns).await?.into_iter().map(answer));
+        }
+        Ok(answers)
+    }
+
+    async fn commit_group(
+        self: &Arc<Self>,
         rows: Vec<NewRow>,
         mut newborns: Vec<Newborn>,
     ) -> StoreResult<Vec<Inserted>> {
@@ -78,7 +96,6 @@ impl Engine {
                 for inserted in &mut answers {
                     self.came_late(inserted).await;
                 }
-                drop(entered);
                 Ok(answers)
             }
             Ok(answers) => {

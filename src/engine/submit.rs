@@ -82,8 +82,7 @@ impl Tasks {
                 Err(error) => refused.push((at, error)),
             }
         }
-        let inserted = engine.accept_all(tasks).await?;
-        let mut answers: Vec<_> = inserted.into_iter().map(Submitted::of).collect();
+        let mut answers = engine.accept_all(tasks, Submitted::of).await?;
         for (at, error) in refused {
             answers.insert(at, Err(error));
         }
