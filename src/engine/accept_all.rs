@@ -6,35 +6,33 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::{
     engine::{
-        Engine,
+        Engine, Submission, SubmitError, Submitted,
         accept::{Born, Newborn, Unaccepted},
         caught::{caught_async, panicked},
         under_way::UnderWay,
     },
     store::{Durability, Inserted, NewRow, StoreError, StoreErrorKind, StoreResult},
-    task::NewTask,
 };
 
-/// How many are stored at once by a store that keeps them in memory: then what was made of a task is still in the cache when
-/// it is stored. Any other store gets all in one call, which it may commit as one.
+/// How many are stored at once by a store that keeps them in memory: it has nothing to gain from more, and what is made of them
+/// need not all be there at once. Any other store gets all in one call, which it may commit as one.
 const IN_MEMORY: usize = 64;
 
+/// What became of each task.
+type Answers = Vec<Result<Submitted, SubmitError>>;
+
 impl Engine {
-    /// Stores tasks in one step where the store can, and starts as many at once as there are slots free. What each answer is
-    /// turned into, in order.
+    /// Stores tasks in one step where the store can, and starts as many at once as there are slots free. One answer for each,
+    /// in order.
     ///
     /// The insert is seen through though the caller leaves, as that of [one](Self::accept) is.
-    pub(crate) async fn accept_all<T: Send + 'static>(
-        self: &Arc<Self>,
-        tasks: Vec<NewTask>,
-        answer: fn(Inserted) -> T,
-    ) -> Result<Vec<T>, Unaccepted> {
+    pub(crate) async fn accept_all(self: &Arc<Self>, submissions: Vec<Submission>) -> Result<Answers, Unaccepted> {
         // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
         let entered = self.enter();
         if !self.phase.is_open() {
             return Err(Unaccepted::ShuttingDown);
         }
-        let commit = self.runtime.spawn(Self::commit_all(entered, tasks, answer));
+        let commit = self.runtime.spawn(Self::commit_all(entered, submissions));
         let limit = self.settings.store_timeout;
         let answers = match timeout(limit, commit).await {
             Ok(Ok(answers)) => answers,
@@ -47,17 +45,33 @@ impl Engine {
         answers.map_err(Unaccepted::Store)
     }
 
-    async fn commit_all<T>(engine: UnderWay, tasks: Vec<NewTask>, answer: fn(Inserted) -> T) -> StoreResult<Vec<T>> {
+    async fn commit_all(engine: UnderWay, submissions: Vec<Submission>) -> StoreResult<Answers> {
         let at_once = match engine.ledger.store().abilities().durability {
             Durability::Process => IN_MEMORY,
-            _ => usize::MAX,
+            _ => submissions.len(),
         };
-        let mut answers = Vec::with_capacity(tasks.len());
-        let mut tasks = tasks.into_iter();
-        while !tasks.as_slice().is_empty() {
-            let group = tasks.by_ref().take(at_once).map(|task| engine.newborn(task, None));
-            let (rows, newborns) = group.unzip();
-            answers.extend(engine.commit_group(rows, newborns).await?.into_iter().map(answer));
+        let mut answers = Vec::with_capacity(submissions.len());
+        let mut left = submissions.into_iter();
+        while !left.as_slice().is_empty() {
+            let (mut rows, mut newborns) = (Vec::with_capacity(at_once), Vec::with_capacity(at_once));
+            let mut refused = Vec::new();
+            for (at, submission) in left.by_ref().take(at_once).enumerate() {
+                match engine.task_of(submission) {
+                    Ok(task) => {
+                        let (row, newborn) = engine.newborn(task, None);
+                        rows.push(row);
+                        newborns.push(newborn);
+                    }
+                    Err(error) => refused.push((answers.len() + at, error)),
+                }
+            }
+            if !rows.is_empty() {
+                let inserted = engine.commit_group(rows, newborns).await?;
+                answers.extend(inserted.into_iter().map(Submitted::of));
+            }
+            for (at, error) in refused {
+                answers.insert(at, Err(error));
+            }
         }
         Ok(answers)
     }

@@ -74,24 +74,12 @@ impl Tasks {
         &self,
         submissions: Vec<Submission>,
     ) -> Result<Vec<Result<Submitted, SubmitError>>, SubmitError> {
-        let engine = self.engine();
-        let (mut tasks, mut refused) = (Vec::with_capacity(submissions.len()), Vec::new());
-        for (at, submission) in submissions.into_iter().enumerate() {
-            match engine.task_of(submission) {
-                Ok(task) => tasks.push(task),
-                Err(error) => refused.push((at, error)),
-            }
-        }
-        let mut answers = engine.accept_all(tasks, Submitted::of).await?;
-        for (at, error) in refused {
-            answers.insert(at, Err(error));
-        }
-        Ok(answers)
+        Ok(self.engine().accept_all(submissions).await?)
     }
 }
 
 impl Engine {
-    fn task_of(&self, submission: Submission) -> Result<NewTask, SubmitError> {
+    pub(super) fn task_of(&self, submission: Submission) -> Result<NewTask, SubmitError> {
         let mut task = NewTask::new(self.request_id(Instant::now()), Arc::new(submission.request));
         self.fill_in(&mut task);
         task.name = submission.name;
@@ -177,7 +165,7 @@ pub enum Submitted {
 }
 
 impl Submitted {
-    fn of(inserted: Inserted) -> Result<Self, SubmitError> {
+    pub(super) fn of(inserted: Inserted) -> Result<Self, SubmitError> {
         match inserted {
             Inserted::New(record, _) => Ok(Self::New(record)),
             Inserted::Known {
