@@ -121,7 +121,7 @@ impl Engine {
         if newborn.born.is_some() {
             insert = insert.born(self.worker.clone(), self.settings.lease);
         }
-        // A store without a clock refuses the insert.
+        // The time here stands in for a store that panics; the insert says so then.
         let now = caught(|| self.ledger.store().now()).unwrap_or_else(|_| self.clock.at(newborn.claimed_at));
         (insert.into_row(now), newborn)
     }
