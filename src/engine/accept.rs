@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout, timeout_at},
+};
 
 use crate::{
     engine::{
         Engine, Reserved,
-        caught::{Guarded, caught, panicked},
+        caught::{caught, caught_async, panicked},
         node::Hint,
         rates::Counted,
         run::Start,
@@ -19,8 +22,8 @@ use crate::{
         under_way::UnderWay,
     },
     error::BoxFuture,
-    store::{FullReason, Insert, Inserted, Insertion, NewRow, QueueHint, StoreError, StoreErrorKind, StoreResult},
-    task::{CapturedRequest, NewTask, RequestDigest, RequestId, Tenant},
+    store::{FullReason, Insert, Inserted, QueueHint, StoreError, StoreErrorKind, StoreResult},
+    task::{CapturedRequest, NewTask, RequestId, Tenant},
 };
 
 /// How many inserts without an answer are looked for at once: looking is for the odd lost reply. After an outage of the
@@ -74,13 +77,10 @@ impl Engine {
         if !self.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
-        let (row, newborn) = self.newborn(task, reserved);
+        let (insert, newborn) = self.newborn(task, reserved);
         let mut inserting: Inserting = Box::pin(async move {
             let timing = engine.probes.time("insert");
-            let answer = match Guarded::begin(|| engine.insert(row)) {
-                Ok(answer) => answer.await,
-                Err(panic) => Err(panic),
-            };
+            let answer = caught_async(|| engine.insert(insert)).await;
             let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
             (engine, answer)
         });
@@ -92,24 +92,33 @@ impl Engine {
         let commit = self.runtime.spawn(self.clone().commit(inserting, newborn));
         let limit = self.settings.store_timeout;
         Accepting::Committing(Box::pin(async move {
-            match timeout(limit, commit).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(StoreError::new(
-                    StoreErrorKind::Unavailable,
-                    "the insert was cut off by a panic, or by the end of the runtime",
-                )),
-                Err(_) => Err(Self::too_slow("insert", limit)),
-            }
-            .map_err(Unaccepted::Store)
+            Self::answer_within(limit, "insert", commit)
+                .await
+                .map_err(Unaccepted::Store)
         }))
     }
 
+    /// The answer of an insert that goes on by itself, if it comes within `limit`.
+    pub(super) async fn answer_within<T>(
+        limit: Duration,
+        operation: &'static str,
+        commit: JoinHandle<StoreResult<T>>,
+    ) -> StoreResult<T> {
+        match timeout(limit, commit).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the insert was cut off by a panic, or by the end of the runtime",
+            )),
+            Err(_) => Err(Self::too_slow(operation, limit)),
+        }
+    }
+
     /// What to ask of the store for a task, and what is kept of it until it answers.
-    pub(super) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (NewRow, Newborn) {
+    pub(super) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
         let slot = self.slot_for(&task);
         let newborn = Newborn {
             id: task.id,
-            digest: task.digest,
             born: slot.map(|slot| Born {
                 slot,
                 input: task.input.clone(),
@@ -121,9 +130,7 @@ impl Engine {
         if newborn.born.is_some() {
             insert = insert.born(self.worker.clone(), self.settings.lease);
         }
-        // The time here stands in for a store that panics; the insert says so then.
-        let now = caught(|| self.ledger.store().now()).unwrap_or_else(|_| self.clock.at(newborn.claimed_at));
-        (insert.into_row(now), newborn)
+        (insert, newborn)
     }
 
     /// Sees an insert through, whatever becomes of its caller.
@@ -138,8 +145,7 @@ impl Engine {
         }
         // Too late to start under that claim: a store that never answers must not keep the slot for ever.
         newborn.born = None;
-        let (engine, answer) = inserting.await;
-        let mut answer = answer.map(|insertion| newborn.inserted(insertion));
+        let (engine, mut answer) = inserting.await;
         if let Ok(inserted) = &mut answer {
             self.came_late(inserted).await;
         }
@@ -161,10 +167,9 @@ impl Engine {
     pub(super) fn committed(
         &self,
         engine: UnderWay,
-        answer: StoreResult<Insertion>,
+        mut answer: StoreResult<Inserted>,
         newborn: Newborn,
     ) -> StoreResult<Inserted> {
-        let mut answer = answer.map(|insertion| newborn.inserted(insertion));
         match (&mut answer, newborn.born) {
             (Ok(Inserted::New(record, held)), born) => {
                 let accepted = self.clock.uptime(newborn.claimed_at);
@@ -281,7 +286,6 @@ impl Engine {
 /// A task on its way into the store.
 pub(super) struct Newborn {
     pub(super) id: RequestId,
-    digest: Option<RequestDigest>,
     /// What it runs with if it is born claimed.
     pub(super) born: Option<Born>,
     /// What its body takes of the budget, until the store has answered.
@@ -296,12 +300,5 @@ pub(super) struct Born {
     pub(super) input: Arc<CapturedRequest>,
 }
 
-impl Newborn {
-    /// What the store's answer says of it.
-    pub(super) fn inserted(&self, insertion: Insertion) -> Inserted {
-        Inserted::of(insertion, self.digest)
-    }
-}
-
 /// An insert under way: what it is done for, and the answer.
-type Inserting = BoxFuture<'static, (UnderWay, StoreResult<Insertion>)>;
+type Inserting = BoxFuture<'static, (UnderWay, StoreResult<Inserted>)>;

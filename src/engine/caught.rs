@@ -1,7 +1,7 @@
 //! Panics of other people's futures as values: a hook or store that panics must not take the engine along.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll},
 };
 
@@ -10,17 +10,30 @@ use pin_project_lite::pin_project;
 pub(crate) use crate::error::{Panic, caught, let_go, looked_at};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Awaits what `begin` gives; if either panics, that is its error. Dropped before its end, a destructor that panics is
-/// passed over.
-pub(crate) async fn caught_async<F: Future>(begin: impl FnOnce() -> F) -> Result<F::Output, Panic> {
-    pin!(Guarded::begin(begin)?).await
+/// Begins what `begin` gives, and awaits it; if either panics, that is its error. Dropped before its end, a destructor that
+/// panics is passed over.
+///
+/// `begin` is called at once, inside the guard as well: some code does its work then, and not when it is polled.
+pub(crate) fn caught_async<F: Future>(begin: impl FnOnce() -> F) -> Guarded<F> {
+    match caught(begin) {
+        Ok(future) => Guarded {
+            future: Some(future),
+            panic: None,
+        },
+        Err(panic) => Guarded {
+            future: None,
+            panic: Some(panic),
+        },
+    }
 }
 
 pin_project! {
-    /// A future, polled and dropped inside the guard.
+    /// A future, polled and dropped inside the guard; or the panic that there was instead of one.
+    #[must_use]
     pub(crate) struct Guarded<F> {
         #[pin]
         future: Option<F>,
+        panic: Option<Panic>,
     }
 
     impl<F> PinnedDrop for Guarded<F> {
@@ -30,24 +43,17 @@ pin_project! {
     }
 }
 
-impl<F> Guarded<F> {
-    /// What `begin` gives. Called inside the guard as well: some code does its work then, and not when it is polled.
-    pub(crate) fn begin(begin: impl FnOnce() -> F) -> Result<Self, Panic> {
-        let future = Some(caught(begin)?);
-        Ok(Self { future })
-    }
-}
-
 impl<F: Future> Future for Guarded<F> {
     type Output = Result<F::Output, Panic>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().future.as_pin_mut() {
+        let this = self.project();
+        match this.future.as_pin_mut() {
             Some(future) => match caught(|| future.poll(cx)) {
                 Ok(polled) => polled.map(Ok),
                 Err(panic) => Poll::Ready(Err(panic)),
             },
-            None => Poll::Pending,
+            None => this.panic.take().map_or(Poll::Pending, |panic| Poll::Ready(Err(panic))),
         }
     }
 }

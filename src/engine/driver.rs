@@ -96,7 +96,7 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             Some((action, answer)) = answered.recv() => engine.note(&mut node, action, answer),
             () = engine.wake.notified() => {}
             // A store that panics here gives a reason to look as well.
-            _ = caught_async(|| engine.ledger.store().wait_for_work()), if !quiet => {
+            _ = async { caught_async(|| engine.ledger.store().wait_for_work()).await }, if !quiet => {
                 node.hint(Hint::Work, Instant::now());
                 quiet_until = Instant::now() + QUIET;
             }

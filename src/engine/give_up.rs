@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::{
     engine::{Engine, node::Answer},
-    error::BoxFuture,
     probe::Event,
-    store::{FullReason, GiveUp, Insertion, NewRow, StoreResult},
+    store::{FullReason, GiveUp, Insert, Inserted, StoreResult},
     task::Delivery,
 };
 
@@ -58,42 +57,45 @@ impl Engine {
     }
 
     /// Inserts a task. If there is no room for it, completions that have more than their share of that are given up first.
-    ///
-    /// It may panic as the store does.
-    pub(super) fn insert(&self, row: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
-        match self.queue_hint(None).crowded {
-            true => Box::pin(self.insert_making_room(row)),
-            false => self.ledger.store().insert(row),
+    pub(super) fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
+        // A copy is made only where it could help.
+        let again = self.queue_hint(None).crowded.then(|| Box::new(insert.clone()));
+        let inserting = self.ledger.insert(insert);
+        async move {
+            let inserted = inserting.await;
+            let is_refused = matches!(&inserted, Ok(inserted) if is_without_room(inserted));
+            let Some(again) = again.filter(|_| is_refused) else {
+                return inserted;
+            };
+            // Gone, and the rest apart on the heap: it is seldom, and every insert would be larger.
+            drop(inserted);
+            Box::pin(self.insert_again(*again)).await
         }
     }
 
-    async fn insert_making_room(&self, row: NewRow) -> StoreResult<Insertion> {
-        let store = self.ledger.store();
-        let insertion = store.insert(row.clone()).await?;
-        match is_without_room(&insertion) && self.has_given_up().await {
-            true => store.insert(row).await,
-            false => Ok(insertion),
+    async fn insert_again(&self, insert: Insert) -> StoreResult<Inserted> {
+        match self.has_given_up().await {
+            true => self.ledger.insert(insert).await,
+            false => Ok(Inserted::Full(FullReason::Storage)),
         }
     }
 
     /// The same of many tasks: those are tried again that there was no room for.
-    pub(super) async fn insert_all(&self, rows: Vec<NewRow>) -> StoreResult<Vec<Insertion>> {
-        let store = self.ledger.store();
-        // A copy is made only where it could help.
-        let again = self.queue_hint(None).crowded.then(|| rows.clone());
-        let mut insertions = store.insert_all(rows).await?;
-        let Some(again) = again.filter(|_| insertions.iter().any(is_without_room)) else {
-            return Ok(insertions);
+    pub(super) async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
+        let again = self.queue_hint(None).crowded.then(|| inserts.clone());
+        let mut inserted = self.ledger.insert_all(inserts).await?;
+        let Some(again) = again.filter(|_| inserted.iter().any(is_without_room)) else {
+            return Ok(inserted);
         };
         if self.has_given_up().await {
-            let of_each = insertions.iter().zip(again).enumerate();
-            let without_room = of_each.filter(|(_, (insertion, _))| is_without_room(insertion));
-            let (places, again): (Vec<_>, _) = without_room.map(|(place, (_, row))| (place, row)).unzip();
-            for (place, answer) in places.into_iter().zip(store.insert_all(again).await?) {
-                insertions[place] = answer;
+            let of_each = inserted.iter().zip(again).enumerate();
+            let without_room = of_each.filter(|(_, (inserted, _))| is_without_room(inserted));
+            let (places, again): (Vec<_>, _) = without_room.map(|(place, (_, insert))| (place, insert)).unzip();
+            for (place, answer) in places.into_iter().zip(self.ledger.insert_all(again).await?) {
+                inserted[place] = answer;
             }
         }
-        Ok(insertions)
+        Ok(inserted)
     }
 
     /// Whether completions were given up just now.
@@ -110,6 +112,6 @@ impl Engine {
     }
 }
 
-const fn is_without_room(insertion: &Insertion) -> bool {
-    matches!(insertion, Insertion::Full(FullReason::Storage))
+const fn is_without_room(inserted: &Inserted) -> bool {
+    matches!(inserted, Inserted::Full(FullReason::Storage))
 }

@@ -73,7 +73,7 @@ pub(crate) use self::{
 };
 use self::{
     busy::Busy,
-    caught::{Guarded, caught, panicked},
+    caught::{caught, caught_async, panicked},
     destinations::Destinations,
     lease::LeaseThread,
     node::Hint,
@@ -210,11 +210,7 @@ impl Engine {
     {
         let timing = self.probes.time(operation);
         async move {
-            let call = match Guarded::begin(begin) {
-                Ok(call) => call,
-                Err(panic) => return timing.end(Err(panicked(&panic))),
-            };
-            let mut call = pin!(call);
+            let mut call = pin!(caught_async(begin));
             // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
             let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
                 Poll::Ready(answer) => answer,

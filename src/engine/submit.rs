@@ -74,12 +74,25 @@ impl Tasks {
         &self,
         submissions: Vec<Submission>,
     ) -> Result<Vec<Result<Submitted, SubmitError>>, SubmitError> {
-        Ok(self.engine().accept_all(submissions).await?)
+        let engine = self.engine();
+        let (mut tasks, mut refused) = (Vec::with_capacity(submissions.len()), Vec::new());
+        for (at, submission) in submissions.into_iter().enumerate() {
+            match engine.task_of(submission) {
+                Ok(task) => tasks.push(task),
+                Err(error) => refused.push((at, error)),
+            }
+        }
+        let inserted = engine.accept_all(tasks).await?;
+        let mut answers: Vec<_> = inserted.into_iter().map(Submitted::of).collect();
+        for (at, error) in refused {
+            answers.insert(at, Err(error));
+        }
+        Ok(answers)
     }
 }
 
 impl Engine {
-    pub(super) fn task_of(&self, submission: Submission) -> Result<NewTask, SubmitError> {
+    fn task_of(&self, submission: Submission) -> Result<NewTask, SubmitError> {
         let mut task = NewTask::new(self.request_id(Instant::now()), Arc::new(submission.request));
         self.fill_in(&mut task);
         task.name = submission.name;
@@ -165,7 +178,7 @@ pub enum Submitted {
 }
 
 impl Submitted {
-    pub(super) fn of(inserted: Inserted) -> Result<Self, SubmitError> {
+    fn of(inserted: Inserted) -> Result<Self, SubmitError> {
         match inserted {
             Inserted::New(record, _) => Ok(Self::New(record)),
             Inserted::Known {

@@ -70,18 +70,9 @@ impl fmt::Display for Operation {
 
 /// Writes operations of [`TaskStore`](crate::store::TaskStore) for a store around another one, inside its `impl`.
 ///
-/// Named are the operations to write, or `all`. Each goes through a method that the wrapper has,
-///
-/// ```ignore
-/// fn forward<T: Send + 'static>(
-///     &self,
-///     operation: Operation,
-///     call: impl FnOnce(Arc<S>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-/// ) -> BoxFuture<'static, StoreResult<T>>
-/// ```
-///
-/// which decides whether, when and how often it is done; those that are answered at once, and `wait_for_work` and `close`, go
-/// to what its method `store(&self)` answers with.
+/// Named are the operations to write, or `all`. Each goes through the wrapper's method `forward`, with the signature that it has
+/// in the example: it decides whether, when and how often the operation is done. Operations without a future, `wait_for_work`
+/// and `close` go to the store that the wrapper's method `store(&self)` returns.
 ///
 /// # Examples
 ///

@@ -79,12 +79,12 @@ impl Ledger {
         &*self.store
     }
 
-    /// Takes a task in.
-    pub async fn insert(&self, insert: Insert) -> StoreResult<Inserted> {
+    /// Takes a task in. The store is asked as this is called, and the future waits for its answer.
+    pub fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
         let row = insert.into_row(self.store.now());
         let given = row.record.digest;
-        let insertion = self.store.insert(row).await?;
-        Ok(Inserted::of(insertion, given))
+        let inserting = self.store.insert(row);
+        async move { Ok(Inserted::of(inserting.await?, given)) }
     }
 
     /// Takes many tasks in: one answer for each, in order. After an error some of them may have been taken in.

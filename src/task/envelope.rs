@@ -148,7 +148,7 @@ impl CapturedRequest {
         };
         let uri = uri.ok_or(DecodeError::Malformed("uri"))?;
         let depth = input.byte()?;
-        let headers = input.headers()?;
+        let headers = input.headers(GIVEN)?;
         let mut carried = Vec::new();
         for _ in 0..input.number()? {
             let name = String::from_utf8(input.bytes()?.into()).map_err(|_| DecodeError::Malformed("carried name"))?;
@@ -228,7 +228,7 @@ impl CapturedResponse {
             1 => true,
             _ => return Err(DecodeError::Malformed("truncated flag")),
         };
-        let headers = input.headers()?;
+        let headers = input.headers(0)?;
         input.end()?;
         Ok(Self {
             status,
@@ -458,10 +458,11 @@ impl Reader {
         Ok(self.0.split_to(length))
     }
 
-    fn headers(&mut self) -> Result<HeaderMap, DecodeError> {
+    /// With room for so many more.
+    fn headers(&mut self, more: usize) -> Result<HeaderMap, DecodeError> {
         let count = self.number()?;
-        // Many are grown as they are read: a count is only a claim until then. With room for what a replay adds.
-        let mut headers = HeaderMap::with_capacity(count.min(16) + GIVEN);
+        // Many are grown as they are read: a count is only a claim until then.
+        let mut headers = HeaderMap::with_capacity(count.min(16) + more);
         for _ in 0..count {
             let name = HeaderName::from_bytes(&self.bytes()?).map_err(|_| DecodeError::Malformed("header name"))?;
             let sensitive = self.byte()? != 0;
