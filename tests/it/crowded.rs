@@ -12,7 +12,7 @@ use axum::{Router, body::Body, routing::post};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_respond_async::{
     BoxError, Builder, Completion, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission,
@@ -24,6 +24,8 @@ use tower_respond_async::{
     task::{DeliveryStatus, Destination, Filter},
 };
 
+use crate::engine_support::eventually;
+
 /// Who is told: of callbacks by the host of their URL, which is dead if it begins so.
 #[derive(Clone)]
 struct Receiver {
@@ -33,6 +35,8 @@ struct Receiver {
     /// A place for each that is taken.
     open: Arc<Semaphore>,
     told: Arc<AtomicUsize>,
+    /// How many have been begun that are not failed at once.
+    begun: Arc<AtomicUsize>,
     is_dead: bool,
     /// So many tries fail before one takes for ever.
     fails: Arc<AtomicUsize>,
@@ -46,6 +50,7 @@ impl Receiver {
             schedule: Schedule::new([60 * 60, 60 * 60].map(Duration::from_secs)),
             open: Arc::new(Semaphore::new(0)),
             told: Arc::default(),
+            begun: Arc::default(),
             is_dead: false,
             fails: Arc::default(),
         }
@@ -79,6 +84,7 @@ impl Target for Receiver {
             {
                 return Tried::failed("it is down");
             }
+            self.begun.fetch_add(1, Ordering::SeqCst);
             let host = completion.task.callback_host().unwrap_or_default();
             if self.is_dead || host.starts_with("dead") {
                 std::future::pending::<()>().await;
@@ -126,18 +132,6 @@ impl GivenUp {
     fn all(&self) -> Vec<RequestId> {
         self.0.lock().unwrap().clone()
     }
-}
-
-/// What everything that is to happen happens within.
-const LONG: Duration = Duration::from_secs(60);
-
-async fn eventually(what: &str, so: impl AsyncFn() -> bool) {
-    let waited = async {
-        while !so().await {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(LONG, waited).await.is_ok(), "{what}");
 }
 
 async fn works(_: Request<RequestBody>) -> Result<Response<Full<Bytes>>, BoxError> {
@@ -286,7 +280,10 @@ async fn a_request_that_finds_no_room_makes_it() {
     }
     eventually("three tries fail", async || stuck.fails.load(Ordering::SeqCst) == 0).await;
     submitted(&tasks).await;
-    sleep(Duration::from_millis(300)).await;
+    eventually("the fourth has the only place", async || {
+        stuck.begun.load(Ordering::SeqCst) == 1
+    })
+    .await;
     for _ in 4..20 {
         submitted(&tasks).await;
     }

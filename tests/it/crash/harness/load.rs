@@ -81,6 +81,7 @@ impl Round {
         // Long ago enough for most to have ended.
         let mut ended: VecDeque<(String, RequestId)> = VecDeque::new();
         for count in 0_u32.. {
+            // The load itself: a client that thinks before it asks, so that kills meet every step of a life.
             sleep(Duration::from_millis(random.u64(0..15))).await;
             if self.last_orders.load(Ordering::SeqCst) {
                 return;
