@@ -4,11 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Harness, Subject,
-    subject::{LONG, a_request, a_task, a_task_telling, all_at_once, is_accepted, success, worker},
+    subject::{LONG, a_request, a_task, a_task_telling, all_at_once, is_accepted, retry, success, worker},
 };
 use crate::{
-    store::{Change, Committed, Guard, Part, Response, Row, TaskStore, Which},
-    task::{Delivery, Destination, LeaseRef, RequestId, Scope, TaskRecord, TaskState, lifecycle::Renewal},
+    store::{
+        BornClaimed, Candidate, Change, Committed, Due, Guard, Insertion, NewRow, Part, Payload, Response, Retention,
+        Row, TaskStore, Which, Why,
+    },
+    task::{
+        Delivery, Destination, NewTask, Progress, RequestId, Scope, TaskRecord, TaskState,
+        lifecycle::{Edits, Renewal},
+    },
+    time::Timestamp,
 };
 
 /// Somebody else was there first: nothing is done, and the row that is there now is the answer.
@@ -23,7 +30,7 @@ pub async fn a_change_of_an_older_version_is_refused_with_the_row_as_it_is(harne
 
     assert!(is_done(&commit(store.port(), first).await));
     let now = self::row(store.port(), id).await;
-    let refused = commit(store.port(), second.clone()).await;
+    let refused = commit(store.port(), second).await;
 
     let Committed::Stale(Some(found)) = refused else {
         panic!("a change of an older version was answered with {refused:?}");
@@ -34,20 +41,55 @@ pub async fn a_change_of_an_older_version_is_refused_with_the_row_as_it_is(harne
     assert_eq!(self::row(store.port(), id).await, now);
     let request = store.input(&Scope::All, id).await.expect("input");
     assert_eq!(request, Some(a_request("/tests/run", b"work")));
-    assert_eq!(
-        store
-            .port()
-            .payload(&Scope::All, id, Part::Response)
-            .await
-            .expect("payload"),
-        None
-    );
+    assert_eq!(payload(store.port(), id, Part::Response).await, None);
+}
 
-    let gone = Change::removal(&now);
-    second.guard = Guard::Version(now.version + 1);
-    assert!(is_done(&commit(store.port(), gone).await));
-    let refused = commit(store.port(), second).await;
-    assert!(matches!(refused, Committed::Stale(None)), "{refused:?}");
+/// A change makes no task, neither one that is gone nor one that never was.
+pub async fn a_change_of_a_task_that_is_not_there_is_stale(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let id = store.insert_new(a_task()).await.id;
+    let gone = row(store.port(), id).await;
+    assert!(is_done(&commit(store.port(), Change::removal(&gone)).await));
+    let never = new_row(&a_task(), store.port()).row(store.port().now());
+    for missing in [gone, never] {
+        let mut change = saying(&missing, "late", store.port());
+        change.request = Some(a_request("/tests/other", b"other").to_payload());
+        change.response = Response::Put(a_request("/", b"late").to_payload());
+        for change in [change, Change::removal(&missing)] {
+            let refused = commit(store.port(), change).await;
+            assert!(matches!(refused, Committed::Stale(None)), "{refused:?}");
+        }
+        assert_eq!(rows(store.port(), missing.id).await, []);
+        for part in [Part::Request, Part::Response] {
+            assert_eq!(payload(store.port(), missing.id, part).await, None);
+        }
+    }
+}
+
+/// Whoever removes a task has seen that it may be removed, and it may be another one since.
+pub async fn a_removal_of_an_old_version_removes_nothing(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
+    assert!(is_accepted(store.end(lease, success()).await));
+    let mut seen = row(store.port(), lease.id).await;
+    let rerun = store.rerun(&Scope::All, lease.id, Edits::default());
+    let _ = rerun.await.expect("rerun");
+    for state in [TaskState::Enqueued, TaskState::Running] {
+        let now = row(store.port(), lease.id).await;
+        assert_eq!((now.version, now.columns.state), (seen.version + 1, state));
+        let Committed::Stale(Some(found)) = commit(store.port(), Change::removal(&seen)).await else {
+            panic!("a task was removed that is {state:?}, for what it was before");
+        };
+        assert_eq!(*found, now);
+        assert_eq!(row(store.port(), lease.id).await, now);
+        assert!(payload(store.port(), lease.id, Part::Request).await.is_some());
+        seen = now;
+        if state == TaskState::Enqueued {
+            let _ = store.claim_one(&worker("w"), LONG).await;
+        }
+    }
+    assert!(is_done(&commit(store.port(), Change::removal(&seen)).await));
+    assert_eq!(rows(store.port(), lease.id).await, []);
 }
 
 /// Of changes that were decided on the same row at the same moment, one is made.
@@ -115,14 +157,9 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
     assert_eq!(row.columns.state, TaskState::Succeeded);
     assert_eq!(row.outbox.len(), 1);
     assert_eq!((row.outbox[0].generation, &row.outbox[0].destination), (1, &hook));
-    let response = store
-        .port()
-        .payload(&Scope::All, id, Part::Response)
-        .await
-        .expect("payload");
-    assert!(response.is_some());
+    assert!(payload(store.port(), id, Part::Response).await.is_some());
 
-    let mut again = changed(&row, store.port(), |record| {
+    let mut again = changed(&row, store.port(), |record, _| {
         (record.status_code, record.response) = (None, None);
     });
     again.request = Some(a_request("/tests/other", b"other").to_payload());
@@ -130,14 +167,7 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
     assert!(is_done(&commit(store.port(), again).await));
     let request = store.input(&Scope::All, id).await.expect("input");
     assert_eq!(request, Some(a_request("/tests/other", b"other")));
-    assert_eq!(
-        store
-            .port()
-            .payload(&Scope::All, id, Part::Response)
-            .await
-            .expect("payload"),
-        None
-    );
+    assert_eq!(payload(store.port(), id, Part::Response).await, None);
     assert_eq!(self::row(store.port(), id).await.outbox, row.outbox);
 }
 
@@ -152,11 +182,11 @@ pub async fn a_change_of_the_outbox_depends_on_the_token_it_saw(harness: &dyn Ha
     assert_eq!(store.deliveries(&hook, LONG).await.len(), 1);
     store.pass(1).await;
 
-    let due_again = changed(&before, store.port(), |record| {
+    let due_again = changed(&before, store.port(), |record, now| {
         let delivery = record.delivery_mut(1, &hook).expect("a delivery");
-        Delivery::redeliver(delivery, store.port().now());
+        Delivery::redeliver(delivery, now);
     });
-    let settled = changed(&before, store.port(), |record| record.deliveries.clear());
+    let settled = changed(&before, store.port(), |record, _| record.deliveries.clear());
     for change in [due_again, settled] {
         let refused = commit(store.port(), change).await;
         let Committed::Stale(Some(found)) = refused else {
@@ -201,24 +231,192 @@ pub async fn a_claimed_row_is_the_row_that_is_kept(harness: &dyn Harness) {
     assert_eq!(kept.version, waiting.version + 1);
     assert!(kept.columns.token > waiting.columns.token);
     assert_eq!(*kept.restore(), claimed[0].record);
+}
 
-    let lease = LeaseRef {
-        id,
-        token: kept.columns.token,
-    };
-    let before = kept.version;
-    let renewed = store.port().renew(vec![lease], Duration::from_secs(2 * 60 * 60)).await;
-    assert_eq!(renewed.expect("renew"), [Renewal::Renewed { stop: false }]);
+/// Whether its record knows of the claim or not.
+pub async fn a_task_that_is_born_claimed_is_as_one_that_was_claimed(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    for knows in [false, true] {
+        let task = a_task();
+        let (mut new, made_at) = (new_row(&task, store.port()), store.port().now());
+        if knows {
+            let claimed = Arc::make_mut(&mut new.record).claim(worker("w"), LONG, made_at);
+            assert!(claimed.is_ok());
+        }
+        store.pass(2).await;
+        new.born = Some(BornClaimed {
+            worker: worker("w"),
+            lease: LONG,
+        });
+        let Insertion::New(answer) = store.port().insert(new.clone()).await.expect("insert") else {
+            panic!("it is new");
+        };
+        let kept = row(store.port(), task.id).await;
+        assert_eq!(answer, kept);
+        assert_eq!(kept.record, new.record);
+        let began_at = kept.columns.started_at.expect("it has begun");
+        assert!(began_at >= made_at.saturating_add(store.units(1)));
+        assert_eq!(kept.columns.lease_until, Some(began_at.saturating_add(LONG)));
+        let record = kept.into_record();
+        assert_eq!(
+            (record.state, record.attempt, record.crashes),
+            (TaskState::Running, 1, 1)
+        );
+        assert_eq!((record.worker.as_ref(), record.token.get()), (Some(&worker("w")), 1));
+        assert_eq!(record.history.len(), 2);
+    }
+}
+
+/// Neither it nor a report of progress refuses a change that was decided before it.
+pub async fn a_renewal_raises_no_version(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
+    let held = row(store.port(), lease.id).await;
+    let renewed = store.renew(vec![lease], 2 * LONG).await.expect("renew");
+    assert_eq!(renewed, [Renewal::Renewed { stop: false }]);
+    let progress = Progress::new(0.5, "half of it");
+    assert!(store.set_progress(lease, progress.clone()).await.expect("progress"));
+
+    let now = row(store.port(), lease.id).await;
+    assert!(now.columns.lease_until > held.columns.lease_until);
+    let mut expected = held.clone();
+    expected.columns.lease_until = now.columns.lease_until;
+    expected.columns.progress = Some(progress);
+    assert_eq!(now, expected, "nothing else");
+    let settled = changed(&held, store.port(), |record, now| {
+        assert!(record.settle(lease.token, &success(), now).is_ok());
+    });
+    assert!(is_done(&commit(store.port(), settled).await));
+}
+
+/// Who asks for the stop saw the lease as it was some time ago.
+pub async fn a_held_task_that_is_stopped_keeps_its_renewed_lease_and_its_progress(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
+    let seen = row(store.port(), lease.id).await;
+    let _ = store.renew(vec![lease], 2 * LONG).await.expect("renew");
+    let progress = Progress::new(0.5, "half of it");
+    assert!(store.set_progress(lease, progress).await.expect("progress"));
+    let before = row(store.port(), lease.id).await.columns;
+    let stop = changed(&seen, store.port(), |record, now| _ = record.stop(now));
+    assert!(is_done(&commit(store.port(), stop).await));
+
+    let stopping = row(store.port(), lease.id).await;
     assert_eq!(
-        row(store.port(), id).await.version,
-        before,
-        "a renewal is not a change of the task"
+        (stopping.version, stopping.columns.state),
+        (seen.version + 1, TaskState::Stopping)
     );
+    assert!(stopping.is_held_by(lease.token));
+    assert_eq!(stopping.columns.lease_until, before.lease_until);
+    assert_eq!(stopping.columns.progress, before.progress);
+    let renewed = store.renew(vec![lease], LONG).await.expect("renew");
+    assert_eq!(renewed, [Renewal::Renewed { stop: true }]);
+}
+
+/// However long ago it was decided: the store's clock says when now is.
+pub async fn times_are_counted_from_when_a_change_is_made(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
+    let late = async |step: &dyn Fn(&mut TaskRecord, Timestamp)| {
+        let before = row(store.port(), lease.id).await;
+        let change = changed(&before, store.port(), step);
+        // One to spare: what a store says is now may not be what it goes by.
+        let made_at = store.port().now().saturating_add(store.units(5));
+        store.pass(6).await;
+        assert!(is_done(&commit(store.port(), change).await));
+        (made_at, row(store.port(), lease.id).await.columns)
+    };
+    let after = store.units(4);
+    let (made_at, waits) = late(&|record, now| {
+        assert!(record.settle(lease.token, &retry(after), now).is_ok());
+    })
+    .await;
+    assert!(waits.run_at >= made_at.saturating_add(after));
+    assert_eq!(store.claim_ids(&worker("w"), 1).await, []);
+
+    let (made_at, stopped) = late(&|record, now| _ = record.stop(now)).await;
+    assert!(stopped.ended_at >= Some(made_at) && stopped.rests_at >= Some(made_at));
+
+    let request = a_request("/tests/run", b"work");
+    let (made_at, again) = late(&|record, now| _ = record.rerun(&request, now)).await;
+    assert!(again.run_at >= made_at && again.expires_at >= made_at.saturating_add(a_task().max_age));
+    assert_eq!(store.claim_ids(&worker("w"), 1).await, [lease.id]);
+}
+
+/// Two processes may see the same: the commit decides which of them has it.
+pub async fn looking_for_what_is_due_changes_nothing(harness: &dyn Harness) {
+    let store = Subject::open(harness).await;
+    let too_old = NewTask {
+        max_age: store.units(1),
+        ..a_task()
+    };
+    let mut ids = vec![
+        store.insert_new(too_old).await.id,
+        store.insert_born(a_task(), &worker("w"), store.units(1)).await.id,
+    ];
+    for task in [a_task(), a_task_telling(&Destination::LOCAL)] {
+        let lease = store.insert_born(task, &worker("w"), LONG).await;
+        assert!(is_accepted(store.end(lease, success()).await));
+        ids.push(lease.id);
+    }
+    let mut seen = Vec::new();
+    for id in ids {
+        seen.push(row(store.port(), id).await);
+    }
+    let [too_old, lapsed, ended, untold] = &seen[..] else {
+        unreachable!("four were made");
+    };
+    let at_once = Retention {
+        succeeded: Duration::ZERO,
+        others: Duration::ZERO,
+    };
+    let untaken = Due::GiveUp {
+        spared: Vec::new(),
+        overdue: store.units(1),
+    };
+    store.pass(3).await;
+    for (what, expected) in [
+        (Due::Rescue, vec![(too_old, Why::OverAge), (lapsed, Why::Lapsed)]),
+        (Due::Prune(at_once), vec![(ended, Why::Retired)]),
+        (untaken, vec![(untold, Why::Overdue)]),
+    ] {
+        for _ in 0..2 {
+            let found = due(store.port(), &what, 10).await;
+            let found: Vec<_> = found.iter().map(|found| (&found.row, found.why)).collect();
+            assert_eq!(found, expected);
+        }
+        assert_eq!(due(store.port(), &what, 1).await.len(), 1, "as many as are asked for");
+        assert_eq!(due(store.port(), &what, 0).await.len(), 0);
+    }
+    let mut rescued = changed(lapsed, store.port(), |record, now| _ = record.crashed(now));
+    rescued.guard = Guard::Lapsed(lapsed.version);
+    assert!(is_done(&commit(store.port(), rescued).await));
+    let left = due(store.port(), &Due::Rescue, 10).await;
+    assert_eq!(left.iter().map(|found| &found.row).collect::<Vec<_>>(), [too_old]);
+}
+
+/// What is due, by id: tasks are made in the order of their ids.
+async fn due(store: &dyn TaskStore, what: &Due, max: usize) -> Vec<Candidate> {
+    let mut found = store.due(what.clone(), max).await.expect("due").rows;
+    found.sort_unstable_by_key(|candidate| candidate.row.id);
+    found
+}
+
+async fn rows(store: &dyn TaskStore, id: RequestId) -> Vec<Row> {
+    store.rows(&Scope::All, &Which::Id(id)).await.expect("rows")
 }
 
 async fn row(store: &dyn TaskStore, id: RequestId) -> Row {
-    let rows = store.rows(&Scope::All, &Which::Id(id)).await.expect("rows");
-    rows.into_iter().next().expect("the task is there")
+    rows(store, id).await.pop().expect("the task is there")
+}
+
+async fn payload(store: &dyn TaskStore, id: RequestId, part: Part) -> Option<Payload> {
+    store.payload(&Scope::All, id, part).await.expect("payload")
+}
+
+fn new_row(task: &NewTask, store: &dyn TaskStore) -> NewRow {
+    let record = TaskRecord::accepted(task, store.now());
+    NewRow::new(Arc::new(record), task.input.to_payload())
 }
 
 async fn commit(store: &dyn TaskStore, change: Change) -> Committed {
@@ -227,13 +425,14 @@ async fn commit(store: &dyn TaskStore, change: Change) -> Committed {
 
 /// A change that can be told from others.
 fn saying(row: &Row, what: &str, store: &dyn TaskStore) -> Change {
-    changed(row, store, |record| record.error = Some(what.into()))
+    changed(row, store, |record, _| record.error = Some(what.into()))
 }
 
-fn changed(row: &Row, store: &dyn TaskStore, change: impl FnOnce(&mut TaskRecord)) -> Change {
-    let mut row = row.clone();
-    change(Arc::make_mut(row.restore()));
-    Change::between(&row, row.record.clone(), store.now())
+/// The change from a row to what a step makes of its record now.
+fn changed(row: &Row, store: &dyn TaskStore, step: impl FnOnce(&mut TaskRecord, Timestamp)) -> Change {
+    let (mut row, now) = (row.clone(), store.now());
+    step(Arc::make_mut(row.restore()), now);
+    Change::between(&row, row.record.clone(), now)
 }
 
 const fn is_done(committed: &Committed) -> bool {

@@ -175,12 +175,19 @@ macro_rules! __promises {
                 a_rescue_does_no_more_than_it_is_asked_for;
             commit:
                 a_change_of_an_older_version_is_refused_with_the_row_as_it_is
+                a_change_of_a_task_that_is_not_there_is_stale
+                a_removal_of_an_old_version_removes_nothing
                 of_changes_of_one_version_one_is_made
                 a_change_of_a_lapsed_claim_is_refused_once_it_was_renewed
                 all_that_a_change_brings_is_there_with_it
                 a_change_of_the_outbox_depends_on_the_token_it_saw
                 changes_made_together_are_answered_in_their_order
-                a_claimed_row_is_the_row_that_is_kept;
+                a_claimed_row_is_the_row_that_is_kept
+                a_task_that_is_born_claimed_is_as_one_that_was_claimed
+                a_renewal_raises_no_version
+                a_held_task_that_is_stopped_keeps_its_renewed_lease_and_its_progress
+                times_are_counted_from_when_a_change_is_made
+                looking_for_what_is_due_changes_nothing;
             settle:
                 the_response_appears_with_the_state
                 of_several_settlements_one_is_accepted
