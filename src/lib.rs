@@ -79,6 +79,9 @@
 //! What stands inside sees every attempt. Request extensions set outside are not stored unless they are
 //! [carried](Builder::carry); of a router of axum outside, they [are](guide::same_handler#what-does-a-router-outside-leave-behind).
 //!
+//! The layer is always ready, whatever is inside: a 202 waits for nothing there. [Where limits and load shedding
+//! go](guide::operating#limits-inside-and-outside) is a section of the guide.
+//!
 //! # Promises
 //!
 //! - A 202 is sent after the store has committed the task, to the degree that the store publishes; else the answer is 503.

@@ -15,9 +15,15 @@ use crate::error::BoxFuture;
 pin_project! {
     /// The future of [`RespondAsync`](crate::RespondAsync).
     ///
+    /// # Cancel safety
+    ///
     /// Dropped while a request is being captured, nothing was stored; dropped while it is being committed, the commit
-    /// goes on.
-    pub struct ResponseFuture<F> {
+    /// goes on. Dropped while it waits for the inner service to be ready, that has seen nothing of the request, and what it
+    /// held for it is free.
+    pub struct ResponseFuture<F>
+    where
+        F: Future,
+    {
         #[pin]
         kind: Kind<F>,
     }
@@ -25,17 +31,24 @@ pin_project! {
 
 pin_project! {
     #[project = KindProjection]
-    enum Kind<F> {
+    enum Kind<F>
+    where
+        F: Future,
+    {
         /// The request goes through.
         Passed { #[pin] future: F },
         /// It goes through, and might not have, had its `Prefer` said something else.
         Varying { #[pin] future: F },
+        /// It goes through when the inner service is ready. Boxed, so that only who waits pays for the room that it takes.
+        Waiting { passed: BoxFuture<'static, ResponseFuture<F>> },
+        /// The inner service had failed before it was called.
+        Failed { answer: Option<Box<F::Output>> },
         /// It is being accepted, or refused. The answer to a HEAD has no body, which HTTP/2 servers do not take off.
         Ours { future: BoxFuture<'static, Response<Bytes>>, to_head: bool },
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F: Future> ResponseFuture<F> {
     pub(crate) const fn passed(future: F) -> Self {
         Self {
             kind: Kind::Passed { future },
@@ -45,6 +58,22 @@ impl<F> ResponseFuture<F> {
     pub(crate) const fn varying(future: F) -> Self {
         Self {
             kind: Kind::Varying { future },
+        }
+    }
+
+    pub(crate) const fn waiting(passed: BoxFuture<'static, Self>) -> Self {
+        Self {
+            kind: Kind::Waiting { passed },
+        }
+    }
+
+    pub(crate) fn failed<R, E>(error: E) -> Self
+    where
+        F: Future<Output = Result<R, E>>,
+    {
+        let answer = Some(Box::new(Err(error)));
+        Self {
+            kind: Kind::Failed { answer },
         }
     }
 
@@ -62,8 +91,23 @@ where
 {
     type Output = F::Output;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Most requests are this, and pay for nothing that the others need.
+        if let KindProjection::Passed { future } = self.as_mut().project().kind.project() {
+            return future.poll(cx);
+        }
+        self.poll_other(cx)
+    }
+}
+
+impl<F, R, E> ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: From<Bytes>,
+{
+    #[cold]
+    fn poll_other(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match self.as_mut().project().kind.project() {
             KindProjection::Passed { future } => future.poll(cx),
             KindProjection::Varying { future } => {
                 let mut answer = ready!(future.poll(cx));
@@ -71,6 +115,14 @@ where
                     response.headers_mut().append(VARY, PREFER);
                 }
                 Poll::Ready(answer)
+            }
+            KindProjection::Waiting { passed } => {
+                let passed = ready!(passed.as_mut().poll(cx));
+                self.set(passed);
+                self.poll(cx)
+            }
+            KindProjection::Failed { answer } => {
+                Poll::Ready(*answer.take().expect("a future is not polled again after its answer"))
             }
             KindProjection::Ours { future, to_head } => future.as_mut().poll(cx).map(|response| {
                 Ok(response.map(|body| match *to_head {
@@ -84,7 +136,7 @@ where
 
 const PREFER: HeaderValue = HeaderValue::from_static("Prefer");
 
-impl<F> fmt::Debug for ResponseFuture<F> {
+impl<F: Future> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

@@ -2,8 +2,10 @@
 
 use std::{
     fmt,
+    future::poll_fn,
+    mem::replace,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -27,6 +29,17 @@ use crate::{
 ///
 /// A request that does not ask is handed to the inner service as it is, and its answer handed back as it is. Cheap to
 /// clone if the inner service is.
+///
+/// # Readiness
+///
+/// It is always ready. The inner service is asked whether it is when a request is handed to it, and not before:
+///
+/// - A request that goes async waits for nothing inside, and takes no permit there. Its task does when it runs.
+/// - A request that goes through and finds the inner service not ready waits in its response future. The service moves into
+///   that future, and a clone of it stays here. The inner service's error of readiness is what the future answers with.
+///
+/// So a `LoadShed` outside never sheds for what is inside, and a `Timeout` or `ConcurrencyLimit` outside counts the time or
+/// the requests that wait inside. [The guide](crate::guide::operating#limits-inside-and-outside) shows where limits go.
 #[derive(Clone)]
 pub struct RespondAsync<S> {
     inner: S,
@@ -56,7 +69,7 @@ impl<S> RespondAsync<S> {
 
 impl<S, B, R> Service<Request<B>> for RespondAsync<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     R: From<Bytes>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -65,8 +78,10 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    /// Always ready: a request has to be there before anybody knows whether it is for the inner service. A permit that was
+    /// taken for one that goes async, or never comes, would be kept from others.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
@@ -78,7 +93,7 @@ where
             .iter()
             .any(|dialect| dialect.is_hinted_at(headers))
         {
-            return ResponseFuture::passed(self.inner.call(request));
+            return self.pass(request, ResponseFuture::passed);
         }
         self.call_hinted(request)
     }
@@ -89,7 +104,7 @@ impl<S> RespondAsync<S> {
     #[cold]
     fn call_hinted<B, R>(&mut self, request: Request<B>) -> ResponseFuture<S::Future>
     where
-        S: Service<Request<B>, Response = Response<R>>,
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
         R: From<Bytes>,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -105,10 +120,10 @@ impl<S> RespondAsync<S> {
         let (head, body) = request.into_parts();
         let vary = head.headers.contains_key(&PREFER);
         if matches!(ask, Ask::No | Ask::Sync) || !self.may_defer(&head) {
-            let future = self.inner.call(Request::from_parts(head, body));
+            let request = Request::from_parts(head, body);
             return match vary {
-                true => ResponseFuture::varying(future),
-                false => ResponseFuture::passed(future),
+                true => self.pass(request, ResponseFuture::varying),
+                false => self.pass(request, ResponseFuture::passed),
             };
         }
         let to_head = head.method == Method::HEAD;
@@ -122,13 +137,57 @@ impl<S> RespondAsync<S> {
             vary,
             links: self.shared.config.links.of(&head.uri, &head.headers),
         };
-        // The readied inner service is left as it is: its permit belongs to the next request that goes through.
         let future = match ask {
             Ask::Async(options) => accept.run(options, head, body),
             Ask::Refuse(problem) => accept.refuse(*problem),
             Ask::No | Ask::Sync => unreachable!("handled above"),
         };
         ResponseFuture::ours(future, to_head)
+    }
+
+    /// Hands a request to the inner service, at once if that is ready.
+    fn pass<B, T>(&mut self, request: Request<B>, then: T) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>> + Clone + Send + 'static,
+        B: Send + 'static,
+        T: FnOnce(S::Future) -> ResponseFuture<S::Future> + Send + 'static,
+    {
+        // Nobody is woken by this: if it is not ready, the future asks again.
+        match self.inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => then(self.inner.call(request)),
+            Poll::Ready(Err(error)) => {
+                // A service that has failed is not asked again.
+                drop(self.take_inner());
+                ResponseFuture::failed(error)
+            }
+            Poll::Pending => self.wait(request, then),
+        }
+    }
+
+    /// Hands a request to the inner service when that is ready.
+    #[cold]
+    fn wait<B, T>(&mut self, request: Request<B>, then: T) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>> + Clone + Send + 'static,
+        B: Send + 'static,
+        T: FnOnce(S::Future) -> ResponseFuture<S::Future> + Send + 'static,
+    {
+        let mut inner = self.take_inner();
+        ResponseFuture::waiting(Box::pin(async move {
+            match poll_fn(|cx| inner.poll_ready(cx)).await {
+                Ok(()) => then(inner.call(request)),
+                Err(error) => ResponseFuture::failed(error),
+            }
+        }))
+    }
+
+    /// Takes the inner service and what it holds out, and leaves a clone, which holds nothing.
+    fn take_inner(&mut self) -> S
+    where
+        S: Clone,
+    {
+        let clone = self.inner.clone();
+        replace(&mut self.inner, clone)
     }
 
     fn may_defer(&self, head: &Parts) -> bool {

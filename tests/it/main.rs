@@ -38,6 +38,7 @@ mod memory_waiting;
 mod metrics_probe;
 mod placement;
 mod prefer;
+mod readiness;
 mod receiver;
 mod redb;
 mod redb_reopen;

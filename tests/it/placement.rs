@@ -26,11 +26,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::net::TcpListener;
-use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt,
-    limit::{ConcurrencyLimit, ConcurrencyLimitLayer},
-    service_fn,
-};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::{
     map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer, timeout::TimeoutLayer,
     trace::TraceLayer,
@@ -237,33 +233,6 @@ async fn a_server_of_axum_serves_the_wrapped_router() {
     );
 }
 
-/// A permit of the inner service that was taken for a request which then went async belongs to the next one.
-#[tokio::test]
-async fn an_accepted_request_leaves_its_permit_usable() {
-    let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
-    let tasks = layer.tasks();
-    let mut service: RespondAsync<ConcurrencyLimit<Router>> =
-        layer.layer(ConcurrencyLimitLayer::new(1).layer(routes()));
-
-    let mut send = async |request: Request<Body>| {
-        let service = soon(ServiceExt::<Request<Body>>::ready(&mut service)).await.unwrap();
-        Answered::read(soon(service.call(request)).await.unwrap()).await
-    };
-
-    let mut accepted = Vec::new();
-    for _ in 0..3 {
-        accepted.push(send(fc("/echo").with("later")).await.id());
-    }
-    // The only permit is still held, by the service that was readied and not used.
-    assert_eq!(send(Request::post("/echo").with("now")).await.body, "now");
-    // Used, it went back, and the tasks had it one after the other.
-    let all = tower_respond_async::Scope::All;
-    for id in accepted {
-        let ended = tasks.wait(&all, id, Duration::from_secs(60)).await.unwrap().unwrap();
-        assert_eq!(ended.state, TaskState::Succeeded);
-    }
-}
-
 /// Panics when it is called without having been ready, as the contract of `Service` allows.
 struct Fastidious {
     ready: bool,
@@ -349,30 +318,6 @@ async fn an_error_passes_through_and_fails_an_attempt() {
         ended.error.as_deref().unwrap().contains("the disk is on fire"),
         "{ended:?}"
     );
-}
-
-/// Readiness is the inner service's: when it has none to give, an async request waits for it like any other.
-#[tokio::test]
-async fn an_error_of_readiness_passes_through() {
-    #[derive(Clone)]
-    struct Down;
-    impl Service<Request<RequestBody>> for Down {
-        type Response = Response<Full<Bytes>>;
-        type Error = io::Error;
-        type Future = Ready<Result<Self::Response, io::Error>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
-            Poll::Ready(Err(io::Error::other("down")))
-        }
-
-        fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
-            unreachable!("never ready")
-        }
-    }
-    let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
-    let service = layer.layer(Down);
-    let request = fc("/").body(RequestBody::empty()).unwrap();
-    assert_eq!(soon(service.oneshot(request)).await.unwrap_err().to_string(), "down");
 }
 
 /// The engine lives as long as a service or a `Tasks` does, so that dropping the layer after use does no harm.

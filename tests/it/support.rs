@@ -93,7 +93,7 @@ impl App {
 
 impl<S> App<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
 {
     pub(crate) async fn send(&self, request: Request<Body>) -> Answered {
         let response = soon(self.service.clone().oneshot(request)).await.unwrap();
@@ -388,7 +388,7 @@ pub(crate) fn no_retries() -> Backoff {
 pub(crate) fn by_hand(app: &App, request: Request<Body>) -> task::Spawn<impl Future<Output = Response<Body>> + use<>> {
     let mut service = app.service.clone();
     let readied = task::spawn(()).enter(|cx, _| Service::<Request<Body>>::poll_ready(&mut service, cx));
-    assert!(matches!(readied, Poll::Ready(Ok(()))), "a router is always ready");
+    assert!(matches!(readied, Poll::Ready(Ok(()))), "the layer is always ready");
     let answer = service.call(request);
     task::spawn(async move { answer.await.unwrap() })
 }

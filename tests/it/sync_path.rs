@@ -19,7 +19,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full, channel::Channel};
 use tokio::sync::mpsc;
 use tokio_test::{assert_pending, assert_ready};
-use tower::{Layer, Service};
+use tower::{Layer, Service, limit::ConcurrencyLimit};
 use tower_respond_async::{
     MemoryStore, RequestBody, RespondAsyncLayer, TaskState, store::Operation, testing::FaultStore,
 };
@@ -226,6 +226,10 @@ async fn the_synchronous_path_allocates_nothing() {
     assert_eq!(allocations(&Bare, requests(RequestBody::empty)), 0, "the floor");
     assert_eq!(allocations(&layered, requests(RequestBody::empty)), 0);
     assert_eq!(allocations(&layered, requests(|| Marked("mine"))), 0);
+    // One that has to be readied, and is.
+    let limited = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
+    let limited = limited.layer(ConcurrencyLimit::new(Bare, 1));
+    assert_eq!(allocations(&limited, requests(RequestBody::empty)), 0);
     // What asks does allocate, which shows that it would be seen.
     let asks = vec![fc("/hello").body(RequestBody::empty()).unwrap()];
     let mut service = layered.clone();
