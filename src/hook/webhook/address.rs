@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 /// Whether an address is one that anybody could reach: neither of a private network, nor of this machine, nor of the
 /// machinery of a cloud, nor set aside for something else (the IANA special-purpose registries).
 pub(super) fn is_public(address: IpAddr) -> bool {
@@ -27,86 +29,66 @@ pub(super) fn canonical(address: IpAddr) -> IpAddr {
     }
 }
 
-const V4_REFUSED: [(Ipv4Addr, u32); 19] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),        // this network
-    (Ipv4Addr::new(10, 0, 0, 0), 8),       // private
-    (Ipv4Addr::new(100, 64, 0, 0), 10),    // carriers, and some clouds' metadata
-    (Ipv4Addr::new(127, 0, 0, 0), 8),      // this machine
-    (Ipv4Addr::new(168, 63, 129, 16), 32), // Azure's machinery, at a public address
-    (Ipv4Addr::new(169, 254, 0, 0), 16),   // this link, and the clouds' metadata
-    (Ipv4Addr::new(172, 16, 0, 0), 12),    // private
-    (Ipv4Addr::new(192, 0, 0, 0), 24),     // protocol assignments
-    (Ipv4Addr::new(192, 0, 2, 0), 24),     // documentation
-    (Ipv4Addr::new(192, 31, 196, 0), 24),  // AS112
-    (Ipv4Addr::new(192, 52, 193, 0), 24),  // AMT
-    (Ipv4Addr::new(192, 88, 99, 0), 24),   // 6to4 relays
-    (Ipv4Addr::new(192, 168, 0, 0), 16),   // private
-    (Ipv4Addr::new(192, 175, 48, 0), 24),  // AS112
-    (Ipv4Addr::new(198, 18, 0, 0), 15),    // benchmarks
-    (Ipv4Addr::new(198, 51, 100, 0), 24),  // documentation
-    (Ipv4Addr::new(203, 0, 113, 0), 24),   // documentation
-    (Ipv4Addr::new(224, 0, 0, 0), 4),      // multicast
-    (Ipv4Addr::new(240, 0, 0, 0), 4),      // reserved, and broadcast
+const V4_REFUSED: [Ipv4Net; 19] = [
+    v4([0, 0, 0, 0], 8),        // this network
+    v4([10, 0, 0, 0], 8),       // private
+    v4([100, 64, 0, 0], 10),    // carriers, and some clouds' metadata
+    v4([127, 0, 0, 0], 8),      // this machine
+    v4([168, 63, 129, 16], 32), // Azure's machinery, at a public address
+    v4([169, 254, 0, 0], 16),   // this link, and the clouds' metadata
+    v4([172, 16, 0, 0], 12),    // private
+    v4([192, 0, 0, 0], 24),     // protocol assignments
+    v4([192, 0, 2, 0], 24),     // documentation
+    v4([192, 31, 196, 0], 24),  // AS112
+    v4([192, 52, 193, 0], 24),  // AMT
+    v4([192, 88, 99, 0], 24),   // 6to4 relays
+    v4([192, 168, 0, 0], 16),   // private
+    v4([192, 175, 48, 0], 24),  // AS112
+    v4([198, 18, 0, 0], 15),    // benchmarks
+    v4([198, 51, 100, 0], 24),  // documentation
+    v4([203, 0, 113, 0], 24),   // documentation
+    v4([224, 0, 0, 0], 4),      // multicast
+    v4([240, 0, 0, 0], 4),      // reserved, and broadcast
 ];
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
-    !V4_REFUSED
-        .iter()
-        .any(|(network, prefix)| is_in_v4(address, *network, *prefix))
+    !V4_REFUSED.iter().any(|network| network.contains(&address))
 }
 
 /// Global unicast: all that is public is in here.
-const V6_GLOBAL: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+const V6_GLOBAL: Ipv6Net = v6([0x2000, 0, 0], 3);
 
-const V6_REFUSED: [(Ipv6Addr, u32); 5] = [
-    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23), // protocol assignments, Teredo among them
-    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32), // documentation
-    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16), // 6to4: an IPv4 address within
-    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20), // documentation
-    (Ipv6Addr::new(0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0), 48), // AS112
+const V6_REFUSED: [Ipv6Net; 5] = [
+    v6([0x2001, 0, 0], 23),         // protocol assignments, Teredo among them
+    v6([0x2001, 0xdb8, 0], 32),     // documentation
+    v6([0x2002, 0, 0], 16),         // 6to4: an IPv4 address within
+    v6([0x3fff, 0, 0], 20),         // documentation
+    v6([0x2620, 0x4f, 0x8000], 48), // AS112
 ];
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    is_in_v6(address, V6_GLOBAL.0, V6_GLOBAL.1)
-        && !V6_REFUSED
-            .iter()
-            .any(|(network, prefix)| is_in_v6(address, *network, *prefix))
+    V6_GLOBAL.contains(&address) && !V6_REFUSED.iter().any(|network| network.contains(&address))
 }
 
-fn is_in_v4(address: Ipv4Addr, network: Ipv4Addr, prefix: u32) -> bool {
-    let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-    (address.to_bits() ^ network.to_bits()) & mask == 0
+const fn v4([a, b, c, d]: [u8; 4], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
 }
 
-fn is_in_v6(address: Ipv6Addr, network: Ipv6Addr, prefix: u32) -> bool {
-    let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-    (address.to_bits() ^ network.to_bits()) & mask == 0
+const fn v6([a, b, c]: [u16; 3], prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
 /// A network that the operator named: `10.1.0.0/16` or `fd00::/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Network {
-    address: IpAddr,
-    prefix: u32,
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    // `IpNet` reads 010 as 10, others as 8. The standard library refuses it.
+    let (address, _) = text.split_once('/')?;
+    address.parse::<IpAddr>().ok()?;
+    text.parse().ok()
 }
 
-impl Network {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.split_once('/')?;
-        let address: IpAddr = address.parse().ok()?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let digits = prefix.bytes().all(|byte| byte.is_ascii_digit());
-        let prefix = prefix.parse().ok().filter(|_| digits)?;
-        (prefix <= bits).then_some(Self { address, prefix })
-    }
-
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
-        match (canonical(address), self.address) {
-            (IpAddr::V4(address), IpAddr::V4(network)) => is_in_v4(address, network, self.prefix),
-            (IpAddr::V6(address), IpAddr::V6(network)) => is_in_v6(address, network, self.prefix),
-            _ => false,
-        }
-    }
+/// Whether the address that is dialled is in a network.
+pub(super) fn is_in(network: &IpNet, address: IpAddr) -> bool {
+    network.contains(&canonical(address))
 }
 
 #[cfg(test)]
@@ -198,8 +180,7 @@ mod tests {
 
     #[test]
     fn a_network_is_a_block_of_addresses() {
-        let contains =
-            |network: &str, address: &str| Network::parse(network).unwrap().contains(address.parse().unwrap());
+        let contains = |name: &str, address: &str| is_in(&network(name).unwrap(), address.parse().unwrap());
         assert!(contains("10.1.0.0/16", "10.1.255.255") && !contains("10.1.0.0/16", "10.2.0.0"));
         assert!(contains("127.0.0.1/32", "127.0.0.1") && !contains("127.0.0.1/32", "127.0.0.2"));
         assert!(contains("127.0.0.0/8", "::ffff:127.0.0.9"));
@@ -217,8 +198,9 @@ mod tests {
             "host/8",
             "10.0.0.1",
             "10.0.0.0/-1",
+            "010.0.0.0/8",
         ] {
-            assert_eq!(Network::parse(bad), None, "{bad}");
+            assert_eq!(network(bad), None, "{bad}");
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use url::{Host, Url};
 
 use crate::{
     error::ConfigError,
     hook::{
         CallbackRefused,
-        webhook::address::{Network, canonical, is_public},
+        webhook::address::{canonical, is_in, is_public, network},
     },
     task::Accepted,
 };
@@ -58,7 +59,7 @@ pub(super) struct Guard {
     /// Names that are, wherever they lead, and addresses, where the URL has them itself.
     hosts: Vec<PlaceHost>,
     /// Addresses that are, though they may be private, and names that lead there and nowhere else.
-    networks: Vec<Network>,
+    networks: Vec<IpNet>,
 }
 
 /// A URL that may be called, as far as can be told before its addresses are known.
@@ -102,7 +103,7 @@ impl Guard {
     /// Lets this host or network be called, whatever scheme, port and address it has.
     pub(super) fn allow(&mut self, entry: &str) -> Result<(), ConfigError> {
         let entry = entry.trim();
-        if let Some(network) = Network::parse(entry) {
+        if let Some(network) = network(entry) {
             self.networks.push(network);
             return Ok(());
         }
@@ -154,7 +155,7 @@ impl Guard {
 
     /// Checks the addresses that it leads to: every one of them, since any may be dialled.
     pub(super) fn check_addresses(&self, place: &Place, addresses: &[IpAddr]) -> Result<(), CallbackRefused> {
-        let named = |address: &IpAddr| self.networks.iter().any(|network| network.contains(*address));
+        let named = |address: &IpAddr| self.networks.iter().any(|network| is_in(network, *address));
         let good = !addresses.is_empty()
             && (place.listed
                 || addresses.iter().all(named)
