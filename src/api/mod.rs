@@ -117,6 +117,7 @@ mod origin;
 pub(crate) mod paging;
 pub(crate) mod query;
 mod result;
+mod route;
 mod routes;
 mod service;
 mod settings;

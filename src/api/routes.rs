@@ -11,10 +11,11 @@ use crate::{
     api::{
         call::{Answer, Call},
         origin,
-        table::{
-            ROUTES, Route,
+        route::{
+            Route,
             Segment::{self, Number, Task, Word},
         },
+        table::ROUTES,
     },
     layer::{RequestBody, ResponseBody},
     task::{TaskName, TaskRef},

@@ -3,43 +3,13 @@
 
 use http::Method;
 
-use crate::{
-    api::{
-        Permission,
-        bulk::{self, Action},
-        call::{Answer, Call},
-        callbacks, change, events, list, logs, openapi, result, settings, stats, view,
-    },
-    error::BoxFuture,
-    layer::RequestBody,
+use crate::api::{
+    Permission,
+    bulk::{self, Action},
+    callbacks, change, events, list, logs, openapi, result,
+    route::{Route, Segment},
+    settings, stats, view,
 };
-
-/// Requests of one method and shape.
-pub(super) struct Route {
-    pub(super) method: Method,
-    pub(super) path: &'static [Segment],
-    /// What the caller must be allowed; nothing where it is enough to be let in.
-    pub(super) needs: Option<Permission>,
-    pub(super) handler: fn(Call, RequestBody) -> BoxFuture<'static, Answer>,
-    /// What it is for.
-    pub(super) says: &'static str,
-    /// The query parameters that are read.
-    pub(super) query: &'static [&'static str],
-    /// The document that may be sent.
-    pub(super) takes: Option<&'static str>,
-    /// The status and the document of each answer that is no refusal; no document is no body.
-    pub(super) gives: &'static [(u16, Option<&'static str>)],
-}
-
-/// A part of a path between slashes.
-pub(super) enum Segment {
-    /// This word.
-    Word(&'static str),
-    /// A task, by request id or name.
-    Task,
-    /// One of several of a kind, counted from 1.
-    Number,
-}
 
 use Permission::{Callbacks, Delete, List, Logs, Payload, Result, Retry, Stop, View};
 use Segment::{Number, Task, Word};
@@ -67,7 +37,7 @@ const FILTERS: &[&str] = &[
 pub(super) static ROUTES: &[Route] = &[
     Route { method: GET,    path: &[],                             needs: Some(List),    handler: |call, _| Box::pin(list::list(call)),
             says: "Tasks, filtered and page by page", query: FILTERS, takes: None, gives: &[(200, Some("TaskList"))] },
-    Route { method: GET,    path: &[Word("openapi.json")],         needs: None,          handler: |call, _| Box::pin(openapi::openapi(call)),
+    Route { method: GET,    path: &[Word("openapi.json")],         needs: None,          handler: |call, _| Box::pin(openapi::openapi(call, ROUTES)),
             says: "This document", query: &[], takes: None, gives: &[(200, Some("OpenApi"))] },
     Route { method: GET,    path: &[Word("stats")],                needs: Some(List),    handler: |call, _| Box::pin(stats::stats(call)),
             says: "How many tasks are in each state", query: &[], takes: None, gives: &[(200, Some("Stats"))] },
@@ -112,3 +82,55 @@ pub(super) static ROUTES: &[Route] = &[
     Route { method: POST,   path: &[Task, Word("callbacks"), Number, Word("redeliver")], needs: Some(Callbacks), handler: |call, body| Box::pin(callbacks::redeliver(call, body)),
             says: "Tells one of them again, under the same webhook id", query: &[], takes: None, gives: &[(202, Some("Redelivered"))] },
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(members) => {
+                for (name, value) in members {
+                    match (name.as_str(), value) {
+                        ("$ref", Value::String(to)) => {
+                            found.insert(to.trim_start_matches("#/components/").to_owned());
+                        }
+                        _ => references(value, found),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_route_is_described_and_everything_it_names_is_there() {
+        let document = openapi::document(ROUTES, "/tasks");
+        let described: usize = document["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|path| path.as_object().unwrap().len())
+            .sum();
+        assert_eq!(described, ROUTES.len(), "two routes have one path and method");
+
+        let mut named = BTreeSet::new();
+        references(&document, &mut named);
+        let components = document["components"].as_object().unwrap();
+        let there: BTreeSet<_> = components
+            .iter()
+            .flat_map(|(kind, all)| {
+                all.as_object()
+                    .unwrap()
+                    .keys()
+                    .map(move |name| format!("{kind}/{name}"))
+            })
+            .collect();
+        assert_eq!(named, there, "what is named and what is there differ");
+    }
+}
