@@ -139,7 +139,7 @@ pub use self::api::{Access, Authorizer, BearerToken, TaskApi, allow_everyone};
 pub use self::console::Console;
 pub use self::{
     engine::{
-        AttemptEnd, Backoff, Changes, DoNotRetry, RateStats, RetryPolicy, ShutdownReport, SlotStats, Stats, Submission,
+        AttemptEnd, Backoff, Changes, DoNotRetry, ProcessStats, RetryPolicy, ShutdownReport, Stats, Submission,
         SubmitError, Submitted, TaskContext, Tasks, Verdict, WeakTasks,
     },
     error::{BoxError, ConfigError},
@@ -149,7 +149,7 @@ pub use self::{
         ResponseFuture,
     },
     store::{MemoryStore, TaskStore},
-    task::{RequestId, Scope, TaskName, TaskRecord, TaskState, Tenant},
+    task::{RateStats, RequestId, Scope, SlotStats, TaskName, TaskRecord, TaskState, Tenant},
 };
 
 /// The README's code is tested like any other.

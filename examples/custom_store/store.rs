@@ -13,16 +13,19 @@ use std::{
 };
 
 use redb::{Database, ReadableTable, Table, TableDefinition};
-use tokio::sync::Notify;
 use tower_respond_async::{
     TaskStore,
     error::BoxFuture,
     store::{
-        Abilities, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due, Durability,
-        Insertion, LogQuery, NewRow, Part, Payload, QueueHint, Renewal, Row, Sharing, StoreError, StoreResult, Which,
-        kit::{Kind, Orphans, Values, scan},
+        Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
+        DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
+        Row, Sharing, StoreError, StoreResult, Which,
+        kit::{Kind, NewsBoard, NewsHandle, Orphans, Values, scan},
     },
-    task::{Counts, DecodeError, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
+    task::{
+        Counts, DecodeError, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen,
+        Tenant,
+    },
     time::{Clock, Timestamp},
 };
 
@@ -34,7 +37,7 @@ pub(crate) struct KvStore {
     /// None once it is closed.
     database: Mutex<Option<Database>>,
     orphans: Orphans,
-    work: Notify,
+    news: NewsHandle,
     clock: Box<dyn Clock>,
 }
 
@@ -94,7 +97,7 @@ impl KvStore {
         let store = Self {
             database: Mutex::new(Some(Database::create(path).map_err(StoreError::unavailable)?)),
             orphans: Orphans::default(),
-            work: Notify::new(),
+            news: NewsBoard::default().handle(),
             clock: Box::new(clock),
         };
         for row in store.atomically_now(|stored, _| stored.rows())? {
@@ -127,7 +130,7 @@ impl KvStore {
         drop(stored);
         if changed {
             transaction.commit().map_err(StoreError::unavailable)?;
-            self.work.notify_one();
+            self.news.work();
         }
         Ok(answer)
     }
@@ -165,9 +168,14 @@ impl TaskStore for KvStore {
     fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
         self.atomically(|stored, now| {
             let (rows, next_due) = scan::claim(stored.rows()?, &self.orphans, &claim, now);
+            let control = stored.control(None)?.version;
             rows.iter().try_for_each(|row| stored.put_row(row))?;
             let tasks = rows.into_iter().map(|row| stored.claimed(row)).collect();
-            Ok(Claims { tasks, next_due })
+            Ok(Claims {
+                tasks,
+                next_due,
+                control,
+            })
         })
     }
 
@@ -266,8 +274,22 @@ impl TaskStore for KvStore {
         self.atomically(|stored, now| stored.prune_keys(limit, now))
     }
 
-    fn wait_for_work(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.work.notified())
+    fn news(&self) -> BoxFuture<'_, News> {
+        Box::pin(self.news.news())
+    }
+
+    fn attend(&self, _: Attention) {}
+
+    fn glance(&self, ids: Vec<RequestId>) -> Answer<'_, Vec<Option<Glance>>> {
+        self.atomically(|stored, _| ids.into_iter().map(|id| stored.glance(id)).collect())
+    }
+
+    fn beat(&self, me: Presence, _: Duration) -> Answer<'_, Vec<Seen>> {
+        self.atomically(|_, _| Ok(me.alone()))
+    }
+
+    fn control(&self, change: Option<ControlChange>) -> Answer<'_, Controls> {
+        self.atomically(|stored, _| stored.control(change.as_ref()))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -151,6 +151,7 @@ impl<'a> SettingsDocument<'a> {
             keep: Keep {
                 durability: match tasks.durability() {
                     Durability::Process => "process",
+                    Durability::Restart => "restart",
                     Durability::Host => "host",
                     Durability::Cluster => "cluster",
                 },

@@ -1,6 +1,6 @@
 //! How things stand.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use http::StatusCode;
 use serde::Serialize;
@@ -10,7 +10,8 @@ use crate::{
         answer,
         call::{Answer, Call},
     },
-    engine::{RateStats, SlotStats, Stats},
+    engine::{ProcessStats, Stats},
+    task::{RateStats, SlotStats},
 };
 
 /// `GET /stats`
@@ -22,7 +23,7 @@ pub(super) async fn stats(call: Call) -> Answer {
 /// What belongs to the process or the store, and not to the caller's tasks, is left out for a caller who sees one tenant only.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct StatsDocument {
+struct StatsDocument<'a> {
     counts: BTreeMap<&'static str, u64>,
     oldest_queued_age_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +33,9 @@ struct StatsDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     minutes: Option<Minutes>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    buffered_bytes: Option<usize>,
+    buffered_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Vec<Process<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pending_callbacks: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,8 +44,8 @@ struct StatsDocument {
     forgotten_keys: Option<u64>,
 }
 
-impl StatsDocument {
-    fn new(stats: &Stats) -> Self {
+impl<'a> StatsDocument<'a> {
+    fn new(stats: &'a Stats) -> Self {
         let oldest = stats.counts.oldest_queued;
         let sees_all = stats.slots.is_some();
         Self {
@@ -51,7 +54,7 @@ impl StatsDocument {
                 .iter()
                 .map(|(state, count)| (state.as_str(), count))
                 .collect(),
-            oldest_queued_age_ms: oldest.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            oldest_queued_age_ms: oldest.map(millis),
             slots: stats.slots.map(Slots::new),
             rates: stats.rates.map(|[one, fifteen, sixty]| Rates {
                 one: Rate::new(one),
@@ -60,6 +63,10 @@ impl StatsDocument {
             }),
             minutes: stats.minutes.as_ref().map(|minutes| Minutes::new(minutes)),
             buffered_bytes: stats.buffered_bytes,
+            processes: stats
+                .processes
+                .as_ref()
+                .map(|processes| processes.iter().map(Process::new).collect()),
             pending_callbacks: stats.counts.pending_deliveries,
             set_aside: sees_all.then_some(stats.counts.set_aside),
             forgotten_keys: sees_all.then_some(stats.counts.forgotten_keys),
@@ -84,6 +91,40 @@ impl Minutes {
             failed: each(|minute| minute.failed),
         }
     }
+}
+
+/// One process on the store.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Process<'a> {
+    instance_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    uptime_ms: u64,
+    seen_ago_ms: u64,
+    draining: bool,
+    slots: Slots,
+    last_minute: Rate,
+    buffered_bytes: u64,
+}
+
+impl<'a> Process<'a> {
+    fn new(process: &'a ProcessStats) -> Self {
+        Self {
+            instance_id: &process.instance,
+            version: process.version.as_deref(),
+            uptime_ms: millis(process.up),
+            seen_ago_ms: millis(process.seen),
+            draining: process.draining,
+            slots: Slots::new(process.slots),
+            last_minute: Rate::new(process.last_minute),
+            buffered_bytes: process.buffered_bytes,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize)]
@@ -135,7 +176,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::task::{Counts, TaskState};
+    use crate::task::{Counts, Presence, TaskState, WorkerId};
 
     #[test]
     fn what_is_the_process_s_is_shown_to_who_sees_everything() {
@@ -143,13 +184,7 @@ mod tests {
         counts.set(TaskState::Running, 2);
         counts.oldest_queued = Some(Duration::from_millis(1500));
         (counts.set_aside, counts.forgotten_keys) = (8, 9);
-        let mut stats = Stats {
-            counts,
-            slots: None,
-            rates: None,
-            minutes: None,
-            buffered_bytes: None,
-        };
+        let mut stats = Stats::of_one(counts);
         let json = |stats: &Stats| serde_json::to_string(&StatsDocument::new(stats)).unwrap();
         let counts = "{\"counts\":{\"Enqueued\":0,\"Expired\":0,\"Failed\":0,\"Invalid\":0,\"Retrying\":0,\"Running\":2,\
                       \"Stopped\":0,\"Stopping\":0,\"Succeeded\":0},\"oldestQueuedAgeMs\":1500";
@@ -167,6 +202,9 @@ mod tests {
         stats.rates = Some([rate(1), rate(2), rate(3)]);
         stats.minutes = Some([rate(4); 60]);
         stats.buffered_bytes = Some(7);
+        let mut own = Presence::new(WorkerId::new("w", 1));
+        (own.version, own.up) = (Some("1.2".into()), Duration::from_secs(5));
+        stats.processes = Stats::of_all(Counts::default(), own, Vec::new()).processes;
         stats.counts.pending_deliveries = Some(6);
         let rate = |accepted| format!("{{\"accepted\":{accepted},\"succeeded\":0,\"failed\":0}}");
         let each = |count| format!("[{}]", [count; 60].join(","));
@@ -175,11 +213,15 @@ mod tests {
             "{counts},\"slots\":{{\"used\":2,\"total\":64,\"stuck\":0}},\
              \"rates\":{{\"1m\":{},\"15m\":{},\"60m\":{}}},\
              \"minutes\":{{\"accepted\":{},\"succeeded\":{zeros},\"failed\":{zeros}}},\"bufferedBytes\":7,\
+             \"processes\":[{{\"instanceId\":\"w-0000000000000001\",\"version\":\"1.2\",\"uptimeMs\":5000,\
+             \"seenAgoMs\":0,\"draining\":false,\"slots\":{{\"used\":0,\"total\":0,\"stuck\":0}},\
+             \"lastMinute\":{},\"bufferedBytes\":0}}],\
              \"pendingCallbacks\":6,\"setAside\":8,\"forgottenKeys\":9}}",
             rate(1),
             rate(2),
             rate(3),
             each("4"),
+            rate(0),
         );
         assert_eq!(json(&stats), expected);
     }

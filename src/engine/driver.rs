@@ -57,7 +57,8 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
         }
         let hints = engine.hints.swap(0, Ordering::SeqCst);
         let now = Instant::now();
-        for hint in [Hint::Work, Hint::Outbox] {
+        node.watch(engine.attend_to_others(now), now);
+        for hint in [Hint::Work, Hint::Outbox, Hint::Changes] {
             if hints & 1 << hint as u8 != 0 {
                 node.hint(hint, now);
             }
@@ -96,9 +97,13 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             Some((action, answer)) = answered.recv() => engine.note(&mut node, action, answer),
             () = engine.wake.notified() => {}
             // A store that panics here gives a reason to look as well.
-            _ = async { caught_async(|| engine.ledger.store().wait_for_work()).await }, if !quiet => {
-                node.hint(Hint::Work, Instant::now());
-                quiet_until = Instant::now() + QUIET;
+            news = async { caught_async(|| engine.ledger.store().news()).await }, if !quiet => {
+                let now = Instant::now();
+                match news {
+                    Ok(news) => engine.hear(news, &mut node, now),
+                    Err(_) => node.hint(Hint::Work, now),
+                }
+                quiet_until = now + QUIET;
             }
             () = sleep_until(wake_at.into()) => {}
         }
@@ -114,6 +119,7 @@ impl Engine {
                     Action::Rescue => self.rescue().await,
                     Action::Prune => self.prune().await,
                     Action::Deliver(max) => self.deliver(max).await,
+                    Action::Look => self.look().await,
                     Action::Report => {
                         self.report().await;
                         Ok(Answer::Idle(None))
@@ -164,6 +170,10 @@ impl Engine {
             return Err(Self::too_slow("claim", self.settings.store_timeout));
         };
         let claimed = claimed?;
+        for id in claimed.unreadable {
+            self.watchers.changed(id);
+            self.hint(Hint::Outbox);
+        }
         let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
         for (task, slot) in claimed.tasks.into_iter().zip(slots.drain(..)) {
             let start = Start {
@@ -269,6 +279,7 @@ impl Engine {
     }
 
     async fn report(&self) {
+        self.beat().await;
         if self.probes.is_empty() {
             return;
         }
@@ -306,6 +317,7 @@ impl Action {
             Self::Rescue => "rescuing tasks",
             Self::Prune => "giving up completions and pruning tasks",
             Self::Deliver(_) => "claiming completions",
+            Self::Look => "looking at tasks that somebody waits for",
             Self::Report => "reporting",
         }
     }

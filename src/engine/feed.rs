@@ -98,6 +98,23 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
+    /// Whether anybody listens.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.noting.load(Ordering::SeqCst) && self.state().listeners > 0
+    }
+
+    /// Notes that there were changes which are not known.
+    pub(crate) fn miss(&self) {
+        if !self.noting.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.state();
+        state.changes.clear();
+        state.next += 1;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     /// Begins to listen, from `place` on; from now on without one. Look at the tasks after this.
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
         let mut state = self.state();
@@ -248,6 +265,19 @@ mod tests {
         assert!(!feed.noting.load(Ordering::SeqCst));
         feed.note(id(3));
         assert!(feed.listen(Some(place)).take(10).unwrap().missed);
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_as_missed() {
+        let feed = Feed::new();
+        feed.miss();
+        let mut listener = feed.listen(None);
+        assert_eq!(listener.take(10), None);
+        feed.note(id(1));
+        feed.miss();
+        feed.note(id(2));
+        let heard = listener.take(10).unwrap();
+        assert_eq!((heard.tasks, heard.missed), (vec![id(2)], true));
     }
 
     #[test]

@@ -49,7 +49,6 @@ impl Tasks {
             if !waits || now >= deadline || !engine.phase.is_open() {
                 return Ok(found);
             }
-            // A change made by another process is not told here, so look now and then.
             let look_again = deadline.min(now + LOOK_AGAIN);
             tokio::select! {
                 () = changed => {}
@@ -131,5 +130,6 @@ impl Changes {
 /// Nobody waits longer than a year, and no clock runs over.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How often a task is looked at by somebody who waits for it, besides when this process changes it: another process may.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often a task is looked at by somebody who waits for it, besides when it is known to have changed, here or elsewhere: a
+/// belt beside the braces.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(30);

@@ -87,7 +87,7 @@ async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
 
 impl Engine {
     /// Answers whether the store did.
-    async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
+    pub(super) async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
         let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
         if held.is_empty() {
             return true;

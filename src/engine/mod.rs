@@ -25,6 +25,7 @@ mod hosts;
 mod judge;
 mod lease;
 mod log;
+mod lookout;
 pub(crate) mod node;
 #[cfg(feature = "api")]
 mod observe;
@@ -76,6 +77,7 @@ use self::{
     caught::{caught, caught_async, panicked},
     destinations::Destinations,
     lease::LeaseThread,
+    lookout::Lookout,
     node::Hint,
     rates::Rates,
     running::Running,
@@ -88,7 +90,7 @@ pub use self::{
     follow::Changes,
     retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
     shutdown::ShutdownReport,
-    stats::{RateStats, SlotStats, Stats},
+    stats::{ProcessStats, Stats},
     submit::{Submission, SubmitError, Submitted},
     tasks::{Tasks, WeakTasks},
 };
@@ -116,6 +118,7 @@ pub(crate) struct Engine {
     slots: Slots,
     running: Running,
     watchers: Watchers,
+    lookout: Lookout,
     rates: Rates,
     busy: Busy,
     phase: Phase,
@@ -149,7 +152,8 @@ impl Engine {
             api_mounted: AtomicBool::new(false),
             api: OnceLock::new(),
             running: Running::new(),
-            watchers: Watchers::new(),
+            lookout: Lookout::new(store.abilities()),
+            watchers: Watchers::new(&wake),
             rates: Rates::new(),
             busy: Busy::default(),
             phase: Phase::new(),

@@ -1,4 +1,4 @@
-//! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, report.
+//! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, look, report.
 //!
 //! Each duty is a small timetable: not before a time, one call at a time, sooner on a hint, later after a failure. The
 //! machine is asked for [`Action`]s until it has none, then asked when to come back. Coming back early does no harm.
@@ -13,6 +13,8 @@ const RESCUE_EVERY: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
 const DELIVER_EVERY: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// Whoever waits for a task that another process changes hears of it within this time, if nothing told of it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Back-off after a failed call: doubling from here ...
 const PAUSE_BASE: Duration = Duration::from_millis(100);
@@ -29,9 +31,11 @@ pub(crate) struct Node {
     rescue: Duty,
     prune: Duty,
     deliver: Duty,
+    look: Duty,
     report: Duty,
     claiming: bool,
     delivering: bool,
+    watching: bool,
 }
 
 /// One duty's timetable.
@@ -55,6 +59,8 @@ pub(crate) enum Action {
     Prune,
     /// Claim up to so many completions.
     Deliver(usize),
+    /// Look at the tasks that somebody waits for.
+    Look,
     /// Tell the probes how things stand.
     Report,
 }
@@ -77,6 +83,8 @@ pub(crate) enum Hint {
     Work,
     /// A completion may be due.
     Outbox,
+    /// A task that somebody waits for may have changed.
+    Changes,
 }
 
 impl Node {
@@ -87,9 +95,11 @@ impl Node {
             rescue: Duty::new(RESCUE_EVERY.min(lease / 2), now),
             prune: Duty::new(PRUNE_EVERY, now),
             deliver: Duty::new(DELIVER_EVERY, now),
+            look: Duty::new(LOOK_EVERY, now),
             report: Duty::new(REPORT_EVERY, now),
             claiming: true,
             delivering: true,
+            watching: false,
         }
     }
 
@@ -100,6 +110,9 @@ impl Node {
         }
         if self.delivering && deliverers > 0 && self.deliver.begin(now, jitter) {
             return Some(Action::Deliver(deliverers));
+        }
+        if self.watching && self.look.begin(now, jitter) {
+            return Some(Action::Look);
         }
         let others = [
             (&mut self.rescue, Action::Rescue),
@@ -127,6 +140,7 @@ impl Node {
         // A claim that is due waits for a slot; one that is not yet due waits for its time.
         consider(&self.claim, self.claiming && (slots > 0 || self.claim.due_at > now));
         consider(&self.deliver, self.delivering && deliverers > 0);
+        consider(&self.look, self.watching);
         consider(&self.rescue, true);
         consider(&self.prune, true);
         consider(&self.report, true);
@@ -140,6 +154,7 @@ impl Node {
             Action::Rescue => &mut self.rescue,
             Action::Prune => &mut self.prune,
             Action::Deliver(_) => &mut self.deliver,
+            Action::Look => &mut self.look,
             Action::Report => &mut self.report,
         };
         duty.end(answer, now, jitter)
@@ -150,7 +165,17 @@ impl Node {
         match hint {
             Hint::Work => self.claim.hint(now),
             Hint::Outbox => self.deliver.hint(now),
+            Hint::Changes => self.look.hint(now),
         }
+    }
+
+    /// Whether somebody waits for tasks that another process may change. The first look is not at once: who begins to wait
+    /// has just seen the task.
+    pub(crate) fn watch(&mut self, watching: bool, now: Instant) {
+        if watching && !self.watching {
+            self.look.due_at = now + LOOK_EVERY;
+        }
+        self.watching = watching;
     }
 
     /// Claims no more tasks: the first step of a shutdown.

@@ -55,7 +55,7 @@ impl Observer {
 
     /// Begins to hear of every change, from `place` on where that is still remembered.
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
-        self.engine.watchers.feed().listen(place)
+        self.engine.watchers.listen(place)
     }
 
     /// A place among those who may look on for long, if there is one left.

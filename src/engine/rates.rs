@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::RateStats;
+use crate::task::RateStats;
 
 /// Ten seconds a bucket: the youngest figure is at most that far behind.
 const BUCKET: Duration = Duration::from_secs(10);

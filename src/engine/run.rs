@@ -259,6 +259,7 @@ impl Engine {
             let _ = engine
                 .call("set_progress", || engine.ledger.store().set_progress(lease, progress))
                 .await;
+            engine.watchers.wake(lease.id);
         });
     }
 }

@@ -12,6 +12,7 @@ use crate::{
 /// How the engine behaves. The builder's documentation argues each default.
 pub(crate) struct Settings {
     pub(crate) worker_name: Arc<str>,
+    pub(crate) version: Option<Arc<str>>,
     pub(crate) concurrency: usize,
     pub(crate) limits: Limits,
     pub(crate) buffer_limit: usize,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Engine, ShutdownReport, SlotStats, Stats, attempt::Input, node::Hint},
+    engine::{Engine, ShutdownReport, Stats, attempt::Input, node::Hint},
     store::{Delete, LogQuery, StoreError},
     task::{
         CapturedRequest, CapturedResponse, Destination, Filter, LogLine, Page, PageOf, RequestId, Scope, TaskRecord,
@@ -207,7 +207,11 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not be gone.
     pub async fn delete(&self, scope: &Scope, id: RequestId) -> Result<Delete, StoreError> {
         let engine = self.engine();
-        engine.call("delete", || engine.ledger.delete(scope, id)).await
+        let deleted = engine.call("delete", || engine.ledger.delete(scope, id)).await?;
+        if deleted == Delete::Deleted {
+            engine.watchers.changed(id);
+        }
+        Ok(deleted)
     }
 
     /// Has the completion of this generation told to this destination again, at once, whether it was delivered, given up, or
@@ -249,17 +253,14 @@ impl Tasks {
     pub async fn stats(&self, scope: &Scope) -> Result<Stats, StoreError> {
         let engine = self.engine();
         let counts = engine.call("counts", || engine.ledger.store().counts(scope)).await?;
-        let everybody = *scope == Scope::All;
-        Ok(Stats {
-            counts,
-            slots: everybody.then(|| SlotStats {
-                used: engine.slots.used(),
-                total: engine.slots.total(),
-                stuck: engine.slots.stuck(),
-            }),
-            rates: everybody.then(|| engine.rates.read(engine.clock.uptime(Instant::now()))),
-            minutes: everybody.then(|| engine.rates.minutes(engine.clock.uptime(Instant::now()))),
-            buffered_bytes: everybody.then(|| engine.budget.used()),
+        Ok(match scope {
+            Scope::One(_) => Stats::of_one(counts),
+            Scope::All => {
+                let now = Instant::now();
+                let own = engine.presence(now);
+                let others = engine.lookout.others(&own, now);
+                Stats::of_all(counts, own, others)
+            }
         })
     }
 

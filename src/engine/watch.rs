@@ -4,17 +4,23 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use tokio::sync::Notify;
 
-use crate::{engine::feed::Feed, task::RequestId};
+use crate::{
+    engine::feed::{Feed, Listener, Place},
+    task::RequestId,
+};
 
 /// Those who wait, by task, and those who listen to all. Nobody is remembered who does not wait now.
 pub(crate) struct Watchers {
     feed: Feed,
+    /// Whether the driver has seen that somebody is there.
+    attended: AtomicBool,
+    driver: Arc<Notify>,
     count: AtomicUsize,
     by_task: Mutex<HashMap<RequestId, (usize, Arc<Notify>)>>,
 }
@@ -27,9 +33,12 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl Watchers {
-    pub(crate) fn new() -> Self {
+    /// `driver` is notified when somebody comes and none was there.
+    pub(crate) fn new(driver: &Arc<Notify>) -> Self {
         Self {
             feed: Feed::new(),
+            attended: AtomicBool::new(false),
+            driver: driver.clone(),
             count: AtomicUsize::new(0),
             by_task: Mutex::default(),
         }
@@ -41,7 +50,6 @@ impl Watchers {
     }
 
     /// The changes of all tasks.
-    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
     pub(crate) const fn feed(&self) -> &Feed {
         &self.feed
     }
@@ -49,6 +57,7 @@ impl Watchers {
     /// Begins to wait for `id`. Look at the task after this: what changed before is not told.
     pub(crate) fn watch(&self, id: RequestId) -> Watcher<'_> {
         self.count.fetch_add(1, Ordering::SeqCst);
+        self.call_driver();
         let mut by_task = self.by_task.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = by_task.entry(id).or_default();
         entry.0 += 1;
@@ -56,6 +65,40 @@ impl Watchers {
             watchers: self,
             id,
             changed: entry.1.clone(),
+        }
+    }
+
+    /// Begins to hear of every change, from `place` on where that is still remembered.
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
+    pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
+        let listener = self.feed.listen(place);
+        self.call_driver();
+        listener
+    }
+
+    /// Whether anybody waits or listens.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0 || self.feed.is_heard()
+    }
+
+    /// The tasks that somebody waits for.
+    pub(crate) fn ids(&self) -> Vec<RequestId> {
+        let by_task = self.by_task.lock().unwrap_or_else(PoisonError::into_inner);
+        by_task.keys().copied().collect()
+    }
+
+    /// Whether the driver has changes told.
+    pub(crate) fn note_attended(&self, attended: bool) {
+        self.attended.store(attended, Ordering::SeqCst);
+        // Who came just before has not called the driver.
+        if !attended && self.is_watched() {
+            self.driver.notify_one();
+        }
+    }
+
+    fn call_driver(&self) {
+        if !self.attended.load(Ordering::SeqCst) {
+            self.driver.notify_one();
         }
     }
 

@@ -23,9 +23,12 @@ use crate::{
     },
     probe::Probe,
     store::{Limits, Retention, TaskStore},
-    task::{Condition, Conditions},
+    task::{Condition, Conditions, record::cut},
     wire::{LinkBase, host},
 };
+
+/// How much of the application's version is kept: it is a word in a table.
+const VERSION_BYTES: usize = 64;
 
 const MIB: usize = 1024 * 1024;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -77,6 +80,7 @@ impl Builder {
             store,
             settings: Settings {
                 worker_name: "worker".into(),
+                version: None,
                 concurrency: 64,
                 limits: Limits {
                     queued: 100_000,
@@ -386,6 +390,13 @@ impl Builder {
     /// [`WorkerId::NAME_BYTES`](crate::task::WorkerId::NAME_BYTES) are kept. Default: `worker`.
     pub fn worker_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.settings.worker_name = name.into();
+        self
+    }
+
+    /// Which version of the application this process is, for people who look at several. Shown in the statistics and the
+    /// console; of longer ones, 64 bytes are kept. Default: none.
+    pub fn version(mut self, version: impl AsRef<str>) -> Self {
+        self.settings.version = Some(cut(version.as_ref(), VERSION_BYTES).into());
         self
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Columns, OutboxRow, Row};
 use crate::{
-    task::{Destination, FenceToken, RequestId, TaskRecord, envelope::Payload},
+    task::{Destination, FenceToken, RequestId, TaskRecord, TaskState, envelope::Payload},
     time::Timestamp,
 };
 
@@ -148,13 +148,21 @@ impl Change {
         }
     }
 
-    /// Whether a completion is to be delivered now that it is made.
+    /// Whether a completion is to be delivered now that it is made, which other handles are to be
+    /// [told](crate::store::News::outbox).
     #[must_use]
     pub fn brings_completion(&self) -> bool {
         let outbox = self.to.as_ref().map_or(&[][..], |next| &next.outbox);
         outbox
             .iter()
             .any(|change| change.to.as_ref().is_some_and(|(due, _)| due.is_zero()))
+    }
+
+    /// Whether it asks the holder of the task to stop, who is to be [told](crate::store::News::stops).
+    #[must_use]
+    pub fn asks_to_stop(&self) -> bool {
+        let next = self.to.as_ref();
+        next.is_some_and(|next| next.columns.state == TaskState::Stopping)
     }
 
     /// Takes `row` out.

@@ -38,11 +38,17 @@ pub enum Operation {
     Logs,
     /// `prune_keys`.
     PruneKeys,
+    /// `glance`.
+    Glance,
+    /// `beat`.
+    Beat,
+    /// `control`.
+    Control,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Insert,
         Self::InsertAll,
         Self::Claim,
@@ -59,6 +65,9 @@ impl Operation {
         Self::AppendLog,
         Self::Logs,
         Self::PruneKeys,
+        Self::Glance,
+        Self::Beat,
+        Self::Control,
     ];
 }
 
@@ -71,7 +80,7 @@ impl fmt::Display for Operation {
 /// Writes operations of [`TaskStore`](crate::store::TaskStore) for a store around another one, inside its `impl`.
 ///
 /// Named are the operations to write, or `all`. Each goes through the wrapper's method `forward`, with the signature that it has
-/// in the example: it decides whether, when and how often the operation is done. Operations without a future, `wait_for_work`
+/// in the example: it decides whether, when and how often the operation is done. Operations without a future, `news`
 /// and `close` go to the store that the wrapper's method `store(&self)` returns.
 ///
 /// # Examples
@@ -123,7 +132,7 @@ macro_rules! forward_store {
     (all) => {
         $crate::forward_store!(
             abilities now queue_hint insert insert_all claim rows due commit commit_all renew claim_deliveries list counts
-            payload set_progress append_log logs prune_keys wait_for_work close
+            payload set_progress append_log logs prune_keys news attend glance beat control close
         );
     };
     ($($operation:ident)+) => {
@@ -152,9 +161,14 @@ macro_rules! __forward {
             $crate::store::TaskStore::queue_hint(self.store(), tenant)
         }
     };
-    (wait_for_work) => {
-        fn wait_for_work(&self) -> $crate::error::BoxFuture<'_, ()> {
-            $crate::store::TaskStore::wait_for_work(self.store())
+    (news) => {
+        fn news(&self) -> $crate::error::BoxFuture<'_, $crate::store::News> {
+            $crate::store::TaskStore::news(self.store())
+        }
+    };
+    (attend) => {
+        fn attend(&self, attention: $crate::store::Attention) {
+            $crate::store::TaskStore::attend(self.store(), attention);
         }
     };
     (close) => {
@@ -211,6 +225,24 @@ macro_rules! __forward {
     };
     (prune_keys) => {
         $crate::__forward!(@owned PruneKeys prune_keys(limit: usize) -> usize);
+    };
+    (glance) => {
+        $crate::__forward!(
+            @owned Glance glance(ids: ::std::vec::Vec<$crate::task::RequestId>)
+                -> ::std::vec::Vec<::core::option::Option<$crate::store::Glance>>
+        );
+    };
+    (beat) => {
+        $crate::__forward!(
+            @owned Beat beat(me: $crate::task::Presence, within: ::core::time::Duration)
+                -> ::std::vec::Vec<$crate::task::Seen>
+        );
+    };
+    (control) => {
+        $crate::__forward!(
+            @owned Control control(change: ::core::option::Option<$crate::store::ControlChange>)
+                -> $crate::store::Controls
+        );
     };
     (rows) => {
         $crate::__forward!(@scoped Rows rows(which: &$crate::store::Which) () -> ::std::vec::Vec<$crate::store::Row>);

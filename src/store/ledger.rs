@@ -105,12 +105,17 @@ impl Ledger {
         let mut claimed = Claimed {
             tasks: Vec::with_capacity(claims.tasks.len()),
             next_due: claims.next_due,
+            control: claims.control,
+            unreadable: Vec::new(),
         };
         for found in claims.tasks {
             let (id, request) = (found.row.id, found.request);
             match request.and_then(|payload| decoded(id, CapturedRequest::from_payload(payload))) {
                 Ok(input) => claimed.tasks.push(ClaimedTask::new(found.row, Arc::new(input))),
-                Err(reason) => self.set_aside(found.row, &reason).await?,
+                Err(reason) => {
+                    self.set_aside(found.row, &reason).await?;
+                    claimed.unreadable.push(id);
+                }
             }
         }
         Ok(claimed)

@@ -18,6 +18,7 @@ mod forward;
 pub mod kit;
 mod ledger;
 mod memory;
+mod news;
 mod operations;
 #[cfg(feature = "redb")]
 mod redb;
@@ -39,6 +40,7 @@ pub use self::{
         Pruned, Rescued, Settled,
     },
     memory::{MemoryStore, MemoryStoreBuilder},
+    news::{Attention, Control, ControlChange, Controls, Glance, News},
     operations::{
         Abilities, BornClaimed, Candidate, Candidates, Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Due,
         Durability, FullReason, Insertion, KnownBy, Limits, LogQuery, NewRow, Part, Payload, QueueHint, Renewal,
@@ -48,7 +50,7 @@ pub use self::{
 };
 use crate::{
     error::BoxFuture,
-    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
+    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen, Tenant},
     time::Timestamp,
 };
 
@@ -185,8 +187,32 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// Forgets up to `limit` keys past their window, and says how many.
     fn prune_keys(&self, limit: usize) -> BoxFuture<'_, StoreResult<usize>>;
 
-    /// Resolves when something may have become runnable. A hint: it may lie and it may miss; polling is the truth.
-    fn wait_for_work(&self) -> BoxFuture<'_, ()>;
+    /// Resolves when this handle has heard something. All of it is a hint, which may lie, repeat and miss; looking now and
+    /// then is the truth. One caller at a time: the engine that has this handle.
+    ///
+    /// What other handles of the same store do is told, as far as [`Abilities::notifies`] says so. What is done through
+    /// this one need not be.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was heard is answered by the next call.
+    fn news(&self) -> BoxFuture<'_, News>;
+
+    /// Says how much of what others do this handle needs to hear: [`Attention::Work`] until it is called. Not waited for.
+    /// A store that connects says it again when it has lost its connection.
+    fn attend(&self, attention: Attention);
+
+    /// Where tasks stand, for those that wait for one to change: one answer for each, in order, `None` for one that is not
+    /// there.
+    fn glance(&self, ids: Vec<RequestId>) -> BoxFuture<'_, StoreResult<Vec<Option<Glance>>>>;
+
+    /// Says that a process is there and how it is, and answers with all that have said so within this time, this one among
+    /// them. The latest of each counts. One whose presence a newer build wrote so that it cannot be read is left out.
+    fn beat(&self, me: Presence, within: Duration) -> BoxFuture<'_, StoreResult<Vec<Seen>>>;
+
+    /// Changes a named value, if one is to be changed and it is as it was read, and answers with all of them as they are
+    /// then. There are few, and they are small. They survive what a task survives.
+    fn control(&self, change: Option<ControlChange>) -> BoxFuture<'_, StoreResult<Controls>>;
 
     /// Lets go of files and connections, once the engine is done. Later operations are `Unavailable`.
     fn close(&self) -> BoxFuture<'_, ()>;

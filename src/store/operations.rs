@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use super::{Answers, Columns, Row, StoreResult};
 pub use crate::task::{envelope::Payload, lifecycle::Renewal};
 use crate::{
-    task::{Destination, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, TaskRef, TaskState, WorkerId},
+    task::{
+        Destination, FenceToken, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, TaskRef, TaskState,
+        WorkerId,
+    },
     time::Timestamp,
 };
 
@@ -18,7 +21,8 @@ pub struct Abilities {
     pub durability: Durability,
     /// How many processes may use it at once.
     pub sharing: Sharing,
-    /// Whether `wait_for_work` hears of work that another process stored.
+    /// Whether [`news`](crate::store::TaskStore::news) hears of what other processes do. Where it does not, the engine looks
+    /// every second, and streams of all tasks say now and then that something was missed.
     pub notifies: bool,
 }
 
@@ -39,6 +43,8 @@ impl Abilities {
 pub enum Durability {
     /// A panic in a handler; not the end of the process.
     Process,
+    /// The end of the processes and of the server's; a power cut may take the last seconds.
+    Restart,
     /// The end of the process and of the machine's power; not the loss of its disk.
     Host,
     /// The loss of a machine.
@@ -101,9 +107,9 @@ impl NewRow {
         }
     }
 
-    /// The row of it, stored now.
+    /// The row of it, stored now. `floor` is as for [`Row::claim`].
     #[must_use]
-    pub fn row(&self, now: Timestamp) -> Row {
+    pub fn row(&self, floor: FenceToken, now: Timestamp) -> Row {
         let mut columns = Columns::of(&self.record);
         columns.created_at = now;
         columns.run_at = now.saturating_add(self.delay);
@@ -121,8 +127,9 @@ impl NewRow {
                 true => {
                     row.columns.started_at = Some(now);
                     row.columns.lease_until = Some(now.saturating_add(born.lease));
+                    row.columns.token = row.columns.token.max(floor.next());
                 }
-                false => row.claim(born.worker.clone(), born.lease, now),
+                false => row.claim(born.worker.clone(), born.lease, floor, now),
             }
         }
         row
@@ -219,6 +226,8 @@ pub struct Claims {
     /// How long until the next waiting task is due, if one is known: zero if more could have been claimed. A suspect
     /// that must wait for another suspect of this worker does not count.
     pub next_due: Option<Duration>,
+    /// The version of the [named values](crate::store::Controls::version), so that who claims knows when to read them.
+    pub control: u64,
 }
 
 /// A claimed task.

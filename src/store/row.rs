@@ -129,12 +129,14 @@ impl Row {
 
     /// Hands the task to `worker`, who holds it for `lease` from `now`.
     ///
-    /// The store has seen that it [may be run](Columns::is_runnable).
-    pub fn claim(&mut self, worker: WorkerId, lease: Duration, now: Timestamp) {
+    /// The store has seen that it [may be run](Columns::is_runnable). `floor` is a token that this claim's is greater than:
+    /// [`FenceToken::NONE`] for a store that never forgets a claim it has answered, and for one with a server whose failover
+    /// may lose some, a number that grows with every failover. A token that was handed out twice would be no fence.
+    pub fn claim(&mut self, worker: WorkerId, lease: Duration, floor: FenceToken, now: Timestamp) {
         self.version += 1;
         let columns = &mut self.columns;
         columns.state = TaskState::Running;
-        columns.token = columns.token.next();
+        columns.token = columns.token.max(floor).next();
         columns.worker = Some(worker);
         columns.lease_until = Some(now.saturating_add(lease));
         columns.started_at = Some(now);
@@ -275,12 +277,13 @@ impl Columns {
 }
 
 impl OutboxRow {
-    /// Takes the completion to try to deliver it, until `lease` runs out. `None` unless it is due.
-    pub fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<FenceToken> {
+    /// Takes the completion to try to deliver it, until `lease` runs out. `None` unless it is due. `floor` is as for
+    /// [`Row::claim`].
+    pub fn claim(&mut self, lease: Duration, floor: FenceToken, now: Timestamp) -> Option<FenceToken> {
         if self.due_at > now {
             return None;
         }
-        self.token = self.token.next();
+        self.token = self.token.max(floor).next();
         self.claimed = true;
         self.due_at = now.saturating_add(lease);
         Some(self.token)

@@ -7,10 +7,10 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use proptest::prelude::*;
 
 use crate::{
-    store::{Change, Guard, NewRow, Row},
+    store::{BornClaimed, Change, Guard, NewRow, OutboxRow, Row},
     task::{
-        CapturedRequest, CapturedResponse, Conditions, Destination, NewTask, Progress, RequestId, Subscription,
-        Subscriptions, TaskRecord, WorkerId,
+        CapturedRequest, CapturedResponse, Conditions, Destination, FenceToken, NewTask, Progress, RequestId,
+        Subscription, Subscriptions, TaskRecord, WorkerId,
         lifecycle::{Outcome, Rescue},
     },
     time::Timestamp,
@@ -86,7 +86,7 @@ impl Both {
             ..NewTask::new(RequestId::from_bytes([7; 16]), request())
         };
         let whole = TaskRecord::accepted(&task, now);
-        let row = NewRow::new(Arc::new(whole.clone()), request().to_payload()).row(now);
+        let row = NewRow::new(Arc::new(whole.clone()), request().to_payload()).row(FenceToken::NONE, now);
         Self { row, whole, now }
     }
 
@@ -111,7 +111,7 @@ impl Both {
                 assert_eq!(runnable, self.whole.is_runnable(now));
                 if runnable {
                     let worker = WorkerId::new("w", 1);
-                    self.row.claim(worker.clone(), LEASE, now);
+                    self.row.claim(worker.clone(), LEASE, FenceToken::NONE, now);
                     self.whole.claim(worker, LEASE, now).unwrap();
                 }
             }
@@ -145,7 +145,7 @@ impl Both {
                 let (generation, to) = (self.whole.deliveries[at].generation, Destination::new("hook"));
                 let mut rows = self.row.outbox.iter_mut();
                 let row = rows.find(|row| row.generation == generation).expect("it is pending");
-                let token = row.claim(LEASE, now).expect("it is due");
+                let token = row.claim(LEASE, FenceToken::NONE, now).expect("it is due");
                 let delivery = &mut self.whole.deliveries[at];
                 (delivery.due_at, delivery.token, delivery.is_claimed) = (row.due_at, token, true);
                 self.change(|record| {
@@ -200,4 +200,45 @@ proptest! {
             both.agree();
         }
     }
+}
+
+/// However few claims there were that the store remembers.
+#[test]
+fn a_token_is_greater_than_the_floor_of_its_claim() {
+    let floor = FenceToken::new(7 << 32);
+    let now = Timestamp::from_millis(1_000);
+    let worker = WorkerId::new("w", 1);
+    let born = |claimed: bool| {
+        let task = NewTask::new(RequestId::from_bytes([7; 16]), request());
+        let mut record = TaskRecord::accepted(&task, now);
+        if claimed {
+            record.claim(worker.clone(), LEASE, now).unwrap();
+        }
+        let mut new = NewRow::new(Arc::new(record), task.input.to_payload());
+        new.born = Some(BornClaimed {
+            worker: worker.clone(),
+            lease: LEASE,
+        });
+        new.row(floor, now)
+    };
+    for row in [born(false), born(true)] {
+        assert_eq!(row.columns.token, floor.next());
+        assert_eq!(row.into_record().token, floor.next());
+    }
+    let task = NewTask::new(RequestId::from_bytes([7; 16]), request());
+    let record = Arc::new(TaskRecord::accepted(&task, now));
+    let mut row = NewRow::new(record, task.input.to_payload()).row(floor, now);
+    assert_eq!(row.columns.token, FenceToken::NONE, "nobody has it");
+    row.claim(worker.clone(), LEASE, floor, now);
+    assert_eq!(row.columns.token, floor.next());
+    row.claim(worker, LEASE, floor, now);
+    assert_eq!(row.columns.token, floor.next().next(), "it grows with every claim");
+    let mut completion = OutboxRow {
+        generation: 1,
+        destination: Destination::LOCAL,
+        due_at: now,
+        token: FenceToken::NONE,
+        claimed: false,
+    };
+    assert_eq!(completion.claim(LEASE, floor, now), Some(floor.next()));
 }

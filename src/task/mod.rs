@@ -23,6 +23,7 @@ pub mod lifecycle;
 mod new_task;
 pub(crate) mod own;
 mod payload;
+mod presence;
 pub(crate) mod printable;
 pub mod query;
 pub mod record;
@@ -46,6 +47,7 @@ pub use self::{
     },
     labels::{Labels, TooLong},
     new_task::{NewTask, Subscription, Subscriptions},
+    presence::{Presence, RateStats, Seen, SlotStats},
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
     record::{Accepted, Counts, LogLine, Progress, TaskRecord},
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},

@@ -17,6 +17,7 @@
 mod basics;
 mod log_line;
 mod parts;
+mod presence;
 mod unknown;
 
 use std::sync::Arc;

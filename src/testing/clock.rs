@@ -10,7 +10,7 @@ use std::{
 
 use crate::time::{Clock, Timestamp};
 
-/// A clock that stands still until it is told otherwise. Clones are the same clock.
+/// A clock that stands still until it is moved. Clones are the same clock.
 ///
 /// Give it to a store, and a lease of a minute lapses when the test says so.
 ///
@@ -45,7 +45,14 @@ impl ManualClock {
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
     }
 
-    /// Moves the time on to `now`. An earlier time is ignored: a clock never goes back.
+    /// Turns the time back by `duration`, as when another server with a slow clock takes over.
+    pub fn turn_back(&self, duration: Duration) {
+        let subtract = |now| Some(Timestamp::from_millis(now).saturating_sub(duration).as_millis());
+        // Always `Ok`: the closure never refuses.
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract);
+    }
+
+    /// Moves the time on to `now`. An earlier time is ignored.
     pub fn set(&self, now: Timestamp) {
         self.0.fetch_max(now.as_millis(), Ordering::AcqRel);
     }

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
-use redb::Database;
+use redb::{Database, ReadableTable};
 use tower_respond_async::{
     RequestId, TaskStore,
     error::BoxFuture,
-    store::kit::Kind,
+    store::{Row, kit::Kind},
+    task::TaskRecord,
     testing::{
         ManualClock,
         conformance::{self, Harness},
@@ -103,6 +104,11 @@ impl Harness for KvHarness {
         Box::pin(async {})
     }
 
+    fn set_back(&self, by: Duration) -> BoxFuture<'_, bool> {
+        self.clock.turn_back(by);
+        Box::pin(async { true })
+    }
+
     fn unit(&self) -> Duration {
         Duration::from_secs(1)
     }
@@ -132,6 +138,25 @@ impl Harness for KvHarness {
             let mut values = transaction.open_table(VALUES).unwrap();
             let key = (Kind::Request as u8, &id.as_bytes()[..]);
             values.insert(key, &b"garbage"[..]).unwrap();
+            drop(values);
+            transaction.commit().unwrap();
+            true
+        })
+    }
+
+    fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            self.close().await;
+            let database = Database::open(self.folder.file("tasks.kv")).unwrap();
+            let transaction = database.begin_write().unwrap();
+            let mut values = transaction.open_table(VALUES).unwrap();
+            let key = (Kind::Row as u8, &id.as_bytes()[..]);
+            let mut row = values.get(key).unwrap().unwrap().value()[4..].to_vec();
+            let record = Row::decode(id, &row).unwrap().1.len();
+            let at = row.len() - record;
+            row[at] = TaskRecord::FORMAT + 1;
+            let value = [&crc32fast::hash(&row).to_be_bytes(), &row[..]].concat();
+            values.insert(key, &*value).unwrap();
             drop(values);
             transaction.commit().unwrap();
             true

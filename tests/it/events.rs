@@ -16,7 +16,7 @@ use tower_respond_async::{
 use crate::support::{App, Gate, WithoutBody, fc, no_retries, routes, soon};
 
 /// A stream being read.
-struct Stream {
+pub(crate) struct Stream {
     connection: TcpStream,
     /// What was received and not yet taken.
     text: String,
@@ -25,15 +25,15 @@ struct Stream {
 
 /// An event as it was received.
 #[derive(Clone, Debug, PartialEq)]
-struct Event {
+pub(crate) struct Event {
     id: Option<String>,
-    name: String,
-    data: Value,
+    pub(crate) name: String,
+    pub(crate) data: Value,
 }
 
 impl Stream {
     /// Asks for a stream, and reads the head of the answer.
-    async fn open(address: SocketAddr, path: &str, more: &str) -> Self {
+    pub(crate) async fn open(address: SocketAddr, path: &str, more: &str) -> Self {
         let mut connection = TcpStream::connect(address).await.unwrap();
         // 1.0, so that the body is not in chunks.
         let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n{more}\r\n");
@@ -94,7 +94,7 @@ impl Stream {
     }
 
     /// The next event of a kind.
-    async fn next_of(&mut self, name: &str) -> Event {
+    pub(crate) async fn next_of(&mut self, name: &str) -> Event {
         loop {
             let event = self
                 .next()

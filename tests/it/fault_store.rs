@@ -173,6 +173,10 @@ impl Harness for Wrapped {
         self.0.pass(time)
     }
 
+    fn set_back(&self, by: Duration) -> BoxFuture<'_, bool> {
+        self.0.set_back(by)
+    }
+
     fn unit(&self) -> Duration {
         self.0.unit()
     }
@@ -191,6 +195,10 @@ impl Harness for Wrapped {
 
     fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool> {
         self.0.corrupt(id)
+    }
+
+    fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        self.0.make_newer(id)
     }
 }
 

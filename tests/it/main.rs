@@ -32,6 +32,7 @@ mod guarded;
 mod handler;
 mod hooks;
 mod lease;
+mod many_engines;
 mod memory;
 mod memory_keys;
 mod memory_waiting;

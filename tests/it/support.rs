@@ -166,7 +166,7 @@ where
         stats.counts.iter().map(|(_, count)| count).sum()
     }
 
-    pub(crate) async fn buffered(&self) -> usize {
+    pub(crate) async fn buffered(&self) -> u64 {
         self.tasks.stats(&Scope::All).await.unwrap().buffered_bytes.unwrap()
     }
 
@@ -180,7 +180,7 @@ where
     }
 
     #[track_caller]
-    pub(crate) fn until_buffered(&self, bytes: usize) -> impl Future<Output = ()> {
+    pub(crate) fn until_buffered(&self, bytes: u64) -> impl Future<Output = ()> {
         soon(async move {
             while self.buffered().await != bytes {
                 tokio::task::yield_now().await;

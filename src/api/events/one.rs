@@ -1,6 +1,6 @@
 //! The events of one task.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use http::{Response, StatusCode};
 use tokio::time::sleep_until;
@@ -22,9 +22,6 @@ use crate::{
 
 /// How many lines of log are read at once: of the longest there are, 1 MiB.
 const LINES_AT_ONCE: usize = 64;
-
-/// How often the task is looked at besides when this process changes it: another process may, and progress is not told.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// `GET /{id}/events`
 pub(in crate::api) async fn one(call: Call) -> Answer {
@@ -152,7 +149,6 @@ impl Follower {
                 () = changed => {}
                 () = observer.closed() => {}
                 () = self.teller.pen.left() => return Err(Gone),
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = sleep_until(self.teller.heartbeat_at()) => {}
             }
         }

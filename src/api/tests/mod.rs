@@ -84,6 +84,7 @@ impl World {
         let (store, audit) = (MemoryStore::new(), Arc::new(Audit::default()));
         let settings = Settings {
             worker_name: "w".into(),
+            version: None,
             concurrency: 1,
             limits: Limits::UNLIMITED,
             buffer_limit: 1,

@@ -1,4 +1,4 @@
-// How things stand: counts, slots, the last hour, the latest tasks.
+// How things stand: counts, slots, the last hour, the processes, the latest tasks.
 
 import { get } from "./api.js";
 import { draw } from "./chart.js";
@@ -17,6 +17,8 @@ export function overview(root, _, { signal }) {
   const gauges = h("div", { class: "gauges" });
   const chart = h("div", { class: "chart-box" });
   const chartCard = card("Accepted and ended, by the minute", {}, chart);
+  const processes = h("tbody");
+  const processCard = processTable(processes);
   const latest = h("tbody");
   const table = h("table", { class: "tasks" }, headRow(), latest);
   const none = h("p", { class: "empty" }, "No task yet. ", h("a", { href: "#/invoke" }, "Try a request"), " to see one here.");
@@ -26,6 +28,7 @@ export function overview(root, _, { signal }) {
     tiles,
     gauges,
     chartCard,
+    processCard,
     card("Latest tasks", { class: "flush", tools: h("a", { href: "#/tasks" }, "All tasks") }, none, table),
   );
   let minutes = null;
@@ -34,6 +37,10 @@ export function overview(root, _, { signal }) {
     const [stats, page] = await Promise.all([get("stats", { signal }), get("", { query: { limit: LATEST }, signal })]);
     STATES.forEach((state, at) => counted[at](stats.counts[state] ?? 0));
     put(gauges, gaugeList(stats));
+    // Of one process the gauges say it all.
+    const several = stats.processes?.length > 1 ? stats.processes : [];
+    processCard.hidden = several.length === 0;
+    put(processes, several.map(processRow));
     minutes = stats.minutes;
     chartCard.hidden = !minutes;
     if (minutes && !chart.matches(":hover")) draw(chart, minutes);
@@ -76,6 +83,26 @@ function gaugeList({ oldestQueuedAgeMs, slots, rates, bufferedBytes, pendingCall
     forgottenKeys > 0 && gauge("Forgotten keys", count(forgottenKeys), h("span", { class: "error" }, "a request sent again may run again")),
   ];
   return items.filter(Boolean);
+}
+
+function processTable(rows) {
+  const heads = ["Process", "Version", "Slots in use", "Stuck", "Accepted, last minute", "Failed, last minute", "Up", "Seen"];
+  const head = h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text))));
+  return card("Processes", { class: "flush" }, h("div", { class: "scroll" }, h("table", { class: "processes" }, head, rows)));
+}
+
+function processRow({ instanceId, version, uptimeMs, seenAgoMs, draining, slots, lastMinute }) {
+  const cells = [
+    [h("code", {}, instanceId), draining && h("span", { class: "note" }, " shutting down")],
+    version ?? "–",
+    `${count(slots.used)} of ${count(slots.total)}`,
+    slots.stuck > 0 ? h("span", { class: "error" }, count(slots.stuck)) : "0",
+    count(lastMinute.accepted),
+    count(lastMinute.failed),
+    duration(uptimeMs),
+    seenAgoMs < 1500 ? "now" : `${duration(seenAgoMs)} ago`,
+  ];
+  return h("tr", {}, cells.map((cell) => h("td", {}, cell)));
 }
 
 function gauge(name, value, extra) {

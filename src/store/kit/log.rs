@@ -23,10 +23,15 @@ impl Log {
 
     /// Adds what is kept of lines that the holder of a row sends now.
     pub fn append(&mut self, row: &Row, lines: Vec<LogLine>, now: Timestamp) {
-        let last = self.lines.last().map_or(0, |last| last.seq);
-        let kept = self.meter.admit(row, lines, last, now);
+        let kept = self.meter.admit(row, lines, self.last(), now);
         self.weight += kept.iter().map(LogLine::weight).sum::<usize>();
         self.lines.extend(kept);
+    }
+
+    /// The number of its last line, 0 if there is none.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.lines.last().map_or(0, |last| last.seq)
     }
 
     /// The lines that are asked for.

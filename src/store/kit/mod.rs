@@ -13,6 +13,9 @@
 //! - [`LogMeter`]: how much log an attempt has written, and [`Log`]: all of it
 //! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values rather than columns
 //! - [`Values`]: rows, payloads, logs and keys in a store of keys and values
+//! - [`ControlValues`]: the named values that processes share
+//! - [`IoThread`]: a thread that drives a store's connections
+//! - [`NewsBoard`]: how the handles of one store in one process hear of each other
 //!
 //! # Examples
 //!
@@ -25,9 +28,12 @@
 //! assert_eq!(queue.waiting(), 0);
 //! ```
 
+mod control_values;
+mod io_thread;
 mod keys;
 mod log;
 mod log_meter;
+mod news_board;
 mod orphans;
 mod outbox;
 mod queue;
@@ -39,9 +45,12 @@ mod timeline;
 mod values;
 
 pub use self::{
+    control_values::ControlValues,
+    io_thread::IoThread,
     keys::{ClientKey, KnownKey},
     log::Log,
     log_meter::LogMeter,
+    news_board::{NewsBoard, NewsHandle},
     orphans::Orphans,
     outbox::{Due, Outbox},
     queue::{Candidate, Place, Queue, QueueGuard},

@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
-
 use super::timeline::Moment;
 use crate::{
     store::{FullReason, Limits, Row},
@@ -24,7 +22,6 @@ pub struct Queue {
     lanes: Mutex<Lanes>,
     // How many wait, readable without the lock: every request that may go async asks.
     waiting: AtomicU64,
-    work: Notify,
 }
 
 /// Where a waiting task stands in the queue.
@@ -93,21 +90,6 @@ impl Queue {
     /// How many tasks wait, without the lock.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Tells everybody who waits for work, and whoever comes next.
-    pub fn notify(&self) {
-        self.work.notify_waiters();
-        self.work.notify_one();
-    }
-
-    /// Resolves when somebody [notifies](Self::notify).
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, it misses nothing: whoever waits next hears of what came between.
-    pub async fn work(&self) {
-        self.work.notified().await;
     }
 }
 

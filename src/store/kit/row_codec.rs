@@ -33,7 +33,7 @@ impl Row {
     /// # use http::{HeaderMap, Method, Uri};
     /// use tower_respond_async::{
     ///     store::{NewRow, Row},
-    ///     task::{CapturedRequest, NewTask, RequestId, TaskRecord, WorkerId},
+    ///     task::{CapturedRequest, FenceToken, NewTask, RequestId, TaskRecord, WorkerId},
     ///     time::Timestamp,
     /// };
     ///
@@ -41,10 +41,10 @@ impl Row {
     /// # let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
     /// # let task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input));
     /// let record = Arc::new(TaskRecord::accepted(&task, now));
-    /// let stored = NewRow::new(record, task.input.to_payload()).row(now).encode();
+    /// let stored = NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, now).encode();
     ///
     /// let (mut row, record) = Row::decode(task.id, &stored)?;
-    /// row.claim(WorkerId::new("w", 1), Duration::from_secs(30), now);
+    /// row.claim(WorkerId::new("w", 1), Duration::from_secs(30), FenceToken::NONE, now);
     /// let claimed = [&row.encode_head(), record].concat();
     /// assert_eq!(Row::decode(task.id, &claimed)?.0, row);
     /// # Ok::<_, tower_respond_async::task::DecodeError>(())
@@ -320,14 +320,19 @@ mod tests {
         let input = CapturedRequest::new(Method::GET, Uri::from_static("/a?b"), HeaderMap::new(), Bytes::new());
         let task = NewTask::new(ID, Arc::new(input));
         let record = Arc::new(TaskRecord::accepted(&task, at(300)));
-        NewRow::new(record, task.input.to_payload()).row(at(300))
+        NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, at(300))
     }
 
     /// With all that may be missing.
     fn full() -> Row {
         let mut row = new();
         row.version = 300;
-        row.claim(WorkerId::new("w", 2), Duration::from_millis(9), at(301));
+        row.claim(
+            WorkerId::new("w", 2),
+            Duration::from_millis(9),
+            FenceToken::NONE,
+            at(301),
+        );
         row.columns.suspect = true;
         row.columns.ended_at = Some(at(302));
         row.columns.rests_at = Some(at(303));

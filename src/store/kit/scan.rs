@@ -11,7 +11,7 @@ use crate::{
         Row, Which, Why,
         kit::{KnownKey, Orphans},
     },
-    task::{Counts, Filter, LeaseRef, Page, PageOf, RequestId, Scope, SortOrder},
+    task::{Counts, FenceToken, Filter, LeaseRef, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
 };
 
@@ -38,7 +38,7 @@ pub fn insert(rows: &[Row], keyed: Option<&KnownKey>, task: &NewRow, now: Timest
         (None, Some(keyed)) => return known(keyed.id, KnownBy::Key, keyed.digest),
         (None, None) => {}
     }
-    let row = task.row(now);
+    let row = task.row(FenceToken::NONE, now);
     if row.columns.is_queued() {
         let waiting = || rows.iter().filter(|row| row.columns.is_queued());
         let own = waiting().filter(|row| row.record.tenant == record.tenant);
@@ -68,7 +68,7 @@ pub fn claim(mut rows: Vec<Row>, orphans: &Orphans, claim: &Claim, now: Timestam
             return (claimed, Some(row.columns.run_at.since(now)));
         }
         has_suspect |= row.columns.suspect;
-        row.claim(claim.worker.clone(), claim.lease, now);
+        row.claim(claim.worker.clone(), claim.lease, FenceToken::NONE, now);
         claimed.push(row);
     }
     (claimed, None)
@@ -152,7 +152,7 @@ pub fn claim_deliveries(
         }
         due.sort_unstable();
         for (_, _, at, of) in due.into_iter().take(*max) {
-            rows[at].outbox[of].claim(claim.lease, now);
+            rows[at].outbox[of].claim(claim.lease, FenceToken::NONE, now);
             claimed.push((at, rows[at].outbox[of].generation, destination.clone()));
         }
     }

@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 
-use super::{ClientKey, KnownKey, Log};
+use super::{ClientKey, ControlValues, KnownKey, Log};
 use crate::{
-    store::{Change, ClaimedRow, Committed, NewRow, Part, Payload, Response, Row, StoreErrorKind, StoreResult},
+    store::{
+        Change, ClaimedRow, Committed, ControlChange, Controls, Glance, NewRow, Part, Payload, Response, Row,
+        StoreErrorKind, StoreResult,
+    },
     task::{DecodeError, LeaseRef, RequestId, Scope},
     time::Timestamp,
 };
@@ -23,11 +26,20 @@ pub enum Kind {
     Log = b'l',
     /// What is [remembered](KnownKey::encode) with a client's key. It is found by [that key](ClientKey::encode).
     Key = b'k',
+    /// All [named values](ControlValues::encode) together, found by nothing: an empty key.
+    Control = b'c',
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Row, Self::Request, Self::Response, Self::Log, Self::Key];
+    pub const ALL: [Self; 6] = [
+        Self::Row,
+        Self::Request,
+        Self::Response,
+        Self::Log,
+        Self::Key,
+        Self::Control,
+    ];
 }
 
 /// The values of a key-value store in one transaction, read and written as tasks.
@@ -72,7 +84,7 @@ impl Kind {
 /// # use std::time::Duration;
 /// # use tower_respond_async::{
 /// #     store::{Change, Committed, NewRow, Part, Response},
-/// #     task::{CapturedRequest, IdempotencyKey, NewTask, RequestId, TaskRecord},
+/// #     task::{CapturedRequest, FenceToken, IdempotencyKey, NewTask, RequestId, TaskRecord},
 /// #     time::Timestamp,
 /// # };
 /// # let (id, now) = (RequestId::from_bytes([7; 16]), Timestamp::from_millis(1_000));
@@ -80,7 +92,7 @@ impl Kind {
 /// # let task = NewTask::new(id, request.into());
 /// # let mut new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.input.to_payload());
 /// # new.key = Some((IdempotencyKey::new("k").unwrap(), Duration::from_secs(9)));
-/// # let row = new.row(now);
+/// # let row = new.row(FenceToken::NONE, now);
 /// let mut values = InMemory::default();
 /// values.put_new(&new, &row, now)?;
 /// assert_eq!(values.row(id)?, Some(row.clone()));
@@ -215,6 +227,33 @@ pub trait Values {
     /// As for [`put`](Self::put).
     fn put_log(&mut self, id: RequestId, log: &Log) -> StoreResult<()> {
         self.put(Kind::Log, id.as_bytes(), &log.encode())
+    }
+
+    /// Where a task stands, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`row`](Self::row).
+    fn glance(&self, id: RequestId) -> StoreResult<Option<Glance>> {
+        let Some(row) = self.row(id)? else { return Ok(None) };
+        let last_line = self.log(id)?.last();
+        Ok(Some(Glance::of(row.version, row.columns.progress.as_ref(), last_line)))
+    }
+
+    /// Changes a named value, if one is to be changed and it is as it was read, and answers with all of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get) and [`put`](Self::put).
+    fn control(&mut self, change: Option<&ControlChange>) -> StoreResult<Controls> {
+        let values = self.get(Kind::Control, b"")?;
+        let values = values.map(|values| ControlValues::decode(&values)).transpose()?;
+        let mut values = values.unwrap_or_default();
+        let controls = values.apply(change);
+        if controls.changed {
+            self.put(Kind::Control, b"", &values.encode())?;
+        }
+        Ok(controls)
     }
 
     /// What is remembered with the key of a task that is to be stored, if it has one and anything is.

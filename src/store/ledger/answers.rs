@@ -130,6 +130,11 @@ pub struct Claimed {
     /// How long until the next waiting task is due, if one is known: zero if more could have been claimed. A suspect
     /// that must wait for another suspect of this worker does not count.
     pub next_due: Option<Duration>,
+    /// The version of the store's [named values](crate::store::Controls::version).
+    pub control: u64,
+    /// Tasks that are not among them, since their request cannot be read: they have ended as `Invalid`, or wait for a newer
+    /// build.
+    pub unreadable: Vec<RequestId>,
 }
 
 /// A claimed task.

@@ -3,7 +3,7 @@
 use super::MemoryStore;
 use crate::{
     store::{Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Renewal, kit::Candidate},
-    task::LeaseRef,
+    task::{FenceToken, LeaseRef},
     time::Timestamp,
 };
 
@@ -25,6 +25,7 @@ impl MemoryStore {
             claims.tasks.extend(tasks);
         }
         claims.next_due = self.inner.queue.lock().next_due(&claim.worker, now);
+        claims.control = self.controls().version();
         claims
     }
 
@@ -38,8 +39,10 @@ impl MemoryStore {
             return None;
         };
         let (mut row, request) = (kept.row.clone(), kept.request.clone());
-        row.claim(claim.worker.clone(), claim.lease, now);
+        row.claim(claim.worker.clone(), claim.lease, FenceToken::NONE, now);
         let _ = tasks.replace(row.clone(), &self.around(found.id));
+        drop(tasks);
+        self.news.changed(found.id);
         Some(ClaimedRow {
             row,
             request: Ok(request),
@@ -64,7 +67,7 @@ impl MemoryStore {
             let of = rows.find(|row| row.generation == generation && row.destination == destination);
             let Some(of) = of else { continue };
             let before = of.clone();
-            let is_claimed = of.claim(claim.lease, now).is_some();
+            let is_claimed = of.claim(claim.lease, FenceToken::NONE, now).is_some();
             // Claimed or not, it is back in the index as it is now.
             self.inner.outbox.follow(id, &[before], std::slice::from_ref(of));
             if is_claimed {

@@ -26,6 +26,7 @@ impl MemoryStore {
         if !change.holds(&kept.row, now) {
             return Committed::Stale(Some(Box::new(kept.row.clone())));
         }
+        let (is_due, is_stop) = (change.brings_completion(), change.asks_to_stop());
         let Change {
             id,
             to: Some(next),
@@ -53,7 +54,16 @@ impl MemoryStore {
         if replaced.grown {
             self.make_up_for(id);
         }
-        self.notify_if(replaced.work);
+        if replaced.work {
+            self.news.work();
+        }
+        if is_due {
+            self.news.outbox();
+        }
+        if is_stop {
+            self.news.stop(id);
+        }
+        self.news.changed(id);
         Committed::Done
     }
 
@@ -127,6 +137,7 @@ impl MemoryStore {
         }
         drop((names, removed));
         self.inner.room.shrink(freed);
+        self.news.changed(id);
         true
     }
 

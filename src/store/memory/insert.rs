@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     store::{FullReason, Insertion, KnownBy, NewRow, kit::Place},
-    task::{RequestDigest, RequestId},
+    task::{FenceToken, RequestDigest, RequestId},
 };
 
 impl MemoryStore {
@@ -69,7 +69,7 @@ impl MemoryStore {
             return None;
         }
         let task = given.take()?;
-        let row = task.row(now);
+        let row = task.row(FenceToken::NONE, now);
         if let Some((queue, place)) = queue.as_mut().zip(Place::of(&row)) {
             queue.push(id, row.record.tenant.as_ref(), place);
         }
@@ -81,8 +81,9 @@ impl MemoryStore {
         drop(names);
         self.inner.room.shrink(freed);
         if waits {
-            self.inner.queue.notify();
+            self.news.work();
         }
+        self.news.changed(id);
         Some(Insertion::New(row))
     }
 

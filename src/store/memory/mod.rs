@@ -35,6 +35,7 @@ mod insert;
 mod listing;
 mod making_room;
 mod names;
+mod processes;
 mod room;
 mod shard;
 mod waiting;
@@ -50,6 +51,7 @@ use std::{
 
 use self::{
     names::Names,
+    processes::Processes,
     room::Room,
     shard::{Around, Shard, Tasks, shard_of},
     waiting::Waiting,
@@ -57,20 +59,21 @@ use self::{
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due, Durability,
-        Insertion, LogQuery, NewRow, Part, Payload, QueueHint, Renewal, Row, Sharing, StoreError, StoreResult,
-        TaskStore, Which,
-        kit::{Outbox, Queue},
+        Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
+        DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
+        Row, Sharing, StoreError, StoreResult, TaskStore, Which,
+        kit::{ControlValues, NewsBoard, NewsHandle, Outbox, Queue},
     },
-    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
+    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen, Tenant},
     time::{Clock, SystemClock, Timestamp},
 };
 
 /// A store in this process's memory: nothing to install, nothing to wait for, and nothing left when the process ends.
 ///
 /// For tests, for work that a client repeats anyway, and for finding out whether asynchronous invocation is what you
-/// want. Clones are the same store, and several layers of one process may share it: closing one clone, as a layer does
-/// when it is shut down, closes no other.
+/// want. Clones are handles of the same store, and several layers of one process may share it, each with a clone of its own,
+/// as processes share a store that has a server: they hear of each other's changes. Closing one clone, as a layer does when it
+/// is shut down, closes no other.
 ///
 /// It is bounded, by tasks and by bytes. When it is full, the tasks that ended first are dropped, before their
 /// retention is over, so that new ones find room; one with a completion still to be delivered is kept. When only live
@@ -92,7 +95,7 @@ use crate::{
 /// # Cancel safety
 ///
 /// Every operation takes effect when it is called, not when its future is polled: dropping the future loses the answer
-/// and nothing else. Only [`wait_for_work`](TaskStore::wait_for_work) waits.
+/// and nothing else. Only [`news`](TaskStore::news) waits.
 ///
 /// # Examples
 ///
@@ -104,6 +107,7 @@ use crate::{
 /// ```
 pub struct MemoryStore {
     inner: Arc<Inner>,
+    news: NewsHandle,
     /// Of this clone alone: another engine may still use the tasks, or be built on them later.
     closed: AtomicBool,
 }
@@ -120,8 +124,9 @@ impl MemoryStore {
         MemoryStoreBuilder::default()
     }
 
-    const fn over(inner: Arc<Inner>) -> Self {
+    fn over(inner: Arc<Inner>) -> Self {
         Self {
+            news: inner.board.handle(),
             inner,
             closed: AtomicBool::new(false),
         }
@@ -200,6 +205,9 @@ impl MemoryStoreBuilder {
             waiting: Waiting::new(self.max_tasks, self.max_bytes),
             names: Mutex::new(Names::new(self.max_bytes / KEYS_SHARE)),
             room: Room::new(self.max_tasks, self.max_bytes),
+            board: NewsBoard::default(),
+            processes: Processes::default(),
+            controls: Mutex::default(),
             clock: self.clock,
         };
         MemoryStore::over(Arc::new(inner))
@@ -230,6 +238,9 @@ struct Inner {
     waiting: Waiting,
     names: Mutex<Names>,
     room: Room,
+    board: NewsBoard,
+    processes: Processes,
+    controls: Mutex<ControlValues>,
     clock: Arc<dyn Clock>,
 }
 
@@ -345,6 +356,7 @@ impl TaskStore for MemoryStore {
             if grown {
                 self.make_up_for(lease.id);
             }
+            self.news.changed(lease.id);
             true
         }))
     }
@@ -361,6 +373,7 @@ impl TaskStore for MemoryStore {
             if grown {
                 self.make_up_for(lease.id);
             }
+            self.news.changed(lease.id);
             true
         }))
     }
@@ -386,13 +399,38 @@ impl TaskStore for MemoryStore {
         }))
     }
 
-    fn wait_for_work(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.inner.queue.work())
+    fn news(&self) -> BoxFuture<'_, News> {
+        Box::pin(self.news.news())
+    }
+
+    fn attend(&self, attention: Attention) {
+        self.news.attend(attention);
+    }
+
+    fn glance(&self, ids: Vec<RequestId>) -> BoxFuture<'_, StoreResult<Vec<Option<Glance>>>> {
+        ready(
+            self.open()
+                .map(|()| ids.into_iter().map(|id| self.glance_now(id)).collect()),
+        )
+    }
+
+    fn beat(&self, me: Presence, within: Duration) -> BoxFuture<'_, StoreResult<Vec<Seen>>> {
+        ready(self.open().map(|()| self.inner.processes.beat(me, within, self.now())))
+    }
+
+    fn control(&self, change: Option<ControlChange>) -> BoxFuture<'_, StoreResult<Controls>> {
+        ready(self.open().map(|()| {
+            let controls = self.controls().apply(change.as_ref());
+            if controls.changed {
+                self.news.control();
+            }
+            controls
+        }))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         self.closed.store(true, Ordering::Release);
-        self.inner.queue.notify();
+        self.inner.board.work();
         ready(())
     }
 }
@@ -424,10 +462,19 @@ impl MemoryStore {
         }
     }
 
-    fn notify_if(&self, work: bool) {
-        if work {
-            self.inner.queue.notify();
-        }
+    fn controls(&self) -> MutexGuard<'_, ControlValues> {
+        self.inner.controls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn glance_now(&self, id: RequestId) -> Option<Glance> {
+        let tasks = self.tasks(id);
+        let kept = tasks.get(id)?;
+        let last_line = kept.logs.as_ref().map_or(0, |logs| logs.last());
+        Some(Glance::of(
+            kept.row.version,
+            kept.row.columns.progress.as_ref(),
+            last_line,
+        ))
     }
 }
 

@@ -119,7 +119,10 @@ mod tests {
     use super::*;
     use crate::{
         store::{Change, Claim, Committed, DeliveryClaim, Due, NewRow, Retention},
-        task::{CapturedRequest, Conditions, Destination, NewTask, Subscription, Subscriptions, TaskRecord, WorkerId},
+        task::{
+            CapturedRequest, Conditions, Destination, FenceToken, NewTask, Subscription, Subscriptions, TaskRecord,
+            WorkerId,
+        },
         time::SystemClock,
     };
 
@@ -135,12 +138,12 @@ mod tests {
         }));
         let now = SystemClock::new().now();
         let record = Arc::new(TaskRecord::accepted(&task, now));
-        NewRow::new(record, task.input.to_payload()).row(now)
+        NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, now)
     }
 
     fn held() -> Row {
         let mut row = waiting();
-        row.claim(WorkerId::new("w", 1), AT_ONCE, row.columns.created_at);
+        row.claim(WorkerId::new("w", 1), AT_ONCE, FenceToken::NONE, row.columns.created_at);
         row
     }
 

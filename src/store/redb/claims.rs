@@ -5,12 +5,14 @@ use redb::ReadableTable;
 use super::{
     batch::{Batch, Stored},
     fault::Fault,
-    logs,
-    tables::{Origin, Unreadable, read_payload},
+    frame, logs,
+    tables::{CONTROL_KEY, Origin, Unreadable, read_payload},
 };
 use crate::{
-    store::{Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Payload, StoreResult, kit},
-    task::{Destination, LeaseRef, LogLine, RequestId},
+    store::{
+        Claim, ClaimedOutbox, ClaimedRow, Claims, ControlChange, Controls, DeliveryClaim, Payload, StoreResult, kit,
+    },
+    task::{Destination, FenceToken, LeaseRef, LogLine, RequestId},
     time::Timestamp,
 };
 
@@ -33,6 +35,7 @@ impl Batch<'_> {
             }
         }
         claims.next_due = self.ram.queue.lock().next_due(&claim.worker, now);
+        claims.control = self.ram.controls().version();
         Ok(claims)
     }
 
@@ -43,7 +46,7 @@ impl Batch<'_> {
         };
         let request = self.request(id)?;
         let mut row = before.clone();
-        row.claim(claim.worker.clone(), claim.lease, now);
+        row.claim(claim.worker.clone(), claim.lease, FenceToken::NONE, now);
         self.save(Some(&before), &row, &record)?;
         Ok(Some(ClaimedRow { row, request }))
     }
@@ -85,7 +88,7 @@ impl Batch<'_> {
         let mut row = before.clone();
         let mut rows = row.outbox.iter_mut();
         let of = rows.find(|of| of.generation == generation && of.destination == destination);
-        if of.and_then(|of| of.claim(claim.lease, now)).is_none() {
+        if of.and_then(|of| of.claim(claim.lease, FenceToken::NONE, now)).is_none() {
             return Ok(None);
         }
         self.save(Some(&before), &row, &record)?;
@@ -94,6 +97,18 @@ impl Batch<'_> {
             generation,
             destination,
         }))
+    }
+
+    pub(super) fn control(&mut self, change: Option<&ControlChange>) -> Result<Controls, Fault> {
+        let mut values = self.ram.controls();
+        let mut changed = values.clone();
+        let controls = changed.apply(change);
+        if controls.changed {
+            frame::put(self.tables.meta.open()?, CONTROL_KEY, &[&changed.encode()])?;
+            self.dirty = true;
+            *values = changed;
+        }
+        Ok(controls)
     }
 
     pub(super) fn append_log(&mut self, lease: LeaseRef, lines: Vec<LogLine>) -> Result<bool, Fault> {

@@ -14,7 +14,10 @@ use super::{
     ram::Ram,
 };
 use crate::{
-    store::{StoreError, StoreResult},
+    store::{
+        StoreError, StoreResult,
+        kit::{NewsBoard, NewsHandle},
+    },
     time::Clock,
 };
 
@@ -25,6 +28,8 @@ pub(super) struct Inner {
     pub(super) ram: Ram,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) quick_repair: QuickRepair,
+    /// The one handle there is.
+    pub(super) news: NewsHandle,
     /// Shared by all who use the file; taken alone by the one who lets go of it, who so waits for all of them.
     database: RwLock<Option<Database>>,
     failure: OnceLock<Failure>,
@@ -43,6 +48,7 @@ impl Inner {
             ram,
             clock,
             quick_repair,
+            news: NewsBoard::default().handle(),
             database: RwLock::new(Some(database)),
             failure: OnceLock::new(),
         }

@@ -14,6 +14,7 @@ use crate::{
         Insertion, KnownBy, NewRow, Row,
         kit::{ClientKey, KnownKey},
     },
+    task::FenceToken,
     time::Timestamp,
 };
 
@@ -37,7 +38,7 @@ impl Batch<'_> {
             }
             (None, None) => {}
         }
-        let row = task.row(now);
+        let row = task.row(FenceToken::NONE, now);
         let full = self.ram.queue.lock().full(task.record.tenant.as_ref(), task.limits);
         if let Some(full) = full.filter(|_| row.columns.is_queued()) {
             return Ok(Insertion::Full(full));

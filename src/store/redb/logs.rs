@@ -44,6 +44,16 @@ pub(super) fn remove(logs: &mut Table<'_, Value, Value>, id: RequestId) -> Resul
     Ok(())
 }
 
+/// The number of the last line of a task's log, 0 if there is none.
+pub(super) fn last(logs: &impl ReadableTable<Value, Value>, id: RequestId) -> Result<u64, Fault> {
+    let (first, last) = (key(id, 0), key(id, u64::MAX));
+    let Some(entry) = logs.range::<&[u8]>(&first[..]..=&last[..])?.next_back() else {
+        return Ok(0);
+    };
+    let (key, _) = entry?;
+    Ok(key.value().last_chunk().map_or(0, |last| u64::from_be_bytes(*last)))
+}
+
 /// The number of the last line of a task's log, and how much its attempt has written.
 fn end(logs: &impl ReadableTable<Value, Value>, id: RequestId) -> Result<(u64, LogMeter), Fault> {
     let (first, last) = (key(id, 0), key(id, u64::MAX));

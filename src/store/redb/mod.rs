@@ -61,11 +61,11 @@ use self::{
 use crate::{
     error::BoxFuture,
     store::{
-        Abilities, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due, Durability,
-        Insertion, LogQuery, NewRow, Part, Payload, QueueHint, Renewal, Row, Sharing, StoreError, StoreErrorKind,
-        StoreResult, TaskStore, Which,
+        Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
+        DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
+        Row, Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore, Which,
     },
-    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Progress, RequestId, Scope, Tenant},
+    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen, Tenant},
     time::{Clock, Timestamp},
 };
 
@@ -393,15 +393,31 @@ impl TaskStore for RedbStore {
         Box::pin(self.write(move |batch| batch.prune_keys(limit)))
     }
 
-    fn wait_for_work(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.inner.ram.queue.work())
+    fn news(&self) -> BoxFuture<'_, News> {
+        Box::pin(self.inner.news.news())
+    }
+
+    /// There is no other process to hear of.
+    fn attend(&self, _: Attention) {}
+
+    fn glance(&self, ids: Vec<RequestId>) -> BoxFuture<'_, StoreResult<Vec<Option<Glance>>>> {
+        Box::pin(self.read(move |inner| inner.glance(&ids)))
+    }
+
+    fn beat(&self, me: Presence, _: Duration) -> BoxFuture<'_, StoreResult<Vec<Seen>>> {
+        let alone = self.is_open().map(|()| me.alone());
+        Box::pin(std::future::ready(alone))
+    }
+
+    fn control(&self, change: Option<ControlChange>) -> BoxFuture<'_, StoreResult<Controls>> {
+        Box::pin(self.write(move |batch| batch.control(change.as_ref())))
     }
 
     /// Ends the writer, once it has done what was asked of it, and lets go of the file: when this resolves, it can be
     /// opened again.
     fn close(&self) -> BoxFuture<'_, ()> {
         self.closed.store(true, Ordering::Release);
-        self.inner.ram.queue.notify();
+        self.inner.news.work();
         Box::pin(async {
             if let Some(writer) = &self.writer {
                 // It fails if the writer has been told before.

@@ -21,11 +21,14 @@ use super::{
     frame,
     onward::Onward,
     ram::Ram,
-    tables::{DEFINITIONS, FORMAT, FORMAT_KEY, INPUTS, META, Origin, SET_ASIDE, TASKS, Tables, read_row},
+    tables::{CONTROL_KEY, DEFINITIONS, FORMAT, FORMAT_KEY, INPUTS, META, Origin, SET_ASIDE, TASKS, Tables, read_row},
 };
 use crate::{
-    store::{Row, StoreError, StoreErrorKind, StoreResult, kit::Unsorted},
-    task::RequestId,
+    store::{
+        Row, StoreError, StoreErrorKind, StoreResult,
+        kit::{ControlValues, Unsorted},
+    },
+    task::{DecodeError, RequestId},
     time::{Clock, Timestamp},
 };
 
@@ -334,9 +337,30 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
             return Err(redb::Error::Corrupted("a task is not where it should be".into()));
         }
     }
+    read_controls(tables, &ram)?;
     let clock = Onward::from(latest, clock);
     ram.found(all, set_aside(tables)?, clock.now());
     Ok((ram, clock))
+}
+
+/// The named values. What is damaged is set aside: there are none then, and no pool is paused.
+fn read_controls(tables: &mut Tables<'_>, ram: &Ram) -> Result<(), redb::Error> {
+    let value = tables
+        .meta
+        .open()?
+        .get(CONTROL_KEY)?
+        .map(|value| value.value().to_vec());
+    let Some(value) = value else { return Ok(()) };
+    let values = frame::open(CONTROL_KEY, &value).map(ControlValues::decode);
+    match values {
+        Ok(Ok(values)) => *ram.controls() = values,
+        Ok(Err(DecodeError::Newer(_))) => {}
+        Ok(Err(DecodeError::Malformed(_))) | Err(_) => {
+            tables.keep_aside(ram, Origin::Control, CONTROL_KEY, &value)?;
+            tables.meta.open()?.remove(CONTROL_KEY)?;
+        }
+    }
+    Ok(())
 }
 
 /// The latest that is said to have happened to a task.

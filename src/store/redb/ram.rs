@@ -9,7 +9,7 @@ use std::{
 use crate::{
     store::{
         Columns, Due, OutboxRow, Renewal, Row, Why,
-        kit::{Orphans, Outbox, Queue, Shelf, Unsorted},
+        kit::{ControlValues, Orphans, Outbox, Queue, Shelf, Unsorted},
     },
     task::{LeaseRef, Progress, RequestId, WorkerId},
     time::{Clock, Timestamp},
@@ -31,6 +31,7 @@ pub(super) struct Ram {
     orphans: Orphans,
     /// Tasks whose row cannot be read.
     set_aside: Mutex<HashSet<RequestId>>,
+    controls: Mutex<ControlValues>,
 }
 
 /// The columns of the tasks that are held, and in them the leases as they were renewed and the progress as it was
@@ -57,6 +58,11 @@ impl Ram {
         for columns in lock(&self.held).values_mut() {
             columns.lease_until = Some(now);
         }
+    }
+
+    /// The named values, which the writer alone changes.
+    pub(super) fn controls(&self) -> MutexGuard<'_, ControlValues> {
+        lock(&self.controls)
     }
 
     pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {

@@ -12,7 +12,7 @@ use super::{
     tables::{INPUTS, LOGS, OUTPUTS, TASKS, Unreadable, ids_of_name, read_payload, read_row},
 };
 use crate::{
-    store::{Candidate, Candidates, Due, LogQuery, Part, Payload, Row, StoreResult, Which, Why, kit::Moment},
+    store::{Candidate, Candidates, Due, Glance, LogQuery, Part, Payload, Row, StoreResult, Which, Why, kit::Moment},
     task::{Counts, Cursor, Filter, LogLine, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
 };
@@ -81,6 +81,22 @@ impl Inner {
                 None if is_there => Err(Unreadable::from(Damaged).of(id).into()),
                 found => Ok(found),
             }
+        })
+    }
+
+    pub(super) fn glance(&self, ids: &[RequestId]) -> StoreResult<Vec<Option<Glance>>> {
+        self.read(|transaction| {
+            let (tasks, logs) = (transaction.open_table(TASKS)?, transaction.open_table(LOGS)?);
+            let glance = |id: &RequestId| match self.row_in(&tasks, &Scope::All, *id) {
+                Ok(Some(row)) => {
+                    let last_line = logs::last(&logs, *id)?;
+                    Ok(Some(Glance::of(row.version, row.columns.progress.as_ref(), last_line)))
+                }
+                // One that cannot be read does not keep the others from being looked at.
+                Ok(None) | Err(Fault::Answer(_)) => Ok(None),
+                Err(broken) => Err(broken),
+            };
+            ids.iter().map(glance).collect()
         })
     }
 

@@ -10,6 +10,7 @@
 //! | `key_ends` | end of the window, key of `keys` | nothing |
 //! | `set_aside` | letter of the table, key there | the value as it was found, without a checksum |
 //! | `meta` | `format` | version of this page |
+//! | `meta` | `control` | all [named values](crate::store::kit::ControlValues), once there is one |
 //!
 //! A completion to be delivered is part of its task's row, so that it can neither be written nor lost without it.
 
@@ -44,12 +45,14 @@ pub(super) const NAMES: Definition = TableDefinition::new("names");
 pub(super) const KEYS: Definition = TableDefinition::new("keys");
 pub(super) const KEY_ENDS: Definition = TableDefinition::new("key_ends");
 pub(super) const SET_ASIDE: Definition = TableDefinition::new("set_aside");
-/// In the order of [`Tables::all`].
+/// In the order of [`Tables::all`], whose last one is [`META`].
 pub(super) const DEFINITIONS: [Definition; 8] = [TASKS, INPUTS, OUTPUTS, LOGS, NAMES, KEYS, KEY_ENDS, SET_ASIDE];
 pub(super) const META: Definition = TableDefinition::new("meta");
 
 /// The key in [`META`] of the format's version.
 pub(super) const FORMAT_KEY: &[u8] = b"format";
+/// The key in [`META`] of the named values.
+pub(super) const CONTROL_KEY: &[u8] = b"control";
 
 /// Where a value that was set aside comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,7 @@ pub(super) enum Origin {
     Input = b'i' as isize,
     Name = b'n' as isize,
     Key = b'k' as isize,
+    Control = b'c' as isize,
 }
 
 /// The tables of one write transaction, each opened when it is first asked for. Whoever made them [closes](Self::close)
@@ -71,6 +75,7 @@ pub(super) struct Tables<'t> {
     pub(super) keys: OnDemand<'t>,
     pub(super) key_ends: OnDemand<'t>,
     pub(super) set_aside: OnDemand<'t>,
+    pub(super) meta: OnDemand<'t>,
 }
 
 /// A table that is opened when it is first asked for. To open one and to close it again at the commit takes redb some 16,000
@@ -109,6 +114,7 @@ impl<'t> Tables<'t> {
             keys: OnDemand::new(transaction, KEYS),
             key_ends: OnDemand::new(transaction, KEY_ENDS),
             set_aside: OnDemand::new(transaction, SET_ASIDE),
+            meta: OnDemand::new(transaction, META),
         }
     }
 
@@ -130,7 +136,7 @@ impl<'t> Tables<'t> {
         }
     }
 
-    const fn all(&mut self) -> [&mut OnDemand<'t>; 8] {
+    const fn all(&mut self) -> [&mut OnDemand<'t>; 9] {
         [
             &mut self.tasks,
             &mut self.inputs,
@@ -140,6 +146,7 @@ impl<'t> Tables<'t> {
             &mut self.keys,
             &mut self.key_ends,
             &mut self.set_aside,
+            &mut self.meta,
         ]
     }
 

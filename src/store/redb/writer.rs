@@ -148,7 +148,7 @@ fn commit(inner: &Inner, first: Box<dyn Job>, inbox: &mut Inbox) -> bool {
                 job.answer(None);
             }
             if done.work {
-                inner.ram.queue.notify();
+                inner.news.work();
             }
             return done.written;
         }

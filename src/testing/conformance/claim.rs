@@ -203,18 +203,3 @@ pub async fn a_claim_is_written_down_before_the_handler_runs(harness: &dyn Harne
     let states: Vec<_> = record.history.iter().map(|event| (event.id, event.state)).collect();
     assert_eq!(states, [(1, TaskState::Enqueued), (2, TaskState::Running)]);
 }
-
-/// A hint, but one that a store with `notifies` gives.
-pub async fn waiting_for_work_hears_of_an_insert(harness: &dyn Harness) {
-    let store = Subject::open(harness).await;
-    let waiter = store.store.clone();
-    let waiting = tokio::spawn(async move { waiter.wait_for_work().await });
-    store.insert_new(a_task()).await;
-    if store.abilities().notifies {
-        let heard = tokio::time::timeout(Duration::from_secs(10), waiting).await;
-        assert!(heard.is_ok(), "the store says that it notifies");
-    } else {
-        waiting.abort();
-        assert_eq!(store.claim_ids(&worker("w"), 1).await.len(), 1, "polling is the truth");
-    }
-}

@@ -12,7 +12,7 @@ use crate::{
         Row, TaskStore, Which, Why,
     },
     task::{
-        Delivery, Destination, NewTask, Progress, RequestId, Scope, TaskRecord, TaskState,
+        Delivery, Destination, FenceToken, NewTask, Progress, RequestId, Scope, TaskRecord, TaskState,
         lifecycle::{Edits, Renewal},
     },
     time::Timestamp,
@@ -50,7 +50,7 @@ pub async fn a_change_of_a_task_that_is_not_there_is_stale(harness: &dyn Harness
     let id = store.insert_new(a_task()).await.id;
     let gone = row(store.port(), id).await;
     assert!(is_done(&commit(store.port(), Change::removal(&gone)).await));
-    let never = new_row(&a_task(), store.port()).row(store.port().now());
+    let never = new_row(&a_task(), store.port()).row(FenceToken::NONE, store.port().now());
     for missing in [gone, never] {
         let mut change = saying(&missing, "late", store.port());
         change.request = Some(a_request("/tests/other", b"other").to_payload());

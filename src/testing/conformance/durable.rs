@@ -1,13 +1,11 @@
 //! What survives, and who may share it. A store that lacks an ability must have declared so.
 
-use std::collections::HashSet;
-
 use super::{
     Harness, Subject,
     subject::{LONG, a_task, a_task_keyed, a_task_telling, failure, known, retry, success, worker},
 };
 use crate::{
-    store::{Durability, Insert, KnownBy, LogQuery, Sharing, StoreErrorKind},
+    store::{Durability, Insert, KnownBy, LogQuery, StoreErrorKind},
     task::{
         Destination, LogLine, NewTask, Scope, TaskState,
         lifecycle::{Edits, Rerun, Rescue},
@@ -163,57 +161,6 @@ pub async fn a_corrupt_record_does_not_stop_the_queue(harness: &dyn Harness) {
     }
     let counts = store.counts(&Scope::All).await.expect("counts");
     assert!(counts.set_aside > 0, "whoever watches the store hears of it");
-}
-
-/// What one process stores the other runs, each task once.
-pub async fn two_processes_share_the_work(harness: &dyn Harness) {
-    let store = Subject::open(harness).await;
-    let Some(second) = harness.second().await else {
-        assert_eq!(store.abilities().sharing, Sharing::Exclusive, "it was refused");
-        return;
-    };
-    assert_eq!(store.abilities().sharing, Sharing::Shared, "nobody was refused");
-    let second = Subject {
-        harness,
-        store: store.store.over(second),
-    };
-    let mut stored = HashSet::new();
-    for number in 0..40 {
-        let by = if number % 2 == 0 { &store } else { &second };
-        stored.insert(by.insert_new(a_task()).await.id);
-    }
-    let drain = |subject: &Subject<'_>, name: &str| {
-        let (store, worker) = (subject.store.clone(), worker(name));
-        async move {
-            let mut ran = Vec::new();
-            loop {
-                let claim = crate::store::Claim {
-                    worker: worker.clone(),
-                    max: 3,
-                    lease: LONG,
-                };
-                let claimed = store.claim(claim).await.expect("claim").tasks;
-                if claimed.is_empty() {
-                    return ran;
-                }
-                for task in claimed {
-                    let lease = task.record.lease();
-                    let settled = store.settle(lease, success()).await.expect("settle");
-                    assert!(super::subject::is_accepted(settled));
-                    ran.push(task.record.id);
-                }
-            }
-        }
-    };
-    let (mut ran, others) = super::subject::at_once(drain(&store, "first"), drain(&second, "second")).await;
-    ran.extend(others);
-    // A claim that lost every task it reached for comes back empty while some are left.
-    ran.extend(drain(&second, "third").await);
-    assert_eq!(ran.len(), 40, "each once");
-    assert_eq!(HashSet::from_iter(ran), stored);
-    let stopped = second.insert_new(a_task()).await.id;
-    let _ = store.stop(&Scope::All, stopped).await.expect("stop");
-    assert_eq!(second.state(stopped).await, TaskState::Stopped);
 }
 
 /// The engine is done with it; whoever is not hears of it.

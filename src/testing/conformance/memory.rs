@@ -49,6 +49,11 @@ impl Harness for MemoryHarness {
         Box::pin(async {})
     }
 
+    fn set_back(&self, by: Duration) -> BoxFuture<'_, bool> {
+        self.clock.turn_back(by);
+        Box::pin(async { true })
+    }
+
     fn unit(&self) -> Duration {
         Duration::from_secs(1)
     }
@@ -68,6 +73,10 @@ impl Harness for MemoryHarness {
     }
 
     fn corrupt(&self, _: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async { false })
+    }
+
+    fn make_newer(&self, _: RequestId) -> BoxFuture<'_, bool> {
         Box::pin(async { false })
     }
 }

@@ -35,6 +35,7 @@ pub mod prune;
 pub mod query;
 pub mod rerun;
 pub mod settle;
+pub mod shared;
 pub mod stop;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -50,6 +51,9 @@ pub trait Harness: fmt::Debug + Send + Sync {
 
     /// Lets this much time pass on the store's clock: moves it, or waits.
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()>;
+
+    /// Puts the store's clock back by this much, as a server does that takes over with a slow clock. `false` if it cannot be.
+    fn set_back(&self, by: Duration) -> BoxFuture<'_, bool>;
 
     /// The smallest time that the tests count on: enough for a hundred operations to be done in a fraction of it. A
     /// second for a clock moved by hand, less for one that must be waited for.
@@ -70,6 +74,10 @@ pub trait Harness: fmt::Debug + Send + Sync {
     /// Spoils what is stored of a task's request. `false` if there is nothing that could be spoilt: then nothing may
     /// survive the end of the process either.
     fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool>;
+
+    /// Writes what is stored of a task as a newer build might: its record is of a [format](crate::task::TaskRecord::FORMAT)
+    /// that this one does not read. `false` if the store keeps no bytes: then nothing may survive the end of the process.
+    fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool>;
 }
 
 /// Runs one promise on a runtime with several threads, within two minutes. [`conformance!`](crate::conformance) calls it.
@@ -159,8 +167,7 @@ macro_rules! __promises {
                 suspects_are_claimed_one_at_a_time
                 suspects_claimed_at_once_are_still_one_at_a_time
                 a_claim_says_when_the_next_task_is_due
-                a_claim_is_written_down_before_the_handler_runs
-                waiting_for_work_hears_of_an_insert;
+                a_claim_is_written_down_before_the_handler_runs;
             lease:
                 a_stale_token_changes_nothing
                 a_lapsed_lease_is_rescued_exactly_once
@@ -242,8 +249,24 @@ macro_rules! __promises {
                 a_rescue_tells_of_what_a_dead_process_had
                 a_rescue_takes_nothing_from_who_claimed_it_since
                 a_corrupt_record_does_not_stop_the_queue
-                two_processes_share_the_work
                 a_closed_store_is_unavailable;
+            shared:
+                two_processes_share_the_work
+                a_change_made_elsewhere_is_heard_or_seen_by_a_glance
+                a_glance_changes_with_every_change
+                a_stop_elsewhere_is_heard
+                work_stored_elsewhere_is_heard
+                limits_hold_for_two_processes_within_their_batches
+                the_same_key_in_two_processes_at_once_inserts_one
+                suspects_of_two_workers_run_one_each
+                a_delivery_is_claimed_by_one_process
+                two_processes_prune_and_rescue_each_task_once
+                who_beats_is_seen_and_who_stops_is_not
+                counts_agree_across_processes
+                a_task_of_a_newer_build_at_the_head_does_not_stop_the_queue
+                a_clock_that_goes_back_makes_nothing_due_early
+                a_named_value_is_changed_by_one_of_several
+                a_named_value_changed_elsewhere_is_heard;
         }
     };
 }
@@ -269,6 +292,7 @@ mod tests {
             ("rerun", include_str!("rerun.rs")),
             ("prune", include_str!("prune.rs")),
             ("durable", include_str!("durable.rs")),
+            ("shared", include_str!("shared.rs")),
         ];
         let mut written = Vec::new();
         for (theme, source) in themes {

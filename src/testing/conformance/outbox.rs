@@ -381,7 +381,7 @@ async fn one_due(store: &Subject<'_>) -> ClaimedDelivery {
     due.remove(0)
 }
 
-async fn told(store: &Subject<'_>, due: &ClaimedDelivery, outcome: DeliveryOutcome) -> bool {
+pub(super) async fn told(store: &Subject<'_>, due: &ClaimedDelivery, outcome: DeliveryOutcome) -> bool {
     let settlement = DeliverySettlement {
         claimed: due.clone(),
         outcome,

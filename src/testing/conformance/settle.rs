@@ -186,7 +186,7 @@ pub async fn of_progress_the_latest_wins(harness: &dyn Harness) {
 
 impl Subject<'_> {
     /// Opens the store again, if anything survives the end of its process; if not, it must have said so.
-    pub(super) async fn reopen_or_declare(&mut self) {
+    pub(super) async fn reopen_or_declare(&mut self) -> bool {
         match self.harness.reopen().await {
             Some(store) => {
                 assert_ne!(
@@ -195,8 +195,12 @@ impl Subject<'_> {
                     "it survives more than it says"
                 );
                 self.store = self.store.over(store);
+                true
             }
-            None => assert_eq!(self.abilities().durability, Durability::Process, "nothing survived"),
+            None => {
+                assert_eq!(self.abilities().durability, Durability::Process, "nothing survived");
+                false
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     error::BoxFuture,
     store::{
         Abilities, Claim, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, GiveUp, Held, Insert, Inserted,
-        Ledger, LogQuery, Pruned, QueueHint, Renewal, Rescued, Retention, Settled, StoreResult, TaskStore,
+        Ledger, LogQuery, News, Pruned, QueueHint, Renewal, Rescued, Retention, Settled, StoreResult, TaskStore,
     },
     task::{
         CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
@@ -33,6 +33,7 @@ pub(crate) struct Steps {
 pub(crate) struct Found {
     pub(crate) tasks: Vec<FoundTask>,
     pub(crate) next_due: Option<Duration>,
+    pub(crate) control: u64,
 }
 
 /// A claimed task.
@@ -88,6 +89,7 @@ impl Steps {
         Ok(Found {
             tasks: tasks.collect(),
             next_due: claimed.next_due,
+            control: claimed.control,
         })
     }
 
@@ -219,8 +221,8 @@ impl Steps {
         self.port().logs(scope, id, query)
     }
 
-    pub(crate) fn wait_for_work(&self) -> BoxFuture<'_, ()> {
-        self.port().wait_for_work()
+    pub(crate) fn news(&self) -> BoxFuture<'_, News> {
+        self.port().news()
     }
 
     pub(crate) fn close(&self) -> BoxFuture<'_, ()> {

@@ -113,6 +113,16 @@ impl Faults {
         self.share(Fate::Fail);
     }
 
+    /// From now on the store tells nothing of what other processes do, and says so in its abilities: what they do has to be
+    /// found by looking. An engine reads the abilities once, as it is built.
+    pub fn tell_nothing(&self) {
+        self.script().tells_nothing = true;
+    }
+
+    pub(super) fn tells_nothing(&self) -> bool {
+        self.script().tells_nothing
+    }
+
     /// From now on all calls meet this.
     pub(crate) fn share(&self, fate: Fate) {
         self.script().fate = fate;
@@ -256,7 +266,7 @@ const fn changes(operation: Operation) -> bool {
     use Operation as Of;
     !matches!(
         operation,
-        Of::Rows | Of::Due | Of::List | Of::Counts | Of::Payload | Of::Logs
+        Of::Rows | Of::Due | Of::List | Of::Counts | Of::Payload | Of::Logs | Of::Glance
     )
 }
 
@@ -280,6 +290,7 @@ struct Script {
     ordered: HashMap<(Operation, u64), Fault>,
     random: Option<(fastrand::Rng, Odds)>,
     fate: Fate,
+    tells_nothing: bool,
     /// Calls of all operations.
     made: u64,
     held: Vec<Held>,

@@ -12,7 +12,7 @@ pub use self::faults::{Delayed, Faults, Odds};
 use crate::{
     error::BoxFuture,
     forward_store,
-    store::{Operation, StoreError, StoreErrorKind, StoreResult, TaskStore},
+    store::{Abilities, News, Operation, StoreError, StoreErrorKind, StoreResult, TaskStore},
 };
 
 /// Any store, with faults put between it and its caller.
@@ -115,5 +115,21 @@ fn ordered(operation: Operation) -> StoreError {
 }
 
 impl<S: TaskStore + ?Sized> TaskStore for FaultStore<S> {
-    forward_store!(all);
+    fn abilities(&self) -> Abilities {
+        let mut abilities = self.store.abilities();
+        abilities.notifies &= !self.faults.tells_nothing();
+        abilities
+    }
+
+    fn news(&self) -> BoxFuture<'_, News> {
+        match self.faults.tells_nothing() {
+            true => Box::pin(std::future::pending()),
+            false => self.store.news(),
+        }
+    }
+
+    forward_store!(
+        now queue_hint insert insert_all claim rows due commit commit_all renew claim_deliveries list counts payload
+        set_progress append_log logs prune_keys attend glance beat control close
+    );
 }

@@ -85,7 +85,8 @@ impl Process {
                     process.done(world, action, answer);
                 });
             }
-            Action::Report => self.done(world, action, Ok(Answer::Idle(None))),
+            // Nobody waits for a task here.
+            Action::Look | Action::Report => self.done(world, action, Ok(Answer::Idle(None))),
         }
     }
 

@@ -433,7 +433,9 @@ impl Witness {
 }
 
 impl TaskStore for Witness {
-    forward_store!(abilities now queue_hint rows list counts payload append_log logs prune_keys wait_for_work);
+    forward_store!(
+        abilities now queue_hint rows list counts payload append_log logs prune_keys news attend glance beat control
+    );
 
     fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
         Box::pin(async { self.insert_now(task) })

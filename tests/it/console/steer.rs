@@ -7,8 +7,11 @@ use tower::make::Shared;
 use tower_respond_async::{Access, BearerToken, Scope, TaskState, allow_everyone, api::Permission};
 
 use crate::{
-    console::{browser::Browser, served::Served},
-    support::{WithoutBody, fc},
+    console::{
+        browser::Browser,
+        served::{HOSTILE, Served},
+    },
+    support::{App, WithoutBody, fc, routes},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,6 +345,34 @@ async fn a_tenant_sees_its_own_and_nothing_of_the_process() {
     browser.go(served.console("#/settings")).await;
     browser.sees("dd", "one tenant's tasks").await;
     assert!(!browser.text("main").await.contains("This process"));
+    browser.close().await;
+}
+
+/// And none while there is only one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_has_a_row_for_each_process() {
+    let served = Served::with(allow_everyone(), |builder| {
+        builder.worker_name("first").version(HOSTILE)
+    })
+    .await;
+    let browser = served.browse("#/").await;
+    browser.sees(".gauges", "Slots in use").await;
+    assert_eq!(browser.count(".processes tr").await, 1, "the heads");
+    let second = App::build(served.store.clone(), routes(), |builder| {
+        builder.worker_name("second").concurrency(5)
+    });
+    let row = "table.processes tbody tr";
+    browser
+        .until(&format!("document.querySelectorAll('{row}').length === 2"))
+        .await;
+    browser.sees(&format!("{row}:nth-child(1)"), "first-").await;
+    browser.sees(&format!("{row}:nth-child(2)"), "0 of 5").await;
+    let total = served.app.tasks.stats(&Scope::All).await.unwrap().slots.unwrap().total;
+    browser.sees(".gauges", &format!("of {total}")).await;
+    browser.resize(360, 780).await;
+    let wide = browser.eval("document.documentElement.scrollWidth - innerWidth").await;
+    assert_eq!(wide, json!(0), "the table scrolls, the page does not");
+    drop(second);
     browser.close().await;
 }
 

@@ -13,9 +13,9 @@ use std::{
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tower_respond_async::{
-    BoxError, RequestId, TaskStore,
+    BoxError, RequestId, TaskRecord, TaskStore,
     error::BoxFuture,
-    store::{Ledger, RedbStore, StoreResult},
+    store::{Ledger, RedbStore, Row, StoreResult},
     testing::{ManualClock, conformance::Harness},
     time::Timestamp,
 };
@@ -139,6 +139,11 @@ impl Harness for RedbHarness {
         Box::pin(async {})
     }
 
+    fn set_back(&self, by: Duration) -> BoxFuture<'_, bool> {
+        self.clock.turn_back(by);
+        Box::pin(async { true })
+    }
+
     fn unit(&self) -> Duration {
         Duration::from_secs(1)
     }
@@ -174,6 +179,24 @@ impl Harness for RedbHarness {
                 store.close().await;
             }
             spoil(&self.current(), "inputs", id.as_bytes()).unwrap();
+            true
+        })
+    }
+
+    fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let store = self.state.lock().unwrap().opened.upgrade();
+            if let Some(store) = store {
+                store.close().await;
+            }
+            let key = id.as_bytes();
+            change(&self.current(), "tasks", key, |value| {
+                let (_, record) = Row::decode(id, &value[4..]).unwrap();
+                let at = value.len() - record.len();
+                value[at] = TaskRecord::FORMAT + 1;
+                resum(key, value);
+            })
+            .unwrap();
             true
         })
     }

@@ -237,6 +237,6 @@ impl TaskStore for MinedStore {
 
     forward_store!(
         abilities now queue_hint insert_all rows renew claim_deliveries list counts payload set_progress append_log logs
-        prune_keys wait_for_work
+        prune_keys news attend glance beat control
     );
 }

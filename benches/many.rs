@@ -1,0 +1,167 @@
+//! How soon does a process hear of what another does, and what does waiting cost?
+//!
+//! Two engines on one store in memory, each with a handle of its own, as processes have it. 1,000 tasks run in one, each for a
+//! random time of up to three seconds. For each somebody waits: in the same process, in the other, and in the other while the
+//! store tells nothing, so that it is looked at. Measured is the time from when a handler returns to when its waiter has the
+//! task, the end of the attempt and its commit included.
+//!
+//! Targets: 150 ms at the 99th percentile where the store tells of changes, 1.2 s where it does not, and one look a second
+//! however many wait.
+//!
+//! ```text
+//! cargo bench --features full --bench many
+//! ```
+
+mod support;
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::time::sleep;
+use tower::{Layer, service_fn};
+use tower_respond_async::{
+    BoxError, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission, Submitted, TaskStore, Tasks,
+    store::Operation, testing::FaultStore,
+};
+
+use crate::support::when_measuring;
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the operating system gives threads");
+    let tasks = when_measuring(1_000, 20);
+    let longest = when_measuring(Duration::from_secs(3), Duration::from_millis(50));
+    println!("{tasks} waiters                     median       99th       most    looks a second    reads a waiter");
+    for (name, waits) in [
+        ("in the same process", Waits::Here),
+        ("in another, told", Waits::There),
+        ("in another, not told", Waits::ThereUntold),
+    ] {
+        let mut told = runtime.block_on(run(waits, tasks, longest));
+        told.latencies.sort_unstable();
+        let at = |share: usize| told.latencies[(told.latencies.len() - 1) * share / 100];
+        println!(
+            "{name:<24} {:>13.1?} {:>10.1?} {:>10.1?} {:>14.1} {:>16.1}",
+            at(50),
+            at(99),
+            at(100),
+            told.looks,
+            told.reads
+        );
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Waits {
+    Here,
+    There,
+    ThereUntold,
+}
+
+struct Told {
+    latencies: Vec<Duration>,
+    /// How often in a second the store was asked how tasks stand.
+    looks: f64,
+    /// How often the store was asked for the task of one waiter.
+    reads: f64,
+}
+
+async fn run(waits: Waits, tasks: usize, longest: Duration) -> Told {
+    let store = MemoryStore::new();
+    let handle = FaultStore::new(store.clone());
+    let calls = handle.faults();
+    // Who only waits takes one task at a time at most.
+    let watching = match waits {
+        Waits::Here => engine(handle, tasks),
+        Waits::There => engine(handle, 1),
+        Waits::ThereUntold => {
+            calls.tell_nothing();
+            engine(handle, 1)
+        }
+    };
+    let running = match waits {
+        Waits::Here => watching.clone(),
+        _ => engine(store, tasks),
+    };
+    // It has seen by then that nothing waits, and starts each task at once.
+    let first = submit(&running, Duration::ZERO).await;
+    let ended = running.wait(&Scope::All, first, LONG).await;
+    assert!(ended.expect("the store answers").is_some());
+    let mut waiting = Vec::with_capacity(tasks);
+    let began = Instant::now();
+    for _ in 0..tasks {
+        let id = submit(&running, longest.mul_f64(fastrand::f64())).await;
+        let watching = watching.clone();
+        waiting.push(tokio::spawn(async move {
+            let ended = watching.wait(&Scope::All, id, LONG).await;
+            let heard = Instant::now();
+            let ended = ended.expect("the store answers").expect("it is there");
+            assert!(ended.state.is_terminal());
+            (watching.response(&Scope::All, id).await, heard)
+        }));
+    }
+    let mut latencies = Vec::with_capacity(tasks);
+    for waiter in waiting {
+        let (response, heard) = waiter.await.expect("it does not panic");
+        let body = response
+            .expect("the store answers")
+            .expect("it has a response")
+            .body
+            .clone();
+        let returned = u64::from_be_bytes(body[..].try_into().expect("a time"));
+        latencies.push(
+            heard
+                .duration_since(epoch())
+                .saturating_sub(Duration::from_nanos(returned)),
+        );
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Told {
+        latencies,
+        looks: calls.calls(Operation::Glance) as f64 / seconds,
+        reads: calls.calls(Operation::Rows) as f64 / tasks as f64,
+    }
+}
+
+async fn submit(tasks: &Tasks, after: Duration) -> RequestId {
+    let request = Request::post(format!("/{}", after.as_millis())).body(Bytes::new());
+    let submission = Submission::new(request.expect("it is a request"));
+    match tasks.submit(submission).await {
+        Ok(Submitted::New(task)) => task.id,
+        other => panic!("it is new, and there is room: {other:?}"),
+    }
+}
+
+/// Answers after as many milliseconds as the path says, with the time.
+fn engine(store: impl TaskStore, slots: usize) -> Tasks {
+    let layer = RespondAsyncLayer::builder(store)
+        .concurrency(slots)
+        .max_waiters(2_048)
+        .build();
+    let layer = layer.expect("it is right");
+    let tasks = layer.tasks();
+    let handler = |request: Request<RequestBody>| async move {
+        let after: u64 = request.uri().path()[1..].parse().expect("a number");
+        sleep(Duration::from_millis(after)).await;
+        let now = epoch().elapsed().as_nanos() as u64;
+        let body = Full::new(Bytes::copy_from_slice(&now.to_be_bytes()));
+        Ok::<_, BoxError>(Response::new(body))
+    };
+    drop(layer.layer(service_fn(handler)));
+    tasks
+}
+
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}

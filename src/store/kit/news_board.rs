@@ -1,0 +1,266 @@
+//! How the handles of one store in one process tell each other what they do.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    store::{Attention, News},
+    task::RequestId,
+};
+
+/// How many tasks are remembered for a handle that is not listening just now: what a busy process changes in some tenths of a
+/// second, in 64 KiB.
+const REMEMBERED: usize = 4096;
+
+/// What connects the handles of one store. Clones are the same board.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{store::{Attention, kit::NewsBoard}, task::RequestId};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let board = NewsBoard::default();
+/// let (here, there) = (board.handle(), board.handle());
+/// there.attend(Attention::Changes);
+///
+/// let id = RequestId::from_bytes([7; 16]);
+/// here.changed(id);
+/// assert_eq!(there.news().await.changed, [id]);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct NewsBoard(Arc<Board>);
+
+#[derive(Debug, Default)]
+struct Board {
+    handles: RwLock<Vec<Weak<Desk>>>,
+    /// How many of them attend to changes: readable without the lock, since every change of a task asks.
+    attending: AtomicUsize,
+}
+
+/// One handle's place at a [`NewsBoard`]: what it tells the others, and what it has heard of them.
+#[derive(Debug)]
+pub struct NewsHandle {
+    board: NewsBoard,
+    desk: Arc<Desk>,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    news: Mutex<News>,
+    attends: AtomicBool,
+    heard: Notify,
+}
+
+impl NewsBoard {
+    /// A new handle. It hears of what happens from now on, until it is dropped.
+    #[must_use]
+    pub fn handle(&self) -> NewsHandle {
+        let desk = Arc::new(Desk::default());
+        let mut handles = self.0.handles.write().unwrap_or_else(PoisonError::into_inner);
+        handles.retain(|handle| handle.strong_count() > 0);
+        handles.push(Arc::downgrade(&desk));
+        drop(handles);
+        NewsHandle {
+            board: self.clone(),
+            desk,
+        }
+    }
+
+    /// Tells every handle that something may have become runnable.
+    pub fn work(&self) {
+        self.tell(None, |_, news| news.work = true);
+    }
+
+    fn tell(&self, but: Option<&Arc<Desk>>, note: impl Fn(&Desk, &mut News)) {
+        let handles = self.0.handles.read().unwrap_or_else(PoisonError::into_inner);
+        let others = handles.iter().filter_map(Weak::upgrade);
+        for desk in others.filter(|desk| but.is_none_or(|own| !Arc::ptr_eq(own, desk))) {
+            desk.note(|news| note(&desk, news));
+        }
+    }
+}
+
+impl NewsHandle {
+    /// Says what this handle needs to hear.
+    pub fn attend(&self, attention: Attention) {
+        let attends = attention == Attention::Changes;
+        if self.desk.attends.swap(attends, Ordering::SeqCst) != attends {
+            match attends {
+                true => self.board.0.attending.fetch_add(1, Ordering::SeqCst),
+                false => self.board.0.attending.fetch_sub(1, Ordering::SeqCst),
+            };
+        }
+    }
+
+    /// Resolves when there is something to hear of.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not answered is answered by the next call.
+    pub async fn news(&self) -> News {
+        loop {
+            let news = std::mem::take(&mut *self.desk.news());
+            if !news.is_empty() {
+                return news;
+            }
+            self.desk.heard.notified().await;
+        }
+    }
+
+    /// Tells every handle, this one too, that something may have become runnable.
+    pub fn work(&self) {
+        self.board.work();
+    }
+
+    /// Tells the others that a completion is due.
+    pub fn outbox(&self) {
+        self.board.tell(Some(&self.desk), |_, news| news.outbox = true);
+    }
+
+    /// Tells the others that a named value has changed.
+    pub fn control(&self) {
+        self.board.tell(Some(&self.desk), |_, news| news.control = true);
+    }
+
+    /// Tells the others that a task which is held was asked to stop.
+    pub fn stop(&self, id: RequestId) {
+        self.board
+            .tell(Some(&self.desk), |_, news| remember(news, id, |news| &mut news.stops));
+    }
+
+    /// Tells the others that a task has changed, those that attend to it. Costs one load where nobody does.
+    pub fn changed(&self, id: RequestId) {
+        if self.board.0.attending.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        self.board.tell(Some(&self.desk), |desk, news| {
+            if desk.attends.load(Ordering::SeqCst) {
+                remember(news, id, |news| &mut news.changed);
+            }
+        });
+    }
+}
+
+impl Drop for NewsHandle {
+    fn drop(&mut self) {
+        self.attend(Attention::Work);
+    }
+}
+
+impl Desk {
+    fn note(&self, note: impl FnOnce(&mut News)) {
+        let mut news = self.news();
+        note(&mut news);
+        let heard = !news.is_empty();
+        drop(news);
+        if heard {
+            self.heard.notify_one();
+        }
+    }
+
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn remember(news: &mut News, id: RequestId, list: impl FnOnce(&mut News) -> &mut Vec<RequestId>) {
+    if news.missed {
+        return;
+    }
+    let list = list(news);
+    if list.last() == Some(&id) {
+        return;
+    }
+    match list.len() < REMEMBERED {
+        true => list.push(id),
+        false => {
+            (news.stops, news.changed) = Default::default();
+            news.missed = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u32) -> RequestId {
+        let mut bytes = [0; 16];
+        bytes[12..].copy_from_slice(&number.to_be_bytes());
+        RequestId::from_bytes(bytes)
+    }
+
+    fn heard(handle: &NewsHandle) -> News {
+        std::mem::take(&mut *handle.desk.news())
+    }
+
+    #[test]
+    fn what_one_handle_does_the_others_hear_and_it_does_not_itself() {
+        let board = NewsBoard::default();
+        let (here, there) = (board.handle(), board.handle());
+        here.outbox();
+        here.control();
+        here.stop(id(1));
+        let expected = News {
+            outbox: true,
+            control: true,
+            stops: vec![id(1)],
+            ..News::default()
+        };
+        assert_eq!(heard(&there), expected);
+        assert!(heard(&here).is_empty());
+        here.work();
+        assert!(heard(&here).work && heard(&there).work, "work is for all");
+        assert!(heard(&there).is_empty(), "once");
+    }
+
+    #[test]
+    fn changes_are_told_to_those_that_attend() {
+        let board = NewsBoard::default();
+        let (here, there, third) = (board.handle(), board.handle(), board.handle());
+        here.changed(id(1));
+        assert!(heard(&there).is_empty());
+        there.attend(Attention::Changes);
+        there.attend(Attention::Changes);
+        for number in [1, 2, 2] {
+            here.changed(id(number));
+        }
+        assert_eq!(heard(&there).changed, [id(1), id(2)]);
+        assert!(heard(&third).is_empty());
+        drop(there);
+        assert_eq!(board.0.attending.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn more_than_can_be_remembered_is_said_to_be_missed() {
+        let board = NewsBoard::default();
+        let (here, there) = (board.handle(), board.handle());
+        there.attend(Attention::Changes);
+        for number in 0..=REMEMBERED as u32 {
+            here.changed(id(number));
+        }
+        here.stop(id(1));
+        let news = heard(&there);
+        assert!(news.missed && news.changed.is_empty() && news.stops.is_empty());
+        here.changed(id(1));
+        assert_eq!(heard(&there).changed, [id(1)]);
+    }
+
+    #[tokio::test]
+    async fn news_that_nobody_waited_for_are_there_for_who_comes_next() {
+        let board = NewsBoard::default();
+        let (here, there) = (board.handle(), board.handle());
+        let mut waiting = tokio_test::task::spawn(there.news());
+        assert!(waiting.poll().is_pending());
+        here.outbox();
+        assert!(waiting.is_woken());
+        drop(waiting);
+        assert!(there.news().await.outbox);
+    }
+}
