@@ -139,8 +139,8 @@ pub use self::api::{Access, Authorizer, BearerToken, TaskApi, allow_everyone};
 pub use self::console::Console;
 pub use self::{
     engine::{
-        AttemptEnd, Backoff, Changes, DoNotRetry, ProcessStats, RetryPolicy, ShutdownReport, Stats, Submission,
-        SubmitError, Submitted, TaskContext, Tasks, Verdict, WeakTasks,
+        AttemptEnd, Backoff, Changes, DoNotRetry, PausedPool, Pool, PoolError, PoolStats, ProcessStats, RetryPolicy,
+        ShutdownReport, Stats, Submission, SubmitError, Submitted, TaskContext, Tasks, Verdict, WeakTasks,
     },
     error::{BoxError, ConfigError},
     hook::{Completion, CompletionHook},

@@ -87,11 +87,7 @@ impl<'a> Kept<'a> {
     }
 
     fn claim(&self, max: usize) -> Vec<Held> {
-        let claim = Claim {
-            worker: WorkerId::new("bench", 1),
-            max,
-            lease: LEASE,
-        };
+        let claim = Claim::new(WorkerId::new("bench", 1), max, LEASE);
         let claimed = self.runtime.block_on(self.store.claim(claim)).expect("claim");
         assert!(!claimed.tasks.is_empty(), "something waits");
         claimed.tasks.into_iter().map(|task| task.held).collect()

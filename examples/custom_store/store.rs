@@ -23,8 +23,8 @@ use tower_respond_async::{
         kit::{Kind, NewsBoard, NewsHandle, Orphans, Values, scan},
     },
     task::{
-        Counts, DecodeError, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen,
-        Tenant,
+        Counts, DecodeError, Filter, LeaseRef, LogLine, Page, PageOf, PoolName, Presence, Progress, RequestId, Scope,
+        Seen, Tenant,
     },
     time::{Clock, Timestamp},
 };
@@ -153,7 +153,7 @@ impl TaskStore for KvStore {
         self.clock.now()
     }
 
-    fn queue_hint(&self, _: Option<&Tenant>) -> QueueHint {
+    fn queue_hint(&self, _: Option<&Tenant>, _: Option<&PoolName>) -> QueueHint {
         QueueHint::default()
     }
 
@@ -167,15 +167,11 @@ impl TaskStore for KvStore {
 
     fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
         self.atomically(|stored, now| {
-            let (rows, next_due) = scan::claim(stored.rows()?, &self.orphans, &claim, now);
-            let control = stored.control(None)?.version;
+            let (rows, mut claims) = scan::claim(stored.rows()?, &self.orphans, &claim, now);
             rows.iter().try_for_each(|row| stored.put_row(row))?;
-            let tasks = rows.into_iter().map(|row| stored.claimed(row)).collect();
-            Ok(Claims {
-                tasks,
-                next_due,
-                control,
-            })
+            claims.tasks = rows.into_iter().map(|row| stored.claimed(row)).collect();
+            claims.control = stored.control(None)?.version;
+            Ok(claims)
         })
     }
 

@@ -107,6 +107,7 @@ impl FilterDocument {
         let labels: Vec<_> = self.labels.unwrap_or_default().into_iter().collect();
         labels_fit(&labels)?;
         Ok(Filter {
+            pool: None,
             labels,
             states: states.transpose()?,
             prefix: text("prefix", self.prefix)?,
@@ -283,6 +284,7 @@ mod tests {
                      &startedTimeEnd=2&sortOrderByTime=asc&limit=100&includePayload=True";
         let read = read(query).unwrap();
         let expected = Filter {
+            pool: None,
             states: Some([TaskState::Running, TaskState::Failed].into_iter().collect()),
             prefix: Some("job-".into()),
             function: Some("f".into()),

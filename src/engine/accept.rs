@@ -16,14 +16,14 @@ use crate::{
         Engine, Reserved,
         caught::{caught, caught_async, panicked},
         node::Hint,
+        pools::Place,
         rates::Counted,
         run::Start,
-        slots::Slot,
         under_way::UnderWay,
     },
     error::BoxFuture,
     store::{FullReason, Insert, Inserted, QueueHint, StoreError, StoreErrorKind, StoreResult},
-    task::{CapturedRequest, NewTask, RequestId, Tenant},
+    task::{CapturedRequest, NewTask, PoolName, RequestId, Tenant},
 };
 
 /// How many inserts without an answer are looked for at once: looking is for the odd lost reply. After an outage of the
@@ -116,17 +116,20 @@ impl Engine {
 
     /// What to ask of the store for a task, and what is kept of it until it answers.
     pub(super) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
-        let slot = self.slot_for(&task);
+        // One that waits for its time waits for no slot.
+        let is_due = task.delay.is_zero();
+        let place = is_due.then(|| self.pools.place_for_new(&task.pool, task.tenant.as_ref()));
         let newborn = Newborn {
             id: task.id,
-            born: slot.map(|slot| Born {
-                slot,
+            born: place.flatten().map(|place| Born {
+                place,
                 input: task.input.clone(),
             }),
             _reserved: reserved,
             claimed_at: Instant::now(),
         };
-        let mut insert = Insert::new(task).within(self.settings.limits);
+        let limits = self.pools.limits(&task.pool);
+        let mut insert = Insert::new(task).within(limits);
         if newborn.born.is_some() {
             insert = insert.born(self.worker.clone(), self.settings.lease);
         }
@@ -175,12 +178,12 @@ impl Engine {
                 let accepted = self.clock.uptime(newborn.claimed_at);
                 self.rates.count(Counted::Accepted, accepted);
                 match held.take().zip(born) {
-                    Some((held, Born { slot, input })) => self.start(
+                    Some((held, Born { place, input })) => self.start(
                         record,
                         Start {
                             held,
                             input,
-                            slot,
+                            place,
                             claimed_at: newborn.claimed_at,
                             engine,
                         },
@@ -188,9 +191,9 @@ impl Engine {
                     None => self.hint(Hint::Work),
                 }
             }
-            (Err(error), Some(Born { slot, input })) if error.kind() == StoreErrorKind::Unavailable => {
+            (Err(error), Some(Born { place, input })) if error.kind() == StoreErrorKind::Unavailable => {
                 // The insert has most likely not taken place.
-                drop(slot);
+                drop(place);
                 self.look_for_lost(engine, newborn.id, input, newborn.claimed_at);
             }
             _ => {}
@@ -205,7 +208,7 @@ impl Engine {
         input: Arc<CapturedRequest>,
         claimed_at: Instant,
     ) {
-        if let Some(place) = self.searches.take() {
+        if let Some(place) = self.searches.take(0) {
             self.runtime.spawn(async move {
                 Self::find_lost(engine, id, input, claimed_at).await;
                 drop(place);
@@ -248,13 +251,16 @@ impl Engine {
     }
 
     /// Whether there is no room for another task, as far as is known before its body is read. The insert decides.
-    pub(crate) fn full(&self, tenant: Option<&Tenant>, delay: Duration) -> Option<FullReason> {
+    pub(crate) fn full(&self, tenant: Option<&Tenant>, pool: &PoolName, delay: Duration) -> Option<FullReason> {
         // A task that starts at once waits nowhere.
-        if delay.is_zero() && !self.slots.wanted() && self.slots.free() > 0 {
+        if delay.is_zero() && self.pools.could_start(pool) {
             return None;
         }
-        let limits = self.settings.limits;
-        let hint = self.queue_hint(tenant);
+        let limits = self.pools.limits(pool);
+        let hint = self.queue_hint(tenant, Some(pool).filter(|_| limits.per_pool != u64::MAX));
+        if hint.pool_queued.is_some_and(|queued| queued >= limits.per_pool) {
+            return Some(FullReason::Pool);
+        }
         if tenant.is_some() && hint.tenant_queued.is_some_and(|queued| queued >= limits.per_tenant) {
             return Some(FullReason::Tenant);
         }
@@ -264,22 +270,8 @@ impl Engine {
     }
 
     /// What the store knows of its queue; nothing where it panics.
-    pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
-        caught(|| self.ledger.store().queue_hint(tenant)).unwrap_or_default()
-    }
-
-    fn slot_for(&self, task: &NewTask) -> Option<Slot> {
-        if !task.delay.is_zero() {
-            return None;
-        }
-        let born = match self.slots.wanted() {
-            false => self.slots.take(),
-            true => None,
-        };
-        if born.is_none() {
-            self.slots.send_to_wait();
-        }
-        born
+    pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
+        caught(|| self.ledger.store().queue_hint(tenant, pool)).unwrap_or_default()
     }
 }
 
@@ -296,7 +288,7 @@ pub(super) struct Newborn {
 
 /// What a task runs with that is born claimed.
 pub(super) struct Born {
-    slot: Slot,
+    place: Place,
     pub(super) input: Arc<CapturedRequest>,
 }
 

@@ -132,7 +132,7 @@ impl Engine {
         if let Some(after) = again.filter(|after| *after < SOON) {
             self.destinations.note_upcoming(now + after);
             self.hint(Hint::Outbox);
-        } else if group.take_backlog() || (status == DeliveryStatus::Pending && self.queue_hint(None).crowded) {
+        } else if group.take_backlog() || (status == DeliveryStatus::Pending && self.queue_hint(None, None).crowded) {
             // More may be due; or it is known only now who does not answer, and others have no room for that.
             self.hint(Hint::Outbox);
         }
@@ -220,6 +220,7 @@ impl Application for Reentry<'_> {
             engine.probes.capture(&mut input);
             let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(input));
             engine.fill_in(&mut task);
+            task.pool = engine.pool_of(&task.input);
             task.subscriptions = engine.destinations.subscriptions_of_posted().clone();
             task.tenant = completion.task.tenant.clone();
             // Once for each end, however often its delivery is tried.

@@ -238,7 +238,7 @@ impl Group {
             Some(Allowed::One) if self.places.used() == 0 => max.min(1),
             Some(Allowed::One | Allowed::None) => 0,
         };
-        std::iter::from_fn(|| self.places.take()).take(allowed).collect()
+        std::iter::from_fn(|| self.places.take(0)).take(allowed).collect()
     }
 
     /// Who is told of ends of this kind; whoever has the name, if the process was started anew with other ideas.

@@ -22,7 +22,7 @@ use crate::{
     },
     error::BoxFuture,
     probe::Event,
-    store::{Claim, Claimed, Held, StoreResult},
+    store::{Claimed, Held, StoreResult},
     task::{
         CapturedRequest, Condition, Scope, TaskRecord,
         lifecycle::{Outcome, Rescue},
@@ -58,12 +58,20 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
         let hints = engine.hints.swap(0, Ordering::SeqCst);
         let now = Instant::now();
         node.watch(engine.attend_to_others(now), now);
-        for hint in [Hint::Work, Hint::Outbox, Hint::Changes] {
+        if engine.pools.slots.take_freed() {
+            node.hint(Hint::Work, now);
+        }
+        for hint in [Hint::Work, Hint::Outbox, Hint::Changes, Hint::Control] {
             if hints & 1 << hint as u8 != 0 {
                 node.hint(hint, now);
             }
         }
-        while let Some(action) = node.next(now, engine.slots.free(), engine.destinations.free(), fastrand::f64()) {
+        while let Some(action) = node.next(
+            now,
+            engine.pools.slots.free(),
+            engine.destinations.free(),
+            fastrand::f64(),
+        ) {
             let mut call = engine.clone().carry_out(action);
             // In place first: a store that is ready at once costs no task.
             match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
@@ -81,14 +89,14 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             }
         }
         drop(acting);
-        if node.waits_for_slot(now, engine.slots.free()) {
+        if node.waits_for_slot(now, engine.pools.slots.free()) {
             // A task may be due that no slot is free for: whoever frees one is to say so.
-            engine.slots.send_to_wait();
-            if engine.slots.free() > 0 {
+            engine.pools.slots.send_some_to_wait();
+            if engine.pools.slots.free() > 0 {
                 continue;
             }
         }
-        let mut wake_at = node.wake_at(now, engine.slots.free(), engine.destinations.free());
+        let mut wake_at = node.wake_at(now, engine.pools.slots.free(), engine.destinations.free());
         let quiet = now < quiet_until;
         if quiet {
             wake_at = wake_at.min(quiet_until);
@@ -120,6 +128,7 @@ impl Engine {
                     Action::Prune => self.prune().await,
                     Action::Deliver(max) => self.deliver(max).await,
                     Action::Look => self.look().await,
+                    Action::Control => self.read_controls().await,
                     Action::Report => {
                         self.report().await;
                         Ok(Answer::Idle(None))
@@ -145,19 +154,12 @@ impl Engine {
     }
 
     async fn claim(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
-        // Slots are taken first and the surplus is given back: a claim without a slot would be a task nobody runs.
-        let mut slots: Vec<_> = std::iter::from_fn(|| self.slots.take()).take(max).collect();
-        if slots.is_empty() {
+        // Places are taken first and the surplus is given back: a claim without one would be a task nobody runs.
+        let Some(mut places) = self.pools.claiming(max) else {
             return Ok(Answer::Idle(None));
-        }
-        let asked = slots.len();
-        let sent_to_wait = self.slots.sent_to_wait();
-        let claimed_at = Instant::now();
-        let claim = Claim {
-            worker: self.worker.clone(),
-            max: asked,
-            lease: self.settings.lease,
         };
+        let claimed_at = Instant::now();
+        let claim = places.claim(self.worker.clone(), self.settings.lease);
         let engine = self.clone();
         let mut claiming = Box::pin(async move {
             let timing = engine.probes.time("claim");
@@ -174,26 +176,50 @@ impl Engine {
             self.watchers.changed(id);
             self.hint(Hint::Outbox);
         }
+        if self.pools.known_version() != Some(claimed.control) {
+            // A pool may have been paused in the meantime. If that cannot be read now, its tasks are begun, and it is read before
+            // the next claim.
+            self.hint(Hint::Control);
+            let _ = self.read_controls().await;
+        }
         let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
-        for (task, slot) in claimed.tasks.into_iter().zip(slots.drain(..)) {
+        for task in claimed.tasks {
+            let place = places
+                .place(&task.record)
+                .filter(|_| !self.pools.is_paused(&task.record.pool));
+            let Some(place) = place else {
+                self.hand_back(&task.held).await;
+                continue;
+            };
             let start = Start {
                 held: task.held,
                 input: task.input,
-                slot,
+                place,
                 claimed_at,
                 engine: self.enter(),
             };
             self.start(&task.record, start);
         }
-        if taken == 0 && more {
-            // It says that there is more and gives nothing: asked again at once, it might say so for ever.
-            return Ok(Answer::Idle(Some(QUIET)));
+        if taken >= places.all() {
+            return Ok(Answer::More);
         }
-        if taken < asked && !more {
-            self.slots.none_waits(sent_to_wait);
-            return Ok(Answer::Idle(claimed.next_due));
+        // Of a store that says that there is more and gives nothing this is not known, but asked again at once, it might say so
+        // for ever.
+        if taken == 0 || !more {
+            places.found_all(claimed.passed_over);
         }
-        Ok(Answer::More)
+        Ok(match (taken, more) {
+            (0, true) => Answer::Idle(Some(QUIET)),
+            (_, true) => Answer::More,
+            (_, false) => Answer::Idle(claimed.next_due),
+        })
+    }
+
+    /// Reads the store's named values, and does as they say.
+    pub(super) async fn read_controls(&self) -> StoreResult<Answer> {
+        let controls = self.call("control", || self.ledger.store().control(None)).await?;
+        self.pools.apply(&controls);
+        Ok(Answer::Idle(None))
     }
 
     /// Sees a claim through that took longer than a store call may: if it takes place after all, the tasks wait for this
@@ -216,11 +242,11 @@ impl Engine {
         input: Arc<CapturedRequest>,
         claimed_at: Instant,
     ) {
-        if let Some(slot) = self.slots.take() {
+        if let Some(place) = self.pools.place_for(record) {
             let start = Start {
                 held,
                 input,
-                slot,
+                place,
                 claimed_at,
                 engine: self.enter(),
             };
@@ -232,7 +258,7 @@ impl Engine {
 
     /// Gives up a claim under which nothing was begun: the task waits again, uncharged.
     pub(crate) async fn hand_back(&self, held: &Held) {
-        self.slots.send_to_wait();
+        self.pools.slots.send_some_to_wait();
         // If this fails, the lease runs out.
         if let Err(error) = self
             .call("settle", || self.ledger.settle(held, &Outcome::Released))
@@ -245,12 +271,14 @@ impl Engine {
     }
 
     async fn rescue(&self) -> StoreResult<Answer> {
-        let rescued = self.call("rescue", || self.ledger.rescue(BATCH)).await?;
+        let rescued = self
+            .call("rescue", || self.ledger.rescue_sparing(self.pools.paused(), BATCH))
+            .await?;
         let more = rescued.tasks.len() >= BATCH;
         for (id, rescue) in rescued.tasks {
             match rescue {
                 Rescue::Requeued => {
-                    self.slots.send_to_wait();
+                    self.pools.slots.send_some_to_wait();
                     self.hint(Hint::Work);
                 }
                 Rescue::Poisoned | Rescue::Expired => self.count_end(Condition::Failure, Instant::now()),
@@ -302,9 +330,9 @@ impl Engine {
         }
         self.probes.emit(|| Event::Levels {
             counts: counts.as_ref(),
-            slots_used: self.slots.used(),
-            slots_total: self.slots.total(),
-            slots_stuck: self.slots.stuck(),
+            slots_used: self.pools.slots.used(),
+            slots_total: self.pools.slots.total(),
+            slots_stuck: self.pools.slots.stuck(),
             buffered_bytes: self.budget.used(),
         });
     }
@@ -319,6 +347,7 @@ impl Action {
             Self::Deliver(_) => "claiming completions",
             Self::Look => "looking at tasks that somebody waits for",
             Self::Report => "reporting",
+            Self::Control => "reading which pools are paused",
         }
     }
 }

@@ -45,7 +45,7 @@ impl Engine {
     /// Gives up completions for whom does not answer, if they have more than their share of the store's room: those of at
     /// most `max` tasks. Answers of how many they were.
     pub(super) async fn give_up_crowded(&self, max: usize) -> StoreResult<usize> {
-        if !self.queue_hint(None).crowded {
+        if !self.queue_hint(None, None).crowded {
             return Ok(0);
         }
         let answers = self.destinations.answers(Instant::now());
@@ -59,7 +59,7 @@ impl Engine {
     /// Inserts a task. If there is no room for it, completions that have more than their share of that are given up first.
     pub(super) fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
         // A copy is made only where it could help.
-        let again = self.queue_hint(None).crowded.then(|| Box::new(insert.clone()));
+        let again = self.queue_hint(None, None).crowded.then(|| Box::new(insert.clone()));
         let inserting = self.ledger.insert(insert);
         async move {
             let inserted = inserting.await;
@@ -82,7 +82,7 @@ impl Engine {
 
     /// The same of many tasks: those are tried again that there was no room for.
     pub(super) async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
-        let again = self.queue_hint(None).crowded.then(|| inserts.clone());
+        let again = self.queue_hint(None, None).crowded.then(|| inserts.clone());
         let mut inserted = self.ledger.insert_all(inserts).await?;
         let Some(again) = again.filter(|_| inserted.iter().any(is_without_room)) else {
             return Ok(inserted);

@@ -129,7 +129,7 @@ impl Engine {
         if !overdue {
             return;
         }
-        let noticed = live.mark_stuck(|| self.slots.mark_stuck());
+        let noticed = live.mark_stuck(|| self.pools.slots.mark_stuck());
         if noticed {
             self.probes.emit(|| Event::Stuck {
                 id: live.lease.id,

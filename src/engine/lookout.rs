@@ -97,9 +97,10 @@ impl Engine {
     /// Acts on what the store tells of.
     pub(super) fn hear(self: &Arc<Self>, news: News, node: &mut Node, now: Instant) {
         if news.work {
-            // A task that is older than what comes next here waits for a slot.
-            self.slots.send_to_wait();
             node.hint(Hint::Work, now);
+        }
+        if news.control {
+            node.hint(Hint::Control, now);
         }
         if news.outbox {
             node.hint(Hint::Outbox, now);
@@ -169,9 +170,9 @@ impl Engine {
         presence.up = up;
         presence.draining = !self.phase.is_open();
         presence.slots = SlotStats {
-            used: self.slots.used(),
-            total: self.slots.total(),
-            stuck: self.slots.stuck(),
+            used: self.pools.slots.used(),
+            total: self.pools.slots.total(),
+            stuck: self.pools.slots.stuck(),
         };
         presence.rates = self.rates.read(up);
         presence.minutes = self.rates.minutes(up);

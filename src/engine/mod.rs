@@ -29,6 +29,10 @@ mod lookout;
 pub(crate) mod node;
 #[cfg(feature = "api")]
 mod observe;
+mod pool;
+mod pool_control;
+mod pool_steering;
+mod pools;
 mod rates;
 pub(crate) mod retry;
 mod run;
@@ -79,6 +83,7 @@ use self::{
     lease::LeaseThread,
     lookout::Lookout,
     node::Hint,
+    pools::Pools,
     rates::Rates,
     running::Running,
     shutdown::Phase,
@@ -88,6 +93,8 @@ use self::{
 pub use self::{
     context::TaskContext,
     follow::Changes,
+    pool::Pool,
+    pool_steering::{PausedPool, PoolError, PoolStats},
     retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
     shutdown::ShutdownReport,
     stats::{ProcessStats, Stats},
@@ -115,7 +122,7 @@ pub(crate) struct Engine {
     api: OnceLock<ApiAddress>,
     worker: WorkerId,
     runtime: Handle,
-    slots: Slots,
+    pub(crate) pools: Pools,
     running: Running,
     watchers: Watchers,
     lookout: Lookout,
@@ -143,7 +150,7 @@ impl Engine {
         let wake = Arc::new(Notify::new());
         Self {
             worker: WorkerId::new(settings.worker_name.clone(), fastrand::u64(..)),
-            slots: Slots::new(settings.concurrency, wake.clone()),
+            pools: Pools::new(settings.concurrency, settings.limits, &settings.pools, wake.clone()),
             destinations: Destinations::new(&settings.hooks, &wake),
             searches: Slots::new(accept::SEARCHES, wake.clone()),
             observers: Arc::new(Semaphore::new(settings.max_waiters.min(Semaphore::MAX_PERMITS))),

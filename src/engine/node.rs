@@ -1,4 +1,5 @@
-//! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, look, report.
+//! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, look, report, read the
+//! named values.
 //!
 //! Each duty is a small timetable: not before a time, one call at a time, sooner on a hint, later after a failure. The
 //! machine is asked for [`Action`]s until it has none, then asked when to come back. Coming back early does no harm.
@@ -13,6 +14,8 @@ const RESCUE_EVERY: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
 const DELIVER_EVERY: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// Every claim says whether there is something new.
+const CONTROL_EVERY: Duration = Duration::from_secs(60);
 /// Whoever waits for a task that another process changes hears of it within this time, if nothing told of it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -33,6 +36,7 @@ pub(crate) struct Node {
     deliver: Duty,
     look: Duty,
     report: Duty,
+    control: Duty,
     claiming: bool,
     delivering: bool,
     watching: bool,
@@ -63,6 +67,8 @@ pub(crate) enum Action {
     Look,
     /// Tell the probes how things stand.
     Report,
+    /// Read the store's named values.
+    Control,
 }
 
 /// How an action went.
@@ -85,6 +91,8 @@ pub(crate) enum Hint {
     Outbox,
     /// A task that somebody waits for may have changed.
     Changes,
+    /// A named value may have changed.
+    Control,
 }
 
 impl Node {
@@ -97,6 +105,7 @@ impl Node {
             deliver: Duty::new(DELIVER_EVERY, now),
             look: Duty::new(LOOK_EVERY, now),
             report: Duty::new(REPORT_EVERY, now),
+            control: Duty::new(CONTROL_EVERY, now),
             claiming: true,
             delivering: true,
             watching: false,
@@ -105,6 +114,10 @@ impl Node {
 
     /// What to do next, if anything: `slots` and `deliverers` are how many are free, `jitter` is in `0.0..1.0`.
     pub(crate) fn next(&mut self, now: Instant, slots: usize, deliverers: usize, jitter: f64) -> Option<Action> {
+        // First: which pools are paused is to be known before anything is claimed.
+        if self.control.begin(now, jitter) {
+            return Some(Action::Control);
+        }
         if self.claiming && slots > 0 && self.claim.begin(now, jitter) {
             return Some(Action::Claim(slots.min(CLAIM_BATCH)));
         }
@@ -144,6 +157,7 @@ impl Node {
         consider(&self.rescue, true);
         consider(&self.prune, true);
         consider(&self.report, true);
+        consider(&self.control, true);
         at
     }
 
@@ -156,6 +170,7 @@ impl Node {
             Action::Deliver(_) => &mut self.deliver,
             Action::Look => &mut self.look,
             Action::Report => &mut self.report,
+            Action::Control => &mut self.control,
         };
         duty.end(answer, now, jitter)
     }
@@ -166,6 +181,7 @@ impl Node {
             Hint::Work => self.claim.hint(now),
             Hint::Outbox => self.deliver.hint(now),
             Hint::Changes => self.look.hint(now),
+            Hint::Control => self.control.hint(now),
         }
     }
 
@@ -266,6 +282,7 @@ mod tests {
         let mut node = Node::new(now, LEASE);
         let actions = drain(&mut node, now, 8);
         let expected = [
+            Action::Control,
             Action::Claim(8),
             Action::Deliver(4),
             Action::Rescue,
@@ -339,7 +356,7 @@ mod tests {
         node.stop_delivering();
         assert_eq!(
             drain(&mut node, now, 8),
-            [Action::Rescue, Action::Prune, Action::Report]
+            [Action::Control, Action::Rescue, Action::Prune, Action::Report]
         );
     }
 }

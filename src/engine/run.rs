@@ -23,9 +23,9 @@ use crate::{
         entry::{Replay, Replayed},
         log::LogTimer,
         node::Hint,
+        pools::Place,
         rates::Counted,
         running::Live,
-        slots::Slot,
         under_way::UnderWay,
     },
     probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
@@ -40,7 +40,7 @@ const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Start {
     pub(crate) held: Held,
     pub(crate) input: Arc<CapturedRequest>,
-    pub(crate) slot: Slot,
+    pub(crate) place: Place,
     /// Before the claim was asked for: what its lease is counted from here.
     pub(crate) claimed_at: Instant,
     pub(crate) engine: UnderWay,
@@ -87,7 +87,7 @@ impl Engine {
         let leave = Leave {
             handler: Handler { replay, scopes },
             live,
-            slot: Some(start.slot),
+            place: Some(start.place),
             engine: start.engine,
         };
         self.runtime.spawn(run(leave));
@@ -301,7 +301,7 @@ struct Leave {
     /// First: until it is gone, the slot is taken.
     handler: Handler,
     live: Arc<Live>,
-    slot: Option<Slot>,
+    place: Option<Place>,
     /// Last, as it is the last to be let go of.
     engine: UnderWay,
 }
@@ -313,7 +313,7 @@ impl Drop for Leave {
         // Nobody will judge by it any more, and the application may hold on to its context.
         let _ = let_go(self.live.so_far.take());
         self.live.unstick();
-        self.slot.take();
+        self.place.take();
     }
 }
 

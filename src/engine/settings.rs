@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, Method};
 
 use crate::{
-    engine::{destinations::Hooks, retry::RetryPolicy},
+    engine::{destinations::Hooks, pool::Pool, retry::RetryPolicy},
     store::{Limits, Retention},
 };
 
@@ -15,6 +15,7 @@ pub(crate) struct Settings {
     pub(crate) version: Option<Arc<str>>,
     pub(crate) concurrency: usize,
     pub(crate) limits: Limits,
+    pub(crate) pools: Vec<Pool>,
     pub(crate) buffer_limit: usize,
     pub(crate) retry: Arc<dyn RetryPolicy>,
     pub(crate) crash_allowance: u32,

@@ -1,60 +1,136 @@
-//! How many handlers run at once, as values that free themselves.
+//! How many handlers run at once, in all and in each pool, as values that free themselves.
 
 use crate::engine::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Notify, Ordering};
 
-/// A fixed number of slots.
+/// A number of slots that pools share, each of which may have fewer.
 #[derive(Clone)]
 pub(crate) struct Slots(Arc<Inner>);
 
 struct Inner {
-    total: usize,
-    free: AtomicUsize,
+    all: Level,
+    pools: Box<[Pool]>,
     stuck: AtomicUsize,
+    /// A slot became free that a task may wait for: the queue is to be looked at, whenever that was done last.
+    freed: AtomicBool,
+    wake: Arc<Notify>,
+}
+
+/// So many, of which so many are taken.
+struct Level {
+    total: AtomicUsize,
+    used: AtomicUsize,
+}
+
+struct Pool {
+    level: Level,
+    /// Nothing is begun in it.
+    paused: AtomicBool,
     /// Whether tasks may be waiting for a slot: without that, freeing one wakes nobody, and a new task may have it.
     wanted: AtomicBool,
     /// How many tasks were sent to wait, so that a look at the queue which found none can tell whether it is still true.
     sent_to_wait: AtomicU64,
-    freed: Arc<Notify>,
 }
 
 /// The right to run one handler. Dropped, it is free again.
 #[must_use]
-pub(crate) struct Slot(Arc<Inner>);
+pub(crate) struct Slot {
+    slots: Slots,
+    pool: usize,
+}
+
+/// Slots taken for tasks that a claim may bring. Dropped, those that it did not bring are free again.
+#[must_use]
+pub(crate) struct Reserved {
+    slots: Slots,
+    all: usize,
+    pools: Box<[usize]>,
+}
 
 impl Slots {
-    /// So many slots; `freed` is notified when one becomes free while tasks wait. They may from the start: what a
+    /// So many slots, in one pool; `wake` is notified when one becomes free while tasks wait. They may from the start: what a
     /// process before this one left behind.
-    pub(crate) fn new(total: usize, freed: Arc<Notify>) -> Self {
-        Self(Arc::new(Inner {
-            total,
-            free: AtomicUsize::new(total),
-            stuck: AtomicUsize::new(0),
+    pub(crate) fn new(total: usize, wake: Arc<Notify>) -> Self {
+        Self::of_pools(total, [usize::MAX], wake)
+    }
+
+    /// The same in several pools, each of at most so many.
+    pub(crate) fn of_pools(total: usize, pools: impl IntoIterator<Item = usize>, wake: Arc<Notify>) -> Self {
+        let pools = pools.into_iter().map(|total| Pool {
+            level: Level::of(total),
+            paused: AtomicBool::new(false),
             wanted: AtomicBool::new(true),
             sent_to_wait: AtomicU64::new(0),
-            freed,
+        });
+        Self(Arc::new(Inner {
+            all: Level::of(total),
+            pools: pools.collect(),
+            stuck: AtomicUsize::new(0),
+            freed: AtomicBool::new(false),
+            wake,
         }))
     }
 
-    /// A slot, if one is free.
-    pub(crate) fn take(&self) -> Option<Slot> {
-        self.0
-            .free
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| free.checked_sub(1))
-            .ok()
-            .map(|_| Slot(self.0.clone()))
+    /// A slot of a pool, if one is free.
+    pub(crate) fn take(&self, pool: usize) -> Option<Slot> {
+        let of = &self.0.pools[pool];
+        // Who is refused since another has taken one for this moment only waits, and has the queue looked at after that.
+        if of.is_paused() || of.level.take(1) == 0 {
+            return None;
+        }
+        if self.0.all.take(1) == 0 {
+            of.level.give_back(1);
+            return None;
+        }
+        Some(Slot {
+            slots: self.clone(),
+            pool,
+        })
+    }
+
+    /// Up to `most` slots, of each pool as many of them as it has free.
+    pub(crate) fn reserve(&self, most: usize) -> Reserved {
+        let all = self.0.all.take(most);
+        let of_each = |pool: &Pool| if pool.is_paused() { 0 } else { pool.level.take(all) };
+        Reserved {
+            pools: self.0.pools.iter().map(of_each).collect(),
+            all,
+            slots: self.clone(),
+        }
     }
 
     pub(crate) fn total(&self) -> usize {
-        self.0.total
+        self.0.all.total.load(Ordering::Relaxed)
     }
 
     /// How many are free. Ordered after an earlier [`send_to_wait`](Self::send_to_wait), as dropping a slot relies on.
     pub(crate) fn free(&self) -> usize {
-        self.0.free.load(Ordering::SeqCst)
+        self.0.all.free()
     }
 
     pub(crate) fn used(&self) -> usize {
-        self.0.total - self.free()
+        self.0.all.used.load(Ordering::SeqCst)
+    }
+
+    /// How many of a pool are taken, and how many it has at most.
+    pub(crate) fn of_pool(&self, pool: usize) -> (usize, usize) {
+        let level = &self.0.pools[pool].level;
+        (level.used.load(Ordering::SeqCst), level.total.load(Ordering::SeqCst))
+    }
+
+    /// A pool has at most so many from now on. Those that are taken beyond stay so until they are free.
+    pub(crate) fn set_total(&self, pool: usize, total: usize) {
+        self.0.pools[pool].level.total.store(total, Ordering::SeqCst);
+        self.wake_if_wanted();
+    }
+
+    /// Begins nothing in a pool, or goes on.
+    pub(crate) fn set_paused(&self, pool: usize, paused: bool) {
+        self.0.pools[pool].paused.store(paused, Ordering::SeqCst);
+        self.wake_if_wanted();
+    }
+
+    pub(crate) fn is_paused(&self, pool: usize) -> bool {
+        self.0.pools[pool].is_paused()
     }
 
     /// How many slots are held by handlers that cannot be dropped.
@@ -62,54 +138,160 @@ impl Slots {
         self.0.stuck.load(Ordering::Relaxed)
     }
 
-    /// Whether tasks may be waiting: then a new one has to wait as well, so that it does not jump the queue.
-    pub(crate) fn wanted(&self) -> bool {
-        self.0.wanted.load(Ordering::SeqCst)
+    /// Whether tasks of a pool may be waiting: then a new one has to wait as well, so that it does not jump the queue.
+    pub(crate) fn wanted(&self, pool: usize) -> bool {
+        self.0.pools[pool].wanted.load(Ordering::SeqCst)
     }
 
-    /// Call before a task is stored that waits for a slot.
-    pub(crate) fn send_to_wait(&self) {
-        self.0.sent_to_wait.fetch_add(1, Ordering::SeqCst);
-        self.0.wanted.store(true, Ordering::SeqCst);
+    /// Call before a task of this pool is stored that waits for a slot.
+    pub(crate) fn send_to_wait(&self, pool: usize) {
+        let pool = &self.0.pools[pool];
+        pool.sent_to_wait.fetch_add(1, Ordering::SeqCst);
+        pool.wanted.store(true, Ordering::SeqCst);
     }
 
-    /// How many tasks were sent to wait: read before a look at the queue.
-    pub(crate) fn sent_to_wait(&self) -> u64 {
-        self.0.sent_to_wait.load(Ordering::SeqCst)
+    /// The same for tasks of which it is not known where they are.
+    pub(crate) fn send_some_to_wait(&self) {
+        (0..self.0.pools.len()).for_each(|pool| self.send_to_wait(pool));
     }
 
-    /// The queue was looked at when so many had been sent to wait, and nothing runnable was left.
-    pub(crate) fn none_waits(&self, sent_to_wait: u64) {
-        self.0.wanted.store(false, Ordering::SeqCst);
+    /// How many tasks of each pool were sent to wait: read before a look at the queue.
+    pub(crate) fn sent_to_wait(&self) -> Box<[u64]> {
+        let pools = self.0.pools.iter();
+        pools.map(|pool| pool.sent_to_wait.load(Ordering::SeqCst)).collect()
+    }
+
+    /// The queue was looked at when so many had been sent to wait, and nothing runnable was left of this pool.
+    pub(crate) fn none_waits(&self, pool: usize, sent_to_wait: u64) {
+        let pool = &self.0.pools[pool];
+        pool.wanted.store(false, Ordering::SeqCst);
         // A task sent to wait since then may have been missed, and its flag overwritten just now.
-        if self.sent_to_wait() != sent_to_wait {
-            self.0.wanted.store(true, Ordering::SeqCst);
+        if pool.sent_to_wait.load(Ordering::SeqCst) != sent_to_wait {
+            pool.wanted.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Whether a slot became free since this was asked last that a task may wait for.
+    pub(crate) fn take_freed(&self) -> bool {
+        self.0.freed.swap(false, Ordering::SeqCst)
     }
 
     /// Counts a slot as stuck until the guard is dropped.
     pub(crate) fn mark_stuck(&self) -> Stuck {
         self.0.stuck.fetch_add(1, Ordering::Relaxed);
-        Stuck(self.0.clone())
+        Stuck(self.clone())
+    }
+
+    /// Has the queue looked at if a task may wait that there is a slot for.
+    fn wake_if_wanted(&self) {
+        let could_run = |pool: &Pool| {
+            pool.wanted.load(Ordering::SeqCst) && !pool.is_paused() && pool.level.free() > 0 && self.free() > 0
+        };
+        if self.0.pools.iter().any(could_run) {
+            self.look_again();
+        }
+    }
+
+    fn look_again(&self) {
+        self.0.freed.store(true, Ordering::SeqCst);
+        self.0.wake.notify_one();
+    }
+}
+
+impl Level {
+    fn of(total: usize) -> Self {
+        Self {
+            total: AtomicUsize::new(total),
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes up to `most`, and says how many.
+    fn take(&self, most: usize) -> usize {
+        let total = self.total.load(Ordering::SeqCst);
+        let free = |used: usize| total.saturating_sub(used).min(most);
+        let more = |used: usize| (free(used) > 0).then(|| used + free(used));
+        let before = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        before.map_or(0, free)
+    }
+
+    fn give_back(&self, count: usize) {
+        self.used.fetch_sub(count, Ordering::SeqCst);
+    }
+
+    fn free(&self) -> usize {
+        let used = self.used.load(Ordering::SeqCst);
+        self.total.load(Ordering::SeqCst).saturating_sub(used)
+    }
+}
+
+impl Pool {
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+}
+
+impl Reserved {
+    /// How many there are in all.
+    pub(crate) const fn all(&self) -> usize {
+        self.all
+    }
+
+    /// How many of them may be of this pool.
+    pub(crate) fn of_pool(&self, pool: usize) -> usize {
+        self.pools[pool]
+    }
+
+    /// One of them, for a task of this pool. `None` if there is none left, as for a task that was not asked for.
+    pub(crate) fn slot(&mut self, pool: usize) -> Option<Slot> {
+        if self.all == 0 || self.pools[pool] == 0 {
+            return None;
+        }
+        self.all -= 1;
+        self.pools[pool] -= 1;
+        Some(Slot {
+            slots: self.slots.clone(),
+            pool,
+        })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let Self { slots, all, pools } = self;
+        slots.0.all.give_back(*all);
+        for (pool, count) in slots.0.pools.iter().zip(&*pools) {
+            pool.level.give_back(*count);
+        }
+        slots.wake_if_wanted();
+    }
+}
+
+impl Slot {
+    /// Frees it, and has the queue looked at, whatever is wanted.
+    pub(crate) fn free_and_look_again(self) {
+        let slots = self.slots.clone();
+        drop(self);
+        slots.look_again();
     }
 }
 
 /// A slot counted as stuck.
-pub(crate) struct Stuck(Arc<Inner>);
+pub(crate) struct Stuck(Slots);
 
 impl Drop for Stuck {
     fn drop(&mut self) {
-        self.0.stuck.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.stuck.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        let slots = &self.slots;
         // Free first, then look whether it is wanted: who sets `wanted` looks for a free slot after that, so one of the
         // two sees the other. SeqCst on both sides makes that so.
-        self.0.free.fetch_add(1, Ordering::SeqCst);
-        if self.0.wanted.load(Ordering::SeqCst) {
-            self.0.freed.notify_one();
-        }
+        slots.0.pools[self.pool].level.give_back(1);
+        slots.0.all.give_back(1);
+        slots.wake_if_wanted();
     }
 }

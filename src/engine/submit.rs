@@ -9,7 +9,8 @@ use crate::{
     engine::{Accepting, Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},
     store::{FullReason, Inserted, StoreError},
     task::{
-        Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, RequestId, TaskName, TaskRecord, Tenant, TooLong,
+        Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, PoolName, RequestId, TaskName, TaskRecord, Tenant,
+        TooLong,
     },
 };
 
@@ -100,6 +101,10 @@ impl Engine {
         if task.name.is_some() || task.key.is_some() {
             task.digest = Some(task.input.digest());
         }
+        task.pool = match submission.pool {
+            Some(pool) => pool,
+            None => self.pool_of(&task.input),
+        };
         task.tenant = submission.tenant;
         task.caller = submission.caller;
         task.labels = submission.labels;
@@ -115,6 +120,18 @@ impl Engine {
         task.crash_allowance = self.settings.crash_allowance;
         task.key_window = self.settings.key_window;
         task.subscriptions = self.destinations.subscriptions().clone();
+    }
+
+    /// The pool of a request that did not come over HTTP.
+    pub(super) fn pool_of(&self, request: &CapturedRequest) -> PoolName {
+        if !self.pools.are_several() {
+            return PoolName::DEFAULT;
+        }
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.method = request.method.clone();
+        head.uri = request.uri.clone();
+        head.headers = request.headers.clone();
+        self.pools.of(&head)
     }
 
     /// How many retries a task has that is accepted now.
@@ -133,6 +150,8 @@ pub struct Submission {
     pub name: Option<TaskName>,
     /// A key that makes submitting it twice do no harm, unique per tenant and caller.
     pub key: Option<IdempotencyKey>,
+    /// The pool it belongs to. `None`: that which the request belongs to.
+    pub pool: Option<PoolName>,
     /// Whose it is.
     pub tenant: Option<Tenant>,
     /// Who asks. It is one caller with [`Builder::caller`](crate::Builder::caller)'s of the same id.
@@ -152,6 +171,7 @@ impl Submission {
             request: CapturedRequest::new(head.method, head.uri, head.headers, body),
             name: None,
             key: None,
+            pool: None,
             tenant: None,
             caller: None,
             labels: Labels::default(),

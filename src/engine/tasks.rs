@@ -189,7 +189,7 @@ impl Tasks {
         let engine = self.engine();
         let rerun = engine.call("rerun", || engine.ledger.rerun(scope, id, edits)).await?;
         if let Rerun::Enqueued { .. } = rerun {
-            engine.slots.send_to_wait();
+            engine.pools.slots.send_some_to_wait();
             engine.hint(Hint::Work);
             engine.watchers.changed(id);
         }
@@ -296,7 +296,7 @@ impl Tasks {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let engine = self.engine();
-        engine.is_open() && !engine.queue_hint(None).failed
+        engine.is_open() && !engine.queue_hint(None, None).failed
     }
 
     /// Accepts nothing new: async requests are refused with 503 from now on, synchronous ones still pass, and everybody

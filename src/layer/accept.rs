@@ -180,7 +180,8 @@ impl Accept {
         }
         let key = idempotency_key(&head.headers)?.or(options.key);
         let tenant = self.shared.config.tenant.as_ref().and_then(|tenant| tenant(&head));
-        if let Some(reason) = engine.full(tenant.as_ref(), options.delay) {
+        let pool = engine.pools.of(&head);
+        if let Some(reason) = engine.full(tenant.as_ref(), &pool, options.delay) {
             return Err(full(reason));
         }
         let caller = self.shared.config.caller.as_ref().and_then(|caller| caller(&head));
@@ -199,6 +200,7 @@ impl Accept {
 
         let mut task = NewTask::new(id, Arc::new(input));
         engine.fill_in(&mut task);
+        task.pool = pool;
         task.name = options.name;
         task.key = key;
         task.tenant = tenant;
@@ -384,6 +386,7 @@ fn full(reason: FullReason) -> Problem {
     match reason {
         FullReason::Queue => Problem::queue_full(),
         FullReason::Tenant => Problem::tenant_queue_full(),
+        FullReason::Pool => Problem::pool_queue_full(),
         FullReason::Storage => Problem::storage_full(),
     }
 }

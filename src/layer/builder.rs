@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 pub use self::address::Links;
 use crate::{
-    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Intake, Probes, RetryPolicy, Settings, Strip},
+    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Intake, Pool, Probes, RetryPolicy, Settings, Strip},
     error::{BoxError, ConfigError},
     hook::{Callbacks, IntoHook},
     layer::{
@@ -85,7 +85,9 @@ impl Builder {
                 limits: Limits {
                     queued: 100_000,
                     per_tenant: u64::MAX,
+                    per_pool: u64::MAX,
                 },
+                pools: Vec::new(),
                 buffer_limit: 64 * MIB,
                 retry: Arc::new(Backoff::new()),
                 crash_allowance: 3,
@@ -203,6 +205,13 @@ impl Builder {
     /// How many tasks of one tenant may wait; beyond, 429. Default: as many as of all.
     pub fn tenant_queue_depth(mut self, tasks: u64) -> Self {
         self.settings.limits.per_tenant = tasks;
+        self
+    }
+
+    /// Gives tasks of some kind slots and limits of their own: see [`Pool`]. May be given several times; a request belongs to
+    /// the first that matches. Default: one pool, `default`, which has all slots.
+    pub fn pool(mut self, pool: Pool) -> Self {
+        self.settings.pools.push(pool);
         self
     }
 

@@ -157,8 +157,9 @@ macro_rules! __forward {
         fn queue_hint(
             &self,
             tenant: ::core::option::Option<&$crate::task::Tenant>,
+            pool: ::core::option::Option<&$crate::task::PoolName>,
         ) -> $crate::store::QueueHint {
-            $crate::store::TaskStore::queue_hint(self.store(), tenant)
+            $crate::store::TaskStore::queue_hint(self.store(), tenant, pool)
         }
     };
     (news) => {

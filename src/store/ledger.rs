@@ -21,10 +21,13 @@ use super::{
     Candidates, Change, Claim, Committed, Due, Guard, Part, Response, Retention, Row, StoreError, StoreErrorKind,
     StoreResult, TaskStore, Which, Why,
 };
-use crate::task::{
-    CapturedRequest, CapturedResponse, DecodeError, Filter, Page, PageOf, RequestId, Scope, SortOrder, TaskName,
-    TaskRecord, TaskRef, WorkerId,
-    lifecycle::{Edits, Outcome, Rerun, Rescue, Stop},
+use crate::{
+    task::{
+        CapturedRequest, CapturedResponse, Cursor, DecodeError, Filter, Page, PageOf, PoolName, RequestId, Scope,
+        SortOrder, TaskName, TaskRecord, TaskRef, TaskState, WorkerId,
+        lifecycle::{Edits, Outcome, Rerun, Rescue, Stop},
+    },
+    time::Timestamp,
 };
 
 /// How often a step is decided anew because another change came between. Two that meet differ in a moment; a store where
@@ -105,6 +108,7 @@ impl Ledger {
         let mut claimed = Claimed {
             tasks: Vec::with_capacity(claims.tasks.len()),
             next_due: claims.next_due,
+            passed_over: claims.passed_over,
             control: claims.control,
             unreadable: Vec::new(),
         };
@@ -183,7 +187,12 @@ impl Ledger {
 
     /// Finds up to `limit` tasks whose lease or age ran out, or whose holder is known to be dead, and requeues or ends each.
     pub async fn rescue(&self, limit: usize) -> StoreResult<Rescued> {
-        let Candidates { now, rows } = self.store.due(Due::Rescue, limit).await?;
+        self.rescue_sparing(Vec::new(), limit).await
+    }
+
+    /// The same, where tasks of these pools do not expire: they are paused.
+    pub async fn rescue_sparing(&self, spared: Vec<PoolName>, limit: usize) -> StoreResult<Rescued> {
+        let Candidates { now, rows } = self.store.due(Due::Rescue { spared }, limit).await?;
         let mut rescued = Vec::with_capacity(rows.len());
         let mut changes = Vec::with_capacity(rows.len());
         for mut candidate in rows {
@@ -210,6 +219,32 @@ impl Ledger {
             }
         }
         Ok(answer)
+    }
+
+    /// Gives the waiting tasks on a page of a pool back the time for which it was paused, until now. Answers where the next
+    /// page begins. Done twice, they expire later than they need; none expires earlier.
+    pub async fn resume(&self, pool: &PoolName, paused_at: Timestamp, page: Page) -> StoreResult<Option<Cursor>> {
+        let filter = Filter {
+            pool: Some(pool.clone()),
+            states: Some(TaskState::ALL.into_iter().filter(|state| state.is_queued()).collect()),
+            ..Filter::default()
+        };
+        let found = self.store.list(&Scope::All, &filter, page).await?;
+        let change = |row: &mut Row| {
+            let now = self.store.now();
+            let has_changed = Arc::make_mut(row.restore()).resume(paused_at, now);
+            has_changed.then(|| Change::between(row, row.record.clone(), now))
+        };
+        let changes = found.items.into_iter().filter_map(|mut row| change(&mut row));
+        for committed in self.commit_all(changes.collect()).await? {
+            let mut stale = committed;
+            for _ in 0..TRIES {
+                let Committed::Stale(Some(mut row)) = stale else { break };
+                let Some(change) = change(&mut row) else { break };
+                stale = self.store.commit(change).await?;
+            }
+        }
+        Ok(found.next)
     }
 
     /// Asks for a task to stop.

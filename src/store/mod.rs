@@ -43,14 +43,16 @@ pub use self::{
     news::{Attention, Control, ControlChange, Controls, Glance, News},
     operations::{
         Abilities, BornClaimed, Candidate, Candidates, Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Due,
-        Durability, FullReason, Insertion, KnownBy, Limits, LogQuery, NewRow, Part, Payload, QueueHint, Renewal,
-        Retention, Sharing, Which, Why,
+        Durability, FullReason, Insertion, KnownBy, Limits, LogQuery, NewRow, Part, Payload, PoolClaim, QueueHint,
+        Renewal, Retention, Sharing, Which, Why,
     },
     row::{Columns, OutboxRow, Row},
 };
 use crate::{
     error::BoxFuture,
-    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen, Tenant},
+    task::{
+        Counts, Filter, LeaseRef, LogLine, Page, PageOf, PoolName, Presence, Progress, RequestId, Scope, Seen, Tenant,
+    },
     time::Timestamp,
 };
 
@@ -114,7 +116,7 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// How full the queue is, and whether the store has failed for good, as far as is known without waiting: lets a
     /// request be refused before its body is read, and a process be taken out of service. May be out of date; the insert
     /// decides.
-    fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint;
+    fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint;
 
     /// Stores a task, or says which task is already known by its id, name or key.
     ///

@@ -6,8 +6,8 @@ use super::{Answers, Columns, Row, StoreResult};
 pub use crate::task::{envelope::Payload, lifecycle::Renewal};
 use crate::{
     task::{
-        Destination, FenceToken, IdempotencyKey, RequestDigest, RequestId, TaskName, TaskRecord, TaskRef, TaskState,
-        WorkerId,
+        Destination, FenceToken, IdempotencyKey, PoolName, RequestDigest, RequestId, TaskName, TaskRecord, TaskRef,
+        TaskState, Tenant, WorkerId,
     },
     time::Timestamp,
 };
@@ -67,6 +67,8 @@ pub struct QueueHint {
     pub queued: Option<u64>,
     /// Tasks of the tenant asked for that wait.
     pub tenant_queued: Option<u64>,
+    /// Tasks of the pool asked for that wait.
+    pub pool_queued: Option<u64>,
     /// The store has failed for good: it takes nothing in until it is opened anew.
     pub failed: bool,
     /// Completions that wait may have more of the store's room than their share: it may have rows for
@@ -152,6 +154,8 @@ pub struct Limits {
     pub queued: u64,
     /// Of the task's own tenant, if it has one.
     pub per_tenant: u64,
+    /// Of the task's own pool: so that one which is paused or slow does not fill the queue.
+    pub per_pool: u64,
 }
 
 impl Limits {
@@ -159,6 +163,7 @@ impl Limits {
     pub const UNLIMITED: Self = Self {
         queued: u64::MAX,
         per_tenant: u64::MAX,
+        per_pool: u64::MAX,
     };
 }
 
@@ -203,12 +208,15 @@ pub enum FullReason {
     Queue,
     /// [`Limits::per_tenant`].
     Tenant,
+    /// [`Limits::per_pool`].
+    Pool,
     /// The store's own.
     Storage,
 }
 
 /// A worker asking for tasks.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Claim {
     /// Who asks.
     pub worker: WorkerId,
@@ -216,6 +224,51 @@ pub struct Claim {
     pub max: usize,
     /// How long the claims hold.
     pub lease: Duration,
+    /// How many at most of these pools.
+    pub pools: Vec<PoolClaim>,
+    /// How many at most of all other pools together: a pool that no process names any more strands nothing.
+    pub others: usize,
+}
+
+impl Claim {
+    /// Up to `max` tasks, whatever pool they are in.
+    #[must_use]
+    pub const fn new(worker: WorkerId, max: usize, lease: Duration) -> Self {
+        Self {
+            worker,
+            max,
+            lease,
+            pools: Vec::new(),
+            others: usize::MAX,
+        }
+    }
+}
+
+/// How many tasks of one pool a worker asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolClaim {
+    /// The pool.
+    pub pool: PoolName,
+    /// How many at most.
+    pub max: usize,
+    /// How many a tenant may hold, with those that it holds already: a task of one that has as many is passed over, and the
+    /// claim looks on for up to 1,000 tasks behind it.
+    pub per_tenant: Option<usize>,
+    /// How many this worker's tenants hold already, those that hold any.
+    pub held: Vec<(Tenant, usize)>,
+}
+
+impl PoolClaim {
+    /// Up to `max` tasks of a pool, whoever's they are.
+    #[must_use]
+    pub const fn new(pool: PoolName, max: usize) -> Self {
+        Self {
+            pool,
+            max,
+            per_tenant: None,
+            held: Vec::new(),
+        }
+    }
 }
 
 /// What a claim found.
@@ -224,8 +277,10 @@ pub struct Claims {
     /// The tasks, oldest `run_at` first.
     pub tasks: Vec<ClaimedRow>,
     /// How long until the next waiting task is due, if one is known: zero if more could have been claimed. A suspect
-    /// that must wait for another suspect of this worker does not count.
+    /// that must wait for another suspect of this worker does not count, nor does a task that this claim may not take.
     pub next_due: Option<Duration>,
+    /// Whether a task that could run was passed over, since its tenant has as many as it may.
+    pub passed_over: bool,
     /// The version of the [named values](crate::store::Controls::version), so that who claims knows when to read them.
     pub control: u64,
 }
@@ -264,7 +319,10 @@ impl From<&TaskRef> for Which {
 #[non_exhaustive]
 pub enum Due {
     /// Tasks whose lease or age ran out, and what was held by a process that is known to be dead.
-    Rescue,
+    Rescue {
+        /// Pools whose tasks do not expire now: they are paused.
+        spared: Vec<PoolName>,
+    },
     /// Tasks that are past retention, counted from [`Columns::rests_at`].
     Prune(Retention),
     /// Tasks with a completion that has been due for so long and was taken by nobody, unless it is for one of `spared`.

@@ -157,6 +157,17 @@ impl TaskRecord {
         Ok(next)
     }
 
+    /// Gives a task that waits the time back for which its pool was paused, until `now`: it expires so much later. One that
+    /// had expired before is left as it is. Answers whether there is a change.
+    pub fn resume(&mut self, paused_at: Timestamp, now: Timestamp) -> bool {
+        if !self.state.is_queued() || self.expires_at <= paused_at {
+            return false;
+        }
+        let waited = now.since(paused_at.max(self.created_at));
+        self.expires_at = self.expires_at.saturating_add(waited);
+        !waited.is_zero()
+    }
+
     /// Ends or requeues the task if its lease or its age ran out.
     pub fn rescue(&mut self, now: Timestamp) -> Rescue {
         if self.state.is_queued() && self.expires_at <= now {

@@ -23,6 +23,7 @@ pub mod lifecycle;
 mod new_task;
 pub(crate) mod own;
 mod payload;
+mod pool;
 mod presence;
 pub(crate) mod printable;
 pub mod query;
@@ -47,6 +48,7 @@ pub use self::{
     },
     labels::{Labels, TooLong},
     new_task::{NewTask, Subscription, Subscriptions},
+    pool::PoolName,
     presence::{Presence, RateStats, Seen, SlotStats},
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
     record::{Accepted, Counts, LogLine, Progress, TaskRecord},

@@ -3,8 +3,8 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use crate::task::{
-    Accepted, Caller, CapturedRequest, Conditions, Destination, IdempotencyKey, Labels, RequestDigest, RequestId,
-    TaskName, Tenant, TooLong,
+    Accepted, Caller, CapturedRequest, Conditions, Destination, IdempotencyKey, Labels, PoolName, RequestDigest,
+    RequestId, TaskName, Tenant, TooLong,
 };
 
 /// A task about to be stored: everything the store must know to run it, find it again, and end it without the engine.
@@ -21,6 +21,8 @@ pub struct NewTask {
     pub digest: Option<RequestDigest>,
     /// How long the key is remembered from now on, even after the task is gone.
     pub key_window: Duration,
+    /// Whose slots it runs on.
+    pub pool: PoolName,
     /// Whose it is.
     pub tenant: Option<Tenant>,
     /// Who asked for it, where the application knows.
@@ -55,6 +57,7 @@ impl NewTask {
             key: None,
             digest: None,
             key_window: Duration::from_secs(24 * 60 * 60),
+            pool: PoolName::DEFAULT,
             tenant: None,
             caller: None,
             function: None,

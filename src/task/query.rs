@@ -1,7 +1,7 @@
 //! How stored tasks are looked for: whose, which, in what order, from where on.
 
 use crate::{
-    task::{RequestId, StateSet, TaskRecord, Tenant},
+    task::{PoolName, RequestId, StateSet, TaskRecord, Tenant},
     time::Timestamp,
 };
 
@@ -32,6 +32,8 @@ pub struct Filter {
     pub states: Option<StateSet>,
     /// Only tasks whose task id begins so.
     pub prefix: Option<String>,
+    /// Only tasks of this pool.
+    pub pool: Option<PoolName>,
     /// Only tasks of this function.
     pub function: Option<String>,
     /// Only tasks that have all of these labels, each a name and its value.
@@ -54,6 +56,7 @@ impl Filter {
         self.states.is_none_or(|states| states.contains(task.state))
             && self.created_from.is_none_or(|from| task.created_at >= from)
             && self.created_to.is_none_or(|to| task.created_at <= to)
+            && self.pool.as_ref().is_none_or(|pool| task.pool == *pool)
             && self.function.as_ref().is_none_or(|name| task.function() == name)
             && self
                 .prefix

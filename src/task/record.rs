@@ -7,8 +7,8 @@ use http::{Method, Uri};
 use crate::{
     task::{
         Caller, Content, Cursor, Delivery, DeliveryStatus, FenceToken, History, HistoryEvent, Labels, LeaseRef,
-        NewTask, RequestDigest, RequestId, RequestTarget, Subscriptions, TaskName, TaskState, Tenant, WorkerId,
-        record_codec::Unknown, shorten::shorten,
+        NewTask, PoolName, RequestDigest, RequestId, RequestTarget, Subscriptions, TaskName, TaskState, Tenant,
+        WorkerId, record_codec::Unknown, shorten::shorten,
     },
     time::Timestamp,
 };
@@ -24,6 +24,8 @@ pub struct Accepted {
     pub id: RequestId,
     /// The client's name for it.
     pub name: Option<TaskName>,
+    /// Whose slots it runs on.
+    pub pool: PoolName,
     /// Whose it is.
     pub tenant: Option<Tenant>,
     /// Who asked for it, where the application knows.
@@ -146,6 +148,7 @@ impl Accepted {
         Self {
             id: task.id,
             name: task.name.clone(),
+            pool: task.pool.clone(),
             tenant: task.tenant.clone(),
             caller: task.caller.clone(),
             function,

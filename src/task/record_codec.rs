@@ -25,8 +25,8 @@ use std::sync::Arc;
 use self::basics::{Reader, Writer};
 pub(crate) use self::unknown::Unknown;
 use crate::task::{
-    Accepted, Caller, Content, DecodeError, FenceToken, History, Labels, RequestDigest, RequestId, Subscriptions,
-    TaskName, TaskRecord, Tenant,
+    Accepted, Caller, Content, DecodeError, FenceToken, History, Labels, PoolName, RequestDigest, RequestId,
+    Subscriptions, TaskName, TaskRecord, Tenant,
 };
 
 const KIND_RECORD: u8 = b'r';
@@ -47,6 +47,7 @@ mod tag {
     pub(super) const SUBSCRIPTIONS: u64 = 16;
     pub(super) const CALLBACK: u64 = 17;
     pub(super) const REQUEST: u64 = 18;
+    pub(super) const POOL: u64 = 19;
 
     // Of what changes.
     pub(super) const WORKER: u64 = 30;
@@ -132,6 +133,8 @@ impl TaskRecord {
         });
         let request = (self.request != Content::default()).then_some(&self.request);
         fields.maybe(tag::REQUEST, request, Writer::content);
+        let pool = (!self.pool.is_default()).then_some(&self.pool);
+        fields.maybe(tag::POOL, pool, |out, pool| out.put(pool.as_str().as_bytes()));
 
         fields.maybe(tag::WORKER, self.worker.as_ref(), Writer::worker);
         for (tag, time) in [
@@ -184,6 +187,7 @@ impl TaskRecord {
         let accepted = Accepted {
             id,
             name: None,
+            pool: PoolName::DEFAULT,
             tenant: None,
             caller: None,
             function: None,
@@ -258,6 +262,7 @@ impl TaskRecord {
                 }
                 tag::CALLBACK => accepted.callback = Some(value.whole_text()?.into()),
                 tag::REQUEST => accepted.request = value.content()?,
+                tag::POOL => accepted.pool = PoolName::stored(value.whole_text()?),
                 tag::WORKER => self.worker = Some(value.worker()?),
                 tag::LEASE_UNTIL => self.lease_until = Some(value.time(base)?),
                 tag::STARTED_AT => self.started_at = Some(value.time(base)?),

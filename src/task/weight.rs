@@ -23,7 +23,12 @@ impl Accepted {
         let name = self.name.as_ref().map_or(0, |name| name.as_str().len());
         let tenant = self.tenant.as_ref().map_or(0, |tenant| tenant.as_str().len());
         let caller = self.caller.as_ref().map_or(0, |caller| caller.as_str().len());
-        texts.iter().sum::<usize>() + name + tenant + caller + self.target.length() + self.labels.weight()
+        let pool = if self.pool.is_default() {
+            0
+        } else {
+            self.pool.as_str().len()
+        };
+        texts.iter().sum::<usize>() + name + tenant + caller + pool + self.target.length() + self.labels.weight()
     }
 }
 

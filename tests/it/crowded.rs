@@ -254,7 +254,7 @@ async fn a_destination_that_is_only_slow_loses_nothing() {
         submitted(&tasks).await;
     }
     eventually("all of it waits", async || pending(&store).await == 40).await;
-    assert!(store.queue_hint(None).crowded);
+    assert!(store.queue_hint(None, None).crowded);
     let request = Request::post("/work").body(Bytes::new()).unwrap();
     let refused = tasks.submit(Submission::new(request)).await;
     assert!(

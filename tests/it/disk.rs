@@ -133,7 +133,7 @@ async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
     let later = store.insert(Insert::new(a_task(4))).await.unwrap_err();
     assert_eq!(later.kind(), StoreErrorKind::Unavailable);
     assert!(later.to_string().contains("open it again"), "{later}");
-    assert!(store.file.queue_hint(None).failed);
+    assert!(store.file.queue_hint(None, None).failed);
     let renewed = store.file.renew(vec![lease], census::LONG).await.unwrap();
     assert_eq!(renewed, [Renewal::Renewed { stop: false }], "what runs may go on");
     assert_eq!(store.task(kept).await.unwrap().state, TaskState::Enqueued);

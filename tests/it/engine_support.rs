@@ -233,7 +233,7 @@ pub(crate) fn inserted(inserted: Inserted) -> Arc<TaskRecord> {
 /// Claims one task as a worker that never comes back.
 pub(crate) async fn claim_and_die(store: &MemoryStore, lease: Duration) -> Claimed {
     let worker = WorkerId::new("dead", fastrand::u64(..));
-    let claim = Claim { worker, max: 1, lease };
+    let claim = Claim::new(worker, 1, lease);
     ledger(store).claim(claim).await.unwrap()
 }
 

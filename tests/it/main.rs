@@ -38,6 +38,7 @@ mod memory_keys;
 mod memory_waiting;
 mod metrics_probe;
 mod placement;
+mod pools;
 mod prefer;
 mod readiness;
 mod receiver;

@@ -157,7 +157,7 @@ async fn a_store_full_of_live_tasks_refuses_and_keeps_no_trace() {
     let waiting = bounded.ledger().insert(Insert::new(task.clone())).await.unwrap();
     assert!(matches!(waiting, Inserted::Full(FullReason::Storage)), "{waiting:?}");
     assert_eq!(bounded.kept().await.len(), 3);
-    assert_eq!(bounded.store.queue_hint(None).queued, Some(0));
+    assert_eq!(bounded.store.queue_hint(None, None).queued, Some(0));
 
     let _ = bounded.ledger().settle(&held, &Outcome::Stopped).await.unwrap();
     assert!(

@@ -93,7 +93,7 @@ impl Ended {
     }
 
     fn is_crowded(&self) -> bool {
-        self.ledger.store().queue_hint(None).crowded
+        self.ledger.store().queue_hint(None, None).crowded
     }
 
     async fn record(&self, id: RequestId) -> Arc<TaskRecord> {

@@ -73,11 +73,7 @@ async fn insert_born(store: &TaskFile, task: NewTask) -> Held {
 }
 
 async fn claim(store: &TaskFile) -> Vec<RequestId> {
-    let claim = Claim {
-        worker: worker(),
-        max: 100,
-        lease: LONG,
-    };
+    let claim = Claim::new(worker(), 100, LONG);
     let claimed = store.claim(claim).await.unwrap();
     claimed.tasks.iter().map(|task| task.record.id).collect()
 }

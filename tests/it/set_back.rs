@@ -24,11 +24,7 @@ fn task(number: u8) -> NewTask {
 }
 
 async fn claim(store: &Ledger) -> Vec<ClaimedTask> {
-    let claim = Claim {
-        worker: WorkerId::new("w", 1),
-        max: 10,
-        lease: Duration::from_secs(30),
-    };
+    let claim = Claim::new(WorkerId::new("w", 1), 10, Duration::from_secs(30));
     store.claim(claim).await.unwrap().tasks
 }
 

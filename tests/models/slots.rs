@@ -14,11 +14,11 @@ use crate::{
 fn a_slot_is_free_again_when_dropped() {
     let once = || {
         let slots = Slots::new(1, Arc::new(Notify::new()));
-        let slot = slots.take().unwrap();
-        assert!(slots.take().is_none());
+        let slot = slots.take(0).unwrap();
+        assert!(slots.take(0).is_none());
         assert_eq!((slots.used(), slots.free()), (1, 0));
         drop(slot);
-        assert!(slots.take().is_some());
+        assert!(slots.take(0).is_some());
     };
     shuttle::check_random(once, 1);
 }
@@ -32,7 +32,7 @@ fn never_more_are_held_than_there_are() {
             let (slots, held) = (slots.clone(), held.clone());
             thread::spawn(move || {
                 for _ in 0..2 {
-                    if let Some(slot) = slots.take() {
+                    if let Some(slot) = slots.take(0) {
                         assert!(held.fetch_add(1, Ordering::SeqCst) < 2);
                         held.fetch_sub(1, Ordering::SeqCst);
                         drop(slot);
@@ -45,34 +45,40 @@ fn never_more_are_held_than_there_are() {
     });
 }
 
-/// A process with one slot, and what its accepts and its driver do with it: the steps of `accept.rs` and `driver.rs`,
-/// without the poll that would find every second what was forgotten.
+/// A process with a few slots, and what its accepts and its driver do with them: the steps of `accept.rs`, `pools.rs` and
+/// `driver.rs`, without the poll that would find every second what was forgotten.
 #[derive(Clone)]
 struct Engine {
     slots: Slots,
     wake: Arc<Notify>,
     /// `Hint::Work`, given and not taken.
     hinted: Arc<AtomicBool>,
-    queue: Arc<Mutex<usize>>,
+    /// The pools of the tasks that wait.
+    queue: Arc<Mutex<Vec<usize>>>,
     ran: Arc<AtomicUsize>,
 }
 
 impl Engine {
+    /// One slot, in one pool.
     fn new() -> Self {
+        Self::of_pools(1, &[usize::MAX])
+    }
+
+    fn of_pools(total: usize, pools: &[usize]) -> Self {
         let wake = Arc::new(Notify::new());
         Self {
-            slots: Slots::new(1, wake.clone()),
+            slots: Slots::of_pools(total, pools.iter().copied(), wake.clone()),
             wake,
             hinted: Arc::new(AtomicBool::new(false)),
-            queue: Arc::new(Mutex::new(0)),
+            queue: Arc::new(Mutex::new(Vec::new())),
             ran: Arc::new(AtomicUsize::new(0)),
         }
     }
 
     /// A task is accepted: it is born claimed, or waits.
-    fn accept(&self) {
-        let born = match self.slots.wanted() {
-            false => self.slots.take(),
+    fn accept(&self, pool: usize) {
+        let born = match self.slots.wanted(pool) {
+            false => self.slots.take(pool),
             true => None,
         };
         match born {
@@ -83,8 +89,8 @@ impl Engine {
                 self.wake.notify_one();
             }
             None => {
-                self.slots.send_to_wait();
-                *self.queue.lock().unwrap() += 1;
+                self.slots.send_to_wait(pool);
+                self.queue.lock().unwrap().push(pool);
                 self.hinted.store(true, Ordering::SeqCst);
                 self.wake.notify_one();
             }
@@ -94,15 +100,12 @@ impl Engine {
     fn drive(&self, tasks: usize) {
         let mut due = true;
         while self.ran.load(Ordering::SeqCst) < tasks {
-            due |= self.hinted.swap(false, Ordering::SeqCst);
+            due |= self.hinted.swap(false, Ordering::SeqCst) | self.slots.take_freed();
             while due && self.slots.free() > 0 {
                 due = self.claim();
             }
             if due && self.slots.free() == 0 {
-                self.slots.send_to_wait();
-                if self.slots.free() > 0 {
-                    continue;
-                }
+                self.slots.send_some_to_wait();
             }
             if due && self.slots.free() > 0 {
                 // A claim that is due, and a slot for it: `wake_at` says at once.
@@ -116,18 +119,25 @@ impl Engine {
 
     /// Runs a task that waits, on a thread of its own. Answers whether there may be more.
     fn claim(&self) -> bool {
-        let Some(slot) = self.slots.take() else {
+        let sent_to_wait = self.slots.sent_to_wait();
+        let mut reserved = self.slots.reserve(1);
+        for pool in 0..sent_to_wait.len() {
+            if reserved.of_pool(pool) == 0 {
+                self.slots.send_to_wait(pool);
+            }
+        }
+        let mut queue = self.queue.lock().unwrap();
+        let found = queue.iter().position(|pool| reserved.of_pool(*pool) > 0);
+        let pool = found.map(|at| queue.remove(at));
+        drop(queue);
+        let Some(slot) = pool.and_then(|pool| reserved.slot(pool)) else {
+            for pool in 0..sent_to_wait.len() {
+                if reserved.of_pool(pool) > 0 {
+                    self.slots.none_waits(pool, sent_to_wait[pool]);
+                }
+            }
             return false;
         };
-        let sent_to_wait = self.slots.sent_to_wait();
-        let mut queue = self.queue.lock().unwrap();
-        if *queue == 0 {
-            drop(queue);
-            self.slots.none_waits(sent_to_wait);
-            return false;
-        }
-        *queue -= 1;
-        drop(queue);
         let engine = self.clone();
         thread::spawn(move || {
             engine.ran.fetch_add(1, Ordering::SeqCst);
@@ -144,11 +154,11 @@ impl Engine {
 fn a_task_that_waits_gets_the_slot_that_becomes_free() {
     try_orders(|| {
         let engine = Engine::new();
-        let handler = engine.slots.take().unwrap();
+        let handler = engine.slots.take(0).unwrap();
         let freeing = thread::spawn(move || drop(handler));
         let accepting = {
             let engine = engine.clone();
-            thread::spawn(move || engine.accept())
+            thread::spawn(move || engine.accept(0))
         };
         engine.drive(1);
         freeing.join().unwrap();
@@ -162,11 +172,62 @@ fn a_task_that_waits_gets_the_slot_that_becomes_free() {
 fn a_slot_that_is_freed_as_the_driver_goes_to_sleep_wakes_it() {
     try_orders(|| {
         let engine = Engine::new();
-        let handler = engine.slots.take().unwrap();
-        engine.slots.none_waits(engine.slots.sent_to_wait());
-        *engine.queue.lock().unwrap() = 1;
+        let handler = engine.slots.take(0).unwrap();
+        engine.slots.none_waits(0, engine.slots.sent_to_wait()[0]);
+        engine.queue.lock().unwrap().push(0);
         let freeing = thread::spawn(move || drop(handler));
         engine.drive(1);
         freeing.join().unwrap();
+    });
+}
+
+/// The slot is of another pool, and is freed while the task is put into the queue and the driver goes to sleep.
+#[test]
+fn a_slot_freed_by_one_pool_goes_to_a_task_of_another() {
+    try_orders(|| {
+        let engine = Engine::of_pools(1, &[usize::MAX; 2]);
+        let handler = engine.slots.take(0).unwrap();
+        let freeing = thread::spawn(move || drop(handler));
+        let accepting = {
+            let engine = engine.clone();
+            thread::spawn(move || engine.accept(1))
+        };
+        engine.drive(1);
+        freeing.join().unwrap();
+        accepting.join().unwrap();
+    });
+}
+
+/// There are slots enough, but none of its pool; one is freed while the driver finds that out.
+#[test]
+fn a_task_waits_for_a_slot_of_its_own_pool() {
+    try_orders(|| {
+        let engine = Engine::of_pools(3, &[1, usize::MAX]);
+        let handler = engine.slots.take(0).unwrap();
+        engine.slots.none_waits(0, engine.slots.sent_to_wait()[0]);
+        engine.queue.lock().unwrap().push(0);
+        let freeing = thread::spawn(move || drop(handler));
+        let accepting = {
+            let engine = engine.clone();
+            thread::spawn(move || engine.accept(1))
+        };
+        engine.drive(2);
+        freeing.join().unwrap();
+        accepting.join().unwrap();
+    });
+}
+
+#[test]
+fn a_paused_pool_gives_no_slots_and_then_those_that_wait_run() {
+    try_orders(|| {
+        let engine = Engine::of_pools(2, &[1, 1]);
+        engine.slots.set_paused(0, true);
+        engine.accept(0);
+        let resuming = {
+            let engine = engine.clone();
+            thread::spawn(move || engine.slots.set_paused(0, false))
+        };
+        engine.drive(1);
+        resuming.join().unwrap();
     });
 }

@@ -85,6 +85,7 @@ impl World {
         let settings = Settings {
             worker_name: "w".into(),
             version: None,
+            pools: Vec::new(),
             concurrency: 1,
             limits: Limits::UNLIMITED,
             buffer_limit: 1,
@@ -144,21 +145,13 @@ impl World {
     }
 
     async fn claim(&self) -> Held {
-        let claim = Claim {
-            worker: WorkerId::new("w", 1),
-            max: 1,
-            lease: Duration::from_secs(30),
-        };
+        let claim = Claim::new(WorkerId::new("w", 1), 1, Duration::from_secs(30));
         self.ledger().claim(claim).await.unwrap().tasks.remove(0).held
     }
 
     /// A claim whose holder is gone.
     async fn crash(&self) {
-        let claim = Claim {
-            worker: WorkerId::new("gone", 2),
-            max: 1,
-            lease: Duration::ZERO,
-        };
+        let claim = Claim::new(WorkerId::new("gone", 2), 1, Duration::ZERO);
         assert_eq!(self.store.claim(claim).await.unwrap().tasks.len(), 1);
         assert_eq!(self.ledger().rescue(1).await.unwrap().tasks.len(), 1);
     }

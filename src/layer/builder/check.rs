@@ -30,6 +30,17 @@ impl Builder {
                 "with 0 no tenant's task can wait; it must be at least 1",
             );
         }
+        let mut names = Vec::with_capacity(settings.pools.len());
+        for pool in &settings.pools {
+            names.push(pool.check()?);
+        }
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ConfigError::new(
+                "pool",
+                format!("there are two of the name {:?}", twice[0].as_str()),
+            ));
+        }
         if settings.buffer_limit < config.body_limit {
             return refuse(
                 "buffer_limit",

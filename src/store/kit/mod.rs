@@ -6,6 +6,7 @@
 //!
 //! - [`scan`]: what the operations answer, said over all rows: to read, and to begin with
 //! - [`Queue`]: which tasks wait, in the order they are to be claimed
+//! - [`Allowance`]: what is left of what a claim may take
 //! - [`Outbox`]: which completions are due
 //! - [`Shelf`]: every task by its creation, every one that rests by when it came to rest, and how many are in each state
 //! - [`Orphans`]: what was held by a process that is gone
@@ -21,13 +22,19 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use tower_respond_async::{store::kit::Queue, task::{RequestId, WorkerId}, time::Timestamp};
+//! use tower_respond_async::{
+//!     store::{Claim, kit::{Allowance, Queue}},
+//!     task::WorkerId,
+//!     time::Timestamp,
+//! };
 //!
 //! let (queue, worker, now) = (Queue::default(), WorkerId::new("w", 1), Timestamp::from_millis(1_000));
-//! assert!(queue.lock().take(&worker, 10, now).is_empty());
+//! let mut allowance = Allowance::of(&Claim::new(worker.clone(), 10, Duration::from_secs(30)));
+//! assert!(queue.lock().take(&worker, &mut allowance, 10, now).is_empty());
 //! assert_eq!(queue.waiting(), 0);
 //! ```
 
+mod allowance;
 mod control_values;
 mod io_thread;
 mod keys;
@@ -45,6 +52,7 @@ mod timeline;
 mod values;
 
 pub use self::{
+    allowance::Allowance,
     control_values::ControlValues,
     io_thread::IoThread,
     keys::{ClientKey, KnownKey},

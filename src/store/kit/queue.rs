@@ -9,12 +9,15 @@ use std::{
     time::Duration,
 };
 
-use super::timeline::Moment;
+use super::{Allowance, timeline::Moment};
 use crate::{
     store::{FullReason, Limits, Row},
-    task::{RequestId, Scope, Tenant, WorkerId},
+    task::{PoolName, RequestId, Scope, Tenant, WorkerId},
     time::Timestamp,
 };
+
+/// How far a claim looks ahead in a pool for a task whose tenant may have another one.
+const LOOK_AHEAD: usize = 1000;
 
 /// The tasks that wait. One that is born claimed never comes here.
 #[derive(Debug, Default)]
@@ -66,11 +69,11 @@ impl Queue {
             .filter(|_| after.filter(holds_suspect).is_none());
         if was != is || freed.is_some() {
             let mut queue = self.lock();
-            if let Some((row, place)) = before.zip(was) {
-                queue.remove(row.id, row.record.tenant.as_ref(), place);
+            if let Some(row) = before.filter(|_| was.is_some()) {
+                queue.remove(row);
             }
-            if let Some((row, place)) = after.zip(is) {
-                queue.push(row.id, row.record.tenant.as_ref(), place);
+            if let Some(row) = after.filter(|_| is.is_some()) {
+                queue.push(row);
             }
             if let Some((row, worker)) = freed.and_then(|row| Some((row, row.columns.worker.as_ref()?))) {
                 queue.free_suspect(worker, row.id);
@@ -101,10 +104,14 @@ pub struct QueueGuard<'a> {
 }
 
 impl QueueGuard<'_> {
-    /// Which limit keeps another task of `tenant` out, if one does.
-    pub fn full(&self, tenant: Option<&Tenant>, limits: Limits) -> Option<FullReason> {
-        if self.lanes.expiry.len() as u64 >= limits.queued {
+    /// Which limit keeps another task of this tenant and pool out, if one does.
+    #[must_use]
+    pub fn full(&self, tenant: Option<&Tenant>, pool: &PoolName, limits: Limits) -> Option<FullReason> {
+        if self.lanes.waiting >= limits.queued {
             return Some(FullReason::Queue);
+        }
+        if limits.per_pool != u64::MAX && self.waiting_in(pool) >= limits.per_pool {
+            return Some(FullReason::Pool);
         }
         (tenant.is_some() && self.waiting_of(tenant) >= limits.per_tenant).then_some(FullReason::Tenant)
     }
@@ -112,31 +119,54 @@ impl QueueGuard<'_> {
     /// How many tasks of `tenant` wait.
     #[must_use]
     pub fn waiting_of(&self, tenant: Option<&Tenant>) -> u64 {
-        let lane = self.lanes.tenants.get(&tenant.cloned());
-        lane.map_or(0, |lane| lane.len() as u64)
+        let own = self.lanes.tenants.get(&tenant.cloned());
+        own.map_or(0, |own| own.len() as u64)
     }
 
-    /// Puts a task in.
-    pub fn push(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
-        let lanes = &mut *self.lanes;
-        lanes.lane(place.suspect).insert((place.run_at, id), place.expires_at);
-        lanes.expiry.insert((place.expires_at, id), place.run_at);
-        let own = lanes.tenants.entry(tenant.cloned()).or_default();
-        own.insert((place.run_at, id));
+    /// How many tasks of `pool` wait.
+    #[must_use]
+    pub fn waiting_in(&self, pool: &PoolName) -> u64 {
+        self.lanes.pools.get(pool).map_or(0, |lane| lane.expiry.len() as u64)
+    }
+
+    /// Puts a task in that waits.
+    pub fn push(&mut self, row: &Row) {
+        let Some(place) = Place::of(row) else { return };
+        let (lanes, tenant) = (&mut *self.lanes, &row.record.tenant);
+        let moment = (place.run_at, row.id);
+        let own = lanes.tenants.entry(tenant.clone()).or_default();
+        own.insert(moment);
+        let pool = lanes.pools.entry(row.record.pool.clone()).or_default();
+        let waits = Waits {
+            expires_at: place.expires_at,
+            tenant: tenant.clone(),
+        };
+        pool.lane(place.suspect).insert(moment, waits);
+        if pool.expiry.insert((place.expires_at, row.id), place.run_at).is_none() {
+            lanes.waiting += 1;
+        }
         self.publish();
     }
 
-    /// Takes a task out, if it is still in.
-    pub fn remove(&mut self, id: RequestId, tenant: Option<&Tenant>, place: Place) {
+    /// Takes a task out that waits, if it is still in.
+    pub fn remove(&mut self, row: &Row) {
+        let Some(place) = Place::of(row) else { return };
         let lanes = &mut *self.lanes;
-        lanes.lane(place.suspect).remove(&(place.run_at, id));
-        lanes.overdue.remove(&(place.run_at, id));
-        lanes.expiry.remove(&(place.expires_at, id));
-        let tenant = tenant.cloned();
-        if let Some(own) = lanes.tenants.get_mut(&tenant) {
-            own.remove(&(place.run_at, id));
+        let moment = (place.run_at, row.id);
+        if let Some(pool) = lanes.pools.get_mut(&row.record.pool) {
+            pool.lane(place.suspect).remove(&moment);
+            pool.overdue.remove(&moment);
+            if pool.expiry.remove(&(place.expires_at, row.id)).is_some() {
+                lanes.waiting -= 1;
+            }
+            if pool.expiry.is_empty() {
+                lanes.pools.remove(&row.record.pool);
+            }
+        }
+        if let Some(own) = lanes.tenants.get_mut(&row.record.tenant) {
+            own.remove(&moment);
             if own.is_empty() {
-                lanes.tenants.remove(&tenant);
+                lanes.tenants.remove(&row.record.tenant);
             }
         }
         self.publish();
@@ -145,10 +175,14 @@ impl QueueGuard<'_> {
     /// Takes a task out of which nobody knows any more where it stands: by looking at all of them.
     pub fn purge(&mut self, id: RequestId) {
         let lanes = &mut *self.lanes;
-        lanes.calm.retain(|(_, other), _| *other != id);
-        lanes.suspects.retain(|(_, other), _| *other != id);
-        lanes.overdue.retain(|(_, other)| *other != id);
-        lanes.expiry.retain(|(_, other), _| *other != id);
+        lanes.pools.retain(|_, pool| {
+            pool.calm.retain(|(_, other), _| *other != id);
+            pool.suspects.retain(|(_, other), _| *other != id);
+            pool.overdue.retain(|(_, other)| *other != id);
+            pool.expiry.retain(|(_, other), _| *other != id);
+            !pool.expiry.is_empty()
+        });
+        lanes.waiting = lanes.pools.values().map(|pool| pool.expiry.len() as u64).sum();
         lanes.holders.retain(|_, other| *other != id);
         lanes.tenants.retain(|_, own| {
             own.retain(|(_, other)| *other != id);
@@ -157,31 +191,40 @@ impl QueueGuard<'_> {
         self.publish();
     }
 
-    /// Takes the first `max` tasks that `worker` may run now off their lanes, oldest first, at most one suspect among
-    /// them; the worker is noted as the holder of that suspect. They still count as waiting until they are claimed.
-    pub fn take(&mut self, worker: &WorkerId, max: usize, now: Timestamp) -> Vec<Candidate> {
+    /// Takes the first `max` tasks that `worker` may run now off their lanes, as far as it is allowed, oldest first, at most
+    /// one suspect among them; the worker is noted as the holder of that suspect. They still count as waiting until they are
+    /// claimed, and are counted in what is allowed.
+    pub fn take(&mut self, worker: &WorkerId, allowance: &mut Allowance, max: usize, now: Timestamp) -> Vec<Candidate> {
         let mut taken = Vec::new();
         while taken.len() < max {
-            let Some((moment, suspect)) = self.lanes.next_for(worker, now) else {
+            let Some(next) = self
+                .lanes
+                .next_for(worker, allowance, now)
+                .filter(|next| next.moment.0 <= now)
+            else {
                 break;
             };
-            if moment.0 > now {
+            let Some(lane) = self.lanes.pools.get_mut(&next.pool) else {
                 break;
-            }
-            self.lanes.lane(suspect).remove(&moment);
-            let (_, id) = moment;
-            if suspect {
+            };
+            let waits = lane.lane(next.suspect).remove(&next.moment);
+            allowance.take(&next.pool, waits.and_then(|waits| waits.tenant).as_ref());
+            let (_, id) = next.moment;
+            if next.suspect {
                 self.lanes.holders.insert(worker.clone(), id);
             }
-            taken.push(Candidate { id, suspect });
+            taken.push(Candidate {
+                id,
+                suspect: next.suspect,
+            });
         }
         taken
     }
 
-    /// How long until the next task is due that `worker` could run.
-    pub fn next_due(&mut self, worker: &WorkerId, now: Timestamp) -> Option<Duration> {
-        let ((due, _), _) = self.lanes.next_for(worker, now)?;
-        Some(due.since(now))
+    /// How long until the next task is due that `worker` could run, as far as it is allowed.
+    pub fn next_due(&mut self, worker: &WorkerId, allowance: &mut Allowance, now: Timestamp) -> Option<Duration> {
+        let next = self.lanes.next_for(worker, allowance, now)?;
+        Some(next.moment.0.since(now))
     }
 
     /// `worker` no longer holds the suspect `id`.
@@ -191,80 +234,127 @@ impl QueueGuard<'_> {
         }
     }
 
-    /// Up to `limit` tasks that have waited longer than their age allows.
-    pub fn over_age(&self, limit: usize, now: Timestamp) -> Vec<RequestId> {
-        let first = self
-            .lanes
-            .expiry
-            .keys()
-            .take_while(|(expires_at, _)| *expires_at <= now);
-        first.map(|(_, id)| *id).take(limit).collect()
+    /// Up to `limit` tasks that have waited longer than their age allows, but for those in pools that are spared.
+    #[must_use]
+    pub fn over_age(&self, spared: &[PoolName], limit: usize, now: Timestamp) -> Vec<RequestId> {
+        let pools = self.lanes.pools.iter().filter(|(name, _)| !spared.contains(name));
+        let first = pools.flat_map(|(_, pool)| pool.expiry.keys().take(limit).take_while(|(at, _)| *at <= now));
+        let mut first: Vec<_> = first.copied().collect();
+        first.sort_unstable();
+        first.truncate(limit);
+        first.into_iter().map(|(_, id)| id).collect()
     }
 
     /// When the task that has waited longest could have been run.
+    #[must_use]
     pub fn oldest(&self, scope: &Scope) -> Option<Timestamp> {
         let lanes = &*self.lanes;
         let first = match scope {
             Scope::One(tenant) => lanes.tenants.get(tenant)?.first().copied(),
-            Scope::All => {
-                let runnable = [&lanes.calm, &lanes.suspects].map(|lane| lane.keys().next().copied());
-                let heads = runnable.into_iter().chain([lanes.overdue.first().copied()]);
-                heads.flatten().min()
-            }
+            Scope::All => lanes.pools.values().filter_map(Pool::oldest).min(),
         };
         first.map(|(run_at, _)| run_at)
     }
 
     fn publish(&self) {
-        self.waiting.store(self.lanes.expiry.len() as u64, Ordering::Relaxed);
+        self.waiting.store(self.lanes.waiting, Ordering::Relaxed);
     }
 }
 
 #[derive(Debug, Default)]
 struct Lanes {
-    /// Tasks without a crash by (run_at, id), with the time they expire.
-    calm: BTreeMap<Moment, Timestamp>,
-    /// Tasks with one. A lane of their own, so that a crowd of them is not waded through by a worker which has one.
-    suspects: BTreeMap<Moment, Timestamp>,
-    /// By (run_at, id): tasks that a claim found too old. They wait to be rescued, and no claim sees them again.
-    overdue: BTreeSet<Moment>,
-    /// Every waiting task by (expires_at, id), with its `run_at`.
-    expiry: BTreeMap<Moment, Timestamp>,
+    /// Those that have tasks which wait.
+    pools: BTreeMap<PoolName, Pool>,
+    waiting: u64,
     /// Every waiting task by tenant and (run_at, id).
     tenants: HashMap<Option<Tenant>, BTreeSet<Moment>>,
     /// The suspect that each worker holds.
     holders: HashMap<WorkerId, RequestId>,
 }
 
+/// The waiting tasks of one pool.
+#[derive(Debug, Default)]
+struct Pool {
+    /// Tasks without a crash by (run_at, id).
+    calm: BTreeMap<Moment, Waits>,
+    /// Tasks with one. A lane of their own, so that a crowd of them is not waded through by a worker which has one.
+    suspects: BTreeMap<Moment, Waits>,
+    /// By (run_at, id): tasks that a claim found too old. They wait to be rescued, and no claim sees them again.
+    overdue: BTreeSet<Moment>,
+    /// Every one of them by (expires_at, id), with its `run_at`.
+    expiry: BTreeMap<Moment, Timestamp>,
+}
+
+/// What a claim must know of a task that waits.
+#[derive(Debug)]
+struct Waits {
+    expires_at: Timestamp,
+    tenant: Option<Tenant>,
+}
+
+/// The next task for a worker.
+struct Next {
+    moment: Moment,
+    suspect: bool,
+    pool: PoolName,
+}
+
 impl Lanes {
-    const fn lane(&mut self, suspect: bool) -> &mut BTreeMap<Moment, Timestamp> {
+    /// The first task that `worker` may run, now or later.
+    fn next_for(&mut self, worker: &WorkerId, allowance: &mut Allowance, now: Timestamp) -> Option<Next> {
+        let has_suspect = self.holders.contains_key(worker);
+        let mut next: Option<Next> = None;
+        for (name, pool) in &mut self.pools {
+            if !allowance.has(name) {
+                continue;
+            }
+            for suspect in [false, true] {
+                if suspect && has_suspect {
+                    continue;
+                }
+                let Some(moment) = pool.head(suspect, name, allowance, now) else {
+                    continue;
+                };
+                if next.as_ref().is_none_or(|next| moment < next.moment) {
+                    next = Some(Next {
+                        moment,
+                        suspect,
+                        pool: name.clone(),
+                    });
+                }
+            }
+        }
+        next
+    }
+}
+
+impl Pool {
+    const fn lane(&mut self, suspect: bool) -> &mut BTreeMap<Moment, Waits> {
         if suspect { &mut self.suspects } else { &mut self.calm }
     }
 
-    /// The first task that `worker` may run, now or later, and whether it is a suspect.
-    fn next_for(&mut self, worker: &WorkerId, now: Timestamp) -> Option<(Moment, bool)> {
-        let calm = self.head(false, now);
-        if self.holders.contains_key(worker) {
-            return calm.map(|moment| (moment, false));
-        }
-        let suspect = self.head(true, now);
-        match (calm, suspect) {
-            (Some(calm), Some(suspect)) if suspect < calm => Some((suspect, true)),
-            (Some(calm), _) => Some((calm, false)),
-            (None, suspect) => suspect.map(|moment| (moment, true)),
-        }
-    }
-
-    /// The first of a lane, once those in front of it that are too old have been put aside.
-    fn head(&mut self, suspect: bool, now: Timestamp) -> Option<Moment> {
+    /// The first of a lane whose tenant may have another task, once those in front of it that are too old have been put
+    /// aside.
+    fn head(&mut self, suspect: bool, name: &PoolName, allowance: &mut Allowance, now: Timestamp) -> Option<Moment> {
         loop {
             let first = self.lane(suspect).first_entry()?;
-            let moment = *first.key();
-            if *first.get() > now {
-                return Some(moment);
+            if first.get().expires_at > now {
+                break;
             }
+            let moment = *first.key();
             first.remove();
             self.overdue.insert(moment);
         }
+        let mut ahead = self.lane(suspect).iter().take(LOOK_AHEAD);
+        let next = ahead.find(|(moment, waits)| {
+            waits.expires_at > now && allowance.has_for(name, waits.tenant.as_ref(), moment.0 <= now)
+        });
+        next.map(|(moment, _)| *moment)
+    }
+
+    fn oldest(&self) -> Option<Moment> {
+        let runnable = [&self.calm, &self.suspects].map(|lane| lane.keys().next().copied());
+        let heads = runnable.into_iter().chain([self.overdue.first().copied()]);
+        heads.flatten().min()
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::{
     store::{
-        Candidate, Claim, ClaimedOutbox, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Payload, Renewal,
-        Row, Which, Why,
-        kit::{KnownKey, Orphans},
+        Candidate, Claim, ClaimedOutbox, Claims, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Payload,
+        Renewal, Row, Which, Why,
+        kit::{Allowance, KnownKey, Orphans},
     },
     task::{Counts, FenceToken, Filter, LeaseRef, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
@@ -42,8 +42,12 @@ pub fn insert(rows: &[Row], keyed: Option<&KnownKey>, task: &NewRow, now: Timest
     if row.columns.is_queued() {
         let waiting = || rows.iter().filter(|row| row.columns.is_queued());
         let own = waiting().filter(|row| row.record.tenant == record.tenant);
+        let pool = waiting().filter(|row| row.record.pool == record.pool);
         if waiting().count() as u64 >= task.limits.queued {
             return Insertion::Full(FullReason::Queue);
+        }
+        if pool.count() as u64 >= task.limits.per_pool {
+            return Insertion::Full(FullReason::Pool);
         }
         if record.tenant.is_some() && own.count() as u64 >= task.limits.per_tenant {
             return Insertion::Full(FullReason::Tenant);
@@ -52,26 +56,31 @@ pub fn insert(rows: &[Row], keyed: Option<&KnownKey>, task: &NewRow, now: Timest
     Insertion::New(row)
 }
 
-/// The rows that a worker gets, claimed, and after how long the next one is due that it could have. They are to be kept so.
+/// The rows that a worker gets, claimed, which are to be kept so; and the answer, but for its tasks and the version of the named
+/// values.
 #[must_use]
-pub fn claim(mut rows: Vec<Row>, orphans: &Orphans, claim: &Claim, now: Timestamp) -> (Vec<Row>, Option<Duration>) {
+pub fn claim(mut rows: Vec<Row>, orphans: &Orphans, claim: &Claim, now: Timestamp) -> (Vec<Row>, Claims) {
     let is_own = |row: &Row| row.columns.is_held() && row.columns.worker.as_ref() == Some(&claim.worker);
     let mut has_suspect = rows.iter().any(|row| row.columns.suspect && is_own(row));
     rows.retain(|row| row.columns.is_queued() && now < row.columns.expires_at && !orphans.contains(row.id));
     rows.sort_by_key(|row| (row.columns.run_at, row.id));
-    let mut claimed = Vec::new();
+    let (mut allowance, mut claimed, mut claims) = (Allowance::of(claim), Vec::new(), Claims::default());
     for mut row in rows {
-        if row.columns.suspect && has_suspect {
+        let (pool, tenant) = (&row.record.pool, row.record.tenant.as_ref());
+        if row.columns.suspect && has_suspect || !allowance.has_for(pool, tenant, row.columns.run_at <= now) {
             continue;
         }
         if claimed.len() == claim.max || !row.columns.is_runnable(now) {
-            return (claimed, Some(row.columns.run_at.since(now)));
+            claims.next_due = Some(row.columns.run_at.since(now));
+            break;
         }
         has_suspect |= row.columns.suspect;
+        allowance.take(pool, tenant);
         row.claim(claim.worker.clone(), claim.lease, FenceToken::NONE, now);
         claimed.push(row);
     }
-    (claimed, None)
+    claims.passed_over = allowance.passed_over();
+    (claimed, claims)
 }
 
 /// The rows in `scope` that are asked for.
@@ -90,10 +99,12 @@ pub fn rows(mut rows: Vec<Row>, scope: &Scope, which: &Which) -> Vec<Row> {
 #[must_use]
 pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Timestamp) -> Vec<Candidate> {
     let since = |row: &Row| match what {
-        Due::Rescue if orphans.contains(row.id) => Some((Timestamp::ZERO, Why::Orphaned)),
-        Due::Rescue if row.columns.has_lapsed(now) => Some((row.columns.lease_until?, Why::Lapsed)),
-        Due::Rescue if row.columns.is_over_age(now) => Some((row.columns.expires_at, Why::OverAge)),
-        Due::Rescue => None,
+        Due::Rescue { .. } if orphans.contains(row.id) => Some((Timestamp::ZERO, Why::Orphaned)),
+        Due::Rescue { .. } if row.columns.has_lapsed(now) => Some((row.columns.lease_until?, Why::Lapsed)),
+        Due::Rescue { spared } if row.columns.is_over_age(now) && !spared.contains(&row.record.pool) => {
+            Some((row.columns.expires_at, Why::OverAge))
+        }
+        Due::Rescue { .. } => None,
         Due::Prune(retention) => {
             let past = row.columns.rests_at?.saturating_add(retention.of(row.columns.state));
             (past <= now).then_some((past, Why::Retired))

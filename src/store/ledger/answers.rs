@@ -130,6 +130,8 @@ pub struct Claimed {
     /// How long until the next waiting task is due, if one is known: zero if more could have been claimed. A suspect
     /// that must wait for another suspect of this worker does not count.
     pub next_due: Option<Duration>,
+    /// Whether a task was passed over, since its tenant has as many as it may.
+    pub passed_over: bool,
     /// The version of the store's [named values](crate::store::Controls::version).
     pub control: u64,
     /// Tasks that are not among them, since their request cannot be read: they have ended as `Invalid`, or wait for a newer

@@ -2,7 +2,10 @@
 
 use super::MemoryStore;
 use crate::{
-    store::{Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Renewal, kit::Candidate},
+    store::{
+        Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Renewal,
+        kit::{Allowance, Candidate},
+    },
     task::{FenceToken, LeaseRef},
     time::Timestamp,
 };
@@ -12,10 +15,10 @@ use std::time::Duration;
 impl MemoryStore {
     pub(super) fn claim_now(&self, claim: &Claim) -> Claims {
         let now = self.inner.now();
-        let mut claims = Claims::default();
+        let (mut claims, mut allowance) = (Claims::default(), Allowance::of(claim));
         loop {
             let more = claim.max - claims.tasks.len();
-            let candidates = self.inner.queue.lock().take(&claim.worker, more, now);
+            let candidates = self.inner.queue.lock().take(&claim.worker, &mut allowance, more, now);
             if candidates.is_empty() {
                 break;
             }
@@ -24,7 +27,8 @@ impl MemoryStore {
                 .filter_map(|found| self.claim_one(claim, found, now));
             claims.tasks.extend(tasks);
         }
-        claims.next_due = self.inner.queue.lock().next_due(&claim.worker, now);
+        claims.next_due = self.inner.queue.lock().next_due(&claim.worker, &mut allowance, now);
+        claims.passed_over = allowance.passed_over();
         claims.control = self.controls().version();
         claims
     }

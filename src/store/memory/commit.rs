@@ -145,8 +145,8 @@ impl MemoryStore {
         let now = self.inner.now();
         let mut rows = Vec::new();
         match what {
-            Due::Rescue => {
-                let over_age = self.inner.queue.lock().over_age(max, now);
+            Due::Rescue { spared } => {
+                let over_age = self.inner.queue.lock().over_age(spared, max, now);
                 let is_over_age = |row: &Row| row.columns.is_over_age(now);
                 rows.extend(self.candidates(over_age, Why::OverAge, is_over_age));
                 for shard in &self.inner.shards {

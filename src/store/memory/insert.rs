@@ -6,7 +6,7 @@ use super::{
     shard::Kept,
 };
 use crate::{
-    store::{FullReason, Insertion, KnownBy, NewRow, kit::Place},
+    store::{FullReason, Insertion, KnownBy, NewRow},
     task::{FenceToken, RequestDigest, RequestId},
 };
 
@@ -62,7 +62,10 @@ impl MemoryStore {
         let waits = task.born.is_none();
         let mut queue = waits.then(|| self.inner.queue.lock());
         let tenant = task.record.tenant.as_ref();
-        if let Some(full) = queue.as_ref().and_then(|queue| queue.full(tenant, task.limits)) {
+        if let Some(full) = queue
+            .as_ref()
+            .and_then(|queue| queue.full(tenant, &task.record.pool, task.limits))
+        {
             return Some(Insertion::Full(full));
         }
         if !self.inner.room.reserve(weight) {
@@ -70,8 +73,8 @@ impl MemoryStore {
         }
         let task = given.take()?;
         let row = task.row(FenceToken::NONE, now);
-        if let Some((queue, place)) = queue.as_mut().zip(Place::of(&row)) {
-            queue.push(id, row.record.tenant.as_ref(), place);
+        if let Some(queue) = &mut queue {
+            queue.push(&row);
         }
         drop(queue);
         let noted = names.as_mut().map(|names| names.note(&task, now));

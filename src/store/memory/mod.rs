@@ -64,7 +64,9 @@ use crate::{
         Row, Sharing, StoreError, StoreResult, TaskStore, Which,
         kit::{ControlValues, NewsBoard, NewsHandle, Outbox, Queue},
     },
-    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen, Tenant},
+    task::{
+        Counts, Filter, LeaseRef, LogLine, Page, PageOf, PoolName, Presence, Progress, RequestId, Scope, Seen, Tenant,
+    },
     time::{Clock, SystemClock, Timestamp},
 };
 
@@ -259,10 +261,11 @@ impl TaskStore for MemoryStore {
         self.inner.now()
     }
 
-    fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
+    fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
         QueueHint {
             queued: Some(self.inner.queue.waiting()),
             tenant_queued: tenant.map(|_| self.inner.queue.lock().waiting_of(tenant)),
+            pool_queued: pool.map(|pool| self.inner.queue.lock().waiting_in(pool)),
             failed: false,
             crowded: self.inner.waiting.is_crowded(),
         }

@@ -178,11 +178,7 @@ mod tests {
     }
 
     fn claim(batch: &mut Batch<'_>) -> Result<usize, Fault> {
-        let claim = Claim {
-            worker: WorkerId::new("w", 1),
-            max: 10,
-            lease: Duration::from_secs(60),
-        };
+        let claim = Claim::new(WorkerId::new("w", 1), 10, Duration::from_secs(60));
         Ok(batch.claim(&claim)?.tasks.len())
     }
 
@@ -209,7 +205,7 @@ mod tests {
     }
 
     fn rescue(batch: &mut Batch<'_>) -> Result<usize, Fault> {
-        due(batch, &Due::Rescue)
+        due(batch, &Due::Rescue { spared: Vec::new() })
     }
 
     fn commit(batch: &mut Batch<'_>) -> Result<usize, Fault> {

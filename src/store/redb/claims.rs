@@ -19,10 +19,10 @@ use crate::{
 impl Batch<'_> {
     pub(super) fn claim(&mut self, claim: &Claim) -> Result<Claims, Fault> {
         let now = self.now();
-        let mut claims = Claims::default();
+        let (mut claims, mut allowance) = (Claims::default(), kit::Allowance::of(claim));
         loop {
             let more = claim.max - claims.tasks.len();
-            let candidates = self.ram.queue.lock().take(&claim.worker, more, now);
+            let candidates = self.ram.queue.lock().take(&claim.worker, &mut allowance, more, now);
             if candidates.is_empty() {
                 break;
             }
@@ -34,7 +34,8 @@ impl Batch<'_> {
                 }
             }
         }
-        claims.next_due = self.ram.queue.lock().next_due(&claim.worker, now);
+        claims.next_due = self.ram.queue.lock().next_due(&claim.worker, &mut allowance, now);
+        claims.passed_over = allowance.passed_over();
         claims.control = self.ram.controls().version();
         Ok(claims)
     }

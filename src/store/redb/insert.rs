@@ -39,7 +39,11 @@ impl Batch<'_> {
             (None, None) => {}
         }
         let row = task.row(FenceToken::NONE, now);
-        let full = self.ram.queue.lock().full(task.record.tenant.as_ref(), task.limits);
+        let full = self
+            .ram
+            .queue
+            .lock()
+            .full(task.record.tenant.as_ref(), &task.record.pool, task.limits);
         if let Some(full) = full.filter(|_| row.columns.is_queued()) {
             return Ok(Insertion::Full(full));
         }

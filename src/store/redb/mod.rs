@@ -65,7 +65,9 @@ use crate::{
         DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
         Row, Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore, Which,
     },
-    task::{Counts, Filter, LeaseRef, LogLine, Page, PageOf, Presence, Progress, RequestId, Scope, Seen, Tenant},
+    task::{
+        Counts, Filter, LeaseRef, LogLine, Page, PageOf, PoolName, Presence, Progress, RequestId, Scope, Seen, Tenant,
+    },
     time::{Clock, Timestamp},
 };
 
@@ -285,11 +287,12 @@ impl TaskStore for RedbStore {
         self.inner.clock.now()
     }
 
-    fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
+    fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
         let queue = &self.inner.ram.queue;
         QueueHint {
             queued: Some(queue.waiting()),
             tenant_queued: tenant.map(|_| queue.lock().waiting_of(tenant)),
+            pool_queued: pool.map(|pool| queue.lock().waiting_in(pool)),
             crowded: false,
             failed: self.closed.load(Ordering::Acquire) || self.inner.failure().is_some(),
         }

@@ -136,9 +136,12 @@ impl Ram {
     pub(super) fn due(&self, what: &Due, max: usize, now: Timestamp) -> Vec<(RequestId, Why)> {
         let with = |ids: Vec<RequestId>, why| ids.into_iter().map(move |id| (id, why));
         match what {
-            Due::Rescue => {
+            Due::Rescue { spared } => {
                 let mut due: Vec<_> = with(self.orphans.first(max), Why::Orphaned).collect();
-                due.extend(with(self.queue.lock().over_age(max - due.len(), now), Why::OverAge));
+                due.extend(with(
+                    self.queue.lock().over_age(spared, max - due.len(), now),
+                    Why::OverAge,
+                ));
                 let held = lock(&self.held);
                 let lapsed = held
                     .iter()

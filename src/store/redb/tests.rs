@@ -93,11 +93,7 @@ async fn running(ledger: &Ledger, number: u8) -> Held {
 }
 
 async fn claim(ledger: &Ledger) -> Vec<ClaimedTask> {
-    let claim = Claim {
-        worker: worker(),
-        max: 10,
-        lease: LONG,
-    };
+    let claim = Claim::new(worker(), 10, LONG);
     ledger.claim(claim).await.unwrap().tasks
 }
 
@@ -186,7 +182,12 @@ async fn what_a_process_held_is_an_orphan_to_the_next_and_nobody_elses_before_it
     let held = ledger.store().rows(&Scope::All, &held).await.unwrap();
     assert_eq!(held.iter().map(|row| row.id).collect::<Vec<_>>(), [lease.id]);
     for _ in 0..2 {
-        let due = ledger.store().due(Due::Rescue, 10).await.unwrap().rows;
+        let due = ledger
+            .store()
+            .due(Due::Rescue { spared: Vec::new() }, 10)
+            .await
+            .unwrap()
+            .rows;
         assert_eq!(
             (due.len(), due[0].why),
             (1, Why::Orphaned),

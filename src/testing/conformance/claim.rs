@@ -21,11 +21,7 @@ pub async fn a_task_is_claimed_by_one_worker_only(harness: &dyn Harness) {
         }
         let claimed = all_at_once(4, |side| {
             let store = store.store.clone();
-            let claim = Claim {
-                worker: worker(&format!("w{side}")),
-                max: 4,
-                lease: LONG,
-            };
+            let claim = Claim::new(worker(&format!("w{side}")), 4, LONG);
             async move { store.claim(claim).await.expect("claim").tasks }
         })
         .await;
@@ -144,11 +140,7 @@ pub async fn suspects_claimed_at_once_are_still_one_at_a_time(harness: &dyn Harn
         let this = worker(&format!("w{round}"));
         let claimed = all_at_once(4, |_| {
             let store = store.store.clone();
-            let claim = Claim {
-                worker: this.clone(),
-                max: 2,
-                lease: LONG,
-            };
+            let claim = Claim::new(this.clone(), 2, LONG);
             async move { store.claim(claim).await.expect("claim").tasks.len() }
         })
         .await;

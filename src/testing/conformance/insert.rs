@@ -319,6 +319,7 @@ pub async fn full_is_refused_without_a_trace(harness: &dyn Harness) {
     let limits = Limits {
         queued: 3,
         per_tenant: 1,
+        per_pool: u64::MAX,
     };
     let insert = |task| Insert::new(task).within(limits);
     let annas = of_tenant(Some("anna"), a_task_called("first"));
@@ -357,7 +358,7 @@ pub async fn full_is_refused_without_a_trace(harness: &dyn Harness) {
     );
     let inserted = store.insert(Insert::new(refused)).await.expect("insert");
     let _ = new(inserted);
-    let hint = store.queue_hint(annas.tenant.as_ref());
+    let hint = store.queue_hint(annas.tenant.as_ref(), None);
     assert!(hint.queued.is_none_or(|queued| queued == 4) && hint.tenant_queued.is_none_or(|queued| queued == 2));
 }
 

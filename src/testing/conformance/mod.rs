@@ -31,6 +31,7 @@ pub mod insert;
 pub mod lease;
 pub mod log;
 pub mod outbox;
+pub mod pools;
 pub mod prune;
 pub mod query;
 pub mod rerun;
@@ -267,6 +268,14 @@ macro_rules! __promises {
                 a_clock_that_goes_back_makes_nothing_due_early
                 a_named_value_is_changed_by_one_of_several
                 a_named_value_changed_elsewhere_is_heard;
+            pools:
+                claims_keep_to_the_maximum_of_each_pool
+                a_pool_that_nobody_names_is_claimed_with_the_others
+                a_tenant_at_its_limit_is_passed_over
+                limits_hold_for_each_pool
+                tasks_of_a_spared_pool_do_not_expire
+                a_task_of_a_resumed_pool_has_its_time_back
+                a_list_can_be_of_one_pool;
         }
     };
 }
@@ -293,6 +302,7 @@ mod tests {
             ("prune", include_str!("prune.rs")),
             ("durable", include_str!("durable.rs")),
             ("shared", include_str!("shared.rs")),
+            ("pools", include_str!("pools.rs")),
         ];
         let mut written = Vec::new();
         for (theme, source) in themes {

@@ -161,6 +161,7 @@ pub async fn limits_hold_for_two_processes_within_their_batches(harness: &dyn Ha
     let limits = Limits {
         queued: 10,
         per_tenant: u64::MAX,
+        per_pool: u64::MAX,
     };
     let fill = |subject: &Subject<'_>| {
         let store = subject.store.clone();
@@ -216,11 +217,7 @@ pub async fn suspects_of_two_workers_run_one_each(harness: &dyn Harness) {
     let claim = |subject: &Subject<'_>, name: &str| {
         let (store, worker) = (subject.store.clone(), worker(name));
         async move {
-            let claim = crate::store::Claim {
-                worker,
-                max: 10,
-                lease: LONG,
-            };
+            let claim = crate::store::Claim::new(worker, 10, LONG);
             ids(&store.claim(claim).await.expect("claim").tasks)
         }
     };
@@ -493,11 +490,7 @@ pub async fn two_processes_share_the_work(harness: &dyn Harness) {
         async move {
             let mut ran = Vec::new();
             loop {
-                let claim = crate::store::Claim {
-                    worker: worker.clone(),
-                    max: 3,
-                    lease: LONG,
-                };
+                let claim = crate::store::Claim::new(worker.clone(), 3, LONG);
                 let claimed = store.claim(claim).await.expect("claim").tasks;
                 if claimed.is_empty() {
                     return ran;

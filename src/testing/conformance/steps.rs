@@ -13,11 +13,12 @@ use crate::{
         Ledger, LogQuery, News, Pruned, QueueHint, Renewal, Rescued, Retention, Settled, StoreResult, TaskStore,
     },
     task::{
-        CapturedRequest, CapturedResponse, Counts, Delivery, Destination, Filter, LeaseRef, LogLine, Page, PageOf,
-        Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
+        CapturedRequest, CapturedResponse, Counts, Cursor, Delivery, Destination, Filter, LeaseRef, LogLine, Page,
+        PageOf, PoolName, Progress, RequestId, Scope, TaskRecord, TaskRef, Tenant,
         delivery::Redeliver,
         lifecycle::{Edits, Outcome, Rerun, Stop},
     },
+    time::Timestamp,
 };
 
 /// A [`Ledger`] that keeps what the holders of claims keep, so that a test can speak of a claim by its token. Clones are
@@ -33,6 +34,7 @@ pub(crate) struct Steps {
 pub(crate) struct Found {
     pub(crate) tasks: Vec<FoundTask>,
     pub(crate) next_due: Option<Duration>,
+    pub(crate) passed_over: bool,
     pub(crate) control: u64,
 }
 
@@ -89,6 +91,7 @@ impl Steps {
         Ok(Found {
             tasks: tasks.collect(),
             next_due: claimed.next_due,
+            passed_over: claimed.passed_over,
             control: claimed.control,
         })
     }
@@ -115,6 +118,19 @@ impl Steps {
 
     pub(crate) async fn settle_as(&self, held: &Held, outcome: &Outcome) -> StoreResult<Settled> {
         self.ledger.settle(held, outcome).await
+    }
+
+    pub(crate) async fn rescue_sparing(&self, spared: Vec<PoolName>, limit: usize) -> StoreResult<Rescued> {
+        self.ledger.rescue_sparing(spared, limit).await
+    }
+
+    pub(crate) async fn resume(
+        &self,
+        pool: &PoolName,
+        paused_at: Timestamp,
+        page: Page,
+    ) -> StoreResult<Option<Cursor>> {
+        self.ledger.resume(pool, paused_at, page).await
     }
 
     pub(crate) async fn rescue(&self, limit: usize) -> StoreResult<Rescued> {
@@ -192,8 +208,8 @@ impl Steps {
         self.port().abilities()
     }
 
-    pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>) -> QueueHint {
-        self.port().queue_hint(tenant)
+    pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
+        self.port().queue_hint(tenant, pool)
     }
 
     pub(crate) fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {

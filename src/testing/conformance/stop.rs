@@ -43,11 +43,7 @@ pub async fn stop_against_claim_has_one_winner(harness: &dyn Harness) {
         let task = a_task();
         store.insert_new(task.clone()).await;
         let (claimer, stopper) = (store.store.clone(), store.store.clone());
-        let claim = Claim {
-            worker: worker("w"),
-            max: 1,
-            lease: LONG,
-        };
+        let claim = Claim::new(worker("w"), 1, LONG);
         let (claimed, stopped) = at_once(
             async move { claimer.claim(claim).await.expect("claim").tasks },
             async move { stopper.stop(&Scope::All, task.id).await.expect("stop") },

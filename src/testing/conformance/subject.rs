@@ -73,7 +73,7 @@ impl<'a> Subject<'a> {
 
     pub(crate) async fn claim_for(&self, worker: &WorkerId, max: usize, lease: Duration) -> Found {
         let worker = worker.clone();
-        self.store.claim(Claim { worker, max, lease }).await.expect("claim")
+        self.store.claim(Claim::new(worker, max, lease)).await.expect("claim")
     }
 
     pub(crate) async fn claim_ids(&self, worker: &WorkerId, max: usize) -> Vec<RequestId> {

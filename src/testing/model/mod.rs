@@ -149,6 +149,7 @@ impl Case<'_> {
             insert = insert.within(Limits {
                 queued: self.random.u64(1..5),
                 per_tenant: self.random.u64(1..3),
+                per_pool: u64::MAX,
             });
         }
         let expected = self.model.insert(&insert);

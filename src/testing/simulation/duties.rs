@@ -85,8 +85,8 @@ impl Process {
                     process.done(world, action, answer);
                 });
             }
-            // Nobody waits for a task here.
-            Action::Look | Action::Report => self.done(world, action, Ok(Answer::Idle(None))),
+            // Nobody waits for a task here, and no pool is paused.
+            Action::Look | Action::Report | Action::Control => self.done(world, action, Ok(Answer::Idle(None))),
         }
     }
 
@@ -96,11 +96,7 @@ impl Process {
     }
 
     fn claim(&mut self, world: &mut World, asked: usize, claimed_at: Instant) {
-        let claim = Claim {
-            worker: self.worker.clone(),
-            max: asked,
-            lease: LEASE,
-        };
+        let claim = Claim::new(self.worker.clone(), asked, LEASE);
         let claiming = Claiming { asked, claimed_at };
         self.claiming = Some(claiming);
         let ledger = world.ledger();

@@ -321,7 +321,7 @@ impl Witness {
     }
 
     fn due_now(&self, what: Due, max: usize) -> StoreResult<Candidates> {
-        let is_rescue = matches!(what, Due::Rescue);
+        let is_rescue = matches!(what, Due::Rescue { .. });
         let mut candidates = see_through(self.store.due(what, max))?;
         // A store promises an order of those alone that are due for something else.
         if is_rescue {

@@ -325,6 +325,17 @@ impl Problem {
         .retry_after(ROOM)
     }
 
+    /// 503: as many tasks of the request's pool wait as may wait.
+    pub(crate) fn pool_queue_full() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "PoolQueueFull",
+            "The queue of its pool is full",
+            "As many tasks of this kind wait to be run as may wait at once; nothing was stored; try again when some have run.",
+        )
+        .retry_after(ROOM)
+    }
+
     /// 503: as many bytes of bodies are being read as may be.
     pub(crate) fn buffer_full() -> Self {
         Self::new(
@@ -447,6 +458,7 @@ mod tests {
             (Problem::key_reused(), 422, "IdempotencyKeyReused"),
             (Problem::tenant_queue_full(), 429, "TenantQueueFull"),
             (Problem::queue_full(), 503, "QueueFull"),
+            (Problem::pool_queue_full(), 503, "PoolQueueFull"),
             (Problem::buffer_full(), 503, "BufferFull"),
             (Problem::storage_full(), 503, "StorageFull"),
             (Problem::store_unavailable(), 503, "StoreUnavailable"),

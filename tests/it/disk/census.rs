@@ -251,11 +251,7 @@ fn response(number: u8) -> CapturedResponse {
 pub(crate) async fn claim_all(store: &TaskFile) -> StoreResult<Vec<RequestId>> {
     let mut claimed = Vec::new();
     for number in 0..50 {
-        let claim = Claim {
-            worker: worker(number),
-            max: 100,
-            lease: LONG,
-        };
+        let claim = Claim::new(worker(number), 100, LONG);
         let tasks = store.claim(claim).await?.tasks;
         if tasks.is_empty() {
             break;

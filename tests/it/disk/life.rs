@@ -104,11 +104,7 @@ async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDeliv
         },
         10 => insert(store, Insert::new(task(5))).await,
         11 => {
-            let claim = Claim {
-                worker: worker(1),
-                max: 2,
-                lease: LONG,
-            };
+            let claim = Claim::new(worker(1), 2, LONG);
             store.claim(claim).await.map(drop)
         }
         12 => succeed(store, id(1)).await,

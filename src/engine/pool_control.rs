@@ -1,0 +1,146 @@
+//! What is said of pools in the store's named values: pauses, and how many slots one has.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    store::{Control, Controls},
+    task::PoolName,
+    time::Timestamp,
+};
+
+/// Before the name of the pool that a named value is about.
+const PREFIX: &str = "pool/";
+
+/// What is said of one pool. It holds for every process, and wins over what the builder was given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PoolControl {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) paused: Option<Pause>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) concurrency: Option<usize>,
+    /// What a newer build says, kept as it is.
+    #[serde(flatten)]
+    unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Why a pool is paused, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pause {
+    /// In milliseconds, by the store's clock.
+    pub(crate) since: u64,
+    #[serde(default)]
+    pub(crate) reason: String,
+    /// Its tasks are being given back the time for which they were not run; it is paused until all are.
+    #[serde(default)]
+    pub(crate) resuming: bool,
+}
+
+impl Pause {
+    pub(crate) const fn since(&self) -> Timestamp {
+        Timestamp::from_millis(self.since)
+    }
+}
+
+impl PoolControl {
+    /// What a named value says. What cannot be read says nothing.
+    pub(crate) fn read(control: &Control) -> Self {
+        serde_json::from_slice(&control.value).unwrap_or_default()
+    }
+
+    /// The named value; `None` if there is nothing to say.
+    pub(crate) fn write(&self) -> Option<Bytes> {
+        let is_empty = *self == Self::default();
+        let value = (!is_empty).then(|| serde_json::to_vec(self).ok()).flatten();
+        value.map(Bytes::from)
+    }
+
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+}
+
+/// The name of the value that is about a pool.
+pub(crate) fn value_of(pool: &PoolName) -> String {
+    format!("{PREFIX}{pool}")
+}
+
+/// What is said of all pools, as far as is known here.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    version: Option<u64>,
+    pools: BTreeMap<PoolName, PoolControl>,
+}
+
+impl Said {
+    /// Takes note of values unless later ones are known. Answers whether it did.
+    pub(crate) fn update(&mut self, controls: &Controls) -> bool {
+        if self.version.is_some_and(|known| known > controls.version) {
+            return false;
+        }
+        self.version = Some(controls.version);
+        let of_pools = controls.values.iter().filter_map(|control| {
+            let name = control.name.strip_prefix(PREFIX)?;
+            Some((PoolName::new(name).ok()?, PoolControl::read(control)))
+        });
+        self.pools = of_pools.collect();
+        true
+    }
+
+    pub(crate) const fn version(&self) -> Option<u64> {
+        self.version
+    }
+
+    pub(crate) fn of(&self, pool: &PoolName) -> Option<&PoolControl> {
+        self.pools.get(pool)
+    }
+
+    pub(crate) fn paused(&self) -> Vec<PoolName> {
+        let paused = self.pools.iter().filter(|(_, control)| control.is_paused());
+        paused.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_build_says_is_kept_and_what_cannot_be_read_says_nothing() {
+        let control = |value: &'static str| Control {
+            name: "pool/a".into(),
+            version: 1,
+            value: value.into(),
+        };
+        let mut read = PoolControl::read(&control(r#"{"paused":{"since":7,"by":"ops"},"rate":3}"#));
+        assert_eq!(read.paused.as_ref().unwrap().since(), Timestamp::from_millis(7));
+        read.paused = None;
+        assert_eq!(read.write().unwrap(), r#"{"rate":3}"#);
+        let nothing = PoolControl::read(&control("no JSON"));
+        assert!(!nothing.is_paused() && nothing.write().is_none());
+    }
+
+    #[test]
+    fn an_older_answer_does_not_undo_a_newer_one() {
+        let paused = |version| Controls {
+            version,
+            values: vec![Control {
+                name: "pool/a".into(),
+                version,
+                value: r#"{"paused":{"since":7}}"#.into(),
+            }],
+            changed: false,
+        };
+        let pool = PoolName::new("a").unwrap();
+        let mut said = Said::default();
+        assert!(said.update(&paused(5)));
+        let older = Controls {
+            version: 4,
+            ..Controls::default()
+        };
+        assert!(!said.update(&older));
+        assert_eq!(said.paused(), [pool]);
+    }
+}

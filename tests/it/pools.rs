@@ -1,0 +1,342 @@
+//! Pools: what is slow, paused or crowded keeps to its own.
+
+use std::time::Duration;
+
+use tower_respond_async::{
+    MemoryStore, Pool, PoolError, Scope, Submission, SubmitError, TaskState, Tasks, Tenant,
+    store::{FullReason, Operation, RedbStore},
+    task::{Filter, Page, PoolName, RequestId},
+    testing::{FaultStore, ManualClock},
+    time::Timestamp,
+};
+
+use crate::{
+    engine_support::{
+        Dropped, Gate, LONG, ended, eventually, find, ok, quick, reached, serve, serve_gated, soon, stored, submission,
+        submit,
+    },
+    redb::harness::Folder,
+    support::{App, WithoutBody, fc},
+};
+
+fn name(name: &str) -> PoolName {
+    PoolName::new(name).unwrap()
+}
+
+fn slow() -> Pool {
+    Pool::new("slow").when(|head| head.uri.path().starts_with("/slow"))
+}
+
+/// Handlers of slow paths stand at the gate, others answer at once.
+fn with_slow(builder: tower_respond_async::Builder, gate: &Gate) -> Tasks {
+    let gate = gate.clone();
+    serve(builder, move |request| {
+        let gate = gate.clone();
+        async move {
+            if request.uri().path().starts_with("/slow") {
+                gate.pass().await;
+            }
+            ok()
+        }
+    })
+}
+
+async fn of(tasks: &Tasks, tenant: &str) -> RequestId {
+    let mut submission: Submission = submission("/slow");
+    submission.tenant = Some(Tenant::new(tenant));
+    stored(tasks.submit(submission).await.unwrap())
+}
+
+async fn pool_of(tasks: &Tasks, pool: &str) -> tower_respond_async::PoolStats {
+    let pools = tasks.pools().await.unwrap();
+    pools.into_iter().find(|of| of.name.as_str() == pool).unwrap()
+}
+
+#[tokio::test]
+async fn a_slow_path_takes_no_slot_of_the_others() {
+    let gate = Gate::new();
+    let tasks = with_slow(
+        quick(MemoryStore::new()).concurrency(3).pool(slow().concurrency(2)),
+        &gate,
+    );
+    let mut slow = Vec::new();
+    for _ in 0..6 {
+        slow.push(submit(&tasks, "/slow").await);
+    }
+    gate.arrived(2).await;
+    for _ in 0..20 {
+        let id = submit(&tasks, "/quick").await;
+        assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
+    }
+    assert!(!gate.somebody_came(), "never more than two");
+    let stats = pool_of(&tasks, "slow").await;
+    assert_eq!((stats.used, stats.total, stats.queued), (2, 2, Some(4)));
+    gate.open();
+    for id in slow {
+        let task = ended(&tasks, id).await;
+        assert_eq!((task.state, task.pool.as_str()), (TaskState::Succeeded, "slow"));
+    }
+}
+
+/// Born claimed, with one call of the store: it does not wait behind those that wait for another pool.
+#[tokio::test]
+async fn a_backlog_in_one_pool_does_not_keep_another_from_starting_at_once() {
+    let gate = Gate::new();
+    let store = FaultStore::new(MemoryStore::new());
+    let faults = store.faults();
+    let tasks = with_slow(quick(store).concurrency(3).pool(slow().concurrency(1)), &gate);
+    for _ in 0..5 {
+        submit(&tasks, "/slow").await;
+    }
+    gate.arrived(1).await;
+    // By then it is known that nothing of the default pool waits.
+    let first = submit(&tasks, "/quick").await;
+    ended(&tasks, first).await;
+    eventually("a task is born claimed", async || {
+        let before = faults.calls(Operation::Claim);
+        let id = submit(&tasks, "/quick").await;
+        let is_born = find(&tasks, id).await.state != TaskState::Enqueued;
+        ended(&tasks, id).await;
+        is_born && faults.calls(Operation::Claim) == before
+    })
+    .await;
+    gate.open();
+}
+
+#[tokio::test]
+async fn a_paused_pool_begins_nothing_until_it_is_resumed() {
+    let gate = Gate::new();
+    let tasks = with_slow(quick(MemoryStore::new()).pool(slow()), &gate);
+    let running = submit(&tasks, "/slow").await;
+    gate.arrived(1).await;
+    tasks.pause(&name("slow"), "the disk is full").await.unwrap();
+    tasks.pause(&name("slow"), "again").await.unwrap();
+    let paused = pool_of(&tasks, "slow").await.paused.unwrap();
+    assert_eq!((paused.reason.as_str(), paused.resuming), ("the disk is full", false));
+
+    let waiting = submit(&tasks, "/slow").await;
+    let other = submit(&tasks, "/quick").await;
+    ended(&tasks, other).await;
+    gate.let_through(1);
+    assert_eq!(
+        ended(&tasks, running).await.state,
+        TaskState::Succeeded,
+        "what runs goes on"
+    );
+    assert_eq!(find(&tasks, waiting).await.state, TaskState::Enqueued);
+    assert!(!gate.somebody_came());
+
+    tasks.resume(&name("slow")).await.unwrap();
+    tasks.resume(&name("slow")).await.unwrap();
+    assert_eq!(pool_of(&tasks, "slow").await.paused, None);
+    gate.arrived(1).await;
+    gate.open();
+    ended(&tasks, waiting).await;
+}
+
+/// The others go on to be accepted, and the caller is told which queue is full.
+#[tokio::test]
+async fn a_paused_pool_fills_nobody_s_queue() {
+    let tasks = serve(quick(MemoryStore::new()).queue_depth(10).pool(slow()), |_| async {
+        ok()
+    });
+    tasks.pause(&name("slow"), "").await.unwrap();
+    for _ in 0..5 {
+        submit(&tasks, "/slow").await;
+    }
+    let refused = tasks.submit(submission("/slow")).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::Full(FullReason::Pool)), "{refused:?}");
+    for _ in 0..20 {
+        let id = submit(&tasks, "/quick").await;
+        ended(&tasks, id).await;
+    }
+    tasks.resume(&name("slow")).await.unwrap();
+    let all = tasks
+        .list(
+            &Scope::All,
+            &Filter::default(),
+            Page {
+                limit: 100,
+                ..Page::default()
+            },
+        )
+        .await
+        .unwrap();
+    for task in all.items {
+        ended(&tasks, task.id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_pool_is_full_is_answered_503_before_its_body_is_read() {
+    let app = App::with(|builder| builder.pool(Pool::new("all").when(|_| true).queue_depth(1)));
+    app.tasks.pause(&name("all"), "").await.unwrap();
+    app.accepted(fc("/echo").empty()).await;
+    app.send(fc("/echo").unread())
+        .await
+        .assert_refused(503, "PoolQueueFull", Some("1"));
+}
+
+#[tokio::test]
+async fn a_pause_survives_a_restart() {
+    let folder = Folder::new();
+    let path = folder.file("tasks.redb");
+    let (gate, slow_pool) = (Gate::new(), name("slow"));
+    gate.open();
+    let tasks = with_slow(quick(RedbStore::open(&path).await.unwrap()).pool(slow()), &gate);
+    tasks.pause(&slow_pool, "for the night").await.unwrap();
+    tasks.set_concurrency(&slow_pool, Some(3)).await.unwrap();
+    let waiting = submit(&tasks, "/slow").await;
+    soon(tasks.shutdown(LONG)).await;
+    drop(tasks);
+
+    let tasks = with_slow(quick(RedbStore::open(&path).await.unwrap()).pool(slow()), &gate);
+    let other = submit(&tasks, "/quick").await;
+    ended(&tasks, other).await;
+    assert_eq!(find(&tasks, waiting).await.state, TaskState::Enqueued);
+    let stats = pool_of(&tasks, "slow").await;
+    assert_eq!((stats.total, stats.is_set), (3, true));
+    assert_eq!(stats.paused.unwrap().reason, "for the night");
+    tasks.resume(&slow_pool).await.unwrap();
+    assert_eq!(ended(&tasks, waiting).await.state, TaskState::Succeeded);
+    soon(tasks.shutdown(LONG)).await;
+}
+
+/// A process that has not heard of it claims a task, and gives it back before it is begun.
+#[tokio::test]
+async fn a_pause_made_elsewhere_holds_here() {
+    let store = MemoryStore::new();
+    let deaf = FaultStore::new(store.clone());
+    deaf.faults().tell_nothing();
+    let gate = Gate::new();
+    let here = with_slow(quick(deaf).pool(slow()), &gate);
+    let there = serve(quick(store).pool(slow()), |_| std::future::pending());
+    // By then it has read that nothing is paused.
+    let first = submit(&here, "/quick").await;
+    eventually("it has begun", async || find(&here, first).await.attempt > 0).await;
+    there.pause(&name("slow"), "").await.unwrap();
+    let waiting = submit(&there, "/slow").await;
+    eventually("it is known here", async || {
+        pool_of(&here, "slow").await.paused.is_some()
+    })
+    .await;
+    let task = find(&here, waiting).await;
+    assert_eq!((task.state, task.attempt), (TaskState::Enqueued, 0), "it was not begun");
+    here.resume(&name("slow")).await.unwrap();
+    eventually("it has begun", async || find(&here, waiting).await.attempt > 0).await;
+    gate.open();
+}
+
+/// The time it was paused is not held against a task that waited.
+#[tokio::test]
+async fn a_pause_expires_nothing() {
+    let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
+    let store = MemoryStore::builder().clock(clock.clone()).build();
+    let hour = Duration::from_secs(60 * 60);
+    let tasks = serve(
+        quick(store)
+            .max_age(hour)
+            .lease(Duration::from_millis(200))
+            .pool(slow()),
+        |_| async { ok() },
+    );
+    tasks.pause(&name("slow"), "").await.unwrap();
+    let waiting = submit(&tasks, "/slow").await;
+    clock.advance(10 * hour);
+    // Many looks for what has expired, of which one finds another task.
+    let mut other = submission("/quick");
+    other.delay = Duration::from_secs(1);
+    let other = stored(tasks.submit(other).await.unwrap());
+    clock.advance(2 * hour);
+    reached(&tasks, other, TaskState::Expired).await;
+    assert_eq!(find(&tasks, waiting).await.state, TaskState::Enqueued);
+    tasks.resume(&name("slow")).await.unwrap();
+    assert_eq!(ended(&tasks, waiting).await.state, TaskState::Succeeded);
+}
+
+#[tokio::test]
+async fn one_tenant_leaves_the_others_slots() {
+    let gate = Gate::new();
+    let tasks = with_slow(quick(MemoryStore::new()).pool(slow().tenant_concurrency(2)), &gate);
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        all.push(of(&tasks, "anna").await);
+    }
+    gate.arrived(2).await;
+    for tenant in ["bob", "carl"] {
+        all.push(of(&tasks, tenant).await);
+        gate.arrived(1).await;
+    }
+    assert!(!gate.somebody_came(), "anna has two");
+    let running = tasks.stats(&Scope::One(Some(Tenant::new("anna")))).await.unwrap();
+    assert_eq!(running.counts.of(TaskState::Running), 2);
+    // One of hers ends, and the next begins.
+    gate.let_through(4);
+    gate.arrived(2).await;
+    gate.open();
+    for id in all {
+        assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
+    }
+}
+
+/// And takes none from those that run.
+#[tokio::test]
+async fn how_many_run_can_be_changed() {
+    let (gate, dropped, all) = (Gate::new(), Dropped::default(), name("default"));
+    let tasks = serve_gated(quick(MemoryStore::new()).concurrency(4), &gate, &dropped);
+    tasks.set_concurrency(&all, Some(1)).await.unwrap();
+    for _ in 0..6 {
+        submit(&tasks, "/").await;
+    }
+    gate.arrived(1).await;
+    tasks.set_concurrency(&all, Some(3)).await.unwrap();
+    gate.arrived(2).await;
+    tasks.set_concurrency(&all, Some(1)).await.unwrap();
+    gate.let_through(2);
+    eventually("one is left", async || pool_of(&tasks, "default").await.used == 1).await;
+    assert!(!gate.somebody_came());
+    tasks.set_concurrency(&all, None).await.unwrap();
+    gate.arrived(3).await;
+    assert_eq!(pool_of(&tasks, "default").await.total, 4);
+    gate.open();
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused() {
+    let tasks = serve(quick(MemoryStore::new()), |_| async { ok() });
+    let error = tasks.pause(&name("nobody"), "").await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no pool \"nobody\" here");
+    let error = tasks.set_concurrency(&PoolName::DEFAULT, Some(0)).await.unwrap_err();
+    assert!(matches!(error, PoolError::NoSlots), "{error}");
+    for (pools, problem) in [
+        (vec![Pool::new("no spaces")], "letters, digits"),
+        (vec![slow().concurrency(0)], "concurrency of \"slow\" is 0"),
+        (
+            vec![slow().tenant_concurrency(0)],
+            "tenant_concurrency of \"slow\" is 0",
+        ),
+        (vec![slow().queue_depth(0)], "queue_depth of \"slow\" is 0"),
+        (vec![slow(), slow()], "two of the name \"slow\""),
+        (vec![Pool::new("default").when(|_| true)], "leave out its `when`"),
+    ] {
+        let builder = pools
+            .into_iter()
+            .fold(quick(MemoryStore::new()), tower_respond_async::Builder::pool);
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.setting(), "pool");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+/// It is everybody's, as if there were no pool: also where the function that says so panics.
+#[tokio::test]
+async fn a_pool_whose_function_panics_has_no_requests() {
+    let panics = Pool::new("panics").when(|_| panic!("as the test asked"));
+    let tasks = serve(quick(MemoryStore::new()).pool(panics), |_| async { ok() });
+    let id = submit(&tasks, "/").await;
+    assert!(ended(&tasks, id).await.pool.is_default());
+    let mut named = submission("/");
+    named.pool = Some(name("panics"));
+    let id = stored(tasks.submit(named).await.unwrap());
+    assert_eq!(ended(&tasks, id).await.pool.as_str(), "panics");
+}
