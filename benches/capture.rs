@@ -23,7 +23,7 @@ use cpu_time::ThreadTime;
 use http::Request;
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer as _, ServiceExt};
-use tower_respond_async::{MemoryStore, RespondAsync, RespondAsyncLayer, Scope, Tasks, probe::Capture};
+use tower_respond_async::{MemoryStore, RespondAsync, RespondAsyncLayer, Tasks, probe::Capture};
 use tracing::{
     Dispatch, Event, Subscriber,
     dispatcher::with_default,
@@ -159,10 +159,7 @@ impl App {
         runtime.block_on(async {
             let id = self.accepted("/").await;
             let deadline = std::time::Duration::from_secs(60);
-            self.tasks
-                .wait(&Scope::All, id, deadline)
-                .await
-                .expect("the store answers");
+            self.tasks.wait(id, deadline).await.expect("the store answers");
         });
         self.measured.try_recv().expect("the task has run")
     }

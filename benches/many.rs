@@ -25,7 +25,7 @@ use http_body_util::Full;
 use tokio::time::sleep;
 use tower::{Layer, service_fn};
 use tower_respond_async::{
-    BoxError, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission, Submitted, TaskStore, Tasks,
+    BoxError, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Submission, Submitted, TaskStore, Tasks,
     store::Operation, testing::FaultStore,
 };
 
@@ -95,7 +95,7 @@ async fn run(waits: Waits, tasks: usize, longest: Duration) -> Told {
     };
     // It has seen by then that nothing waits, and starts each task at once.
     let first = submit(&running, Duration::ZERO).await;
-    let ended = running.wait(&Scope::All, first, LONG).await;
+    let ended = running.wait(first, LONG).await;
     assert!(ended.expect("the store answers").is_some());
     let mut waiting = Vec::with_capacity(tasks);
     let began = Instant::now();
@@ -103,11 +103,11 @@ async fn run(waits: Waits, tasks: usize, longest: Duration) -> Told {
         let id = submit(&running, longest.mul_f64(fastrand::f64())).await;
         let watching = watching.clone();
         waiting.push(tokio::spawn(async move {
-            let ended = watching.wait(&Scope::All, id, LONG).await;
+            let ended = watching.wait(id, LONG).await;
             let heard = Instant::now();
             let ended = ended.expect("the store answers").expect("it is there");
             assert!(ended.state.is_terminal());
-            (watching.response(&Scope::All, id).await, heard)
+            (watching.response(id).await, heard)
         }));
     }
     let mut latencies = Vec::with_capacity(tasks);

@@ -46,7 +46,7 @@
 //!
 //! # What is where
 //!
-//! - [`RespondAsyncLayer`] and its [`Builder`]: every setting, with its default and the reason for it
+//! - [`RespondAsyncLayer`] and its [`RespondAsyncBuilder`]: every setting, with its default and the reason for it
 //! - [`Tasks`]: the handle to submit, watch, stop and re-run tasks, and to shut down
 //! - [`TaskContext`]: what a handler can know and say about the task it works on
 //! - [`TaskApi`](api): the same over HTTP, behind an authorizer
@@ -64,9 +64,9 @@
 //! | `Prefer: respond-async, wait=5` | the handler's own response if it is there within 5 s, else the 202 |
 //! | `X-Fc-Async-Task-Id: my-job` beside the first | a task of that name: sent twice, it runs once |
 //! | `Idempotency-Key: "..."` beside any of them | sent twice, it runs once |
-//! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` beside any | a POST there when it ends, where [allowed](Builder::callbacks) |
+//! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` beside any | a POST there when it ends, where [allowed](RespondAsyncBuilder::callbacks) |
 //!
-//! Whether a request may go async is for [`Builder::when`] to say. For it to go async though the client does not ask, a
+//! Whether a request may go async is for [`RespondAsyncBuilder::when`] to say. For it to go async though the client does not ask, a
 //! layer outside [sets the header](guide::operating#requests-that-are-always-async).
 //!
 //! # Where the layer goes
@@ -77,7 +77,7 @@
 //!
 //! What stands outside of the layer (authentication, rate limits, tracing) sees a request once, before it is accepted.
 //! What stands inside sees every attempt. Request extensions set outside are not stored unless they are
-//! [carried](Builder::carry); of a router of axum outside, they [are](guide::same_handler#what-does-a-router-outside-leave-behind).
+//! [carried](RespondAsyncBuilder::carry); of a router of axum outside, they [are](guide::same_handler#what-does-a-router-outside-leave-behind).
 //!
 //! The layer is always ready, whatever is inside: a 202 waits for nothing there. [Where limits and load shedding
 //! go](guide::operating#limits-inside-and-outside) is a section of the guide.
@@ -100,7 +100,7 @@
 //! |---|---|---|
 //! | `api` | [`TaskApi`](api) | yes |
 //! | `console` | [`Console`](console): the web console over it | |
-//! | `axum` | `TaskContext` as an extractor, `Builder::carry_connect_info`; what axum's router leaves is carried | yes |
+//! | `axum` | `TaskContext` as an extractor, `RespondAsyncBuilder::carry_connect_info`; what axum's router leaves is carried | yes |
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
 //! | `redb` | `store::RedbStore`: tasks in an embedded file (Rust 1.90) | |
@@ -145,8 +145,8 @@ pub use self::{
     error::{BoxError, ConfigError},
     hook::{Completion, CompletionHook},
     layer::{
-        Builder, Credentials, Dialect, HeaderPolicy, Links, RequestBody, RespondAsync, RespondAsyncLayer, ResponseBody,
-        ResponseFuture,
+        Credentials, Dialect, HeaderPolicy, Links, RequestBody, RespondAsync, RespondAsyncBuilder, RespondAsyncLayer,
+        ResponseBody, ResponseFuture,
     },
     store::{MemoryStore, TaskStore},
     task::{RateStats, RequestId, Scope, SlotStats, TaskName, TaskRecord, TaskState, Tenant},

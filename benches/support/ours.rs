@@ -8,7 +8,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
-    Builder, MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, Scope, Submission, TaskApi, Tasks,
+    MemoryStore, RequestBody, RespondAsync, RespondAsyncBuilder, RespondAsyncLayer, Submission, TaskApi, Tasks,
     allow_everyone,
 };
 use tower_service::Service;
@@ -19,13 +19,13 @@ use super::{by_hand::Defers, work::Echo};
 const SLOTS: usize = 4096;
 
 /// A layer that keeps so many tasks.
-pub fn layer(kept: usize) -> Builder {
+pub fn layer(kept: usize) -> RespondAsyncBuilder {
     let store = MemoryStore::builder().max_tasks(kept).build();
     RespondAsyncLayer::builder(store).concurrency(SLOTS)
 }
 
 /// The layer around an application, and the handle to its tasks.
-pub fn wrapped<S>(app: S, builder: Builder) -> (RespondAsync<S>, Tasks)
+pub fn wrapped<S>(app: S, builder: RespondAsyncBuilder) -> (RespondAsync<S>, Tasks)
 where
     S: Service<Request<RequestBody>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone + Send + Sync,
     S: 'static,
@@ -111,7 +111,7 @@ where
 /// Resolves when no task waits or runs.
 pub async fn all_ended(tasks: &Tasks) {
     loop {
-        let stats = tasks.stats(&Scope::All).await.expect("the memory store answers");
+        let stats = tasks.stats().await.expect("the memory store answers");
         let used = stats.slots.map_or(0, |slots| slots.used);
         if used == 0 && stats.counts.queued() == 0 {
             return;

@@ -16,7 +16,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream as Accepted};
 use tower::{Service, ServiceExt};
-use tower_respond_async::{RequestBody, Scope};
+use tower_respond_async::RequestBody;
 
 use crate::{BODY, PATH, current_thread, for_one, headers, layer, support::ours::wrapped, when_measuring};
 
@@ -87,7 +87,7 @@ pub(crate) fn waiting(connection: Connection) -> f64 {
     // Takes the slot.
     converse(1);
     let kept = for_one(when_measuring(500, 10), converse);
-    let stats = runtime.block_on(tasks.stats(&Scope::All));
+    let stats = runtime.block_on(tasks.stats());
     let queued = stats.expect("the memory store answers").counts.queued();
     assert_eq!(queued, when_measuring(1000, 20), "all but the first wait");
     // The task that has the slot never ends.

@@ -23,7 +23,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
 use tokio::runtime::{Builder, Runtime};
 use tower::service_fn;
-use tower_respond_async::{Builder as LayerBuilder, MemoryStore, RequestBody, RespondAsyncLayer, Submission, Tasks};
+use tower_respond_async::{
+    MemoryStore, RequestBody, RespondAsyncBuilder as LayerBuilder, RespondAsyncLayer, Submission, Tasks,
+};
 
 use crate::support::{
     is_wanted,

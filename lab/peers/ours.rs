@@ -18,7 +18,7 @@ use http_body_util::Full;
 use tokio::{runtime::Runtime, sync::Notify};
 use tower::{Layer, service_fn};
 use tower_respond_async::{
-    BoxError, Builder, MemoryStore, RequestBody, RespondAsyncLayer, Submission, Tasks, store::RedbStore,
+    BoxError, MemoryStore, RequestBody, RespondAsyncBuilder, RespondAsyncLayer, Submission, Tasks, store::RedbStore,
 };
 
 use crate::{BULK, SUBMITTERS, Stopwatch, made, payload, rates, support::ours::all_ended};
@@ -121,7 +121,7 @@ fn in_a_file(runtime: &Runtime, put: impl AsyncFn(&Tasks, Vec<Submission>)) -> V
     rates(BULK, taken)
 }
 
-async fn bulk(builder: Builder, put: &impl AsyncFn(&Tasks, Vec<Submission>)) -> [Duration; 2] {
+async fn bulk(builder: RespondAsyncBuilder, put: &impl AsyncFn(&Tasks, Vec<Submission>)) -> [Duration; 2] {
     let layer = waiting(builder);
     let tasks = layer.tasks();
     let submissions = made(BULK, submission);
@@ -133,7 +133,7 @@ async fn bulk(builder: Builder, put: &impl AsyncFn(&Tasks, Vec<Submission>)) -> 
 }
 
 /// A layer that wraps nothing yet, so that what is submitted waits.
-fn waiting(builder: Builder) -> RespondAsyncLayer {
+fn waiting(builder: RespondAsyncBuilder) -> RespondAsyncLayer {
     builder.build().expect("it is called within a runtime")
 }
 

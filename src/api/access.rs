@@ -17,7 +17,7 @@ pub trait Authorizer: Send + Sync + 'static {
     /// Whether it lets somebody in who shows nothing that a stranger lacks: neither a credential nor a cookie. Where a client is
     /// in the network, or which address it has, is nothing of that kind. Asked once, when the API is made.
     ///
-    /// If so, the API and the console answer only at hosts that are known, see [`Builder::hosts`](crate::Builder::hosts): a page
+    /// If so, the API and the console answer only at hosts that are known, see [`RespondAsyncBuilder::hosts`](crate::RespondAsyncBuilder::hosts): a page
     /// that a stranger wrote runs in a browser behind the firewall, and can have the name of its own host lead to this server,
     /// so that the browser takes both for one.
     ///
@@ -41,7 +41,7 @@ where
 /// Lets everyone who can reach the server see, stop, edit and delete everybody's tasks.
 ///
 /// For examples on loopback and for tests. Behind anything that a stranger can reach it is a mistake. Strangers' web pages
-/// cannot: the API then answers only at hosts that are known, see [`Builder::hosts`](crate::Builder::hosts).
+/// cannot: the API then answers only at hosts that are known, see [`RespondAsyncBuilder::hosts`](crate::RespondAsyncBuilder::hosts).
 #[must_use]
 pub const fn allow_everyone() -> AllowEveryone {
     AllowEveryone {

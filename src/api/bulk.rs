@@ -17,7 +17,7 @@ use crate::{
     layer::RequestBody,
     store::{Delete, StoreError, StoreErrorKind},
     task::{
-        Filter, Page, RequestId, Scope, SortOrder, TaskRecord, TaskRef, TaskState,
+        Filter, Page, RequestId, SortOrder, TaskRecord, TaskRef, TaskState,
         lifecycle::{Edits, Rerun, Stop},
         own::COUNT,
     },
@@ -116,7 +116,7 @@ async fn matching(call: &Call, filter: &Filter) -> Result<Vec<Target>, Problem> 
         limit: TASKS + 1,
     };
     for _ in 0..PAGES {
-        let next = call.tasks.list(&call.grant.scope, filter, page.clone()).await?;
+        let next = call.tasks.list(filter, page.clone()).await?;
         found.extend(next.items.into_iter().map(Target::Found));
         if found.len() > TASKS {
             return Err(too_many());
@@ -141,7 +141,6 @@ async fn change_all(call: &Call, targets: Vec<Target>, action: Action) -> Vec<Ou
             let Some((index, target)) = targets.next() else { break };
             let change = Change {
                 tasks: call.tasks.clone(),
-                scope: call.grant.scope.clone(),
                 user: user.clone(),
                 action,
             };
@@ -161,7 +160,6 @@ async fn change_all(call: &Call, targets: Vec<Target>, action: Action) -> Vec<Ou
 /// One change of many.
 struct Change {
     tasks: Tasks,
-    scope: Scope,
     user: Option<Arc<str>>,
     action: Action,
 }
@@ -171,7 +169,7 @@ impl Change {
         let record = match &target {
             Target::Found(record) => Ok(Some(record.clone())),
             Target::Named(text) => match text.parse::<TaskRef>() {
-                Ok(task) => self.tasks.find(&self.scope, &task).await,
+                Ok(task) => self.tasks.find(&task).await,
                 // What is no id names no task.
                 Err(_) => Ok(None),
             },
@@ -213,17 +211,17 @@ impl Change {
 
     async fn changed(&self, id: RequestId) -> Result<Changed, StoreError> {
         Ok(match self.action {
-            Action::Stop => match self.tasks.stop(&self.scope, id).await? {
+            Action::Stop => match self.tasks.stop(id).await? {
                 Stop::Stopped => Changed::To(Some(TaskState::Stopped)),
                 Stop::Stopping => Changed::To(Some(TaskState::Stopping)),
                 Stop::AlreadyEnded(state) => Changed::Not(state),
             },
-            Action::Retry => match self.tasks.retry(&self.scope, id, Edits::default()).await? {
+            Action::Retry => match self.tasks.retry(id, Edits::default()).await? {
                 Rerun::Enqueued { .. } => Changed::To(Some(TaskState::Enqueued)),
                 Rerun::NotEnded(state) => Changed::Not(state),
                 Rerun::Undelivered => Changed::Undelivered,
             },
-            Action::Delete => match self.tasks.delete(&self.scope, id).await? {
+            Action::Delete => match self.tasks.delete(id).await? {
                 Delete::Deleted => Changed::To(None),
                 Delete::NotEnded(state) => Changed::Not(state),
             },

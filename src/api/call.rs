@@ -17,6 +17,7 @@ pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
 
 /// A request that has come as far as its handler: the caller was let in, and may do what the route needs.
 pub(super) struct Call {
+    /// Those that the caller may see.
     pub(super) tasks: Tasks,
     pub(super) links: Arc<ApiLinks>,
     pub(super) secrets: Arc<Secrets>,
@@ -31,7 +32,7 @@ pub(super) struct Call {
 impl Call {
     /// Looks on, within what the caller may see.
     pub(super) fn observer(&self) -> Observer {
-        self.tasks.observer(self.grant.scope.clone())
+        self.tasks.observer()
     }
 
     /// Refuses the call unless the caller has this permission.

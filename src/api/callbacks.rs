@@ -47,7 +47,7 @@ pub(super) async fn redeliver(call: Call, body: RequestBody) -> Answer {
     let delivery = delivery.ok_or_else(Problem::callback_not_found)?;
     let redelivered = call
         .tasks
-        .redeliver(&call.grant.scope, record.id, delivery.generation, &delivery.destination)
+        .redeliver(record.id, delivery.generation, &delivery.destination)
         .await?;
     match redelivered {
         Redeliver::Due => {}

@@ -23,7 +23,7 @@ use crate::{
 pub(super) async fn stop(call: Call, body: RequestBody) -> Answer {
     read_json(&call.parts.headers, body).await?;
     let record = call.record().await?;
-    let (status, state) = match call.tasks.stop(&call.grant.scope, record.id).await? {
+    let (status, state) = match call.tasks.stop(record.id).await? {
         Stop::Stopped => (StatusCode::OK, TaskState::Stopped),
         Stop::Stopping => (StatusCode::ACCEPTED, TaskState::Stopping),
         Stop::AlreadyEnded(state) => {
@@ -44,13 +44,13 @@ pub(super) async fn retry(call: Call, body: RequestBody) -> Answer {
         true => ("retry", Edits::default()),
         false => {
             call.must_allow(Permission::Invoke)?;
-            let request = call.tasks.request(&call.grant.scope, record.id).await?;
+            let request = call.tasks.request(record.id).await?;
             let request = request.ok_or_else(Problem::task_not_found)?;
             let edits = edits.resolve(&request, &call.tasks.api_address(), &call.secrets)?;
             ("retry with edits", edits)
         }
     };
-    match call.tasks.retry(&call.grant.scope, record.id, edits).await? {
+    match call.tasks.retry(record.id, edits).await? {
         Rerun::Enqueued { generation } => {
             call.audit(record.id, action);
             let mut response = changed(StatusCode::ACCEPTED, &record, TaskState::Enqueued, generation);
@@ -84,7 +84,7 @@ pub(super) async fn cancel(call: Call, body: RequestBody) -> Answer {
         true => record.state,
         false => {
             call.must_allow(Permission::Stop)?;
-            match call.tasks.stop(&call.grant.scope, record.id).await? {
+            match call.tasks.stop(record.id).await? {
                 Stop::AlreadyEnded(state) => state,
                 asked => {
                     let stopped = matches!(asked, Stop::Stopped);
@@ -107,7 +107,7 @@ pub(super) async fn cancel(call: Call, body: RequestBody) -> Answer {
 }
 
 async fn remove(call: &Call, record: &TaskRecord) -> Answer {
-    match call.tasks.delete(&call.grant.scope, record.id).await? {
+    match call.tasks.delete(record.id).await? {
         Delete::Deleted => {
             call.audit(record.id, "delete");
             let mut response = Response::new(ResponseBody::empty());

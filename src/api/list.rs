@@ -23,7 +23,7 @@ pub(super) async fn list(call: Call) -> Answer {
         call.must_allow(Permission::Payload)?;
     }
     let order = query.page.order;
-    let found = call.tasks.list(&call.grant.scope, &query.filter, query.page).await?;
+    let found = call.tasks.list(&query.filter, query.page).await?;
 
     let mut payloads = Vec::with_capacity(found.items.len());
     for record in &found.items {

@@ -47,7 +47,7 @@ async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
         after: query.after,
         limit: limit + 1,
     };
-    let mut lines = call.tasks.logs(&call.grant.scope, id, wanted).await?;
+    let mut lines = call.tasks.logs(id, wanted).await?;
     let more = lines.len() > limit;
     lines.truncate(limit);
     let next = lines.last().map_or(query.after, |line| line.seq);

@@ -73,14 +73,14 @@ pub(super) async fn result(call: Call) -> Answer {
     let mut record = call.record().await?;
     if !record.state.is_terminal() && wait > Duration::ZERO {
         let limit = wait.min(call.tasks.api_address().wait_cap);
-        let waited = call.tasks.wait(&call.grant.scope, record.id, limit).await?;
+        let waited = call.tasks.wait(record.id, limit).await?;
         record = waited.ok_or_else(Problem::task_not_found)?;
     }
     if !record.state.is_terminal() {
         return Ok(not_done(&call, &record));
     }
     let response = match record.status_code {
-        Some(_) => call.tasks.response(&call.grant.scope, record.id).await?,
+        Some(_) => call.tasks.response(record.id).await?,
         None => None,
     };
     match response {

@@ -106,7 +106,7 @@ impl TaskApi {
             secrets: self.secrets,
             hosts: self.hosts,
             origins: self.origins,
-            tasks,
+            tasks: tasks.scoped(grant.scope.clone()),
             grant,
             task,
             parts,

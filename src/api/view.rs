@@ -48,7 +48,7 @@ pub(super) async fn operation(call: Call) -> Answer {
 /// `GET /{id}/request`
 pub(super) async fn request(call: Call) -> Answer {
     let record = call.record().await?;
-    let request = call.tasks.request(&call.grant.scope, record.id).await?;
+    let request = call.tasks.request(record.id).await?;
     let request = request.ok_or_else(Problem::task_not_found)?;
     Ok(answer::json(
         StatusCode::OK,
@@ -60,7 +60,7 @@ pub(super) async fn request(call: Call) -> Answer {
 pub(super) async fn response(call: Call) -> Answer {
     let record = call.record().await?;
     let response = match record.status_code {
-        Some(_) => call.tasks.response(&call.grant.scope, record.id).await?,
+        Some(_) => call.tasks.response(record.id).await?,
         None => None,
     };
     let response = response.ok_or_else(Problem::response_not_found)?;
@@ -74,7 +74,7 @@ impl Call {
     /// The task that the path names, if the caller may know of it.
     pub(super) async fn record(&self) -> Result<Arc<TaskRecord>, Problem> {
         let task = self.task.as_ref().expect("the route's path names a task");
-        match self.tasks.find(&self.grant.scope, task).await {
+        match self.tasks.find(task).await {
             Ok(found) => found.ok_or_else(Problem::task_not_found),
             Err(error) if error.kind() == StoreErrorKind::Conflict => Err(Problem::ambiguous_task()),
             Err(error) => Err(error.into()),
@@ -83,10 +83,9 @@ impl Call {
 
     /// What the caller may see of the task's request and response.
     pub(super) async fn payloads(&self, record: &TaskRecord) -> Result<Payloads, Problem> {
-        let scope = &self.grant.scope;
-        let request = self.tasks.request(scope, record.id).await?;
+        let request = self.tasks.request(record.id).await?;
         let response = match record.status_code {
-            Some(_) if self.grant.allows(Permission::Result) => self.tasks.response(scope, record.id).await?,
+            Some(_) if self.grant.allows(Permission::Result) => self.tasks.response(record.id).await?,
             _ => None,
         };
         Ok(Payloads { request, response })

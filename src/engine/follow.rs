@@ -10,12 +10,12 @@ use tokio::time::sleep_until;
 use crate::{
     engine::Tasks,
     store::StoreError,
-    task::{RequestId, Scope, TaskRecord, TaskRef},
+    task::{RequestId, TaskRecord},
 };
 
 impl Tasks {
     /// Waits up to `limit` for a task to end, and answers with the task as it is then: ended or not. `None` if it is not
-    /// in `scope`.
+    /// in scope.
     ///
     /// Answers early when the engine is being closed, and at once when too many callers wait already.
     ///
@@ -26,24 +26,18 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn wait(
-        &self,
-        scope: &Scope,
-        id: RequestId,
-        limit: Duration,
-    ) -> Result<Option<Arc<TaskRecord>>, StoreError> {
+    pub async fn wait(&self, id: RequestId, limit: Duration) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
-        let task = TaskRef::Id(id);
         let deadline = Instant::now() + limit.min(LONGEST_WAIT);
         if engine.watchers.count() >= engine.settings.max_waiters {
-            return self.find(scope, &task).await;
+            return self.find(id).await;
         }
         let watcher = engine.watchers.watch(id);
         loop {
             let changed = watcher.changed().notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let found = self.find(scope, &task).await?;
+            let found = self.find(id).await?;
             let now = Instant::now();
             let waits = found.as_ref().is_some_and(|record| !record.state.is_terminal());
             if !waits || now >= deadline || !engine.phase.is_open() {
@@ -64,10 +58,9 @@ impl Tasks {
     ///
     /// Nothing happens until [`Changes::next`] is called.
     #[must_use]
-    pub fn subscribe(&self, scope: Scope, id: RequestId) -> Changes {
+    pub fn subscribe(&self, id: RequestId) -> Changes {
         Changes {
             tasks: self.clone(),
-            scope,
             id,
             seen: None,
             over: false,
@@ -79,7 +72,6 @@ impl Tasks {
 #[derive(Debug)]
 pub struct Changes {
     tasks: Tasks,
-    scope: Scope,
     id: RequestId,
     seen: Option<Arc<TaskRecord>>,
     over: bool,
@@ -98,13 +90,12 @@ impl Changes {
     /// Nothing is lost: a change not answered is answered by the next call.
     pub async fn next(&mut self) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.tasks.engine();
-        let task = TaskRef::Id(self.id);
         while !self.over {
             let watcher = engine.watchers.watch(self.id);
             let changed = watcher.changed().notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let Some(found) = self.tasks.find(&self.scope, &task).await? else {
+            let Some(found) = self.tasks.find(self.id).await? else {
                 self.over = true;
                 break;
             };

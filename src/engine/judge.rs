@@ -145,7 +145,7 @@ impl Engine {
         if missing > 0 && may_miss_something(response.as_ref().map(|response| response.status)) {
             let _ = write!(
                 error,
-                "; {missing} of the extensions that its request was taken in with are missing here, see Builder::carry"
+                "; {missing} of the extensions that its request was taken in with are missing here, see RespondAsyncBuilder::carry"
             );
         }
         self.outcome_of(live, verdict, response, error)

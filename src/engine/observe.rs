@@ -22,11 +22,11 @@ pub(crate) struct Observer {
 }
 
 impl Tasks {
-    /// An observer of the tasks in `scope`.
-    pub(crate) fn observer(&self, scope: Scope) -> Observer {
+    /// An observer of the tasks in scope.
+    pub(crate) fn observer(&self) -> Observer {
         Observer {
             engine: self.engine().clone(),
-            scope,
+            scope: self.scope().clone(),
         }
     }
 }

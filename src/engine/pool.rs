@@ -12,7 +12,7 @@ use crate::{
 /// Tasks that share slots, limits and a pause, so that a slow path cannot take the slots of the others.
 ///
 /// A request belongs to the first pool that [matches](Self::when), and to `default` if none does. The pool is stored with its
-/// task. It is set with [`Builder::pool`](crate::Builder::pool), paused and resumed with [`Tasks::pause`](crate::Tasks::pause).
+/// task. It is set with [`RespondAsyncBuilder::pool`](crate::RespondAsyncBuilder::pool), paused and resumed with [`Tasks::pause`](crate::Tasks::pause).
 ///
 /// # Examples
 ///
@@ -60,7 +60,7 @@ impl Pool {
         self
     }
 
-    /// How many of its handlers run at once in this process, within [`Builder::concurrency`](crate::Builder::concurrency).
+    /// How many of its handlers run at once in this process, within [`RespondAsyncBuilder::concurrency`](crate::RespondAsyncBuilder::concurrency).
     /// Default: as many as that.
     pub const fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = Some(handlers);
@@ -74,7 +74,7 @@ impl Pool {
         self
     }
 
-    /// How many of its tasks may wait; beyond, 503. Default: half of [`Builder::queue_depth`](crate::Builder::queue_depth),
+    /// How many of its tasks may wait; beyond, 503. Default: half of [`RespondAsyncBuilder::queue_depth`](crate::RespondAsyncBuilder::queue_depth),
     /// so that a pool which is paused or slow leaves the others room.
     pub const fn queue_depth(mut self, tasks: u64) -> Self {
         self.queue_depth = Some(tasks);

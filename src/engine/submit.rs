@@ -154,7 +154,7 @@ pub struct Submission {
     pub pool: Option<PoolName>,
     /// Whose it is.
     pub tenant: Option<Tenant>,
-    /// Who asks. It is one caller with [`Builder::caller`](crate::Builder::caller)'s of the same id.
+    /// Who asks. It is one caller with [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller)'s of the same id.
     pub caller: Option<Caller>,
     /// Words to find it by.
     pub labels: Labels,

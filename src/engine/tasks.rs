@@ -27,6 +27,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Tasks {
     alive: Arc<Alive>,
+    scope: Scope,
 }
 
 /// Keeps an engine going: held by the layer, its services and every [`Tasks`]. With the last of them the engine ends.
@@ -39,8 +40,40 @@ impl Drop for Alive {
 }
 
 impl Tasks {
-    pub(crate) fn new(alive: Arc<Alive>) -> Self {
-        Self { alive }
+    pub(crate) const fn new(alive: Arc<Alive>) -> Self {
+        Self {
+            alive,
+            scope: Scope::All,
+        }
+    }
+
+    /// The same, of the tasks in scope alone: those of one tenant, say. A task that is not in it is not there. What is not
+    /// about single tasks, such as a shutdown, is the same for every scope.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_respond_async::{MemoryStore, RespondAsyncLayer, Scope, Tenant, task::Filter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+    /// let tasks = layer.tasks();
+    /// let annas = tasks.scoped(Scope::One(Some(Tenant::new("anna"))));
+    /// let page = annas.list(&Filter::default(), Default::default()).await?;
+    /// # assert!(page.items.is_empty());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn scoped(&self, scope: Scope) -> Self {
+        Self {
+            alive: self.alive.clone(),
+            scope,
+        }
+    }
+
+    #[cfg(feature = "api")]
+    pub(super) const fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine> {
@@ -52,21 +85,22 @@ impl Tasks {
     pub fn downgrade(&self) -> WeakTasks {
         WeakTasks {
             alive: Arc::downgrade(&self.alive),
+            scope: self.scope.clone(),
         }
     }
 
-    /// The task of this id or name, if it is in `scope`.
+    /// The task of this id or name, if it is in scope.
     ///
     /// # Errors
     ///
-    /// The store's; `Conflict` if tasks of several tenants in `scope` have the name.
+    /// The store's; `Conflict` if tasks of several tenants in scope have the name.
     ///
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn find(&self, scope: &Scope, task: &TaskRef) -> Result<Option<Arc<TaskRecord>>, StoreError> {
-        let engine = self.engine();
-        let found = engine.call("find", || engine.ledger.find(scope, task)).await?;
+    pub async fn find(&self, task: impl Into<TaskRef>) -> Result<Option<Arc<TaskRecord>>, StoreError> {
+        let (engine, task) = (self.engine(), task.into());
+        let found = engine.call("find", || engine.ledger.find(&self.scope, &task)).await?;
         Ok(found.map(|record| engine.with_progress(record)))
     }
 
@@ -79,12 +113,7 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn list(
-        &self,
-        scope: &Scope,
-        filter: &Filter,
-        page: Page,
-    ) -> Result<PageOf<Arc<TaskRecord>>, StoreError> {
+    pub async fn list(&self, filter: &Filter, page: Page) -> Result<PageOf<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
         let limit = page.limit.max(1);
         // One more than asked for says whether any follows: a store may point behind a full page at nothing.
@@ -92,7 +121,9 @@ impl Tasks {
             limit: limit.saturating_add(1),
             ..page
         };
-        let mut found = engine.call("list", || engine.ledger.list(scope, filter, page)).await?;
+        let mut found = engine
+            .call("list", || engine.ledger.list(&self.scope, filter, page))
+            .await?;
         if found.items.len() > limit {
             found.items.truncate(limit);
             found.next = found.items.last().map(|record| record.cursor());
@@ -114,9 +145,9 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn request(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
+    pub async fn request(&self, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
         let engine = self.engine();
-        engine.call("input", || engine.ledger.request(scope, id)).await
+        engine.call("input", || engine.ledger.request(&self.scope, id)).await
     }
 
     /// The response of a task, once it has ended with one.
@@ -128,24 +159,24 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn response(&self, scope: &Scope, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
+    pub async fn response(&self, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
         let engine = self.engine();
-        engine.call("output", || engine.ledger.response(scope, id)).await
+        engine.call("output", || engine.ledger.response(&self.scope, id)).await
     }
 
     /// Lines of a task's log.
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in `scope`.
+    /// The store's; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn logs(&self, scope: &Scope, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
+    pub async fn logs(&self, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
         let engine = self.engine();
         engine
-            .call("logs", || engine.ledger.store().logs(scope, id, query))
+            .call("logs", || engine.ledger.store().logs(&self.scope, id, query))
             .await
     }
 
@@ -153,14 +184,14 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in `scope`.
+    /// The store's; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it answers, the task may or may not have been stopped.
-    pub async fn stop(&self, scope: &Scope, id: RequestId) -> Result<Stop, StoreError> {
+    pub async fn stop(&self, id: RequestId) -> Result<Stop, StoreError> {
         let engine = self.engine();
-        let stop = engine.call("stop", || engine.ledger.stop(scope, id)).await?;
+        let stop = engine.call("stop", || engine.ledger.stop(&self.scope, id)).await?;
         match stop {
             // An attempt of this process is told at once; one elsewhere hears of it with its next renewal.
             Stop::Stopping => {
@@ -180,14 +211,16 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in `scope`.
+    /// The store's; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it answers, the task may or may not run again.
-    pub async fn retry(&self, scope: &Scope, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
+    pub async fn retry(&self, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
-        let rerun = engine.call("rerun", || engine.ledger.rerun(scope, id, edits)).await?;
+        let rerun = engine
+            .call("rerun", || engine.ledger.rerun(&self.scope, id, edits))
+            .await?;
         if let Rerun::Enqueued { .. } = rerun {
             engine.pools.slots.send_some_to_wait();
             engine.hint(Hint::Work);
@@ -200,14 +233,14 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in `scope`.
+    /// The store's; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it answers, the task may or may not be gone.
-    pub async fn delete(&self, scope: &Scope, id: RequestId) -> Result<Delete, StoreError> {
+    pub async fn delete(&self, id: RequestId) -> Result<Delete, StoreError> {
         let engine = self.engine();
-        let deleted = engine.call("delete", || engine.ledger.delete(scope, id)).await?;
+        let deleted = engine.call("delete", || engine.ledger.delete(&self.scope, id)).await?;
         if deleted == Delete::Deleted {
             engine.watchers.changed(id);
         }
@@ -219,20 +252,19 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in `scope`.
+    /// The store's; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it answers, the completion may or may not be told again.
     pub async fn redeliver(
         &self,
-        scope: &Scope,
         id: RequestId,
         generation: u32,
         destination: &Destination,
     ) -> Result<Redeliver, StoreError> {
         let engine = self.engine();
-        let redeliver = || engine.ledger.redeliver(scope, id, generation, destination);
+        let redeliver = || engine.ledger.redeliver(&self.scope, id, generation, destination);
         let redelivered = engine.call("redeliver", redeliver).await?;
         if redelivered == Redeliver::Due {
             engine.hint(Hint::Outbox);
@@ -250,10 +282,12 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Reads only.
-    pub async fn stats(&self, scope: &Scope) -> Result<Stats, StoreError> {
+    pub async fn stats(&self) -> Result<Stats, StoreError> {
         let engine = self.engine();
-        let counts = engine.call("counts", || engine.ledger.store().counts(scope)).await?;
-        Ok(match scope {
+        let counts = engine
+            .call("counts", || engine.ledger.store().counts(&self.scope))
+            .await?;
+        Ok(match &self.scope {
             Scope::One(_) => Stats::of_one(counts),
             Scope::All => {
                 let now = Instant::now();
@@ -360,13 +394,18 @@ impl fmt::Debug for Tasks {
 #[derive(Clone)]
 pub struct WeakTasks {
     alive: Weak<Alive>,
+    scope: Scope,
 }
 
 impl WeakTasks {
     /// The handle, unless the engine is gone.
     #[must_use]
     pub fn upgrade(&self) -> Option<Tasks> {
-        self.alive.upgrade().map(Tasks::new)
+        let alive = self.alive.upgrade()?;
+        Some(Tasks {
+            alive,
+            scope: self.scope.clone(),
+        })
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! Hooks are given to the builder per condition. Closures, async closures and channels are hooks as they are:
 //!
-//! - [`on_success`](crate::Builder::on_success): the task succeeded
-//! - [`on_failure`](crate::Builder::on_failure): it failed, expired or could not be read
-//! - [`on_stop`](crate::Builder::on_stop): it was stopped
-//! - [`on_completion`](crate::Builder::on_completion): any of these
+//! - [`on_success`](crate::RespondAsyncBuilder::on_success): the task succeeded
+//! - [`on_failure`](crate::RespondAsyncBuilder::on_failure): it failed, expired or could not be read
+//! - [`on_stop`](crate::RespondAsyncBuilder::on_stop): it was stopped
+//! - [`on_completion`](crate::RespondAsyncBuilder::on_completion): any of these
 //!
 //! An async closure that captures something is written `move |completion| async move { ... }`: what `async move |completion|`
 //! makes of captures borrows from the closure, and cannot be sent to another thread yet.

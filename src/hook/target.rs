@@ -43,7 +43,7 @@ pub trait Target: Send + Sync + 'static {
 }
 
 /// Completions sent to URLs that clients name: the policy which ones may be, and the target under the name
-/// [`Destination::CALLBACK`]. Given to [`Builder::callbacks`](crate::Builder::callbacks).
+/// [`Destination::CALLBACK`]. Given to [`RespondAsyncBuilder::callbacks`](crate::RespondAsyncBuilder::callbacks).
 pub trait Callbacks: Target {
     /// The URL as it is stored and called, if it may be called.
     ///

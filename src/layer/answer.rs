@@ -10,7 +10,7 @@ use crate::{
     layer::{accept::Accept, dialect::PREFERENCE_APPLIED},
     probe::Event,
     task::{
-        RequestId, Scope, TaskName, TaskRecord,
+        RequestId, TaskName, TaskRecord,
         own::{DUPLICATE, STATUS},
     },
     wire::{ApiLinks, Problem, TaskDocument, handed_out},
@@ -73,10 +73,10 @@ impl Accept {
         record: Arc<TaskRecord>,
     ) -> Result<Response<Bytes>, Arc<TaskRecord>> {
         let tasks = Tasks::new(self.shared.alive.clone());
-        let waited = tasks.wait(&Scope::All, record.id, limit).await;
+        let waited = tasks.wait(record.id, limit).await;
         let waited = waited.ok().flatten().unwrap_or(record);
         if waited.state.is_terminal()
-            && let Ok(Some(output)) = tasks.response(&Scope::All, waited.id).await
+            && let Ok(Some(output)) = tasks.response(waited.id).await
             // Informational: it cannot be a final answer.
             && !output.status.is_informational()
         {

@@ -1,4 +1,4 @@
-//! [`Builder`]: every setting, with its default and the reason for it.
+//! [`RespondAsyncBuilder`]: every setting, with its default and the reason for it.
 
 mod address;
 mod check;
@@ -59,7 +59,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// # Ok(()) }
 /// ```
 #[must_use = "a builder does nothing until it is built"]
-pub struct Builder {
+pub struct RespondAsyncBuilder {
     store: Arc<dyn TaskStore>,
     settings: Settings,
     config: Config,
@@ -74,7 +74,7 @@ pub struct Builder {
     never_async: Vec<String>,
 }
 
-impl Builder {
+impl RespondAsyncBuilder {
     pub(crate) fn new(store: Arc<dyn TaskStore>) -> Self {
         Self {
             store,
@@ -470,9 +470,9 @@ impl Builder {
     }
 }
 
-impl std::fmt::Debug for Builder {
+impl std::fmt::Debug for RespondAsyncBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Builder")
+        f.debug_struct("RespondAsyncBuilder")
             .field("store", &self.store)
             .finish_non_exhaustive()
     }

@@ -107,7 +107,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference::of("The version of the protocol", "is `HTTP/1.1`"),
     Difference::of(
         "Request extensions",
-        "has `TaskContext`, what `Builder::carry` names, and with the feature `axum` what its router and \
+        "has `TaskContext`, what `RespondAsyncBuilder::carry` names, and with the feature `axum` what its router and \
          `DefaultBodyLimit` have left; no others",
     ),
 ];

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     engine::Tasks,
     layer::{HeaderPolicy, accept::Accept, config::Config},
-    task::{Caller, CapturedRequest, Digesting, NewTask, RequestDigest, Scope, TaskName, TaskRecord},
+    task::{Caller, CapturedRequest, Digesting, NewTask, RequestDigest, TaskName, TaskRecord},
 };
 
 /// What becomes of a duplicate whose credentials are not those of the request that its task was made of.
@@ -16,7 +16,7 @@ use crate::{
 /// A duplicate is a request under a name or key that is known, with the same digest
 /// ([what is in it](crate::task::CapturedRequest::digest)); it never runs again. Its credentials are `Authorization`,
 /// `Cookie` and every header whose value is secret by name or by [`HeaderPolicy::secret`]. They differ when somebody else
-/// sends the request, and also when its own sender has a new token. With [`Builder::caller`](crate::Builder::caller), who
+/// sends the request, and also when its own sender has a new token. With [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller), who
 /// asks is compared in their place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -119,7 +119,7 @@ impl Accept {
             return Some("credentials are not stored");
         }
         let tasks = Tasks::new(self.shared.alive.clone());
-        let first = tasks.request(&Scope::All, record.id).await;
+        let first = tasks.request(record.id).await;
         match (first, &again.input) {
             (Ok(Some(first)), Some(input)) if same(&sealed(&first, policy), &sealed(input, policy)) => None,
             (Ok(Some(_)), _) => Some("other credentials"),

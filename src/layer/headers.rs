@@ -56,7 +56,7 @@ impl HeaderPolicy {
     /// Does not store headers of this name, so that a replay lacks them.
     ///
     /// Of a header that holds a secret, a request that is sent twice cannot be compared with the first one: its sender is told
-    /// [the id alone](crate::Credentials::Withhold), unless [`Builder::caller`](crate::Builder::caller) says who asks.
+    /// [the id alone](crate::Credentials::Withhold), unless [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller) says who asks.
     #[must_use]
     pub fn without(mut self, name: HeaderName) -> Self {
         self.dropped.push(name);

@@ -18,7 +18,7 @@ use crate::{
     engine::{Alive, Tasks},
     error::{BoxError, ConfigError},
     layer::{
-        Builder, RequestBody, RespondAsync,
+        RequestBody, RespondAsync, RespondAsyncBuilder,
         config::{Config, Shared},
         replay::Replayer,
     },
@@ -63,14 +63,14 @@ impl RespondAsyncLayer {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] outside a tokio runtime; [`Builder::runtime`] names one.
+    /// [`ConfigError`] outside a tokio runtime; [`RespondAsyncBuilder::runtime`] names one.
     pub fn new(store: impl TaskStore) -> Result<Self, ConfigError> {
         Self::builder(store).build()
     }
 
     /// A layer over `store`, to be configured.
-    pub fn builder(store: impl TaskStore) -> Builder {
-        Builder::new(Arc::new(store))
+    pub fn builder(store: impl TaskStore) -> RespondAsyncBuilder {
+        RespondAsyncBuilder::new(Arc::new(store))
     }
 
     pub(crate) fn from_parts(alive: Arc<Alive>, config: Config) -> Self {

@@ -29,7 +29,7 @@ mod service;
 
 pub use self::{
     body::{RequestBody, ResponseBody},
-    builder::{Builder, Links},
+    builder::{Links, RespondAsyncBuilder},
     dialect::Dialect,
     duplicate::Credentials,
     future::ResponseFuture,

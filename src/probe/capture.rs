@@ -82,9 +82,9 @@ use crate::{
 /// let request = Request::post("/work").header("Prefer", "respond-async").body(Body::empty())?;
 /// let response = app.oneshot(request).await?;
 /// let id = response.headers()["x-fc-request-id"].to_str()?.parse()?;
-/// tasks.wait(&Scope::All, id, Duration::from_secs(10)).await?;
+/// tasks.wait(id, Duration::from_secs(10)).await?;
 ///
-/// let log = tasks.logs(&Scope::All, id, LogQuery::default()).await?;
+/// let log = tasks.logs(id, LogQuery::default()).await?;
 /// assert_eq!((&*log[0].message, &*log[0].fields[0].1), ("working", "1"));
 /// assert_eq!((&*log[1].level, &*log[1].message), ("WARN", "working elsewhere"));
 /// # Ok(()) }

@@ -48,7 +48,7 @@
 //! let response = app.oneshot(request).await?;
 //! assert_eq!(response.status(), StatusCode::ACCEPTED);
 //! # let id = response.headers()["x-fc-request-id"].to_str()?.parse()?;
-//! # tasks.wait(&tower_respond_async::Scope::All, id, Duration::from_secs(10)).await?;
+//! # tasks.wait(id, Duration::from_secs(10)).await?;
 //!
 //! tasks.shutdown(Duration::from_secs(10)).await;
 //! assert_eq!(failures.0.load(Ordering::Relaxed), 1);
@@ -251,7 +251,7 @@ pub enum Event<'a> {
         /// How long the try took.
         took: Duration,
     },
-    /// A completion was given up: it was due for [`callback_patience`](crate::Builder::callback_patience), and nobody
+    /// A completion was given up: it was due for [`callback_patience`](crate::RespondAsyncBuilder::callback_patience), and nobody
     /// took it; or who is to be told does not answer, and the store has no room for all that wait for that.
     GivenUp {
         /// The task.

@@ -74,7 +74,7 @@ impl Probe for TracingProbe {
             Event::Withheld { id, why, first: true } => warn!(
                 task.id = %id,
                 why,
-                "duplicate answered with its id alone; Builder::caller and Builder::credentials set who gets more; later \
+                "duplicate answered with its id alone; RespondAsyncBuilder::caller and RespondAsyncBuilder::credentials set who gets more; later \
                  ones are told at DEBUG",
             ),
             Event::Withheld { id, why, first: false } => {

@@ -155,6 +155,12 @@ impl From<RequestId> for TaskRef {
     }
 }
 
+impl From<&Self> for TaskRef {
+    fn from(task: &Self) -> Self {
+        task.clone()
+    }
+}
+
 impl From<TaskName> for TaskRef {
     fn from(name: TaskName) -> Self {
         Self::Name(name)

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower::Service;
 use tower_respond_async::{
-    Builder, Completion, MemoryStore, RespondAsync, Submission, SubmitError, TaskContext, TaskState, Tenant,
-    task::Labels,
+    Completion, MemoryStore, RespondAsync, RespondAsyncBuilder, Submission, SubmitError, TaskContext, TaskState,
+    Tenant, task::Labels,
 };
 
 use crate::support::{App, WithoutBody, fc, prefer, recorder, routes, soon};
@@ -144,11 +144,15 @@ async fn a_front_is_believed_about_the_origin_only_where_it_is_trusted() {
         operation
     };
     assert_eq!(at(&App::new()).await, "/tasks/{id}/operation");
-    let trusting = App::with(Builder::trust_forwarding_headers);
+    let trusting = App::with(RespondAsyncBuilder::trust_forwarding_headers);
     assert_eq!(at(&trusting).await, "https://example.org/tasks/{id}/operation");
     let public = App::with(|builder| builder.trust_forwarding_headers().public_url("http://public.org"));
     assert_eq!(at(&public).await, "http://public.org/tasks/{id}/operation");
-    let without_api = App::wrap(MemoryStore::new(), Builder::trust_forwarding_headers, |_| routes());
+    let without_api = App::wrap(
+        MemoryStore::new(),
+        RespondAsyncBuilder::trust_forwarding_headers,
+        |_| routes(),
+    );
     assert_eq!(at(&without_api).await, "");
 }
 

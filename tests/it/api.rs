@@ -459,12 +459,7 @@ async fn a_delayed_task_waits_and_says_until_when() {
     let document = app.get(answer.header("content-location")).await.json();
     let waits = document["runAtTime"].as_u64().unwrap() - document["createdTime"].as_u64().unwrap();
     assert_eq!((&document["status"], waits), (&json!("Enqueued"), 60_000));
-    let waited = app
-        .tasks
-        .wait(&Scope::All, answer.id(), Duration::ZERO)
-        .await
-        .unwrap()
-        .unwrap();
+    let waited = app.tasks.wait(answer.id(), Duration::ZERO).await.unwrap().unwrap();
     assert_eq!(waited.attempt, 0);
 }
 

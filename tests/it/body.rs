@@ -16,7 +16,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_http::{
     limit::RequestBodyLimitLayer, map_request_body::MapRequestBodyLayer, timeout::RequestBodyTimeoutLayer,
 };
-use tower_respond_async::{BoxError, MemoryStore, Scope, store::Operation, testing::FaultStore};
+use tower_respond_async::{BoxError, MemoryStore, store::Operation, testing::FaultStore};
 
 use crate::support::{Answered, App, WithoutBody, by_hand, fc, other_runtime, read_to_end, routes, soon, talk};
 
@@ -244,7 +244,7 @@ async fn a_commit_that_is_refused_after_the_client_left_leaves_nothing() {
     drop(answer);
     slow.release();
     app.until_buffered(0).await;
-    let stats = app.tasks.stats(&Scope::All).await.unwrap();
+    let stats = app.tasks.stats().await.unwrap();
     assert_eq!((app.kept().await, stats.slots.unwrap().used), (0, 0));
     app.send(fc("/echo").empty())
         .await

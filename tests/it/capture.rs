@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tower::ServiceExt;
 use tower_respond_async::{
-    Backoff, Builder, MemoryStore, RequestId, Scope, TaskApi, TaskState, allow_everyone,
+    Backoff, MemoryStore, RequestId, RespondAsyncBuilder, TaskApi, TaskState, allow_everyone,
     probe::{Capture, Event, Probe, TracingProbe},
     store::{Ledger, LogQuery},
     task::{LogLine, lifecycle::Outcome},
@@ -31,7 +31,10 @@ fn capturing() -> (Capture, DefaultGuard) {
     (capture, tracing::subscriber::set_default(subscriber))
 }
 
-fn app(handler: axum::routing::MethodRouter, configure: impl FnOnce(Builder) -> Builder) -> App {
+fn app(
+    handler: axum::routing::MethodRouter,
+    configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder,
+) -> App {
     let routes = Router::new().route("/", handler.clone()).route("/{name}", handler);
     App::build(MemoryStore::new(), routes, configure)
 }
@@ -41,7 +44,7 @@ async fn log(app: &App, id: RequestId) -> Vec<LogLine> {
         limit: usize::MAX,
         ..LogQuery::default()
     };
-    app.tasks.logs(&Scope::All, id, everything).await.unwrap()
+    app.tasks.logs(id, everything).await.unwrap()
 }
 
 fn messages(lines: &[LogLine]) -> Vec<&str> {

@@ -17,7 +17,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tower_respond_async::{
-    Access, Builder, Dialect, Links, MemoryStore, Scope, TaskApi, TaskContext, TaskState, api::Permission,
+    Access, Dialect, Links, MemoryStore, RespondAsyncBuilder, Scope, TaskApi, TaskContext, TaskState, api::Permission,
 };
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, prefer, routes, soon};
@@ -31,7 +31,7 @@ struct Served {
 }
 
 impl Served {
-    async fn new(configure: impl FnOnce(Builder) -> Builder) -> Self {
+    async fn new(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> Self {
         let gate = Gate::new();
         let halfway = gate.clone();
         let export = any(move |task: TaskContext| {
@@ -249,7 +249,7 @@ async fn a_cloud_function_sdk_finds_its_task_by_either_id() {
 
 #[tokio::test]
 async fn every_link_begins_with_one_base() {
-    type Configure = fn(Builder) -> Builder;
+    type Configure = fn(RespondAsyncBuilder) -> RespondAsyncBuilder;
     let configured: [(Configure, &str); 4] = [
         (|builder| builder, "/tasks/"),
         (

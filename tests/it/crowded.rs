@@ -15,8 +15,8 @@ use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_respond_async::{
-    BoxError, Builder, Completion, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission,
-    Submitted, Tasks,
+    BoxError, Completion, MemoryStore, RequestBody, RequestId, RespondAsyncBuilder, RespondAsyncLayer, Scope,
+    Submission, Submitted, Tasks,
     error::BoxFuture,
     hook::{Application, CallbackRefused, Callbacks, Schedule, Target, Tried, TryOutcome},
     probe::{Event, Probe},
@@ -138,7 +138,11 @@ async fn works(_: Request<RequestBody>) -> Result<Response<Full<Bytes>>, BoxErro
     Ok(Response::new(Full::from("done")))
 }
 
-fn built(store: &MemoryStore, probe: &GivenUp, configure: impl FnOnce(Builder) -> Builder) -> RespondAsyncLayer {
+fn built(
+    store: &MemoryStore,
+    probe: &GivenUp,
+    configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder,
+) -> RespondAsyncLayer {
     let builder = RespondAsyncLayer::builder(store.clone()).probe(probe.clone());
     configure(builder).build().unwrap()
 }

@@ -6,7 +6,9 @@ use axum::body::Body;
 use http::{Request, request::Parts};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::sync::Barrier;
-use tower_respond_async::{Builder, Dialect, MemoryStore, RequestId, TaskState, Tenant, testing::ManualClock};
+use tower_respond_async::{
+    Dialect, MemoryStore, RequestId, RespondAsyncBuilder, TaskState, Tenant, testing::ManualClock,
+};
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, prefer, soon};
 
@@ -131,7 +133,7 @@ async fn names_and_keys_are_each_tenant_s_own() {
 
 #[tokio::test]
 async fn fc_strict_refuses_a_known_name_even_of_the_same_request() {
-    let app = App::with(Builder::fc_strict);
+    let app = App::with(RespondAsyncBuilder::fc_strict);
     app.accepted(named("a", "hello")).await;
     let answer = app.send(named("a", "hello")).await;
     answer.assert_refused(409, "StatefulAsyncInvocationAlreadyExists", None);

@@ -17,7 +17,7 @@ use std::{
 
 use http::Request;
 use tower_respond_async::{
-    Builder, RequestId, Scope, TaskState, TaskStore,
+    RequestId, RespondAsyncBuilder, Scope, TaskState, TaskStore,
     store::{Insert, RedbStore, StoreErrorKind},
     task::lifecycle::Renewal,
     testing::{DiskCall, DiskFault, FaultDisk},
@@ -178,7 +178,7 @@ async fn a_dropped_operation_leaves_nothing_half_done() {
 }
 
 /// The application over a store on `disk`.
-async fn application(disk: &FaultDisk, configure: impl FnOnce(Builder) -> Builder) -> App {
+async fn application(disk: &FaultDisk, configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> App {
     let store = disk.open(RedbStore::builder()).unwrap();
     App::build(store, routes(), |builder| {
         let quick = builder

@@ -19,7 +19,7 @@ use hyper::{client::conn, server::conn as serving, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tower::ServiceExt;
 use tower_respond_async::{
-    Builder, Credentials, HeaderPolicy, MemoryStore, RequestId, Scope, Submission, Submitted, TaskName, TaskStore,
+    Credentials, HeaderPolicy, MemoryStore, RequestId, RespondAsyncBuilder, Submission, Submitted, TaskName, TaskStore,
     Tenant,
     hook::webhook::{CallbackPolicy, Secret},
     probe::{Event, Probe},
@@ -34,11 +34,14 @@ use crate::{
 };
 
 /// An application in which `GET /me` answers who asks, begins a session, and counts how often it was asked.
-fn me(configure: impl FnOnce(Builder) -> Builder) -> (App, Arc<AtomicUsize>) {
+fn me(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> (App, Arc<AtomicUsize>) {
     me_on(MemoryStore::new(), configure)
 }
 
-fn me_on(store: impl TaskStore, configure: impl FnOnce(Builder) -> Builder) -> (App, Arc<AtomicUsize>) {
+fn me_on(
+    store: impl TaskStore,
+    configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder,
+) -> (App, Arc<AtomicUsize>) {
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = runs.clone();
     let handler = get(async move |headers: HeaderMap| {
@@ -342,8 +345,12 @@ async fn what_is_submitted_for_a_caller_is_known_over_http_and_the_other_way_rou
 
 #[tokio::test]
 async fn no_duplicate_is_given_what_begins_a_session() {
-    let ignoring: fn(Builder) -> Builder = |builder| builder.credentials(Credentials::Ignore);
-    for configure in [|builder| builder, |builder: Builder| builder.caller(user), ignoring] {
+    let ignoring: fn(RespondAsyncBuilder) -> RespondAsyncBuilder = |builder| builder.credentials(Credentials::Ignore);
+    for configure in [
+        |builder| builder,
+        |builder: RespondAsyncBuilder| builder.caller(user),
+        ignoring,
+    ] {
         let (app, _) = me(configure);
         let request = || of("alice", ask(KEY, &[ALICE]));
         assert!(app.send(request()).await.headers.contains_key("set-cookie"));
@@ -658,12 +665,8 @@ async fn a_name_of_a_task_that_is_gone_is_a_new_task_s() {
     let named = || fc("/echo").header(NAME, "a").empty();
     let id = app.accepted(named()).await;
     app.ended(id).await;
-    let _ = app.tasks.delete(&Scope::All, id).await.unwrap();
-    let found = app
-        .tasks
-        .find(&Scope::All, &TaskName::new("a").unwrap().into())
-        .await
-        .unwrap();
+    let _ = app.tasks.delete(id).await.unwrap();
+    let found = app.tasks.find(&TaskName::new("a").unwrap().into()).await.unwrap();
     assert!(found.is_none());
     assert_ne!(app.accepted(named()).await, id);
 }

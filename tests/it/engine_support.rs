@@ -17,8 +17,8 @@ use tokio::{
 };
 use tower::{Layer, service_fn};
 use tower_respond_async::{
-    Backoff, BoxError, Builder, MemoryStore, RequestBody, RequestId, RespondAsyncLayer, Scope, Submission, Submitted,
-    TaskContext, TaskRecord, TaskState, TaskStore, Tasks,
+    Backoff, BoxError, MemoryStore, RequestBody, RequestId, RespondAsyncBuilder, RespondAsyncLayer, Submission,
+    Submitted, TaskContext, TaskRecord, TaskState, TaskStore, Tasks,
     store::{Claim, Claimed, Inserted, Ledger},
     task::{CapturedRequest, NewTask, TaskRef, WorkerId},
     time::{Clock, SystemClock},
@@ -34,7 +34,7 @@ pub(crate) type Reply = Result<Response<ReplyBody>, BoxError>;
 pub(crate) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Settings under which nothing waits for long: retries come at once.
-pub(crate) fn quick(store: impl TaskStore) -> Builder {
+pub(crate) fn quick(store: impl TaskStore) -> RespondAsyncBuilder {
     RespondAsyncLayer::builder(store).retry(at_once(3))
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn at_once(retries: u32) -> Backoff {
 }
 
 /// Runs tasks on `handler`. The engine lives as long as what is given back.
-pub(crate) fn serve<F, Fut>(builder: Builder, handler: F) -> Tasks
+pub(crate) fn serve<F, Fut>(builder: RespondAsyncBuilder, handler: F) -> Tasks
 where
     F: Fn(Request<RequestBody>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Reply> + Send + 'static,
@@ -97,16 +97,12 @@ pub(crate) fn stored(submitted: Submitted) -> RequestId {
 }
 
 pub(crate) async fn find(tasks: &Tasks, id: RequestId) -> Arc<TaskRecord> {
-    tasks
-        .find(&Scope::All, &TaskRef::Id(id))
-        .await
-        .unwrap()
-        .expect("the task is there")
+    tasks.find(&TaskRef::Id(id)).await.unwrap().expect("the task is there")
 }
 
 /// The task, once it has ended.
 pub(crate) async fn ended(tasks: &Tasks, id: RequestId) -> Arc<TaskRecord> {
-    let record = tasks.wait(&Scope::All, id, LONG).await.unwrap().unwrap();
+    let record = tasks.wait(id, LONG).await.unwrap().unwrap();
     assert!(record.state.is_terminal(), "it should have ended: {record:?}");
     record
 }
@@ -174,7 +170,7 @@ impl Gate {
 }
 
 /// Handlers that stand at the gate, and say when they are dropped.
-pub(crate) fn serve_gated(builder: Builder, gate: &Gate, dropped: &Dropped) -> Tasks {
+pub(crate) fn serve_gated(builder: RespondAsyncBuilder, gate: &Gate, dropped: &Dropped) -> Tasks {
     let (gate, dropped) = (gate.clone(), dropped.clone());
     serve(builder, move |_| {
         let (gate, flag) = (gate.clone(), dropped.flag());

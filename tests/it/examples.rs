@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Service, ServiceExt};
-use tower_respond_async::{Scope, TaskState};
+use tower_respond_async::TaskState;
 
 use crate::support::soon;
 
@@ -79,7 +79,7 @@ async fn a_shutdown_lets_finish_what_can_and_hands_back_the_rest() {
         let accepted = send(&app, async_post(uri, "")).await;
         assert_eq!(accepted.status(), StatusCode::ACCEPTED);
     }
-    let running = async || tasks.stats(&Scope::All).await.unwrap().slots.unwrap().used;
+    let running = async || tasks.stats().await.unwrap().slots.unwrap().used;
     soon(async {
         while running().await < 2 {
             tokio::task::yield_now().await;

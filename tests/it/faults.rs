@@ -31,7 +31,9 @@ struct Bench {
 
 impl Bench {
     /// An engine with one slot, idle.
-    async fn new(change: impl FnOnce(tower_respond_async::Builder) -> tower_respond_async::Builder) -> Self {
+    async fn new(
+        change: impl FnOnce(tower_respond_async::RespondAsyncBuilder) -> tower_respond_async::RespondAsyncBuilder,
+    ) -> Self {
         let memory = MemoryStore::new();
         let store = FaultStore::new(memory.clone());
         let faults = store.faults();
@@ -106,7 +108,7 @@ impl Bench {
     }
 
     async fn used(&self) -> usize {
-        self.tasks.stats(&Scope::All).await.unwrap().slots.unwrap().used
+        self.tasks.stats().await.unwrap().slots.unwrap().used
     }
 
     /// The task has succeeded at its first attempt, and no handler but that one saw it.
@@ -133,7 +135,7 @@ async fn an_insert_that_fails_stores_nothing_and_costs_no_slot() {
     }
     assert_eq!(bench.used().await, 0);
     look_round(&bench.tasks).await;
-    let counts = bench.tasks.stats(&Scope::All).await.unwrap().counts;
+    let counts = bench.tasks.stats().await.unwrap().counts;
     assert_eq!(
         counts.iter().map(|(_, count)| count).sum::<u64>(),
         3,
@@ -354,7 +356,7 @@ async fn after_an_outage_everything_goes_on() {
         bench.faults.calls(Operation::Commit) >= settles + 3
     })
     .await;
-    assert!(bench.tasks.stats(&Scope::All).await.is_err());
+    assert!(bench.tasks.stats().await.is_err());
     assert!(bench.tasks.submit(submission("/")).await.is_err());
     bench.faults.heal();
     for id in [running, waiting] {
@@ -368,7 +370,7 @@ async fn after_an_outage_everything_goes_on() {
 async fn looking_at_a_task_keeps_the_time_limit() {
     let bench = Bench::new(|builder| builder.store_timeout(Duration::from_millis(50))).await;
     let delayed = bench.faults.delay_next(Operation::Counts);
-    let stats = soon(bench.tasks.stats(&Scope::All)).await;
+    let stats = soon(bench.tasks.stats()).await;
     assert_eq!(stats.unwrap_err().kind(), StoreErrorKind::Unavailable);
     drop(delayed);
 }

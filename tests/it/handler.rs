@@ -191,12 +191,7 @@ async fn an_extension_is_carried_in_an_encoding_of_one_s_own() {
     });
     let id = app.accepted(from_ada("/who")).await;
     assert_eq!(soon(heard.recv()).await.unwrap().unwrap().name, "Ada");
-    let stored = app
-        .tasks
-        .request(&tower_respond_async::Scope::All, id)
-        .await
-        .unwrap()
-        .unwrap();
+    let stored = app.tasks.request(id).await.unwrap().unwrap();
     assert_eq!(stored.carried, [("backwards".to_owned(), Bytes::from_static(b"adA"))]);
 }
 

@@ -12,7 +12,8 @@ use std::{
 
 use http::header::RETRY_AFTER;
 use tower_respond_async::{
-    BoxError, Builder, Completion, CompletionHook, MemoryStore, RequestBody, RequestId, Scope, TaskState, Tasks,
+    BoxError, Completion, CompletionHook, MemoryStore, RequestBody, RequestId, RespondAsyncBuilder, Scope, TaskState,
+    Tasks,
     probe::{Event, Probe},
     store::{Insert, Operation},
     task::{
@@ -361,7 +362,7 @@ async fn every_kind_of_end_is_told() {
         submission.delay = Duration::from_secs(86_400);
         stored(tasks.submit(submission).await.unwrap())
     };
-    let _ = tasks.stop(&Scope::All, waiting).await.unwrap();
+    let _ = tasks.stop(waiting).await.unwrap();
     for id in [success, failure, poison, waiting] {
         // Before the clock moves: a delivery under way would lapse with it, and be made twice.
         delivery(&tasks, id, DeliveryStatus::Delivered).await;
@@ -392,7 +393,7 @@ async fn a_running_task_that_is_stopped_is_told_as_stopped() {
     let tasks = serve(builder, |_| std::future::pending());
     let id = submit(&tasks, "/").await;
     reached(&tasks, id, TaskState::Running).await;
-    let _ = tasks.stop(&Scope::All, id).await.unwrap();
+    let _ = tasks.stop(id).await.unwrap();
     let calls = told.times(id, 1).await;
     assert_eq!((calls[0].state, calls[0].attempt), (TaskState::Stopped, 1));
 }
@@ -420,7 +421,7 @@ async fn a_task_run_again_is_told_of_again() {
     let tasks = serve(builder, by_path);
     let id = submit(&tasks, "/200").await;
     told.times(id, 1).await;
-    let _ = tasks.retry(&Scope::All, id, Edits::default()).await.unwrap();
+    let _ = tasks.retry(id, Edits::default()).await.unwrap();
     let calls = told.times(id, 2).await;
     assert_eq!(calls[1].webhook_id, format!("msg_{id}_2_local"));
     assert_eq!(calls[1].generation, 2);
@@ -484,7 +485,7 @@ async fn a_store_that_fails_around_a_delivery_loses_none() {
 /// Two hooks of one task are one delivery: what fails for one is told to both again.
 #[tokio::test]
 async fn all_hooks_of_an_end_are_called_again_if_one_fails() {
-    fn failing_first(builder: Builder, told: &Told, failed: &Told) -> Builder {
+    fn failing_first(builder: RespondAsyncBuilder, told: &Told, failed: &Told) -> RespondAsyncBuilder {
         let (told, failed) = (told.clone(), failed.clone());
         builder
             .on_completion(move |completion: Completion| told.note(completion))

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{Channel, Full};
 use tower::{Layer, Service, service_fn};
 use tower_respond_async::{
-    BoxError, Completion, MemoryStore, Scope, TaskContext, TaskRecord, TaskState, Tasks,
+    BoxError, Completion, MemoryStore, TaskContext, TaskRecord, TaskState, Tasks,
     probe::{Event, Probe},
     store::{Insert, Operation},
     task::{Conditions, Destination, Filter, Subscription, Subscriptions},
@@ -223,7 +223,7 @@ async fn a_zombie_changes_nothing_and_fires_no_hook() {
     eventually("the zombie is told", async || tally.of("fenced") == 1).await;
     assert_eq!(tally.of("ended"), 1, "that of the round before");
     assert_eq!(find(&healthy, id).await.history, record.history);
-    let response = healthy.response(&Scope::All, id).await.unwrap().unwrap();
+    let response = healthy.response(id).await.unwrap().unwrap();
     assert_eq!(&response.body[..], b"healthy");
     look_round(&healthy).await;
     assert_eq!(told().await, 1);
@@ -295,7 +295,7 @@ async fn a_blocked_handler_whose_claim_was_lost_is_shown_as_stuck() {
         (record.state, record.attempt, record.crashes),
         (TaskState::Succeeded, 2, 1)
     );
-    let slots = async || tasks.stats(&Scope::All).await.unwrap().slots.unwrap();
+    let slots = async || tasks.stats().await.unwrap().slots.unwrap();
     eventually("it is stuck", async || {
         slots().await.stuck == 1 && tally.of("lost") == 1
     })
@@ -360,10 +360,7 @@ async fn a_request_whose_body_takes_longer_than_a_lease_runs_at_once() {
     sender.send_data(Bytes::from_static(b"last")).await.unwrap();
     drop(sender);
     assert_eq!(answer.await.unwrap().unwrap().status(), 202);
-    let page = tasks
-        .list(&Scope::All, &Filter::default(), Default::default())
-        .await
-        .unwrap();
+    let page = tasks.list(&Filter::default(), Default::default()).await.unwrap();
     let slow = page
         .items
         .iter()

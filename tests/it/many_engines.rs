@@ -14,7 +14,7 @@ use tokio::{
     sync::Mutex,
 };
 use tower_respond_async::{
-    MemoryStore, Scope, TaskContext, TaskState, TaskStore, Tasks,
+    MemoryStore, TaskContext, TaskState, TaskStore, Tasks,
     error::BoxFuture,
     forward_store,
     store::{Operation, StoreError, StoreResult, kit::IoThread},
@@ -56,10 +56,10 @@ async fn a_waiter_hears_of_the_end(here: impl TaskStore, there: MemoryStore) {
     let here = idle(here);
     let id = submit(&there, "/").await;
     gate.arrived(1).await;
-    let mut changes = here.subscribe(Scope::All, id);
+    let mut changes = here.subscribe(id);
     let first = soon(changes.next()).await.unwrap().unwrap();
     assert_eq!(first.state, TaskState::Running);
-    let waiting = tokio::spawn(async move { here.wait(&Scope::All, id, 10 * LONG).await });
+    let waiting = tokio::spawn(async move { here.wait(id, 10 * LONG).await });
     gate.open();
     let last = soon(changes.next()).await.unwrap().unwrap();
     assert_eq!(last.state, TaskState::Succeeded);
@@ -100,7 +100,7 @@ async fn a_thousand_waiters_cost_one_look_a_second() {
     for number in 0..1000 {
         let id = submit(if number % 2 == 0 { &there } else { &here }, "/").await;
         let here = here.clone();
-        waiting.push(tokio::spawn(async move { here.wait(&Scope::All, id, 10 * LONG).await }));
+        waiting.push(tokio::spawn(async move { here.wait(id, 10 * LONG).await }));
     }
     gate.arrived(2).await;
     let looks = || faults.calls(Operation::Glance);
@@ -144,7 +144,7 @@ async fn a_stop_elsewhere_reaches_the_handler_at_once() {
     let here = idle(store);
     let id = submit(&there, "/").await;
     gate.arrived(1).await;
-    assert_eq!(here.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+    assert_eq!(here.stop(id).await.unwrap(), Stop::Stopping);
     soon(reached(&here, id, TaskState::Stopped)).await;
     assert!(dropped.is_dropped());
 }
@@ -209,7 +209,7 @@ async fn the_figures_are_those_of_all_processes_that_are_there() {
         quick(store.clone()).worker_name("first").version("1.0").concurrency(3),
         |_| async { ok() },
     );
-    let alone = first.stats(&Scope::All).await.unwrap();
+    let alone = first.stats().await.unwrap();
     assert_eq!(alone.processes.unwrap().len(), 1);
     let id = submit(&first, "/").await;
     ended(&first, id).await;
@@ -219,13 +219,13 @@ async fn the_figures_are_those_of_all_processes_that_are_there() {
     );
     for tasks in [&first, &second] {
         eventually("both are seen", async || {
-            let stats = tasks.stats(&Scope::All).await.unwrap();
+            let stats = tasks.stats().await.unwrap();
             let accepted = stats.rates.unwrap()[0].accepted;
             (stats.processes.unwrap().len(), accepted) == (2, 1)
         })
         .await;
     }
-    let stats = first.stats(&Scope::All).await.unwrap();
+    let stats = first.stats().await.unwrap();
     assert_eq!(stats.slots.unwrap().total, 7);
     let processes = stats.processes.unwrap();
     let names: Vec<_> = processes.iter().map(|process| &process.instance[..6]).collect();
@@ -237,7 +237,7 @@ async fn the_figures_are_those_of_all_processes_that_are_there() {
     soon(first.shutdown(LONG)).await;
     clock.advance(Duration::from_secs(16));
     eventually("the first is not seen any more", async || {
-        let stats = second.stats(&Scope::All).await.unwrap();
+        let stats = second.stats().await.unwrap();
         stats.processes.unwrap().len() == 1
     })
     .await;
@@ -343,7 +343,7 @@ fn engine_after_engine_can_be_built_on_a_store_with_a_connection() {
             eventually("a renewal", async || faults.calls(Operation::Renew) > 0).await;
             gate.open();
             ended(&tasks, id).await;
-            let stats = tasks.stats(&Scope::All).await.unwrap();
+            let stats = tasks.stats().await.unwrap();
             assert_eq!(stats.counts.of(TaskState::Succeeded), round);
             soon(tasks.shutdown(LONG)).await;
         });

@@ -16,7 +16,8 @@ use bytes::Bytes;
 use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
-    Backoff, Builder, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskContext, Tasks,
+    Backoff, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncBuilder, RespondAsyncLayer, TaskContext,
+    Tasks,
     probe::{Event, MetricsProbe, Probe},
     store::{Insert, Ledger, Operation, Pruned, RedbStore, StoreError, StoreErrorKind, TaskStore},
     task::{CapturedRequest, Counts, DeliveryStatus, Destination, NewTask, WorkerId},
@@ -265,7 +266,7 @@ fn what_seldom_happens_is_counted_too() {
     }
 }
 
-fn app(configure: impl FnOnce(Builder) -> Builder) -> (RespondAsync<Router>, Tasks) {
+fn app(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> (RespondAsync<Router>, Tasks) {
     let builder = RespondAsyncLayer::builder(MemoryStore::new())
         .concurrency(4)
         .retry(Backoff::new().max_retries(1).base(Duration::from_millis(1)))
@@ -325,7 +326,7 @@ fn a_task(number: u8) -> NewTask {
 async fn all_ended(tasks: &Tasks, count: u64) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
-        let stats = tasks.stats(&Scope::All).await.expect("the store is open");
+        let stats = tasks.stats().await.expect("the store is open");
         let ended: u64 = stats
             .counts
             .iter()

@@ -32,8 +32,8 @@ use tower_http::{
     trace::TraceLayer,
 };
 use tower_respond_async::{
-    Backoff, BoxError, Builder, MemoryStore, RequestBody, RespondAsync, RespondAsyncLayer, TaskApi, TaskContext,
-    TaskState, allow_everyone,
+    Backoff, BoxError, MemoryStore, RequestBody, RespondAsync, RespondAsyncBuilder, RespondAsyncLayer, TaskApi,
+    TaskContext, TaskState, allow_everyone,
 };
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, prefer, routes, soon};
@@ -135,12 +135,7 @@ async fn it_stands_among_other_layers_in_a_service_builder() {
     let response = soon(service.clone().oneshot(fc("/fails-once").empty())).await.unwrap();
     let answer = Answered::read(response.map(Body::new)).await;
     answer.assert_accepted();
-    let all = tower_respond_async::Scope::All;
-    let ended = tasks
-        .wait(&all, answer.id(), Duration::from_secs(60))
-        .await
-        .unwrap()
-        .unwrap();
+    let ended = tasks.wait(answer.id(), Duration::from_secs(60)).await.unwrap().unwrap();
     assert_eq!((ended.state, ended.attempt), (TaskState::Succeeded, 2));
     assert_eq!((outside.count(), inside.count()), (1, 2));
 
@@ -307,12 +302,7 @@ async fn an_error_passes_through_and_fails_an_attempt() {
 
     let response = soon(service.oneshot(request(fc("/")))).await.unwrap();
     let answer = Answered::read(response.map(Body::new)).await;
-    let all = tower_respond_async::Scope::All;
-    let ended = tasks
-        .wait(&all, answer.id(), Duration::from_secs(60))
-        .await
-        .unwrap()
-        .unwrap();
+    let ended = tasks.wait(answer.id(), Duration::from_secs(60)).await.unwrap().unwrap();
     assert_eq!(ended.state, TaskState::Failed);
     assert!(
         ended.error.as_deref().unwrap().contains("the disk is on fire"),
@@ -346,7 +336,7 @@ struct Mounted {
 
 fn mounted(
     inner: Router,
-    configure: impl FnOnce(Builder) -> Builder,
+    configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder,
     mount: impl FnOnce(RespondAsync<Router>) -> Router,
 ) -> Mounted {
     let inside = App::build(MemoryStore::new(), inner, |builder| {
@@ -477,7 +467,7 @@ async fn a_limit_that_axum_s_extractors_obey_is_the_same_on_a_replay() {
         (Some(DefaultBodyLimit::max(10)), 11, 413),
         (Some(DefaultBodyLimit::max(10)), 10, 200),
     ] {
-        let raised = |builder: Builder| builder.body_limit(large);
+        let raised = |builder: RespondAsyncBuilder| builder.body_limit(large);
         let app = mounted(inner(), raised, |service| {
             let router = Router::new().nest_service("/api", service);
             match limit {

@@ -28,7 +28,7 @@ fn slow() -> Pool {
 }
 
 /// Handlers of slow paths stand at the gate, others answer at once.
-fn with_slow(builder: tower_respond_async::Builder, gate: &Gate) -> Tasks {
+fn with_slow(builder: tower_respond_async::RespondAsyncBuilder, gate: &Gate) -> Tasks {
     let gate = gate.clone();
     serve(builder, move |request| {
         let gate = gate.clone();
@@ -153,7 +153,6 @@ async fn a_paused_pool_fills_nobody_s_queue() {
     tasks.resume(&name("slow")).await.unwrap();
     let all = tasks
         .list(
-            &Scope::All,
             &Filter::default(),
             Page {
                 limit: 100,
@@ -268,7 +267,11 @@ async fn one_tenant_leaves_the_others_slots() {
         gate.arrived(1).await;
     }
     assert!(!gate.somebody_came(), "anna has two");
-    let running = tasks.stats(&Scope::One(Some(Tenant::new("anna")))).await.unwrap();
+    let running = tasks
+        .scoped(Scope::One(Some(Tenant::new("anna"))))
+        .stats()
+        .await
+        .unwrap();
     assert_eq!(running.counts.of(TaskState::Running), 2);
     // One of hers ends, and the next begins.
     gate.let_through(4);
@@ -319,9 +322,10 @@ async fn what_makes_no_sense_is_refused() {
         (vec![slow(), slow()], "two of the name \"slow\""),
         (vec![Pool::new("default").when(|_| true)], "leave out its `when`"),
     ] {
-        let builder = pools
-            .into_iter()
-            .fold(quick(MemoryStore::new()), tower_respond_async::Builder::pool);
+        let builder = pools.into_iter().fold(
+            quick(MemoryStore::new()),
+            tower_respond_async::RespondAsyncBuilder::pool,
+        );
         let error = builder.build().unwrap_err();
         assert_eq!(error.setting(), "pool");
         assert!(error.to_string().contains(problem), "{error}");

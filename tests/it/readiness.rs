@@ -24,7 +24,7 @@ use tower::{
 };
 use tower_http::timeout::TimeoutLayer;
 use tower_respond_async::{
-    Backoff, MemoryStore, RespondAsyncLayer, Scope, TaskApi, TaskRecord, TaskState, Tasks, allow_everyone,
+    Backoff, MemoryStore, RespondAsyncLayer, TaskApi, TaskRecord, TaskState, Tasks, allow_everyone,
 };
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, other_runtime, prefer, soon};
@@ -75,7 +75,7 @@ where
 async fn ended(tasks: &Tasks, accepted: Response<Body>) -> Arc<TaskRecord> {
     let answer = Answered::read(accepted).await;
     answer.assert_accepted();
-    let ended = soon(tasks.wait(&Scope::All, answer.id(), Duration::from_secs(60)));
+    let ended = soon(tasks.wait(answer.id(), Duration::from_secs(60)));
     ended.await.unwrap().expect("it has ended")
 }
 
@@ -446,7 +446,7 @@ async fn a_load_shed_inside_sheds_requests_and_attempts() {
 
     let response = assert_ready!(call(&mut service.clone(), fc("/gate").empty()).poll()).unwrap();
     let answer = Answered::read(response).await;
-    let mut changes = layer.tasks().subscribe(Scope::All, answer.id());
+    let mut changes = layer.tasks().subscribe(answer.id());
     let mut retried = soon(changes.next()).await.unwrap().unwrap();
     while retried.attempt < 2 {
         retried = soon(changes.next()).await.unwrap().unwrap();
@@ -456,7 +456,7 @@ async fn a_load_shed_inside_sheds_requests_and_attempts() {
     assert_ready!(running.poll()).unwrap();
     // A `LoadShed` that is kept keeps the place in the queue of what it shed.
     drop((running, service));
-    let ended = soon(layer.tasks().wait(&Scope::All, answer.id(), Duration::from_secs(60)))
+    let ended = soon(layer.tasks().wait(answer.id(), Duration::from_secs(60)))
         .await
         .unwrap();
     assert_eq!(ended.unwrap().state, TaskState::Succeeded);

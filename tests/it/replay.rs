@@ -471,12 +471,7 @@ async fn a_target_in_parts_arrives_in_its_parts_and_one_that_is_too_long_is_refu
             target.clone().into_parts().path_and_query
         );
         assert_eq!(seen.uri(), &target);
-        let stored = app
-            .tasks
-            .request(&tower_respond_async::Scope::All, id)
-            .await
-            .unwrap()
-            .unwrap();
+        let stored = app.tasks.request(id).await.unwrap().unwrap();
         assert_eq!(
             CapturedRequest::from_payload(stored.to_payload()).as_ref(),
             Ok(&*stored)

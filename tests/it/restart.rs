@@ -18,7 +18,8 @@ use http::{HeaderName, HeaderValue, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tower_respond_async::{
-    Builder, Completion, RequestId, TaskContext, TaskState, store::RedbStore, testing::ManualClock, time::Timestamp,
+    Completion, RequestId, RespondAsyncBuilder, TaskContext, TaskState, store::RedbStore, testing::ManualClock,
+    time::Timestamp,
 };
 
 use crate::{
@@ -61,7 +62,7 @@ impl Lives {
     }
 
     /// An application on the file. Its leases are so long that none lapses.
-    async fn start(&self, routes: Router, configure: impl FnOnce(Builder) -> Builder) -> App {
+    async fn start(&self, routes: Router, configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> App {
         App::build(self.store().await, routes, |builder| {
             configure(builder.lease(HOUR).stop_grace(Duration::from_millis(10)))
         })
@@ -453,7 +454,7 @@ async fn a_delayed_task_keeps_its_time_across_lives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retention_goes_on_across_lives() {
     let lives = Lives::new();
-    let keep = |builder: Builder| builder.retention(2 * HOUR, 48 * HOUR).retry(no_retries());
+    let keep = |builder: RespondAsyncBuilder| builder.retention(2 * HOUR, 48 * HOUR).retry(no_retries());
     let first = lives.start(routes(), keep).await;
     let succeeded = first.accepted(fc("/echo").empty()).await;
     let failed = first.accepted(fc("/status/404").empty()).await;

@@ -19,8 +19,8 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::sync::mpsc::unbounded_channel;
 use tower::{Layer, Service};
 use tower_respond_async::{
-    AttemptEnd, BoxError, Completion, DoNotRetry, MemoryStore, RequestBody, RequestId, RetryPolicy, Scope, TaskState,
-    Tasks, Verdict,
+    AttemptEnd, BoxError, Completion, DoNotRetry, MemoryStore, RequestBody, RequestId, RetryPolicy, TaskState, Tasks,
+    Verdict,
     store::{Insert, Operation},
     task::{Condition, FenceToken},
     testing::{FaultStore, ManualClock},
@@ -52,7 +52,7 @@ async fn every_status_ends_its_task_as_documented() {
         };
         assert_eq!((record.state, record.attempt), (state, attempts), "{status}");
         assert_eq!(record.status_code, Some(status));
-        let response = tasks.response(&Scope::All, id).await.unwrap().unwrap();
+        let response = tasks.response(id).await.unwrap().unwrap();
         assert_eq!((response.status.as_u16(), &response.body[..]), (status, &b"text"[..]));
         assert_eq!(record.error.is_some(), state == TaskState::Failed);
     }
@@ -224,7 +224,7 @@ async fn an_error_of_the_application_is_told_with_its_causes() {
     assert_eq!((record.state, record.attempt), (TaskState::Failed, 4));
     let error = record.error.as_deref();
     assert_eq!(error, Some("the handler failed: could not transcode: the disk is full"));
-    assert_eq!(tasks.response(&Scope::All, id).await.unwrap(), None);
+    assert_eq!(tasks.response(id).await.unwrap(), None);
 }
 
 /// S33
@@ -242,7 +242,7 @@ async fn a_body_that_breaks_off_fails_the_attempt_and_is_kept_marked() {
     assert_eq!((record.state, record.attempt), (TaskState::Failed, 4));
     let error = record.error.as_deref();
     assert_eq!(error, Some("the response body broke off: the pipe broke"));
-    let response = tasks.response(&Scope::All, id).await.unwrap().unwrap();
+    let response = tasks.response(id).await.unwrap().unwrap();
     assert_eq!((&response.body[..], response.truncated), (&b"first half"[..], true));
 }
 
@@ -253,7 +253,7 @@ async fn a_body_over_the_limit_is_cut_and_marked() {
     });
     let id = submit(&tasks, "/").await;
     assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
-    let response = tasks.response(&Scope::All, id).await.unwrap().unwrap();
+    let response = tasks.response(id).await.unwrap().unwrap();
     assert_eq!((&response.body[..], response.truncated), (&b"1234"[..], true));
 }
 
@@ -296,13 +296,13 @@ async fn a_handler_that_blocks_its_thread_fails_and_its_slot_is_shown_as_stuck()
     let id = submit(&tasks, "/block").await;
     let record = ended(&tasks, id).await;
     assert_eq!((record.state, record.attempt), (TaskState::Failed, 1));
-    let slots = tasks.stats(&Scope::All).await.unwrap().slots.unwrap();
+    let slots = tasks.stats().await.unwrap().slots.unwrap();
     assert_eq!((slots.used, slots.total, slots.stuck), (1, 2, 1));
     look_round(&tasks).await;
 
     drop(release);
     eventually("free slots", async || {
-        let slots = tasks.stats(&Scope::All).await.unwrap().slots.unwrap();
+        let slots = tasks.stats().await.unwrap().slots.unwrap();
         (slots.used, slots.stuck) == (0, 0)
     })
     .await;
@@ -409,7 +409,7 @@ async fn a_policy_of_ones_own_decides() {
     }
     let id = submit(&tasks, "/error").await;
     ended(&tasks, id).await;
-    let response = tasks.response(&Scope::All, id).await.unwrap().unwrap();
+    let response = tasks.response(id).await.unwrap().unwrap();
     assert_eq!(
         response.status.as_u16(),
         204,
@@ -624,7 +624,7 @@ fn a_blocked_runtime_does_not_lose_the_leases_of_its_neighbours() {
         }
         let blocker = submit(&tasks, "/block").await;
         eventually("all of them run", async || {
-            let counts = tasks.stats(&Scope::All).await.unwrap().counts;
+            let counts = tasks.stats().await.unwrap().counts;
             counts.queued() == 0
         })
         .await;
@@ -676,7 +676,7 @@ async fn ten_thousand_tasks_never_run_more_than_eight_at_once() {
     });
     let mut looks = 0;
     eventually("all have ended", async || {
-        let stats = tasks.stats(&Scope::All).await.unwrap();
+        let stats = tasks.stats().await.unwrap();
         let slots = stats.slots.unwrap();
         assert!(slots.used <= slots.total && slots.total == 8, "{slots:?}");
         looks += 1;
@@ -730,5 +730,5 @@ async fn two_engines_share_the_work_and_nothing_runs_twice() {
 }
 
 async fn used(tasks: &Tasks) -> usize {
-    tasks.stats(&Scope::All).await.unwrap().slots.unwrap().used
+    tasks.stats().await.unwrap().slots.unwrap().used
 }

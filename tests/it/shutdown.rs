@@ -150,7 +150,7 @@ async fn engine_after_engine_can_be_built_on_one_store() {
         let id = submit(&tasks, "/").await;
         ended(&tasks, id).await;
         soon(tasks.shutdown(LONG)).await;
-        assert!(tasks.stats(&Scope::All).await.is_err(), "this engine's store is closed");
+        assert!(tasks.stats().await.is_err(), "this engine's store is closed");
         let left = store.counts(&Scope::All).await.unwrap();
         assert_eq!(left.of(TaskState::Succeeded), round);
     }
@@ -173,10 +173,10 @@ async fn close_ends_every_wait_and_every_subscription() {
     let waits: Vec<_> = (0..10)
         .map(|_| {
             let tasks = tasks.clone();
-            tokio::spawn(async move { tasks.wait(&Scope::All, id, Duration::MAX).await })
+            tokio::spawn(async move { tasks.wait(id, Duration::MAX).await })
         })
         .collect();
-    let mut changes = tasks.subscribe(Scope::All, id);
+    let mut changes = tasks.subscribe(id);
     assert_eq!(changes.next().await.unwrap().unwrap().state, TaskState::Running);
     let stream = tokio::spawn(async move { changes.next().await });
     tokio::task::yield_now().await;
@@ -246,7 +246,7 @@ async fn an_application_may_hold_a_weak_handle_to_its_own_tasks() {
     let id = submit(&tasks, "/first").await;
     ended(&tasks, id).await;
     eventually("both have ended", async || {
-        tasks.stats(&Scope::All).await.unwrap().counts.of(TaskState::Succeeded) == 2
+        tasks.stats().await.unwrap().counts.of(TaskState::Succeeded) == 2
     })
     .await;
     drop(tasks);
@@ -347,6 +347,6 @@ async fn what_is_claimed_during_the_shutdown_is_handed_back() {
 
 /// Returns when the engine is closed: then nobody waits for a running task any longer.
 async fn closed(tasks: &Tasks, running: RequestId) {
-    let record = soon(tasks.wait(&Scope::All, running, Duration::MAX)).await.unwrap();
+    let record = soon(tasks.wait(running, Duration::MAX)).await.unwrap();
     assert_eq!(record.unwrap().state, TaskState::Running);
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Barrier;
 use tower_respond_async::{
-    MemoryStore, RequestId, Scope, TaskState, Tasks,
+    MemoryStore, RequestId, TaskState, Tasks,
     store::Insert,
     task::lifecycle::{Edits, Rerun, Stop},
     testing::ManualClock,
@@ -30,7 +30,7 @@ async fn a_task_stopped_while_it_waits_never_runs() {
     let mut submission = submission("/");
     submission.delay = Duration::from_secs(60);
     let id = stored(tasks.submit(submission).await.unwrap());
-    assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopped);
+    assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopped);
     clock.advance(Duration::from_secs(60));
     look_round(&tasks).await;
     let record = find(&tasks, id).await;
@@ -59,10 +59,10 @@ async fn a_running_task_is_told_to_stop_and_its_answer_is_dropped() {
         let id = submit(&tasks, path).await;
         gate.arrived(1).await;
         gate.let_through(1);
-        assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+        assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopping);
         let record = ended(&tasks, id).await;
         assert_eq!((record.state, record.attempt), (TaskState::Stopped, 1), "{path}");
-        assert_eq!(tasks.response(&Scope::All, id).await.unwrap(), None);
+        assert_eq!(tasks.response(id).await.unwrap(), None);
     }
 }
 
@@ -76,7 +76,7 @@ async fn a_handler_that_ignores_a_stop_is_dropped_after_the_grace() {
     );
     let id = submit(&tasks, "/").await;
     gate.arrived(1).await;
-    assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+    assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopping);
     assert_eq!(ended(&tasks, id).await.state, TaskState::Stopped);
     assert!(dropped.is_dropped());
 }
@@ -100,7 +100,7 @@ async fn a_task_that_runs_elsewhere_is_told_with_its_next_renewal() {
     gate.arrived(1).await;
     gate.open();
     let elsewhere = serve(quick(store), |_| async { ok() });
-    assert_eq!(elsewhere.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+    assert_eq!(elsewhere.stop(id).await.unwrap(), Stop::Stopping);
     let record = ended(&elsewhere, id).await;
     assert_eq!(
         (record.state, record.attempt, record.crashes),
@@ -157,7 +157,7 @@ async fn stop_beside(tasks: &Tasks, id: RequestId, turns: usize, other: impl FnO
             for _ in 0..turns {
                 tokio::task::yield_now().await;
             }
-            tasks.stop(&Scope::All, id).await.unwrap()
+            tasks.stop(id).await.unwrap()
         }
     });
     barrier.wait().await;
@@ -188,7 +188,7 @@ async fn of_a_stop_and_an_end_one_wins() {
             _ => TaskState::Stopped,
         };
         assert_eq!(record.state, expected, "{stop:?}");
-        let response = tasks.response(&Scope::All, id).await.unwrap();
+        let response = tasks.response(id).await.unwrap();
         assert_eq!(response.is_some(), expected == TaskState::Succeeded);
     }
 }
@@ -209,11 +209,11 @@ async fn stopping_twice_is_stopping_once() {
     reached(&tasks, id, TaskState::Running).await;
     let mut answers = Vec::new();
     for _ in 0..2 {
-        answers.push(tasks.stop(&Scope::All, id).await.unwrap());
+        answers.push(tasks.stop(id).await.unwrap());
     }
     gate.open();
     ended(&tasks, id).await;
-    answers.push(tasks.stop(&Scope::All, id).await.unwrap());
+    answers.push(tasks.stop(id).await.unwrap());
     let expected = [Stop::Stopping, Stop::Stopping, Stop::AlreadyEnded(TaskState::Stopped)];
     assert_eq!(answers, expected);
     let record = find(&tasks, id).await;
@@ -229,8 +229,8 @@ async fn a_task_stopped_after_its_worker_died_ends_when_the_lease_does_and_is_no
     let id = inserted(ledger(&store).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     assert_eq!(claim_and_die(&store, Duration::from_secs(30)).await.tasks.len(), 1);
     let tasks = serve(quick(store).lease(Duration::from_secs(1)), |_| async { ok() });
-    assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
-    assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+    assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopping);
+    assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopping);
     clock.advance(Duration::from_secs(30));
     let record = ended(&tasks, id).await;
     assert_eq!((record.state, record.attempt), (TaskState::Stopped, 1));
@@ -252,7 +252,7 @@ async fn of_many_who_run_a_task_again_one_does() {
         }
     });
     let id = submit(&tasks, "/").await;
-    let again = async |id: RequestId| tasks.retry(&Scope::All, id, Edits::default()).await.unwrap();
+    let again = async |id: RequestId| tasks.retry(id, Edits::default()).await.unwrap();
     gate.arrived(1).await;
     assert_eq!(again(id).await, Rerun::NotEnded(TaskState::Running));
     gate.let_through(1);
@@ -264,7 +264,7 @@ async fn of_many_who_run_a_task_again_one_does() {
                 let (tasks, barrier) = (tasks.clone(), barrier.clone());
                 tokio::spawn(async move {
                     barrier.wait().await;
-                    tasks.retry(&Scope::All, id, Edits::default()).await.unwrap()
+                    tasks.retry(id, Edits::default()).await.unwrap()
                 })
             })
             .collect();
@@ -309,7 +309,7 @@ async fn a_stopped_attempt_is_never_tried_again() {
     for path in ["/panic", "/hang", "/error", "/status"] {
         let id = submit(&tasks, path).await;
         gate.arrived(1).await;
-        assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+        assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopping);
         gate.let_through(1);
         ids.push(id);
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use tower_respond_async::{
-    MemoryStore, RequestId, Scope, Submission, SubmitError, Submitted, TaskState, Tasks,
+    MemoryStore, RequestId, Submission, SubmitError, Submitted, TaskState, Tasks,
     store::{FullReason, Operation, StoreErrorKind},
     task::{Filter, IdempotencyKey, Labels, Page},
     testing::FaultStore,
@@ -11,7 +11,7 @@ use tower_respond_async::{
 
 use crate::engine_support::{Gate, ended, eventually, look_round, ok, quick, serve, stored, submission};
 
-fn gated(builder: tower_respond_async::Builder, gate: &Gate) -> Tasks {
+fn gated(builder: tower_respond_async::RespondAsyncBuilder, gate: &Gate) -> Tasks {
     let gate = gate.clone();
     serve(builder, move |_| {
         let gate = gate.clone();
@@ -38,7 +38,7 @@ async fn each_has_an_answer_of_its_own_in_order() {
     let tasks = gated(quick(MemoryStore::new()).concurrency(1).queue_depth(3), &gate);
     gate.open();
     look_round(&tasks).await;
-    let before = tasks.stats(&Scope::All).await.unwrap().counts;
+    let before = tasks.stats().await.unwrap().counts;
     let mut too_long = submission("/long");
     too_long.labels = Labels::from_iter([("text", "x".repeat(2_000))]);
     let many = vec![
@@ -69,7 +69,7 @@ async fn each_has_an_answer_of_its_own_in_order() {
         assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 1));
         assert_eq!(record.target, path);
     }
-    let counts = tasks.stats(&Scope::All).await.unwrap().counts;
+    let counts = tasks.stats().await.unwrap().counts;
     let total = |counts: &tower_respond_async::task::Counts| counts.iter().map(|(_, count)| count).sum::<u64>();
     assert_eq!(total(&counts), total(&before) + 2);
     assert!(tasks.submit_all(Vec::new()).await.unwrap().is_empty());
@@ -112,7 +112,7 @@ async fn a_thousand_run_once_each_and_never_more_than_there_are_slots() {
     let ids: HashSet<_> = answers.into_iter().map(|answer| stored(answer.unwrap())).collect();
     assert_eq!(ids.len(), 1_000);
     gate.arrived(8).await;
-    let counts = tasks.stats(&Scope::All).await.unwrap().counts;
+    let counts = tasks.stats().await.unwrap().counts;
     assert_eq!(
         counts.iter().find(|(state, _)| *state == TaskState::Running).unwrap().1,
         8
@@ -145,10 +145,7 @@ async fn if_the_answer_is_lost_all_run_once_all_the_same() {
     };
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     let five = async || {
-        let page = tasks
-            .list(&Scope::All, &Filter::default(), Page::default())
-            .await
-            .unwrap();
+        let page = tasks.list(&Filter::default(), Page::default()).await.unwrap();
         let ours = page.items.into_iter().filter(|record| record.target.path().len() == 2);
         ours.collect::<Vec<_>>()
     };

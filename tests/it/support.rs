@@ -31,8 +31,8 @@ use tokio::{
 use tokio_test::task;
 use tower::{Layer, Service, ServiceExt, make::Shared};
 use tower_respond_async::{
-    Backoff, Builder, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskApi, TaskContext, TaskRecord,
-    TaskState, TaskStore, Tasks, allow_everyone, task::TaskRef,
+    Backoff, MemoryStore, RequestId, RespondAsync, RespondAsyncBuilder, RespondAsyncLayer, TaskApi, TaskContext,
+    TaskRecord, TaskState, TaskStore, Tasks, allow_everyone, task::TaskRef,
 };
 
 /// How long anything may take before it counts as never: long, so that a busy machine proves nothing wrong.
@@ -64,12 +64,16 @@ impl App {
     }
 
     /// The routes below, configured.
-    pub(crate) fn with(configure: impl FnOnce(Builder) -> Builder) -> Self {
+    pub(crate) fn with(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> Self {
         Self::build(MemoryStore::new(), routes(), configure)
     }
 
     /// These routes, configured, over this store, with the task API open to everyone.
-    pub(crate) fn build(store: impl TaskStore, routes: Router, configure: impl FnOnce(Builder) -> Builder) -> Self {
+    pub(crate) fn build(
+        store: impl TaskStore,
+        routes: Router,
+        configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder,
+    ) -> Self {
         Self::wrap(store, configure, |tasks| {
             routes.nest_service("/tasks", TaskApi::new(tasks, allow_everyone()))
         })
@@ -78,7 +82,7 @@ impl App {
     /// The application that `app` makes, configured, over this store.
     pub(crate) fn wrap(
         store: impl TaskStore,
-        configure: impl FnOnce(Builder) -> Builder,
+        configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder,
         app: impl FnOnce(&Tasks) -> Router,
     ) -> Self {
         let layer = configure(RespondAsyncLayer::builder(store)).build().unwrap();
@@ -119,14 +123,14 @@ where
     }
 
     pub(crate) async fn record(&self, id: RequestId) -> Arc<TaskRecord> {
-        let found = self.tasks.find(&Scope::All, &TaskRef::Id(id)).await.unwrap();
+        let found = self.tasks.find(&TaskRef::Id(id)).await.unwrap();
         found.expect("the task is kept")
     }
 
     /// The task, as soon as it is in this state.
     #[track_caller]
     pub(crate) fn until(&self, id: RequestId, state: TaskState) -> impl Future<Output = Arc<TaskRecord>> {
-        let mut changes = self.tasks.subscribe(Scope::All, id);
+        let mut changes = self.tasks.subscribe(id);
         soon(async move {
             let mut seen = None;
             while let Some(task) = changes.next().await.unwrap() {
@@ -141,7 +145,7 @@ where
 
     /// The task, once it has ended, however it did.
     pub(crate) async fn ended(&self, id: RequestId) -> Arc<TaskRecord> {
-        let mut waited = soon(self.tasks.wait(&Scope::All, id, DEADLINE)).await.unwrap();
+        let mut waited = soon(self.tasks.wait(id, DEADLINE)).await.unwrap();
         waited
             .take()
             .filter(|task| task.state.is_terminal())
@@ -152,7 +156,7 @@ where
     pub(crate) async fn response(&self, id: RequestId) -> Answered {
         let task = self.ended(id).await;
         assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
-        let stored = self.tasks.response(&Scope::All, id).await.unwrap().unwrap();
+        let stored = self.tasks.response(id).await.unwrap().unwrap();
         Answered {
             status: stored.status.as_u16(),
             headers: stored.headers.clone(),
@@ -162,12 +166,12 @@ where
 
     /// How many tasks are kept, in whatever state.
     pub(crate) async fn kept(&self) -> u64 {
-        let stats = self.tasks.stats(&Scope::All).await.unwrap();
+        let stats = self.tasks.stats().await.unwrap();
         stats.counts.iter().map(|(_, count)| count).sum()
     }
 
     pub(crate) async fn buffered(&self) -> u64 {
-        self.tasks.stats(&Scope::All).await.unwrap().buffered_bytes.unwrap()
+        self.tasks.stats().await.unwrap().buffered_bytes.unwrap()
     }
 
     #[track_caller]

@@ -15,8 +15,8 @@ use axum::{
 };
 use tower::{Layer as _, ServiceExt};
 use tower_respond_async::{
-    Backoff, BoxError, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, Scope, TaskContext,
-    TaskRecord, Tasks,
+    Backoff, BoxError, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncLayer, TaskContext, TaskRecord,
+    Tasks,
     probe::{Event, Probe, TracingProbe},
     store::{StoreError, StoreErrorKind},
     task::{DeliveryStatus, Destination, lifecycle::Rescue},
@@ -150,7 +150,7 @@ fn that_answers_to_duplicates_are_withheld_is_warned_of_once_and_what_changes_it
     let levels: Vec<_> = withheld.iter().map(|event| event.level).collect();
     assert_eq!(levels, [Level::WARN, Level::DEBUG]);
     assert_eq!(withheld[0].fields["why"], "other credentials");
-    for setting in ["Builder::caller", "Builder::credentials"] {
+    for setting in ["RespondAsyncBuilder::caller", "RespondAsyncBuilder::credentials"] {
         assert!(withheld[0].fields["message"].contains(setting), "{:?}", withheld[0]);
     }
     assert!(!format!("{written:?}").contains("secret"), "{written:#?}");
@@ -258,7 +258,7 @@ async fn run(app: &RespondAsync<Router>, tasks: &Tasks, uri: &str, traceparent: 
     assert_eq!(response.status(), StatusCode::ACCEPTED);
     let id = response.headers()["x-fc-request-id"].to_str().expect("a UUID is ASCII");
     let id = id.parse().expect("it is a request id");
-    let ended = tasks.wait(&Scope::All, id, Duration::from_secs(10)).await;
+    let ended = tasks.wait(id, Duration::from_secs(10)).await;
     let record = ended.expect("the store is open").expect("the task is there");
     assert!(record.state.is_terminal(), "{record:?}");
     record

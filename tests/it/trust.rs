@@ -6,14 +6,14 @@ use serde_json::json;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::CorsLayer;
 use tower_respond_async::{
-    Access, BearerToken, Builder, Console, MemoryStore, RespondAsync, RespondAsyncLayer, Scope, TaskApi, Tasks,
-    allow_everyone,
+    Access, BearerToken, Console, MemoryStore, RespondAsync, RespondAsyncBuilder, RespondAsyncLayer, Scope, TaskApi,
+    Tasks, allow_everyone,
 };
 
 use crate::support::{Answered, App, WithoutBody, fc, prefer, routes, soon};
 
 /// An application with an API and a console, the console made first.
-fn app(configure: impl FnOnce(Builder) -> Builder, api: impl FnOnce(&Tasks) -> TaskApi) -> App {
+fn app(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder, api: impl FnOnce(&Tasks) -> TaskApi) -> App {
     App::wrap(MemoryStore::new(), configure, |tasks| {
         let console = Console::new(tasks);
         routes()

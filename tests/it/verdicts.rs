@@ -18,8 +18,8 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
 use tower_respond_async::{
-    AttemptEnd, BoxError, DoNotRetry, MemoryStore, RequestBody, RequestId, RetryPolicy, Scope, TaskContext, TaskState,
-    Tasks, Verdict,
+    AttemptEnd, BoxError, DoNotRetry, MemoryStore, RequestBody, RequestId, RetryPolicy, TaskContext, TaskState, Tasks,
+    Verdict,
     probe::{AttemptOutcome, Event, Probe},
     task::{
         CapturedResponse, HistoryEvent,
@@ -51,7 +51,7 @@ fn unending(status: u16, frames: Frames) -> Response<ReplyBody> {
 }
 
 async fn output(tasks: &Tasks, id: RequestId) -> Arc<CapturedResponse> {
-    let output = tasks.response(&Scope::All, id).await.unwrap();
+    let output = tasks.response(id).await.unwrap();
     output.expect("it has a response")
 }
 
@@ -211,7 +211,7 @@ async fn a_body_that_blocks_its_thread_is_judged_by_what_it_sent() {
     assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 1));
     drop(release);
     eventually("a free slot", async || {
-        tasks.stats(&Scope::All).await.unwrap().slots.unwrap().used == 0
+        tasks.stats().await.unwrap().slots.unwrap().used == 0
     })
     .await;
     assert_eq!(find(&tasks, id).await, record);
@@ -241,9 +241,9 @@ async fn a_task_that_is_stopped_amid_its_body_is_stopped_and_keeps_nothing() {
     let tasks = serve(quick(MemoryStore::new()).stop_grace(SHORT), at_the_gate(&gate));
     let id = submit(&tasks, "/").await;
     gate.arrived(1).await;
-    assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+    assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopping);
     assert_eq!(ended(&tasks, id).await.state, TaskState::Stopped);
-    assert_eq!(tasks.response(&Scope::All, id).await.unwrap(), None);
+    assert_eq!(tasks.response(id).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -434,7 +434,7 @@ async fn not_now_from_a_handler_that_was_told_to_end_is_its_end() {
         gate.let_through(1);
         match path {
             "/stop" => {
-                assert_eq!(tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopping);
+                assert_eq!(tasks.stop(id).await.unwrap(), Stop::Stopping);
                 assert_eq!(ended(&tasks, id).await.state, TaskState::Stopped);
             }
             _ => assert_eq!(soon(tasks.shutdown(Duration::ZERO)).await.handed_back, 1),
@@ -517,7 +517,7 @@ async fn beyond_ten_times_not_now_is_a_failure_like_others() {
     };
     let kept = record.history.iter().filter(said).count();
     assert_eq!(kept, 4, "of ten; the tries after them are the newer events");
-    let rerun = tasks.retry(&Scope::All, id, Edits::default()).await.unwrap();
+    let rerun = tasks.retry(id, Edits::default()).await.unwrap();
     assert_eq!(rerun, Rerun::Enqueued { generation: 2 });
     assert_eq!(
         ended(&tasks, id).await.deferrals,

@@ -112,7 +112,7 @@ async fn each_end_is_told_to_its_own_destination_and_the_published_library_belie
         submit(&tasks, "/hang").await,
     );
     reached(&tasks, stopped, TaskState::Running).await;
-    let _ = tasks.stop(&Scope::All, stopped).await.unwrap();
+    let _ = tasks.stop(stopped).await.unwrap();
     let received = receiver.has(5).await;
     for id in [good, bad, stopped] {
         settled(&tasks, id, DeliveryStatus::Delivered).await;
@@ -205,7 +205,7 @@ async fn a_schedule_that_is_used_up_ends_as_failed_and_a_redelivery_begins_it_an
     );
     mended.store(true, Ordering::SeqCst);
     let name = record.deliveries[0].destination.clone();
-    let redelivered = tasks.redeliver(&Scope::All, id, 1, &name).await.unwrap();
+    let redelivered = tasks.redeliver(id, 1, &name).await.unwrap();
     assert_eq!(redelivered, Redeliver::Due);
     let record = settled(&tasks, id, DeliveryStatus::Delivered).await;
     assert_eq!(record.deliveries[0].tries.len(), 4);
@@ -396,10 +396,7 @@ async fn an_end_is_told_by_the_next_process_that_has_the_destination() {
         quick(RedbStore::open(&path).await.unwrap()).on_completion(third),
         |_| async { ok() },
     );
-    let redelivered = tasks
-        .redeliver(&Scope::All, id, 1, &Destination::new("there"))
-        .await
-        .unwrap();
+    let redelivered = tasks.redeliver(id, 1, &Destination::new("there")).await.unwrap();
     assert_eq!(redelivered, Redeliver::Due);
     settled(&tasks, id, DeliveryStatus::Delivered).await;
     let received = receiver.has(2).await;
@@ -479,7 +476,7 @@ async fn another_path_is_told_by_a_task_of_its_own_and_that_one_by_none() {
         assert_eq!(tenant, (of == good).then_some("acme"));
         assert!(record.deliveries.is_empty(), "{record:?}");
     }
-    let counts = tasks.stats(&Scope::All).await.unwrap().counts;
+    let counts = tasks.stats().await.unwrap().counts;
     assert_eq!(
         counts.iter().map(|(_, count)| count).sum::<u64>(),
         4,

@@ -13,7 +13,7 @@ fn bulk(action: &str, body: &Value) -> Request<Full<Bytes>> {
 
 impl World {
     async fn state(&self, id: RequestId) -> Option<String> {
-        let found = self.tasks.find(&Scope::All, &id.into()).await.unwrap();
+        let found = self.tasks.find(&id.into()).await.unwrap();
         found.map(|task| task.state.to_string())
     }
 }

@@ -25,7 +25,7 @@ const PLACES: usize = 4;
 /// More than a try ever takes: it has a limit of its own, of 15 s.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
-/// A URL that completions are POSTed to, signed. Given to [`Builder::on_success`](crate::Builder::on_success) and the like;
+/// A URL that completions are POSTed to, signed. Given to [`RespondAsyncBuilder::on_success`](crate::RespondAsyncBuilder::on_success) and the like;
 /// see the [module](crate::hook::webhook) for how.
 ///
 /// The URL is the operator's, so that it may lead anywhere, to this very machine as well. Redirects are not followed.

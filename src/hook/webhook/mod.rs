@@ -1,7 +1,7 @@
 //! Completions over HTTP: signed, retried for days, and sent nowhere they must not go.
 //!
 //! - [`Webhook`]: a URL that the operator sets, for one kind of end or several
-//! - [`CallbackPolicy`]: URLs that requests name, off until one is given to [`Builder::callbacks`](crate::Builder::callbacks)
+//! - [`CallbackPolicy`]: URLs that requests name, off until one is given to [`RespondAsyncBuilder::callbacks`](crate::RespondAsyncBuilder::callbacks)
 //! - [`verify`]: for whoever receives either
 //!
 //! A try is one POST: 5 s to be connected, 15 s in all, at most 16 KiB of the answer are read. 2xx is delivered; 410 is

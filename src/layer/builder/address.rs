@@ -1,8 +1,8 @@
 //! Where the application and its task API are reached, and what links begin with.
 
-use super::Builder;
+use super::RespondAsyncBuilder;
 
-impl Builder {
+impl RespondAsyncBuilder {
     /// The path under which the task API is mounted, as the layer sees it. Once a `TaskApi` was made, answers point there,
     /// and requests below it are never deferred, so that a client that sends its trigger header with every request can
     /// poll. Default: `/tasks`.

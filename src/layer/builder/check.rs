@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Builder, DAY};
+use super::{DAY, RespondAsyncBuilder};
 use crate::{error::ConfigError, layer::carry::Carrier, wire::host};
 
-impl Builder {
+impl RespondAsyncBuilder {
     /// # Errors
     ///
     /// [`ConfigError`] names the first setting that makes no sense, and says why.

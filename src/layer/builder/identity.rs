@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use http::request::Parts;
 
-use super::Builder;
+use super::RespondAsyncBuilder;
 use crate::{
     layer::Credentials,
     task::{Caller, Labels, Tenant},
 };
 
-impl Builder {
+impl RespondAsyncBuilder {
     /// Whose a request is. Default: nobody's. A layer outside this one has checked that it is true, or this does. A request of
     /// one whose name is longer than [`Tenant::LONGEST`] is refused with 400.
     pub fn tenant(mut self, tenant: impl Fn(&Parts) -> Option<Tenant> + Send + Sync + 'static) -> Self {

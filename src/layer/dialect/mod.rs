@@ -25,7 +25,7 @@ pub enum Dialect {
     /// `X-Fc-Async-Task-Id` names the task, `X-Fc-Async-Delay` delays it by up to an hour.
     Fc,
     /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. Where the builder has
-    /// [`callbacks`](crate::Builder::callbacks), `callback; url="..."` too. It has no way to name a task; for being sent twice
+    /// [`callbacks`](crate::RespondAsyncBuilder::callbacks), `callback; url="..."` too. It has no way to name a task; for being sent twice
     /// and run once there is `Idempotency-Key`.
     Prefer,
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri, request::Parts};
 use serde_json::json;
 use tower_respond_async::{
-    RequestId, Scope, TaskState, allow_everyone,
+    RequestId, TaskState, allow_everyone,
     store::{Insert, Inserted, Ledger},
     task::{CapturedRequest, Labels, NewTask, lifecycle::Stop},
     time::Timestamp,
@@ -164,7 +164,7 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
     browser.click("dialog button", "Stop 997").await;
     browser.sees(".toast", "997 tasks stopped").await;
     browser.sees(".empty", "No task matches").await;
-    let stats = served.app.tasks.stats(&Scope::All).await.unwrap();
+    let stats = served.app.tasks.stats().await.unwrap();
     let counts: Vec<_> = stats.counts.iter().filter(|(_, count)| *count > 0).collect();
     assert_eq!(counts, [(TaskState::Enqueued, 1), (TaskState::Stopped, 1000)]);
     browser.close().await;
@@ -178,7 +178,7 @@ async fn what_is_rare_among_many_is_found_and_what_is_not_there_is_not_looked_fo
             .header("x-fc-async-task-id", name)
             .header("x-fc-async-delay", "3000");
         let id = served.app.accepted(waits.empty()).await;
-        assert_eq!(served.app.tasks.stop(&Scope::All, id).await.unwrap(), Stop::Stopped);
+        assert_eq!(served.app.tasks.stop(id).await.unwrap(), Stop::Stopped);
     }
     // Twice as many as the API looks at for one page.
     let input = CapturedRequest::new(Method::POST, Uri::from_static("/echo"), HeaderMap::new(), Bytes::new());

@@ -32,12 +32,7 @@ async fn busy() -> Served {
         .await;
     let stopped = served.app.accepted(fc("/work").empty()).await;
     served.app.until(stopped, TaskState::Running).await;
-    let _ = served
-        .app
-        .tasks
-        .stop(&tower_respond_async::Scope::All, stopped)
-        .await
-        .unwrap();
+    let _ = served.app.tasks.stop(stopped).await.unwrap();
     served.app.until(stopped, TaskState::Stopped).await;
     let request = fc("/work?fail=2&token=s3cret")
         .header("x-fc-async-task-id", "nightly-report")

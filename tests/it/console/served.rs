@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use tower_respond_async::{
-    Authorizer, Builder, Console, MemoryStore, TaskApi, TaskContext, TaskStore, allow_everyone,
+    Authorizer, Console, MemoryStore, RespondAsyncBuilder, TaskApi, TaskContext, TaskStore, allow_everyone,
     task::{LeaseRef, LogLine},
     time::Timestamp,
 };
@@ -40,14 +40,17 @@ impl Served {
         Self::with(allow_everyone(), |builder| builder).await
     }
 
-    pub(super) async fn with(authorizer: impl Authorizer, configure: impl FnOnce(Builder) -> Builder) -> Self {
+    pub(super) async fn with(
+        authorizer: impl Authorizer,
+        configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder,
+    ) -> Self {
         let store = MemoryStore::new();
         let gate = Gate::new();
         let handlers = Handlers {
             gate: gate.clone(),
             store: store.clone(),
         };
-        let configured = |builder: Builder| configure(builder.api_base("/tasks").never_async("/console"));
+        let configured = |builder: RespondAsyncBuilder| configure(builder.api_base("/tasks").never_async("/console"));
         let app = App::wrap(store.clone(), configured, |tasks| {
             routes()
                 .merge(handlers.routes())

@@ -60,7 +60,7 @@ async fn a_request_is_tried_out_both_ways_and_watched_live() {
     let id = served
         .app
         .tasks
-        .list(&Scope::All, &Default::default(), Default::default())
+        .list(&Default::default(), Default::default())
         .await
         .unwrap()
         .items[0]
@@ -122,7 +122,7 @@ async fn a_task_is_stopped_run_again_edited_and_deleted() {
     browser.sees(".facts", "/echo").await;
     browser.sees(".task-top .badge", "Succeeded").await;
     browser.sees(".payload pre", "two").await;
-    let stored = served.app.tasks.request(&Scope::All, id).await.unwrap().unwrap();
+    let stored = served.app.tasks.request(id).await.unwrap().unwrap();
     assert_eq!(stored.headers["authorization"], "Bearer s3cret");
     assert!(!browser.text("body").await.contains("s3cret"));
 
@@ -367,7 +367,7 @@ async fn the_overview_has_a_row_for_each_process() {
         .await;
     browser.sees(&format!("{row}:nth-child(1)"), "first-").await;
     browser.sees(&format!("{row}:nth-child(2)"), "0 of 5").await;
-    let total = served.app.tasks.stats(&Scope::All).await.unwrap().slots.unwrap().total;
+    let total = served.app.tasks.stats().await.unwrap().slots.unwrap().total;
     browser.sees(".gauges", &format!("of {total}")).await;
     browser.resize(360, 780).await;
     let wide = browser.eval("document.documentElement.scrollWidth - innerWidth").await;
