@@ -86,10 +86,10 @@ impl Authorizer for AllowEveryone {
 ///
 /// What is outside of a caller's scope is answered as if it were not there; what the caller may not do, with 403.
 #[derive(Clone, Debug)]
-pub struct Access(Verdict);
+pub struct Access(Decision);
 
 #[derive(Clone, Debug)]
-enum Verdict {
+enum Decision {
     Denied { challenge: Option<HeaderValue> },
     Granted(Grant),
 }
@@ -178,13 +178,13 @@ impl Access {
     /// Nothing: the request is answered 403.
     #[must_use]
     pub const fn deny() -> Self {
-        Self(Verdict::Denied { challenge: None })
+        Self(Decision::Denied { challenge: None })
     }
 
     /// Nothing until the caller says who they are: the request is answered 401, with this `WWW-Authenticate`.
     #[must_use]
     pub const fn challenge(challenge: HeaderValue) -> Self {
-        Self(Verdict::Denied {
+        Self(Decision::Denied {
             challenge: Some(challenge),
         })
     }
@@ -213,7 +213,7 @@ impl Access {
     }
 
     const fn granting(scope: Scope, permissions: u16) -> Self {
-        Self(Verdict::Granted(Grant {
+        Self(Decision::Granted(Grant {
             scope,
             user: None,
             permissions,
@@ -242,13 +242,13 @@ impl Access {
     #[must_use]
     pub const fn allows(&self, permission: Permission) -> bool {
         match &self.0 {
-            Verdict::Granted(grant) => grant.allows(permission),
-            Verdict::Denied { .. } => false,
+            Decision::Granted(grant) => grant.allows(permission),
+            Decision::Denied { .. } => false,
         }
     }
 
     fn map(mut self, change: impl FnOnce(&mut Grant)) -> Self {
-        if let Verdict::Granted(grant) = &mut self.0 {
+        if let Decision::Granted(grant) = &mut self.0 {
             change(grant);
         }
         self
@@ -256,8 +256,8 @@ impl Access {
 
     pub(super) fn into_grant(self) -> Result<Grant, Denied> {
         match self.0 {
-            Verdict::Granted(grant) => Ok(grant),
-            Verdict::Denied { challenge } => Err(Denied { challenge }),
+            Decision::Granted(grant) => Ok(grant),
+            Decision::Denied { challenge } => Err(Denied { challenge }),
         }
     }
 }

@@ -216,7 +216,7 @@ impl Change {
                 Stop::Stopping => Changed::To(Some(TaskState::Stopping)),
                 Stop::AlreadyEnded(state) => Changed::Not(state),
             },
-            Action::Retry => match self.tasks.retry(id, Edits::default()).await? {
+            Action::Retry => match self.tasks.rerun(id, Edits::default()).await? {
                 Rerun::Enqueued { .. } => Changed::To(Some(TaskState::Enqueued)),
                 Rerun::NotEnded(state) => Changed::Not(state),
                 Rerun::Undelivered => Changed::Undelivered,

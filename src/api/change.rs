@@ -50,7 +50,7 @@ pub(super) async fn retry(call: Call, body: RequestBody) -> Answer {
             ("retry with edits", edits)
         }
     };
-    match call.tasks.retry(record.id, edits).await? {
+    match call.tasks.rerun(record.id, edits).await? {
         Rerun::Enqueued { generation } => {
             call.audit(record.id, action);
             let mut response = changed(StatusCode::ACCEPTED, &record, TaskState::Enqueued, generation);

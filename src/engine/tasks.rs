@@ -216,7 +216,7 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Dropped before it answers, the task may or may not run again.
-    pub async fn retry(&self, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
+    pub async fn rerun(&self, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
         let rerun = engine
             .call("rerun", || engine.ledger.rerun(&self.scope, id, edits))

@@ -8,6 +8,7 @@
 //! - [`callbacks`]: how the end of a task is reported, and what a receiver can trust
 //! - [`operating`]: settings, sizes, shutdown, what to watch
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
+//! - [`terms`]: one word for one thing
 //! - [`changelog`]: what changed
 
 #[doc = include_str!("design.md")]
@@ -33,6 +34,9 @@ pub mod operating {}
 
 #[doc = include_str!("writing_a_store.md")]
 pub mod writing_a_store {}
+
+#[doc = include_str!("terms.md")]
+pub mod terms {}
 
 #[doc = include_str!("../../CHANGELOG.md")]
 pub mod changelog {}

@@ -40,6 +40,7 @@ impl Abilities {
 
 /// What an accepted task survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Durability {
     /// A panic in a handler; not the end of the process.
     Process,
@@ -53,6 +54,7 @@ pub enum Durability {
 
 /// How many processes may use a store at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Sharing {
     /// One: another is refused when it opens the store.
     Exclusive,
@@ -192,6 +194,7 @@ pub enum Insertion {
 
 /// What a task was known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KnownBy {
     /// Its request id: this very insert was done before, and its answer was lost.
     Id,
@@ -203,6 +206,7 @@ pub enum KnownBy {
 
 /// Which bound was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FullReason {
     /// [`Limits::queued`].
     Queue,

@@ -64,6 +64,7 @@ impl Delivery {
 
 /// How a delivery stands. Ordered so that, of several, the one to show is the greatest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum DeliveryStatus {
     /// Nobody is to be told.
     #[default]
@@ -153,6 +154,7 @@ pub enum DeliveryOutcome {
 /// What a request to make a delivery again did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum Redeliver {
     /// It is due now, under its old webhook id.
     Due,

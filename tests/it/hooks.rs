@@ -421,7 +421,7 @@ async fn a_task_run_again_is_told_of_again() {
     let tasks = serve(builder, by_path);
     let id = submit(&tasks, "/200").await;
     told.times(id, 1).await;
-    let _ = tasks.retry(id, Edits::default()).await.unwrap();
+    let _ = tasks.rerun(id, Edits::default()).await.unwrap();
     let calls = told.times(id, 2).await;
     assert_eq!(calls[1].webhook_id, format!("msg_{id}_2_local"));
     assert_eq!(calls[1].generation, 2);

@@ -141,6 +141,7 @@ async fn of_a_stop_and_a_claim_one_wins() {
                 assert_eq!(state, TaskState::Succeeded);
                 assert_eq!((record.state, record.attempt, ran), (state, 1, true));
             }
+            _ => unreachable!("there is no other answer"),
         }
         seen.insert(std::mem::discriminant(&stop));
     }
@@ -252,7 +253,7 @@ async fn of_many_who_run_a_task_again_one_does() {
         }
     });
     let id = submit(&tasks, "/").await;
-    let again = async |id: RequestId| tasks.retry(id, Edits::default()).await.unwrap();
+    let again = async |id: RequestId| tasks.rerun(id, Edits::default()).await.unwrap();
     gate.arrived(1).await;
     assert_eq!(again(id).await, Rerun::NotEnded(TaskState::Running));
     gate.let_through(1);
@@ -264,7 +265,7 @@ async fn of_many_who_run_a_task_again_one_does() {
                 let (tasks, barrier) = (tasks.clone(), barrier.clone());
                 tokio::spawn(async move {
                     barrier.wait().await;
-                    tasks.retry(id, Edits::default()).await.unwrap()
+                    tasks.rerun(id, Edits::default()).await.unwrap()
                 })
             })
             .collect();

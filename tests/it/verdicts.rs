@@ -517,7 +517,7 @@ async fn beyond_ten_times_not_now_is_a_failure_like_others() {
     };
     let kept = record.history.iter().filter(said).count();
     assert_eq!(kept, 4, "of ten; the tries after them are the newer events");
-    let rerun = tasks.retry(id, Edits::default()).await.unwrap();
+    let rerun = tasks.rerun(id, Edits::default()).await.unwrap();
     assert_eq!(rerun, Rerun::Enqueued { generation: 2 });
     assert_eq!(
         ended(&tasks, id).await.deferrals,

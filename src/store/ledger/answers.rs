@@ -190,6 +190,7 @@ pub struct Rescued {
 /// What a delete did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum Delete {
     /// The task is gone.
     Deleted,

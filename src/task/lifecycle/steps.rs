@@ -112,6 +112,7 @@ pub enum Rescue {
 /// What a request to stop did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum Stop {
     /// It was waiting, and has ended.
     Stopped,
@@ -124,6 +125,7 @@ pub enum Stop {
 /// What a request to run a task again did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum Rerun {
     /// It waits again, as this generation.
     Enqueued {
