@@ -22,7 +22,7 @@ use crate::{
     },
     error::BoxFuture,
     probe::Event,
-    store::{Claimed, Held, StoreResult},
+    store::{Claimed, Held, StoreError, StoreErrorKind, StoreResult},
     task::{
         CapturedRequest, Condition, Scope, TaskRecord,
         lifecycle::{Outcome, Rescue},
@@ -183,11 +183,11 @@ impl Engine {
             let _ = self.read_controls().await;
         }
         let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
+        let mut unasked = 0;
         for task in claimed.tasks {
-            let place = places
-                .place(&task.record)
-                .filter(|_| !self.pools.is_paused(&task.record.pool));
-            let Some(place) = place else {
+            let place = places.place(&task.record);
+            unasked += usize::from(place.is_none());
+            let Some(place) = place.filter(|_| !self.pools.is_paused(&task.record.pool)) else {
                 self.hand_back(&task.held).await;
                 continue;
             };
@@ -199,6 +199,11 @@ impl Engine {
                 engine: self.enter(),
             };
             self.start(&task.record, start);
+        }
+        if unasked > 0 {
+            // Asked again at once, it would give them again.
+            let context = format!("a claim brought {unasked} tasks that were not asked for, which were handed back");
+            return Err(StoreError::new(StoreErrorKind::Unavailable, context));
         }
         if taken >= places.all() {
             return Ok(Answer::More);

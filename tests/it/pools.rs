@@ -1,10 +1,12 @@
 //! Pools: what is slow, paused or crowded keeps to its own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tower_respond_async::{
-    MemoryStore, Pool, PoolError, Scope, Submission, SubmitError, TaskState, Tasks, Tenant,
-    store::{FullReason, Operation, RedbStore},
+    MemoryStore, Pool, PoolError, Scope, Submission, SubmitError, TaskState, TaskStore, Tasks, Tenant,
+    error::BoxFuture,
+    forward_store,
+    store::{Claim, Claims, FullReason, Operation, RedbStore, StoreResult},
     task::{Filter, Page, PoolName, RequestId},
     testing::{FaultStore, ManualClock},
     time::Timestamp,
@@ -343,4 +345,51 @@ async fn a_pool_whose_function_panics_has_no_requests() {
     named.pool = Some(name("panics"));
     let id = stored(tasks.submit(named).await.unwrap());
     assert_eq!(ended(&tasks, id).await.pool.as_str(), "panics");
+}
+
+/// A store that does not look at pools: what it brings too much of is handed back, and it is not asked again at once.
+#[derive(Debug)]
+struct Careless(Arc<MemoryStore>);
+
+impl Careless {
+    fn store(&self) -> &MemoryStore {
+        &self.0
+    }
+
+    fn forward<T: Send + 'static>(
+        &self,
+        _: Operation,
+        call: impl FnOnce(Arc<MemoryStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
+    ) -> BoxFuture<'static, StoreResult<T>> {
+        call(self.0.clone())
+    }
+}
+
+impl TaskStore for Careless {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
+        self.0.claim(Claim::new(claim.worker, claim.max, claim.lease))
+    }
+
+    forward_store!(
+        abilities now queue_hint insert insert_all rows due commit commit_all renew claim_deliveries list counts payload
+        set_progress append_log logs prune_keys news attend glance beat control close
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_gives_what_was_not_asked_for_does_not_keep_the_process_busy() {
+    let gate = Gate::new();
+    let store = Careless(Arc::default());
+    let tasks = with_slow(quick(store).concurrency(2).pool(slow().concurrency(1)), &gate);
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        all.push(submit(&tasks, "/slow").await);
+    }
+    gate.arrived(1).await;
+    let quick = submit(&tasks, "/quick").await;
+    ended(&tasks, quick).await;
+    gate.open();
+    for id in all {
+        assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
+    }
 }
