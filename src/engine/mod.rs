@@ -2,6 +2,7 @@
 //!
 //! - [`attempt`] and [`node`] are the two pure machines: times, randomness and results go in, actions come out
 //! - [`driver`], [`run`], [`lease`] and [`deliver`] carry the actions out
+//! - [`pools`] says which slots a task may run on; [`lookout`] hears what other processes do
 //! - [`accept`] takes a task in; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold
 
 mod accept;

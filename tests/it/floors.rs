@@ -29,12 +29,14 @@ const ADAPTERS: [&str; 9] = [
 
 /// Files of a port's folder that belong to the port itself, as all of `store/ledger` does, and of `store/kit`: what several
 /// stores share.
-const PORT_FILES: [&str; 15] = [
+const PORT_FILES: [&str; 17] = [
     "store/mod",
+    "store/answers",
     "store/change",
     "store/error",
     "store/forward",
     "store/ledger",
+    "store/news",
     "store/operations",
     "store/row",
     "hook/mod",
