@@ -5,7 +5,6 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::Poll,
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -19,9 +18,9 @@ use crate::{
     hook::Callbacks,
     layer::{
         answer::Applied,
+        asked::Accept,
         carry,
-        config::Shared,
-        dialect::{CallbackAsked, Options, Preferences, callback, idempotency_key},
+        dialect::{CallbackAsked, Options, callback, idempotency_key},
         duplicate::{Again, Shown},
         headers,
         pace::{Pace, unread},
@@ -29,20 +28,8 @@ use crate::{
     probe::Event,
     store::{FullReason, Inserted, KnownBy, StoreErrorKind},
     task::{Accepted, CapturedRequest, NewTask, RequestId, TaskName, TaskRecord, target},
-    wire::{ApiLinks, Problem},
+    wire::Problem,
 };
-
-/// A request that is being accepted.
-pub(crate) struct Accept {
-    pub(crate) shared: Arc<Shared>,
-    /// When its head was there.
-    pub(crate) at: Instant,
-    pub(crate) preferences: Preferences,
-    /// It carried a `Prefer`.
-    pub(crate) vary: bool,
-    /// The links of its answer, where they are not those of every answer.
-    pub(crate) links: Option<ApiLinks>,
-}
 
 /// What the store has for a request.
 enum Stored {

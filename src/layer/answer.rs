@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::{
     engine::Tasks,
-    layer::{accept::Accept, dialect::PREFERENCE_APPLIED},
+    layer::{asked::Accept, dialect::PREFERENCE_APPLIED},
     probe::Event,
     task::{
         RequestId, TaskName, TaskRecord,

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     engine::Tasks,
-    layer::{HeaderPolicy, accept::Accept, config::Config},
+    layer::{HeaderPolicy, asked::Accept, config::Config},
     task::{Caller, CapturedRequest, Digesting, NewTask, RequestDigest, TaskName, TaskRecord},
 };
 

@@ -6,6 +6,7 @@
 
 mod accept;
 mod answer;
+mod asked;
 mod body;
 mod builder;
 mod carry;

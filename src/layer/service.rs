@@ -18,7 +18,7 @@ use crate::{
     error::BoxError,
     layer::{
         ResponseFuture,
-        accept::Accept,
+        asked::Accept,
         config::Shared,
         dialect::{Ask, PREFER, Preferences},
     },

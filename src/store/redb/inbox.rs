@@ -13,7 +13,7 @@ use std::{thread, time::Duration};
 
 use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
 
-use super::writer::Job;
+use super::job::Job;
 
 /// How many operations may wait for the writer before their callers wait to be let in: a few batches, so that a caller
 /// which gives up has not left much behind.

@@ -26,6 +26,7 @@ mod given;
 mod inbox;
 mod inner;
 mod insert;
+mod job;
 mod logs;
 mod onward;
 mod open;
@@ -225,7 +226,7 @@ impl RedbStore {
         let Some(writer) = &self.writer else {
             return Err(StoreError::closed());
         };
-        let (job, answer) = writer::job(work);
+        let (job, answer) = job::job(work);
         let sent = writer.send(Message::Do(job)).await;
         sent.map_err(|_| StoreError::closed())?;
         answer.await.unwrap_or_else(|_| Err(StoreError::closed()))

@@ -23,78 +23,17 @@ use std::{
 };
 
 use redb::WriteTransaction;
-use tokio::{
-    runtime::Runtime,
-    sync::{oneshot, watch},
-};
+use tokio::{runtime::Runtime, sync::watch};
 
 use super::{
     QuickRepair,
     batch::Batch,
-    fault::{Failure, Fault},
+    fault::Failure,
     inbox::{Inbox, Waited},
     inner::Inner,
+    job::Job,
     tables::Tables,
 };
-use crate::store::{StoreError, StoreResult};
-
-/// One operation, and whoever waits for its answer.
-pub(super) trait Job: Send {
-    /// Does it, as part of a batch. An error means that the batch cannot be committed.
-    fn run(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error>;
-
-    /// Answers, once the batch is durable; or with what kept it from becoming so.
-    fn answer(self: Box<Self>, failure: Option<StoreError>);
-}
-
-/// A job made of a closure, and the place where its answer is waited for.
-pub(super) fn job<T, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<StoreResult<T>>)
-where
-    T: Send + 'static,
-    F: FnOnce(&mut Batch<'_>) -> Result<T, Fault> + Send + 'static,
-{
-    let (reply, answer) = oneshot::channel();
-    let job = Operation {
-        work: Some(work),
-        answer: None,
-        reply,
-    };
-    (Box::new(job), answer)
-}
-
-struct Operation<F, T> {
-    work: Option<F>,
-    answer: Option<StoreResult<T>>,
-    reply: oneshot::Sender<StoreResult<T>>,
-}
-
-impl<F, T> Job for Operation<F, T>
-where
-    T: Send,
-    F: FnOnce(&mut Batch<'_>) -> Result<T, Fault> + Send,
-{
-    fn run(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error> {
-        // Taken, so that nothing is ever done twice.
-        let Some(work) = self.work.take() else { return Ok(()) };
-        self.answer = Some(match work(batch) {
-            Ok(answer) => Ok(answer),
-            Err(Fault::Answer(error)) => Err(error),
-            Err(Fault::Broken(error)) => return Err(error),
-        });
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, failure: Option<StoreError>) {
-        let answer = match (failure, self.answer) {
-            (None, Some(answer)) => answer,
-            (Some(failure), _) => Err(failure),
-            (None, None) => Err(StoreError::closed()),
-        };
-        // Whoever asked may have given up.
-        let _ = self.reply.send(answer);
-    }
-}
-
 /// Works until there is nobody left to ask for anything, then lets go of the file. `timer` has a clock and nothing else.
 pub(super) fn run(mut inbox: Inbox, timer: &Runtime, inner: &Arc<Inner>, done: &watch::Sender<bool>) {
     let marks = inner.quick_repair == QuickRepair::WhenIdle;
