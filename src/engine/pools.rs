@@ -388,3 +388,37 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pools(pool: Pool) -> Pools {
+        Pools::new(4, Limits::UNLIMITED, &[pool], Arc::new(Notify::new()))
+    }
+
+    #[test]
+    fn nothing_is_begun_until_it_is_known_which_pools_are_paused() {
+        let pools = pools(Pool::new("a"));
+        assert!(pools.claiming(10).is_none());
+        assert!(pools.place_for_new(&PoolName::DEFAULT, None).is_none());
+        pools.apply(&Controls::default());
+        assert!(pools.claiming(10).is_some());
+    }
+
+    /// Without the poll that would find the task a second later.
+    #[test]
+    fn a_slot_of_a_tenant_has_the_queue_looked_at_if_a_task_was_passed_over() {
+        for passed_over in [false, true] {
+            let pools = pools(Pool::new("a").tenant_concurrency(1));
+            pools.apply(&Controls::default());
+            let claiming = pools.claiming(10).unwrap();
+            claiming.found_all(passed_over);
+            drop(claiming);
+            let place = pools.place(pools.index(&PoolName::stored("a")), Some(&Tenant::new("anna")));
+            pools.slots.take_freed();
+            drop(place.unwrap());
+            assert_eq!(pools.slots.take_freed(), passed_over);
+        }
+    }
+}
