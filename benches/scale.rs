@@ -31,10 +31,11 @@ use tokio::runtime::Runtime;
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
     RequestBody, RequestId, RespondAsyncLayer, TaskApi, allow_everyone,
-    store::{Insert, Inserted, Ledger, RedbStore},
+    store::{Insert, Inserted, Ledger},
     task::{CapturedRequest, CapturedResponse, NewTask, WorkerId, lifecycle::Outcome},
     time::Timestamp,
 };
+use tower_respond_async_redb::RedbStore;
 
 use crate::support::when_measuring;
 

@@ -69,8 +69,8 @@ use tower_respond_async::{
         webhook::{CallbackPolicy, Secret, Webhook},
     },
     probe::Capture,
-    store::RedbStore,
 };
+use tower_respond_async_redb::RedbStore;
 use tracing_subscriber::{Layer as _, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How long what is under way may go on after a SIGTERM. With the 5 s of the stop grace, less than the 30 s after which

@@ -103,7 +103,6 @@
 //! | `axum` | `TaskContext` as an extractor, `RespondAsyncBuilder::carry_connect_info`; what axum's router leaves is carried | yes |
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
-//! | `redb` | `store::RedbStore`: tasks in an embedded file (Rust 1.90) | |
 //! | `webhook` | `hook::webhook`: signed webhooks, callbacks to URLs that requests name | |
 //! | `testing` | `testing`: the store conformance suite, a hand-moved clock, a failing store, the simulation | |
 //! | `full` | all of them | |

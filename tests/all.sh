@@ -41,7 +41,7 @@ cargo test --features full --benches
 cargo test -p lab --benches
 
 say "a process is killed under load, a moment"
-cargo run --quiet --features full --example crash_loop -- --cycles 20
+cargo run --quiet -p lab --example crash_loop -- --cycles 20
 
 say "the transcoder, as somebody new would try it"
 examples/transcode/demo.sh

@@ -1,4 +1,4 @@
-//! What hand-made synchronisation is made of, by one name: `tests/models` puts that of a model checker in its place.
+//! What hand-made synchronisation is made of, by one name: `lab/tests/models` puts that of a model checker in its place.
 
 pub(super) use std::sync::{
     Arc,

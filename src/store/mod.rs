@@ -5,7 +5,7 @@
 //! | store | an accepted task survives | needs |
 //! |---|---|---|
 //! | [`MemoryStore`] | a panic in a handler, not the end of the process | nothing |
-//! | `RedbStore` (feature `redb`) | the end of the process and of the power, not the loss of the disk | a file |
+//! | `RedbStore` of [`tower-respond-async-redb`](https://docs.rs/tower-respond-async-redb) | the end of the process and of the power, not the loss of the disk | a file |
 //!
 //! An application gives a store to the layer and never calls it itself; a [`Ledger`] is for tools and tests that look at one.
 //! Whoever writes a store implements [`TaskStore`] and runs the [conformance suite](crate::testing::conformance) against
@@ -20,16 +20,12 @@ mod ledger;
 mod memory;
 mod news;
 mod operations;
-#[cfg(feature = "redb")]
-mod redb;
 mod row;
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, time::Duration};
 
-#[cfg(feature = "redb")]
-pub use self::redb::{QuickRepair, RedbStore, RedbStoreBuilder};
 pub use self::{
     answers::{Answering, Answers},
     change::{Change, Committed, Guard, Next, OutboxChange, Response, Timers},

@@ -2,7 +2,6 @@
 //!
 //! - [`ManualClock`]: a clock that is moved by hand, so that a test of a lease of an hour takes no time
 //! - [`FaultStore`]: any store, failing on demand or at random from a seed, its calls held up and overtaken
-//! - `FaultDisk` (feature `redb`): a disk for a `RedbStore`, failing on demand
 //! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
 //! - [`model`]: random operations on a store, compared with a plain list
 //! - [`simulation`]: the engine on stores that fail, in pretend time, checked against the invariants
@@ -45,12 +44,8 @@ pub mod model;
 pub mod simulation;
 
 mod clock;
-#[cfg(feature = "redb")]
-mod disk;
 mod fault;
 
-#[cfg(feature = "redb")]
-pub use self::disk::{DiskCall, DiskFault, FaultDisk};
 pub use self::{
     clock::ManualClock,
     fault::{Delayed, FaultStore, Faults, Odds},

@@ -17,9 +17,10 @@ use tower_respond_async::{
     api::Permission,
     error::BoxFuture,
     hook::webhook::{CallbackPolicy, Resolve, Secret, Webhook},
-    store::{Insert, Ledger, RedbStore},
+    store::{Insert, Ledger},
     task::{Conditions, DeliveryStatus, Destination, NewTask, Subscription, Subscriptions},
 };
+use tower_respond_async_redb::RedbStore;
 
 use crate::{
     engine_support::{at_once, eventually, find, inserted, ledger, new_task, ok, quick, serve},

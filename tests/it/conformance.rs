@@ -1,32 +1,15 @@
-//! The promises every store keeps, on the stores of this crate.
+//! The promises every store keeps, on the store in memory.
 
 use tower_respond_async::testing::{
     conformance::{self, MemoryHarness},
     model,
 };
 
-use crate::redb::harness::RedbHarness;
-
 tower_respond_async::conformance!(memory, MemoryHarness::new());
-tower_respond_async::conformance!(redb, RedbHarness::new());
 
 #[test]
 fn the_memory_store_agrees_with_the_model() {
     conformance::run(&MemoryHarness::new(), async |harness| {
         model::agrees_with_the_model(harness, 0..1000).await;
-    });
-}
-
-#[test]
-fn the_redb_store_agrees_with_the_model() {
-    conformance::run(&RedbHarness::new(), async |harness| {
-        model::agrees_with_the_model(harness, 0..100).await;
-    });
-}
-
-#[test]
-fn the_redb_store_agrees_with_the_model_however_often_it_is_killed() {
-    conformance::run(&RedbHarness::new(), async |harness| {
-        model::agrees_with_the_model_across_reopening(harness, 0..100).await;
     });
 }

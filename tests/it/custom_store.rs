@@ -7,6 +7,7 @@ use std::{
 };
 
 use redb::{Database, ReadableTable};
+use tempfile::{TempDir, tempdir};
 use tower_respond_async::{
     RequestId, TaskStore,
     error::BoxFuture,
@@ -21,10 +22,7 @@ use tower_respond_async::{
 };
 
 use self::example::store::{KvStore, VALUES};
-use crate::{
-    examples::{async_post, get, result_of, send},
-    redb::harness::Folder,
-};
+use crate::examples::{async_post, get, result_of, send};
 
 #[path = "../../examples/custom_store/main.rs"]
 #[expect(dead_code, reason = "its main is for people")]
@@ -42,8 +40,8 @@ fn the_custom_store_agrees_with_the_model() {
 
 #[tokio::test]
 async fn an_application_runs_on_it() {
-    let folder = Folder::new();
-    let store = KvStore::open(&folder.file("tasks.kv"), SystemClock::new()).unwrap();
+    let folder = tempdir().unwrap();
+    let store = KvStore::open(&folder.path().join("tasks.kv"), SystemClock::new()).unwrap();
     let app = example::app(store).unwrap();
     let accepted = send(&app, async_post("/shout", "hello")).await;
     assert_eq!(result_of(&app, &accepted).await.body(), "HELLO");
@@ -60,7 +58,7 @@ fn the_custom_store_is_short() {
 #[derive(Debug)]
 struct KvHarness {
     clock: ManualClock,
-    folder: Folder,
+    folder: TempDir,
     opened: Mutex<Option<Arc<KvStore>>>,
 }
 
@@ -68,7 +66,7 @@ impl Default for KvHarness {
     fn default() -> Self {
         Self {
             clock: ManualClock::new(Timestamp::from_millis(1_700_000_000_000)),
-            folder: Folder::new(),
+            folder: tempdir().unwrap(),
             opened: Mutex::default(),
         }
     }
@@ -76,7 +74,7 @@ impl Default for KvHarness {
 
 impl KvHarness {
     fn open_file(&self) -> Arc<dyn TaskStore> {
-        let store = KvStore::open(&self.folder.file("tasks.kv"), self.clock.clone());
+        let store = KvStore::open(&self.folder.path().join("tasks.kv"), self.clock.clone());
         let store = Arc::new(store.expect("nobody else has it open"));
         *self.opened.lock().unwrap() = Some(store.clone());
         store
@@ -94,7 +92,7 @@ impl Harness for KvHarness {
     fn open(&self) -> BoxFuture<'_, Arc<dyn TaskStore>> {
         Box::pin(async {
             self.close().await;
-            let _ = fs::remove_file(self.folder.file("tasks.kv"));
+            let _ = fs::remove_file(self.folder.path().join("tasks.kv"));
             self.open_file()
         })
     }
@@ -126,14 +124,14 @@ impl Harness for KvHarness {
     }
 
     fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
-        let second = KvStore::open(&self.folder.file("tasks.kv"), self.clock.clone());
+        let second = KvStore::open(&self.folder.path().join("tasks.kv"), self.clock.clone());
         Box::pin(async { second.ok().map(|store| Arc::new(store) as Arc<dyn TaskStore>) })
     }
 
     fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             self.close().await;
-            let database = Database::open(self.folder.file("tasks.kv")).unwrap();
+            let database = Database::open(self.folder.path().join("tasks.kv")).unwrap();
             let transaction = database.begin_write().unwrap();
             let mut values = transaction.open_table(VALUES).unwrap();
             let key = (Kind::Request as u8, &id.as_bytes()[..]);
@@ -147,7 +145,7 @@ impl Harness for KvHarness {
     fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             self.close().await;
-            let database = Database::open(self.folder.file("tasks.kv")).unwrap();
+            let database = Database::open(self.folder.path().join("tasks.kv")).unwrap();
             let transaction = database.begin_write().unwrap();
             let mut values = transaction.open_table(VALUES).unwrap();
             let key = (Kind::Row as u8, &id.as_bytes()[..]);

@@ -17,21 +17,20 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response, header, request, request::Parts};
 use hyper::{client::conn, server::conn as serving, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tempfile::tempdir;
 use tower::ServiceExt;
 use tower_respond_async::{
     Credentials, HeaderPolicy, MemoryStore, RequestId, RespondAsyncBuilder, Submission, Submitted, TaskName, TaskStore,
     Tenant,
     hook::webhook::{CallbackPolicy, Secret},
     probe::{Event, Probe},
-    store::{Ledger, Operation, RedbStore, Retention},
+    store::{Ledger, Operation, Retention},
     task::{Caller, IdempotencyKey},
     testing::FaultStore,
 };
+use tower_respond_async_redb::RedbStore;
 
-use crate::{
-    redb::harness::Folder,
-    support::{Answered, App, WithoutBody, and_header, fc, routes, soon, talk},
-};
+use crate::support::{Answered, App, WithoutBody, and_header, fc, routes, soon, talk};
 
 /// An application in which `GET /me` answers who asks, begins a session, and counts how often it was asked.
 fn me(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> (App, Arc<AtomicUsize>) {
@@ -638,8 +637,8 @@ async fn the_key_of_a_task_that_is_gone_is_answered_410_in_memory() {
 
 #[tokio::test]
 async fn the_key_of_a_task_that_is_gone_is_answered_410_in_a_file() {
-    let folder = Folder::new();
-    let store = RedbStore::open(folder.file("tasks.redb")).await.unwrap();
+    let folder = tempdir().unwrap();
+    let store = RedbStore::open(folder.path().join("tasks.redb")).await.unwrap();
     a_gone_task_is_answered_410(store).await;
 }
 

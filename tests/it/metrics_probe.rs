@@ -14,18 +14,18 @@ use axum::{
 };
 use bytes::Bytes;
 use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
+use tempfile::tempdir;
 use tower::{Layer, ServiceExt};
 use tower_respond_async::{
     Backoff, Completion, MemoryStore, RequestId, RespondAsync, RespondAsyncBuilder, RespondAsyncLayer, TaskContext,
     Tasks,
     probe::{Event, MetricsProbe, Probe},
-    store::{Insert, Ledger, Operation, Pruned, RedbStore, StoreError, StoreErrorKind, TaskStore},
+    store::{Insert, Ledger, Operation, Pruned, StoreError, StoreErrorKind, TaskStore},
     task::{CapturedRequest, Counts, DeliveryStatus, Destination, NewTask, WorkerId},
     testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
-
-use crate::redb::harness::Folder;
+use tower_respond_async_redb::RedbStore;
 
 #[test]
 fn what_happens_to_tasks_is_counted() {
@@ -138,11 +138,11 @@ fn tasks_that_a_dead_process_left_are_counted() {
 fn tasks_that_were_rescued_as_a_file_was_opened_are_counted() {
     let seen = watch(async || {
         let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
-        let folder = Folder::new();
+        let folder = tempdir().unwrap();
         let open = async || {
             let store = RedbStore::builder()
                 .clock(clock.clone())
-                .open(folder.file("tasks.redb"));
+                .open(folder.path().join("tasks.redb"));
             store.await.expect("it is a file of ours")
         };
         let ledger = Ledger::of(open().await);

@@ -2,22 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tempfile::tempdir;
 use tower_respond_async::{
     MemoryStore, Pool, PoolError, Scope, Submission, SubmitError, TaskState, TaskStore, Tasks, Tenant,
     error::BoxFuture,
     forward_store,
-    store::{Claim, Claims, FullReason, Operation, RedbStore, StoreResult},
+    store::{Claim, Claims, FullReason, Operation, StoreResult},
     task::{Filter, Page, PoolName, RequestId},
     testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
+use tower_respond_async_redb::RedbStore;
 
 use crate::{
     engine_support::{
         Dropped, Gate, LONG, ended, eventually, find, ok, quick, reached, serve, serve_gated, soon, stored, submission,
         submit,
     },
-    redb::harness::Folder,
     support::{App, WithoutBody, fc},
 };
 
@@ -180,8 +181,8 @@ async fn a_request_whose_pool_is_full_is_answered_503_before_its_body_is_read() 
 
 #[tokio::test]
 async fn a_pause_survives_a_restart() {
-    let folder = Folder::new();
-    let path = folder.file("tasks.redb");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.redb");
     let (gate, slow_pool) = (Gate::new(), name("slow"));
     gate.open();
     let tasks = with_slow(quick(RedbStore::open(&path).await.unwrap()).pool(slow()), &gate);

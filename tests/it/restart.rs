@@ -16,22 +16,20 @@ use axum::{Extension, Router, body::Body, routing::post};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use serde::{Deserialize, Serialize};
+use tempfile::{TempDir, tempdir};
 use tokio::sync::mpsc;
 use tower_respond_async::{
-    Completion, RequestId, RespondAsyncBuilder, TaskContext, TaskState, store::RedbStore, testing::ManualClock,
-    time::Timestamp,
+    Completion, RequestId, RespondAsyncBuilder, TaskContext, TaskState, testing::ManualClock, time::Timestamp,
 };
+use tower_respond_async_redb::RedbStore;
 
-use crate::{
-    redb::harness::Folder,
-    support::{App, Gate, WithoutBody, fc, no_retries, recorder, routes, soon},
-};
+use crate::support::{App, Gate, WithoutBody, fc, no_retries, recorder, routes, soon};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The lives of one file.
 struct Lives {
-    folder: Folder,
+    folder: TempDir,
     clock: ManualClock,
     life: AtomicUsize,
 }
@@ -39,14 +37,16 @@ struct Lives {
 impl Lives {
     fn new() -> Self {
         Self {
-            folder: Folder::new(),
+            folder: tempdir().unwrap(),
             clock: ManualClock::new(Timestamp::from_millis(1_700_000_000_000)),
             life: AtomicUsize::new(0),
         }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.file(&format!("{}.redb", self.life.load(Ordering::Relaxed)))
+        self.folder
+            .path()
+            .join(format!("{}.redb", self.life.load(Ordering::Relaxed)))
     }
 
     /// Goes on with the file as a kill would leave it now.

@@ -22,6 +22,16 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The binaries of tests, one a crate. Where two have a file of this name, it is the first one's.
+const BINARIES: [&str; 3] = ["tests/it", "crates/redb/tests/it", "lab/tests/it"];
+
+fn place_of(file: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut places = BINARIES.iter().map(|folder| format!("{folder}/{file}.rs"));
+    let place = places.find(|place| root.join(place).exists());
+    place.unwrap_or_else(|| panic!("there is no file {file} of tests"))
+}
+
 #[test]
 fn every_test_that_the_guide_names_is_there_and_names_its_scenario() {
     let guide = read("src/guide/guarantees.md");
@@ -32,8 +42,8 @@ fn every_test_that_the_guide_names_is_there_and_names_its_scenario() {
         for test in tests {
             let (file, name) = test.rsplit_once("::").expect("a test is named file::name");
             let source = match file.strip_prefix("models::") {
-                Some(model) => read(&format!("tests/models/{model}.rs")),
-                None => read(&format!("tests/it/{file}.rs")),
+                Some(model) => read(&format!("lab/tests/models/{model}.rs")),
+                None => read(&place_of(file)),
             };
             assert!(
                 source.contains(&format!("fn {name}(")),

@@ -4,15 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
+use tempfile::tempdir;
 use tower_respond_async::{
     RequestId, TaskState,
-    store::{Claim, ClaimedTask, Insert, Inserted, Ledger, RedbStore},
+    store::{Claim, ClaimedTask, Insert, Inserted, Ledger},
     task::{CapturedRequest, NewTask, WorkerId, lifecycle::Outcome},
     testing::ManualClock,
     time::{Clock, Timestamp},
 };
-
-use crate::redb::harness::Folder;
+use tower_respond_async_redb::RedbStore;
 
 const DAY: u64 = 24 * 60 * 60 * 1_000;
 
@@ -32,8 +32,8 @@ async fn claim(store: &Ledger) -> Vec<ClaimedTask> {
 /// the tenth. What is written has happened, so the store goes by a time that is not before it.
 #[tokio::test]
 async fn nothing_waits_for_a_clock_that_was_set_back() {
-    let folder = Folder::new();
-    let path = folder.file("tasks.redb");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("tasks.redb");
     let (queued, retried, ran) = (task(1), task(2), task(3));
     let clock = ManualClock::new(Timestamp::from_millis(100 * DAY));
     let open = async |clock: &ManualClock| {

@@ -22,11 +22,11 @@ use tower_respond_async::{
         AppPath, Application, Completion, PayloadFormat, Schedule, Target, Tried, TryOutcome,
         webhook::{Resolve, Secret, Webhook, verify},
     },
-    store::RedbStore,
     task::{Delivery, DeliveryStatus, Destination, delivery::Redeliver},
     testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
+use tower_respond_async_redb::RedbStore;
 
 use crate::{
     engine_support::{

@@ -39,8 +39,8 @@ use tokio::{
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
     BearerToken, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, Tasks, allow_everyone, hook::AppPath,
-    store::RedbStore,
 };
+use tower_respond_async_redb::RedbStore;
 use transcode::{Settings, Store, Transcoder, Workspace, app};
 
 #[tokio::main]

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Opens the store of a run.
-pub(super) trait Ground {
+pub trait Ground {
     /// Opens it, for the first time or again, on a clock that may show any time.
     fn open(&mut self, clock: &ManualClock) -> StoreResult<Arc<dyn TaskStore>>;
 

@@ -67,8 +67,6 @@ mod calls;
 mod changes;
 mod checks;
 mod clients;
-#[cfg(feature = "redb")]
-mod disk;
 mod duties;
 mod ground;
 mod known;
@@ -79,8 +77,7 @@ mod told;
 mod witness;
 mod world;
 
-#[cfg(feature = "redb")]
-use self::disk::OnDisk;
+pub use self::ground::Ground;
 use self::{ground::InMemory, world::World};
 
 /// What a run went through. Two runs from one seed are equal.
@@ -145,20 +142,12 @@ pub fn run(seed: u64) -> Report {
     World::new(seed, Box::new(InMemory)).run()
 }
 
-/// Runs the life that `seed` stands for on a `RedbStore` (feature `redb`), on a disk in memory.
-///
-/// It has one process, which is killed or loses its power, perhaps amid a commit: of what was not synced, each write is
-/// there afterwards or is not. Then it opens the file again, by a clock that may show any time.
-///
-/// The store's writer is a thread of its own; each call is waited for before anything else happens, so that it makes no
-/// difference how fast that thread is. So a commit to the disk holds one operation here, also where several are
-/// committed together: that a power cut takes all of them or none is for other tests to show.
+/// Runs the life that `seed` stands for on a store of your own.
 ///
 /// # Panics
 ///
 /// As [`run`].
-#[cfg(feature = "redb")]
 #[must_use]
-pub fn run_on_redb(seed: u64) -> Report {
-    World::new(seed, Box::new(OnDisk::default())).run()
+pub fn run_on(seed: u64, ground: impl Ground + 'static) -> Report {
+    World::new(seed, Box::new(ground)).run()
 }

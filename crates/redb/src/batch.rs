@@ -1,0 +1,257 @@
+//! The operations of one commit, seen from inside of it.
+
+use redb::ReadableTable;
+
+use crate::{
+    fault::Fault,
+    frame,
+    ram::Ram,
+    tables::{Origin, Tables, read_row},
+};
+use tower_respond_async::{
+    store::Row,
+    task::RequestId,
+    time::{Clock, Timestamp},
+};
+
+/// What the writer has in its hands while it puts a commit together. Operations are methods of this, one after the
+/// other, each seeing what those before it did.
+///
+/// An operation that answers with an error must not have written anything: the batch is committed with the others in it.
+pub(crate) struct Batch<'t> {
+    pub(crate) tables: Tables<'t>,
+    pub(crate) ram: &'t Ram,
+    pub(crate) clock: &'t dyn Clock,
+    /// Something was written, so there is something to commit.
+    pub(crate) dirty: bool,
+    /// Something may be runnable that was not.
+    pub(crate) work: bool,
+}
+
+/// A task as it is, and the bytes of its record.
+pub(crate) struct Stored {
+    pub(crate) row: Row,
+    pub(crate) record: Vec<u8>,
+}
+
+impl<'t> Batch<'t> {
+    pub(crate) const fn new(tables: Tables<'t>, ram: &'t Ram, clock: &'t dyn Clock) -> Self {
+        Self {
+            tables,
+            ram,
+            clock,
+            dirty: false,
+            work: false,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The task as it is, with what only memory knows of it.
+    pub(crate) fn load(&mut self, id: RequestId) -> Result<Option<Row>, Fault> {
+        Ok(self.load_stored(id)?.map(|stored| stored.row))
+    }
+
+    fn load_stored(&mut self, id: RequestId) -> Result<Option<Stored>, Fault> {
+        let key = &id.as_bytes()[..];
+        let Some(value) = self.tables.tasks.open()?.get(key)? else {
+            return match self.ram.is_set_aside(id) {
+                true => Err(Fault::set_aside(id)),
+                false => Ok(None),
+            };
+        };
+        let (mut row, record) = read_row(key, value.value()).map_err(|error| error.of(id))?;
+        self.ram.complete(&mut row);
+        let record = record.to_vec();
+        Ok(Some(Stored { row, record }))
+    }
+
+    /// The task that an index has, if it can be read. One that cannot is set aside; one that is not there was when the file
+    /// was opened, so that a page that it is found by has changed since.
+    pub(crate) fn load_or_set_aside(&mut self, id: RequestId) -> Result<Option<Stored>, Fault> {
+        match self.load_stored(id) {
+            Err(fault) if fault.is_corrupt() => {
+                self.set_aside(id)?;
+                Ok(None)
+            }
+            Ok(None) => Err(redb::Error::Corrupted(format!("task {id} is not in its table any more")).into()),
+            loaded => loaded,
+        }
+    }
+
+    /// Writes a row that was `before`, with these bytes of its record, and lets the indexes follow.
+    pub(crate) fn save(&mut self, before: Option<&Row>, row: &Row, record: &[u8]) -> Result<(), Fault> {
+        self.dirty = true;
+        let parts = [&*row.encode_head(), record];
+        frame::put(self.tables.tasks.open()?, row.id.as_bytes(), &parts)?;
+        self.work |= self.ram.follow(before, Some(row));
+        Ok(())
+    }
+
+    /// Takes a row that cannot be read out of the way of the others, and keeps the bytes. Again, it changes nothing: one
+    /// look into an index can bring up a task twice.
+    pub(crate) fn set_aside(&mut self, id: RequestId) -> Result<(), Fault> {
+        if !self.ram.set_aside(id) {
+            return Ok(());
+        }
+        self.dirty = true;
+        let key = &id.as_bytes()[..];
+        let bytes = self.tables.tasks.open()?.remove(key)?;
+        let bytes = bytes.map_or_else(Vec::new, |value| value.value().to_vec());
+        self.tables.keep_aside(self.ram, Origin::Task, key, &bytes)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, atomic::Ordering},
+        time::Duration,
+    };
+
+    use bytes::Bytes;
+    use http::{HeaderMap, Method, Uri};
+    use redb::{Database, backends::InMemoryBackend};
+
+    use super::*;
+    use tower_respond_async::{
+        store::{Change, Claim, Committed, DeliveryClaim, Due, NewRow, Retention},
+        task::{
+            CapturedRequest, Conditions, Destination, FenceToken, NewTask, Subscription, Subscriptions, TaskRecord,
+            WorkerId,
+        },
+        time::SystemClock,
+    };
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    /// Two are to be told of how this ends.
+    fn waiting() -> Row {
+        let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input));
+        task.subscriptions = Subscriptions::from(destinations().map(|destination| Subscription {
+            destination,
+            on: Conditions::ALL,
+        }));
+        let now = SystemClock::new().now();
+        let record = Arc::new(TaskRecord::accepted(&task, now));
+        NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, now)
+    }
+
+    fn held() -> Row {
+        let mut row = waiting();
+        row.claim(WorkerId::new("w", 1), AT_ONCE, FenceToken::NONE, row.columns.created_at);
+        row
+    }
+
+    fn ended(is_told: bool) -> Row {
+        let row = waiting();
+        let now = row.columns.created_at;
+        let mut record = TaskRecord::clone(&row.record);
+        record.invalidate(&"it has ended", now);
+        if is_told {
+            record.deliveries.clear();
+        }
+        let change = Change::between(&row, Arc::new(record), now);
+        change.to.unwrap().after(&row, now)
+    }
+
+    fn destinations() -> [Destination; 2] {
+        ["a", "b"].map(Destination::new)
+    }
+
+    /// Gives `test` a store whose indexes have this row, and whose table of tasks has this value for it.
+    fn with(row: &Row, value: Option<&[u8]>, test: impl FnOnce(&mut Batch<'_>)) {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let (ram, clock) = (Ram::default(), SystemClock::new());
+        ram.follow(None, Some(row));
+        let mut batch = Batch::new(Tables::new(&transaction), &ram, &clock);
+        if let Some(value) = value {
+            let tasks = batch.tables.tasks.open().unwrap();
+            tasks.insert(&row.id.as_bytes()[..], value).unwrap();
+        }
+        test(&mut batch);
+    }
+
+    fn claim(batch: &mut Batch<'_>) -> Result<usize, Fault> {
+        let claim = Claim::new(WorkerId::new("w", 1), 10, Duration::from_secs(60));
+        Ok(batch.claim(&claim)?.tasks.len())
+    }
+
+    fn claim_deliveries(batch: &mut Batch<'_>) -> Result<usize, Fault> {
+        let claim = DeliveryClaim {
+            from: destinations().map(|destination| (destination, 10)).into(),
+            lease: Duration::from_secs(60),
+        };
+        Ok(batch.claim_deliveries(&claim)?.len())
+    }
+
+    fn due(batch: &mut Batch<'_>, what: &Due) -> Result<usize, Fault> {
+        Ok(batch.due(what, 10)?.rows.len())
+    }
+
+    fn give_up(batch: &mut Batch<'_>) -> Result<usize, Fault> {
+        let (spared, overdue) = (Vec::new(), AT_ONCE);
+        due(batch, &Due::GiveUp { spared, overdue })
+    }
+
+    fn prune(batch: &mut Batch<'_>) -> Result<usize, Fault> {
+        let (succeeded, others) = (AT_ONCE, AT_ONCE);
+        due(batch, &Due::Prune(Retention { succeeded, others }))
+    }
+
+    fn rescue(batch: &mut Batch<'_>) -> Result<usize, Fault> {
+        due(batch, &Due::Rescue { spared: Vec::new() })
+    }
+
+    fn commit(batch: &mut Batch<'_>) -> Result<usize, Fault> {
+        let gone = batch.commit(Change::removal(&waiting()).into())?;
+        assert!(matches!(gone, Committed::Stale(None)), "{gone:?}");
+        Ok(0)
+    }
+
+    type Look = fn(&mut Batch<'_>) -> Result<usize, Fault>;
+
+    /// All that finds a task by an index, and a row that it finds.
+    fn looks() -> [(Row, Look); 5] {
+        [
+            (waiting(), claim),
+            (held(), rescue),
+            (ended(false), claim_deliveries),
+            (ended(false), give_up),
+            (ended(true), prune),
+        ]
+    }
+
+    /// One look brings it up once for each who is to be told, and the next would bring it up again.
+    #[test]
+    fn a_row_that_cannot_be_read_is_set_aside_once_with_its_bytes() {
+        for (row, look) in looks().into_iter().chain([(waiting(), commit as Look)]) {
+            with(&row, Some(b"garbage"), |batch| {
+                for _ in 0..2 {
+                    assert_eq!(look(batch).unwrap(), 0);
+                    assert_eq!(batch.ram.damaged.load(Ordering::Relaxed), 1);
+                    let aside = batch.tables.set_aside.open().unwrap().iter().unwrap();
+                    let kept: Vec<_> = aside.map(|entry| entry.unwrap().1.value().to_vec()).collect();
+                    assert_eq!(kept, [b"garbage"]);
+                }
+                assert_eq!((batch.ram.outbox.pending(), batch.ram.queue.waiting()), (0, 0));
+            });
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_not_in_the_file_any_more_stops_the_store() {
+        for (row, look) in looks() {
+            with(&row, None, |batch| {
+                let answer = look(batch);
+                let stops = matches!(&answer, Err(Fault::Broken(redb::Error::Corrupted(_))));
+                assert!(stops, "{answer:?}");
+            });
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! How the suite drives `RedbStore`: files in a folder of their own, and the end of a process.
+
+use std::{
+    fs,
+    ops::Deref,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tempfile::{TempDir, tempdir};
+use tower_respond_async::{
+    BoxError, RequestId, TaskRecord, TaskStore,
+    error::BoxFuture,
+    store::{Ledger, Row, StoreResult},
+    testing::{ManualClock, conformance::Harness},
+    time::Timestamp,
+};
+use tower_respond_async_redb::RedbStore;
+
+/// Every table of the file is one of bytes.
+pub(crate) const fn table(name: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
+    TableDefinition::new(name)
+}
+
+/// An open file, and the steps of the lives of the tasks in it.
+#[derive(Debug)]
+pub(crate) struct TaskFile {
+    pub(crate) file: Arc<RedbStore>,
+    ledger: Ledger,
+}
+
+impl TaskFile {
+    pub(crate) async fn at(path: &Path) -> Self {
+        RedbStore::open(path).await.unwrap().into()
+    }
+}
+
+impl From<RedbStore> for TaskFile {
+    fn from(file: RedbStore) -> Self {
+        let file = Arc::new(file);
+        let ledger = Ledger::new(file.clone());
+        Self { file, ledger }
+    }
+}
+
+impl Deref for TaskFile {
+    type Target = Ledger;
+
+    fn deref(&self) -> &Ledger {
+        &self.ledger
+    }
+}
+
+/// Opens files one after the other. A process ends here as `kill -9` ends one: the next opens a copy of the file that the
+/// last had open, and what that would have done when it closed is never done.
+#[derive(Debug)]
+pub(crate) struct RedbHarness {
+    folder: TempDir,
+    clock: ManualClock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: u32,
+    // Weak: when the test lets go of a store it is closed, as its file is of no more interest.
+    opened: std::sync::Weak<RedbStore>,
+}
+
+impl RedbHarness {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempdir().unwrap(),
+            clock: ManualClock::new(Timestamp::from_millis(1_700_000_000_000)),
+            state: Mutex::default(),
+        }
+    }
+
+    fn current(&self) -> PathBuf {
+        self.folder
+            .path()
+            .join(format!("{}.redb", self.state.lock().unwrap().files))
+    }
+
+    /// Moves on to the next file, and answers with its path.
+    fn next(&self) -> PathBuf {
+        self.state.lock().unwrap().files += 1;
+        self.current()
+    }
+
+    async fn opened(&self, path: &Path) -> StoreResult<Arc<RedbStore>> {
+        let store = Arc::new(RedbStore::builder().clock(self.clock.clone()).open(path).await?);
+        self.state.lock().unwrap().opened = Arc::downgrade(&store);
+        Ok(store)
+    }
+}
+
+impl Harness for RedbHarness {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn TaskStore>> {
+        Box::pin(async {
+            let last = self.current();
+            let store = self.opened(&self.next()).await.unwrap();
+            let _ = fs::remove_file(last);
+            store as Arc<dyn TaskStore>
+        })
+    }
+
+    fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
+        self.clock.advance(time);
+        Box::pin(async {})
+    }
+
+    fn set_back(&self, by: Duration) -> BoxFuture<'_, bool> {
+        self.clock.turn_back(by);
+        Box::pin(async { true })
+    }
+
+    fn unit(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    // One thread does everything, so what matters is the order in which it is asked; and each round syncs a disk.
+    fn rounds(&self) -> usize {
+        200
+    }
+
+    fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
+        Box::pin(async {
+            let left = self.current();
+            let found = self.next();
+            fs::copy(&left, &found).unwrap();
+            let store = self.opened(&found).await.unwrap();
+            let _ = fs::remove_file(left);
+            Some(store as Arc<dyn TaskStore>)
+        })
+    }
+
+    fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
+        Box::pin(async {
+            let refused = RedbStore::open(self.current()).await.unwrap_err();
+            assert!(refused.to_string().contains("in use"), "{refused}");
+            None
+        })
+    }
+
+    fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let store = self.state.lock().unwrap().opened.upgrade();
+            if let Some(store) = store {
+                store.close().await;
+            }
+            spoil(&self.current(), "inputs", id.as_bytes()).unwrap();
+            true
+        })
+    }
+
+    fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let store = self.state.lock().unwrap().opened.upgrade();
+            if let Some(store) = store {
+                store.close().await;
+            }
+            let key = id.as_bytes();
+            change(&self.current(), "tasks", key, |value| {
+                let (_, record) = Row::decode(id, &value[4..]).unwrap();
+                let at = value.len() - record.len();
+                value[at] = TaskRecord::FORMAT + 1;
+                resum(key, value);
+            })
+            .unwrap();
+            true
+        })
+    }
+}
+
+/// Flips one bit in the middle of a value, behind the store's back and with redb's pages in order.
+pub(crate) fn spoil(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError> {
+    change(file, name, key, |value| {
+        let middle = value.len() / 2;
+        value[middle] ^= 1;
+    })
+}
+
+/// Gives a value that was changed the checksum it should have.
+pub(crate) fn resum(key: &[u8], value: &mut [u8]) {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [&(key.len() as u32).to_le_bytes(), key, &value[4..]] {
+        hasher.update(part);
+    }
+    value[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
+}
+
+/// Changes a value behind the store's back.
+pub(crate) fn change(file: &Path, name: &str, key: &[u8], change: impl FnOnce(&mut [u8])) -> Result<(), BoxError> {
+    let database = Database::open(file)?;
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(table(name))?;
+        let value = table.get(key)?.map(|value| value.value().to_vec());
+        let mut value = value.ok_or("there is no such value")?;
+        change(&mut value);
+        table.insert(key, &*value)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Removes a value behind the store's back.
+pub(crate) fn remove(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError> {
+    let database = Database::open(file)?;
+    let transaction = database.begin_write()?;
+    let found = transaction.open_table(table(name))?.remove(key)?.is_some();
+    assert!(found, "there is such a value");
+    Ok(transaction.commit()?)
+}
+
+/// A key and its value.
+type Entry = (Vec<u8>, Vec<u8>);
+
+/// All entries of a table, as they are in the file.
+pub(crate) fn entries(file: &Path, name: &str) -> Result<Vec<Entry>, BoxError> {
+    let database = Database::open(file)?;
+    let table = database.begin_read()?.open_table(table(name))?;
+    let entries = table.iter()?.map(|entry| {
+        let (key, value) = entry?;
+        Ok((key.value().to_vec(), value.value().to_vec()))
+    });
+    entries.collect()
+}

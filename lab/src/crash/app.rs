@@ -1,0 +1,314 @@
+//! The process that is killed: an application behind the layer, on a file.
+
+use std::{
+    env,
+    future::ready,
+    io::{self, Read},
+    net::SocketAddr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Query, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
+use tower::{Layer, make::Shared};
+use tower_respond_async::{
+    Backoff, BoxError, Completion, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
+    hook::{Schedule, webhook::Webhook},
+};
+use tower_respond_async_redb::RedbStore;
+
+use super::{
+    journal::{Answer, Journal, Line, Told},
+    point::{Mark, Point, Points},
+    process::DEADLINE,
+    receiver::SECRET,
+    store::MinedStore,
+    wait::comes_about,
+};
+
+/// Where a process finds its [`Orders`].
+pub(crate) const ORDERS: &str = "CRASH_ORDERS";
+
+/// How long ended tasks are kept that did not succeed: so shortly that pruning has something to do. Those that succeeded
+/// are kept.
+pub const KEPT: Duration = Duration::from_secs(5);
+
+/// What a process is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Orders {
+    /// Where the file and the journal are.
+    pub folder: PathBuf,
+    pub role: Role,
+    /// Where it is to kill or to freeze itself.
+    pub mark: Option<Mark>,
+    pub lease: Duration,
+    /// How long running tasks may go on after a SIGTERM.
+    pub grace: Duration,
+    /// How long they may take then, and after a stop, to end by themselves.
+    pub stop_grace: Duration,
+    /// Whom it is to tell of ends by webhook as well.
+    pub receiver: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Serves the application until SIGTERM.
+    Serve,
+    /// Says that it opens the file, then how that went, and holds it until stdin ends.
+    Hold,
+}
+
+impl Orders {
+    /// Serves the application, in no hurry and without a mark.
+    pub fn serve(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            role: Role::Serve,
+            mark: None,
+            lease: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+            stop_grace: Duration::from_millis(20),
+            receiver: None,
+        }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.join("tasks.redb")
+    }
+
+    /// What [`FOLDER`] is to say.
+    pub(crate) fn id(&self) -> HeaderValue {
+        HeaderValue::from_bytes(self.folder.as_os_str().as_bytes()).expect("a temporary folder has a plain name")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.folder.join("journal")
+    }
+
+    /// A file that lets gated handlers pass as soon as it is there.
+    pub fn gate(&self) -> PathBuf {
+        self.folder.join("gate")
+    }
+}
+
+/// What a process says to the one that started it, on stdout, between whatever else is printed there.
+pub(crate) const SAYS: &str = "crash-harness: ";
+
+/// The header by which a client says which folder it means. The port of a dead process may be that of a process of another
+/// harness by now, which is to refuse what was not meant for it.
+pub(crate) const FOLDER: HeaderName = HeaderName::from_static("x-crash-folder");
+
+/// How long after a webhook that failed, or whose process died, the next try is made.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Handlers at once.
+pub const CONCURRENCY: usize = 8;
+
+/// What the handler is to do, as the query says.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Work {
+    /// How long it takes, in milliseconds.
+    pub ms: u64,
+    /// Fails in so many attempts.
+    pub fail: u32,
+    /// Answers 422 in the end.
+    pub refuse: bool,
+    /// Takes the process down.
+    pub abort: bool,
+    /// Takes as long as there is no [gate](Orders::gate).
+    pub gated: bool,
+}
+
+/// Does as ordered, if there are orders in the environment, and answers whether there were.
+pub fn obey() -> bool {
+    let Ok(orders) = env::var(ORDERS) else {
+        return false;
+    };
+    let orders: Orders = serde_json::from_str(&orders).expect("the orders were written by the harness");
+    // Whoever started it is gone when stdin ends; nobody else would end it.
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("the operating system gives threads");
+    let done = runtime.block_on(async {
+        match orders.role {
+            Role::Serve => serve(&orders).await,
+            Role::Hold => hold(&orders).await,
+        }
+    });
+    if let Err(error) = done {
+        say(&error.to_string());
+        std::process::exit(1);
+    }
+    // Not back into a test runner, which would have more to say and to do.
+    std::process::exit(0);
+}
+
+fn say(what: &str) {
+    println!("{SAYS}{what}");
+}
+
+async fn hold(orders: &Orders) -> Result<(), BoxError> {
+    say("opening");
+    let _store = RedbStore::open(orders.file()).await?;
+    say("open");
+    std::future::pending().await
+}
+
+async fn serve(orders: &Orders) -> Result<(), BoxError> {
+    let journal = Journal::open(&orders.journal())?;
+    let points = Arc::new(Points::new(orders.mark));
+    let store = MinedStore::new(RedbStore::open(orders.file()).await?, points.clone(), journal.clone());
+    let gate = orders.gate();
+    let child = Child { journal, points, gate };
+
+    let hearing = child.clone();
+    let mut builder = RespondAsyncLayer::builder(store)
+        .concurrency(CONCURRENCY)
+        .lease(orders.lease)
+        .stop_grace(orders.stop_grace)
+        .retention(Duration::from_secs(24 * 60 * 60), KEPT)
+        .retry(
+            Backoff::new()
+                .base(Duration::from_millis(20))
+                .cap(Duration::from_millis(50)),
+        )
+        .on_completion(move |completion: Completion| {
+            let hearing = hearing.clone();
+            async move { hearing.told(&completion) }
+        });
+    if let Some(address) = orders.receiver {
+        let webhook = Webhook::new(&format!("http://{address}/"))?
+            .named("receiver")?
+            .secret(SECRET.parse()?)
+            .schedule(Schedule::new([PAUSE; 100]))
+            .concurrency(CONCURRENCY);
+        builder = builder.on_completion(webhook);
+    }
+    let layer = builder.build()?;
+    let tasks = layer.tasks();
+    let app = Router::new().route("/work", post(work)).with_state(child.clone());
+    let app = app.nest_service("/tasks", TaskApi::new(&tasks, allow_everyone()));
+    let own = orders.id();
+    let only_own = middleware::from_fn(move |request: Request, next: Next| {
+        let is_own = request.headers().get(FOLDER) == Some(&own);
+        async move {
+            match is_own {
+                true => next.run(request).await,
+                false => StatusCode::MISDIRECTED_REQUEST.into_response(),
+            }
+        }
+    });
+    let app = only_own.layer(layer.layer(app));
+
+    let mut terminated = signal(SignalKind::terminate())?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    say(&format!("serving {}", listener.local_addr()?));
+    let closing = tasks.clone();
+    let (asked, asking) = tokio::sync::oneshot::channel::<Signal>();
+    axum::serve(listener, Shared::new(app))
+        .with_graceful_shutdown(async move {
+            terminated.recv().await;
+            closing.close();
+            let _ = asked.send(terminated);
+        })
+        .await?;
+    let mut terminated = asking.await?;
+    say("draining");
+    let report = tokio::select! {
+        // In this order, so that the second SIGTERM finds a shutdown to cut short.
+        biased;
+        report = tasks.shutdown(orders.grace) => report,
+        _ = terminated.recv() => tasks.shutdown(orders.grace).await,
+    };
+    child.journal.write(&Line::Drained {
+        finished: report.finished,
+        handed_back: report.handed_back,
+        dropped: report.dropped,
+    });
+    Ok(())
+}
+
+/// What handler and hook have at hand.
+#[derive(Clone)]
+struct Child {
+    journal: Journal,
+    points: Arc<Points>,
+    gate: PathBuf,
+}
+
+async fn work(State(child): State<Child>, task: TaskContext, Query(work): Query<Work>, nonce: String) -> Response {
+    let (Some(id), Some(token)) = (task.request_id(), task.fence_token()) else {
+        return (StatusCode::BAD_REQUEST, "ask for async").into_response();
+    };
+    let token = token.get();
+    child.journal.write(&Line::Started {
+        id,
+        attempt: task.attempt(),
+        token,
+        nonce: nonce.clone(),
+    });
+    child.points.pass(Point::InHandler);
+    if work.abort {
+        std::process::abort();
+    }
+    // This is the work: time in which the process can be killed.
+    sleep(Duration::from_millis(work.ms)).await;
+    if work.gated && !child.gate_opens().await {
+        return (StatusCode::UNPROCESSABLE_ENTITY, "the gate stays shut").into_response();
+    }
+    if task.attempt() <= work.fail {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let status = match work.refuse {
+        true => StatusCode::UNPROCESSABLE_ENTITY,
+        false => StatusCode::OK,
+    };
+    (status, Json(Answer { nonce, token })).into_response()
+}
+
+impl Child {
+    /// Waits for the file that the test makes: what lets the handlers of one process pass must let those of the next pass
+    /// too.
+    async fn gate_opens(&self) -> bool {
+        let opened = comes_about(DEADLINE, || ready(Ok(self.gate.exists()))).await;
+        opened.is_ok_and(|opened| opened)
+    }
+
+    fn told(&self, completion: &Completion) {
+        self.points.pass(Point::BeforeHook);
+        let response = completion.response.as_ref();
+        self.journal.write(&Line::Told(Told {
+            webhook_id: completion.webhook_id.clone(),
+            id: completion.request_id(),
+            generation: completion.generation,
+            state: completion.state.as_str().to_owned(),
+            attempt: completion.attempt,
+            error: completion.error.as_deref().map(str::to_owned),
+            answer: response.and_then(|response| serde_json::from_slice(&response.body).ok()),
+        }));
+        self.points.pass(Point::AfterHook);
+    }
+}

@@ -1,0 +1,198 @@
+//! What was checked, counted and found wrong.
+
+use std::fmt;
+
+use tower_respond_async::RequestId;
+
+use super::journal::{Line, Told};
+
+/// What is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Check {
+    /// A task that was accepted, or ran, is there.
+    Lost,
+    /// Every task ends.
+    Unfinished,
+    /// A request makes one task, and that ends once in each generation.
+    Twice,
+    /// Only the latest claim of a generation ends it.
+    Fenced,
+    /// Every end is told and nothing else is, all calls of it under one id, and each end under its own.
+    Hook,
+    /// Every end is told by webhook too and nothing else is, and every message can be verified.
+    Webhook,
+    /// No more attempts than allowed, and poison only after crashes.
+    Attempts,
+    /// A task of which it was said that it stops is not run again, and ends as stopped.
+    Stop,
+    /// A re-run that was acknowledged takes place.
+    Rerun,
+    /// Answers are the expected ones.
+    Answer,
+    /// A process that is asked to end does so.
+    Shutdown,
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub check: Check,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.check, self.what)
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Tasks that were checked.
+    pub tasks: u64,
+    /// Ends of generations that were checked.
+    pub ends: u64,
+    /// Tasks that had ended and were pruned before they were looked at.
+    pub pruned: u64,
+    /// Requests of which nobody knows anything: sent, not answered, not stored.
+    pub never_stored: u64,
+    /// Sendings that got no answer.
+    pub unanswered: u64,
+    /// Tasks that were given up because their process died too often.
+    pub poisoned: u64,
+    /// Starts of handlers beyond the first.
+    pub run_again: u64,
+    /// Calls of hooks beyond the first for one end.
+    pub told_again: u64,
+    /// Webhooks that came, and were verified.
+    pub verified: u64,
+    /// Settlements that the store refused because their claim was gone.
+    pub refused: u64,
+    /// Stops that were acknowledged.
+    pub stopped: u64,
+    /// Ends of which not everybody was told yet.
+    pub untold: Vec<Untold>,
+    pub violations: Vec<Violation>,
+}
+
+/// An end that the hook or the webhook's receiver has not heard of: an error, unless that comes later.
+#[derive(Clone, Debug)]
+pub struct Untold {
+    pub(crate) nonce: String,
+    pub(crate) id: RequestId,
+    pub(crate) generation: u32,
+    /// The hook has heard of it.
+    pub(crate) told: bool,
+    /// The receiver has.
+    pub(crate) received: bool,
+    /// What it is to hear, as far as is known.
+    pub(crate) state: Option<String>,
+}
+
+impl Findings {
+    pub fn add(&mut self, other: Self) {
+        self.tasks += other.tasks;
+        self.ends += other.ends;
+        self.pruned += other.pruned;
+        self.never_stored += other.never_stored;
+        self.unanswered += other.unanswered;
+        self.poisoned += other.poisoned;
+        self.run_again += other.run_again;
+        self.told_again += other.told_again;
+        self.verified += other.verified;
+        self.refused += other.refused;
+        self.stopped += other.stopped;
+        self.untold.extend(other.untold);
+        self.violations.extend(other.violations);
+    }
+
+    /// Takes note of what was told since an end was found untold, and of webhooks.
+    pub fn hear(&mut self, lines: &[Line]) {
+        for line in lines {
+            match line {
+                Line::Told(told) => self.hear_told(told),
+                Line::Received { id, generation } => {
+                    self.verified += 1;
+                    if let Some(untold) = self.untold_of(*id, *generation) {
+                        untold.received = true;
+                    }
+                }
+                Line::Unverified { what } => self.violated(Check::Webhook, what),
+                _ => {}
+            }
+        }
+        self.untold.retain(|untold| !(untold.told && untold.received));
+    }
+
+    fn hear_told(&mut self, told: &Told) {
+        let Some(untold) = self.untold_of(told.id, told.generation) else {
+            return;
+        };
+        untold.told = true;
+        if untold.state.as_ref().is_some_and(|state| *state != told.state) {
+            let Untold { nonce, id, state, .. } = untold;
+            let what = format!("{nonce} ({id}): it is {state:?}, and {} was told", told.state);
+            self.violated(Check::Twice, what);
+        }
+    }
+
+    fn untold_of(&mut self, id: RequestId, generation: u32) -> Option<&mut Untold> {
+        let mut all = self.untold.iter_mut();
+        all.find(|untold| (untold.id, untold.generation) == (id, generation))
+    }
+
+    /// Nothing more is going to be told.
+    pub fn give_up_on_the_untold(&mut self) {
+        for untold in std::mem::take(&mut self.untold) {
+            let of = format!(
+                "{} ({}): the end of generation {}",
+                untold.nonce, untold.id, untold.generation
+            );
+            if !untold.told {
+                self.violated(Check::Hook, format!("{of} was not told"));
+            }
+            if !untold.received {
+                self.violated(Check::Webhook, format!("{of} was not received"));
+            }
+        }
+    }
+
+    /// How many violations one check has found.
+    pub fn count(&self, check: Check) -> usize {
+        self.violations
+            .iter()
+            .filter(|violation| violation.check == check)
+            .count()
+    }
+
+    pub(crate) fn violated(&mut self, check: Check, what: impl Into<String>) {
+        let what = what.into();
+        self.violations.push(Violation { check, what });
+    }
+}
+
+/// For people.
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "tasks checked                {:>8}", self.tasks)?;
+        writeln!(f, "ends checked                 {:>8}", self.ends)?;
+        writeln!(f, "lost                         {:>8}", self.count(Check::Lost))?;
+        writeln!(f, "not ended                    {:>8}", self.count(Check::Unfinished))?;
+        writeln!(f, "stored or ended twice        {:>8}", self.count(Check::Twice))?;
+        writeln!(f, "fenced writes accepted       {:>8}", self.count(Check::Fenced))?;
+        writeln!(f, "missing hooks                {:>8}", self.count(Check::Hook))?;
+        writeln!(f, "missing or false webhooks    {:>8}", self.count(Check::Webhook))?;
+        writeln!(f, "violations in all            {:>8}", self.violations.len())?;
+        writeln!(f, "on the way:")?;
+        writeln!(f, "  sendings without answer    {:>8}", self.unanswered)?;
+        writeln!(f, "  requests never stored      {:>8}", self.never_stored)?;
+        writeln!(f, "  handlers run again         {:>8}", self.run_again)?;
+        writeln!(f, "  hooks called again         {:>8}", self.told_again)?;
+        writeln!(f, "  webhooks verified          {:>8}", self.verified)?;
+        writeln!(f, "  fenced writes refused      {:>8}", self.refused)?;
+        writeln!(f, "  stops acknowledged         {:>8}", self.stopped)?;
+        writeln!(f, "  given up as poison         {:>8}", self.poisoned)?;
+        write!(f, "  ended and pruned           {:>8}", self.pruned)
+    }
+}

@@ -1,0 +1,20 @@
+//! What shows that the crates keep their promises, and is not published.
+//!
+//! - [`crash`]: processes killed under load, and what is left of the work afterwards
+//! - [`disk`]: a disk that fails on demand, for a `RedbStore`
+//! - [`mutate`]: changes of what a parser is given
+//! - [`on_disk`]: the simulation on a file whose machine loses its power
+//!
+//! `tests/it` runs them, a moment each; `tests/models` tries the orders in which threads of the engine can meet; `fuzz/`
+//! is for libFuzzer; `benches/` compares with floors and peers.
+
+#![allow(
+    missing_docs,
+    reason = "nobody depends on it: what a name does not say is documented, and nothing else"
+)]
+
+#[cfg(unix)]
+pub mod crash;
+pub mod disk;
+pub mod mutate;
+pub mod on_disk;

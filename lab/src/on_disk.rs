@@ -1,0 +1,61 @@
+//! A `RedbStore` on a disk whose power goes at any write or sync: what was not synced is there, or is not, sector by sector.
+
+use std::sync::Arc;
+
+use tower_respond_async::{
+    store::{StoreResult, TaskStore},
+    testing::{ManualClock, simulation::Ground},
+};
+use tower_respond_async_redb::{QuickRepair, RedbStore};
+
+use crate::disk::{DiskCall, FaultDisk};
+
+/// Large enough for the whole file.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+/// A `RedbStore`, its file in memory. It has one process at a time, and goes down with it.
+#[derive(Debug, Default)]
+pub struct OnDisk {
+    disk: FaultDisk,
+    /// When its power goes is settled.
+    is_doomed: bool,
+}
+
+impl Ground for OnDisk {
+    fn open(&mut self, clock: &ManualClock) -> StoreResult<Arc<dyn TaskStore>> {
+        let settings = RedbStore::builder()
+            .clock(clock.clone())
+            .cache_bytes(CACHE_BYTES)
+            // The thread that writes would go by the time of the world outside.
+            .quick_repair(QuickRepair::Never);
+        let store = self.disk.open(settings);
+        store.map(|store| Arc::new(store) as Arc<dyn TaskStore>)
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn trouble(&mut self, random: &mut fastrand::Rng) {
+        if !self.is_doomed {
+            self.is_doomed = true;
+            match random.u8(0..4) {
+                0 => self.disk.die_at_nth(DiskCall::Sync, random.u64(1..8)),
+                _ => self.disk.die_at_nth(DiskCall::Write, random.u64(1..40)),
+            }
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.disk.is_dead()
+    }
+
+    fn crash(&mut self, random: &mut fastrand::Rng) {
+        // The old disk stays with whoever still holds it: its last words reach nobody.
+        let file = self.disk.file_after_power_cut(random.u64(..));
+        *self = Self {
+            disk: FaultDisk::holding(file),
+            is_doomed: false,
+        };
+    }
+}

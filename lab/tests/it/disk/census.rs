@@ -1,0 +1,265 @@
+//! A few tasks, one in each state, and what is known of them.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use lab::disk::FaultDisk;
+use tower_respond_async::{
+    RequestId, Scope, TaskName, TaskRecord, TaskState, TaskStore,
+    store::{Claim, Held, Insert, Inserted, LogQuery, StoreError, StoreErrorKind, StoreResult},
+    task::{
+        CapturedRequest, CapturedResponse, Conditions, Destination, Filter, IdempotencyKey, LogLine, NewTask,
+        RequestDigest, Subscription, Subscriptions, WorkerId, lifecycle::Outcome,
+    },
+    testing::ManualClock,
+    time::Timestamp,
+};
+use tower_respond_async_redb::{QuickRepair, RedbStore, RedbStoreBuilder};
+
+use crate::harness::TaskFile;
+
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
+
+/// A store with a task in each state, and all that was stored of them.
+#[derive(Debug)]
+pub(crate) struct Census {
+    pub(crate) store: TaskFile,
+    pub(crate) tasks: Vec<Known>,
+}
+
+/// All that is stored of a task.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) record: Arc<TaskRecord>,
+    pub(crate) input: Option<Arc<CapturedRequest>>,
+    pub(crate) output: Option<Arc<CapturedResponse>>,
+    pub(crate) logs: Vec<LogLine>,
+}
+
+/// How a store compares with what was stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    /// Tasks that are there as they were, with all that hangs on them.
+    pub(crate) whole: usize,
+    /// Tasks of which something cannot be read, and is said to be so.
+    pub(crate) damaged: usize,
+    /// Tasks that are not there, and nothing is said of it.
+    pub(crate) missing: usize,
+    /// Tasks of which something is not there, and nothing is said of it.
+    pub(crate) partly: usize,
+    /// Values that are not what was stored.
+    pub(crate) wrong: Vec<String>,
+    /// The store stopped.
+    pub(crate) stopped: bool,
+}
+
+pub(crate) fn worker(number: u64) -> WorkerId {
+    WorkerId::new("w", number)
+}
+
+pub(crate) fn a_task(number: u8) -> NewTask {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-number", HeaderValue::from_bytes(&[0xff, number | 0x80]).unwrap());
+    let uri = Uri::from_static("/census/of?tasks=all");
+    let body = Bytes::from(vec![number; 150 + usize::from(number)]);
+    let input = CapturedRequest::new(Method::POST, uri, headers, body);
+    let mut task = NewTask::new(
+        RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [number.wrapping_mul(37); 10]),
+        Arc::new(input),
+    );
+    task.max_attempts = 3;
+    task
+}
+
+impl Census {
+    /// Stores a task in each state on a disk.
+    pub(crate) async fn take(disk: &FaultDisk, settings: impl FnOnce(RedbStoreBuilder) -> RedbStoreBuilder) -> Self {
+        Self::of(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], disk, settings).await
+    }
+
+    /// The same of these tasks only: which state one is in goes by its number.
+    pub(crate) async fn of(
+        numbers: &[u8],
+        disk: &FaultDisk,
+        settings: impl FnOnce(RedbStoreBuilder) -> RedbStoreBuilder,
+    ) -> Self {
+        let store = TaskFile::from(disk.open(settings(builder())).unwrap());
+        let mut ids = Vec::new();
+        for number in numbers.iter().copied() {
+            let mut task = a_task(number);
+            if number % 2 == 0 {
+                task.name = Some(TaskName::new(&format!("name-{number}")).unwrap());
+                task.key = Some(IdempotencyKey::new(&format!("key-{number}")).unwrap());
+                task.digest = Some(RequestDigest::from_bytes([number; 32]));
+            }
+            task.subscriptions = Subscriptions::from([Subscription {
+                destination: Destination::LOCAL,
+                on: Conditions::ALL,
+            }]);
+            task.delay = if number == 13 { LONG } else { Duration::ZERO };
+            ids.push(task.id);
+            // The first four wait, the last for an hour.
+            if number < 3 || number == 13 {
+                new(store.insert(Insert::new(task)).await);
+                continue;
+            }
+            let held = born(&store, task).await;
+            let lease = held.lease();
+            let line = LogLine::new(Timestamp::ZERO, "INFO", "census", &format!("task {number}"));
+            assert!(store.file.append_log(lease, vec![line]).await.unwrap());
+            let error: Arc<str> = "it went wrong".into();
+            let output = Arc::new(response(number));
+            let outcome = match number {
+                // They run, and are asked to stop.
+                3 | 4 => continue,
+                5 => {
+                    let _ = store.stop(&Scope::All, lease.id).await.unwrap();
+                    continue;
+                }
+                6 => Outcome::Failed { error, output: None },
+                7 => Outcome::Failed {
+                    error,
+                    output: Some(output),
+                },
+                8 | 9 => Outcome::Retry { after: LONG, error },
+                10 => Outcome::Stopped,
+                _ => Outcome::Succeeded { output },
+            };
+            let _ = store.settle(&held, &outcome).await.unwrap();
+        }
+        if numbers.contains(&2) {
+            let _ = store.stop(&Scope::All, a_task(2).id).await.unwrap();
+        }
+        let mut tasks = Vec::new();
+        for id in ids {
+            tasks.push(Known::of(&store, id).await.unwrap().expect("it was stored"));
+        }
+        Self { store, tasks }
+    }
+}
+
+impl Known {
+    async fn of(store: &TaskFile, id: RequestId) -> StoreResult<Option<Self>> {
+        let Some(record) = store.find(&Scope::All, &id.into()).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            record,
+            input: store.request(&Scope::All, id).await?,
+            output: store.response(&Scope::All, id).await?,
+            logs: store.file.logs(&Scope::All, id, LogQuery::default()).await?,
+        }))
+    }
+
+    pub(crate) async fn compare(&self, store: &TaskFile, compared: &mut Compared) {
+        let id = self.record.id;
+        let (mut damaged, mut partly) = (false, false);
+        let mut judge = |what: &str, answer: Result<Option<bool>, StoreError>| match answer {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => compared.wrong.push(format!("{what} of {id}")),
+            Ok(None) => partly = true,
+            Err(error) => match error.kind() {
+                StoreErrorKind::Corrupt | StoreErrorKind::Incompatible => damaged = true,
+                StoreErrorKind::Unavailable => compared.stopped = true,
+                other => panic!("{what} of {id}: {other:?}"),
+            },
+        };
+        let found = store.find(&Scope::All, &id.into()).await;
+        let there = found.as_ref().is_ok_and(Option::is_some) || found.is_err();
+        judge(
+            "record",
+            found.map(|found| found.map(|found| self.is_same(&found)).or(Some(true))),
+        );
+        if there {
+            let input = store.request(&Scope::All, id).await;
+            judge(
+                "request",
+                input.map(|input| input.map(|input| Some(input) == self.input)),
+            );
+            let output = store.response(&Scope::All, id).await;
+            let none = self.output.is_none().then_some(true);
+            judge(
+                "response",
+                output.map(|output| output.map(|output| Some(output) == self.output).or(none)),
+            );
+            let logs = store.file.logs(&Scope::All, id, LogQuery::default()).await;
+            judge(
+                "log",
+                logs.map(|logs| (!logs.is_empty() || self.logs.is_empty()).then(|| logs == self.logs)),
+            );
+        }
+        match (there, damaged, partly) {
+            (false, ..) => compared.missing += 1,
+            (_, true, _) => compared.damaged += 1,
+            (_, _, true) => compared.partly += 1,
+            _ => compared.whole += 1,
+        }
+    }
+
+    /// Whether a record is this one, or what becomes of it once it was rescued, or its request could not be read.
+    fn is_same(&self, found: &TaskRecord) -> bool {
+        let was = &self.record;
+        let stays = found.name == was.name
+            && found.target == was.target
+            && found.max_attempts == was.max_attempts
+            && found.created_at == was.created_at
+            && found.generation == was.generation
+            && found.subscriptions == was.subscriptions;
+        let unchanged = found.state == was.state && found.history == was.history && found.deliveries == was.deliveries;
+        let changed = match was.state {
+            TaskState::Running => found.state == TaskState::Enqueued && found.crashes == 1,
+            TaskState::Stopping => found.state == TaskState::Stopped,
+            state => found.state == TaskState::Invalid && state.is_queued(),
+        };
+        stays && (unchanged || changed)
+    }
+}
+
+pub(crate) fn builder() -> RedbStoreBuilder {
+    RedbStore::builder()
+        .clock(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)))
+        .cache_bytes(256 * 1024)
+        // Calls of the disk are counted, and a slow machine may look idle.
+        .quick_repair(QuickRepair::Never)
+}
+
+#[track_caller]
+pub(crate) fn new(inserted: StoreResult<Inserted>) -> Arc<TaskRecord> {
+    match inserted.unwrap() {
+        Inserted::New(record, _) => record,
+        other => panic!("it is new: {other:?}"),
+    }
+}
+
+/// Stores a task that runs.
+pub(crate) async fn born(store: &TaskFile, task: NewTask) -> Held {
+    let insert = Insert::new(task).born(worker(1), LONG);
+    match store.insert(insert).await.unwrap() {
+        Inserted::New(_, Some(held)) => held,
+        other => panic!("it is new: {other:?}"),
+    }
+}
+
+fn response(number: u8) -> CapturedResponse {
+    let body = Bytes::from(vec![0xA0 + number; 120]);
+    CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body)
+}
+
+/// The tasks that can be claimed now, by a worker for each suspect.
+pub(crate) async fn claim_all(store: &TaskFile) -> StoreResult<Vec<RequestId>> {
+    let mut claimed = Vec::new();
+    for number in 0..50 {
+        let claim = Claim::new(worker(number), 100, LONG);
+        let tasks = store.claim(claim).await?.tasks;
+        if tasks.is_empty() {
+            break;
+        }
+        claimed.extend(tasks.iter().map(|task| task.record.id));
+    }
+    Ok(claimed)
+}
+
+pub(crate) async fn listed(store: &TaskFile) -> StoreResult<Vec<Arc<TaskRecord>>> {
+    store.list_all(&Scope::All, &Filter::default()).await
+}

@@ -1,0 +1,136 @@
+//! The engine's machines on stores that fail, from many seeds.
+
+use std::{
+    env,
+    panic::catch_unwind,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use lab::on_disk::OnDisk;
+use tower_respond_async::testing::simulation::{self, Report};
+
+fn run_on_redb(seed: u64) -> Report {
+    simulation::run_on(seed, OnDisk::default())
+}
+
+/// How many lives are lived on the memory store, and how many on the embedded one, whose lives take longer.
+/// `SIMULATION_SEEDS` asks for more of either, `SIMULATION_SEED` for one.
+const SEEDS: u64 = 600;
+const SEEDS_ON_REDB: u64 = 16;
+
+/// The lives of many seeds, on all cores.
+fn lives(seeds: u64, run: fn(u64) -> Report, test: &str) -> Vec<Report> {
+    let number = |name| {
+        env::var(name)
+            .ok()
+            .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    };
+    if let Some(seed) = number("SIMULATION_SEED") {
+        return vec![run(seed)];
+    }
+    let seeds = number("SIMULATION_SEEDS").unwrap_or(seeds);
+    let next = AtomicU64::new(0);
+    let threads = thread::available_parallelism().map_or(1, Into::into);
+    let live = || {
+        std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)))
+            .take_while(|seed| *seed < seeds)
+            .map(|seed| {
+                catch_unwind(|| run(seed)).unwrap_or_else(|_| {
+                    let again = format!("SIMULATION_SEED={seed} cargo test -p lab --test it {test}");
+                    panic!("seed {seed} failed; to see it alone: {again}")
+                })
+            })
+            .collect::<Vec<_>>()
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(live)).collect();
+        let joined = workers
+            .into_iter()
+            .map(|worker| worker.join().expect("a life failed: see above"));
+        joined.flatten().collect()
+    })
+}
+
+/// One figure of a report, and what it is called.
+type Figure = (&'static str, fn(&Report) -> u64);
+
+/// A simulation in which nothing goes wrong shows nothing.
+fn enough_happened(reports: &[Report], figures: &[Figure]) {
+    for (what, figure) in figures {
+        let total: u64 = reports.iter().map(figure).sum();
+        println!("{what}: {total}");
+        // One life may be a quiet one.
+        assert!(
+            reports.len() == 1 || total > reports.len() as u64 / 10,
+            "too little happened: {total} {what} in {} lives",
+            reports.len()
+        );
+    }
+}
+
+#[test]
+fn the_invariants_hold_in_many_lives() {
+    let reports = lives(SEEDS, simulation::run, "the_invariants_hold_in_many_lives");
+    enough_happened(
+        &reports,
+        &[
+            ("tasks", |r| r.tasks),
+            ("attempts", |r| r.attempts),
+            ("crashes", |r| r.crashes),
+            ("kills", |r| r.kills),
+            ("freezes", |r| r.freezes),
+            ("shutdowns", |r| r.shutdowns),
+            ("pauses", |r| r.pauses),
+            ("clock jumps", |r| r.clock_jumps),
+            ("calls that failed", |r| r.failed_calls),
+            ("calls that were overtaken", |r| r.held_calls),
+            ("commits of many calls", |r| r.commits_of_many),
+            ("of these, failed as one", |r| r.failed_together),
+            ("orders sent again", |r| r.sent_again),
+            ("fenced settlements", |r| r.fenced),
+            ("leases lost", |r| r.leases_lost),
+            ("completions delivered", |r| r.delivered),
+            ("completions given up", |r| r.given_up),
+            ("completions told again", |r| r.redelivered),
+            ("changes that came too late", |r| r.stale_changes),
+        ],
+    );
+}
+
+#[test]
+fn the_invariants_hold_on_a_file_whose_process_dies() {
+    let reports = lives(
+        SEEDS_ON_REDB,
+        run_on_redb,
+        "the_invariants_hold_on_a_file_whose_process_dies",
+    );
+    enough_happened(
+        &reports,
+        &[
+            ("tasks", |r| r.tasks),
+            ("attempts", |r| r.attempts),
+            ("crashes", |r| r.crashes),
+            ("power cuts amid a write", |r| r.power_cuts),
+            ("shutdowns", |r| r.shutdowns),
+            ("clock jumps", |r| r.clock_jumps),
+            ("completions delivered", |r| r.delivered),
+            ("completions given up", |r| r.given_up),
+        ],
+    );
+}
+
+#[test]
+fn one_seed_is_one_life() {
+    for seed in 0..10 {
+        assert_eq!(simulation::run(seed), simulation::run(seed));
+    }
+    assert_ne!(simulation::run(1).trace, simulation::run(2).trace);
+}
+
+#[test]
+fn one_seed_is_one_life_on_a_file_too() {
+    for seed in 0..2 {
+        assert_eq!(run_on_redb(seed), run_on_redb(seed));
+    }
+}
