@@ -3,12 +3,12 @@
 use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     task::JoinHandle,
-    time::{sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -143,7 +143,7 @@ impl Engine {
             return self.committed(engine, answer, newborn);
         }
         let until = newborn.claimed_at + self.holds_for();
-        if let Ok((engine, answer)) = timeout_at(until.into(), &mut inserting).await {
+        if let Ok((engine, answer)) = timeout_at(until, &mut inserting).await {
             return self.committed(engine, answer, newborn);
         }
         // Too late to start under that claim: a store that never answers must not keep the slot for ever.
@@ -223,6 +223,7 @@ impl Engine {
         let mut pause = Duration::from_millis(50);
         while Instant::now() + pause < give_up_at {
             tokio::select! {
+                biased;
                 () = sleep(pause) => {}
                 () = engine.phase.closed() => {}
             }

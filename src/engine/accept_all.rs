@@ -45,9 +45,7 @@ impl Engine {
         let mut inserting = Box::pin(caught_async(|| self.insert_all(inserts)));
         let asked_at = newborns.iter().map(|newborn| newborn.claimed_at).min();
         let in_time = match asked_at {
-            Some(asked_at) => timeout_at((asked_at + self.holds_for()).into(), &mut inserting)
-                .await
-                .ok(),
+            Some(asked_at) => timeout_at(asked_at + self.holds_for(), &mut inserting).await.ok(),
             None => None,
         };
         let is_late = in_time.is_none();

@@ -5,7 +5,9 @@
 //! several threads (the attempt's own task, the lease thread, a caller who stops it), one at a time;
 //! [`directive`](Attempt::directive) says what the present state demands, and asking once too often does no harm.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{probe::AttemptOutcome, store::Settled, task::lifecycle::Outcome};
 

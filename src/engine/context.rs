@@ -88,7 +88,7 @@ impl TaskContext {
     /// When this attempt will be cut off.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.as_ref().map(|live| live.times_out_at)
+        self.0.as_ref().map(|live| live.times_out_at.into_std())
     }
 
     /// A number that grows with every claim of this task. Send it along with side effects, and have the receiver refuse

@@ -2,12 +2,12 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::Request;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     engine::{
@@ -177,6 +177,7 @@ impl Engine {
             }
         };
         tokio::select! {
+            biased;
             tried = timeout(limit, call) => match tried {
                 Ok(Ok(tried)) => tried,
                 Ok(Err(panic)) => Tried::failed(format_args!("the hook panicked: {}", panic.0)),

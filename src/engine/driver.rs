@@ -4,12 +4,12 @@ use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     sync::mpsc,
-    time::{sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
@@ -102,9 +102,9 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
             wake_at = wake_at.min(quiet_until);
         }
         tokio::select! {
+            biased;
             Some((action, answer)) = answered.recv() => engine.note(&mut node, action, answer),
-            () = engine.wake.notified() => {}
-            // A store that panics here gives a reason to look as well.
+            // Before the wakes, of which there may always be one. A store that panics here gives a reason to look as well.
             news = async { caught_async(|| engine.ledger.store().news()).await }, if !quiet => {
                 let now = Instant::now();
                 match news {
@@ -113,7 +113,8 @@ pub(crate) async fn drive(engine: Arc<Engine>) {
                 }
                 quiet_until = now + QUIET;
             }
-            () = sleep_until(wake_at.into()) => {}
+            () = engine.wake.notified() => {}
+            () = sleep_until(wake_at) => {}
         }
     }
 }
@@ -231,7 +232,7 @@ impl Engine {
     /// process and no other to run them, and would be charged with a crash when their lease runs out.
     async fn claim_late(engine: UnderWay, claiming: BoxFuture<'static, StoreResult<Claimed>>, claimed_at: Instant) {
         let until = claimed_at + engine.holds_for();
-        if let Ok(Ok(claimed)) = timeout_at(until.into(), claiming).await {
+        if let Ok(Ok(claimed)) = timeout_at(until, claiming).await {
             for task in claimed.tasks {
                 let (held, input) = (task.held, task.input);
                 engine.start_or_hand_back(&task.record, held, input, claimed_at).await;

@@ -1,11 +1,8 @@
 //! Waiting for a task to change, and to end.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     engine::Tasks,
@@ -45,9 +42,10 @@ impl Tasks {
             }
             let look_again = deadline.min(now + LOOK_AGAIN);
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = engine.phase.closed() => {}
-                () = sleep_until(look_again.into()) => {}
+                () = sleep_until(look_again) => {}
             }
         }
     }
@@ -109,6 +107,7 @@ impl Changes {
                 break;
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = engine.phase.closed() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}

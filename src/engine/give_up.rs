@@ -1,7 +1,9 @@
 //! Completions that are given up: nobody takes them, or those who are to take them do not answer and there is no room for
 //! all that wait for them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{
     engine::{Engine, node::Answer},

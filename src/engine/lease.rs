@@ -7,11 +7,14 @@
 use std::{
     io,
     sync::{Arc, Weak},
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use crate::{
     engine::{
@@ -34,26 +37,39 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The running lease thread. It ends when told to, or when the engine is gone.
 pub(crate) struct LeaseThread {
     stop: watch::Sender<bool>,
-    thread: JoinHandle<()>,
+    runs: Runs,
+}
+
+enum Runs {
+    Apart(thread::JoinHandle<()>),
+    /// In a simulation, whose time is that of the application's runtime.
+    Within(tokio::task::JoinHandle<()>),
 }
 
 impl LeaseThread {
     /// Starts the thread.
     pub(crate) fn start(engine: &Arc<Engine>) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let engine = Arc::downgrade(engine);
+        let keeping = keep(Arc::downgrade(engine), stopped);
+        if engine.settings.simulated.is_some() {
+            let runs = Runs::Within(engine.runtime.spawn(keeping));
+            return Ok(Self { stop, runs });
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new()
             .name("respond-async-lease".into())
-            .spawn(move || runtime.block_on(keep(engine, stopped)))?;
-        Ok(Self { stop, thread })
+            .spawn(move || runtime.block_on(keeping))?;
+        let runs = Runs::Apart(thread);
+        Ok(Self { stop, runs })
     }
 
     /// Ends the thread, waiting for a renewal under way to be over, but not for longer than `limit`.
     pub(crate) async fn stop(self, limit: Duration) {
         let _ = self.stop.send(true);
-        let thread = self.thread;
-        let joined = tokio::task::spawn_blocking(move || thread.join());
+        let joined = match self.runs {
+            Runs::Apart(thread) => tokio::task::spawn_blocking(move || drop(thread.join())),
+            Runs::Within(task) => task,
+        };
         let _ = timeout(limit, joined).await;
     }
 }
@@ -66,6 +82,7 @@ async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
     let mut renew_at = Instant::now() + every;
     loop {
         tokio::select! {
+            biased;
             _ = stopped.changed() => return,
             () = tokio::time::sleep(LOOK_EVERY.min(every)) => {}
         }

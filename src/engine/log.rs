@@ -1,11 +1,8 @@
 //! Storing what an attempt logs: beside the handler, in order, under its claim.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     engine::{Engine, running::Live},

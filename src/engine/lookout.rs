@@ -6,8 +6,10 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::{
     engine::{
@@ -135,10 +137,10 @@ impl Engine {
             looked_at.extend(ids.iter().copied().zip(glances));
         }
         let before = std::mem::replace(&mut *self.lookout.glances(), looked_at.clone());
-        for (id, glance) in looked_at {
+        for id in ids {
             // Who began to wait since the last look may have seen the task as it was before that change: once in vain
             // does no harm.
-            if before.get(&id) != Some(&glance) {
+            if before.get(&id) != looked_at.get(&id) {
                 self.watchers.wake(id);
             }
         }

@@ -59,13 +59,13 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 pub(crate) use self::{
@@ -156,7 +156,7 @@ impl Engine {
             searches: Slots::new(accept::SEARCHES, wake.clone()),
             observers: Arc::new(Semaphore::new(settings.max_waiters.min(Semaphore::MAX_PERMITS))),
             budget: Budget::new(settings.buffer_limit),
-            clock: EngineClock::new(),
+            clock: EngineClock::new(settings.simulated.as_deref()),
             api_mounted: AtomicBool::new(false),
             api: OnceLock::new(),
             running: Running::new(),
@@ -290,10 +290,10 @@ pub(crate) struct EngineClock {
 }
 
 impl EngineClock {
-    fn new() -> Self {
+    fn new(simulated: Option<&dyn Clock>) -> Self {
         Self {
             started: Instant::now(),
-            wall: SystemClock::new().now(),
+            wall: simulated.map_or_else(|| SystemClock::new().now(), Clock::now),
         }
     }
 

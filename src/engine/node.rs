@@ -4,7 +4,9 @@
 //! Each duty is a small timetable: not before a time, one call at a time, sooner on a hint, later after a failure. The
 //! machine is asked for [`Action`]s until it has none, then asked when to come back. Coming back early does no harm.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How often each duty is done when nothing hints at work. A poll is the truth behind every notification, so it stays on;
 /// a second is the longest that a lost hint can delay a task.

@@ -6,12 +6,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     task::unconstrained,
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -123,7 +123,7 @@ impl Engine {
                 // passes all the same.
                 () = unconstrained(live.changed().notified()) => {}
                 () = unconstrained(live.logged()) => {}
-                () = unconstrained(sleep_until(wake.into())) => {}
+                () = unconstrained(sleep_until(wake)) => {}
             }
             now = Instant::now();
             if log.is_due(live, now) {

@@ -7,10 +7,12 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
 };
 
-use tokio::{sync::Notify, time::timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     engine::{
@@ -129,7 +131,7 @@ impl Live {
 
     /// Waits for a change, until then at most. Answers with the time.
     pub(crate) async fn change_before(&self, until: Instant) -> Instant {
-        Box::pin(timeout_at(until.into(), self.changed.notified())).await.ok();
+        Box::pin(timeout_at(until, self.changed.notified())).await.ok();
         Instant::now()
     }
 

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method};
 use crate::{
     engine::{destinations::Hooks, pool::Pool, retry::RetryPolicy},
     store::{Limits, Retention},
+    time::Clock,
 };
 
 /// How the engine behaves. The builder's documentation argues each default.
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) store_timeout: Duration,
     pub(crate) max_waiters: usize,
     pub(crate) hooks: Hooks,
+    /// The wall clock of a simulation, which has this process as it is in the time and on the runtime that it drives.
+    pub(crate) simulated: Option<Arc<dyn Clock>>,
 }
 
 /// What is taken off the headers of a request of a method before it is stored. The default takes nothing off.

@@ -5,12 +5,12 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     sync::{Mutex, Notify},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::engine::{Engine, attempt::Input, node::Answer};
@@ -133,6 +133,7 @@ impl Engine {
     async fn drain(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
         let before = self.running.ends();
         tokio::select! {
+            biased;
             () = self.quiet() => {}
             () = self.phase.reached(CUT) => {}
             () = tokio::time::sleep(grace) => {}

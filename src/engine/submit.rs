@@ -1,9 +1,8 @@
 //! Tasks that the application itself submits.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     engine::{Accepting, Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},

@@ -3,8 +3,10 @@
 use std::{
     fmt,
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::{
     engine::{Engine, ShutdownReport, Stats, attempt::Input, node::Hint},

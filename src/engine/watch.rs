@@ -84,7 +84,11 @@ impl Watchers {
     /// The tasks that somebody waits for.
     pub(crate) fn ids(&self) -> Vec<RequestId> {
         let by_task = self.by_task.lock().unwrap_or_else(PoisonError::into_inner);
-        by_task.keys().copied().collect()
+        let mut ids: Vec<_> = by_task.keys().copied().collect();
+        drop(by_task);
+        // What a process does is to depend on no hash.
+        ids.sort_unstable();
+        ids
     }
 
     /// Whether the driver has changes told.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, header, request::Parts};
 use http_body::Body;
-use tokio::time::{Instant as Moment, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     engine::{Accepting, Engine, Gathered, Reserved, Unaccepted},
@@ -274,7 +274,7 @@ impl Accept {
                 Poll::Ready(arrived) => arrived,
                 // Only a body that is waited for costs a timer: short ones came with the head.
                 Poll::Pending => {
-                    let now = Moment::now();
+                    let now = Instant::now();
                     let read_by = *read_by.get_or_insert(now + self.shared.config.body_timeout);
                     let frame_by = read_by.min(now + self.shared.config.body_idle_timeout);
                     let waited = Box::pin(timeout_at(frame_by, frame)).await;

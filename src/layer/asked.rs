@@ -1,6 +1,8 @@
 //! A request that asked to be run later.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::{
     layer::{config::Shared, dialect::Preferences},

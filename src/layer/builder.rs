@@ -104,6 +104,7 @@ impl RespondAsyncBuilder {
                 store_timeout: Duration::from_secs(10),
                 max_waiters: 1024,
                 hooks: Hooks::default(),
+                simulated: None,
             },
             config: Config {
                 dialects: vec![Dialect::Fc, Dialect::Prefer],
@@ -412,6 +413,16 @@ impl RespondAsyncBuilder {
     /// The runtime that runs the tasks. Default: the one that `build` is called in.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
+        self
+    }
+
+    /// Lets a simulation drive the engine: what is shown, and request ids, go by `clock`, and leases are kept on the runtime
+    /// that runs the tasks rather than on a thread of their own. So a runtime whose clock is paused has all that the engine
+    /// does in its hands. In an application, a handler that blocks its thread would lose every claim.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn simulated(mut self, clock: impl crate::time::Clock) -> Self {
+        self.settings.simulated = Some(Arc::new(clock));
         self
     }
 

@@ -6,12 +6,12 @@ use std::{
     mem::replace,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use http_body::Body;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::{

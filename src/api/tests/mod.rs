@@ -104,6 +104,7 @@ impl World {
             store_timeout: Duration::from_secs(5),
             max_waiters: 10,
             hooks: Hooks::default(),
+            simulated: None,
         };
         let probes = Probes::new(vec![audit.clone()]);
         let engine = Engine::new(Arc::new(store.clone()), settings, probes, Handle::current());

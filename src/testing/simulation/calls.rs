@@ -1,9 +1,8 @@
 //! Store calls of a process that have not been answered.
 
-use std::{
-    task::{Context, Poll, Waker},
-    time::Instant,
-};
+use std::task::{Context, Poll, Waker};
+
+use tokio::time::Instant;
 
 use super::{process::Process, world::World};
 use crate::{

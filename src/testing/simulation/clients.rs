@@ -1,9 +1,8 @@
 //! The clients: they order tasks, under a key or without, send again what was not answered, stop tasks, run them again.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};

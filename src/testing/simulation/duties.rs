@@ -1,6 +1,8 @@
 //! What a process does besides running attempts: it carries out what the node machine says, and tells it how it went.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{
     process::Process,

@@ -1,6 +1,8 @@
 //! Tasks that are born claimed, and what becomes of them if the answer of their insert is late or lost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{
     process::Process,

@@ -1,10 +1,8 @@
 //! One process of the simulation: both machines, driven as the engine drives them.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     attempts::Live,

@@ -5,8 +5,10 @@ use std::{
     fmt::Arguments,
     hash::{DefaultHasher, Hasher},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{
     Report,
