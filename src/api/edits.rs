@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::Intake,
+        engine::IntakeSettings,
         layer::{HeaderPolicy, headers::strip},
     };
 
@@ -219,9 +219,9 @@ mod tests {
     fn api() -> ApiAddress {
         ApiAddress {
             base: "/tasks".into(),
-            intake: Intake {
+            intake: IntakeSettings {
                 strip: Strip::new(|headers, method| strip(headers, method, &HeaderPolicy::new())),
-                ..Intake::default()
+                ..IntakeSettings::default()
             },
             ..ApiAddress::default()
         }

@@ -1,32 +1,24 @@
 //! Telling destinations that tasks ended: from the outbox, in pools of their own, on schedules of their own.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::Request;
 use tokio::time::{Instant, timeout};
 
 use crate::{
     engine::{
-        Engine, Unaccepted,
         caught::{caught, caught_async},
         destinations::Group,
         give_up::MANY,
-        node::Answer,
-        node::Hint,
+        node::{Answer, Hint},
+        outbox::Outbox,
         slots::Slot,
+        under_way::Part,
     },
-    error::{BoxError, BoxFuture},
-    hook::{Application, Completion, NotSubmitted, Schedule, Target, Tried, TryOutcome},
+    error::BoxError,
+    hook::{Application, Completion, Schedule, Target, Tried, TryOutcome},
     probe::Event,
-    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, Inserted, StoreErrorKind, StoreResult},
-    task::{
-        CapturedRequest, DeliveryStatus, DeliveryTry, Destination, IdempotencyKey, NewTask, RequestId, Scope,
-        TaskRecord, delivery::DeliveryOutcome, record::cut, redact::Secrets,
-    },
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
+    task::{DeliveryStatus, DeliveryTry, Destination, Scope, delivery::DeliveryOutcome, record::cut},
 };
 
 /// How much of what was said about a try is kept, in bytes.
@@ -39,9 +31,13 @@ const SOON: Duration = Duration::from_secs(6);
 /// How long a delivery waits whose request or response the store could not give.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-impl Engine {
+impl Outbox {
     /// Claims completions and starts to deliver them, at most `max`.
-    pub(crate) async fn deliver(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
+    pub(super) async fn deliver(
+        self: &Arc<Self>,
+        application: &Arc<dyn Application>,
+        max: usize,
+    ) -> StoreResult<Answer> {
         // Before their turn comes again: it is what makes room for the task that just ended.
         let mut more = self.give_up_crowded(MANY).await? >= MANY;
         let mut left = max;
@@ -56,7 +52,8 @@ impl Engine {
                 lease: self.delivery_lease(group),
             };
             let claimed = self
-                .call("claim_deliveries", || self.ledger.claim_deliveries(claim))
+                .core
+                .call("claim_deliveries", || self.core.ledger.claim_deliveries(claim))
                 .await?;
             left -= claimed.len();
             if claimed.len() == asked {
@@ -64,9 +61,10 @@ impl Engine {
                 group.note_backlog();
             }
             for (claimed, place) in claimed.into_iter().zip(places.drain(..)) {
-                let (engine, group) = (self.enter(), group.clone());
-                self.runtime
-                    .spawn(async move { engine.deliver_one(&group, claimed, place).await });
+                let (outbox, group, application) = (self.enter(), group.clone(), application.clone());
+                self.core
+                    .runtime
+                    .spawn(async move { outbox.deliver_one(&*application, &group, claimed, place).await });
             }
         }
         Ok(match more {
@@ -79,14 +77,14 @@ impl Engine {
     /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
     /// as tried.
     fn delivery_lease(&self, group: &Group) -> Duration {
-        group.limit().saturating_add(4 * self.settings.store_timeout)
+        group.limit().saturating_add(4 * self.core.settings.store_timeout)
     }
 
-    async fn deliver_one(self: &Arc<Self>, group: &Group, claimed: ClaimedDelivery, place: Slot) {
+    async fn deliver_one(&self, application: &dyn Application, group: &Group, claimed: ClaimedDelivery, place: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
         let target = group.target(claimed.delivery.condition);
-        let tried = self.try_once(group, &**target, &claimed).await;
+        let tried = self.try_once(application, group, &**target, &claimed).await;
         let now = Instant::now();
         group.note(tried.outcome, now);
         if group.name == Destination::CALLBACK
@@ -113,7 +111,7 @@ impl Engine {
             DeliveryOutcome::Retry(after) | DeliveryOutcome::Postponed(after) => Some(after),
             _ => None,
         };
-        let mut shown = DeliveryTry::new(self.clock.at(started));
+        let mut shown = DeliveryTry::new(self.core.clock.at(started));
         shown.status_code = tried.status_code;
         shown.text = tried.text.as_deref().map(|text| cut(text, TEXT_BYTES).into());
         let settlement = DeliverySettlement {
@@ -122,19 +120,23 @@ impl Engine {
             tried: shown,
         };
         let settled = self
-            .call("settle_delivery", || self.ledger.settle_delivery(settlement))
+            .core
+            .call("settle_delivery", || self.core.ledger.settle_delivery(settlement))
             .await;
         if let Err(error) = settled {
             // It will be delivered again when its lease runs out: that is what "at least once" means.
-            self.trouble("settling a delivery", &error, self.delivery_lease(group));
+            self.core
+                .trouble("settling a delivery", &error, self.delivery_lease(group));
         }
         drop(place);
         if let Some(after) = again.filter(|after| *after < SOON) {
             self.destinations.note_upcoming(now + after);
-            self.hint(Hint::Outbox);
-        } else if group.take_backlog() || (status == DeliveryStatus::Pending && self.queue_hint(None, None).crowded) {
+            self.core.hint(Hint::Outbox);
+        } else if group.take_backlog()
+            || (status == DeliveryStatus::Pending && self.core.queue_hint(None, None).crowded)
+        {
             // More may be due; or it is known only now who does not answer, and others have no room for that.
-            self.hint(Hint::Outbox);
+            self.core.hint(Hint::Outbox);
         }
         if let TryOutcome::Postponed(_) = tried.outcome {
             // Nothing happened that anybody would want to hear of; what the store could not do, it has said.
@@ -142,38 +144,51 @@ impl Engine {
         }
         let error = match status {
             DeliveryStatus::Delivered => None,
-            _ => tried.text.map(|text| BoxError::from(self.secrets().text(&text))),
+            _ => tried.text.map(|text| BoxError::from(self.core.api.secrets.text(&text))),
         };
-        self.probes.emit(|| Event::Delivered {
+        self.core.probes.emit(|| Event::Delivered {
             id,
             destination: &claimed.delivery.destination,
             status,
             error: error.as_ref(),
             took: started.elapsed(),
         });
-        self.watchers.changed(id);
+        self.core.watchers.changed(id);
     }
 
-    async fn try_once(self: &Arc<Self>, group: &Group, target: &dyn Target, claimed: &ClaimedDelivery) -> Tried {
+    async fn try_once(
+        &self,
+        application: &dyn Application,
+        group: &Group,
+        target: &dyn Target,
+        claimed: &ClaimedDelivery,
+    ) -> Tried {
         let id = claimed.delivery.id;
-        let request = readable(self.call("input", || self.ledger.request(&Scope::All, id)).await);
-        let response = readable(self.call("output", || self.ledger.response(&Scope::All, id)).await);
+        let request = readable(
+            self.core
+                .call("input", || self.core.ledger.request(&Scope::All, id))
+                .await,
+        );
+        let response = readable(
+            self.core
+                .call("output", || self.core.ledger.response(&Scope::All, id))
+                .await,
+        );
         let (Ok(request), Ok(response)) = (request, response) else {
             // It was not tried, so this costs no try; and the store has a moment to come to itself.
             return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
         };
         let completion = Completion::new(claimed.record.clone(), &claimed.delivery, request, response);
-        let completion = completion.with_location(self.location(&claimed.record));
-        let completion = completion.with_secrets(self.secrets());
-        let reentry = Reentry(self);
-        let call = caught_async(|| target.deliver(completion, &reentry));
+        let completion = completion.with_location(self.core.api.of(&claimed.record));
+        let completion = completion.with_secrets(self.core.api.secrets.clone());
+        let call = caught_async(|| target.deliver(completion, application));
         let limit = caught(|| target.limit()).unwrap_or_else(|_| group.limit());
         // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this process
         // may know no next one, and have their time.
         let cut = async {
             match group.is_local() {
                 true => std::future::pending().await,
-                false => self.phase.cut().await,
+                false => self.core.phase.cut().await,
             }
         };
         tokio::select! {
@@ -185,58 +200,6 @@ impl Engine {
             },
             () = cut => Tried::new(TryOutcome::Postponed(Duration::ZERO)),
         }
-    }
-
-    /// What is not to be shown to whom the engine tells something.
-    fn secrets(&self) -> Arc<Secrets> {
-        self.api.get().map(|api| api.secrets.clone()).unwrap_or_default()
-    }
-
-    /// Where the task API has the task, if there is one.
-    fn location(&self, task: &TaskRecord) -> Option<Arc<str>> {
-        let api = self.api.get().filter(|_| self.api_mounted.load(Ordering::Relaxed))?;
-        let public_url = api.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
-        Some(format!("{public_url}{}/{}", api.base, task.task_id()).into())
-    }
-}
-
-/// The application, for a target that posts to it.
-struct Reentry<'a>(&'a Arc<Engine>);
-
-impl Application for Reentry<'_> {
-    fn submit<'a>(
-        &'a self,
-        completion: &'a Completion,
-        request: Request<Bytes>,
-    ) -> BoxFuture<'a, Result<RequestId, NotSubmitted>> {
-        Box::pin(async move {
-            let engine = self.0;
-            let depth = completion.request().map_or(0, |request| request.depth);
-            if depth >= CapturedRequest::MAX_DEPTH {
-                return Err(NotSubmitted::TooDeep(depth));
-            }
-            let (head, body) = request.into_parts();
-            let mut input = CapturedRequest::new(head.method, head.uri, head.headers, body);
-            input.depth = depth + 1;
-            engine.probes.capture(&mut input);
-            let mut task = NewTask::new(engine.request_id(Instant::now()), Arc::new(input));
-            engine.fill_in(&mut task);
-            task.pool = engine.pool_of(&task.input);
-            task.subscriptions = engine.destinations.subscriptions_of_posted().clone();
-            task.tenant = completion.task.tenant.clone();
-            // Once for each end, however often its delivery is tried.
-            task.key = IdempotencyKey::new(&completion.webhook_id).ok();
-            task.digest = Some(task.input.digest());
-            let later = |error: BoxError| NotSubmitted::Later(error);
-            match engine.accept(task, None).answer().await {
-                Ok(Inserted::New(record, _)) => Ok(record.id),
-                Ok(Inserted::Known { id, .. }) => Ok(id),
-                Ok(Inserted::Full(reason)) => Err(later(format!("there is no room for it ({reason:?})").into())),
-                Ok(Inserted::Conflict) => Err(later("its key is another task's".into())),
-                Err(Unaccepted::ShuttingDown) => Err(later("the engine is shutting down".into())),
-                Err(Unaccepted::Store(error)) => Err(later(error.into())),
-            }
-        })
     }
 }
 

@@ -26,10 +26,10 @@ impl Tasks {
     pub async fn wait(&self, id: RequestId, limit: Duration) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
         let deadline = Instant::now() + limit.min(LONGEST_WAIT);
-        if engine.watchers.count() >= engine.settings.max_waiters {
+        if engine.core.watchers.count() >= engine.core.settings.max_waiters {
             return self.find(id).await;
         }
-        let watcher = engine.watchers.watch(id);
+        let watcher = engine.core.watchers.watch(id);
         loop {
             let changed = watcher.changed().notified();
             tokio::pin!(changed);
@@ -37,14 +37,14 @@ impl Tasks {
             let found = self.find(id).await?;
             let now = Instant::now();
             let waits = found.as_ref().is_some_and(|record| !record.state.is_terminal());
-            if !waits || now >= deadline || !engine.phase.is_open() {
+            if !waits || now >= deadline || !engine.core.phase.is_open() {
                 return Ok(found);
             }
             let look_again = deadline.min(now + LOOK_AGAIN);
             tokio::select! {
                 biased;
                 () = changed => {}
-                () = engine.phase.closed() => {}
+                () = engine.core.phase.closed() => {}
                 () = sleep_until(look_again) => {}
             }
         }
@@ -89,7 +89,7 @@ impl Changes {
     pub async fn next(&mut self) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.tasks.engine();
         while !self.over {
-            let watcher = engine.watchers.watch(self.id);
+            let watcher = engine.core.watchers.watch(self.id);
             let changed = watcher.changed().notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
@@ -102,14 +102,14 @@ impl Changes {
                 self.seen = Some(found.clone());
                 return Ok(Some(found));
             }
-            if !engine.phase.is_open() {
+            if !engine.core.phase.is_open() {
                 self.over = true;
                 break;
             }
             tokio::select! {
                 biased;
                 () = changed => {}
-                () = engine.phase.closed() => {}
+                () = engine.core.phase.closed() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }

@@ -10,8 +10,8 @@ use http::{HeaderMap, StatusCode};
 
 use crate::{
     engine::{
-        Engine,
         answering::Begun,
+        attempts::Attempts,
         caught::{Panic, caught, looked_at},
         entry::{Answer, BodyEnd, Replayed},
         grpc::GrpcFailure,
@@ -29,7 +29,7 @@ use crate::{
 /// What the end of a handler means: the verdict, the error of a failure, the response, and how the attempt ended.
 type Judged = (Verdict, String, Option<CapturedResponse>, AttemptOutcome);
 
-impl Engine {
+impl Attempts {
     /// What it means that the time is over, `begun` being what there is of an answer. What was sent is judged by its head,
     /// and is final: somebody may have acted on it.
     pub(super) fn judge_time_out(&self, live: &Live, begun: Option<Begun>) -> (Outcome, AttemptOutcome) {
@@ -49,7 +49,7 @@ impl Engine {
     }
 
     fn time_limit(&self) -> String {
-        format!("{} s", self.settings.attempt_timeout.as_secs_f64())
+        format!("{} s", self.core.settings.attempt_timeout.as_secs_f64())
     }
 
     /// What the end of a handler means. What it left behind is the application's own, and may panic when it is shown, or
@@ -132,12 +132,12 @@ impl Engine {
 
     /// What the retry policy says. One that panics has no say: then the default policy decides.
     fn verdict(&self, end: &AttemptEnd<'_>) -> Verdict {
-        caught(|| self.settings.retry.judge(end)).unwrap_or_else(|_| Backoff::new().judge(end))
+        caught(|| self.core.settings.retry.judge(end)).unwrap_or_else(|_| Backoff::new().judge(end))
     }
 
     fn delay(&self, retry: u32) -> Duration {
         let jitter = fastrand::f64();
-        caught(|| self.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
+        caught(|| self.core.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
     }
 
     fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, mut error: String) -> Outcome {

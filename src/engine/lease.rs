@@ -18,10 +18,12 @@ use tokio::{
 
 use crate::{
     engine::{
-        Engine,
         attempt::{Directive, Input},
+        attempts::Attempts,
         caught::{caught_async, panicked},
+        core::limited,
         running::Live,
+        under_way::Part,
     },
     probe::Event,
     task::lifecycle::Renewal,
@@ -48,11 +50,11 @@ enum Runs {
 
 impl LeaseThread {
     /// Starts the thread.
-    pub(crate) fn start(engine: &Arc<Engine>) -> io::Result<Self> {
+    pub(crate) fn start(attempts: &Arc<Attempts>) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let keeping = keep(Arc::downgrade(engine), stopped);
-        if engine.settings.simulated.is_some() {
-            let runs = Runs::Within(engine.runtime.spawn(keeping));
+        let keeping = keep(Arc::downgrade(attempts), stopped);
+        if attempts.core.settings.simulated.is_some() {
+            let runs = Runs::Within(attempts.core.runtime.spawn(keeping));
             return Ok(Self { stop, runs });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -74,8 +76,8 @@ impl LeaseThread {
     }
 }
 
-async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
-    let Some(lease) = engine.upgrade().map(|engine| engine.settings.lease) else {
+async fn keep(attempts: Weak<Attempts>, mut stopped: watch::Receiver<bool>) {
+    let Some(lease) = attempts.upgrade().map(|attempts| attempts.core.settings.lease) else {
         return;
     };
     let every = lease / 3;
@@ -86,23 +88,23 @@ async fn keep(engine: Weak<Engine>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.changed() => return,
             () = tokio::time::sleep(LOOK_EVERY.min(every)) => {}
         }
-        let Some(engine) = engine.upgrade() else {
+        let Some(attempts) = attempts.upgrade() else {
             return;
         };
-        let all = engine.running.all();
+        let all = attempts.running.all();
         let now = Instant::now();
         for live in &all {
-            engine.look_after(live, now);
+            attempts.look_after(live, now);
         }
         if now + LOOK_EVERY / 2 >= renew_at {
-            let renewed = engine.renew(all, every).await;
+            let renewed = attempts.renew(all, every).await;
             // A failed renewal is tried again soon: there is room for only two of them in a lease.
             renew_at = now + if renewed { every } else { every / 4 };
         }
     }
 }
 
-impl Engine {
+impl Attempts {
     /// Answers whether the store did.
     pub(super) async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
         let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
@@ -110,16 +112,16 @@ impl Engine {
             return true;
         }
         let leases = held.iter().map(|live| live.lease).collect();
-        let lease = self.settings.lease;
+        let lease = self.core.settings.lease;
         let sent_at = Instant::now();
-        let timing = self.probes.time("renew");
-        let renewed = caught_async(|| Self::limited("renew", limit, self.ledger.store().renew(leases, lease))).await;
+        let timing = self.core.probes.time("renew");
+        let renewed = caught_async(|| limited("renew", limit, self.core.ledger.store().renew(leases, lease))).await;
         let answer = timing.end(renewed.unwrap_or_else(|panic| Err(panicked(&panic))));
         let now = Instant::now();
         match answer {
             Ok(renewals) => {
                 // Counted from when it was sent: the store's lease may be as old as that.
-                let until = sent_at + self.holds_for();
+                let until = sent_at + self.core.holds_for();
                 for (live, renewal) in held.iter().zip(renewals) {
                     match renewal {
                         Renewal::Renewed { stop } => {
@@ -133,7 +135,7 @@ impl Engine {
                 }
             }
             Err(error) => {
-                self.trouble("renewing leases", &error, limit / 4);
+                self.core.trouble("renewing leases", &error, limit / 4);
                 return false;
             }
         }
@@ -148,7 +150,7 @@ impl Engine {
         }
         let noticed = live.mark_stuck(|| self.pools.slots.mark_stuck());
         if noticed {
-            self.probes.emit(|| Event::Stuck {
+            self.core.probes.emit(|| Event::Stuck {
                 id: live.lease.id,
                 attempt: live.attempt,
             });
@@ -162,9 +164,10 @@ impl Engine {
         if nothing_to_do {
             return;
         }
-        let (engine, live) = (self.enter(), live.clone());
+        let (attempts, live) = (self.enter(), live.clone());
         // On the application's runtime, since the store may be driven by it: another of its threads will do.
-        self.runtime
-            .spawn(async move { engine.conclude(&live, Some(directive)).await });
+        self.core
+            .runtime
+            .spawn(async move { attempts.conclude(&live, Some(directive)).await });
     }
 }

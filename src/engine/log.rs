@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    engine::{Engine, running::Live},
+    engine::{attempts::Attempts, running::Live},
     probe::{AttemptLog, Event},
     task::LogLine,
 };
@@ -42,19 +42,19 @@ impl LogTimer {
     }
 }
 
-impl Engine {
+impl Attempts {
     /// Stores what was logged so far, in a task of its own.
     pub(super) fn save_log(self: &Arc<Self>, live: &Arc<Live>) {
-        let (engine, live) = (self.clone(), live.clone());
-        self.runtime.spawn(async move {
-            let limit = engine.settings.store_timeout;
-            engine.store_log(&live, limit, AttemptLog::take).await;
+        let (attempts, live) = (self.clone(), live.clone());
+        self.core.runtime.spawn(async move {
+            let limit = attempts.core.settings.store_timeout;
+            attempts.store_log(&live, limit, AttemptLog::take).await;
         });
     }
 
     /// Stores what is left, while the claim still holds: the last lines of an attempt are those that tell why it failed.
     pub(super) async fn save_last_log(&self, live: &Live) {
-        let now = self.clock.at(Instant::now());
+        let now = self.core.clock.at(Instant::now());
         self.store_log(live, LAST_LINES_LIMIT, |log| log.finish(now)).await;
     }
 
@@ -71,13 +71,15 @@ impl Engine {
         let id = live.lease.id;
         // Lines are shared texts: a copy is a few words each.
         let copy = lines.clone();
-        let stored = self.call("append_log", || self.ledger.store().append_log(live.lease, lines));
+        let stored = self
+            .core
+            .call("append_log", || self.core.ledger.store().append_log(live.lease, lines));
         match timeout(limit, stored).await {
-            Ok(Ok(true)) => self.watchers.wake(id),
+            Ok(Ok(true)) => self.core.watchers.wake(id),
             Ok(Ok(false)) => {
                 // Nothing more will be taken under this claim.
-                drop(log.finish(self.clock.at(Instant::now())));
-                self.probes.emit(|| Event::Fenced { id });
+                drop(log.finish(self.core.clock.at(Instant::now())));
+                self.core.probes.emit(|| Event::Fenced { id });
             }
             // If only the answer was lost, they will be there twice, which is better than not at all.
             Ok(Err(_)) | Err(_) => log.put_back(copy),

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::{
     engine::{
-        Engine,
+        driver::Duties,
         node::{Answer, Hint, Node},
+        under_way::Part,
     },
     store::{Abilities, Attention, Glance, News, Sharing, StoreResult},
     task::{Presence, RequestId, Seen, SlotStats},
@@ -73,7 +74,7 @@ impl Lookout {
     }
 }
 
-impl Engine {
+impl Duties {
     /// Has the store tell of changes from when somebody waits for one until a while after. Answers whether it does.
     pub(super) fn attend_to_others(&self, now: Instant) -> bool {
         if !self.lookout.is_shared {
@@ -81,7 +82,7 @@ impl Engine {
         }
         let mut watched_at = lock(&self.lookout.watched_at);
         let attended = watched_at.is_some();
-        if self.watchers.is_watched() {
+        if self.core.watchers.is_watched() {
             *watched_at = Some(now);
         } else if watched_at.is_some_and(|at| now.saturating_duration_since(at) > LINGER) {
             *watched_at = None;
@@ -89,9 +90,9 @@ impl Engine {
         let attends = watched_at.is_some();
         drop(watched_at);
         if attends != attended {
-            self.watchers.note_attended(attends);
+            self.core.watchers.note_attended(attends);
             let attention = if attends { Attention::Changes } else { Attention::Work };
-            self.ledger.store().attend(attention);
+            self.core.ledger.store().attend(attention);
         }
         attends
     }
@@ -108,32 +109,37 @@ impl Engine {
             node.hint(Hint::Outbox, now);
         }
         for id in news.changed {
-            self.watchers.changed(id);
+            self.core.watchers.changed(id);
         }
         let asked_to_stop = match news.missed {
             true => {
-                self.watchers.feed().miss();
+                self.core.watchers.feed().miss();
                 node.hint(Hint::Changes, now);
-                self.running.all()
+                self.attempts.running.all()
             }
-            false => news.stops.into_iter().flat_map(|id| self.running.of(id)).collect(),
+            false => news
+                .stops
+                .into_iter()
+                .flat_map(|id| self.attempts.running.of(id))
+                .collect(),
         };
         if !asked_to_stop.is_empty() {
             // What is heard is a hint. The renewal's answer is what the store says.
-            let engine = self.enter();
-            let limit = self.settings.store_timeout;
-            self.runtime
-                .spawn(async move { engine.renew(asked_to_stop, limit).await });
+            let attempts = self.attempts.enter();
+            let limit = self.core.settings.store_timeout;
+            self.core
+                .runtime
+                .spawn(async move { attempts.renew(asked_to_stop, limit).await });
         }
     }
 
     /// Looks at the tasks that somebody waits for, and wakes those whose task has changed since the last look.
     pub(super) async fn look(&self) -> StoreResult<Answer> {
-        let ids = self.watchers.ids();
+        let ids = self.core.watchers.ids();
         let mut looked_at = HashMap::with_capacity(ids.len());
         for ids in ids.chunks(AT_ONCE) {
-            let store = self.ledger.store();
-            let glances = self.call("glance", || store.glance(ids.to_vec())).await?;
+            let store = self.core.ledger.store();
+            let glances = self.core.call("glance", || store.glance(ids.to_vec())).await?;
             looked_at.extend(ids.iter().copied().zip(glances));
         }
         let before = std::mem::replace(&mut *self.lookout.glances(), looked_at.clone());
@@ -141,7 +147,7 @@ impl Engine {
             // Who began to wait since the last look may have seen the task as it was before that change: once in vain
             // does no harm.
             if before.get(&id) != looked_at.get(&id) {
-                self.watchers.wake(id);
+                self.core.watchers.wake(id);
             }
         }
         Ok(Answer::Idle(None))
@@ -154,11 +160,11 @@ impl Engine {
         }
         if !self.lookout.notifies {
             // Whoever listens to all tasks hears of those of this process alone.
-            self.watchers.feed().miss();
+            self.core.watchers.feed().miss();
         }
-        let store = self.ledger.store();
+        let store = self.core.ledger.store();
         let me = self.presence(Instant::now());
-        if let Ok(seen) = self.call("beat", || store.beat(me, PRESENT)).await {
+        if let Ok(seen) = self.core.call("beat", || store.beat(me, PRESENT)).await {
             let at = Some(Instant::now());
             *lock(&self.lookout.others) = Others { seen, at };
         }
@@ -166,19 +172,19 @@ impl Engine {
 
     /// How this process is.
     pub(super) fn presence(&self, now: Instant) -> Presence {
-        let up = self.clock.uptime(now);
-        let mut presence = Presence::new(self.worker.clone());
-        presence.version.clone_from(&self.settings.version);
+        let up = self.core.clock.uptime(now);
+        let mut presence = Presence::new(self.core.worker.clone());
+        presence.version.clone_from(&self.core.settings.version);
         presence.up = up;
-        presence.draining = !self.phase.is_open();
+        presence.draining = !self.core.phase.is_open();
         presence.slots = SlotStats {
-            used: self.pools.slots.used(),
-            total: self.pools.slots.total(),
-            stuck: self.pools.slots.stuck(),
+            used: self.attempts.pools.slots.used(),
+            total: self.attempts.pools.slots.total(),
+            stuck: self.attempts.pools.slots.stuck(),
         };
-        presence.rates = self.rates.read(up);
-        presence.minutes = self.rates.minutes(up);
-        presence.buffered_bytes = self.budget.used() as u64;
+        presence.rates = self.core.rates.read(up);
+        presence.minutes = self.core.rates.minutes(up);
+        presence.buffered_bytes = self.intake.budget.used() as u64;
         presence
     }
 }

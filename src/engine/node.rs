@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// After a hint of the store, it is not listened to for so long: one that always hints must not keep the driver spinning.
+pub(super) const QUIET: Duration = Duration::from_millis(5);
+
 /// How often each duty is done when nothing hints at work. A poll is the truth behind every notification, so it stays on;
 /// a second is the longest that a lost hint can delay a task.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);

@@ -37,25 +37,26 @@ impl Observer {
         let task = TaskRef::Id(id);
         let found = self
             .engine
-            .call("find", || self.engine.ledger.find(&self.scope, &task))
+            .core
+            .call("find", || self.engine.core.ledger.find(&self.scope, &task))
             .await?;
-        Ok(found.map(|record| self.engine.with_progress(record)))
+        Ok(found.map(|record| self.engine.attempts.with_progress(record)))
     }
 
     /// Lines of its log.
     pub(crate) async fn logs(&self, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
-        let logs = || self.engine.ledger.store().logs(&self.scope, id, query);
-        self.engine.call("logs", logs).await
+        let logs = || self.engine.core.ledger.store().logs(&self.scope, id, query);
+        self.engine.core.call("logs", logs).await
     }
 
     /// Begins to wait for a task to change.
     pub(crate) fn watch(&self, id: RequestId) -> Watcher<'_> {
-        self.engine.watchers.watch(id)
+        self.engine.core.watchers.watch(id)
     }
 
     /// Begins to hear of every change, from `place` on where that is still remembered.
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
-        self.engine.watchers.listen(place)
+        self.engine.core.watchers.listen(place)
     }
 
     /// A place among those who may look on for long, if there is one left.
@@ -65,16 +66,16 @@ impl Observer {
 
     /// Whether the engine is not being closed.
     pub(crate) fn is_open(&self) -> bool {
-        self.engine.phase.is_open()
+        self.engine.core.phase.is_open()
     }
 
     /// Resolves when the engine is being closed.
     pub(crate) async fn closed(&self) {
-        self.engine.phase.closed().await;
+        self.engine.core.phase.closed().await;
     }
 
     /// Runs `work` beside the tasks.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.engine.runtime.spawn(work);
+        self.engine.core.runtime.spawn(work);
     }
 }

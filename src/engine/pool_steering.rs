@@ -2,7 +2,8 @@
 
 use crate::{
     engine::{
-        Engine, Tasks,
+        Tasks,
+        attempts::Attempts,
         node::Hint,
         pool_control::{Pause, PoolControl, value_of},
     },
@@ -76,13 +77,13 @@ impl Tasks {
     ///
     /// Reads only.
     pub async fn pools(&self) -> Result<Vec<PoolStats>, StoreError> {
-        let engine = self.engine();
-        engine.read_controls().await?;
-        let stats = engine.pools.all().map(|(name, used, total, control)| PoolStats {
+        let attempts = &self.engine().attempts;
+        attempts.read_controls().await?;
+        let stats = attempts.pools.all().map(|(name, used, total, control)| PoolStats {
             name: name.clone(),
             used,
             total,
-            queued: engine.queue_hint(None, Some(name)).pool_queued,
+            queued: attempts.core.queue_hint(None, Some(name)).pool_queued,
             is_set: control.as_ref().is_some_and(|control| control.concurrency.is_some()),
             paused: control.and_then(|control| control.paused).map(|pause| PausedPool {
                 since: pause.since(),
@@ -126,9 +127,9 @@ impl Tasks {
     /// # Ok(()) }
     /// ```
     pub async fn pause(&self, pool: &PoolName, reason: &str) -> Result<(), PoolError> {
-        let engine = self.engine();
-        let since = engine.ledger.store().now().as_millis();
-        engine
+        let attempts = &self.engine().attempts;
+        let since = attempts.core.ledger.store().now().as_millis();
+        attempts
             .steer(pool, |control| {
                 control.paused.get_or_insert_with(|| Pause {
                     since,
@@ -154,8 +155,8 @@ impl Tasks {
     ///
     /// Dropped before it answers, the pool may be paused or not: resume it again.
     pub async fn resume(&self, pool: &PoolName) -> Result<(), PoolError> {
-        let engine = self.engine();
-        let control = engine
+        let attempts = &self.engine().attempts;
+        let control = attempts
             .steer(pool, |control| {
                 if let Some(pause) = &mut control.paused {
                     pause.resuming = true;
@@ -163,15 +164,15 @@ impl Tasks {
             })
             .await?;
         let Some(pause) = control.paused else { return Ok(()) };
-        engine.give_time_back(pool, pause.since()).await?;
+        attempts.give_time_back(pool, pause.since()).await?;
         let resumed = |control: &mut PoolControl| {
             // Another pause than this one stays.
             if control.paused.as_ref().is_some_and(|now| now.since == pause.since) {
                 control.paused = None;
             }
         };
-        engine.steer(pool, resumed).await?;
-        engine.hint(Hint::Work);
+        attempts.steer(pool, resumed).await?;
+        attempts.core.hint(Hint::Work);
         Ok(())
     }
 
@@ -192,20 +193,21 @@ impl Tasks {
             return Err(PoolError::NoSlots);
         }
         self.engine()
+            .attempts
             .steer(pool, |control| control.concurrency = handlers)
             .await?;
         Ok(())
     }
 }
 
-impl Engine {
+impl Attempts {
     /// Changes what is said of a pool, and does as it says. Answers with what is said then.
     async fn steer(&self, pool: &PoolName, change: impl Fn(&mut PoolControl)) -> Result<PoolControl, PoolError> {
         if !self.pools.has(pool) {
             return Err(PoolError::Unknown(pool.clone()));
         }
-        let (store, name) = (self.ledger.store(), value_of(pool));
-        let mut controls = self.call("control", || store.control(None)).await?;
+        let (store, name) = (self.core.ledger.store(), value_of(pool));
+        let mut controls = self.core.call("control", || store.control(None)).await?;
         for _ in 0..TRIES {
             self.pools.apply(&controls);
             let before = controls.get(&name);
@@ -220,7 +222,7 @@ impl Engine {
                 was: before.map_or(0, |before| before.version),
                 value,
             };
-            controls = self.call("control", || store.control(Some(change))).await?;
+            controls = self.core.call("control", || store.control(Some(change))).await?;
             if controls.changed {
                 self.pools.apply(&controls);
                 return Ok(control);
@@ -242,7 +244,8 @@ impl Engine {
         };
         loop {
             let next = self
-                .call("resume", || self.ledger.resume(pool, paused_at, page.clone()))
+                .core
+                .call("resume", || self.core.ledger.resume(pool, paused_at, page.clone()))
                 .await?;
             match next {
                 Some(next) => page.after = Some(next),

@@ -16,21 +16,20 @@ use tokio::{
 
 use crate::{
     engine::{
-        Engine,
         answering::Taken,
         attempt::{Attempt, Directive, How, Input},
+        attempts::Attempts,
         caught::{Panic, caught, let_go},
         entry::{Replay, Replayed},
         log::LogTimer,
         node::Hint,
         pools::Place,
-        rates::Counted,
         running::Live,
         under_way::UnderWay,
     },
     probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
     store::{Held, Settled},
-    task::{CapturedRequest, Condition, TaskRecord, lifecycle::Outcome},
+    task::{CapturedRequest, TaskRecord, lifecycle::Outcome},
 };
 
 /// Progress is written at most this often: it is for people to look at.
@@ -43,20 +42,25 @@ pub(crate) struct Start {
     pub(crate) place: Place,
     /// Before the claim was asked for: what its lease is counted from here.
     pub(crate) claimed_at: Instant,
-    pub(crate) engine: UnderWay,
+    pub(crate) attempts: UnderWay<Attempts>,
 }
 
-impl Engine {
+impl Attempts {
     /// Starts an attempt in a task of its own.
     pub(crate) fn start(&self, record: &TaskRecord, start: Start) {
         let now = Instant::now();
-        let held_until = start.claimed_at + self.holds_for();
-        let machine = Attempt::new(now, self.settings.attempt_timeout, self.settings.stop_grace, held_until);
+        let held_until = start.claimed_at + self.core.holds_for();
+        let machine = Attempt::new(
+            now,
+            self.core.settings.attempt_timeout,
+            self.core.settings.stop_grace,
+            held_until,
+        );
         let input = start.input;
         let live = Arc::new(Live::new(record, start.held, &input, now, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
-        let scopes = self.probes.scopes(|| {
+        let scopes = self.core.probes.scopes(|| {
             AttemptInfo::new(
                 record.id,
                 record.function(),
@@ -67,9 +71,9 @@ impl Engine {
             )
         });
         // Looked at after it was entered: a shutdown that does not see it there, is seen here.
-        let replay = match self.entry().filter(|_| !self.phase.is_cut()) {
+        let replay = match self.entry().filter(|_| !self.core.phase.is_cut()) {
             Some(entry) => {
-                self.probes.emit(|| Event::Started {
+                self.core.probes.emit(|| Event::Started {
                     id: record.id,
                     attempt: record.attempt,
                     waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
@@ -83,14 +87,14 @@ impl Engine {
                 Replay::Over
             }
         };
-        self.watchers.changed(record.id);
+        self.core.watchers.changed(record.id);
         let leave = Leave {
             handler: Handler { replay, scopes },
             live,
             place: Some(start.place),
-            engine: start.engine,
+            attempts: start.attempts,
         };
-        self.runtime.spawn(run(leave));
+        self.core.runtime.spawn(run(leave));
     }
 
     /// Keeps polling the handler, which was polled just now, until it is over or the machine asks for something else.
@@ -156,13 +160,16 @@ impl Engine {
                         if live.log.get().is_some() {
                             Box::pin(self.save_last_log(live)).await;
                         }
-                        let answer = self.call("settle", || self.ledger.settle(&live.held, outcome)).await;
+                        let answer = self
+                            .core
+                            .call("settle", || self.core.ledger.settle(&live.held, outcome))
+                            .await;
                         let input = match answer {
                             Ok(settled) => Input::Settled(settled),
                             Err(error) => {
                                 now = Instant::now();
                                 let pause = self.settle_pause(live.machine().settle_tries());
-                                self.trouble("settling a task", &error, pause);
+                                self.core.trouble("settling a task", &error, pause);
                                 Input::NotSettled(pause)
                             }
                         };
@@ -200,16 +207,16 @@ impl Engine {
         match how {
             How::Settled(Settled::Accepted { state, outbox }, outcome) => {
                 if let Some(condition) = state.condition() {
-                    self.count_end(condition, now);
+                    self.core.count_end(condition, now);
                 }
                 // It waits again: the node must learn when it is due.
                 if state.is_queued() {
-                    self.hint(Hint::Work);
+                    self.core.hint(Hint::Work);
                 }
                 if outbox {
-                    self.hint(Hint::Outbox);
+                    self.core.hint(Hint::Outbox);
                 }
-                self.probes.emit(|| Event::Ended {
+                self.core.probes.emit(|| Event::Ended {
                     id,
                     attempt: live.attempt,
                     outcome,
@@ -217,8 +224,8 @@ impl Engine {
                     took: live.started.elapsed(),
                 });
             }
-            How::Settled(Settled::Fenced, _) => self.probes.emit(|| Event::Fenced { id }),
-            How::Lost => self.probes.emit(|| Event::LeaseLost {
+            How::Settled(Settled::Fenced, _) => self.core.probes.emit(|| Event::Fenced { id }),
+            How::Lost => self.core.probes.emit(|| Event::LeaseLost {
                 id,
                 attempt: live.attempt,
             }),
@@ -227,23 +234,15 @@ impl Engine {
             how,
             How::Settled(Settled::Accepted { state, .. }, AttemptOutcome::Released) if state.is_queued()
         ));
-        self.watchers.changed(id);
-    }
-
-    pub(crate) fn count_end(&self, condition: Condition, now: Instant) {
-        match condition {
-            Condition::Success => self.rates.count(Counted::Succeeded, self.clock.uptime(now)),
-            Condition::Failure => self.rates.count(Counted::Failed, self.clock.uptime(now)),
-            Condition::Stop => {}
-        }
+        self.core.watchers.changed(id);
     }
 
     /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
     /// failed, and one that succeeded should not look as if it were half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
-            let saved = self.call("set_progress", || {
-                self.ledger.store().set_progress(live.lease, progress)
+            let saved = self.core.call("set_progress", || {
+                self.core.ledger.store().set_progress(live.lease, progress)
             });
             let _ = timeout(LAST_PROGRESS_LIMIT, saved).await;
         }
@@ -253,13 +252,13 @@ impl Engine {
         let Some(progress) = live.take_unsaved() else {
             return;
         };
-        let (engine, lease) = (self.clone(), live.lease);
-        self.runtime.spawn(async move {
+        let (core, lease) = (self.core.clone(), live.lease);
+        self.core.runtime.spawn(async move {
             // Lost progress is not worth a word: the next report overwrites it.
-            let _ = engine
-                .call("set_progress", || engine.ledger.store().set_progress(lease, progress))
+            let _ = core
+                .call("set_progress", || core.ledger.store().set_progress(lease, progress))
                 .await;
-            engine.watchers.wake(lease.id);
+            core.watchers.wake(lease.id);
         });
     }
 }
@@ -275,24 +274,27 @@ const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 fn run(mut leave: Leave) -> impl Future<Output = ()> {
     async move {
         let Leave {
-            handler, live, engine, ..
+            handler,
+            live,
+            attempts,
+            ..
         } = &mut leave;
         let mut given = Some(live.machine().directive(live.started));
         if let Some(Directive::Run(_)) = given {
             let is_over = poll_fn(|cx| {
                 let polled = Pin::new(&mut *handler).poll(cx);
-                Poll::Ready(polled.map(|end| engine.finished(live, end)).is_ready())
+                Poll::Ready(polled.map(|end| attempts.finished(live, end)).is_ready())
             });
             given = match is_over.await {
                 true => None,
-                false => Box::pin(engine.attend(live, handler)).await,
+                false => Box::pin(attempts.attend(live, handler)).await,
             };
         }
         handler.drop_now();
         if live.has_unsaved() && live.machine().over().is_none() {
-            Box::pin(engine.save_last_progress(live)).await;
+            Box::pin(attempts.save_last_progress(live)).await;
         }
-        engine.conclude(live, given).await;
+        attempts.conclude(live, given).await;
     }
 }
 
@@ -303,13 +305,13 @@ struct Leave {
     live: Arc<Live>,
     place: Option<Place>,
     /// Last, as it is the last to be let go of.
-    engine: UnderWay,
+    attempts: UnderWay<Attempts>,
 }
 
 impl Drop for Leave {
     fn drop(&mut self) {
         self.handler.drop_now();
-        self.engine.running.leave(self.live.lease);
+        self.attempts.running.leave(self.live.lease);
         // Nobody will judge by it any more, and the application may hold on to its context.
         let _ = let_go(self.live.so_far.take());
         self.live.unstick();

@@ -65,7 +65,7 @@ impl fmt::Debug for Strip {
 /// What the layer is told once about the requests it takes in, for the task API to show.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
-pub(crate) struct Intake {
+pub(crate) struct IntakeSettings {
     pub(crate) dialects: Vec<&'static str>,
     pub(crate) body_limit: usize,
     pub(crate) body_timeout: Duration,

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -108,18 +108,18 @@ pub struct ShutdownReport {
 impl Engine {
     /// Accepts nothing new; every waiting caller is answered now.
     pub(crate) fn close(&self) {
-        self.phase.advance(CLOSED);
+        self.core.phase.advance(CLOSED);
     }
 
     pub(crate) async fn shutdown(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
         self.close();
-        let second = !self.phase.advance(DRAINING);
+        let second = !self.core.phase.advance(DRAINING);
         if second {
             // Asked twice: somebody is in a hurry.
-            self.phase.advance(CUT);
+            self.core.phase.advance(CUT);
         }
-        self.wake.notify_one();
-        let mut report = self.phase.report.lock().await;
+        self.core.signals.wake.notify_one();
+        let mut report = self.core.phase.report.lock().await;
         if let Some(report) = *report {
             return report;
         }
@@ -131,23 +131,23 @@ impl Engine {
 
     /// Lets attempts end, then ends them.
     async fn drain(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
-        let before = self.running.ends();
+        let before = self.attempts.running.ends();
         tokio::select! {
             biased;
             () = self.quiet() => {}
-            () = self.phase.reached(CUT) => {}
+            () = self.core.phase.reached(CUT) => {}
             () = tokio::time::sleep(grace) => {}
         }
-        self.phase.advance(CUT);
+        self.core.phase.advance(CUT);
         let now = Instant::now();
-        for live in self.running.all() {
+        for live in self.attempts.running.all() {
             live.feed(Input::Cut, now);
         }
         // A handler told to end has its grace, then the settlement its time; what is still there then blocks a thread.
-        let limit = self.settings.stop_grace + self.settings.store_timeout;
-        let _ = timeout(limit, self.busy.idle()).await;
-        let after = self.running.ends();
-        let left = self.running.all();
+        let limit = self.core.settings.stop_grace + self.core.settings.store_timeout;
+        let _ = timeout(limit, self.core.busy.idle()).await;
+        let after = self.attempts.running.ends();
+        let left = self.attempts.running.all();
         ShutdownReport {
             finished: after.ended - before.ended,
             handed_back: after.handed_back - before.handed_back,
@@ -158,10 +158,13 @@ impl Engine {
     /// Resolves when nothing is under way, and the hooks were told of what ended last.
     async fn quiet(self: &Arc<Self>) {
         loop {
-            self.busy.idle().await;
+            self.core.busy.idle().await;
             // The end of the last attempt may have left a completion that the driver has not come to yet.
-            let more = matches!(self.deliver(usize::MAX).await, Ok(Answer::More));
-            if !more && self.busy.count() == 0 {
+            let more = matches!(
+                self.outbox.deliver(&self.duties.application, usize::MAX).await,
+                Ok(Answer::More)
+            );
+            if !more && self.core.busy.count() == 0 {
                 return;
             }
         }
@@ -169,14 +172,21 @@ impl Engine {
 
     /// Ends what serves the attempts, renewal last, and lets go of the application and the store.
     async fn end(&self) {
-        self.phase.advance(FLUSHED);
-        self.wake.notify_one();
-        let lease_thread = self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(lease_thread) = lease_thread {
-            lease_thread.stop(self.settings.store_timeout).await;
-        }
-        let entry = self.entry.write().unwrap_or_else(PoisonError::into_inner).take();
-        drop(entry);
-        let _ = timeout(self.settings.store_timeout, self.ledger.store().close()).await;
+        self.core.phase.advance(FLUSHED);
+        self.core.signals.wake.notify_one();
+        self.attempts.end().await;
+        let _ = timeout(self.core.settings.store_timeout, self.core.ledger.store().close()).await;
+    }
+
+    /// Nobody holds the engine any longer.
+    pub(super) fn abandon(self: &Arc<Self>) {
+        self.close();
+        let engine = self.clone();
+        // On a runtime that has ended this does nothing, and there is nothing left to do.
+        drop(
+            self.core
+                .runtime
+                .spawn(async move { engine.shutdown(Duration::ZERO).await }),
+        );
     }
 }

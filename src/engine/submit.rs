@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    engine::{Accepting, Backoff, Engine, RetryPolicy, Tasks, Unaccepted, caught::caught},
+    engine::{Accepting, Tasks, Unaccepted, intake::Intake},
     store::{FullReason, Inserted, StoreError},
     task::{
         Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, PoolName, RequestId, TaskName, TaskRecord, Tenant,
@@ -26,8 +26,8 @@ impl Tasks {
     ///
     /// Dropped before it answers, the task may or may not have been taken in.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
-        let engine = self.engine();
-        let committing = match engine.accept(engine.task_of(submission)?, None) {
+        let intake = &self.engine().intake;
+        let committing = match intake.accept(intake.task_of(submission)?, None) {
             Accepting::Answered(answer) => return Submitted::of(answer?),
             Accepting::Committing(answer) => answer,
         };
@@ -74,15 +74,15 @@ impl Tasks {
         &self,
         submissions: Vec<Submission>,
     ) -> Result<Vec<Result<Submitted, SubmitError>>, SubmitError> {
-        let engine = self.engine();
+        let intake = &self.engine().intake;
         let (mut tasks, mut refused) = (Vec::with_capacity(submissions.len()), Vec::new());
         for (at, submission) in submissions.into_iter().enumerate() {
-            match engine.task_of(submission) {
+            match intake.task_of(submission) {
                 Ok(task) => tasks.push(task),
                 Err(error) => refused.push((at, error)),
             }
         }
-        let inserted = engine.accept_all(tasks).await?;
+        let inserted = intake.accept_all(tasks).await?;
         let mut answers: Vec<_> = inserted.into_iter().map(Submitted::of).collect();
         for (at, error) in refused {
             answers.insert(at, Err(error));
@@ -91,9 +91,9 @@ impl Tasks {
     }
 }
 
-impl Engine {
+impl Intake {
     fn task_of(&self, submission: Submission) -> Result<NewTask, SubmitError> {
-        let mut task = NewTask::new(self.request_id(Instant::now()), Arc::new(submission.request));
+        let mut task = NewTask::new(self.core.request_id(Instant::now()), Arc::new(submission.request));
         self.fill_in(&mut task);
         task.name = submission.name;
         task.key = submission.key;
@@ -110,32 +110,6 @@ impl Engine {
         task.delay = submission.delay;
         task.check().map_err(SubmitError::TooLong)?;
         Ok(task)
-    }
-
-    /// What every task is stored with, unless the request says otherwise.
-    pub(crate) fn fill_in(&self, task: &mut NewTask) {
-        task.max_age = self.settings.max_age;
-        task.max_attempts = self.max_retries().saturating_add(1);
-        task.crash_allowance = self.settings.crash_allowance;
-        task.key_window = self.settings.key_window;
-        task.subscriptions = self.destinations.subscriptions().clone();
-    }
-
-    /// The pool of a request that did not come over HTTP.
-    pub(super) fn pool_of(&self, request: &CapturedRequest) -> PoolName {
-        if !self.pools.are_several() {
-            return PoolName::DEFAULT;
-        }
-        let (mut head, ()) = http::Request::new(()).into_parts();
-        head.method = request.method.clone();
-        head.uri = request.uri.clone();
-        head.headers = request.headers.clone();
-        self.pools.of(&head)
-    }
-
-    /// How many retries a task has that is accepted now.
-    pub(crate) fn max_retries(&self) -> u32 {
-        caught(|| self.settings.retry.max_retries()).unwrap_or_else(|_| RetryPolicy::max_retries(&Backoff::new()))
     }
 }
 

@@ -102,8 +102,11 @@ impl Tasks {
     /// Reads only.
     pub async fn find(&self, task: impl Into<TaskRef>) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let (engine, task) = (self.engine(), task.into());
-        let found = engine.call("find", || engine.ledger.find(&self.scope, &task)).await?;
-        Ok(found.map(|record| engine.with_progress(record)))
+        let found = engine
+            .core
+            .call("find", || engine.core.ledger.find(&self.scope, &task))
+            .await?;
+        Ok(found.map(|record| engine.attempts.with_progress(record)))
     }
 
     /// One page of the tasks that match. A page that ends with the last of them has no `next`.
@@ -124,7 +127,8 @@ impl Tasks {
             ..page
         };
         let mut found = engine
-            .call("list", || engine.ledger.list(&self.scope, filter, page))
+            .core
+            .call("list", || engine.core.ledger.list(&self.scope, filter, page))
             .await?;
         if found.items.len() > limit {
             found.items.truncate(limit);
@@ -133,7 +137,7 @@ impl Tasks {
         found.items = found
             .items
             .into_iter()
-            .map(|record| engine.with_progress(record))
+            .map(|record| engine.attempts.with_progress(record))
             .collect();
         Ok(found)
     }
@@ -149,7 +153,10 @@ impl Tasks {
     /// Reads only.
     pub async fn request(&self, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
         let engine = self.engine();
-        engine.call("input", || engine.ledger.request(&self.scope, id)).await
+        engine
+            .core
+            .call("input", || engine.core.ledger.request(&self.scope, id))
+            .await
     }
 
     /// The response of a task, once it has ended with one.
@@ -163,7 +170,10 @@ impl Tasks {
     /// Reads only.
     pub async fn response(&self, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
         let engine = self.engine();
-        engine.call("output", || engine.ledger.response(&self.scope, id)).await
+        engine
+            .core
+            .call("output", || engine.core.ledger.response(&self.scope, id))
+            .await
     }
 
     /// Lines of a task's log.
@@ -178,7 +188,8 @@ impl Tasks {
     pub async fn logs(&self, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
         let engine = self.engine();
         engine
-            .call("logs", || engine.ledger.store().logs(&self.scope, id, query))
+            .core
+            .call("logs", || engine.core.ledger.store().logs(&self.scope, id, query))
             .await
     }
 
@@ -193,19 +204,22 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not have been stopped.
     pub async fn stop(&self, id: RequestId) -> Result<Stop, StoreError> {
         let engine = self.engine();
-        let stop = engine.call("stop", || engine.ledger.stop(&self.scope, id)).await?;
+        let stop = engine
+            .core
+            .call("stop", || engine.core.ledger.stop(&self.scope, id))
+            .await?;
         match stop {
             // An attempt of this process is told at once; one elsewhere hears of it with its next renewal.
             Stop::Stopping => {
                 let now = Instant::now();
-                for live in engine.running.of(id) {
+                for live in engine.attempts.running.of(id) {
                     live.feed(Input::StopAsked, now);
                 }
             }
-            Stop::Stopped => engine.hint(Hint::Outbox),
+            Stop::Stopped => engine.core.hint(Hint::Outbox),
             Stop::AlreadyEnded(_) => {}
         }
-        engine.watchers.changed(id);
+        engine.core.watchers.changed(id);
         Ok(stop)
     }
 
@@ -221,12 +235,13 @@ impl Tasks {
     pub async fn rerun(&self, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
         let rerun = engine
-            .call("rerun", || engine.ledger.rerun(&self.scope, id, edits))
+            .core
+            .call("rerun", || engine.core.ledger.rerun(&self.scope, id, edits))
             .await?;
         if let Rerun::Enqueued { .. } = rerun {
-            engine.pools.slots.send_some_to_wait();
-            engine.hint(Hint::Work);
-            engine.watchers.changed(id);
+            engine.attempts.pools.slots.send_some_to_wait();
+            engine.core.hint(Hint::Work);
+            engine.core.watchers.changed(id);
         }
         Ok(rerun)
     }
@@ -242,9 +257,12 @@ impl Tasks {
     /// Dropped before it answers, the task may or may not be gone.
     pub async fn delete(&self, id: RequestId) -> Result<Delete, StoreError> {
         let engine = self.engine();
-        let deleted = engine.call("delete", || engine.ledger.delete(&self.scope, id)).await?;
+        let deleted = engine
+            .core
+            .call("delete", || engine.core.ledger.delete(&self.scope, id))
+            .await?;
         if deleted == Delete::Deleted {
-            engine.watchers.changed(id);
+            engine.core.watchers.changed(id);
         }
         Ok(deleted)
     }
@@ -266,11 +284,11 @@ impl Tasks {
         destination: &Destination,
     ) -> Result<Redeliver, StoreError> {
         let engine = self.engine();
-        let redeliver = || engine.ledger.redeliver(&self.scope, id, generation, destination);
-        let redelivered = engine.call("redeliver", redeliver).await?;
+        let redeliver = || engine.core.ledger.redeliver(&self.scope, id, generation, destination);
+        let redelivered = engine.core.call("redeliver", redeliver).await?;
         if redelivered == Redeliver::Due {
-            engine.hint(Hint::Outbox);
-            engine.watchers.changed(id);
+            engine.core.hint(Hint::Outbox);
+            engine.core.watchers.changed(id);
         }
         Ok(redelivered)
     }
@@ -287,14 +305,15 @@ impl Tasks {
     pub async fn stats(&self) -> Result<Stats, StoreError> {
         let engine = self.engine();
         let counts = engine
-            .call("counts", || engine.ledger.store().counts(&self.scope))
+            .core
+            .call("counts", || engine.core.ledger.store().counts(&self.scope))
             .await?;
         Ok(match &self.scope {
             Scope::One(_) => Stats::of_one(counts),
             Scope::All => {
                 let now = Instant::now();
-                let own = engine.presence(now);
-                let others = engine.lookout.others(&own, now);
+                let own = engine.duties.presence(now);
+                let others = engine.duties.lookout.others(&own, now);
                 Stats::of_all(counts, own, others)
             }
         })
@@ -332,7 +351,7 @@ impl Tasks {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let engine = self.engine();
-        engine.is_open() && !engine.queue_hint(None, None).failed
+        engine.core.is_open() && !engine.core.queue_hint(None, None).failed
     }
 
     /// Accepts nothing new: async requests are refused with 503 from now on, synchronous ones still pass, and everybody
@@ -356,33 +375,6 @@ impl Tasks {
     /// Dropped before it answers, the engine is closed and ends no further; call it again to go on, without grace.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.engine().shutdown(grace).await
-    }
-}
-
-impl Engine {
-    /// The record with the latest progress, which is stored only now and then.
-    pub(super) fn with_progress(&self, mut record: Arc<TaskRecord>) -> Arc<TaskRecord> {
-        if !record.state.is_held() {
-            return record;
-        }
-        let token = record.token;
-        let live = self
-            .running
-            .of(record.id)
-            .into_iter()
-            .find(|live| live.lease.token == token);
-        if let Some(progress) = live.and_then(|live| live.progress()) {
-            Arc::make_mut(&mut record).progress = Some(progress);
-        }
-        record
-    }
-
-    /// Nobody holds the engine any longer.
-    fn abandon(self: &Arc<Self>) {
-        self.close();
-        let engine = self.clone();
-        // On a runtime that has ended this does nothing, and there is nothing left to do.
-        drop(self.runtime.spawn(async move { engine.shutdown(Duration::ZERO).await }));
     }
 }
 

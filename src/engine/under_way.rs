@@ -2,30 +2,34 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use crate::engine::Engine;
+use crate::engine::core::Core;
 
-/// A piece of work under way, and the engine that it is done for. Dropped, it is over.
-#[must_use]
-pub(crate) struct UnderWay(Arc<Engine>);
+/// A part of the engine.
+pub(super) trait Part: Sized {
+    /// What it works with.
+    fn core(&self) -> &Core;
 
-impl Engine {
     /// Begins a piece of work that a shutdown waits for.
-    pub(crate) fn enter(self: &Arc<Self>) -> UnderWay {
-        self.busy.begin();
+    fn enter(self: &Arc<Self>) -> UnderWay<Self> {
+        self.core().busy.begin();
         UnderWay(self.clone())
     }
 }
 
-impl Deref for UnderWay {
-    type Target = Arc<Engine>;
+/// A piece of work under way, and the part that does it. Dropped, it is over.
+#[must_use]
+pub(super) struct UnderWay<T: Part>(Arc<T>);
 
-    fn deref(&self) -> &Arc<Engine> {
+impl<T: Part> Deref for UnderWay<T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
         &self.0
     }
 }
 
-impl Drop for UnderWay {
+impl<T: Part> Drop for UnderWay<T> {
     fn drop(&mut self) {
-        self.0.busy.end();
+        self.0.core().busy.end();
     }
 }

@@ -13,7 +13,7 @@ use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    engine::{Accepting, Engine, Gathered, Reserved, Unaccepted},
+    engine::{Accepting, Gathered, Intake, Reserved, Unaccepted},
     error::{BoxError, BoxFuture},
     hook::Callbacks,
     layer::{
@@ -73,7 +73,7 @@ impl Accept {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let id = self.engine().request_id(self.at);
+        let id = self.intake().request_id(self.at);
         let length = content_length(&head.headers);
         let named = self.callback_named(&head.headers);
         let admitted = self
@@ -94,7 +94,7 @@ impl Accept {
             };
             if let Some(Admitted { url, .. }) = &callback {
                 task.callback = Some(url.clone());
-                task.subscriptions = self.engine().destinations.subscriptions_with_callback();
+                task.subscriptions = self.intake().subscriptions_with_callback();
             }
             let stored = match self.read(length, pin!(body)).await {
                 Ok((body, reserved)) => match self.store(task, again.as_deref_mut(), body, reserved) {
@@ -129,13 +129,13 @@ impl Accept {
 
     /// Answers that it cannot be done.
     pub(crate) fn refuse(self, problem: Problem) -> BoxFuture<'static, Response<Bytes>> {
-        let id = self.engine().request_id(self.at);
+        let id = self.intake().request_id(self.at);
         Box::pin(ready(self.refused(problem, id)))
     }
 
     /// The URL that the head names, if one may be named at all.
     fn callback_named(&self, headers: &HeaderMap) -> Result<Option<Box<Named>>, Problem> {
-        let Some(policy) = self.engine().settings.hooks.callbacks() else {
+        let Some(policy) = self.intake().callbacks() else {
             return Ok(None);
         };
         let asked = callback(headers)?;
@@ -154,7 +154,7 @@ impl Accept {
         options: Options,
         mut head: Parts,
     ) -> Result<(NewTask, Option<Box<Again>>), Problem> {
-        let engine = self.engine();
+        let intake = self.intake();
         let depth = headers::depth(&head.headers).saturating_add(1);
         if depth > CapturedRequest::MAX_DEPTH {
             return Err(Problem::loop_detected());
@@ -162,13 +162,13 @@ impl Accept {
         if target::length(&head.uri) > target::LONGEST {
             return Err(Problem::uri_too_long(target::LONGEST));
         }
-        if !engine.is_open() {
+        if !intake.is_open() {
             return Err(Problem::shutting_down());
         }
         let key = idempotency_key(&head.headers)?.or(options.key);
         let tenant = self.shared.config.tenant.as_ref().and_then(|tenant| tenant(&head));
-        let pool = engine.pools.of(&head);
-        if let Some(reason) = engine.full(tenant.as_ref(), &pool, options.delay) {
+        let pool = intake.pool(&head);
+        if let Some(reason) = intake.full(tenant.as_ref(), &pool, options.delay) {
             return Err(full(reason));
         }
         let caller = self.shared.config.caller.as_ref().and_then(|caller| caller(&head));
@@ -186,7 +186,7 @@ impl Accept {
         input.carried = carried;
 
         let mut task = NewTask::new(id, Arc::new(input));
-        engine.fill_in(&mut task);
+        intake.fill_in(&mut task);
         task.pool = pool;
         task.name = options.name;
         task.key = key;
@@ -204,9 +204,9 @@ impl Accept {
     fn store(&self, mut task: NewTask, again: Option<&mut Again>, body: Bytes, reserved: Reserved) -> Accepting {
         let input = Arc::make_mut(&mut task.input);
         input.body = body;
-        self.engine().probes.capture(input);
+        self.intake().capture(input);
         task.digest = again.map(|again| again.digest(&self.shared.config, &task));
-        self.engine().accept(task, Some(reserved))
+        self.intake().accept(task, Some(reserved))
     }
 
     /// What the store's answer means for the client.
@@ -258,10 +258,10 @@ impl Accept {
         if least > limit {
             return Err(Problem::entity_too_large(limit));
         }
-        if !self.engine().budget.has_room(least) {
+        if !self.intake().has_room(least) {
             return Err(Problem::buffer_full());
         }
-        let mut reserved = self.engine().budget.reserve();
+        let mut reserved = self.intake().reserve();
         let mut read = Gathered::default();
         let mut pace = Pace::default();
         let mut read_by = None;
@@ -309,7 +309,7 @@ impl Accept {
             },
             Shown::Id { name, why } => {
                 let first = !self.shared.has_withheld.swap(true, Ordering::Relaxed);
-                self.engine().probes.emit(|| Event::Withheld { id, why, first });
+                self.intake().emit(|| Event::Withheld { id, why, first });
                 Stored::Withheld { id, name }
             }
         };
@@ -318,7 +318,7 @@ impl Accept {
     }
 
     fn note(&self, id: RequestId, born_claimed: bool, duplicate: bool) {
-        self.engine().probes.emit(|| Event::Accepted {
+        self.intake().emit(|| Event::Accepted {
             id,
             born_claimed,
             duplicate,
@@ -326,8 +326,8 @@ impl Accept {
         });
     }
 
-    pub(super) fn engine(&self) -> &Arc<Engine> {
-        &self.shared.alive.0
+    pub(super) fn intake(&self) -> &Arc<Intake> {
+        &self.shared.alive.0.intake
     }
 }
 

@@ -141,7 +141,7 @@ impl Accept {
             }
             _ => problem,
         };
-        self.engine().probes.emit(|| Event::Refused {
+        self.intake().emit(|| Event::Refused {
             code: problem.code(),
             took: self.at.elapsed(),
         });

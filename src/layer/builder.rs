@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 pub use self::address::Links;
 use crate::{
-    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, Intake, Pool, Probes, RetryPolicy, Settings, Strip},
+    engine::{Alive, ApiAddress, Backoff, Engine, Hooks, IntakeSettings, Pool, Probes, RetryPolicy, Settings, Strip},
     error::{BoxError, ConfigError},
     hook::{Callbacks, IntoHook},
     layer::{
@@ -453,7 +453,6 @@ impl RespondAsyncBuilder {
             .and_then(|url| url.split("://").nth(1)?.split('/').next());
         let hosts = self.hosts.iter().map(String::as_str).chain(of_public_url);
         let hosts = hosts.filter_map(host::read).map(String::into_boxed_str).collect();
-        let engine = Engine::new(self.store, self.settings, Probes::new(self.probes), runtime);
         let address = ApiAddress {
             base: self.api_base,
             public_url: self.public_url,
@@ -462,8 +461,9 @@ impl RespondAsyncBuilder {
             wait_cap: config.wait_cap,
             hosts,
             is_open: Arc::default(),
+            is_mounted: Arc::default(),
             secrets: Arc::new(config.headers.secrets().clone()),
-            intake: Intake {
+            intake: IntakeSettings {
                 dialects: config.dialects.iter().map(|dialect| dialect.as_str()).collect(),
                 body_limit: config.body_limit,
                 body_timeout: config.body_timeout,
@@ -476,7 +476,7 @@ impl RespondAsyncBuilder {
             },
         };
         config.links = LinkBase::new(&address);
-        engine.set_api_address(address);
+        let engine = Engine::new(self.store, self.settings, Probes::new(self.probes), runtime, address);
         Ok(RespondAsyncLayer::from_parts(Arc::new(Alive(Arc::new(engine))), config))
     }
 }

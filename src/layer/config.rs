@@ -1,10 +1,7 @@
 //! What the layer is told once, when it is built.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -30,7 +27,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Whether there is a task API that answers can point at.
     pub(crate) fn is_api_mounted(&self) -> bool {
-        self.alive.0.api_mounted.load(Ordering::Relaxed)
+        self.alive.0.is_api_mounted()
     }
 }
 

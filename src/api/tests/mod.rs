@@ -107,12 +107,12 @@ impl World {
             simulated: None,
         };
         let probes = Probes::new(vec![audit.clone()]);
-        let engine = Engine::new(Arc::new(store.clone()), settings, probes, Handle::current());
-        engine.set_api_address(ApiAddress {
+        let address = ApiAddress {
             base: "/tasks".into(),
             wait_cap: Duration::from_secs(60),
             ..ApiAddress::default()
-        });
+        };
+        let engine = Engine::new(Arc::new(store.clone()), settings, probes, Handle::current(), address);
         Self {
             store,
             tasks: Tasks::new(Arc::new(Alive(Arc::new(engine)))),

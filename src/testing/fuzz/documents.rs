@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use super::headers;
 use crate::{
     api::edits,
-    engine::{ApiAddress, Intake, Strip},
+    engine::{ApiAddress, IntakeSettings, Strip},
     layer::{HeaderPolicy, headers::strip},
     task::{
         CapturedRequest, IdempotencyKey, NewTask, Payload, Progress, RequestId, TaskName, TaskRecord, Tenant, WorkerId,
@@ -32,9 +32,9 @@ pub(super) fn edits(data: &[u8]) {
     let stored = CapturedRequest::new(Method::POST, uri, stored, Bytes::from_static(b"{}"));
     let api = ApiAddress {
         base: "/tasks".into(),
-        intake: Intake {
+        intake: IntakeSettings {
             strip: Strip::new(|headers, method| strip(headers, method, &HeaderPolicy::new())),
-            ..Intake::default()
+            ..IntakeSettings::default()
         },
         ..ApiAddress::default()
     };

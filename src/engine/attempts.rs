@@ -1,0 +1,88 @@
+//! [`Attempts`]: what runs tasks in this process.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use crate::{
+    engine::{core::Core, entry::Entry, lease::LeaseThread, pools::Pools, running::Running, under_way::Part},
+    task::TaskRecord,
+};
+
+/// The slots, what runs on them, the application that it runs on, and the thread that keeps its claims.
+pub(crate) struct Attempts {
+    pub(super) core: Arc<Core>,
+    pub(super) pools: Pools,
+    pub(super) running: Running,
+    entry: RwLock<Option<Arc<dyn Entry>>>,
+    lease_thread: Mutex<Option<LeaseThread>>,
+}
+
+impl Attempts {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        let settings = &core.settings;
+        Self {
+            pools: Pools::new(
+                settings.concurrency,
+                settings.limits,
+                &settings.pools,
+                core.signals.wake.clone(),
+            ),
+            running: Running::new(),
+            entry: RwLock::new(None),
+            lease_thread: Mutex::new(None),
+            core,
+        }
+    }
+
+    /// Has tasks run on `entry` from now on.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, if it has no thread left for the leases.
+    pub(super) fn begin(self: &Arc<Self>, entry: Arc<dyn Entry>) -> io::Result<()> {
+        *self.entry.write().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+        let lease_thread = LeaseThread::start(self)?;
+        *self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease_thread);
+        Ok(())
+    }
+
+    /// Renews no claim any longer, and lets go of the application.
+    pub(super) async fn end(&self) {
+        let lease_thread = self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lease_thread) = lease_thread {
+            lease_thread.stop(self.core.settings.store_timeout).await;
+        }
+        let entry = self.entry.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(entry);
+    }
+
+    /// What tasks run on; none if the application was let go.
+    pub(super) fn entry(&self) -> Option<Arc<dyn Entry>> {
+        self.entry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The record with the latest progress, which is stored only now and then.
+    pub(super) fn with_progress(&self, mut record: Arc<TaskRecord>) -> Arc<TaskRecord> {
+        if !record.state.is_held() {
+            return record;
+        }
+        let token = record.token;
+        let live = self
+            .running
+            .of(record.id)
+            .into_iter()
+            .find(|live| live.lease.token == token);
+        if let Some(progress) = live.and_then(|live| live.progress()) {
+            Arc::make_mut(&mut record).progress = Some(progress);
+        }
+        record
+    }
+}
+
+impl Part for Attempts {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+}

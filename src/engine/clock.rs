@@ -1,0 +1,32 @@
+//! The time of one engine.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::time::{Clock, SystemClock, Timestamp};
+
+/// The engine's own clock: monotonic for what it decides, with a wall time for what it shows.
+pub(crate) struct EngineClock {
+    started: Instant,
+    wall: Timestamp,
+}
+
+impl EngineClock {
+    pub(super) fn new(simulated: Option<&dyn Clock>) -> Self {
+        Self {
+            started: Instant::now(),
+            wall: simulated.map_or_else(|| SystemClock::new().now(), Clock::now),
+        }
+    }
+
+    /// The wall time at `now`.
+    pub(crate) fn at(&self, now: Instant) -> Timestamp {
+        self.wall.saturating_add(now.saturating_duration_since(self.started))
+    }
+
+    /// How long the engine has been there at `now`.
+    pub(crate) fn uptime(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+}

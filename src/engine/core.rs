@@ -1,0 +1,182 @@
+//! What every part of the engine works with.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    engine::{
+        Settings,
+        api_address::ApiAddress,
+        busy::Busy,
+        caught::{caught, caught_async, panicked},
+        clock::EngineClock,
+        node::Hint,
+        probes::Probes,
+        rates::{Counted, Rates},
+        shutdown::Phase,
+        watch::Watchers,
+    },
+    probe::Event,
+    store::{Ledger, QueueHint, StoreError, StoreErrorKind, StoreResult, TaskStore},
+    task::{Condition, PoolName, RequestId, Tenant, WorkerId},
+};
+
+/// The store and how to ask it, the settings, who hears of what, and how far the end has come.
+pub(crate) struct Core {
+    pub(super) ledger: Ledger,
+    pub(super) settings: Settings,
+    pub(super) probes: Probes,
+    pub(super) clock: EngineClock,
+    pub(super) worker: WorkerId,
+    pub(super) runtime: Handle,
+    pub(super) watchers: Watchers,
+    pub(super) rates: Rates,
+    pub(super) busy: Busy,
+    pub(super) phase: Phase,
+    pub(super) signals: Signals,
+    pub(super) api: ApiAddress,
+}
+
+impl Core {
+    pub(super) fn new(
+        store: Arc<dyn TaskStore>,
+        settings: Settings,
+        probes: Probes,
+        runtime: Handle,
+        api: ApiAddress,
+    ) -> Self {
+        let signals = Signals::default();
+        Self {
+            worker: WorkerId::new(settings.worker_name.clone(), fastrand::u64(..)),
+            clock: EngineClock::new(settings.simulated.as_deref()),
+            watchers: Watchers::new(&signals.wake),
+            rates: Rates::new(),
+            busy: Busy::default(),
+            phase: Phase::new(),
+            ledger: Ledger::new(store),
+            settings,
+            probes,
+            runtime,
+            signals,
+            api,
+        }
+    }
+
+    /// A new request id, made at `now`.
+    pub(super) fn request_id(&self, now: Instant) -> RequestId {
+        let mut random = [0; 10];
+        fastrand::fill(&mut random);
+        RequestId::from_parts(self.clock.at(now), random)
+    }
+
+    /// Whether new tasks are taken in.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase.is_open()
+    }
+
+    /// Gives the driver a reason to look.
+    pub(super) fn hint(&self, hint: Hint) {
+        self.signals.hint(hint);
+    }
+
+    /// A store call with its time limit. What times out may still happen; a panic is a failure like others.
+    // No async fn: that keeps its arguments twice.
+    pub(super) fn call<T, F>(
+        &self,
+        operation: &'static str,
+        begin: impl FnOnce() -> F,
+    ) -> impl Future<Output = StoreResult<T>>
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
+        let timing = self.probes.time(operation);
+        async move {
+            let mut call = pin!(caught_async(begin));
+            // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
+            let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    let limit = self.settings.store_timeout;
+                    let limited = Box::pin(timeout(limit, call)).await;
+                    limited.unwrap_or_else(|_| Ok(Err(too_slow(operation, limit))))
+                }
+            };
+            timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))))
+        }
+    }
+
+    /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.
+    pub(super) fn holds_for(&self) -> Duration {
+        self.settings.lease - self.settings.lease_margin()
+    }
+
+    pub(super) fn trouble(&self, doing: &'static str, error: &StoreError, retry_in: Duration) {
+        self.probes.emit(|| Event::Trouble { doing, error, retry_in });
+    }
+
+    pub(super) fn count_end(&self, condition: Condition, now: Instant) {
+        match condition {
+            Condition::Success => self.rates.count(Counted::Succeeded, self.clock.uptime(now)),
+            Condition::Failure => self.rates.count(Counted::Failed, self.clock.uptime(now)),
+            Condition::Stop => {}
+        }
+    }
+
+    /// What the store knows of its queue; nothing where it panics.
+    pub(super) fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
+        caught(|| self.ledger.store().queue_hint(tenant, pool)).unwrap_or_default()
+    }
+}
+
+/// A store call that is given up after `limit`.
+pub(super) async fn limited<T>(
+    operation: &'static str,
+    limit: Duration,
+    call: impl Future<Output = StoreResult<T>>,
+) -> StoreResult<T> {
+    timeout(limit, call)
+        .await
+        .unwrap_or_else(|_| Err(too_slow(operation, limit)))
+}
+
+pub(super) fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Unavailable,
+        format!("{operation} took longer than {limit:?}"),
+    )
+}
+
+/// What wakes the driver: a slot is free, or there is a reason to look.
+#[derive(Default)]
+pub(super) struct Signals {
+    pub(super) wake: Arc<Notify>,
+    hints: AtomicU8,
+}
+
+impl Signals {
+    fn hint(&self, hint: Hint) {
+        self.hints.fetch_or(1 << hint as u8, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    /// The hints that were given since this was asked last.
+    pub(super) fn take_hints(&self) -> impl Iterator<Item = Hint> {
+        let hints = self.hints.swap(0, Ordering::SeqCst);
+        let all = [Hint::Work, Hint::Outbox, Hint::Changes, Hint::Control];
+        all.into_iter().filter(move |hint| hints & 1 << *hint as u8 != 0)
+    }
+}

@@ -1,0 +1,84 @@
+//! Who hears of what the engine does.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::{
+    engine::caught::caught,
+    probe::{AttemptInfo, AttemptScope, Event, Probe},
+    store::StoreResult,
+    task::CapturedRequest,
+};
+
+/// The probes of one engine.
+pub(crate) struct Probes(Box<[Arc<dyn Probe>]>);
+
+impl Probes {
+    pub(crate) fn new(probes: Vec<Arc<dyn Probe>>) -> Self {
+        Self(probes.into())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells every probe; the event is not even made where there is none.
+    pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        if self.0.is_empty() {
+            return;
+        }
+        let event = event();
+        for probe in &self.0 {
+            // It must not panic, but if it does, it is not to take the driver, or a slot, along.
+            let _ = caught(|| probe.on_event(&event));
+        }
+    }
+
+    /// Begins a store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
+    pub(super) fn time(&self, operation: &'static str) -> Timing<'_> {
+        Timing {
+            probes: self,
+            operation,
+            started: (!self.is_empty()).then(Instant::now),
+        }
+    }
+
+    /// Lets every probe add to a request that is being captured.
+    pub(crate) fn capture(&self, request: &mut CapturedRequest) {
+        for probe in &self.0 {
+            let _ = caught(|| probe.on_capture(request));
+        }
+    }
+
+    pub(super) fn scopes<'a>(&self, attempt: impl FnOnce() -> AttemptInfo<'a>) -> Vec<Box<dyn AttemptScope>> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let attempt = attempt();
+        let scope = |probe: &Arc<dyn Probe>| caught(|| probe.attempt(&attempt)).ok().flatten();
+        self.0.iter().filter_map(scope).collect()
+    }
+}
+
+/// A store call under way.
+pub(super) struct Timing<'a> {
+    probes: &'a Probes,
+    operation: &'static str,
+    /// Only where somebody wants to know.
+    started: Option<Instant>,
+}
+
+impl Timing<'_> {
+    /// It was answered so.
+    pub(super) fn end<T>(self, answer: StoreResult<T>) -> StoreResult<T> {
+        if let Some(started) = self.started {
+            self.probes.emit(|| Event::StoreCall {
+                operation: self.operation,
+                took: started.elapsed(),
+                error: answer.as_ref().err(),
+            });
+        }
+        answer
+    }
+}
