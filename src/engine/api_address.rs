@@ -36,7 +36,7 @@ pub(crate) struct ApiAddress {
 
 impl ApiAddress {
     /// Where the task API has the task, if there is one.
-    pub(super) fn of(&self, task: &TaskRecord) -> Option<Arc<str>> {
+    pub(crate) fn of(&self, task: &TaskRecord) -> Option<Arc<str>> {
         if !self.is_mounted() {
             return None;
         }
@@ -45,7 +45,7 @@ impl ApiAddress {
     }
 
     /// Whether there is a task API.
-    pub(super) fn is_mounted(&self) -> bool {
+    pub(crate) fn is_mounted(&self) -> bool {
         self.is_mounted.load(Ordering::Relaxed)
     }
 }

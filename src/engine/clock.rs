@@ -13,7 +13,7 @@ pub(crate) struct EngineClock {
 }
 
 impl EngineClock {
-    pub(super) fn new(simulated: Option<&dyn Clock>) -> Self {
+    pub(crate) fn new(simulated: Option<&dyn Clock>) -> Self {
         Self {
             started: Instant::now(),
             wall: simulated.map_or_else(|| SystemClock::new().now(), Clock::now),

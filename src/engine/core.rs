@@ -24,7 +24,7 @@ use crate::{
         busy::Busy,
         caught::{caught, caught_async, panicked},
         clock::EngineClock,
-        node::Hint,
+        duties::node::Hint,
         probes::Probes,
         rates::{Counted, Rates},
         shutdown::Phase,
@@ -37,22 +37,22 @@ use crate::{
 
 /// The store and how to ask it, the settings, who hears of what, and how far the end has come.
 pub(crate) struct Core {
-    pub(super) ledger: Ledger,
-    pub(super) settings: Settings,
-    pub(super) probes: Probes,
-    pub(super) clock: EngineClock,
-    pub(super) worker: WorkerId,
-    pub(super) runtime: Handle,
-    pub(super) watchers: Watchers,
-    pub(super) rates: Rates,
-    pub(super) busy: Busy,
-    pub(super) phase: Phase,
-    pub(super) signals: Signals,
-    pub(super) api: ApiAddress,
+    pub(crate) ledger: Ledger,
+    pub(crate) settings: Settings,
+    pub(crate) probes: Probes,
+    pub(crate) clock: EngineClock,
+    pub(crate) worker: WorkerId,
+    pub(crate) runtime: Handle,
+    pub(crate) watchers: Watchers,
+    pub(crate) rates: Rates,
+    pub(crate) busy: Busy,
+    pub(crate) phase: Phase,
+    pub(crate) signals: Signals,
+    pub(crate) api: ApiAddress,
 }
 
 impl Core {
-    pub(super) fn new(
+    pub(crate) fn new(
         store: Arc<dyn TaskStore>,
         settings: Settings,
         probes: Probes,
@@ -77,25 +77,25 @@ impl Core {
     }
 
     /// A new request id, made at `now`.
-    pub(super) fn request_id(&self, now: Instant) -> RequestId {
+    pub(crate) fn request_id(&self, now: Instant) -> RequestId {
         let mut random = [0; 10];
         fastrand::fill(&mut random);
         RequestId::from_parts(self.clock.at(now), random)
     }
 
     /// Whether new tasks are taken in.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.phase.is_open()
     }
 
     /// Gives the driver a reason to look.
-    pub(super) fn hint(&self, hint: Hint) {
+    pub(crate) fn hint(&self, hint: Hint) {
         self.signals.hint(hint);
     }
 
     /// A store call with its time limit. What times out may still happen; a panic is a failure like others.
     // No async fn: that keeps its arguments twice.
-    pub(super) fn call<T, F>(
+    pub(crate) fn call<T, F>(
         &self,
         operation: &'static str,
         begin: impl FnOnce() -> F,
@@ -120,15 +120,15 @@ impl Core {
     }
 
     /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.
-    pub(super) fn holds_for(&self) -> Duration {
+    pub(crate) fn holds_for(&self) -> Duration {
         self.settings.lease - self.settings.lease_margin()
     }
 
-    pub(super) fn trouble(&self, doing: &'static str, error: &StoreError, retry_in: Duration) {
+    pub(crate) fn trouble(&self, doing: &'static str, error: &StoreError, retry_in: Duration) {
         self.probes.emit(|| Event::Trouble { doing, error, retry_in });
     }
 
-    pub(super) fn count_end(&self, condition: Condition, now: Instant) {
+    pub(crate) fn count_end(&self, condition: Condition, now: Instant) {
         match condition {
             Condition::Success => self.rates.count(Counted::Succeeded, self.clock.uptime(now)),
             Condition::Failure => self.rates.count(Counted::Failed, self.clock.uptime(now)),
@@ -137,13 +137,13 @@ impl Core {
     }
 
     /// What the store knows of its queue; nothing where it panics.
-    pub(super) fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
+    pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
         caught(|| self.ledger.store().queue_hint(tenant, pool)).unwrap_or_default()
     }
 }
 
 /// A store call that is given up after `limit`.
-pub(super) async fn limited<T>(
+pub(crate) async fn limited<T>(
     operation: &'static str,
     limit: Duration,
     call: impl Future<Output = StoreResult<T>>,
@@ -153,7 +153,7 @@ pub(super) async fn limited<T>(
         .unwrap_or_else(|_| Err(too_slow(operation, limit)))
 }
 
-pub(super) fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
+pub(crate) fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
     StoreError::new(
         StoreErrorKind::Unavailable,
         format!("{operation} took longer than {limit:?}"),
@@ -162,8 +162,8 @@ pub(super) fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
 
 /// What wakes the driver: a slot is free, or there is a reason to look.
 #[derive(Default)]
-pub(super) struct Signals {
-    pub(super) wake: Arc<Notify>,
+pub(crate) struct Signals {
+    pub(crate) wake: Arc<Notify>,
     hints: AtomicU8,
 }
 
@@ -174,7 +174,7 @@ impl Signals {
     }
 
     /// The hints that were given since this was asked last.
-    pub(super) fn take_hints(&self) -> impl Iterator<Item = Hint> {
+    pub(crate) fn take_hints(&self) -> impl Iterator<Item = Hint> {
         let hints = self.hints.swap(0, Ordering::SeqCst);
         let all = [Hint::Work, Hint::Outbox, Hint::Changes, Hint::Control];
         all.into_iter().filter(move |hint| hints & 1 << *hint as u8 != 0)

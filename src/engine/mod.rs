@@ -3,63 +3,33 @@
 //! It has four parts, which know each other downwards only, and work with one [core](core::Core): the store, the settings,
 //! the probes.
 //!
-//! - [`Duties`](driver::Duties): what a process does besides: claims, rescues, prunes, reports, hears of other processes
-//! - [`Intake`]: takes tasks in; all that the layer talks to
-//! - [`Outbox`](outbox::Outbox): tells destinations that tasks ended
-//! - [`Attempts`](attempts::Attempts): runs tasks, keeps their claims, judges how they ended
+//! - [`duties`]: what a process does besides: claims, rescues, prunes, reports, hears of other processes
+//! - [`intake`]: takes tasks in; all that the layer talks to
+//! - [`outbox`]: tells destinations that tasks ended
+//! - [`attempts`]: runs tasks, keeps their claims, judges how they ended
 //!
-//! [`attempt`] and [`node`] are the two pure machines: times, randomness and results go in, actions come out. [`run`] and
-//! [`driver`] carry the actions out. [`shutdown`] ends it all; [`tasks`] is the handle that applications hold.
+//! [`attempts::attempt`] and [`duties::node`] are the two pure machines: times, randomness and results go in, actions come
+//! out. [`attempts::run`] and [`duties`] carry the actions out. [`pools`] says which slots a task may run on, [`watch`] wakes
+//! those who wait for a task; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold.
 
-mod accept;
-mod accept_all;
-mod answering;
 mod api_address;
-pub(crate) mod attempt;
-mod attempts;
-mod budget;
+pub(crate) mod attempts;
 mod busy;
 mod caught;
-mod claim;
 mod clock;
-mod context;
 mod core;
-mod deliver;
-mod destinations;
-mod driver;
-mod entry;
-#[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
-mod feed;
-mod follow;
-mod give_up;
-mod grpc;
-mod hosts;
-mod insert;
+pub(crate) mod duties;
 mod intake;
-mod judge;
-mod lease;
-mod log;
-mod lookout;
-pub(crate) mod node;
-#[cfg(feature = "api")]
-mod observe;
 mod outbox;
-mod pool;
-mod pool_control;
-mod pool_steering;
 mod pools;
 mod probes;
 mod rates;
-pub(crate) mod retry;
-mod run;
-mod running;
 #[cfg(feature = "api")]
 mod served;
 mod settings;
 mod shutdown;
 mod slots;
 mod stats;
-mod submit;
 mod sync;
 mod tasks;
 mod told;
@@ -70,32 +40,41 @@ use std::{io, sync::Arc};
 
 use tokio::{runtime::Handle, sync::Semaphore};
 
+#[cfg(feature = "api")]
+pub(crate) use self::watch::{feed::Place, observe::Observer};
 pub(crate) use self::{
-    accept::{Accepting, Unaccepted},
-    answering::{Answering, Gathered},
     api_address::ApiAddress,
-    budget::{Budget, Reserved},
-    destinations::Hooks,
-    entry::{BodyEnd, Entry, Replayed},
-    intake::Intake,
+    attempts::{
+        Attempts,
+        answering::{Answering, Gathered},
+        entry::{BodyEnd, Entry, Replayed},
+    },
+    intake::{
+        Intake,
+        accept::{Accepting, Unaccepted},
+        budget::{Budget, Reserved},
+    },
+    outbox::destinations::Hooks,
     probes::Probes,
     settings::{IntakeSettings, Settings, Strip},
     tasks::Alive,
 };
-use self::{attempts::Attempts, core::Core, driver::Duties, outbox::Outbox};
 pub use self::{
-    context::TaskContext,
-    follow::Changes,
-    pool::Pool,
-    pool_steering::{PausedPool, PoolError, PoolStats},
-    retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
+    attempts::{
+        context::TaskContext,
+        retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
+    },
+    intake::submit::{Submission, SubmitError, Submitted},
+    pools::{
+        pool::Pool,
+        steering::{PausedPool, PoolError, PoolStats},
+    },
     shutdown::ShutdownReport,
     stats::{ProcessStats, Stats},
-    submit::{Submission, SubmitError, Submitted},
     tasks::{Tasks, WeakTasks},
+    watch::follow::Changes,
 };
-#[cfg(feature = "api")]
-pub(crate) use self::{feed::Place, observe::Observer};
+use self::{core::Core, duties::Duties, outbox::Outbox};
 use crate::store::TaskStore;
 
 /// Everything that runs tasks in this process, for one layer.
@@ -139,7 +118,7 @@ impl Engine {
     /// The operating system's, if it has no thread left for the leases.
     pub(crate) fn begin(&self, entry: Arc<dyn Entry>) -> io::Result<()> {
         self.attempts.begin(entry)?;
-        self.core.runtime.spawn(driver::drive(self.duties.clone()));
+        self.core.runtime.spawn(duties::drive(self.duties.clone()));
         Ok(())
     }
 

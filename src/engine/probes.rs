@@ -36,7 +36,7 @@ impl Probes {
     }
 
     /// Begins a store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
-    pub(super) fn time(&self, operation: &'static str) -> Timing<'_> {
+    pub(crate) fn time(&self, operation: &'static str) -> Timing<'_> {
         Timing {
             probes: self,
             operation,
@@ -51,7 +51,7 @@ impl Probes {
         }
     }
 
-    pub(super) fn scopes<'a>(&self, attempt: impl FnOnce() -> AttemptInfo<'a>) -> Vec<Box<dyn AttemptScope>> {
+    pub(crate) fn scopes<'a>(&self, attempt: impl FnOnce() -> AttemptInfo<'a>) -> Vec<Box<dyn AttemptScope>> {
         if self.0.is_empty() {
             return Vec::new();
         }
@@ -62,7 +62,7 @@ impl Probes {
 }
 
 /// A store call under way.
-pub(super) struct Timing<'a> {
+pub(crate) struct Timing<'a> {
     probes: &'a Probes,
     operation: &'static str,
     /// Only where somebody wants to know.
@@ -71,7 +71,7 @@ pub(super) struct Timing<'a> {
 
 impl Timing<'_> {
     /// It was answered so.
-    pub(super) fn end<T>(self, answer: StoreResult<T>) -> StoreResult<T> {
+    pub(crate) fn end<T>(self, answer: StoreResult<T>) -> StoreResult<T> {
         if let Some(started) = self.started {
             self.probes.emit(|| Event::StoreCall {
                 operation: self.operation,

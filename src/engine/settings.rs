@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, Method};
 
 use crate::{
-    engine::{destinations::Hooks, pool::Pool, retry::RetryPolicy},
+    engine::{attempts::retry::RetryPolicy, outbox::destinations::Hooks, pools::pool::Pool},
     store::{Limits, Retention},
     time::Clock,
 };

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::engine::{Engine, attempt::Input, node::Answer};
+use crate::engine::{Engine, attempts::attempt::Input, duties::node::Answer};
 
 /// How far the end has come. Only grows.
 pub(crate) struct Phase {
@@ -179,7 +179,7 @@ impl Engine {
     }
 
     /// Nobody holds the engine any longer.
-    pub(super) fn abandon(self: &Arc<Self>) {
+    pub(crate) fn abandon(self: &Arc<Self>) {
         self.close();
         let engine = self.clone();
         // On a runtime that has ended this does nothing, and there is nothing left to do.

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    engine::{Engine, ShutdownReport, Stats, attempt::Input, node::Hint},
+    engine::{Engine, ShutdownReport, Stats, attempts::attempt::Input, duties::node::Hint},
     store::{Delete, LogQuery, StoreError},
     task::{
         CapturedRequest, CapturedResponse, Destination, Filter, LogLine, Page, PageOf, RequestId, Scope, TaskRecord,

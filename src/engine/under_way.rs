@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc};
 use crate::engine::core::Core;
 
 /// A part of the engine.
-pub(super) trait Part: Sized {
+pub(crate) trait Part: Sized {
     /// What it works with.
     fn core(&self) -> &Core;
 
@@ -18,7 +18,7 @@ pub(super) trait Part: Sized {
 
 /// A piece of work under way, and the part that does it. Dropped, it is over.
 #[must_use]
-pub(super) struct UnderWay<T: Part>(Arc<T>);
+pub(crate) struct UnderWay<T: Part>(Arc<T>);
 
 impl<T: Part> Deref for UnderWay<T> {
     type Target = Arc<T>;

@@ -9,10 +9,7 @@ use http::{
 };
 
 use crate::{
-    engine::{
-        ApiAddress,
-        retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
-    },
+    engine::{ApiAddress, AttemptEnd, Backoff, RetryPolicy, Verdict},
     layer::{
         HeaderPolicy,
         dialect::{self, Ask, Dialect, PREFER, Preferences},

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     engine::{
-        attempt::{Attempt, Directive, How, Input},
-        node::Hint,
+        attempts::attempt::{Attempt, Directive, How, Input},
+        duties::node::Hint,
     },
     probe::AttemptOutcome,
     store::{Held, Renewal, Settled},

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     engine::{
-        attempt::Input,
-        node::{Action, Answer, Hint, Node},
+        attempts::attempt::Input,
+        duties::node::{Action, Answer, Hint, Node},
     },
     store::{ClaimedDelivery, Held, StoreResult},
     task::{LeaseRef, RequestId, WorkerId, lifecycle::Outcome},

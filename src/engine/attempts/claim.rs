@@ -1,0 +1,152 @@
+//! Claiming tasks, starting those that are claimed, and handing back what cannot be started.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::{
+    engine::{
+        attempts::{Attempts, run::Start},
+        caught::{caught_async, panicked},
+        core::too_slow,
+        duties::node::{Answer, Hint, QUIET},
+        under_way::{Part, UnderWay},
+    },
+    error::BoxFuture,
+    store::{Claimed, Held, StoreError, StoreErrorKind, StoreResult},
+    task::{CapturedRequest, TaskRecord, lifecycle::Outcome},
+};
+
+impl Attempts {
+    /// Claims up to `max` tasks, and starts them.
+    pub(crate) async fn claim(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
+        // Places are taken first and the surplus is given back: a claim without one would be a task nobody runs.
+        let Some(mut places) = self.pools.claiming(max) else {
+            return Ok(Answer::Idle(None));
+        };
+        let claimed_at = Instant::now();
+        let claim = places.claim(self.core.worker.clone(), self.core.settings.lease);
+        let core = self.core.clone();
+        let mut claiming = Box::pin(async move {
+            let timing = core.probes.time("claim");
+            let claimed = caught_async(|| core.ledger.claim(claim)).await;
+            timing.end(claimed.unwrap_or_else(|panic| Err(panicked(&panic))))
+        });
+        let Ok(claimed) = timeout(self.core.settings.store_timeout, &mut claiming).await else {
+            let late = Self::claim_late(self.enter(), claiming, claimed_at);
+            self.core.runtime.spawn(late);
+            return Err(too_slow("claim", self.core.settings.store_timeout));
+        };
+        let claimed = claimed?;
+        for id in claimed.unreadable {
+            self.core.watchers.changed(id);
+            self.core.hint(Hint::Outbox);
+        }
+        if self.pools.known_version() != Some(claimed.control) {
+            // A pool may have been paused in the meantime. If that cannot be read now, its tasks are begun, and it is read before
+            // the next claim.
+            self.core.hint(Hint::Control);
+            let _ = self.read_controls().await;
+        }
+        let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
+        let mut unasked = 0;
+        for task in claimed.tasks {
+            let place = places.place(&task.record);
+            unasked += usize::from(place.is_none());
+            let Some(place) = place.filter(|_| !self.pools.is_paused(&task.record.pool)) else {
+                self.hand_back(&task.held).await;
+                continue;
+            };
+            let start = Start {
+                held: task.held,
+                input: task.input,
+                place,
+                claimed_at,
+                attempts: self.enter(),
+            };
+            self.start(&task.record, start);
+        }
+        if unasked > 0 {
+            // Asked again at once, it would give them again.
+            let context = format!("a claim brought {unasked} tasks that were not asked for, which were handed back");
+            return Err(StoreError::new(StoreErrorKind::Unavailable, context));
+        }
+        if taken >= places.all() {
+            return Ok(Answer::More);
+        }
+        // Of a store that says that there is more and gives nothing this is not known, but asked again at once, it might say so
+        // for ever.
+        if taken == 0 || !more {
+            places.found_all(claimed.passed_over);
+        }
+        Ok(match (taken, more) {
+            (0, true) => Answer::Idle(Some(QUIET)),
+            (_, true) => Answer::More,
+            (_, false) => Answer::Idle(claimed.next_due),
+        })
+    }
+
+    /// Reads the store's named values, and does as they say.
+    pub(crate) async fn read_controls(&self) -> StoreResult<Answer> {
+        let controls = self
+            .core
+            .call("control", || self.core.ledger.store().control(None))
+            .await?;
+        self.pools.apply(&controls);
+        Ok(Answer::Idle(None))
+    }
+
+    /// Sees a claim through that took longer than a store call may: if it takes place after all, the tasks wait for this
+    /// process and no other to run them, and would be charged with a crash when their lease runs out.
+    async fn claim_late(
+        attempts: UnderWay<Self>,
+        claiming: BoxFuture<'static, StoreResult<Claimed>>,
+        claimed_at: Instant,
+    ) {
+        let until = claimed_at + attempts.core.holds_for();
+        if let Ok(Ok(claimed)) = timeout_at(until, claiming).await {
+            for task in claimed.tasks {
+                let (held, input) = (task.held, task.input);
+                attempts.start_or_hand_back(&task.record, held, input, claimed_at).await;
+            }
+        }
+    }
+
+    /// Starts a task that is claimed already, or hands it back, uncharged, if no slot is free.
+    pub(crate) async fn start_or_hand_back(
+        self: &Arc<Self>,
+        record: &TaskRecord,
+        held: Held,
+        input: Arc<CapturedRequest>,
+        claimed_at: Instant,
+    ) {
+        if let Some(place) = self.pools.place_for(record) {
+            let start = Start {
+                held,
+                input,
+                place,
+                claimed_at,
+                attempts: self.enter(),
+            };
+            self.start(record, start);
+            return;
+        }
+        self.hand_back(&held).await;
+    }
+
+    /// Gives up a claim under which nothing was begun: the task waits again, uncharged.
+    pub(crate) async fn hand_back(&self, held: &Held) {
+        self.pools.slots.send_some_to_wait();
+        // If this fails, the lease runs out.
+        if let Err(error) = self
+            .core
+            .call("settle", || self.core.ledger.settle(held, &Outcome::Released))
+            .await
+        {
+            self.core
+                .trouble("handing back a task", &error, self.core.settings.lease);
+        }
+        self.core.hint(Hint::Work);
+        self.core.watchers.changed(held.lease().id);
+    }
+}

@@ -1,0 +1,211 @@
+//! What the end of an attempt means: the policy asked, its verdict turned into an outcome.
+//!
+//! All that a handler leaves behind is the application's own: its error, the extensions of its response. It is looked at and
+//! let go of inside the guard.
+
+use std::{fmt::Write, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::{
+    engine::{
+        attempts::{
+            Attempts,
+            answering::Begun,
+            entry::{Answer, BodyEnd, Replayed},
+            grpc::GrpcFailure,
+            retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
+            running::Live,
+        },
+        caught::{Panic, caught, looked_at},
+    },
+    error::BoxError,
+    probe::AttemptOutcome,
+    task::{
+        CapturedResponse,
+        lifecycle::{ERROR_BYTES, Outcome},
+    },
+};
+
+/// What the end of a handler means: the verdict, the error of a failure, the response, and how the attempt ended.
+type Judged = (Verdict, String, Option<CapturedResponse>, AttemptOutcome);
+
+impl Attempts {
+    /// What it means that the time is over, `begun` being what there is of an answer. What was sent is judged by its head,
+    /// and is final: somebody may have acted on it.
+    pub(crate) fn judge_time_out(&self, live: &Live, begun: Option<Begun>) -> (Outcome, AttemptOutcome) {
+        let judged = match begun {
+            Some(begun) => self.judge_answer(begun.ended(BodyEnd::OutOfTime)),
+            None => {
+                let error = format!("the attempt took longer than {}", self.time_limit());
+                Ok((
+                    self.verdict(&AttemptEnd::TimedOut),
+                    error,
+                    None,
+                    AttemptOutcome::TimedOut,
+                ))
+            }
+        };
+        self.settled_by(live, judged)
+    }
+
+    fn time_limit(&self) -> String {
+        format!("{} s", self.core.settings.attempt_timeout.as_secs_f64())
+    }
+
+    /// What the end of a handler means. What it left behind is the application's own, and may panic when it is shown, or
+    /// let go of: then the handler has panicked, late.
+    pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
+        let judged = match end {
+            Ok(Ok(answer)) => self.judge_answer(answer),
+            Ok(Err(error)) => looked_at(error, |error| {
+                let text = format!("the handler failed: {}", chain(error));
+                (
+                    self.verdict(&AttemptEnd::Error(error)),
+                    text,
+                    None,
+                    AttemptOutcome::Failed,
+                )
+            }),
+            Err(panic) => Err(panic),
+        };
+        self.settled_by(live, judged)
+    }
+
+    fn settled_by(&self, live: &Live, judged: Result<Judged, Panic>) -> (Outcome, AttemptOutcome) {
+        let (verdict, text, response, ended) = judged.unwrap_or_else(|panic| {
+            let text = format!("the handler panicked: {}", panic.0);
+            (
+                self.verdict(&AttemptEnd::Panicked),
+                text,
+                None,
+                AttemptOutcome::Panicked,
+            )
+        });
+        let outcome = self.outcome(live, verdict, response, text);
+        let ended = match outcome {
+            Outcome::Deferred { .. } => AttemptOutcome::Deferred,
+            _ => ended,
+        };
+        (outcome, ended)
+    }
+
+    fn judge_answer(&self, answer: Answer) -> Result<Judged, Panic> {
+        let Answer {
+            response,
+            extensions,
+            trailers,
+            end,
+        } = answer;
+        let status = response.status;
+        let timed_out = matches!(end, BodyEnd::OutOfTime);
+        let (verdict, text) = looked_at((extensions, end), |(extensions, end)| {
+            if let BodyEnd::BrokenOff(error) = end {
+                let text = format!("the response body broke off: {}", chain(error));
+                return (self.verdict(&AttemptEnd::BrokenBody(error)), text);
+            }
+            let verdict = self.verdict(&AttemptEnd::Answered {
+                status,
+                headers: &response.headers,
+                extensions,
+                trailers: trailers.as_ref(),
+                truncated: response.truncated,
+                timed_out,
+            });
+            let text = match verdict {
+                Verdict::Success => String::new(),
+                _ => match GrpcFailure::of(&response.headers, trailers.as_ref()) {
+                    Some(failure) => format!("the handler answered {status} with {failure}"),
+                    None => format!("the handler answered {status}"),
+                },
+            };
+            (verdict, text)
+        })?;
+        Ok(match verdict {
+            Verdict::Success => (verdict, text, Some(response), AttemptOutcome::Succeeded),
+            _ if timed_out => {
+                let text = format!("{text}, and its body was not over after {}", self.time_limit());
+                (Verdict::Failure, text, Some(response), AttemptOutcome::TimedOut)
+            }
+            _ => (verdict, text, Some(response), AttemptOutcome::Failed),
+        })
+    }
+
+    /// What the retry policy says. One that panics has no say: then the default policy decides.
+    fn verdict(&self, end: &AttemptEnd<'_>) -> Verdict {
+        caught(|| self.core.settings.retry.judge(end)).unwrap_or_else(|_| Backoff::new().judge(end))
+    }
+
+    fn delay(&self, retry: u32) -> Duration {
+        let jitter = fastrand::f64();
+        caught(|| self.core.settings.retry.delay(retry, jitter)).unwrap_or_else(|_| Backoff::new().delay(retry, jitter))
+    }
+
+    fn outcome(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, mut error: String) -> Outcome {
+        let missing = live.left_out;
+        if missing > 0 && may_miss_something(response.as_ref().map(|response| response.status)) {
+            let _ = write!(
+                error,
+                "; {missing} of the extensions that its request was taken in with are missing here, see RespondAsyncBuilder::carry"
+            );
+        }
+        self.outcome_of(live, verdict, response, error)
+    }
+
+    fn outcome_of(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
+        match verdict {
+            Verdict::Success => Outcome::Succeeded {
+                output: response.map_or_else(no_content, Arc::new),
+            },
+            Verdict::Retry { after } if live.retries_left > 0 => {
+                let retry = live.retries + 1;
+                Outcome::Retry {
+                    after: after.unwrap_or_else(|| self.delay(retry)),
+                    error: error.into(),
+                }
+            }
+            Verdict::Defer { after } if live.deferrals_left > 0 => Outcome::Deferred {
+                after,
+                error: error.into(),
+            },
+            Verdict::Defer { after } => {
+                let as_others = Verdict::Retry { after: Some(after) };
+                self.outcome_of(live, as_others, response, error)
+            }
+            Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
+                error: error.into(),
+                output: response.map(Arc::new),
+            },
+        }
+    }
+}
+
+/// Whether a handler that ended so may have looked for a request extension and not found it: axum answers 500, what
+/// checks who asks answers 401 or 403, and other code panics or fails.
+fn may_miss_something(status: Option<StatusCode>) -> bool {
+    matches!(
+        status,
+        None | Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::INTERNAL_SERVER_ERROR)
+    )
+}
+
+/// An error with its causes, for people. Of a chain without an end, more than is kept.
+fn chain(error: &BoxError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source.filter(|_| text.len() <= ERROR_BYTES) {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn no_content() -> Arc<CapturedResponse> {
+    Arc::new(CapturedResponse::new(
+        StatusCode::NO_CONTENT,
+        HeaderMap::new(),
+        Bytes::new(),
+    ))
+}

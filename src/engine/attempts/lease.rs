@@ -1,0 +1,175 @@
+//! Keeping claims, and noticing handlers that cannot be dropped: on a thread and runtime of its own.
+//!
+//! A handler that blocks the application's runtime must not make its neighbours look dead, so nothing here is driven by
+//! that runtime. The same thread is the watchdog: an attempt whose deadline passed without its own task doing anything
+//! about it is blocking its thread. Its failure is written down from here; its slot stays taken until it returns.
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    engine::{
+        attempts::{
+            Attempts,
+            attempt::{Directive, Input},
+            running::Live,
+        },
+        caught::{caught_async, panicked},
+        core::limited,
+        under_way::Part,
+    },
+    probe::Event,
+    task::lifecycle::Renewal,
+};
+
+/// How long after its deadline an attempt's own task may take to notice before it counts as blocked. A busy runtime is
+/// late by milliseconds; a second is no busy runtime.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the watchdog looks: it decides how late a blocked handler's failure is written down.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The running lease thread. It ends when told to, or when the engine is gone.
+pub(crate) struct LeaseThread {
+    stop: watch::Sender<bool>,
+    runs: Runs,
+}
+
+enum Runs {
+    Apart(thread::JoinHandle<()>),
+    /// In a simulation, whose time is that of the application's runtime.
+    Within(tokio::task::JoinHandle<()>),
+}
+
+impl LeaseThread {
+    /// Starts the thread.
+    pub(crate) fn start(attempts: &Arc<Attempts>) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let keeping = keep(Arc::downgrade(attempts), stopped);
+        if attempts.core.settings.simulated.is_some() {
+            let runs = Runs::Within(attempts.core.runtime.spawn(keeping));
+            return Ok(Self { stop, runs });
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new()
+            .name("respond-async-lease".into())
+            .spawn(move || runtime.block_on(keeping))?;
+        let runs = Runs::Apart(thread);
+        Ok(Self { stop, runs })
+    }
+
+    /// Ends the thread, waiting for a renewal under way to be over, but not for longer than `limit`.
+    pub(crate) async fn stop(self, limit: Duration) {
+        let _ = self.stop.send(true);
+        let joined = match self.runs {
+            Runs::Apart(thread) => tokio::task::spawn_blocking(move || drop(thread.join())),
+            Runs::Within(task) => task,
+        };
+        let _ = timeout(limit, joined).await;
+    }
+}
+
+async fn keep(attempts: Weak<Attempts>, mut stopped: watch::Receiver<bool>) {
+    let Some(lease) = attempts.upgrade().map(|attempts| attempts.core.settings.lease) else {
+        return;
+    };
+    let every = lease / 3;
+    let mut renew_at = Instant::now() + every;
+    loop {
+        tokio::select! {
+            biased;
+            _ = stopped.changed() => return,
+            () = tokio::time::sleep(LOOK_EVERY.min(every)) => {}
+        }
+        let Some(attempts) = attempts.upgrade() else {
+            return;
+        };
+        let all = attempts.running.all();
+        let now = Instant::now();
+        for live in &all {
+            attempts.look_after(live, now);
+        }
+        if now + LOOK_EVERY / 2 >= renew_at {
+            let renewed = attempts.renew(all, every).await;
+            // A failed renewal is tried again soon: there is room for only two of them in a lease.
+            renew_at = now + if renewed { every } else { every / 4 };
+        }
+    }
+}
+
+impl Attempts {
+    /// Answers whether the store did.
+    pub(crate) async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
+        let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
+        if held.is_empty() {
+            return true;
+        }
+        let leases = held.iter().map(|live| live.lease).collect();
+        let lease = self.core.settings.lease;
+        let sent_at = Instant::now();
+        let timing = self.core.probes.time("renew");
+        let renewed = caught_async(|| limited("renew", limit, self.core.ledger.store().renew(leases, lease))).await;
+        let answer = timing.end(renewed.unwrap_or_else(|panic| Err(panicked(&panic))));
+        let now = Instant::now();
+        match answer {
+            Ok(renewals) => {
+                // Counted from when it was sent: the store's lease may be as old as that.
+                let until = sent_at + self.core.holds_for();
+                for (live, renewal) in held.iter().zip(renewals) {
+                    match renewal {
+                        Renewal::Renewed { stop } => {
+                            live.machine().handle(Input::Renewed(until), now);
+                            if stop {
+                                live.feed(Input::StopAsked, now);
+                            }
+                        }
+                        Renewal::Lost => live.feed(Input::LeaseLost, now),
+                    }
+                }
+            }
+            Err(error) => {
+                self.core.trouble("renewing leases", &error, limit / 4);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Writes an attempt down whose own task should have done so by now.
+    fn look_after(self: &Arc<Self>, live: &Arc<Live>, now: Instant) {
+        let overdue = live.machine().due_at().is_some_and(|due_at| now >= due_at + PATIENCE);
+        if !overdue {
+            return;
+        }
+        let noticed = live.mark_stuck(|| self.pools.slots.mark_stuck());
+        if noticed {
+            self.core.probes.emit(|| Event::Stuck {
+                id: live.lease.id,
+                attempt: live.attempt,
+            });
+        }
+        let directive = live.machine().directive(now);
+        let nothing_to_do = match directive {
+            Directive::Run(_) | Directive::Wait(_) => true,
+            Directive::Over(_) => !noticed,
+            Directive::TimedOut | Directive::Settle(_) => false,
+        };
+        if nothing_to_do {
+            return;
+        }
+        let (attempts, live) = (self.enter(), live.clone());
+        // On the application's runtime, since the store may be driven by it: another of its threads will do.
+        self.core
+            .runtime
+            .spawn(async move { attempts.conclude(&live, Some(directive)).await });
+    }
+}

@@ -1,0 +1,106 @@
+//! [`Attempts`]: what runs tasks in this process.
+
+pub(crate) mod answering;
+pub(crate) mod attempt;
+pub(crate) mod claim;
+pub(crate) mod context;
+pub(crate) mod entry;
+pub(crate) mod grpc;
+pub(crate) mod judge;
+pub(crate) mod lease;
+pub(crate) mod log;
+pub(crate) mod retry;
+pub(crate) mod run;
+pub(crate) mod running;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use crate::{
+    engine::{
+        attempts::{entry::Entry, lease::LeaseThread, running::Running},
+        core::Core,
+        pools::Pools,
+        under_way::Part,
+    },
+    task::TaskRecord,
+};
+
+/// The slots, what runs on them, the application that it runs on, and the thread that keeps its claims.
+pub(crate) struct Attempts {
+    pub(crate) core: Arc<Core>,
+    pub(crate) pools: Pools,
+    pub(crate) running: Running,
+    entry: RwLock<Option<Arc<dyn Entry>>>,
+    lease_thread: Mutex<Option<LeaseThread>>,
+}
+
+impl Attempts {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let settings = &core.settings;
+        Self {
+            pools: Pools::new(
+                settings.concurrency,
+                settings.limits,
+                &settings.pools,
+                core.signals.wake.clone(),
+            ),
+            running: Running::new(),
+            entry: RwLock::new(None),
+            lease_thread: Mutex::new(None),
+            core,
+        }
+    }
+
+    /// Has tasks run on `entry` from now on.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, if it has no thread left for the leases.
+    pub(crate) fn begin(self: &Arc<Self>, entry: Arc<dyn Entry>) -> io::Result<()> {
+        *self.entry.write().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+        let lease_thread = LeaseThread::start(self)?;
+        *self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease_thread);
+        Ok(())
+    }
+
+    /// Renews no claim any longer, and lets go of the application.
+    pub(crate) async fn end(&self) {
+        let lease_thread = self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lease_thread) = lease_thread {
+            lease_thread.stop(self.core.settings.store_timeout).await;
+        }
+        let entry = self.entry.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(entry);
+    }
+
+    /// What tasks run on; none if the application was let go.
+    pub(crate) fn entry(&self) -> Option<Arc<dyn Entry>> {
+        self.entry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The record with the latest progress, which is stored only now and then.
+    pub(crate) fn with_progress(&self, mut record: Arc<TaskRecord>) -> Arc<TaskRecord> {
+        if !record.state.is_held() {
+            return record;
+        }
+        let token = record.token;
+        let live = self
+            .running
+            .of(record.id)
+            .into_iter()
+            .find(|live| live.lease.token == token);
+        if let Some(progress) = live.and_then(|live| live.progress()) {
+            Arc::make_mut(&mut record).progress = Some(progress);
+        }
+        record
+    }
+}
+
+impl Part for Attempts {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+}

@@ -1,0 +1,365 @@
+//! One attempt driven: the handler polled and guarded, the machine asked, its directives carried out.
+
+use std::{
+    future::poll_fn,
+    mem::{replace, take},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    engine::{
+        attempts::{
+            Attempts,
+            answering::Taken,
+            attempt::{Attempt, Directive, How, Input},
+            entry::{Replay, Replayed},
+            log::LogTimer,
+            running::Live,
+        },
+        caught::{Panic, caught, let_go},
+        duties::node::Hint,
+        pools::Place,
+        under_way::UnderWay,
+    },
+    probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
+    store::{Held, Settled},
+    task::{CapturedRequest, TaskRecord, lifecycle::Outcome},
+};
+
+/// Progress is written at most this often: it is for people to look at.
+const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// The claim under which an attempt runs, and the slot it runs on.
+pub(crate) struct Start {
+    pub(crate) held: Held,
+    pub(crate) input: Arc<CapturedRequest>,
+    pub(crate) place: Place,
+    /// Before the claim was asked for: what its lease is counted from here.
+    pub(crate) claimed_at: Instant,
+    pub(crate) attempts: UnderWay<Attempts>,
+}
+
+impl Attempts {
+    /// Starts an attempt in a task of its own.
+    pub(crate) fn start(&self, record: &TaskRecord, start: Start) {
+        let now = Instant::now();
+        let held_until = start.claimed_at + self.core.holds_for();
+        let machine = Attempt::new(
+            now,
+            self.core.settings.attempt_timeout,
+            self.core.settings.stop_grace,
+            held_until,
+        );
+        let input = start.input;
+        let live = Arc::new(Live::new(record, start.held, &input, now, machine));
+        // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
+        self.running.enter(live.clone());
+        let scopes = self.core.probes.scopes(|| {
+            AttemptInfo::new(
+                record.id,
+                record.function(),
+                record.attempt,
+                live.lease.token,
+                &input,
+                &live.log,
+            )
+        });
+        // Looked at after it was entered: a shutdown that does not see it there, is seen here.
+        let replay = match self.entry().filter(|_| !self.core.phase.is_cut()) {
+            Some(entry) => {
+                self.core.probes.emit(|| Event::Started {
+                    id: record.id,
+                    attempt: record.attempt,
+                    waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
+                });
+                let live = live.clone();
+                Replay::Waiting { entry, input, live }
+            }
+            None => {
+                // The grace is over: handed back without being begun.
+                live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
+                Replay::Over
+            }
+        };
+        self.core.watchers.changed(record.id);
+        let leave = Leave {
+            handler: Handler { replay, scopes },
+            live,
+            place: Some(start.place),
+            attempts: start.attempts,
+        };
+        self.core.runtime.spawn(run(leave));
+    }
+
+    /// Keeps polling the handler, which was polled just now, until it is over or the machine asks for something else.
+    async fn attend(self: &Arc<Self>, live: &Arc<Live>, handler: &mut Handler) -> Option<Directive> {
+        let mut save_at = live.started;
+        let mut log = LogTimer::default();
+        let mut now = live.started;
+        // Polled again at once, a handler that yields would not have yielded.
+        let mut polled = true;
+        loop {
+            let directive = live.machine().directive(now);
+            let Directive::Run(until) = directive else {
+                return Some(directive);
+            };
+            let wake = match live.has_unsaved() {
+                true => until.min(save_at),
+                false => until,
+            };
+            let wake = log.due_at().map_or(wake, |at| wake.min(at));
+            tokio::select! {
+                biased;
+                end = poll_fn(|cx| match take(&mut polled) {
+                    true => Poll::Pending,
+                    false => Pin::new(&mut *handler).poll(cx),
+                }) => {
+                    self.finished(live, end);
+                    return None;
+                }
+                // A handler that always has something to do uses up what tokio lets a task do at a time. Its time
+                // passes all the same.
+                () = unconstrained(live.changed().notified()) => {}
+                () = unconstrained(live.logged()) => {}
+                () = unconstrained(sleep_until(wake)) => {}
+            }
+            now = Instant::now();
+            if log.is_due(live, now) {
+                self.save_log(live);
+            }
+            if now >= save_at && live.has_unsaved() {
+                save_at = now + SAVE_PROGRESS_EVERY;
+                self.save_progress(live);
+            }
+        }
+    }
+
+    /// Tells the machine that the handler is over.
+    fn finished(&self, live: &Live, end: Result<Replayed, Panic>) {
+        let (outcome, ended) = self.judge(live, end);
+        live.machine().handle(Input::Finished(outcome, ended), Instant::now());
+    }
+
+    /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
+    /// already.
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+    pub(crate) fn conclude(&self, live: &Live, mut given: Option<Directive>) -> impl Future<Output = ()> {
+        async move {
+            // Not an earlier one: to drop the handler, or to come here, may have taken longer than the claim holds.
+            let mut now = Instant::now();
+            loop {
+                let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
+                match directive {
+                    Directive::Settle(ref outcome) => {
+                        if live.log.get().is_some() {
+                            Box::pin(self.save_last_log(live)).await;
+                        }
+                        let answer = self
+                            .core
+                            .call("settle", || self.core.ledger.settle(&live.held, outcome))
+                            .await;
+                        let input = match answer {
+                            Ok(settled) => Input::Settled(settled),
+                            Err(error) => {
+                                now = Instant::now();
+                                let pause = self.settle_pause(live.machine().settle_tries());
+                                self.core.trouble("settling a task", &error, pause);
+                                Input::NotSettled(pause)
+                            }
+                        };
+                        // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
+                        given = Some(live.feed_and_ask(input, now));
+                    }
+                    Directive::TimedOut => match live.so_far.take() {
+                        Taken::First(begun) => {
+                            let (outcome, ended) = self.judge_time_out(live, begun);
+                            live.feed(Input::Finished(outcome, ended), now);
+                        }
+                        // The watchdog and the attempt's own task may both see it: one of them judges, the other waits.
+                        Taken::Already => now = live.change_before(now + Duration::from_secs(1)).await,
+                    },
+                    Directive::Wait(until) | Directive::Run(until) => now = live.change_before(until).await,
+                    Directive::Over(how) => {
+                        if live.is_first_to_report() {
+                            self.report_end(live, how, now);
+                        }
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn settle_pause(&self, tries: u32) -> Duration {
+        let doubled = Duration::from_millis(50).saturating_mul(1 << tries.min(10));
+        doubled.min(Duration::from_secs(5)).mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    /// Tells everybody who wants to know that the attempt is over.
+    fn report_end(&self, live: &Live, how: How, now: Instant) {
+        let id = live.lease.id;
+        match how {
+            How::Settled(Settled::Accepted { state, outbox }, outcome) => {
+                if let Some(condition) = state.condition() {
+                    self.core.count_end(condition, now);
+                }
+                // It waits again: the node must learn when it is due.
+                if state.is_queued() {
+                    self.core.hint(Hint::Work);
+                }
+                if outbox {
+                    self.core.hint(Hint::Outbox);
+                }
+                self.core.probes.emit(|| Event::Ended {
+                    id,
+                    attempt: live.attempt,
+                    outcome,
+                    state,
+                    took: live.started.elapsed(),
+                });
+            }
+            How::Settled(Settled::Fenced, _) => self.core.probes.emit(|| Event::Fenced { id }),
+            How::Lost => self.core.probes.emit(|| Event::LeaseLost {
+                id,
+                attempt: live.attempt,
+            }),
+        }
+        self.running.note_end(matches!(
+            how,
+            How::Settled(Settled::Accepted { state, .. }, AttemptOutcome::Released) if state.is_queued()
+        ));
+        self.core.watchers.changed(id);
+    }
+
+    /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
+    /// failed, and one that succeeded should not look as if it were half done.
+    async fn save_last_progress(&self, live: &Live) {
+        if let Some(progress) = live.take_unsaved() {
+            let saved = self.core.call("set_progress", || {
+                self.core.ledger.store().set_progress(live.lease, progress)
+            });
+            let _ = timeout(LAST_PROGRESS_LIMIT, saved).await;
+        }
+    }
+
+    fn save_progress(self: &Arc<Self>, live: &Arc<Live>) {
+        let Some(progress) = live.take_unsaved() else {
+            return;
+        };
+        let (core, lease) = (self.core.clone(), live.lease);
+        self.core.runtime.spawn(async move {
+            // Lost progress is not worth a word: the next report overwrites it.
+            let _ = core
+                .call("set_progress", || core.ledger.store().set_progress(lease, progress))
+                .await;
+            core.watchers.wake(lease.id);
+        });
+    }
+}
+
+/// How long the last report of a handler may hold up its settlement.
+const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
+
+/// The attempt's own task: the handler first, then what the machine asks for.
+///
+/// Whatever has to be waited for is in a box of its own. Every attempt has a future of this size, and many a handler, on
+/// many a store, is ready at once.
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+fn run(mut leave: Leave) -> impl Future<Output = ()> {
+    async move {
+        let Leave {
+            handler,
+            live,
+            attempts,
+            ..
+        } = &mut leave;
+        let mut given = Some(live.machine().directive(live.started));
+        if let Some(Directive::Run(_)) = given {
+            let is_over = poll_fn(|cx| {
+                let polled = Pin::new(&mut *handler).poll(cx);
+                Poll::Ready(polled.map(|end| attempts.finished(live, end)).is_ready())
+            });
+            given = match is_over.await {
+                true => None,
+                false => Box::pin(attempts.attend(live, handler)).await,
+            };
+        }
+        handler.drop_now();
+        if live.has_unsaved() && live.machine().over().is_none() {
+            Box::pin(attempts.save_last_progress(live)).await;
+        }
+        attempts.conclude(live, given).await;
+    }
+}
+
+/// Leaves the stage when the attempt's task is over, or is dropped together with its runtime.
+struct Leave {
+    /// First: until it is gone, the slot is taken.
+    handler: Handler,
+    live: Arc<Live>,
+    place: Option<Place>,
+    /// Last, as it is the last to be let go of.
+    attempts: UnderWay<Attempts>,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.handler.drop_now();
+        self.attempts.running.leave(self.live.lease);
+        // Nobody will judge by it any more, and the application may hold on to its context.
+        let _ = let_go(self.live.so_far.take());
+        self.live.unstick();
+        self.place.take();
+    }
+}
+
+/// A replay in progress, its panics caught, every poll of it inside the probes' scopes.
+struct Handler {
+    replay: Replay,
+    scopes: Vec<Box<dyn AttemptScope>>,
+}
+
+impl Handler {
+    /// Drops the replay now. A destructor that panics is no reason for the attempt to go unwritten.
+    fn drop_now(&mut self) {
+        let _ = let_go(replace(&mut self.replay, Replay::Over));
+        // One by one: of two that panic together, the second ends the process.
+        while let Some(scope) = self.scopes.pop() {
+            let _ = let_go(scope);
+        }
+    }
+}
+
+impl Future for Handler {
+    type Output = Result<Replayed, Panic>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { replay, scopes } = &mut *self;
+        let mut polled = Poll::Pending;
+        match caught(|| in_scopes(scopes, &mut || polled = replay.poll(cx))) {
+            Ok(()) => polled.map(Ok),
+            Err(panic) => {
+                // A scope may have panicked over an answer that the handler gave.
+                let _ = let_go(polled);
+                // A future that panicked must not be polled again.
+                self.drop_now();
+                Poll::Ready(Err(panic))
+            }
+        }
+    }
+}
+
+fn in_scopes(scopes: &mut [Box<dyn AttemptScope>], poll: &mut dyn FnMut()) {
+    match scopes.split_first_mut() {
+        Some((first, rest)) => first.in_scope(&mut || in_scopes(rest, poll)),
+        None => poll(),
+    }
+}

@@ -1,0 +1,196 @@
+//! What other processes on the same store do: heard of by the store's news, and found out by looking.
+//!
+//! News are hints. So while somebody here waits for a task, one look a second at all such tasks finds what was not told:
+//! one call of the store, however many wait. A process that nobody waits in looks at nothing.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    engine::{
+        duties::{
+            Duties,
+            node::{Answer, Hint, Node},
+        },
+        under_way::Part,
+    },
+    store::{Abilities, Attention, Glance, News, Sharing, StoreResult},
+    task::{Presence, RequestId, Seen, SlotStats},
+};
+
+/// How many tasks one call looks at.
+const AT_ONCE: usize = 1000;
+
+/// How long the store tells of changes when nobody waits any more: clients that poll come back.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// For how long a process counts as there after it said so: it does every 5 seconds.
+const PRESENT: Duration = Duration::from_secs(15);
+
+/// What is known of the other processes.
+pub(crate) struct Lookout {
+    is_shared: bool,
+    notifies: bool,
+    watched_at: Mutex<Option<Instant>>,
+    /// How the tasks stood that somebody waits for, when they were looked at last.
+    glances: Mutex<HashMap<RequestId, Option<Glance>>>,
+    others: Mutex<Others>,
+}
+
+#[derive(Default)]
+struct Others {
+    seen: Vec<Seen>,
+    at: Option<Instant>,
+}
+
+impl Lookout {
+    pub(crate) fn new(abilities: Abilities) -> Self {
+        Self {
+            is_shared: abilities.sharing == Sharing::Shared,
+            notifies: abilities.notifies,
+            watched_at: Mutex::default(),
+            glances: Mutex::default(),
+            others: Mutex::default(),
+        }
+    }
+
+    /// The processes that were seen lately, but for `own`.
+    pub(crate) fn others(&self, own: &Presence, now: Instant) -> Vec<Seen> {
+        let others = lock(&self.others);
+        let since = others.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let seen = others.seen.iter().filter(|seen| seen.presence.worker != own.worker);
+        let seen = seen.map(|seen| Seen {
+            ago: seen.ago + since,
+            presence: seen.presence.clone(),
+        });
+        seen.filter(|seen| seen.ago <= PRESENT).collect()
+    }
+
+    fn glances(&self) -> MutexGuard<'_, HashMap<RequestId, Option<Glance>>> {
+        lock(&self.glances)
+    }
+}
+
+impl Duties {
+    /// Has the store tell of changes from when somebody waits for one until a while after. Answers whether it does.
+    pub(crate) fn attend_to_others(&self, now: Instant) -> bool {
+        if !self.lookout.is_shared {
+            return false;
+        }
+        let mut watched_at = lock(&self.lookout.watched_at);
+        let attended = watched_at.is_some();
+        if self.core.watchers.is_watched() {
+            *watched_at = Some(now);
+        } else if watched_at.is_some_and(|at| now.saturating_duration_since(at) > LINGER) {
+            *watched_at = None;
+        }
+        let attends = watched_at.is_some();
+        drop(watched_at);
+        if attends != attended {
+            self.core.watchers.note_attended(attends);
+            let attention = if attends { Attention::Changes } else { Attention::Work };
+            self.core.ledger.store().attend(attention);
+        }
+        attends
+    }
+
+    /// Acts on what the store tells of.
+    pub(crate) fn hear(self: &Arc<Self>, news: News, node: &mut Node, now: Instant) {
+        if news.work {
+            node.hint(Hint::Work, now);
+        }
+        if news.control {
+            node.hint(Hint::Control, now);
+        }
+        if news.outbox {
+            node.hint(Hint::Outbox, now);
+        }
+        for id in news.changed {
+            self.core.watchers.changed(id);
+        }
+        let asked_to_stop = match news.missed {
+            true => {
+                self.core.watchers.feed().miss();
+                node.hint(Hint::Changes, now);
+                self.attempts.running.all()
+            }
+            false => news
+                .stops
+                .into_iter()
+                .flat_map(|id| self.attempts.running.of(id))
+                .collect(),
+        };
+        if !asked_to_stop.is_empty() {
+            // What is heard is a hint. The renewal's answer is what the store says.
+            let attempts = self.attempts.enter();
+            let limit = self.core.settings.store_timeout;
+            self.core
+                .runtime
+                .spawn(async move { attempts.renew(asked_to_stop, limit).await });
+        }
+    }
+
+    /// Looks at the tasks that somebody waits for, and wakes those whose task has changed since the last look.
+    pub(crate) async fn look(&self) -> StoreResult<Answer> {
+        let ids = self.core.watchers.ids();
+        let mut looked_at = HashMap::with_capacity(ids.len());
+        for ids in ids.chunks(AT_ONCE) {
+            let store = self.core.ledger.store();
+            let glances = self.core.call("glance", || store.glance(ids.to_vec())).await?;
+            looked_at.extend(ids.iter().copied().zip(glances));
+        }
+        let before = std::mem::replace(&mut *self.lookout.glances(), looked_at.clone());
+        for id in ids {
+            // Who began to wait since the last look may have seen the task as it was before that change: once in vain
+            // does no harm.
+            if before.get(&id) != looked_at.get(&id) {
+                self.core.watchers.wake(id);
+            }
+        }
+        Ok(Answer::Idle(None))
+    }
+
+    /// Says that this process is there, and hears who else is.
+    pub(crate) async fn beat(&self) {
+        if !self.lookout.is_shared {
+            return;
+        }
+        if !self.lookout.notifies {
+            // Whoever listens to all tasks hears of those of this process alone.
+            self.core.watchers.feed().miss();
+        }
+        let store = self.core.ledger.store();
+        let me = self.presence(Instant::now());
+        if let Ok(seen) = self.core.call("beat", || store.beat(me, PRESENT)).await {
+            let at = Some(Instant::now());
+            *lock(&self.lookout.others) = Others { seen, at };
+        }
+    }
+
+    /// How this process is.
+    pub(crate) fn presence(&self, now: Instant) -> Presence {
+        let up = self.core.clock.uptime(now);
+        let mut presence = Presence::new(self.core.worker.clone());
+        presence.version.clone_from(&self.core.settings.version);
+        presence.up = up;
+        presence.draining = !self.core.phase.is_open();
+        presence.slots = SlotStats {
+            used: self.attempts.pools.slots.used(),
+            total: self.attempts.pools.slots.total(),
+            stuck: self.attempts.pools.slots.stuck(),
+        };
+        presence.rates = self.core.rates.read(up);
+        presence.minutes = self.core.rates.minutes(up);
+        presence.buffered_bytes = self.intake.budget.used() as u64;
+        presence
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,268 @@
+//! Taking a task in: the one path from a captured request to a committed task, and to its start if a slot is free.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use crate::{
+    engine::{
+        Reserved,
+        attempts::run::Start,
+        caught::{caught_async, panicked},
+        core::too_slow,
+        duties::node::Hint,
+        intake::Intake,
+        pools::Place,
+        rates::Counted,
+        under_way::{Part, UnderWay},
+    },
+    error::BoxFuture,
+    store::{Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
+    task::{CapturedRequest, NewTask, RequestId},
+};
+
+/// How many inserts without an answer are looked for at once: looking is for the odd lost reply. After an outage of the
+/// store there may be thousands, and a store that has just come back has better things to do; what is not looked for is
+/// rescued when its lease runs out.
+pub(crate) const SEARCHES: usize = 64;
+
+/// Why a task was not taken in.
+#[derive(Debug)]
+pub(crate) enum Unaccepted {
+    /// The engine is being shut down.
+    ShuttingDown,
+    /// The store did not say that it has the task. It may have.
+    Store(StoreError),
+}
+
+/// A task on its way into the store: a value where the store was ready at once, so that whoever waits for it needs no
+/// room for what was not waited for.
+#[must_use]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for what was not waited for is what this does without"
+)]
+pub(crate) enum Accepting {
+    Answered(Result<Inserted, Unaccepted>),
+    Committing(BoxFuture<'static, Result<Inserted, Unaccepted>>),
+}
+
+impl Accepting {
+    /// What became of it. Dropped, the commit goes on.
+    pub(crate) async fn answer(self) -> Result<Inserted, Unaccepted> {
+        match self {
+            Self::Answered(answer) => answer,
+            Self::Committing(answer) => answer.await,
+        }
+    }
+}
+
+impl Intake {
+    /// Stores a task, and starts it at once if a slot is free and no other task waits for it.
+    ///
+    /// Once the store was asked, the insert is never dropped: it goes on in a task of its own if the caller leaves or the
+    /// time limit passes, and starts the task if it succeeds late. It is polled once in place before that, so that a
+    /// store which is ready at once costs no task.
+    ///
+    /// `reserved` is what the body takes of the budget. It is given back with the store's answer, not with the caller's: a
+    /// store that does not answer would otherwise hold any number of bodies whose senders have been sent away.
+    pub(crate) fn accept(self: &Arc<Self>, task: NewTask, reserved: Option<Reserved>) -> Accepting {
+        // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
+        let entered = self.enter();
+        if !self.core.phase.is_open() {
+            return Accepting::Answered(Err(Unaccepted::ShuttingDown));
+        }
+        let (insert, newborn) = self.newborn(task, reserved);
+        let mut inserting: Inserting = Box::pin(async move {
+            let timing = entered.core.probes.time("insert");
+            let answer = caught_async(|| entered.insert(insert)).await;
+            let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
+            (entered, answer)
+        });
+        // Nobody is to be woken: the task that it goes on in polls it again.
+        let polled = inserting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready((entered, answer)) = polled {
+            return Accepting::Answered(entered.committed(answer, newborn).map_err(Unaccepted::Store));
+        }
+        let commit = self.core.runtime.spawn(self.clone().commit(inserting, newborn));
+        let limit = self.core.settings.store_timeout;
+        Accepting::Committing(Box::pin(async move {
+            Self::answer_within(limit, "insert", commit)
+                .await
+                .map_err(Unaccepted::Store)
+        }))
+    }
+
+    /// The answer of an insert that goes on by itself, if it comes within `limit`.
+    pub(crate) async fn answer_within<T>(
+        limit: Duration,
+        operation: &'static str,
+        commit: JoinHandle<StoreResult<T>>,
+    ) -> StoreResult<T> {
+        match timeout(limit, commit).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the insert was cut off by a panic, or by the end of the runtime",
+            )),
+            Err(_) => Err(too_slow(operation, limit)),
+        }
+    }
+
+    /// What to ask of the store for a task, and what is kept of it until it answers.
+    pub(crate) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
+        // One that waits for its time waits for no slot.
+        let is_due = task.delay.is_zero();
+        let place = is_due.then(|| self.attempts.pools.place_for_new(&task.pool, task.tenant.as_ref()));
+        let newborn = Newborn {
+            id: task.id,
+            born: place.flatten().map(|place| Born {
+                place,
+                input: task.input.clone(),
+            }),
+            _reserved: reserved,
+            claimed_at: Instant::now(),
+        };
+        let limits = self.attempts.pools.limits(&task.pool);
+        let mut insert = Insert::new(task).within(limits);
+        if newborn.born.is_some() {
+            insert = insert.born(self.core.worker.clone(), self.core.settings.lease);
+        }
+        (insert, newborn)
+    }
+
+    /// Sees an insert through, whatever becomes of its caller.
+    async fn commit(self: Arc<Self>, mut inserting: Inserting, mut newborn: Newborn) -> StoreResult<Inserted> {
+        if newborn.born.is_none() {
+            let (entered, answer) = inserting.await;
+            return entered.committed(answer, newborn);
+        }
+        let until = newborn.claimed_at + self.core.holds_for();
+        if let Ok((entered, answer)) = timeout_at(until, &mut inserting).await {
+            return entered.committed(answer, newborn);
+        }
+        // Too late to start under that claim: a store that never answers must not keep the slot for ever.
+        newborn.born = None;
+        let (entered, mut answer) = inserting.await;
+        if let Ok(inserted) = &mut answer {
+            entered.came_late(inserted).await;
+        }
+        answer
+    }
+
+    /// Takes note of an insert that took so long that its task cannot be started under the claim it was born with.
+    pub(crate) async fn came_late(&self, inserted: &mut Inserted) {
+        if let Inserted::New(_, held) = inserted {
+            self.core
+                .rates
+                .count(Counted::Accepted, self.core.clock.uptime(Instant::now()));
+            if let Some(held) = held.take() {
+                self.attempts.hand_back(&held).await;
+            }
+        }
+    }
+
+    /// Takes note of what became of an insert: starts the task if it was born claimed.
+    pub(crate) fn committed(
+        self: &Arc<Self>,
+        mut answer: StoreResult<Inserted>,
+        newborn: Newborn,
+    ) -> StoreResult<Inserted> {
+        match (&mut answer, newborn.born) {
+            (Ok(Inserted::New(record, held)), born) => {
+                let accepted = self.core.clock.uptime(newborn.claimed_at);
+                self.core.rates.count(Counted::Accepted, accepted);
+                match held.take().zip(born) {
+                    Some((held, Born { place, input })) => self.attempts.start(
+                        record,
+                        Start {
+                            held,
+                            input,
+                            place,
+                            claimed_at: newborn.claimed_at,
+                            attempts: self.attempts.enter(),
+                        },
+                    ),
+                    None => self.core.hint(Hint::Work),
+                }
+            }
+            (Err(error), Some(Born { place, input })) if error.kind() == StoreErrorKind::Unavailable => {
+                // The insert has most likely not taken place.
+                drop(place);
+                self.look_for_lost(newborn.id, input, newborn.claimed_at);
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    pub(crate) fn look_for_lost(self: &Arc<Self>, id: RequestId, input: Arc<CapturedRequest>, claimed_at: Instant) {
+        if let Some(place) = self.searches.take(0) {
+            let entered = self.enter();
+            self.core.runtime.spawn(async move {
+                entered.find_lost(id, input, claimed_at).await;
+                drop(place);
+            });
+        }
+    }
+
+    /// Looks whether an insert whose answer was lost took place after all: born claimed, the task waits for this process
+    /// and no other to start it, would be idle until its lease runs out, and be charged with a crash.
+    async fn find_lost(&self, id: RequestId, input: Arc<CapturedRequest>, claimed_at: Instant) {
+        let give_up_at = claimed_at + self.core.holds_for();
+        let mut pause = Duration::from_millis(50);
+        while Instant::now() + pause < give_up_at {
+            tokio::select! {
+                biased;
+                () = sleep(pause) => {}
+                () = self.core.phase.closed() => {}
+            }
+            // Once more after the end has begun, so that what is found is handed back.
+            let last = !self.core.phase.is_open();
+            pause = (pause * 2).min(Duration::from_secs(2));
+            let found = self
+                .core
+                .call("find", || self.core.ledger.look_for(&self.core.worker, id))
+                .await;
+            // Not there now, it may be on its way: that cannot be told from one that never arrives.
+            if let Ok(Some(claim)) = found {
+                if let Some((record, held)) = claim
+                    && self.attempts.running.of(id).is_empty()
+                {
+                    self.attempts.start_or_hand_back(&record, held, input, claimed_at).await;
+                }
+                return;
+            }
+            if last {
+                return;
+            }
+        }
+    }
+}
+
+/// A task on its way into the store.
+pub(crate) struct Newborn {
+    pub(crate) id: RequestId,
+    /// What it runs with if it is born claimed.
+    pub(crate) born: Option<Born>,
+    /// What its body takes of the budget, until the store has answered.
+    _reserved: Option<Reserved>,
+    /// Before the insert was asked for: what its lease is counted from here.
+    pub(crate) claimed_at: Instant,
+}
+
+/// What a task runs with that is born claimed.
+pub(crate) struct Born {
+    place: Place,
+    pub(crate) input: Arc<CapturedRequest>,
+}
+
+/// An insert under way: what it is done for, and the answer.
+type Inserting = BoxFuture<'static, (UnderWay<Intake>, StoreResult<Inserted>)>;

@@ -1,0 +1,194 @@
+//! [`Intake`]: the way in for tasks, and all that the layer has to do with the engine.
+
+pub(crate) mod accept;
+pub(crate) mod accept_all;
+pub(crate) mod budget;
+pub(crate) mod insert;
+pub(crate) mod submit;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, request::Parts};
+use tokio::time::{Duration, Instant};
+
+use crate::{
+    engine::{
+        Budget, Reserved, Unaccepted,
+        attempts::{
+            Attempts,
+            retry::{Backoff, RetryPolicy},
+        },
+        caught::caught,
+        core::Core,
+        intake::accept::SEARCHES,
+        outbox::Outbox,
+        slots::Slots,
+        under_way::Part,
+    },
+    error::{BoxError, BoxFuture},
+    hook::{Application, Callbacks, Completion, NotSubmitted},
+    probe::Event,
+    store::{FullReason, Inserted},
+    task::{CapturedRequest, IdempotencyKey, NewTask, PoolName, RequestId, Subscriptions, Tenant},
+};
+
+/// Takes tasks in: what they are stored with, whether there is room, the one path into the store.
+pub(crate) struct Intake {
+    pub(crate) core: Arc<Core>,
+    pub(crate) attempts: Arc<Attempts>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) budget: Budget,
+    /// For inserts whose answer was lost.
+    pub(crate) searches: Slots,
+}
+
+impl Intake {
+    pub(crate) fn new(core: Arc<Core>, attempts: Arc<Attempts>, outbox: Arc<Outbox>) -> Self {
+        Self {
+            budget: Budget::new(core.settings.buffer_limit),
+            searches: Slots::new(SEARCHES, core.signals.wake.clone()),
+            core,
+            attempts,
+            outbox,
+        }
+    }
+
+    /// Whether new tasks are taken in.
+    pub(crate) fn is_open(&self) -> bool {
+        self.core.is_open()
+    }
+
+    /// The id of a task that is asked for at `now`.
+    pub(crate) fn request_id(&self, now: Instant) -> RequestId {
+        self.core.request_id(now)
+    }
+
+    /// The pool of a request.
+    pub(crate) fn pool(&self, head: &Parts) -> PoolName {
+        self.attempts.pools.of(head)
+    }
+
+    /// Which URLs a request may name to be called.
+    pub(crate) fn callbacks(&self) -> Option<&Arc<dyn Callbacks>> {
+        self.core.settings.hooks.callbacks()
+    }
+
+    /// Who is told of the end of a task whose request named a URL.
+    pub(crate) fn subscriptions_with_callback(&self) -> Subscriptions {
+        self.outbox.destinations.subscriptions_with_callback()
+    }
+
+    /// Whether a body of so many bytes could be buffered now.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.budget.has_room(bytes)
+    }
+
+    /// Room for a body, of which nothing has come yet.
+    pub(crate) fn reserve(&self) -> Reserved {
+        self.budget.reserve()
+    }
+
+    /// Lets the probes add to a request that is being captured.
+    pub(crate) fn capture(&self, request: &mut CapturedRequest) {
+        self.core.probes.capture(request);
+    }
+
+    /// Tells the probes.
+    pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        self.core.probes.emit(event);
+    }
+
+    /// Whether there is no room for another task, as far as is known before its body is read. The insert decides.
+    pub(crate) fn full(&self, tenant: Option<&Tenant>, pool: &PoolName, delay: Duration) -> Option<FullReason> {
+        // A task that starts at once waits nowhere.
+        if delay.is_zero() && self.attempts.pools.could_start(pool) {
+            return None;
+        }
+        let limits = self.attempts.pools.limits(pool);
+        let hint = self
+            .core
+            .queue_hint(tenant, Some(pool).filter(|_| limits.per_pool != u64::MAX));
+        if hint.pool_queued.is_some_and(|queued| queued >= limits.per_pool) {
+            return Some(FullReason::Pool);
+        }
+        if tenant.is_some() && hint.tenant_queued.is_some_and(|queued| queued >= limits.per_tenant) {
+            return Some(FullReason::Tenant);
+        }
+        hint.queued
+            .is_some_and(|queued| queued >= limits.queued)
+            .then_some(FullReason::Queue)
+    }
+
+    /// What every task is stored with, unless the request says otherwise.
+    pub(crate) fn fill_in(&self, task: &mut NewTask) {
+        task.max_age = self.core.settings.max_age;
+        task.max_attempts = self.max_retries().saturating_add(1);
+        task.crash_allowance = self.core.settings.crash_allowance;
+        task.key_window = self.core.settings.key_window;
+        task.subscriptions = self.outbox.destinations.subscriptions().clone();
+    }
+
+    /// The pool of a request that did not come over HTTP.
+    pub(crate) fn pool_of(&self, request: &CapturedRequest) -> PoolName {
+        if !self.attempts.pools.are_several() {
+            return PoolName::DEFAULT;
+        }
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.method = request.method.clone();
+        head.uri = request.uri.clone();
+        head.headers = request.headers.clone();
+        self.attempts.pools.of(&head)
+    }
+
+    /// How many retries a task has that is accepted now.
+    pub(crate) fn max_retries(&self) -> u32 {
+        caught(|| self.core.settings.retry.max_retries()).unwrap_or_else(|_| RetryPolicy::max_retries(&Backoff::new()))
+    }
+}
+
+impl Part for Intake {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+}
+
+/// For a target that posts to the application itself.
+pub(crate) struct Reentry(pub(crate) Arc<Intake>);
+
+impl Application for Reentry {
+    fn submit<'a>(
+        &'a self,
+        completion: &'a Completion,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'a, Result<RequestId, NotSubmitted>> {
+        Box::pin(async move {
+            let intake = &self.0;
+            let depth = completion.request().map_or(0, |request| request.depth);
+            if depth >= CapturedRequest::MAX_DEPTH {
+                return Err(NotSubmitted::TooDeep(depth));
+            }
+            let (head, body) = request.into_parts();
+            let mut input = CapturedRequest::new(head.method, head.uri, head.headers, body);
+            input.depth = depth + 1;
+            intake.core.probes.capture(&mut input);
+            let mut task = NewTask::new(intake.core.request_id(Instant::now()), Arc::new(input));
+            intake.fill_in(&mut task);
+            task.pool = intake.pool_of(&task.input);
+            task.subscriptions = intake.outbox.destinations.subscriptions_of_posted().clone();
+            task.tenant = completion.task.tenant.clone();
+            // Once for each end, however often its delivery is tried.
+            task.key = IdempotencyKey::new(&completion.webhook_id).ok();
+            task.digest = Some(task.input.digest());
+            let later = |error: BoxError| NotSubmitted::Later(error);
+            match intake.accept(task, None).answer().await {
+                Ok(Inserted::New(record, _)) => Ok(record.id),
+                Ok(Inserted::Known { id, .. }) => Ok(id),
+                Ok(Inserted::Full(reason)) => Err(later(format!("there is no room for it ({reason:?})").into())),
+                Ok(Inserted::Conflict) => Err(later("its key is another task's".into())),
+                Err(Unaccepted::ShuttingDown) => Err(later("the engine is shutting down".into())),
+                Err(Unaccepted::Store(error)) => Err(later(error.into())),
+            }
+        })
+    }
+}

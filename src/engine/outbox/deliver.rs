@@ -1,0 +1,210 @@
+//! Telling destinations that tasks ended: from the outbox, in pools of their own, on schedules of their own.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    engine::{
+        caught::{caught, caught_async},
+        duties::node::{Answer, Hint},
+        outbox::{Outbox, destinations::Group, give_up::MANY},
+        slots::Slot,
+        under_way::Part,
+    },
+    error::BoxError,
+    hook::{Application, Completion, Schedule, Target, Tried, TryOutcome},
+    probe::Event,
+    store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
+    task::{DeliveryStatus, DeliveryTry, Destination, Scope, delivery::DeliveryOutcome, record::cut},
+};
+
+/// How much of what was said about a try is kept, in bytes.
+const TEXT_BYTES: usize = 1024;
+
+/// A delivery that is due again sooner than this is looked for when it is; the others are found by looking every few
+/// seconds.
+const SOON: Duration = Duration::from_secs(6);
+
+/// How long a delivery waits whose request or response the store could not give.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Outbox {
+    /// Claims completions and starts to deliver them, at most `max`.
+    pub(crate) async fn deliver(
+        self: &Arc<Self>,
+        application: &Arc<dyn Application>,
+        max: usize,
+    ) -> StoreResult<Answer> {
+        // Before their turn comes again: it is what makes room for the task that just ended.
+        let mut more = self.give_up_crowded(MANY).await? >= MANY;
+        let mut left = max;
+        for group in self.destinations.groups() {
+            let mut places = group.take_places(left, Instant::now());
+            if places.is_empty() {
+                continue;
+            }
+            let asked = places.len();
+            let claim = DeliveryClaim {
+                from: vec![(group.name.clone(), asked)],
+                lease: self.delivery_lease(group),
+            };
+            let claimed = self
+                .core
+                .call("claim_deliveries", || self.core.ledger.claim_deliveries(claim))
+                .await?;
+            left -= claimed.len();
+            if claimed.len() == asked {
+                more = true;
+                group.note_backlog();
+            }
+            for (claimed, place) in claimed.into_iter().zip(places.drain(..)) {
+                let (outbox, group, application) = (self.enter(), group.clone(), application.clone());
+                self.core
+                    .runtime
+                    .spawn(async move { outbox.deliver_one(&*application, &group, claimed, place).await });
+            }
+        }
+        Ok(match more {
+            true => Answer::More,
+            false => Answer::Idle(self.destinations.next_look(Instant::now())),
+        })
+    }
+
+    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every try
+    /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
+    /// as tried.
+    fn delivery_lease(&self, group: &Group) -> Duration {
+        group.limit().saturating_add(4 * self.core.settings.store_timeout)
+    }
+
+    async fn deliver_one(&self, application: &dyn Application, group: &Group, claimed: ClaimedDelivery, place: Slot) {
+        let started = Instant::now();
+        let id = claimed.delivery.id;
+        let target = group.target(claimed.delivery.condition);
+        let tried = self.try_once(application, group, &**target, &claimed).await;
+        let now = Instant::now();
+        group.note(tried.outcome, now);
+        if group.name == Destination::CALLBACK
+            && let Some(host) = claimed.record.callback_host()
+        {
+            self.destinations.hosts.note(&host, tried.outcome);
+        }
+        let tried_before = claimed.delivery.tried;
+        let (outcome, status) = match tried.outcome {
+            TryOutcome::Delivered => (DeliveryOutcome::Delivered, DeliveryStatus::Delivered),
+            TryOutcome::Failed { retry_after } => {
+                let jitter = fastrand::f64();
+                let next = |schedule: &Schedule| schedule.next(tried_before, retry_after, jitter);
+                match caught(|| next(target.schedule())).unwrap_or_else(|_| next(&Schedule::default())) {
+                    Some(after) => (DeliveryOutcome::Retry(after), DeliveryStatus::Pending),
+                    None => (DeliveryOutcome::Failed, DeliveryStatus::Failed),
+                }
+            }
+            TryOutcome::GivenUp => (DeliveryOutcome::Failed, DeliveryStatus::Failed),
+            TryOutcome::Blocked => (DeliveryOutcome::Blocked, DeliveryStatus::Blocked),
+            TryOutcome::Postponed(after) => (DeliveryOutcome::Postponed(after), DeliveryStatus::Pending),
+        };
+        let again = match outcome {
+            DeliveryOutcome::Retry(after) | DeliveryOutcome::Postponed(after) => Some(after),
+            _ => None,
+        };
+        let mut shown = DeliveryTry::new(self.core.clock.at(started));
+        shown.status_code = tried.status_code;
+        shown.text = tried.text.as_deref().map(|text| cut(text, TEXT_BYTES).into());
+        let settlement = DeliverySettlement {
+            claimed: claimed.clone(),
+            outcome,
+            tried: shown,
+        };
+        let settled = self
+            .core
+            .call("settle_delivery", || self.core.ledger.settle_delivery(settlement))
+            .await;
+        if let Err(error) = settled {
+            // It will be delivered again when its lease runs out: that is what "at least once" means.
+            self.core
+                .trouble("settling a delivery", &error, self.delivery_lease(group));
+        }
+        drop(place);
+        if let Some(after) = again.filter(|after| *after < SOON) {
+            self.destinations.note_upcoming(now + after);
+            self.core.hint(Hint::Outbox);
+        } else if group.take_backlog()
+            || (status == DeliveryStatus::Pending && self.core.queue_hint(None, None).crowded)
+        {
+            // More may be due; or it is known only now who does not answer, and others have no room for that.
+            self.core.hint(Hint::Outbox);
+        }
+        if let TryOutcome::Postponed(_) = tried.outcome {
+            // Nothing happened that anybody would want to hear of; what the store could not do, it has said.
+            return;
+        }
+        let error = match status {
+            DeliveryStatus::Delivered => None,
+            _ => tried.text.map(|text| BoxError::from(self.core.api.secrets.text(&text))),
+        };
+        self.core.probes.emit(|| Event::Delivered {
+            id,
+            destination: &claimed.delivery.destination,
+            status,
+            error: error.as_ref(),
+            took: started.elapsed(),
+        });
+        self.core.watchers.changed(id);
+    }
+
+    async fn try_once(
+        &self,
+        application: &dyn Application,
+        group: &Group,
+        target: &dyn Target,
+        claimed: &ClaimedDelivery,
+    ) -> Tried {
+        let id = claimed.delivery.id;
+        let request = readable(
+            self.core
+                .call("input", || self.core.ledger.request(&Scope::All, id))
+                .await,
+        );
+        let response = readable(
+            self.core
+                .call("output", || self.core.ledger.response(&Scope::All, id))
+                .await,
+        );
+        let (Ok(request), Ok(response)) = (request, response) else {
+            // It was not tried, so this costs no try; and the store has a moment to come to itself.
+            return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
+        };
+        let completion = Completion::new(claimed.record.clone(), &claimed.delivery, request, response);
+        let completion = completion.with_location(self.core.api.of(&claimed.record));
+        let completion = completion.with_secrets(self.core.api.secrets.clone());
+        let call = caught_async(|| target.deliver(completion, application));
+        let limit = caught(|| target.limit()).unwrap_or_else(|_| group.limit());
+        // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this process
+        // may know no next one, and have their time.
+        let cut = async {
+            match group.is_local() {
+                true => std::future::pending().await,
+                false => self.core.phase.cut().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            tried = timeout(limit, call) => match tried {
+                Ok(Ok(tried)) => tried,
+                Ok(Err(panic)) => Tried::failed(format_args!("the hook panicked: {}", panic.0)),
+                Err(_) => Tried::failed(format_args!("it took longer than {limit:?}")),
+            },
+            () = cut => Tried::new(TryOutcome::Postponed(Duration::ZERO)),
+        }
+    }
+}
+
+/// What can no longer be read is told as missing, rather than nothing told for ever.
+fn readable<T>(found: StoreResult<Option<T>>) -> StoreResult<Option<T>> {
+    match found {
+        Err(error) if error.kind() != StoreErrorKind::Unavailable => Ok(None),
+        found => found,
+    }
+}

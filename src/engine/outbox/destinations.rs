@@ -1,0 +1,441 @@
+//! Who is told how tasks end: the destinations of this process, and how many deliveries each may have under way.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    engine::{
+        outbox::hosts::Hosts,
+        slots::{Slot, Slots},
+    },
+    error::ConfigError,
+    hook::{Callbacks, Hook, HookKind, LocalHooks, Target, TryOutcome},
+    store::Answers,
+    task::{Condition, Conditions, Destination, Subscription, Subscriptions},
+};
+
+/// Who is to be told, as the builder was told.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks {
+    local: LocalHooks,
+    targets: Vec<(Conditions, Arc<dyn Target>)>,
+    callbacks: Option<Arc<dyn Callbacks>>,
+}
+
+impl Hooks {
+    pub(crate) fn add(&mut self, on: Conditions, hook: Hook) {
+        match hook.0 {
+            HookKind::InProcess(hook) => self.local.add(on, hook),
+            HookKind::Aimed(target) => self.targets.push((on, target)),
+        }
+    }
+
+    pub(crate) fn set_callbacks(&mut self, callbacks: Arc<dyn Callbacks>) {
+        self.callbacks = Some(callbacks);
+    }
+
+    /// Which URLs a request may name.
+    pub(crate) fn callbacks(&self) -> Option<&Arc<dyn Callbacks>> {
+        self.callbacks.as_ref()
+    }
+
+    /// # Errors
+    ///
+    /// [`ConfigError`] if two destinations of one name want to hear of one kind of end: their deliveries could not be told
+    /// apart; if there are more than a task can tell, or one has a name that is too long to be stored.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let callbacks = self.callbacks.iter().map(|callbacks| callbacks.name());
+        let mut names: Vec<_> = self
+            .targets
+            .iter()
+            .map(|(_, target)| target.name())
+            .chain(callbacks)
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let count = names.len() + usize::from(!self.local.on().is_empty());
+        if count > Subscriptions::MOST {
+            let most = Subscriptions::MOST;
+            let problem = format!("there are {count}, and a task can tell {most}; have one of them pass on to others");
+            return Err(ConfigError::new("destinations", problem));
+        }
+        if let Some(long) = names.iter().find(|name| name.as_str().len() > Destination::LONGEST) {
+            let problem = format!("the name {long:?} is longer than {} bytes", Destination::LONGEST);
+            return Err(ConfigError::new("destinations", problem));
+        }
+        for (at, (on, target)) in self.targets.iter().enumerate() {
+            let name = target.name();
+            let same = |(other_on, other): &(Conditions, Arc<dyn Target>)| {
+                other.name() == name && on.bits() & other_on.bits() != 0
+            };
+            if self.targets[..at].iter().any(same) {
+                let problem =
+                    format!("two are called {name:?} and told of the same ends; give one of them another name");
+                return Err(ConfigError::new("destinations", problem));
+            }
+            if target.places() == 0 {
+                return Err(ConfigError::new(
+                    "destinations",
+                    format!("{name:?} has no places: it would never be told"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The destinations that this process delivers to.
+pub(crate) struct Destinations {
+    groups: Box<[Arc<Group>]>,
+    subscriptions: Subscriptions,
+    subscriptions_of_posted: Subscriptions,
+    upcoming: Upcoming,
+    /// Those that callbacks were tried to be sent to.
+    pub(crate) hosts: Hosts,
+}
+
+/// All that goes to one destination.
+pub(crate) struct Group {
+    pub(crate) name: Destination,
+    targets: Vec<(Conditions, Arc<dyn Target>)>,
+    /// How long one try may take at most: asked for once, not amid a claim.
+    limit: Duration,
+    /// Its own pool: whoever does not answer keeps nobody else waiting.
+    places: Slots,
+    /// More may be due than there were places for.
+    backlog: AtomicBool,
+    /// Whether it answers, where all of its deliveries go to one place.
+    health: Option<Mutex<Health>>,
+}
+
+impl Destinations {
+    /// `freed` is notified when a place becomes free.
+    pub(crate) fn new(hooks: &Hooks, freed: &Arc<Notify>) -> Self {
+        let mut all: Vec<(Conditions, Arc<dyn Target>)> = Vec::new();
+        let local = hooks.local.on();
+        if !local.is_empty() {
+            all.push((local, Arc::new(hooks.local.clone())));
+        }
+        all.extend(hooks.targets.iter().cloned());
+        if let Some(callbacks) = &hooks.callbacks {
+            // Told of what asks for it alone: no task subscribes to it by itself.
+            all.push((Conditions::NONE, callbacks.clone()));
+        }
+        let mut groups: Vec<Group> = Vec::new();
+        for (on, target) in all {
+            match groups.iter_mut().find(|group| group.name == *target.name()) {
+                Some(group) => {
+                    group.limit = group.limit.max(target.limit());
+                    group.targets.push((on, target));
+                }
+                None => groups.push(Group::new(on, target, freed)),
+            }
+        }
+        Self {
+            subscriptions: subscriptions(&groups, |_| true),
+            subscriptions_of_posted: subscriptions(&groups, |target| !target.reenters()),
+            groups: groups.into_iter().map(Arc::new).collect(),
+            upcoming: Upcoming::default(),
+            hosts: Hosts::default(),
+        }
+    }
+
+    pub(crate) fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    /// What tasks are to be stored with, so that their end is told.
+    pub(crate) const fn subscriptions(&self) -> &Subscriptions {
+        &self.subscriptions
+    }
+
+    /// The same for a task that tells how another one ended.
+    pub(crate) const fn subscriptions_of_posted(&self) -> &Subscriptions {
+        &self.subscriptions_of_posted
+    }
+
+    /// The same for a task whose request named a URL.
+    pub(crate) fn subscriptions_with_callback(&self) -> Subscriptions {
+        let callback = Subscription {
+            destination: Destination::CALLBACK,
+            on: Conditions::ALL,
+        };
+        self.subscriptions.iter().cloned().chain([callback]).collect()
+    }
+
+    /// How many more deliveries can be under way.
+    pub(crate) fn free(&self) -> usize {
+        self.groups.iter().map(|group| group.places.free()).sum()
+    }
+
+    /// Those whose deliveries have their turn: all but the ones that have answered nothing for `silent` or longer.
+    pub(crate) fn served(&self, now: Instant, silent: Duration) -> Vec<Destination> {
+        let served = self.groups.iter().filter(|group| !group.is_silent(now, silent));
+        served.map(|group| group.name.clone()).collect()
+    }
+
+    /// Who answers, as far as it is known by now. Of others' destinations nothing is, and they are left alone.
+    pub(crate) fn answers(&self, now: Instant) -> Answers {
+        let names = |of: &dyn Fn(&Group) -> bool| {
+            let groups = self.groups.iter().filter(|group| of(group));
+            groups.map(|group| group.name.clone()).collect()
+        };
+        Answers {
+            silent: names(&|group| group.is_silent(now, Duration::ZERO)),
+            mixed: names(&|group| group.health.is_none()),
+            hosts: self.hosts.answers(),
+            overdue: UNTRIED,
+        }
+    }
+
+    /// A delivery is due again at `at`.
+    pub(crate) fn note_upcoming(&self, at: Instant) {
+        let mut upcoming = self.upcoming.lock();
+        upcoming.insert(at);
+        if upcoming.len() > UPCOMING_KEPT {
+            upcoming.pop_last();
+        }
+    }
+
+    /// How long until there is a reason to look for deliveries that are due, as far as this process knows of one.
+    pub(crate) fn next_look(&self, now: Instant) -> Option<Duration> {
+        let mut upcoming = self.upcoming.lock();
+        *upcoming = upcoming.split_off(&(now + Duration::from_nanos(1)));
+        let due = upcoming.first().copied();
+        drop(upcoming);
+        let pauses = self.groups.iter().filter_map(|group| group.paused_until(now));
+        pauses.chain(due).min().map(|at| at - now)
+    }
+}
+
+impl Group {
+    fn new(on: Conditions, target: Arc<dyn Target>, freed: &Arc<Notify>) -> Self {
+        let name = target.name().clone();
+        // Hooks are many things, and callbacks go to many hosts: that one fails says nothing of the next.
+        let one_place = name != Destination::LOCAL && name != Destination::CALLBACK;
+        Self {
+            places: Slots::new(target.places(), freed.clone()),
+            backlog: AtomicBool::new(false),
+            health: one_place.then(Mutex::default),
+            limit: target.limit(),
+            targets: vec![(on, target)],
+            name,
+        }
+    }
+
+    /// Places for the deliveries that may be begun now.
+    pub(crate) fn take_places(&self, max: usize, now: Instant) -> Vec<Slot> {
+        let allowed = match self.health().map(|health| health.allows(now)) {
+            None | Some(Allowed::All) => max,
+            Some(Allowed::One) if self.places.used() == 0 => max.min(1),
+            Some(Allowed::One | Allowed::None) => 0,
+        };
+        std::iter::from_fn(|| self.places.take(0)).take(allowed).collect()
+    }
+
+    /// Who is told of ends of this kind; whoever has the name, if the process was started anew with other ideas.
+    pub(crate) fn target(&self, condition: Condition) -> &Arc<dyn Target> {
+        let wanted = self.targets.iter().find(|(on, _)| on.contains(condition));
+        let (_, target) = wanted.unwrap_or(&self.targets[0]);
+        target
+    }
+
+    /// Whether it is the hooks of this process.
+    pub(crate) fn is_local(&self) -> bool {
+        self.name == Destination::LOCAL
+    }
+
+    /// How long one try may take at most.
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    pub(crate) fn note_backlog(&self) {
+        self.backlog.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether more may be due, asked once.
+    pub(crate) fn take_backlog(&self) -> bool {
+        self.backlog.swap(false, Ordering::SeqCst)
+    }
+
+    /// Takes note of how a try went.
+    pub(crate) fn note(&self, outcome: TryOutcome, now: Instant) {
+        if let Some(mut health) = self.health() {
+            health.note(outcome, now);
+        }
+    }
+
+    fn is_silent(&self, now: Instant, silent: Duration) -> bool {
+        let since = self.health().and_then(|health| health.failing_since);
+        since.is_some_and(|since| now.saturating_duration_since(since) >= silent)
+    }
+
+    fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.health()?.until.filter(|until| *until > now)
+    }
+
+    fn health(&self) -> Option<MutexGuard<'_, Health>> {
+        let health = self.health.as_ref()?;
+        Some(health.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn subscriptions(groups: &[Group], wanted: impl Fn(&dyn Target) -> bool) -> Subscriptions {
+    let all = groups.iter().filter_map(|group| {
+        let of_group = group.targets.iter().filter(|(_, target)| wanted(&**target));
+        let on = of_group.fold(Conditions::NONE, |all, (on, _)| all.or(*on));
+        (!on.is_empty()).then(|| Subscription {
+            destination: group.name.clone(),
+            on,
+        })
+    });
+    all.collect()
+}
+
+/// Whether a destination answers. One that does not is asked by one delivery at a time, and not all the time: the others
+/// would only use up their tries, and the processor that tasks need.
+#[derive(Debug, Default)]
+struct Health {
+    /// How many tries failed since the last that did not.
+    failures: u32,
+    until: Option<Instant>,
+    failing_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Allowed {
+    All,
+    One,
+    None,
+}
+
+/// For how long a callback may be due without being tried, before its host is as good as one that does not answer. As long
+/// as a host that answers takes at most, with all places before it taken.
+const UNTRIED: Duration = Duration::from_secs(10);
+
+/// So many tries in a row may fail by chance.
+pub(crate) const FAILURES_ALLOWED: u32 = 3;
+/// From then on a destination is left alone for so long, doubling ...
+const PAUSE_BASE: Duration = Duration::from_millis(100);
+/// ... to here: a receiver that is there again is found within a second.
+const PAUSE_CAP: Duration = Duration::from_secs(1);
+
+impl Health {
+    fn allows(&self, now: Instant) -> Allowed {
+        match self.until {
+            _ if self.failures < FAILURES_ALLOWED => Allowed::All,
+            Some(until) if now < until => Allowed::None,
+            _ => Allowed::One,
+        }
+    }
+
+    fn note(&mut self, outcome: TryOutcome, now: Instant) {
+        match outcome {
+            TryOutcome::Delivered | TryOutcome::GivenUp => *self = Self::default(),
+            TryOutcome::Failed { .. } => {
+                self.failures = self.failures.saturating_add(1);
+                if let Some(more) = self.failures.checked_sub(FAILURES_ALLOWED) {
+                    let pause = PAUSE_BASE.saturating_mul(1 << more.min(10)).min(PAUSE_CAP);
+                    self.until = Some(now + pause);
+                    self.failing_since.get_or_insert(now);
+                }
+            }
+            TryOutcome::Blocked | TryOutcome::Postponed(_) => {}
+        }
+    }
+}
+
+/// When deliveries that this process has put off are due. What is not in it is found by looking every few seconds.
+#[derive(Default)]
+struct Upcoming(Mutex<BTreeSet<Instant>>);
+
+/// More than this are due so close to each other that looking for one finds the next.
+const UPCOMING_KEPT: usize = 1024;
+
+impl Upcoming {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook::AppPath;
+
+    const FAILED: TryOutcome = TryOutcome::Failed { retry_after: None };
+
+    #[test]
+    fn a_destination_that_does_not_answer_is_asked_by_one_at_a_time_and_ever_more_seldom() {
+        let mut now = Instant::now();
+        let mut health = Health::default();
+        for _ in 0..FAILURES_ALLOWED {
+            assert_eq!(health.allows(now), Allowed::All);
+            health.note(FAILED, now);
+        }
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            assert_eq!(health.allows(now), Allowed::None);
+            let until = health.until.unwrap();
+            pauses.push((until - now).as_millis());
+            now = until;
+            assert_eq!(health.allows(now), Allowed::One);
+            health.note(FAILED, now);
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
+        health.note(TryOutcome::Delivered, now);
+        assert_eq!(health.allows(now), Allowed::All);
+    }
+
+    #[test]
+    fn a_destination_is_silent_from_its_last_answer_on() {
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        let group = Group::new(
+            Conditions::ALL,
+            Arc::new(AppPath::new("/told").unwrap()),
+            &Arc::default(),
+        );
+        for _ in 1..FAILURES_ALLOWED {
+            group.note(FAILED, now);
+        }
+        assert!(!group.is_silent(now + minute, minute), "so many may fail by chance");
+        group.note(FAILED, now);
+        group.note(FAILED, now + minute / 2);
+        assert!(!group.is_silent(now + minute / 2, minute));
+        assert!(group.is_silent(now + minute, minute));
+        group.note(TryOutcome::Delivered, now + minute);
+        assert!(!group.is_silent(now + 2 * minute, minute));
+    }
+
+    #[test]
+    fn what_is_due_next_is_known_until_it_is_past() {
+        let destinations = Destinations::new(&Hooks::default(), &Arc::default());
+        let now = Instant::now();
+        assert_eq!(destinations.next_look(now), None);
+        for millis in [30, 10, 20] {
+            destinations.note_upcoming(now + Duration::from_millis(millis));
+        }
+        assert_eq!(destinations.next_look(now), Some(Duration::from_millis(10)));
+        let later = now + Duration::from_millis(10);
+        assert_eq!(destinations.next_look(later), Some(Duration::from_millis(10)));
+        for millis in 0..2 * UPCOMING_KEPT as u64 {
+            destinations.note_upcoming(later + Duration::from_secs(1) + Duration::from_millis(millis));
+        }
+        assert!(destinations.upcoming.lock().len() <= UPCOMING_KEPT);
+        assert_eq!(
+            destinations.next_look(later),
+            Some(Duration::from_millis(10)),
+            "the earliest are kept"
+        );
+    }
+}

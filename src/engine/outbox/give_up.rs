@@ -1,0 +1,69 @@
+//! Completions that are given up: nobody takes them, or those who are to take them do not answer and there is no room for
+//! all that wait for them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    engine::{duties::node::Answer, outbox::Outbox},
+    probe::Event,
+    store::{GiveUp, StoreResult},
+    task::Delivery,
+};
+
+/// How long a process is up, and a destination silent, before it is certain that deliveries have nobody to take them.
+/// After an outage of everything, receivers and the other processes come back in any order.
+const CERTAIN: Duration = Duration::from_secs(60 * 60);
+
+/// How many tasks' completions are given up in one go for want of room.
+pub(crate) const MANY: usize = 1000;
+
+impl Outbox {
+    /// Gives up completions that nobody takes, at most `max`.
+    pub(crate) async fn give_up_deliveries(&self, max: usize) -> StoreResult<Answer> {
+        let patience = self.core.settings.callback_patience;
+        let certain = CERTAIN.min(patience);
+        let now = Instant::now();
+        let early = certain.saturating_sub(self.core.clock.uptime(now));
+        if !early.is_zero() {
+            return Ok(Answer::Idle(Some(early)));
+        }
+        let give_up = GiveUp {
+            spared: self.destinations.served(now, certain),
+            overdue: patience,
+            max,
+        };
+        let given_up = self
+            .core
+            .call("give_up_deliveries", || self.core.ledger.give_up_deliveries(give_up))
+            .await?;
+        self.tell_given_up(&given_up);
+        Ok(match given_up.len() < max {
+            true => Answer::Idle(None),
+            false => Answer::More,
+        })
+    }
+
+    /// Gives up completions for whom does not answer, if they have more than their share of the store's room: those of at
+    /// most `max` tasks. Answers of how many they were.
+    pub(crate) async fn give_up_crowded(&self, max: usize) -> StoreResult<usize> {
+        if !self.core.queue_hint(None, None).crowded {
+            return Ok(0);
+        }
+        let answers = self.destinations.answers(Instant::now());
+        let given_up = self
+            .core
+            .call("give_up_crowded", || self.core.ledger.give_up_crowded(answers, max))
+            .await?;
+        self.tell_given_up(&given_up);
+        Ok(given_up.len())
+    }
+
+    fn tell_given_up(&self, given_up: &[Delivery]) {
+        for Delivery { id, destination, .. } in given_up {
+            self.core.probes.emit(|| Event::GivenUp { id: *id, destination });
+            self.core.watchers.changed(*id);
+        }
+    }
+}

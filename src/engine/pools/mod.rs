@@ -1,0 +1,430 @@
+//! The pools of this process: which slots a task may run on, and which tasks a claim may bring.
+
+pub(crate) mod control;
+pub(crate) mod pool;
+pub(crate) mod steering;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::request::Parts;
+use tokio::sync::Notify;
+
+use crate::{
+    engine::{
+        caught::caught,
+        pools::{
+            control::{PoolControl, Said},
+            pool::{Pool, When},
+        },
+        slots::{Reserved, Slot, Slots},
+    },
+    store::{Claim, Controls, Limits, PoolClaim},
+    task::{PoolName, TaskRecord, Tenant, WorkerId},
+};
+
+/// Where the tasks of every pool go that this process does not know: another one has it, or it was renamed.
+const UNKNOWN: &str = "";
+
+/// The pools of one engine: the default one first, last the one for tasks of unknown pools.
+pub(crate) struct Pools {
+    pub(crate) slots: Slots,
+    pools: Box<[PoolOf]>,
+    said: Mutex<Said>,
+    limits: Limits,
+}
+
+struct PoolOf {
+    name: PoolName,
+    when: Option<Arc<When>>,
+    concurrency: usize,
+    queue_depth: u64,
+    tenants: Option<Arc<Tenants>>,
+}
+
+/// How many handlers of each tenant run in a pool.
+struct Tenants {
+    most: usize,
+    state: Mutex<TenantState>,
+}
+
+#[derive(Default)]
+struct TenantState {
+    held: HashMap<Tenant, usize>,
+    /// A claim is under way, which was told how many each holds.
+    claiming: bool,
+    /// A claim has passed over a task whose tenant had as many as it may.
+    waits: bool,
+}
+
+/// The right to run one handler of a pool, and of its tenant. Dropped, it is free again.
+#[must_use]
+pub(crate) struct Place {
+    tenant: Option<(Arc<Tenants>, Tenant)>,
+    slot: Option<Slot>,
+}
+
+/// The places for a claim.
+#[must_use]
+pub(crate) struct Claiming<'a> {
+    pools: &'a Pools,
+    reserved: Reserved,
+    asked: Box<[usize]>,
+    sent_to_wait: Box<[u64]>,
+    all: usize,
+}
+
+impl Pools {
+    pub(crate) fn new(concurrency: usize, limits: Limits, pools: &[Pool], wake: Arc<Notify>) -> Self {
+        let mut of_each = vec![PoolOf::of(&Pool::new(PoolName::DEFAULT.as_str()))];
+        for pool in pools {
+            let pool = PoolOf::of(pool);
+            match pool.name.is_default() {
+                true => of_each[0] = pool,
+                false => of_each.push(pool),
+            }
+        }
+        // One alone has all the room there is.
+        let share = if of_each.len() == 1 {
+            u64::MAX
+        } else {
+            limits.queued.div_ceil(2)
+        };
+        for pool in &mut of_each {
+            pool.queue_depth = pool.queue_depth.min(share);
+        }
+        of_each.push(PoolOf {
+            name: PoolName::stored(UNKNOWN),
+            queue_depth: share,
+            ..PoolOf::of(&Pool::new(PoolName::DEFAULT.as_str()))
+        });
+        let totals: Vec<_> = of_each.iter().map(|pool| pool.concurrency).collect();
+        let slots = Slots::of_pools(concurrency, totals, wake);
+        // Until it is known which of them are paused.
+        (0..of_each.len()).for_each(|pool| slots.set_paused(pool, true));
+        Self {
+            slots,
+            pools: of_each.into(),
+            said: Mutex::default(),
+            limits,
+        }
+    }
+
+    /// The pool of a request. Where the application's own function panics, it is not its pool.
+    pub(crate) fn of(&self, head: &Parts) -> PoolName {
+        let is_of = |pool: &&PoolOf| {
+            let when = pool.when.as_ref();
+            when.is_some_and(|when| caught(|| when(head)).unwrap_or(false))
+        };
+        self.pools
+            .iter()
+            .find(is_of)
+            .map_or(PoolName::DEFAULT, |pool| pool.name.clone())
+    }
+
+    /// Whether a request may belong to another pool than the default one.
+    pub(crate) fn are_several(&self) -> bool {
+        self.pools.len() > 2
+    }
+
+    /// Whether this process has a pool of this name.
+    pub(crate) fn has(&self, name: &PoolName) -> bool {
+        self.pools.iter().any(|pool| pool.name == *name)
+    }
+
+    /// How many tasks may wait where one of this pool is stored.
+    pub(crate) fn limits(&self, pool: &PoolName) -> Limits {
+        Limits {
+            per_pool: self.pools[self.index(pool)].queue_depth,
+            ..self.limits
+        }
+    }
+
+    /// Whether a task of this pool would start at once, as far as is known.
+    pub(crate) fn could_start(&self, pool: &PoolName) -> bool {
+        let pool = self.index(pool);
+        let (used, total) = self.slots.of_pool(pool);
+        !self.slots.wanted(pool) && !self.slots.is_paused(pool) && used < total && self.slots.free() > 0
+    }
+
+    /// A place for a new task, if it may go before all that wait. If not, it is noted that one waits.
+    pub(crate) fn place_for_new(&self, pool: &PoolName, tenant: Option<&Tenant>) -> Option<Place> {
+        let at = self.index(pool);
+        let is_behind_others = || {
+            let tenants = self.pools[at].tenants.as_ref().filter(|_| tenant.is_some());
+            tenants.is_some_and(|tenants| tenants.state().waits)
+        };
+        let place = match self.slots.wanted(at) || is_behind_others() {
+            false => self.place(at, tenant),
+            true => None,
+        };
+        if place.is_none() {
+            self.slots.send_to_wait(at);
+        }
+        place
+    }
+
+    /// A place for a task that is claimed already.
+    pub(crate) fn place_for(&self, record: &TaskRecord) -> Option<Place> {
+        self.place(self.index(&record.pool), record.tenant.as_ref())
+    }
+
+    fn place(&self, at: usize, tenant: Option<&Tenant>) -> Option<Place> {
+        let slot = self.slots.take(at)?;
+        let tenant = match self.pools[at].tenants.as_ref().zip(tenant) {
+            Some((tenants, tenant)) => Some(tenants.hold(tenant)?),
+            None => None,
+        };
+        Some(Place {
+            tenant,
+            slot: Some(slot),
+        })
+    }
+
+    /// Places for a claim of at most so many tasks. `None` if it could bring none.
+    pub(crate) fn claiming(&self, most: usize) -> Option<Claiming<'_>> {
+        let sent_to_wait = self.slots.sent_to_wait();
+        let reserved = self.slots.reserve(most);
+        let asked: Box<[_]> = (0..self.pools.len()).map(|pool| reserved.of_pool(pool)).collect();
+        for (pool, asked) in asked.iter().enumerate() {
+            if *asked == 0 {
+                // Nobody looks at its tasks now: whoever frees a slot of it is to say so.
+                self.slots.send_to_wait(pool);
+            }
+        }
+        let claiming = Claiming {
+            pools: self,
+            all: reserved.all(),
+            asked,
+            sent_to_wait,
+            reserved,
+        };
+        for tenants in self.tenants() {
+            tenants.state().claiming = true;
+        }
+        (claiming.asked.iter().any(|asked| *asked > 0)).then_some(claiming)
+    }
+
+    fn tenants(&self) -> impl Iterator<Item = &Arc<Tenants>> {
+        self.pools.iter().filter_map(|pool| pool.tenants.as_ref())
+    }
+
+    /// Takes note of what the store's named values say of pools.
+    pub(crate) fn apply(&self, controls: &Controls) {
+        let mut said = self.said();
+        if !said.update(controls) {
+            return;
+        }
+        for (at, pool) in self.pools.iter().enumerate() {
+            let control = said.of(&pool.name);
+            let concurrency = control.and_then(|control| control.concurrency);
+            self.slots.set_total(at, concurrency.unwrap_or(pool.concurrency));
+            self.slots.set_paused(at, control.is_some_and(PoolControl::is_paused));
+        }
+    }
+
+    /// The version of the named values that is known, if any is.
+    pub(crate) fn known_version(&self) -> Option<u64> {
+        self.said().version()
+    }
+
+    /// The pools that are paused, also those that this process does not have.
+    pub(crate) fn paused(&self) -> Vec<PoolName> {
+        self.said().paused()
+    }
+
+    /// Whether nothing of this pool is begun.
+    pub(crate) fn is_paused(&self, pool: &PoolName) -> bool {
+        self.said().of(pool).is_some_and(PoolControl::is_paused)
+    }
+
+    /// The pools that have a name, with how many slots of each are taken, how many it has, and what was said of it.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&PoolName, usize, usize, Option<PoolControl>)> {
+        let named = self
+            .pools
+            .iter()
+            .enumerate()
+            .filter(|(_, pool)| pool.name.as_str() != UNKNOWN);
+        named.map(|(at, pool)| {
+            let (used, total) = self.slots.of_pool(at);
+            (
+                &pool.name,
+                used,
+                total.min(self.slots.total()),
+                self.said().of(&pool.name).cloned(),
+            )
+        })
+    }
+
+    fn index(&self, name: &PoolName) -> usize {
+        let at = self.pools.iter().position(|pool| pool.name == *name);
+        at.unwrap_or(self.pools.len() - 1)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PoolOf {
+    fn of(pool: &Pool) -> Self {
+        Self {
+            // The builder has checked it.
+            name: pool.name.clone().unwrap_or_default(),
+            when: pool.when.clone(),
+            concurrency: pool.concurrency.unwrap_or(usize::MAX),
+            queue_depth: pool.queue_depth.unwrap_or(u64::MAX),
+            tenants: pool.tenant_concurrency.map(|most| {
+                Arc::new(Tenants {
+                    most,
+                    state: Mutex::default(),
+                })
+            }),
+        }
+    }
+}
+
+impl Tenants {
+    fn state(&self) -> MutexGuard<'_, TenantState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more of this tenant's, unless it has as many as it may, or a claim is under way that may bring some.
+    fn hold(self: &Arc<Self>, tenant: &Tenant) -> Option<(Arc<Self>, Tenant)> {
+        let mut state = self.state();
+        let held = state.held.get(tenant).copied().unwrap_or(0);
+        if state.claiming || held >= self.most {
+            return None;
+        }
+        state.held.insert(tenant.clone(), held + 1);
+        Some((self.clone(), tenant.clone()))
+    }
+
+    /// One less. Answers whether a task waits that may be this tenant's.
+    fn release(&self, tenant: &Tenant) -> bool {
+        let mut state = self.state();
+        if let Some(held) = state.held.get_mut(tenant) {
+            *held -= 1;
+            if *held == 0 {
+                state.held.remove(tenant);
+            }
+        }
+        state.waits
+    }
+}
+
+impl Claiming<'_> {
+    /// What to ask of the store.
+    pub(crate) fn claim(&self, worker: WorkerId, lease: Duration) -> Claim {
+        let mut claim = Claim::new(worker, self.all, lease);
+        for (at, pool) in self.pools.pools.iter().enumerate() {
+            let (most, tenants) = (self.asked[at], pool.tenants.as_ref());
+            if pool.name.as_str() == UNKNOWN {
+                if most < self.all {
+                    claim.others = most;
+                }
+            } else if most < self.all || tenants.is_some() {
+                let mut of_pool = PoolClaim::new(pool.name.clone(), most);
+                if let Some(tenants) = tenants {
+                    of_pool.per_tenant = Some(tenants.most);
+                    let held = tenants.state().held.clone();
+                    of_pool.held = held.into_iter().collect();
+                }
+                claim.pools.push(of_pool);
+            }
+        }
+        let unknown = self.pools.paused().into_iter().filter(|name| !self.pools.has(name));
+        claim.pools.extend(unknown.map(|name| PoolClaim::new(name, 0)));
+        claim
+    }
+
+    /// How many tasks it may bring in all.
+    pub(crate) const fn all(&self) -> usize {
+        self.all
+    }
+
+    /// The place of one that it brought. `None` if it was not asked for.
+    pub(crate) fn place(&mut self, record: &TaskRecord) -> Option<Place> {
+        let at = self.pools.index(&record.pool);
+        let slot = self.reserved.slot(at)?;
+        let tenants = self.pools.pools[at].tenants.as_ref();
+        let tenant = tenants.zip(record.tenant.as_ref()).map(|(tenants, tenant)| {
+            *tenants.state().held.entry(tenant.clone()).or_default() += 1;
+            (tenants.clone(), tenant.clone())
+        });
+        Some(Place {
+            tenant,
+            slot: Some(slot),
+        })
+    }
+
+    /// There was nothing else to bring, but for tasks that were passed over.
+    pub(crate) fn found_all(&self, passed_over: bool) {
+        for (at, asked) in self.asked.iter().enumerate() {
+            // Of one that has given all it was asked for there may be more.
+            if self.reserved.of_pool(at) > 0 && *asked > 0 {
+                self.pools.slots.none_waits(at, self.sent_to_wait[at]);
+            }
+        }
+        for tenants in self.pools.tenants() {
+            tenants.state().waits = passed_over;
+        }
+    }
+}
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        for tenants in self.pools.tenants() {
+            tenants.state().claiming = false;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let tenant = self.tenant.take();
+        let waits = tenant.is_some_and(|(tenants, tenant)| tenants.release(&tenant));
+        let Some(slot) = self.slot.take() else { return };
+        match waits {
+            false => drop(slot),
+            true => slot.free_and_look_again(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pools(pool: Pool) -> Pools {
+        Pools::new(4, Limits::UNLIMITED, &[pool], Arc::new(Notify::new()))
+    }
+
+    #[test]
+    fn nothing_is_begun_until_it_is_known_which_pools_are_paused() {
+        let pools = pools(Pool::new("a"));
+        assert!(pools.claiming(10).is_none());
+        assert!(pools.place_for_new(&PoolName::DEFAULT, None).is_none());
+        pools.apply(&Controls::default());
+        assert!(pools.claiming(10).is_some());
+    }
+
+    /// Without the poll that would find the task a second later.
+    #[test]
+    fn a_slot_of_a_tenant_has_the_queue_looked_at_if_a_task_was_passed_over() {
+        for passed_over in [false, true] {
+            let pools = pools(Pool::new("a").tenant_concurrency(1));
+            pools.apply(&Controls::default());
+            let claiming = pools.claiming(10).unwrap();
+            claiming.found_all(passed_over);
+            drop(claiming);
+            let place = pools.place(pools.index(&PoolName::stored("a")), Some(&Tenant::new("anna")));
+            pools.slots.take_freed();
+            drop(place.unwrap());
+            assert_eq!(pools.slots.take_freed(), passed_over);
+        }
+    }
+}

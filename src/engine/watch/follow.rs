@@ -1,0 +1,125 @@
+//! Waiting for a task to change, and to end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    engine::Tasks,
+    store::StoreError,
+    task::{RequestId, TaskRecord},
+};
+
+impl Tasks {
+    /// Waits up to `limit` for a task to end, and answers with the task as it is then: ended or not. `None` if it is not
+    /// in scope.
+    ///
+    /// Answers early when the engine is being closed, and at once when too many callers wait already.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    ///
+    /// # Cancel safety
+    ///
+    /// Reads only.
+    pub async fn wait(&self, id: RequestId, limit: Duration) -> Result<Option<Arc<TaskRecord>>, StoreError> {
+        let engine = self.engine();
+        let deadline = Instant::now() + limit.min(LONGEST_WAIT);
+        if engine.core.watchers.count() >= engine.core.settings.max_waiters {
+            return self.find(id).await;
+        }
+        let watcher = engine.core.watchers.watch(id);
+        loop {
+            let changed = watcher.changed().notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let found = self.find(id).await?;
+            let now = Instant::now();
+            let waits = found.as_ref().is_some_and(|record| !record.state.is_terminal());
+            if !waits || now >= deadline || !engine.core.phase.is_open() {
+                return Ok(found);
+            }
+            let look_again = deadline.min(now + LOOK_AGAIN);
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = engine.core.phase.closed() => {}
+                () = sleep_until(look_again) => {}
+            }
+        }
+    }
+
+    /// Follows a task: answers with the task whenever it changed, first as it is now, last when it has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing happens until [`Changes::next`] is called.
+    #[must_use]
+    pub fn subscribe(&self, id: RequestId) -> Changes {
+        Changes {
+            tasks: self.clone(),
+            id,
+            seen: None,
+            over: false,
+        }
+    }
+}
+
+/// A task being followed. Made by [`Tasks::subscribe`].
+#[derive(Debug)]
+pub struct Changes {
+    tasks: Tasks,
+    id: RequestId,
+    seen: Option<Arc<TaskRecord>>,
+    over: bool,
+}
+
+impl Changes {
+    /// The task, as soon as it differs from what was answered last. `None` after it has ended or is gone, or when the
+    /// engine is being closed.
+    ///
+    /// # Errors
+    ///
+    /// The store's; asking again goes on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: a change not answered is answered by the next call.
+    pub async fn next(&mut self) -> Result<Option<Arc<TaskRecord>>, StoreError> {
+        let engine = self.tasks.engine();
+        while !self.over {
+            let watcher = engine.core.watchers.watch(self.id);
+            let changed = watcher.changed().notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let Some(found) = self.tasks.find(self.id).await? else {
+                self.over = true;
+                break;
+            };
+            if self.seen.as_ref() != Some(&found) {
+                self.over = found.state.is_terminal();
+                self.seen = Some(found.clone());
+                return Ok(Some(found));
+            }
+            if !engine.core.phase.is_open() {
+                self.over = true;
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = engine.core.phase.closed() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Nobody waits longer than a year, and no clock runs over.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How often a task is looked at by somebody who waits for it, besides when it is known to have changed, here or elsewhere: a
+/// belt beside the braces.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);

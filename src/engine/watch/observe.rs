@@ -1,0 +1,83 @@
+//! [`Observer`]: how somebody looks on for a long time without keeping the engine alive.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    engine::{
+        Engine, Tasks,
+        watch::{
+            Watcher,
+            feed::{Listener, Place},
+        },
+    },
+    store::{LogQuery, StoreError},
+    task::{LogLine, RequestId, Scope, TaskRecord, TaskRef},
+};
+
+/// Looks at the tasks in one scope. An engine that nobody else holds is closed under it.
+#[derive(Clone)]
+pub(crate) struct Observer {
+    engine: Arc<Engine>,
+    scope: Scope,
+}
+
+impl Tasks {
+    /// An observer of the tasks in scope.
+    pub(crate) fn observer(&self) -> Observer {
+        Observer {
+            engine: self.engine().clone(),
+            scope: self.scope().clone(),
+        }
+    }
+}
+
+impl Observer {
+    /// The task as it is now.
+    pub(crate) async fn find(&self, id: RequestId) -> Result<Option<Arc<TaskRecord>>, StoreError> {
+        let task = TaskRef::Id(id);
+        let found = self
+            .engine
+            .core
+            .call("find", || self.engine.core.ledger.find(&self.scope, &task))
+            .await?;
+        Ok(found.map(|record| self.engine.attempts.with_progress(record)))
+    }
+
+    /// Lines of its log.
+    pub(crate) async fn logs(&self, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
+        let logs = || self.engine.core.ledger.store().logs(&self.scope, id, query);
+        self.engine.core.call("logs", logs).await
+    }
+
+    /// Begins to wait for a task to change.
+    pub(crate) fn watch(&self, id: RequestId) -> Watcher<'_> {
+        self.engine.core.watchers.watch(id)
+    }
+
+    /// Begins to hear of every change, from `place` on where that is still remembered.
+    pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
+        self.engine.core.watchers.listen(place)
+    }
+
+    /// A place among those who may look on for long, if there is one left.
+    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.engine.observers.clone().try_acquire_owned().ok()
+    }
+
+    /// Whether the engine is not being closed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.engine.core.phase.is_open()
+    }
+
+    /// Resolves when the engine is being closed.
+    pub(crate) async fn closed(&self) {
+        self.engine.core.phase.closed().await;
+    }
+
+    /// Runs `work` beside the tasks.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.engine.core.runtime.spawn(work);
+    }
+}
