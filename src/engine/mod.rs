@@ -8,7 +8,7 @@
 //! - [`outbox`]: tells destinations that tasks ended
 //! - [`attempts`]: runs tasks, keeps their claims, judges how they ended
 //!
-//! [`attempts::attempt`] and [`duties::node`] are the two pure machines: times, randomness and results go in, actions come
+//! [`attempts::attempt`] and [`node`] are the two pure machines: times, randomness and results go in, actions come
 //! out. [`attempts::run`] and [`duties`] carry the actions out. [`pools`] says which slots a task may run on, [`watch`] wakes
 //! those who wait for a task; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold.
 
@@ -18,18 +18,17 @@ mod busy;
 mod caught;
 mod clock;
 mod core;
-pub(crate) mod duties;
+mod duties;
 mod intake;
+pub(crate) mod node;
 mod outbox;
+mod phase;
 mod pools;
 mod probes;
 mod rates;
-#[cfg(feature = "api")]
-mod served;
 mod settings;
 mod shutdown;
 mod slots;
-mod stats;
 mod sync;
 mod tasks;
 mod told;
@@ -38,10 +37,11 @@ mod watch;
 
 use std::{io, sync::Arc};
 
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Semaphore},
+};
 
-#[cfg(feature = "api")]
-pub(crate) use self::watch::{feed::Place, observe::Observer};
 pub(crate) use self::{
     api_address::ApiAddress,
     attempts::{
@@ -64,17 +64,19 @@ pub use self::{
         context::TaskContext,
         retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
     },
-    intake::submit::{Submission, SubmitError, Submitted},
-    pools::{
-        pool::Pool,
-        steering::{PausedPool, PoolError, PoolStats},
-    },
+    pools::pool::Pool,
     shutdown::ShutdownReport,
-    stats::{ProcessStats, Stats},
-    tasks::{Tasks, WeakTasks},
-    watch::follow::Changes,
+    tasks::{
+        Tasks, WeakTasks,
+        follow::Changes,
+        stats::{ProcessStats, Stats},
+        steering::{PausedPool, PoolError, PoolStats},
+        submit::{Submission, SubmitError, Submitted},
+    },
 };
 use self::{core::Core, duties::Duties, outbox::Outbox};
+#[cfg(feature = "api")]
+pub(crate) use self::{tasks::observe::Observer, watch::feed::Place};
 use crate::store::TaskStore;
 
 /// Everything that runs tasks in this process, for one layer.
@@ -84,6 +86,8 @@ pub(crate) struct Engine {
     outbox: Arc<Outbox>,
     pub(crate) intake: Arc<Intake>,
     duties: Arc<Duties>,
+    /// What became of it, once it is over. Locked by who ends it: a second one waits.
+    report: Mutex<Option<ShutdownReport>>,
     /// Room for those who look on for long.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
     observers: Arc<Semaphore>,
@@ -104,6 +108,7 @@ impl Engine {
         Self {
             observers: Arc::new(Semaphore::new(core.settings.max_waiters.min(Semaphore::MAX_PERMITS))),
             duties: Arc::new(Duties::new(intake.clone())),
+            report: Mutex::new(None),
             core,
             attempts,
             outbox,

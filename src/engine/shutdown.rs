@@ -1,97 +1,10 @@
 //! The end of an engine: in the order that loses nothing.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Mutex, Notify},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
-use crate::engine::{Engine, attempts::attempt::Input, duties::node::Answer};
-
-/// How far the end has come. Only grows.
-pub(crate) struct Phase {
-    step: AtomicU8,
-    changed: Notify,
-    /// One shutdown at a time; the second finds the report of the first.
-    report: Mutex<Option<ShutdownReport>>,
-}
-
-const OPEN: u8 = 0;
-/// Nothing new is accepted, and nobody waits any longer.
-const CLOSED: u8 = 1;
-/// Nothing new is claimed.
-const DRAINING: u8 = 2;
-/// The grace is over.
-const CUT: u8 = 3;
-/// Everything is written down; the driver ends.
-const FLUSHED: u8 = 4;
-
-impl Phase {
-    pub(crate) fn new() -> Self {
-        Self {
-            step: AtomicU8::new(OPEN),
-            changed: Notify::new(),
-            report: Mutex::new(None),
-        }
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.is_before(CLOSED)
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        !self.is_before(DRAINING)
-    }
-
-    pub(crate) fn is_flushed(&self) -> bool {
-        !self.is_before(FLUSHED)
-    }
-
-    pub(crate) fn is_cut(&self) -> bool {
-        !self.is_before(CUT)
-    }
-
-    /// Resolves when nothing new is accepted any longer.
-    pub(crate) async fn closed(&self) {
-        self.reached(CLOSED).await;
-    }
-
-    /// Resolves when the grace of a shutdown is over.
-    pub(crate) async fn cut(&self) {
-        self.reached(CUT).await;
-    }
-
-    fn is_before(&self, step: u8) -> bool {
-        self.step.load(Ordering::SeqCst) < step
-    }
-
-    fn advance(&self, step: u8) -> bool {
-        let new = self.step.fetch_max(step, Ordering::SeqCst) < step;
-        if new {
-            self.changed.notify_waiters();
-        }
-        new
-    }
-
-    async fn reached(&self, step: u8) {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if !self.is_before(step) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
+use crate::engine::{Engine, attempts::attempt::Input, node::Answer, phase::EndStep};
 
 /// What became of the attempts that ran when the shutdown began, or were just being started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,18 +21,18 @@ pub struct ShutdownReport {
 impl Engine {
     /// Accepts nothing new; every waiting caller is answered now.
     pub(crate) fn close(&self) {
-        self.core.phase.advance(CLOSED);
+        self.core.phase.advance(EndStep::Closed);
     }
 
     pub(crate) async fn shutdown(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
         self.close();
-        let second = !self.core.phase.advance(DRAINING);
+        let second = !self.core.phase.advance(EndStep::Draining);
         if second {
             // Asked twice: somebody is in a hurry.
-            self.core.phase.advance(CUT);
+            self.core.phase.advance(EndStep::Cut);
         }
         self.core.signals.wake.notify_one();
-        let mut report = self.core.phase.report.lock().await;
+        let mut report = self.report.lock().await;
         if let Some(report) = *report {
             return report;
         }
@@ -135,10 +48,10 @@ impl Engine {
         tokio::select! {
             biased;
             () = self.quiet() => {}
-            () = self.core.phase.reached(CUT) => {}
+            () = self.core.phase.reached(EndStep::Cut) => {}
             () = tokio::time::sleep(grace) => {}
         }
-        self.core.phase.advance(CUT);
+        self.core.phase.advance(EndStep::Cut);
         let now = Instant::now();
         for live in self.attempts.running.all() {
             live.feed(Input::Cut, now);
@@ -172,7 +85,7 @@ impl Engine {
 
     /// Ends what serves the attempts, renewal last, and lets go of the application and the store.
     async fn end(&self) {
-        self.core.phase.advance(FLUSHED);
+        self.core.phase.advance(EndStep::Flushed);
         self.core.signals.wake.notify_one();
         self.attempts.end().await;
         let _ = timeout(self.core.settings.store_timeout, self.core.ledger.store().close()).await;

@@ -200,6 +200,63 @@ fn imports_only_go_down() {
     assert!(climbs.is_empty(), "{}", climbs.join("\n"));
 }
 
+/// The parts of the engine, from the bottom up: a part knows those below it. Whatever is not named here is below them all.
+const PARTS: [&[&str]; 4] = [
+    &["attempts", "outbox"],
+    &["intake"],
+    &["duties"],
+    &["mod", "shutdown", "tasks", "Engine", "Tasks", "Alive"],
+];
+
+/// How high a part of the engine is.
+fn height(part: &str) -> usize {
+    PARTS.iter().position(|parts| parts.contains(&part)).map_or(0, |at| at + 1)
+}
+
+fn part_climbs(file: &str, source: &str) -> Vec<String> {
+    // What the builder was told of each part is in one place.
+    let Some(part) = file.strip_prefix("engine/").filter(|part| *part != "settings") else {
+        return Vec::new();
+    };
+    let part = part.split('/').next().unwrap_or(part);
+    let climbing = imports(source).into_iter().filter(|import| {
+        let Some(imported) = import.strip_prefix("engine::") else {
+            return false;
+        };
+        let imported = imported.split("::").next().unwrap_or(imported);
+        let sibling = height(imported) == height(part) && imported != part && height(part) > 0;
+        height(imported) > height(part) || sibling && height(part) < PARTS.len()
+    });
+    climbing
+        .map(|import| format!("src/{file}.rs imports {import}"))
+        .collect()
+}
+
+#[test]
+fn parts_of_the_engine_know_those_below_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root.join("engine"), &mut files);
+    assert!(files.len() > 40, "only {} files were found", files.len());
+    let climbs: Vec<_> = files
+        .iter()
+        .flat_map(|path| {
+            let file = path.strip_prefix(&root).expect("below src").with_extension("");
+            let source = fs::read_to_string(path).expect("a source file can be read");
+            part_climbs(&file.to_string_lossy().replace('\\', "/"), &source)
+        })
+        .collect();
+    assert!(climbs.is_empty(), "{}", climbs.join("\n"));
+    for (file, source) in [
+        ("engine/outbox/deliver", "use crate::engine::intake::Intake;"),
+        ("engine/outbox/deliver", "use crate::engine::attempts::Attempts;"),
+        ("engine/core", "use crate::engine::attempts::Attempts;"),
+        ("engine/intake/accept", "use crate::engine::{Engine, slots::Slots};"),
+    ] {
+        assert_eq!(part_climbs(file, source).len(), 1, "{file}: {source}");
+    }
+}
+
 /// What a store must not name: it keeps rows, and decides nothing.
 const DECISIONS: [&str; 4] = ["lifecycle", "Step::", "TaskState::", "Outcome::"];
 

@@ -9,7 +9,7 @@ use crate::{
         attempts::{Attempts, run::Start},
         caught::{caught_async, panicked},
         core::too_slow,
-        duties::node::{Answer, Hint, QUIET},
+        node::{Answer, Hint, QUIET},
         under_way::{Part, UnderWay},
     },
     error::BoxFuture,

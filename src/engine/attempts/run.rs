@@ -25,7 +25,8 @@ use crate::{
             running::Live,
         },
         caught::{Panic, caught, let_go},
-        duties::node::Hint,
+        node::Hint,
+        phase::EndStep,
         pools::Place,
         under_way::UnderWay,
     },
@@ -73,7 +74,7 @@ impl Attempts {
             )
         });
         // Looked at after it was entered: a shutdown that does not see it there, is seen here.
-        let replay = match self.entry().filter(|_| !self.core.phase.is_cut()) {
+        let replay = match self.entry().filter(|_| !self.core.phase.has_reached(EndStep::Cut)) {
             Some(entry) => {
                 self.core.probes.emit(|| Event::Started {
                     id: record.id,

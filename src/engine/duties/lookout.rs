@@ -13,10 +13,8 @@ use tokio::time::Instant;
 
 use crate::{
     engine::{
-        duties::{
-            Duties,
-            node::{Answer, Hint, Node},
-        },
+        duties::Duties,
+        node::{Answer, Hint, Node},
         under_way::Part,
     },
     store::{Abilities, Attention, Glance, News, Sharing, StoreResult},

@@ -1,7 +1,6 @@
 //! Drives the node machine: asks it what to do, does it, tells it how it went.
 
 pub(crate) mod lookout;
-pub(crate) mod node;
 
 use std::{
     future::poll_fn,
@@ -22,12 +21,11 @@ use crate::{
         attempts::Attempts,
         caught::{caught_async, panicked},
         core::Core,
-        duties::{
-            lookout::Lookout,
-            node::{Action, Answer, Hint, Node, QUIET},
-        },
+        duties::lookout::Lookout,
         intake::{Intake, Reentry},
+        node::{Action, Answer, Hint, Node, QUIET},
         outbox::Outbox,
+        phase::EndStep,
         under_way::Part,
     },
     error::BoxFuture,
@@ -88,13 +86,13 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
     loop {
         // Entered before the phase is looked at: a shutdown that is not seen here waits for what is begun here.
         let acting = duties.enter();
-        if duties.core.phase.is_draining() {
+        if duties.core.phase.has_reached(EndStep::Draining) {
             node.stop_claiming();
         }
-        if duties.core.phase.is_cut() {
+        if duties.core.phase.has_reached(EndStep::Cut) {
             node.stop_delivering();
         }
-        if duties.core.phase.is_flushed() {
+        if duties.core.phase.has_reached(EndStep::Flushed) {
             return;
         }
         let hints = duties.core.signals.take_hints();

@@ -4,7 +4,6 @@ pub(crate) mod accept;
 pub(crate) mod accept_all;
 pub(crate) mod budget;
 pub(crate) mod insert;
-pub(crate) mod submit;
 
 use std::sync::Arc;
 

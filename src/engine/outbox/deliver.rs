@@ -7,8 +7,9 @@ use tokio::time::{Instant, timeout};
 use crate::{
     engine::{
         caught::{caught, caught_async},
-        duties::node::{Answer, Hint},
+        node::{Answer, Hint},
         outbox::{Outbox, destinations::Group, give_up::MANY},
+        phase::EndStep,
         slots::Slot,
         under_way::Part,
     },
@@ -186,7 +187,7 @@ impl Outbox {
         let cut = async {
             match group.is_local() {
                 true => std::future::pending().await,
-                false => self.core.phase.cut().await,
+                false => self.core.phase.reached(EndStep::Cut).await,
             }
         };
         tokio::select! {

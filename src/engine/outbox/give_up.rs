@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    engine::{duties::node::Answer, outbox::Outbox},
+    engine::{node::Answer, outbox::Outbox},
     probe::Event,
     store::{GiveUp, StoreResult},
     task::Delivery,

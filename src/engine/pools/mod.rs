@@ -2,7 +2,6 @@
 
 pub(crate) mod control;
 pub(crate) mod pool;
-pub(crate) mod steering;
 
 use std::{
     collections::HashMap,

@@ -2,9 +2,6 @@
 
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
 pub(crate) mod feed;
-pub(crate) mod follow;
-#[cfg(feature = "api")]
-pub(crate) mod observe;
 
 use std::{
     collections::HashMap,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     engine::{
         attempts::attempt::{Attempt, Directive, How, Input},
-        duties::node::Hint,
+        node::Hint,
     },
     probe::AttemptOutcome,
     store::{Held, Renewal, Settled},

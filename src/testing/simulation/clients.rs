@@ -12,7 +12,7 @@ use super::{
     world::{BUDGET, CRASH_ALLOWANCE, GONE, LEASE, MAX_ATTEMPTS, STORE_TIMEOUT, World},
 };
 use crate::{
-    engine::duties::node::Hint,
+    engine::node::Hint,
     store::{Insert, Inserted, StoreErrorKind},
     task::{
         CapturedRequest, Conditions, Destination, IdempotencyKey, NewTask, RequestId, Scope, Subscription,

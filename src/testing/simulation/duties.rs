@@ -9,7 +9,7 @@ use super::{
     world::{HOLDS, LEASE, PATIENCE, STORE_TIMEOUT, World},
 };
 use crate::{
-    engine::duties::node::{Action, Answer, Hint},
+    engine::node::{Action, Answer, Hint},
     store::{Claim, Claimed, ClaimedDelivery, DeliveryClaim, DeliverySettlement, GiveUp, StoreResult},
     task::{DeliveryTry, Destination, delivery::DeliveryOutcome, lifecycle::Rescue},
     time::Timestamp,

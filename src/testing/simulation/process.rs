@@ -14,7 +14,7 @@ use super::{
 use crate::{
     engine::{
         attempts::attempt::Input,
-        duties::node::{Action, Answer, Hint, Node},
+        node::{Action, Answer, Hint, Node},
     },
     store::{ClaimedDelivery, Held, StoreResult},
     task::{LeaseRef, RequestId, WorkerId, lifecycle::Outcome},

@@ -1,5 +1,14 @@
 //! [`Tasks`]: the handle an application watches and steers its tasks with.
 
+pub(crate) mod follow;
+#[cfg(feature = "api")]
+pub(crate) mod observe;
+#[cfg(feature = "api")]
+mod served;
+pub(crate) mod stats;
+pub(crate) mod steering;
+pub(crate) mod submit;
+
 use std::{
     fmt,
     sync::{Arc, Weak},
@@ -9,7 +18,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    engine::{Engine, ShutdownReport, Stats, attempts::attempt::Input, duties::node::Hint},
+    engine::{Engine, ShutdownReport, Stats, attempts::attempt::Input, node::Hint},
     store::{Delete, LogQuery, StoreError},
     task::{
         CapturedRequest, CapturedResponse, Destination, Filter, LogLine, Page, PageOf, RequestId, Scope, TaskRecord,
@@ -74,11 +83,11 @@ impl Tasks {
     }
 
     #[cfg(feature = "api")]
-    pub(super) const fn scope(&self) -> &Scope {
+    pub(crate) const fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    pub(super) fn engine(&self) -> &Arc<Engine> {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.alive.0
     }
 

@@ -4,7 +4,7 @@ use crate::{
     engine::{
         Tasks,
         attempts::Attempts,
-        duties::node::Hint,
+        node::Hint,
         pools::control::{Pause, PoolControl, value_of},
     },
     store::{ControlChange, StoreError, StoreErrorKind},

@@ -1,0 +1,64 @@
+//! How far the end of an engine has come.
+
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use tokio::sync::Notify;
+
+/// How far the end has come. Only grows.
+#[derive(Default)]
+pub(crate) struct Phase {
+    step: AtomicU8,
+    changed: Notify,
+}
+
+/// The steps to the end.
+#[derive(Clone, Copy)]
+pub(crate) enum EndStep {
+    /// Nothing new is accepted, and nobody waits any longer.
+    Closed = 1,
+    /// Nothing new is claimed.
+    Draining,
+    /// The grace is over.
+    Cut,
+    /// Everything is written down; the driver ends.
+    Flushed,
+}
+
+impl Phase {
+    pub(crate) fn is_open(&self) -> bool {
+        !self.has_reached(EndStep::Closed)
+    }
+
+    pub(crate) fn has_reached(&self, step: EndStep) -> bool {
+        self.step.load(Ordering::SeqCst) >= step as u8
+    }
+
+    /// Answers whether it had not come so far before.
+    pub(crate) fn advance(&self, step: EndStep) -> bool {
+        let new = self.step.fetch_max(step as u8, Ordering::SeqCst) < step as u8;
+        if new {
+            self.changed.notify_waiters();
+        }
+        new
+    }
+
+    /// Resolves when nothing new is accepted any longer.
+    pub(crate) async fn closed(&self) {
+        self.reached(EndStep::Closed).await;
+    }
+
+    /// Resolves when the end has come so far.
+    pub(crate) async fn reached(&self, step: EndStep) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.has_reached(step) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
