@@ -185,7 +185,7 @@ impl TaskStore for KvStore {
     fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
         self.atomically(|stored, now| {
             let rows = scan::due(stored.rows()?, &self.orphans, &what, max, now);
-            Ok(Candidates { now, rows })
+            Ok(Candidates::new(now, rows))
         })
     }
 

@@ -50,6 +50,7 @@ pub enum Attention {
 
 /// Where a task stands, as a number: it is another one after every change of the task, its progress and its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Glance {
     /// Means nothing but that it is equal to another.
     pub change: u64,
@@ -71,6 +72,7 @@ impl Glance {
 
 /// A small named value that all processes on a store share, such as which pools are paused.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Control {
     /// Its name.
     pub name: Arc<str>,
@@ -80,8 +82,17 @@ pub struct Control {
     pub value: Bytes,
 }
 
+impl Control {
+    /// A value as it is stored.
+    #[must_use]
+    pub const fn new(name: Arc<str>, version: u64, value: Bytes) -> Self {
+        Self { name, version, value }
+    }
+}
+
 /// A change of a [named value](Control), made only if that has not changed since it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ControlChange {
     /// The name.
     pub name: Arc<str>,
@@ -91,8 +102,17 @@ pub struct ControlChange {
     pub value: Option<Bytes>,
 }
 
+impl ControlChange {
+    /// Puts `value` in the place of what has the version `was`.
+    #[must_use]
+    pub const fn new(name: Arc<str>, was: u64, value: Option<Bytes>) -> Self {
+        Self { name, was, value }
+    }
+}
+
 /// All named values of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Controls {
     /// The version of the latest change, 0 before the first.
     pub version: u64,

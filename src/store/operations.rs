@@ -64,6 +64,7 @@ pub enum Sharing {
 
 /// How full the queue is, where the store knows without waiting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueHint {
     /// Tasks that wait.
     pub queued: Option<u64>,
@@ -142,6 +143,7 @@ impl NewRow {
 
 /// Who a task is born claimed by.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct BornClaimed {
     /// The worker.
     pub worker: WorkerId,
@@ -149,8 +151,17 @@ pub struct BornClaimed {
     pub lease: Duration,
 }
 
+impl BornClaimed {
+    /// By `worker`, for `lease`.
+    #[must_use]
+    pub const fn new(worker: WorkerId, lease: Duration) -> Self {
+        Self { worker, lease }
+    }
+}
+
 /// How many tasks may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Of all tenants together.
     pub queued: u64,
@@ -250,6 +261,7 @@ impl Claim {
 
 /// How many tasks of one pool a worker asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PoolClaim {
     /// The pool.
     pub pool: PoolName,
@@ -277,6 +289,7 @@ impl PoolClaim {
 
 /// What a claim found.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Claims {
     /// The tasks, oldest `run_at` first.
     pub tasks: Vec<ClaimedRow>,
@@ -291,11 +304,20 @@ pub struct Claims {
 
 /// A claimed task.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ClaimedRow {
     /// Its row, claimed.
     pub row: Row,
     /// Its request, or why it cannot be read.
     pub request: StoreResult<Payload>,
+}
+
+impl ClaimedRow {
+    /// This row, and its request or why that cannot be read.
+    #[must_use]
+    pub const fn new(row: Row, request: StoreResult<Payload>) -> Self {
+        Self { row, request }
+    }
 }
 
 /// Which rows to read.
@@ -343,11 +365,20 @@ pub enum Due {
 
 /// A row that is due, and why.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Candidate {
     /// The row.
     pub row: Row,
     /// The reason.
     pub why: Why,
+}
+
+impl Candidate {
+    /// This row, for this reason.
+    #[must_use]
+    pub const fn new(row: Row, why: Why) -> Self {
+        Self { row, why }
+    }
 }
 
 /// Why a row is due.
@@ -373,11 +404,20 @@ pub enum Why {
 
 /// Rows that are due, as of the store's now.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Candidates {
     /// The store's time.
     pub now: Timestamp,
     /// The rows.
     pub rows: Vec<Candidate>,
+}
+
+impl Candidates {
+    /// These rows, as of `now`.
+    #[must_use]
+    pub const fn new(now: Timestamp, rows: Vec<Candidate>) -> Self {
+        Self { now, rows }
+    }
 }
 
 /// Which of a task's payloads.
@@ -391,6 +431,7 @@ pub enum Part {
 
 /// Which lines of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogQuery {
     /// Only of this attempt.
     pub attempt: Option<u32>,
@@ -401,6 +442,27 @@ pub struct LogQuery {
 }
 
 impl LogQuery {
+    /// Only of this attempt.
+    #[must_use]
+    pub const fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = Some(attempt);
+        self
+    }
+
+    /// Only lines with a greater number.
+    #[must_use]
+    pub const fn after(mut self, line: u64) -> Self {
+        self.after = line;
+        self
+    }
+
+    /// At most so many.
+    #[must_use]
+    pub const fn limit(mut self, lines: usize) -> Self {
+        self.limit = lines;
+        self
+    }
+
     /// How many bytes of log are kept per attempt: a log to read, not to mine.
     pub const BYTES_KEPT: usize = 1024 * 1024;
     /// How many lines of log are kept per attempt.
@@ -419,6 +481,7 @@ impl Default for LogQuery {
 
 /// A process asking for completions to deliver.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DeliveryClaim {
     /// The destinations it can deliver to, and how many completions it takes for each at most.
     pub from: Vec<(Destination, usize)>,
@@ -426,8 +489,17 @@ pub struct DeliveryClaim {
     pub lease: Duration,
 }
 
+impl DeliveryClaim {
+    /// At most so many completions of each destination, for `lease`.
+    #[must_use]
+    pub const fn new(from: Vec<(Destination, usize)>, lease: Duration) -> Self {
+        Self { from, lease }
+    }
+}
+
 /// A claimed completion.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ClaimedOutbox {
     /// The task, its outbox as it is after the claim.
     pub row: Row,
@@ -437,8 +509,21 @@ pub struct ClaimedOutbox {
     pub destination: Destination,
 }
 
+impl ClaimedOutbox {
+    /// The completion of this run-through for this destination.
+    #[must_use]
+    pub const fn new(row: Row, generation: u32, destination: Destination) -> Self {
+        Self {
+            row,
+            generation,
+            destination,
+        }
+    }
+}
+
 /// How long ended tasks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retention {
     /// Those that succeeded.
     pub succeeded: Duration,
@@ -447,6 +532,12 @@ pub struct Retention {
 }
 
 impl Retention {
+    /// So long for those that succeeded, so long for all others.
+    #[must_use]
+    pub const fn new(succeeded: Duration, others: Duration) -> Self {
+        Self { succeeded, others }
+    }
+
     /// How long a task that ended in `state` is kept.
     #[must_use]
     pub const fn of(&self, state: TaskState) -> Duration {

@@ -16,6 +16,7 @@ use crate::{
 /// The columns are the store's: it sets the times in them by its own clock, and a claim changes nothing else. Where the two
 /// differ the columns hold: see [`restore`](Self::restore).
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Row {
     /// The primary key.
     pub id: RequestId,
@@ -68,6 +69,7 @@ pub struct Columns {
 /// What it is about is in the record. It is a row of its own, so that claiming one touches neither the task nor the
 /// completions of other destinations.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OutboxRow {
     /// Which run-through of the task.
     pub generation: u32,
@@ -82,6 +84,24 @@ pub struct OutboxRow {
 }
 
 impl Row {
+    /// A row as a store has it in columns of its own.
+    #[must_use]
+    pub const fn new(
+        id: RequestId,
+        version: u64,
+        columns: Columns,
+        outbox: Vec<OutboxRow>,
+        record: Arc<TaskRecord>,
+    ) -> Self {
+        Self {
+            id,
+            version,
+            columns,
+            outbox,
+            record,
+        }
+    }
+
     /// Has the record say what the columns and the outbox say: what is shown, and what the next step is decided on.
     ///
     /// A claim changes columns only. It is found by its token, and made up for here, as
@@ -277,6 +297,18 @@ impl Columns {
 }
 
 impl OutboxRow {
+    /// A completion that nobody has claimed, due at once.
+    #[must_use]
+    pub const fn new(generation: u32, destination: Destination) -> Self {
+        Self {
+            generation,
+            destination,
+            due_at: Timestamp::ZERO,
+            token: FenceToken::NONE,
+            claimed: false,
+        }
+    }
+
     /// Takes the completion to try to deliver it, until `lease` runs out. `None` unless it is due. `floor` is as for
     /// [`Row::claim`].
     pub fn claim(&mut self, lease: Duration, floor: FenceToken, now: Timestamp) -> Option<FenceToken> {

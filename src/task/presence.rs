@@ -63,6 +63,7 @@ impl Presence {
 
 /// A process that was seen on a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Seen {
     /// What it said.
     pub presence: Presence,
@@ -70,8 +71,17 @@ pub struct Seen {
     pub ago: Duration,
 }
 
+impl Seen {
+    /// This process, heard of so long ago.
+    #[must_use]
+    pub const fn new(presence: Presence, ago: Duration) -> Self {
+        Self { presence, ago }
+    }
+}
+
 /// The handlers of a process, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SlotStats {
     /// That run. Of one process never more than `total`.
     pub used: usize,
@@ -97,6 +107,7 @@ impl SlotStats {
 
 /// What was done in a stretch of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RateStats {
     /// Tasks accepted.
     pub accepted: u64,

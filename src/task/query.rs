@@ -26,7 +26,18 @@ impl Scope {
 }
 
 /// Which tasks to list. The default is all of them.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{TaskState, task::{Filter, StateSet}};
+///
+/// let failed = StateSet::from_iter([TaskState::Failed]);
+/// let filter = Filter::default().states(failed).function("transcode").label("customer", "anna");
+/// # assert_eq!(filter.labels.len(), 1);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Filter {
     /// Only tasks in these states.
     pub states: Option<StateSet>,
@@ -47,6 +58,55 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Only tasks in these states.
+    #[must_use]
+    pub const fn states(mut self, states: StateSet) -> Self {
+        self.states = Some(states);
+        self
+    }
+
+    /// Only tasks whose task id begins so.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Only tasks of this pool.
+    #[must_use]
+    pub fn pool(mut self, pool: PoolName) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// Only tasks of this function.
+    #[must_use]
+    pub fn function(mut self, name: impl Into<String>) -> Self {
+        self.function = Some(name.into());
+        self
+    }
+
+    /// Only tasks that have this label too.
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push((name.into(), value.into()));
+        self
+    }
+
+    /// Only tasks with this text in their error or in the beginning of their request body.
+    #[must_use]
+    pub fn text(mut self, text: impl Into<String>) -> Self {
+        self.text = Some(text.into());
+        self
+    }
+
+    /// Only tasks created between these times, both included.
+    #[must_use]
+    pub const fn created(mut self, from: Option<Timestamp>, to: Option<Timestamp>) -> Self {
+        (self.created_from, self.created_to) = (from, to);
+        self
+    }
+
     /// How much of a request body a text search looks at.
     pub const TEXT_BYTES: usize = 1024;
 
@@ -99,6 +159,7 @@ pub struct Cursor {
 
 /// One page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Page {
     /// Which end to begin at.
     pub order: SortOrder,
@@ -109,6 +170,23 @@ pub struct Page {
 }
 
 impl Page {
+    /// The first `limit` tasks in this order.
+    #[must_use]
+    pub const fn first(limit: usize, order: SortOrder) -> Self {
+        Self {
+            order,
+            after: None,
+            limit,
+        }
+    }
+
+    /// The page behind this task.
+    #[must_use]
+    pub const fn after(mut self, cursor: Cursor) -> Self {
+        self.after = Some(cursor);
+        self
+    }
+
     /// How many tasks a page looks at before it gives back what it found, so that a search for rare text is bounded.
     pub const SCAN_LIMIT: usize = 10_000;
 }

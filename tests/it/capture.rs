@@ -40,10 +40,7 @@ fn app(
 }
 
 async fn log(app: &App, id: RequestId) -> Vec<LogLine> {
-    let everything = LogQuery {
-        limit: usize::MAX,
-        ..LogQuery::default()
-    };
+    let everything = LogQuery::default().limit(usize::MAX);
     app.tasks.logs(id, everything).await.unwrap()
 }
 

@@ -599,10 +599,7 @@ async fn a_gone_task_is_answered_410<S: TaskStore>(store: S) {
             let gone = Request::delete(format!("/tasks/{id}")).empty();
             assert_eq!(app.send(gone).await.status, 204);
         } else {
-            let retention = Retention {
-                succeeded: Duration::ZERO,
-                others: Duration::ZERO,
-            };
+            let retention = Retention::new(Duration::ZERO, Duration::ZERO);
             assert_eq!(Ledger::new(store.clone()).prune(retention, 10).await.unwrap().tasks, 1);
         }
         for _ in 0..2 {

@@ -210,7 +210,10 @@ const PARTS: [&[&str]; 4] = [
 
 /// How high a part of the engine is.
 fn height(part: &str) -> usize {
-    PARTS.iter().position(|parts| parts.contains(&part)).map_or(0, |at| at + 1)
+    PARTS
+        .iter()
+        .position(|parts| parts.contains(&part))
+        .map_or(0, |at| at + 1)
 }
 
 fn part_climbs(file: &str, source: &str) -> Vec<String> {

@@ -176,17 +176,10 @@ async fn a_task_with_a_completion_to_deliver_is_not_dropped() {
     let refused = bounded.insert(bounded.task(0)).await;
     assert!(matches!(refused, Inserted::Full(FullReason::Storage)), "{refused:?}");
 
-    let claim = DeliveryClaim {
-        from: vec![(Destination::LOCAL, 1)],
-        lease: LEASE,
-    };
+    let claim = DeliveryClaim::new(vec![(Destination::LOCAL, 1)], LEASE);
     let claimed = bounded.ledger().claim_deliveries(claim).await.unwrap().remove(0);
     assert_eq!(claimed.delivery.id, telling);
-    let settlement = DeliverySettlement {
-        claimed,
-        outcome: DeliveryOutcome::Delivered,
-        tried: DeliveryTry::new(Timestamp::ZERO),
-    };
+    let settlement = DeliverySettlement::new(claimed, DeliveryOutcome::Delivered, DeliveryTry::new(Timestamp::ZERO));
     assert!(bounded.ledger().settle_delivery(settlement).await.unwrap());
     let newest = bounded.live(bounded.task(0)).await;
     assert_eq!(bounded.kept().await, [live, newest]);
@@ -315,10 +308,7 @@ async fn a_log_and_an_edited_request_make_room_for_themselves() {
         bounded.ended(bounded.task(100), 3_000).await,
     ];
     let live = bounded.held(bounded.task(100)).await;
-    let edits = Edits {
-        body: Some(Bytes::from(vec![b'z'; 6_000])),
-        ..Edits::default()
-    };
+    let edits = Edits::default().body(vec![b'z'; 6_000]);
     let rerun = bounded.ledger().rerun(&Scope::All, again, edits).await.unwrap();
     assert!(matches!(rerun, Rerun::Enqueued { .. }), "{rerun:?}");
     assert_eq!(bounded.kept().await, [again, others[1], live.lease().id]);

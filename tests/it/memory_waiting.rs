@@ -72,17 +72,14 @@ impl Ended {
 
     /// The first of those that are due is tried, in vain.
     async fn try_one(&self) -> RequestId {
-        let claim = DeliveryClaim {
-            from: vec![(Destination::CALLBACK, 1)],
-            lease: LEASE,
-        };
+        let claim = DeliveryClaim::new(vec![(Destination::CALLBACK, 1)], LEASE);
         let claimed = self.ledger.claim_deliveries(claim).await.unwrap().remove(0);
         let id = claimed.delivery.id;
-        let settlement = DeliverySettlement {
+        let settlement = DeliverySettlement::new(
             claimed,
-            outcome: DeliveryOutcome::Retry(Duration::from_secs(60 * 60)),
-            tried: DeliveryTry::new(Timestamp::ZERO),
-        };
+            DeliveryOutcome::Retry(Duration::from_secs(60 * 60)),
+            DeliveryTry::new(Timestamp::ZERO),
+        );
         assert!(self.ledger.settle_delivery(settlement).await.unwrap());
         id
     }
@@ -190,10 +187,7 @@ async fn a_host_that_nobody_has_tried_is_waited_for_as_long_as_a_place_may_becom
 async fn a_completion_that_is_being_tried_is_not_given_up() {
     let mut ended = Ended::new();
     ended.some(6, "dead.example", &[Destination::CALLBACK]).await;
-    let claim = DeliveryClaim {
-        from: vec![(Destination::CALLBACK, 1)],
-        lease: LEASE,
-    };
+    let claim = DeliveryClaim::new(vec![(Destination::CALLBACK, 1)], LEASE);
     let claimed = ended.ledger.claim_deliveries(claim).await.unwrap();
     assert_eq!(ended.give_up(answers(&[("dead.example", false)])).await, []);
     ended.clock.advance(LEASE);

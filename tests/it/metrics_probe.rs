@@ -207,6 +207,8 @@ fn what_seldom_happens_is_counted_too() {
         let corrupt = StoreError::new(StoreErrorKind::Corrupt, "a record cannot be read");
         let mut counts = Counts::default();
         counts.pending_deliveries = Some(4);
+        let mut pruned = Pruned::default();
+        (pruned.tasks, pruned.keys) = (3, 2);
         let delivered = |status| Event::Delivered {
             id,
             destination: &Destination::LOCAL,
@@ -225,7 +227,7 @@ fn what_seldom_happens_is_counted_too() {
                 id,
                 destination: &Destination::LOCAL,
             },
-            Event::Pruned(Pruned { tasks: 3, keys: 2 }),
+            Event::Pruned(pruned),
             Event::StoreCall {
                 operation: "input",
                 took: Duration::from_millis(20),

@@ -8,7 +8,7 @@ use tower_respond_async::{
     error::BoxFuture,
     forward_store,
     store::{Claim, Claims, FullReason, Operation, StoreResult},
-    task::{Filter, Page, PoolName, RequestId},
+    task::{Filter, Page, PoolName, RequestId, SortOrder},
     testing::{FaultStore, ManualClock},
     time::Timestamp,
 };
@@ -155,13 +155,7 @@ async fn a_paused_pool_fills_nobody_s_queue() {
     }
     tasks.resume(&name("slow")).await.unwrap();
     let all = tasks
-        .list(
-            &Filter::default(),
-            Page {
-                limit: 100,
-                ..Page::default()
-            },
-        )
+        .list(&Filter::default(), Page::first(100, SortOrder::Descending))
         .await
         .unwrap();
     for task in all.items {

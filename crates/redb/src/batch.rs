@@ -183,10 +183,10 @@ mod tests {
     }
 
     fn claim_deliveries(batch: &mut Batch<'_>) -> Result<usize, Fault> {
-        let claim = DeliveryClaim {
-            from: destinations().map(|destination| (destination, 10)).into(),
-            lease: Duration::from_secs(60),
-        };
+        let claim = DeliveryClaim::new(
+            destinations().map(|destination| (destination, 10)).into(),
+            Duration::from_secs(60),
+        );
         Ok(batch.claim_deliveries(&claim)?.len())
     }
 
@@ -201,7 +201,7 @@ mod tests {
 
     fn prune(batch: &mut Batch<'_>) -> Result<usize, Fault> {
         let (succeeded, others) = (AT_ONCE, AT_ONCE);
-        due(batch, &Due::Prune(Retention { succeeded, others }))
+        due(batch, &Due::Prune(Retention::new(succeeded, others)))
     }
 
     fn rescue(batch: &mut Batch<'_>) -> Result<usize, Fault> {

@@ -49,7 +49,7 @@ impl Batch<'_> {
         let mut row = before.clone();
         row.claim(claim.worker.clone(), claim.lease, FenceToken::NONE, now);
         self.save(Some(&before), &row, &record)?;
-        Ok(Some(ClaimedRow { row, request }))
+        Ok(Some(ClaimedRow::new(row, request)))
     }
 
     /// The request of a task, or why it cannot be read; then its bytes are kept.
@@ -93,11 +93,7 @@ impl Batch<'_> {
             return Ok(None);
         }
         self.save(Some(&before), &row, &record)?;
-        Ok(Some(ClaimedOutbox {
-            row,
-            generation,
-            destination,
-        }))
+        Ok(Some(ClaimedOutbox::new(row, generation, destination)))
     }
 
     pub(crate) fn control(&mut self, change: Option<&ControlChange>) -> Result<Controls, Fault> {

@@ -119,8 +119,8 @@ impl Batch<'_> {
         let mut rows = Vec::new();
         for (id, why) in self.ram.due(what, max, now) {
             let stored = self.load_or_set_aside(id)?;
-            rows.extend(stored.map(|stored| Candidate { row: stored.row, why }));
+            rows.extend(stored.map(|stored| Candidate::new(stored.row, why)));
         }
-        Ok(Candidates { now, rows })
+        Ok(Candidates::new(now, rows))
     }
 }

@@ -55,7 +55,7 @@ impl Inner {
             let mut rows = Vec::with_capacity(due.len());
             for (id, why) in &due {
                 match self.row_in(&tasks, &Scope::All, *id) {
-                    Ok(Some(row)) => rows.push(Candidate { row, why: *why }),
+                    Ok(Some(row)) => rows.push(Candidate::new(row, *why)),
                     Ok(None) | Err(Fault::Answer(_)) => return Ok(None),
                     Err(broken) => return Err(broken),
                 }
@@ -63,7 +63,7 @@ impl Inner {
             if let Due::Prune(_) = what {
                 warm(transaction, &due)?;
             }
-            Ok(Some(Candidates { now, rows }))
+            Ok(Some(Candidates::new(now, rows)))
         })
     }
 
@@ -218,13 +218,12 @@ struct Searched {
 impl Searched {
     fn open(transaction: &ReadTransaction, filter: &Filter) -> Result<Self, Fault> {
         let inputs = filter.text.is_some().then(|| transaction.open_table(INPUTS));
+        let mut but_for_text = filter.clone();
+        but_for_text.text = None;
         Ok(Self {
             tasks: transaction.open_table(TASKS)?,
             inputs: inputs.transpose()?,
-            but_for_text: Filter {
-                text: None,
-                ..filter.clone()
-            },
+            but_for_text,
         })
     }
 }

@@ -273,13 +273,12 @@ impl TaskStore for RedbStore {
 
     fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
         let queue = &self.inner.ram.queue;
-        QueueHint {
-            queued: Some(queue.waiting()),
-            tenant_queued: tenant.map(|_| queue.lock().waiting_of(tenant)),
-            pool_queued: pool.map(|pool| queue.lock().waiting_in(pool)),
-            crowded: false,
-            failed: self.closed.load(Ordering::Acquire) || self.inner.failure().is_some(),
-        }
+        let mut hint = QueueHint::default();
+        hint.queued = Some(queue.waiting());
+        hint.tenant_queued = tenant.map(|_| queue.lock().waiting_of(tenant));
+        hint.pool_queued = pool.map(|pool| queue.lock().waiting_in(pool));
+        hint.failed = self.closed.load(Ordering::Acquire) || self.inner.failure().is_some();
+        hint
     }
 
     fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {

@@ -98,10 +98,7 @@ async fn claim(ledger: &Ledger) -> Vec<ClaimedTask> {
 }
 
 async fn claim_deliveries(ledger: &Ledger) -> Vec<ClaimedDelivery> {
-    let claim = DeliveryClaim {
-        from: vec![(Destination::LOCAL, 10)],
-        lease: LONG,
-    };
+    let claim = DeliveryClaim::new(vec![(Destination::LOCAL, 10)], LONG);
     ledger.claim_deliveries(claim).await.unwrap()
 }
 
@@ -142,21 +139,14 @@ async fn a_task_is_run_told_of_and_pruned_across_openings() {
     let ledger = file.open().await;
     let response = ledger.response(&Scope::All, id).await.unwrap().unwrap();
     assert_eq!(response.body, "done");
-    let at_once = Retention {
-        succeeded: Duration::ZERO,
-        others: Duration::ZERO,
-    };
+    let at_once = Retention::new(Duration::ZERO, Duration::ZERO);
     assert_eq!(
         ledger.prune(at_once, 10).await.unwrap().tasks,
         0,
         "somebody is to be told"
     );
     let claimed = claim_deliveries(&ledger).await.remove(0);
-    let settlement = DeliverySettlement {
-        claimed,
-        outcome: DeliveryOutcome::Delivered,
-        tried: DeliveryTry::new(Timestamp::ZERO),
-    };
+    let settlement = DeliverySettlement::new(claimed, DeliveryOutcome::Delivered, DeliveryTry::new(Timestamp::ZERO));
     assert!(ledger.settle_delivery(settlement).await.unwrap());
     assert_eq!(ledger.prune(at_once, 10).await.unwrap().tasks, 1);
     drop(ledger);

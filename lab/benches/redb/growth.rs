@@ -106,10 +106,7 @@ impl<'a> Kept<'a> {
 
     /// As many of those that ended first: what it takes for one.
     fn prune(&self, count: usize) -> f64 {
-        let at_once = Retention {
-            succeeded: Duration::ZERO,
-            others: Duration::ZERO,
-        };
+        let at_once = Retention::new(Duration::ZERO, Duration::ZERO);
         let start = Instant::now();
         let mut left = count;
         while left > 0 {

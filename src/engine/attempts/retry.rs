@@ -57,6 +57,7 @@ pub enum AttemptEnd<'a> {
 
 /// What the end of an attempt means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// The task has succeeded.
     Success,

@@ -8,6 +8,7 @@ use crate::{
 
 /// Counts the lines of one attempt at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogMeter {
     /// Generation and number of the attempt that the rest is of.
     pub attempt: (u32, u32),

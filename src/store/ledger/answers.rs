@@ -124,6 +124,7 @@ impl Inserted {
 
 /// What a claim found.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Claimed {
     /// The tasks, oldest `run_at` first.
     pub tasks: Vec<ClaimedTask>,
@@ -141,6 +142,7 @@ pub struct Claimed {
 
 /// A claimed task.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ClaimedTask {
     /// The record, `Running`; its token is the claim's.
     pub record: Arc<TaskRecord>,
@@ -180,6 +182,7 @@ impl From<Fenced> for Settled {
 
 /// What a rescue did: each task with what became of it, never [`Rescue::NotDue`].
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Rescued {
     /// The tasks.
     pub tasks: Vec<(RequestId, Rescue)>,
@@ -200,6 +203,7 @@ pub enum Delete {
 
 /// A claimed completion, with what it takes to render it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ClaimedDelivery {
     /// The delivery.
     pub delivery: Delivery,
@@ -210,6 +214,7 @@ pub struct ClaimedDelivery {
 
 /// How a try of a delivery ended.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DeliverySettlement {
     /// The claim.
     pub claimed: ClaimedDelivery,
@@ -219,8 +224,21 @@ pub struct DeliverySettlement {
     pub tried: DeliveryTry,
 }
 
+impl DeliverySettlement {
+    /// A try of what was claimed ended so.
+    #[must_use]
+    pub const fn new(claimed: ClaimedDelivery, outcome: DeliveryOutcome, tried: DeliveryTry) -> Self {
+        Self {
+            claimed,
+            outcome,
+            tried,
+        }
+    }
+}
+
 /// Which completions to give up.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GiveUp {
     /// Destinations whose completions are none of them.
     pub spared: Vec<Destination>,
@@ -230,8 +248,17 @@ pub struct GiveUp {
     pub max: usize,
 }
 
+impl GiveUp {
+    /// At most `max` that have been due for `overdue`, unless they are for one of `spared`.
+    #[must_use]
+    pub const fn new(spared: Vec<Destination>, overdue: Duration, max: usize) -> Self {
+        Self { spared, overdue, max }
+    }
+}
+
 /// What was pruned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Pruned {
     /// Tasks.
     pub tasks: usize,

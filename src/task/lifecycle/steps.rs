@@ -141,6 +141,7 @@ pub enum Rerun {
 
 /// What to change about a request before it is run again.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Edits {
     /// Another target.
     pub uri: Option<Uri>,
@@ -151,6 +152,27 @@ pub struct Edits {
 }
 
 impl Edits {
+    /// Another target.
+    #[must_use]
+    pub fn uri(mut self, uri: Uri) -> Self {
+        self.uri = Some(uri);
+        self
+    }
+
+    /// These headers, instead of all of them.
+    #[must_use]
+    pub fn headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = Some(headers);
+        self
+    }
+
+    /// Another body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<bytes::Bytes>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
     /// Whether nothing is changed.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -211,10 +211,7 @@ async fn what_was_running_waits_again_as_soon_as_it_is_rescued() {
 async fn what_was_being_told_is_told_again_as_soon_as_it_is_rescued() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.redb");
-    let asking = || DeliveryClaim {
-        from: vec![(Destination::LOCAL, 10)],
-        lease: LONG,
-    };
+    let asking = || DeliveryClaim::new(vec![(Destination::LOCAL, 10)], LONG);
     let store = open(&path).await;
     let mut task = a_task(1);
     task.subscriptions = Subscriptions::from([Subscription {
@@ -544,10 +541,7 @@ async fn a_reopened_file_lists_and_prunes_in_the_old_order() {
     let listed = store.list_all(&Scope::All, &Filter::default()).await.unwrap();
     assert_eq!(listed.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
     clock.advance(LONG - Duration::from_millis(100));
-    let retention = Retention {
-        succeeded: LONG,
-        others: LONG,
-    };
+    let retention = Retention::new(LONG, LONG);
     assert_eq!(store.prune(retention, 30).await.unwrap().tasks, 30);
     assert_eq!(store.prune(retention, 1000).await.unwrap().tasks, 70);
     let listed = store.list_all(&Scope::All, &Filter::default()).await.unwrap();

@@ -110,26 +110,20 @@ async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDeliv
         }
         12 => succeed(store, id(1)).await,
         13 => {
-            let claim = DeliveryClaim {
-                from: vec![(Destination::LOCAL, 10)],
-                lease: LONG,
-            };
+            let claim = DeliveryClaim::new(vec![(Destination::LOCAL, 10)], LONG);
             *deliveries = store.claim_deliveries(claim).await?;
             Ok(())
         }
         14 => {
-            let settlement = DeliverySettlement {
-                claimed: deliveries.pop().ok_or(StoreError::not_found())?,
-                outcome: DeliveryOutcome::Delivered,
-                tried: DeliveryTry::new(Timestamp::ZERO),
-            };
+            let settlement = DeliverySettlement::new(
+                deliveries.pop().ok_or(StoreError::not_found())?,
+                DeliveryOutcome::Delivered,
+                DeliveryTry::new(Timestamp::ZERO),
+            );
             store.settle_delivery(settlement).await.map(drop)
         }
         15 => {
-            let retention = Retention {
-                succeeded: Duration::ZERO,
-                others: LONG,
-            };
+            let retention = Retention::new(Duration::ZERO, LONG);
             store.prune(retention, 100).await.map(drop)
         }
         16 => insert(store, Insert::new(task(6))).await,
