@@ -135,11 +135,11 @@ impl Ledger {
                 let restored = Arc::make_mut(row.restore());
                 // Held by this very claim, so it is accepted.
                 let _ = restored.settle(restored.token, &Outcome::Released, now);
-                restored.run_at = now.saturating_add(LEFT_ALONE);
+                restored.life.run_at = now.saturating_add(LEFT_ALONE);
                 Change::between(&row, row.record.clone(), now)
             }
             _ => {
-                record.token = row.columns.token;
+                record.life.token = row.columns.token;
                 let why = source_of(reason);
                 record.invalidate(&format_args!("its request cannot be read: {why}"), now);
                 Change::between(&row, Arc::new(record), now)

@@ -121,7 +121,7 @@ impl Row {
                 continue;
             };
             if row.differs(&record.deliveries[at]) {
-                let delivery = &mut Arc::make_mut(record).deliveries[at];
+                let delivery = &mut Arc::make_mut(record).life.deliveries[at];
                 (delivery.due_at, delivery.token, delivery.is_claimed) = (row.due_at, row.token, row.claimed);
             }
         }
@@ -281,18 +281,18 @@ impl Columns {
             let _ = record.claim(worker.clone(), Duration::ZERO, started_at);
         }
         if record.created_at != self.created_at
-            && let Some(first) = record.history.first_mut().filter(|event| event.id == 1)
+            && let Some(first) = record.life.history.first_mut().filter(|event| event.id == 1)
         {
             first.at = self.created_at;
         }
-        record.token = self.token;
-        record.created_at = self.created_at;
-        record.run_at = self.run_at;
-        record.expires_at = self.expires_at;
-        record.lease_until = self.lease_until;
-        record.started_at = self.started_at;
-        record.ended_at = self.ended_at;
-        record.progress.clone_from(&self.progress);
+        record.life.token = self.token;
+        record.life.created_at = self.created_at;
+        record.life.run_at = self.run_at;
+        record.life.expires_at = self.expires_at;
+        record.life.lease_until = self.lease_until;
+        record.life.started_at = self.started_at;
+        record.life.ended_at = self.ended_at;
+        record.life.progress.clone_from(&self.progress);
     }
 }
 

@@ -124,7 +124,7 @@ impl Both {
                 if self.whole.state.is_held() {
                     let progress = Some(Progress::new(0.5, "half"));
                     self.row.columns.progress.clone_from(&progress);
-                    self.whole.progress = progress;
+                    self.whole.life.progress = progress;
                 }
             }
             Step::Settle(number) => {
@@ -146,7 +146,7 @@ impl Both {
                 let mut rows = self.row.outbox.iter_mut();
                 let row = rows.find(|row| row.generation == generation).expect("it is pending");
                 let token = row.claim(LEASE, FenceToken::NONE, now).expect("it is due");
-                let delivery = &mut self.whole.deliveries[at];
+                let delivery = &mut self.whole.life.deliveries[at];
                 (delivery.due_at, delivery.token, delivery.is_claimed) = (row.due_at, token, true);
                 self.change(|record| {
                     record.delivery_mut(generation, &to).expect("a delivery").redeliver(now);

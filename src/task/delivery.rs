@@ -341,7 +341,7 @@ impl TaskRecord {
     /// The same, to be changed.
     #[must_use]
     pub fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
-        let mut deliveries = self.deliveries.iter_mut();
+        let mut deliveries = self.life.deliveries.iter_mut();
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
     }
 
@@ -402,7 +402,7 @@ mod tests {
     fn a_delivery_is_held_by_one_until_its_lease_runs_out() {
         let mut task = record();
         task.invalidate(&"no such request", at(5));
-        let delivery = &mut task.deliveries[0];
+        let delivery = &mut task.life.deliveries[0];
         let first = delivery.claim(LEASE, at(5)).unwrap();
         assert_eq!(delivery.claim(LEASE, at(6)), None);
         let second = delivery.claim(LEASE, at(30_005)).unwrap();
@@ -417,7 +417,7 @@ mod tests {
     fn a_postponed_delivery_is_charged_no_try_and_waits() {
         let mut task = record();
         task.invalidate(&"no such request", at(5));
-        let delivery = &mut task.deliveries[0];
+        let delivery = &mut task.life.deliveries[0];
         let claim = delivery.claim(LEASE, at(5)).unwrap();
         let postponed = DeliveryOutcome::Postponed(Duration::from_secs(9));
         let settled = delivery.settle(claim.token, &postponed, DeliveryTry::new(at(6)), at(6));
@@ -431,7 +431,7 @@ mod tests {
     fn a_delivery_made_again_begins_its_schedule_anew_and_keeps_its_tries() {
         let mut task = record();
         task.invalidate(&"no such request", at(5));
-        let delivery = &mut task.deliveries[0];
+        let delivery = &mut task.life.deliveries[0];
         let claim = delivery.claim(LEASE, at(5)).unwrap();
         let settled = delivery.settle(claim.token, &DeliveryOutcome::Failed, DeliveryTry::new(at(6)), at(6));
         assert_eq!(settled, Ok(DeliveryStatus::Failed));
@@ -456,13 +456,13 @@ mod tests {
     fn a_delivery_whose_deliverer_died_is_due_at_once_until_too_many_have() {
         let mut task = record();
         task.invalidate(&"no such request", at(5));
-        assert!(!task.deliveries[0].orphaned(at(6)), "nobody had it");
+        assert!(!task.life.deliveries[0].orphaned(at(6)), "nobody had it");
         for death in 1..=5 {
             let now = at(death * 100_000);
-            let delivery = &mut task.deliveries[0];
+            let delivery = &mut task.life.deliveries[0];
             delivery.claim(LEASE, now).unwrap();
             assert_eq!(task.orphaned(now), Rescue::NotDue, "it had ended");
-            assert!(!task.deliveries[0].orphaned(now), "it is nobody's now");
+            assert!(!task.life.deliveries[0].orphaned(now), "it is nobody's now");
             let delivery = &task.deliveries[0];
             assert_eq!(u64::from(delivery.tried), death);
             let due_at = if death <= 3 { now } else { now.saturating_add(LEASE) };
@@ -477,7 +477,7 @@ mod tests {
         for outcome in [again, postponed, DeliveryOutcome::Released] {
             let mut task = record();
             task.invalidate(&"no such request", at(5));
-            let delivery = &mut task.deliveries[0];
+            let delivery = &mut task.life.deliveries[0];
             let claim = delivery.claim(LEASE, at(5)).unwrap();
             let settled = delivery.settle(claim.token, &outcome, DeliveryTry::new(at(5)), at(5));
             assert_eq!(settled, Ok(DeliveryStatus::Pending));
@@ -487,7 +487,7 @@ mod tests {
         }
         let mut task = record();
         task.invalidate(&"no such request", at(5));
-        task.deliveries[0].redeliver(at(6));
-        assert!(!task.deliveries[0].orphaned(at(7)));
+        task.life.deliveries[0].redeliver(at(6));
+        assert!(!task.life.deliveries[0].orphaned(at(7)));
     }
 }

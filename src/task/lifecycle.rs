@@ -10,8 +10,8 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use self::steps::{Edits, Fenced, Outcome, Renewal, Rerun, Rescue, Stop};
 use crate::{
     task::{
-        Accepted, CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, FenceToken, History, LeaseRef, NewTask,
-        Refused, RequestTarget, Step, Subscriptions, TaskRecord, TaskState, WorkerId, record_codec::Unknown,
+        Accepted, CapturedRequest, CapturedResponse, Delivery, DeliveryStatus, FenceToken, History, LeaseRef, Life,
+        NewTask, Refused, RequestTarget, Step, Subscriptions, TaskRecord, TaskState, WorkerId, record_codec::Unknown,
         shorten::shorten,
     },
     time::Timestamp,
@@ -41,7 +41,7 @@ impl TaskRecord {
     #[must_use]
     pub fn accepted(task: &NewTask, now: Timestamp) -> Self {
         let run_at = now.saturating_add(task.delay);
-        let mut record = Self {
+        let life = Life {
             accepted: Arc::new(Accepted::of(task)),
             state: TaskState::Enqueued,
             generation: 1,
@@ -65,6 +65,7 @@ impl TaskRecord {
             deliveries: Vec::new(),
             unknown: Unknown::default(),
         };
+        let mut record = Self { life };
         record.note(now, None);
         record
     }
@@ -82,15 +83,15 @@ impl TaskRecord {
     ///
     /// [`Refused`] unless it is waiting. Whether its time has come is for the caller to ask first.
     pub fn claim(&mut self, worker: WorkerId, lease: Duration, now: Timestamp) -> Result<LeaseRef, Refused> {
-        self.state = self.state.after(Step::Claim)?;
-        self.token = self.token.next();
-        self.attempt += 1;
-        self.crashes += 1;
+        self.life.state = self.state.after(Step::Claim)?;
+        self.life.token = self.token.next();
+        self.life.attempt += 1;
+        self.life.crashes += 1;
         self.note_worker_before();
-        self.worker = Some(worker);
-        self.lease_until = Some(now.saturating_add(lease));
-        self.started_at = Some(now);
-        self.progress = None;
+        self.life.worker = Some(worker);
+        self.life.lease_until = Some(now.saturating_add(lease));
+        self.life.started_at = Some(now);
+        self.life.progress = None;
         self.note(now, None);
         Ok(self.lease())
     }
@@ -106,7 +107,7 @@ impl TaskRecord {
         if !self.is_held_by(token) || self.lease_until.is_none_or(|until| until <= now) {
             return Renewal::Lost;
         }
-        self.lease_until = Some(now.saturating_add(lease));
+        self.life.lease_until = Some(now.saturating_add(lease));
         Renewal::Renewed {
             stop: self.state == TaskState::Stopping,
         }
@@ -123,34 +124,34 @@ impl TaskRecord {
             return Err(Fenced);
         }
         let next = self.state.after(outcome.step()).map_err(|_| Fenced)?;
-        self.crashes -= 1;
+        self.life.crashes -= 1;
         match outcome {
             _ if next == TaskState::Stopped => self.end(next, now, Some("stopped on request".into())),
             Outcome::Succeeded { output } => {
                 self.keep_response(Some(output));
-                self.error = None;
+                self.life.error = None;
                 self.end(next, now, None);
             }
             Outcome::Failed { error, output } => {
                 self.keep_response(output.as_deref());
-                self.error = Some(bounded(error));
+                self.life.error = Some(bounded(error));
                 self.end(next, now, self.error.clone());
             }
             Outcome::Retry { after, error } => {
-                self.retries += 1;
-                self.error = Some(bounded(error));
+                self.life.retries += 1;
+                self.life.error = Some(bounded(error));
                 self.wait(next, now.saturating_add(*after), now, self.error.clone());
             }
             Outcome::Deferred { after, error } => {
-                self.attempt -= 1;
-                self.deferrals += 1;
-                self.error = Some(bounded(error));
+                self.life.attempt -= 1;
+                self.life.deferrals += 1;
+                self.life.error = Some(bounded(error));
                 let said = Arc::from(format!("{DEFERRED}{error}"));
                 self.wait(next, now.saturating_add(*after), now, Some(said));
             }
             Outcome::Stopped => self.end(next, now, None),
             Outcome::Released => {
-                self.attempt -= 1;
+                self.life.attempt -= 1;
                 self.wait(next, now, now, Some(RELEASED.into()));
             }
         }
@@ -164,7 +165,7 @@ impl TaskRecord {
             return false;
         }
         let waited = now.since(paused_at.max(self.created_at));
-        self.expires_at = self.expires_at.saturating_add(waited);
+        self.life.expires_at = self.expires_at.saturating_add(waited);
         !waited.is_zero()
     }
 
@@ -172,7 +173,7 @@ impl TaskRecord {
     pub fn rescue(&mut self, now: Timestamp) -> Rescue {
         if self.state.is_queued() && self.expires_at <= now {
             let waited = format!("waited longer than {} s", self.max_age.as_secs_f64());
-            self.error = Some(waited.into());
+            self.life.error = Some(waited.into());
             return match self.state.after(Step::Expire) {
                 Ok(next) => {
                     self.end(next, now, self.error.clone());
@@ -198,7 +199,7 @@ impl TaskRecord {
             }
             Ok(next @ TaskState::Failed) => {
                 let poison = format!("poison: its worker died {} times while it ran", self.crashes);
-                self.error = Some(poison.into());
+                self.life.error = Some(poison.into());
                 self.end(next, now, self.error.clone());
                 Rescue::Poisoned
             }
@@ -214,7 +215,7 @@ impl TaskRecord {
     /// say: for a store that only one process can have open, when it is opened. Answers what became of the task: if
     /// nobody held it, its deliveries may have changed all the same.
     pub fn orphaned(&mut self, now: Timestamp) -> Rescue {
-        for delivery in &mut self.deliveries {
+        for delivery in &mut self.life.deliveries {
             delivery.orphaned(now);
         }
         match self.state.is_held() {
@@ -228,7 +229,7 @@ impl TaskRecord {
         match self.state.after(Step::Stop) {
             Ok(TaskState::Stopping) => {
                 if self.state != TaskState::Stopping {
-                    self.state = TaskState::Stopping;
+                    self.life.state = TaskState::Stopping;
                     self.note(now, None);
                 }
                 Stop::Stopping
@@ -244,7 +245,7 @@ impl TaskRecord {
     /// Sets the task aside because its request cannot be read. Does nothing to one that is not waiting.
     pub fn invalidate(&mut self, reason: &dyn fmt::Display, now: Timestamp) {
         if let Ok(next) = self.state.after(Step::Invalidate) {
-            self.error = Some(bounded(&reason.to_string()));
+            self.life.error = Some(bounded(&reason.to_string()));
             self.end(next, now, self.error.clone());
         }
     }
@@ -259,25 +260,25 @@ impl TaskRecord {
         if self.deliveries.iter().filter(|delivery| pending(delivery)).count() > UNDELIVERED {
             return Rerun::Undelivered;
         }
-        self.deliveries.retain(pending);
-        self.deliveries.iter_mut().for_each(Delivery::run_again);
+        self.life.deliveries.retain(pending);
+        self.life.deliveries.iter_mut().for_each(Delivery::run_again);
         let content = input.content();
         if !self.target.is_of(&input.uri) || self.request != content {
-            let accepted = Arc::make_mut(&mut self.accepted);
+            let accepted = Arc::make_mut(&mut self.life.accepted);
             accepted.target = RequestTarget::of(&input.uri);
             accepted.request = content;
         }
-        self.generation += 1;
-        self.attempt = 0;
-        self.retries = 0;
-        self.deferrals = 0;
-        self.crashes = 0;
-        self.started_at = None;
-        self.ended_at = None;
+        self.life.generation += 1;
+        self.life.attempt = 0;
+        self.life.retries = 0;
+        self.life.deferrals = 0;
+        self.life.crashes = 0;
+        self.life.started_at = None;
+        self.life.ended_at = None;
         self.keep_response(None);
-        self.error = None;
-        self.progress = None;
-        self.expires_at = now.saturating_add(self.max_age);
+        self.life.error = None;
+        self.life.progress = None;
+        self.life.expires_at = now.saturating_add(self.max_age);
         self.wait(next, now, now, Some(RERUN.into()));
         Rerun::Enqueued {
             generation: self.generation,
@@ -285,48 +286,57 @@ impl TaskRecord {
     }
 
     fn keep_response(&mut self, output: Option<&CapturedResponse>) {
-        self.status_code = output.map(|output| output.status.as_u16());
-        self.response = output.map(CapturedResponse::content);
+        self.life.status_code = output.map(|output| output.status.as_u16());
+        self.life.response = output.map(CapturedResponse::content);
     }
 
     /// Puts the worker of the attempt before with its event. Not in that attempt's own claim: most tasks have one attempt,
     /// and the worker of the latest is in the record anyway.
     fn note_worker_before(&mut self) {
-        let before = self.history.iter_mut().rfind(|event| event.state == TaskState::Running);
-        if let Some((event, worker)) = before.zip(self.worker.as_ref()) {
+        let before = self
+            .life
+            .history
+            .iter_mut()
+            .rfind(|event| event.state == TaskState::Running);
+        if let Some((event, worker)) = before.zip(self.life.worker.as_ref()) {
             event.detail = Some(worker.shared());
         }
     }
 
     fn wait(&mut self, state: TaskState, until: Timestamp, now: Timestamp, detail: Option<Arc<str>>) {
-        self.state = state;
-        self.run_at = until;
-        self.lease_until = None;
+        self.life.state = state;
+        self.life.run_at = until;
+        self.life.lease_until = None;
         self.note(now, detail);
     }
 
     /// The end of a generation: the state and the outbox entries for those who asked to be told.
     fn end(&mut self, state: TaskState, now: Timestamp, detail: Option<Arc<str>>) {
-        self.state = state;
-        self.ended_at = Some(now);
-        self.lease_until = None;
+        self.life.state = state;
+        self.life.ended_at = Some(now);
+        self.life.lease_until = None;
         self.note(now, detail);
         let Some(condition) = state.condition() else {
             return;
         };
-        let Self {
-            accepted, deliveries, ..
-        } = self;
+        let Life {
+            accepted,
+            deliveries,
+            error,
+            generation,
+            attempt,
+            ..
+        } = &mut self.life;
         for subscription in accepted.subscriptions.iter().filter(|s| s.on.contains(condition)) {
             deliveries.push(Delivery {
                 id: accepted.id,
-                generation: self.generation,
+                generation: *generation,
                 destination: subscription.destination.clone(),
                 condition,
                 ended_as: state,
                 ended_at: now,
-                attempt: self.attempt,
-                error: self.error.clone(),
+                attempt: *attempt,
+                error: error.clone(),
                 status: DeliveryStatus::Pending,
                 due_at: now,
                 token: FenceToken::NONE,
@@ -339,7 +349,7 @@ impl TaskRecord {
     }
 
     fn note(&mut self, at: Timestamp, detail: Option<Arc<str>>) {
-        self.history.note(self.state, at, self.attempt, detail);
+        self.life.history.note(self.state, at, self.attempt, detail);
     }
 }
 

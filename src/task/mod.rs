@@ -51,7 +51,7 @@ pub use self::{
     pool::PoolName,
     presence::{Presence, RateStats, Seen, SlotStats},
     query::{Cursor, Filter, Page, PageOf, Scope, SortOrder},
-    record::{Accepted, Counts, LogLine, Progress, TaskRecord},
+    record::{Accepted, Counts, Life, LogLine, Progress, TaskRecord},
     state::{Condition, Conditions, Refused, StateSet, Step, TaskState},
     target::RequestTarget,
 };

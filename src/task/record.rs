@@ -56,12 +56,17 @@ pub struct Accepted {
 
 /// A task as a store keeps it: everything but the request, the response and the log.
 ///
-/// It is in two parts, so that a copy of it costs little: what was [`Accepted`], which is shared and which it derefs to,
-/// and what changes in the task's life. Readers get it behind an `Arc`. It is changed through the methods of
-/// [`lifecycle`](crate::task::lifecycle) only.
+/// It derefs to what changes in the task's [`Life`], and that to what was [`Accepted`], which copies share. So everybody may
+/// read it, and it is changed by the methods of [`lifecycle`](crate::task::lifecycle) only. Readers get it behind an `Arc`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskRecord {
+    pub(crate) life: Life,
+}
+
+/// What changes in the life of a task.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct TaskRecord {
+pub struct Life {
     /// What does not change.
     pub accepted: Arc<Accepted>,
 
@@ -115,6 +120,14 @@ pub struct TaskRecord {
 }
 
 impl Deref for TaskRecord {
+    type Target = Life;
+
+    fn deref(&self) -> &Life {
+        &self.life
+    }
+}
+
+impl Deref for Life {
     type Target = Accepted;
 
     fn deref(&self) -> &Accepted {
@@ -217,7 +230,7 @@ impl TaskRecord {
     #[must_use]
     pub const fn crashed_times(&self) -> u32 {
         // A held task has counted its present claim already.
-        self.crashes.saturating_sub(self.state.is_held() as u32)
+        self.life.crashes.saturating_sub(self.life.state.is_held() as u32)
     }
 
     /// Its place in a listing.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use self::basics::{Reader, Writer};
 pub(crate) use self::unknown::Unknown;
 use crate::task::{
-    Accepted, Caller, Content, DecodeError, FenceToken, History, Labels, PoolName, RequestDigest, RequestId,
+    Accepted, Caller, Content, DecodeError, FenceToken, History, Labels, Life, PoolName, RequestDigest, RequestId,
     Subscriptions, TaskName, TaskRecord, Tenant,
 };
 
@@ -202,7 +202,7 @@ impl TaskRecord {
             subscriptions: Subscriptions::default(),
             callback: None,
         };
-        let mut record = Self {
+        let life = Life {
             accepted: Arc::new(accepted),
             state,
             generation,
@@ -226,6 +226,7 @@ impl TaskRecord {
             deliveries: Vec::new(),
             unknown: Unknown::default(),
         };
+        let mut record = Self { life };
         record.read_fields(&mut input)?;
         input.end()?;
         Ok(record)
@@ -246,7 +247,7 @@ impl TaskRecord {
             }
             before = tag;
             let mut value = input.inner()?;
-            let accepted = Arc::get_mut(&mut self.accepted).expect("nobody else has seen it");
+            let accepted = Arc::get_mut(&mut self.life.accepted).expect("nobody else has seen it");
             match tag {
                 tag::NAME => accepted.name = Some(TaskName::stored(value.whole_text()?)),
                 tag::TENANT => accepted.tenant = Some(Tenant::new(value.whole_text()?)),
@@ -263,17 +264,17 @@ impl TaskRecord {
                 tag::CALLBACK => accepted.callback = Some(value.whole_text()?.into()),
                 tag::REQUEST => accepted.request = value.content()?,
                 tag::POOL => accepted.pool = PoolName::stored(value.whole_text()?),
-                tag::WORKER => self.worker = Some(value.worker()?),
-                tag::LEASE_UNTIL => self.lease_until = Some(value.time(base)?),
-                tag::STARTED_AT => self.started_at = Some(value.time(base)?),
-                tag::ENDED_AT => self.ended_at = Some(value.time(base)?),
-                tag::STATUS_CODE => self.status_code = Some(value.status()?),
-                tag::RESPONSE => self.response = Some(value.content()?),
-                tag::ERROR => self.error = Some(value.whole_text()?.into()),
-                tag::PROGRESS => self.progress = Some(value.progress()?),
-                tag::DEFERRALS => self.deferrals = value.small()?,
-                tag::HISTORY => self.history = value.list(|value| value.event(base))?.into(),
-                tag::DELIVERIES => self.deliveries = value.list(|value| value.delivery(self))?,
+                tag::WORKER => self.life.worker = Some(value.worker()?),
+                tag::LEASE_UNTIL => self.life.lease_until = Some(value.time(base)?),
+                tag::STARTED_AT => self.life.started_at = Some(value.time(base)?),
+                tag::ENDED_AT => self.life.ended_at = Some(value.time(base)?),
+                tag::STATUS_CODE => self.life.status_code = Some(value.status()?),
+                tag::RESPONSE => self.life.response = Some(value.content()?),
+                tag::ERROR => self.life.error = Some(value.whole_text()?.into()),
+                tag::PROGRESS => self.life.progress = Some(value.progress()?),
+                tag::DEFERRALS => self.life.deferrals = value.small()?,
+                tag::HISTORY => self.life.history = value.list(|value| value.event(base))?.into(),
+                tag::DELIVERIES => self.life.deliveries = value.list(|value| value.delivery(self))?,
                 _ => {
                     unknown.extend_from_slice(&field[..field.len() - input.rest().len()]);
                     continue;
@@ -281,7 +282,7 @@ impl TaskRecord {
             }
             value.end()?;
         }
-        self.unknown = Unknown::new(unknown);
+        self.life.unknown = Unknown::new(unknown);
         Ok(())
     }
 }

@@ -244,7 +244,7 @@ pub(super) mod tests {
                 Timestamp::from_millis(2000),
             )
             .unwrap();
-        record.progress = Some(Progress::new(0.5, "half"));
+        record.life.progress = Some(Progress::new(0.5, "half"));
         let output = CapturedResponse::new(StatusCode::CREATED, HeaderMap::new(), Bytes::new());
         let outcome = Outcome::Succeeded {
             output: Arc::new(output),
@@ -284,7 +284,7 @@ pub(super) mod tests {
         let mut said = HeaderMap::new();
         said.insert("content-type", "text/x".parse().unwrap());
         said.insert("content-encoding", "gzip".parse().unwrap());
-        Arc::make_mut(&mut record.accepted).request = Content::of(&said, b"in");
+        Arc::make_mut(&mut record.life.accepted).request = Content::of(&said, b"in");
         let secrets = Secrets::new();
         let document = TaskDocument::new(&record, &links, &secrets)
             .with_task_payload(b"in")

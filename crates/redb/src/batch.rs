@@ -119,10 +119,7 @@ mod tests {
     use super::*;
     use tower_respond_async::{
         store::{Change, Claim, Committed, DeliveryClaim, Due, NewRow, Retention},
-        task::{
-            CapturedRequest, Conditions, Destination, FenceToken, NewTask, Subscription, Subscriptions, TaskRecord,
-            WorkerId,
-        },
+        task::{CapturedRequest, Conditions, Destination, FenceToken, NewTask, Subscription, TaskRecord, WorkerId},
         time::SystemClock,
     };
 
@@ -130,12 +127,17 @@ mod tests {
 
     /// Two are to be told of how this ends.
     fn waiting() -> Row {
+        waiting_for(&destinations())
+    }
+
+    fn waiting_for(destinations: &[Destination]) -> Row {
         let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
         let mut task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input));
-        task.subscriptions = Subscriptions::from(destinations().map(|destination| Subscription {
-            destination,
+        let of_each = destinations.iter().map(|destination| Subscription {
+            destination: destination.clone(),
             on: Conditions::ALL,
-        }));
+        });
+        task.subscriptions = of_each.collect();
         let now = SystemClock::new().now();
         let record = Arc::new(TaskRecord::accepted(&task, now));
         NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, now)
@@ -148,13 +150,13 @@ mod tests {
     }
 
     fn ended(is_told: bool) -> Row {
-        let row = waiting();
+        let row = match is_told {
+            true => waiting_for(&[]),
+            false => waiting(),
+        };
         let now = row.columns.created_at;
         let mut record = TaskRecord::clone(&row.record);
         record.invalidate(&"it has ended", now);
-        if is_told {
-            record.deliveries.clear();
-        }
         let change = Change::between(&row, Arc::new(record), now);
         change.to.unwrap().after(&row, now)
     }

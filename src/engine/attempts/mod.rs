@@ -93,7 +93,7 @@ impl Attempts {
             .into_iter()
             .find(|live| live.lease.token == token);
         if let Some(progress) = live.and_then(|live| live.progress()) {
-            Arc::make_mut(&mut record).progress = Some(progress);
+            Arc::make_mut(&mut record).life.progress = Some(progress);
         }
         record
     }

@@ -127,7 +127,7 @@ impl Ledger {
                 why,
                 host: record.callback_host(),
             };
-            let deliveries = record.deliveries.iter_mut();
+            let deliveries = record.life.deliveries.iter_mut();
             let of_task = deliveries.filter_map(|it| gives_up(&of, it, now).then(|| it.clone()));
             let of_task: Vec<_> = of_task.take(left).collect();
             left -= of_task.len();

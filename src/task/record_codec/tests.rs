@@ -56,7 +56,7 @@ fn full() -> TaskRecord {
         output: Some(Arc::new(output)),
     };
     record.settle(lease.token, &failed, at(1_700_000_000_002)).unwrap();
-    let delivery = &mut record.deliveries[0];
+    let delivery = &mut record.life.deliveries[0];
     let claim = delivery.claim(LEASE, at(1_700_000_000_003)).unwrap();
     let tried = DeliveryTry {
         status_code: Some(503),
@@ -67,24 +67,31 @@ fn full() -> TaskRecord {
     delivery
         .settle(claim.token, &again, tried, at(1_700_000_000_004))
         .unwrap();
-    record.lease_until = Some(at(1));
-    record.progress = Some(Progress::new(0.5, "half"));
-    record.deferrals = 300;
+    record.life.lease_until = Some(at(1));
+    record.life.progress = Some(Progress::new(0.5, "half"));
+    record.life.deferrals = 300;
     record
 }
 
 /// The record, with what was accepted changed.
 fn with(record: TaskRecord, change: impl FnOnce(&mut Accepted)) -> TaskRecord {
     let mut record = record;
-    change(Arc::make_mut(&mut record.accepted));
+    change(Arc::make_mut(&mut record.life.accepted));
+    record
+}
+
+/// The record, with something of its life changed.
+fn lived(record: TaskRecord, change: impl FnOnce(&mut Life)) -> TaskRecord {
+    let mut record = record;
+    change(&mut record.life);
     record
 }
 
 #[test]
 fn what_was_written_is_read_back() {
     let mut told = full();
-    told.deliveries[0].due_at = at(5);
-    told.deliveries[0].claim(LEASE, at(5)).unwrap();
+    told.life.deliveries[0].due_at = at(5);
+    told.life.deliveries[0].claim(LEASE, at(5)).unwrap();
     let mut again = full();
     let edited = CapturedRequest::new(
         Method::GET,
@@ -105,8 +112,8 @@ fn what_was_written_is_read_back() {
         with(full(), |accepted| accepted.subscriptions = Subscriptions::default()),
         told,
         again,
-        TaskRecord { deferrals: 0, ..full() },
-        TaskRecord { error: None, ..full() },
+        lived(full(), |life| life.deferrals = 0),
+        lived(full(), |life| life.error = None),
         TaskRecord::accepted(&new_task(), at(0)),
     ] {
         assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
@@ -221,15 +228,15 @@ proptest! {
         fraction in 0.0_f32..=1.0,
     ) {
         let mut record = full();
-        let accepted = Arc::make_mut(&mut record.accepted);
-        [record.generation, record.attempt, record.retries, record.crashes, accepted.max_attempts,
-            accepted.crash_allowance, record.deferrals] = counts;
+        let accepted = Arc::make_mut(&mut record.life.accepted);
+        [record.life.generation, record.life.attempt, record.life.retries, record.life.crashes, accepted.max_attempts,
+            accepted.crash_allowance, record.life.deferrals] = counts;
         let [created_at, run_at, expires_at, started_at, ended_at] = times.map(at);
-        (record.created_at, record.run_at, record.expires_at) = (created_at, run_at, expires_at);
-        (record.started_at, record.ended_at) = (Some(started_at), Some(ended_at));
-        record.token = FenceToken::new(token);
+        (record.life.created_at, record.life.run_at, record.life.expires_at) = (created_at, run_at, expires_at);
+        (record.life.started_at, record.life.ended_at) = (Some(started_at), Some(ended_at));
+        record.life.token = FenceToken::new(token);
         accepted.max_age = age;
-        record.state = TaskState::ALL[state];
+        record.life.state = TaskState::ALL[state];
         let [tenant, function, error, detail, caller, kind, encoding, other] = texts;
         accepted.target = RequestTarget::stored([&target, &target, &target], size > 7).unwrap();
         accepted.request = Content {
@@ -237,16 +244,16 @@ proptest! {
             content_type: kind.map(Arc::from),
             content_encoding: encoding.map(Arc::from),
         };
-        record.response = Some(accepted.request.clone());
-        record.deliveries[0].error = other.map(Arc::from);
-        record.deliveries[0].is_of_before = size > 7;
+        record.life.response = Some(accepted.request.clone());
+        record.life.deliveries[0].error = other.map(Arc::from);
+        record.life.deliveries[0].is_of_before = size > 7;
         accepted.caller = caller.map(|caller| Caller::stored(&caller));
         accepted.tenant = tenant.map(Tenant::new);
         accepted.function = function.map(Arc::from);
-        record.error = error.clone().map(Arc::from);
-        record.history[1].detail = detail.map(Arc::from);
-        record.deliveries[1].error = error.map(Arc::from);
-        record.progress = Some(Progress { fraction, message: "".into() });
+        record.life.error = error.clone().map(Arc::from);
+        record.life.history[1].detail = detail.map(Arc::from);
+        record.life.deliveries[1].error = error.map(Arc::from);
+        record.life.progress = Some(Progress { fraction, message: "".into() });
         prop_assert_eq!(TaskRecord::decode(&record.encode()), Ok(record));
     }
 }

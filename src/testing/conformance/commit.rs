@@ -160,7 +160,7 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
     assert!(payload(store.port(), id, Part::Response).await.is_some());
 
     let mut again = changed(&row, store.port(), |record, _| {
-        (record.status_code, record.response) = (None, None);
+        (record.life.status_code, record.life.response) = (None, None);
     });
     again.request = Some(a_request("/tests/other", b"other").to_payload());
     again.response = Response::Drop;
@@ -186,7 +186,7 @@ pub async fn a_change_of_the_outbox_depends_on_the_token_it_saw(harness: &dyn Ha
         let delivery = record.delivery_mut(1, &hook).expect("a delivery");
         Delivery::redeliver(delivery, now);
     });
-    let settled = changed(&before, store.port(), |record, _| record.deliveries.clear());
+    let settled = changed(&before, store.port(), |record, _| record.life.deliveries.clear());
     for change in [due_again, settled] {
         let refused = commit(store.port(), change).await;
         let Committed::Stale(Some(found)) = refused else {
@@ -427,7 +427,7 @@ async fn commit(store: &dyn TaskStore, change: Change) -> Committed {
 
 /// A change that can be told from others.
 fn saying(row: &Row, what: &str, store: &dyn TaskStore) -> Change {
-    changed(row, store, |record, _| record.error = Some(what.into()))
+    changed(row, store, |record, _| record.life.error = Some(what.into()))
 }
 
 /// The change from a row to what a step makes of its record now.

@@ -87,7 +87,7 @@ pub(super) fn documents(data: &[u8]) {
     let now = Timestamp::ZERO;
     let mut record = TaskRecord::accepted(&task, now);
     let lease = record.claim(WorkerId::new(function, 1), Duration::from_secs(1), now);
-    record.progress = Some(Progress::new(f32::from(data.first().copied().unwrap_or(0)), &text));
+    record.life.progress = Some(Progress::new(f32::from(data.first().copied().unwrap_or(0)), &text));
     written(&record, data);
     let error = Arc::from(&*text);
     let settled = lease.map(|lease| record.settle(lease.token, &Outcome::Failed { error, output: None }, now));

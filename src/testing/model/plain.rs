@@ -218,7 +218,7 @@ impl Model {
 
     pub(super) fn claim_deliveries(&mut self, destination: &Destination, lease: Duration) -> Vec<DeliveryRef> {
         let now = self.now;
-        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.deliveries);
+        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.life.deliveries);
         let theirs = all.filter(|delivery| delivery.destination == *destination);
         theirs.filter_map(|delivery| delivery.claim(lease, now)).collect()
     }
@@ -233,14 +233,14 @@ impl Model {
         let Some(task) = self.get_mut(claim.id) else {
             return false;
         };
-        let mut deliveries = task.record.deliveries.iter_mut();
+        let mut deliveries = task.record.life.deliveries.iter_mut();
         let of = deliveries.find(|d| (d.generation, &d.destination) == (claim.generation, &claim.destination));
         of.is_some_and(|delivery| delivery.settle(claim.token, outcome, tried, now).is_ok())
     }
 
     pub(super) fn give_up_deliveries(&mut self, give_up: &GiveUp) -> Vec<(RequestId, u32)> {
         let now = self.now;
-        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.deliveries);
+        let all = self.tasks.iter_mut().flat_map(|task| &mut task.record.life.deliveries);
         let others = all.filter(|delivery| !give_up.spared.contains(&delivery.destination));
         let given_up = others.filter_map(|delivery| {
             delivery

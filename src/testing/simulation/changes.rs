@@ -117,7 +117,7 @@ impl World {
     /// Of an ended task, as of one that stays where it is, a change has to do with deliveries and with nothing else.
     fn check_untouched(&self, was: &TaskRecord, is: &TaskRecord) {
         let mut expected = was.clone();
-        expected.deliveries.clone_from(&is.deliveries);
+        expected.life.deliveries.clone_from(&is.deliveries);
         let untouched = expected == *is;
         self.check(
             4,

@@ -76,7 +76,7 @@ fn step(record: &mut TaskRecord, number: u8, text: &Arc<str>, now: Timestamp) {
         }
         4 | 5 => {
             for place in 0..record.deliveries.len() {
-                let delivery = &mut record.deliveries[place];
+                let delivery = &mut record.life.deliveries[place];
                 delivery.due_at = now;
                 let Some(claim) = delivery.claim(LEASE, now) else {
                     continue;
@@ -115,9 +115,9 @@ fn step(record: &mut TaskRecord, number: u8, text: &Arc<str>, now: Timestamp) {
         },
     };
     if let Ok(lease) = record.claim(worker, LEASE, now) {
-        record.progress = Some(Progress::new(0.3, text));
+        record.life.progress = Some(Progress::new(0.3, text));
         record.settle(lease.token, &outcome, now).unwrap();
-        record.progress = Some(Progress::new(0.3, text));
+        record.life.progress = Some(Progress::new(0.3, text));
     }
 }
 
@@ -166,7 +166,7 @@ fn the_longest_record_there_can_be_is_bounded() {
     let text = long(9999);
     let mut record = TaskRecord::accepted(&hostile(60_000), at(LATE));
     let now = at(LATE + 30 * 365 * 86_400_000);
-    record.generation = u32::MAX - 1;
+    record.life.generation = u32::MAX - 1;
     for _ in 0..20 {
         step(&mut record, 0, &text, now);
     }
@@ -182,13 +182,18 @@ fn the_longest_record_there_can_be_is_bounded() {
     for _ in 0..9 {
         step(&mut record, 4, &text, now);
     }
-    (record.attempt, record.retries, record.crashes, record.deferrals) = (u32::MAX, u32::MAX, u32::MAX, u32::MAX);
-    record.token = FenceToken::new(u64::MAX);
-    record.lease_until = Some(now);
-    for delivery in &mut record.deliveries {
+    (
+        record.life.attempt,
+        record.life.retries,
+        record.life.crashes,
+        record.life.deferrals,
+    ) = (u32::MAX, u32::MAX, u32::MAX, u32::MAX);
+    record.life.token = FenceToken::new(u64::MAX);
+    record.life.lease_until = Some(now);
+    for delivery in &mut record.life.deliveries {
         (delivery.token, delivery.tried) = (FenceToken::new(u64::MAX), u32::MAX);
     }
-    for event in record.history.iter_mut() {
+    for event in record.life.history.iter_mut() {
         (event.id, event.attempt) = (u32::MAX, u32::MAX);
         event.detail = Some(long(HistoryEvent::DETAIL_BYTES));
     }
@@ -215,7 +220,7 @@ fn a_rerun_is_refused_while_too_much_is_still_to_be_told() {
     let numbers: Vec<_> = record.deliveries.iter().map(|it| record.delivery_number(it)).collect();
     assert_eq!(numbers, (1..=16).collect::<Vec<_>>(), "each has a number of its own");
     for place in 0..UNDELIVERED {
-        record.deliveries[place].give_up(Duration::ZERO, at(3));
+        record.life.deliveries[place].give_up(Duration::ZERO, at(3));
     }
     assert_eq!(record.rerun(&input, at(4)), Rerun::Enqueued { generation: 3 });
     let numbers: Vec<_> = record.deliveries.iter().map(|it| record.delivery_number(it)).collect();

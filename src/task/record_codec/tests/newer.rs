@@ -103,8 +103,8 @@ fn an_older_build_takes_a_task_through_its_life_and_loses_nothing() {
     assert_eq!(record.crashed(now), Rescue::Requeued);
     let lease = record.claim(worker.clone(), LEASE, now).unwrap();
     record.settle(lease.token, &succeeded, now).unwrap();
-    let claim = record.deliveries[0].claim(LEASE, now).unwrap();
-    let tried = record.deliveries[0].settle(claim.token, &DeliveryOutcome::Delivered, DeliveryTry::new(now), now);
+    let claim = record.life.deliveries[0].claim(LEASE, now).unwrap();
+    let tried = record.life.deliveries[0].settle(claim.token, &DeliveryOutcome::Delivered, DeliveryTry::new(now), now);
     assert!(tried.is_ok());
     keeps_all(&record);
     let edited = CapturedRequest::new(
