@@ -26,22 +26,25 @@ need() {
 need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux chromium chromium
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
+# One selection for all: with another one, the features of what it depends on are others, and it is built anew.
+all=(--workspace --features tower-respond-async/full,transcode/s3)
+
 say "unit and integration tests, all features"
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --workspace --features tower-respond-async/full,transcode/s3 --no-fail-fast
+    cargo nextest run "${all[@]}" --no-fail-fast
 else
-    cargo test --workspace --features tower-respond-async/full,transcode/s3 --lib --bins --tests
+    cargo test "${all[@]}" --lib --bins --tests
 fi
 
 say "examples in the documentation"
-cargo test --workspace --features tower-respond-async/full --doc
+cargo test "${all[@]}" --doc
 
 say "the benches run, a moment each"
-cargo test --features full --benches
-cargo test -p lab --benches
+cargo test "${all[@]}" --benches
 
 say "a process is killed under load, a moment"
-cargo run --quiet -p lab --example crash_loop -- --cycles 20
+cargo build "${all[@]}" --example crash_loop
+"${CARGO_TARGET_DIR:-target}/debug/examples/crash_loop" --cycles 20
 
 say "the transcoder, as somebody new would try it"
 examples/transcode/demo.sh
