@@ -16,9 +16,9 @@ use http_body_util::{Channel, Full};
 use tower::{Layer, Service, service_fn};
 use tower_respond_async::{
     BoxError, Completion, MemoryStore, TaskContext, TaskRecord, TaskState, Tasks,
-    probe::{Event, Probe},
+    probe::{AttemptInfo, AttemptLog, AttemptScope, Event, Probe},
     store::{Insert, Operation},
-    task::{Conditions, Destination, Filter, Subscription, Subscriptions},
+    task::{Conditions, Destination, Filter, LogLine, Subscription, Subscriptions},
     testing::{FaultStore, ManualClock},
     time::{Clock, Timestamp},
 };
@@ -227,6 +227,44 @@ async fn a_zombie_changes_nothing_and_fires_no_hook() {
     assert_eq!(&response.body[..], b"healthy");
     look_round(&healthy).await;
     assert_eq!(told().await, 1);
+}
+
+/// Gives handlers the log of their attempt.
+#[derive(Clone, Debug, Default)]
+struct Logs(Arc<Mutex<Option<AttemptLog>>>);
+
+impl Probe for Logs {
+    fn on_event(&self, _: &Event<'_>) {}
+
+    fn attempt(&self, attempt: &AttemptInfo<'_>) -> Option<Box<dyn AttemptScope>> {
+        *self.0.lock().unwrap() = Some(attempt.log());
+        None
+    }
+}
+
+/// S22: the log is stored before the end is reported, and that may take its time.
+#[tokio::test(start_paused = true)]
+async fn an_end_whose_log_is_stored_for_longer_than_the_claim_holds_is_not_reported() {
+    let store = FaultStore::new(MemoryStore::new());
+    let (faults, tally, logs) = (store.faults(), Tally::default(), Logs::default());
+    faults.fail_next(Operation::Renew, 100);
+    let stored = faults.delay_next(Operation::AppendLog);
+    let builder = quick(store).lease(LEASE).simulated(ManualClock::default());
+    let tasks = serve(builder.probe(tally.clone()).probe(logs.clone()), move |_| {
+        let logs = logs.clone();
+        async move {
+            // The claim holds for 28 s here.
+            tokio::time::sleep(Duration::from_secs(27)).await;
+            let line = LogLine::new(Timestamp::ZERO, "INFO", "test", "about to end");
+            logs.0.lock().unwrap().as_ref().unwrap().push(line);
+            ok()
+        }
+    });
+    submit(&tasks, "/").await;
+    let over = async || tally.of("ended") + tally.of("fenced") + tally.of("lost") > 0;
+    eventually("the attempt is over", over).await;
+    assert_eq!((tally.of("lost"), faults.calls(Operation::Commit)), (1, 0));
+    stored.release();
 }
 
 async fn look_round_gated(tasks: &Tasks, gate: &Gate) {

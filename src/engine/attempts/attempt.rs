@@ -115,6 +115,11 @@ impl Attempt {
         matches!(self.phase, Phase::Ending { .. })
     }
 
+    /// Whether the claim is known to hold.
+    pub(crate) fn holds(&self, now: Instant) -> bool {
+        now < self.held_until
+    }
+
     /// When the handler is to be dropped at the latest, while there is one.
     pub(crate) fn due_at(&self) -> Option<Instant> {
         match self.phase {

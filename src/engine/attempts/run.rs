@@ -156,12 +156,22 @@ impl Attempts {
         async move {
             // Not an earlier one: to drop the handler, or to come here, may have taken longer than the claim holds.
             let mut now = Instant::now();
+            // What was given out may be older than that.
+            let mut is_old = given.is_some();
             loop {
                 let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
                 match directive {
                     Directive::Settle(ref outcome) => {
                         if live.log.get().is_some() {
                             Box::pin(self.save_last_log(live)).await;
+                            is_old = true;
+                        }
+                        if take(&mut is_old) {
+                            now = Instant::now();
+                            if !live.machine().holds(now) {
+                                given = Some(live.feed_and_ask(Input::NotSettled(Duration::ZERO), now));
+                                continue;
+                            }
                         }
                         let answer = self
                             .core
