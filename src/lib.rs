@@ -104,7 +104,7 @@
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
 //! | `webhook` | `hook::webhook`: signed webhooks, callbacks to URLs that requests name | |
-//! | `testing` | `testing`: the store conformance suite, a hand-moved clock, a failing store, the simulation | |
+//! | `testing` | `testing`: the store conformance suite, a hand-moved clock, a failing store | |
 //! | `full` | all of them | |
 //!
 //! Features only add names. Without any, the layer, the engine and the memory store are there.

@@ -3,9 +3,9 @@
 //! - [`crash`]: processes killed under load, and what is left of the work afterwards
 //! - [`disk`]: a disk that fails on demand, for a `RedbStore`
 //! - [`mutate`]: changes of what a parser is given
-//! - [`on_disk`]: the simulation on a file whose machine loses its power
+//! - [`simulation`]: whole lives of several processes on one store, in pretend time, from a seed
 //!
-//! `tests/it` runs them, a moment each; `tests/models` tries the orders in which threads of the engine can meet; `fuzz/`
+//! `tests/it` and `tests/simulation.rs` run them, a moment each; `tests/models` tries the orders in which threads of the engine can meet; `fuzz/`
 //! is for libFuzzer; `benches/` compares with floors and peers.
 
 #![allow(
@@ -17,4 +17,4 @@
 pub mod crash;
 pub mod disk;
 pub mod mutate;
-pub mod on_disk;
+pub mod simulation;

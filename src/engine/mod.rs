@@ -20,7 +20,7 @@ mod clock;
 mod core;
 mod duties;
 mod intake;
-pub(crate) mod node;
+mod node;
 mod outbox;
 mod phase;
 mod pools;

@@ -4,7 +4,6 @@
 //! - [`FaultStore`]: any store, failing on demand or at random from a seed, its calls held up and overtaken
 //! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
 //! - [`model`]: random operations on a store, compared with a plain list
-//! - [`simulation`]: the engine on stores that fail, in pretend time, checked against the invariants
 //!
 //! # Examples
 //!
@@ -41,14 +40,13 @@ pub mod conformance;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod model;
-pub mod simulation;
 
 mod clock;
 mod fault;
 
 pub use self::{
     clock::ManualClock,
-    fault::{Delayed, FaultStore, Faults, Odds},
+    fault::{Delayed, Fate, FaultStore, Faults, Odds},
 };
 #[doc(hidden)]
 pub use crate::layer::difference::{DIFFERENCES, Difference};

@@ -22,12 +22,12 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The binaries of tests, one a crate. Where two have a file of this name, it is the first one's.
-const BINARIES: [&str; 3] = ["tests/it", "crates/redb/tests/it", "lab/tests/it"];
+/// Where the files of tests are. Where two have one of this name, it is the first one's.
+const PLACES: [&str; 4] = ["tests/it", "crates/redb/tests/it", "lab/tests/it", "lab/tests"];
 
 fn place_of(file: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut places = BINARIES.iter().map(|folder| format!("{folder}/{file}.rs"));
+    let mut places = PLACES.iter().map(|folder| format!("{folder}/{file}.rs"));
     let place = places.find(|place| root.join(place).exists());
     place.unwrap_or_else(|| panic!("there is no file {file} of tests"))
 }

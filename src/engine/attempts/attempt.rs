@@ -130,19 +130,6 @@ impl Attempt {
         }
     }
 
-    /// When to ask for a directive at the latest, besides after every input.
-    #[cfg(feature = "testing")]
-    pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
-        match &self.phase {
-            Phase::Running | Phase::Ending { .. } => self.due_at(),
-            Phase::Settling { progress, .. } => Some(match progress {
-                Writing::Due(at) => (*at).min(self.held_until),
-                Writing::InFlight => now + Duration::from_secs(1),
-            }),
-            Phase::Over(_) => None,
-        }
-    }
-
     /// How it ended, if it has.
     pub(crate) fn over(&self) -> Option<How> {
         match self.phase {

@@ -123,8 +123,9 @@ impl Faults {
         self.script().tells_nothing
     }
 
-    /// From now on all calls meet this.
-    pub(crate) fn share(&self, fate: Fate) {
+    /// From now on all calls meet this, until it is said otherwise or [healed](Self::heal): what a store does that commits
+    /// many calls together.
+    pub fn share(&self, fate: Fate) {
         self.script().fate = fate;
     }
 
@@ -272,7 +273,8 @@ const fn changes(operation: Operation) -> bool {
 
 /// What calls meet together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Fate {
+#[non_exhaustive]
+pub enum Fate {
     /// Nothing: each has a fate of its own.
     #[default]
     OfItsOwn,

@@ -6,9 +6,8 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use tokio::sync::oneshot;
 
-pub(crate) use self::faults::Fate;
 use self::faults::Fault;
-pub use self::faults::{Delayed, Faults, Odds};
+pub use self::faults::{Delayed, Fate, Faults, Odds};
 use crate::{
     error::BoxFuture,
     forward_store,

@@ -6,15 +6,13 @@ use std::{
 };
 
 use super::{
+    handler::ORDER,
     witness::{Found, Input, Unsure, Witness},
     world::World,
 };
-use crate::{
+use tower_respond_async::{
     store::{BornClaimed, Row},
-    task::{
-        CapturedRequest, Destination, RequestId, TaskRecord, TaskState, Tenant,
-        lifecycle::{Edits, Outcome},
-    },
+    task::{CapturedRequest, Destination, RequestId, TaskRecord, TaskState, Tenant, lifecycle::Edits},
 };
 
 /// What is known of a task.
@@ -23,8 +21,12 @@ pub(super) struct Known {
     /// A client has its 202.
     pub(super) accepted: bool,
     pub(super) input: Arc<CapturedRequest>,
+    /// Which order it is.
+    pub(super) order: Option<usize>,
     /// How many are told of each end.
     pub(super) destinations: usize,
+    /// The token of its holder, by the versions in which it was held.
+    pub(super) held: BTreeMap<u64, u64>,
     /// The latest claim: generation, attempt, token.
     pub(super) claimed: (u32, u32, u64),
     /// Claims of the present generation, less those that were handed back.
@@ -47,8 +49,19 @@ pub(super) struct Known {
     /// Deliveries that were given up, and those of which somebody was told so.
     pub(super) given_up: u32,
     pub(super) given_up_told: u32,
-    /// The webhook id under which each generation's end was told.
-    pub(super) told: BTreeMap<u32, String>,
+    /// How each end was told, by generation and destination.
+    pub(super) told: BTreeMap<(u32, Destination), Told>,
+}
+
+/// How an end was told to one destination.
+#[derive(Default)]
+pub(super) struct Told {
+    /// The webhook id that it was told under.
+    pub(super) id: Option<String>,
+    /// How often it was not taken note of.
+    pub(super) refused: u32,
+    /// It was taken note of, or given up.
+    pub(super) taken: bool,
 }
 
 /// How a task went.
@@ -77,51 +90,33 @@ pub(super) struct Asked {
 /// One try of a delivery: generation, destination, token.
 pub(super) type Try = (u32, Destination, u64);
 
-/// What a holder says of the end of its attempt.
+/// What a holder says of the end of its attempt, as far as that shows in what the handler did.
 pub(super) struct Report {
-    pub(super) charge: Charge,
-    /// It said so before, and was told nothing.
+    /// It may cost nothing: nothing was begun, or the process is being shut down.
+    pub(super) released: bool,
+    /// It may cost a deferral: the handler said "not now".
+    pub(super) deferred: bool,
+    /// Nobody told the holder that it was taken.
     pub(super) unanswered: bool,
-}
-
-/// What an attempt that ended is to cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Charge {
-    /// It counts.
-    Full,
-    /// Nothing: it was handed back.
-    Released,
-    /// Nothing but a deferral.
-    Deferred,
-}
-
-impl Charge {
-    pub(super) const fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Released => Self::Released,
-            Outcome::Deferred { .. } => Self::Deferred,
-            _ => Self::Full,
-        }
-    }
 }
 
 /// A settlement as it was made.
 pub(super) struct Settlement {
     pub(super) state: TaskState,
-    /// Whether there was a completion to be delivered then that there was not before.
-    pub(super) outbox: bool,
     /// The record as it was written.
     pub(super) record: Arc<TaskRecord>,
 }
 
 impl Known {
     /// A task that was stored.
-    fn new(tenant: Option<Tenant>, input: Arc<CapturedRequest>, destinations: usize) -> Self {
+    fn new(tenant: Option<Tenant>, input: Arc<CapturedRequest>, order: usize, destinations: usize) -> Self {
         Self {
             tenant,
             accepted: false,
             input,
+            order: Some(order),
             destinations,
+            held: BTreeMap::new(),
             claimed: (1, 0, 0),
             charged: 0,
             generation: 1,
@@ -156,16 +151,24 @@ impl World {
     pub(super) fn inserted(&mut self, sent: Option<(&TaskRecord, Option<&BornClaimed>)>, row: &Row, input: &Input) {
         let id = row.id;
         self.touched.insert(id);
-        let Some(number) = self.offered.get(&id).copied() else {
+        let number = input
+            .as_ref()
+            .and_then(|input| input.headers.get(ORDER)?.to_str().ok()?.parse().ok());
+        let order = number.and_then(|number: usize| self.orders.get_mut(number));
+        let (Some(number), Some(order), Some(input)) = (number, order, input) else {
             self.fail(9, format_args!("{id} was stored, and nobody ordered it"));
+            return;
         };
-        let order = &mut self.orders[number];
+        let same = order.is_in(input);
         let first = order.task.replace(id);
-        let destinations = 1 + usize::from(order.tells_gone);
-        let known = Known::new(order.tenant.clone(), order.input.clone(), destinations);
-        let same = input.as_ref() == Some(&*known.input);
+        let twice = first.filter(|first| {
+            let gone = self.known.get(first).is_some_and(|known| known.gone.is_some());
+            order.is_known_for_ever() || !gone
+        });
+        let destinations = row.record.subscriptions.len();
+        let known = Known::new(order.tenant.clone(), Arc::new(input.clone()), number, destinations);
         self.known.insert(id, known);
-        if let Some(first) = first {
+        if let Some(first) = twice {
             self.fail(
                 13,
                 format_args!("order {number} was stored twice, as {first} and as {id}"),
@@ -179,15 +182,19 @@ impl World {
         self.check(3, held, format_args!("{id} was stored as {}", row.columns.state));
         if let Some(born) = born {
             self.check_lease(row, born);
-            self.claimed(row, input);
+            self.claimed(row, &Some(input.clone()));
         }
     }
 
     /// Takes over what may have been done amid a power cut, and was. All else is there as it was seen last.
     pub(super) fn reconcile(&mut self, before: &Witness, found: &BTreeMap<RequestId, Row>) {
         let unsure = std::mem::take(&mut self.unsure);
-        let offered: Vec<_> = self.offered.keys().copied().collect();
-        for id in offered {
+        let sent = unsure.iter().filter_map(|what| match what {
+            Unsure::Insert(id) => Some(*id),
+            _ => None,
+        });
+        let ids: BTreeSet<_> = self.known.keys().copied().chain(sent).collect();
+        for id in ids {
             let (before, now) = (before.last_seen(id), found.get(&id));
             let may_be_claimed = |row: &Row| row.columns.is_queued();
             let touches = |what: &&Unsure| match what {
@@ -245,6 +252,9 @@ impl World {
         let Some(known) = self.known.get_mut(&id) else { return };
         known.claimed = (record.generation, record.attempt, record.token.get());
         known.charged = record.attempt;
+        if record.state.is_held() {
+            known.held.insert(now.version, record.token.get());
+        }
         if record.state.is_terminal() {
             known.ends.insert(record.generation, record.state);
         }

@@ -6,7 +6,7 @@ use super::{
     witness::{Found, Input, Seen, Turn},
     world::{CRASH_ALLOWANCE, MAX_ATTEMPTS, World},
 };
-use crate::{
+use tower_respond_async::{
     store::{BornClaimed, OutboxRow, Renewal, Row, Why},
     task::{Destination, LeaseRef, Progress, RequestId, TaskState},
     time::Timestamp,
@@ -52,6 +52,7 @@ impl World {
         let (id, now) = (row.id, self.store_time());
         let Some(before) = before else {
             self.fail(9, format_args!("{id} was claimed, and was not there"));
+            return;
         };
         let runnable = before.columns.is_queued() && before.columns.run_at <= now && now < before.columns.expires_at;
         self.check(
@@ -87,8 +88,10 @@ impl World {
         self.touched.insert(id);
         let Some(known) = self.known.get_mut(&id) else {
             self.fail(9, format_args!("{id} was claimed, and nobody ordered it"));
+            return;
         };
         known.charged += 1;
+        known.held.insert(row.version, record.token.get());
         let (generation, attempt, token) = known.claimed;
         known.claimed = (record.generation, record.attempt, record.token.get());
         let grown = record.token.get() > token
@@ -170,6 +173,7 @@ impl World {
         let now = self.store_time();
         let (Some(before), Some(after)) = (&turn.before, &turn.after) else {
             self.fail(6, format_args!("completions of a task were claimed that is not there"));
+            return;
         };
         let id = before.id;
         self.touched.insert(id);

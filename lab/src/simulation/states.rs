@@ -1,12 +1,21 @@
 //! The invariants that hold at any moment, and those that hold once all is calm.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
+    ends::TOLD,
     known::Gone,
+    witness::{Unsure, Witness},
     world::{CRASH_ALLOWANCE, World},
 };
-use crate::task::{Delivery, History, HistoryEvent, RequestId, Scope, TaskRecord, Tenant};
+use tower_respond_async::{
+    store::Row,
+    task::{Delivery, Destination, History, HistoryEvent, RequestId, Scope, TaskRecord, Tenant},
+    time::Clock,
+};
 
 impl World {
     pub(super) fn check_touched(&mut self) {
@@ -76,41 +85,51 @@ impl World {
         self.check(12, seen, format_args!("{id} is hidden from its owner"));
     }
 
-    pub(super) fn check_handlers(&self) {
-        let now = self.now();
-        let mut at_work = BTreeMap::new();
-        for process in self.processes() {
-            let running = process.handlers();
-            self.check(
-                10,
-                running <= process.slots,
-                format_args!("{running} handlers on {}", process.slots),
-            );
-            if now < self.leapt_until {
-                // The store's clock leapt: a lease ended that is good elsewhere. Tokens keep them apart.
-                continue;
-            }
-            for lease in process.at_work(now) {
-                let handlers = at_work.entry(lease.id).or_insert(0);
-                *handlers += 1;
-                self.check(3, *handlers == 1, format_args!("two handlers work on {}", lease.id));
-            }
-        }
+    /// Looks at everything that the store has after it was opened again.
+    pub(super) fn look_at_all(&mut self, before: &Witness) {
+        let sent = self.unsure.iter().filter_map(|what| match what {
+            Unsure::Insert(id) => Some(*id),
+            _ => None,
+        });
+        let ids: BTreeSet<_> = self.known.keys().copied().chain(sent).collect();
+        let witness = self.witness();
+        let found = ids.iter().filter_map(|id| Some((*id, witness.after(*id)?)));
+        let found: BTreeMap<_, _> = found.collect();
+        // What is written has happened, so the store's clock is not behind it.
+        let latest = found.values().flat_map(|row| {
+            let noted = row.record.history.last().map(|event| event.at);
+            let columns = &row.columns;
+            [noted, Some(columns.created_at), columns.started_at, columns.ended_at]
+        });
+        let latest = latest.flatten().max();
+        self.ahead = latest.map_or(Duration::ZERO, |at| at.since(self.clock.now()));
+        self.latest = self.latest.max(self.store_time());
+        self.reconcile(before, &found);
+        let is_held = |row: &&Row| row.columns.is_held() || row.outbox.iter().any(|row| row.claimed);
+        self.orphans = found.values().filter(is_held).map(|row| row.id).collect();
+        self.touched.extend(ids);
     }
 
-    pub(super) fn all_is_told(&self) -> bool {
-        let witness = self.witness();
-        let mut records = self.known.keys().filter_map(|id| witness.find(&Scope::All, *id));
-        records.all(|record| !record.deliveries.iter().any(Delivery::is_pending))
+    /// Whether everything has come to its end.
+    pub(super) fn all_is_over(&self) -> bool {
+        let live =
+            |record: &TaskRecord| !record.state.is_terminal() || record.deliveries.iter().any(Delivery::is_pending);
+        let (witness, all) = (self.witness(), Scope::All);
+        let mut there = self.known.iter().filter(|(_, known)| known.gone.is_none());
+        self.all_is_answered() && !there.any(|(id, _)| witness.find(&all, *id).is_some_and(|record| live(&record)))
     }
 
     pub(super) fn check_end(&self) {
         for (id, known) in &self.known {
+            let id = *id;
             if known.gone == Some(Gone::Deleted) {
                 continue;
             }
-            let record = self.witness().find(&Scope::All, *id);
-            match &record {
+            let untold = (1..=known.generation).find(|generation| {
+                let taken = |to| known.told.get(&(*generation, to)).is_some_and(|told| told.taken);
+                !(taken(Destination::LOCAL) && taken(Destination::new(TOLD)))
+            });
+            match self.witness().find(&Scope::All, id) {
                 Some(record) => {
                     self.check(
                         2,
@@ -123,13 +142,11 @@ impl World {
                         format_args!("{id} is still to be told of although all is calm"),
                     );
                 }
-                None => self.check_gone(*id),
+                None => self.check_gone(id),
             }
-            for generation in 1..=known.generation {
-                let told = known.told.contains_key(&generation);
-                self.check(
+            if let Some(generation) = untold {
+                self.fail(
                     6,
-                    told,
                     format_args!("the end of {id} in generation {generation} was never told"),
                 );
             }

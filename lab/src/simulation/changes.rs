@@ -3,13 +3,15 @@
 //! Nobody says below the faults which step of a life a change is. That shows in what it makes of the record.
 
 use super::{
-    known::{Charge, Gone, Settlement},
+    known::{Gone, Settlement},
     witness::{Commit, Turn},
-    world::{GONE, PATIENCE, World},
+    world::{PATIENCE, World},
 };
-use crate::{
+use tower_respond_async::{
     store::{Change, Guard, Row},
-    task::{CapturedRequest, Delivery, DeliveryStatus, RequestId, TaskRecord, TaskState, lifecycle::DEFERRALS},
+    task::{
+        CapturedRequest, Delivery, DeliveryStatus, Destination, RequestId, TaskRecord, TaskState, lifecycle::DEFERRALS,
+    },
     time::Timestamp,
 };
 
@@ -94,6 +96,11 @@ impl World {
             format_args!("{id} was changed under another claim"),
         );
         self.check_outbox(after);
+        if columns.is_held()
+            && let Some(known) = self.known.get_mut(&id)
+        {
+            known.held.insert(after.version, is.token.get());
+        }
         match (was.state, is.state) {
             (from, TaskState::Enqueued) if from.is_terminal() => return self.ran_again(commit, &was, &is),
             (from, _) if from.is_terminal() => self.check_untouched(&was, &is),
@@ -116,9 +123,9 @@ impl World {
 
     /// Of an ended task, as of one that stays where it is, a change has to do with deliveries and with nothing else.
     fn check_untouched(&self, was: &TaskRecord, is: &TaskRecord) {
-        let mut expected = was.clone();
-        expected.life.deliveries.clone_from(&is.deliveries);
-        let untouched = expected == *is;
+        let mut expected = (**was).clone();
+        expected.deliveries.clone_from(&is.deliveries);
+        let untouched = expected == **is;
         self.check(
             4,
             untouched,
@@ -173,23 +180,23 @@ impl World {
     fn settled(&mut self, was: &TaskRecord, is: &TaskRecord, after: &Row) {
         let (id, token, state) = (is.id, was.token.get(), is.state);
         let Some(known) = self.known.get_mut(&id) else { return };
-        let charge = known.asked.settle.get(&token).map(|report| report.charge);
-        let pending = |record: &TaskRecord| record.deliveries.iter().filter(|it| it.is_pending()).count();
+        let report = known.asked.settle.get(&token);
+        let asked = report.map(|report| (report.released, report.deferred));
         let settlement = Settlement {
             state,
-            outbox: pending(is) > pending(was),
             record: after.record.clone(),
         };
         let is_first = known.settled.insert(token, settlement).is_none();
-        let Some(charge) = charge else {
+        let Some((released, deferred)) = asked else {
             self.fail(7, format_args!("{id} was settled, and not by its holder"));
+            return;
         };
         self.check(7, is_first, format_args!("{id} was settled twice under one claim"));
         self.check_stop(was.state, is);
-        let deferrals = u32::from(charge == Charge::Deferred && state.is_queued());
+        let deferrals = is.deferrals.wrapping_sub(was.deferrals);
         self.check(
             5,
-            is.deferrals == was.deferrals + deferrals && is.deferrals <= DEFERRALS,
+            deferrals <= u32::from(deferred && state.is_queued()) && is.deferrals <= DEFERRALS,
             format_args!("{id} was deferred {} times", is.deferrals),
         );
         self.check(
@@ -197,14 +204,20 @@ impl World {
             was.crashes - is.crashes == 1,
             format_args!("{id} was charged with a crash"),
         );
-        if charge != Charge::Full && state.is_queued() {
-            let uncharged = was.attempt - is.attempt == 1 && was.retries == is.retries;
-            self.check(5, uncharged, format_args!("{id} was {charge:?} and charged"));
-            if let Some(known) = self.known.get_mut(&id) {
-                known.charged -= 1;
-                // The number is given again.
-                known.claimed.1 -= 1;
-            }
+        if !state.is_queued() {
+            return;
+        }
+        let cost = (was.attempt - is.attempt, is.retries - was.retries);
+        let (rightly, is_charged) = match cost {
+            (0, 1) => (deferrals == 0, true),
+            (1, 0) => (deferrals == 1 || released, false),
+            _ => (false, true),
+        };
+        self.check(5, rightly, format_args!("{id} waits again, at the cost of {cost:?}"));
+        if let Some(known) = self.known.get_mut(&id).filter(|_| !is_charged) {
+            known.charged -= 1;
+            // The number is given again.
+            known.claimed.1 -= 1;
         }
     }
 
@@ -286,7 +299,14 @@ impl World {
         if is_given_up {
             known.given_up += 1;
             self.report.given_up += 1;
-            let rightly = old.destination.as_str() == GONE && old.due_at.saturating_add(PATIENCE) <= now;
+            // Nobody tells it, or who is to be told has answered nothing for so long that its turn does not come.
+            let others = old.destination != Destination::LOCAL;
+            known
+                .told
+                .entry((old.generation, old.destination.clone()))
+                .or_default()
+                .taken = true;
+            let rightly = others && old.due_at.saturating_add(PATIENCE) <= now;
             return self.check(
                 6,
                 rightly,

@@ -2,23 +2,37 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::{Builder, Handle, Runtime};
 use tower_respond_async::{
     store::{StoreResult, TaskStore},
-    testing::{ManualClock, simulation::Ground},
+    testing::ManualClock,
 };
 use tower_respond_async_redb::{QuickRepair, RedbStore};
 
+use super::ground::Ground;
 use crate::disk::{DiskCall, FaultDisk};
 
 /// Large enough for the whole file.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// A `RedbStore`, its file in memory. It has one process at a time, and goes down with it.
-#[derive(Debug, Default)]
-pub struct OnDisk {
+#[derive(Debug)]
+pub(super) struct OnDisk {
+    helper: Runtime,
     disk: FaultDisk,
     /// When its power goes is settled.
     is_doomed: bool,
+}
+
+impl Default for OnDisk {
+    fn default() -> Self {
+        let helper = Builder::new_current_thread().build();
+        Self {
+            helper: helper.expect("a runtime without I/O and timers needs nothing"),
+            disk: FaultDisk::default(),
+            is_doomed: false,
+        }
+    }
 }
 
 impl Ground for OnDisk {
@@ -30,6 +44,14 @@ impl Ground for OnDisk {
             .quick_repair(QuickRepair::Never);
         let store = self.disk.open(settings);
         store.map(|store| Arc::new(store) as Arc<dyn TaskStore>)
+    }
+
+    fn handle(&self) -> Option<Arc<dyn TaskStore>> {
+        None
+    }
+
+    fn helper(&self) -> Option<Handle> {
+        Some(self.helper.handle().clone())
     }
 
     fn is_shared(&self) -> bool {
@@ -53,9 +75,7 @@ impl Ground for OnDisk {
     fn crash(&mut self, random: &mut fastrand::Rng) {
         // The old disk stays with whoever still holds it: its last words reach nobody.
         let file = self.disk.file_after_power_cut(random.u64(..));
-        *self = Self {
-            disk: FaultDisk::holding(file),
-            is_doomed: false,
-        };
+        self.disk = FaultDisk::holding(file);
+        self.is_doomed = false;
     }
 }

@@ -3,12 +3,11 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
     time::Duration,
 };
 
-use crate::{
+use tokio::runtime::Handle;
+use tower_respond_async::{
     error::BoxFuture,
     forward_store,
     store::{
@@ -18,11 +17,15 @@ use crate::{
     task::{CapturedRequest, Destination, LeaseRef, Progress, RequestId, Scope, TaskRecord},
 };
 
+use super::ground::see_through;
+
 /// The store below the faults. Each call is seen through on the spot, on this thread, so that it makes no difference how
 /// fast a thread of the store is; what it did is written down.
 #[derive(Debug)]
 pub(super) struct Witness {
     store: Arc<dyn TaskStore>,
+    /// What runs the store's own threads, if it has any.
+    helper: Option<Handle>,
     notes: Mutex<Notes>,
 }
 
@@ -120,9 +123,10 @@ pub(super) enum Unsure {
 }
 
 impl Witness {
-    pub(super) fn new(store: Arc<dyn TaskStore>) -> Self {
+    pub(super) fn new(store: Arc<dyn TaskStore>, helper: Option<Handle>) -> Self {
         Self {
             store,
+            helper,
             notes: Mutex::default(),
         }
     }
@@ -135,7 +139,7 @@ impl Witness {
     /// The row as it is now, if it is in `scope`.
     pub(super) fn row(&self, scope: &Scope, id: RequestId) -> Found {
         // What cannot be read is missing, and told so by whoever looks for it.
-        see_through(self.store.rows(scope, &Which::Id(id))).ok()?.pop()
+        self.see_through(self.store.rows(scope, &Which::Id(id))).ok()?.pop()
     }
 
     /// The task as it is now.
@@ -145,12 +149,12 @@ impl Witness {
 
     /// The request that is kept of a task.
     pub(super) fn input(&self, id: RequestId) -> Input {
-        let payload = see_through(self.store.payload(&Scope::All, id, Part::Request));
+        let payload = self.see_through(self.store.payload(&Scope::All, id, Part::Request));
         read(payload.ok()??)
     }
 
     pub(super) fn has_response(&self, id: RequestId) -> bool {
-        let payload = see_through(self.store.payload(&Scope::All, id, Part::Response));
+        let payload = self.see_through(self.store.payload(&Scope::All, id, Part::Response));
         payload.is_ok_and(|payload| payload.is_some())
     }
 
@@ -159,16 +163,11 @@ impl Witness {
         self.notes().rows.get(&id).cloned()
     }
 
-    /// Looks at a row as it is found when nothing is known of it.
-    pub(super) fn look(&self, id: RequestId) -> Found {
-        self.after(id)
-    }
-
     /// The row as it is now, which nobody has changed since it was seen last.
     fn before(&self, id: RequestId) -> Found {
         let last = self.last_seen(id);
         // Where nothing can be read any more, nothing will be done either.
-        let Ok(mut rows) = see_through(self.store.rows(&Scope::All, &Which::Id(id))) else {
+        let Ok(mut rows) = self.see_through(self.store.rows(&Scope::All, &Which::Id(id))) else {
             return last;
         };
         let now = rows.pop();
@@ -178,8 +177,8 @@ impl Witness {
         now
     }
 
-    /// The row as something was done to it.
-    fn after(&self, id: RequestId) -> Found {
+    /// The row as something was done to it, or as it is found when nothing is known of it.
+    pub(super) fn after(&self, id: RequestId) -> Found {
         let row = self.row(&Scope::All, id);
         let rows = &mut self.notes().rows;
         match &row {
@@ -223,13 +222,14 @@ impl Witness {
     fn insert_now(&self, task: NewRow) -> StoreResult<Insertion> {
         let mut insertions = self.insert_with(vec![task], |mut tasks| {
             let task = tasks.pop().expect("one was given");
-            see_through(self.store.insert(task)).map(|insertion| vec![insertion])
+            self.see_through(self.store.insert(task))
+                .map(|insertion| vec![insertion])
         })?;
         Ok(insertions.pop().expect("one for each"))
     }
 
     fn insert_all_now(&self, tasks: Vec<NewRow>) -> StoreResult<Vec<Insertion>> {
-        self.insert_with(tasks, |tasks| see_through(self.store.insert_all(tasks)))
+        self.insert_with(tasks, |tasks| self.see_through(self.store.insert_all(tasks)))
     }
 
     fn insert_with(
@@ -265,11 +265,8 @@ impl Witness {
     }
 
     fn claim_now(&self, claim: Claim) -> StoreResult<Claims> {
-        let by = BornClaimed {
-            worker: claim.worker.clone(),
-            lease: claim.lease,
-        };
-        let claims = self.unless_unsure(see_through(self.store.claim(claim)), || Unsure::Claim)?;
+        let by = BornClaimed::new(claim.worker.clone(), claim.lease);
+        let claims = self.unless_unsure(self.see_through(self.store.claim(claim)), || Unsure::Claim)?;
         for task in &claims.tasks {
             let id = task.row.id;
             let before = self.last_seen(id);
@@ -290,7 +287,7 @@ impl Witness {
             .map(|lease| (lease.id, (self.before(lease.id), Vec::new())))
             .collect();
         let asked = leases.clone();
-        let answers = see_through(self.store.renew(leases, time))?;
+        let answers = self.see_through(self.store.renew(leases, time))?;
         for (lease, renewal) in asked.into_iter().zip(&answers) {
             by_task
                 .entry(lease.id)
@@ -309,7 +306,7 @@ impl Witness {
 
     fn set_progress_now(&self, lease: LeaseRef, progress: Progress) -> StoreResult<bool> {
         let before = self.before(lease.id);
-        let held = see_through(self.store.set_progress(lease, progress.clone()))?;
+        let held = self.see_through(self.store.set_progress(lease, progress.clone()))?;
         let after = self.after(lease.id);
         self.saw(Seen::Progressed {
             lease,
@@ -322,7 +319,7 @@ impl Witness {
 
     fn due_now(&self, what: Due, max: usize) -> StoreResult<Candidates> {
         let is_rescue = matches!(what, Due::Rescue { .. });
-        let mut candidates = see_through(self.store.due(what, max))?;
+        let mut candidates = self.see_through(self.store.due(what, max))?;
         // A store promises an order of those alone that are due for something else.
         if is_rescue {
             candidates.rows.sort_by_key(|candidate| candidate.row.id);
@@ -352,13 +349,16 @@ impl Witness {
     fn commit_now(&self, change: Change) -> StoreResult<Committed> {
         let mut committed = self.commit_with(vec![change], true, |mut changes| {
             let change = changes.pop().expect("one was given");
-            see_through(self.store.commit(change)).map(|committed| vec![committed])
+            self.see_through(self.store.commit(change))
+                .map(|committed| vec![committed])
         })?;
         Ok(committed.pop().expect("one for each"))
     }
 
     fn commit_all_now(&self, changes: Vec<Change>) -> StoreResult<Vec<Committed>> {
-        self.commit_with(changes, false, |changes| see_through(self.store.commit_all(changes)))
+        self.commit_with(changes, false, |changes| {
+            self.see_through(self.store.commit_all(changes))
+        })
     }
 
     fn commit_with(
@@ -398,7 +398,7 @@ impl Witness {
 
     fn claim_deliveries_now(&self, claim: DeliveryClaim) -> StoreResult<Vec<ClaimedOutbox>> {
         let lease = claim.lease;
-        let claimed = see_through(self.store.claim_deliveries(claim));
+        let claimed = self.see_through(self.store.claim_deliveries(claim));
         let claimed = self.unless_unsure(claimed, || Unsure::ClaimDeliveries)?;
         let mut by_task = BTreeMap::<_, Vec<_>>::new();
         for found in &claimed {
@@ -421,14 +421,22 @@ impl Witness {
         &*self.store
     }
 
+    pub(super) fn close_now(&self) {
+        self.see_through(self.store.close());
+    }
+
+    fn see_through<T>(&self, call: BoxFuture<'_, T>) -> T {
+        see_through(self.helper.as_ref(), call)
+    }
+
     /// What changes no row, or only hides it.
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,
         call: impl FnOnce(Arc<dyn TaskStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
     ) -> BoxFuture<'static, StoreResult<T>> {
-        let store = self.store.clone();
-        Box::pin(async move { see_through(call(store)) })
+        let (store, helper) = (self.store.clone(), self.helper.clone());
+        Box::pin(async move { see_through(helper.as_ref(), call(store)) })
     }
 }
 
@@ -474,29 +482,10 @@ impl TaskStore for Witness {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async { see_through(self.store.close()) })
+        Box::pin(async { self.close_now() })
     }
 }
 
 fn read(payload: Payload) -> Input {
     CapturedRequest::from_payload(payload).ok()
-}
-
-/// Waits on this thread until the store has answered: time stands still meanwhile.
-pub(super) fn see_through<T>(mut call: BoxFuture<'_, T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    loop {
-        if let Poll::Ready(answer) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return answer;
-        }
-        thread::park();
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
 }
