@@ -93,13 +93,14 @@ fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
     let now = now.expect("it is past 1970").as_millis() as u64;
     let body = Bytes::from(vec![b'x'; 256]);
     let uri = Uri::from_static("/work/some/thing?x=1");
-    let input = Arc::new(CapturedRequest::new(Method::POST, uri, HeaderMap::new(), body.clone()));
-    let output = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
+    let request = Arc::new(CapturedRequest::new(Method::POST, uri, HeaderMap::new(), body.clone()));
+    let response = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
     let next = Arc::new(AtomicUsize::new(0));
     runtime.block_on(async {
         let workers: Vec<_> = (0..AT_ONCE)
             .map(|_| {
-                let (ledger, input, output, next) = (ledger.clone(), input.clone(), output.clone(), next.clone());
+                let (ledger, request, response, next) =
+                    (ledger.clone(), request.clone(), response.clone(), next.clone());
                 tokio::spawn(async move {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -110,18 +111,18 @@ fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
                         fastrand::fill(&mut random);
                         let id = RequestId::from_parts(Timestamp::from_millis(now), random);
                         let insert =
-                            Insert::new(NewTask::new(id, input.clone())).born(WorkerId::new("bench", 1), LEASE);
+                            Insert::new(NewTask::new(id, request.clone())).born(WorkerId::new("bench", 1), LEASE);
                         let Inserted::New(_, Some(held)) = ledger.insert(insert).await.expect("it is stored") else {
                             panic!("it is new")
                         };
-                        let output = output.clone();
+                        let response = response.clone();
                         let outcome = match number {
                             _ if number % 100_000 == 7 => Outcome::Stopped,
                             _ if number % 100 == 50 => Outcome::Failed {
                                 error: "it broke".into(),
-                                output: Some(output),
+                                response: Some(response),
                             },
-                            _ => Outcome::Succeeded { output },
+                            _ => Outcome::Succeeded { response },
                         };
                         if matches!(outcome, Outcome::Stopped) {
                             let stopped = ledger.stop(&tower_respond_async::Scope::All, id).await;

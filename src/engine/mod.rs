@@ -13,7 +13,7 @@
 //! those who wait for a task; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold.
 
 mod api_address;
-pub(crate) mod attempts;
+mod attempts;
 mod busy;
 mod caught;
 mod clock;

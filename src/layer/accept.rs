@@ -181,11 +181,11 @@ impl Accept {
         let again = (options.name.is_some() || key.is_some()).then(|| Box::new(Again::new(&self.shared.config, &head)));
         let mut headers = head.headers;
         headers::strip(&mut headers, &head.method, &self.shared.config.headers);
-        let mut input = CapturedRequest::new(head.method, head.uri, headers, Bytes::new());
-        input.depth = depth;
-        input.carried = carried;
+        let mut request = CapturedRequest::new(head.method, head.uri, headers, Bytes::new());
+        request.depth = depth;
+        request.carried = carried;
 
-        let mut task = NewTask::new(id, Arc::new(input));
+        let mut task = NewTask::new(id, Arc::new(request));
         intake.fill_in(&mut task);
         task.pool = pool;
         task.name = options.name;
@@ -202,9 +202,9 @@ impl Accept {
 
     /// Stores the task, now that its body is there.
     fn store(&self, mut task: NewTask, again: Option<&mut Again>, body: Bytes, reserved: Reserved) -> Accepting {
-        let input = Arc::make_mut(&mut task.input);
-        input.body = body;
-        self.intake().capture(input);
+        let request = Arc::make_mut(&mut task.request);
+        request.body = body;
+        self.intake().capture(request);
         task.digest = again.map(|again| again.digest(&self.shared.config, &task));
         self.intake().accept(task, Some(reserved))
     }

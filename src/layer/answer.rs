@@ -76,13 +76,13 @@ impl Accept {
         let waited = tasks.wait(record.id, limit).await;
         let waited = waited.ok().flatten().unwrap_or(record);
         if waited.state.is_terminal()
-            && let Ok(Some(output)) = tasks.response(waited.id).await
+            && let Ok(Some(kept)) = tasks.response(waited.id).await
             // Informational: it cannot be a final answer.
-            && !output.status.is_informational()
+            && !kept.status.is_informational()
         {
-            let mut response = Response::new(output.body.clone());
-            *response.status_mut() = output.status;
-            *response.headers_mut() = handed_out(&output, &waited);
+            let mut response = Response::new(kept.body.clone());
+            *response.status_mut() = kept.status;
+            *response.headers_mut() = handed_out(&kept, &waited);
             return Ok(response);
         }
         Err(waited)

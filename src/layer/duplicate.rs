@@ -42,7 +42,7 @@ pub(super) struct Again {
     name: Option<TaskName>,
     caller: Option<Caller>,
     /// It as it would be stored.
-    input: Option<Arc<CapturedRequest>>,
+    request: Option<Arc<CapturedRequest>>,
 }
 
 impl Again {
@@ -60,7 +60,7 @@ impl Again {
             head: kept,
             name: None,
             caller: None,
-            input: None,
+            request: None,
         }
     }
 
@@ -68,8 +68,8 @@ impl Again {
     pub(super) fn digest(&mut self, config: &Config, task: &NewTask) -> RequestDigest {
         self.name.clone_from(&task.name);
         self.caller.clone_from(&task.caller);
-        self.input = Some(task.input.clone());
-        let (digest, body) = (self.digest.clone(), &task.input.body);
+        self.request = Some(task.request.clone());
+        let (digest, body) = (self.digest.clone(), &task.request.body);
         match (&config.fingerprint, self.head.take()) {
             (Some(fingerprint), Some(head)) => digest.finish(&fingerprint(&head, body)),
             _ => digest.finish(body),
@@ -120,8 +120,8 @@ impl Accept {
         }
         let tasks = Tasks::new(self.shared.alive.clone());
         let first = tasks.request(record.id).await;
-        match (first, &again.input) {
-            (Ok(Some(first)), Some(input)) if same(&sealed(&first, policy), &sealed(input, policy)) => None,
+        match (first, &again.request) {
+            (Ok(Some(first)), Some(request)) if same(&sealed(&first, policy), &sealed(request, policy)) => None,
             (Ok(Some(_)), _) => Some("other credentials"),
             _ => Some("the first request cannot be read"),
         }

@@ -54,12 +54,12 @@ where
 {
     fn replay(
         self: Arc<Self>,
-        input: CapturedRequest,
+        stored: CapturedRequest,
         context: TaskContext,
         answering: Answering,
     ) -> BoxFuture<'static, Replayed> {
         // Before the future, which has no room for it then.
-        let request = match self.request(input, context) {
+        let request = match self.request(stored, context) {
             Ok(request) => request,
             Err(error) => return Box::pin(ready(Err(error))),
         };
@@ -82,13 +82,13 @@ where
 }
 
 impl<S> Replayer<S> {
-    fn request(&self, mut input: CapturedRequest, context: TaskContext) -> Result<Request<RequestBody>, BoxError> {
-        let headers = headers(&mut input, &context);
-        let mut request = Request::new(RequestBody::from(input.body));
-        *request.method_mut() = input.method;
+    fn request(&self, mut stored: CapturedRequest, context: TaskContext) -> Result<Request<RequestBody>, BoxError> {
+        let headers = headers(&mut stored, &context);
+        let mut request = Request::new(RequestBody::from(stored.body));
+        *request.method_mut() = stored.method;
         *request.headers_mut() = headers;
-        unpack(&self.carriers, &input.carried, &input.uri, request.extensions_mut())?;
-        *request.uri_mut() = input.uri;
+        unpack(&self.carriers, &stored.carried, &stored.uri, request.extensions_mut())?;
+        *request.uri_mut() = stored.uri;
         request.extensions_mut().insert(context);
         Ok(request)
     }
@@ -98,10 +98,10 @@ impl<S> Replayer<S> {
 const TEXTS: usize = u64::MAX.ilog10() as usize + 1 + RequestId::BUFFER.len() + TaskName::LONGEST;
 
 /// The stored headers, the length of the body, and what tells the handler which task this is.
-fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
+fn headers(stored: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
     let mut buffer = RequestId::BUFFER;
     let mut values = Values::<Short<TEXTS>>::short();
-    let length = Some(input.body.len() as u64).filter(|length| *length > 0);
+    let length = Some(stored.body.len() as u64).filter(|length| *length > 0);
     let length = length.map(|length| values.add_number(length));
     let request_id = context.request_id().map(|id| values.add(&[id.encode(&mut buffer)]));
     let name = context.name().map(|name| values.add(&[name.as_str()]));
@@ -113,12 +113,12 @@ fn headers(input: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
     };
     let given: [_; GIVEN] = [
         (header::CONTENT_LENGTH, length.and_then(&value)),
-        (DEPTH, Some(small_number(input.depth.into()))),
+        (DEPTH, Some(small_number(stored.depth.into()))),
         (ATTEMPT, Some(small_number(context.attempt()))),
         (X_FC_REQUEST_ID, request_id),
         (TASK_ID, task_id),
     ];
-    let mut headers = take(&mut input.headers);
+    let mut headers = take(&mut stored.headers);
     headers.reserve(GIVEN);
     for (name, value) in given {
         if let Some(value) = value {

@@ -115,7 +115,7 @@ impl Ledger {
         for found in claims.tasks {
             let (id, request) = (found.row.id, found.request);
             match request.and_then(|payload| decoded(id, CapturedRequest::from_payload(payload))) {
-                Ok(input) => claimed.tasks.push(ClaimedTask::new(found.row, Arc::new(input))),
+                Ok(request) => claimed.tasks.push(ClaimedTask::new(found.row, Arc::new(request))),
                 Err(reason) => {
                     self.set_aside(found.row, &reason).await?;
                     claimed.unreadable.push(id);

@@ -59,9 +59,9 @@ fn outcome(number: u8) -> Outcome {
         1 => Outcome::Deferred { after, error },
         2 => Outcome::Released,
         3 => Outcome::Stopped,
-        4 => Outcome::Failed { error, output: None },
+        4 => Outcome::Failed { error, response: None },
         _ => Outcome::Succeeded {
-            output: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new())),
+            response: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new())),
         },
     }
 }
@@ -214,7 +214,7 @@ fn a_token_is_greater_than_the_floor_of_its_claim() {
         if claimed {
             record.claim(worker.clone(), LEASE, now).unwrap();
         }
-        let mut new = NewRow::new(Arc::new(record), task.input.to_payload());
+        let mut new = NewRow::new(Arc::new(record), task.request.to_payload());
         new.born = Some(BornClaimed {
             worker: worker.clone(),
             lease: LEASE,
@@ -227,7 +227,7 @@ fn a_token_is_greater_than_the_floor_of_its_claim() {
     }
     let task = NewTask::new(RequestId::from_bytes([7; 16]), request());
     let record = Arc::new(TaskRecord::accepted(&task, now));
-    let mut row = NewRow::new(record, task.input.to_payload()).row(floor, now);
+    let mut row = NewRow::new(record, task.request.to_payload()).row(floor, now);
     assert_eq!(row.columns.token, FenceToken::NONE, "nobody has it");
     row.claim(worker.clone(), LEASE, floor, now);
     assert_eq!(row.columns.token, floor.next());

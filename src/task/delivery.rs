@@ -389,8 +389,8 @@ mod tests {
     }
 
     fn record() -> TaskRecord {
-        let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
-        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
+        let request = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(request));
         task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::ALL,

@@ -127,13 +127,13 @@ impl TaskRecord {
         self.life.crashes -= 1;
         match outcome {
             _ if next == TaskState::Stopped => self.end(next, now, Some("stopped on request".into())),
-            Outcome::Succeeded { output } => {
-                self.keep_response(Some(output));
+            Outcome::Succeeded { response } => {
+                self.keep_response(Some(response));
                 self.life.error = None;
                 self.end(next, now, None);
             }
-            Outcome::Failed { error, output } => {
-                self.keep_response(output.as_deref());
+            Outcome::Failed { error, response } => {
+                self.keep_response(response.as_deref());
                 self.life.error = Some(bounded(error));
                 self.end(next, now, self.error.clone());
             }
@@ -250,9 +250,9 @@ impl TaskRecord {
         }
     }
 
-    /// Starts the task over as a new generation under its old id; `input` is the request it will run, edited or not. Of
+    /// Starts the task over as a new generation under its old id; `request` is the request it will run, edited or not. Of
     /// deliveries, those stay that are pending.
-    pub fn rerun(&mut self, input: &CapturedRequest, now: Timestamp) -> Rerun {
+    pub fn rerun(&mut self, request: &CapturedRequest, now: Timestamp) -> Rerun {
         let Ok(next) = self.state.after(Step::Rerun) else {
             return Rerun::NotEnded(self.state);
         };
@@ -262,10 +262,10 @@ impl TaskRecord {
         }
         self.life.deliveries.retain(pending);
         self.life.deliveries.iter_mut().for_each(Delivery::run_again);
-        let content = input.content();
-        if !self.target.is_of(&input.uri) || self.request != content {
+        let content = request.content();
+        if !self.target.is_of(&request.uri) || self.request != content {
             let accepted = Arc::make_mut(&mut self.life.accepted);
-            accepted.target = RequestTarget::of(&input.uri);
+            accepted.target = RequestTarget::of(&request.uri);
             accepted.request = content;
         }
         self.life.generation += 1;
@@ -285,9 +285,9 @@ impl TaskRecord {
         }
     }
 
-    fn keep_response(&mut self, output: Option<&CapturedResponse>) {
-        self.life.status_code = output.map(|output| output.status.as_u16());
-        self.life.response = output.map(CapturedResponse::content);
+    fn keep_response(&mut self, response: Option<&CapturedResponse>) {
+        self.life.status_code = response.map(|response| response.status.as_u16());
+        self.life.response = response.map(CapturedResponse::content);
     }
 
     /// Puts the worker of the attempt before with its event. Not in that attempt's own claim: most tasks have one attempt,
@@ -376,8 +376,8 @@ mod tests {
     }
 
     fn record() -> TaskRecord {
-        let input = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
-        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(input));
+        let request = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(request));
         task.subscriptions = Subscriptions::from([Subscription {
             destination: Destination::LOCAL,
             on: Conditions::NONE.with(Condition::Failure),
@@ -386,9 +386,9 @@ mod tests {
     }
 
     fn success() -> Outcome {
-        let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new());
+        let response = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new());
         Outcome::Succeeded {
-            output: Arc::new(output),
+            response: Arc::new(response),
         }
     }
 

@@ -32,7 +32,7 @@ pub struct NewTask {
     /// Free words to find it by.
     pub labels: Labels,
     /// The request.
-    pub input: Arc<CapturedRequest>,
+    pub request: Arc<CapturedRequest>,
     /// How long it must wait before it is run.
     pub delay: Duration,
     /// How long it may wait beyond that before it expires.
@@ -48,9 +48,9 @@ pub struct NewTask {
 }
 
 impl NewTask {
-    /// A task that runs `input` once, at once, within a day, and tells nobody.
+    /// A task that runs `request` once, at once, within a day, and tells nobody.
     #[must_use]
-    pub fn new(id: RequestId, input: Arc<CapturedRequest>) -> Self {
+    pub fn new(id: RequestId, request: Arc<CapturedRequest>) -> Self {
         Self {
             id,
             name: None,
@@ -62,7 +62,7 @@ impl NewTask {
             caller: None,
             function: None,
             labels: Labels::default(),
-            input,
+            request,
             delay: Duration::ZERO,
             max_age: Duration::from_secs(24 * 60 * 60),
             max_attempts: 1,

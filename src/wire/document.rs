@@ -216,10 +216,10 @@ pub(super) mod tests {
 
     fn new_task() -> NewTask {
         let uri = Uri::from_static("/transcode/big?token=t&x=1");
-        let input = CapturedRequest::new(Method::POST, uri, HeaderMap::new(), Bytes::new());
+        let request = CapturedRequest::new(Method::POST, uri, HeaderMap::new(), Bytes::new());
         NewTask {
             max_attempts: 4,
-            ..NewTask::new(id(), Arc::new(input))
+            ..NewTask::new(id(), Arc::new(request))
         }
     }
 
@@ -245,9 +245,9 @@ pub(super) mod tests {
             )
             .unwrap();
         record.life.progress = Some(Progress::new(0.5, "half"));
-        let output = CapturedResponse::new(StatusCode::CREATED, HeaderMap::new(), Bytes::new());
+        let response = CapturedResponse::new(StatusCode::CREATED, HeaderMap::new(), Bytes::new());
         let outcome = Outcome::Succeeded {
-            output: Arc::new(output),
+            response: Arc::new(response),
         };
         record
             .settle(lease.token, &outcome, Timestamp::from_millis(2750))
@@ -312,8 +312,8 @@ pub(super) mod tests {
     #[test]
     fn of_a_long_uri_the_beginning_is_shown_and_that_it_goes_on() {
         let uri = format!("/a?token=t&b={}", "b".repeat(5000)).parse().unwrap();
-        let input = CapturedRequest::new(Method::GET, uri, HeaderMap::new(), Bytes::new());
-        let record = TaskRecord::accepted(&NewTask::new(id(), Arc::new(input)), Timestamp::from_millis(1));
+        let request = CapturedRequest::new(Method::GET, uri, HeaderMap::new(), Bytes::new());
+        let record = TaskRecord::accepted(&NewTask::new(id(), Arc::new(request)), Timestamp::from_millis(1));
         let written = json(&TaskDocument::new(&record, &ApiLinks::default(), &Secrets::new()));
         assert!(written.contains("\"uri\":\"/a?token=REDACTED&b=bbb"), "{written}");
         assert!(written.contains("bbb\",\"uriTruncated\":true,"), "{written}");

@@ -208,13 +208,16 @@ impl Drop for DropFlag {
 pub(crate) fn new_task(path: &'static str) -> NewTask {
     let mut random = [0; 10];
     fastrand::fill(&mut random);
-    let input = CapturedRequest::new(
+    let request = CapturedRequest::new(
         Method::POST,
         Uri::from_static(path),
         HeaderMap::new(),
         Bytes::from_static(b"input"),
     );
-    let mut task = NewTask::new(RequestId::from_parts(SystemClock::new().now(), random), Arc::new(input));
+    let mut task = NewTask::new(
+        RequestId::from_parts(SystemClock::new().now(), random),
+        Arc::new(request),
+    );
     task.max_attempts = 4;
     task
 }

@@ -16,15 +16,15 @@ use tower_respond_async::{
 };
 
 fn task(number: u8) -> NewRow {
-    let input = Arc::new(CapturedRequest::new(
+    let request = Arc::new(CapturedRequest::new(
         Method::GET,
         Uri::from_static("/"),
         HeaderMap::new(),
         Bytes::new(),
     ));
-    let request = input.to_payload();
-    let task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [number; 10]), input);
-    NewRow::new(Arc::new(TaskRecord::accepted(&task, Timestamp::ZERO)), request)
+    let payload = request.to_payload();
+    let task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [number; 10]), request);
+    NewRow::new(Arc::new(TaskRecord::accepted(&task, Timestamp::ZERO)), payload)
 }
 
 async fn stored(store: &dyn TaskStore) -> u64 {

@@ -48,8 +48,8 @@ impl Bounded {
         random[2..].copy_from_slice(&self.count.get().wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         let id = RequestId::from_parts(Timestamp::from_millis(self.count.get()), random);
         let body = Bytes::from(vec![b'x'; body]);
-        let input = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), body);
-        NewTask::new(id, Arc::new(input))
+        let request = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), body);
+        NewTask::new(id, Arc::new(request))
     }
 
     pub(crate) async fn insert(&self, task: NewTask) -> Inserted {
@@ -72,10 +72,10 @@ impl Bounded {
     pub(crate) async fn ended(&self, task: NewTask, response: usize) -> RequestId {
         let held = self.held(task).await;
         let body = Bytes::from(vec![b'y'; response]);
-        let output = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
+        let response = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
         let _ = self
             .ledger()
-            .settle(&held, &Outcome::Succeeded { output })
+            .settle(&held, &Outcome::Succeeded { response })
             .await
             .unwrap();
         self.clock.advance(Duration::from_millis(1));
@@ -239,8 +239,8 @@ fn many_threads_keep_the_bound_and_lose_count_of_nothing() {
                     random.fill(&mut bytes);
                     let id = RequestId::from_parts(Timestamp::from_millis(number), bytes);
                     let body = Bytes::from(vec![0; 100]);
-                    let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), body);
-                    let mut task = NewTask::new(id, Arc::new(input));
+                    let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), body);
+                    let mut task = NewTask::new(id, Arc::new(request));
                     task.name = (number % 3 == 0).then(|| TaskName::new(&format!("job-{}", number % 50)).unwrap());
                     let insert = Insert::new(task).born(WorkerId::new("w", thread), LEASE);
                     let Inserted::New(_, Some(held)) = handle.block_on(ledger.insert(insert)).unwrap() else {
@@ -276,8 +276,8 @@ async fn results_of_tasks_that_end_together_are_never_more_than_one_too_many() {
     }
     for held in &held {
         let body = Bytes::from(vec![b'y'; RESULT]);
-        let output = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
-        let outcome = Outcome::Succeeded { output };
+        let response = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
+        let outcome = Outcome::Succeeded { response };
         let _ = bounded.ledger().settle(held, &outcome).await.unwrap();
         let response = bounded.ledger().response(&Scope::All, held.lease().id).await.unwrap();
         assert_eq!(response.unwrap().body.len(), RESULT, "whoever waits for it reads it");
@@ -329,9 +329,9 @@ async fn all_that_is_of_any_length_is_weighed_and_nothing_is_left_when_it_is_gon
     task.function = Some("f".repeat(100).into());
     task.callback = Some("c".repeat(100).into());
     task.labels = [("l".repeat(50), "l".repeat(50))].into_iter().collect();
-    let mut input = CapturedRequest::clone(&task.input);
-    input.carried = vec![("c".repeat(50), Bytes::from(vec![b'c'; 50]))];
-    task.input = Arc::new(input);
+    let mut request = CapturedRequest::clone(&task.request);
+    request.carried = vec![("c".repeat(50), Bytes::from(vec![b'c'; 50]))];
+    task.request = Arc::new(request);
     let held = bounded.held(task).await;
     let mut before = bounded.bytes();
     assert!(before >= 2 * least + 600, "{before} {least}");
@@ -343,7 +343,7 @@ async fn all_that_is_of_any_length_is_weighed_and_nothing_is_left_when_it_is_gon
     let error = "e".repeat(100);
     let failed = Outcome::Failed {
         error: error.as_str().into(),
-        output: None,
+        response: None,
     };
     let _ = bounded.ledger().settle(&held, &failed).await.unwrap();
     assert!(

@@ -165,9 +165,9 @@ fn keys_are_counted_right_whoever_meets_whom() {
                     let mut bytes = [0; 10];
                     random.fill(&mut bytes);
                     let id = RequestId::from_parts(Timestamp::from_millis(1), bytes);
-                    let input =
+                    let request =
                         CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
-                    let mut task = NewTask::new(id, Arc::new(input));
+                    let mut task = NewTask::new(id, Arc::new(request));
                     task.tenant = Some(Tenant::new(format!("{}", random.u8(..3))));
                     task.key = Some(IdempotencyKey::new(&format!("key-{}", random.u16(..300))).unwrap());
                     let insert = Insert::new(task).born(WorkerId::new("w", thread), LEASE);

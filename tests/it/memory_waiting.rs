@@ -43,8 +43,8 @@ impl Ended {
         let mut random = [0; 10];
         random[2..].copy_from_slice(&self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         let id = RequestId::from_parts(Timestamp::from_millis(self.count), random);
-        let input = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
-        let mut task = NewTask::new(id, Arc::new(input));
+        let request = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(id, Arc::new(request));
         task.callback = Some(format!("https://{host}:8443/hook").into());
         task.subscriptions = to
             .iter()

@@ -254,7 +254,7 @@ fn what_seldom_happens_is_counted_too() {
     assert_eq!(seen.value("store_corrupt_records_total"), 3.0);
     assert_eq!(seen.value("store_keys_forgotten_total"), 5.0);
     assert_eq!(
-        seen.samples("store_op_duration_seconds{op=input,outcome=corrupt}"),
+        seen.samples("store_op_duration_seconds{op=request,outcome=corrupt}"),
         [0.02]
     );
     assert_eq!(seen.value("slots{state=running}"), 2.0);

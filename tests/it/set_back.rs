@@ -17,8 +17,8 @@ use tower_respond_async_redb::RedbStore;
 const DAY: u64 = 24 * 60 * 60 * 1_000;
 
 fn task(number: u8) -> NewTask {
-    let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
-    let mut task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [number; 10]), Arc::new(input));
+    let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+    let mut task = NewTask::new(RequestId::from_parts(Timestamp::ZERO, [number; 10]), Arc::new(request));
     task.max_attempts = 2;
     task
 }

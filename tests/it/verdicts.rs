@@ -50,9 +50,9 @@ fn unending(status: u16, frames: Frames) -> Response<ReplyBody> {
     respond(status, "").map(|_| StreamBody::new(stream::iter(frames).chain(stream::pending())).boxed_unsync())
 }
 
-async fn output(tasks: &Tasks, id: RequestId) -> Arc<CapturedResponse> {
-    let output = tasks.response(id).await.unwrap();
-    output.expect("it has a response")
+async fn response(tasks: &Tasks, id: RequestId) -> Arc<CapturedResponse> {
+    let response = tasks.response(id).await.unwrap();
+    response.expect("it has a response")
 }
 
 /// A body of a hundred steps was let go of at the eleventh, where the limit was reached; the task had succeeded.
@@ -71,7 +71,7 @@ async fn a_streaming_handler_does_all_of_its_work_although_its_response_is_cut()
     let id = submit(&tasks, "/").await;
     assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
     assert_eq!(steps.load(Ordering::SeqCst), 100);
-    let kept = output(&tasks, id).await;
+    let kept = response(&tasks, id).await;
     assert_eq!((&kept.body[..], kept.truncated), (&b"xxxxxxxxxx"[..], true));
 }
 
@@ -89,7 +89,7 @@ async fn a_response_that_breaks_off_behind_the_limit_is_a_failure() {
         record.error.as_deref(),
         Some("the response body broke off: the pipe broke")
     );
-    assert_eq!(output(&tasks, id).await.body, "f");
+    assert_eq!(response(&tasks, id).await.body, "f");
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn of_a_frame_that_is_cut_no_more_is_kept_than_the_limit() {
     });
     let id = submit(&tasks, "/").await;
     ended(&tasks, id).await;
-    assert_eq!(output(&tasks, id).await.body, "xxxx");
+    assert_eq!(response(&tasks, id).await.body, "xxxx");
     assert_eq!(freed.load(Ordering::SeqCst), 1, "the frame is still held");
 }
 
@@ -134,7 +134,7 @@ async fn an_attempt_that_runs_out_of_time_is_judged_by_the_head_that_it_sent() {
         let record = ended(&tasks, id).await;
         assert_eq!((record.state, record.attempt), (state, 1), "{status}");
         assert_eq!(record.status_code, Some(status));
-        let kept = output(&tasks, id).await;
+        let kept = response(&tasks, id).await;
         assert_eq!((&kept.body[..], kept.truncated), (&b"so far"[..], true));
         match state {
             TaskState::Succeeded => assert_eq!(record.error, None),
@@ -179,7 +179,7 @@ async fn a_body_whose_frames_are_always_there_holds_no_thread_and_ends_with_its_
         look_round(&tasks).await;
         let record = ended(&tasks, id).await;
         assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 1));
-        let kept = output(&tasks, id).await;
+        let kept = response(&tasks, id).await;
         assert_eq!((kept.body.len(), kept.truncated), (text.len() * 250, true));
     }
 }
@@ -215,7 +215,7 @@ async fn a_body_that_blocks_its_thread_is_judged_by_what_it_sent() {
     })
     .await;
     assert_eq!(find(&tasks, id).await, record);
-    let kept = output(&tasks, id).await;
+    let kept = response(&tasks, id).await;
     assert_eq!((&kept.body[..], kept.truncated), (&b"so far"[..], true));
 }
 
@@ -324,7 +324,7 @@ async fn the_error_says_which_grpc_status_it_was_and_what_was_said() {
         ended(&tasks, id).await.error.as_deref(),
         Some("the handler answered 200 OK with grpc-status 13 (INTERNAL): the disk is full: 100% €␊")
     );
-    let kept = output(&tasks, id).await;
+    let kept = response(&tasks, id).await;
     assert_eq!(
         (&kept.body[..], kept.headers.len()),
         (&b"message"[..], 0),

@@ -131,8 +131,8 @@ mod tests {
     }
 
     fn waiting_for(destinations: &[Destination]) -> Row {
-        let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
-        let mut task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input));
+        let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+        let mut task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(request));
         let of_each = destinations.iter().map(|destination| Subscription {
             destination: destination.clone(),
             on: Conditions::ALL,
@@ -140,7 +140,7 @@ mod tests {
         task.subscriptions = of_each.collect();
         let now = SystemClock::new().now();
         let record = Arc::new(TaskRecord::accepted(&task, now));
-        NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, now)
+        NewRow::new(record, task.request.to_payload()).row(FenceToken::NONE, now)
     }
 
     fn held() -> Row {

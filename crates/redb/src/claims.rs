@@ -55,7 +55,7 @@ impl Batch<'_> {
     /// The request of a task, or why it cannot be read; then its bytes are kept.
     fn request(&mut self, id: RequestId) -> Result<StoreResult<Payload>, Fault> {
         let key = &id.as_bytes()[..];
-        let value = self.tables.inputs.open()?.get(key)?;
+        let value = self.tables.requests.open()?.get(key)?;
         let value = value.map_or_else(Vec::new, |value| value.value().to_vec());
         match read_payload(id, &value) {
             Ok(request) => Ok(Ok(request)),

@@ -64,12 +64,12 @@ impl Batch<'_> {
         };
         let key = &before.id.as_bytes()[..];
         if let Some(request) = request {
-            request.put(self.tables.inputs.open()?, key)?;
+            request.put(self.tables.requests.open()?, key)?;
         }
         match response {
             None => {}
-            Some(Some(response)) => response.put(self.tables.outputs.open()?, key)?,
-            Some(None) => _ = self.tables.outputs.open()?.remove(key)?,
+            Some(Some(response)) => response.put(self.tables.responses.open()?, key)?,
+            Some(None) => _ = self.tables.responses.open()?.remove(key)?,
         }
         let row = next.after(&before, now);
         self.save(Some(&before), &row, &record)?;
@@ -86,8 +86,8 @@ impl Batch<'_> {
             let last = self.last_of_run(first, gone)?;
             for table in [
                 &mut self.tables.tasks,
-                &mut self.tables.inputs,
-                &mut self.tables.outputs,
+                &mut self.tables.requests,
+                &mut self.tables.responses,
             ] {
                 let run = &first.as_bytes()[..]..=&last.as_bytes()[..];
                 let is_kept =

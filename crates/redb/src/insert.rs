@@ -47,7 +47,7 @@ impl Batch<'_> {
         if let Some(full) = full.filter(|_| row.columns.is_queued()) {
             return Ok(Insertion::Full(full));
         }
-        given.request.put(self.tables.inputs.open()?, id.as_bytes())?;
+        given.request.put(self.tables.requests.open()?, id.as_bytes())?;
         self.note_names(task, now)?;
         self.save(None, &row, &given.record)?;
         Ok(Insertion::New(row))

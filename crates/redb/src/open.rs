@@ -21,7 +21,9 @@ use crate::{
     frame,
     onward::Onward,
     ram::Ram,
-    tables::{CONTROL_KEY, DEFINITIONS, FORMAT, FORMAT_KEY, INPUTS, META, Origin, SET_ASIDE, TASKS, Tables, read_row},
+    tables::{
+        CONTROL_KEY, DEFINITIONS, FORMAT, FORMAT_KEY, META, Origin, REQUESTS, SET_ASIDE, TASKS, Tables, read_row,
+    },
 };
 use tower_respond_async::{
     store::{
@@ -223,8 +225,8 @@ fn peek(path: &Path, backend: impl StorageBackend) -> StoreResult<()> {
         };
         judge(path, names, format)?;
         if format.is_some() && transaction.open_table(TASKS)?.is_empty()? {
-            let (inputs, set_aside) = (transaction.open_table(INPUTS)?, transaction.open_table(SET_ASIDE)?);
-            if is_emptied(&inputs, &set_aside)? {
+            let (requests, set_aside) = (transaction.open_table(REQUESTS)?, transaction.open_table(SET_ASIDE)?);
+            if is_emptied(&requests, &set_aside)? {
                 let context = format!(
                     "the task file {} is damaged: {EMPTIED}; it was left as it is",
                     path.display()
@@ -296,10 +298,10 @@ fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
 /// Whether a file without a single task has lost them. One bit of redb's own pages makes a table an empty one; but a request
 /// goes with its task, and stays where the record was set aside.
 fn is_emptied(
-    inputs: &impl ReadableTableMetadata,
+    requests: &impl ReadableTableMetadata,
     set_aside: &impl ReadableTableMetadata,
 ) -> Result<bool, redb::StorageError> {
-    Ok(!inputs.is_empty()? && set_aside.is_empty()?)
+    Ok(!requests.is_empty()? && set_aside.is_empty()?)
 }
 
 const EMPTIED: &str = "it holds requests, and no task that they belong to";
@@ -324,7 +326,7 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
     if seen != tables.tasks.open()?.len()? {
         return Err(redb::Error::Corrupted("tasks are missing".into()));
     }
-    if seen == 0 && is_emptied(tables.inputs.open()?, tables.set_aside.open()?)? {
+    if seen == 0 && is_emptied(tables.requests.open()?, tables.set_aside.open()?)? {
         return Err(redb::Error::Corrupted(EMPTIED.into()));
     }
     for (key, value) in damaged {

@@ -9,7 +9,7 @@ use crate::{
     frame::{Damaged, Value},
     inner::Inner,
     logs,
-    tables::{INPUTS, LOGS, OUTPUTS, TASKS, Unreadable, ids_of_name, read_payload, read_row},
+    tables::{LOGS, REQUESTS, RESPONSES, TASKS, Unreadable, ids_of_name, read_payload, read_row},
 };
 use tower_respond_async::{
     store::{Candidate, Candidates, Due, Glance, LogQuery, Part, Payload, Row, StoreResult, Which, Why, kit::Moment},
@@ -73,8 +73,8 @@ impl Inner {
                 return Ok(None);
             };
             let (table, is_there) = match part {
-                Part::Request => (INPUTS, true),
-                Part::Response => (OUTPUTS, row.record.status_code.is_some()),
+                Part::Request => (REQUESTS, true),
+                Part::Response => (RESPONSES, row.record.status_code.is_some()),
             };
             match payload(&transaction.open_table(table)?, id)? {
                 // The record tells of it, so it was lost.
@@ -191,8 +191,8 @@ impl Inner {
         if !tables.but_for_text.matches(record, &[]) {
             return Ok(None);
         }
-        if let Some(inputs) = &tables.inputs {
-            let request = match payload(inputs, id) {
+        if let Some(requests) = &tables.requests {
+            let request = match payload(requests, id) {
                 Ok(request) => request.unwrap_or_default(),
                 Err(Fault::Answer(_)) => Payload::default(),
                 Err(broken) => return Err(broken),
@@ -211,18 +211,18 @@ type Table = ReadOnlyTable<Value, Value>;
 struct Searched {
     tasks: Table,
     /// Only for a search by text.
-    inputs: Option<Table>,
+    requests: Option<Table>,
     but_for_text: Filter,
 }
 
 impl Searched {
     fn open(transaction: &ReadTransaction, filter: &Filter) -> Result<Self, Fault> {
-        let inputs = filter.text.is_some().then(|| transaction.open_table(INPUTS));
+        let requests = filter.text.is_some().then(|| transaction.open_table(REQUESTS));
         let mut but_for_text = filter.clone();
         but_for_text.text = None;
         Ok(Self {
             tasks: transaction.open_table(TASKS)?,
-            inputs: inputs.transpose()?,
+            requests: requests.transpose()?,
             but_for_text,
         })
     }
@@ -231,7 +231,7 @@ impl Searched {
 /// Has redb read what hangs on tasks, so that the writer need not wait for it when it takes them out: what is pruned was
 /// written long ago.
 fn warm(transaction: &ReadTransaction, due: &[(RequestId, Why)]) -> Result<(), redb::Error> {
-    for table in [INPUTS, OUTPUTS] {
+    for table in [REQUESTS, RESPONSES] {
         let table = transaction.open_table(table)?;
         for (id, _) in due {
             let _ = ReadableTable::get(&table, &id.as_bytes()[..])?;

@@ -3,7 +3,7 @@
 //! | table | key | value, behind its [checksum](super::frame) |
 //! |---|---|---|
 //! | `tasks` | id | the [row](Row::encode): its head, then the record |
-//! | `inputs`, `outputs` | id | the request, the response: length of the head, head, body |
+//! | `requests`, `responses` | id | the request, the response: length of the head, head, body |
 //! | `logs` | id, number of the last line | a [chunk](super::logs) of lines |
 //! | `names` | name, tenant | id |
 //! | `keys` | tenant, caller, key, as [`ClientKey`](tower_respond_async::store::kit::ClientKey) has it | the [`KnownKey`] |
@@ -33,20 +33,20 @@ use tower_respond_async::{
 };
 
 /// The version of the tables that this build writes and opens.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 pub(crate) type Definition = TableDefinition<'static, Value, Value>;
 
 pub(crate) const TASKS: Definition = TableDefinition::new("tasks");
-pub(crate) const INPUTS: Definition = TableDefinition::new("inputs");
-pub(crate) const OUTPUTS: Definition = TableDefinition::new("outputs");
+pub(crate) const REQUESTS: Definition = TableDefinition::new("requests");
+pub(crate) const RESPONSES: Definition = TableDefinition::new("responses");
 pub(crate) const LOGS: Definition = TableDefinition::new("logs");
 pub(crate) const NAMES: Definition = TableDefinition::new("names");
 pub(crate) const KEYS: Definition = TableDefinition::new("keys");
 pub(crate) const KEY_ENDS: Definition = TableDefinition::new("key_ends");
 pub(crate) const SET_ASIDE: Definition = TableDefinition::new("set_aside");
 /// In the order of [`Tables::all`], whose last one is [`META`].
-pub(crate) const DEFINITIONS: [Definition; 8] = [TASKS, INPUTS, OUTPUTS, LOGS, NAMES, KEYS, KEY_ENDS, SET_ASIDE];
+pub(crate) const DEFINITIONS: [Definition; 8] = [TASKS, REQUESTS, RESPONSES, LOGS, NAMES, KEYS, KEY_ENDS, SET_ASIDE];
 pub(crate) const META: Definition = TableDefinition::new("meta");
 
 /// The key in [`META`] of the format's version.
@@ -68,8 +68,8 @@ pub(crate) enum Origin {
 /// them.
 pub(crate) struct Tables<'t> {
     pub(crate) tasks: OnDemand<'t>,
-    pub(crate) inputs: OnDemand<'t>,
-    pub(crate) outputs: OnDemand<'t>,
+    pub(crate) requests: OnDemand<'t>,
+    pub(crate) responses: OnDemand<'t>,
     pub(crate) logs: OnDemand<'t>,
     pub(crate) names: OnDemand<'t>,
     pub(crate) keys: OnDemand<'t>,
@@ -107,8 +107,8 @@ impl<'t> Tables<'t> {
     pub(crate) const fn new(transaction: &'t WriteTransaction) -> Self {
         Self {
             tasks: OnDemand::new(transaction, TASKS),
-            inputs: OnDemand::new(transaction, INPUTS),
-            outputs: OnDemand::new(transaction, OUTPUTS),
+            requests: OnDemand::new(transaction, REQUESTS),
+            responses: OnDemand::new(transaction, RESPONSES),
             logs: OnDemand::new(transaction, LOGS),
             names: OnDemand::new(transaction, NAMES),
             keys: OnDemand::new(transaction, KEYS),
@@ -139,8 +139,8 @@ impl<'t> Tables<'t> {
     const fn all(&mut self) -> [&mut OnDemand<'t>; 9] {
         [
             &mut self.tasks,
-            &mut self.inputs,
-            &mut self.outputs,
+            &mut self.requests,
+            &mut self.responses,
             &mut self.logs,
             &mut self.names,
             &mut self.keys,
@@ -196,7 +196,7 @@ pub(crate) fn read_row<'a>(key: &[u8], value: &'a [u8]) -> Result<(Row, &'a [u8]
     Ok(Row::decode(id, frame::open(key, value)?)?)
 }
 
-/// The value of [`INPUTS`] and [`OUTPUTS`].
+/// The value of [`REQUESTS`] and [`RESPONSES`].
 pub(crate) fn seal_payload(id: RequestId, payload: &Payload) -> Sealed {
     let length = (payload.head().len() as u32).to_be_bytes();
     Sealed::new(id.as_bytes(), &[&length, payload.head(), payload.body()])

@@ -68,9 +68,9 @@ fn worker() -> WorkerId {
 
 fn task(number: u8) -> NewTask {
     let body = Bytes::from(vec![number; 100]);
-    let input = CapturedRequest::new(Method::POST, Uri::from_static("/work"), HeaderMap::new(), body);
+    let request = CapturedRequest::new(Method::POST, Uri::from_static("/work"), HeaderMap::new(), body);
     let id = RequestId::from_parts(Timestamp::from_millis(1), [number; 10]);
-    let mut task = NewTask::new(id, Arc::new(input));
+    let mut task = NewTask::new(id, Arc::new(request));
     task.subscriptions = Subscriptions::from([Subscription {
         destination: Destination::LOCAL,
         on: Conditions::ALL,
@@ -103,9 +103,9 @@ async fn claim_deliveries(ledger: &Ledger) -> Vec<ClaimedDelivery> {
 }
 
 fn success() -> Outcome {
-    let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"done"));
+    let response = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"done"));
     Outcome::Succeeded {
-        output: Arc::new(output),
+        response: Arc::new(response),
     }
 }
 
@@ -132,7 +132,7 @@ async fn a_task_is_run_told_of_and_pruned_across_openings() {
 
     let ledger = file.open().await;
     let claimed = claim(&ledger).await;
-    assert_eq!(claimed[0].input, task(1).input);
+    assert_eq!(claimed[0].request, task(1).request);
     let _ = ledger.settle(&claimed[0].held, &success()).await.unwrap();
     drop(ledger);
 

@@ -90,8 +90,8 @@ const PAYLOAD: usize = 1050;
 
 type Pairs = TableDefinition<'static, &'static [u8], &'static [u8]>;
 const TASKS: Pairs = TableDefinition::new("tasks");
-const INPUTS: Pairs = TableDefinition::new("inputs");
-const OUTPUTS: Pairs = TableDefinition::new("outputs");
+const REQUESTS: Pairs = TableDefinition::new("requests");
+const RESPONSES: Pairs = TableDefinition::new("responses");
 
 fn insert(database: Database, mut asked: mpsc::Receiver<Waiting>, form: Form) {
     let body = vec![b'x'; PAYLOAD];
@@ -104,8 +104,8 @@ fn insert(database: Database, mut asked: mpsc::Receiver<Waiting>, form: Form) {
         {
             let mut tasks = transaction.open_table(TASKS).expect("tasks");
             let mut bodies = (form != Form::OneTable).then(|| {
-                let inputs = transaction.open_table(INPUTS).expect("inputs");
-                (inputs, transaction.open_table(OUTPUTS).expect("outputs"))
+                let requests = transaction.open_table(REQUESTS).expect("requests");
+                (requests, transaction.open_table(RESPONSES).expect("responses"))
             });
             for (asked, _) in &batch {
                 let (id, length, settles) = match asked {
@@ -114,9 +114,9 @@ fn insert(database: Database, mut asked: mpsc::Receiver<Waiting>, form: Form) {
                 };
                 let key = &id.as_bytes()[..];
                 match &mut bodies {
-                    Some((inputs, outputs)) => {
+                    Some((requests, responses)) => {
                         tasks.insert(key, &body[..length]).expect("insert");
-                        let table = if settles { outputs } else { inputs };
+                        let table = if settles { responses } else { requests };
                         table.insert(key, &body[..]).expect("insert");
                     }
                     None => {

@@ -32,12 +32,12 @@ pub(crate) fn open(runtime: &Runtime, path: &Path, when: QuickRepair) -> Ledger 
 }
 
 pub(crate) fn work_on(runtime: &Runtime, store: &Ledger, work: Work, submitters: usize, each: usize) -> Figures {
-    let (input, output) = (request(1024), response(1024));
+    let (request, response) = (request(1024), response(1024));
     let worker = WorkerId::new("bench", 1);
     let store = store.clone();
     at_once(runtime, submitters, each, move || {
-        let (store, task) = (store.clone(), NewTask::new(id(), input.clone()));
-        let (worker, output) = (worker.clone(), output.clone());
+        let (store, task) = (store.clone(), NewTask::new(id(), request.clone()));
+        let (worker, response) = (worker.clone(), response.clone());
         async move {
             match work {
                 Work::Accept => {
@@ -45,7 +45,7 @@ pub(crate) fn work_on(runtime: &Runtime, store: &Ledger, work: Work, submitters:
                 }
                 Work::Life => {
                     let held = born(&store, task, worker).await;
-                    let _ = store.settle(&held, &success(output)).await.expect("settle");
+                    let _ = store.settle(&held, &success(response)).await.expect("settle");
                 }
             }
         }
@@ -67,8 +67,8 @@ async fn born(store: &Ledger, task: NewTask, worker: WorkerId) -> Held {
     }
 }
 
-pub(crate) const fn success(output: Arc<CapturedResponse>) -> Outcome {
-    Outcome::Succeeded { output }
+pub(crate) const fn success(response: Arc<CapturedResponse>) -> Outcome {
+    Outcome::Succeeded { response }
 }
 
 pub(crate) fn request(body: usize) -> Arc<CapturedRequest> {

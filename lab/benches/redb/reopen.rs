@@ -22,12 +22,12 @@ use crate::{
 pub(crate) fn run(runtime: &Runtime) {
     let tasks = when_measuring(100_000, 500);
     let file = Fresh::new();
-    let input = request(10_000);
+    let request = request(10_000);
     let store = open(runtime, &file.0, QuickRepair::WhenIdle);
     at_once(runtime, 250, tasks / 250, {
         let store = store.clone();
         move || {
-            let (store, task) = (store.clone(), NewTask::new(id(), input.clone()));
+            let (store, task) = (store.clone(), NewTask::new(id(), request.clone()));
             async move { accept(&store, task).await }
         }
     });

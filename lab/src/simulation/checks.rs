@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    witness::{Found, Input, Seen, Turn},
+    witness::{Found, FoundRequest, Seen, Turn},
     world::{CRASH_ALLOWANCE, MAX_ATTEMPTS, World},
 };
 use tower_respond_async::{
@@ -25,10 +25,20 @@ impl World {
             Seen::Odd(id, what) => self.fail(7, format_args!("{id} {what}")),
             // What was refused was not done.
             Seen::Unsure(unsure) => self.unsure.push(unsure),
-            Seen::Inserted { sent, born, row, input } => self.inserted(Some((&sent, born.as_ref())), &row, &input),
-            Seen::Claimed { by, before, row, input } => {
+            Seen::Inserted {
+                sent,
+                born,
+                row,
+                request,
+            } => self.inserted(Some((&sent, born.as_ref())), &row, &request),
+            Seen::Claimed {
+                by,
+                before,
+                row,
+                request,
+            } => {
                 self.check_claim(&by, &before, &row);
-                self.claimed(&row, &input);
+                self.claimed(&row, &request);
             }
             Seen::Renewed { time, renewals, turn } => self.renewed(time, &renewals, &turn),
             Seen::Progressed {
@@ -82,7 +92,7 @@ impl World {
     }
 
     /// A task was handed to a holder.
-    pub(super) fn claimed(&mut self, row: &Row, input: &Input) {
+    pub(super) fn claimed(&mut self, row: &Row, request: &FoundRequest) {
         let (id, record) = (row.id, row.clone().into_record());
         self.report.attempts += 1;
         self.touched.insert(id);
@@ -97,7 +107,7 @@ impl World {
         let grown = record.token.get() > token
             && (record.generation > generation || record.generation == generation && record.attempt >= attempt);
         let (charged, stopped) = (known.charged, known.stopped);
-        let same = input.as_ref() == Some(&*known.input);
+        let same = request.as_ref() == Some(&*known.request);
         self.check(5, grown, format_args!("{id} went back in its attempts"));
         self.check(
             5,

@@ -107,11 +107,11 @@ impl Order {
     }
 
     /// Whether this is what was sent: headers that asked for async are gone.
-    pub(super) fn is_in(&self, input: &CapturedRequest) -> bool {
+    pub(super) fn is_in(&self, request: &CapturedRequest) -> bool {
         let (uri, headers) = self.seen();
-        let mut kept = input.headers.clone();
+        let mut kept = request.headers.clone();
         kept.remove("idempotency-key");
-        input.uri == uri && kept == headers && input.body == self.body && input.method == http::Method::POST
+        request.uri == uri && kept == headers && request.body == self.body && request.method == http::Method::POST
     }
 
     /// A key is remembered when its task is gone, a name is not.

@@ -137,7 +137,7 @@ impl World {
         if let Some(known) = self.known.get(&id) {
             let is_latest = known.claimed.2 == token;
             let as_told = !is_latest || known.claimed.1 == attempt;
-            let as_sent = !is_latest || (known.order == number && known.input.body == *body);
+            let as_sent = !is_latest || (known.order == number && known.request.body == *body);
             self.check(5, as_told, format_args!("{id} was begun as attempt {attempt}"));
             self.check(9, as_sent, format_args!("{id} was begun with another request"));
         }

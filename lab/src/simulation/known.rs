@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     handler::ORDER,
-    witness::{Found, Input, Unsure, Witness},
+    witness::{Found, FoundRequest, Unsure, Witness},
     world::World,
 };
 use tower_respond_async::{
@@ -20,7 +20,7 @@ pub(super) struct Known {
     pub(super) tenant: Option<Tenant>,
     /// A client has its 202.
     pub(super) accepted: bool,
-    pub(super) input: Arc<CapturedRequest>,
+    pub(super) request: Arc<CapturedRequest>,
     /// Which order it is.
     pub(super) order: Option<usize>,
     /// How many are told of each end.
@@ -109,11 +109,11 @@ pub(super) struct Settlement {
 
 impl Known {
     /// A task that was stored.
-    fn new(tenant: Option<Tenant>, input: Arc<CapturedRequest>, order: usize, destinations: usize) -> Self {
+    fn new(tenant: Option<Tenant>, request: Arc<CapturedRequest>, order: usize, destinations: usize) -> Self {
         Self {
             tenant,
             accepted: false,
-            input,
+            request,
             order: Some(order),
             destinations,
             held: BTreeMap::new(),
@@ -135,11 +135,11 @@ impl Known {
     }
 
     /// It runs again, with this request if it is another one. Answers whether somebody asked for that.
-    pub(super) fn run_again(&mut self, generation: u32, request: Input) -> bool {
-        let request = request.map_or_else(|| self.input.clone(), Arc::new);
+    pub(super) fn run_again(&mut self, generation: u32, request: FoundRequest) -> bool {
+        let request = request.map_or_else(|| self.request.clone(), Arc::new);
         let mut asked = self.asked.rerun.iter();
-        let was_asked = asked.any(|edits| edits.clone().apply(&self.input) == *request);
-        self.input = request;
+        let was_asked = asked.any(|edits| edits.clone().apply(&self.request) == *request);
+        self.request = request;
         self.generation = generation;
         self.charged = 0;
         was_asked
@@ -148,25 +148,30 @@ impl Known {
 
 impl World {
     /// A task was stored, as it was sent where that is known.
-    pub(super) fn inserted(&mut self, sent: Option<(&TaskRecord, Option<&BornClaimed>)>, row: &Row, input: &Input) {
+    pub(super) fn inserted(
+        &mut self,
+        sent: Option<(&TaskRecord, Option<&BornClaimed>)>,
+        row: &Row,
+        request: &FoundRequest,
+    ) {
         let id = row.id;
         self.touched.insert(id);
-        let number = input
+        let number = request
             .as_ref()
-            .and_then(|input| input.headers.get(ORDER)?.to_str().ok()?.parse().ok());
+            .and_then(|request| request.headers.get(ORDER)?.to_str().ok()?.parse().ok());
         let order = number.and_then(|number: usize| self.orders.get_mut(number));
-        let (Some(number), Some(order), Some(input)) = (number, order, input) else {
+        let (Some(number), Some(order), Some(request)) = (number, order, request) else {
             self.fail(9, format_args!("{id} was stored, and nobody ordered it"));
             return;
         };
-        let same = order.is_in(input);
+        let same = order.is_in(request);
         let first = order.task.replace(id);
         let twice = first.filter(|first| {
             let gone = self.known.get(first).is_some_and(|known| known.gone.is_some());
             order.is_known_for_ever() || !gone
         });
         let destinations = row.record.subscriptions.len();
-        let known = Known::new(order.tenant.clone(), Arc::new(input.clone()), number, destinations);
+        let known = Known::new(order.tenant.clone(), Arc::new(request.clone()), number, destinations);
         self.known.insert(id, known);
         if let Some(first) = twice {
             self.fail(
@@ -182,7 +187,7 @@ impl World {
         self.check(3, held, format_args!("{id} was stored as {}", row.columns.state));
         if let Some(born) = born {
             self.check_lease(row, born);
-            self.claimed(row, &Some(input.clone()));
+            self.claimed(row, &Some(request.clone()));
         }
     }
 
@@ -235,8 +240,8 @@ impl World {
             return;
         };
         if before.is_none() {
-            let input = self.witness().input(id);
-            self.inserted(None, now, &input);
+            let request = self.witness().request(id);
+            self.inserted(None, now, &request);
         }
         let record = now.clone().into_record();
         let Some(known) = self.known.get_mut(&id) else { return };

@@ -50,14 +50,14 @@ pub(super) enum Seen {
         sent: Arc<TaskRecord>,
         born: Option<BornClaimed>,
         row: Row,
-        input: Input,
+        request: FoundRequest,
     },
     /// A task was handed to a holder.
     Claimed {
         by: BornClaimed,
         before: Found,
         row: Row,
-        input: Input,
+        request: FoundRequest,
     },
     /// Claims of a task were renewed for so long, or not: an old one may be among them.
     Renewed {
@@ -94,7 +94,7 @@ pub(super) enum Seen {
 pub(super) type Found = Option<Row>;
 
 /// The request that goes with a row, if it can be read.
-pub(super) type Input = Option<CapturedRequest>;
+pub(super) type FoundRequest = Option<CapturedRequest>;
 
 /// A row before and after something was done.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl Witness {
     }
 
     /// The request that is kept of a task.
-    pub(super) fn input(&self, id: RequestId) -> Input {
+    pub(super) fn request(&self, id: RequestId) -> FoundRequest {
         let payload = self.see_through(self.store.payload(&Scope::All, id, Part::Request));
         read(payload.ok()??)
     }
@@ -254,7 +254,7 @@ impl Witness {
                         sent,
                         born,
                         row: row.clone(),
-                        input: self.input(row.id),
+                        request: self.request(row.id),
                     });
                 }
                 Insertion::Known { id, row, .. } => self.check_answer(*id, row.as_ref(), &self.before(*id)),
@@ -275,7 +275,7 @@ impl Witness {
                 by: by.clone(),
                 before,
                 row: task.row.clone(),
-                input: task.request.as_ref().ok().cloned().and_then(read),
+                request: task.request.as_ref().ok().cloned().and_then(read),
             });
         }
         Ok(claims)
@@ -486,6 +486,6 @@ impl TaskStore for Witness {
     }
 }
 
-fn read(payload: Payload) -> Input {
+fn read(payload: Payload) -> FoundRequest {
     CapturedRequest::from_payload(payload).ok()
 }

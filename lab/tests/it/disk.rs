@@ -354,9 +354,9 @@ async fn every_202_survives_a_power_cut_under_load() {
     for (number, (acknowledged, file)) in cuts.into_iter().enumerate() {
         let store = TaskFile::from(FaultDisk::holding(file).open(RedbStore::builder()).unwrap());
         for (id, body) in acknowledged {
-            let input = store.request(&Scope::All, id).await.unwrap();
-            let input = input.unwrap_or_else(|| panic!("seed {seed}, cut {number}: {id} is lost"));
-            assert_eq!(input.body, body_of(body));
+            let request = store.request(&Scope::All, id).await.unwrap();
+            let request = request.unwrap_or_else(|| panic!("seed {seed}, cut {number}: {id} is lost"));
+            assert_eq!(request.body, body_of(body));
         }
     }
 }

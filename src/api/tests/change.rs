@@ -27,9 +27,9 @@ async fn an_ended_task_runs_again_as_it_was_or_edited() {
     let id = world.insert(1, |_| {}).await;
     let path = format!("/{id}/retry");
     assert_eq!(post(&api, &path).await.code(), "WrongTaskState");
-    let output = Arc::new(response(b"one", &[]));
+    let response = Arc::new(response(b"one", &[]));
     let lease = world.claim().await;
-    world.settle(lease, Outcome::Succeeded { output }).await;
+    world.settle(lease, Outcome::Succeeded { response }).await;
 
     let answer = post(&api, &path).await;
     assert_eq!(answer.status, 202);
@@ -62,10 +62,10 @@ async fn an_ended_task_runs_again_as_it_was_or_edited() {
         403
     );
     assert_eq!(send(&api, edit(body)).await.status, 202);
-    let input = world.ledger().request(&Scope::All, id).await.unwrap().unwrap();
-    assert_eq!(input.uri, "/other?token=t");
-    assert_eq!(input.headers["authorization"], "Bearer user");
-    assert_eq!((input.headers.len(), &input.body[..]), (1, &b"new"[..]));
+    let request = world.ledger().request(&Scope::All, id).await.unwrap().unwrap();
+    assert_eq!(request.uri, "/other?token=t");
+    assert_eq!(request.headers["authorization"], "Bearer user");
+    assert_eq!((request.headers.len(), &request.body[..]), (1, &b"new"[..]));
 
     assert_eq!(
         *world.audit.0.lock().unwrap(),

@@ -110,9 +110,9 @@ async fn callbacks_are_told_until_the_last_has_ended_and_again_when_one_is_asked
         .await;
     let path = format!("/{id}/events?until=delivered");
     let mut stream = Stream::open(&world, &path, None).await;
-    let output = Arc::new(response(b"", &[]));
+    let response = Arc::new(response(b"", &[]));
     let lease = world.claim().await;
-    world.settle(lease, Outcome::Succeeded { output }).await;
+    world.settle(lease, Outcome::Succeeded { response }).await;
     let (_, pending) = stream.next_of("callback").await.unwrap();
     assert_eq!(
         (&pending["status"], &pending["callbackId"]),

@@ -47,8 +47,8 @@ async fn a_task_tells_of_its_crashes_and_which_worker_made_each_attempt() {
     let gone = "gone-0000000000000002";
     assert_eq!(runs(&task), [gone, gone, "w-0000000000000001"]);
 
-    let output = Arc::new(response(b"", &[]));
-    world.settle(lease, Outcome::Succeeded { output }).await;
+    let response = Arc::new(response(b"", &[]));
+    world.settle(lease, Outcome::Succeeded { response }).await;
     assert_eq!(look().await["crashes"], 2);
     post(&world.open(), format!("/{id}/retry")).await;
     assert_eq!(look().await.get("crashes"), None);
@@ -71,8 +71,8 @@ async fn a_task_leads_to_its_callbacks_once_it_has_some() {
     let link = async || get(&world.open(), format!("/{id}")).await.json()["links"]["callbacks"].clone();
     assert_eq!(link().await, Value::Null);
     let lease = world.claim().await;
-    let output = Arc::new(response(b"", &[]));
-    world.settle(lease, Outcome::Succeeded { output }).await;
+    let response = Arc::new(response(b"", &[]));
+    world.settle(lease, Outcome::Succeeded { response }).await;
     assert_eq!(link().await, format!("/tasks/{id}/callbacks"));
 }
 
@@ -85,7 +85,7 @@ async fn the_operation_follows_the_task() {
     assert_eq!(answer.json()["status"], "NotStarted");
     let error = "it broke".into();
     let lease = world.claim().await;
-    world.settle(lease, Outcome::Failed { error, output: None }).await;
+    world.settle(lease, Outcome::Failed { error, response: None }).await;
     let answer = get(&world.open(), format!("/{id}/operation")).await;
     assert_eq!(answer.header("retry-after"), "");
     assert_eq!(answer.json()["error"], json!({"code": "Failed", "message": "it broke"}));

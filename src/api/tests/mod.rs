@@ -133,9 +133,9 @@ impl World {
         headers.append("authorization", HeaderValue::from_static("Bearer user"));
         headers.append("x-plain", HeaderValue::from_static("p"));
         let uri = Uri::from_static("/work/on?token=t&x=1");
-        let input = CapturedRequest::new(Method::POST, uri, headers, Bytes::from_static(b"payload"));
+        let request = CapturedRequest::new(Method::POST, uri, headers, Bytes::from_static(b"payload"));
         let id = RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [number; 10]);
-        let mut task = NewTask::new(id, Arc::new(input));
+        let mut task = NewTask::new(id, Arc::new(request));
         change(&mut task);
         let _ = self.ledger().insert(Insert::new(task)).await.unwrap();
         id
@@ -164,9 +164,9 @@ impl World {
     /// A task that has ended with this response.
     async fn ended(&self, number: u8, response: CapturedResponse) -> RequestId {
         let id = self.insert(number, |_| {}).await;
-        let output = Arc::new(response);
+        let response = Arc::new(response);
         let lease = self.claim().await;
-        self.settle(lease, Outcome::Succeeded { output }).await;
+        self.settle(lease, Outcome::Succeeded { response }).await;
         id
     }
 }

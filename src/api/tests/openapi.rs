@@ -68,7 +68,7 @@ async fn documents_have_the_members_that_it_says() {
     let tenant = Tenant::new("acme");
     let id = world
         .insert(1, |task| {
-            let request = Arc::make_mut(&mut task.input);
+            let request = Arc::make_mut(&mut task.request);
             request.uri = format!("/work?{}", "q".repeat(2000)).parse().unwrap();
             for (name, value) in SAID {
                 request.headers.append(name, HeaderValue::from_static(value));
@@ -99,9 +99,9 @@ async fn documents_have_the_members_that_it_says() {
             .await
             .unwrap()
     );
-    let output = Some(Arc::new(response(b"no", &SAID)));
+    let response = Some(Arc::new(response(b"no", &SAID)));
     let error = "it broke".into();
-    world.settle(lease, Outcome::Failed { error, output }).await;
+    world.settle(lease, Outcome::Failed { error, response }).await;
 
     let api = world.open();
     for (schema, path) in [

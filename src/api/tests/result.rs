@@ -30,11 +30,11 @@ async fn a_wait_ends_with_the_task_or_with_its_time() {
 
     let api = world.open();
     let waiting = get(&api, format!("/{id}/result?wait=50"));
-    let output = Arc::new(response(b"done", &[]));
+    let response = Arc::new(response(b"done", &[]));
     let ending = async {
         tokio::task::yield_now().await;
         let lease = world.claim().await;
-        world.settle(lease, Outcome::Succeeded { output }).await;
+        world.settle(lease, Outcome::Succeeded { response }).await;
     };
     let (answer, ()) = tokio::join!(waiting, ending);
     assert_eq!((answer.status, &answer.body[..]), (201, &b"done"[..]));
@@ -127,8 +127,8 @@ async fn a_response_is_shown_as_data_with_its_secrets_left_out() {
         ("x-two", "1"),
         ("x-two", "2"),
     ];
-    let output = Arc::new(response(b"\xff\x00", &headers));
-    world.settle(lease, Outcome::Succeeded { output }).await;
+    let response = Arc::new(response(b"\xff\x00", &headers));
+    world.settle(lease, Outcome::Succeeded { response }).await;
     let answer = get(&world.open(), &path).await;
     assert_eq!((answer.status, answer.header("location")), (200, ""));
     let expected = json!({

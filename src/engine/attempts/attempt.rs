@@ -305,7 +305,7 @@ mod tests {
 
     fn failed() -> Input {
         let error = "no".into();
-        Input::Finished(Outcome::Failed { error, output: None }, AttemptOutcome::Failed)
+        Input::Finished(Outcome::Failed { error, response: None }, AttemptOutcome::Failed)
     }
 
     fn accepted(state: TaskState) -> Settled {

@@ -59,7 +59,7 @@ impl Attempts {
             };
             let start = Start {
                 held: task.held,
-                input: task.input,
+                request: task.request,
                 place,
                 claimed_at,
                 attempts: self.enter(),
@@ -106,8 +106,10 @@ impl Attempts {
         let until = claimed_at + attempts.core.holds_for();
         if let Ok(Ok(claimed)) = timeout_at(until, claiming).await {
             for task in claimed.tasks {
-                let (held, input) = (task.held, task.input);
-                attempts.start_or_hand_back(&task.record, held, input, claimed_at).await;
+                let (held, request) = (task.held, task.request);
+                attempts
+                    .start_or_hand_back(&task.record, held, request, claimed_at)
+                    .await;
             }
         }
     }
@@ -117,13 +119,13 @@ impl Attempts {
         self: &Arc<Self>,
         record: &TaskRecord,
         held: Held,
-        input: Arc<CapturedRequest>,
+        request: Arc<CapturedRequest>,
         claimed_at: Instant,
     ) {
         if let Some(place) = self.pools.place_for(record) {
             let start = Start {
                 held,
-                input,
+                request,
                 place,
                 claimed_at,
                 attempts: self.enter(),

@@ -19,11 +19,11 @@ use crate::{
 
 /// The wrapped service, its types erased once.
 pub(crate) trait Entry: Send + Sync {
-    /// Replays `input` on a fresh, readied clone of the service, and reads the response to its end, putting it into
+    /// Replays `request` on a fresh, readied clone of the service, and reads the response to its end, putting it into
     /// `answering` as it comes in.
     fn replay(
         self: Arc<Self>,
-        input: CapturedRequest,
+        request: CapturedRequest,
         context: TaskContext,
         answering: Answering,
     ) -> BoxFuture<'static, Replayed>;
@@ -34,7 +34,7 @@ pub(crate) enum Replay {
     /// It is begun when it is polled first: on the thread that runs it, inside the scopes of the probes.
     Waiting {
         entry: Arc<dyn Entry>,
-        input: Arc<CapturedRequest>,
+        request: Arc<CapturedRequest>,
         live: Arc<Live>,
     },
     Begun(BoxFuture<'static, Replayed>),
@@ -46,10 +46,10 @@ impl Replay {
     /// Runs it on. After a panic it must not be polled again.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Replayed> {
         if let Self::Waiting { .. } = self
-            && let Self::Waiting { entry, input, live } = replace(self, Self::Over)
+            && let Self::Waiting { entry, request, live } = replace(self, Self::Over)
         {
             let context = TaskContext::attached(live.clone());
-            *self = Self::Begun(entry.replay(Arc::unwrap_or_clone(input), context, Answering::of(live)));
+            *self = Self::Begun(entry.replay(Arc::unwrap_or_clone(request), context, Answering::of(live)));
         }
         match self {
             Self::Begun(replay) => replay.as_mut().poll(cx),

@@ -156,7 +156,7 @@ impl Attempts {
     fn outcome_of(&self, live: &Live, verdict: Verdict, response: Option<CapturedResponse>, error: String) -> Outcome {
         match verdict {
             Verdict::Success => Outcome::Succeeded {
-                output: response.map_or_else(no_content, Arc::new),
+                response: response.map_or_else(no_content, Arc::new),
             },
             Verdict::Retry { after } if live.retries_left > 0 => {
                 let retry = live.retries + 1;
@@ -175,7 +175,7 @@ impl Attempts {
             }
             Verdict::Retry { .. } | Verdict::Failure => Outcome::Failed {
                 error: error.into(),
-                output: response.map(Arc::new),
+                response: response.map(Arc::new),
             },
         }
     }

@@ -41,7 +41,7 @@ const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// The claim under which an attempt runs, and the slot it runs on.
 pub(crate) struct Start {
     pub(crate) held: Held,
-    pub(crate) input: Arc<CapturedRequest>,
+    pub(crate) request: Arc<CapturedRequest>,
     pub(crate) place: Place,
     /// Before the claim was asked for: what its lease is counted from here.
     pub(crate) claimed_at: Instant,
@@ -59,8 +59,8 @@ impl Attempts {
             self.core.settings.stop_grace,
             held_until,
         );
-        let input = start.input;
-        let live = Arc::new(Live::new(record, start.held, &input, now, machine));
+        let request = start.request;
+        let live = Arc::new(Live::new(record, start.held, &request, now, machine));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
         let scopes = self.core.probes.scopes(|| {
@@ -69,7 +69,7 @@ impl Attempts {
                 record.function(),
                 record.attempt,
                 live.lease.token,
-                &input,
+                &request,
                 &live.log,
             )
         });
@@ -82,7 +82,7 @@ impl Attempts {
                     waited: record.started_at.map_or(Duration::ZERO, |at| at.since(record.run_at)),
                 });
                 let live = live.clone();
-                Replay::Waiting { entry, input, live }
+                Replay::Waiting { entry, request, live }
             }
             None => {
                 // The grace is over: handed back without being begun.

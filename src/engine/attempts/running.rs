@@ -65,7 +65,7 @@ impl Live {
     pub(crate) fn new(
         record: &TaskRecord,
         held: Held,
-        input: &CapturedRequest,
+        request: &CapturedRequest,
         started: Instant,
         machine: Attempt,
     ) -> Self {
@@ -74,8 +74,8 @@ impl Live {
             held,
             name: record.name.clone(),
             attempt: record.attempt,
-            depth: input.depth,
-            left_out: input.left_out(),
+            depth: request.depth,
+            left_out: request.left_out(),
             retries: record.retries,
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
             // Who allows no retries may have a reason that a response does not know.

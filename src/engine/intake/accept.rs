@@ -125,7 +125,7 @@ impl Intake {
             id: task.id,
             born: place.flatten().map(|place| Born {
                 place,
-                input: task.input.clone(),
+                request: task.request.clone(),
             }),
             _reserved: reserved,
             claimed_at: Instant::now(),
@@ -180,11 +180,11 @@ impl Intake {
                 let accepted = self.core.clock.uptime(newborn.claimed_at);
                 self.core.rates.count(Counted::Accepted, accepted);
                 match held.take().zip(born) {
-                    Some((held, Born { place, input })) => self.attempts.start(
+                    Some((held, Born { place, request })) => self.attempts.start(
                         record,
                         Start {
                             held,
-                            input,
+                            request,
                             place,
                             claimed_at: newborn.claimed_at,
                             attempts: self.attempts.enter(),
@@ -193,21 +193,21 @@ impl Intake {
                     None => self.core.hint(Hint::Work),
                 }
             }
-            (Err(error), Some(Born { place, input })) if error.kind() == StoreErrorKind::Unavailable => {
+            (Err(error), Some(Born { place, request })) if error.kind() == StoreErrorKind::Unavailable => {
                 // The insert has most likely not taken place.
                 drop(place);
-                self.look_for_lost(newborn.id, input, newborn.claimed_at);
+                self.look_for_lost(newborn.id, request, newborn.claimed_at);
             }
             _ => {}
         }
         answer
     }
 
-    pub(crate) fn look_for_lost(self: &Arc<Self>, id: RequestId, input: Arc<CapturedRequest>, claimed_at: Instant) {
+    pub(crate) fn look_for_lost(self: &Arc<Self>, id: RequestId, request: Arc<CapturedRequest>, claimed_at: Instant) {
         if let Some(place) = self.searches.take(0) {
             let entered = self.enter();
             self.core.runtime.spawn(async move {
-                entered.find_lost(id, input, claimed_at).await;
+                entered.find_lost(id, request, claimed_at).await;
                 drop(place);
             });
         }
@@ -215,7 +215,7 @@ impl Intake {
 
     /// Looks whether an insert whose answer was lost took place after all: born claimed, the task waits for this process
     /// and no other to start it, would be idle until its lease runs out, and be charged with a crash.
-    async fn find_lost(&self, id: RequestId, input: Arc<CapturedRequest>, claimed_at: Instant) {
+    async fn find_lost(&self, id: RequestId, request: Arc<CapturedRequest>, claimed_at: Instant) {
         let give_up_at = claimed_at + self.core.holds_for();
         let mut pause = Duration::from_millis(50);
         while Instant::now() + pause < give_up_at {
@@ -236,7 +236,9 @@ impl Intake {
                 if let Some((record, held)) = claim
                     && self.attempts.running.of(id).is_empty()
                 {
-                    self.attempts.start_or_hand_back(&record, held, input, claimed_at).await;
+                    self.attempts
+                        .start_or_hand_back(&record, held, request, claimed_at)
+                        .await;
                 }
                 return;
             }
@@ -261,7 +263,7 @@ pub(crate) struct Newborn {
 /// What a task runs with that is born claimed.
 pub(crate) struct Born {
     place: Place,
-    pub(crate) input: Arc<CapturedRequest>,
+    pub(crate) request: Arc<CapturedRequest>,
 }
 
 /// An insert under way: what it is done for, and the answer.

@@ -77,8 +77,8 @@ impl Intake {
             }
             Err(error) => {
                 for newborn in newborns {
-                    if let Some(Born { input, .. }) = newborn.born {
-                        entered.look_for_lost(newborn.id, input, newborn.claimed_at);
+                    if let Some(Born { request, .. }) = newborn.born {
+                        entered.look_for_lost(newborn.id, request, newborn.claimed_at);
                     }
                 }
                 Err(error)

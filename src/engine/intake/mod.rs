@@ -168,17 +168,17 @@ impl Application for Reentry {
                 return Err(NotSubmitted::TooDeep(depth));
             }
             let (head, body) = request.into_parts();
-            let mut input = CapturedRequest::new(head.method, head.uri, head.headers, body);
-            input.depth = depth + 1;
-            intake.core.probes.capture(&mut input);
-            let mut task = NewTask::new(intake.core.request_id(Instant::now()), Arc::new(input));
+            let mut request = CapturedRequest::new(head.method, head.uri, head.headers, body);
+            request.depth = depth + 1;
+            intake.core.probes.capture(&mut request);
+            let mut task = NewTask::new(intake.core.request_id(Instant::now()), Arc::new(request));
             intake.fill_in(&mut task);
-            task.pool = intake.pool_of(&task.input);
+            task.pool = intake.pool_of(&task.request);
             task.subscriptions = intake.outbox.destinations.subscriptions_of_posted().clone();
             task.tenant = completion.task.tenant.clone();
             // Once for each end, however often its delivery is tried.
             task.key = IdempotencyKey::new(&completion.webhook_id).ok();
-            task.digest = Some(task.input.digest());
+            task.digest = Some(task.request.digest());
             let later = |error: BoxError| NotSubmitted::Later(error);
             match intake.accept(task, None).answer().await {
                 Ok(Inserted::New(record, _)) => Ok(record.id),

@@ -165,12 +165,12 @@ impl Outbox {
         let id = claimed.delivery.id;
         let request = readable(
             self.core
-                .call("input", || self.core.ledger.request(&Scope::All, id))
+                .call("request", || self.core.ledger.request(&Scope::All, id))
                 .await,
         );
         let response = readable(
             self.core
-                .call("output", || self.core.ledger.response(&Scope::All, id))
+                .call("response", || self.core.ledger.response(&Scope::All, id))
                 .await,
         );
         let (Ok(request), Ok(response)) = (request, response) else {

@@ -164,7 +164,7 @@ impl Tasks {
         let engine = self.engine();
         engine
             .core
-            .call("input", || engine.core.ledger.request(&self.scope, id))
+            .call("request", || engine.core.ledger.request(&self.scope, id))
             .await
     }
 
@@ -181,7 +181,7 @@ impl Tasks {
         let engine = self.engine();
         engine
             .core
-            .call("output", || engine.core.ledger.response(&self.scope, id))
+            .call("response", || engine.core.ledger.response(&self.scope, id))
             .await
     }
 

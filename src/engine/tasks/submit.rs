@@ -98,11 +98,11 @@ impl Intake {
         task.name = submission.name;
         task.key = submission.key;
         if task.name.is_some() || task.key.is_some() {
-            task.digest = Some(task.input.digest());
+            task.digest = Some(task.request.digest());
         }
         task.pool = match submission.pool {
             Some(pool) => pool,
-            None => self.pool_of(&task.input),
+            None => self.pool_of(&task.request),
         };
         task.tenant = submission.tenant;
         task.caller = submission.caller;

@@ -10,12 +10,12 @@ use crate::task::{
 };
 
 /// A task that ended so, as a hook hears of it.
-fn completion(request: &[u8], response: Result<(u16, &[u8]), &str>) -> Completion {
+fn completion(request: &[u8], answered: Result<(u16, &[u8]), &str>) -> Completion {
     let at = Timestamp::from_millis;
     let mut headers = HeaderMap::new();
     headers.insert("traceparent", HeaderValue::from_static("00-a-b-01"));
     let body = Bytes::copy_from_slice(request);
-    let input = Arc::new(CapturedRequest::new(
+    let request = Arc::new(CapturedRequest::new(
         Method::POST,
         Uri::from_static("/work/x"),
         headers,
@@ -27,14 +27,14 @@ fn completion(request: &[u8], response: Result<(u16, &[u8]), &str>) -> Completio
             destination: Destination::new("there"),
             on: Conditions::ALL,
         }]),
-        ..NewTask::new(id, input.clone())
+        ..NewTask::new(id, request.clone())
     };
     let mut record = TaskRecord::accepted(&task, at(1_000));
     let worker = WorkerId::new("w", 1);
     let lease = record
         .claim(worker.clone(), std::time::Duration::from_secs(1), at(2_000))
         .unwrap();
-    let output = response.ok().map(|(status, body)| {
+    let kept = answered.ok().map(|(status, body)| {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("content-type", "text/plain"),
@@ -48,20 +48,22 @@ fn completion(request: &[u8], response: Result<(u16, &[u8]), &str>) -> Completio
         let status = StatusCode::from_u16(status).unwrap();
         Arc::new(CapturedResponse::new(status, headers, Bytes::copy_from_slice(body)))
     });
-    let outcome = match (&output, response) {
-        (Some(output), _) if output.status.is_success() => Outcome::Succeeded { output: output.clone() },
-        (Some(output), _) => Outcome::Failed {
+    let outcome = match (&kept, answered) {
+        (Some(response), _) if response.status.is_success() => Outcome::Succeeded {
+            response: response.clone(),
+        },
+        (Some(response), _) => Outcome::Failed {
             error: "the handler answered".into(),
-            output: Some(output.clone()),
+            response: Some(response.clone()),
         },
         (None, error) => Outcome::Failed {
             error: error.unwrap_err().into(),
-            output: None,
+            response: None,
         },
     };
     record.settle(lease.token, &outcome, at(2_500)).unwrap();
     let delivery = record.deliveries[0].clone();
-    let completion = Completion::new(Arc::new(record), &delivery, Some(input), output);
+    let completion = Completion::new(Arc::new(record), &delivery, Some(request), kept);
     completion.with_location(Some("https://example.org/tasks/one".into()))
 }
 

@@ -41,7 +41,7 @@ impl Row {
     /// # let input = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
     /// # let task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input));
     /// let record = Arc::new(TaskRecord::accepted(&task, now));
-    /// let stored = NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, now).encode();
+    /// let stored = NewRow::new(record, task.request.to_payload()).row(FenceToken::NONE, now).encode();
     ///
     /// let (mut row, record) = Row::decode(task.id, &stored)?;
     /// row.claim(WorkerId::new("w", 1), Duration::from_secs(30), FenceToken::NONE, now);
@@ -320,7 +320,7 @@ mod tests {
         let input = CapturedRequest::new(Method::GET, Uri::from_static("/a?b"), HeaderMap::new(), Bytes::new());
         let task = NewTask::new(ID, Arc::new(input));
         let record = Arc::new(TaskRecord::accepted(&task, at(300)));
-        NewRow::new(record, task.input.to_payload()).row(FenceToken::NONE, at(300))
+        NewRow::new(record, task.request.to_payload()).row(FenceToken::NONE, at(300))
     }
 
     /// With all that may be missing.

@@ -90,7 +90,7 @@ impl Kind {
 /// # let (id, now) = (RequestId::from_bytes([7; 16]), Timestamp::from_millis(1_000));
 /// # let request = CapturedRequest::new(http::Method::GET, http::Uri::from_static("/"), http::HeaderMap::new(), bytes::Bytes::new());
 /// # let task = NewTask::new(id, request.into());
-/// # let mut new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.input.to_payload());
+/// # let mut new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
 /// # new.key = Some((IdempotencyKey::new("k").unwrap(), Duration::from_secs(9)));
 /// # let row = new.row(FenceToken::NONE, now);
 /// let mut values = InMemory::default();

@@ -61,7 +61,7 @@ impl Insert {
         }
         NewRow {
             record: Arc::new(record),
-            request: task.input.to_payload(),
+            request: task.request.to_payload(),
             delay: task.delay,
             key: task.key.map(|key| (key, task.key_window)),
             limits,
@@ -147,15 +147,15 @@ pub struct ClaimedTask {
     /// The record, `Running`; its token is the claim's.
     pub record: Arc<TaskRecord>,
     /// The request.
-    pub input: Arc<CapturedRequest>,
+    pub request: Arc<CapturedRequest>,
     /// The claim.
     pub held: Held,
 }
 
 impl ClaimedTask {
-    pub(super) fn new(row: Row, input: Arc<CapturedRequest>) -> Self {
+    pub(super) fn new(row: Row, request: Arc<CapturedRequest>) -> Self {
         let (record, held) = Held::of(row);
-        Self { record, input, held }
+        Self { record, request, held }
     }
 }
 

@@ -80,9 +80,9 @@ impl Held {
         };
         let mut change = Change::between(row, row.record.clone(), now);
         if let Settled::Accepted { state: next, .. } = settled
-            && let Some(output) = outcome.output().filter(|_| outcome.is_kept_as(next))
+            && let Some(response) = outcome.response().filter(|_| outcome.is_kept_as(next))
         {
-            change.response = Response::Put(output.to_payload());
+            change.response = Response::Put(response.to_payload());
         }
         Some((change, settled))
     }

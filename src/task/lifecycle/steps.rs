@@ -14,14 +14,14 @@ pub enum Outcome {
     /// With a response that counts as success.
     Succeeded {
         /// The response.
-        output: Arc<CapturedResponse>,
+        response: Arc<CapturedResponse>,
     },
     /// For good, without success.
     Failed {
         /// What went wrong.
         error: Arc<str>,
         /// The response, if there was one.
-        output: Option<Arc<CapturedResponse>>,
+        response: Option<Arc<CapturedResponse>>,
     },
     /// Without success, to be tried again.
     Retry {
@@ -57,10 +57,10 @@ impl Outcome {
 
     /// The response it brings, whether it is to be kept or not.
     #[must_use]
-    pub const fn output(&self) -> Option<&Arc<CapturedResponse>> {
+    pub const fn response(&self) -> Option<&Arc<CapturedResponse>> {
         match self {
-            Self::Succeeded { output } => Some(output),
-            Self::Failed { output, .. } => output.as_ref(),
+            Self::Succeeded { response } => Some(response),
+            Self::Failed { response, .. } => response.as_ref(),
             _ => None,
         }
     }
@@ -181,14 +181,14 @@ impl Edits {
 
     /// The request with the changes made.
     #[must_use]
-    pub fn apply(self, input: &CapturedRequest) -> CapturedRequest {
+    pub fn apply(self, request: &CapturedRequest) -> CapturedRequest {
         CapturedRequest {
-            uri: self.uri.unwrap_or_else(|| input.uri.clone()),
-            headers: self.headers.unwrap_or_else(|| input.headers.clone()),
-            body: self.body.unwrap_or_else(|| input.body.clone()),
-            method: input.method.clone(),
-            depth: input.depth,
-            carried: input.carried.clone(),
+            uri: self.uri.unwrap_or_else(|| request.uri.clone()),
+            headers: self.headers.unwrap_or_else(|| request.headers.clone()),
+            body: self.body.unwrap_or_else(|| request.body.clone()),
+            method: request.method.clone(),
+            depth: request.depth,
+            carried: request.carried.clone(),
         }
     }
 }

@@ -53,7 +53,7 @@ fn full() -> TaskRecord {
     let output = CapturedResponse::new(StatusCode::OK, plain, Bytes::from_static(b"done"));
     let failed = Outcome::Failed {
         error: "it broke".into(),
-        output: Some(Arc::new(output)),
+        response: Some(Arc::new(output)),
     };
     record.settle(lease.token, &failed, at(1_700_000_000_002)).unwrap();
     let delivery = &mut record.life.deliveries[0];

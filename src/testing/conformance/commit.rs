@@ -39,7 +39,7 @@ pub async fn a_change_of_an_older_version_is_refused_with_the_row_as_it_is(harne
     assert_eq!(now.version, row.version + 1);
     assert_eq!(now.record.error.as_deref(), Some("first"));
     assert_eq!(self::row(store.port(), id).await, now);
-    let request = store.input(&Scope::All, id).await.expect("input");
+    let request = store.request(&Scope::All, id).await.expect("input");
     assert_eq!(request, Some(a_request("/tests/run", b"work")));
     assert_eq!(payload(store.port(), id, Part::Response).await, None);
 }
@@ -165,7 +165,7 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
     again.request = Some(a_request("/tests/other", b"other").to_payload());
     again.response = Response::Drop;
     assert!(is_done(&commit(store.port(), again).await));
-    let request = store.input(&Scope::All, id).await.expect("input");
+    let request = store.request(&Scope::All, id).await.expect("input");
     assert_eq!(request, Some(a_request("/tests/other", b"other")));
     assert_eq!(payload(store.port(), id, Part::Response).await, None);
     assert_eq!(self::row(store.port(), id).await.outbox, row.outbox);
@@ -418,7 +418,7 @@ async fn payload(store: &dyn TaskStore, id: RequestId, part: Part) -> Option<Pay
 
 fn new_row(task: &NewTask, store: &dyn TaskStore) -> NewRow {
     let record = TaskRecord::accepted(task, store.now());
-    NewRow::new(Arc::new(record), task.input.to_payload())
+    NewRow::new(Arc::new(record), task.request.to_payload())
 }
 
 async fn commit(store: &dyn TaskStore, change: Change) -> Committed {

@@ -104,8 +104,8 @@ pub async fn a_rescue_tells_of_what_a_dead_process_had(harness: &dyn Harness) {
 async fn story(store: &Subject<'_>, id: crate::task::RequestId) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         store.record(id).await,
-        store.input(&Scope::All, id).await.expect("input"),
-        store.output(&Scope::All, id).await.expect("output"),
+        store.request(&Scope::All, id).await.expect("input"),
+        store.response(&Scope::All, id).await.expect("output"),
         store.logs(&Scope::All, id, LogQuery::default()).await.expect("logs"),
     )
 }

@@ -28,12 +28,12 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
     headers.append("x-two", HeaderValue::from_static("second"));
     let body: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     let uri = Uri::from_static("/functions/f%20g?x=1&y");
-    let mut input = CapturedRequest::new(Method::PATCH, uri, headers, Bytes::from(body));
-    input.depth = 3;
-    input.carried = vec![("user".into(), Bytes::from_static(&[0, 1, 255]))];
-    let input = Arc::new(input);
+    let mut request = CapturedRequest::new(Method::PATCH, uri, headers, Bytes::from(body));
+    request.depth = 3;
+    request.carried = vec![("user".into(), Bytes::from_static(&[0, 1, 255]))];
+    let request = Arc::new(request);
     let task = NewTask {
-        input: input.clone(),
+        request: request.clone(),
         function: Some("resize".into()),
         labels: Labels::from_iter([("team", "a"), ("cost", "b")]),
         callback: Some("https://example.org/hook?a=b".into()),
@@ -46,10 +46,10 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
     let found = store.record(task.id).await;
     assert_eq!(answered, found);
     assert_eq!(
-        store.input(&Scope::All, task.id).await.expect("input"),
-        Some(input.clone())
+        store.request(&Scope::All, task.id).await.expect("input"),
+        Some(request.clone())
     );
-    assert_eq!(store.output(&Scope::All, task.id).await.expect("output"), None);
+    assert_eq!(store.response(&Scope::All, task.id).await.expect("output"), None);
     assert_eq!(
         (found.state, found.generation, found.attempt),
         (TaskState::Enqueued, 1, 0)
@@ -57,8 +57,8 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
     assert_eq!((&found.name, &found.tenant), (&task.name, &task.tenant));
     assert_eq!(found.caller, task.caller);
     assert_eq!((found.function(), &found.labels), ("resize", &task.labels));
-    assert_eq!(found.target, input.uri);
-    assert_eq!(found.method, input.method);
+    assert_eq!(found.target, request.uri);
+    assert_eq!(found.method, request.method);
     assert_eq!(found.callback, task.callback);
     assert_eq!(
         (found.max_attempts, found.crash_allowance),
@@ -66,7 +66,7 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
     );
     assert_eq!(found.history.len(), 1);
     let claimed = store.claim_for(&worker("w"), 1, LONG).await.tasks;
-    assert_eq!(claimed[0].input, input);
+    assert_eq!(claimed[0].request, request);
 }
 
 /// The answer to an insert may be lost; the insert is then repeated.

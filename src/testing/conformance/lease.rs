@@ -35,7 +35,7 @@ pub async fn a_stale_token_changes_nothing(harness: &dyn Harness) {
 
 async fn changes_nothing(store: &Subject<'_>, stale: LeaseRef) {
     let before = store.record(stale.id).await;
-    let output = store.output(&Scope::All, stale.id).await.expect("output");
+    let response = store.response(&Scope::All, stale.id).await.expect("output");
     let settled = store.settle(stale, super::subject::failure()).await;
     assert_eq!(settled.expect("settle"), Settled::Fenced);
     let renewed = store.renew(vec![stale], LONG).await.expect("renew");
@@ -46,7 +46,7 @@ async fn changes_nothing(store: &Subject<'_>, stale: LeaseRef) {
     assert!(!store.append_log(stale, vec![line]).await.expect("log"));
 
     assert_eq!(store.record(stale.id).await, before);
-    assert_eq!(store.output(&Scope::All, stale.id).await.expect("output"), output);
+    assert_eq!(store.response(&Scope::All, stale.id).await.expect("output"), response);
     let lines = store
         .logs(&Scope::All, stale.id, LogQuery::default())
         .await

@@ -233,7 +233,7 @@ pub async fn a_rerun_is_refused_while_too_many_completions_are_pending(harness: 
     let before = store.record(id).await;
     assert_eq!(rerun(id).await, Rerun::Undelivered);
     assert_eq!(store.record(id).await, before);
-    assert!(store.output(&Scope::All, id).await.expect("output").is_some());
+    assert!(store.response(&Scope::All, id).await.expect("output").is_some());
 
     let due = store.deliveries(&HERE, LONG).await;
     let mut generations: Vec<_> = due.iter().map(|due| due.delivery.generation).collect();

@@ -152,8 +152,8 @@ pub async fn a_deleted_task_is_gone_with_all_that_hung_on_it(harness: &dyn Harne
     );
 
     assert!(store.task(lease.id).await.is_err());
-    assert_eq!(store.input(&Scope::All, lease.id).await.expect("input"), None);
-    assert_eq!(store.output(&Scope::All, lease.id).await.expect("output"), None);
+    assert_eq!(store.request(&Scope::All, lease.id).await.expect("input"), None);
+    assert_eq!(store.response(&Scope::All, lease.id).await.expect("output"), None);
     assert_eq!(store.deliveries(&here, LONG).await.len(), 0);
     assert_eq!(store.list_all(&Scope::All, &Filter::default()).await.expect("list"), []);
     let again = store.delete(&Scope::All, lease.id).await.expect_err("it is gone");

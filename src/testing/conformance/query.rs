@@ -40,8 +40,8 @@ pub async fn a_tenant_sees_its_own_tasks_only(harness: &dyn Harness) {
             for by in [TaskRef::Id(id), TaskRef::Name(name_of("job"))] {
                 assert_eq!(store.find(outside, &by).await.expect("find"), None);
             }
-            assert_eq!(store.input(outside, id).await.expect("input"), None);
-            assert_eq!(store.output(outside, id).await.expect("output"), None);
+            assert_eq!(store.request(outside, id).await.expect("input"), None);
+            assert_eq!(store.response(outside, id).await.expect("output"), None);
             not_found(store.stop(outside, id).await.expect_err("stop").kind());
             not_found(
                 store
@@ -69,8 +69,8 @@ pub async fn a_tenant_sees_its_own_tasks_only(harness: &dyn Harness) {
             let found = store.find(&inside, &by).await.expect("find");
             assert_eq!(found.map(|record| record.id), Some(id));
         }
-        assert!(store.input(&inside, id).await.expect("input").is_some());
-        assert!(store.output(&inside, id).await.expect("output").is_some());
+        assert!(store.request(&inside, id).await.expect("input").is_some());
+        assert!(store.response(&inside, id).await.expect("output").is_some());
         assert_eq!(
             store.list_all(&inside, &Filter::default()).await.expect("list").len(),
             1
@@ -261,7 +261,7 @@ async fn varied_tasks(store: &Subject<'_>) -> Vec<(Arc<TaskRecord>, Vec<u8>)> {
         let body = bodies[number % 4];
         let uri = ["/resize/1", "/other?resize", "/"][number % 3];
         let task = NewTask {
-            input: a_request(uri, body),
+            request: a_request(uri, body),
             name: (number % 2 == 0).then(|| name_of(&format!("job-{number}"))),
             function: (number % 5 == 4).then(|| "resize".into()),
             ..of_tenant(

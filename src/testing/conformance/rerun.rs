@@ -45,10 +45,10 @@ pub async fn a_rerun_starts_a_new_generation(harness: &dyn Harness) {
         (None, None, &task.name)
     );
     assert_eq!(record.history.len(), 4);
-    assert_eq!(store.output(&Scope::All, task.id).await.expect("output"), None);
+    assert_eq!(store.response(&Scope::All, task.id).await.expect("output"), None);
 
     let claimed = store.claim_for(&worker("w"), 1, LONG).await.tasks;
-    assert_eq!(claimed[0].input, task.input);
+    assert_eq!(claimed[0].request, task.request);
     let lease = claimed[0].record.lease();
     assert!(store.append_log(lease, vec![line]).await.expect("log"));
     let lines = store
@@ -75,16 +75,16 @@ pub async fn edits_replace_what_they_name(harness: &dyn Harness) {
         headers: Some(headers),
         body: Some(Bytes::from_static(b"more work")),
     };
-    let edited = Arc::new(edits.clone().apply(&task.input));
+    let edited = Arc::new(edits.clone().apply(&task.request));
     let rerun = store.rerun(&Scope::All, task.id, edits).await.expect("rerun");
     assert_eq!(rerun, Rerun::Enqueued { generation: 2 });
     assert_eq!(
-        store.input(&Scope::All, task.id).await.expect("input"),
+        store.request(&Scope::All, task.id).await.expect("input"),
         Some(edited.clone())
     );
     assert_eq!(store.record(task.id).await.target, edited.uri);
     let claimed = store.claim_for(&worker("w"), 1, LONG).await.tasks;
-    assert_eq!(claimed[0].input, edited);
+    assert_eq!(claimed[0].request, edited);
 }
 
 /// A new generation may wait as long as the first.

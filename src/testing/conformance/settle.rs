@@ -23,10 +23,17 @@ pub async fn the_response_appears_with_the_state(harness: &dyn Harness) {
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
     let body: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, http::HeaderValue::from_static("a/b"))]);
-    let mut output = CapturedResponse::new(StatusCode::CREATED, headers, Bytes::from(body));
-    output.truncated = true;
-    let output = Arc::new(output);
-    let settled = store.end(lease, Outcome::Succeeded { output: output.clone() }).await;
+    let mut response = CapturedResponse::new(StatusCode::CREATED, headers, Bytes::from(body));
+    response.truncated = true;
+    let response = Arc::new(response);
+    let settled = store
+        .end(
+            lease,
+            Outcome::Succeeded {
+                response: response.clone(),
+            },
+        )
+        .await;
     let expected = Settled::Accepted {
         state: TaskState::Succeeded,
         outbox: false,
@@ -35,19 +42,22 @@ pub async fn the_response_appears_with_the_state(harness: &dyn Harness) {
     let record = store.record(lease.id).await;
     assert_eq!((record.state, record.status_code), (TaskState::Succeeded, Some(201)));
     assert!(record.ended_at.is_some() && record.lease_until.is_none());
-    assert_eq!(store.output(&Scope::All, lease.id).await.expect("output"), Some(output));
+    assert_eq!(
+        store.response(&Scope::All, lease.id).await.expect("output"),
+        Some(response)
+    );
 
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
     let teapot = CapturedResponse::new(StatusCode::IM_A_TEAPOT, HeaderMap::new(), Bytes::from_static(b"no"));
     let outcome = Outcome::Failed {
         error: "the handler answered 418".into(),
-        output: Some(Arc::new(teapot.clone())),
+        response: Some(Arc::new(teapot.clone())),
     };
     assert!(is_accepted(store.end(lease, outcome).await));
     let record = store.record(lease.id).await;
     assert_eq!((record.state, record.status_code), (TaskState::Failed, Some(418)));
     assert_eq!(record.error.as_deref(), Some("the handler answered 418"));
-    let found = store.output(&Scope::All, lease.id).await.expect("output");
+    let found = store.response(&Scope::All, lease.id).await.expect("output");
     assert_eq!(found.as_deref(), Some(&teapot));
 }
 
@@ -68,8 +78,8 @@ pub async fn of_several_settlements_one_is_accepted(harness: &dyn Harness) {
         let record = store.record(lease.id).await;
         let ends = record.history.iter().filter(|event| event.state.is_terminal());
         assert_eq!(ends.count(), 1);
-        let output = store.output(&Scope::All, lease.id).await.expect("output");
-        assert_eq!(output.is_some(), record.state == TaskState::Succeeded);
+        let response = store.response(&Scope::All, lease.id).await.expect("output");
+        assert_eq!(response.is_some(), record.state == TaskState::Succeeded);
     }
 }
 

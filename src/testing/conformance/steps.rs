@@ -42,7 +42,7 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct FoundTask {
     pub(crate) record: Arc<TaskRecord>,
-    pub(crate) input: Arc<CapturedRequest>,
+    pub(crate) request: Arc<CapturedRequest>,
 }
 
 impl Steps {
@@ -85,7 +85,7 @@ impl Steps {
             self.keep(task.held);
             FoundTask {
                 record: task.record,
-                input: task.input,
+                request: task.request,
             }
         });
         Ok(Found {
@@ -170,11 +170,11 @@ impl Steps {
         self.ledger.list_all(scope, filter).await
     }
 
-    pub(crate) async fn input(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedRequest>>> {
+    pub(crate) async fn request(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedRequest>>> {
         self.ledger.request(scope, id).await
     }
 
-    pub(crate) async fn output(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedResponse>>> {
+    pub(crate) async fn response(&self, scope: &Scope, id: RequestId) -> StoreResult<Option<Arc<CapturedResponse>>> {
         self.ledger.response(scope, id).await
     }
 

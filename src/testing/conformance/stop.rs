@@ -83,9 +83,9 @@ pub async fn stop_against_settle_has_one_winner(harness: &dyn Harness) {
             panic!("the holder is heard")
         };
         assert_eq!((state, store.state(lease.id).await), (expected, expected));
-        let output = store.output(&Scope::All, lease.id).await.expect("output");
+        let response = store.response(&Scope::All, lease.id).await.expect("output");
         assert_eq!(
-            output.is_some(),
+            response.is_some(),
             expected == TaskState::Succeeded,
             "a stopped task keeps no response"
         );
@@ -109,7 +109,7 @@ pub async fn a_stopping_task_ends_as_stopped_whatever_is_reported(harness: &dyn 
         assert!(is_accepted(store.end(lease, outcome).await));
         let record = store.record(lease.id).await;
         assert_eq!((record.state, record.status_code), (TaskState::Stopped, None));
-        assert_eq!(store.output(&Scope::All, lease.id).await.expect("output"), None);
+        assert_eq!(store.response(&Scope::All, lease.id).await.expect("output"), None);
     }
     store.pass(2).await;
     assert_eq!(store.claim_ids(&worker("w"), 10).await, []);

@@ -192,14 +192,14 @@ pub(crate) fn scope(tenant: &str) -> Scope {
 pub(crate) fn success() -> Outcome {
     let body = Bytes::from_static(b"done");
     Outcome::Succeeded {
-        output: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body)),
+        response: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body)),
     }
 }
 
 pub(crate) fn failure() -> Outcome {
     Outcome::Failed {
         error: "it broke".into(),
-        output: None,
+        response: None,
     }
 }
 

@@ -75,9 +75,9 @@ pub(super) fn documents(data: &[u8]) {
     let (name, path, tenant, function) = (word(), word(), word(), word());
     let uri = format!("/{path}").parse().unwrap_or_else(|_| Uri::from_static("/"));
     let method = Method::from_bytes(word().as_bytes()).unwrap_or(Method::POST);
-    let input = CapturedRequest::new(method, uri, headers::lines(data), Bytes::copy_from_slice(data));
+    let request = CapturedRequest::new(method, uri, headers::lines(data), Bytes::copy_from_slice(data));
     let id = RequestId::from_parts(Timestamp::from_millis(data.len() as u64), [7; 10]);
-    let mut task = NewTask::new(id, Arc::new(input));
+    let mut task = NewTask::new(id, Arc::new(request));
     task.name = TaskName::new(name).ok();
     task.key = IdempotencyKey::new(name).ok();
     task.tenant = (!tenant.is_empty()).then(|| Tenant::new(tenant));
@@ -90,7 +90,7 @@ pub(super) fn documents(data: &[u8]) {
     record.life.progress = Some(Progress::new(f32::from(data.first().copied().unwrap_or(0)), &text));
     written(&record, data);
     let error = Arc::from(&*text);
-    let settled = lease.map(|lease| record.settle(lease.token, &Outcome::Failed { error, output: None }, now));
+    let settled = lease.map(|lease| record.settle(lease.token, &Outcome::Failed { error, response: None }, now));
     assert!(matches!(settled, Ok(Ok(_))), "{settled:?}");
     written(&record, data);
     let problem = Problem::invalid_argument(format!("The word {} is not valid.", Problem::quoted(&text)));

@@ -191,7 +191,7 @@ impl Case<'_> {
         let claimed: Vec<_> = found.tasks.iter().map(|task| essence(&task.record)).collect();
         assert_eq!(claimed, expected.iter().map(essence).collect::<Vec<_>>());
         for (found, expected) in found.tasks.iter().zip(&expected) {
-            assert_eq!(found.input, self.model.get(expected.id).expect("claimed").input);
+            assert_eq!(found.request, self.model.get(expected.id).expect("claimed").request);
             self.seen.push((found.record.lease(), expected.lease()));
         }
         let unit = self.subject.units(1);
@@ -381,12 +381,12 @@ impl Case<'_> {
         };
         let id = some.record.id;
         assert_eq!(
-            self.subject.store.output(&Scope::All, id).await.expect("output"),
-            some.output
+            self.subject.store.response(&Scope::All, id).await.expect("output"),
+            some.response
         );
         assert_eq!(
-            self.subject.store.input(&Scope::All, id).await.expect("input"),
-            Some(some.input.clone())
+            self.subject.store.request(&Scope::All, id).await.expect("input"),
+            Some(some.request.clone())
         );
         if let Some(name) = &some.record.name {
             let own = Scope::One(some.record.tenant.clone());
@@ -408,7 +408,7 @@ impl Case<'_> {
         random.fill(&mut bytes);
         let fresh = RequestId::from_parts(Timestamp::from_millis(random.u64(0..1000)), bytes);
         let body = [b"one".as_slice(), b"two"][random.usize(0..2)];
-        let input = CapturedRequest::new(
+        let request = CapturedRequest::new(
             http::Method::POST,
             http::Uri::from_static("/model"),
             http::HeaderMap::new(),
@@ -435,19 +435,19 @@ impl Case<'_> {
             max_age: self.odd(12),
             crash_allowance: 2,
             subscriptions: subscribed.into_iter().collect(),
-            ..NewTask::new(again.unwrap_or(fresh), Arc::new(input))
+            ..NewTask::new(again.unwrap_or(fresh), Arc::new(request))
         }
     }
 
     fn outcome(&mut self) -> Outcome {
-        let output = CapturedResponse::new(http::StatusCode::OK, http::HeaderMap::new(), bytes::Bytes::new());
+        let response = CapturedResponse::new(http::StatusCode::OK, http::HeaderMap::new(), bytes::Bytes::new());
         match self.random.u8(0..9) {
             0..3 => Outcome::Succeeded {
-                output: Arc::new(output),
+                response: Arc::new(response),
             },
             3 => Outcome::Failed {
                 error: "no".into(),
-                output: Some(Arc::new(output)),
+                response: Some(Arc::new(response)),
             },
             4..6 => Outcome::Retry {
                 after: self.odd(3),

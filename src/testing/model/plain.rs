@@ -24,8 +24,8 @@ pub(super) struct Model {
 #[derive(Clone)]
 pub(super) struct ModelTask {
     pub(super) record: TaskRecord,
-    pub(super) input: Arc<CapturedRequest>,
-    pub(super) output: Option<Arc<CapturedResponse>>,
+    pub(super) request: Arc<CapturedRequest>,
+    pub(super) response: Option<Arc<CapturedResponse>>,
     pub(super) digest: Option<RequestDigest>,
 }
 
@@ -104,8 +104,8 @@ impl Model {
         }
         self.tasks.push(ModelTask {
             record: record.clone(),
-            input: task.input.clone(),
-            output: None,
+            request: task.request.clone(),
+            response: None,
             digest: task.digest,
         });
         if let Some(key) = &task.key {
@@ -164,7 +164,7 @@ impl Model {
         let before = task.record.deliveries.len();
         match task.record.settle(lease.token, outcome, now) {
             Ok(state) => {
-                task.output = outcome.output().filter(|_| outcome.is_kept_as(state)).cloned();
+                task.response = outcome.response().filter(|_| outcome.is_kept_as(state)).cloned();
                 Settled::Accepted {
                     state,
                     outbox: task.record.deliveries.len() > before,
@@ -177,10 +177,10 @@ impl Model {
     pub(super) fn rerun(&mut self, scope: &Scope, id: RequestId, edits: Edits) -> Option<Rerun> {
         let now = self.now;
         let task = self.within(scope, id)?;
-        let edited = Arc::new(edits.apply(&task.input));
+        let edited = Arc::new(edits.apply(&task.request));
         let rerun = task.record.rerun(&edited, now);
         if matches!(rerun, Rerun::Enqueued { .. }) {
-            (task.input, task.output) = (edited, None);
+            (task.request, task.response) = (edited, None);
         }
         Some(rerun)
     }

@@ -38,7 +38,7 @@ fn worker() -> WorkerId {
 }
 
 fn a_task(number: u8) -> NewTask {
-    let input = CapturedRequest::new(
+    let request = CapturedRequest::new(
         Method::POST,
         Uri::from_static("/work"),
         HeaderMap::new(),
@@ -46,7 +46,7 @@ fn a_task(number: u8) -> NewTask {
     );
     NewTask::new(
         RequestId::from_parts(Timestamp::from_millis(1), [number; 10]),
-        Arc::new(input),
+        Arc::new(request),
     )
 }
 
@@ -76,9 +76,9 @@ async fn claim(store: &TaskFile) -> Vec<RequestId> {
 }
 
 async fn succeed(store: &TaskFile, held: &Held) {
-    let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"done"));
+    let response = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"done"));
     let outcome = Outcome::Succeeded {
-        output: Arc::new(output),
+        response: Arc::new(response),
     };
     let _ = store.settle(held, &outcome).await.unwrap();
 }
@@ -241,7 +241,7 @@ async fn a_file_of_another_format_is_refused_and_left_as_it_is() {
     let store = open(&path).await;
     insert(&store, a_task(1)).await;
     store.file.close().await;
-    for format in [1_u32, 3] {
+    for format in [2_u32, 4] {
         change(&path, "meta", b"format", |value| {
             value[4..].copy_from_slice(&format.to_be_bytes());
             resum(b"format", value);
@@ -253,7 +253,7 @@ async fn a_file_of_another_format_is_refused_and_left_as_it_is() {
         assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
         let text = refused.to_string();
         assert!(
-            text.contains(&format!("has format {format}, and this build knows format 2 alone")),
+            text.contains(&format!("has format {format}, and this build knows format 3 alone")),
             "{text}"
         );
         assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
@@ -312,7 +312,7 @@ async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
     }
     store.file.close().await;
     spoil(&path, "tasks", ids[0].as_bytes()).unwrap();
-    spoil(&path, "inputs", ids[1].as_bytes()).unwrap();
+    spoil(&path, "requests", ids[1].as_bytes()).unwrap();
 
     for _ in 0..2 {
         let store = open(&path).await;
@@ -355,15 +355,15 @@ async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
     assert!(store.file.append_log(lease, vec![line]).await.unwrap());
     succeed(&store, &held).await;
     store.file.close().await;
-    for name in ["outputs", "logs", "names", "keys"] {
+    for name in ["responses", "logs", "names", "keys"] {
         let key = entries(&path, name).unwrap().remove(0).0;
         spoil(&path, name, &key).unwrap();
     }
 
     let store = open(&path).await;
     assert_eq!(store.task(lease.id).await.unwrap().state, TaskState::Succeeded);
-    let output = store.response(&Scope::All, lease.id).await.unwrap_err();
-    assert_eq!(output.kind(), StoreErrorKind::Corrupt);
+    let response = store.response(&Scope::All, lease.id).await.unwrap_err();
+    assert_eq!(response.kind(), StoreErrorKind::Corrupt);
     let logs = store
         .file
         .logs(&Scope::All, lease.id, LogQuery::default())
@@ -389,7 +389,7 @@ async fn what_is_set_aside_is_told_to_the_probes() {
     let well = insert(&store, a_task(3)).await;
     store.file.close().await;
     spoil(&path, "tasks", record.as_bytes()).unwrap();
-    spoil(&path, "inputs", request.as_bytes()).unwrap();
+    spoil(&path, "requests", request.as_bytes()).unwrap();
 
     let told = Told::default();
     let layer = RespondAsyncLayer::builder(RedbStore::open(&path).await.unwrap()).probe(told.clone());
@@ -433,7 +433,7 @@ impl Probe for Told {
 #[tokio::test]
 async fn a_file_without_one_of_its_tables_is_refused_and_left_as_it_is() {
     let folder = tempdir().unwrap();
-    for missing in ["tasks", "inputs", "keys", "set_aside"] {
+    for missing in ["tasks", "requests", "keys", "set_aside"] {
         let path = folder.path().join(missing);
         let store = open(&path).await;
         insert(&store, a_task(1)).await;
@@ -465,7 +465,7 @@ async fn a_response_that_is_gone_is_said_to_be_damaged() {
     succeed(&store, &held).await;
     let waits = insert(&store, a_task(2)).await;
     store.file.close().await;
-    remove(&path, "outputs", lease.id.as_bytes()).unwrap();
+    remove(&path, "responses", lease.id.as_bytes()).unwrap();
     let store = open(&path).await;
     let gone = store.response(&Scope::All, lease.id).await.unwrap_err();
     assert_eq!(gone.kind(), StoreErrorKind::Corrupt);
@@ -481,7 +481,7 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     let (newer, other) = (insert(&store, a_task(1)).await, insert(&store, a_task(2)).await);
     store.file.close().await;
     // Behind the checksum and the length of the head comes the request's own version.
-    change(&path, "inputs", newer.as_bytes(), |value| {
+    change(&path, "requests", newer.as_bytes(), |value| {
         value[8] = 99;
         resum(newer.as_bytes(), value);
     })

@@ -151,7 +151,7 @@ impl Harness for RedbHarness {
             if let Some(store) = store {
                 store.close().await;
             }
-            spoil(&self.current(), "inputs", id.as_bytes()).unwrap();
+            spoil(&self.current(), "requests", id.as_bytes()).unwrap();
             true
         })
     }

@@ -82,7 +82,7 @@ async fn a_closed_file_can_be_looked_into_and_compacted_and_is_the_same_afterwar
         line.split_whitespace().nth(1).unwrap().to_owned()
     };
     assert_eq!(
-        [entries("tasks"), entries("inputs"), entries("outputs")],
+        [entries("tasks"), entries("requests"), entries("responses")],
         ["1", "1", "0"],
         "{seen}"
     );
@@ -112,8 +112,8 @@ async fn insert(store: &TaskFile, count: usize) -> Vec<RequestId> {
         fastrand::fill(&mut random);
         let id = RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), random);
         let body = Bytes::from(vec![b'x'; 20_000]);
-        let input = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), body);
-        let task = NewTask::new(id, Arc::new(input));
+        let request = CapturedRequest::new(Method::POST, Uri::from_static("/"), HeaderMap::new(), body);
+        let task = NewTask::new(id, Arc::new(request));
         let inserted = store.insert(Insert::new(task)).await.unwrap();
         assert!(matches!(inserted, Inserted::New(..)), "{inserted:?}");
         ids.push(id);

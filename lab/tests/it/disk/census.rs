@@ -32,8 +32,8 @@ pub(crate) struct Census {
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) record: Arc<TaskRecord>,
-    pub(crate) input: Option<Arc<CapturedRequest>>,
-    pub(crate) output: Option<Arc<CapturedResponse>>,
+    pub(crate) request: Option<Arc<CapturedRequest>>,
+    pub(crate) response: Option<Arc<CapturedResponse>>,
     pub(crate) logs: Vec<LogLine>,
 }
 
@@ -63,10 +63,10 @@ pub(crate) fn a_task(number: u8) -> NewTask {
     headers.insert("x-number", HeaderValue::from_bytes(&[0xff, number | 0x80]).unwrap());
     let uri = Uri::from_static("/census/of?tasks=all");
     let body = Bytes::from(vec![number; 150 + usize::from(number)]);
-    let input = CapturedRequest::new(Method::POST, uri, headers, body);
+    let request = CapturedRequest::new(Method::POST, uri, headers, body);
     let mut task = NewTask::new(
         RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), [number.wrapping_mul(37); 10]),
-        Arc::new(input),
+        Arc::new(request),
     );
     task.max_attempts = 3;
     task
@@ -109,7 +109,7 @@ impl Census {
             let line = LogLine::new(Timestamp::ZERO, "INFO", "census", &format!("task {number}"));
             assert!(store.file.append_log(lease, vec![line]).await.unwrap());
             let error: Arc<str> = "it went wrong".into();
-            let output = Arc::new(response(number));
+            let response = Arc::new(response(number));
             let outcome = match number {
                 // They run, and are asked to stop.
                 3 | 4 => continue,
@@ -117,14 +117,14 @@ impl Census {
                     let _ = store.stop(&Scope::All, lease.id).await.unwrap();
                     continue;
                 }
-                6 => Outcome::Failed { error, output: None },
+                6 => Outcome::Failed { error, response: None },
                 7 => Outcome::Failed {
                     error,
-                    output: Some(output),
+                    response: Some(response),
                 },
                 8 | 9 => Outcome::Retry { after: LONG, error },
                 10 => Outcome::Stopped,
-                _ => Outcome::Succeeded { output },
+                _ => Outcome::Succeeded { response },
             };
             let _ = store.settle(&held, &outcome).await.unwrap();
         }
@@ -146,8 +146,8 @@ impl Known {
         };
         Ok(Some(Self {
             record,
-            input: store.request(&Scope::All, id).await?,
-            output: store.response(&Scope::All, id).await?,
+            request: store.request(&Scope::All, id).await?,
+            response: store.response(&Scope::All, id).await?,
             logs: store.file.logs(&Scope::All, id, LogQuery::default()).await?,
         }))
     }
@@ -172,16 +172,16 @@ impl Known {
             found.map(|found| found.map(|found| self.is_same(&found)).or(Some(true))),
         );
         if there {
-            let input = store.request(&Scope::All, id).await;
+            let request = store.request(&Scope::All, id).await;
             judge(
                 "request",
-                input.map(|input| input.map(|input| Some(input) == self.input)),
+                request.map(|request| request.map(|request| Some(request) == self.request)),
             );
-            let output = store.response(&Scope::All, id).await;
-            let none = self.output.is_none().then_some(true);
+            let response = store.response(&Scope::All, id).await;
+            let none = self.response.is_none().then_some(true);
             judge(
                 "response",
-                output.map(|output| output.map(|output| Some(output) == self.output).or(none)),
+                response.map(|response| response.map(|response| Some(response) == self.response).or(none)),
             );
             let logs = store.file.logs(&Scope::All, id, LogQuery::default()).await;
             judge(

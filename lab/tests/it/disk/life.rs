@@ -135,9 +135,9 @@ fn task(number: u8) -> NewTask {
     // The fifth does not fit into what a new file has.
     let length = if number == 5 { 150_000 } else { 300 };
     let body = Bytes::from(vec![number; length]);
-    let input = CapturedRequest::new(Method::POST, Uri::from_static("/life"), HeaderMap::new(), body);
+    let request = CapturedRequest::new(Method::POST, Uri::from_static("/life"), HeaderMap::new(), body);
     let id = RequestId::from_parts(Timestamp::from_millis(1_150_000_000_000), [number; 10]);
-    let mut task = NewTask::new(id, Arc::new(input));
+    let mut task = NewTask::new(id, Arc::new(request));
     task.key = (number == 3).then(|| IdempotencyKey::new("key").unwrap());
     task.digest = Some(RequestDigest::from_bytes([number; 32]));
     if number == 2 {
@@ -165,15 +165,15 @@ async fn held(store: &TaskFile, id: RequestId) -> StoreResult<Held> {
 
 async fn succeed(store: &TaskFile, id: RequestId) -> StoreResult<()> {
     let body = Bytes::from_static(b"done");
-    let output = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
-    let outcome = Outcome::Succeeded { output };
+    let response = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
+    let outcome = Outcome::Succeeded { response };
     store.settle(&held(store, id).await?, &outcome).await.map(drop)
 }
 
 async fn fail(store: &TaskFile, id: RequestId) -> StoreResult<()> {
     let outcome = Outcome::Failed {
         error: "it failed".into(),
-        output: None,
+        response: None,
     };
     store.settle(&held(store, id).await?, &outcome).await.map(drop)
 }
@@ -185,10 +185,10 @@ impl World {
         let mut world = Self::default();
         for record in listed(&store).await? {
             let id = record.id;
-            let input = store.request(&Scope::All, id).await?;
-            let output = store.response(&Scope::All, id).await?;
+            let request = store.request(&Scope::All, id).await?;
+            let response = store.response(&Scope::All, id).await?;
             let logs = store.file.logs(&Scope::All, id, LogQuery::default()).await?;
-            world.tasks.push((record, input, output, logs));
+            world.tasks.push((record, request, response, logs));
         }
         let mut again = task(3);
         again.id = task(8).id;

@@ -189,9 +189,9 @@ impl Subject {
                 Ok(store) => {
                     let store = TaskFile::from(store);
                     let found = store.find(&Scope::All, &new.id.into()).await;
-                    let input = store.request(&Scope::All, new.id).await;
-                    match (found, input) {
-                        (Ok(Some(_)), Ok(Some(input))) if input == new.input => Kept::Whole,
+                    let request = store.request(&Scope::All, new.id).await;
+                    match (found, request) {
+                        (Ok(Some(_)), Ok(Some(request))) if request == new.request => Kept::Whole,
                         (Err(_), _) | (_, Err(_)) => Kept::Damaged,
                         _ => Kept::Lost,
                     }

@@ -96,7 +96,7 @@ fn step(record: &mut TaskRecord, number: u8, text: &Arc<str>, now: Timestamp) {
             return;
         }
         6 => {
-            let input = hostile(2000 + usize::from(number)).input;
+            let input = hostile(2000 + usize::from(number)).request;
             let pending = record
                 .deliveries
                 .iter()
@@ -111,7 +111,7 @@ fn step(record: &mut TaskRecord, number: u8, text: &Arc<str>, now: Timestamp) {
         }
         _ => Outcome::Failed {
             error,
-            output: Some(Arc::new(output)),
+            response: Some(Arc::new(output)),
         },
     };
     if let Ok(lease) = record.claim(worker, LEASE, now) {
@@ -215,7 +215,7 @@ fn a_rerun_is_refused_while_too_much_is_still_to_be_told() {
         step(&mut record, 6, &text, at(1));
     }
     assert_eq!((record.generation, record.deliveries.len()), (2, 2 * UNDELIVERED));
-    let input = hostile(2000).input;
+    let input = hostile(2000).request;
     assert_eq!(record.rerun(&input, at(2)), Rerun::Undelivered);
     let numbers: Vec<_> = record.deliveries.iter().map(|it| record.delivery_number(it)).collect();
     assert_eq!(numbers, (1..=16).collect::<Vec<_>>(), "each has a number of its own");

@@ -90,7 +90,7 @@ fn an_older_build_takes_a_task_through_its_life_and_loses_nothing() {
     };
     let output = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"done"));
     let succeeded = Outcome::Succeeded {
-        output: Arc::new(output),
+        response: Arc::new(output),
     };
     for outcome in [Outcome::Released, retry] {
         let lease = record.claim(worker.clone(), LEASE, now).unwrap();
