@@ -92,7 +92,8 @@
 //! - Never more handlers at once than the concurrency, never more buffered bytes than the budget.
 //!
 //! [`guide::guarantees`] has the whole list, and what is *not* promised: above all, exactly-once side effects, and with
-//! [`MemoryStore`] anything that outlives the process.
+//! [`MemoryStore`] anything that outlives the process: [`tower-respond-async-redb`](https://docs.rs/tower-respond-async-redb)
+//! keeps tasks in a file.
 //!
 //! # Features
 //!
@@ -103,6 +104,7 @@
 //! | `axum` | `TaskContext` as an extractor, `RespondAsyncBuilder::carry_connect_info`; what axum's router leaves is carried | yes |
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
+//! | `capture` | `probe::Capture`: what a task logs with `tracing`, kept as its log | |
 //! | `webhook` | `hook::webhook`: signed webhooks, callbacks to URLs that requests name | |
 //! | `testing` | `testing`: the store conformance suite, a hand-moved clock, a failing store | |
 //! | `full` | all of them | |

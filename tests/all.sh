@@ -6,24 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '\n== %s\n' "$*"; }
 
-# Installs the Debian packages that provide commands which are missing.
-need() {
-    local missing=()
-    local command package
-    while [ $# -gt 0 ]; do
-        command=$1 package=$2
-        shift 2
-        command -v "$command" >/dev/null || missing+=("$package")
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    say "installing ${missing[*]} (apt-get)"
-    local as_root=()
-    [ "$(id -u)" = 0 ] || as_root=(sudo)
-    "${as_root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
-}
-
-need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux chromium chromium
+source tests/packages.sh
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
 # One selection for all: with another one, the features of what it depends on are others, and it is built anew.

@@ -83,11 +83,6 @@ impl Core {
         RequestId::from_parts(self.clock.at(now), random)
     }
 
-    /// Whether new tasks are taken in.
-    pub(crate) fn is_open(&self) -> bool {
-        self.phase.is_open()
-    }
-
     /// Gives the driver a reason to look.
     pub(crate) fn hint(&self, hint: Hint) {
         self.signals.hint(hint);

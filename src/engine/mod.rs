@@ -4,7 +4,7 @@
 //! the probes.
 //!
 //! - [`duties`]: what a process does besides: claims, rescues, prunes, reports, hears of other processes
-//! - [`intake`]: takes tasks in; all that the layer talks to
+//! - [`intake`]: takes tasks in: the one way that the layer has to do so
 //! - [`outbox`]: tells destinations that tasks ended
 //! - [`attempts`]: runs tasks, keeps their claims, judges how they ended
 //!

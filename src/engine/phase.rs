@@ -62,3 +62,27 @@ impl Phase {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_only_grows_and_wakes_who_waits_for_a_step_or_an_earlier_one() {
+        let phase = Phase::default();
+        assert!(phase.is_open());
+        let mut waits = pin!(phase.reached(EndStep::Draining));
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        assert!(phase.advance(EndStep::Closed));
+        assert!(!phase.is_open());
+        assert!(
+            futures_util::poll!(waits.as_mut()).is_pending(),
+            "it has not come so far"
+        );
+        assert!(phase.advance(EndStep::Cut));
+        assert!(!phase.advance(EndStep::Closed), "it has been there");
+        assert!(phase.has_reached(EndStep::Draining) && !phase.has_reached(EndStep::Flushed));
+        waits.await;
+        phase.closed().await;
+    }
+}

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::engine::{Engine, attempts::attempt::Input, node::Answer, phase::EndStep};
 
@@ -47,9 +50,10 @@ impl Engine {
         let before = self.attempts.running.ends();
         tokio::select! {
             biased;
+            // The limits first, and whatever else is done: a store that is always ready uses up what tokio lets a task do.
+            () = unconstrained(self.core.phase.reached(EndStep::Cut)) => {}
+            () = unconstrained(sleep(grace)) => {}
             () = self.quiet() => {}
-            () = self.core.phase.reached(EndStep::Cut) => {}
-            () = tokio::time::sleep(grace) => {}
         }
         self.core.phase.advance(EndStep::Cut);
         let now = Instant::now();

@@ -416,11 +416,11 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// Lets a simulation drive the engine: what is shown, and request ids, go by `clock`, and leases are kept on the runtime
-    /// that runs the tasks rather than on a thread of their own. So a runtime whose clock is paused has all that the engine
-    /// does in its hands. In an application, a handler that blocks its thread would lose every claim.
+    /// For tests on a paused clock, and for simulations: what is shown, and request ids, go by `clock`, and leases are kept on
+    /// the runtime that runs the tasks. So all that the engine does follows that runtime's time.
+    ///
+    /// Not for an application: a handler that blocks its thread would lose every claim.
     #[cfg(feature = "testing")]
-    #[doc(hidden)]
     pub fn simulated(mut self, clock: impl crate::time::Clock) -> Self {
         self.settings.simulated = Some(Arc::new(clock));
         self

@@ -340,7 +340,7 @@ impl TaskRecord {
 
     /// The same, to be changed.
     #[must_use]
-    pub fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
+    pub(crate) fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
         let mut deliveries = self.life.deliveries.iter_mut();
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
     }

@@ -229,7 +229,7 @@ fn what_seldom_happens_is_counted_too() {
             },
             Event::Pruned(pruned),
             Event::StoreCall {
-                operation: "input",
+                operation: "request",
                 took: Duration::from_millis(20),
                 error: Some(&corrupt),
             },

@@ -61,7 +61,7 @@ impl Batch<'_> {
             Ok(request) => Ok(Ok(request)),
             Err(damaged) => {
                 self.dirty = true;
-                self.tables.keep_aside(self.ram, Origin::Input, key, &value)?;
+                self.tables.keep_aside(self.ram, Origin::Request, key, &value)?;
                 Ok(Err(Unreadable::from(damaged).of(id)))
             }
         }

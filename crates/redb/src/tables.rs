@@ -58,7 +58,7 @@ pub(crate) const CONTROL_KEY: &[u8] = b"control";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Task = b't' as isize,
-    Input = b'i' as isize,
+    Request = b'r' as isize,
     Name = b'n' as isize,
     Key = b'k' as isize,
     Control = b'c' as isize,

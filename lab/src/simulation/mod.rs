@@ -153,7 +153,7 @@ pub fn run(seed: u64) -> Report {
     Life::new(seed, Box::new(InMemory::default())).run()
 }
 
-/// Runs the life that `seed` stands for on a `RedbStore` (feature `redb`), on a disk in memory.
+/// Runs the life that `seed` stands for on a `RedbStore`, on a disk in memory.
 ///
 /// It has one process, which is killed or loses its power, perhaps amid a commit: of what was not synced, each write is
 /// there afterwards or is not. Then it opens the file again, by a clock that may show any time.

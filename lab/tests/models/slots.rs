@@ -45,8 +45,8 @@ fn never_more_are_held_than_there_are() {
     });
 }
 
-/// A process with a few slots, and what its accepts and its driver do with them: the steps of `accept.rs`, `pools.rs` and
-/// `driver.rs`, without the poll that would find every second what was forgotten.
+/// A process with a few slots, and what its accepts and its driver do with them: the steps of the engine's `intake`,
+/// `pools` and `duties`, without the poll that would find every second what was forgotten.
 #[derive(Clone)]
 struct Engine {
     slots: Slots,

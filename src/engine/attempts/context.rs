@@ -85,7 +85,7 @@ impl TaskContext {
         self.0.as_ref().map_or(0, |live| live.attempt)
     }
 
-    /// When this attempt will be cut off.
+    /// When this attempt will be cut off: by tokio's clock, which in a test may stand still.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.as_ref().map(|live| live.times_out_at.into_std())

@@ -2,13 +2,13 @@
 
 pub(crate) mod answering;
 pub(crate) mod attempt;
-pub(crate) mod claim;
+mod claim;
 pub(crate) mod context;
 pub(crate) mod entry;
-pub(crate) mod grpc;
-pub(crate) mod judge;
-pub(crate) mod lease;
-pub(crate) mod log;
+mod grpc;
+mod judge;
+mod lease;
+mod log;
 pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod running;

@@ -43,10 +43,10 @@ const ANSWERS: usize = 8;
 
 /// What a process does besides taking tasks in and running them.
 pub(crate) struct Duties {
-    pub(crate) core: Arc<Core>,
-    pub(crate) attempts: Arc<Attempts>,
-    pub(crate) outbox: Arc<Outbox>,
-    pub(crate) intake: Arc<Intake>,
+    core: Arc<Core>,
+    attempts: Arc<Attempts>,
+    outbox: Arc<Outbox>,
+    intake: Arc<Intake>,
     /// The way in, for completions that are posted to the application.
     pub(crate) application: Arc<dyn Application>,
     pub(crate) lookout: Lookout,

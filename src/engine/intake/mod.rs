@@ -1,9 +1,9 @@
-//! [`Intake`]: the way in for tasks, and all that the layer has to do with the engine.
+//! [`Intake`]: the way in for tasks.
 
 pub(crate) mod accept;
-pub(crate) mod accept_all;
+mod accept_all;
 pub(crate) mod budget;
-pub(crate) mod insert;
+mod insert;
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub(crate) struct Intake {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) budget: Budget,
     /// For inserts whose answer was lost.
-    pub(crate) searches: Slots,
+    searches: Slots,
 }
 
 impl Intake {
@@ -55,7 +55,7 @@ impl Intake {
 
     /// Whether new tasks are taken in.
     pub(crate) fn is_open(&self) -> bool {
-        self.core.is_open()
+        self.core.phase.is_open()
     }
 
     /// The id of a task that is asked for at `now`.

@@ -1,9 +1,9 @@
 //! [`Outbox`]: what tells destinations that tasks ended.
 
-pub(crate) mod deliver;
+mod deliver;
 pub(crate) mod destinations;
 pub(crate) mod give_up;
-pub(crate) mod hosts;
+mod hosts;
 
 use std::sync::Arc;
 

@@ -360,7 +360,7 @@ impl Tasks {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let engine = self.engine();
-        engine.core.is_open() && !engine.core.queue_hint(None, None).failed
+        engine.core.phase.is_open() && !engine.core.queue_hint(None, None).failed
     }
 
     /// Accepts nothing new: async requests are refused with 503 from now on, synchronous ones still pass, and everybody
