@@ -23,7 +23,7 @@ fn read(path: &str) -> String {
 }
 
 /// Where the files of tests are. Where two have one of this name, it is the first one's.
-const PLACES: [&str; 4] = ["tests/it", "crates/redb/tests/it", "lab/tests/it", "lab/tests"];
+const PLACES: [&str; 3] = ["tests/it", "crates/redb/tests/it", "lab/tests/it"];
 
 fn place_of(file: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

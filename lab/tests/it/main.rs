@@ -9,6 +9,7 @@
 mod crash;
 mod disk;
 mod fuzz;
+mod simulation;
 
 #[path = "../../../tests/it/engine_support.rs"]
 #[expect(dead_code, reason = "most of it is for the tests of the engine")]

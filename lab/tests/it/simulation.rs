@@ -32,7 +32,7 @@ fn lives(seeds: u64, run: fn(u64) -> Report, test: &str) -> Vec<Report> {
             .take_while(|seed| *seed < seeds)
             .map(|seed| {
                 catch_unwind(|| run(seed)).unwrap_or_else(|_| {
-                    let again = format!("SIMULATION_SEED={seed} cargo test -p lab --test simulation {test}");
+                    let again = format!("SIMULATION_SEED={seed} cargo test -p lab --test it {test}");
                     panic!("seed {seed} failed; to see it alone: {again}")
                 })
             })
