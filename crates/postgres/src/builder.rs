@@ -1,0 +1,106 @@
+//! How a database is to be used.
+
+use std::{fmt, sync::Arc};
+
+use tokio_postgres::Config;
+use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
+#[cfg(feature = "testing")]
+use tower_respond_async::time::Clock;
+
+use crate::PostgresStore;
+
+/// Connects a [`PostgresStore`].
+#[derive(Clone)]
+#[must_use]
+pub struct PostgresStoreBuilder {
+    pub(crate) schema: Arc<str>,
+    pub(crate) migrate: Migrate,
+    pub(crate) unsafe_durability: bool,
+    pub(crate) clock: Option<Arc<dyn tower_respond_async::time::Clock>>,
+}
+
+/// Who makes the tables, and brings them up to date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Migrate {
+    /// The store, as it connects. Several processes may do so at once.
+    #[default]
+    Auto,
+    /// Somebody else: the store refuses tables that are not as it needs them.
+    Check,
+}
+
+impl PostgresStoreBuilder {
+    /// The schema that the tables are in unless said otherwise.
+    pub const SCHEMA: &str = "respond_async";
+
+    /// Has the tables in this schema: one for each application that shares a database.
+    pub fn schema(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.schema = name.into();
+        self
+    }
+
+    /// Who makes the tables: [`Migrate::Auto`] unless said otherwise.
+    pub const fn migrate(mut self, migrate: Migrate) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// Accepts a server that runs with `fsync=off`, whose data a power cut may destroy: for tests.
+    pub const fn unsafe_durability(mut self) -> Self {
+        self.unsafe_durability = true;
+        self
+    }
+
+    /// What [`now`](tower_respond_async::TaskStore::now) answers, for tests that move the time: the server's clock is the
+    /// function `now_ms` of the schema, to be moved with it.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Connects to the database at `url`, `postgres://USER@HOST:PORT/DATABASE`, of which any host may be one of several with
+    /// commas between them.
+    ///
+    /// # Errors
+    ///
+    /// - [`Unavailable`](StoreErrorKind::Unavailable) if no server can be reached, or it does not let this user in.
+    /// - [`Incompatible`](StoreErrorKind::Incompatible) if the tables are of a newer build, or not what
+    ///   [`Migrate::Check`] wants.
+    /// - [`Unsupported`](StoreErrorKind::Unsupported) if the server is not to be relied on, or `url` is not understood.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connections; a migration that was begun may go on.
+    pub async fn connect(self, url: &str) -> StoreResult<PostgresStore> {
+        // Its error is not passed on: it may quote a part of the URL, and with it a password.
+        let config: Config = url.parse().map_err(|_| {
+            let context = "the URL of the database is not understood: postgres://USER:PASSWORD@HOST:PORT/DATABASE, \
+                with special characters in it as %XX";
+            StoreError::new(StoreErrorKind::Unsupported, context)
+        })?;
+        PostgresStore::open(config, self).await
+    }
+}
+
+impl Default for PostgresStoreBuilder {
+    fn default() -> Self {
+        Self {
+            schema: Self::SCHEMA.into(),
+            migrate: Migrate::default(),
+            unsafe_durability: false,
+            clock: None,
+        }
+    }
+}
+
+impl fmt::Debug for PostgresStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStoreBuilder")
+            .field("schema", &self.schema)
+            .field("migrate", &self.migrate)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! Handing tasks to workers, and keeping them theirs.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio_postgres::{
+    Row as Found,
+    error::{Error, SqlState},
+};
+use tower_respond_async::{
+    store::{Claim, ClaimedRow, Claims, Renewal, StoreErrorKind, StoreResult, kit::Allowance},
+    task::{DecodeError, LeaseRef, PoolName, TaskRecord, Tenant},
+};
+use uuid::Uuid;
+
+use crate::{
+    codec,
+    connection::{Connection, is_race, unavailable},
+    sql,
+};
+
+/// How far a claim looks for a task of a tenant that may have one.
+const AHEAD: usize = 1000;
+
+const FORMAT: i16 = TaskRecord::FORMAT as i16;
+
+/// Takes tasks for a worker, and says what time it was.
+pub(crate) async fn claim(
+    connection: &Connection,
+    claim: &Claim,
+    writer: i64,
+    set_aside: &AtomicU64,
+) -> StoreResult<(Claims, i64)> {
+    let (found, mut claims) = match claim.pools.iter().any(|pool| pool.per_tenant.is_some()) {
+        true => by_tenant(connection, claim, writer).await?,
+        false => (by_pool(connection, claim, writer).await?, Claims::default()),
+    };
+    let now: i64 = found[0].get("now");
+    claims.control = found[0].get::<_, i64>("control").cast_unsigned();
+    if let Some(next) = found[0].get::<_, Option<i64>>("next") {
+        claims.next_due = Some(codec::time(next).since(codec::time(now)));
+    }
+    for found in found
+        .iter()
+        .filter(|found| found.get::<_, Option<Uuid>>(FIRST).is_some())
+    {
+        match codec::row(found, FIRST) {
+            Ok(row) => {
+                let request = codec::request(found, FIRST + codec::ROW_COLUMNS);
+                if request
+                    .as_ref()
+                    .is_err_and(|error| error.kind() == StoreErrorKind::Corrupt)
+                {
+                    set_aside.fetch_add(1, Ordering::Relaxed);
+                }
+                claims.tasks.push(ClaimedRow::new(row, request));
+            }
+            Err(error) => {
+                let id: Uuid = found.get(FIRST);
+                put_aside(connection, id, &error, writer).await?;
+                set_aside.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    Ok((claims, now))
+}
+
+/// Behind the time, the version of the named values, and when the next is due.
+const FIRST: usize = 3;
+
+async fn by_pool(connection: &Connection, claim: &Claim, writer: i64) -> StoreResult<Vec<Found>> {
+    let (mut wary, mut races) = (true, 0);
+    let pools: Vec<String> = claim.pools.iter().map(|of| codec::text(of.pool.as_str())).collect();
+    let most: Vec<i64> = claim.pools.iter().map(|of| codec::count(of.max)).collect();
+    loop {
+        let claimed = connection
+            .query(
+                sql::CLAIM,
+                &[
+                    &codec::worker(&claim.worker),
+                    &codec::count(claim.max),
+                    &codec::duration(claim.lease),
+                    &FORMAT,
+                    &connection.floor,
+                    &pools,
+                    &most,
+                    &codec::count(claim.others),
+                    &wary,
+                    &writer,
+                ],
+            )
+            .await;
+        match claimed {
+            Ok(found) => return Ok(found),
+            // Another handle took a suspect for the same worker at this moment.
+            Err(error) if is_second_suspect(&error) && wary => wary = false,
+            Err(error) if is_race(&error) && races < 3 => races += 1,
+            Err(error) => return Err(unavailable(error)),
+        }
+    }
+}
+
+fn is_second_suspect(error: &Error) -> bool {
+    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
+}
+
+/// What waits in each pool, as far ahead as a claim looks, and the suspects. Not locked: most of it is passed over.
+const LOOK: &str = "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now), \
+    pools AS ((SELECT pool FROM @.task WHERE state IN (0, 2) AND NOT suspect ORDER BY pool LIMIT 1) UNION ALL \
+    SELECT (SELECT t.pool FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool LIMIT 1) \
+    FROM pools p WHERE p.pool IS NOT NULL), \
+    seen AS ((SELECT c.* FROM pools p CROSS JOIN LATERAL (SELECT t.id, t.pool, t.tenant, t.run_at, t.suspect FROM @.task t \
+    WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = p.pool AND t.expires_at + 0 > (SELECT now FROM clock) \
+    AND t.format <= $1 ORDER BY t.run_at, t.id LIMIT $2) c) UNION ALL \
+    (SELECT t.id, t.pool, t.tenant, t.run_at, t.suspect FROM @.task t WHERE t.state IN (0, 2) AND t.suspect \
+    AND t.expires_at + 0 > (SELECT now FROM clock) AND t.format <= $1 ORDER BY t.run_at, t.id LIMIT $2)) \
+    SELECT clock.now, EXISTS (SELECT FROM @.task h WHERE h.worker = $3 AND h.state IN (1, 3) AND h.suspect) AS wary, \
+    s.id, s.pool, s.tenant, s.run_at, s.suspect FROM clock LEFT JOIN seen s ON true ORDER BY s.run_at, s.id";
+
+/// Where tenants have limits, what is taken is chosen here, and then taken if it still waits.
+async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> StoreResult<(Vec<Found>, Claims)> {
+    let worker = codec::worker(&claim.worker);
+    let ahead = codec::count(claim.max.saturating_add(AHEAD).min(10 * AHEAD));
+    let seen = connection
+        .query(LOOK, &[&FORMAT, &ahead, &worker])
+        .await
+        .map_err(unavailable)?;
+    let now: i64 = seen[0].get(0);
+    let mut has_suspect: bool = seen[0].get(1);
+    let (mut allowance, mut claims, mut chosen) = (Allowance::of(claim), Claims::default(), Vec::new());
+    for found in seen.iter().filter(|found| found.get::<_, Option<Uuid>>(2).is_some()) {
+        let Ok(pool) = PoolName::new(&codec::untext(found.get(3))) else {
+            continue;
+        };
+        let tenant: Option<&str> = found.get(4);
+        let tenant = tenant.map(|tenant| Tenant::new(codec::untext(tenant)));
+        let (run_at, suspect): (i64, bool) = (found.get(5), found.get(6));
+        if suspect && has_suspect || !allowance.has_for(&pool, tenant.as_ref(), run_at <= now) {
+            continue;
+        }
+        if chosen.len() == claim.max || run_at > now {
+            claims.next_due = Some(codec::time(run_at).since(codec::time(now)));
+            break;
+        }
+        has_suspect |= suspect;
+        allowance.take(&pool, tenant.as_ref());
+        chosen.push(found.get::<_, Uuid>(2));
+    }
+    claims.passed_over = allowance.passed_over();
+    let (mut wary, mut races) = (true, 0);
+    loop {
+        let nothing: [String; 0] = [];
+        let taken = connection
+            .query(
+                sql::TAKE,
+                &[
+                    &worker,
+                    &chosen,
+                    &codec::duration(claim.lease),
+                    &FORMAT,
+                    &connection.floor,
+                    &&nothing[..],
+                    &&[0_i64; 0][..],
+                    &0_i64,
+                    &wary,
+                    &writer,
+                ],
+            )
+            .await;
+        match taken {
+            Ok(taken) => {
+                let count = taken
+                    .iter()
+                    .filter(|found| found.get::<_, Option<Uuid>>(FIRST).is_some())
+                    .count();
+                // Others were quicker: what is behind may be had.
+                if count < chosen.len() {
+                    claims.next_due = Some(Duration::ZERO);
+                }
+                return Ok((taken, claims));
+            }
+            Err(error) if is_second_suspect(&error) && wary => wary = false,
+            Err(error) if is_race(&error) && races < 3 => races += 1,
+            Err(error) => return Err(unavailable(error)),
+        }
+    }
+}
+
+/// Takes a task out whose record cannot be read, and keeps what was there of it.
+async fn put_aside(connection: &Connection, id: Uuid, error: &DecodeError, writer: i64) -> StoreResult<()> {
+    if let DecodeError::Newer(_) = error {
+        return Ok(());
+    }
+    let aside = "WITH d AS (DELETE FROM @.task WHERE id = $1 RETURNING id, tenant, pool, state, record), \
+        o AS (DELETE FROM @.outbox o USING d WHERE o.id = d.id RETURNING 1), \
+        a AS (INSERT INTO @.aside (at, id, record) SELECT @.now_ms(), id, record FROM d), \
+        moved AS (SELECT tenant, pool, state, -1 AS n FROM d UNION ALL SELECT NULL, '', -1::int2, -1 FROM o) \
+        INSERT INTO @.tally AS y (writer, tenant, pool, state, n) \
+        SELECT $2::int8, coalesce('=' || tenant, ''), pool, state, sum(n) FROM moved GROUP BY 2, 3, 4 ORDER BY 2, 3, 4 \
+        ON CONFLICT (writer, tenant, pool, state) DO UPDATE SET n = y.n + EXCLUDED.n";
+    connection
+        .execute(aside, &[&id, &writer])
+        .await
+        .map_err(unavailable)
+        .map(|_| ())
+}
+
+/// Lets claims hold longer. "+ 0" keeps the planner from going through all that is held.
+const RENEW: &str = "WITH s AS MATERIALIZED \
+    (SELECT * FROM unnest($1::uuid[], $2::int8[]) AS s(id, token) ORDER BY id) \
+    UPDATE @.task t SET lease_until = c.now + $3::int8 FROM s, (SELECT @.now_ms() AS now OFFSET 0) c \
+    WHERE t.id = s.id AND t.token = s.token AND t.state + 0 IN (1, 3) AND t.lease_until + 0 > c.now \
+    RETURNING t.id, t.token, t.state = 3, c.now";
+
+pub(crate) async fn renew(connection: &Connection, leases: &[LeaseRef], lease: Duration) -> StoreResult<Vec<Renewal>> {
+    let mut renewed = std::collections::HashMap::new();
+    for leases in leases.chunks(500) {
+        let ids: Vec<Uuid> = leases.iter().map(|held| codec::uuid(held.id)).collect();
+        let tokens: Vec<i64> = leases.iter().map(|held| held.token.get().cast_signed()).collect();
+        let mut races = 0;
+        let found = loop {
+            match connection.query(RENEW, &[&ids, &tokens, &codec::duration(lease)]).await {
+                Ok(found) => break found,
+                Err(error) if is_race(&error) && races < 3 => races += 1,
+                Err(error) => return Err(unavailable(error)),
+            }
+        };
+        for found in found {
+            let held = LeaseRef {
+                id: codec::id(found.get(0)),
+                token: codec::token(found.get(1)),
+            };
+            renewed.insert((held.id, held.token), found.get::<_, bool>(2));
+        }
+    }
+    let answer = |held: &LeaseRef| match renewed.get(&(held.id, held.token)) {
+        Some(stop) => Renewal::Renewed { stop: *stop },
+        None => Renewal::Lost,
+    };
+    Ok(leases.iter().map(answer).collect())
+}

@@ -1,0 +1,180 @@
+//! Changes of rows: a group of them in one statement.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tokio_postgres::error::Error;
+use tower_respond_async::{
+    store::{Change, Committed, Guard, Next, Payload, Response, StoreResult},
+    task::{Delivery, TaskState},
+    time::Timestamp,
+};
+
+use crate::{
+    codec,
+    connection::{Connection, Pool, is_race, unavailable},
+    group::Writes,
+    read, sql,
+    wire::Wire,
+};
+
+pub(crate) struct Commits {
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) writer: i64,
+}
+
+impl Writes for Commits {
+    type Item = Change;
+    type Answer = Committed;
+
+    fn weight(item: &Change) -> usize {
+        let response = match &item.response {
+            Response::Put(response) => response.len(),
+            _ => 0,
+        };
+        response + item.request.as_ref().map_or(0, Payload::len) + 1024
+    }
+
+    async fn write(&self, pool: &Arc<Pool>, items: &[Change]) -> StoreResult<Vec<Committed>> {
+        let mut answers: Vec<Option<Committed>> = items.iter().map(|_| None).collect();
+        while answers.iter().any(Option::is_none) {
+            // Two changes of one task go into two statements: in one, chance decides.
+            let mut seen = HashSet::new();
+            let open = (0..items.len()).filter(|at| answers[*at].is_none());
+            let mut round: Vec<usize> = open.filter(|at| seen.insert(items[*at].id)).collect();
+            // Rows are locked in the order of the parameters, which is the same for every process.
+            round.sort_unstable_by_key(|at| items[*at].id);
+            let changes: Vec<&Change> = round.iter().map(|at| &items[*at]).collect();
+            for (at, answer) in round.iter().zip(self.round(pool, &changes).await?) {
+                answers[*at] = Some(answer);
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+impl Commits {
+    async fn round(&self, pool: &Arc<Pool>, changes: &[&Change]) -> StoreResult<Vec<Committed>> {
+        let mut races = 0;
+        let (connection, done) = loop {
+            let connection = pool.get().await?;
+            match commit(&connection, changes, self.writer).await {
+                Ok(done) => break (connection, done),
+                Err(error) if is_race(&error) && races < 3 => races += 1,
+                Err(error) => return Err(unavailable(error)),
+            }
+        };
+        let mut answers = Vec::with_capacity(changes.len());
+        for (nth, change) in (1..).zip(changes) {
+            answers.push(match done.contains(&nth) {
+                true => {
+                    self.wire.committed(change);
+                    Committed::Done
+                }
+                false => Committed::Stale(read::by_id(&connection, change.id).await?.map(Box::new)),
+            });
+        }
+        connection.done();
+        Ok(answers)
+    }
+}
+
+/// A time that is counted from when the change is made is below zero.
+fn timed(after: Option<std::time::Duration>, at: Timestamp) -> i64 {
+    after.map_or_else(|| codec::millis(at), |after| -codec::duration(after) - 1)
+}
+
+fn maybe_timed(after: Option<std::time::Duration>, at: Option<Timestamp>) -> Option<i64> {
+    match (after, at) {
+        (None, at) => at.map(codec::millis),
+        (after, _) => Some(timed(after, Timestamp::ZERO)),
+    }
+}
+
+/// Makes those changes that hold, and answers with their numbers.
+async fn commit(connection: &Connection, changes: &[&Change], writer: i64) -> Result<HashSet<i64>, Error> {
+    macro_rules! column {
+        (|$change:ident| $value:expr) => {
+            changes.iter().map(|$change| $value).collect::<Vec<_>>()
+        };
+        (next, $default:expr, |$next:ident| $value:expr) => {
+            changes
+                .iter()
+                .map(|change| change.to.as_ref().map_or($default, |$next: &Next| $value))
+                .collect::<Vec<_>>()
+        };
+    }
+    let version = |guard| match guard {
+        Guard::Version(version) | Guard::Lapsed(version) => codec::number(version),
+    };
+    let records = column!(next, None, |next| Some(next.record.encode()));
+    let responses = column!(|change| match &change.response {
+        Response::Put(response) => Some(codec::response(response)),
+        _ => None,
+    });
+    let outbox = || {
+        let numbered = (1_i64..).zip(changes);
+        numbered.flat_map(|(nth, change)| {
+            let outbox = change.to.as_ref().map_or(&[][..], |next| &next.outbox);
+            outbox.iter().map(move |change| (nth, change))
+        })
+    };
+    let owes = column!(next, false, |next| next
+        .record
+        .deliveries
+        .iter()
+        .any(Delivery::is_pending));
+    let found = connection
+        .query(
+            sql::COMMIT,
+            &[
+                &column!(|change| codec::uuid(change.id)) as &(dyn tokio_postgres::types::ToSql + Sync),
+                &column!(|change| version(change.guard)),
+                &column!(|change| matches!(change.guard, Guard::Lapsed(_))),
+                &column!(|change| change.to.is_none()),
+                &column!(next, TaskState::Invalid as i16, |next| next.columns.state as i16),
+                &column!(next, false, |next| next.columns.suspect),
+                &column!(next, None, |next| next.columns.worker.as_ref().map(codec::worker)),
+                &column!(next, 0, |next| next.columns.token.get().cast_signed()),
+                &column!(next, 0, |next| timed(next.timers.run_at, next.columns.run_at)),
+                &column!(next, 0, |next| timed(next.timers.expires_at, next.columns.expires_at)),
+                &column!(next, None, |next| next.columns.lease_until.map(codec::millis)),
+                &column!(next, None, |next| next.columns.started_at.map(codec::millis)),
+                &column!(next, None, |next| maybe_timed(
+                    next.timers.ended_at,
+                    next.columns.ended_at
+                )),
+                &column!(next, None, |next| maybe_timed(
+                    next.timers.rests_at,
+                    next.columns.rests_at
+                )),
+                &column!(next, 0, |next| i16::from(next.record.format())),
+                &column!(next, 0, |next| i64::from(next.record.generation)),
+                &owes,
+                &records,
+                &column!(|change| !matches!(change.response, Response::Keep)),
+                &responses,
+                &column!(|change| change.request.as_ref().map(codec::sum)),
+                &column!(|change| change.request.as_ref().map(Payload::head)),
+                &column!(|change| change.request.as_ref().map(Payload::body)),
+                &outbox().map(|(nth, _)| nth).collect::<Vec<_>>(),
+                &outbox()
+                    .map(|(_, change)| i64::from(change.generation))
+                    .collect::<Vec<_>>(),
+                &outbox()
+                    .map(|(_, change)| codec::text(change.destination.as_str()))
+                    .collect::<Vec<_>>(),
+                &outbox()
+                    .map(|(_, change)| change.was.map(|was| was.get().cast_signed()))
+                    .collect::<Vec<_>>(),
+                &outbox()
+                    .map(|(_, change)| change.to.as_ref().map(|(due, _)| codec::duration(*due)))
+                    .collect::<Vec<_>>(),
+                &outbox()
+                    .map(|(_, change)| change.to.as_ref().map(|(_, token)| token.get().cast_signed()))
+                    .collect::<Vec<_>>(),
+                &writer,
+            ],
+        )
+        .await?;
+    Ok(found.iter().map(|found| found.get(0)).collect())
+}

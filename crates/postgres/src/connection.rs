@@ -1,0 +1,286 @@
+//! Connections to the server: how they are made, kept and lost.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::{
+    Client, Config, NoTls, Row as Found, Statement,
+    error::{Error, SqlState},
+    types::ToSql,
+};
+use tower_respond_async::{
+    store::{StoreError, StoreErrorKind, StoreResult},
+    time::{Clock, SystemClock, Timestamp},
+};
+
+use crate::codec;
+
+/// How long is tried to connect: less than the engine waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What every session is set to. Statements are planned once, for any values, and by the indexes that they were written for:
+/// a table that was just filled has no statistics, and a plan that reads all of it would be kept.
+const OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
+    -c enable_mergejoin=off -c jit=off -c default_transaction_isolation=read\\ committed -c statement_timeout=8000 \
+    -c lock_timeout=4000 -c idle_in_transaction_session_timeout=5000 -c search_path= -c extra_float_digits=1";
+
+pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// Makes connections.
+pub(crate) struct Server {
+    config: Config,
+    /// The quoted schema and a point.
+    pub(crate) prefix: String,
+    closed: AtomicBool,
+    seen: Mutex<Option<(i64, Instant)>>,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl Server {
+    pub(crate) fn new(mut config: Config, schema: &str, clock: Option<Arc<dyn Clock>>) -> Self {
+        let options = match config.get_options() {
+            Some(own) => format!("{OPTIONS} {own}"),
+            None => OPTIONS.to_owned(),
+        };
+        config.options(options);
+        if config.get_application_name().is_none() {
+            config.application_name("respond-async");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(Duration::from_secs(3));
+        }
+        Self {
+            config,
+            prefix: format!("\"{}\".", schema.replace('"', "\"\"")),
+            closed: AtomicBool::new(false),
+            seen: Mutex::new(None),
+            clock,
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The server's time, as far as its last answer tells.
+    pub(crate) fn now(&self) -> Timestamp {
+        if let Some(clock) = &self.clock {
+            return clock.now();
+        }
+        match *lock(&self.seen) {
+            Some((now, at)) => codec::time(now).saturating_add(at.elapsed()),
+            None => SystemClock::new().now(),
+        }
+    }
+
+    /// The server has said what time it is.
+    pub(crate) fn saw(&self, now: i64) {
+        *lock(&self.seen) = Some((now, Instant::now()));
+    }
+
+    /// A new connection, tried for until it is there or too long is waited.
+    pub(crate) async fn connect(&self) -> StoreResult<Connection> {
+        let began = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            if self.is_closed() {
+                return Err(StoreError::closed());
+            }
+            let failed = match self.try_connect().await {
+                Ok(connection) => return Ok(connection),
+                Err(failed) => failed,
+            };
+            // Who is not let in now will not be later.
+            let refused = failed.code().is_some_and(|code| code.code().starts_with("28"));
+            if refused || began.elapsed() + pause > PATIENCE {
+                return Err(unavailable(failed));
+            }
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Connection, Error> {
+        let (client, connection) = self.config.connect(NoTls).await?;
+        let driver = tokio::spawn(async move {
+            // Whoever waits for an answer hears of it.
+            let _ = connection.await;
+        });
+        let mut connection = Connection {
+            client,
+            driver: Driver(driver),
+            prefix: self.prefix.clone(),
+            statements: Mutex::default(),
+            floor: 0,
+        };
+        connection.floor = connection.query(TIMELINE, &[]).await?[0].get(0);
+        Ok(connection)
+    }
+}
+
+/// The number of promotions of standbys that led to this server, above 32 bits: a promotion that lost a claim gives its token
+/// no second time. A standby has no place to write, and is refused by an error.
+const TIMELINE: &str = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint << 32";
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the configuration: it has a password in it.
+        f.debug_struct("Server")
+            .field("schema", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends what drives a connection with it.
+struct Driver(tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A session, and the statements that it knows.
+pub(crate) struct Connection {
+    client: Client,
+    driver: Driver,
+    prefix: String,
+    statements: Mutex<HashMap<Box<str>, Statement>>,
+    /// What the token of every claim that is made on it is greater than.
+    pub(crate) floor: i64,
+}
+
+impl Connection {
+    pub(crate) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Found>, Error> {
+        let statement = self.statement(sql).await?;
+        self.client.query(&statement, params).await
+    }
+
+    pub(crate) async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
+        let statement = self.statement(sql).await?;
+        self.client.execute(&statement, params).await
+    }
+
+    /// What needs no answer and is not repeated: the ends of transactions, a schema.
+    pub(crate) async fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.client.batch_execute(&sql.replace("@.", &self.prefix)).await
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.client.is_closed() || self.driver.0.is_finished()
+    }
+
+    async fn statement(&self, sql: &str) -> Result<Statement, Error> {
+        if let Some(known) = lock(&self.statements).get(sql) {
+            return Ok(known.clone());
+        }
+        let statement = self.client.prepare(&sql.replace("@.", &self.prefix)).await?;
+        lock(&self.statements).insert(sql.into(), statement.clone());
+        Ok(statement)
+    }
+}
+
+/// Connections for one kind of work, made as they are needed, at most so many.
+pub(crate) struct Pool {
+    pub(crate) server: Arc<Server>,
+    idle: Mutex<Vec<Connection>>,
+    places: Arc<Semaphore>,
+}
+
+impl Pool {
+    pub(crate) fn new(server: Arc<Server>, most: usize) -> Self {
+        Self {
+            server,
+            idle: Mutex::default(),
+            places: Arc::new(Semaphore::new(most)),
+        }
+    }
+
+    /// One of them, for as long as it takes. It is kept if it is [given back](Lent::done), and else closed with whatever was
+    /// begun on it.
+    pub(crate) async fn get(self: &Arc<Self>) -> StoreResult<Lent> {
+        let place = self.places.clone().acquire_owned().await;
+        let place = place.map_err(|_| StoreError::closed())?;
+        if self.server.is_closed() {
+            return Err(StoreError::closed());
+        }
+        loop {
+            let idle = lock(&self.idle).pop();
+            let connection = match idle {
+                Some(lost) if lost.is_lost() => continue,
+                Some(idle) => idle,
+                None => self.server.connect().await?,
+            };
+            return Ok(Lent {
+                connection,
+                pool: self.clone(),
+                _place: place,
+            });
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.places.close();
+        lock(&self.idle).clear();
+    }
+}
+
+/// A connection that is in use.
+pub(crate) struct Lent {
+    connection: Connection,
+    pool: Arc<Pool>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Lent {
+    /// Nothing is under way on it.
+    pub(crate) fn done(self) {
+        if !self.pool.server.is_closed() {
+            lock(&self.pool.idle).push(self.connection);
+        }
+    }
+}
+
+impl std::ops::Deref for Lent {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// The server's error as the caller's. What a text cannot hold, and whatever else is wrong with the statement, will be so the
+/// next time; to the caller it is the same.
+pub(crate) fn unavailable(error: Error) -> StoreError {
+    let context = match error.as_db_error() {
+        Some(said) => format!("the server refused: {}", said.message()),
+        None => "the server cannot be reached".to_owned(),
+    };
+    StoreError::new(StoreErrorKind::Unavailable, context).because(error)
+}
+
+/// Whether it was rolled back because of what others did at that moment.
+pub(crate) fn is_race(error: &Error) -> bool {
+    let races = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| races.contains(code))
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

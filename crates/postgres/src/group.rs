@@ -1,0 +1,147 @@
+//! What waits while a statement is under way goes into the next one.
+
+use std::{error::Error, sync::Arc};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+use tower_respond_async::store::{StoreError, StoreResult};
+
+use crate::connection::Pool;
+
+/// How many items are written together, and how many bytes.
+const ITEMS: usize = 256;
+const BYTES: usize = 1024 * 1024;
+
+/// How a group is written, in one step or each item by itself.
+pub(crate) trait Writes: Send + Sync + 'static {
+    type Item: Send + Sync + 'static;
+    type Answer: Send + 'static;
+
+    /// About how large an item is.
+    fn weight(item: &Self::Item) -> usize;
+
+    /// Writes these, and answers for each in order.
+    fn write(
+        &self,
+        pool: &Arc<Pool>,
+        items: &[Self::Item],
+    ) -> impl Future<Output = StoreResult<Vec<Self::Answer>>> + Send;
+}
+
+/// A queue in front of one connection, on which one statement is under way at a time.
+pub(crate) struct Group<W: Writes> {
+    queue: mpsc::UnboundedSender<Call<W>>,
+}
+
+struct Call<W: Writes> {
+    items: Vec<W::Item>,
+    answer: oneshot::Sender<StoreResult<Vec<W::Answer>>>,
+}
+
+impl<W: Writes> Group<W> {
+    /// The group ends when it is dropped and what was asked is answered.
+    pub(crate) fn start(runtime: &Handle, pool: Arc<Pool>, writes: W) -> Self {
+        let (queue, calls) = mpsc::unbounded_channel();
+        runtime.spawn(run(calls, pool, writes));
+        Self { queue }
+    }
+
+    /// Writes these with what else waits. Dropped, it goes on.
+    pub(crate) async fn write(&self, items: Vec<W::Item>) -> StoreResult<Vec<W::Answer>> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.queue
+            .send(Call { items, answer })
+            .map_err(|_| StoreError::closed())?;
+        answered.await.map_err(|_| StoreError::closed())?
+    }
+}
+
+async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, pool: Arc<Pool>, writes: W) {
+    let mut waiting = Vec::new();
+    while calls.recv_many(&mut waiting, ITEMS).await > 0 {
+        let mut together = waiting.drain(..).peekable();
+        while together.peek().is_some() {
+            let (mut items, mut owners, mut weight) = (Vec::new(), Vec::new(), 0);
+            while let Some(next) = together.peek() {
+                let more: usize = next.items.iter().map(W::weight).sum();
+                if !owners.is_empty() && (items.len() + next.items.len() > ITEMS || weight + more > BYTES) {
+                    break;
+                }
+                let Some(call) = together.next() else { break };
+                weight += more;
+                owners.push((call.items.len(), call.answer));
+                items.extend(call.items);
+            }
+            answer(&pool, &writes, items, owners).await;
+        }
+    }
+}
+
+type Owner<A> = (usize, oneshot::Sender<StoreResult<Vec<A>>>);
+
+async fn answer<W: Writes>(pool: &Arc<Pool>, writes: &W, items: Vec<W::Item>, owners: Vec<Owner<W::Answer>>) {
+    let is_alone = owners.len() == 1;
+    match write_in_parts(pool, writes, &items).await {
+        Ok(mut answers) => {
+            for (count, owner) in owners {
+                let rest = answers.split_off(count);
+                // Nobody may be waiting any more.
+                let _ = owner.send(Ok(std::mem::replace(&mut answers, rest)));
+            }
+        }
+        // One of them is to blame, and should not fail the others.
+        Err(error) if is_of_data(&error) && !is_alone => {
+            let mut rest = items;
+            for (count, owner) in owners {
+                let behind = rest.split_off(count);
+                let answer = write_in_parts(pool, writes, &rest).await;
+                let _ = owner.send(answer);
+                rest = behind;
+            }
+        }
+        Err(error) => {
+            for (_, owner) in owners {
+                let _ = owner.send(Err(again(&error)));
+            }
+        }
+    }
+}
+
+/// Whether the server could not take something of what it was given.
+fn is_of_data(error: &StoreError) -> bool {
+    let said = error
+        .source()
+        .and_then(<dyn Error>::downcast_ref::<tokio_postgres::Error>);
+    let code = said.and_then(tokio_postgres::Error::code);
+    code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
+}
+
+/// The same error once more, for another caller.
+fn again(error: &StoreError) -> StoreError {
+    let again = StoreError::new(error.kind(), error.to_string());
+    match error.source() {
+        Some(source) => again.because(source.to_string()),
+        None => again,
+    }
+}
+
+/// One call may bring more than a statement should have.
+async fn write_in_parts<W: Writes>(pool: &Arc<Pool>, writes: &W, items: &[W::Item]) -> StoreResult<Vec<W::Answer>> {
+    let mut answers = Vec::with_capacity(items.len());
+    let mut from = 0;
+    while from < items.len() {
+        let (mut to, mut weight) = (from, 0);
+        while to < items.len() && to - from < ITEMS && (to == from || weight < BYTES) {
+            weight += W::weight(&items[to]);
+            to += 1;
+        }
+        answers.extend(writes.write(pool, &items[from..to]).await?);
+        from = to;
+    }
+    Ok(answers)
+}

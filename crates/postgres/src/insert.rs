@@ -1,0 +1,285 @@
+//! Storing tasks: a group of them in one statement.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tokio_postgres::error::Error;
+use tower_respond_async::{
+    store::{
+        FullReason, Insertion, KnownBy, Limits, NewRow, Row, StoreError, StoreErrorKind, StoreResult, kit::ClientKey,
+    },
+    task::{FenceToken, RequestDigest, RequestId},
+    time::Timestamp,
+};
+use uuid::Uuid;
+
+use crate::{
+    codec,
+    connection::{Connection, Lent, Pool, is_race, unavailable},
+    group::Writes,
+    read, sql,
+    wire::Wire,
+};
+
+pub(crate) struct Inserts {
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) writer: i64,
+}
+
+impl Writes for Inserts {
+    type Item = NewRow;
+    type Answer = Insertion;
+
+    fn weight(item: &NewRow) -> usize {
+        item.request.len() + 1024
+    }
+
+    async fn write(&self, pool: &Arc<Pool>, items: &[NewRow]) -> StoreResult<Vec<Insertion>> {
+        let mut answers: Vec<Option<Insertion>> = items.iter().map(|_| None).collect();
+        let mut rounds = 0;
+        while answers.iter().any(Option::is_none) {
+            rounds += 1;
+            if rounds > ROUNDS + items.len() {
+                let context = "what the task is known by came and went while it was stored";
+                return Err(StoreError::new(StoreErrorKind::Unavailable, context));
+            }
+            let open = answers.iter().enumerate().filter(|(_, answer)| answer.is_none());
+            let round = distinct(items, open.map(|(at, _)| at));
+            let tasks: Vec<&NewRow> = round.iter().map(|at| &items[*at]).collect();
+            let answered = self.round(pool, &tasks, rounds > 1).await?;
+            for (at, answer) in round.into_iter().zip(answered) {
+                answers[at] = answer;
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+/// How often a task is tried that is neither stored nor known.
+const ROUNDS: usize = 5;
+
+/// Those of the tasks that have nothing in common with an earlier one: the others come after.
+fn distinct(items: &[NewRow], open: impl Iterator<Item = usize>) -> Vec<usize> {
+    let (mut ids, mut names, mut keys) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut is_new = |at: &usize| {
+        let record = &items[*at].record;
+        let named = record.name.clone().map(|name| (name, record.tenant.clone()));
+        let keyed = ClientKey::of(&items[*at]);
+        let is_known = ids.contains(&record.id)
+            || named.as_ref().is_some_and(|name| names.contains(name))
+            || keyed.as_ref().is_some_and(|key| keys.contains(key));
+        // Noted even so, or the third could be tried before the second.
+        ids.insert(record.id);
+        names.extend(named);
+        keys.extend(keyed);
+        !is_known
+    };
+    open.filter(&mut is_new).collect()
+}
+
+/// What became of one task in one statement.
+struct Place {
+    full: i32,
+    stored: bool,
+    keyed: bool,
+}
+
+impl Inserts {
+    /// Tries tasks that have nothing in common. `None` for one to be tried again.
+    async fn round(&self, pool: &Arc<Pool>, tasks: &[&NewRow], is_last: bool) -> StoreResult<Vec<Option<Insertion>>> {
+        let mut races = 0;
+        loop {
+            let connection = pool.get().await?;
+            match self.statement(&connection, tasks).await {
+                Ok((places, now)) => {
+                    pool.server.saw(now);
+                    return self.answers(connection, tasks, places, now, is_last).await;
+                }
+                Err(error) if is_race(&error) && races < 3 => races += 1,
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+    }
+
+    async fn statement(&self, connection: &Connection, tasks: &[&NewRow]) -> Result<(Vec<Place>, i64), Error> {
+        let with_keys = tasks.iter().any(|task| task.key.is_some());
+        if with_keys {
+            connection.batch("BEGIN").await?;
+        }
+        let (places, now) = insert(connection, tasks, self.writer).await?;
+        if with_keys {
+            let lost = places
+                .iter()
+                .zip(tasks)
+                .filter(|(place, _)| place.keyed && !place.stored);
+            let lost: Vec<Uuid> = lost.map(|(_, task)| codec::uuid(task.record.id)).collect();
+            if !lost.is_empty() {
+                let keys = tasks.iter().filter_map(|task| Some(ClientKey::of(task)?.encode()));
+                let keys: Vec<Vec<u8>> = keys.collect();
+                let back = "DELETE FROM @.key WHERE key = ANY ($1::bytea[]) AND id = ANY ($2::uuid[])";
+                connection.execute(back, &[&keys, &lost]).await?;
+            }
+            connection.batch("COMMIT").await?;
+        }
+        Ok((places, now))
+    }
+
+    async fn answers(
+        &self,
+        connection: Lent,
+        tasks: &[&NewRow],
+        places: Vec<Place>,
+        now: i64,
+        is_last: bool,
+    ) -> StoreResult<Vec<Option<Insertion>>> {
+        let mut answers = Vec::with_capacity(tasks.len());
+        let mut somebody_was_known = false;
+        for (task, place) in tasks.iter().zip(places) {
+            if place.stored {
+                let row = stored(task, codec::token(connection.floor), now);
+                self.wire.stored(&row);
+                answers.push(Some(Insertion::New(row)));
+                continue;
+            }
+            let known = known(&connection, task).await?;
+            // Those behind a known one were counted with it.
+            let is_full = known.is_none() && place.full != 0 && (is_last || !somebody_was_known);
+            somebody_was_known |= known.is_some();
+            let reason = match place.full {
+                1 => FullReason::Queue,
+                2 => FullReason::Pool,
+                _ => FullReason::Tenant,
+            };
+            answers.push(known.or(is_full.then_some(Insertion::Full(reason))));
+        }
+        connection.done();
+        Ok(answers)
+    }
+}
+
+async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Result<(Vec<Place>, i64), Error> {
+    // Times as they are after now.
+    let rows: Vec<Row> = tasks
+        .iter()
+        .map(|task| task.row(codec::token(connection.floor), Timestamp::ZERO))
+        .collect();
+    macro_rules! column {
+        (|$task:ident, $row:ident| $value:expr) => {
+            tasks
+                .iter()
+                .zip(&rows)
+                .map(|($task, $row)| $value)
+                .collect::<Vec<_>>()
+        };
+    }
+    let most = |limit: u64| codec::number(limit);
+    let limited = tasks
+        .iter()
+        .any(|task| task.limits != Limits::UNLIMITED && task.born.is_none());
+    let encoded = column!(|_task, row| row.record.encode());
+    let keys = column!(|task, _row| ClientKey::of(task).map(|key| key.encode()));
+    let digests = column!(|task, _row| task.record.digest);
+    let found = connection
+        .query(
+            sql::INSERT,
+            &[
+                &column!(|_task, row| codec::uuid(row.id)),
+                &column!(|_task, row| row.columns.state as i16),
+                &column!(|_task, row| row.columns.token.get().cast_signed()),
+                &column!(|_task, row| row.columns.worker.as_ref().map(codec::worker)),
+                &column!(|_task, row| codec::millis(row.columns.run_at)),
+                &column!(|_task, row| codec::millis(row.columns.expires_at)),
+                &column!(|_task, row| row.columns.lease_until.map(codec::millis)),
+                &column!(|_task, row| i16::from(row.record.format())),
+                &column!(|_task, row| i64::from(row.record.generation)),
+                &column!(|_task, row| row.record.tenant.as_ref().map(|tenant| codec::text(tenant.as_str()))),
+                &column!(|_task, row| codec::text(row.record.pool.as_str())),
+                &column!(|_task, row| row.record.name.as_ref().map(|name| codec::text(name.as_str()))),
+                &column!(|_task, row| codec::text(row.record.function())),
+                &encoded,
+                &column!(|task, _row| codec::sum(&task.request)),
+                &column!(|task, _row| task.request.head()),
+                &column!(|task, _row| task.request.body()),
+                &column!(|task, _row| most(task.limits.queued)),
+                &column!(|task, _row| most(task.limits.per_tenant)),
+                &column!(|task, _row| most(task.limits.per_pool)),
+                &keys,
+                &column!(|task, _row| task.key.as_ref().map(|(_, window)| codec::duration(*window))),
+                &digests
+                    .iter()
+                    .map(|digest| digest.as_ref().map(|digest| &digest.as_bytes()[..]))
+                    .collect::<Vec<_>>(),
+                &column!(|_task, row| codec::number(row.version)),
+                &limited,
+                &writer,
+            ],
+        )
+        .await?;
+    let now = found.first().map_or(0, |found| found.get("now"));
+    let places = found.iter().map(|found| Place {
+        full: found.get("full_by"),
+        stored: found.get("stored"),
+        keyed: found.get("keyed"),
+    });
+    Ok((places.collect(), now))
+}
+
+/// The row as the statement made it.
+fn stored(task: &NewRow, floor: FenceToken, now: i64) -> Row {
+    let mut row = task.row(floor, Timestamp::ZERO);
+    let columns = &mut row.columns;
+    let at = |after: Timestamp| codec::time(now + codec::millis(after));
+    columns.created_at = codec::time(now);
+    (columns.run_at, columns.expires_at) = (at(columns.run_at), at(columns.expires_at));
+    columns.lease_until = columns.lease_until.map(at);
+    columns.started_at = columns.lease_until.map(|_| codec::time(now));
+    row
+}
+
+/// What the task is known by, if it is: nothing was stored of it.
+async fn known(connection: &Connection, task: &NewRow) -> StoreResult<Option<Insertion>> {
+    let record = &task.record;
+    let known = |row: Option<Row>, id: RequestId, by, digest| Some(Insertion::Known { row, id, by, digest });
+    let there = "SELECT FROM @.task WHERE id = $1";
+    if !connection
+        .query(there, &[&codec::uuid(record.id)])
+        .await
+        .map_err(unavailable)?
+        .is_empty()
+    {
+        return Ok(known(
+            read::readable(connection, record.id).await?,
+            record.id,
+            KnownBy::Id,
+            None,
+        ));
+    }
+    let mut named = None;
+    if let Some(name) = &record.name {
+        let tenant = record.tenant.as_ref().map(|tenant| codec::text(tenant.as_str()));
+        let by_name = "SELECT id FROM @.task WHERE name = $1 AND coalesce(tenant, '') = coalesce($2::text, '') \
+            AND (tenant IS NULL) = ($2::text IS NULL)";
+        let found = connection
+            .query(by_name, &[&codec::text(name.as_str()), &tenant])
+            .await
+            .map_err(unavailable)?;
+        named = found.first().map(|found| codec::id(found.get(0)));
+    }
+    let mut keyed = None;
+    if let Some(key) = ClientKey::of(task) {
+        let by_key = "SELECT id, digest FROM @.key WHERE key = $1 AND until > @.now_ms()";
+        let found = connection.query(by_key, &[&key.encode()]).await.map_err(unavailable)?;
+        keyed = found.first().map(|found| {
+            let digest: Option<&[u8]> = found.get(1);
+            let digest = digest
+                .and_then(|digest| digest.try_into().ok())
+                .map(RequestDigest::from_bytes);
+            (codec::id(found.get(0)), digest)
+        });
+    }
+    Ok(match (named, keyed) {
+        (Some(named), Some((keyed, _))) if named != keyed => Some(Insertion::Conflict),
+        (Some(named), _) => known(read::readable(connection, named).await?, named, KnownBy::Name, None),
+        (None, Some((keyed, digest))) => known(read::readable(connection, keyed).await?, keyed, KnownBy::Key, digest),
+        (None, None) => None,
+    })
+}

@@ -1,0 +1,31 @@
+//! Tasks of [`tower_respond_async`] in PostgreSQL: [`PostgresStore`] lets any number of processes accept, run, show, stop and
+//! follow the same tasks.
+//!
+//! See [`PostgresStore`].
+
+mod builder;
+mod claim;
+mod codec;
+mod commit;
+mod connection;
+mod due;
+mod group;
+mod insert;
+mod list;
+mod logs;
+mod outbox;
+mod read;
+mod schema;
+mod sql;
+mod store;
+mod wire;
+
+pub use self::{
+    builder::{Migrate, PostgresStoreBuilder},
+    store::PostgresStore,
+};
+
+/// The code of the README is tested like any other.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,405 @@
+//! The store, operation by operation.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+use tokio_postgres::Config;
+use tower_respond_async::{
+    TaskStore,
+    error::BoxFuture,
+    store::{
+        Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
+        DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
+        Row, Sharing, StoreError, StoreErrorKind, StoreResult, Which,
+        kit::{ControlValues, IoThread},
+    },
+    task::{
+        Counts, Filter, LeaseRef, LogLine, Page, PageOf, PoolName, Presence, Progress, RequestId, Scope, Seen, Tenant,
+    },
+    time::Timestamp,
+};
+
+use crate::{
+    PostgresStoreBuilder, claim,
+    commit::Commits,
+    connection::{Connection, Lent, Pool, Server, unavailable},
+    due,
+    group::Group,
+    insert::Inserts,
+    list, logs, outbox, read, schema,
+    wire::{self, Wire},
+};
+
+/// Tasks in PostgreSQL.
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+    io: IoThread,
+}
+
+struct Inner {
+    server: Arc<Server>,
+    schema: Arc<str>,
+    durability: Durability,
+    inserts: Group<Inserts>,
+    commits: Group<Commits>,
+    /// Claims and what else changes something.
+    hand: Arc<Pool>,
+    readers: Arc<Pool>,
+    /// Renewals wait for nothing else.
+    leases: Arc<Pool>,
+    writers: [Arc<Pool>; 2],
+    wire: Arc<Wire>,
+    /// Whose rows of the tally this handle counts its claims in.
+    writer: i64,
+    set_aside: Arc<AtomicU64>,
+}
+
+impl PostgresStore {
+    /// Connects to the database at `url`, and makes the tables if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresStoreBuilder::connect`] says.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connections; a migration that was begun may go on.
+    pub async fn connect(url: &str) -> StoreResult<Self> {
+        Self::builder().connect(url).await
+    }
+
+    /// To say more than where the database is.
+    pub fn builder() -> PostgresStoreBuilder {
+        PostgresStoreBuilder::default()
+    }
+
+    pub(crate) async fn open(config: Config, builder: PostgresStoreBuilder) -> StoreResult<Self> {
+        let io = IoThread::start("respond-async-pg").map_err(StoreError::unavailable)?;
+        let runtime = io.handle().clone();
+        let opened = io.run(async move {
+            let server = Arc::new(Server::new(config, &builder.schema, builder.clock));
+            schema::prepare(&server, &builder.schema, builder.migrate).await?;
+            let durability = durability(&server, builder.unsafe_durability).await?;
+            let boot = fastrand::u64(..);
+            let wire = Arc::new(Wire::new(&builder.schema, boot));
+            let (ready, listens) = oneshot::channel();
+            runtime.spawn(wire::run(server.clone(), wire.clone(), ready));
+            // Others are heard from here on, as long as the server is there.
+            let _ = tokio::time::timeout(Duration::from_secs(5), listens).await;
+            let pool = |most| Arc::new(Pool::new(server.clone(), most));
+            let writers = [pool(1), pool(1)];
+            // Three writers of the tally, none of which waits for another.
+            let writer = |number: u64| ((boot >> 3 << 2) | number).cast_signed();
+            let (inserts, commits) = (writer(1), writer(2));
+            let inserts = Inserts {
+                wire: wire.clone(),
+                writer: inserts,
+            };
+            let commits = Commits {
+                wire: wire.clone(),
+                writer: commits,
+            };
+            StoreResult::Ok(Inner {
+                inserts: Group::start(&runtime, writers[0].clone(), inserts),
+                commits: Group::start(&runtime, writers[1].clone(), commits),
+                hand: pool(1),
+                readers: pool(2),
+                leases: pool(1),
+                writers,
+                server,
+                schema: builder.schema,
+                durability,
+                wire,
+                writer: writer(0),
+                set_aside: Arc::default(),
+            })
+        });
+        let inner = Arc::new(opened.await??);
+        Ok(Self { inner, io })
+    }
+
+    /// Runs on the store's own thread, to the end, whoever stops waiting.
+    fn run<'a, T: Send + 'static, F>(&'a self, work: impl FnOnce(Arc<Inner>) -> F) -> Answer<'a, T>
+    where
+        F: Future<Output = StoreResult<T>> + Send + 'static,
+    {
+        if self.inner.server.is_closed() {
+            return Box::pin(std::future::ready(Err(StoreError::closed())));
+        }
+        let answer = self.io.run(work(self.inner.clone()));
+        Box::pin(async move { answer.await? })
+    }
+}
+
+type Answer<'a, T> = BoxFuture<'a, StoreResult<T>>;
+
+/// What the server's settings let it promise.
+async fn durability(server: &Server, is_unsafe: bool) -> StoreResult<Durability> {
+    let connection = server.connect().await?;
+    let asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit'), \
+        current_setting('synchronous_standby_names'), @.now_ms()";
+    let found = connection.query(asked, &[]).await.map_err(unavailable)?;
+    let setting = |at: usize| found[0].get::<_, &str>(at);
+    server.saw(found[0].get(3));
+    match (setting(0), setting(1), setting(2)) {
+        ("off", ..) if !is_unsafe => {
+            let context = "the server runs with fsync=off: a power cut may destroy all of its data";
+            Err(StoreError::new(StoreErrorKind::Unsupported, context))
+        }
+        ("off", ..) | (_, "off", _) => Ok(Durability::Restart),
+        (_, "local", _) | (_, _, "") => Ok(Durability::Host),
+        _ => Ok(Durability::Cluster),
+    }
+}
+
+/// Gives a connection back that nothing is under way on, as the answer says.
+fn finished<T>(connection: Lent, answer: StoreResult<T>) -> StoreResult<T> {
+    if answer.is_ok() {
+        connection.done();
+    }
+    answer
+}
+
+async fn control(connection: &Connection, change: Option<&ControlChange>) -> StoreResult<Controls> {
+    let lock = if change.is_some() { " FOR UPDATE" } else { "" };
+    connection.batch("BEGIN").await.map_err(unavailable)?;
+    let read = format!("SELECT named FROM @.control{lock}");
+    let found = connection.query(&read, &[]).await.map_err(unavailable)?;
+    let named = found.first().map_or(&[][..], |found| found.get(0));
+    let mut values = match named.is_empty() {
+        true => ControlValues::default(),
+        false => ControlValues::decode(named)?,
+    };
+    let controls = values.apply(change);
+    if controls.changed {
+        let write = "UPDATE @.control SET version = $1, named = $2";
+        let version = values.version().cast_signed();
+        connection
+            .execute(write, &[&version, &values.encode()])
+            .await
+            .map_err(unavailable)?;
+    }
+    connection.batch("COMMIT").await.map_err(unavailable)?;
+    Ok(controls)
+}
+
+/// Those past their window, unless one is taken over at this moment.
+const PRUNE_KEYS: &str = "DELETE FROM @.key WHERE key = ANY (ARRAY(SELECT key FROM @.key \
+    WHERE until <= (SELECT @.now_ms() OFFSET 0) ORDER BY until LIMIT $1::int8 FOR UPDATE SKIP LOCKED))";
+
+impl TaskStore for PostgresStore {
+    fn abilities(&self) -> Abilities {
+        Abilities::new(self.inner.durability, Sharing::Shared, true)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.server.now()
+    }
+
+    fn queue_hint(&self, _: Option<&Tenant>, _: Option<&PoolName>) -> QueueHint {
+        QueueHint::default()
+    }
+
+    fn insert(&self, task: NewRow) -> Answer<'_, Insertion> {
+        self.run(|inner| async move {
+            let answers = inner.inserts.write(vec![task]).await?;
+            answers.into_iter().next().ok_or_else(StoreError::closed)
+        })
+    }
+
+    fn insert_all(&self, tasks: Vec<NewRow>) -> Answer<'_, Vec<Insertion>> {
+        self.run(|inner| async move { inner.inserts.write(tasks).await })
+    }
+
+    fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
+        self.run(|inner| async move {
+            let connection = inner.hand.get().await?;
+            let claimed = claim::claim(&connection, &claim, inner.writer, &inner.set_aside).await;
+            let (claims, now) = finished(connection, claimed)?;
+            inner.server.saw(now);
+            claims.tasks.iter().for_each(|task| inner.wire.changed(task.row.id));
+            Ok(claims)
+        })
+    }
+
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Answer<'a, Vec<Row>> {
+        let (scope, which) = (scope.clone(), which.clone());
+        self.run(|inner| async move {
+            let connection = inner.readers.get().await?;
+            let rows = read::rows(&connection, &scope, &which).await;
+            finished(connection, rows)
+        })
+    }
+
+    fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
+        self.run(move |inner| async move {
+            let connection = inner.readers.get().await?;
+            let due = due::due(&connection, &what, max).await;
+            let (candidates, now) = finished(connection, due)?;
+            inner.server.saw(now);
+            Ok(candidates)
+        })
+    }
+
+    fn commit(&self, change: Change) -> Answer<'_, Committed> {
+        self.run(|inner| async move {
+            let answers = inner.commits.write(vec![change]).await?;
+            answers.into_iter().next().ok_or_else(StoreError::closed)
+        })
+    }
+
+    fn commit_all(&self, changes: Vec<Change>) -> Answer<'_, Vec<Committed>> {
+        self.run(|inner| async move { inner.commits.write(changes).await })
+    }
+
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Answer<'_, Vec<Renewal>> {
+        self.run(move |inner| async move {
+            let connection = inner.leases.get().await?;
+            let renewed = claim::renew(&connection, &leases, lease).await;
+            finished(connection, renewed)
+        })
+    }
+
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Answer<'_, Vec<ClaimedOutbox>> {
+        self.run(|inner| async move {
+            let connection = inner.hand.get().await?;
+            let claimed = outbox::claim(&connection, &claim).await;
+            finished(connection, claimed)
+        })
+    }
+
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Answer<'a, PageOf<Row>> {
+        let (scope, filter) = (scope.clone(), filter.clone());
+        self.run(|inner| async move {
+            let connection = inner.readers.get().await?;
+            let listed = list::list(&connection, &scope, &filter, &page).await;
+            finished(connection, listed)
+        })
+    }
+
+    fn counts<'a>(&'a self, scope: &'a Scope) -> Answer<'a, Counts> {
+        let scope = scope.clone();
+        self.run(|inner| async move {
+            let connection = inner.readers.get().await?;
+            let counted = read::counts(&connection, &scope).await;
+            let (mut counts, now) = finished(connection, counted)?;
+            inner.server.saw(now);
+            counts.set_aside = inner.set_aside.load(Ordering::Relaxed);
+            Ok(counts)
+        })
+    }
+
+    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Answer<'a, Option<Payload>> {
+        let scope = scope.clone();
+        self.run(move |inner| async move {
+            let connection = inner.readers.get().await?;
+            let payload = read::payload(&connection, &scope, id, part).await;
+            finished(connection, payload)
+        })
+    }
+
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Answer<'_, bool> {
+        self.run(move |inner| async move {
+            let connection = inner.hand.get().await?;
+            let set = logs::set_progress(&connection, lease, &progress).await;
+            let set = finished(connection, set)?;
+            inner.wire.changed(lease.id);
+            Ok(set)
+        })
+    }
+
+    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Answer<'_, bool> {
+        self.run(move |inner| async move {
+            let connection = inner.hand.get().await?;
+            let added = logs::append(&connection, lease, &lines).await;
+            let added = finished(connection, added)?;
+            inner.wire.changed(lease.id);
+            Ok(added)
+        })
+    }
+
+    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Answer<'a, Vec<LogLine>> {
+        let scope = scope.clone();
+        self.run(move |inner| async move {
+            let connection = inner.readers.get().await?;
+            let lines = logs::logs(&connection, &scope, id, query).await;
+            finished(connection, lines)
+        })
+    }
+
+    fn prune_keys(&self, limit: usize) -> Answer<'_, usize> {
+        self.run(move |inner| async move {
+            let connection = inner.hand.get().await?;
+            let limit = crate::codec::count(limit);
+            let pruned = connection.execute(PRUNE_KEYS, &[&limit]).await.map_err(unavailable);
+            let pruned = finished(connection, pruned)?;
+            Ok(usize::try_from(pruned).unwrap_or(usize::MAX))
+        })
+    }
+
+    fn news(&self) -> BoxFuture<'_, News> {
+        Box::pin(self.inner.wire.news())
+    }
+
+    fn attend(&self, attention: Attention) {
+        self.inner.wire.attend(attention);
+    }
+
+    fn glance(&self, ids: Vec<RequestId>) -> Answer<'_, Vec<Option<Glance>>> {
+        self.run(|inner| async move {
+            let connection = inner.readers.get().await?;
+            let glances = read::glance(&connection, &ids).await;
+            finished(connection, glances)
+        })
+    }
+
+    fn beat(&self, me: Presence, within: Duration) -> Answer<'_, Vec<Seen>> {
+        self.run(move |inner| async move {
+            let connection = inner.hand.get().await?;
+            let seen = read::beat(&connection, &me, within).await;
+            finished(connection, seen)
+        })
+    }
+
+    fn control(&self, change: Option<ControlChange>) -> Answer<'_, Controls> {
+        self.run(|inner| async move {
+            let connection = inner.hand.get().await?;
+            let controls = control(&connection, change.as_ref()).await;
+            let controls = finished(connection, controls)?;
+            if controls.changed {
+                inner.wire.control();
+            }
+            Ok(controls)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let inner = &self.inner;
+        inner.server.close();
+        for pool in [
+            &inner.hand,
+            &inner.readers,
+            &inner.leases,
+            &inner.writers[0],
+            &inner.writers[1],
+        ] {
+            pool.close();
+        }
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("schema", &self.inner.schema)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,333 @@
+//! How handles hear of each other: notifications of the server, outside of the transactions that change something, and few.
+//!
+//! All of it is a hint. Nothing is told while nobody listens: each handle says now and then that it is there.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_postgres::{AsyncMessage, Client, NoTls, error::Error};
+use tower_respond_async::{
+    store::{Attention, Change, News, Row},
+    task::RequestId,
+};
+
+use crate::connection::{Server, lock};
+
+/// A handle that was not heard of for so long is gone. It says so three times as often.
+const PRESENT: Duration = Duration::from_secs(45);
+/// Between two notifications of a handle: together they are sent at the pace of whoever listens.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The server takes 8,000 bytes: so many ids of 32 digits.
+const IDS: usize = 240;
+/// How much is remembered for a handle that does not listen just now.
+const REMEMBERED: usize = 4096;
+
+/// A handle's end of it.
+pub(crate) struct Wire {
+    /// What is to be told.
+    outgoing: Mutex<News>,
+    outgo: Notify,
+    /// What was heard.
+    incoming: Mutex<News>,
+    heard: Notify,
+    attends: AtomicBool,
+    /// Whether it is to be said now that this handle is there.
+    hello: AtomicBool,
+    /// Others, when they were last heard of, and whether they attend to changes.
+    others: Mutex<HashMap<u64, (Instant, bool)>>,
+    began: Instant,
+    boot: u64,
+    channel: String,
+}
+
+impl Wire {
+    pub(crate) fn new(schema: &str, boot: u64) -> Self {
+        // FNV-1a: the same in every build.
+        let channel = schema.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self {
+            outgoing: Mutex::default(),
+            outgo: Notify::new(),
+            incoming: Mutex::default(),
+            heard: Notify::new(),
+            attends: AtomicBool::new(false),
+            hello: AtomicBool::new(true),
+            others: Mutex::default(),
+            began: Instant::now(),
+            boot,
+            channel: format!("ra_{channel:016x}"),
+        }
+    }
+
+    pub(crate) fn attend(&self, attention: Attention) {
+        let attends = attention == Attention::Changes;
+        if self.attends.swap(attends, Ordering::SeqCst) != attends {
+            self.hello.store(true, Ordering::SeqCst);
+            self.outgo.notify_one();
+        }
+    }
+
+    pub(crate) async fn news(&self) -> News {
+        loop {
+            let news = std::mem::take(&mut *lock(&self.incoming));
+            if !news.is_empty() {
+                return news;
+            }
+            self.heard.notified().await;
+        }
+    }
+
+    pub(crate) fn stored(&self, row: &Row) {
+        self.tell(|news| news.work |= row.columns.is_queued());
+        self.changed(row.id);
+    }
+
+    pub(crate) fn committed(&self, change: &Change) {
+        let requeued = change.to.as_ref().is_some_and(|next| next.columns.is_queued());
+        self.tell(|news| {
+            news.work |= requeued;
+            news.outbox |= change.brings_completion();
+            if change.asks_to_stop() {
+                news.stops.push(change.id);
+            }
+        });
+        self.changed(change.id);
+    }
+
+    pub(crate) fn control(&self) {
+        self.tell(|news| news.control = true);
+    }
+
+    pub(crate) fn changed(&self, id: RequestId) {
+        if self.somebody(true) {
+            self.tell(|news| news.changed.push(id));
+        }
+    }
+
+    /// Whether another handle is there, or one that attends to changes. One that was just opened does not know yet.
+    fn somebody(&self, attends: bool) -> bool {
+        self.began.elapsed() < PRESENT
+            || lock(&self.others)
+                .values()
+                .any(|(at, attending)| at.elapsed() < PRESENT && (*attending || !attends))
+    }
+
+    fn tell(&self, note: impl FnOnce(&mut News)) {
+        if !self.somebody(false) {
+            return;
+        }
+        let mut news = lock(&self.outgoing);
+        note(&mut news);
+        if news.changed.len() + news.stops.len() > IDS {
+            (news.stops, news.changed) = (Vec::new(), Vec::new());
+            news.missed = true;
+        }
+        let is_any = !news.is_empty();
+        drop(news);
+        if is_any {
+            self.outgo.notify_one();
+        }
+    }
+
+    fn hear(&self, payload: &str) {
+        let mut parts = payload.split(';');
+        let Some(from) = parts.next().and_then(|boot| u64::from_str_radix(boot, 16).ok()) else {
+            return;
+        };
+        if from == self.boot {
+            return;
+        }
+        let what = parts.next().unwrap_or_default();
+        if what.contains('h') {
+            let seen = (Instant::now(), what.contains('a'));
+            if lock(&self.others).insert(from, seen).is_none() {
+                // It does not know of this one yet.
+                self.hello.store(true, Ordering::SeqCst);
+                self.outgo.notify_one();
+            }
+        }
+        let attends = self.attends.load(Ordering::SeqCst);
+        self.note(|news| {
+            news.work |= what.contains('w');
+            news.outbox |= what.contains('o');
+            news.control |= what.contains('c');
+            news.missed |= what.contains('m');
+            news.stops.extend(ids(parts.next().unwrap_or_default()));
+            let changed = ids(parts.next().unwrap_or_default());
+            if attends {
+                news.changed.extend(changed);
+            }
+        });
+    }
+
+    fn note(&self, note: impl FnOnce(&mut News)) {
+        let mut news = lock(&self.incoming);
+        note(&mut news);
+        if news.changed.len() + news.stops.len() > REMEMBERED {
+            (news.stops, news.changed) = (Vec::new(), Vec::new());
+            news.missed = true;
+        }
+        let is_any = !news.is_empty();
+        drop(news);
+        if is_any {
+            self.heard.notify_one();
+        }
+    }
+
+    /// What is to be sent now, if anything is.
+    fn outgoing(&self) -> Option<String> {
+        let news = std::mem::take(&mut *lock(&self.outgoing));
+        let hello = self.hello.swap(false, Ordering::SeqCst);
+        if news.is_empty() && !hello {
+            return None;
+        }
+        let mut what = String::new();
+        for (is_so, letter) in [
+            (hello, 'h'),
+            (self.attends.load(Ordering::SeqCst), 'a'),
+            (news.work, 'w'),
+            (news.outbox, 'o'),
+            (news.control, 'c'),
+            (news.missed, 'm'),
+        ] {
+            what.extend(is_so.then_some(letter));
+        }
+        Some(format!(
+            "{:x};{what};{};{}",
+            self.boot,
+            digits(&news.stops),
+            digits(&news.changed)
+        ))
+    }
+}
+
+fn digits(ids: &[RequestId]) -> String {
+    ids.iter()
+        .map(|id| format!("{:032x}", u128::from_be_bytes(*id.as_bytes())))
+        .collect()
+}
+
+fn ids(digits: &str) -> Vec<RequestId> {
+    let ids = digits.as_bytes().chunks_exact(32).filter_map(|id| {
+        let id = u128::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()?;
+        Some(RequestId::from_bytes(id.to_be_bytes()))
+    });
+    ids.collect()
+}
+
+/// Listens and tells, on a connection of its own, until the store is closed. Says once that it listens.
+pub(crate) async fn run(server: Arc<Server>, wire: Arc<Wire>, ready: oneshot::Sender<()>) {
+    let mut ready = Some(ready);
+    let mut pause = Duration::from_millis(50);
+    while !server.is_closed() {
+        if let Ok((client, messages, _driver)) = listen(&server, &wire.channel).await {
+            pause = Duration::from_millis(50);
+            match ready.take() {
+                Some(ready) => _ = ready.send(()),
+                // Whatever was told meanwhile was missed.
+                None => wire.note(|news| {
+                    (news.work, news.outbox, news.control, news.missed) = (true, true, true, true);
+                }),
+            }
+            wire.hello.store(true, Ordering::SeqCst);
+            wire.outgo.notify_one();
+            // Its error is the end of the connection: the next one is tried.
+            let _ = talk(&wire, &client, messages).await;
+        }
+        sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+async fn talk(wire: &Wire, client: &Client, mut messages: mpsc::UnboundedReceiver<String>) -> Result<(), Error> {
+    let (mut sent, mut said) = (Instant::now() - PAUSE, Instant::now());
+    loop {
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => wire.hear(&message),
+                None => return Ok(()),
+            },
+            () = wire.outgo.notified() => {
+                sleep_until(sent + PAUSE).await;
+                sent = Instant::now();
+                if let Some(payload) = wire.outgoing() {
+                    client.execute("SELECT pg_notify($1, $2)", &[&wire.channel, &payload]).await?;
+                }
+            }
+            // The connection is used now and then as well, or nobody would find out that it is dead.
+            () = sleep_until(said + PRESENT / 3) => {
+                said = Instant::now();
+                wire.hello.store(true, Ordering::SeqCst);
+                wire.outgo.notify_one();
+            }
+        }
+    }
+}
+
+struct Driver(tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn listen(server: &Server, channel: &str) -> Result<(Client, mpsc::UnboundedReceiver<String>, Driver), Error> {
+    let (client, mut connection) = server.config().connect(NoTls).await?;
+    let (heard, messages) = mpsc::unbounded_channel();
+    let driver = Driver(tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notification(message) = message
+                && heard.send(message.payload().to_owned()).is_err()
+            {
+                return;
+            }
+        }
+    }));
+    client.batch_execute(&format!("LISTEN {channel}")).await?;
+    Ok((client, messages, driver))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_told_is_heard() {
+        let (here, there) = (Wire::new("s", 1), Wire::new("s", 2));
+        there.attend(Attention::Changes);
+        let id = RequestId::from_bytes([7; 16]);
+        here.changed(id);
+        here.control();
+        let payload = here.outgoing().unwrap_or_default();
+        there.hear(&payload);
+        here.hear(&payload);
+        let news = there.news().await;
+        assert_eq!((news.changed, news.control, news.work), (vec![id], true, false));
+        assert!(lock(&here.incoming).is_empty(), "it is not told what it told");
+    }
+
+    #[tokio::test]
+    async fn more_than_can_be_told_is_said_to_be_missed() {
+        let (here, there) = (Wire::new("s", 1), Wire::new("s", 2));
+        there.attend(Attention::Changes);
+        for number in 0..=255 {
+            here.changed(RequestId::from_bytes([number; 16]));
+        }
+        let payload = here.outgoing().unwrap_or_default();
+        assert!(payload.len() < 8000);
+        there.hear(&payload);
+        assert!(there.news().await.missed);
+    }
+}

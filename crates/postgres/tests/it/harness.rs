@@ -1,0 +1,198 @@
+//! How the suite drives `PostgresStore`: schemas of their own on a private server, and its clock moved by hand.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{runtime::Runtime, sync::OnceCell};
+use tokio_postgres::{Client, NoTls};
+use tower_respond_async::{
+    RequestId, TaskRecord, TaskStore,
+    error::BoxFuture,
+    testing::{ManualClock, conformance::Harness},
+    time::Timestamp,
+};
+use tower_respond_async_postgres::{PostgresStore, PostgresStoreBuilder};
+use uuid::Uuid;
+
+use crate::server;
+
+const BEGIN: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// Opens stores, each in an empty schema, and what another process would have of the last.
+#[derive(Debug)]
+pub(crate) struct PostgresHarness {
+    pub(crate) clock: ManualClock,
+    schema: Mutex<String>,
+    admin: OnceCell<Client>,
+}
+
+/// A name that no other schema has.
+pub(crate) fn a_schema() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("t_{}_{}_{number}", std::process::id(), now.as_nanos())
+}
+
+/// A connection of a test's own.
+pub(crate) async fn admin() -> Client {
+    let (client, connection) = tokio_postgres::connect(&server::shared().url(), NoTls).await.unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    client
+}
+
+impl PostgresHarness {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: ManualClock::new(BEGIN),
+            schema: Mutex::default(),
+            admin: OnceCell::new(),
+        }
+    }
+
+    /// The schema of the store that was opened last.
+    pub(crate) fn schema(&self) -> String {
+        self.schema.lock().unwrap().clone()
+    }
+
+    pub(crate) async fn admin(&self) -> &Client {
+        self.admin.get_or_init(admin).await
+    }
+
+    /// Runs statements, with the schema for `@`.
+    pub(crate) async fn run(&self, sql: &str) {
+        let sql = sql.replace('@', &self.schema());
+        self.admin().await.batch_execute(&sql).await.unwrap();
+    }
+
+    pub(crate) fn builder(&self) -> PostgresStoreBuilder {
+        let builder = PostgresStore::builder().schema(self.schema()).unsafe_durability();
+        builder.clock(self.clock.clone())
+    }
+
+    /// Its sessions are called as the schema is.
+    fn url(&self) -> String {
+        format!("{}?application_name={}", server::shared().url(), self.schema())
+    }
+
+    /// Another handle.
+    pub(crate) async fn handle(&self) -> Arc<PostgresStore> {
+        Arc::new(self.builder().connect(&self.url()).await.unwrap())
+    }
+
+    /// A store in an empty schema, whose clock stands still.
+    pub(crate) async fn fresh(&self) -> Arc<PostgresStore> {
+        *self.schema.lock().unwrap() = a_schema();
+        let store = self.handle().await;
+        // A table, since a function that is replaced must be planned anew by everybody.
+        let clock = "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
+            CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.hand $$";
+        self.run(clock).await;
+        self.set_clock().await;
+        store
+    }
+
+    async fn set_clock(&self) {
+        use tower_respond_async::time::Clock as _;
+        let now = self.clock.now().as_millis();
+        self.run(&format!("UPDATE @.hand SET ms = {now}")).await;
+    }
+}
+
+impl Harness for PostgresHarness {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn TaskStore>> {
+        Box::pin(async { self.fresh().await as Arc<dyn TaskStore> })
+    }
+
+    fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
+        self.clock.advance(time);
+        Box::pin(self.set_clock())
+    }
+
+    fn set_back(&self, by: Duration) -> BoxFuture<'_, bool> {
+        self.clock.turn_back(by);
+        Box::pin(async {
+            self.set_clock().await;
+            true
+        })
+    }
+
+    fn unit(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    // Each round takes some milliseconds of two cores.
+    fn rounds(&self) -> usize {
+        100
+    }
+
+    fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
+        Box::pin(async { Some(self.handle().await as Arc<dyn TaskStore>) })
+    }
+
+    fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
+        self.reopen()
+    }
+
+    fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let id = Uuid::from_bytes(*id.as_bytes());
+            let flip = "UPDATE @.request SET body = set_byte(body, 0, get_byte(body, 0) # 1) WHERE id = '%'";
+            self.run(&flip.replace('%', &id.to_string())).await;
+            true
+        })
+    }
+
+    fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let id = Uuid::from_bytes(*id.as_bytes());
+            let format = TaskRecord::FORMAT + 1;
+            let newer = format!(
+                "UPDATE @.task SET format = {format}, record = set_byte(record, 0, {format}) WHERE id = '{id}'"
+            );
+            self.run(&newer).await;
+            true
+        })
+    }
+}
+
+/// What is counted is what is there, whatever the test did.
+impl Drop for PostgresHarness {
+    fn drop(&mut self) {
+        let schema = self.schema();
+        if std::thread::panicking() || schema.is_empty() {
+            return;
+        }
+        let counted = std::thread::spawn(move || {
+            let runtime: Runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let differs = "SELECT tenant, pool, state, sum(n)::int8 FROM ( \
+                    SELECT tenant, pool, state, n FROM @.tally UNION ALL \
+                    SELECT coalesce('=' || tenant, ''), pool, state, -1 FROM @.task UNION ALL \
+                    SELECT '', '', -1, -1 FROM @.outbox) x GROUP BY 1, 2, 3 HAVING sum(n) <> 0";
+                let client = admin().await;
+                let differs = client.query(&differs.replace('@', &schema), &[]).await.unwrap();
+                let differs: Vec<(String, String, i16, i64)> = differs
+                    .iter()
+                    .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
+                    .collect();
+                client
+                    .batch_execute(&format!("DROP SCHEMA {schema} CASCADE"))
+                    .await
+                    .unwrap();
+                differs
+            })
+        });
+        assert_eq!(counted.join().unwrap(), [], "the tally is not what is there");
+    }
+}

@@ -1,0 +1,13 @@
+//! The store seen from outside: one binary, a module per theme.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that meets an error it does not expect should fail"
+)]
+
+mod conformance;
+mod harness;
+mod open;
+mod plans;
+mod server;
+mod traps;

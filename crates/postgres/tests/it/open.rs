@@ -1,0 +1,96 @@
+//! Connecting: tables that are made once, and what is refused.
+
+use tower_respond_async::{TaskStore, store::StoreErrorKind, testing::conformance};
+use tower_respond_async_postgres::{Migrate, PostgresStore};
+
+use crate::{
+    harness::{PostgresHarness, a_schema, admin},
+    server,
+};
+
+fn run(test: impl AsyncFnOnce()) {
+    // Started before there is a runtime.
+    let _ = server::shared();
+    conformance::run(&PostgresHarness::new(), async |_| test().await);
+}
+
+#[test]
+fn several_may_open_an_empty_database_at_once() {
+    run(async || {
+        let schema = a_schema();
+        let open = |_: usize| {
+            let schema = schema.clone();
+            tokio::spawn(async move {
+                let builder = PostgresStore::builder().schema(schema).unsafe_durability();
+                builder.connect(&server::shared().url()).await
+            })
+        };
+        let opening: Vec<_> = (0..6).map(open).collect();
+        for opened in opening {
+            let store = opened.await.unwrap().unwrap();
+            assert_eq!(store.control(None).await.unwrap().version, 0);
+        }
+    });
+}
+
+#[test]
+fn a_schema_is_checked_where_somebody_else_makes_it() {
+    run(async || {
+        let schema = a_schema();
+        let builder = || PostgresStore::builder().schema(schema.clone()).unsafe_durability();
+        let refused = builder()
+            .migrate(Migrate::Check)
+            .connect(&server::shared().url())
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
+        assert!(refused.to_string().contains(&schema), "{refused}");
+        drop(builder().connect(&server::shared().url()).await.unwrap());
+        drop(
+            builder()
+                .migrate(Migrate::Check)
+                .connect(&server::shared().url())
+                .await
+                .unwrap(),
+        );
+
+        let later = format!("UPDATE {schema}.meta SET version = 99");
+        admin().await.batch_execute(&later).await.unwrap();
+        drop(builder().connect(&server::shared().url()).await.unwrap());
+        let newer = format!("UPDATE {schema}.meta SET oldest_reader = 99");
+        admin().await.batch_execute(&newer).await.unwrap();
+        let refused = builder().connect(&server::shared().url()).await.unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
+    });
+}
+
+#[test]
+fn a_server_that_may_lose_everything_is_refused() {
+    run(async || {
+        let builder = PostgresStore::builder().schema(a_schema());
+        let refused = builder.connect(&server::shared().url()).await.unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Unsupported);
+        assert!(refused.to_string().contains("fsync"), "{refused}");
+    });
+}
+
+#[test]
+fn a_password_is_shown_nowhere() {
+    run(async || {
+        let store = PostgresStore::builder().schema(a_schema()).unsafe_durability();
+        let store = store.connect(&server::shared().url()).await.unwrap();
+        let mut shown = format!("{store:?} {:?}", PostgresStore::builder());
+        for url in [
+            "postgres://me:s3cret@127.0.0.1:1/db",
+            "postgres://me:s3cret@host:port/db",
+            "postgres://me:s3c@ret:s3cret@/db?s3cret=s3cret",
+            "host=x password='s3cret",
+            "host=x s3cret",
+            "host=127.0.0.1 port=1 user=me password=s3cret",
+        ] {
+            let refused = PostgresStore::builder().connect(url).await.unwrap_err();
+            shown += &format!("{refused} {refused:?}");
+        }
+        assert!(!shown.contains("s3cret") && !shown.contains("not-shown"), "{shown}");
+    });
+}

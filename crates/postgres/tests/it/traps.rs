@@ -1,0 +1,283 @@
+//! What a statement must say that no other promise would miss: each of these fails if it does not.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use tower_respond_async::{
+    TaskStore,
+    store::{Claim, Committed, Durability, Held, Insert, Inserted, Ledger, LogQuery, News, Settled},
+    task::{
+        CapturedRequest, CapturedResponse, Counts, FenceToken, LeaseRef, LogLine, NewTask, RequestId, Scope, Tenant,
+        WorkerId, lifecycle::Outcome,
+    },
+    testing::conformance,
+    time::Timestamp,
+};
+use tower_respond_async_postgres::PostgresStore;
+use uuid::Uuid;
+
+use crate::harness::{PostgresHarness, admin};
+
+const LEASE: Duration = Duration::from_secs(60);
+
+pub(crate) fn a_task() -> NewTask {
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    let id = RequestId::from_parts(Timestamp::from_millis(1_700_000_000_000), random);
+    let body = Bytes::from_static(b"body");
+    let request = CapturedRequest::new(Method::POST, Uri::from_static("/run"), HeaderMap::new(), body);
+    NewTask::new(id, Arc::new(request))
+}
+
+/// A task that differs from others.
+pub(crate) fn a_task_with(change: impl FnOnce(&mut NewTask)) -> NewTask {
+    let mut task = a_task();
+    change(&mut task);
+    task
+}
+
+pub(crate) fn success() -> Outcome {
+    let body = Bytes::from_static(b"done");
+    Outcome::Succeeded {
+        output: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body)),
+    }
+}
+
+fn worker() -> WorkerId {
+    WorkerId::new("w", 1)
+}
+
+async fn born(ledger: &Ledger, task: NewTask) -> Held {
+    let insert = Insert::new(task).born(worker(), LEASE);
+    match ledger.insert(insert).await.unwrap() {
+        Inserted::New(_, Some(held)) => held,
+        other => panic!("the task is new and held, but the answer was {other:?}"),
+    }
+}
+
+fn uuid(id: RequestId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}
+
+/// Runs a test with a store in a schema of its own.
+fn with_store(test: impl AsyncFnOnce(&PostgresHarness, Arc<PostgresStore>)) {
+    let harness = PostgresHarness::new();
+    conformance::run(&harness, async |_| {
+        let store = harness.fresh().await;
+        test(&harness, store).await;
+    });
+}
+
+/// An asynchronous standby that takes over may not know of a claim. The next one makes the same version of the row; its token
+/// is of a later timeline.
+#[test]
+fn who_holds_a_claim_that_a_failover_lost_is_fenced() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let held = born(&ledger, a_task()).await;
+        assert!(
+            held.lease().token > FenceToken::new(1 << 32),
+            "the token tells the timeline"
+        );
+        let id = uuid(held.lease().id);
+        harness
+            .run(&format!(
+                "UPDATE @.task SET token = token + (1::int8 << 32) WHERE id = '{id}'"
+            ))
+            .await;
+        assert!(matches!(
+            ledger.settle(&held, &success()).await.unwrap(),
+            Settled::Fenced
+        ));
+        assert_eq!(
+            store
+                .counts(&Scope::All)
+                .await
+                .unwrap()
+                .of(tower_respond_async::TaskState::Running),
+            1
+        );
+    });
+}
+
+/// The claim that follows is not committed yet when the line comes, and so not seen. The line must wait for it.
+#[test]
+fn a_line_of_a_log_waits_for_a_claim_that_is_on_its_way() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let lease = born(&ledger, a_task()).await.lease();
+        let claim = format!(
+            "BEGIN; UPDATE @.task SET token = token + 1, version = version + 1 WHERE id = '{}'",
+            uuid(lease.id)
+        );
+        harness.run(&claim).await;
+        let line = LogLine::new(Timestamp::ZERO, "INFO", "test", "from a zombie");
+        let writer = store.clone();
+        let append = tokio::spawn(async move { writer.append_log(lease, vec![line]).await.unwrap() });
+        until_somebody_waits(harness, || append.is_finished()).await;
+        harness.run("COMMIT").await;
+        assert!(!append.await.unwrap(), "the claim holds no more");
+        let lines = store.logs(&Scope::All, lease.id, LogQuery::default()).await.unwrap();
+        assert_eq!(lines, []);
+    });
+}
+
+/// Until a session waits for a lock in the schema of the test, or what would wait has ended.
+async fn until_somebody_waits(harness: &PostgresHarness, has_ended: impl Fn() -> bool) {
+    let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1";
+    // A session that is in a transaction sees the others as they were when it looked first.
+    let looks = admin().await;
+    while !has_ended() {
+        let waiting = looks.query(waits, &[&harness.schema()]).await.unwrap();
+        if !waiting.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A batch that changes nothing counts nothing.
+#[test]
+fn a_fenced_batch_leaves_the_counters_alone() {
+    with_store(async |_, store| {
+        let ledger = Ledger::new(store.clone());
+        let held = born(&ledger, a_task()).await;
+        let row = store
+            .rows(&Scope::All, &tower_respond_async::store::Which::Id(held.lease().id))
+            .await
+            .unwrap()
+            .remove(0);
+        let mut ended = row.clone();
+        let record = Arc::make_mut(ended.restore());
+        record.settle(held.lease().token, &success(), store.now()).unwrap();
+        let change = tower_respond_async::store::Change::between(&row, ended.record.clone(), store.now());
+        assert!(matches!(store.commit(change.clone()).await.unwrap(), Committed::Done));
+        let before = store.counts(&Scope::All).await.unwrap();
+        let refused = store.commit_all(vec![change.clone(), change]).await.unwrap();
+        assert!(
+            refused
+                .iter()
+                .all(|refused| matches!(refused, Committed::Stale(Some(_))))
+        );
+        assert_eq!(store.counts(&Scope::All).await.unwrap(), before);
+    });
+}
+
+/// One worker asks through two handles at the same moment: the constraint has the last word, and both are answered.
+#[test]
+fn one_worker_at_two_handles_has_one_suspect() {
+    with_store(async |harness, store| {
+        let (ledger, other) = (Ledger::new(store.clone()), harness.handle().await);
+        for round in 0..20 {
+            for _ in 0..4 {
+                let insert = Insert::new(a_task_with(|task| task.crash_allowance = 100));
+                let _ = ledger
+                    .insert(insert.born(WorkerId::new("dead", 1), Duration::from_millis(1)))
+                    .await
+                    .unwrap();
+            }
+            tower_respond_async::testing::conformance::Harness::pass(harness, Duration::from_secs(1)).await;
+            let _ = ledger.rescue(100).await.unwrap();
+            let this = WorkerId::new(format!("w{round}"), 1);
+            let claim = || Claim::new(this.clone(), 3, LEASE);
+            let (first, second) = tokio::join!(store.claim(claim()), other.claim(claim()));
+            let tasks = [first.unwrap().tasks, second.unwrap().tasks].map(|tasks| tasks.len());
+            assert_eq!(tasks.iter().sum::<usize>(), 1, "{tasks:?}");
+        }
+    });
+}
+
+/// A text of the server holds no zeros, and a tenant may.
+#[test]
+fn any_text_can_be_a_tenant() {
+    with_store(async |_, store| {
+        let ledger = Ledger::new(store.clone());
+        let names = ["", "a\0b", "a\u{1}0b", "two\nlines", "it's \"quoted\" \\"];
+        for name in names {
+            let task = a_task_with(|task| task.tenant = Some(Tenant::new(name)));
+            assert!(matches!(
+                ledger.insert(Insert::new(task)).await.unwrap(),
+                Inserted::New(..)
+            ));
+        }
+        for name in names {
+            let scope = Scope::One(Some(Tenant::new(name)));
+            let listed = ledger.list_all(&scope, &Default::default()).await.unwrap();
+            assert_eq!(
+                listed.iter().map(|task| task.tenant.clone()).collect::<Vec<_>>(),
+                [Some(Tenant::new(name))]
+            );
+            let counts: Counts = store.counts(&scope).await.unwrap();
+            assert_eq!((counts.queued(), counts.oldest_queued), (1, Some(Duration::ZERO)));
+        }
+    });
+}
+
+/// Whatever becomes of its connections, the store makes new ones.
+#[test]
+fn a_store_whose_sessions_were_ended_goes_on() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let held = born(&ledger, a_task()).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
+        let _ = harness.admin().await.query(end, &[&harness.schema()]).await.unwrap();
+        loop {
+            // The first to use a connection that was ended hears so.
+            if let Ok(settled) = ledger.settle(&held, &success()).await {
+                assert!(matches!(settled, Settled::Accepted { .. }));
+                break;
+            }
+        }
+        while !store.news().await.missed {}
+        assert_eq!(store.abilities().durability, Durability::Restart, "fsync is off");
+    });
+}
+
+/// Told outside of what changes something, and only while somebody listens.
+#[test]
+fn what_another_handle_stores_is_heard() {
+    with_store(async |harness, store| {
+        let other = harness.handle().await;
+        let ledger = Ledger::new(store);
+        let _ = ledger.insert(Insert::new(a_task())).await.unwrap();
+        let mut heard = News::default();
+        while !heard.work {
+            heard = other.news().await;
+        }
+    });
+}
+
+/// Where the head of the queue is of a tenant that has enough, and others take it meanwhile.
+#[test]
+fn claims_by_tenant_at_two_handles_have_each_task_once() {
+    with_store(async |harness, store| {
+        let (ledger, other) = (Ledger::new(store.clone()), harness.handle().await);
+        for number in 0..40 {
+            let tenant = Some(Tenant::new(["anna", "bob", "cleo"][number % 3]));
+            let _ = ledger
+                .insert(Insert::new(a_task_with(|task| task.tenant = tenant)))
+                .await
+                .unwrap();
+        }
+        let mut taken: Vec<LeaseRef> = Vec::new();
+        while taken.len() < 40 {
+            let claim = |name: &str| {
+                let mut pool =
+                    tower_respond_async::store::PoolClaim::new(tower_respond_async::task::PoolName::DEFAULT, 5);
+                pool.per_tenant = Some(2);
+                let mut claim = Claim::new(WorkerId::new(name, 1), 5, LEASE);
+                claim.pools = vec![pool];
+                claim
+            };
+            let (first, second) = tokio::join!(store.claim(claim("a")), other.claim(claim("b")));
+            for claims in [first.unwrap(), second.unwrap()] {
+                assert!(claims.tasks.len() <= 5);
+                taken.extend(claims.tasks.iter().map(|task| task.row.lease()));
+            }
+        }
+        taken.sort_unstable_by_key(|lease| lease.id);
+        taken.dedup_by_key(|lease| lease.id);
+        assert_eq!(taken.len(), 40, "each once");
+    });
+}
