@@ -16,6 +16,7 @@ pub struct PostgresStoreBuilder {
     pub(crate) schema: Arc<str>,
     pub(crate) migrate: Migrate,
     pub(crate) unsafe_durability: bool,
+    pub(crate) trusted: Vec<Vec<u8>>,
     pub(crate) clock: Option<Arc<dyn tower_respond_async::time::Clock>>,
 }
 
@@ -46,6 +47,13 @@ impl PostgresStoreBuilder {
         self
     }
 
+    /// Trusts servers whose certificate this one has signed, beside those that the system trusts: a certificate in DER.
+    /// It is for URLs with `sslmode=require`.
+    pub fn trust(mut self, certificate: impl Into<Vec<u8>>) -> Self {
+        self.trusted.push(certificate.into());
+        self
+    }
+
     /// Accepts a server that runs with `fsync=off`, whose data a power cut may destroy: for tests.
     pub const fn unsafe_durability(mut self) -> Self {
         self.unsafe_durability = true;
@@ -61,8 +69,13 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Connects to the database at `url`, `postgres://USER@HOST:PORT/DATABASE`, of which any host may be one of several with
-    /// commas between them.
+    /// Connects to the database at `url`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, where `HOST:PORT` may be several
+    /// with commas between them. Behind a question mark may be, with `&` between them:
+    ///
+    /// - `sslmode=require`: connections are encrypted, and the certificate of the server is checked. They are not encrypted
+    ///   otherwise.
+    /// - `target_session_attrs=read-write`: of several hosts, the one that takes writes.
+    /// - `application_name`, `connect_timeout` in seconds, `options`.
     ///
     /// # Errors
     ///
@@ -91,6 +104,7 @@ impl Default for PostgresStoreBuilder {
             schema: Self::SCHEMA.into(),
             migrate: Migrate::default(),
             unsafe_durability: false,
+            trusted: Vec::new(),
             clock: None,
         }
     }

@@ -1,17 +1,17 @@
 //! Changes of rows: a group of them in one statement.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use tokio_postgres::error::Error;
 use tower_respond_async::{
-    store::{Change, Committed, Guard, Next, Payload, Response, StoreResult},
+    store::{Change, Committed, Guard, Next, Payload, Response, Row, StoreResult},
     task::{Delivery, TaskState},
     time::Timestamp,
 };
 
 use crate::{
     codec,
-    connection::{Connection, Pool, is_race, unavailable},
+    connection::{Connection, PATIENCE, Pool, is_lost, is_race, unavailable},
     group::Writes,
     read, sql,
     wire::Wire,
@@ -54,27 +54,47 @@ impl Writes for Commits {
 
 impl Commits {
     async fn round(&self, pool: &Arc<Pool>, changes: &[&Change]) -> StoreResult<Vec<Committed>> {
-        let mut races = 0;
+        let (began, mut races, mut repeated) = (Instant::now(), 0, false);
         let (connection, done) = loop {
             let connection = pool.get().await?;
             match commit(&connection, changes, self.writer).await {
                 Ok(done) => break (connection, done),
                 Err(error) if is_race(&error) && races < 3 => races += 1,
+                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => repeated = true,
                 Err(error) => return Err(unavailable(error)),
             }
         };
         let mut answers = Vec::with_capacity(changes.len());
         for (nth, change) in (1..).zip(changes) {
-            answers.push(match done.contains(&nth) {
-                true => {
-                    self.wire.committed(change);
-                    Committed::Done
+            let mut committed = Committed::Done;
+            if !done.contains(&nth) {
+                let row = read::by_id(&connection, change.id).await?;
+                if !(repeated && is_ours(change, row.as_ref())) {
+                    committed = Committed::Stale(row.map(Box::new));
                 }
-                false => Committed::Stale(read::by_id(&connection, change.id).await?.map(Box::new)),
-            });
+            }
+            if let Committed::Done = committed {
+                self.wire.committed(change);
+            }
+            answers.push(committed);
         }
         connection.done();
         Ok(answers)
+    }
+}
+
+/// Whether a change whose answer was lost was made after all: the row is the one after it, byte for byte. Its version alone is
+/// also what somebody else's change leaves.
+fn is_ours(change: &Change, row: Option<&Row>) -> bool {
+    match (&change.to, row) {
+        (None, None) => true,
+        (Some(next), Some(row)) => {
+            let (Guard::Version(was) | Guard::Lapsed(was)) = change.guard;
+            row.version == was + 1
+                && row.columns.token == next.columns.token
+                && row.record.encode() == next.record.encode()
+        }
+        _ => false,
     }
 }
 

@@ -10,21 +10,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_postgres::{
-    Client, Config, NoTls, Row as Found, Statement,
+    AsyncMessage, Client, Config, NoTls, Row as Found, Statement,
+    config::SslMode,
     error::{Error, SqlState},
     types::ToSql,
 };
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tower_respond_async::{
     store::{StoreError, StoreErrorKind, StoreResult},
     time::{Clock, SystemClock, Timestamp},
 };
 
-use crate::codec;
+use crate::{codec, tls};
 
 /// How long is tried to connect: less than the engine waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What every session is set to. Statements are planned once, for any values, and by the indexes that they were written for:
 /// a table that was just filled has no statistics, and a plan that reads all of it would be kept.
@@ -37,6 +43,7 @@ pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// Makes connections.
 pub(crate) struct Server {
     config: Config,
+    tls: Option<MakeRustlsConnect>,
     /// The quoted schema and a point.
     pub(crate) prefix: String,
     closed: AtomicBool,
@@ -45,7 +52,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(mut config: Config, schema: &str, clock: Option<Arc<dyn Clock>>) -> Self {
+    pub(crate) fn new(
+        mut config: Config,
+        schema: &str,
+        clock: Option<Arc<dyn Clock>>,
+        trusted: &[Vec<u8>],
+    ) -> StoreResult<Self> {
+        let tls = match config.get_ssl_mode() {
+            SslMode::Require => Some(tls::trusting(trusted)?),
+            // Encrypted if the server likes, to whoever it is: that protects from nobody.
+            _ => None,
+        };
         let options = match config.get_options() {
             Some(own) => format!("{OPTIONS} {own}"),
             None => OPTIONS.to_owned(),
@@ -57,13 +74,14 @@ impl Server {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(3));
         }
-        Self {
+        Ok(Self {
             config,
+            tls,
             prefix: format!("\"{}\".", schema.replace('"', "\"\"")),
             closed: AtomicBool::new(false),
             seen: Mutex::new(None),
             clock,
-        }
+        })
     }
 
     pub(crate) fn close(&self) {
@@ -72,10 +90,6 @@ impl Server {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
-    }
-
-    pub(crate) const fn config(&self) -> &Config {
-        &self.config
     }
 
     /// The server's time, as far as its last answer tells.
@@ -117,20 +131,47 @@ impl Server {
     }
 
     async fn try_connect(&self) -> Result<Connection, Error> {
-        let (client, connection) = self.config.connect(NoTls).await?;
-        let driver = tokio::spawn(async move {
-            // Whoever waits for an answer hears of it.
-            let _ = connection.await;
-        });
+        let (client, driver) = self.session(None).await?;
         let mut connection = Connection {
             client,
-            driver: Driver(driver),
+            driver,
             prefix: self.prefix.clone(),
             statements: Mutex::default(),
             floor: 0,
         };
         connection.floor = connection.query(TIMELINE, &[]).await?[0].get(0);
         Ok(connection)
+    }
+
+    /// A session, and what drives it. Notifications go to who wants to hear them.
+    pub(crate) async fn session(&self, heard: Option<Heard>) -> Result<(Client, Driver), Error> {
+        Ok(match &self.tls {
+            Some(tls) => {
+                let (client, connection) = self.config.connect(tls.clone()).await?;
+                (client, Driver(tokio::spawn(drive(connection, heard))))
+            }
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await?;
+                (client, Driver(tokio::spawn(drive(connection, heard))))
+            }
+        })
+    }
+}
+
+/// Whoever hears what is notified.
+pub(crate) type Heard = mpsc::UnboundedSender<String>;
+
+/// Until the session ends. Whoever waits for an answer hears of that.
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: Option<Heard>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        if let (AsyncMessage::Notification(message), Some(heard)) = (message, &heard) {
+            // Nobody listens any more as the session is dropped.
+            let _ = heard.send(message.payload().to_owned());
+        }
     }
 }
 
@@ -148,7 +189,7 @@ impl fmt::Debug for Server {
 }
 
 /// Ends what drives a connection with it.
-struct Driver(tokio::task::JoinHandle<()>);
+pub(crate) struct Driver(JoinHandle<()>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -273,6 +314,16 @@ pub(crate) fn unavailable(error: Error) -> StoreError {
         None => "the server cannot be reached".to_owned(),
     };
     StoreError::new(StoreErrorKind::Unavailable, context).because(error)
+}
+
+/// Whether the session is gone, or the server cannot write any more: what was asked may have been done.
+pub(crate) fn is_lost(error: &Error) -> bool {
+    match error.code() {
+        Some(code) => ["08", "57P", "25006"]
+            .iter()
+            .any(|class| code.code().starts_with(class)),
+        None => true,
+    }
 }
 
 /// Whether it was rolled back because of what others did at that moment.

@@ -1,6 +1,6 @@
 //! Storing tasks: a group of them in one statement.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use tokio_postgres::error::Error;
 use tower_respond_async::{
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     codec,
-    connection::{Connection, Lent, Pool, is_race, unavailable},
+    connection::{Connection, Lent, PATIENCE, Pool, is_lost, is_race, unavailable},
     group::Writes,
     read, sql,
     wire::Wire,
@@ -83,18 +83,38 @@ struct Place {
     keyed: bool,
 }
 
+/// One statement that was answered.
+struct Attempt {
+    now: i64,
+    /// Whether no task is tried again for what others of the group were.
+    is_last: bool,
+    /// Whether the same was asked before and not answered.
+    repeated: bool,
+}
+
+/// Whether a row is as this insert makes it, and nothing has happened to it since.
+fn is_ours(task: &NewRow, row: &Row) -> bool {
+    let made = task.row(FenceToken::NONE, Timestamp::ZERO);
+    made.version == row.version
+        && made.columns.worker == row.columns.worker
+        && made.record.encode() == row.record.encode()
+}
+
 impl Inserts {
     /// Tries tasks that have nothing in common. `None` for one to be tried again.
     async fn round(&self, pool: &Arc<Pool>, tasks: &[&NewRow], is_last: bool) -> StoreResult<Vec<Option<Insertion>>> {
-        let mut races = 0;
+        let (began, mut races, mut repeated) = (Instant::now(), 0, false);
         loop {
             let connection = pool.get().await?;
             match self.statement(&connection, tasks).await {
                 Ok((places, now)) => {
                     pool.server.saw(now);
-                    return self.answers(connection, tasks, places, now, is_last).await;
+                    let attempt = Attempt { now, is_last, repeated };
+                    return self.answers(connection, tasks, places, attempt).await;
                 }
                 Err(error) if is_race(&error) && races < 3 => races += 1,
+                // Its answer is lost: whichever of the two was first stored the task.
+                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => repeated = true,
                 Err(error) => return Err(unavailable(error)),
             }
         }
@@ -128,8 +148,7 @@ impl Inserts {
         connection: Lent,
         tasks: &[&NewRow],
         places: Vec<Place>,
-        now: i64,
-        is_last: bool,
+        Attempt { now, is_last, repeated }: Attempt,
     ) -> StoreResult<Vec<Option<Insertion>>> {
         let mut answers = Vec::with_capacity(tasks.len());
         let mut somebody_was_known = false;
@@ -140,7 +159,14 @@ impl Inserts {
                 answers.push(Some(Insertion::New(row)));
                 continue;
             }
-            let known = known(&connection, task).await?;
+            let known = match known(&connection, task).await? {
+                Some(Insertion::Known {
+                    row: Some(row),
+                    by: KnownBy::Id,
+                    ..
+                }) if repeated && is_ours(task, &row) => Some(Insertion::New(row)),
+                known => known,
+            };
             // Those behind a known one were counted with it.
             let is_full = known.is_none() && place.full != 0 && (is_last || !somebody_was_known);
             somebody_was_known |= known.is_some();

@@ -18,6 +18,7 @@ mod read;
 mod schema;
 mod sql;
 mod store;
+mod tls;
 mod wire;
 
 pub use self::{

@@ -84,7 +84,7 @@ impl PostgresStore {
         let io = IoThread::start("respond-async-pg").map_err(StoreError::unavailable)?;
         let runtime = io.handle().clone();
         let opened = io.run(async move {
-            let server = Arc::new(Server::new(config, &builder.schema, builder.clock));
+            let server = Arc::new(Server::new(config, &builder.schema, builder.clock, &builder.trusted)?);
             schema::prepare(&server, &builder.schema, builder.migrate).await?;
             let durability = durability(&server, builder.unsafe_durability).await?;
             let boot = fastrand::u64(..);

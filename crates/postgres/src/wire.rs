@@ -15,13 +15,13 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep, sleep_until},
 };
-use tokio_postgres::{AsyncMessage, Client, NoTls, error::Error};
+use tokio_postgres::{Client, error::Error};
 use tower_respond_async::{
     store::{Attention, Change, News, Row},
     task::RequestId,
 };
 
-use crate::connection::{Server, lock};
+use crate::connection::{Driver, Server, lock};
 
 /// A handle that was not heard of for so long is gone. It says so three times as often.
 const PRESENT: Duration = Duration::from_secs(45);
@@ -275,26 +275,9 @@ async fn talk(wire: &Wire, client: &Client, mut messages: mpsc::UnboundedReceive
     }
 }
 
-struct Driver(tokio::task::JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 async fn listen(server: &Server, channel: &str) -> Result<(Client, mpsc::UnboundedReceiver<String>, Driver), Error> {
-    let (client, mut connection) = server.config().connect(NoTls).await?;
     let (heard, messages) = mpsc::unbounded_channel();
-    let driver = Driver(tokio::spawn(async move {
-        while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
-            if let AsyncMessage::Notification(message) = message
-                && heard.send(message.payload().to_owned()).is_err()
-            {
-                return;
-            }
-        }
-    }));
+    let (client, driver) = server.session(Some(heard)).await?;
     client.batch_execute(&format!("LISTEN {channel}")).await?;
     Ok((client, messages, driver))
 }

@@ -79,7 +79,7 @@ async fn fill(harness: &PostgresHarness) -> Known {
         .await
         .unwrap();
     let told = insert(a_task_with(|task| {
-        task.subscriptions = Subscriptions::from([subscription])
+        task.subscriptions = Subscriptions::from([subscription]);
     }))
     .await;
     let _ = ledger.settle(&told, &success()).await.unwrap();

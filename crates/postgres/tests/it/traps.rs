@@ -6,10 +6,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use tower_respond_async::{
     TaskStore,
-    store::{Claim, Committed, Durability, Held, Insert, Inserted, Ledger, LogQuery, News, Settled},
+    store::{
+        Change, Claim, Committed, Durability, Held, Insert, Inserted, Ledger, LogQuery, News, PoolClaim, Settled, Which,
+    },
     task::{
-        CapturedRequest, CapturedResponse, Counts, FenceToken, LeaseRef, LogLine, NewTask, RequestId, Scope, Tenant,
-        WorkerId, lifecycle::Outcome,
+        CapturedRequest, CapturedResponse, Conditions, Counts, Destination, FenceToken, LeaseRef, LogLine, NewTask,
+        RequestId, Scope, Subscription, Subscriptions, Tenant, WorkerId, lifecycle::Outcome,
     },
     testing::conformance,
     time::Timestamp,
@@ -123,6 +125,46 @@ fn a_line_of_a_log_waits_for_a_claim_that_is_on_its_way() {
     });
 }
 
+/// The claim of a completion raises no version, and is not seen before it is committed. What was decided on the row before it
+/// must wait.
+#[test]
+fn a_change_of_a_completion_waits_for_a_claim_that_is_on_its_way() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let hook = Destination::new("hook");
+        let subscription = Subscription {
+            destination: hook.clone(),
+            on: Conditions::ALL,
+        };
+        let told = a_task_with(|task| task.subscriptions = Subscriptions::from([subscription]));
+        let held = born(&ledger, told).await;
+        let _ = ledger.settle(&held, &success()).await.unwrap();
+        let id = held.lease().id;
+        let row = store.rows(&Scope::All, &Which::Id(id)).await.unwrap().remove(0);
+        let mut given_up = row.clone();
+        let record = Arc::make_mut(given_up.restore());
+        record
+            .delivery_mut(1, &hook)
+            .unwrap()
+            .give_up(Duration::ZERO, store.now());
+        let change = Change::between(&row, given_up.record.clone(), store.now());
+        harness
+            .run(&format!(
+                "BEGIN; UPDATE @.outbox SET token = token + 1, claimed = true WHERE id = '{}'",
+                uuid(id)
+            ))
+            .await;
+        let writer = store.clone();
+        let commit = tokio::spawn(async move { writer.commit(change).await.unwrap() });
+        until_somebody_waits(harness, || commit.is_finished()).await;
+        harness.run("COMMIT").await;
+        let Committed::Stale(Some(found)) = commit.await.unwrap() else {
+            panic!("a completion was taken from who delivers it");
+        };
+        assert!(found.outbox[0].claimed);
+    });
+}
+
 /// Until a session waits for a lock in the schema of the test, or what would wait has ended.
 async fn until_somebody_waits(harness: &PostgresHarness, has_ended: impl Fn() -> bool) {
     let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1";
@@ -144,15 +186,22 @@ fn a_fenced_batch_leaves_the_counters_alone() {
         let ledger = Ledger::new(store.clone());
         let held = born(&ledger, a_task()).await;
         let row = store
-            .rows(&Scope::All, &tower_respond_async::store::Which::Id(held.lease().id))
+            .rows(&Scope::All, &Which::Id(held.lease().id))
             .await
             .unwrap()
             .remove(0);
         let mut ended = row.clone();
         let record = Arc::make_mut(ended.restore());
         record.settle(held.lease().token, &success(), store.now()).unwrap();
-        let change = tower_respond_async::store::Change::between(&row, ended.record.clone(), store.now());
-        assert!(matches!(store.commit(change.clone()).await.unwrap(), Committed::Done));
+        let change = Change::between(&row, ended.record.clone(), store.now());
+        assert!(matches!(store.commit(change).await.unwrap(), Committed::Done));
+        // Decided on the same row, with another end.
+        let mut failed = row.clone();
+        let record = Arc::make_mut(failed.restore());
+        record
+            .settle(held.lease().token, &Outcome::Stopped, store.now())
+            .unwrap();
+        let change = Change::between(&row, failed.record.clone(), store.now());
         let before = store.counts(&Scope::All).await.unwrap();
         let refused = store.commit_all(vec![change.clone(), change]).await.unwrap();
         assert!(
@@ -222,15 +271,29 @@ fn a_store_whose_sessions_were_ended_goes_on() {
         let held = born(&ledger, a_task()).await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
         let _ = harness.admin().await.query(end, &[&harness.schema()]).await.unwrap();
-        loop {
-            // The first to use a connection that was ended hears so.
-            if let Ok(settled) = ledger.settle(&held, &success()).await {
-                assert!(matches!(settled, Settled::Accepted { .. }));
-                break;
-            }
-        }
+        let settled = ledger.settle(&held, &success()).await.unwrap();
+        assert!(matches!(settled, Settled::Accepted { .. }));
         while !store.news().await.missed {}
         assert_eq!(store.abilities().durability, Durability::Restart, "fsync is off");
+    });
+}
+
+/// A session that ends under a group: the group is sent again, and what it stores is new.
+#[test]
+fn an_insert_whose_session_ends_is_answered_all_the_same() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let held = born(&ledger, a_task()).await;
+        harness.run("BEGIN; LOCK TABLE @.tally").await;
+        let (writer, task) = (Ledger::new(store.clone()), a_task());
+        let insert = tokio::spawn(async move { writer.insert(Insert::new(task)).await });
+        let settle = tokio::spawn(async move { ledger.settle(&held, &success()).await });
+        until_somebody_waits(harness, || insert.is_finished()).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
+        let _ = admin().await.query(end, &[&harness.schema()]).await.unwrap();
+        harness.run("COMMIT").await;
+        assert!(matches!(insert.await.unwrap().unwrap(), Inserted::New(..)));
+        assert!(matches!(settle.await.unwrap().unwrap(), Settled::Accepted { .. }));
     });
 }
 
@@ -263,8 +326,7 @@ fn claims_by_tenant_at_two_handles_have_each_task_once() {
         let mut taken: Vec<LeaseRef> = Vec::new();
         while taken.len() < 40 {
             let claim = |name: &str| {
-                let mut pool =
-                    tower_respond_async::store::PoolClaim::new(tower_respond_async::task::PoolName::DEFAULT, 5);
+                let mut pool = PoolClaim::new(tower_respond_async::task::PoolName::DEFAULT, 5);
                 pool.per_tenant = Some(2);
                 let mut claim = Claim::new(WorkerId::new(name, 1), 5, LEASE);
                 claim.pools = vec![pool];
