@@ -94,3 +94,50 @@ fn a_password_is_shown_nowhere() {
         assert!(!shown.contains("s3cret") && !shown.contains("not-shown"), "{shown}");
     });
 }
+
+#[test]
+fn connections_are_encrypted_to_who_is_trusted() {
+    run(async || {
+        let (server, schema) = (server::shared(), a_schema());
+        let url = format!("{}?sslmode=require&application_name={schema}", server.url_over_tcp());
+        let builder = || PostgresStore::builder().schema(schema.clone()).unsafe_durability();
+        let refused = builder().connect(&url).await.unwrap_err();
+        assert_eq!(
+            refused.kind(),
+            StoreErrorKind::Unavailable,
+            "nobody knows who signed it"
+        );
+        let store = builder().trust(server.certificate()).connect(&url).await.unwrap();
+        let _ = store.control(None).await.unwrap();
+        let encrypted =
+            "SELECT s.ssl FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name = $1";
+        let sessions = admin().await.query(encrypted, &[&schema]).await.unwrap();
+        assert!(
+            sessions.len() >= 2 && sessions.iter().all(|session| session.get(0)),
+            "{sessions:?}"
+        );
+
+        let elsewhere = url.replace("127.0.0.1", "localhost");
+        let refused = builder()
+            .trust(server.certificate())
+            .connect(&elsewhere)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Unavailable, "it is not for this host");
+    });
+}
+
+#[test]
+fn of_several_hosts_one_that_is_there_is_used() {
+    run(async || {
+        let url = server::shared()
+            .url_over_tcp()
+            .replace("127.0.0.1", "127.0.0.1:1,127.0.0.1");
+        let builder = PostgresStore::builder().schema(a_schema()).unsafe_durability();
+        let store = builder
+            .connect(&format!("{url}?target_session_attrs=read-write"))
+            .await
+            .unwrap();
+        assert_eq!(store.control(None).await.unwrap().version, 0);
+    });
+}

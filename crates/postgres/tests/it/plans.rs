@@ -73,7 +73,7 @@ async fn fill(harness: &PostgresHarness) -> Known {
             &failed,
             &Outcome::Failed {
                 error: "it broke".into(),
-                output: None,
+                response: None,
             },
         )
         .await

@@ -6,6 +6,8 @@
 use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -52,7 +54,22 @@ impl Server {
     /// A URL of the database, over its socket.
     pub(crate) fn url(&self) -> String {
         let host = self.folder.to_str().unwrap().replace('/', "%2F");
-        format!("postgres://postgres:not-shown@{host}/postgres")
+        format!("postgres://postgres:not-shown@{host}:{}/postgres", self.port())
+    }
+
+    /// A URL of the database over TCP, on which it can encrypt.
+    pub(crate) fn url_over_tcp(&self) -> String {
+        format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.port())
+    }
+
+    /// The certificate that it shows there.
+    pub(crate) fn certificate(&self) -> Vec<u8> {
+        fs::read(self.folder.join("certificate.der")).unwrap()
+    }
+
+    fn port(&self) -> u16 {
+        let port = fs::read_to_string(self.folder.join("port")).ok();
+        port.and_then(|port| port.parse().ok()).unwrap_or(1)
     }
 
     fn answers(&self) -> bool {
@@ -92,9 +109,18 @@ impl Server {
             "initdb failed: {}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let settings = "listen_addresses = ''\nfsync = off\nsynchronous_commit = on\nfull_page_writes = off\n\
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        fs::write(self.folder.join("port"), free.to_string()).unwrap();
+        let shown = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        fs::write(self.folder.join("certificate.der"), shown.cert.der()).unwrap();
+        fs::write(data.join("server.crt"), shown.cert.pem()).unwrap();
+        let key = data.join("server.key");
+        fs::write(&key, shown.signing_key.serialize_pem()).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        lend(owner, &[&key]);
+        let settings = "listen_addresses = '127.0.0.1'\nssl = on\nfsync = off\nsynchronous_commit = on\nfull_page_writes = off\n\
             max_connections = 300\nshared_buffers = 64MB\nautovacuum_naptime = 5\ndeadlock_timeout = 200\n";
-        let sockets = format!("unix_socket_directories = '{}'\n", self.folder.display());
+        let sockets = format!("port = {free}\nunix_socket_directories = '{}'\n", self.folder.display());
         let config = data.join("postgresql.auto.conf");
         fs::write(config, format!("{settings}{sockets}")).unwrap();
         let log = File::create(self.folder.join("log")).unwrap();
@@ -142,21 +168,23 @@ fn binaries() -> PathBuf {
         .expect("PostgreSQL is not installed: apt-get install postgresql")
 }
 
-/// Who runs the server. It refuses to run as root, which then lends it to the user that Debian's package makes.
+/// Whether the server has a user of its own. It refuses to run as root, which then lends it to the one that Debian's package makes.
 fn owner(folder: &Path, data: &Path) -> Option<()> {
     let is_root = fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t");
-    if !is_root {
-        return None;
-    }
-    for path in [folder, data, &folder.join("users")] {
+    let owner = is_root.then_some(());
+    lend(owner, &[folder, data, &folder.join("users")]);
+    owner
+}
+
+fn lend(owner: Option<()>, paths: &[&Path]) {
+    if owner.is_some() {
         let lent = Command::new("chown")
             .arg("postgres:postgres")
-            .arg(path)
+            .args(paths)
             .status()
             .unwrap();
         assert!(lent.success(), "there is no user postgres: apt-get install postgresql");
     }
-    Some(())
 }
 
 fn as_owner(owner: Option<()>, program: &Path) -> Command {

@@ -7,11 +7,13 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use tower_respond_async::{
     TaskStore,
     store::{
-        Change, Claim, Committed, Durability, Held, Insert, Inserted, Ledger, LogQuery, News, PoolClaim, Settled, Which,
+        Change, Claim, Committed, DeliveryClaim, DeliverySettlement, Durability, Held, Insert, Inserted, Ledger,
+        LogQuery, News, PoolClaim, Settled, Which,
     },
     task::{
-        CapturedRequest, CapturedResponse, Conditions, Counts, Destination, FenceToken, LeaseRef, LogLine, NewTask,
-        RequestId, Scope, Subscription, Subscriptions, Tenant, WorkerId, lifecycle::Outcome,
+        CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, FenceToken, LeaseRef, LogLine,
+        NewTask, RequestId, Scope, Subscription, Subscriptions, Tenant, WorkerId, delivery::DeliveryOutcome,
+        lifecycle::Outcome,
     },
     testing::conformance,
     time::Timestamp,
@@ -42,7 +44,7 @@ pub(crate) fn a_task_with(change: impl FnOnce(&mut NewTask)) -> NewTask {
 pub(crate) fn success() -> Outcome {
     let body = Bytes::from_static(b"done");
     Outcome::Succeeded {
-        output: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body)),
+        response: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body)),
     }
 }
 
@@ -140,28 +142,20 @@ fn a_change_of_a_completion_waits_for_a_claim_that_is_on_its_way() {
         let held = born(&ledger, told).await;
         let _ = ledger.settle(&held, &success()).await.unwrap();
         let id = held.lease().id;
-        let row = store.rows(&Scope::All, &Which::Id(id)).await.unwrap().remove(0);
-        let mut given_up = row.clone();
-        let record = Arc::make_mut(given_up.restore());
-        record
-            .delivery_mut(1, &hook)
-            .unwrap()
-            .give_up(Duration::ZERO, store.now());
-        let change = Change::between(&row, given_up.record.clone(), store.now());
+        let claim = DeliveryClaim::new(vec![(hook, 1)], LEASE);
+        let claimed = ledger.claim_deliveries(claim).await.unwrap().remove(0);
         harness
             .run(&format!(
                 "BEGIN; UPDATE @.outbox SET token = token + 1, claimed = true WHERE id = '{}'",
                 uuid(id)
             ))
             .await;
-        let writer = store.clone();
-        let commit = tokio::spawn(async move { writer.commit(change).await.unwrap() });
-        until_somebody_waits(harness, || commit.is_finished()).await;
+        let tried = DeliveryTry::new(store.now());
+        let settlement = DeliverySettlement::new(claimed, DeliveryOutcome::Delivered, tried);
+        let settle = tokio::spawn(async move { ledger.settle_delivery(settlement).await.unwrap() });
+        until_somebody_waits(harness, || settle.is_finished()).await;
         harness.run("COMMIT").await;
-        let Committed::Stale(Some(found)) = commit.await.unwrap() else {
-            panic!("a completion was taken from who delivers it");
-        };
-        assert!(found.outbox[0].claimed);
+        assert!(!settle.await.unwrap(), "somebody else delivers it by now");
     });
 }
 
