@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`MemoryStore`] | a panic in a handler, not the end of the process | nothing |
 //! | `RedbStore` of [`tower-respond-async-redb`](https://docs.rs/tower-respond-async-redb) | the end of the process and of the power, not the loss of the disk | a file |
+//! | `PostgresStore` of [`tower-respond-async-postgres`](https://docs.rs/tower-respond-async-postgres) | what a commit of the server survives; any number of processes share it | PostgreSQL 13 or later |
 //!
 //! An application gives a store to the layer and never calls it itself; a [`Ledger`] is for tools and tests that look at one.
 //! Whoever writes a store implements [`TaskStore`] and runs the [conformance suite](crate::testing::conformance) against

@@ -37,7 +37,48 @@ use crate::{
     wire::{self, Wire},
 };
 
-/// Tasks in PostgreSQL.
+/// Tasks in PostgreSQL, for any number of processes.
+///
+/// ```no_run
+/// use tower_respond_async::RespondAsyncLayer;
+/// use tower_respond_async_postgres::PostgresStore;
+///
+/// # async fn build() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::connect("postgres://app:secret@db:5432/app").await?;
+/// let layer = RespondAsyncLayer::new(store)?;
+/// # Ok(()) }
+/// ```
+///
+/// # Durability
+///
+/// What was answered is committed. [`abilities`](TaskStore::abilities) say what that survives, by the settings of the server as the
+/// store was opened: with `synchronous_commit` on, the end of the machine's power ([`Durability::Host`]); with a synchronous
+/// standby beside it, the loss of the machine ([`Durability::Cluster`]); with it off, the end of the server
+/// ([`Durability::Restart`]). A server with `fsync=off` is refused.
+///
+/// A standby that is asynchronous may take over without the last commits. Tasks that were accepted in those are lost. A claim
+/// that was is fenced: tokens carry the server's timeline.
+///
+/// # Sharing
+///
+/// Every process has a handle of its own, and any of them does anything with any task. A handle hears of the others within some
+/// hundredths of a second by `NOTIFY`, outside of the transactions that change something and only while another handle is there.
+/// The engine looks as well: what is not heard is found.
+///
+/// Inserts that come while one is under way go together into the next statement, and so do changes. [`Limits`] hold to within
+/// what is on its way in other processes.
+///
+/// # While the server is away
+///
+/// Operations try to reach it for five seconds and are then [`Unavailable`](StoreErrorKind::Unavailable). An insert or a change
+/// whose answer was lost with the connection is sent again, and answered as if it had been sent once. A claim is not: what it took
+/// is rescued when its lease has run out.
+///
+/// # Cancel safety
+///
+/// Connections are driven by a thread of the store. An operation whose future is dropped goes on there, and its answer is lost.
+///
+/// [`Limits`]: tower_respond_async::store::Limits
 pub struct PostgresStore {
     inner: Arc<Inner>,
     io: IoThread,
@@ -49,9 +90,9 @@ struct Inner {
     durability: Durability,
     inserts: Group<Inserts>,
     commits: Group<Commits>,
-    /// Claims and what else changes something.
+    /// Claims: they wait for nothing else.
     hand: Arc<Pool>,
-    readers: Arc<Pool>,
+    others: Arc<Pool>,
     /// Renewals wait for nothing else.
     leases: Arc<Pool>,
     writers: [Arc<Pool>; 2],
@@ -110,7 +151,7 @@ impl PostgresStore {
                 inserts: Group::start(&runtime, writers[0].clone(), inserts),
                 commits: Group::start(&runtime, writers[1].clone(), commits),
                 hand: pool(1),
-                readers: pool(2),
+                others: pool(3),
                 leases: pool(1),
                 writers,
                 server,
@@ -232,7 +273,7 @@ impl TaskStore for PostgresStore {
     fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Answer<'a, Vec<Row>> {
         let (scope, which) = (scope.clone(), which.clone());
         self.run(|inner| async move {
-            let connection = inner.readers.get().await?;
+            let connection = inner.others.get().await?;
             let rows = read::rows(&connection, &scope, &which).await;
             finished(connection, rows)
         })
@@ -240,7 +281,7 @@ impl TaskStore for PostgresStore {
 
     fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
         self.run(move |inner| async move {
-            let connection = inner.readers.get().await?;
+            let connection = inner.others.get().await?;
             let due = due::due(&connection, &what, max).await;
             let (candidates, now) = finished(connection, due)?;
             inner.server.saw(now);
@@ -278,7 +319,7 @@ impl TaskStore for PostgresStore {
     fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Answer<'a, PageOf<Row>> {
         let (scope, filter) = (scope.clone(), filter.clone());
         self.run(|inner| async move {
-            let connection = inner.readers.get().await?;
+            let connection = inner.others.get().await?;
             let listed = list::list(&connection, &scope, &filter, &page).await;
             finished(connection, listed)
         })
@@ -287,7 +328,7 @@ impl TaskStore for PostgresStore {
     fn counts<'a>(&'a self, scope: &'a Scope) -> Answer<'a, Counts> {
         let scope = scope.clone();
         self.run(|inner| async move {
-            let connection = inner.readers.get().await?;
+            let connection = inner.others.get().await?;
             let counted = read::counts(&connection, &scope).await;
             let (mut counts, now) = finished(connection, counted)?;
             inner.server.saw(now);
@@ -299,7 +340,7 @@ impl TaskStore for PostgresStore {
     fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Answer<'a, Option<Payload>> {
         let scope = scope.clone();
         self.run(move |inner| async move {
-            let connection = inner.readers.get().await?;
+            let connection = inner.others.get().await?;
             let payload = read::payload(&connection, &scope, id, part).await;
             finished(connection, payload)
         })
@@ -307,7 +348,7 @@ impl TaskStore for PostgresStore {
 
     fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Answer<'_, bool> {
         self.run(move |inner| async move {
-            let connection = inner.hand.get().await?;
+            let connection = inner.others.get().await?;
             let set = logs::set_progress(&connection, lease, &progress).await;
             let set = finished(connection, set)?;
             inner.wire.changed(lease.id);
@@ -317,7 +358,7 @@ impl TaskStore for PostgresStore {
 
     fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Answer<'_, bool> {
         self.run(move |inner| async move {
-            let connection = inner.hand.get().await?;
+            let connection = inner.others.get().await?;
             let added = logs::append(&connection, lease, &lines).await;
             let added = finished(connection, added)?;
             inner.wire.changed(lease.id);
@@ -328,7 +369,7 @@ impl TaskStore for PostgresStore {
     fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Answer<'a, Vec<LogLine>> {
         let scope = scope.clone();
         self.run(move |inner| async move {
-            let connection = inner.readers.get().await?;
+            let connection = inner.others.get().await?;
             let lines = logs::logs(&connection, &scope, id, query).await;
             finished(connection, lines)
         })
@@ -336,7 +377,7 @@ impl TaskStore for PostgresStore {
 
     fn prune_keys(&self, limit: usize) -> Answer<'_, usize> {
         self.run(move |inner| async move {
-            let connection = inner.hand.get().await?;
+            let connection = inner.others.get().await?;
             let limit = crate::codec::count(limit);
             let pruned = connection.execute(PRUNE_KEYS, &[&limit]).await.map_err(unavailable);
             let pruned = finished(connection, pruned)?;
@@ -354,7 +395,7 @@ impl TaskStore for PostgresStore {
 
     fn glance(&self, ids: Vec<RequestId>) -> Answer<'_, Vec<Option<Glance>>> {
         self.run(|inner| async move {
-            let connection = inner.readers.get().await?;
+            let connection = inner.others.get().await?;
             let glances = read::glance(&connection, &ids).await;
             finished(connection, glances)
         })
@@ -362,7 +403,7 @@ impl TaskStore for PostgresStore {
 
     fn beat(&self, me: Presence, within: Duration) -> Answer<'_, Vec<Seen>> {
         self.run(move |inner| async move {
-            let connection = inner.hand.get().await?;
+            let connection = inner.others.get().await?;
             let seen = read::beat(&connection, &me, within).await;
             finished(connection, seen)
         })
@@ -370,7 +411,7 @@ impl TaskStore for PostgresStore {
 
     fn control(&self, change: Option<ControlChange>) -> Answer<'_, Controls> {
         self.run(|inner| async move {
-            let connection = inner.hand.get().await?;
+            let connection = inner.others.get().await?;
             let controls = control(&connection, change.as_ref()).await;
             let controls = finished(connection, controls)?;
             if controls.changed {
@@ -385,7 +426,7 @@ impl TaskStore for PostgresStore {
         inner.server.close();
         for pool in [
             &inner.hand,
-            &inner.readers,
+            &inner.others,
             &inner.leases,
             &inner.writers[0],
             &inner.writers[1],
