@@ -17,4 +17,4 @@ need() {
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux chromium chromium
+need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux chromium chromium pg_lsclusters postgresql

@@ -11,7 +11,7 @@ use tower_respond_async::{
 
 use crate::{
     codec,
-    connection::{Connection, PATIENCE, Pool, is_lost, is_race, unavailable},
+    connection::{Connection, PATIENCE, PAUSE, Pool, is_lost, is_race, unavailable},
     group::Writes,
     read, sql,
     wire::Wire,
@@ -60,7 +60,11 @@ impl Commits {
             match commit(&connection, changes, self.writer).await {
                 Ok(done) => break (connection, done),
                 Err(error) if is_race(&error) && races < 3 => races += 1,
-                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => repeated = true,
+                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => {
+                    repeated = true;
+                    drop(connection);
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Err(error) => return Err(unavailable(error)),
             }
         };

@@ -32,6 +32,9 @@ use crate::{codec, tls};
 /// How long is tried to connect: less than the engine waits for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Before what was lost is sent again.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+
 /// What every session is set to. Statements are planned once, for any values, and by the indexes that they were written for:
 /// a table that was just filled has no statistics, and a plan that reads all of it would be kept.
 const OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     codec,
-    connection::{Connection, Lent, PATIENCE, Pool, is_lost, is_race, unavailable},
+    connection::{Connection, Lent, PATIENCE, PAUSE, Pool, is_lost, is_race, unavailable},
     group::Writes,
     read, sql,
     wire::Wire,
@@ -114,7 +114,11 @@ impl Inserts {
                 }
                 Err(error) if is_race(&error) && races < 3 => races += 1,
                 // Its answer is lost: whichever of the two was first stored the task.
-                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => repeated = true,
+                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => {
+                    repeated = true;
+                    drop(connection);
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Err(error) => return Err(unavailable(error)),
             }
         }
