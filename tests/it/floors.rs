@@ -291,15 +291,25 @@ fn decisions(source: &str) -> Vec<&str> {
     let code = source.lines().map(str::trim_start);
     let code = code.take_while(|line| !line.starts_with("#[cfg(test)]"));
     let code = code.filter(|line| !line.starts_with("//"));
-    code.filter(|line| DECISIONS.iter().any(|word| line.contains(word)))
-        .collect()
+    // The list of all states decides nothing.
+    code.filter(|line| {
+        DECISIONS
+            .iter()
+            .any(|word| line.replace("TaskState::ALL", "").contains(word))
+    })
+    .collect()
 }
 
 #[test]
 fn no_store_names_a_step_of_a_life() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["src/store/memory", "crates/redb/src", "examples/custom_store"] {
+    for folder in [
+        "src/store/memory",
+        "crates/redb/src",
+        "crates/postgres/src",
+        "examples/custom_store",
+    ] {
         sources(&root.join(folder), &mut files);
     }
     files.retain(|path| !path.ends_with("tests.rs"));

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Instant};
 use tokio_postgres::error::Error;
 use tower_respond_async::{
     store::{Change, Committed, Guard, Next, Payload, Response, Row, StoreResult},
-    task::{Delivery, TaskState},
+    task::Delivery,
     time::Timestamp,
 };
 
@@ -155,7 +155,7 @@ async fn commit(connection: &Connection, changes: &[&Change], writer: i64) -> Re
                 &column!(|change| version(change.guard)),
                 &column!(|change| matches!(change.guard, Guard::Lapsed(_))),
                 &column!(|change| change.to.is_none()),
-                &column!(next, TaskState::Invalid as i16, |next| next.columns.state as i16),
+                &column!(next, 0, |next| next.columns.state as i16),
                 &column!(next, false, |next| next.columns.suspect),
                 &column!(next, None, |next| next.columns.worker.as_ref().map(codec::worker)),
                 &column!(next, 0, |next| next.columns.token.get().cast_signed()),
