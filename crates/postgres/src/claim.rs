@@ -57,10 +57,13 @@ pub(crate) async fn claim(
                 }
                 claims.tasks.push(ClaimedRow::new(row, request));
             }
-            Err(error) => {
-                let id: Uuid = found.get(FIRST);
-                put_aside(connection, id, &error, writer).await?;
-                set_aside.fetch_add(1, Ordering::Relaxed);
+            // A newer build's is left alone.
+            Err(DecodeError::Newer(_)) => {}
+            Err(DecodeError::Malformed(_)) => {
+                // If that fails it stays as it is, held by nobody who runs it; the others are claimed all the same.
+                if put_aside(connection, found.get(FIRST), writer).await.is_ok() {
+                    set_aside.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -189,10 +192,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
 }
 
 /// Takes a task out whose record cannot be read, and keeps what was there of it.
-async fn put_aside(connection: &Connection, id: Uuid, error: &DecodeError, writer: i64) -> StoreResult<()> {
-    if let DecodeError::Newer(_) = error {
-        return Ok(());
-    }
+async fn put_aside(connection: &Connection, id: Uuid, writer: i64) -> Result<u64, Error> {
     let aside = "WITH d AS (DELETE FROM @.task WHERE id = $1 RETURNING id, tenant, pool, state, record), \
         o AS (DELETE FROM @.outbox o USING d WHERE o.id = d.id RETURNING 1), \
         a AS (INSERT INTO @.aside (at, id, record) SELECT @.now_ms(), id, record FROM d), \
@@ -200,11 +200,7 @@ async fn put_aside(connection: &Connection, id: Uuid, error: &DecodeError, write
         INSERT INTO @.tally AS y (writer, tenant, pool, state, n) \
         SELECT $2::int8, coalesce('=' || tenant, ''), pool, state, sum(n) FROM moved GROUP BY 2, 3, 4 ORDER BY 2, 3, 4 \
         ON CONFLICT (writer, tenant, pool, state) DO UPDATE SET n = y.n + EXCLUDED.n";
-    connection
-        .execute(aside, &[&id, &writer])
-        .await
-        .map_err(unavailable)
-        .map(|_| ())
+    connection.execute(aside, &[&id, &writer]).await
 }
 
 /// Lets claims hold longer. "+ 0" keeps the planner from going through all that is held.

@@ -17,7 +17,7 @@ use crate::{
 /// use tower_respond_async::store::{ControlChange, kit::ControlValues};
 ///
 /// let mut values = ControlValues::default();
-/// let change = ControlChange { name: "pool/transcode".into(), was: 0, value: Some("paused".into()) };
+/// let change = ControlChange::new("pool/transcode".into(), 0, Some("paused".into()));
 /// assert!(values.apply(Some(&change)).changed);
 /// assert!(!values.apply(Some(&change)).changed, "it is not as it was");
 /// assert_eq!(ControlValues::decode(&values.encode())?, values);

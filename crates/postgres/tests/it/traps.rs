@@ -337,3 +337,34 @@ fn claims_by_tenant_at_two_handles_have_each_task_once() {
         assert_eq!(taken.len(), 40, "each once");
     });
 }
+
+/// What cannot be read is kept apart and counted, and the tasks behind it are claimed all the same.
+#[test]
+fn a_record_that_cannot_be_read_is_set_aside_and_stops_nobody() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let (damaged, well) = (a_task(), a_task());
+        let ids = [damaged.id, well.id];
+        for task in [damaged, well] {
+            let _ = ledger.insert(Insert::new(task)).await.unwrap();
+        }
+        let id = uuid(ids[0]);
+        harness
+            .run(&format!(
+                "UPDATE @.task SET record = substr(record, 1, 5) WHERE id = '{id}'"
+            ))
+            .await;
+
+        let claimed = store.claim(Claim::new(worker(), 10, LEASE)).await.unwrap();
+
+        let claimed: Vec<_> = claimed.tasks.iter().map(|task| task.row.id).collect();
+        assert_eq!(claimed, [ids[1]]);
+        let counts = store.counts(&Scope::All).await.unwrap();
+        assert_eq!((counts.set_aside, counts.queued()), (1, 0));
+        let kept = format!(
+            "SELECT FROM {}.aside WHERE id = '{id}' AND length(record) = 5",
+            harness.schema()
+        );
+        assert_eq!(harness.admin().await.query(&kept, &[]).await.unwrap().len(), 1);
+    });
+}
