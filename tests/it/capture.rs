@@ -22,7 +22,10 @@ use tower_respond_async::{
 use tracing::{Instrument, Subscriber, debug, error, info, info_span, subscriber::DefaultGuard, warn};
 use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt, registry::LookupSpan};
 
-use crate::support::{App, Gate, WithoutBody, fc, no_retries, soon};
+use crate::{
+    engine_support::eventually,
+    support::{App, Gate, WithoutBody, fc, no_retries, soon},
+};
 
 /// A subscriber for this thread, which is all that a test's runtime has, and the other half for the builder.
 fn capturing() -> (Capture, DefaultGuard) {
@@ -246,20 +249,15 @@ async fn a_running_task_s_lines_are_stored_together_and_soon() {
     let app = app(handler, |builder| builder.probe(capture));
     let id = app.accepted(fc("/").empty()).await;
     gate.arrived().await;
-    let stored = async {
-        loop {
-            let lines = log(&app, id).await.len();
-            assert!(
-                lines == 0 || lines == 100,
-                "{lines} lines: they are not stored together"
-            );
-            if lines == 100 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    soon(stored).await;
+    eventually("the lines are stored", async || {
+        let lines = log(&app, id).await.len();
+        assert!(
+            lines == 0 || lines == 100,
+            "{lines} lines: they are not stored together"
+        );
+        lines == 100
+    })
+    .await;
     assert_eq!(app.record(id).await.state, TaskState::Running);
     gate.let_pass(1);
     app.ended(id).await;
@@ -315,12 +313,7 @@ async fn a_claim_that_was_lost_logs_nothing() {
     let (_, held) = ledger.look_for(&worker, id).await.unwrap().flatten().unwrap();
     let _ = ledger.settle(&held, &Outcome::Stopped).await.unwrap();
     gate.let_pass(1);
-    let noticed = async {
-        while fenced.0.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    soon(noticed).await;
+    eventually("it is noticed", async || fenced.0.load(Ordering::SeqCst) > 0).await;
     assert!(log(&app, id).await.is_empty());
 }
 

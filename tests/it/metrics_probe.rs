@@ -27,6 +27,8 @@ use tower_respond_async::{
 };
 use tower_respond_async_redb::RedbStore;
 
+use crate::engine_support::eventually;
+
 #[test]
 fn what_happens_to_tasks_is_counted() {
     let seen = watch(async || {
@@ -326,21 +328,12 @@ fn a_task(number: u8) -> NewTask {
 
 /// Waits until so many tasks have ended.
 async fn all_ended(tasks: &Tasks, count: u64) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
+    eventually("all have ended", async || {
         let stats = tasks.stats().await.expect("the store is open");
-        let ended: u64 = stats
-            .counts
-            .iter()
-            .filter(|(s, _)| s.is_terminal())
-            .map(|(_, n)| n)
-            .sum();
-        if ended == count {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{stats:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+        let ended = stats.counts.iter().filter(|(state, _)| state.is_terminal());
+        ended.map(|(_, n)| n).sum::<u64>() == count
+    })
+    .await;
 }
 
 /// Runs `story` on one thread, with a recorder that only this thread sees, and gives back what was recorded.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     codec,
-    connection::{Connection, is_race, unavailable},
+    connection::{Again, Connection, unavailable},
     sql,
 };
 
@@ -74,7 +74,7 @@ pub(crate) async fn claim(
 const FIRST: usize = 3;
 
 async fn by_pool(connection: &Connection, claim: &Claim, writer: i64) -> StoreResult<Vec<Found>> {
-    let (mut wary, mut races) = (true, 0);
+    let (mut wary, mut again) = (true, Again::new());
     let pools: Vec<String> = claim.pools.iter().map(|of| codec::text(of.pool.as_str())).collect();
     let most: Vec<i64> = claim.pools.iter().map(|of| codec::count(of.max)).collect();
     loop {
@@ -99,7 +99,7 @@ async fn by_pool(connection: &Connection, claim: &Claim, writer: i64) -> StoreRe
             Ok(found) => return Ok(found),
             // Another handle took a suspect for the same worker at this moment.
             Err(error) if is_second_suspect(&error) && wary => wary = false,
-            Err(error) if is_race(&error) && races < 3 => races += 1,
+            Err(error) if again.after_race(&error) => {}
             Err(error) => return Err(unavailable(error)),
         }
     }
@@ -152,7 +152,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
         chosen.push(found.get::<_, Uuid>(2));
     }
     claims.passed_over = allowance.passed_over();
-    let (mut wary, mut races) = (true, 0);
+    let (mut wary, mut again) = (true, Again::new());
     loop {
         let nothing: [String; 0] = [];
         let taken = connection
@@ -185,7 +185,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
                 return Ok((taken, claims));
             }
             Err(error) if is_second_suspect(&error) && wary => wary = false,
-            Err(error) if is_race(&error) && races < 3 => races += 1,
+            Err(error) if again.after_race(&error) => {}
             Err(error) => return Err(unavailable(error)),
         }
     }
@@ -215,11 +215,11 @@ pub(crate) async fn renew(connection: &Connection, leases: &[LeaseRef], lease: D
     for leases in leases.chunks(500) {
         let ids: Vec<Uuid> = leases.iter().map(|held| codec::uuid(held.id)).collect();
         let tokens: Vec<i64> = leases.iter().map(|held| held.token.get().cast_signed()).collect();
-        let mut races = 0;
+        let mut again = Again::new();
         let found = loop {
             match connection.query(RENEW, &[&ids, &tokens, &codec::duration(lease)]).await {
                 Ok(found) => break found,
-                Err(error) if is_race(&error) && races < 3 => races += 1,
+                Err(error) if again.after_race(&error) => {}
                 Err(error) => return Err(unavailable(error)),
             }
         };

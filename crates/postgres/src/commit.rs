@@ -1,6 +1,6 @@
 //! Changes of rows: a group of them in one statement.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{collections::HashSet, sync::Arc};
 
 use tokio_postgres::error::Error;
 use tower_respond_async::{
@@ -11,7 +11,7 @@ use tower_respond_async::{
 
 use crate::{
     codec,
-    connection::{Connection, PATIENCE, PAUSE, Pool, is_lost, is_race, unavailable},
+    connection::{Again, Connection, PAUSE, Pool, unavailable},
     group::Writes,
     read, sql,
     wire::Wire,
@@ -54,14 +54,13 @@ impl Writes for Commits {
 
 impl Commits {
     async fn round(&self, pool: &Arc<Pool>, changes: &[&Change]) -> StoreResult<Vec<Committed>> {
-        let (began, mut races, mut repeated) = (Instant::now(), 0, false);
+        let mut again = Again::new();
         let (connection, done) = loop {
             let connection = pool.get().await?;
             match commit(&connection, changes, self.writer).await {
                 Ok(done) => break (connection, done),
-                Err(error) if is_race(&error) && races < 3 => races += 1,
-                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => {
-                    repeated = true;
+                Err(error) if again.after_race(&error) => {}
+                Err(error) if again.after_loss(&error) => {
                     drop(connection);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -73,7 +72,7 @@ impl Commits {
             let mut committed = Committed::Done;
             if !done.contains(&nth) {
                 let row = read::by_id(&connection, change.id).await?;
-                if !(repeated && is_ours(change, row.as_ref())) {
+                if !(again.repeated && is_ours(change, row.as_ref())) {
                     committed = Committed::Stale(row.map(Box::new));
                 }
             }

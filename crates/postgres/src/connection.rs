@@ -319,6 +319,41 @@ pub(crate) fn unavailable(error: Error) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, context).because(error)
 }
 
+/// How often a statement is sent again that lost a race.
+const RACES: u32 = 3;
+
+/// What became of a statement so far: whether it is to be sent again.
+pub(crate) struct Again {
+    began: Instant,
+    races: u32,
+    /// It was sent before and not answered: it may have been done.
+    pub(crate) repeated: bool,
+}
+
+impl Again {
+    pub(crate) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            races: 0,
+            repeated: false,
+        }
+    }
+
+    /// Whether it was rolled back because of what others did, for the first few times.
+    pub(crate) fn after_race(&mut self, error: &Error) -> bool {
+        let again = is_race(error) && self.races < RACES;
+        self.races += u32::from(again);
+        again
+    }
+
+    /// Whether its answer was lost with the session, as long as the server is waited for.
+    pub(crate) fn after_loss(&mut self, error: &Error) -> bool {
+        let again = is_lost(error) && self.began.elapsed() < PATIENCE;
+        self.repeated |= again;
+        again
+    }
+}
+
 /// Whether the session is gone, or the server cannot write any more: what was asked may have been done.
 pub(crate) fn is_lost(error: &Error) -> bool {
     match error.code() {
@@ -330,7 +365,7 @@ pub(crate) fn is_lost(error: &Error) -> bool {
 }
 
 /// Whether it was rolled back because of what others did at that moment.
-pub(crate) fn is_race(error: &Error) -> bool {
+fn is_race(error: &Error) -> bool {
     let races = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
     error.code().is_some_and(|code| races.contains(code))
 }

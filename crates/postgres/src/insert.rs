@@ -1,6 +1,6 @@
 //! Storing tasks: a group of them in one statement.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{collections::HashSet, sync::Arc};
 
 use tokio_postgres::error::Error;
 use tower_respond_async::{
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     codec,
-    connection::{Connection, Lent, PATIENCE, PAUSE, Pool, is_lost, is_race, unavailable},
+    connection::{Again, Connection, Lent, PAUSE, Pool, unavailable},
     group::Writes,
     read, sql,
     wire::Wire,
@@ -103,19 +103,19 @@ fn is_ours(task: &NewRow, row: &Row) -> bool {
 impl Inserts {
     /// Tries tasks that have nothing in common. `None` for one to be tried again.
     async fn round(&self, pool: &Arc<Pool>, tasks: &[&NewRow], is_last: bool) -> StoreResult<Vec<Option<Insertion>>> {
-        let (began, mut races, mut repeated) = (Instant::now(), 0, false);
+        let mut again = Again::new();
         loop {
             let connection = pool.get().await?;
             match self.statement(&connection, tasks).await {
                 Ok((places, now)) => {
                     pool.server.saw(now);
+                    let repeated = again.repeated;
                     let attempt = Attempt { now, is_last, repeated };
                     return self.answers(connection, tasks, places, attempt).await;
                 }
-                Err(error) if is_race(&error) && races < 3 => races += 1,
+                Err(error) if again.after_race(&error) => {}
                 // Its answer is lost: whichever of the two was first stored the task.
-                Err(error) if is_lost(&error) && began.elapsed() < PATIENCE => {
-                    repeated = true;
+                Err(error) if again.after_loss(&error) => {
                     drop(connection);
                     tokio::time::sleep(PAUSE).await;
                 }

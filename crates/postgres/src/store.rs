@@ -39,6 +39,8 @@ use crate::{
 
 /// Tasks in PostgreSQL, for any number of processes.
 ///
+/// (Compiled and not run, since it needs a server: `tests/it/open.rs` connects to one.)
+///
 /// ```no_run
 /// use tower_respond_async::RespondAsyncLayer;
 /// use tower_respond_async_postgres::PostgresStore;
