@@ -17,4 +17,5 @@ need() {
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux chromium chromium pg_lsclusters postgresql
+need cc gcc curl curl ffmpeg ffmpeg setpriv util-linux chromium chromium \
+    pg_lsclusters postgresql /usr/sbin/pgbouncer pgbouncer

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use servers::Postgres;
 use tokio::{runtime::Runtime, sync::OnceCell};
 use tokio_postgres::{Client, NoTls};
 use tower_respond_async::{
@@ -18,8 +19,6 @@ use tower_respond_async::{
 };
 use tower_respond_async_postgres::{PostgresStore, PostgresStoreBuilder};
 use uuid::Uuid;
-
-use crate::server;
 
 const BEGIN: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -41,7 +40,7 @@ pub(crate) fn a_schema() -> String {
 
 /// A connection of a test's own.
 pub(crate) async fn admin() -> Client {
-    let (client, connection) = tokio_postgres::connect(&server::shared().url(), NoTls).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&Postgres::shared().url(), NoTls).await.unwrap();
     tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -79,7 +78,7 @@ impl PostgresHarness {
 
     /// Its sessions are called as the schema is.
     fn url(&self) -> String {
-        format!("{}?application_name={}", server::shared().url(), self.schema())
+        format!("{}?application_name={}", Postgres::shared().url(), self.schema())
     }
 
     /// Another handle.

@@ -9,5 +9,5 @@ mod conformance;
 mod harness;
 mod open;
 mod plans;
-mod server;
+
 mod traps;

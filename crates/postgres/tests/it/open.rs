@@ -1,16 +1,18 @@
 //! Connecting: tables that are made once, and what is refused.
 
-use tower_respond_async::{TaskStore, store::StoreErrorKind, testing::conformance};
+use servers::{Postgres, Stop};
+use tower_respond_async::{
+    TaskStore,
+    store::{ControlChange, Controls, StoreErrorKind},
+    testing::conformance,
+};
 use tower_respond_async_postgres::{Migrate, PostgresStore};
 
-use crate::{
-    harness::{PostgresHarness, a_schema, admin},
-    server,
-};
+use crate::harness::{PostgresHarness, a_schema, admin};
 
 fn run(test: impl AsyncFnOnce()) {
     // Started before there is a runtime.
-    let _ = server::shared();
+    let _ = Postgres::shared();
     conformance::run(&PostgresHarness::new(), async |_| test().await);
 }
 
@@ -22,7 +24,7 @@ fn several_may_open_an_empty_database_at_once() {
             let schema = schema.clone();
             tokio::spawn(async move {
                 let builder = PostgresStore::builder().schema(schema).unsafe_durability();
-                builder.connect(&server::shared().url()).await
+                builder.connect(&Postgres::shared().url()).await
             })
         };
         let opening: Vec<_> = (0..6).map(open).collect();
@@ -40,26 +42,26 @@ fn a_schema_is_checked_where_somebody_else_makes_it() {
         let builder = || PostgresStore::builder().schema(schema.clone()).unsafe_durability();
         let refused = builder()
             .migrate(Migrate::Check)
-            .connect(&server::shared().url())
+            .connect(&Postgres::shared().url())
             .await
             .unwrap_err();
         assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
         assert!(refused.to_string().contains(&schema), "{refused}");
-        drop(builder().connect(&server::shared().url()).await.unwrap());
+        drop(builder().connect(&Postgres::shared().url()).await.unwrap());
         drop(
             builder()
                 .migrate(Migrate::Check)
-                .connect(&server::shared().url())
+                .connect(&Postgres::shared().url())
                 .await
                 .unwrap(),
         );
 
         let later = format!("UPDATE {schema}.meta SET version = 99");
         admin().await.batch_execute(&later).await.unwrap();
-        drop(builder().connect(&server::shared().url()).await.unwrap());
+        drop(builder().connect(&Postgres::shared().url()).await.unwrap());
         let newer = format!("UPDATE {schema}.meta SET oldest_reader = 99");
         admin().await.batch_execute(&newer).await.unwrap();
-        let refused = builder().connect(&server::shared().url()).await.unwrap_err();
+        let refused = builder().connect(&Postgres::shared().url()).await.unwrap_err();
         assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
     });
 }
@@ -68,7 +70,7 @@ fn a_schema_is_checked_where_somebody_else_makes_it() {
 fn a_server_that_may_lose_everything_is_refused() {
     run(async || {
         let builder = PostgresStore::builder().schema(a_schema());
-        let refused = builder.connect(&server::shared().url()).await.unwrap_err();
+        let refused = builder.connect(&Postgres::shared().url()).await.unwrap_err();
         assert_eq!(refused.kind(), StoreErrorKind::Unsupported);
         assert!(refused.to_string().contains("fsync"), "{refused}");
     });
@@ -78,7 +80,7 @@ fn a_server_that_may_lose_everything_is_refused() {
 fn a_password_is_shown_nowhere() {
     run(async || {
         let store = PostgresStore::builder().schema(a_schema()).unsafe_durability();
-        let store = store.connect(&server::shared().url()).await.unwrap();
+        let store = store.connect(&Postgres::shared().url()).await.unwrap();
         let mut shown = format!("{store:?} {:?}", PostgresStore::builder());
         for url in [
             "postgres://me:s3cret@127.0.0.1:1/db",
@@ -98,7 +100,7 @@ fn a_password_is_shown_nowhere() {
 #[test]
 fn connections_are_encrypted_to_who_is_trusted() {
     run(async || {
-        let (server, schema) = (server::shared(), a_schema());
+        let (server, schema) = (Postgres::shared(), a_schema());
         let url = format!("{}?sslmode=require&application_name={schema}", server.url_over_tcp());
         let builder = || PostgresStore::builder().schema(schema.clone()).unsafe_durability();
         let refused = builder().connect(&url).await.unwrap_err();
@@ -130,7 +132,7 @@ fn connections_are_encrypted_to_who_is_trusted() {
 #[test]
 fn of_several_hosts_one_that_is_there_is_used() {
     run(async || {
-        let url = server::shared()
+        let url = Postgres::shared()
             .url_over_tcp()
             .replace("127.0.0.1", "127.0.0.1:1,127.0.0.1");
         let builder = PostgresStore::builder().schema(a_schema()).unsafe_durability();
@@ -140,4 +142,32 @@ fn of_several_hosts_one_that_is_there_is_used() {
             .unwrap();
         assert_eq!(store.control(None).await.unwrap().version, 0);
     });
+}
+
+#[test]
+fn what_was_committed_is_there_however_the_server_ended() {
+    let server = Postgres::start("");
+    conformance::run(&PostgresHarness::new(), async |_| {
+        let store = PostgresStore::connect(&server.url()).await.unwrap();
+        let mut version = 0;
+        for how in [Stop::Fast, Stop::Immediate, Stop::Kill] {
+            let change = ControlChange::new("name".into(), version, Some(format!("{how:?}").into()));
+            version = store.control(Some(change)).await.unwrap().version;
+            server.stop(how);
+            server.restart();
+            let read = server_answers(&store).await;
+            assert_eq!(read.version, version);
+            assert_eq!(read.values.len(), 1);
+        }
+    });
+}
+
+/// The sessions of before are lost: whatever comes on one fails once.
+async fn server_answers(store: &PostgresStore) -> Controls {
+    for _ in 0..10 {
+        if let Ok(controls) = store.control(None).await {
+            return controls;
+        }
+    }
+    store.control(None).await.unwrap()
 }

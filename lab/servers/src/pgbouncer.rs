@@ -1,0 +1,54 @@
+//! PgBouncer.
+
+use std::{fs, path::Path, sync::OnceLock};
+
+use crate::{
+    place::{self, Place},
+    postgres::Postgres,
+};
+
+/// A pooler in transaction mode before the [shared](Postgres::shared) server, strict as Debian's is by default: it refuses
+/// settings in the startup packet, and knows no prepared statements.
+#[derive(Debug)]
+pub struct PgBouncer {
+    place: Place,
+}
+
+impl PgBouncer {
+    /// The one pooler of all test processes of a run, started if it is not up. Nobody stops it.
+    pub fn shared() -> &'static Self {
+        static POOLER: OnceLock<PgBouncer> = OnceLock::new();
+        POOLER.get_or_init(|| {
+            let server = Postgres::shared();
+            let folder = server.folder().join("pgbouncer");
+            let place = Place::shared(folder, Place::listens, |place| launch(place, server));
+            Self { place }
+        })
+    }
+
+    /// A URL of the server's database through it.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.place.port())
+    }
+}
+
+fn launch(place: &Place, server: &Postgres) {
+    let program = Path::new("/usr/sbin/pgbouncer");
+    assert!(
+        program.exists(),
+        "PgBouncer is not installed: apt-get install pgbouncer"
+    );
+    let (port, folder) = (place.choose_port(), place.folder.display());
+    let config = place.folder.join("pgbouncer.ini");
+    let settings = format!(
+        "[databases]\n* = host={} port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+        unix_socket_dir = {folder}\nauth_type = any\npool_mode = transaction\nmax_client_conn = 1000\n\
+        default_pool_size = 40\nlogfile = {folder}/log\n",
+        server.folder().display(),
+        server.port(),
+    );
+    fs::write(&config, settings).unwrap();
+    place::lend(&[&config]);
+    place.run(program, &["-q", config.to_str().unwrap()]);
+    place::until("PgBouncer starts", &place.log(), || place.listens());
+}

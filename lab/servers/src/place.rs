@@ -1,0 +1,143 @@
+//! Where a server runs, as whom, and for how long.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal};
+
+/// A folder, and the lock that keeps its server up.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) folder: PathBuf,
+    _users: File,
+}
+
+impl Place {
+    /// Uses the server of this folder, and starts it if it is not up. One process at a time looks whether it is.
+    pub(crate) fn shared(folder: PathBuf, is_up: impl Fn(&Self) -> bool, start: impl FnOnce(&Self)) -> Self {
+        let place = Self::own(folder);
+        let starting = File::create(place.folder.join("starting")).unwrap();
+        starting.lock().unwrap();
+        if !is_up(&place) {
+            start(&place);
+        }
+        place
+    }
+
+    /// A folder that nobody else uses.
+    pub(crate) fn own(folder: PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        let users = File::create(folder.join("users")).unwrap();
+        users.lock_shared().unwrap();
+        lend(&[&folder, &folder.join("users")]);
+        Self { folder, _users: users }
+    }
+
+    /// Runs a program in the background, as long as the folder is used. What it says goes into `log` there.
+    pub(crate) fn run(&self, program: &Path, arguments: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        // The watcher is a session of its own, so that it outlives the test process that started it.
+        let mut watcher = as_server(Path::new("sh"));
+        watcher
+            .args(["-c", WATCH, "sh"])
+            .arg(self.folder.join("users"))
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        // Whoever started it is gone before it ends.
+        #[allow(clippy::zombie_processes)]
+        let _ = watcher.spawn().unwrap();
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// The port that was chosen for it, or one where nobody listens.
+    pub(crate) fn port(&self) -> u16 {
+        let port = fs::read_to_string(self.folder.join("port")).ok();
+        port.and_then(|port| port.parse().ok()).unwrap_or(1)
+    }
+
+    /// Chooses a port where nobody listens.
+    pub(crate) fn choose_port(&self) -> u16 {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        fs::write(self.folder.join("port"), free.to_string()).unwrap();
+        free
+    }
+
+    pub(crate) fn listens(&self) -> bool {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port()));
+        TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+    }
+}
+
+/// The server, and whoever ends it when nobody uses it.
+const WATCH: &str = r#"
+users=$1; shift
+"$@" & server=$!
+free=0
+while kill -0 $server 2>/dev/null; do
+    sleep 2
+    if flock -n -x "$users" true; then free=$((free + 1)); else free=0; fi
+    [ $free -ge 5 ] && kill -INT $server
+done
+"#;
+
+/// Waits until it is so, or says what was expected.
+pub(crate) fn until(expected: &str, log: &Path, is_so: impl Fn() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    let said = fs::read_to_string(log).unwrap_or_default();
+    let last: Vec<&str> = said.lines().rev().take(20).collect();
+    panic!(
+        "{expected}, not within 30 s; {} ends:\n{}",
+        log.display(),
+        last.join("\n")
+    );
+}
+
+/// Sends a signal to a process that is one of these servers.
+pub(crate) fn signal(process: i32, signal: Signal) {
+    // It may have ended by itself.
+    let _ = Pid::from_raw(process).map(|process| rustix::process::kill_process(process, signal));
+}
+
+/// Whether these servers have a user of their own: they refuse to run as root, and get the one that Debian's package makes.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Gives files to the user of the servers.
+pub(crate) fn lend(paths: &[&Path]) {
+    if is_root() {
+        let lent = Command::new("chown")
+            .arg("postgres:postgres")
+            .args(paths)
+            .status()
+            .unwrap();
+        assert!(lent.success(), "there is no user postgres: apt-get install postgresql");
+    }
+}
+
+/// A command that runs as the user of the servers.
+pub(crate) fn as_server(program: &Path) -> Command {
+    let mut command = Command::new("setsid");
+    if is_root() {
+        command.args(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    }
+    command.arg(program).current_dir("/");
+    command
+}

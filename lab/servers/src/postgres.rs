@@ -1,0 +1,184 @@
+//! PostgreSQL.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::OnceLock,
+};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::place::{self, Place};
+
+/// A private server, whose superuser is `postgres` and needs no password.
+#[derive(Debug)]
+pub struct Postgres {
+    place: Place,
+    // Dropped last. The shared one stays for the next run.
+    _folder: Option<TempDir>,
+}
+
+/// How a server is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It rolls back what is under way, and ends in good order.
+    Fast,
+    /// It ends at once, and recovers when it is started again.
+    Immediate,
+    /// Its first process is killed; the others find out.
+    Kill,
+}
+
+/// What tests need of every server. Those that share one are many.
+const SETTINGS: &str = "listen_addresses = '127.0.0.1'\nssl = on\nmax_connections = 300\nshared_buffers = 64MB\n\
+    autovacuum_naptime = 5\ndeadlock_timeout = 200\n";
+
+/// What makes it quick, and loses data with the machine.
+const QUICK: &str = "fsync = off\nfull_page_writes = off\n";
+
+impl Postgres {
+    /// The one server of all test processes of a run, started if it is not up. It does not wait for disks. Each test has a
+    /// schema of its own there, and nobody stops it.
+    pub fn shared() -> &'static Self {
+        static SERVER: OnceLock<Postgres> = OnceLock::new();
+        SERVER.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            env!("CARGO_MANIFEST_DIR").hash(&mut hasher);
+            let folder = std::env::temp_dir().join(format!("respond-async-pg-{:016x}", hasher.finish()));
+            let is_up = |place: &Place| place.listens();
+            let place = Place::shared(folder, is_up, |place| launch(place, QUICK));
+            Self { place, _folder: None }
+        })
+    }
+
+    /// A server of one test, with these lines in its configuration. It waits for disks as PostgreSQL does by default, and ends
+    /// with its owner.
+    pub fn start(settings: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("respond-async-pg-").tempdir().unwrap();
+        let place = Place::own(folder.path().to_owned());
+        launch(&place, settings);
+        let folder = Some(folder);
+        Self { place, _folder: folder }
+    }
+
+    /// A URL of the database, over its socket. The password in it is looked for where none may be shown.
+    pub fn url(&self) -> String {
+        let host = self.place.folder.to_str().unwrap().replace('/', "%2F");
+        format!("postgres://postgres:not-shown@{host}:{}/postgres", self.port())
+    }
+
+    /// A URL of the database over TCP, on which it can encrypt.
+    pub fn url_over_tcp(&self) -> String {
+        format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.port())
+    }
+
+    /// The certificate that it shows there, in DER.
+    pub fn certificate(&self) -> Vec<u8> {
+        fs::read(self.place.folder.join("certificate.der")).unwrap()
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.place.port()
+    }
+
+    /// The folder of its socket.
+    pub fn folder(&self) -> &Path {
+        &self.place.folder
+    }
+
+    /// Ends it, and waits until it is gone.
+    pub fn stop(&self, how: Stop) {
+        let Some(process) = self.process() else { return };
+        let signal = match how {
+            Stop::Fast => Signal::INT,
+            Stop::Immediate => Signal::QUIT,
+            Stop::Kill => Signal::KILL,
+        };
+        place::signal(process, signal);
+        place::until("the server ends", &self.place.log(), || !self.place.listens());
+    }
+
+    /// Starts it again where it was, and waits until it answers.
+    pub fn restart(&self) {
+        // What a killed server leaves behind keeps the next from starting until the last of its processes is gone.
+        place::until("the server starts again", &self.place.log(), || {
+            run(&self.place);
+            (0..20).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(25));
+                self.place.listens()
+            })
+        });
+    }
+
+    fn process(&self) -> Option<i32> {
+        let file = fs::read_to_string(self.place.folder.join("data/postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self._folder.is_some()
+            && let Some(process) = self.process()
+        {
+            place::signal(process, Signal::QUIT);
+            place::until("the server ends", &self.place.log(), || !self.place.listens());
+        }
+    }
+}
+
+fn launch(place: &Place, settings: &str) {
+    let data = place.folder.join("data");
+    let _ = fs::remove_dir_all(&data);
+    fs::create_dir(&data).unwrap();
+    place::lend(&[&data]);
+    let mut initdb = place::as_server(&binaries().join("initdb"));
+    initdb.args([
+        "--no-sync",
+        "--auth=trust",
+        "--username=postgres",
+        "--encoding=UTF8",
+        "--locale=C",
+        "-D",
+    ]);
+    let made = initdb.arg(&data).stdout(Stdio::null()).output().unwrap();
+    assert!(
+        made.status.success(),
+        "initdb failed: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let shown = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(place.folder.join("certificate.der"), shown.cert.der()).unwrap();
+    fs::write(data.join("server.crt"), shown.cert.pem()).unwrap();
+    let key = data.join("server.key");
+    fs::write(&key, shown.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    place::lend(&[&key]);
+    let (port, folder) = (place.choose_port(), place.folder.display());
+    let place_of_it = format!("port = {port}\nunix_socket_directories = '{folder}'\n");
+    let config = data.join("postgresql.auto.conf");
+    fs::write(config, format!("{SETTINGS}{place_of_it}{settings}")).unwrap();
+    run(place);
+    place::until("the server starts", &place.log(), || place.listens());
+}
+
+fn run(place: &Place) {
+    let data = place.folder.join("data");
+    place.run(&binaries().join("postgres"), &["-D", data.to_str().unwrap()]);
+}
+
+/// Where Debian has them: the newest version.
+fn binaries() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
+    found.retain(|folder| folder.join("initdb").exists());
+    found.sort();
+    found
+        .pop()
+        .expect("PostgreSQL is not installed: apt-get install postgresql")
+}
