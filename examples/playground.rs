@@ -17,7 +17,8 @@
 //! | variable | sets |
 //! |---|---|
 //! | `LISTEN` | the address, `127.0.0.1:3000`; port 0 takes a free one |
-//! | `STORE` | `memory`, or `redb:PATH` for a file |
+//! | `STORE` | `memory`, or `redb:PATH` for a file, or `postgres://USER@HOST:PORT/DATABASE`, where `?schema=NAME` may follow; in this one, any number of processes share their tasks |
+//! | `WORKER_NAME` | what this process is called in task documents: the `instanceId` begins with it |
 //! | `CONCURRENCY`, `QUEUE_DEPTH`, `BODY_LIMIT`, `BUFFER_LIMIT`, `RESULT_LIMIT` | the builder's settings of these names |
 //! | `LEASE_MS`, `ATTEMPT_TIMEOUT_MS`, `MAX_AGE_MS`, `RETENTION_MS` | the same, in milliseconds |
 //! | `MAX_RETRIES`, `BACKOFF_BASE_MS` | the retry policy |
@@ -28,10 +29,12 @@
 //! | `WEBHOOK_SECRET` | signs what is sent: `whsec_...`, several comma-separated while they are changed |
 //! | `WEBHOOK_FORMAT` | what is sent: `fc`, `cloudevents`, `standard` or `raw` |
 //! | `WEBHOOK_SCHEDULE_MS` | the pauses between tries, comma-separated, in milliseconds |
+//! | `GRACE_MS` | how long what is under way may go on after a SIGTERM, 20000. With the 5 s of the stop grace, that is less than the 30 s after which supervisors kill |
 //! | `JOURNAL` | a file to which every start of a handler appends a line `taskId attempt path` |
 //!
 //! What handlers log goes to stderr, and into the log of their task: `curl -X POST -H 'Prefer: respond-async'
-//! http://127.0.0.1:3000/log?lines=3`, then `curl -H 'Accept: text/plain' http://127.0.0.1:3000/tasks/ID/logs`. SIGTERM and Ctrl-C drain: what is under way has 20 seconds, and is told to end then.
+//! http://127.0.0.1:3000/log?lines=3`, then `curl -H 'Accept: text/plain' http://127.0.0.1:3000/tasks/ID/logs`. SIGTERM and Ctrl-C drain: what is under way has `GRACE_MS`, and is told to end then.
+//! `curl -i http://127.0.0.1:3000/ready` answers 200 as long as the store can be reached, and else 503.
 
 use std::{
     convert::Infallible,
@@ -53,29 +56,31 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, post},
+    routing::{any, get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::FutureExt;
 use http_body_util::StreamBody;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, signal, time::sleep_until};
+use tokio::{
+    net::TcpListener,
+    signal,
+    time::{sleep_until, timeout},
+};
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
-    Backoff, BearerToken, BoxError, Console, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
+    Backoff, BearerToken, BoxError, Console, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, WeakTasks,
+    allow_everyone,
     hook::{
         AppPath, PayloadFormat, Schedule,
         webhook::{CallbackPolicy, Secret, Webhook},
     },
     probe::Capture,
 };
+use tower_respond_async_postgres::PostgresStore;
 use tower_respond_async_redb::RedbStore;
 use tracing_subscriber::{Layer as _, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
-
-/// How long what is under way may go on after a SIGTERM. With the 5 s of the stop grace, less than the 30 s after which
-/// supervisors kill.
-const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -101,6 +106,7 @@ async fn serve(capture: Capture) -> Result<(), BoxError> {
         );
     }
 
+    let grace = millis("GRACE_MS")?.unwrap_or(Duration::from_secs(20));
     let layer = layer(capture).await?;
     let tasks = layer.tasks();
     let api = match token {
@@ -109,15 +115,16 @@ async fn serve(capture: Capture) -> Result<(), BoxError> {
     };
     let app = routes(Journal::open()?)
         .nest_service("/tasks", api)
-        .nest_service("/console", Console::new(&tasks));
+        .nest_service("/console", Console::new(&tasks))
+        .route("/ready", get(ready).with_state(tasks.downgrade()));
     let app = layer.layer(app);
 
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     // One deadline for plain requests and tasks: a plain one that never ends must not keep the tasks from being drained.
-    let ending = async {
+    let ending = async move {
         asked_to_end().await;
-        Instant::now() + GRACE
+        Instant::now() + grace
     };
     let ending = ending.shared();
     let (asked, closing) = (ending.clone(), tasks.clone());
@@ -140,9 +147,15 @@ async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
     let mut builder = match store.split_once(':') {
         None if store == "memory" => RespondAsyncLayer::builder(MemoryStore::new()),
         Some(("redb", path)) if !path.is_empty() => RespondAsyncLayer::builder(RedbStore::open(path).await?),
-        _ => return Err(format!("STORE is {store:?}; it can be memory, or redb:PATH").into()),
+        Some(("postgres" | "postgresql", _)) => RespondAsyncLayer::builder(PostgresStore::connect(&store).await?),
+        // Without what it says: there may be a password in it.
+        _ => return Err("STORE can be memory, redb:PATH, or postgres://USER@HOST:PORT/DATABASE".into()),
     };
-    builder = builder.api_base("/tasks").never_async("/console").probe(capture);
+    builder = builder.api_base("/tasks").probe(capture);
+    builder = builder.never_async("/console").never_async("/ready");
+    if let Some(name) = setting::<String>("WORKER_NAME")? {
+        builder = builder.worker_name(name);
+    }
     if let Some(handlers) = setting("CONCURRENCY")? {
         builder = builder.concurrency(handlers);
     }
@@ -269,6 +282,18 @@ fn routes(journal: Journal) -> Router {
         .route("/log", post(log))
         .route("/big", post(big))
         .layer(middleware::from_fn_with_state(journal, keep_journal))
+}
+
+/// Soon enough for whoever probes this.
+async fn ready(State(tasks): State<WeakTasks>) -> Response {
+    let Some(tasks) = tasks.upgrade() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the process ends\n").into_response();
+    };
+    match timeout(Duration::from_secs(2), tasks.check()).await {
+        Ok(Ok(())) => "ready\n".into_response(),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n").into_response(),
+    }
 }
 
 async fn echo(headers: HeaderMap, body: Bytes) -> Response {

@@ -1,7 +1,8 @@
 //! How a database is to be used.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
+use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
 #[cfg(feature = "testing")]
@@ -72,6 +73,7 @@ impl PostgresStoreBuilder {
     /// Connects to the database at `url`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, where `HOST:PORT` may be several
     /// with commas between them. Behind a question mark may be, with `&` between them:
     ///
+    /// - `schema=NAME`: the same as [`schema`](Self::schema), for where the URL is all that is configured.
     /// - `sslmode=require`: connections are encrypted, and the certificate of the server is checked. They are not encrypted
     ///   otherwise.
     /// - `target_session_attrs=read-write`: of several hosts, the one that takes writes.
@@ -87,7 +89,11 @@ impl PostgresStoreBuilder {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connections; a migration that was begun may go on.
-    pub async fn connect(self, url: &str) -> StoreResult<PostgresStore> {
+    pub async fn connect(mut self, url: &str) -> StoreResult<PostgresStore> {
+        let (url, schema) = without_schema(url);
+        if let Some(schema) = schema {
+            self.schema = schema.into();
+        }
         // Its error is not passed on: it may quote a part of the URL, and with it a password.
         let config: Config = url.parse().map_err(|_| {
             let context = "the URL of the database is not understood: postgres://USER:PASSWORD@HOST:PORT/DATABASE, \
@@ -96,6 +102,19 @@ impl PostgresStoreBuilder {
         })?;
         PostgresStore::open(config, self).await
     }
+}
+
+/// A URL without its `schema`, which the driver does not know, and what it says.
+fn without_schema(url: &str) -> (Cow<'_, str>, Option<String>) {
+    let Some((place, query)) = url.rsplit_once('?') else {
+        return (url.into(), None);
+    };
+    let (schema, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(|part| part.starts_with("schema="));
+    let Some(schema) = schema.last().and_then(|part| part.strip_prefix("schema=")) else {
+        return (url.into(), None);
+    };
+    let schema = percent_decode_str(schema).decode_utf8_lossy().into_owned();
+    (format!("{place}?{}", others.join("&")).into(), Some(schema))
 }
 
 impl Default for PostgresStoreBuilder {
@@ -116,5 +135,42 @@ impl fmt::Debug for PostgresStoreBuilder {
             .field("schema", &self.schema)
             .field("migrate", &self.migrate)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_is_taken_out_of_the_url_and_nothing_else_is() {
+        for (url, rest, schema) in [
+            ("postgres://me@db/app", "postgres://me@db/app", None),
+            (
+                "postgres://me@db/app?schema=a%20b",
+                "postgres://me@db/app?",
+                Some("a b"),
+            ),
+            (
+                "postgres://me@db/app?schema=a&connect_timeout=1",
+                "postgres://me@db/app?connect_timeout=1",
+                Some("a"),
+            ),
+            (
+                "postgres://me@db/app?sslmode=require&schema=a",
+                "postgres://me@db/app?sslmode=require",
+                Some("a"),
+            ),
+            ("postgres://me:schema=x@db/app", "postgres://me:schema=x@db/app", None),
+            (
+                "postgres://me:a?schema=x@db/app?connect_timeout=1",
+                "postgres://me:a?schema=x@db/app?connect_timeout=1",
+                None,
+            ),
+        ] {
+            let (left, taken) = without_schema(url);
+            assert_eq!((&*left, taken.as_deref()), (rest, schema), "{url}");
+            assert!(left.parse::<Config>().is_ok(), "{left}");
+        }
     }
 }

@@ -319,6 +319,11 @@ pub(crate) fn unavailable(error: Error) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, context).because(error)
 }
 
+/// What [`unavailable`] was made of.
+pub(crate) fn said_by_server(error: &StoreError) -> Option<&Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
 /// How often a statement is sent again that lost a race.
 const RACES: u32 = 3;
 

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tower_respond_async::store::{StoreError, StoreResult};
 
-use crate::connection::Pool;
+use crate::connection::{Pool, said_by_server};
 
 /// How many items are written together, and how many bytes.
 const ITEMS: usize = 256;
@@ -114,10 +114,7 @@ async fn answer<W: Writes>(pool: &Arc<Pool>, writes: &W, items: Vec<W::Item>, ow
 
 /// Whether the server could not take something of what it was given.
 fn is_of_data(error: &StoreError) -> bool {
-    let said = error
-        .source()
-        .and_then(<dyn Error>::downcast_ref::<tokio_postgres::Error>);
-    let code = said.and_then(tokio_postgres::Error::code);
+    let code = said_by_server(error).and_then(tokio_postgres::Error::code);
     code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }
 

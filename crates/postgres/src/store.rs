@@ -29,7 +29,7 @@ use tower_respond_async::{
 use crate::{
     PostgresStoreBuilder, claim,
     commit::Commits,
-    connection::{Connection, Lent, Pool, Server, unavailable},
+    connection::{Again, Connection, Lent, PAUSE, Pool, Server, said_by_server, unavailable},
     due,
     group::Group,
     insert::Inserts,
@@ -73,8 +73,8 @@ use crate::{
 /// # While the server is away
 ///
 /// Operations try to reach it for five seconds and are then [`Unavailable`](StoreErrorKind::Unavailable). An insert or a change
-/// whose answer was lost with the connection is sent again, and answered as if it had been sent once. A claim is not: what it took
-/// is rescued when its lease has run out.
+/// whose answer was lost with the connection is sent again, and answered as if it had been sent once; so is what
+/// reads or renews. A claim is not, nor are lines of a log and a change of a named value.
 ///
 /// # Cancel safety
 ///
@@ -233,9 +233,35 @@ async fn control(connection: &Connection, change: Option<&ControlChange>) -> Sto
     Ok(controls)
 }
 
-/// Those past their window, unless one is taken over at this moment.
-const PRUNE_KEYS: &str = "DELETE FROM @.key WHERE key = ANY (ARRAY(SELECT key FROM @.key \
-    WHERE until <= (SELECT @.now_ms() OFFSET 0) ORDER BY until LIMIT $1::int8 FOR UPDATE SKIP LOCKED))";
+/// Forgets those past their window, unless one is taken over at this moment.
+async fn prune_keys(connection: &Connection, limit: i64) -> StoreResult<u64> {
+    let prune = "DELETE FROM @.key WHERE key = ANY (ARRAY(SELECT key FROM @.key \
+        WHERE until <= (SELECT @.now_ms() OFFSET 0) ORDER BY until LIMIT $1::int8 FOR UPDATE SKIP LOCKED))";
+    connection.execute(prune, &[&limit]).await.map_err(unavailable)
+}
+
+/// Does what may be done twice. If its answer is lost with the session, it is done again on another one. A macro, since of
+/// the futures of an async closure it cannot be said that they are [`Send`].
+macro_rules! ask {
+    ($pool:expr, |$connection:ident| $work:expr) => {{
+        let mut again = Again::new();
+        loop {
+            let lent = $pool.get().await?;
+            let $connection = &*lent;
+            match $work.await {
+                Ok(answer) => {
+                    lent.done();
+                    break Ok(answer);
+                }
+                Err(error) if said_by_server(&error).is_some_and(|error| again.after_loss(error)) => {
+                    drop(lent);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => break Err(error),
+            }
+        }
+    }};
+}
 
 impl TaskStore for PostgresStore {
     fn abilities(&self) -> Abilities {
@@ -274,18 +300,12 @@ impl TaskStore for PostgresStore {
 
     fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Answer<'a, Vec<Row>> {
         let (scope, which) = (scope.clone(), which.clone());
-        self.run(|inner| async move {
-            let connection = inner.others.get().await?;
-            let rows = read::rows(&connection, &scope, &which).await;
-            finished(connection, rows)
-        })
+        self.run(|inner| async move { ask!(inner.others, |connection| read::rows(connection, &scope, &which)) })
     }
 
     fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
         self.run(move |inner| async move {
-            let connection = inner.others.get().await?;
-            let due = due::due(&connection, &what, max).await;
-            let (candidates, now) = finished(connection, due)?;
+            let (candidates, now) = ask!(inner.others, |connection| due::due(connection, &what, max))?;
             inner.server.saw(now);
             Ok(candidates)
         })
@@ -303,36 +323,29 @@ impl TaskStore for PostgresStore {
     }
 
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Answer<'_, Vec<Renewal>> {
-        self.run(move |inner| async move {
-            let connection = inner.leases.get().await?;
-            let renewed = claim::renew(&connection, &leases, lease).await;
-            finished(connection, renewed)
-        })
+        self.run(move |inner| async move { ask!(inner.leases, |connection| claim::renew(connection, &leases, lease)) })
     }
 
     fn claim_deliveries(&self, claim: DeliveryClaim) -> Answer<'_, Vec<ClaimedOutbox>> {
         self.run(|inner| async move {
-            let connection = inner.hand.get().await?;
-            let claimed = outbox::claim(&connection, &claim).await;
-            finished(connection, claimed)
+            // What was taken and not answered comes again when its lease has run out.
+            ask!(inner.hand, |connection| outbox::claim(connection, &claim))
         })
     }
 
     fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Answer<'a, PageOf<Row>> {
         let (scope, filter) = (scope.clone(), filter.clone());
         self.run(|inner| async move {
-            let connection = inner.others.get().await?;
-            let listed = list::list(&connection, &scope, &filter, &page).await;
-            finished(connection, listed)
+            ask!(inner.others, |connection| list::list(
+                connection, &scope, &filter, &page
+            ))
         })
     }
 
     fn counts<'a>(&'a self, scope: &'a Scope) -> Answer<'a, Counts> {
         let scope = scope.clone();
         self.run(|inner| async move {
-            let connection = inner.others.get().await?;
-            let counted = read::counts(&connection, &scope).await;
-            let (mut counts, now) = finished(connection, counted)?;
+            let (mut counts, now) = ask!(inner.others, |connection| read::counts(connection, &scope))?;
             inner.server.saw(now);
             counts.set_aside = inner.set_aside.load(Ordering::Relaxed);
             Ok(counts)
@@ -341,18 +354,16 @@ impl TaskStore for PostgresStore {
 
     fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Answer<'a, Option<Payload>> {
         let scope = scope.clone();
-        self.run(move |inner| async move {
-            let connection = inner.others.get().await?;
-            let payload = read::payload(&connection, &scope, id, part).await;
-            finished(connection, payload)
-        })
+        self.run(
+            move |inner| async move { ask!(inner.others, |connection| read::payload(connection, &scope, id, part)) },
+        )
     }
 
     fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Answer<'_, bool> {
         self.run(move |inner| async move {
-            let connection = inner.others.get().await?;
-            let set = logs::set_progress(&connection, lease, &progress).await;
-            let set = finished(connection, set)?;
+            let set = ask!(inner.others, |connection| logs::set_progress(
+                connection, lease, &progress
+            ))?;
             inner.wire.changed(lease.id);
             Ok(set)
         })
@@ -370,19 +381,13 @@ impl TaskStore for PostgresStore {
 
     fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Answer<'a, Vec<LogLine>> {
         let scope = scope.clone();
-        self.run(move |inner| async move {
-            let connection = inner.others.get().await?;
-            let lines = logs::logs(&connection, &scope, id, query).await;
-            finished(connection, lines)
-        })
+        self.run(move |inner| async move { ask!(inner.others, |connection| logs::logs(connection, &scope, id, query)) })
     }
 
     fn prune_keys(&self, limit: usize) -> Answer<'_, usize> {
         self.run(move |inner| async move {
-            let connection = inner.others.get().await?;
             let limit = crate::codec::count(limit);
-            let pruned = connection.execute(PRUNE_KEYS, &[&limit]).await.map_err(unavailable);
-            let pruned = finished(connection, pruned)?;
+            let pruned = ask!(inner.others, |connection| prune_keys(connection, limit))?;
             Ok(usize::try_from(pruned).unwrap_or(usize::MAX))
         })
     }
@@ -396,25 +401,20 @@ impl TaskStore for PostgresStore {
     }
 
     fn glance(&self, ids: Vec<RequestId>) -> Answer<'_, Vec<Option<Glance>>> {
-        self.run(|inner| async move {
-            let connection = inner.others.get().await?;
-            let glances = read::glance(&connection, &ids).await;
-            finished(connection, glances)
-        })
+        self.run(|inner| async move { ask!(inner.others, |connection| read::glance(connection, &ids)) })
     }
 
     fn beat(&self, me: Presence, within: Duration) -> Answer<'_, Vec<Seen>> {
-        self.run(move |inner| async move {
-            let connection = inner.others.get().await?;
-            let seen = read::beat(&connection, &me, within).await;
-            finished(connection, seen)
-        })
+        self.run(move |inner| async move { ask!(inner.others, |connection| read::beat(connection, &me, within)) })
     }
 
     fn control(&self, change: Option<ControlChange>) -> Answer<'_, Controls> {
         self.run(|inner| async move {
+            let Some(change) = change else {
+                return ask!(inner.others, |connection| control(connection, None));
+            };
             let connection = inner.others.get().await?;
-            let controls = control(&connection, change.as_ref()).await;
+            let controls = control(&connection, Some(&change)).await;
             let controls = finished(connection, controls)?;
             if controls.changed {
                 inner.wire.control();

@@ -363,6 +363,50 @@ impl Tasks {
         engine.core.phase.is_open() && !engine.core.queue_hint(None, None).failed
     }
 
+    /// Whether async requests would be accepted at this moment: as [`is_ready`](Self::is_ready), and the store answers a read.
+    /// For readiness probes of processes that share a store: where its server cannot be reached, another process may be
+    /// better placed. It waits as long as the store does; give it a time limit that is shorter than the probe's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::http::StatusCode;
+    /// use tower_respond_async::WeakTasks;
+    ///
+    /// async fn ready(tasks: WeakTasks) -> StatusCode {
+    ///     let Some(tasks) = tasks.upgrade() else {
+    ///         return StatusCode::SERVICE_UNAVAILABLE;
+    ///     };
+    ///     match tokio::time::timeout(Duration::from_secs(2), tasks.check()).await {
+    ///         Ok(Ok(())) => StatusCode::OK,
+    ///         _ => StatusCode::SERVICE_UNAVAILABLE,
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let layer = tower_respond_async::RespondAsyncLayer::new(tower_respond_async::MemoryStore::new())?;
+    /// # assert_eq!(ready(layer.tasks().downgrade()).await, StatusCode::OK);
+    /// # layer.tasks().close();
+    /// # assert_eq!(ready(layer.tasks().downgrade()).await, StatusCode::SERVICE_UNAVAILABLE);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The store's; `Closed` if the engine is being shut down or the store has failed for good.
+    ///
+    /// # Cancel safety
+    ///
+    /// Reads only.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        if !self.is_ready() {
+            return Err(StoreError::closed());
+        }
+        // There is no such task.
+        self.find(RequestId::from_bytes([0; 16])).await.map(drop)
+    }
+
     /// Accepts nothing new: async requests are refused with 503 from now on, synchronous ones still pass, and everybody
     /// who waits for a task is answered now. Call it when the server begins to shut down, so that open waits do not hold
     /// up its connections. Calling it again does nothing.

@@ -171,3 +171,30 @@ async fn server_answers(store: &PostgresStore) -> Controls {
     }
     store.control(None).await.unwrap()
 }
+
+#[test]
+fn a_plain_role_that_owns_its_database_is_enough() {
+    run(async || {
+        let name = a_schema();
+        let admin = admin().await;
+        for made in [
+            format!("CREATE ROLE {name} LOGIN"),
+            format!("CREATE DATABASE {name} OWNER {name}"),
+        ] {
+            admin.batch_execute(&made).await.unwrap();
+        }
+        let url = Postgres::shared().url().replace("postgres:not-shown", &name);
+        let url = url.replace("/postgres", &format!("/{name}?schema=of%20its%20own"));
+        let store = PostgresStore::builder()
+            .unsafe_durability()
+            .connect(&url)
+            .await
+            .unwrap();
+        assert_eq!(store.control(None).await.unwrap().version, 0);
+        store.close().await;
+        drop(store);
+        let gone = format!("DROP DATABASE {name} WITH (FORCE)");
+        admin.batch_execute(&gone).await.unwrap();
+        admin.batch_execute(&format!("DROP ROLE {name}")).await.unwrap();
+    });
+}
