@@ -37,6 +37,6 @@ pub use self::{
     job::Job,
     process::{Said, Workspace},
     request::{BucketName, Key, Order, TranscodeRequest},
-    settings::{Invalid, Settings, Store},
+    settings::{DatabaseUrl, Invalid, Settings, Store},
     transcoder::{Product, Transcoder},
 };

@@ -40,6 +40,7 @@ use tower::{Layer, make::Shared};
 use tower_respond_async::{
     BearerToken, MemoryStore, RespondAsyncLayer, TaskApi, TaskContext, Tasks, allow_everyone, hook::AppPath,
 };
+use tower_respond_async_postgres::PostgresStore;
 use tower_respond_async_redb::RedbStore;
 use transcode::{Settings, Store, Transcoder, Workspace, app};
 
@@ -62,6 +63,7 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     // the process before was killed.
     let layer = match &settings.store {
         Store::File(path) => RespondAsyncLayer::builder(RedbStore::open(path).await?),
+        Store::Database(url) => RespondAsyncLayer::builder(PostgresStore::connect(url.as_str()).await?),
         Store::Memory => RespondAsyncLayer::builder(MemoryStore::new()),
     };
     let layer = layer

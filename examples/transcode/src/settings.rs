@@ -5,6 +5,7 @@
 //! | `LISTEN` | `127.0.0.1:3000` | port 0 takes a free one |
 //! | `TASKS_TOKEN` | none | asked of whoever uses the task API; must be set to listen beyond this machine |
 //! | `STORE` | `redb:tasks.redb` | where tasks are kept: that file, or another, or `memory`, which ends with the app |
+//! | `DATABASE_URL` | none | keeps tasks in PostgreSQL instead, for any number of such apps: `postgres://USER:PASSWORD@HOST:PORT/DATABASE` |
 //! | `BUCKETS` | `buckets` | a directory with a directory per bucket; or `s3://` (feature `s3`) |
 //! | `CONCURRENCY` | `2` | jobs at a time: each ffmpeg uses every core it can get |
 //! | `MAX_OBJECT_BYTES` | 4 GiB | larger objects are refused |
@@ -14,6 +15,7 @@
 //! | `SHUTDOWN_SECONDS` | `25` | how long running jobs may go on after ctrl-c or SIGTERM |
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
@@ -49,8 +51,28 @@ pub struct Settings {
 pub enum Store {
     /// In this file: they outlive the app, however it ends.
     File(PathBuf),
+    /// In PostgreSQL: every app that is given this database accepts, runs and shows them.
+    Database(DatabaseUrl),
     /// In the app's memory: they end with it.
     Memory,
+}
+
+/// Where a database is. It may have a password in it, and is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// For whoever connects.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl(..)")
+    }
 }
 
 /// A setting that makes no sense.
@@ -93,7 +115,7 @@ impl Settings {
         let program = |name, default: &str| program(&lookup(name).unwrap_or_else(|| default.to_owned()));
         Ok(Self {
             listen,
-            store: store(&lookup("STORE").unwrap_or_else(|| "redb:tasks.redb".to_owned()))?,
+            store: store(lookup("STORE"), lookup("DATABASE_URL"))?,
             token,
             concurrency,
             shutdown: Duration::from_secs(seconds),
@@ -122,14 +144,19 @@ fn parse<T: FromStr>(
     })
 }
 
-fn store(place: &str) -> Result<Store, Invalid> {
-    match place.split_once(':') {
-        None if place == "memory" => Ok(Store::Memory),
-        Some(("redb", path)) if !path.is_empty() => Ok(Store::File(path.into())),
-        _ => Err(Invalid {
-            name: "STORE",
-            problem: "can be memory, or redb:PATH",
-        }),
+fn store(place: Option<String>, database: Option<String>) -> Result<Store, Invalid> {
+    let invalid = |problem| Invalid { name: "STORE", problem };
+    match (place, database) {
+        (Some(_), Some(_)) => Err(invalid("and DATABASE_URL are both set: tasks are kept in one place")),
+        (None, Some(url)) => Ok(Store::Database(DatabaseUrl(url))),
+        (None, None) => Ok(Store::File("tasks.redb".into())),
+        (Some(place), None) => match place.split_once(':') {
+            None if place == "memory" => Ok(Store::Memory),
+            Some(("redb", path)) if !path.is_empty() => Ok(Store::File(path.into())),
+            _ => Err(invalid(
+                "can be memory, or redb:PATH; a database is given as DATABASE_URL",
+            )),
+        },
     }
 }
 
@@ -201,6 +228,16 @@ mod tests {
             (memory, elsewhere),
             (Store::Memory, Store::File("/var/lib/t.redb".into()))
         );
+    }
+
+    #[test]
+    fn a_database_takes_the_place_of_the_file_and_is_not_shown() {
+        let url = ("DATABASE_URL", "postgres://me:s3cret@db/app");
+        let store = read(&[url]).unwrap().store;
+        assert_eq!(store, Store::Database(DatabaseUrl(url.1.to_owned())));
+        assert!(!format!("{store:?}").contains("s3cret"));
+        let both = read(&[url, ("STORE", "memory")]).err().unwrap();
+        assert!(both.starts_with("STORE: and DATABASE_URL are both set"), "{both}");
     }
 
     #[test]
