@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     sync::OnceLock,
 };
 
@@ -45,14 +45,22 @@ impl Postgres {
     /// schema of its own there, and nobody stops it.
     pub fn shared() -> &'static Self {
         static SERVER: OnceLock<Postgres> = OnceLock::new();
-        SERVER.get_or_init(|| {
-            let mut hasher = DefaultHasher::new();
-            env!("CARGO_MANIFEST_DIR").hash(&mut hasher);
-            let folder = std::env::temp_dir().join(format!("respond-async-pg-{:016x}", hasher.finish()));
-            let is_up = |place: &Place| place.listens();
-            let place = Place::shared(folder, is_up, |place| launch(place, QUICK));
-            Self { place, _folder: None }
-        })
+        SERVER.get_or_init(|| Self::of_all("quick", QUICK))
+    }
+
+    /// Another that all share, for what refuses one that does not wait for disks.
+    pub fn shared_and_durable() -> &'static Self {
+        static SERVER: OnceLock<Postgres> = OnceLock::new();
+        SERVER.get_or_init(|| Self::of_all("durable", ""))
+    }
+
+    fn of_all(name: &str, settings: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        env!("CARGO_MANIFEST_DIR").hash(&mut hasher);
+        let folder = format!("respond-async-pg-{:016x}-{name}", hasher.finish());
+        let folder = std::env::temp_dir().join(folder);
+        let place = Place::shared(folder, answers, |place| launch(place, settings));
+        Self { place, _folder: None }
     }
 
     /// A server of one test, with these lines in its configuration. It waits for disks as PostgreSQL does by default, and ends
@@ -110,7 +118,7 @@ impl Postgres {
             run(&self.place);
             (0..20).any(|_| {
                 std::thread::sleep(std::time::Duration::from_millis(25));
-                self.place.listens()
+                answers(&self.place)
             })
         });
     }
@@ -164,7 +172,16 @@ fn launch(place: &Place, settings: &str) {
     let config = data.join("postgresql.auto.conf");
     fs::write(config, format!("{SETTINGS}{place_of_it}{settings}")).unwrap();
     run(place);
-    place::until("the server starts", &place.log(), || place.listens());
+    place::until("the server starts", &place.log(), || answers(place));
+}
+
+/// It listens before it lets anybody in.
+fn answers(place: &Place) -> bool {
+    let mut asked = Command::new(binaries().join("pg_isready"));
+    asked
+        .args(["--quiet", "--host=127.0.0.1", "--port"])
+        .arg(place.port().to_string());
+    asked.status().unwrap().success()
 }
 
 fn run(place: &Place) {

@@ -21,6 +21,11 @@ pub(super) trait Ground {
     /// A handle of one process's own, if it is shared.
     fn handle(&self) -> Option<Arc<dyn TaskStore>>;
 
+    /// Whether what its handles tell each other comes by the time of the life.
+    fn tells_news(&self) -> bool {
+        true
+    }
+
     /// What runs its own threads, if it has any.
     fn helper(&self) -> Option<Handle> {
         None
@@ -29,14 +34,19 @@ pub(super) trait Ground {
     /// Whether it outlives its processes, and several may use it.
     fn is_shared(&self) -> bool;
 
+    /// Its clock shows another time.
+    fn tick(&self) {}
+
     /// Something may go wrong with its disk soon.
-    fn trouble(&mut self, random: &mut fastrand::Rng);
+    fn trouble(&mut self, _: &mut fastrand::Rng) {}
 
     /// Whether its disk is dead, and the machine with it.
-    fn is_dead(&self) -> bool;
+    fn is_dead(&self) -> bool {
+        false
+    }
 
     /// The machine goes down, with all that was not on the disk.
-    fn crash(&mut self, random: &mut fastrand::Rng);
+    fn crash(&mut self, _: &mut fastrand::Rng) {}
 }
 
 /// A memory store that all processes share, as they would a server.
@@ -58,14 +68,6 @@ impl Ground for InMemory {
     fn is_shared(&self) -> bool {
         true
     }
-
-    fn trouble(&mut self, _: &mut fastrand::Rng) {}
-
-    fn is_dead(&self) -> bool {
-        false
-    }
-
-    fn crash(&mut self, _: &mut fastrand::Rng) {}
 }
 
 /// Waits on this thread until the store has answered: time stands still meanwhile.

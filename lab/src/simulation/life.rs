@@ -126,6 +126,12 @@ impl Life {
         report
     }
 
+    /// It is so late everywhere.
+    fn move_to(&self, elapsed: Duration) {
+        self.with_world(|world| world.move_to(elapsed));
+        self.ground.tick();
+    }
+
     /// Does something with the world, and sees whether all still holds.
     fn with_world<T>(&self, act: impl FnOnce(&mut World) -> T) -> T {
         let mut world = self.shared.lock();
@@ -201,7 +207,7 @@ impl Life {
             slice = slice.min(TROUBLED.saturating_sub(self.elapsed).max(Duration::from_millis(1)));
         }
         let end = self.elapsed + slice;
-        self.with_world(|world| world.move_to(self.elapsed));
+        self.move_to(self.elapsed);
         for index in 0..self.processes.len() {
             if troubled && self.trouble(index) {
                 continue;
@@ -209,7 +215,7 @@ impl Life {
             self.go_on(index, end);
         }
         self.elapsed = end;
-        self.with_world(|world| world.move_to(end));
+        self.move_to(end);
         for index in 0..self.processes.len() {
             let (gone, closed) = self.with_world(|world| {
                 let standing = world.processes.get(&self.processes[index].number);
@@ -263,7 +269,9 @@ impl Life {
         self.with_world(|world| {
             world.report.pauses += 1;
             world.note(format_args!("everything stands still for {long:?}"));
-            world.move_to(self.elapsed);
+        });
+        self.move_to(self.elapsed);
+        self.with_world(|world| {
             for standing in world.processes.values_mut() {
                 if standing.is_awake() {
                     standing.thaw(self.elapsed);
@@ -432,7 +440,7 @@ impl Life {
                 number,
                 slots: world.random.usize(1..=3),
                 max_age: self.max_age,
-                is_told: world.random.u32(0..3) > 0,
+                is_told: world.random.u32(0..3) > 0 && self.ground.tells_news(),
                 knows_gone: world.faults_on && world.random.u32(0..6) == 0,
             }
         });

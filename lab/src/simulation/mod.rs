@@ -71,6 +71,7 @@
 mod changes;
 mod checks;
 mod clients;
+mod database;
 mod disk;
 mod ends;
 mod gate;
@@ -87,7 +88,7 @@ mod waiting;
 mod witness;
 mod world;
 
-use self::{disk::OnDisk, ground::InMemory, life::Life};
+use self::{database::InPostgres, disk::OnDisk, ground::InMemory, life::Life};
 
 /// What a run went through. Two runs from one seed are equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,4 +169,15 @@ pub fn run(seed: u64) -> Report {
 #[must_use]
 pub fn run_on_redb(seed: u64) -> Report {
     Life::new(seed, Box::new(OnDisk::default())).run()
+}
+
+/// Runs the life that `seed` stands for on a `PostgresStore`, which one to three processes share, on the private server of the
+/// tests. The server's clock is moved by hand.
+///
+/// # Panics
+///
+/// As [`run`], and if PostgreSQL is not installed.
+#[must_use]
+pub fn run_on_postgres(seed: u64) -> Report {
+    Life::new(seed, Box::new(InPostgres::default())).run()
 }

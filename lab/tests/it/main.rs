@@ -9,6 +9,8 @@
 mod crash;
 mod disk;
 mod fuzz;
+#[cfg(unix)]
+mod processes;
 mod simulation;
 
 #[path = "../../../tests/it/engine_support.rs"]

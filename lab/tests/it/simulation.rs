@@ -9,10 +9,11 @@ use std::{
 
 use lab::simulation::{self, Report};
 
-/// How many lives are lived on the memory store, and how many on the embedded one, whose lives take longer.
-/// `SIMULATION_SEEDS` asks for more of either, `SIMULATION_SEED` for one.
+/// How many lives are lived on the memory store, and how many on the embedded one and on a server, whose lives take longer.
+/// `SIMULATION_SEEDS` asks for more of each, `SIMULATION_SEED` for one.
 const SEEDS: u64 = 80;
 const SEEDS_ON_REDB: u64 = 8;
+const SEEDS_ON_POSTGRES: u64 = 6;
 
 /// The lives of many seeds, on all cores.
 fn lives(seeds: u64, run: fn(u64) -> Report, test: &str) -> Vec<Report> {
@@ -64,34 +65,49 @@ fn enough_happened(reports: &[Report], figures: &[Figure]) {
     }
 }
 
+/// What happens in every few lives on a store that several processes share.
+const OFTEN: &[Figure] = &[
+    ("tasks", |r| r.tasks),
+    ("attempts", |r| r.attempts),
+    ("crashes", |r| r.crashes),
+    ("freezes", |r| r.freezes),
+    ("shutdowns", |r| r.shutdowns),
+    ("calls that failed", |r| r.failed_calls),
+    ("calls that were overtaken", |r| r.held_calls),
+    ("commits of many calls", |r| r.commits_of_many),
+    ("orders sent again", |r| r.sent_again),
+    ("completions delivered", |r| r.delivered),
+    ("completions told again", |r| r.redelivered),
+    ("changes that came too late", |r| r.stale_changes),
+    ("ends that somebody waited for", |r| r.watched),
+];
+
+/// What happens in many.
+const RARELY: &[Figure] = &[
+    ("kills", |r| r.kills),
+    ("pauses", |r| r.pauses),
+    ("clock jumps", |r| r.clock_jumps),
+    ("commits that failed as one", |r| r.failed_together),
+    ("fenced settlements", |r| r.fenced),
+    ("leases lost", |r| r.leases_lost),
+    ("completions given up", |r| r.given_up),
+];
+
 #[test]
 fn the_invariants_hold_in_many_lives() {
     let reports = lives(SEEDS, simulation::run, "the_invariants_hold_in_many_lives");
-    enough_happened(
-        &reports,
-        &[
-            ("tasks", |r| r.tasks),
-            ("attempts", |r| r.attempts),
-            ("crashes", |r| r.crashes),
-            ("kills", |r| r.kills),
-            ("freezes", |r| r.freezes),
-            ("shutdowns", |r| r.shutdowns),
-            ("pauses", |r| r.pauses),
-            ("clock jumps", |r| r.clock_jumps),
-            ("calls that failed", |r| r.failed_calls),
-            ("calls that were overtaken", |r| r.held_calls),
-            ("commits of many calls", |r| r.commits_of_many),
-            ("of these, failed as one", |r| r.failed_together),
-            ("orders sent again", |r| r.sent_again),
-            ("fenced settlements", |r| r.fenced),
-            ("leases lost", |r| r.leases_lost),
-            ("completions delivered", |r| r.delivered),
-            ("completions given up", |r| r.given_up),
-            ("completions told again", |r| r.redelivered),
-            ("changes that came too late", |r| r.stale_changes),
-            ("ends that somebody waited for", |r| r.watched),
-        ],
+    enough_happened(&reports, OFTEN);
+    enough_happened(&reports, RARELY);
+}
+
+#[test]
+fn the_invariants_hold_on_a_server() {
+    let reports = lives(
+        SEEDS_ON_POSTGRES,
+        simulation::run_on_postgres,
+        "the_invariants_hold_on_a_server",
     );
+    enough_happened(&reports, OFTEN);
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! A `PostgresStore` on a real server, whose clock is moved by hand.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use servers::Postgres;
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::{Client, NoTls};
+use tower_respond_async::{
+    store::{StoreResult, TaskStore},
+    testing::ManualClock,
+    time::Clock,
+};
+use tower_respond_async_postgres::PostgresStore;
+
+use super::ground::{Ground, see_through};
+
+/// A schema of its own on the shared server, which goes with it.
+pub(super) struct InPostgres {
+    runtime: Runtime,
+    admin: Client,
+    schema: String,
+    clock: Option<ManualClock>,
+}
+
+impl Default for InPostgres {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let server = Postgres::shared();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a thread can be started");
+        let connecting = async { tokio_postgres::connect(&server.url(), NoTls).await };
+        let (admin, connection) = runtime.block_on(connecting).expect("the server has just been started");
+        runtime.spawn(connection);
+        Self {
+            runtime,
+            admin,
+            schema: format!("life_{}_{number}", std::process::id()),
+            clock: None,
+        }
+    }
+}
+
+impl InPostgres {
+    fn connect(&self, clock: &ManualClock) -> StoreResult<Arc<dyn TaskStore>> {
+        let builder = PostgresStore::builder().schema(self.schema.clone());
+        let builder = builder.clock(clock.clone()).unsafe_durability();
+        let connecting = async { builder.connect(&Postgres::shared().url()).await };
+        Ok(Arc::new(see_through(None, Box::pin(connecting))?))
+    }
+
+    /// Runs statements, with the schema for `@`.
+    fn run(&self, statements: &str) {
+        let statements = statements.replace('@', &self.schema);
+        let ran = self.runtime.block_on(self.admin.batch_execute(&statements));
+        ran.expect("the server is there");
+    }
+}
+
+impl fmt::Debug for InPostgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InPostgres")
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for InPostgres {
+    fn drop(&mut self) {
+        // What a failed life left behind may be looked at.
+        if !std::thread::panicking() {
+            self.run("DROP SCHEMA @ CASCADE");
+        }
+    }
+}
+
+impl Ground for InPostgres {
+    fn open(&mut self, clock: &ManualClock) -> StoreResult<Arc<dyn TaskStore>> {
+        let store = self.connect(clock)?;
+        self.run(
+            "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
+            CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.hand $$",
+        );
+        self.clock = Some(clock.clone());
+        self.tick();
+        Ok(store)
+    }
+
+    fn handle(&self) -> Option<Arc<dyn TaskStore>> {
+        let handle = self.connect(self.clock.as_ref()?);
+        Some(handle.expect("the server is there"))
+    }
+
+    /// They come by the time of the world outside.
+    fn tells_news(&self) -> bool {
+        false
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn tick(&self) {
+        if let Some(clock) = &self.clock {
+            self.run(&format!("UPDATE @.hand SET ms = {}", clock.now().as_millis()));
+        }
+    }
+}
