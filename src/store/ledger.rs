@@ -8,23 +8,23 @@ mod answers;
 mod held;
 mod outbox;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
     answers::{
         Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliverySettlement, GiveUp, Insert, Inserted, Pruned, Rescued,
-        Settled,
+        Settled, TakenUp,
     },
     held::Held,
 };
 use super::{
-    Candidates, Change, Claim, Committed, Due, Guard, Part, Response, Retention, Row, StoreError, StoreErrorKind,
-    StoreResult, TaskStore, Which, Why,
+    Candidates, Change, Claim, ClaimedRow, Committed, Due, Guard, Part, Renewal, Response, Retention, Row, StoreError,
+    StoreErrorKind, StoreResult, TaskStore, Which, Why,
 };
 use crate::{
     task::{
-        CapturedRequest, CapturedResponse, Cursor, DecodeError, Filter, Page, PageOf, PoolName, RequestId, Scope,
-        SortOrder, TaskName, TaskRecord, TaskRef, TaskState, WorkerId,
+        CapturedRequest, CapturedResponse, Cursor, DecodeError, Filter, LeaseRef, Page, PageOf, PoolName, RequestId,
+        Scope, SortOrder, TaskName, TaskRecord, TaskRef, TaskState, WorkerId,
         lifecycle::{Edits, Outcome, Rerun, Rescue, Stop},
     },
     time::Timestamp,
@@ -113,16 +113,60 @@ impl Ledger {
             unreadable: Vec::new(),
         };
         for found in claims.tasks {
-            let (id, request) = (found.row.id, found.request);
-            match request.and_then(|payload| decoded(id, CapturedRequest::from_payload(payload))) {
-                Ok(request) => claimed.tasks.push(ClaimedTask::new(found.row, Arc::new(request))),
-                Err(reason) => {
-                    self.set_aside(found.row, &reason).await?;
-                    claimed.unreadable.push(id);
-                }
+            let id = found.row.id;
+            match self.readable(found).await? {
+                Some(task) => claimed.tasks.push(task),
+                None => claimed.unreadable.push(id),
             }
         }
         Ok(claimed)
+    }
+
+    /// Takes up claims of `worker` whose answers were lost: of what it holds, what `is_known` does not know of. What was born
+    /// claimed is left to [`look_for`](Self::look_for). The claims hold for `lease` from when this was called.
+    ///
+    /// No claim of this worker may be under way meanwhile.
+    pub async fn take_up(
+        &self,
+        worker: &WorkerId,
+        lease: Duration,
+        is_known: impl Fn(LeaseRef) -> bool,
+    ) -> StoreResult<TakenUp> {
+        let held = Which::HeldBy(worker.clone());
+        let mut lost = self.store.rows(&Scope::All, &held).await?;
+        lost.retain(|row| !row.is_as_inserted() && !is_known(row.lease()));
+        let mut taken = TakenUp::default();
+        if lost.is_empty() {
+            return Ok(taken);
+        }
+        let renewals = self.store.renew(lost.iter().map(Row::lease).collect(), lease).await?;
+        for (row, renewal) in lost.into_iter().zip(renewals) {
+            match renewal {
+                Renewal::Lost => {}
+                Renewal::Renewed { stop: true } => taken.stopped.push(Held::of(row).1),
+                Renewal::Renewed { stop: false } => {
+                    let id = row.id;
+                    let request = self.store.payload(&Scope::All, id, Part::Request).await?;
+                    let found = ClaimedRow::new(row, request.ok_or_else(StoreError::not_found));
+                    match self.readable(found).await? {
+                        Some(task) => taken.tasks.push(task),
+                        None => taken.unreadable.push(id),
+                    }
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// What was claimed. One whose request cannot be read ends.
+    async fn readable(&self, found: ClaimedRow) -> StoreResult<Option<ClaimedTask>> {
+        let request = found
+            .request
+            .and_then(|payload| decoded(found.row.id, CapturedRequest::from_payload(payload)));
+        match request {
+            Ok(request) => Ok(Some(ClaimedTask::new(found.row, Arc::new(request)))),
+            Err(reason) => self.set_aside(found.row, &reason).await.map(|()| None),
+        }
     }
 
     /// Ends a claimed task whose request cannot be read, or leaves it to a newer build that can.

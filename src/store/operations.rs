@@ -121,7 +121,7 @@ impl NewRow {
         columns.expires_at = columns.run_at.saturating_add(self.record.max_age);
         let mut row = Row {
             id: self.record.id,
-            version: 1,
+            version: Row::FIRST_VERSION,
             columns,
             outbox: Vec::new(),
             record: self.record.clone(),

@@ -102,6 +102,14 @@ impl Row {
         }
     }
 
+    /// The version of a row that was just inserted.
+    pub(super) const FIRST_VERSION: u64 = 1;
+
+    /// Whether nothing was committed since, and no other claim made than the insert's.
+    pub(super) const fn is_as_inserted(&self) -> bool {
+        self.version == Self::FIRST_VERSION
+    }
+
     /// Has the record say what the columns and the outbox say: what is shown, and what the next step is decided on.
     ///
     /// A claim changes columns only. It is found by its token, and made up for here, as

@@ -11,7 +11,7 @@ use std::{
 use tower_respond_async::{
     MemoryStore, RequestId, Scope, SubmitError, Submitted, TaskState, Tasks,
     store::{Insert, Operation, StoreErrorKind},
-    task::{Filter, IdempotencyKey},
+    task::{Filter, IdempotencyKey, lifecycle::Stop},
     testing::{FaultStore, Faults},
 };
 
@@ -329,18 +329,78 @@ async fn running_tasks_do_not_notice_a_claim_that_stalls() {
     bench.ran_once(waiting).await;
 }
 
-/// The claim took place and nobody knows whom it concerned: that is a crash for the tasks, and nothing is lost.
+/// S20: such a task waited for its lease, and was charged with a crash.
 #[tokio::test]
-async fn a_claim_whose_answer_is_lost_is_rescued() {
-    let bench = Bench::new(|builder| builder.lease(Duration::from_millis(300))).await;
+async fn a_claim_whose_answer_is_lost_is_found_and_runs_once() {
+    let bench = Bench::new(|builder| builder).await;
     bench.faults.lose_replies(Operation::Claim, 1);
     let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    bench.ran_once(id).await;
+}
+
+#[tokio::test]
+async fn a_lost_claim_that_finds_no_slot_waits_for_one() {
+    let bench = Bench::new(|builder| builder).await;
+    bench.faults.lose_replies(Operation::Claim, 1);
+    let looking = bench.faults.delay_next(Operation::Rows);
+    let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    soon(looking.arrived()).await;
+    let running = submit(&bench.tasks, "/wait").await;
+    bench.gate.arrived(1).await;
+    looking.release();
+    eventually("it is handed back", async || {
+        find(&bench.tasks, id).await.state == TaskState::Enqueued
+    })
+    .await;
+    bench.gate.open();
+    bench.ran_once(running).await;
+    bench.ran_once(id).await;
+}
+
+#[tokio::test]
+async fn a_lost_claim_of_a_task_that_is_to_stop_begins_nothing() {
+    let bench = Bench::new(|builder| builder).await;
+    bench.faults.lose_replies(Operation::Claim, 1);
+    let looking = bench.faults.delay_next(Operation::Renew);
+    let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    soon(looking.arrived()).await;
+    assert_eq!(bench.tasks.stop(id).await.unwrap(), Stop::Stopping);
+    looking.release();
     let record = ended(&bench.tasks, id).await;
-    assert_eq!(
-        (record.state, record.attempt, record.crashes),
-        (TaskState::Succeeded, 2, 1)
-    );
-    assert_eq!(bench.runs_of(id), 1);
+    assert_eq!((record.state, bench.runs_of(id)), (TaskState::Stopped, 0), "{record:?}");
+}
+
+/// It may be released yet by the call that had no answer: what was begun in the meantime would be another's as well.
+#[tokio::test]
+async fn a_claim_that_could_not_be_handed_back_is_not_begun() {
+    let bench = Bench::new(|builder| {
+        let lease = Duration::from_secs(2);
+        builder.store_timeout(Duration::from_millis(50)).lease(lease)
+    })
+    .await;
+    let claiming = bench.faults.delay_next(Operation::Claim);
+    let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
+    soon(claiming.arrived()).await;
+    eventually("the time limit has passed", async || bench.used().await == 0).await;
+    let running = submit(&bench.tasks, "/wait").await;
+    bench.gate.arrived(1).await;
+    let handing_back = bench.faults.delay_next(Operation::Commit);
+    claiming.release();
+    soon(handing_back.arrived()).await;
+
+    let looked = bench.faults.calls(Operation::Rows);
+    bench.faults.lose_replies(Operation::Claim, 1);
+    bench.gate.open();
+    eventually("what is held is looked at", async || {
+        bench.faults.calls(Operation::Rows) > looked + 1
+    })
+    .await;
+    assert_eq!(bench.runs_of(id), 0);
+    // It never arrives, so the lease runs out.
+    handing_back.release();
+    let record = ended(&bench.tasks, id).await;
+    assert_eq!((record.attempt, record.crashes, bench.runs_of(id)), (2, 1, 1));
+    bench.ran_once(running).await;
 }
 
 #[tokio::test]

@@ -128,6 +128,8 @@ pub struct Report {
     pub fenced: u64,
     /// Attempts that gave up because they no longer knew that they held their claim.
     pub leases_lost: u64,
+    /// Claims whose answer was lost and that their process found.
+    pub taken_up: u64,
     /// Completions that were delivered.
     pub delivered: u64,
     /// Completions that were given up, since no process knew whom to tell.

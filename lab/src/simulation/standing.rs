@@ -161,6 +161,18 @@ impl Standing {
         self.claims.get_mut(&lease)
     }
 
+    /// It was answered that it holds this claim, and not since when. Whether it did not know.
+    pub(super) fn found(&mut self, lease: LeaseRef) -> bool {
+        let of = (lease.id, lease.token.get());
+        let is_new = self.claim(of).is_none();
+        self.claims.entry(of).or_insert_with(|| Held {
+            settle_until: Duration::ZERO,
+            work_until: Duration::ZERO,
+            ..Held::new(Duration::ZERO)
+        });
+        is_new
+    }
+
     /// It was answered that it holds these claims, which it asked for then.
     pub(super) fn told_of(&mut self, leases: &[LeaseRef], asked: Duration, now: Duration) {
         // Before the first is begun, and for each that is handed back, there may be a call that takes its time.

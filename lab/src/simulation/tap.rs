@@ -7,9 +7,9 @@ use tower_respond_async::{
     forward_store,
     store::{
         Abilities, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Guard, Insertion, NewRow, News,
-        Operation, Renewal, StoreResult, TaskStore,
+        Operation, Renewal, Row, StoreResult, TaskStore, Which,
     },
-    task::{LeaseRef, LogLine, RequestId},
+    task::{LeaseRef, LogLine, RequestId, Scope},
 };
 
 use super::{
@@ -130,7 +130,7 @@ impl Tap {
 
 impl TaskStore for Tap {
     forward_store!(
-        now queue_hint rows due commit_all list counts payload set_progress logs prune_keys attend glance beat control
+        now queue_hint due commit_all list counts payload set_progress logs prune_keys attend glance beat control
         close
     );
 
@@ -174,6 +174,22 @@ impl TaskStore for Tap {
             let answer = asking.await;
             if let Ok(insertions) = &answer {
                 self.told_inserted(insertions, asked);
+            }
+            answer
+        })
+    }
+
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
+        let is_of_its_own = matches!(which, Which::HeldBy(_));
+        let (scope, which) = (scope.clone(), which.clone());
+        let asking = self.forward(Operation::Rows, |store| {
+            Box::pin(async move { store.rows(&scope, &which).await })
+        });
+        Box::pin(async move {
+            let answer = asking.await;
+            if is_of_its_own && let Ok(rows) = &answer {
+                let mut world = self.shared.enter(self.process);
+                world.report.taken_up += world.told_held(self.process, rows);
             }
             answer
         })
@@ -263,6 +279,15 @@ impl fmt::Debug for Tap {
 }
 
 impl World {
+    /// A process is told what it holds. Answers how much of it that did not know: it may not settle that before a renewal.
+    fn told_held(&mut self, process: u32, rows: &[Row]) -> u64 {
+        let Some(standing) = self.processes.get_mut(&process) else {
+            return 0;
+        };
+        let leases = rows.iter().map(Row::lease);
+        leases.filter(|lease| standing.found(*lease)).count() as u64
+    }
+
     fn stored(&mut self, process: u32, bytes: usize) {
         if let Some(standing) = self.processes.get_mut(&process) {
             standing.buffered -= bytes;

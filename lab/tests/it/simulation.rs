@@ -90,6 +90,7 @@ const RARELY: &[Figure] = &[
     ("commits that failed as one", |r| r.failed_together),
     ("fenced settlements", |r| r.fenced),
     ("leases lost", |r| r.leases_lost),
+    ("lost claims that were found", |r| r.taken_up),
     ("completions given up", |r| r.given_up),
 ];
 

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     engine::{
-        attempts::{Attempts, run::Start},
+        attempts::{Attempts, lost::Late, run::Start},
         caught::{caught_async, panicked},
         core::too_slow,
         node::{Answer, Hint, QUIET},
@@ -24,6 +24,7 @@ impl Attempts {
         let Some(mut places) = self.pools.claiming(max) else {
             return Ok(Answer::Idle(None));
         };
+        let _turn = self.lost.turn().await;
         let claimed_at = Instant::now();
         let claim = places.claim(self.core.worker.clone(), self.core.settings.lease);
         let core = self.core.clone();
@@ -33,11 +34,15 @@ impl Attempts {
             timing.end(claimed.unwrap_or_else(|panic| Err(panicked(&panic))))
         });
         let Ok(claimed) = timeout(self.core.settings.store_timeout, &mut claiming).await else {
-            let late = Self::claim_late(self.enter(), claiming, claimed_at);
+            let late = Self::claim_late(self.enter(), self.lost.is_late(), claiming, claimed_at);
             self.core.runtime.spawn(late);
             return Err(too_slow("claim", self.core.settings.store_timeout));
         };
-        let claimed = claimed?;
+        let claimed = claimed.inspect_err(|error| {
+            if error.kind() == StoreErrorKind::Unavailable {
+                self.lost_a_claim(claimed_at);
+            }
+        })?;
         for id in claimed.unreadable {
             self.core.watchers.changed(id);
             self.core.hint(Hint::Outbox);
@@ -100,18 +105,24 @@ impl Attempts {
     /// process and no other to run them, and would be charged with a crash when their lease runs out.
     async fn claim_late(
         attempts: UnderWay<Self>,
+        late: Late,
         claiming: BoxFuture<'static, StoreResult<Claimed>>,
         claimed_at: Instant,
     ) {
         let until = claimed_at + attempts.core.holds_for();
-        if let Ok(Ok(claimed)) = timeout_at(until, claiming).await {
-            for task in claimed.tasks {
-                let (held, request) = (task.held, task.request);
-                attempts
-                    .start_or_hand_back(&task.record, held, request, claimed_at)
-                    .await;
+        match timeout_at(until, claiming).await {
+            Ok(Ok(claimed)) => {
+                for task in claimed.tasks {
+                    let (held, request) = (task.held, task.request);
+                    attempts
+                        .start_or_hand_back(&task.record, held, request, claimed_at)
+                        .await;
+                }
             }
+            Ok(Err(_)) => attempts.lost_a_claim(claimed_at),
+            Err(_) => {}
         }
+        drop(late);
     }
 
     /// Starts a task that is claimed already, or hands it back, uncharged, if no slot is free.
@@ -145,6 +156,7 @@ impl Attempts {
             .call("settle", || self.core.ledger.settle(held, &Outcome::Released))
             .await
         {
+            self.give_up(held.lease());
             self.core
                 .trouble("handing back a task", &error, self.core.settings.lease);
         }

@@ -9,6 +9,7 @@ mod grpc;
 mod judge;
 mod lease;
 mod log;
+mod lost;
 pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod running;
@@ -20,7 +21,7 @@ use std::{
 
 use crate::{
     engine::{
-        attempts::{entry::Entry, lease::LeaseThread, running::Running},
+        attempts::{entry::Entry, lease::LeaseThread, lost::Lost, running::Running},
         core::Core,
         pools::Pools,
         under_way::Part,
@@ -33,6 +34,7 @@ pub(crate) struct Attempts {
     pub(crate) core: Arc<Core>,
     pub(crate) pools: Pools,
     pub(crate) running: Running,
+    lost: Arc<Lost>,
     entry: RwLock<Option<Arc<dyn Entry>>>,
     lease_thread: Mutex<Option<LeaseThread>>,
 }
@@ -48,6 +50,7 @@ impl Attempts {
                 core.signals.wake.clone(),
             ),
             running: Running::new(),
+            lost: Arc::default(),
             entry: RwLock::new(None),
             lease_thread: Mutex::new(None),
             core,

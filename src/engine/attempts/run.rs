@@ -238,10 +238,13 @@ impl Attempts {
                 });
             }
             How::Settled(Settled::Fenced, _) => self.core.probes.emit(|| Event::Fenced { id }),
-            How::Lost => self.core.probes.emit(|| Event::LeaseLost {
-                id,
-                attempt: live.attempt,
-            }),
+            How::Lost => {
+                self.give_up(live.lease);
+                self.core.probes.emit(|| Event::LeaseLost {
+                    id,
+                    attempt: live.attempt,
+                });
+            }
         }
         self.running.note_end(matches!(
             how,

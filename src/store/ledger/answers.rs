@@ -159,6 +159,18 @@ impl ClaimedTask {
     }
 }
 
+/// Claims that were lost, and are this worker's again.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct TakenUp {
+    /// The tasks.
+    pub tasks: Vec<ClaimedTask>,
+    /// Claims of tasks that somebody has asked to stop.
+    pub stopped: Vec<Held>,
+    /// As of a [`Claimed`].
+    pub unreadable: Vec<RequestId>,
+}
+
 /// What a settlement did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]

@@ -1,0 +1,143 @@
+//! Claims whose answer was lost: found again, and their tasks begun.
+//!
+//! Such a task is held by this process, which does not know of it. Nobody would run it until its lease runs out, and then it
+//! would be charged with a crash. So after a claim that failed, what this worker holds is looked at until no such claim can
+//! hold any more.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    engine::{
+        attempts::Attempts,
+        node::Hint,
+        under_way::{Part, UnderWay},
+    },
+    store::StoreResult,
+    task::LeaseRef,
+};
+
+/// After a failed claim, and then twice as long each time ...
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// ... to here.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// What is known of claims that this process may have without knowing.
+#[derive(Default)]
+pub(crate) struct Lost {
+    /// Who claims or looks. What is held while nobody claims, and is not known here, was lost.
+    turn: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Claims that took too long, and may be answered yet.
+    late: usize,
+    /// Until when somebody looks.
+    until: Option<Instant>,
+    /// Claims that this process has given up, and the store may not know of that yet; and until when they may hold there.
+    given_up: HashMap<LeaseRef, Instant>,
+}
+
+impl Lost {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held by who claims.
+    pub(crate) async fn turn(&self) -> impl Drop {
+        self.turn.lock().await
+    }
+
+    /// A claim takes too long: as long as what is answered is there, nothing is looked for.
+    pub(crate) fn is_late(self: &Arc<Self>) -> Late {
+        self.inner().late += 1;
+        Late(self.clone())
+    }
+}
+
+/// A claim that took too long, under way.
+pub(crate) struct Late(Arc<Lost>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.0.inner().late -= 1;
+    }
+}
+
+impl Attempts {
+    /// This process makes nothing more of a claim, which may still hold in the store.
+    pub(crate) fn give_up(&self, lease: LeaseRef) {
+        let now = Instant::now();
+        let mut inner = self.lost.inner();
+        inner.given_up.retain(|_, until| *until > now);
+        inner.given_up.insert(lease, now + self.core.settings.lease);
+    }
+
+    /// A claim failed that was asked for then, and may have been made.
+    pub(crate) fn lost_a_claim(self: &Arc<Self>, claimed_at: Instant) {
+        let until = claimed_at + self.core.holds_for();
+        let before = self.lost.inner().until.replace(until);
+        if before.is_none() {
+            self.core.runtime.spawn(look(self.enter()));
+        }
+    }
+
+    /// Begins what this process holds without knowing, if no claim is under way.
+    async fn take_up_lost(self: &Arc<Self>) -> StoreResult<()> {
+        let _turn = self.lost.turn().await;
+        if self.lost.inner().late > 0 {
+            return Ok(());
+        }
+        let claimed_at = Instant::now();
+        let is_known =
+            |lease: LeaseRef| !self.running.of(lease.id).is_empty() || self.lost.inner().given_up.contains_key(&lease);
+        let (worker, lease) = (&self.core.worker, self.core.settings.lease);
+        let looking = || self.core.ledger.take_up(worker, lease, is_known);
+        let taken = self.core.call("take_up", looking).await?;
+        for id in taken.unreadable {
+            self.core.watchers.changed(id);
+            self.core.hint(Hint::Outbox);
+        }
+        for held in taken.stopped {
+            self.hand_back(&held).await;
+        }
+        for task in taken.tasks {
+            match self.pools.is_paused(&task.record.pool) {
+                true => self.hand_back(&task.held).await,
+                false => {
+                    self.start_or_hand_back(&task.record, task.held, task.request, claimed_at)
+                        .await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn look(attempts: UnderWay<Attempts>) {
+    let mut pause = FIRST_LOOK;
+    loop {
+        tokio::select! {
+            biased;
+            () = sleep(pause) => {}
+            () = attempts.core.phase.closed() => {}
+        }
+        // Once more after the end has begun, so that what is found is handed back.
+        let is_last = !attempts.core.phase.is_open();
+        pause = (pause * 2).min(LAST_LOOK);
+        // If it fails, the next may find more.
+        let _ = attempts.take_up_lost().await;
+        let mut inner = attempts.lost.inner();
+        if is_last || inner.until.is_none_or(|until| until <= Instant::now()) {
+            inner.until = None;
+            return;
+        }
+    }
+}
