@@ -7,6 +7,8 @@
 //! - [`clients`]: what each kind of client needs to poll for its result
 //! - [`callbacks`]: how the end of a task is reported, and what a receiver can trust
 //! - [`operating`]: settings, sizes, shutdown, what to watch
+//! - [`choosing_a_store`]: memory, a file, or a server
+//! - [`postgres`]: connections, durability, what to watch, for many processes on one server
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
 //! - [`terms`]: one word for one thing
 //! - [`changelog`]: what changed
@@ -31,6 +33,12 @@ pub mod callbacks {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("choosing_a_store.md")]
+pub mod choosing_a_store {}
+
+#[doc = include_str!("postgres.md")]
+pub mod postgres {}
 
 #[doc = include_str!("writing_a_store.md")]
 pub mod writing_a_store {}

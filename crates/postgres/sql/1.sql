@@ -81,4 +81,22 @@ CREATE TABLE @.aside (at bigint NOT NULL, id uuid NOT NULL, record bytea NOT NUL
 -- The clock of the store. Tests replace it.
 CREATE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE
   AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint $$;
+
+-- For whoever scales by them from outside: how many tasks wait, and for how long the oldest that is due has.
+CREATE FUNCTION @.depth() RETURNS bigint LANGUAGE sql STABLE
+  AS $$ SELECT coalesce(sum(n), 0)::bigint FROM @.tally WHERE state IN (0, 2) $$;
+-- Each pool's first, by the index.
+CREATE FUNCTION @.oldest_run_at() RETURNS bigint LANGUAGE sql STABLE AS $$
+  WITH RECURSIVE pools AS (
+    (SELECT pool FROM @.task WHERE state IN (0, 2) AND NOT suspect ORDER BY pool LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.pool FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool LIMIT 1)
+    FROM pools p WHERE p.pool IS NOT NULL)
+  SELECT least(
+    (SELECT min(first.run_at) FROM pools p CROSS JOIN LATERAL (SELECT t.run_at FROM @.task t
+      WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = p.pool ORDER BY t.run_at, t.id LIMIT 1) first),
+    (SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND t.suspect ORDER BY t.run_at, t.id LIMIT 1)) $$;
+CREATE FUNCTION @.oldest_age_ms() RETURNS bigint LANGUAGE sql VOLATILE
+  AS $$ SELECT greatest(coalesce(@.now_ms() - @.oldest_run_at(), 0), 0) $$;
+
 INSERT INTO @.control (version, named) VALUES (0, '');

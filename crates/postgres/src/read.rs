@@ -118,13 +118,7 @@ pub(crate) async fn payload(
     payload.transpose()
 }
 
-const OLDEST: &str = "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now), \
-    pools AS ((SELECT pool FROM @.task WHERE state IN (0, 2) AND NOT suspect ORDER BY pool LIMIT 1) UNION ALL \
-    SELECT (SELECT t.pool FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool LIMIT 1) \
-    FROM pools p WHERE p.pool IS NOT NULL) \
-    SELECT now, least((SELECT min(first.run_at) FROM pools p CROSS JOIN LATERAL (SELECT t.run_at FROM @.task t \
-    WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = p.pool ORDER BY t.run_at, t.id LIMIT 1) first), \
-    (SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND t.suspect ORDER BY t.run_at, t.id LIMIT 1)) FROM clock";
+const OLDEST: &str = "SELECT @.now_ms(), @.oldest_run_at()";
 
 /// How many tasks are in each state.
 pub(crate) async fn counts(connection: &Connection, within: &Scope) -> StoreResult<(Counts, i64)> {

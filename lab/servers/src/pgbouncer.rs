@@ -49,6 +49,6 @@ fn launch(place: &Place, server: &Postgres) {
     );
     fs::write(&config, settings).unwrap();
     place::lend(&[&config]);
-    place.run(program, &["-q", config.to_str().unwrap()]);
+    place.run(program, &["-q", config.to_str().unwrap()], 0);
     place::until("PgBouncer starts", &place.log(), || place.listens());
 }

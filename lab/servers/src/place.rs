@@ -39,14 +39,16 @@ impl Place {
         Self { folder, _users: users }
     }
 
-    /// Runs a program in the background, as long as the folder is used. What it says goes into `log` there.
-    pub(crate) fn run(&self, program: &Path, arguments: &[&str]) {
+    /// Runs a program in the background, as long as the folder is used. What it says goes into `log` there. It may write files
+    /// of so many MiB; 0: of any size.
+    pub(crate) fn run(&self, program: &Path, arguments: &[&str], mib: u32) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         // The watcher is a session of its own, so that it outlives the test process that started it.
         let mut watcher = as_server(Path::new("sh"));
         watcher
             .args(["-c", WATCH, "sh"])
             .arg(self.folder.join("users"))
+            .arg((mib * 2048).to_string())
             .arg(program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -82,7 +84,8 @@ impl Place {
 
 /// The server, and whoever ends it when nobody uses it.
 const WATCH: &str = r#"
-users=$1; shift
+users=$1 blocks=$2; shift 2
+[ "$blocks" = 0 ] || ulimit -f "$blocks"
 "$@" & server=$!
 free=0
 while kill -0 $server 2>/dev/null; do

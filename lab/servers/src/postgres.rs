@@ -113,14 +113,31 @@ impl Postgres {
 
     /// Starts it again where it was, and waits until it answers.
     pub fn restart(&self) {
+        self.start_again(0);
+    }
+
+    fn start_again(&self, mib: u32) {
         // What a killed server leaves behind keeps the next from starting until the last of its processes is gone.
         place::until("the server starts again", &self.place.log(), || {
-            run(&self.place);
+            run(&self.place, mib);
             (0..20).any(|_| {
                 std::thread::sleep(std::time::Duration::from_millis(25));
                 answers(&self.place)
             })
         });
+    }
+
+    /// Starts it again as a standby that has no primary: it lets itself be read, until somebody promotes it.
+    pub fn restart_as_standby(&self) {
+        let signal = self.place.folder.join("data/standby.signal");
+        fs::write(&signal, "").unwrap();
+        place::lend(&[&signal]);
+        self.restart();
+    }
+
+    /// Starts it again where it may write no file longer than so many MiB: to it, the disk is full then.
+    pub fn restart_with_files_up_to(&self, mib: u32) {
+        self.start_again(mib);
     }
 
     fn process(&self) -> Option<i32> {
@@ -171,7 +188,7 @@ fn launch(place: &Place, settings: &str) {
     let place_of_it = format!("port = {port}\nunix_socket_directories = '{folder}'\n");
     let config = data.join("postgresql.auto.conf");
     fs::write(config, format!("{SETTINGS}{place_of_it}{settings}")).unwrap();
-    run(place);
+    run(place, 0);
     place::until("the server starts", &place.log(), || answers(place));
 }
 
@@ -184,9 +201,9 @@ fn answers(place: &Place) -> bool {
     asked.status().unwrap().success()
 }
 
-fn run(place: &Place) {
+fn run(place: &Place, mib: u32) {
     let data = place.folder.join("data");
-    place.run(&binaries().join("postgres"), &["-D", data.to_str().unwrap()]);
+    place.run(&binaries().join("postgres"), &["-D", data.to_str().unwrap()], mib);
 }
 
 /// Where Debian has them: the newest version.

@@ -38,7 +38,6 @@ fn a_schema() -> String {
 
 /// Processes that share a schema, and a client that has a connection to each.
 struct Cluster {
-    store: String,
     processes: Vec<Process>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
@@ -77,11 +76,7 @@ impl Cluster {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let starting = (0..processes).map(|number| Process::start(&store, number, settings));
         let processes = join_all(starting).await;
-        Self {
-            store,
-            processes,
-            client,
-        }
+        Self { processes, client }
     }
 
     async fn send(&self, process: usize, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {

@@ -8,6 +8,7 @@
 mod conformance;
 mod harness;
 mod open;
+mod outages;
 mod plans;
 
 mod traps;

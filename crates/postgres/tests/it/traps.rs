@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::harness::{PostgresHarness, admin};
 
-const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 pub(crate) fn a_task() -> NewTask {
     let mut random = [0; 10];
@@ -48,11 +48,11 @@ pub(crate) fn success() -> Outcome {
     }
 }
 
-fn worker() -> WorkerId {
+pub(crate) fn worker() -> WorkerId {
     WorkerId::new("w", 1)
 }
 
-async fn born(ledger: &Ledger, task: NewTask) -> Held {
+pub(crate) async fn born(ledger: &Ledger, task: NewTask) -> Held {
     let insert = Insert::new(task).born(worker(), LEASE);
     match ledger.insert(insert).await.unwrap() {
         Inserted::New(_, Some(held)) => held,

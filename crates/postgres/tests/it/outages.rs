@@ -1,0 +1,257 @@
+//! What a server refuses or cannot do at the moment, what a caller sees of that, and that nothing is lost.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use servers::{Postgres, Stop};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_postgres::{Client, NoTls};
+use tower_respond_async::{
+    TaskStore,
+    store::{Claim, Insert, Inserted, Ledger, StoreErrorKind, StoreResult},
+    task::{CapturedRequest, FenceToken, NewTask, Scope},
+    testing::conformance,
+};
+use tower_respond_async_postgres::PostgresStore;
+
+use crate::{
+    harness::PostgresHarness,
+    traps::{LEASE, a_task, born, success, worker},
+};
+
+/// Runs a test on a server of its own, and a store on it.
+fn on_a_server(settings: &str, test: impl AsyncFnOnce(&Postgres, Arc<PostgresStore>)) {
+    let server = Postgres::start(settings);
+    conformance::run(&PostgresHarness::new(), async |_| {
+        let store = PostgresStore::connect(&server.url()).await.unwrap();
+        test(&server, Arc::new(store)).await;
+    });
+}
+
+async fn session(server: &Postgres) -> Client {
+    let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn insert(store: &Arc<PostgresStore>, task: NewTask) -> StoreResult<Inserted> {
+    Ledger::new(store.clone()).insert(Insert::new(task)).await
+}
+
+/// It is not available, and says why.
+fn refused_for<T: std::fmt::Debug>(answer: StoreResult<T>, why: &str) {
+    let error = answer.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    let said = format!("{error}: {}", cause.unwrap_or_default());
+    assert!(said.contains(why), "{said}");
+}
+
+async fn kept(store: &Arc<PostgresStore>) -> u64 {
+    let counts = store.counts(&Scope::All).await.unwrap();
+    counts.iter().map(|(_, count)| count).sum()
+}
+
+/// Whoever is storing tasks as the server is killed has an answer when it is back, and each task is there once.
+#[test]
+fn a_restart_makes_inserts_slow_and_fails_none() {
+    on_a_server("", async |server, store| {
+        let (stored, mut storing) = mpsc::unbounded_channel();
+        let mut callers = JoinSet::new();
+        for _ in 0..8 {
+            let (store, stored) = (store.clone(), stored.clone());
+            callers.spawn(async move {
+                while let Inserted::New(..) = insert(&store, a_task()).await.unwrap() {
+                    if stored.send(()).is_err() {
+                        return;
+                    }
+                }
+                panic!("a task that is new was known");
+            });
+        }
+        drop(stored);
+        let mut told = 0;
+        for how in [Stop::Kill, Stop::Immediate, Stop::Fast] {
+            for _ in 0..40 {
+                storing.recv().await.unwrap();
+                told += 1;
+            }
+            tokio::task::block_in_place(|| {
+                server.stop(how);
+                server.restart();
+            });
+        }
+        for _ in 0..40 {
+            storing.recv().await.unwrap();
+            told += 1;
+        }
+        while storing.try_recv().is_ok() {
+            told += 1;
+        }
+        // Those that are under way end, and nobody wants to hear of more.
+        storing.close();
+        while storing.recv().await.is_some() {
+            told += 1;
+        }
+        while let Some(ended) = callers.join_next().await {
+            ended.unwrap();
+        }
+        // Each of the callers has stored one more than it could say.
+        assert_eq!(kept(&store).await, told + 8);
+    });
+}
+
+#[test]
+fn a_server_that_only_reads_is_not_written_to_and_goes_on_later() {
+    on_a_server("", async |server, store| {
+        let first = born(&Ledger::new(store.clone()), a_task()).await;
+        let admin = session(server).await;
+        let only_reads = async |is_so: &str| {
+            let set = format!("ALTER SYSTEM SET default_transaction_read_only = {is_so}");
+            // Whatever else is said, this session may write.
+            admin
+                .batch_execute("SET default_transaction_read_only = off")
+                .await
+                .unwrap();
+            admin.batch_execute(&set).await.unwrap();
+            admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+            let session = session(server).await;
+            loop {
+                let shown = session.query("SHOW default_transaction_read_only", &[]).await.unwrap();
+                if shown[0].get::<_, &str>(0) == is_so {
+                    return;
+                }
+            }
+        };
+        only_reads("on").await;
+        refused_for(insert(&store, a_task()).await, "read-only");
+        assert_eq!(kept(&store).await, 1, "what is there can be read");
+        only_reads("off").await;
+        assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
+        let ledger = Ledger::new(store.clone());
+        let _ = ledger.settle(&first, &success()).await.unwrap();
+        assert_eq!(kept(&store).await, 2);
+    });
+}
+
+#[test]
+fn a_server_that_lets_nobody_more_in_says_so() {
+    on_a_server(
+        "max_connections = 8\nsuperuser_reserved_connections = 0\nmax_wal_senders = 0\n",
+        async |server, store| {
+            let mut taken = Vec::new();
+            while let Ok((client, connection)) = tokio_postgres::connect(&server.url(), NoTls).await {
+                tokio::spawn(connection);
+                taken.push(client);
+            }
+            assert!(!taken.is_empty());
+            refused_for(insert(&store, a_task()).await, "too many clients");
+            drop(taken);
+            assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
+        },
+    );
+}
+
+#[test]
+fn what_somebody_else_has_locked_is_not_waited_for_without_end() {
+    on_a_server("", async |server, store| {
+        let ledger = Ledger::new(store.clone());
+        let held = born(&ledger, a_task()).await;
+        let other = session(server).await;
+        other
+            .batch_execute("BEGIN; SELECT FROM respond_async.task FOR UPDATE")
+            .await
+            .unwrap();
+        refused_for(ledger.settle(&held, &success()).await, "lock timeout");
+        other.batch_execute("ROLLBACK").await.unwrap();
+        let _ = ledger.settle(&held, &success()).await.unwrap();
+        let ended = store.counts(&Scope::All).await.unwrap();
+        assert_eq!(ended.of(tower_respond_async::TaskState::Succeeded), 1);
+    });
+}
+
+/// Files that may not grow stand for a disk that is full.
+#[test]
+fn a_full_disk_refuses_tasks_and_keeps_those_that_it_took() {
+    on_a_server("", async |server, store| {
+        let a_large_one = || {
+            let mut task = a_task();
+            let body = Bytes::from(vec![7; 1 << 20]);
+            let request = CapturedRequest::new(
+                http::Method::POST,
+                "/run".parse().unwrap(),
+                http::HeaderMap::new(),
+                body,
+            );
+            task.request = Arc::new(request);
+            task
+        };
+        assert!(matches!(
+            insert(&store, a_large_one()).await.unwrap(),
+            Inserted::New(..)
+        ));
+        // A segment of the log is 16 MiB, and there before it is written.
+        let restart = |start: &dyn Fn()| {
+            tokio::task::block_in_place(|| {
+                server.stop(Stop::Fast);
+                start();
+            });
+        };
+        restart(&|| server.restart_with_files_up_to(17));
+        let mut taken = 1;
+        let refused = loop {
+            match insert(&store, a_large_one()).await {
+                Ok(_) => taken += 1,
+                Err(refused) => break refused,
+            }
+            assert!(taken < 40, "the limit is not kept");
+        };
+        refused_for::<()>(Err(refused), "could not extend file");
+        assert_eq!(kept(&store).await, taken);
+        restart(&|| server.restart());
+        assert!(matches!(
+            insert(&store, a_large_one()).await.unwrap(),
+            Inserted::New(..)
+        ));
+        assert_eq!(kept(&store).await, taken + 1);
+    });
+}
+
+/// A standby that was not synchronous may not know of a claim. What it hands out once it is promoted has a greater token than
+/// any that the primary gave.
+#[test]
+fn a_standby_is_not_written_to_and_once_promoted_its_tokens_are_greater() {
+    on_a_server("", async |server, store| {
+        let ledger = Ledger::new(store.clone());
+        assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
+        let before = born(&ledger, a_task()).await.lease().token;
+        tokio::task::block_in_place(|| {
+            server.stop(Stop::Fast);
+            server.restart_as_standby();
+        });
+        refused_for(insert(&store, a_task()).await, "recovery");
+
+        let admin = session(server).await;
+        let promoted = admin.query("SELECT pg_promote()", &[]).await.unwrap();
+        assert!(promoted[0].get::<_, bool>(0));
+        let claimed = ledger.claim(Claim::new(worker(), 1, LEASE)).await.unwrap();
+        let after = claimed.tasks[0].held.lease().token;
+        assert!(
+            after > FenceToken::new(before.get() + (1 << 31)),
+            "{before:?}, {after:?}"
+        );
+    });
+}
+
+/// What is said of the server is what it was as the store was opened.
+#[test]
+fn durability_is_read_from_the_server() {
+    use tower_respond_async::store::Durability;
+    let of = |settings| {
+        let mut found = None;
+        on_a_server(settings, async |_, store| found = Some(store.abilities().durability));
+        found.unwrap()
+    };
+    assert_eq!(of(""), Durability::Host);
+    assert_eq!(of("synchronous_commit = off\n"), Durability::Restart);
+}
