@@ -1,6 +1,6 @@
--- $1 worker, $2 max, $3 lease, $4 newest format that is read, $5 floor of the token, $6 pools, $7 their maxima,
--- $8 the maximum of all others together, $9 whether a suspect may be taken, $10 writer of the tally.
-WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now),
+-- $1 worker, $2 max, $3 lease, $4 newest format that is read, $5 writer of the tally, $6 pools, $7 their maxima,
+-- $8 the maximum of all others together, $9 whether a suspect may be taken.
+WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor),
 -- The pools that something waits in: a step by the index for each, so that tasks of a pool which may not have any more
 -- are not looked at.
 pools AS (

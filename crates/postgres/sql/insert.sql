@@ -1,4 +1,4 @@
-WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now),
+WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor),
 s AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::int8[], $6::int8[], $7::int8[], $8::int2[],
     $9::int8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::int4[], $16::bytea[], $17::bytea[],
@@ -35,7 +35,7 @@ k AS (
 i AS (
   INSERT INTO @.task (id, version, state, token, worker, created_at, run_at, expires_at, lease_until, started_at, format,
     generation, tenant, pool, name, function, record)
-  SELECT s.id, s.version, s.state, s.token, s.worker, now, now + run_in, now + expires_in, now + lease_for,
+  SELECT s.id, s.version, s.state, CASE WHEN s.token > 0 THEN greatest(s.token, floor + 1) ELSE 0 END, s.worker, now, now + run_in, now + expires_in, now + lease_for,
     CASE WHEN lease_for IS NOT NULL THEN now END, format, generation, tenant, pool, name, function, record
   FROM s JOIN place USING (nth) CROSS JOIN clock
   WHERE full_by = 0 AND (s.key IS NULL OR s.id IN (SELECT id FROM k))
@@ -45,5 +45,5 @@ y AS (
   INSERT INTO @.tally AS y (writer, tenant, pool, state, n)
   SELECT $26::int8, coalesce('=' || tenant, ''), pool, state, count(*) FROM i GROUP BY 2, 3, 4 ORDER BY 2, 3, 4
   ON CONFLICT (writer, tenant, pool, state) DO UPDATE SET n = y.n + EXCLUDED.n)
-SELECT s.nth, place.full_by, i.id IS NOT NULL AS stored, k.id IS NOT NULL AS keyed, clock.now
+SELECT s.nth, place.full_by, i.id IS NOT NULL AS stored, k.id IS NOT NULL AS keyed, clock.now, clock.floor
 FROM s JOIN place USING (nth) LEFT JOIN i USING (id) LEFT JOIN k USING (id) CROSS JOIN clock ORDER BY s.nth

@@ -16,6 +16,7 @@ use crate::PostgresStore;
 pub struct PostgresStoreBuilder {
     pub(crate) schema: Arc<str>,
     pub(crate) migrate: Migrate,
+    pub(crate) pooled: bool,
     pub(crate) unsafe_durability: bool,
     pub(crate) trusted: Vec<Vec<u8>>,
     pub(crate) clock: Option<Arc<dyn tower_respond_async::time::Clock>>,
@@ -45,6 +46,24 @@ impl PostgresStoreBuilder {
     /// Who makes the tables: [`Migrate::Auto`] unless said otherwise.
     pub const fn migrate(mut self, migrate: Migrate) -> Self {
         self.migrate = migrate;
+        self
+    }
+
+    /// Reaches the server through a pooler that lends a session for one transaction at a time: PgBouncer with
+    /// `pool_mode = transaction`, and others of its kind. A store that is not told so is refused there.
+    ///
+    /// The store then leaves nothing with a session: no settings, no prepared statements, no locks. Its settings come with each
+    /// transaction, in the same round trip. What differs:
+    ///
+    /// - Each statement is planned each time.
+    /// - No notifications are heard, as listening takes a session of one's own, and none are sent.
+    ///   [`abilities`](tower_respond_async::TaskStore::abilities) say so. What other processes do is found by looking: work that one
+    ///   stores for others to run starts up to a second later, and so much later a client hears that waits here for a task which
+    ///   runs elsewhere. What a process accepts and runs itself is not delayed.
+    ///
+    /// Where several processes share tasks, let all of them be pooled or none: one that listens hears nothing of those that are.
+    pub const fn pooled(mut self) -> Self {
+        self.pooled = true;
         self
     }
 
@@ -122,6 +141,7 @@ impl Default for PostgresStoreBuilder {
         Self {
             schema: Self::SCHEMA.into(),
             migrate: Migrate::default(),
+            pooled: false,
             unsafe_durability: false,
             trusted: Vec::new(),
             clock: None,

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use crate::{
     codec,
-    connection::{Again, Connection, unavailable},
+    connection::{Again, unavailable},
+    session::Connection,
     sql,
 };
 
@@ -86,12 +87,11 @@ async fn by_pool(connection: &Connection, claim: &Claim, writer: i64) -> StoreRe
                     &codec::count(claim.max),
                     &codec::duration(claim.lease),
                     &FORMAT,
-                    &connection.floor,
+                    &writer,
                     &pools,
                     &most,
                     &codec::count(claim.others),
                     &wary,
-                    &writer,
                 ],
             )
             .await;
@@ -163,12 +163,11 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
                     &chosen,
                     &codec::duration(claim.lease),
                     &FORMAT,
-                    &connection.floor,
+                    &writer,
                     &&nothing[..],
                     &&[0_i64; 0][..],
                     &0_i64,
                     &wary,
-                    &writer,
                 ],
             )
             .await;

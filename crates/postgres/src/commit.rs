@@ -11,9 +11,11 @@ use tower_respond_async::{
 
 use crate::{
     codec,
-    connection::{Again, Connection, PAUSE, Pool, unavailable},
+    connection::{Again, PAUSE, Pool, unavailable},
     group::Writes,
-    read, sql,
+    read,
+    session::Connection,
+    sql,
     wire::Wire,
 };
 
@@ -150,7 +152,7 @@ async fn commit(connection: &Connection, changes: &[&Change], writer: i64) -> Re
         .query(
             sql::COMMIT,
             &[
-                &column!(|change| codec::uuid(change.id)) as &(dyn tokio_postgres::types::ToSql + Sync),
+                &column!(|change| codec::uuid(change.id)),
                 &column!(|change| version(change.guard)),
                 &column!(|change| matches!(change.guard, Guard::Lapsed(_))),
                 &column!(|change| change.to.is_none()),

@@ -1,7 +1,6 @@
 //! Connections to the server: how they are made, kept and lost.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,10 +15,9 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_postgres::{
-    AsyncMessage, Client, Config, NoTls, Row as Found, Statement,
+    AsyncMessage, Client, Config, NoTls,
     config::SslMode,
     error::{Error, SqlState},
-    types::ToSql,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tower_respond_async::{
@@ -27,7 +25,11 @@ use tower_respond_async::{
     time::{Clock, SystemClock, Timestamp},
 };
 
-use crate::{codec, tls};
+use crate::{
+    PostgresStoreBuilder, codec,
+    session::{self, BEGAN_WITH_OPTIONS, Connection},
+    tls,
+};
 
 /// How long is tried to connect: less than the engine waits for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,18 +37,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Before what was lost is sent again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
-/// What every session is set to. Statements are planned once, for any values, and by the indexes that they were written for:
-/// a table that was just filled has no statistics, and a plan that reads all of it would be kept.
-const OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
-    -c enable_mergejoin=off -c jit=off -c default_transaction_isolation=read\\ committed -c statement_timeout=8000 \
-    -c lock_timeout=4000 -c idle_in_transaction_session_timeout=5000 -c search_path= -c extra_float_digits=1";
-
-pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
-
 /// Makes connections.
 pub(crate) struct Server {
     config: Config,
     tls: Option<MakeRustlsConnect>,
+    /// Whether a pooler gives every transaction a session.
+    is_pooled: bool,
     /// The quoted schema and a point.
     pub(crate) prefix: String,
     closed: AtomicBool,
@@ -55,22 +51,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(
-        mut config: Config,
-        schema: &str,
-        clock: Option<Arc<dyn Clock>>,
-        trusted: &[Vec<u8>],
-    ) -> StoreResult<Self> {
+    pub(crate) fn new(mut config: Config, builder: &PostgresStoreBuilder) -> StoreResult<Self> {
         let tls = match config.get_ssl_mode() {
-            SslMode::Require => Some(tls::trusting(trusted)?),
+            SslMode::Require => Some(tls::trusting(&builder.trusted)?),
             // Encrypted if the server likes, to whoever it is: that protects from nobody.
             _ => None,
         };
-        let options = match config.get_options() {
-            Some(own) => format!("{OPTIONS} {own}"),
-            None => OPTIONS.to_owned(),
-        };
-        config.options(options);
+        if !builder.pooled {
+            let own = config.get_options().unwrap_or_default();
+            config.options(format!("{} {own}", session::options()));
+        }
         if config.get_application_name().is_none() {
             config.application_name("respond-async");
         }
@@ -80,10 +70,11 @@ impl Server {
         Ok(Self {
             config,
             tls,
-            prefix: format!("\"{}\".", schema.replace('"', "\"\"")),
+            is_pooled: builder.pooled,
+            prefix: format!("\"{}\".", builder.schema.replace('"', "\"\"")),
             closed: AtomicBool::new(false),
             seen: Mutex::new(None),
-            clock,
+            clock: builder.clock.clone(),
         })
     }
 
@@ -120,12 +111,12 @@ impl Server {
                 return Err(StoreError::closed());
             }
             let failed = match self.try_connect().await {
-                Ok(connection) => return Ok(connection),
+                Ok(connection) => return connection,
                 Err(failed) => failed,
             };
             // Who is not let in now will not be later.
             let refused = failed.code().is_some_and(|code| code.code().starts_with("28"));
-            if refused || began.elapsed() + pause > PATIENCE {
+            if refused || wants_pooled(&failed) || began.elapsed() + pause > PATIENCE {
                 return Err(unavailable(failed));
             }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -133,17 +124,15 @@ impl Server {
         }
     }
 
-    async fn try_connect(&self) -> Result<Connection, Error> {
+    async fn try_connect(&self) -> Result<StoreResult<Connection>, Error> {
         let (client, driver) = self.session(None).await?;
-        let mut connection = Connection {
-            client,
-            driver,
-            prefix: self.prefix.clone(),
-            statements: Mutex::default(),
-            floor: 0,
-        };
-        connection.floor = connection.query(TIMELINE, &[]).await?[0].get(0);
-        Ok(connection)
+        if !self.is_pooled {
+            let began = client.query_typed(BEGAN_WITH_OPTIONS, &[]).await?;
+            if !began[0].get::<_, bool>(0) {
+                return Ok(Err(StoreError::new(StoreErrorKind::Unsupported, USE_POOLED)));
+            }
+        }
+        Ok(Ok(Connection::new(client, driver, self.prefix.clone(), self.is_pooled)))
     }
 
     /// A session, and what drives it. Notifications go to who wants to hear them.
@@ -178,10 +167,6 @@ where
     }
 }
 
-/// The number of promotions of standbys that led to this server, above 32 bits: a promotion that lost a claim gives its token
-/// no second time. A standby has no place to write, and is refused by an error.
-const TIMELINE: &str = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint << 32";
-
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the configuration: it has a password in it.
@@ -194,49 +179,15 @@ impl fmt::Debug for Server {
 /// Ends what drives a connection with it.
 pub(crate) struct Driver(JoinHandle<()>);
 
+impl Driver {
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// A session, and the statements that it knows.
-pub(crate) struct Connection {
-    client: Client,
-    driver: Driver,
-    prefix: String,
-    statements: Mutex<HashMap<Box<str>, Statement>>,
-    /// What the token of every claim that is made on it is greater than.
-    pub(crate) floor: i64,
-}
-
-impl Connection {
-    pub(crate) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Found>, Error> {
-        let statement = self.statement(sql).await?;
-        self.client.query(&statement, params).await
-    }
-
-    pub(crate) async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
-        let statement = self.statement(sql).await?;
-        self.client.execute(&statement, params).await
-    }
-
-    /// What needs no answer and is not repeated: the ends of transactions, a schema.
-    pub(crate) async fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.client.batch_execute(&sql.replace("@.", &self.prefix)).await
-    }
-
-    pub(crate) fn is_lost(&self) -> bool {
-        self.client.is_closed() || self.driver.0.is_finished()
-    }
-
-    async fn statement(&self, sql: &str) -> Result<Statement, Error> {
-        if let Some(known) = lock(&self.statements).get(sql) {
-            return Ok(known.clone());
-        }
-        let statement = self.client.prepare(&sql.replace("@.", &self.prefix)).await?;
-        lock(&self.statements).insert(sql.into(), statement.clone());
-        Ok(statement)
     }
 }
 
@@ -312,6 +263,9 @@ impl std::ops::Deref for Lent {
 /// The server's error as the caller's. What a text cannot hold, and whatever else is wrong with the statement, will be so the
 /// next time; to the caller it is the same.
 pub(crate) fn unavailable(error: Error) -> StoreError {
+    if wants_pooled(&error) {
+        return StoreError::new(StoreErrorKind::Unsupported, USE_POOLED).because(error);
+    }
     let context = match error.as_db_error() {
         Some(said) => format!("the server refused: {}", said.message()),
         None => "the server cannot be reached".to_owned(),
@@ -322,6 +276,18 @@ pub(crate) fn unavailable(error: Error) -> StoreError {
 /// What [`unavailable`] was made of.
 pub(crate) fn said_by_server(error: &StoreError) -> Option<&Error> {
     std::error::Error::source(error)?.downcast_ref()
+}
+
+const USE_POOLED: &str = "a pooler is between the store and the server, which gives it no session of its own: \
+    PostgresStoreBuilder::pooled is for that";
+
+/// Whether a pooler said this to a store that takes its session for its own: PgBouncer to settings that a session is to begin
+/// with, and a server to statements that another session has prepared.
+fn wants_pooled(error: &Error) -> bool {
+    error.as_db_error().is_some_and(|said| {
+        said.message().starts_with("unsupported startup parameter")
+            || [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(said.code())
+    })
 }
 
 /// How often a statement is sent again that lost a race.
@@ -362,7 +328,8 @@ impl Again {
 /// Whether the session is gone, or the server cannot write any more: what was asked may have been done.
 pub(crate) fn is_lost(error: &Error) -> bool {
     match error.code() {
-        Some(code) => ["08", "57P", "25006"]
+        // 0A000: a standby was asked for a transaction that writes.
+        Some(code) => ["08", "57P", "25006", "0A000"]
             .iter()
             .any(|class| code.code().starts_with(class)),
         None => true,

@@ -5,11 +5,7 @@ use tower_respond_async::{
     task::TaskRecord,
 };
 
-use crate::{
-    codec,
-    connection::{Connection, unavailable},
-    sql::row_columns,
-};
+use crate::{codec, connection::unavailable, session::Connection, sql::row_columns};
 
 /// The candidates as `c(id, at, why)`, and their rows. Each list is read from the front of its index.
 macro_rules! candidates {

@@ -14,9 +14,11 @@ use uuid::Uuid;
 
 use crate::{
     codec,
-    connection::{Again, Connection, Lent, PAUSE, Pool, unavailable},
+    connection::{Again, Lent, PAUSE, Pool, unavailable},
     group::Writes,
-    read, sql,
+    read,
+    session::Connection,
+    sql,
     wire::Wire,
 };
 
@@ -83,9 +85,16 @@ struct Place {
     keyed: bool,
 }
 
+/// What all rows of one statement have in common.
+#[derive(Clone, Copy, Default)]
+struct Made {
+    now: i64,
+    floor: FenceToken,
+}
+
 /// One statement that was answered.
 struct Attempt {
-    now: i64,
+    made: Made,
     /// Whether no task is tried again for what others of the group were.
     is_last: bool,
     /// Whether the same was asked before and not answered.
@@ -107,10 +116,14 @@ impl Inserts {
         loop {
             let connection = pool.get().await?;
             match self.statement(&connection, tasks).await {
-                Ok((places, now)) => {
-                    pool.server.saw(now);
+                Ok((places, made)) => {
+                    pool.server.saw(made.now);
                     let repeated = again.repeated;
-                    let attempt = Attempt { now, is_last, repeated };
+                    let attempt = Attempt {
+                        made,
+                        is_last,
+                        repeated,
+                    };
                     return self.answers(connection, tasks, places, attempt).await;
                 }
                 Err(error) if again.after_race(&error) => {}
@@ -124,12 +137,12 @@ impl Inserts {
         }
     }
 
-    async fn statement(&self, connection: &Connection, tasks: &[&NewRow]) -> Result<(Vec<Place>, i64), Error> {
+    async fn statement(&self, connection: &Connection, tasks: &[&NewRow]) -> Result<(Vec<Place>, Made), Error> {
         let with_keys = tasks.iter().any(|task| task.key.is_some());
         if with_keys {
-            connection.batch("BEGIN").await?;
+            connection.begin();
         }
-        let (places, now) = insert(connection, tasks, self.writer).await?;
+        let (places, made) = insert(connection, tasks, self.writer).await?;
         if with_keys {
             let lost = places
                 .iter()
@@ -142,9 +155,9 @@ impl Inserts {
                 let back = "DELETE FROM @.key WHERE key = ANY ($1::bytea[]) AND id = ANY ($2::uuid[])";
                 connection.execute(back, &[&keys, &lost]).await?;
             }
-            connection.batch("COMMIT").await?;
+            connection.commit().await?;
         }
-        Ok((places, now))
+        Ok((places, made))
     }
 
     async fn answers(
@@ -152,13 +165,17 @@ impl Inserts {
         connection: Lent,
         tasks: &[&NewRow],
         places: Vec<Place>,
-        Attempt { now, is_last, repeated }: Attempt,
+        Attempt {
+            made,
+            is_last,
+            repeated,
+        }: Attempt,
     ) -> StoreResult<Vec<Option<Insertion>>> {
         let mut answers = Vec::with_capacity(tasks.len());
         let mut somebody_was_known = false;
         for (task, place) in tasks.iter().zip(places) {
             if place.stored {
-                let row = stored(task, codec::token(connection.floor), now);
+                let row = stored(task, made);
                 self.wire.stored(&row);
                 answers.push(Some(Insertion::New(row)));
                 continue;
@@ -186,11 +203,11 @@ impl Inserts {
     }
 }
 
-async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Result<(Vec<Place>, i64), Error> {
-    // Times as they are after now.
+async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Result<(Vec<Place>, Made), Error> {
+    // Times as they are after now, tokens as they are above the floor.
     let rows: Vec<Row> = tasks
         .iter()
-        .map(|task| task.row(codec::token(connection.floor), Timestamp::ZERO))
+        .map(|task| task.row(FenceToken::NONE, Timestamp::ZERO))
         .collect();
     macro_rules! column {
         (|$task:ident, $row:ident| $value:expr) => {
@@ -244,17 +261,20 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
             ],
         )
         .await?;
-    let now = found.first().map_or(0, |found| found.get("now"));
+    let made = found.first().map(|found| Made {
+        now: found.get("now"),
+        floor: codec::token(found.get("floor")),
+    });
     let places = found.iter().map(|found| Place {
         full: found.get("full_by"),
         stored: found.get("stored"),
         keyed: found.get("keyed"),
     });
-    Ok((places.collect(), now))
+    Ok((places.collect(), made.unwrap_or_default()))
 }
 
 /// The row as the statement made it.
-fn stored(task: &NewRow, floor: FenceToken, now: i64) -> Row {
+fn stored(task: &NewRow, Made { now, floor }: Made) -> Row {
     let mut row = task.row(floor, Timestamp::ZERO);
     let columns = &mut row.columns;
     let at = |after: Timestamp| codec::time(now + codec::millis(after));

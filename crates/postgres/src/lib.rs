@@ -16,6 +16,7 @@ mod logs;
 mod outbox;
 mod read;
 mod schema;
+mod session;
 mod sql;
 mod store;
 mod tls;

@@ -8,11 +8,7 @@ use tower_respond_async::{
 };
 use uuid::Uuid;
 
-use crate::{
-    codec,
-    connection::{Connection, unavailable},
-    read,
-};
+use crate::{codec, connection::unavailable, read, session::Connection};
 
 /// How many are looked through in Rust at a time, for what is in records and bodies.
 const AT_ONCE: usize = 500;

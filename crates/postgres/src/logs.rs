@@ -6,12 +6,7 @@ use tower_respond_async::{
     task::{LeaseRef, LogLine, Progress, RequestId, Scope},
 };
 
-use crate::{
-    codec,
-    connection::{Connection, unavailable},
-    read,
-    sql::row_columns,
-};
+use crate::{codec, connection::unavailable, read, session::Connection, sql::row_columns};
 
 pub(crate) async fn set_progress(connection: &Connection, lease: LeaseRef, progress: &Progress) -> StoreResult<bool> {
     let set = "UPDATE @.task SET progress = $3 WHERE id = $1 AND token = $2 AND state + 0 IN (1, 3)";
@@ -34,10 +29,10 @@ const HELD: &str = concat!(
 pub(crate) async fn append(connection: &Connection, lease: LeaseRef, lines: &[LogLine]) -> StoreResult<bool> {
     let (id, token) = (codec::uuid(lease.id), lease.token.get().cast_signed());
     for _ in 0..TRIES {
-        connection.batch("BEGIN").await.map_err(unavailable)?;
+        connection.begin();
         let held = connection.query(HELD, &[&id, &token]).await.map_err(unavailable)?;
         let Some(held) = held.first() else {
-            connection.batch("COMMIT").await.map_err(unavailable)?;
+            connection.commit().await.map_err(unavailable)?;
             return Ok(false);
         };
         let (now, row) = (codec::time(held.get(0)), codec::row(held, 1)?);
@@ -59,13 +54,13 @@ pub(crate) async fn append(connection: &Connection, lease: LeaseRef, lines: &[Lo
             match added {
                 // Another line came between: both share the row.
                 Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-                    connection.batch("ROLLBACK").await.map_err(unavailable)?;
+                    connection.rollback().await.map_err(unavailable)?;
                     continue;
                 }
                 added => added.map_err(unavailable)?,
             };
         }
-        connection.batch("COMMIT").await.map_err(unavailable)?;
+        connection.commit().await.map_err(unavailable)?;
         return Ok(true);
     }
     Err(StoreError::unavailable("lines of others came between again and again"))

@@ -6,18 +6,14 @@ use tower_respond_async::{
 };
 use uuid::Uuid;
 
-use crate::{
-    codec,
-    connection::{Connection, unavailable},
-    read,
-};
+use crate::{codec, connection::unavailable, read, session::Connection};
 
 /// Locks rows of the outbox only. Whoever else locks rows of tasks does so after these.
-const CLAIM: &str = "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now), \
+const CLAIM: &str = "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor), \
     due AS MATERIALIZED (SELECT d.* FROM unnest($1::text[], $2::int8[]) AS a(destination, most) CROSS JOIN LATERAL \
     (SELECT o.id, o.generation, o.destination, o.due_at FROM @.outbox o WHERE o.destination = a.destination \
     AND o.due_at <= (SELECT now FROM clock) ORDER BY o.due_at, o.id LIMIT a.most FOR NO KEY UPDATE SKIP LOCKED) d), \
-    taken AS (UPDATE @.outbox o SET token = greatest(o.token, $4::int8) + 1, claimed = true, due_at = clock.now + $3::int8 \
+    taken AS (UPDATE @.outbox o SET token = greatest(o.token, clock.floor) + 1, claimed = true, due_at = clock.now + $3::int8 \
     FROM due d, clock WHERE o.id = d.id AND o.generation = d.generation AND o.destination = d.destination \
     RETURNING o.id, o.generation, o.destination, d.due_at) \
     SELECT id, generation, destination FROM taken ORDER BY destination, due_at, id";
@@ -27,10 +23,10 @@ const CLAIM: &str = "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now), \
 pub(crate) async fn claim(connection: &Connection, claim: &DeliveryClaim) -> StoreResult<Vec<ClaimedOutbox>> {
     let destinations: Vec<String> = claim.from.iter().map(|(of, _)| codec::text(of.as_str())).collect();
     let most: Vec<i64> = claim.from.iter().map(|(_, most)| codec::count(*most)).collect();
-    connection.batch("BEGIN").await.map_err(unavailable)?;
+    connection.begin();
     let lease = codec::duration(claim.lease);
     let taken = connection
-        .query(CLAIM, &[&destinations, &most, &lease, &connection.floor])
+        .query(CLAIM, &[&destinations, &most, &lease])
         .await
         .map_err(unavailable)?;
     let ids: Vec<Uuid> = taken.iter().map(|found| found.get(0)).collect();
@@ -38,7 +34,7 @@ pub(crate) async fn claim(connection: &Connection, claim: &DeliveryClaim) -> Sto
         true => Vec::new(),
         false => read::by_ids(connection, &ids).await?,
     };
-    connection.batch("COMMIT").await.map_err(unavailable)?;
+    connection.commit().await.map_err(unavailable)?;
     let mut claimed = Vec::with_capacity(taken.len());
     for (destination, _) in &claim.from {
         let name = codec::text(destination.as_str());

@@ -9,11 +9,7 @@ use tower_respond_async::{
 };
 use uuid::Uuid;
 
-use crate::{
-    codec,
-    connection::{Connection, unavailable},
-    sql::row_columns,
-};
+use crate::{codec, connection::unavailable, session::Connection, sql::row_columns};
 
 const BY_ID: &str = concat!("SELECT ", row_columns!(), " FROM @.task t WHERE t.id = $1");
 

@@ -4,7 +4,8 @@ use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
 
 use crate::{
     builder::Migrate,
-    connection::{Connection, Server, unavailable},
+    connection::{Server, unavailable},
+    session::Connection,
 };
 
 /// Each brings the schema from its place in the list to the next. A step that an older build can live with, which adds and
@@ -36,7 +37,7 @@ pub(crate) async fn prepare(server: &Server, schema: &str, migrate: Migrate) -> 
 }
 
 async fn migrate_under_lock(connection: &Connection, schema: &str) -> StoreResult<()> {
-    connection.batch("BEGIN").await.map_err(unavailable)?;
+    connection.begin();
     // Freed with the transaction. Who waits for it may wait longer than a statement otherwise does.
     connection
         .batch("SET LOCAL lock_timeout = 60000; SET LOCAL statement_timeout = 120000")
@@ -78,7 +79,7 @@ async fn migrate_under_lock(connection: &Connection, schema: &str) -> StoreResul
             connection.batch(&noted).await.map_err(unavailable)?;
         }
     }
-    connection.batch("COMMIT").await.map_err(unavailable)
+    connection.commit().await.map_err(unavailable)
 }
 
 fn connection_prefix(schema: &str) -> String {

@@ -1,4 +1,4 @@
-//! The statements that are long or appear twice. `@.` stands for the schema.
+//! The statements that are long or appear twice. `@.` stands for the schema, `@timeline` for the floor of tokens.
 
 pub(crate) const INSERT: &str = include_str!("../sql/insert.sql");
 pub(crate) const COMMIT: &str = include_str!("../sql/commit.sql");
@@ -28,7 +28,7 @@ pub(crate) const CLAIM: &str = concat!(
 
 /// Takes tasks of these ids ($2) that still wait.
 pub(crate) const TAKE: &str = concat!(
-    "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now), \
+    "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor), \
      chosen AS MATERIALIZED (SELECT t.id FROM @.task t WHERE t.id = ANY ($2::uuid[]) AND t.state + 0 IN (0, 2) \
      AND t.format <= $4 AND t.run_at + 0 <= (SELECT now FROM clock) AND t.expires_at + 0 > (SELECT now FROM clock) \
      AND $6::text[] IS NOT NULL AND $7::int8[] IS NOT NULL AND $8::int8 IS NOT NULL AND ($9 OR NOT t.suspect) \

@@ -29,11 +29,12 @@ use tower_respond_async::{
 use crate::{
     PostgresStoreBuilder, claim,
     commit::Commits,
-    connection::{Again, Connection, Lent, PAUSE, Pool, Server, said_by_server, unavailable},
+    connection::{Again, Lent, PAUSE, Pool, Server, said_by_server, unavailable},
     due,
     group::Group,
     insert::Inserts,
     list, logs, outbox, read, schema,
+    session::Connection,
     wire::{self, Wire},
 };
 
@@ -89,7 +90,7 @@ pub struct PostgresStore {
 struct Inner {
     server: Arc<Server>,
     schema: Arc<str>,
-    durability: Durability,
+    abilities: Abilities,
     inserts: Group<Inserts>,
     commits: Group<Commits>,
     /// Claims: they wait for nothing else.
@@ -127,15 +128,17 @@ impl PostgresStore {
         let io = IoThread::start("respond-async-pg").map_err(StoreError::unavailable)?;
         let runtime = io.handle().clone();
         let opened = io.run(async move {
-            let server = Arc::new(Server::new(config, &builder.schema, builder.clock, &builder.trusted)?);
+            let server = Arc::new(Server::new(config, &builder)?);
             schema::prepare(&server, &builder.schema, builder.migrate).await?;
             let durability = durability(&server, builder.unsafe_durability).await?;
             let boot = fastrand::u64(..);
-            let wire = Arc::new(Wire::new(&builder.schema, boot));
-            let (ready, listens) = oneshot::channel();
-            runtime.spawn(wire::run(server.clone(), wire.clone(), ready));
-            // Others are heard from here on, as long as the server is there.
-            let _ = tokio::time::timeout(Duration::from_secs(5), listens).await;
+            let wire = Arc::new(Wire::new(&builder.schema, boot, builder.pooled));
+            if !builder.pooled {
+                let (ready, listens) = oneshot::channel();
+                runtime.spawn(wire::run(server.clone(), wire.clone(), ready));
+                // Others are heard from here on, as long as the server is there.
+                let _ = tokio::time::timeout(Duration::from_secs(5), listens).await;
+            }
             let pool = |most| Arc::new(Pool::new(server.clone(), most));
             let writers = [pool(1), pool(1)];
             // Three writers of the tally, none of which waits for another.
@@ -158,7 +161,7 @@ impl PostgresStore {
                 writers,
                 server,
                 schema: builder.schema,
-                durability,
+                abilities: Abilities::new(durability, Sharing::Shared, !builder.pooled),
                 wire,
                 writer: writer(0),
                 set_aside: Arc::default(),
@@ -212,7 +215,7 @@ fn finished<T>(connection: Lent, answer: StoreResult<T>) -> StoreResult<T> {
 
 async fn control(connection: &Connection, change: Option<&ControlChange>) -> StoreResult<Controls> {
     let lock = if change.is_some() { " FOR UPDATE" } else { "" };
-    connection.batch("BEGIN").await.map_err(unavailable)?;
+    connection.begin();
     let read = format!("SELECT named FROM @.control{lock}");
     let found = connection.query(&read, &[]).await.map_err(unavailable)?;
     let named = found.first().map_or(&[][..], |found| found.get(0));
@@ -229,7 +232,7 @@ async fn control(connection: &Connection, change: Option<&ControlChange>) -> Sto
             .await
             .map_err(unavailable)?;
     }
-    connection.batch("COMMIT").await.map_err(unavailable)?;
+    connection.commit().await.map_err(unavailable)?;
     Ok(controls)
 }
 
@@ -265,7 +268,7 @@ macro_rules! ask {
 
 impl TaskStore for PostgresStore {
     fn abilities(&self) -> Abilities {
-        Abilities::new(self.inner.durability, Sharing::Shared, true)
+        self.inner.abilities
     }
 
     fn now(&self) -> Timestamp {

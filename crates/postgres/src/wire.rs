@@ -45,13 +45,15 @@ pub(crate) struct Wire {
     hello: AtomicBool,
     /// Others, when they were last heard of, and whether they attend to changes.
     others: Mutex<HashMap<u64, (Instant, bool)>>,
+    /// Nobody hears this handle, and it hears nobody: only a session of one's own can listen.
+    is_mute: bool,
     began: Instant,
     boot: u64,
     channel: String,
 }
 
 impl Wire {
-    pub(crate) fn new(schema: &str, boot: u64) -> Self {
+    pub(crate) fn new(schema: &str, boot: u64, is_mute: bool) -> Self {
         // FNV-1a: the same in every build.
         let channel = schema.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -64,6 +66,7 @@ impl Wire {
             attends: AtomicBool::new(false),
             hello: AtomicBool::new(true),
             others: Mutex::default(),
+            is_mute,
             began: Instant::now(),
             boot,
             channel: format!("ra_{channel:016x}"),
@@ -117,10 +120,8 @@ impl Wire {
 
     /// Whether another handle is there, or one that attends to changes. One that was just opened does not know yet.
     fn somebody(&self, attends: bool) -> bool {
-        self.began.elapsed() < PRESENT
-            || lock(&self.others)
-                .values()
-                .any(|(at, attending)| at.elapsed() < PRESENT && (*attending || !attends))
+        let is_there = |(at, attending): &(Instant, bool)| at.elapsed() < PRESENT && (*attending || !attends);
+        !self.is_mute && (self.began.elapsed() < PRESENT || lock(&self.others).values().any(is_there))
     }
 
     fn tell(&self, note: impl FnOnce(&mut News)) {
@@ -288,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_told_is_heard() {
-        let (here, there) = (Wire::new("s", 1), Wire::new("s", 2));
+        let (here, there) = (Wire::new("s", 1, false), Wire::new("s", 2, false));
         there.attend(Attention::Changes);
         let id = RequestId::from_bytes([7; 16]);
         here.changed(id);
@@ -303,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_can_be_told_is_said_to_be_missed() {
-        let (here, there) = (Wire::new("s", 1), Wire::new("s", 2));
+        let (here, there) = (Wire::new("s", 1, false), Wire::new("s", 2, false));
         there.attend(Attention::Changes);
         for number in 0..=255 {
             here.changed(RequestId::from_bytes([number; 16]));

@@ -2,28 +2,47 @@
 
 use std::{fs, path::Path, sync::OnceLock};
 
+use tempfile::TempDir;
+
 use crate::{
     place::{self, Place},
     postgres::Postgres,
 };
 
-/// A pooler in transaction mode before the [shared](Postgres::shared) server, strict as Debian's is by default: it refuses
-/// settings in the startup packet, and knows no prepared statements.
+/// A pooler in transaction mode, strict as Debian's is by default: it refuses settings in the startup packet, and knows no
+/// prepared statements.
 #[derive(Debug)]
 pub struct PgBouncer {
     place: Place,
+    // Dropped last. The shared one stays for the next run.
+    _folder: Option<TempDir>,
 }
 
 impl PgBouncer {
-    /// The one pooler of all test processes of a run, started if it is not up. Nobody stops it.
+    /// The one pooler of all test processes of a run before the [shared](Postgres::shared) server, started if it is not up.
+    /// Nobody stops it.
     pub fn shared() -> &'static Self {
         static POOLER: OnceLock<PgBouncer> = OnceLock::new();
         POOLER.get_or_init(|| {
             let server = Postgres::shared();
             let folder = server.folder().join("pgbouncer");
-            let place = Place::shared(folder, Place::listens, |place| launch(place, server));
-            Self { place }
+            let place = Place::shared(folder, Place::listens, |place| {
+                launch(place, server, "default_pool_size = 40")
+            });
+            Self { place, _folder: None }
         })
+    }
+
+    /// A pooler of one test, with these lines in its configuration. It ends some seconds after its owner.
+    pub fn start(server: &Postgres, settings: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("respond-async-pgbouncer-")
+            .tempdir()
+            .unwrap();
+        let place = Place::own(folder.path().to_owned());
+        launch(&place, server, settings);
+        let folder = Some(folder);
+        Self { place, _folder: folder }
     }
 
     /// A URL of the server's database through it.
@@ -32,7 +51,7 @@ impl PgBouncer {
     }
 }
 
-fn launch(place: &Place, server: &Postgres) {
+fn launch(place: &Place, server: &Postgres, settings: &str) {
     let program = Path::new("/usr/sbin/pgbouncer");
     assert!(
         program.exists(),
@@ -43,12 +62,12 @@ fn launch(place: &Place, server: &Postgres) {
     let settings = format!(
         "[databases]\n* = host={} port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
         unix_socket_dir = {folder}\nauth_type = any\npool_mode = transaction\nmax_client_conn = 1000\n\
-        default_pool_size = 40\nlogfile = {folder}/log\n",
+        {settings}\n",
         server.folder().display(),
         server.port(),
     );
     fs::write(&config, settings).unwrap();
     place::lend(&[&config]);
-    place.run(program, &["-q", config.to_str().unwrap()], 0);
+    place.run(program, &[config.to_str().unwrap()], 0);
     place::until("PgBouncer starts", &place.log(), || place.listens());
 }

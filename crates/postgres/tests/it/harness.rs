@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use servers::Postgres;
+use servers::{PgBouncer, Postgres};
 use tokio::{runtime::Runtime, sync::OnceCell};
 use tokio_postgres::{Client, NoTls};
 use tower_respond_async::{
@@ -26,6 +26,8 @@ const BEGIN: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 #[derive(Debug)]
 pub(crate) struct PostgresHarness {
     pub(crate) clock: ManualClock,
+    server: String,
+    pooler: Option<String>,
     schema: Mutex<String>,
     admin: OnceCell<Client>,
 }
@@ -38,9 +40,13 @@ pub(crate) fn a_schema() -> String {
     format!("t_{}_{}_{number}", std::process::id(), now.as_nanos())
 }
 
-/// A connection of a test's own.
+/// A connection of a test's own to the shared server.
 pub(crate) async fn admin() -> Client {
-    let (client, connection) = tokio_postgres::connect(&Postgres::shared().url(), NoTls).await.unwrap();
+    connect(&Postgres::shared().url()).await
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -49,11 +55,25 @@ pub(crate) async fn admin() -> Client {
 
 impl PostgresHarness {
     pub(crate) fn new() -> Self {
+        Self::at(Postgres::shared().url())
+    }
+
+    /// Of a server of the test's own.
+    pub(crate) fn at(server: String) -> Self {
         Self {
             clock: ManualClock::new(BEGIN),
+            server,
+            pooler: None,
             schema: Mutex::default(),
             admin: OnceCell::new(),
         }
+    }
+
+    /// One whose stores reach the shared server through PgBouncer.
+    pub(crate) fn pooled() -> Self {
+        let mut harness = Self::new();
+        harness.pooler = Some(PgBouncer::shared().url());
+        harness
     }
 
     /// The schema of the store that was opened last.
@@ -62,7 +82,7 @@ impl PostgresHarness {
     }
 
     pub(crate) async fn admin(&self) -> &Client {
-        self.admin.get_or_init(admin).await
+        self.admin.get_or_init(|| connect(&self.server)).await
     }
 
     /// Runs statements, with the schema for `@`.
@@ -73,12 +93,17 @@ impl PostgresHarness {
 
     pub(crate) fn builder(&self) -> PostgresStoreBuilder {
         let builder = PostgresStore::builder().schema(self.schema()).unsafe_durability();
-        builder.clock(self.clock.clone())
+        let builder = builder.clock(self.clock.clone());
+        match self.pooler {
+            Some(_) => builder.pooled(),
+            None => builder,
+        }
     }
 
     /// Its sessions are called as the schema is.
     fn url(&self) -> String {
-        format!("{}?application_name={}", Postgres::shared().url(), self.schema())
+        let url = self.pooler.as_ref().unwrap_or(&self.server);
+        format!("{url}?application_name={}", self.schema())
     }
 
     /// Another handle.
@@ -169,6 +194,7 @@ impl Drop for PostgresHarness {
         if std::thread::panicking() || schema.is_empty() {
             return;
         }
+        let server = self.server.clone();
         let counted = std::thread::spawn(move || {
             let runtime: Runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -179,7 +205,7 @@ impl Drop for PostgresHarness {
                     SELECT tenant, pool, state, n FROM @.tally UNION ALL \
                     SELECT coalesce('=' || tenant, ''), pool, state, -1 FROM @.task UNION ALL \
                     SELECT '', '', -1, -1 FROM @.outbox) x GROUP BY 1, 2, 3 HAVING sum(n) <> 0";
-                let client = admin().await;
+                let client = connect(&server).await;
                 let differs = client.query(&differs.replace('@', &schema), &[]).await.unwrap();
                 let differs: Vec<(String, String, i16, i64)> = differs
                     .iter()
