@@ -27,7 +27,8 @@ const SETTINGS: &[(&str, &str)] = &[
 
 /// The settings as a session begins with them.
 pub(crate) fn options() -> String {
-    let mut options = String::from("-c default_transaction_isolation=read\\ committed -c respond_async.session=own");
+    let mut options = String::from("-c respond_async.session=own");
+    options += " -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off";
     for (name, value) in SETTINGS {
         // Writing into a text does not fail.
         let _ = write!(options, " -c {name}={value}");

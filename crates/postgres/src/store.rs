@@ -66,7 +66,7 @@ use crate::{
 ///
 /// Every process has a handle of its own, and any of them does anything with any task. A handle hears of the others within some
 /// hundredths of a second by `NOTIFY`, outside of the transactions that change something and only while another handle is there.
-/// The engine looks as well: what is not heard is found.
+/// The engine looks as well: what is not heard is found. Behind a [pooler](PostgresStoreBuilder::pooled) nothing is heard.
 ///
 /// Inserts that come while one is under way go together into the next statement, and so do changes. [`Limits`] hold to within
 /// what is on its way in other processes.

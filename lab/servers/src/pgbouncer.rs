@@ -27,7 +27,7 @@ impl PgBouncer {
             let server = Postgres::shared();
             let folder = server.folder().join("pgbouncer");
             let place = Place::shared(folder, Place::listens, |place| {
-                launch(place, server, "default_pool_size = 40")
+                launch(place, server, "default_pool_size = 40");
             });
             Self { place, _folder: None }
         })

@@ -5,7 +5,6 @@ use tower_respond_async::testing::{conformance, model};
 use crate::harness::PostgresHarness;
 
 tower_respond_async::conformance!(postgres, PostgresHarness::new());
-tower_respond_async::conformance!(postgres_pooled, PostgresHarness::pooled());
 
 #[test]
 fn the_store_agrees_with_the_model() {

@@ -45,7 +45,7 @@ pub(crate) async fn admin() -> Client {
     connect(&Postgres::shared().url()).await
 }
 
-async fn connect(url: &str) -> Client {
+pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(async move {
         let _ = connection.await;
@@ -71,8 +71,12 @@ impl PostgresHarness {
 
     /// One whose stores reach the shared server through PgBouncer.
     pub(crate) fn pooled() -> Self {
+        Self::through(PgBouncer::shared())
+    }
+
+    pub(crate) fn through(pooler: &PgBouncer) -> Self {
         let mut harness = Self::new();
-        harness.pooler = Some(PgBouncer::shared().url());
+        harness.pooler = Some(pooler.url());
         harness
     }
 

@@ -10,5 +10,5 @@ mod harness;
 mod open;
 mod outages;
 mod plans;
-
+mod pooled;
 mod traps;

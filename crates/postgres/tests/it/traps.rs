@@ -64,9 +64,18 @@ fn uuid(id: RequestId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
-/// Runs a test with a store in a schema of its own.
-fn with_store(test: impl AsyncFnOnce(&PostgresHarness, Arc<PostgresStore>)) {
-    let harness = PostgresHarness::new();
+/// Runs a test with a store in a schema of its own that has sessions of its own.
+fn with_sessions(test: impl AsyncFnOnce(&PostgresHarness, Arc<PostgresStore>)) {
+    with(PostgresHarness::new(), test);
+}
+
+/// Runs a test twice: with such a store, and with one behind a pooler.
+fn with_store(test: impl AsyncFn(&PostgresHarness, Arc<PostgresStore>)) {
+    with(PostgresHarness::new(), &test);
+    with(PostgresHarness::pooled(), test);
+}
+
+fn with(harness: PostgresHarness, test: impl AsyncFnOnce(&PostgresHarness, Arc<PostgresStore>)) {
     conformance::run(&harness, async |_| {
         let store = harness.fresh().await;
         test(&harness, store).await;
@@ -267,7 +276,7 @@ fn a_store_whose_sessions_were_ended_goes_on() {
         let _ = harness.admin().await.query(end, &[&harness.schema()]).await.unwrap();
         let settled = ledger.settle(&held, &success()).await.unwrap();
         assert!(matches!(settled, Settled::Accepted { .. }));
-        while !store.news().await.missed {}
+        while store.abilities().notifies && !store.news().await.missed {}
         assert_eq!(store.abilities().durability, Durability::Restart, "fsync is off");
     });
 }
@@ -294,7 +303,7 @@ fn an_insert_whose_session_ends_is_answered_all_the_same() {
 /// Told outside of what changes something, and only while somebody listens.
 #[test]
 fn what_another_handle_stores_is_heard() {
-    with_store(async |harness, store| {
+    with_sessions(async |harness, store| {
         let other = harness.handle().await;
         let ledger = Ledger::new(store);
         let _ = ledger.insert(Insert::new(a_task())).await.unwrap();
