@@ -15,17 +15,26 @@ use tower_respond_async::{
     RequestId, TaskRecord, TaskStore,
     error::BoxFuture,
     testing::{ManualClock, conformance::Harness},
-    time::Timestamp,
+    time::{Clock, Timestamp},
 };
 use tower_respond_async_postgres::{PostgresStore, PostgresStoreBuilder};
 use uuid::Uuid;
 
 const BEGIN: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
+/// What tells the time to the stores of a harness.
+#[derive(Debug)]
+enum HarnessClock {
+    /// A table, which the function of the schema reads.
+    ByHand(ManualClock),
+    /// The server's own clock.
+    Wall { unit: Duration },
+}
+
 /// Opens stores, each in an empty schema, and what another process would have of the last.
 #[derive(Debug)]
 pub(crate) struct PostgresHarness {
-    pub(crate) clock: ManualClock,
+    clock: HarnessClock,
     server: String,
     pooler: Option<String>,
     schema: Mutex<String>,
@@ -61,7 +70,7 @@ impl PostgresHarness {
     /// Of a server of the test's own.
     pub(crate) fn at(server: String) -> Self {
         Self {
-            clock: ManualClock::new(BEGIN),
+            clock: HarnessClock::ByHand(ManualClock::new(BEGIN)),
             server,
             pooler: None,
             schema: Mutex::default(),
@@ -77,6 +86,13 @@ impl PostgresHarness {
     pub(crate) fn through(pooler: &PgBouncer) -> Self {
         let mut harness = Self::new();
         harness.pooler = Some(pooler.url());
+        harness
+    }
+
+    /// One whose stores have the server's own clock: what is to pass is waited for.
+    pub(crate) fn by_the_wall_clock(unit: Duration) -> Self {
+        let mut harness = Self::new();
+        harness.clock = HarnessClock::Wall { unit };
         harness
     }
 
@@ -97,7 +113,10 @@ impl PostgresHarness {
 
     pub(crate) fn builder(&self) -> PostgresStoreBuilder {
         let builder = PostgresStore::builder().schema(self.schema()).unsafe_durability();
-        let builder = builder.clock(self.clock.clone());
+        let builder = match &self.clock {
+            HarnessClock::ByHand(clock) => builder.clock(clock.clone()),
+            HarnessClock::Wall { .. } => builder,
+        };
         match self.pooler {
             Some(_) => builder.pooled(),
             None => builder,
@@ -115,21 +134,23 @@ impl PostgresHarness {
         Arc::new(self.builder().connect(&self.url()).await.unwrap())
     }
 
-    /// A store in an empty schema, whose clock stands still.
+    /// A store in an empty schema, whose clock stands still if it is moved by hand.
     pub(crate) async fn fresh(&self) -> Arc<PostgresStore> {
         *self.schema.lock().unwrap() = a_schema();
         let store = self.handle().await;
+        let HarnessClock::ByHand(clock) = &self.clock else {
+            return store;
+        };
         // A table, since a function that is replaced must be planned anew by everybody.
-        let clock = "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
+        let by_hand = "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
             CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.hand $$";
-        self.run(clock).await;
-        self.set_clock().await;
+        self.run(by_hand).await;
+        self.set_clock(clock).await;
         store
     }
 
-    async fn set_clock(&self) {
-        use tower_respond_async::time::Clock as _;
-        let now = self.clock.now().as_millis();
+    async fn set_clock(&self, clock: &ManualClock) {
+        let now = clock.now().as_millis();
         self.run(&format!("UPDATE @.hand SET ms = {now}")).await;
     }
 }
@@ -140,20 +161,33 @@ impl Harness for PostgresHarness {
     }
 
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
-        self.clock.advance(time);
-        Box::pin(self.set_clock())
+        Box::pin(async move {
+            match &self.clock {
+                HarnessClock::ByHand(clock) => {
+                    clock.advance(time);
+                    self.set_clock(clock).await;
+                }
+                HarnessClock::Wall { .. } => tokio::time::sleep(time).await,
+            }
+        })
     }
 
     fn set_back(&self, by: Duration) -> BoxFuture<'_, bool> {
-        self.clock.turn_back(by);
-        Box::pin(async {
-            self.set_clock().await;
+        Box::pin(async move {
+            let HarnessClock::ByHand(clock) = &self.clock else {
+                return false;
+            };
+            clock.turn_back(by);
+            self.set_clock(clock).await;
             true
         })
     }
 
     fn unit(&self) -> Duration {
-        Duration::from_secs(1)
+        match self.clock {
+            HarnessClock::ByHand(_) => Duration::from_secs(1),
+            HarnessClock::Wall { unit } => unit,
+        }
     }
 
     // Each round takes some milliseconds of two cores.

@@ -12,3 +12,4 @@ mod outages;
 mod plans;
 mod pooled;
 mod traps;
+mod wall_clock;
