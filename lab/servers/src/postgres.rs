@@ -140,6 +140,11 @@ impl Postgres {
         self.start_again(mib);
     }
 
+    /// The file that it writes its log to.
+    pub fn log(&self) -> PathBuf {
+        self.place.log()
+    }
+
     fn process(&self) -> Option<i32> {
         let file = fs::read_to_string(self.place.folder.join("data/postmaster.pid")).ok()?;
         file.lines().next()?.trim().parse().ok()

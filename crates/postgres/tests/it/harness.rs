@@ -124,7 +124,7 @@ impl PostgresHarness {
     }
 
     /// Its sessions are called as the schema is.
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let url = self.pooler.as_ref().unwrap_or(&self.server);
         format!("{url}?application_name={}", self.schema())
     }

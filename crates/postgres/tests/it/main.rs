@@ -6,7 +6,9 @@
 )]
 
 mod conformance;
+mod explained;
 mod harness;
+mod many;
 mod open;
 mod outages;
 mod plans;
