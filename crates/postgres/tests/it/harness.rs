@@ -9,7 +9,7 @@ use std::{
 };
 
 use servers::{PgBouncer, Postgres};
-use tokio::{runtime::Runtime, sync::OnceCell};
+use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 use tower_respond_async::{
     RequestId, TaskRecord, TaskStore,
@@ -38,7 +38,7 @@ pub(crate) struct PostgresHarness {
     server: String,
     pooler: Option<String>,
     schema: Mutex<String>,
-    admin: OnceCell<Client>,
+    admin: tokio::sync::Mutex<Option<Arc<Client>>>,
 }
 
 /// A name that no other schema has.
@@ -52,6 +52,13 @@ pub(crate) fn a_schema() -> String {
 /// A connection of a test's own to the shared server.
 pub(crate) async fn admin() -> Client {
     connect(&Postgres::shared().url()).await
+}
+
+/// Connects to a server that has just been started.
+pub(crate) async fn until_it_answers(url: &str) {
+    while tokio_postgres::connect(url, NoTls).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 pub(crate) async fn connect(url: &str) -> Client {
@@ -74,7 +81,7 @@ impl PostgresHarness {
             server,
             pooler: None,
             schema: Mutex::default(),
-            admin: OnceCell::new(),
+            admin: tokio::sync::Mutex::default(),
         }
     }
 
@@ -101,8 +108,12 @@ impl PostgresHarness {
         self.schema.lock().unwrap().clone()
     }
 
-    pub(crate) async fn admin(&self) -> &Client {
-        self.admin.get_or_init(|| connect(&self.server)).await
+    pub(crate) async fn admin(&self) -> Arc<Client> {
+        let mut admin = self.admin.lock().await;
+        match &*admin {
+            Some(admin) if !admin.is_closed() => admin.clone(),
+            _ => admin.insert(Arc::new(connect(&self.server).await)).clone(),
+        }
     }
 
     /// Runs statements, with the schema for `@`.

@@ -13,5 +13,6 @@ mod open;
 mod outages;
 mod plans;
 mod pooled;
+mod restarts;
 mod traps;
 mod wall_clock;
