@@ -55,7 +55,8 @@ impl PostgresStoreBuilder {
     /// The store then leaves nothing with a session: no settings, no prepared statements, no locks. Its settings come with each
     /// transaction, in the same round trip. What differs:
     ///
-    /// - Each statement is planned each time.
+    /// - Each statement is planned each time: with PostgreSQL 15 that took 1.3 ms for inserts, 1.7 for changes and 3.3 for a
+    ///   claim, whether of one task or of hundreds, and 0.1 for a row.
     /// - No notifications are heard, as listening takes a session of one's own, and none are sent.
     ///   [`abilities`](tower_respond_async::TaskStore::abilities) say so. What other processes do is found by looking: work that one
     ///   stores for others to run starts up to a second later, and so much later a client hears that waits here for a task which

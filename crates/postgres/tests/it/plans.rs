@@ -7,8 +7,8 @@ use servers::Postgres;
 use tower_respond_async::{
     TaskStore,
     store::{
-        Claim, ControlChange, DeliveryClaim, DeliverySettlement, Due, Insert, Inserted, Ledger, Limits, LogQuery, Part,
-        PoolClaim, Retention, Which,
+        Claim, ControlChange, DeliveryClaim, DeliverySettlement, Due, Held, Insert, Inserted, Ledger, Limits, LogQuery,
+        Part, PoolClaim, Retention, Which,
     },
     task::{
         Conditions, DeliveryTry, Destination, Filter, IdempotencyKey, LogLine, Page, Presence, Progress, Scope,
@@ -125,10 +125,7 @@ async fn every_operation(harness: &PostgresHarness, store: &Arc<PostgresStore>, 
     let line = LogLine::new(Timestamp::ZERO, "INFO", "test", "a line");
     assert!(reads!("a line of a log", store.append_log(held, vec![line])));
     let _ = reads!("a log", store.logs(&Scope::All, held.id, LogQuery::default()));
-    let _ = reads!(
-        "a renewal",
-        store.renew(lives.iter().map(|held| held.lease()).collect(), LEASE)
-    );
+    let _ = reads!("a renewal", store.renew(lives.iter().map(Held::lease).collect(), LEASE));
     let _ = reads!(
         "what a worker holds",
         store.rows(&Scope::All, &Which::HeldBy(worker.clone()))
