@@ -13,10 +13,10 @@ use crate::connection::{Driver, lock};
 
 /// What statements run under. Times are milliseconds.
 ///
-/// Each is planned for any values. A plan is kept while the tables grow: where few rows were, none may go through all of them.
-/// Without statistics a bitmap of many rows that are sorted then looks as good as an index which is sorted. And as nobody knows
-/// how many rows "LIMIT $1" is, they are joined with large tables as if they were many. The tests of plans fail without each of
-/// these but "jit", which looks at what a plan costs, and these cost more than they look.
+/// Each is planned for any values, and once by a session that keeps it. The plan is kept while the tables grow: where there were
+/// few rows, it may not go through all of them. Without statistics a bitmap of many rows that are then sorted looks as good as an
+/// index that is sorted. And as nobody knows how many rows "LIMIT $1" is, they are joined with large tables as if they were many.
+/// The test of plans fails without any of "enable_". Where another way is much dearer, what it costs looks high to "jit".
 const SETTINGS: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
