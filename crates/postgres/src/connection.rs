@@ -328,8 +328,8 @@ impl Again {
 /// Whether the session is gone, or the server cannot write any more: what was asked may have been done.
 pub(crate) fn is_lost(error: &Error) -> bool {
     match error.code() {
-        // 0A000: a standby was asked for a transaction that writes.
-        Some(code) => ["08", "57P", "25006", "0A000"]
+        // 55000: it is a standby, which has no place to write.
+        Some(code) => ["08", "57P", "25006", "55000"]
             .iter()
             .any(|class| code.code().starts_with(class)),
         None => true,

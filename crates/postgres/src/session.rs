@@ -33,7 +33,7 @@ const SETTINGS: &[(&str, &str)] = &[
 /// The settings as a session begins with them.
 pub(crate) fn options() -> String {
     let mut options = String::from("-c respond_async.session=own");
-    options += " -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off";
+    options += " -c default_transaction_isolation=read\\ committed";
     for (name, value) in SETTINGS {
         // Writing into a text does not fail.
         let _ = write!(options, " -c {name}={value}");
@@ -46,12 +46,14 @@ pub(crate) fn options() -> String {
 pub(crate) const BEGAN_WITH_OPTIONS: &str =
     "SELECT current_setting('respond_async.session', true) IS NOT NULL, pg_current_wal_lsn()::text";
 
-/// The settings as a transaction begins with them. "READ WRITE" fails on a standby.
+/// The settings as a transaction begins with them. The last statement fails on a standby, whose reads would be of the past. A
+/// server that is set to be read only is read.
 fn begin_with_settings() -> String {
-    let mut begin = String::from("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+    let mut begin = String::from("BEGIN ISOLATION LEVEL READ COMMITTED");
     for (name, value) in SETTINGS {
         let _ = write!(begin, "; SET LOCAL {name} = '{value}'");
     }
+    begin += "; SELECT pg_current_wal_lsn()";
     begin
 }
 

@@ -129,7 +129,6 @@ fn settings_of_the_database_change_nothing() {
             .unwrap();
         for (name, value) in [
             ("default_transaction_isolation", "serializable"),
-            ("default_transaction_read_only", "on"),
             ("lock_timeout", "0"),
             ("search_path", "nowhere"),
         ] {
@@ -156,7 +155,7 @@ fn settings_of_the_database_change_nothing() {
     });
 }
 
-const LOOKS: &str = r#"BEGIN READ WRITE;
+const LOOKS: &str = r#"BEGIN;
     CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
     IF (current_setting('transaction_isolation'), current_setting('lock_timeout'), trim('"' FROM current_setting('search_path')))
         <> ('read committed', '4s', '') THEN
