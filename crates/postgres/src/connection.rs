@@ -337,7 +337,7 @@ pub(crate) fn is_lost(error: &Error) -> bool {
 }
 
 /// Whether it was rolled back because of what others did at that moment.
-fn is_race(error: &Error) -> bool {
+pub(crate) fn is_race(error: &Error) -> bool {
     let races = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
     error.code().is_some_and(|code| races.contains(code))
 }

@@ -19,6 +19,7 @@ mod schema;
 mod session;
 mod sql;
 mod store;
+mod tidy;
 mod tls;
 mod wire;
 

@@ -2,11 +2,7 @@
 
 use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
 
-use crate::{
-    builder::Migrate,
-    connection::{Server, unavailable},
-    session::Connection,
-};
+use crate::{builder::Migrate, connection::unavailable, session::Connection};
 
 /// Each brings the schema from its place in the list to the next. A step that an older build can live with, which adds and
 /// takes nothing away, leaves `oldest_reader` as it is.
@@ -16,9 +12,8 @@ const STEPS: &[(&str, i32)] = &[(include_str!("../sql/1.sql"), 1)];
 const VERSION: i32 = STEPS.len() as i32;
 
 /// Checks the schema, and makes it or brings it up to date where that is asked for. Several processes may come at once.
-pub(crate) async fn prepare(server: &Server, schema: &str, migrate: Migrate) -> StoreResult<()> {
-    let connection = server.connect().await?;
-    let found = version(&connection, schema).await?;
+pub(crate) async fn prepare(connection: &Connection, schema: &str, migrate: Migrate) -> StoreResult<()> {
+    let found = version(connection, schema).await?;
     check(found, schema)?;
     if found.is_some_and(|(version, _)| version >= VERSION) {
         return Ok(());
@@ -32,7 +27,7 @@ pub(crate) async fn prepare(server: &Server, schema: &str, migrate: Migrate) -> 
             let context = format!("the schema {schema} must have version {VERSION}, and {is}");
             Err(StoreError::new(StoreErrorKind::Incompatible, context))
         }
-        Migrate::Auto => migrate_under_lock(&connection, schema).await,
+        Migrate::Auto => migrate_under_lock(connection, schema).await,
     }
 }
 

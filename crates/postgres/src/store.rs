@@ -35,6 +35,7 @@ use crate::{
     insert::Inserts,
     list, logs, outbox, read, schema,
     session::Connection,
+    tidy::{self, Fold},
     wire::{self, Wire},
 };
 
@@ -102,7 +103,31 @@ struct Inner {
     wire: Arc<Wire>,
     /// Whose rows of the tally this handle counts its claims in.
     writer: i64,
+    fold: Fold,
     set_aside: Arc<AtomicU64>,
+}
+
+/// Does what may be done twice. If its answer is lost with the session, it is done again on another one. A macro, since of
+/// the futures of an async closure it cannot be said that they are [`Send`].
+macro_rules! ask {
+    ($pool:expr, |$connection:ident| $work:expr) => {{
+        let mut again = Again::new();
+        loop {
+            let lent = $pool.get().await?;
+            let $connection = &*lent;
+            match $work.await {
+                Ok(answer) => {
+                    lent.done();
+                    break Ok(answer);
+                }
+                Err(error) if said_by_server(&error).is_some_and(|error| again.after_loss(error)) => {
+                    drop(lent);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => break Err(error),
+            }
+        }
+    }};
 }
 
 impl PostgresStore {
@@ -129,8 +154,15 @@ impl PostgresStore {
         let runtime = io.handle().clone();
         let opened = io.run(async move {
             let server = Arc::new(Server::new(config, &builder)?);
-            schema::prepare(&server, &builder.schema, builder.migrate).await?;
-            let durability = durability(&server, builder.unsafe_durability).await?;
+            let pool = |most| Arc::new(Pool::new(server.clone(), most));
+            let others = pool(3);
+            ask!(others, |connection| schema::prepare(
+                connection,
+                &builder.schema,
+                builder.migrate
+            ))?;
+            let (durability, now) = ask!(others, |connection| durability(connection, builder.unsafe_durability))?;
+            server.saw(now);
             let boot = fastrand::u64(..);
             let wire = Arc::new(Wire::new(&builder.schema, boot, builder.pooled));
             if !builder.pooled {
@@ -139,7 +171,6 @@ impl PostgresStore {
                 // Others are heard from here on, as long as the server is there.
                 let _ = tokio::time::timeout(Duration::from_secs(5), listens).await;
             }
-            let pool = |most| Arc::new(Pool::new(server.clone(), most));
             let writers = [pool(1), pool(1)];
             // Three writers of the tally, none of which waits for another.
             let writer = |number: u64| ((boot >> 3 << 2) | number).cast_signed();
@@ -156,9 +187,10 @@ impl PostgresStore {
                 inserts: Group::start(&runtime, writers[0].clone(), inserts),
                 commits: Group::start(&runtime, writers[1].clone(), commits),
                 hand: pool(1),
-                others: pool(3),
+                others,
                 leases: pool(1),
                 writers,
+                fold: Fold::new(server.now()),
                 server,
                 schema: builder.schema,
                 abilities: Abilities::new(durability, Sharing::Shared, !builder.pooled),
@@ -186,23 +218,22 @@ impl PostgresStore {
 
 type Answer<'a, T> = BoxFuture<'a, StoreResult<T>>;
 
-/// What the server's settings let it promise.
-async fn durability(server: &Server, is_unsafe: bool) -> StoreResult<Durability> {
-    let connection = server.connect().await?;
+/// What the server's settings let it promise, and its time.
+async fn durability(connection: &Connection, is_unsafe: bool) -> StoreResult<(Durability, i64)> {
     let asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit'), \
         current_setting('synchronous_standby_names'), @.now_ms()";
     let found = connection.query(asked, &[]).await.map_err(unavailable)?;
     let setting = |at: usize| found[0].get::<_, &str>(at);
-    server.saw(found[0].get(3));
-    match (setting(0), setting(1), setting(2)) {
+    let durability = match (setting(0), setting(1), setting(2)) {
         ("off", ..) if !is_unsafe => {
             let context = "the server runs with fsync=off: a power cut may destroy all of its data";
-            Err(StoreError::new(StoreErrorKind::Unsupported, context))
+            return Err(StoreError::new(StoreErrorKind::Unsupported, context));
         }
-        ("off", ..) | (_, "off", _) => Ok(Durability::Restart),
-        (_, "local", _) | (_, _, "") => Ok(Durability::Host),
-        _ => Ok(Durability::Cluster),
-    }
+        ("off", ..) | (_, "off", _) => Durability::Restart,
+        (_, "local", _) | (_, _, "") => Durability::Host,
+        _ => Durability::Cluster,
+    };
+    Ok((durability, found[0].get(3)))
 }
 
 /// Gives a connection back that nothing is under way on, as the answer says.
@@ -234,36 +265,6 @@ async fn control(connection: &Connection, change: Option<&ControlChange>) -> Sto
     }
     connection.commit().await.map_err(unavailable)?;
     Ok(controls)
-}
-
-/// Forgets those past their window, unless one is taken over at this moment.
-async fn prune_keys(connection: &Connection, limit: i64) -> StoreResult<u64> {
-    let prune = "DELETE FROM @.key WHERE key = ANY (ARRAY(SELECT key FROM @.key \
-        WHERE until <= (SELECT @.now_ms() OFFSET 0) ORDER BY until LIMIT $1::int8 FOR UPDATE SKIP LOCKED))";
-    connection.execute(prune, &[&limit]).await.map_err(unavailable)
-}
-
-/// Does what may be done twice. If its answer is lost with the session, it is done again on another one. A macro, since of
-/// the futures of an async closure it cannot be said that they are [`Send`].
-macro_rules! ask {
-    ($pool:expr, |$connection:ident| $work:expr) => {{
-        let mut again = Again::new();
-        loop {
-            let lent = $pool.get().await?;
-            let $connection = &*lent;
-            match $work.await {
-                Ok(answer) => {
-                    lent.done();
-                    break Ok(answer);
-                }
-                Err(error) if said_by_server(&error).is_some_and(|error| again.after_loss(error)) => {
-                    drop(lent);
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(error) => break Err(error),
-            }
-        }
-    }};
 }
 
 impl TaskStore for PostgresStore {
@@ -390,7 +391,10 @@ impl TaskStore for PostgresStore {
     fn prune_keys(&self, limit: usize) -> Answer<'_, usize> {
         self.run(move |inner| async move {
             let limit = crate::codec::count(limit);
-            let pruned = ask!(inner.others, |connection| prune_keys(connection, limit))?;
+            let pruned = ask!(inner.others, |connection| tidy::prune_keys(connection, limit))?;
+            if inner.fold.is_due(inner.server.now()) {
+                ask!(inner.others, |connection| tidy::fold(connection, &inner.schema))?;
+            }
             Ok(usize::try_from(pruned).unwrap_or(usize::MAX))
         })
     }

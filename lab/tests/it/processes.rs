@@ -4,7 +4,10 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,7 +25,8 @@ use servers::{Postgres, Stop};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    time::{sleep, timeout},
+    task::JoinSet,
+    time::{sleep, sleep_until, timeout},
 };
 
 use crate::support::soon;
@@ -417,4 +421,51 @@ async fn a_store_that_is_not_there_is_said_at_the_start() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("cannot be reached"), "{said}");
     assert!(!said.contains("s3cret"), "{said}");
+}
+
+/// Requests come all the time, at whichever process. Those that were answered 202 end, once each by their receipts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_server_under_load_loses_nothing_that_was_accepted() {
+    let server = Postgres::start("");
+    let cluster = Arc::new(Cluster::start(&server, 3, &[]).await);
+    let mut sending = JoinSet::new();
+    let began = Instant::now();
+    let mut back = None;
+    for number in 0..400 {
+        sleep_until((began + Duration::from_millis(20) * number).into()).await;
+        if number == 100 {
+            tokio::task::block_in_place(|| server.stop(Stop::Kill));
+        }
+        if number == 150 {
+            tokio::task::block_in_place(|| server.restart());
+            back = Some(began.elapsed());
+        }
+        let cluster = cluster.clone();
+        sending.spawn(async move {
+            let asked = [("X-Fc-Invocation-Type", "Async")];
+            let answer = cluster.send(number as usize % 3, "POST", "/echo", &asked).await;
+            (answer, began.elapsed())
+        });
+    }
+    let (mut accepted, mut refused) = (Vec::new(), 0);
+    while let Some(sent) = sending.join_next().await {
+        let (answer, at) = sent.unwrap();
+        match answer.status.as_u16() {
+            202 => accepted.push((at, answer.id())),
+            503 => refused += 1,
+            other => panic!("{other}: {:?}", answer.body),
+        }
+    }
+    let back = back.unwrap();
+    let first = accepted.iter().map(|(at, _)| *at).filter(|at| *at > back).min();
+    println!(
+        "{} accepted, {refused} refused; the first {:?} after the server was back",
+        accepted.len(),
+        first.map(|first| first - back)
+    );
+    assert!(accepted.len() > 200, "{refused} were refused");
+    for (_, id) in &accepted {
+        let task = cluster.status(1, id, "Succeeded").await;
+        assert_eq!(task["attempt"], 1, "{task}");
+    }
 }

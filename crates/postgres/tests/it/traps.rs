@@ -15,7 +15,7 @@ use tower_respond_async::{
         NewTask, RequestId, Scope, Subscription, Subscriptions, Tenant, WorkerId, delivery::DeliveryOutcome,
         lifecycle::Outcome,
     },
-    testing::conformance,
+    testing::conformance::{self, Harness as _},
     time::Timestamp,
 };
 use tower_respond_async_postgres::PostgresStore;
@@ -375,5 +375,47 @@ fn a_record_that_cannot_be_read_is_set_aside_and_stops_nobody() {
             harness.schema()
         );
         assert_eq!(harness.admin().await.query(&kept, &[]).await.unwrap().len(), 1);
+    });
+}
+
+/// Every start of a process brings rows of its own. They are added up, also while somebody counts.
+#[test]
+fn the_tally_does_not_grow_with_every_start_of_a_process() {
+    with_store(async |harness, store| {
+        let mut handles = vec![store];
+        for _ in 0..3 {
+            handles.push(harness.handle().await);
+        }
+        let tenant = |number: usize| Tenant::new(format!("tenant {number}"));
+        for (number, handle) in handles.iter().enumerate() {
+            let ledger = Ledger::new(handle.clone());
+            let held = born(&ledger, a_task_with(|task| task.tenant = Some(tenant(number % 2)))).await;
+            let _ = ledger.settle(&held, &success()).await.unwrap();
+        }
+        harness.pass(Duration::from_secs(601)).await;
+        let counting = handles.iter().map(|handle| async {
+            for _ in 0..20 {
+                let _ = born(&Ledger::new(handle.clone()), a_task()).await;
+            }
+            // It adds up what there is by then.
+            handle.prune_keys(1).await.unwrap()
+        });
+        let _ = futures_util::future::join_all(counting).await;
+        harness.pass(Duration::from_secs(601)).await;
+        let _ = handles[0].prune_keys(1).await.unwrap();
+
+        let rows = format!("SELECT writer, tenant, state, n FROM {}.tally", harness.schema());
+        let rows = harness.admin().await.query(&rows, &[]).await.unwrap();
+        let mut shown: Vec<(i64, String, i16, i64)> = rows
+            .iter()
+            .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
+            .collect();
+        shown.sort();
+        let expected = [
+            (0, String::new(), 1, 80),
+            (0, "=tenant 0".to_owned(), 4, 2),
+            (0, "=tenant 1".to_owned(), 4, 2),
+        ];
+        assert_eq!(shown, expected);
     });
 }
