@@ -5,26 +5,27 @@
 //! if the store says that it is another one by now, it is decided anew on that one.
 
 mod answers;
+mod claims;
 mod held;
 mod outbox;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 pub use self::{
     answers::{
-        Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliverySettlement, GiveUp, Insert, Inserted, Pruned, Rescued,
-        Settled, TakenUp,
+        Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliverySettlement, GiveUp, Insert, Inserted, LostClaim, Pruned,
+        Rescued, Settled, TakenUp,
     },
     held::Held,
 };
 use super::{
-    Candidates, Change, Claim, ClaimedRow, Committed, Due, Guard, Part, Renewal, Response, Retention, Row, StoreError,
-    StoreErrorKind, StoreResult, TaskStore, Which, Why,
+    Candidates, Change, Committed, Due, Guard, Part, Response, Retention, Row, StoreError, StoreErrorKind, StoreResult,
+    TaskStore, Which, Why,
 };
 use crate::{
     task::{
-        CapturedRequest, CapturedResponse, Cursor, DecodeError, Filter, LeaseRef, Page, PageOf, PoolName, RequestId,
-        Scope, SortOrder, TaskName, TaskRecord, TaskRef, TaskState, WorkerId,
+        CapturedRequest, CapturedResponse, Cursor, DecodeError, Filter, Page, PageOf, PoolName, RequestId, Scope,
+        SortOrder, TaskName, TaskRecord, TaskRef, TaskState,
         lifecycle::{Edits, Outcome, Rerun, Rescue, Stop},
     },
     time::Timestamp,
@@ -100,109 +101,6 @@ impl Ledger {
         Ok(answers
             .map(|(insertion, given)| Inserted::of(insertion, given))
             .collect())
-    }
-
-    /// Takes runnable tasks for a worker. One whose request cannot be read ends as `Invalid` instead.
-    pub async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {
-        let claims = self.store.claim(claim).await?;
-        let mut claimed = Claimed {
-            tasks: Vec::with_capacity(claims.tasks.len()),
-            next_due: claims.next_due,
-            passed_over: claims.passed_over,
-            control: claims.control,
-            unreadable: Vec::new(),
-        };
-        for found in claims.tasks {
-            let id = found.row.id;
-            match self.readable(found).await? {
-                Some(task) => claimed.tasks.push(task),
-                None => claimed.unreadable.push(id),
-            }
-        }
-        Ok(claimed)
-    }
-
-    /// Takes up claims of `worker` whose answers were lost: of what it holds, what `is_known` does not know of. What was born
-    /// claimed is left to [`look_for`](Self::look_for). The claims hold for `lease` from when this was called.
-    ///
-    /// No claim of this worker may be under way meanwhile.
-    pub async fn take_up(
-        &self,
-        worker: &WorkerId,
-        lease: Duration,
-        is_known: impl Fn(LeaseRef) -> bool,
-    ) -> StoreResult<TakenUp> {
-        let held = Which::HeldBy(worker.clone());
-        let mut lost = self.store.rows(&Scope::All, &held).await?;
-        lost.retain(|row| !row.is_as_inserted() && !is_known(row.lease()));
-        let mut taken = TakenUp::default();
-        if lost.is_empty() {
-            return Ok(taken);
-        }
-        let renewals = self.store.renew(lost.iter().map(Row::lease).collect(), lease).await?;
-        for (row, renewal) in lost.into_iter().zip(renewals) {
-            match renewal {
-                Renewal::Lost => {}
-                Renewal::Renewed { stop: true } => taken.stopped.push(Held::of(row).1),
-                Renewal::Renewed { stop: false } => {
-                    let id = row.id;
-                    let request = self.store.payload(&Scope::All, id, Part::Request).await?;
-                    let found = ClaimedRow::new(row, request.ok_or_else(StoreError::not_found));
-                    match self.readable(found).await? {
-                        Some(task) => taken.tasks.push(task),
-                        None => taken.unreadable.push(id),
-                    }
-                }
-            }
-        }
-        Ok(taken)
-    }
-
-    /// What was claimed. One whose request cannot be read ends.
-    async fn readable(&self, found: ClaimedRow) -> StoreResult<Option<ClaimedTask>> {
-        let request = found
-            .request
-            .and_then(|payload| decoded(found.row.id, CapturedRequest::from_payload(payload)));
-        match request {
-            Ok(request) => Ok(Some(ClaimedTask::new(found.row, Arc::new(request)))),
-            Err(reason) => self.set_aside(found.row, &reason).await.map(|()| None),
-        }
-    }
-
-    /// Ends a claimed task whose request cannot be read, or leaves it to a newer build that can.
-    async fn set_aside(&self, mut row: Row, reason: &StoreError) -> StoreResult<()> {
-        let now = self.store.now();
-        // What was written last: nothing was begun under this claim.
-        let mut record = TaskRecord::clone(&row.record);
-        let change = match reason.kind() {
-            StoreErrorKind::Incompatible => {
-                let restored = Arc::make_mut(row.restore());
-                // Held by this very claim, so it is accepted.
-                let _ = restored.settle(restored.token, &Outcome::Released, now);
-                restored.life.run_at = now.saturating_add(LEFT_ALONE);
-                Change::between(&row, row.record.clone(), now)
-            }
-            _ => {
-                record.life.token = row.columns.token;
-                let why = source_of(reason);
-                record.invalidate(&format_args!("its request cannot be read: {why}"), now);
-                Change::between(&row, Arc::new(record), now)
-            }
-        };
-        // Stale, somebody else has taken care of it.
-        self.store.commit(change).await.map(|_| ())
-    }
-
-    /// Looks for a task whose insert or claim was not answered: none if it is not there, and else the claim, if `worker`
-    /// holds it.
-    pub async fn look_for(
-        &self,
-        worker: &WorkerId,
-        id: RequestId,
-    ) -> StoreResult<Option<Option<(Arc<TaskRecord>, Held)>>> {
-        let row = self.row(&Scope::All, id).await?;
-        let is_ours = |row: &Row| row.columns.is_held() && row.columns.worker.as_ref() == Some(worker);
-        Ok(row.map(|row| is_ours(&row).then(|| Held::of(row))))
     }
 
     /// Records how an attempt ended, as its holder says.

@@ -34,7 +34,7 @@ pub use self::{
     forward::Operation,
     ledger::{
         Claimed, ClaimedDelivery, ClaimedTask, Delete, DeliverySettlement, GiveUp, Held, Insert, Inserted, Ledger,
-        Pruned, Rescued, Settled, TakenUp,
+        LostClaim, Pruned, Rescued, Settled, TakenUp,
     },
     memory::{MemoryStore, MemoryStoreBuilder},
     news::{Attention, Control, ControlChange, Controls, Glance, News},

@@ -105,9 +105,10 @@ impl Row {
     /// The version of a row that was just inserted.
     pub(super) const FIRST_VERSION: u64 = 1;
 
-    /// Whether nothing was committed since, and no other claim made than the insert's.
-    pub(super) const fn is_as_inserted(&self) -> bool {
-        self.version == Self::FIRST_VERSION
+    /// Whether its claim is the insert's, as far as nothing else came of it than a stop.
+    pub(super) fn was_born_claimed(&self) -> bool {
+        let since = self.version - Self::FIRST_VERSION;
+        since == 0 || since == 1 && self.columns.state == TaskState::Stopping
     }
 
     /// Has the record say what the columns and the outbox say: what is shown, and what the next step is decided on.

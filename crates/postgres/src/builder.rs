@@ -37,7 +37,7 @@ impl PostgresStoreBuilder {
     /// The schema that the tables are in unless said otherwise.
     pub const SCHEMA: &str = "respond_async";
 
-    /// Has the tables in this schema: one for each application that shares a database.
+    /// Has the tables in this schema: one for each application that shares a database. Its name has 63 bytes at most.
     pub fn schema(mut self, name: impl Into<Arc<str>>) -> Self {
         self.schema = name.into();
         self
@@ -104,8 +104,8 @@ impl PostgresStoreBuilder {
     /// - [`Unavailable`](StoreErrorKind::Unavailable) if no server can be reached, or it does not let this user in.
     /// - [`Incompatible`](StoreErrorKind::Incompatible) if the tables are of a newer build, or not what
     ///   [`Migrate::Check`] wants.
-    /// - [`Unsupported`](StoreErrorKind::Unsupported) if the server is not to be relied on, if `url` is not understood, or if a
-    ///   pooler is there that the store does not [know of](Self::pooled).
+    /// - [`Unsupported`](StoreErrorKind::Unsupported) if the server is not to be relied on, if `url` is not understood, if the
+    ///   name of the schema does not fit, or if a pooler is there that the store does not [know of](Self::pooled).
     ///
     /// # Cancel safety
     ///
@@ -127,7 +127,10 @@ impl PostgresStoreBuilder {
 
 /// A URL without its `schema`, which the driver does not know, and what it says.
 fn without_schema(url: &str) -> (Cow<'_, str>, Option<String>) {
-    let Some((place, query)) = url.rsplit_once('?') else {
+    let is_url = ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme));
+    let Some((place, query)) = url.rsplit_once('?').filter(|_| is_url) else {
         return (url.into(), None);
     };
     let (schema, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(|part| part.starts_with("schema="));
@@ -184,6 +187,7 @@ mod tests {
                 "postgres://me@db/app?sslmode=require",
                 Some("a"),
             ),
+            ("host=db password=a?schema=x", "host=db password=a?schema=x", None),
             ("postgres://me:schema=x@db/app", "postgres://me:schema=x@db/app", None),
             (
                 "postgres://me:a?schema=x@db/app?connect_timeout=1",

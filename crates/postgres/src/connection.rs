@@ -34,6 +34,9 @@ use crate::{
 /// How long is tried to connect: less than the engine waits for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a login may take.
+const LOGIN: Duration = Duration::from_secs(5);
+
 /// Before what was lost is sent again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
@@ -52,6 +55,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(mut config: Config, builder: &PostgresStoreBuilder) -> StoreResult<Self> {
+        // The server cuts longer names, and would not find them again.
+        if builder.schema.is_empty() || builder.schema.len() > 63 || builder.schema.contains('\0') {
+            let context = format!(
+                "the schema {:?} has no name that fits: 1 to 63 bytes, none of them zero",
+                builder.schema
+            );
+            return Err(StoreError::new(StoreErrorKind::Unsupported, context));
+        }
         let tls = match config.get_ssl_mode() {
             SslMode::Require => Some(tls::trusting(&builder.trusted)?),
             // Encrypted if the server likes, to whoever it is: that protects from nobody.
@@ -67,6 +78,10 @@ impl Server {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(3));
         }
+        // A server that is gone without a word is noticed within some ten seconds.
+        config.tcp_user_timeout(Duration::from_secs(10));
+        config.keepalives_idle(Duration::from_secs(10));
+        config.keepalives_interval(Duration::from_secs(3)).keepalives_retries(3);
         Ok(Self {
             config,
             tls,
@@ -110,7 +125,13 @@ impl Server {
             if self.is_closed() {
                 return Err(StoreError::closed());
             }
-            let failed = match self.try_connect().await {
+            let Ok(tried) = tokio::time::timeout(LOGIN, self.try_connect()).await else {
+                return Err(StoreError::new(
+                    StoreErrorKind::Unavailable,
+                    "the server lets nobody in",
+                ));
+            };
+            let failed = match tried {
                 Ok(connection) => return connection,
                 Err(failed) => failed,
             };
@@ -182,6 +203,11 @@ pub(crate) struct Driver(JoinHandle<()>);
 impl Driver {
     pub(crate) fn is_finished(&self) -> bool {
         self.0.is_finished()
+    }
+
+    /// Ends the connection: whoever waits for an answer hears that it is closed.
+    pub(crate) fn end(&self) {
+        self.0.abort();
     }
 }
 

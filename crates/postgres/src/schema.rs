@@ -1,8 +1,14 @@
 //! The tables, and how they are brought up to date.
 
+use std::time::Duration;
+
 use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
 
-use crate::{builder::Migrate, connection::unavailable, session::Connection};
+use crate::{
+    builder::Migrate,
+    connection::unavailable,
+    session::{Connection, LIMIT},
+};
 
 /// Each brings the schema from its place in the list to the next. A step that an older build can live with, which adds and
 /// takes nothing away, leaves `oldest_reader` as it is.
@@ -32,6 +38,7 @@ pub(crate) async fn prepare(connection: &Connection, schema: &str, migrate: Migr
 }
 
 async fn migrate_under_lock(connection: &Connection, schema: &str) -> StoreResult<()> {
+    connection.allow(Duration::from_secs(130));
     connection.begin();
     // Freed with the transaction. Who waits for it may wait longer than a statement otherwise does.
     connection
@@ -74,7 +81,9 @@ async fn migrate_under_lock(connection: &Connection, schema: &str) -> StoreResul
             connection.batch(&noted).await.map_err(unavailable)?;
         }
     }
-    connection.commit().await.map_err(unavailable)
+    connection.commit().await.map_err(unavailable)?;
+    connection.allow(LIMIT);
+    Ok(())
 }
 
 fn connection_prefix(schema: &str) -> String {

@@ -1,6 +1,6 @@
 //! Statements on a session that stays, or on whichever session a pooler has for the next transaction.
 
-use std::{collections::HashMap, fmt::Write, sync::Mutex};
+use std::{collections::HashMap, fmt::Write, pin::pin, sync::Mutex, time::Duration};
 
 use tokio_postgres::{
     Client, Row as Found, Statement,
@@ -109,7 +109,12 @@ pub(crate) struct Connection {
     prefix: String,
     statements: Statements,
     transaction: Mutex<Transaction>,
+    /// How long an answer may take.
+    limit: Mutex<Duration>,
 }
+
+/// The server gives up by itself before, if it is there.
+pub(crate) const LIMIT: Duration = Duration::from_secs(9);
 
 /// What the session behind it knows.
 enum Statements {
@@ -141,6 +146,7 @@ impl Connection {
             prefix,
             statements,
             transaction: Mutex::new(Transaction::None),
+            limit: Mutex::new(LIMIT),
         }
     }
 
@@ -193,7 +199,7 @@ impl Connection {
     async fn end(&self, how: &str) -> Result<(), Error> {
         let transaction = std::mem::replace(&mut *lock(&self.transaction), Transaction::None);
         match transaction {
-            Transaction::Begun => self.client.batch_execute(how).await,
+            Transaction::Begun => self.in_time(self.client.batch_execute(how)).await,
             Transaction::None | Transaction::Begins => Ok(()),
         }
     }
@@ -220,21 +226,42 @@ impl Connection {
                 (Transaction::None, Statements::Kept(_)) | (Transaction::Begun, _) => (None, false),
             }
         };
-        let Some(begin) = begin else { return statement.await };
-        let begin = self.client.batch_execute(begin);
+        let Some(begin) = begin else {
+            return self.in_time(statement).await;
+        };
+        let begin = self.in_time(self.client.batch_execute(begin));
         if !is_alone {
-            let (begun, answer) = tokio::join!(begin, statement);
+            let (begun, answer) = tokio::join!(begin, self.in_time(statement));
             return begun.and(answer);
         }
         // A transaction that has failed is rolled back by it.
-        let (begun, answer, committed) = tokio::join!(begin, statement, self.client.batch_execute("COMMIT"));
+        let commit = self.in_time(self.client.batch_execute("COMMIT"));
+        let (begun, answer, committed) = tokio::join!(begin, self.in_time(statement), commit);
         begun?;
         let answer = answer?;
         committed.map(|()| answer)
     }
 
+    /// An answer, if it comes in time. A session that is silent for longer is given up: what was asked may have been done.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut asked = pin!(asked);
+        let limit = *lock(&self.limit);
+        match tokio::time::timeout(limit, asked.as_mut()).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.driver.end();
+                asked.await
+            }
+        }
+    }
+
+    /// What is asked from here on may take so long.
+    pub(crate) fn allow(&self, limit: Duration) {
+        *lock(&self.limit) = limit;
+    }
+
     fn text(&self, sql: &str) -> String {
-        sql.replace("@.", &self.prefix).replace("@timeline", TIMELINE)
+        sql.replace("@timeline", TIMELINE).replace("@.", &self.prefix)
     }
 
     async fn prepared(

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -293,7 +293,16 @@ impl TaskStore for PostgresStore {
 
     fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
         self.run(|inner| async move {
+            let asked = Instant::now();
             let connection = inner.hand.get().await?;
+            if asked.elapsed() >= claim.lease {
+                // Nobody waits for it any more.
+                connection.done();
+                return Err(StoreError::new(
+                    StoreErrorKind::Unavailable,
+                    "the claim came too late to be made",
+                ));
+            }
             let claimed = claim::claim(&connection, &claim, inner.writer, &inner.set_aside).await;
             let (claims, now) = finished(connection, claimed)?;
             inner.server.saw(now);

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_postgres::{Client, error::Error};
 use tower_respond_async::{
@@ -21,7 +21,7 @@ use tower_respond_async::{
     task::RequestId,
 };
 
-use crate::connection::{Driver, Server, lock};
+use crate::connection::{Driver, PATIENCE, Server, lock};
 
 /// A handle that was not heard of for so long is gone. It says so three times as often.
 const PRESENT: Duration = Duration::from_secs(45);
@@ -232,7 +232,8 @@ pub(crate) async fn run(server: Arc<Server>, wire: Arc<Wire>, ready: oneshot::Se
     let mut ready = Some(ready);
     let mut pause = Duration::from_millis(50);
     while !server.is_closed() {
-        if let Ok((client, messages, _driver)) = listen(&server, &wire.channel).await {
+        let listening = timeout(PATIENCE, listen(&server, &wire.channel)).await;
+        if let Ok(Ok((client, messages, _driver))) = listening {
             pause = Duration::from_millis(50);
             match ready.take() {
                 Some(ready) => _ = ready.send(()),

@@ -12,5 +12,5 @@ mod postgres;
 
 pub use self::{
     pgbouncer::PgBouncer,
-    postgres::{Postgres, Stop},
+    postgres::{CLOCK_BY_HAND, Postgres, Stop, a_name},
 };

@@ -91,7 +91,10 @@ free=0
 while kill -0 $server 2>/dev/null; do
     sleep 2
     if flock -n -x "$users" true; then free=$((free + 1)); else free=0; fi
-    [ $free -ge 5 ] && kill -INT $server
+    # Under the lock: whoever comes meanwhile finds the server gone, and starts another.
+    [ $free -ge 5 ] && flock -n -x "$users" sh -c '
+        kill -INT $0
+        while kill -0 $0 2>/dev/null && ! grep -q "^State:.*Z" /proc/$0/status 2>/dev/null; do sleep 0.1; done' $server
 done
 "#;
 

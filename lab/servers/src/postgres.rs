@@ -6,7 +6,11 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use rustix::process::Signal;
@@ -140,6 +144,27 @@ impl Postgres {
         self.start_again(mib);
     }
 
+    /// It answers nothing any more, and none of its connections is closed.
+    pub fn freeze(&self) {
+        self.to_all(Signal::STOP);
+    }
+
+    /// It goes on after a freeze.
+    pub fn thaw(&self) {
+        self.to_all(Signal::CONT);
+    }
+
+    fn to_all(&self, signal: Signal) {
+        let first = self.process().unwrap();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let processes = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+        // The first one begins others.
+        place::signal(first, signal);
+        for process in processes.filter(|process| parent(*process) == Some(first)) {
+            place::signal(process, signal);
+        }
+    }
+
     /// The file that it writes its log to.
     pub fn log(&self) -> PathBuf {
         self.place.log()
@@ -156,6 +181,7 @@ impl Drop for Postgres {
         if self._folder.is_some()
             && let Some(process) = self.process()
         {
+            self.thaw();
             place::signal(process, Signal::QUIT);
             place::until("the server ends", &self.place.log(), || !self.place.listens());
         }
@@ -221,3 +247,22 @@ fn binaries() -> PathBuf {
         .pop()
         .expect("PostgreSQL is not installed: apt-get install postgresql")
 }
+
+fn parent(process: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok()
+}
+
+/// A name that no other schema, database or role has.
+pub fn a_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("t_{}_{}_{number}", std::process::id(), now.as_nanos())
+}
+
+/// Puts the clock of a store into a table of its schema, for `@`, so that it is moved by hand: a function that is replaced must
+/// be planned anew by everybody.
+pub const CLOCK_BY_HAND: &str = "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
+    CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.hand $$";

@@ -1,14 +1,8 @@
 //! A `PostgresStore` on a real server, whose clock is moved by hand.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
-use servers::Postgres;
+use servers::{CLOCK_BY_HAND, Postgres, a_name};
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, NoTls};
 use tower_respond_async::{
@@ -30,8 +24,6 @@ pub(super) struct InPostgres {
 
 impl Default for InPostgres {
     fn default() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let server = Postgres::shared();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a thread can be started");
@@ -41,7 +33,7 @@ impl Default for InPostgres {
         Self {
             runtime,
             admin,
-            schema: format!("life_{}_{number}", std::process::id()),
+            schema: a_name(),
             clock: None,
         }
     }
@@ -83,10 +75,7 @@ impl Drop for InPostgres {
 impl Ground for InPostgres {
     fn open(&mut self, clock: &ManualClock) -> StoreResult<Arc<dyn TaskStore>> {
         let store = self.connect(clock)?;
-        self.run(
-            "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
-            CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.hand $$",
-        );
+        self.run(CLOCK_BY_HAND);
         self.clock = Some(clock.clone());
         self.tick();
         Ok(store)

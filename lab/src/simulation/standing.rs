@@ -54,6 +54,8 @@ pub(super) struct Held {
     pub(super) fate: Fate,
     /// A settlement of it was refused since the row is another one by now: the next may follow at once.
     pub(super) was_stale: bool,
+    /// Its process found it, and has not renewed it yet.
+    pub(super) is_found: bool,
 }
 
 /// What became of a handler.
@@ -87,6 +89,7 @@ impl Held {
             taken_by: None,
             fate: Fate::NotBegun,
             was_stale: false,
+            is_found: false,
         }
     }
 
@@ -161,16 +164,18 @@ impl Standing {
         self.claims.get_mut(&lease)
     }
 
-    /// It was answered that it holds this claim, and not since when. Whether it did not know.
-    pub(super) fn found(&mut self, lease: LeaseRef) -> bool {
+    /// It was answered that it holds this claim, and not since when: it may not settle it before a renewal.
+    pub(super) fn found(&mut self, lease: LeaseRef) {
         let of = (lease.id, lease.token.get());
-        let is_new = self.claim(of).is_none();
-        self.claims.entry(of).or_insert_with(|| Held {
-            settle_until: Duration::ZERO,
-            work_until: Duration::ZERO,
-            ..Held::new(Duration::ZERO)
-        });
-        is_new
+        if self.claim(of).is_none() {
+            let found = Held {
+                settle_until: Duration::ZERO,
+                work_until: Duration::ZERO,
+                is_found: true,
+                ..Held::new(Duration::ZERO)
+            };
+            self.claims.insert(of, found);
+        }
     }
 
     /// It was answered that it holds these claims, which it asked for then.

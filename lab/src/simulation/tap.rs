@@ -189,7 +189,9 @@ impl TaskStore for Tap {
             let answer = asking.await;
             if is_of_its_own && let Ok(rows) = &answer {
                 let mut world = self.shared.enter(self.process);
-                world.report.taken_up += world.told_held(self.process, rows);
+                if let Some(standing) = world.processes.get_mut(&self.process) {
+                    rows.iter().map(Row::lease).for_each(|lease| standing.found(lease));
+                }
             }
             answer
         })
@@ -279,15 +281,6 @@ impl fmt::Debug for Tap {
 }
 
 impl World {
-    /// A process is told what it holds. Answers how much of it that did not know: it may not settle that before a renewal.
-    fn told_held(&mut self, process: u32, rows: &[Row]) -> u64 {
-        let Some(standing) = self.processes.get_mut(&process) else {
-            return 0;
-        };
-        let leases = rows.iter().map(Row::lease);
-        leases.filter(|lease| standing.found(*lease)).count() as u64
-    }
-
     fn stored(&mut self, process: u32, bytes: usize) {
         if let Some(standing) = self.processes.get_mut(&process) {
             standing.buffered -= bytes;
@@ -371,8 +364,10 @@ impl World {
         };
         match renewal {
             Renewal::Renewed { stop } => {
+                let is_found = std::mem::take(&mut held.is_found);
                 held.settle_until = held.settle_until.max(asked + HOLDS);
                 held.work_until = held.settle_until;
+                self.report.taken_up += u64::from(is_found);
                 if stop {
                     self.told_to_stop(process, lease.id, Some(of.1));
                 }

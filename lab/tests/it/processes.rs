@@ -4,10 +4,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,7 +18,7 @@ use hyper_util::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use servers::{Postgres, Stop};
+use servers::{Postgres, Stop, a_name};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -33,12 +30,6 @@ use crate::support::soon;
 
 /// A lease that runs out soon.
 const LEASE: [(&str, &str); 1] = [("LEASE_MS", "2000")];
-
-/// A name that no other schema has.
-fn a_schema() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("p_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 /// Processes that share a schema, and a client that has a connection to each.
 struct Cluster {
@@ -76,7 +67,7 @@ impl Cluster {
 
     async fn start(server: &Postgres, processes: usize, settings: &[(&str, &str)]) -> Self {
         let url = server.url_over_tcp();
-        let store = format!("{url}?schema={}", a_schema());
+        let store = format!("{url}?schema={}", a_name());
         let client = Client::builder(TokioExecutor::new()).build_http();
         let starting = (0..processes).map(|number| Process::start(&store, number, settings));
         let processes = join_all(starting).await;
@@ -423,7 +414,7 @@ async fn a_store_that_is_not_there_is_said_at_the_start() {
     assert!(!said.contains("s3cret"), "{said}");
 }
 
-/// Requests come all the time, at whichever process. Those that were answered 202 end, once each by their receipts.
+/// Requests come all the time, at whichever process. Those that were answered 202 end at their first attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_the_server_under_load_loses_nothing_that_was_accepted() {
     let server = Postgres::start("");

@@ -76,6 +76,7 @@ const OFTEN: &[Figure] = &[
     ("calls that were overtaken", |r| r.held_calls),
     ("commits of many calls", |r| r.commits_of_many),
     ("orders sent again", |r| r.sent_again),
+    ("lost claims that were found", |r| r.taken_up),
     ("completions delivered", |r| r.delivered),
     ("completions told again", |r| r.redelivered),
     ("changes that came too late", |r| r.stale_changes),
@@ -90,7 +91,6 @@ const RARELY: &[Figure] = &[
     ("commits that failed as one", |r| r.failed_together),
     ("fenced settlements", |r| r.fenced),
     ("leases lost", |r| r.leases_lost),
-    ("lost claims that were found", |r| r.taken_up),
     ("completions given up", |r| r.given_up),
 ];
 

@@ -20,11 +20,11 @@ use crate::{
 impl Attempts {
     /// Claims up to `max` tasks, and starts them.
     pub(crate) async fn claim(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
+        let _turn = self.lost.turn().await;
         // Places are taken first and the surplus is given back: a claim without one would be a task nobody runs.
         let Some(mut places) = self.pools.claiming(max) else {
             return Ok(Answer::Idle(None));
         };
-        let _turn = self.lost.turn().await;
         let claimed_at = Instant::now();
         let claim = places.claim(self.core.worker.clone(), self.core.settings.lease);
         let core = self.core.clone();
@@ -120,7 +120,8 @@ impl Attempts {
                 }
             }
             Ok(Err(_)) => attempts.lost_a_claim(claimed_at),
-            Err(_) => {}
+            // It may take place yet.
+            Err(_) => attempts.lost_a_claim(Instant::now()),
         }
         drop(late);
     }

@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     engine::{
-        attempts::Attempts,
+        attempts::{Attempts, run::Start},
         node::Hint,
         under_way::{Part, UnderWay},
     },
-    store::StoreResult,
+    store::{StoreResult, TakenUp},
     task::LeaseRef,
 };
 
@@ -72,56 +72,88 @@ impl Drop for Late {
 }
 
 impl Attempts {
-    /// This process makes nothing more of a claim, which may still hold in the store.
+    /// This process makes nothing more of a claim, which may still hold in the store. A renewal that arrives late may have it
+    /// hold for longer than one lease.
     pub(crate) fn give_up(&self, lease: LeaseRef) {
         let now = Instant::now();
         let mut inner = self.lost.inner();
         inner.given_up.retain(|_, until| *until > now);
-        inner.given_up.insert(lease, now + self.core.settings.lease);
+        inner.given_up.insert(lease, now + self.core.settings.lease * 2);
     }
 
     /// A claim failed that was asked for then, and may have been made.
     pub(crate) fn lost_a_claim(self: &Arc<Self>, claimed_at: Instant) {
         let until = claimed_at + self.core.holds_for();
-        let before = self.lost.inner().until.replace(until);
+        let mut inner = self.lost.inner();
+        let before = inner.until;
+        inner.until = before.max(Some(until));
+        drop(inner);
         if before.is_none() {
-            self.core.runtime.spawn(look(self.enter()));
+            let looking = Looking(self.lost.clone());
+            self.core.runtime.spawn(look(self.enter(), looking));
         }
     }
 
-    /// Begins what this process holds without knowing, if no claim is under way.
+    /// Begins what this process holds without knowing, if no claim is under way, as far as there is room for it.
     async fn take_up_lost(self: &Arc<Self>) -> StoreResult<()> {
-        let _turn = self.lost.turn().await;
+        let turn = self.lost.turn().await;
         if self.lost.inner().late > 0 {
             return Ok(());
         }
         let claimed_at = Instant::now();
-        let is_known =
-            |lease: LeaseRef| !self.running.of(lease.id).is_empty() || self.lost.inner().given_up.contains_key(&lease);
+        let is_known = |lease: LeaseRef| {
+            let mut here = self.running.of(lease.id).into_iter();
+            here.any(|live| live.lease == lease) || self.lost.inner().given_up.contains_key(&lease)
+        };
         let (worker, lease) = (&self.core.worker, self.core.settings.lease);
-        let looking = || self.core.ledger.take_up(worker, lease, is_known);
-        let taken = self.core.call("take_up", looking).await?;
-        for id in taken.unreadable {
-            self.core.watchers.changed(id);
-            self.core.hint(Hint::Outbox);
-        }
-        for held in taken.stopped {
-            self.hand_back(&held).await;
-        }
-        for task in taken.tasks {
-            match self.pools.is_paused(&task.record.pool) {
-                true => self.hand_back(&task.held).await,
-                false => {
-                    self.start_or_hand_back(&task.record, task.held, task.request, claimed_at)
-                        .await;
+        let finding = || self.core.ledger.lost_claims(worker, lease, is_known);
+        let lost = self.core.call("lost_claims", finding).await?;
+        let (mut surplus, mut outcome) = (Vec::new(), Ok(()));
+        for claim in lost {
+            match self.core.call("take_up", || self.core.ledger.take_up(&claim)).await {
+                Ok(TakenUp::Task(task)) => match self.pools.place_unless_paused(&task.record) {
+                    Some(place) => {
+                        let start = Start {
+                            held: task.held,
+                            request: task.request,
+                            place,
+                            claimed_at,
+                            attempts: self.enter(),
+                        };
+                        self.start(&task.record, start);
+                    }
+                    None => surplus.push(task.held),
+                },
+                Ok(TakenUp::ToStop(held)) => surplus.push(held),
+                Ok(TakenUp::Unreadable(id)) => {
+                    self.core.watchers.changed(id);
+                    self.core.hint(Hint::Outbox);
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
                 }
             }
         }
-        Ok(())
+        // It may take long, and nobody else looks meanwhile.
+        drop(turn);
+        for held in surplus {
+            self.hand_back(&held).await;
+        }
+        outcome
     }
 }
 
-async fn look(attempts: UnderWay<Attempts>) {
+/// Somebody looks. Dropped, the next who loses a claim does.
+struct Looking(Arc<Lost>);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.inner().until = None;
+    }
+}
+
+async fn look(attempts: UnderWay<Attempts>, looking: Looking) {
     let mut pause = FIRST_LOOK;
     loop {
         tokio::select! {
@@ -129,14 +161,18 @@ async fn look(attempts: UnderWay<Attempts>) {
             () = sleep(pause) => {}
             () = attempts.core.phase.closed() => {}
         }
-        // Once more after the end has begun, so that what is found is handed back.
+        // Once more after the end has begun: what is found has its grace like what runs, or is handed back.
         let is_last = !attempts.core.phase.is_open();
         pause = (pause * 2).min(LAST_LOOK);
-        // If it fails, the next may find more.
-        let _ = attempts.take_up_lost().await;
-        let mut inner = attempts.lost.inner();
-        if is_last || inner.until.is_none_or(|until| until <= Instant::now()) {
-            inner.until = None;
+        let looked = attempts.take_up_lost().await;
+        let now = Instant::now();
+        let mut inner = looking.0.inner();
+        if looked.is_err() {
+            // It may have renewed what it could not begin.
+            let until = now + attempts.core.holds_for();
+            inner.until = inner.until.max(Some(until));
+        }
+        if is_last || inner.until.is_none_or(|until| until <= now) {
             return;
         }
     }

@@ -238,13 +238,10 @@ impl Attempts {
                 });
             }
             How::Settled(Settled::Fenced, _) => self.core.probes.emit(|| Event::Fenced { id }),
-            How::Lost => {
-                self.give_up(live.lease);
-                self.core.probes.emit(|| Event::LeaseLost {
-                    id,
-                    attempt: live.attempt,
-                });
-            }
+            How::Lost => self.core.probes.emit(|| Event::LeaseLost {
+                id,
+                attempt: live.attempt,
+            }),
         }
         self.running.note_end(matches!(
             how,
@@ -327,6 +324,10 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         self.handler.drop_now();
+        let over = self.live.machine().over();
+        if !matches!(over, Some(How::Settled(..))) {
+            self.attempts.give_up(self.live.lease);
+        }
         self.attempts.running.leave(self.live.lease);
         // Nobody will judge by it any more, and the application may hold on to its context.
         let _ = let_go(self.live.so_far.take());

@@ -171,6 +171,14 @@ impl Pools {
         self.place(self.index(&record.pool), record.tenant.as_ref())
     }
 
+    /// The same, unless its pool is paused.
+    pub(crate) fn place_unless_paused(&self, record: &TaskRecord) -> Option<Place> {
+        match self.is_paused(&record.pool) {
+            true => None,
+            false => self.place_for(record),
+        }
+    }
+
     fn place(&self, at: usize, tenant: Option<&Tenant>) -> Option<Place> {
         let slot = self.slots.take(at)?;
         let tenant = match self.pools[at].tenants.as_ref().zip(tenant) {

@@ -363,7 +363,8 @@ impl Tasks {
         engine.core.phase.is_open() && !engine.core.queue_hint(None, None).failed
     }
 
-    /// Whether async requests would be accepted at this moment: as [`is_ready`](Self::is_ready), and the store answers a read.
+    /// As [`is_ready`](Self::is_ready), and the store answers a read at this moment. That it refuses writes is not noticed: a server
+    /// that only reads, or whose disk is full.
     /// For readiness probes of processes that share a store: where its server cannot be reached, another process may be
     /// better placed. It waits as long as the store does; give it a time limit that is shorter than the probe's.
     ///
@@ -394,7 +395,8 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; `Closed` if the engine is being shut down or the store has failed for good.
+    /// The store's; [`Unavailable`](crate::store::StoreErrorKind::Unavailable) also if the engine is being shut down or the store has
+    /// failed for good.
     ///
     /// # Cancel safety
     ///

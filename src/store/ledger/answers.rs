@@ -159,16 +159,24 @@ impl ClaimedTask {
     }
 }
 
-/// Claims that were lost, and are this worker's again.
-#[derive(Debug, Default)]
+/// A claim whose answer was lost, and that was renewed since.
+#[derive(Clone, Debug)]
+pub struct LostClaim {
+    pub(super) row: Row,
+    /// Somebody has asked the task to stop.
+    pub(super) stop: bool,
+}
+
+/// What is to be done about a claim that was lost.
+#[derive(Debug)]
 #[non_exhaustive]
-pub struct TakenUp {
-    /// The tasks.
-    pub tasks: Vec<ClaimedTask>,
-    /// Claims of tasks that somebody has asked to stop.
-    pub stopped: Vec<Held>,
-    /// As of a [`Claimed`].
-    pub unreadable: Vec<RequestId>,
+pub enum TakenUp {
+    /// Run it.
+    Task(ClaimedTask),
+    /// Hand it back: somebody has asked the task to stop.
+    ToStop(Held),
+    /// Nothing: its request cannot be read, so that the task has ended as `Invalid`, or waits for a newer build.
+    Unreadable(RequestId),
 }
 
 /// What a settlement did.

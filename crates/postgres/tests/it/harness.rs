@@ -1,14 +1,11 @@
 //! How the suite drives `PostgresStore`: schemas of their own on a private server, and its clock moved by hand.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use servers::{PgBouncer, Postgres};
+use servers::{CLOCK_BY_HAND, PgBouncer, Postgres, a_name};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 use tower_respond_async::{
@@ -39,14 +36,6 @@ pub(crate) struct PostgresHarness {
     pooler: Option<String>,
     schema: Mutex<String>,
     admin: tokio::sync::Mutex<Option<Arc<Client>>>,
-}
-
-/// A name that no other schema has.
-pub(crate) fn a_schema() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("t_{}_{}_{number}", std::process::id(), now.as_nanos())
 }
 
 /// A connection of a test's own to the shared server.
@@ -147,15 +136,12 @@ impl PostgresHarness {
 
     /// A store in an empty schema, whose clock stands still if it is moved by hand.
     pub(crate) async fn fresh(&self) -> Arc<PostgresStore> {
-        *self.schema.lock().unwrap() = a_schema();
+        *self.schema.lock().unwrap() = a_name();
         let store = self.handle().await;
         let HarnessClock::ByHand(clock) = &self.clock else {
             return store;
         };
-        // A table, since a function that is replaced must be planned anew by everybody.
-        let by_hand = "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
-            CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.hand $$";
-        self.run(by_hand).await;
+        self.run(CLOCK_BY_HAND).await;
         self.set_clock(clock).await;
         store
     }

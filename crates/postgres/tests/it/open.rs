@@ -1,6 +1,6 @@
 //! Connecting: tables that are made once, and what is refused.
 
-use servers::{Postgres, Stop};
+use servers::{Postgres, Stop, a_name};
 use tower_respond_async::{
     TaskStore,
     store::{ControlChange, Controls, StoreErrorKind},
@@ -8,7 +8,7 @@ use tower_respond_async::{
 };
 use tower_respond_async_postgres::{Migrate, PostgresStore};
 
-use crate::harness::{PostgresHarness, a_schema, admin};
+use crate::harness::{PostgresHarness, admin};
 
 fn run(test: impl AsyncFnOnce()) {
     // Started before there is a runtime.
@@ -19,7 +19,7 @@ fn run(test: impl AsyncFnOnce()) {
 #[test]
 fn several_may_open_an_empty_database_at_once() {
     run(async || {
-        let schema = a_schema();
+        let schema = a_name();
         let open = |_: usize| {
             let schema = schema.clone();
             tokio::spawn(async move {
@@ -38,7 +38,7 @@ fn several_may_open_an_empty_database_at_once() {
 #[test]
 fn a_schema_is_checked_where_somebody_else_makes_it() {
     run(async || {
-        let schema = a_schema();
+        let schema = a_name();
         let builder = || PostgresStore::builder().schema(schema.clone()).unsafe_durability();
         let refused = builder()
             .migrate(Migrate::Check)
@@ -69,7 +69,7 @@ fn a_schema_is_checked_where_somebody_else_makes_it() {
 #[test]
 fn a_server_that_may_lose_everything_is_refused() {
     run(async || {
-        let builder = PostgresStore::builder().schema(a_schema());
+        let builder = PostgresStore::builder().schema(a_name());
         let refused = builder.connect(&Postgres::shared().url()).await.unwrap_err();
         assert_eq!(refused.kind(), StoreErrorKind::Unsupported);
         assert!(refused.to_string().contains("fsync"), "{refused}");
@@ -79,7 +79,7 @@ fn a_server_that_may_lose_everything_is_refused() {
 #[test]
 fn a_password_is_shown_nowhere() {
     run(async || {
-        let store = PostgresStore::builder().schema(a_schema()).unsafe_durability();
+        let store = PostgresStore::builder().schema(a_name()).unsafe_durability();
         let store = store.connect(&Postgres::shared().url()).await.unwrap();
         let mut shown = format!("{store:?} {:?}", PostgresStore::builder());
         for url in [
@@ -100,7 +100,7 @@ fn a_password_is_shown_nowhere() {
 #[test]
 fn connections_are_encrypted_to_who_is_trusted() {
     run(async || {
-        let (server, schema) = (Postgres::shared(), a_schema());
+        let (server, schema) = (Postgres::shared(), a_name());
         let url = format!("{}?sslmode=require&application_name={schema}", server.url_over_tcp());
         let builder = || PostgresStore::builder().schema(schema.clone()).unsafe_durability();
         let refused = builder().connect(&url).await.unwrap_err();
@@ -135,7 +135,7 @@ fn of_several_hosts_one_that_is_there_is_used() {
         let url = Postgres::shared()
             .url_over_tcp()
             .replace("127.0.0.1", "127.0.0.1:1,127.0.0.1");
-        let builder = PostgresStore::builder().schema(a_schema()).unsafe_durability();
+        let builder = PostgresStore::builder().schema(a_name()).unsafe_durability();
         let store = builder
             .connect(&format!("{url}?target_session_attrs=read-write"))
             .await
@@ -175,7 +175,7 @@ async fn server_answers(store: &PostgresStore) -> Controls {
 #[test]
 fn a_plain_role_that_owns_its_database_is_enough() {
     run(async || {
-        let name = a_schema();
+        let name = a_name();
         let admin = admin().await;
         for made in [
             format!("CREATE ROLE {name} LOGIN"),

@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_postgres::{Client, NoTls};
 use tower_respond_async::{
     TaskStore,
-    store::{Claim, Insert, Inserted, Ledger, StoreErrorKind, StoreResult},
+    store::{Claim, Insert, Inserted, Ledger, Settled, StoreErrorKind, StoreResult},
     task::{CapturedRequest, FenceToken, NewTask, Scope},
     testing::conformance,
 };
@@ -150,6 +150,26 @@ fn a_server_that_lets_nobody_more_in_says_so() {
             assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
         },
     );
+}
+
+/// As behind a firewall that drops everything: no connection is closed, and none is answered on.
+#[test]
+fn a_server_that_is_silent_is_given_up_and_reached_again_later() {
+    on_a_server("", async |server, store| {
+        let ledger = Ledger::new(store.clone());
+        let held = born(&ledger, a_task()).await;
+        server.freeze();
+        let outcome = success();
+        let (inserted, settled) = tokio::join!(insert(&store, a_task()), ledger.settle(&held, &outcome));
+        refused_for(inserted, "cannot be reached");
+        refused_for(settled, "lets nobody in");
+        server.thaw();
+        assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
+        assert!(matches!(
+            ledger.settle(&held, &success()).await.unwrap(),
+            Settled::Accepted { .. }
+        ));
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use servers::{PgBouncer, Postgres};
+use servers::{PgBouncer, Postgres, a_name};
 use tower_respond_async::{
     TaskStore,
     store::{Claim, Insert, Inserted, Ledger, LogQuery, Settled, StoreErrorKind},
@@ -13,7 +13,7 @@ use tower_respond_async::{
 use tower_respond_async_postgres::PostgresStore;
 
 use crate::{
-    harness::{PostgresHarness, a_schema, admin, connect},
+    harness::{PostgresHarness, admin, connect},
     traps::{LEASE, a_task, success},
 };
 
@@ -29,7 +29,7 @@ fn the_store_agrees_with_the_model() {
 #[test]
 fn several_may_open_an_empty_database_at_once() {
     conformance::run(&PostgresHarness::pooled(), async |_| {
-        let schema = a_schema();
+        let schema = a_name();
         let open = |_: usize| {
             let builder = PostgresStore::builder().schema(schema.clone()).unsafe_durability();
             tokio::spawn(async move { builder.pooled().connect(&PgBouncer::shared().url()).await })
@@ -47,7 +47,7 @@ fn a_store_that_is_not_pooled_says_what_to_do_about_a_pooler() {
     let forgetful = PgBouncer::start(Postgres::shared(), "ignore_startup_parameters = options");
     conformance::run(&PostgresHarness::pooled(), async |_| {
         for pooler in [PgBouncer::shared(), &forgetful] {
-            let builder = PostgresStore::builder().schema(a_schema()).unsafe_durability();
+            let builder = PostgresStore::builder().schema(a_name()).unsafe_durability();
             let refused = builder.connect(&pooler.url()).await.unwrap_err();
             assert_eq!(refused.kind(), StoreErrorKind::Unsupported, "{refused:?}");
             assert!(
@@ -118,7 +118,7 @@ async fn a_life(store: &Arc<PostgresStore>, worker: WorkerId) {
 /// for the time; here that looks at the settings.
 #[test]
 fn settings_of_the_database_change_nothing() {
-    let database = a_schema();
+    let database = a_name();
     let urls = [Postgres::shared().url(), PgBouncer::shared().url()]
         .map(|url| format!("{}/{database}", url.strip_suffix("/postgres").unwrap()));
     conformance::run(&PostgresHarness::new(), async |_| {
@@ -139,7 +139,7 @@ fn settings_of_the_database_change_nothing() {
             .iter()
             .zip([PostgresStore::builder(), PostgresStore::builder().pooled()])
         {
-            let schema = a_schema();
+            let schema = a_name();
             let store = builder
                 .schema(&schema[..])
                 .unsafe_durability()

@@ -8,12 +8,13 @@ use tower_respond_async::{
     TaskStore,
     store::{
         Change, Claim, Committed, DeliveryClaim, DeliverySettlement, Durability, Held, Insert, Inserted, Ledger,
-        LogQuery, News, PoolClaim, Settled, Which,
+        LogQuery, News, PoolClaim, Settled, TakenUp, Which,
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, FenceToken, LeaseRef, LogLine,
-        NewTask, RequestId, Scope, Subscription, Subscriptions, Tenant, WorkerId, delivery::DeliveryOutcome,
-        lifecycle::Outcome,
+        NewTask, RequestId, Scope, Subscription, Subscriptions, Tenant, WorkerId,
+        delivery::DeliveryOutcome,
+        lifecycle::{Outcome, Stop},
     },
     testing::conformance::{self, Harness as _},
     time::Timestamp,
@@ -417,5 +418,52 @@ fn the_tally_does_not_grow_with_every_start_of_a_process() {
             (0, "=tenant 1".to_owned(), 4, 2),
         ];
         assert_eq!(shown, expected);
+    });
+}
+
+/// Their answers were lost. One that cannot be read keeps no other from being found.
+#[test]
+fn claims_that_were_lost_are_found_one_by_one() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let known = born(&ledger, a_task()).await.lease();
+        let mut ids = [RequestId::from_bytes([0; 16]); 4];
+        for id in &mut ids {
+            let task = a_task();
+            *id = task.id;
+            let _ = ledger.insert(Insert::new(task)).await.unwrap();
+        }
+        let claimed = store.claim(Claim::new(worker(), 10, LEASE)).await.unwrap();
+        let mine = claimed
+            .tasks
+            .iter()
+            .find(|task| task.row.id == ids[3])
+            .unwrap()
+            .row
+            .lease();
+        assert!(harness.corrupt(ids[0]).await);
+        assert_eq!(ledger.stop(&Scope::All, ids[1]).await.unwrap(), Stop::Stopping);
+
+        let lost = ledger
+            .lost_claims(&worker(), LEASE, |lease| lease == mine)
+            .await
+            .unwrap();
+        let mut found = Vec::new();
+        for claim in &lost {
+            found.push(match ledger.take_up(claim).await.unwrap() {
+                TakenUp::Task(task) => ("to run", task.record.id),
+                TakenUp::ToStop(held) => ("to stop", held.lease().id),
+                TakenUp::Unreadable(id) => ("unreadable", id),
+                other => panic!("{other:?}"),
+            });
+        }
+        found.sort();
+        let expected = [("to run", ids[2]), ("to stop", ids[1]), ("unreadable", ids[0])];
+        assert_eq!(
+            found, expected,
+            "and neither {known:?}, which was born claimed, nor {mine:?}, which is known"
+        );
+        let ended = ledger.task(ids[0]).await.unwrap();
+        assert_eq!(ended.state, tower_respond_async::TaskState::Invalid);
     });
 }
