@@ -1,0 +1,203 @@
+//! The floors: what one would write by hand to do no more than keep the bodies, know what waits, and be told the end.
+//!
+//! One table with the body in the row and one index over what waits. Many submitters hand what they have to one writer, and
+//! whatever came while its last statement was under way goes into the next one, through `unnest`. There are no versions,
+//! tokens, leases, counters, keys and lists, and nothing is checked.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::{Client, Statement};
+use uuid::Uuid;
+
+use crate::{
+    PAYLOAD,
+    server::Server,
+    turn::{Stopwatch, at_once},
+};
+
+const TABLE: &str = "DROP SCHEMA IF EXISTS bench_floor CASCADE; CREATE SCHEMA bench_floor;
+CREATE TABLE bench_floor.task (
+  nth bigint GENERATED ALWAYS AS IDENTITY, id uuid PRIMARY KEY, state smallint NOT NULL DEFAULT 0,
+  created_at timestamptz NOT NULL DEFAULT now(), taken_at timestamptz, body bytea NOT NULL, answer bytea);
+CREATE INDEX waits ON bench_floor.task (nth) WHERE state = 0;";
+
+const ONE: &str = "INSERT INTO bench_floor.task (id, body) VALUES ($1, $2)";
+const MANY: &str = "INSERT INTO bench_floor.task (id, body) SELECT * FROM unnest($1::uuid[], $2::bytea[])";
+const TAKEN: &str = "INSERT INTO bench_floor.task (id, state, taken_at, body) \
+    SELECT id, 1, now(), body FROM unnest($1::uuid[], $2::bytea[]) AS s(id, body)";
+const CLAIM: &str = "UPDATE bench_floor.task SET state = 1, taken_at = now() WHERE id = ANY (ARRAY( \
+    SELECT id FROM bench_floor.task WHERE state = 0 ORDER BY nth LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING id, body";
+const END: &str = "UPDATE bench_floor.task SET state = 2, answer = 'ok' WHERE id = ANY ($1::uuid[]) AND state = 1";
+
+/// How many go into a statement at most.
+const MOST: usize = 1000;
+
+enum Asked {
+    Insert(Uuid, oneshot::Sender<()>),
+    End(Uuid),
+}
+
+pub(crate) struct Floor<'a> {
+    server: &'a Server,
+    admin: Client,
+}
+
+impl<'a> Floor<'a> {
+    pub(crate) async fn new(server: &'a Server) -> Self {
+        let admin = server.connect().await;
+        Self { server, admin }
+    }
+
+    /// An empty table, and a server that has written what there was to write.
+    async fn clear(&self) {
+        for statement in [TABLE, "CHECKPOINT"] {
+            self.admin.batch_execute(statement).await.expect("it is done");
+        }
+    }
+
+    async fn prepared(&self, statement: &str) -> (Client, Statement) {
+        let client = self.server.connect().await;
+        let statement = client.prepare(statement).await.expect("it is a statement");
+        (client, statement)
+    }
+
+    pub(crate) async fn accepts(&self, submitters: usize, each: usize) -> Vec<f64> {
+        self.written(submitters, each, false).await
+    }
+
+    /// Stored as taken by who stores it, and ended. For the end nobody waits.
+    pub(crate) async fn lives(&self, submitters: usize, each: usize) -> Vec<f64> {
+        self.written(submitters, each, true).await
+    }
+
+    async fn written(&self, submitters: usize, each: usize, ends: bool) -> Vec<f64> {
+        self.clear().await;
+        let (client, insert) = self.prepared(if ends { TAKEN } else { MANY }).await;
+        let end = client.prepare(END).await.expect("it is a statement");
+        let watch = Stopwatch::start(self.server, &self.admin).await;
+        let (queue, asked) = mpsc::unbounded_channel();
+        let writer = tokio::spawn(write(client, insert, end, asked));
+        at_once(submitters, each, move || {
+            let queue = queue.clone();
+            async move {
+                let (reply, done) = oneshot::channel();
+                let id = Uuid::from_bytes(*crate::id().as_bytes());
+                assert!(queue.send(Asked::Insert(id, reply)).is_ok(), "the writer lives");
+                done.await.expect("it is stored");
+                if ends {
+                    assert!(queue.send(Asked::End(id)).is_ok(), "the writer lives");
+                }
+            }
+        })
+        .await;
+        // Its connection is there until the CPU of the server's process for it is read.
+        let _client = writer.await.expect("the writer ends");
+        watch.stop(submitters * each).await
+    }
+
+    /// So many wait, and so many connections take them, a hundred at a time, and end them.
+    pub(crate) async fn drain(&self, count: usize, connections: usize) -> Vec<f64> {
+        self.clear().await;
+        let (client, insert) = self.prepared(MANY).await;
+        for _ in 0..count.div_ceil(MOST) {
+            let ids: Vec<Uuid> = (0..count.min(MOST))
+                .map(|_| Uuid::from_bytes(*crate::id().as_bytes()))
+                .collect();
+            insert_all(&client, &insert, &ids).await;
+        }
+        let settle = "VACUUM ANALYZE bench_floor.task";
+        for statement in [settle, "CHECKPOINT"] {
+            self.admin.batch_execute(statement).await.expect("it is done");
+        }
+        let ended = Arc::new(AtomicUsize::new(0));
+        let mut ready = Vec::new();
+        for _ in 0..connections {
+            let (client, claim) = self.prepared(CLAIM).await;
+            let end = client.prepare(END).await.expect("it is a statement");
+            ready.push((client, claim, end));
+        }
+        let watch = Stopwatch::start(self.server, &self.admin).await;
+        let workers = ready.into_iter().map(|(client, claim, end)| {
+            let ended = ended.clone();
+            tokio::spawn(async move {
+                loop {
+                    let taken = client.query(&claim, &[&100_i64]).await.expect("claim");
+                    if taken.is_empty() {
+                        return client;
+                    }
+                    let ids: Vec<Uuid> = taken.iter().map(|row| row.get(0)).collect();
+                    let bytes: usize = taken.iter().map(|row| row.get::<_, &[u8]>(1).len()).sum();
+                    assert_eq!(bytes, PAYLOAD * ids.len());
+                    let done = client.execute(&end, &[&ids]).await.expect("end");
+                    assert_eq!(done, ids.len() as u64);
+                    ended.fetch_add(ids.len(), Ordering::Relaxed);
+                }
+            })
+        });
+        let mut clients = Vec::new();
+        for worker in workers.collect::<Vec<_>>() {
+            clients.push(worker.await.expect("it ends"));
+        }
+        assert!(ended.load(Ordering::Relaxed) >= count, "all are ended");
+        watch.stop(count).await
+    }
+
+    /// One row, by a statement of its own: what each of so many took, in microseconds.
+    pub(crate) async fn writes(&self, count: usize) -> Vec<f64> {
+        self.clear().await;
+        let (client, insert) = self.prepared(ONE).await;
+        let body = vec![b'x'; PAYLOAD];
+        let mut taken = Vec::with_capacity(count);
+        for _ in 0..count {
+            let id = Uuid::from_bytes(*crate::id().as_bytes());
+            let start = std::time::Instant::now();
+            client.execute(&insert, &[&id, &body]).await.expect("insert");
+            taken.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        taken
+    }
+}
+
+async fn insert_all(client: &Client, insert: &Statement, ids: &[Uuid]) {
+    let body = [b'x'; PAYLOAD];
+    let bodies: Vec<&[u8]> = ids.iter().map(|_| &body[..]).collect();
+    let stored = client.execute(insert, &[&ids, &bodies]).await.expect("insert");
+    assert_eq!(stored, ids.len() as u64);
+}
+
+async fn write(client: Client, insert: Statement, end: Statement, mut asked: mpsc::UnboundedReceiver<Asked>) -> Client {
+    let mut together = Vec::new();
+    while asked.recv_many(&mut together, MOST).await > 0 {
+        let (mut ids, mut replies, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for asked in together.drain(..) {
+            match asked {
+                Asked::Insert(id, reply) => {
+                    ids.push(id);
+                    replies.push(reply);
+                }
+                Asked::End(id) => ended.push(id),
+            }
+        }
+        // Polled together they are sent together.
+        let inserting = async {
+            if !ids.is_empty() {
+                insert_all(&client, &insert, &ids).await;
+            }
+        };
+        let ending = async {
+            if !ended.is_empty() {
+                let done = client.execute(&end, &[&ended]).await.expect("end");
+                assert_eq!(done, ended.len() as u64);
+            }
+        };
+        tokio::join!(inserting, ending);
+        for reply in replies {
+            let _ = reply.send(());
+        }
+    }
+    client
+}

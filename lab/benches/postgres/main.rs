@@ -1,0 +1,137 @@
+//! What does the store in PostgreSQL cost beside what one would write by hand, and beside other queues on PostgreSQL?
+//!
+//! A private server is started from Debian's packages (`apt-get install postgresql`), which waits for disks, or `DATABASE_URL`
+//! names one: schemas `bench_*` of it are dropped. Everybody has their turn in every round, on empty tables, after a checkpoint.
+//! Rates are a second, so a ratio below 1 is slower; CPU is that of one task, in this process and in the server's. A body is 1 KiB.
+//!
+//! The floors are [by hand](floor): one statement under way, and what came meanwhile goes into the next. The store is asked
+//! step by step ("PostgresStore"), and through an engine with every default ("engine"), where requests are captured, slots are
+//! counted and handlers run.
+//!
+//! | word | measures | target |
+//! |---|---|---|
+//! | `accepts` | tasks stored in the queue, from 64 at once | 0.65 of the floor |
+//! | `lives` | tasks stored claimed, and settled, from 64 and 256 at once | 0.6 of the floor |
+//! | `drain` | tasks that wait, taken and settled by four handles | 0.6 of the floor |
+//! | `keyed` | tasks with an `Idempotency-Key` stored in the queue, from 64 at once | 0.5 of those without |
+//!
+//! Without a word all of them run but the long ones.
+//!
+//! ```text
+//! cargo bench -p lab --bench postgres
+//! cargo bench -p lab --bench postgres -- lives
+//! ```
+
+mod floor;
+mod ours;
+mod server;
+#[path = "../../../benches/support/mod.rs"]
+mod support;
+mod turn;
+
+use std::{
+    env,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tokio::runtime::Runtime;
+use tower_respond_async::{RequestId, time::Timestamp};
+
+use crate::{
+    floor::Floor,
+    ours::Ours,
+    server::Server,
+    support::{Contestant, compare, when_measuring, work::PAYLOAD},
+    turn::COLUMNS,
+};
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("the operating system gives a timer");
+    let server = Server::start("");
+    let cases: [(&str, &dyn Fn()); 4] = [
+        ("accepts", &|| accepts(&runtime, &server)),
+        ("lives", &|| lives(&runtime, &server)),
+        ("drain", &|| drain(&runtime, &server)),
+        ("keyed", &|| keyed(&runtime, &server)),
+    ];
+    let words: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    for (name, run) in cases {
+        if words.is_empty() || words.iter().any(|word| word.starts_with(name)) {
+            run();
+        }
+    }
+}
+
+fn accepts(runtime: &Runtime, server: &Server) {
+    let each = when_measuring(200, 2);
+    let floor = runtime.block_on(Floor::new(server));
+    let ours = runtime.block_on(Ours::new(server, "accepts", 1));
+    let contestants = vec![
+        Contestant::new("accepts: by hand", || runtime.block_on(floor.accepts(64, each))),
+        Contestant::new("accepts: PostgresStore", || {
+            runtime.block_on(ours.accepts(64, each, false))
+        }),
+        Contestant::new("accepts: engine", || runtime.block_on(ours.submissions(64, each))),
+    ];
+    compare("64 at once store tasks", &COLUMNS, "accepts: by hand", contestants);
+}
+
+fn lives(runtime: &Runtime, server: &Server) {
+    for (submitters, each) in [(64, 150), (256, 40)] {
+        let each = when_measuring(each, 2);
+        let floor = runtime.block_on(Floor::new(server));
+        let ours = runtime.block_on(Ours::new(server, "lives", 1));
+        let contestants = vec![
+            Contestant::new("lives: by hand", || runtime.block_on(floor.lives(submitters, each))),
+            Contestant::new("lives: PostgresStore", || {
+                runtime.block_on(ours.lives(submitters, each))
+            }),
+            Contestant::new("lives: engine", || {
+                runtime.block_on(ours.engine_lives(submitters, each))
+            }),
+        ];
+        let title = format!("{submitters} at once store tasks that they run, and their ends");
+        compare(&title, &COLUMNS, "lives: by hand", contestants);
+    }
+}
+
+fn drain(runtime: &Runtime, server: &Server) {
+    let count = when_measuring(10_000, 300);
+    let floor = runtime.block_on(Floor::new(server));
+    let ours = runtime.block_on(Ours::new(server, "drain", 4));
+    let contestants = vec![
+        Contestant::new("drain: by hand", || runtime.block_on(floor.drain(count, 4))),
+        Contestant::new("drain: PostgresStore", || runtime.block_on(ours.drain(count))),
+        Contestant::new("drain: engine", || runtime.block_on(ours.engine_drain(count))),
+    ];
+    let title = "tasks that wait are taken by four, and ended";
+    compare(title, &COLUMNS, "drain: by hand", contestants);
+}
+
+fn keyed(runtime: &Runtime, server: &Server) {
+    let each = when_measuring(100, 2);
+    let ours = runtime.block_on(Ours::new(server, "keyed", 1));
+    let contestants = vec![
+        Contestant::new("keyed: without a key", || {
+            runtime.block_on(ours.accepts(64, each, false))
+        }),
+        Contestant::new("keyed: with a key each", || {
+            runtime.block_on(ours.accepts(64, each, true))
+        }),
+    ];
+    compare(
+        "64 at once store tasks with an Idempotency-Key",
+        &COLUMNS,
+        "keyed: without a key",
+        contestants,
+    );
+}
+
+/// Ids as they come in: each in a later millisecond.
+pub(crate) fn id() -> RequestId {
+    static NEXT: AtomicU64 = AtomicU64::new(1_700_000_000_000);
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    RequestId::from_parts(Timestamp::from_millis(NEXT.fetch_add(1, Ordering::Relaxed)), random)
+}

@@ -1,0 +1,75 @@
+//! What a turn took, and many who submit at once.
+
+use std::time::Instant;
+
+use cpu_time::ProcessTime;
+use tokio_postgres::Client;
+
+use crate::server::{Server, used};
+
+/// How many there were a second, and the CPU that one took: here, and in the server, in microseconds.
+pub(crate) const COLUMNS: [&str; 3] = ["a second", "us CPU here", "us CPU there"];
+
+/// Runs from when it is made.
+pub(crate) struct Stopwatch<'a> {
+    server: &'a Server,
+    admin: &'a Client,
+    there: Option<Vec<(i32, f64)>>,
+    here: ProcessTime,
+    wall: Instant,
+}
+
+impl<'a> Stopwatch<'a> {
+    pub(crate) async fn start(server: &'a Server, admin: &'a Client) -> Self {
+        let there = server.cpu(admin).await;
+        Self {
+            server,
+            admin,
+            there,
+            here: ProcessTime::now(),
+            wall: Instant::now(),
+        }
+    }
+
+    /// The columns of a turn with so many.
+    pub(crate) async fn stop(self, count: usize) -> Vec<f64> {
+        let (wall, here) = (self.wall.elapsed(), self.here.elapsed());
+        let there = match (self.there, self.server.cpu(self.admin).await) {
+            (Some(before), Some(after)) => used(&before, &after),
+            _ => f64::NAN,
+        };
+        let count = count as f64;
+        vec![
+            count / wall.as_secs_f64(),
+            here.as_secs_f64() * 1e6 / count,
+            there / 1e3 / count,
+        ]
+    }
+}
+
+/// Runs `work` so many times on each of so many tasks at once.
+pub(crate) async fn at_once<F: Future<Output = ()> + Send + 'static>(
+    submitters: usize,
+    each: usize,
+    work: impl Fn() -> F + Clone + Send + 'static,
+) {
+    let tasks: Vec<_> = (0..submitters)
+        .map(|_| {
+            let work = work.clone();
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    work().await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("it ends");
+    }
+}
+
+/// Where so many hundredths of these are at most.
+pub(crate) fn share(figures: &mut [f64], hundredths: usize) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[(figures.len() - 1) * hundredths / 100]
+}
