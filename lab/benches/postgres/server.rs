@@ -32,6 +32,10 @@ impl Server {
         }
     }
 
+    pub(crate) const fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
