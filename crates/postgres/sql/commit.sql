@@ -1,3 +1,5 @@
+-- Nothing is joined with what the statement itself makes, which has no index: it would be gone through for every row. What is
+-- looked up in it is hashed; "IS TRUE" keeps it from being made a join.
 WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now),
 -- A time below zero is so long after now: -1 is now, -1001 a second later.
 s AS MATERIALIZED (
@@ -7,16 +9,17 @@ s AS MATERIALIZED (
   WITH ORDINALITY AS s(id, version, lapsed, gone, state, suspect, worker, token, run_at, expires_at, lease_until, started_at,
     ended_at, rests_at, format, generation, owes, record, answered, response, sum, head, body, nth)),
 x AS MATERIALIZED (
-  SELECT s.nth, s.id, o.generation, o.destination, o.was, o.due_in, o.token
-  FROM unnest($24::int8[], $25::int8[], $26::text[], $27::int8[], $28::int8[], $29::int8[])
-    AS o(nth, generation, destination, was, due_in, token) JOIN s USING (nth)),
+  SELECT * FROM unnest($24::int8[], $31::uuid[], $25::int8[], $26::text[], $27::int8[], $28::int8[], $29::int8[])
+    AS x(nth, id, generation, destination, was, due_in, token)),
 -- Locked, so that no claim of a completion comes between. What a claim has changed meanwhile is seen as it is then.
 found AS MATERIALIZED (
   SELECT x.nth, x.generation, x.destination, k.token FROM x JOIN @.outbox k
     ON k.id = x.id AND k.generation = x.generation AND k.destination = x.destination
   ORDER BY k.id, k.generation, k.destination FOR UPDATE OF k),
 refused AS MATERIALIZED (
-  SELECT x.nth FROM x LEFT JOIN found f USING (nth, generation, destination) WHERE f.token IS DISTINCT FROM x.was),
+  SELECT x.nth FROM x WHERE CASE
+    WHEN was IS NULL THEN (nth, generation, destination) IN (SELECT nth, generation, destination FROM found)
+    ELSE (nth, generation, destination, was) NOT IN (SELECT nth, generation, destination, token FROM found) END),
 -- The version alone is not enough: after a failover that lost a claim, the next claim makes the same one. Its token is
 -- another. "+ 0" keeps the planner from a join over all that is held.
 u AS (
@@ -43,25 +46,27 @@ d AS (
   RETURNING s.nth, t.id, t.tenant, t.pool, t.state),
 put AS (
   INSERT INTO @.outbox AS o (id, generation, destination, due_at, token, claimed)
-  SELECT x.id, x.generation, x.destination, clock.now + x.due_in, x.token, false FROM x JOIN u USING (nth) CROSS JOIN clock
-  WHERE x.due_in IS NOT NULL ORDER BY 1, 2, 3
+  SELECT x.id, x.generation, x.destination, clock.now + x.due_in, x.token, false FROM x CROSS JOIN clock
+  WHERE x.due_in IS NOT NULL AND (x.nth IN (SELECT nth FROM u)) IS TRUE ORDER BY 1, 2, 3
   ON CONFLICT (id, generation, destination)
     DO UPDATE SET due_at = EXCLUDED.due_at, token = EXCLUDED.token, claimed = EXCLUDED.claimed),
 took AS (
-  DELETE FROM @.outbox o USING x JOIN u USING (nth)
-  WHERE x.due_in IS NULL AND o.id = x.id AND o.generation = x.generation AND o.destination = x.destination),
+  DELETE FROM @.outbox o USING x
+  WHERE x.due_in IS NULL AND (x.nth IN (SELECT nth FROM u)) IS TRUE AND o.id = x.id AND o.generation = x.generation AND o.destination = x.destination),
 cleared AS (DELETE FROM @.outbox o USING d WHERE o.id = d.id RETURNING 1),
 asked AS (DELETE FROM @.request q USING d WHERE q.id = d.id),
 logged AS (DELETE FROM @.log l USING d WHERE l.id = d.id),
 again AS (
-  UPDATE @.request q SET sum = s.sum, head = s.head, body = s.body FROM s JOIN u USING (nth)
-  WHERE q.id = s.id AND s.sum IS NOT NULL),
+  UPDATE @.request q SET sum = s.sum, head = s.head, body = s.body FROM s
+  WHERE q.id = s.id AND s.sum IS NOT NULL AND (s.nth IN (SELECT nth FROM u)) IS TRUE),
 -- Counted from what was changed, never from what was asked for.
 moved AS (
   SELECT tenant, pool, was AS state, -1 AS n FROM u UNION ALL SELECT tenant, pool, state, 1 FROM u
   UNION ALL SELECT tenant, pool, state, -1 FROM d
-  UNION ALL SELECT NULL, '', -1::int2, 1 FROM x JOIN u USING (nth) WHERE x.was IS NULL AND x.due_in IS NOT NULL
-  UNION ALL SELECT NULL, '', -1::int2, -1 FROM x JOIN u USING (nth) WHERE x.was IS NOT NULL AND x.due_in IS NULL
+  UNION ALL SELECT NULL, '', -1::int2, 1 FROM x
+    WHERE x.was IS NULL AND x.due_in IS NOT NULL AND (x.nth IN (SELECT nth FROM u)) IS TRUE
+  UNION ALL SELECT NULL, '', -1::int2, -1 FROM x
+    WHERE x.was IS NOT NULL AND x.due_in IS NULL AND (x.nth IN (SELECT nth FROM u)) IS TRUE
   UNION ALL SELECT NULL, '', -1::int2, -1 FROM cleared),
 y AS (
   INSERT INTO @.tally AS y (writer, tenant, pool, state, n)

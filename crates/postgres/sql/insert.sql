@@ -1,27 +1,26 @@
+-- Nothing is joined with what the statement itself makes, which has no index: it would be gone through for every row. What is
+-- looked up in it is hashed; "IS TRUE" keeps it from being made a join.
 WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor),
+-- Not looked at if no task of the group has a limit.
+waiting AS MATERIALIZED (SELECT tenant, pool, sum(n) AS n FROM @.tally WHERE state IN (0, 2) AND $25 GROUP BY 1, 2),
+everywhere AS MATERIALIZED (SELECT coalesce(sum(n), 0) AS n FROM waiting),
+-- At most as many may wait as there is room behind them.
 s AS MATERIALIZED (
-  SELECT * FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::int8[], $6::int8[], $7::int8[], $8::int2[],
+  SELECT s.*, CASE WHEN NOT $25 OR state = 1 THEN 0
+    WHEN (SELECT n FROM everywhere) > room THEN 1
+    WHEN coalesce((SELECT sum(w.n) FROM waiting w WHERE w.pool = s.pool), 0) > room_in_pool THEN 2
+    WHEN tenant IS NOT NULL
+      AND coalesce((SELECT sum(w.n) FROM waiting w WHERE w.tenant = '=' || s.tenant), 0) > room_of_tenant THEN 3
+    ELSE 0 END AS full_by
+  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::int8[], $6::int8[], $7::int8[], $8::int2[],
     $9::int8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::int4[], $16::bytea[], $17::bytea[],
     $18::int8[], $19::int8[], $20::int8[], $21::bytea[], $22::int8[], $23::bytea[], $24::int8[])
   WITH ORDINALITY AS s(id, state, token, worker, run_in, expires_in, lease_for, format, generation, tenant, pool, name,
-    function, record, sum, head, body, most, most_of_tenant, most_of_pool, key, key_for, digest, version, nth)),
--- Not looked at if no task of the group has a limit.
-waiting AS MATERIALIZED (SELECT tenant, pool, sum(n) AS n FROM @.tally WHERE state IN (0, 2) AND $25 GROUP BY 1, 2),
--- Each waits behind those before it in the group, whether they are stored or not: who is refused may be asked once more.
-place AS MATERIALIZED (
-  SELECT nth, CASE WHEN state = 1 THEN 0
-    WHEN coalesce((SELECT sum(n) FROM waiting), 0)
-      + row_number() OVER (PARTITION BY state = 1 ORDER BY nth) > most THEN 1
-    WHEN coalesce((SELECT sum(w.n) FROM waiting w WHERE w.pool = s.pool), 0)
-      + row_number() OVER (PARTITION BY state = 1, pool ORDER BY nth) > most_of_pool THEN 2
-    WHEN tenant IS NOT NULL AND coalesce((SELECT sum(w.n) FROM waiting w WHERE w.tenant = '=' || s.tenant), 0)
-      + row_number() OVER (PARTITION BY state = 1, tenant ORDER BY nth) > most_of_tenant THEN 3
-    ELSE 0 END AS full_by
-  FROM s),
+    function, record, sum, head, body, room, room_of_tenant, room_in_pool, key, key_for, digest, version, nth)),
 -- A key that is past its window is taken over. What is won for a task that is then not stored after all is given back.
 k AS (
   INSERT INTO @.key AS k (key, id, until, digest)
-  SELECT s.key, s.id, clock.now + s.key_for, s.digest FROM s JOIN place USING (nth) CROSS JOIN clock
+  SELECT s.key, s.id, clock.now + s.key_for, s.digest FROM s CROSS JOIN clock
   WHERE s.key IS NOT NULL AND full_by = 0
     AND NOT EXISTS (SELECT FROM @.task t WHERE t.id = s.id)
     AND NOT EXISTS (SELECT FROM @.task t WHERE t.name = s.name AND coalesce(t.tenant, '') = coalesce(s.tenant, '')
@@ -35,15 +34,18 @@ k AS (
 i AS (
   INSERT INTO @.task (id, version, state, token, worker, created_at, run_at, expires_at, lease_until, started_at, format,
     generation, tenant, pool, name, function, record)
-  SELECT s.id, s.version, s.state, CASE WHEN s.token > 0 THEN greatest(s.token, floor + 1) ELSE 0 END, s.worker, now, now + run_in, now + expires_in, now + lease_for,
+  SELECT s.id, s.version, s.state, CASE WHEN s.token > 0 THEN greatest(s.token, floor + 1) ELSE 0 END, s.worker, now,
+    now + run_in, now + expires_in, now + lease_for,
     CASE WHEN lease_for IS NOT NULL THEN now END, format, generation, tenant, pool, name, function, record
-  FROM s JOIN place USING (nth) CROSS JOIN clock
+  FROM s CROSS JOIN clock
   WHERE full_by = 0 AND (s.key IS NULL OR s.id IN (SELECT id FROM k))
   ORDER BY s.id ON CONFLICT DO NOTHING RETURNING id, tenant, pool, state),
-b AS (INSERT INTO @.request (id, sum, head, body) SELECT s.id, s.sum, s.head, s.body FROM s JOIN i USING (id)),
+b AS (
+  INSERT INTO @.request (id, sum, head, body) SELECT s.id, s.sum, s.head, s.body FROM s
+  WHERE (s.id IN (SELECT id FROM i)) IS TRUE),
 y AS (
   INSERT INTO @.tally AS y (writer, tenant, pool, state, n)
   SELECT $26::int8, coalesce('=' || tenant, ''), pool, state, count(*) FROM i GROUP BY 2, 3, 4 ORDER BY 2, 3, 4
   ON CONFLICT (writer, tenant, pool, state) DO UPDATE SET n = y.n + EXCLUDED.n)
-SELECT s.nth, place.full_by, i.id IS NOT NULL AS stored, k.id IS NOT NULL AS keyed, clock.now, clock.floor
-FROM s JOIN place USING (nth) LEFT JOIN i USING (id) LEFT JOIN k USING (id) CROSS JOIN clock ORDER BY s.nth
+SELECT s.full_by, s.id IN (SELECT id FROM i) AS stored, s.id IN (SELECT id FROM k) AS keyed, clock.now, clock.floor
+FROM s CROSS JOIN clock ORDER BY s.nth

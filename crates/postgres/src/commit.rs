@@ -140,7 +140,7 @@ async fn commit(connection: &Connection, changes: &[&Change], writer: i64) -> Re
         let numbered = (1_i64..).zip(changes);
         numbered.flat_map(|(nth, change)| {
             let outbox = change.to.as_ref().map_or(&[][..], |next| &next.outbox);
-            outbox.iter().map(move |change| (nth, change))
+            outbox.iter().map(move |out| (nth, change.id, out))
         })
     };
     let owes = column!(next, false, |next| next
@@ -181,23 +181,24 @@ async fn commit(connection: &Connection, changes: &[&Change], writer: i64) -> Re
                 &column!(|change| change.request.as_ref().map(codec::sum)),
                 &column!(|change| change.request.as_ref().map(Payload::head)),
                 &column!(|change| change.request.as_ref().map(Payload::body)),
-                &outbox().map(|(nth, _)| nth).collect::<Vec<_>>(),
+                &outbox().map(|(nth, ..)| nth).collect::<Vec<_>>(),
                 &outbox()
-                    .map(|(_, change)| i64::from(change.generation))
+                    .map(|(.., change)| i64::from(change.generation))
                     .collect::<Vec<_>>(),
                 &outbox()
-                    .map(|(_, change)| codec::text(change.destination.as_str()))
+                    .map(|(.., change)| codec::text(change.destination.as_str()))
                     .collect::<Vec<_>>(),
                 &outbox()
-                    .map(|(_, change)| change.was.map(|was| was.get().cast_signed()))
+                    .map(|(.., change)| change.was.map(|was| was.get().cast_signed()))
                     .collect::<Vec<_>>(),
                 &outbox()
-                    .map(|(_, change)| change.to.as_ref().map(|(due, _)| codec::duration(*due)))
+                    .map(|(.., change)| change.to.as_ref().map(|(due, _)| codec::duration(*due)))
                     .collect::<Vec<_>>(),
                 &outbox()
-                    .map(|(_, change)| change.to.as_ref().map(|(_, token)| token.get().cast_signed()))
+                    .map(|(.., change)| change.to.as_ref().map(|(_, token)| token.get().cast_signed()))
                     .collect::<Vec<_>>(),
                 &writer,
+                &outbox().map(|(_, id, _)| codec::uuid(id)).collect::<Vec<_>>(),
             ],
         )
         .await?;

@@ -1,6 +1,10 @@
 //! What waits while a statement is under way goes into the next one.
 
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     runtime::Handle,
@@ -13,6 +17,9 @@ use crate::connection::{Pool, said_by_server};
 /// How many items are written together, and how many bytes.
 const ITEMS: usize = 256;
 const BYTES: usize = 1024 * 1024;
+
+/// How long those are waited for who were answered before, if they are not all here: less than a statement takes.
+const PATIENCE: Duration = Duration::from_micros(200);
 
 /// How a group is written, in one step or each item by itself.
 pub(crate) trait Writes: Send + Sync + 'static {
@@ -48,22 +55,28 @@ impl<W: Writes> Group<W> {
         Self { queue }
     }
 
-    /// Writes these with what else waits. Dropped, it goes on.
-    pub(crate) async fn write(&self, items: Vec<W::Item>) -> StoreResult<Vec<W::Answer>> {
-        if items.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Writes these with what else waits, from any runtime. They are queued as this is called; dropped, it goes on.
+    pub(crate) fn write(
+        &self,
+        items: Vec<W::Item>,
+    ) -> impl Future<Output = StoreResult<Vec<W::Answer>>> + Send + use<W> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .send(Call { items, answer })
-            .map_err(|_| StoreError::closed())?;
-        answered.await.map_err(|_| StoreError::closed())?
+        if items.is_empty() {
+            // Nobody waits for the answer yet.
+            let _ = answer.send(Ok(Vec::new()));
+        } else {
+            // Not taken, it is dropped, and the answer says that the store is closed.
+            let _ = self.queue.send(Call { items, answer });
+        }
+        async move { answered.await.map_err(|_| StoreError::closed())? }
     }
 }
 
 async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, pool: Arc<Pool>, writes: W) {
-    let mut waiting = Vec::new();
+    let (mut waiting, mut expected) = (Vec::new(), 0);
     while calls.recv_many(&mut waiting, ITEMS).await > 0 {
+        let_them_come(&mut calls, &mut waiting, expected).await;
+        expected = waiting.len();
         let mut together = waiting.drain(..).peekable();
         while together.peek().is_some() {
             let (mut items, mut owners, mut weight) = (Vec::new(), Vec::new(), 0);
@@ -78,6 +91,26 @@ async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, pool: Arc<P
                 items.extend(call.items);
             }
             answer(&pool, &writes, items, owners).await;
+        }
+    }
+}
+
+/// Those who were answered mostly come back with more, and are on their way when the first of them is here: without waiting for
+/// them, every other statement would have one item, at the cost of many.
+async fn let_them_come<W: Writes>(
+    calls: &mut mpsc::UnboundedReceiver<Call<W>>,
+    waiting: &mut Vec<Call<W>>,
+    expected: usize,
+) {
+    let began = Instant::now();
+    while waiting.len() < expected.min(ITEMS) && began.elapsed() < PATIENCE {
+        // What comes from other threads comes while this one gives its core away, and what is on this one then.
+        std::thread::yield_now();
+        tokio::task::yield_now().await;
+        while waiting.len() < ITEMS
+            && let Ok(call) = calls.try_recv()
+        {
+            waiting.push(call);
         }
     }
 }

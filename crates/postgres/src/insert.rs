@@ -1,6 +1,9 @@
 //! Storing tasks: a group of them in one statement.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio_postgres::error::Error;
 use tower_respond_async::{
@@ -218,7 +221,7 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
                 .collect::<Vec<_>>()
         };
     }
-    let most = |limit: u64| codec::number(limit);
+    let room = Room::of(tasks);
     let limited = tasks
         .iter()
         .any(|task| task.limits != Limits::UNLIMITED && task.born.is_none());
@@ -246,9 +249,9 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
                 &column!(|task, _row| codec::sum(&task.request)),
                 &column!(|task, _row| task.request.head()),
                 &column!(|task, _row| task.request.body()),
-                &column!(|task, _row| most(task.limits.queued)),
-                &column!(|task, _row| most(task.limits.per_tenant)),
-                &column!(|task, _row| most(task.limits.per_pool)),
+                &room.queued,
+                &room.per_tenant,
+                &room.per_pool,
                 &keys,
                 &column!(|task, _row| task.key.as_ref().map(|(_, window)| codec::duration(*window))),
                 &digests
@@ -262,15 +265,44 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
         )
         .await?;
     let made = found.first().map(|found| Made {
-        now: found.get("now"),
-        floor: codec::token(found.get("floor")),
+        now: found.get(3),
+        floor: codec::token(found.get(4)),
     });
     let places = found.iter().map(|found| Place {
-        full: found.get("full_by"),
-        stored: found.get("stored"),
-        keyed: found.get("keyed"),
+        full: found.get(0),
+        stored: found.get(1),
+        keyed: found.get(2),
     });
     Ok((places.collect(), made.unwrap_or_default()))
+}
+
+/// Behind how many others each task of a group may wait, those apart that come before it in the group. They count whether they
+/// are stored or not: who is refused may be asked once more.
+#[derive(Default)]
+struct Room {
+    queued: Vec<i64>,
+    per_tenant: Vec<i64>,
+    per_pool: Vec<i64>,
+}
+
+impl Room {
+    fn of(tasks: &[&NewRow]) -> Self {
+        let (mut room, mut before) = (Self::default(), 0);
+        let (mut of_tenant, mut of_pool) = (HashMap::new(), HashMap::new());
+        for task in tasks {
+            let waits = i64::from(task.born.is_none());
+            let behind = |limit: u64, before: &mut i64| {
+                *before += waits;
+                codec::number(limit) - *before
+            };
+            room.queued.push(behind(task.limits.queued, &mut before));
+            let before = of_tenant.entry(task.record.tenant.as_ref()).or_default();
+            room.per_tenant.push(behind(task.limits.per_tenant, before));
+            let before = of_pool.entry(&task.record.pool).or_default();
+            room.per_pool.push(behind(task.limits.per_pool, before));
+        }
+        room
+    }
 }
 
 /// The row as the statement made it.

@@ -31,7 +31,7 @@ use crate::{
     commit::Commits,
     connection::{Again, Lent, PAUSE, Pool, Server, said_by_server, unavailable},
     due,
-    group::Group,
+    group::{Group, Writes},
     insert::Inserts,
     list, logs, outbox, read, schema,
     session::Connection,
@@ -214,6 +214,20 @@ impl PostgresStore {
         let answer = self.io.run(work(self.inner.clone()));
         Box::pin(async move { answer.await? })
     }
+
+    /// Goes straight to whoever writes a group: a task on the store's thread for every item would cost as much as the item.
+    fn write<'a, W: Writes, T: Send + 'static>(
+        &'a self,
+        group: &Group<W>,
+        items: Vec<W::Item>,
+        answer: impl FnOnce(Vec<W::Answer>) -> Option<T> + Send + 'static,
+    ) -> Answer<'a, T> {
+        if self.inner.server.is_closed() {
+            return Box::pin(std::future::ready(Err(StoreError::closed())));
+        }
+        let written = group.write(items);
+        Box::pin(async move { answer(written.await?).ok_or_else(StoreError::closed) })
+    }
 }
 
 type Answer<'a, T> = BoxFuture<'a, StoreResult<T>>;
@@ -281,14 +295,11 @@ impl TaskStore for PostgresStore {
     }
 
     fn insert(&self, task: NewRow) -> Answer<'_, Insertion> {
-        self.run(|inner| async move {
-            let answers = inner.inserts.write(vec![task]).await?;
-            answers.into_iter().next().ok_or_else(StoreError::closed)
-        })
+        self.write(&self.inner.inserts, vec![task], |mut answers| answers.pop())
     }
 
     fn insert_all(&self, tasks: Vec<NewRow>) -> Answer<'_, Vec<Insertion>> {
-        self.run(|inner| async move { inner.inserts.write(tasks).await })
+        self.write(&self.inner.inserts, tasks, Some)
     }
 
     fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
@@ -325,14 +336,11 @@ impl TaskStore for PostgresStore {
     }
 
     fn commit(&self, change: Change) -> Answer<'_, Committed> {
-        self.run(|inner| async move {
-            let answers = inner.commits.write(vec![change]).await?;
-            answers.into_iter().next().ok_or_else(StoreError::closed)
-        })
+        self.write(&self.inner.commits, vec![change], |mut answers| answers.pop())
     }
 
     fn commit_all(&self, changes: Vec<Change>) -> Answer<'_, Vec<Committed>> {
-        self.run(|inner| async move { inner.commits.write(changes).await })
+        self.write(&self.inner.commits, changes, Some)
     }
 
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Answer<'_, Vec<Renewal>> {
