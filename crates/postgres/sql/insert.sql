@@ -13,10 +13,10 @@ s AS MATERIALIZED (
       AND coalesce((SELECT sum(w.n) FROM waiting w WHERE w.tenant = '=' || s.tenant), 0) > room_of_tenant THEN 3
     ELSE 0 END AS full_by
   FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::int8[], $6::int8[], $7::int8[], $8::int2[],
-    $9::int8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::int4[], $16::bytea[], $17::bytea[],
+    $9::int8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[],
     $18::int8[], $19::int8[], $20::int8[], $21::bytea[], $22::int8[], $23::bytea[], $24::int8[])
   WITH ORDINALITY AS s(id, state, token, worker, run_in, expires_in, lease_for, format, generation, tenant, pool, name,
-    function, record, sum, head, body, room, room_of_tenant, room_in_pool, key, key_for, digest, version, nth)),
+    function, record, room, room_of_tenant, room_in_pool, key, key_for, digest, version, nth)),
 -- A key that is past its window is taken over. What is won for a task that is then not stored after all is given back.
 k AS (
   INSERT INTO @.key AS k (key, id, until, digest)
@@ -40,9 +40,11 @@ i AS (
   FROM s CROSS JOIN clock
   WHERE full_by = 0 AND (s.key IS NULL OR s.id IN (SELECT id FROM k))
   ORDER BY s.id ON CONFLICT DO NOTHING RETURNING id, tenant, pool, state),
+-- Not from the list above, which is kept for several to read.
 b AS (
-  INSERT INTO @.request (id, sum, head, body) SELECT s.id, s.sum, s.head, s.body FROM s
-  WHERE (s.id IN (SELECT id FROM i)) IS TRUE),
+  INSERT INTO @.request (id, sum, head, body)
+  SELECT * FROM unnest($1::uuid[], $15::int4[], $16::bytea[], $17::bytea[]) AS q(id, sum, head, body)
+  WHERE (q.id IN (SELECT id FROM i)) IS TRUE),
 y AS (
   INSERT INTO @.tally AS y (writer, tenant, pool, state, n)
   SELECT $26::int8, coalesce('=' || tenant, ''), pool, state, count(*) FROM i GROUP BY 2, 3, 4 ORDER BY 2, 3, 4
