@@ -14,9 +14,9 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use crate::{
-    PAYLOAD,
     server::Server,
-    turn::{Stopwatch, at_once},
+    support::work::PAYLOAD,
+    turn::{Stopwatch, at_once, checkpoint, id},
 };
 
 const TABLE: &str = "DROP SCHEMA IF EXISTS bench_floor CASCADE; CREATE SCHEMA bench_floor;
@@ -54,7 +54,7 @@ impl<'a> Floor<'a> {
 
     /// An empty table, and a server that has written what there was to write.
     async fn clear(&self) {
-        for statement in [TABLE, "CHECKPOINT"] {
+        for statement in [TABLE, checkpoint()] {
             self.admin.batch_execute(statement).await.expect("it is done");
         }
     }
@@ -85,7 +85,7 @@ impl<'a> Floor<'a> {
             let queue = queue.clone();
             async move {
                 let (reply, done) = oneshot::channel();
-                let id = Uuid::from_bytes(*crate::id().as_bytes());
+                let id = Uuid::from_bytes(*id().as_bytes());
                 assert!(queue.send(Asked::Insert(id, reply)).is_ok(), "the writer lives");
                 done.await.expect("it is stored");
                 if ends {
@@ -105,12 +105,12 @@ impl<'a> Floor<'a> {
         let (client, insert) = self.prepared(MANY).await;
         for _ in 0..count.div_ceil(MOST) {
             let ids: Vec<Uuid> = (0..count.min(MOST))
-                .map(|_| Uuid::from_bytes(*crate::id().as_bytes()))
+                .map(|_| Uuid::from_bytes(*id().as_bytes()))
                 .collect();
             insert_all(&client, &insert, &ids).await;
         }
         let settle = "VACUUM ANALYZE bench_floor.task";
-        for statement in [settle, "CHECKPOINT"] {
+        for statement in [settle, checkpoint()] {
             self.admin.batch_execute(statement).await.expect("it is done");
         }
         let ended = Arc::new(AtomicUsize::new(0));
@@ -153,7 +153,7 @@ impl<'a> Floor<'a> {
         let body = vec![b'x'; PAYLOAD];
         let mut taken = Vec::with_capacity(count);
         for _ in 0..count {
-            let id = Uuid::from_bytes(*crate::id().as_bytes());
+            let id = Uuid::from_bytes(*id().as_bytes());
             let start = std::time::Instant::now();
             client.execute(&insert, &[&id, &body]).await.expect("insert");
             taken.push(start.elapsed().as_secs_f64() * 1e6);

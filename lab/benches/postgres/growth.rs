@@ -12,6 +12,7 @@ use crate::{
     ours::{Ours, drain},
     server::Server,
     support::{Contestant, compare, when_measuring},
+    turn::checkpoint,
 };
 
 /// Copies the one task that is there.
@@ -60,7 +61,7 @@ async fn keep(ours: &Ours<'_>, ended: bool, count: usize) {
         "VACUUM ANALYZE @.task",
         "VACUUM ANALYZE @.request",
         "DROP TABLE copy",
-        "CHECKPOINT",
+        checkpoint(),
     ];
     ours.run(&look).await;
 }

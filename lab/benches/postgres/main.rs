@@ -38,25 +38,24 @@ mod server;
 mod support;
 mod turn;
 
-use std::{
-    env,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::env;
 
 use tokio::runtime::Runtime;
-use tower_respond_async::{RequestId, time::Timestamp};
 
 use crate::{
     floor::Floor,
     ours::Ours,
     server::Server,
-    support::{Contestant, compare, is_measuring, when_measuring, work::PAYLOAD},
+    support::{Contestant, compare, is_measuring, when_measuring},
     turn::COLUMNS,
 };
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("the operating system gives a timer");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("the operating system gives threads");
     let server = Server::start("");
     let cases: [(&str, &dyn Fn()); 9] = [
         ("accepts", &|| accepts(&runtime, &server)),
@@ -141,12 +140,4 @@ fn keyed(runtime: &Runtime, server: &Server) {
         "keyed: without a key",
         contestants,
     );
-}
-
-/// Ids as they come in: each in a later millisecond.
-pub(crate) fn id() -> RequestId {
-    static NEXT: AtomicU64 = AtomicU64::new(1_700_000_000_000);
-    let mut random = [0; 10];
-    fastrand::fill(&mut random);
-    RequestId::from_parts(Timestamp::from_millis(NEXT.fetch_add(1, Ordering::Relaxed)), random)
 }

@@ -23,9 +23,9 @@ use tower_respond_async::{
 use tower_respond_async_postgres::PostgresStore;
 
 use crate::{
-    PAYLOAD,
     server::Server,
-    turn::{Stopwatch, at_once},
+    support::work::PAYLOAD,
+    turn::{Stopwatch, at_once, checkpoint, id},
 };
 
 pub(crate) const LEASE: Duration = Duration::from_secs(3600);
@@ -81,7 +81,7 @@ impl<'a> Ours<'a> {
     /// Empty tables, and a server that has written what there was to write.
     pub(crate) async fn clear(&self) {
         let tables = TABLES.replace(", ", &format!(", {}.", self.schema));
-        self.run(&[&format!("TRUNCATE @.{tables}"), "CHECKPOINT"]).await;
+        self.run(&[&format!("TRUNCATE @.{tables}"), checkpoint()]).await;
     }
 
     pub(crate) async fn watch(&self) -> Stopwatch<'_> {
@@ -163,7 +163,7 @@ impl<'a> Ours<'a> {
             assert!(inserted.iter().all(|inserted| matches!(inserted, Inserted::New(..))));
             left -= some;
         }
-        self.run(&["VACUUM ANALYZE @.task", "VACUUM ANALYZE @.request", "CHECKPOINT"])
+        self.run(&["VACUUM ANALYZE @.task", "VACUUM ANALYZE @.request", checkpoint()])
             .await;
     }
 
@@ -278,7 +278,7 @@ pub(crate) fn submission() -> Submission {
 }
 
 pub(crate) fn task(request: &Arc<CapturedRequest>, keyed: bool) -> NewTask {
-    let mut task = NewTask::new(crate::id(), request.clone());
+    let mut task = NewTask::new(id(), request.clone());
     if keyed {
         task.key = Some(IdempotencyKey::new(&task.id.to_string()).expect("it is a key"));
         task.digest = Some(RequestDigest::from_bytes([7; 32]));

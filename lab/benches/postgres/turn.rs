@@ -1,11 +1,18 @@
-//! What a turn took, and many who submit at once.
+//! What a turn took, many who submit at once, and what they submit under.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
 
 use cpu_time::ProcessTime;
 use tokio_postgres::Client;
+use tower_respond_async::{RequestId, time::Timestamp};
 
-use crate::server::{Server, used};
+use crate::{
+    server::{Server, used},
+    support::when_measuring,
+};
 
 /// How many there were a second, and the CPU that one took: here, and in the server, in microseconds.
 pub(crate) const COLUMNS: [&str; 3] = ["a second", "us CPU here", "us CPU there"];
@@ -72,4 +79,17 @@ pub(crate) async fn at_once<F: Future<Output = ()> + Send + 'static>(
 pub(crate) fn share(figures: &mut [f64], hundredths: usize) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[(figures.len() - 1) * hundredths / 100]
+}
+
+/// What has the server write what there is to write, so that it does not during a turn.
+pub(crate) fn checkpoint() -> &'static str {
+    when_measuring("CHECKPOINT", "SELECT")
+}
+
+/// Ids as they come in: each in a later millisecond.
+pub(crate) fn id() -> RequestId {
+    static NEXT: AtomicU64 = AtomicU64::new(1_700_000_000_000);
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    RequestId::from_parts(Timestamp::from_millis(NEXT.fetch_add(1, Ordering::Relaxed)), random)
 }
