@@ -1,4 +1,4 @@
-//! What does the store in PostgreSQL cost beside what one would write by hand, and beside other queues on PostgreSQL?
+//! What does the store in PostgreSQL cost beside what one would write by hand?
 //!
 //! A private server is started from Debian's packages (`apt-get install postgresql`), which waits for disks, or `DATABASE_URL`
 //! names one: schemas `bench_*` of it are dropped. Everybody has their turn in every round, on empty tables, after a checkpoint.
@@ -20,7 +20,7 @@
 //! | `growth` | the same with a million ended tasks kept, and with 100 thousand waiting | 1.2 of the time with none |
 //! | `long` | claims while tasks come for `LONG_MINUTES` (30), in a third of which somebody keeps a transaction open | the 99th of 100: 5 times, and 1.3 times after |
 //!
-//! Without a word all of them run but the last two, which take minutes.
+//! Without a word all of them run but the last two, which take minutes. Beside other queues on PostgreSQL: `lab/peers`.
 //!
 //! ```text
 //! cargo bench -p lab --bench postgres
