@@ -77,7 +77,10 @@ impl Attempts {
     pub(crate) fn give_up(&self, lease: LeaseRef) {
         let now = Instant::now();
         let mut inner = self.lost.inner();
-        inner.given_up.retain(|_, until| *until > now);
+        // Before it grows, so that it costs little however many there are.
+        if inner.given_up.len() == inner.given_up.capacity() {
+            inner.given_up.retain(|_, until| *until > now);
+        }
         inner.given_up.insert(lease, now + self.core.settings.lease * 2);
     }
 
@@ -89,7 +92,7 @@ impl Attempts {
         inner.until = before.max(Some(until));
         drop(inner);
         if before.is_none() {
-            let looking = Looking(self.lost.clone());
+            let looking = Looking(Some(self.lost.clone()));
             self.core.runtime.spawn(look(self.enter(), looking));
         }
     }
@@ -144,16 +147,18 @@ impl Attempts {
     }
 }
 
-/// Somebody looks. Dropped, the next who loses a claim does.
-struct Looking(Arc<Lost>);
+/// Somebody looks. If that ends in a panic, the next who loses a claim does.
+struct Looking(Option<Arc<Lost>>);
 
 impl Drop for Looking {
     fn drop(&mut self) {
-        self.0.inner().until = None;
+        if let Some(lost) = &self.0 {
+            lost.inner().until = None;
+        }
     }
 }
 
-async fn look(attempts: UnderWay<Attempts>, looking: Looking) {
+async fn look(attempts: UnderWay<Attempts>, mut looking: Looking) {
     let mut pause = FIRST_LOOK;
     loop {
         tokio::select! {
@@ -166,13 +171,15 @@ async fn look(attempts: UnderWay<Attempts>, looking: Looking) {
         pause = (pause * 2).min(LAST_LOOK);
         let looked = attempts.take_up_lost().await;
         let now = Instant::now();
-        let mut inner = looking.0.inner();
+        let mut inner = attempts.lost.inner();
         if looked.is_err() {
             // It may have renewed what it could not begin.
             let until = now + attempts.core.holds_for();
             inner.until = inner.until.max(Some(until));
         }
         if is_last || inner.until.is_none_or(|until| until <= now) {
+            inner.until = None;
+            looking.0 = None;
             return;
         }
     }
