@@ -8,6 +8,7 @@
 //! - [`callbacks`]: how the end of a task is reported, and what a receiver can trust
 //! - [`operating`]: settings, sizes, shutdown, what to watch
 //! - [`choosing_a_store`]: memory, a file, or a server
+//! - [`many_processes`]: behind a load balancer: what is shared, what is not, deploys and scaling
 //! - [`postgres`]: connections, durability, what to watch, for many processes on one server
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
 //! - [`terms`]: one word for one thing
@@ -36,6 +37,9 @@ pub mod operating {}
 
 #[doc = include_str!("choosing_a_store.md")]
 pub mod choosing_a_store {}
+
+#[doc = include_str!("many_processes.md")]
+pub mod many_processes {}
 
 #[doc = include_str!("postgres.md")]
 pub mod postgres {}
