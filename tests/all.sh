@@ -12,8 +12,9 @@ command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https
 # One selection for all: with another one, the features of what it depends on are others, and it is built anew.
 all=(--workspace --features tower-respond-async/full,transcode/s3)
 
-# Most tests wait for something half of their time.
-export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$((2 * $(nproc)))} RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+# Most tests wait for something part of their time.
+threads=$(($(nproc) + 1))
+export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$threads} RUST_TEST_THREADS=${RUST_TEST_THREADS:-$threads}
 
 say "unit and integration tests, all features"
 if cargo nextest --version >/dev/null 2>&1; then

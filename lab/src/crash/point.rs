@@ -115,8 +115,13 @@ impl Points {
             Act::Die => Signal::KILL,
             Act::Freeze => Signal::STOP,
         };
-        // To itself, so that it is there before this returns.
         kill_process(getpid(), signal).expect("a process may signal itself");
+        if matches!(mark.act, Act::Die) {
+            // On a busy machine it may take a moment, in which this thread must not go on.
+            loop {
+                std::thread::park();
+            }
+        }
         true
     }
 }
