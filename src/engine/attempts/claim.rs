@@ -10,10 +10,11 @@ use crate::{
         caught::{caught_async, panicked},
         core::too_slow,
         node::{Answer, Hint, QUIET},
+        pools::Place,
         under_way::{Part, UnderWay},
     },
     error::BoxFuture,
-    store::{Claimed, Held, StoreError, StoreErrorKind, StoreResult},
+    store::{Claimed, ClaimedTask, Held, StoreError, StoreErrorKind, StoreResult},
     task::{CapturedRequest, TaskRecord, lifecycle::Outcome},
 };
 
@@ -62,14 +63,7 @@ impl Attempts {
                 self.hand_back(&task.held).await;
                 continue;
             };
-            let start = Start {
-                held: task.held,
-                request: task.request,
-                place,
-                claimed_at,
-                attempts: self.enter(),
-            };
-            self.start(&task.record, start);
+            self.start_claimed(task, place, claimed_at);
         }
         if unasked > 0 {
             // Asked again at once, it would give them again.
@@ -89,6 +83,18 @@ impl Attempts {
             (_, true) => Answer::More,
             (_, false) => Answer::Idle(claimed.next_due),
         })
+    }
+
+    /// Starts a claimed task on its place.
+    pub(crate) fn start_claimed(self: &Arc<Self>, task: ClaimedTask, place: Place, claimed_at: Instant) {
+        let start = Start {
+            held: task.held,
+            request: task.request,
+            place,
+            claimed_at,
+            attempts: self.enter(),
+        };
+        self.start(&task.record, start);
     }
 
     /// Reads the store's named values, and does as they say.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     engine::{
-        attempts::{Attempts, run::Start},
+        attempts::Attempts,
         node::Hint,
         under_way::{Part, UnderWay},
     },
@@ -115,16 +115,7 @@ impl Attempts {
         for claim in lost {
             match self.core.call("take_up", || self.core.ledger.take_up(&claim)).await {
                 Ok(TakenUp::Task(task)) => match self.pools.place_unless_paused(&task.record) {
-                    Some(place) => {
-                        let start = Start {
-                            held: task.held,
-                            request: task.request,
-                            place,
-                            claimed_at,
-                            attempts: self.enter(),
-                        };
-                        self.start(&task.record, start);
-                    }
+                    Some(place) => self.start_claimed(task, place, claimed_at),
                     None => surplus.push(task.held),
                 },
                 Ok(TakenUp::ToStop(held)) => surplus.push(held),
