@@ -90,6 +90,8 @@ users=$1 blocks=$2; shift 2
 free=0
 while kill -0 $server 2>/dev/null; do
     sleep 2
+    # Its folder is gone with whoever had it.
+    [ -e "$users" ] || { kill -TERM $server; continue; }
     if flock -n -x "$users" true; then free=$((free + 1)); else free=0; fi
     # Under the lock: whoever comes meanwhile finds the server gone, and starts another.
     [ $free -ge 5 ] && flock -n -x "$users" sh -c '
