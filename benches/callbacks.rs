@@ -24,7 +24,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    runtime::{Builder, Runtime},
+    runtime::Runtime,
 };
 use tower::{Layer, service_fn};
 use tower_respond_async::{BoxError, MemoryStore, RequestBody, RespondAsyncLayer, Submission, hook::webhook::Webhook};
@@ -34,8 +34,7 @@ use crate::support::{Contestant, compare, ours::all_ended, when_measuring};
 const NOBODY: &str = "nobody to tell";
 
 fn main() {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.expect("the operating system gives threads");
+    let runtime = support::two_threads();
     // A port that was free a moment ago, and nobody else is given soon.
     let refusing = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let refusing = refusing.expect("there is a free port");

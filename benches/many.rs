@@ -34,11 +34,7 @@ use crate::support::when_measuring;
 const LONG: Duration = Duration::from_secs(600);
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("the operating system gives threads");
+    let runtime = support::two_threads();
     let tasks = when_measuring(1_000, 20);
     let longest = when_measuring(Duration::from_secs(3), Duration::from_millis(50));
     println!("{tasks} waiters                     median       99th       most    looks a second    reads a waiter");

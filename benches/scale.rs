@@ -45,11 +45,7 @@ const LEASE: Duration = Duration::from_secs(600);
 const AT_ONCE: usize = 256;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.expect("the operating system gives threads");
+    let runtime = support::two_threads();
     let asked = env::args().find_map(|word| word.parse().ok());
     let tasks = when_measuring(asked.unwrap_or(1_000_000), 2_000);
 

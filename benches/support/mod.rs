@@ -15,6 +15,8 @@ pub mod work;
 
 use std::{env, fmt::Write};
 
+use tokio::runtime::{Builder, Runtime};
+
 /// Whether to find out how fast it is. Otherwise (`cargo test --benches`) a benchmark only shows that it still runs.
 pub fn is_measuring() -> bool {
     env::args().any(|argument| argument == "--bench")
@@ -26,6 +28,12 @@ pub fn is_measuring() -> bool {
 pub fn is_wanted(name: &str) -> bool {
     let mut words = env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
     words.peek().is_none() || words.any(|word| name.contains(&word))
+}
+
+/// A runtime on two threads.
+pub fn two_threads() -> Runtime {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("the operating system gives threads")
 }
 
 /// `full` when measuring, `tiny` otherwise.

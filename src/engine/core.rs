@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::Notify,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -111,6 +111,15 @@ impl Core {
                 }
             };
             timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))))
+        }
+    }
+
+    /// Waits for so long, or until the end begins.
+    pub(crate) async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            biased;
+            () = sleep(pause) => {}
+            () = self.phase.closed() => {}
         }
     }
 

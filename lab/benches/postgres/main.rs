@@ -51,11 +51,7 @@ use crate::{
 };
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.expect("the operating system gives threads");
+    let runtime = support::two_threads();
     let server = Server::start("");
     let cases: [(&str, &dyn Fn()); 9] = [
         ("accepts", &|| accepts(&runtime, &server)),

@@ -41,11 +41,7 @@ use crate::{
 };
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.expect("the operating system gives threads");
+    let runtime = support::two_threads();
     let word = |word: &str| env::args().any(|argument| argument == word);
     match () {
         () if word("growth") => growth::run(&runtime),

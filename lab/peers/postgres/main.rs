@@ -27,8 +27,6 @@ mod support;
 #[allow(dead_code, reason = "the same")]
 mod turn;
 
-use std::env;
-
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -37,21 +35,16 @@ use crate::{
     graphile::Graphile,
     ours::Ours,
     server::Server,
-    support::{Contestant, compare_to, when_measuring},
+    support::{Contestant, compare_to, is_wanted, when_measuring},
     turn::COLUMNS,
 };
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.expect("the operating system gives threads");
+    let runtime = support::two_threads();
     let server = Server::start("");
     type Case = fn(&Runtime, &Server);
     for (name, run) in [("accepts", accepts as Case), ("lives", lives), ("drain", drain)] {
-        let mut words = env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
-        if words.peek().is_none() || words.any(|word| word.starts_with(name)) {
+        if is_wanted(name) {
             run(&runtime, &server);
         }
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::{
     engine::{
@@ -152,11 +152,7 @@ impl Drop for Looking {
 async fn look(attempts: UnderWay<Attempts>, mut looking: Looking) {
     let mut pause = FIRST_LOOK;
     loop {
-        tokio::select! {
-            biased;
-            () = sleep(pause) => {}
-            () = attempts.core.phase.closed() => {}
-        }
+        attempts.core.pause(pause).await;
         // Once more after the end has begun: what is found has its grace like what runs, or is handed back.
         let is_last = !attempts.core.phase.is_open();
         pause = (pause * 2).min(LAST_LOOK);

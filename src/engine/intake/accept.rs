@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -219,11 +219,7 @@ impl Intake {
         let give_up_at = claimed_at + self.core.holds_for();
         let mut pause = Duration::from_millis(50);
         while Instant::now() + pause < give_up_at {
-            tokio::select! {
-                biased;
-                () = sleep(pause) => {}
-                () = self.core.phase.closed() => {}
-            }
+            self.core.pause(pause).await;
             // Once more after the end has begun, so that what is found is handed back.
             let last = !self.core.phase.is_open();
             pause = (pause * 2).min(Duration::from_secs(2));

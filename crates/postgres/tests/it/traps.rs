@@ -8,7 +8,7 @@ use tower_respond_async::{
     TaskStore,
     store::{
         Change, Claim, Committed, DeliveryClaim, DeliverySettlement, Durability, Held, Insert, Inserted, Ledger,
-        LogQuery, News, PoolClaim, Settled, TakenUp, Which,
+        LogQuery, News, PoolClaim, Renewal, Settled, TakenUp, Which,
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, Counts, DeliveryTry, Destination, FenceToken, LeaseRef, LogLine,
@@ -301,6 +301,25 @@ fn an_insert_whose_session_ends_is_answered_all_the_same() {
     });
 }
 
+/// What reads and renews may be done twice.
+#[test]
+fn what_may_be_done_twice_is_asked_again_when_its_session_ends() {
+    with_store(async |harness, store| {
+        let ledger = Ledger::new(store.clone());
+        let lease = born(&ledger, a_task()).await.lease();
+        harness.run("BEGIN; LOCK TABLE @.task").await;
+        let (reader, keeper) = (store.clone(), store.clone());
+        let reading = tokio::spawn(async move { reader.rows(&Scope::All, &Which::Id(lease.id)).await });
+        let renewing = tokio::spawn(async move { keeper.renew(vec![lease], LEASE).await });
+        until_somebody_waits(harness, || reading.is_finished()).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
+        let _ = admin().await.query(end, &[&harness.schema()]).await.unwrap();
+        harness.run("COMMIT").await;
+        assert_eq!(reading.await.unwrap().unwrap().len(), 1);
+        assert_eq!(renewing.await.unwrap().unwrap(), [Renewal::Renewed { stop: false }]);
+    });
+}
+
 /// Told outside of what changes something, and only while somebody listens.
 #[test]
 fn what_another_handle_stores_is_heard() {
@@ -427,6 +446,9 @@ fn claims_that_were_lost_are_found_one_by_one() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
         let known = born(&ledger, a_task()).await.lease();
+        // Its insert may not be answered yet: whoever waits for that makes an end of it.
+        let stopped = born(&ledger, a_task()).await.lease();
+        assert_eq!(ledger.stop(&Scope::All, stopped.id).await.unwrap(), Stop::Stopping);
         let mut ids = [RequestId::from_bytes([0; 16]); 4];
         for id in &mut ids {
             let task = a_task();
@@ -461,7 +483,7 @@ fn claims_that_were_lost_are_found_one_by_one() {
         let expected = [("to run", ids[2]), ("to stop", ids[1]), ("unreadable", ids[0])];
         assert_eq!(
             found, expected,
-            "and neither {known:?}, which was born claimed, nor {mine:?}, which is known"
+            "and neither {known:?} nor {stopped:?}, which were born claimed, nor {mine:?}, which is known"
         );
         let ended = ledger.task(ids[0]).await.unwrap();
         assert_eq!(ended.state, tower_respond_async::TaskState::Invalid);
