@@ -1,24 +1,17 @@
--- $1 worker, $2 max, $3 lease, $4 newest format that is read, $5 writer of the tally, $6 pools, $7 their maxima,
--- $8 the maximum of all others together, $9 whether a suspect may be taken.
-WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor),
--- The pools that something waits in: a step by the index for each, so that tasks of a pool which may not have any more
--- are not looked at.
-pools AS (
-  (SELECT pool FROM @.task WHERE state IN (0, 2) AND NOT suspect ORDER BY pool LIMIT 1)
-  UNION ALL
-  SELECT (SELECT t.pool FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool LIMIT 1)
-  FROM pools p WHERE p.pool IS NOT NULL),
+-- Behind the clock and the pools: $1 worker, $2 max, $3 lease, $4 newest format that is read, $5 writer of the tally, $6 pools,
+-- $7 their maxima, $8 the maximum of all others together, $9 whether a suspect may be taken.
 named AS MATERIALIZED (SELECT * FROM unnest($6::text[], $7::int8[]) AS named(pool, most)),
 ask AS MATERIALIZED (
-  SELECT p.pool, n.pool AS kind, coalesce(n.most, $8::int8) AS most
-  FROM pools p LEFT JOIN named n ON n.pool = p.pool WHERE p.pool IS NOT NULL),
+  SELECT p.pool, p.first, n.pool AS kind, coalesce(n.most, $8::int8) AS most
+  FROM pools p LEFT JOIN named n ON n.pool = p.pool),
 held AS MATERIALIZED (SELECT 1 FROM @.task h WHERE h.worker = $1 AND h.state IN (1, 3) AND h.suspect LIMIT 1),
 -- What a newer build wrote is passed over here: passed over later, it would fill the head of the queue for good.
 -- "+ 0" keeps the planner from the index by age, with which it would sort the whole queue.
 calm AS MATERIALIZED (
   SELECT c.id, c.run_at, a.kind, a.most FROM ask a CROSS JOIN LATERAL (
     SELECT t.id, t.run_at FROM @.task t
-    WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = a.pool AND t.run_at <= (SELECT now FROM clock)
+    WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = a.pool
+      AND t.run_at >= a.first AND t.run_at <= (SELECT now FROM clock)
       AND t.expires_at + 0 > (SELECT now FROM clock) AND t.format <= $4
     ORDER BY t.run_at, t.id LIMIT least(a.most, $2::int8) FOR NO KEY UPDATE SKIP LOCKED) c),
 wary AS MATERIALIZED (
@@ -37,8 +30,8 @@ chosen AS MATERIALIZED (SELECT id, kind, suspect FROM ranked WHERE k <= most ORD
 next AS (
   SELECT min(n.run_at) AS run_at FROM ask a CROSS JOIN LATERAL (
     SELECT t.run_at FROM @.task t
-    WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = a.pool AND t.expires_at + 0 > (SELECT now FROM clock)
-      AND t.format <= $4 AND t.id <> ALL (ARRAY(SELECT id FROM chosen))
+    WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = a.pool AND t.run_at >= a.first
+      AND t.expires_at + 0 > (SELECT now FROM clock) AND t.format <= $4 AND t.id <> ALL (ARRAY(SELECT id FROM chosen))
     ORDER BY t.run_at, t.id LIMIT 1) n
   WHERE a.most > (SELECT count(*) FROM chosen c WHERE c.kind IS NOT DISTINCT FROM a.kind)),
 next_suspect AS (

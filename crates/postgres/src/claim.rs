@@ -18,7 +18,8 @@ use uuid::Uuid;
 use crate::{
     codec,
     connection::{Again, unavailable},
-    session::Connection,
+    front::{Front, Since},
+    session::{Connection, Param},
     sql,
 };
 
@@ -32,16 +33,18 @@ pub(crate) async fn claim(
     connection: &Connection,
     claim: &Claim,
     writer: i64,
+    front: &Front<String>,
     set_aside: &AtomicU64,
 ) -> StoreResult<(Claims, i64)> {
     let (found, mut claims) = match claim.pools.iter().any(|pool| pool.per_tenant.is_some()) {
         true => by_tenant(connection, claim, writer).await?,
-        false => (by_pool(connection, claim, writer).await?, Claims::default()),
+        false => by_pool(connection, claim, writer, front).await?,
     };
     let now: i64 = found[0].get("now");
     claims.control = found[0].get::<_, i64>("control").cast_unsigned();
     if let Some(next) = found[0].get::<_, Option<i64>>("next") {
-        claims.next_due = Some(codec::time(next).since(codec::time(now)));
+        let next = codec::time(next).since(codec::time(now));
+        claims.next_due = Some(claims.next_due.map_or(next, |due| due.min(next)));
     }
     for found in found
         .iter()
@@ -71,38 +74,62 @@ pub(crate) async fn claim(
     Ok((claims, now))
 }
 
-/// Behind the time, the version of the named values, and when the next is due.
-const FIRST: usize = 3;
+/// Behind what is said of all.
+const FIRST: usize = 6;
 
-async fn by_pool(connection: &Connection, claim: &Claim, writer: i64) -> StoreResult<Vec<Found>> {
+async fn by_pool(
+    connection: &Connection,
+    claim: &Claim,
+    writer: i64,
+    front: &Front<String>,
+) -> StoreResult<(Vec<Found>, Claims)> {
     let (mut wary, mut again) = (true, Again::new());
+    let bounded = front.since();
     let pools: Vec<String> = claim.pools.iter().map(|of| codec::text(of.pool.as_str())).collect();
     let most: Vec<i64> = claim.pools.iter().map(|of| codec::count(of.max)).collect();
-    loop {
-        let claimed = connection
-            .query(
-                sql::CLAIM,
-                &[
-                    &codec::worker(&claim.worker),
-                    &codec::count(claim.max),
-                    &codec::duration(claim.lease),
-                    &FORMAT,
-                    &writer,
-                    &pools,
-                    &most,
-                    &codec::count(claim.others),
-                    &wary,
-                ],
-            )
-            .await;
+    let (worker, max, lease) = (
+        codec::worker(&claim.worker),
+        codec::count(claim.max),
+        codec::duration(claim.lease),
+    );
+    let others = codec::count(claim.others);
+    let found = loop {
+        let params: [&dyn Param; 9] = [&worker, &max, &lease, &FORMAT, &writer, &pools, &most, &others, &wary];
+        let claimed = match &bounded {
+            None => connection.query(sql::CLAIM, &params).await,
+            Some(Since { since, .. }) => {
+                let (parts, since): (Vec<String>, Vec<i64>) =
+                    since.iter().map(|(pool, at)| (pool.clone(), *at)).unzip();
+                let params: Vec<&dyn Param> = params.into_iter().chain([&parts as &dyn Param, &since]).collect();
+                connection.query(sql::CLAIM_FROM, &params).await
+            }
+        };
         match claimed {
-            Ok(found) => return Ok(found),
+            Ok(found) => break found,
             // Another handle took a suspect for the same worker at this moment.
             Err(error) if is_second_suspect(&error) && wary => wary = false,
             Err(error) if again.after_race(&error) => {}
             Err(error) => return Err(unavailable(error)),
         }
+    };
+    let now: i64 = found[0].get("now");
+    let parts: Option<Vec<String>> = found[0].get("pools");
+    let firsts: Option<Vec<i64>> = found[0].get("firsts");
+    let firsts = parts.unwrap_or_default().into_iter().zip(firsts.unwrap_or_default());
+    let mut claims = Claims::default();
+    match bounded {
+        Some(bounded) => {
+            front.saw(now, firsts);
+            claims.next_due = Some(bounded.left);
+        }
+        // Where nothing waits, something may come.
+        None => front.saw_all(
+            found[0].get("took"),
+            now,
+            pools.into_iter().map(|pool| (pool, now)).chain(firsts),
+        ),
     }
+    Ok((found, claims))
 }
 
 fn is_second_suspect(error: &Error) -> bool {

@@ -5,16 +5,46 @@ use tower_respond_async::{
     task::TaskRecord,
 };
 
-use crate::{codec, connection::unavailable, session::Connection, sql::row_columns};
+use crate::{
+    codec,
+    connection::unavailable,
+    front::Front,
+    session::{Connection, Param},
+    sql::row_columns,
+};
 
-/// The candidates as `c(id, at, why)`, and their rows. Each list is read from the front of its index.
+/// The lists of candidates, by number.
+const LAPSED: i32 = 0;
+const OVER_AGE: i32 = 1;
+const SUCCEEDED: i32 = 2;
+const OTHERS: i32 = 3;
+const OVERDUE: i32 = 4;
+
+/// Where lists begin whose fronts leave much behind.
+pub(crate) struct Fronts {
+    rescue: Front<i32>,
+    prune: Front<i32>,
+}
+
+impl Fronts {
+    pub(crate) fn new() -> Self {
+        Self {
+            rescue: Front::new(),
+            prune: Front::new(),
+        }
+    }
+}
+
+/// The candidates as `c(id, at, list)`, and their rows. Each list is read from the front of its index.
 macro_rules! candidates {
     ($candidates:expr) => {
         concat!(
             "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now), ",
             $candidates,
-            ", first AS MATERIALIZED (SELECT * FROM c ORDER BY at, id LIMIT $1::int8) \
-             SELECT clock.now, f.why, ",
+            ", first AS MATERIALIZED (SELECT * FROM c ORDER BY at, id LIMIT $1::int8), \
+             firsts AS MATERIALIZED (SELECT list, min(at) AS at FROM c GROUP BY list) \
+             SELECT clock.now, @.now_ms() - clock.now AS took, (SELECT array_agg(list) FROM firsts) AS lists, \
+             (SELECT array_agg(at) FROM firsts) AS firsts, f.list, ",
             row_columns!(),
             " FROM clock LEFT JOIN (first f JOIN @.task t ON t.id = f.id AND t.format <= $2::int2) ON true \
              ORDER BY f.at, f.id"
@@ -23,17 +53,17 @@ macro_rules! candidates {
 }
 
 const RESCUE: &str = candidates!(
-    "c AS ((SELECT t.id, t.lease_until AS at, 0 AS why FROM @.task t WHERE t.state IN (1, 3) \
-     AND t.lease_until <= (SELECT now FROM clock) AND t.format <= $2 ORDER BY t.lease_until, t.id LIMIT $1) UNION ALL \
+    "c AS ((SELECT t.id, t.lease_until AS at, 0 AS list FROM @.task t WHERE t.state IN (1, 3) \
+     AND t.lease_until >= $4::int8 AND t.lease_until <= (SELECT now FROM clock) AND t.format <= $2 ORDER BY t.lease_until, t.id LIMIT $1) UNION ALL \
      (SELECT t.id, t.expires_at, 1 FROM @.task t WHERE t.state IN (0, 2) AND t.expires_at <= (SELECT now FROM clock) \
      AND t.format <= $2 AND t.pool <> ALL ($3::text[]) ORDER BY t.expires_at, t.id LIMIT $1))"
 );
 
 const PRUNE: &str = candidates!(
-    "c AS ((SELECT t.id, t.rests_at + $3::int8 AS at, 2 AS why FROM @.task t WHERE t.state = 4 AND t.rests_at IS NOT NULL \
-     AND t.rests_at <= (SELECT now FROM clock) - $3 AND t.format <= $2 ORDER BY t.rests_at, t.id LIMIT $1) UNION ALL \
-     (SELECT t.id, t.rests_at + $4::int8, 2 FROM @.task t WHERE t.state > 4 AND t.rests_at IS NOT NULL \
-     AND t.rests_at <= (SELECT now FROM clock) - $4 AND t.format <= $2 ORDER BY t.rests_at, t.id LIMIT $1))"
+    "c AS ((SELECT t.id, t.rests_at + $3::int8 AS at, 2 AS list FROM @.task t WHERE t.state = 4 AND t.rests_at IS NOT NULL \
+     AND t.rests_at >= $5::int8 AND t.rests_at <= (SELECT now FROM clock) - $3 AND t.format <= $2 ORDER BY t.rests_at, t.id LIMIT $1) UNION ALL \
+     (SELECT t.id, t.rests_at + $4::int8, 3 FROM @.task t WHERE t.state > 4 AND t.rests_at IS NOT NULL \
+     AND t.rests_at >= $6::int8 AND t.rests_at <= (SELECT now FROM clock) - $4 AND t.format <= $2 ORDER BY t.rests_at, t.id LIMIT $1))"
 );
 
 /// A step by the index for each destination that there is, so that spared ones are not looked at.
@@ -44,19 +74,47 @@ const GIVE_UP: &str = candidates!(
      late AS (SELECT l.* FROM places p CROSS JOIN LATERAL (SELECT o.id, o.due_at FROM @.outbox o \
      WHERE o.destination = p.destination AND o.due_at <= (SELECT now FROM clock) - $4::int8 \
      ORDER BY o.due_at, o.id LIMIT $1) l WHERE p.destination <> ALL ($3::text[])), \
-     c AS (SELECT id, min(due_at) AS at, 3 AS why FROM late GROUP BY id)"
+     c AS (SELECT id, min(due_at) AS at, 4 AS list FROM late GROUP BY id)"
 );
 
-pub(crate) async fn due(connection: &Connection, what: &Due, max: usize) -> StoreResult<(Candidates, i64)> {
+pub(crate) async fn due(
+    connection: &Connection,
+    what: &Due,
+    max: usize,
+    fronts: &Fronts,
+) -> StoreResult<(Candidates, i64)> {
     let (max, format) = (codec::count(max), i16::from(TaskRecord::FORMAT));
+    // Each list, and how long before it is due its index has a task.
+    let (front, lists) = match what {
+        Due::Rescue { .. } => (Some(&fronts.rescue), vec![(LAPSED, 0)]),
+        Due::Prune(retention) => {
+            let kept = [(SUCCEEDED, retention.succeeded), (OTHERS, retention.others)];
+            (
+                Some(&fronts.prune),
+                kept.map(|(list, kept)| (list, codec::duration(kept))).to_vec(),
+            )
+        }
+        _ => (None, Vec::new()),
+    };
+    let bounded = front.and_then(Front::since);
+    let since: Vec<i64> = lists
+        .iter()
+        .map(|(list, _)| {
+            bounded
+                .as_ref()
+                .and_then(|from| from.since.get(list))
+                .copied()
+                .unwrap_or(0)
+        })
+        .collect();
     let found = match what {
         Due::Rescue { spared } => {
             let spared: Vec<String> = spared.iter().map(|pool| codec::text(pool.as_str())).collect();
-            connection.query(RESCUE, &[&max, &format, &spared]).await
+            connection.query(RESCUE, &[&max, &format, &spared, &since[0]]).await
         }
-        Due::Prune(retention) => {
-            let kept = [retention.succeeded, retention.others].map(codec::duration);
-            connection.query(PRUNE, &[&max, &format, &kept[0], &kept[1]]).await
+        Due::Prune(_) => {
+            let params: [&dyn Param; 6] = [&max, &format, &lists[0].1, &lists[1].1, &since[0], &since[1]];
+            connection.query(PRUNE, &params).await
         }
         Due::GiveUp { spared, overdue } => {
             let spared: Vec<String> = spared.iter().map(|of| codec::text(of.as_str())).collect();
@@ -65,21 +123,43 @@ pub(crate) async fn due(connection: &Connection, what: &Due, max: usize) -> Stor
                 .await
         }
         // There is no bound that it would have more than its share of.
-        _ => connection.query("SELECT @.now_ms(), NULL::int4, NULL::uuid", &[]).await,
+        _ => {
+            let found = connection.query("SELECT @.now_ms()", &[]).await.map_err(unavailable)?;
+            let now = found[0].get(0);
+            return Ok((Candidates::new(codec::time(now), Vec::new()), now));
+        }
     };
     let found = found.map_err(unavailable)?;
-    let now: i64 = found[0].get(0);
+    let now: i64 = found[0].get("now");
+    if let Some(front) = front {
+        let seen = found[0].get::<_, Option<Vec<i32>>>("lists").unwrap_or_default();
+        let firsts = found[0].get::<_, Option<Vec<i64>>>("firsts").unwrap_or_default();
+        let first = |list| {
+            seen.iter()
+                .zip(&firsts)
+                .find(|(of, _)| **of == list)
+                .map_or(now, |(_, at)| *at)
+        };
+        let firsts = lists.iter().map(|(list, before)| (*list, first(*list) - before));
+        match bounded {
+            Some(_) => front.saw(now, firsts),
+            None => front.saw_all(found[0].get("took"), now, firsts),
+        }
+    }
     let mut rows = Vec::new();
     for found in &found {
-        let why = match found.get::<_, Option<i32>>(1) {
-            Some(0) => Why::Lapsed,
-            Some(1) => Why::OverAge,
-            Some(2) => Why::Retired,
-            Some(_) => Why::Overdue,
-            None => continue,
+        let why = match found.get::<_, Option<i32>>("list") {
+            Some(LAPSED) => Why::Lapsed,
+            Some(OVER_AGE) => Why::OverAge,
+            Some(SUCCEEDED | OTHERS) => Why::Retired,
+            Some(OVERDUE) => Why::Overdue,
+            _ => continue,
         };
         // One that cannot be read stops nobody: a claim sets it aside.
-        rows.extend(codec::row(found, 2).ok().map(|row| Candidate::new(row, why)));
+        rows.extend(codec::row(found, FIRST).ok().map(|row| Candidate::new(row, why)));
     }
     Ok((Candidates::new(codec::time(now), rows), now))
 }
+
+/// Behind what is said of all, and the list.
+const FIRST: usize = 5;

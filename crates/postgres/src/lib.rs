@@ -9,6 +9,7 @@ mod codec;
 mod commit;
 mod connection;
 mod due;
+mod front;
 mod group;
 mod insert;
 mod list;

@@ -15,15 +15,39 @@ macro_rules! row_columns {
 }
 pub(crate) use row_columns;
 
-/// Takes what a claim chooses by itself: `claim.sql` says what.
-pub(crate) const CLAIM: &str = concat!(
-    include_str!("../sql/claim.sql"),
-    include_str!("../sql/take.sql"),
-    "SELECT clock.now, (SELECT version FROM @.control) AS control, \
-     (SELECT least((SELECT run_at FROM next), (SELECT run_at FROM next_suspect))) AS next, t.* \
-     FROM clock LEFT JOIN (SELECT ",
-    row_columns!(),
-    ", q.sum, q.head, q.body FROM taken t LEFT JOIN @.request q ON q.id = t.id) t ON true ORDER BY t.run_at, t.id"
+/// Takes what a claim chooses by itself, of `pools(pool, first)`: `claim.sql` says what.
+macro_rules! claim {
+    ($pools:expr) => {
+        concat!(
+            "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor), pools AS (",
+            $pools,
+            "), ",
+            include_str!("../sql/claim.sql"),
+            include_str!("../sql/take.sql"),
+            "SELECT clock.now, (SELECT version FROM @.control) AS control, @.now_ms() - clock.now AS took, \
+             (SELECT array_agg(pool) FROM pools) AS pools, (SELECT array_agg(first) FROM pools) AS firsts, \
+             (SELECT least((SELECT run_at FROM next), (SELECT run_at FROM next_suspect))) AS next, t.* \
+             FROM clock LEFT JOIN (SELECT ",
+            row_columns!(),
+            ", q.sum, q.head, q.body FROM taken t LEFT JOIN @.request q ON q.id = t.id) t ON true ORDER BY t.run_at, t.id"
+        )
+    };
+}
+
+/// Of all pools that something waits in: a step by the index for each, so that tasks of a pool which may not have any more are
+/// not looked at.
+pub(crate) const CLAIM: &str = claim!(
+    "(SELECT t.pool, t.run_at AS first FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect \
+     ORDER BY t.pool, t.run_at, t.id LIMIT 1) UNION ALL \
+     SELECT n.pool, n.first FROM pools p CROSS JOIN LATERAL (SELECT t.pool, t.run_at AS first FROM @.task t \
+     WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool, t.run_at, t.id LIMIT 1) n"
+);
+
+/// Of the pools $10, each from $11 on: see [`Front`](crate::front::Front).
+pub(crate) const CLAIM_FROM: &str = claim!(
+    "SELECT a.pool, coalesce((SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = a.pool \
+     AND t.run_at >= a.since ORDER BY t.run_at, t.id LIMIT 1), clock.now) AS first \
+     FROM unnest($10::text[], $11::int8[]) AS a(pool, since) CROSS JOIN clock"
 );
 
 /// Takes tasks of these ids ($2) that still wait.
@@ -34,7 +58,8 @@ pub(crate) const TAKE: &str = concat!(
      AND $6::text[] IS NOT NULL AND $7::int8[] IS NOT NULL AND $8::int8 IS NOT NULL AND ($9 OR NOT t.suspect) \
      ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED), ",
     include_str!("../sql/take.sql"),
-    "SELECT clock.now, (SELECT version FROM @.control) AS control, NULL::int8 AS next, t.* \
+    "SELECT clock.now, (SELECT version FROM @.control) AS control, NULL::int8 AS took, NULL::text[] AS pools, \
+     NULL::int8[] AS firsts, NULL::int8 AS next, t.* \
      FROM clock LEFT JOIN (SELECT ",
     row_columns!(),
     ", q.sum, q.head, q.body FROM taken t LEFT JOIN @.request q ON q.id = t.id) t ON true ORDER BY t.run_at, t.id"

@@ -30,7 +30,8 @@ use crate::{
     PostgresStoreBuilder, claim,
     commit::Commits,
     connection::{Again, Lent, PAUSE, Pool, Server, said_by_server, unavailable},
-    due,
+    due::{self, Fronts},
+    front::Front,
     group::{Group, Writes},
     insert::Inserts,
     list, logs, outbox, read, schema,
@@ -104,6 +105,9 @@ struct Inner {
     /// Whose rows of the tally this handle counts its claims in.
     writer: i64,
     fold: Fold,
+    /// Of each pool's waiting tasks.
+    queue: Front<String>,
+    fronts: Fronts,
     set_aside: Arc<AtomicU64>,
 }
 
@@ -191,6 +195,8 @@ impl PostgresStore {
                 leases: pool(1),
                 writers,
                 fold: Fold::new(server.now()),
+                queue: Front::new(),
+                fronts: Fronts::new(),
                 server,
                 schema: builder.schema,
                 abilities: Abilities::new(durability, Sharing::Shared, !builder.pooled),
@@ -314,7 +320,7 @@ impl TaskStore for PostgresStore {
                     "the claim came too late to be made",
                 ));
             }
-            let claimed = claim::claim(&connection, &claim, inner.writer, &inner.set_aside).await;
+            let claimed = claim::claim(&connection, &claim, inner.writer, &inner.queue, &inner.set_aside).await;
             let (claims, now) = finished(connection, claimed)?;
             inner.server.saw(now);
             claims.tasks.iter().for_each(|task| inner.wire.changed(task.row.id));
@@ -329,7 +335,12 @@ impl TaskStore for PostgresStore {
 
     fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
         self.run(move |inner| async move {
-            let (candidates, now) = ask!(inner.others, |connection| due::due(connection, &what, max))?;
+            let (candidates, now) = ask!(inner.others, |connection| due::due(
+                connection,
+                &what,
+                max,
+                &inner.fronts
+            ))?;
             inner.server.saw(now);
             Ok(candidates)
         })

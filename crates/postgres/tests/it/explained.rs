@@ -96,6 +96,11 @@ impl Explained {
         most
     }
 
+    /// How many blocks it has looked at, if the server says.
+    pub(crate) fn blocks_hit(&self) -> f64 {
+        self.plan["Shared Hit Blocks"].as_f64().unwrap_or_default()
+    }
+
     pub(crate) fn shown(&self) -> String {
         format!("{}\n{:#}", self.text, self.plan)
     }

@@ -7,6 +7,7 @@
 
 mod conformance;
 mod explained;
+mod front;
 mod harness;
 mod many;
 mod open;

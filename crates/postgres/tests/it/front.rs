@@ -1,0 +1,113 @@
+//! That looks at the front of an index do not go through all that was taken from it, while somebody's transaction keeps the
+//! server from clearing it away; and that they miss nothing for long.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use servers::Postgres;
+use tower_respond_async::{
+    TaskStore,
+    store::{Claim, Due, Insert, Ledger, PoolClaim, Retention},
+    task::PoolName,
+    testing::conformance,
+};
+
+use crate::{
+    explained::{self, Log},
+    harness::{PostgresHarness, connect},
+    traps::{LEASE, a_task, a_task_with, success, worker},
+};
+
+const MANY: usize = 2000;
+
+#[test]
+fn what_cannot_be_cleared_away_is_not_gone_through_each_time() {
+    let server = Postgres::start(&format!("{}auto_explain.log_buffers = on\n", explained::SETTINGS));
+    let harness = PostgresHarness::at(server.url());
+    conformance::run(&harness, async |_| {
+        let store = harness.fresh().await;
+        let ledger = &Ledger::new(store.clone());
+        // The clock says of every look that it is slow.
+        harness
+            .run(
+                "CREATE SEQUENCE @.ticks; CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE \
+                 AS $$ SELECT nextval('@.ticks') * 500 $$",
+            )
+            .await;
+        let other = connect(&server.url()).await;
+        other
+            .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pg_class")
+            .await
+            .unwrap();
+        let tasks = (0..MANY).map(|_| Insert::new(a_task())).collect();
+        let _ = ledger.insert_all(tasks).await.unwrap();
+        let lives = ledger.claim(Claim::new(worker(), MANY, LEASE)).await.unwrap().tasks;
+        assert_eq!(lives.len(), MANY);
+        let (end, none) = (success(), Retention::new(Duration::ZERO, Duration::ZERO));
+        join_all(lives.iter().map(|life| ledger.settle(&life.held, &end))).await;
+        assert_eq!(ledger.prune(none, MANY).await.unwrap().tasks, MANY);
+
+        let log = Log::of(&server);
+        let rescue = || Due::Rescue { spared: Vec::new() };
+        // Where nothing was found, the next look begins behind it.
+        let _ = store.claim(claim()).await.unwrap();
+        let _ = store.due(rescue(), 10).await.unwrap();
+        let _ = store.due(rescue(), 10).await.unwrap();
+        let _ = store.due(Due::Prune(none), 10).await.unwrap();
+        // Another handle has not looked before.
+        let new = harness.handle().await;
+        let _ = log.statements(&harness.schema());
+        macro_rules! blocks {
+            ($operation:expr) => {{
+                let _ = $operation.await.unwrap();
+                let statements = log.statements(&harness.schema());
+                statements.iter().map(|of| of.blocks_hit()).sum::<f64>()
+            }};
+        }
+        for (what, again, anew) in [
+            ("a claim", blocks!(store.claim(claim())), blocks!(new.claim(claim()))),
+            (
+                "a rescue",
+                blocks!(store.due(rescue(), 10)),
+                blocks!(new.due(rescue(), 10)),
+            ),
+            (
+                "a prune",
+                blocks!(store.due(Due::Prune(none), 10)),
+                blocks!(new.due(Due::Prune(none), 10)),
+            ),
+        ] {
+            assert!(again * 5.0 < anew, "{what} reads {again} blocks, and {anew} anew");
+        }
+
+        // One that is seen late, and one of another pool.
+        let (late, elsewhere) = (a_task(), a_task_with(|task| task.pool = pool("elsewhere")));
+        let ids = [late.id, elsewhere.id];
+        let _ = ledger
+            .insert_all([late, elsewhere].map(Insert::new).into())
+            .await
+            .unwrap();
+        harness.run("UPDATE @.task SET run_at = 1").await;
+        let mut found = Vec::new();
+        while found.len() < ids.len() {
+            let claimed = store.claim(claim()).await.unwrap();
+            found.extend(claimed.tasks.iter().map(|task| task.row.id));
+            if found.len() < ids.len() {
+                // It says when it looks at everything.
+                tokio::time::sleep(claimed.next_due.expect("there is more to look for")).await;
+            }
+        }
+        assert!(ids.iter().all(|id| found.contains(id)));
+        other.batch_execute("COMMIT").await.unwrap();
+    });
+}
+
+fn pool(name: &str) -> PoolName {
+    PoolName::new(name).unwrap()
+}
+
+fn claim() -> Claim {
+    let mut claim = Claim::new(worker(), 10, LEASE);
+    claim.pools = vec![PoolClaim::new(PoolName::DEFAULT, 10)];
+    claim
+}
