@@ -19,13 +19,13 @@ pub use self::{
     held::Held,
 };
 use super::{
-    Candidates, Change, Committed, Due, Guard, Part, Response, Retention, Row, StoreError, StoreErrorKind, StoreResult,
-    TaskStore, Which, Why,
+    Candidates, Change, Committed, Due, Enlisted, Guard, Insertion, Part, Response, Retention, Row, StoreError,
+    StoreErrorKind, StoreResult, TaskStore, Which, Why,
 };
 use crate::{
     task::{
-        CapturedRequest, CapturedResponse, Cursor, DecodeError, Filter, Page, PageOf, PoolName, RequestId, Scope,
-        SortOrder, TaskName, TaskRecord, TaskRef, TaskState,
+        CapturedRequest, CapturedResponse, Cursor, DecodeError, Filter, NewTask, Page, PageOf, PoolName, RequestId,
+        Scope, SortOrder, TaskName, TaskRecord, TaskRef, TaskState,
         lifecycle::{Edits, Outcome, Rerun, Rescue, Stop},
     },
     time::Timestamp,
@@ -101,6 +101,22 @@ impl Ledger {
         Ok(answers
             .map(|(insertion, given)| Inserted::of(insertion, given))
             .collect())
+    }
+
+    /// Takes a task in with a transaction of the application. It is not born claimed, and no limit is looked at.
+    pub async fn insert_in(&self, into: &mut dyn Enlisted, task: NewTask) -> StoreResult<Inserted> {
+        let row = Insert::new(task).into_row(self.store.now());
+        let given = row.record.digest;
+        let mut insertion = into.insert(row).await?;
+        if let Insertion::Known {
+            row: row @ None, id, ..
+        } = &mut insertion
+        {
+            // Shown where it can be read: what is known does not depend on it.
+            let found = self.store.rows(&Scope::All, &Which::Id(*id)).await;
+            *row = found.ok().and_then(|mut found| found.pop());
+        }
+        Ok(Inserted::of(insertion, given))
     }
 
     /// Records how an attempt ended, as its holder says.

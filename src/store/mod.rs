@@ -14,6 +14,7 @@
 
 mod answers;
 mod change;
+mod enlisted;
 mod error;
 mod forward;
 pub mod kit;
@@ -30,6 +31,7 @@ use std::{fmt, time::Duration};
 pub use self::{
     answers::{Answering, Answers},
     change::{Change, Committed, Guard, Next, OutboxChange, Response, Timers},
+    enlisted::Enlisted,
     error::{StoreError, StoreErrorKind},
     forward::Operation,
     ledger::{

@@ -102,4 +102,69 @@ CREATE FUNCTION @.oldest_run_at() RETURNS bigint LANGUAGE sql STABLE AS $$
 CREATE FUNCTION @.oldest_age_ms() RETURNS bigint LANGUAGE sql VOLATILE
   AS $$ SELECT greatest(coalesce(@.now_ms() - @.oldest_run_at(), 0), 0) $$;
 
+-- Stores a task in the transaction of whoever calls it, as `insert.sql` does in one of the store's, and answers what became of
+-- it: 'N' and the time for a new one; 'I', 'A' or 'K', the id and more for one that is known by its id, its name (with its
+-- record) or its key (with the key's digest); 'C' if name and key are those of two tasks; 'R' if they came and went meanwhile.
+-- It waits for a transaction that has the same name or key. What waits is counted in a row of the session, which no other
+-- transaction changes meanwhile. Who listens on the channel hears of the task with the commit.
+CREATE FUNCTION @.submit(
+  a_id uuid, a_version bigint, a_format bigint, a_generation bigint, a_tenant text, a_pool text, a_name text, a_function text,
+  a_record bytea, a_run_in bigint, a_expires_in bigint, a_sum bigint, a_head bytea, a_body bytea, a_key bytea,
+  a_key_for bigint, a_digest bytea, a_channel text)
+RETURNS bytea LANGUAGE plpgsql VOLATILE SET search_path = '' AS $$
+DECLARE
+  moment bigint := @.now_ms();
+  named uuid;
+  named_record bytea;
+  keyed uuid;
+  keyed_digest bytea;
+  is_known boolean := false;
+BEGIN
+  FOR tried IN 1..5 LOOP
+    IF a_name IS NOT NULL THEN
+      SELECT t.id, t.record INTO named, named_record FROM @.task t
+      WHERE t.name = a_name AND coalesce(t.tenant, '') = coalesce(a_tenant, '') AND (t.tenant IS NULL) = (a_tenant IS NULL);
+    END IF;
+    IF a_key IS NOT NULL AND named IS NULL THEN
+      INSERT INTO @.key AS k (key, id, until, digest) VALUES (a_key, a_id, moment + a_key_for, a_digest)
+      ON CONFLICT (key) DO UPDATE SET id = EXCLUDED.id, until = EXCLUDED.until, digest = EXCLUDED.digest
+        WHERE k.until <= moment;
+      is_known := NOT FOUND;
+    END IF;
+    IF named IS NOT NULL OR is_known THEN
+      SELECT k.id, k.digest INTO keyed, keyed_digest FROM @.key k WHERE k.key = a_key AND k.until > moment;
+      IF named <> keyed THEN
+        RETURN 'C'::bytea;
+      ELSIF named IS NOT NULL THEN
+        RETURN 'A'::bytea || uuid_send(named) || named_record;
+      ELSIF keyed IS NOT NULL THEN
+        RETURN 'K'::bytea || uuid_send(keyed) || coalesce(keyed_digest, '');
+      END IF;
+      CONTINUE;
+    END IF;
+    INSERT INTO @.task (id, version, state, token, created_at, run_at, expires_at, format, generation, tenant, pool, name,
+      function, record)
+    VALUES (a_id, a_version, 0, 0, moment, moment + a_run_in, moment + a_expires_in, a_format, a_generation, a_tenant,
+      a_pool, a_name, a_function, a_record)
+    ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+      INSERT INTO @.request (id, sum, head, body) VALUES (a_id, a_sum, a_head, a_body);
+      INSERT INTO @.tally AS y (writer, tenant, pool, state, n)
+      VALUES (pg_backend_pid(), coalesce('=' || a_tenant, ''), a_pool, 0, 1)
+      ON CONFLICT (writer, tenant, pool, state) DO UPDATE SET n = y.n + 1;
+      IF a_channel IS NOT NULL THEN
+        PERFORM pg_notify(a_channel, '0;w;;' || encode(uuid_send(a_id), 'hex'));
+      END IF;
+      RETURN 'N'::bytea || int8send(moment);
+    END IF;
+    -- What is known by its name after all, or by its id, has no use for the key.
+    DELETE FROM @.key k WHERE k.key = a_key AND k.id = a_id
+      AND NOT EXISTS (SELECT FROM @.task t WHERE t.id = a_id);
+    IF EXISTS (SELECT FROM @.task t WHERE t.id = a_id) THEN
+      RETURN 'I'::bytea || uuid_send(a_id);
+    END IF;
+  END LOOP;
+  RETURN 'R'::bytea;
+END $$;
+
 INSERT INTO @.control (version, named) VALUES (0, '');

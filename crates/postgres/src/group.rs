@@ -10,6 +10,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
+use tokio_postgres::error::SqlState;
 use tower_respond_async::store::{StoreError, StoreResult};
 
 use crate::connection::{Pool, said_by_server};
@@ -42,16 +43,23 @@ pub(crate) struct Group<W: Writes> {
     queue: mpsc::UnboundedSender<Call<W>>,
 }
 
+/// Who writes, and on which connections.
+pub(crate) struct Writer<W> {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) writes: W,
+}
+
 struct Call<W: Writes> {
     items: Vec<W::Item>,
     answer: oneshot::Sender<StoreResult<Vec<W::Answer>>>,
 }
 
 impl<W: Writes> Group<W> {
-    /// The group ends when it is dropped and what was asked is answered.
-    pub(crate) fn start(runtime: &Handle, pool: Arc<Pool>, writes: W) -> Self {
+    /// The group ends when it is dropped and what was asked is answered. What a lock holds up is written apart, by `late` if
+    /// there is any, so that the others need not wait for it.
+    pub(crate) fn start(runtime: &Handle, writer: Writer<W>, late: Option<Writer<W>>) -> Self {
         let (queue, calls) = mpsc::unbounded_channel();
-        runtime.spawn(run(calls, pool, writes));
+        runtime.spawn(run(calls, writer, late.map(Arc::new)));
         Self { queue }
     }
 
@@ -72,7 +80,7 @@ impl<W: Writes> Group<W> {
     }
 }
 
-async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, pool: Arc<Pool>, writes: W) {
+async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, writer: Writer<W>, late: Option<Arc<Writer<W>>>) {
     let (mut waiting, mut expected) = (Vec::new(), 0);
     while calls.recv_many(&mut waiting, ITEMS).await > 0 {
         let_them_come(&mut calls, &mut waiting, expected).await;
@@ -90,7 +98,7 @@ async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, pool: Arc<P
                 owners.push((call.items.len(), call.answer));
                 items.extend(call.items);
             }
-            answer(&pool, &writes, items, owners).await;
+            answer(&writer, late.as_ref(), items, owners).await;
         }
     }
 }
@@ -117,9 +125,14 @@ async fn let_them_come<W: Writes>(
 
 type Owner<A> = (usize, oneshot::Sender<StoreResult<Vec<A>>>);
 
-async fn answer<W: Writes>(pool: &Arc<Pool>, writes: &W, items: Vec<W::Item>, owners: Vec<Owner<W::Answer>>) {
-    let is_alone = owners.len() == 1;
-    match write_in_parts(pool, writes, &items).await {
+async fn answer<W: Writes>(
+    writer: &Writer<W>,
+    late: Option<&Arc<Writer<W>>>,
+    items: Vec<W::Item>,
+    owners: Vec<Owner<W::Answer>>,
+) {
+    let late = |error: &StoreError| late.filter(|_| is_held_up(error));
+    match write_in_parts(writer, &items).await {
         Ok(mut answers) => {
             for (count, owner) in owners {
                 let rest = answers.split_off(count);
@@ -128,13 +141,24 @@ async fn answer<W: Writes>(pool: &Arc<Pool>, writes: &W, items: Vec<W::Item>, ow
             }
         }
         // One of them is to blame, and should not fail the others.
-        Err(error) if is_of_data(&error) && !is_alone => {
+        Err(error) if is_of_data(&error) || late(&error).is_some() => {
+            let mut alone = (owners.len() == 1).then_some(error);
             let mut rest = items;
             for (count, owner) in owners {
                 let behind = rest.split_off(count);
-                let answer = write_in_parts(pool, writes, &rest).await;
-                let _ = owner.send(answer);
-                rest = behind;
+                let these = std::mem::replace(&mut rest, behind);
+                let answer = match alone.take() {
+                    Some(error) => Err(error),
+                    None => write_in_parts(writer, &these).await,
+                };
+                match answer.as_ref().err().and_then(late) {
+                    Some(late) => {
+                        let late = late.clone();
+                        tokio::spawn(async move { owner.send(write_in_parts(&late, &these).await) });
+                    }
+                    // Nobody may be waiting any more.
+                    None => _ = owner.send(answer),
+                }
             }
         }
         Err(error) => {
@@ -151,6 +175,12 @@ fn is_of_data(error: &StoreError) -> bool {
     code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }
 
+/// Whether it gave up waiting for a lock.
+fn is_held_up(error: &StoreError) -> bool {
+    let code = said_by_server(error).and_then(tokio_postgres::Error::code);
+    code == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
 /// The same error once more, for another caller.
 fn again(error: &StoreError) -> StoreError {
     let again = StoreError::new(error.kind(), error.to_string());
@@ -161,7 +191,7 @@ fn again(error: &StoreError) -> StoreError {
 }
 
 /// One call may bring more than a statement should have.
-async fn write_in_parts<W: Writes>(pool: &Arc<Pool>, writes: &W, items: &[W::Item]) -> StoreResult<Vec<W::Answer>> {
+async fn write_in_parts<W: Writes>(writer: &Writer<W>, items: &[W::Item]) -> StoreResult<Vec<W::Answer>> {
     let mut answers = Vec::with_capacity(items.len());
     let mut from = 0;
     while from < items.len() {
@@ -170,7 +200,7 @@ async fn write_in_parts<W: Writes>(pool: &Arc<Pool>, writes: &W, items: &[W::Ite
             weight += W::weight(&items[to]);
             to += 1;
         }
-        answers.extend(writes.write(pool, &items[from..to]).await?);
+        answers.extend(writer.writes.write(&writer.pool, &items[from..to]).await?);
         from = to;
     }
     Ok(answers)

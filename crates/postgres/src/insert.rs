@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio_postgres::error::Error;
+use tokio_postgres::error::{Error, SqlState};
 use tower_respond_async::{
     store::{
         FullReason, Insertion, KnownBy, Limits, NewRow, Row, StoreError, StoreErrorKind, StoreResult, kit::ClientKey,
@@ -28,6 +28,15 @@ use crate::{
 pub(crate) struct Inserts {
     pub(crate) wire: Arc<Wire>,
     pub(crate) writer: i64,
+    /// For how many milliseconds a name or key is waited for that another transaction has. `None`: as the session does.
+    pub(crate) waits: Option<u32>,
+}
+
+impl Inserts {
+    /// What is known by what the client says of it may have to wait for others who say the same.
+    pub(crate) fn may_wait(task: &NewRow) -> bool {
+        task.key.is_some() || task.record.name.is_some()
+    }
 }
 
 impl Writes for Inserts {
@@ -135,18 +144,24 @@ impl Inserts {
                     drop(connection);
                     tokio::time::sleep(PAUSE).await;
                 }
+                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    let context = "a transaction that is open has a task of the same name or key";
+                    return Err(StoreError::new(StoreErrorKind::Unavailable, context).because(error));
+                }
                 Err(error) => return Err(unavailable(error)),
             }
         }
     }
 
     async fn statement(&self, connection: &Connection, tasks: &[&NewRow]) -> Result<(Vec<Place>, Made), Error> {
-        let with_keys = tasks.iter().any(|task| task.key.is_some());
-        if with_keys {
-            connection.begin();
+        let several = tasks.iter().any(|task| Self::may_wait(task));
+        match self.waits {
+            _ if !several => {}
+            Some(waits) => connection.begin_that_waits(waits),
+            None => connection.begin(),
         }
         let (places, made) = insert(connection, tasks, self.writer).await?;
-        if with_keys {
+        if several {
             let lost = places
                 .iter()
                 .zip(tasks)

@@ -23,10 +23,12 @@ mod store;
 mod tidy;
 mod tls;
 mod wire;
+mod within;
 
 pub use self::{
     builder::{Migrate, PostgresStoreBuilder},
     store::PostgresStore,
+    within::{Connection, Param, PreparedInsert, Within},
 };
 
 /// The code of the README is tested like any other.

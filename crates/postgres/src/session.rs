@@ -1,6 +1,6 @@
 //! Statements on a session that stays, or on whichever session a pooler has for the next transaction.
 
-use std::{collections::HashMap, fmt::Write, pin::pin, sync::Mutex, time::Duration};
+use std::{borrow::Cow, collections::HashMap, fmt::Write, pin::pin, sync::Mutex, time::Duration};
 
 use tokio_postgres::{
     Client, Row as Found, Statement,
@@ -127,8 +127,10 @@ enum Statements {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Transaction {
     None,
-    /// It begins with the next statement, in the same round trip.
-    Begins,
+    /// It begins with the next statement, in the same round trip, and waits for locks for so many milliseconds at most.
+    Begins {
+        waits: Option<u32>,
+    },
     Begun,
 }
 
@@ -185,7 +187,12 @@ impl Connection {
 
     /// What follows is one transaction, until it is committed or rolled back.
     pub(crate) fn begin(&self) {
-        *lock(&self.transaction) = Transaction::Begins;
+        *lock(&self.transaction) = Transaction::Begins { waits: None };
+    }
+
+    /// The same, and it fails if a lock is not free within so many milliseconds.
+    pub(crate) fn begin_that_waits(&self, millis: u32) {
+        *lock(&self.transaction) = Transaction::Begins { waits: Some(millis) };
     }
 
     pub(crate) async fn commit(&self) -> Result<(), Error> {
@@ -200,7 +207,7 @@ impl Connection {
         let transaction = std::mem::replace(&mut *lock(&self.transaction), Transaction::None);
         match transaction {
             Transaction::Begun => self.in_time(self.client.batch_execute(how)).await,
-            Transaction::None | Transaction::Begins => Ok(()),
+            Transaction::None | Transaction::Begins { .. } => Ok(()),
         }
     }
 
@@ -213,23 +220,27 @@ impl Connection {
     async fn within<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let (begin, is_alone) = {
             let mut transaction = lock(&self.transaction);
+            let begin = match &self.statements {
+                Statements::Kept(_) => "BEGIN",
+                Statements::Unnamed { begin } => begin,
+            };
             match (*transaction, &self.statements) {
-                (Transaction::Begins, Statements::Kept(_)) => {
+                (Transaction::Begins { waits }, _) => {
                     *transaction = Transaction::Begun;
-                    (Some("BEGIN"), false)
+                    let begin = match waits {
+                        Some(waits) => format!("{begin}; SET LOCAL lock_timeout = {waits}").into(),
+                        None => Cow::Borrowed(begin),
+                    };
+                    (Some(begin), false)
                 }
-                (Transaction::Begins, Statements::Unnamed { begin }) => {
-                    *transaction = Transaction::Begun;
-                    (Some(&begin[..]), false)
-                }
-                (Transaction::None, Statements::Unnamed { begin }) => (Some(&begin[..]), true),
+                (Transaction::None, Statements::Unnamed { .. }) => (Some(begin.into()), true),
                 (Transaction::None, Statements::Kept(_)) | (Transaction::Begun, _) => (None, false),
             }
         };
         let Some(begin) = begin else {
             return self.in_time(statement).await;
         };
-        let begin = self.in_time(self.client.batch_execute(begin));
+        let begin = self.in_time(self.client.batch_execute(&begin));
         if !is_alone {
             let (begun, answer) = tokio::join!(begin, self.in_time(statement));
             return begun.and(answer);

@@ -32,7 +32,7 @@ use crate::{
     connection::{Again, Lent, PAUSE, Pool, Server, said_by_server, unavailable},
     due::{self, Fronts},
     front::Front,
-    group::{Group, Writes},
+    group::{Group, Writer, Writes},
     insert::Inserts,
     list, logs, outbox, read, schema,
     session::Connection,
@@ -40,7 +40,7 @@ use crate::{
     wire::{self, Wire},
 };
 
-/// Tasks in PostgreSQL, for any number of processes.
+/// Tasks in PostgreSQL, for any number of processes. Cheap to clone: a clone has the same connections.
 ///
 /// (Compiled and not run, since it needs a server: `tests/it/open.rs` connects to one.)
 ///
@@ -84,9 +84,10 @@ use crate::{
 /// Connections are driven by a thread of the store. An operation whose future is dropped goes on there, and its answer is lost.
 ///
 /// [`Limits`]: tower_respond_async::store::Limits
+#[derive(Clone)]
 pub struct PostgresStore {
     inner: Arc<Inner>,
-    io: IoThread,
+    io: Arc<IoThread>,
 }
 
 struct Inner {
@@ -94,13 +95,15 @@ struct Inner {
     schema: Arc<str>,
     abilities: Abilities,
     inserts: Group<Inserts>,
+    /// Inserts of tasks that have a name or a key, and may wait for others that have the same.
+    named: Group<Inserts>,
     commits: Group<Commits>,
     /// Claims: they wait for nothing else.
     hand: Arc<Pool>,
     others: Arc<Pool>,
     /// Renewals wait for nothing else.
     leases: Arc<Pool>,
-    writers: [Arc<Pool>; 2],
+    writers: [Arc<Pool>; 4],
     wire: Arc<Wire>,
     /// Whose rows of the tally this handle counts its claims in.
     writer: i64,
@@ -110,6 +113,22 @@ struct Inner {
     fronts: Fronts,
     set_aside: Arc<AtomicU64>,
 }
+
+impl Inner {
+    fn inserts_of(&self, tasks: &[NewRow]) -> &Group<Inserts> {
+        match tasks.iter().any(Inserts::may_wait) {
+            true => &self.named,
+            false => &self.inserts,
+        }
+    }
+}
+
+/// For how many milliseconds a group of inserts waits for a name or key that another transaction has, before those that do not
+/// have it go on.
+const SHORT: u32 = 100;
+
+/// How many inserts wait for longer at a time.
+const LATE: usize = 2;
 
 /// Does what may be done twice. If its answer is lost with the session, it is done again on another one. A macro, since of
 /// the futures of an async closure it cannot be said that they are [`Send`].
@@ -154,7 +173,7 @@ impl PostgresStore {
     }
 
     pub(crate) async fn open(config: Config, builder: PostgresStoreBuilder) -> StoreResult<Self> {
-        let io = IoThread::start("respond-async-pg").map_err(StoreError::unavailable)?;
+        let io = Arc::new(IoThread::start("respond-async-pg").map_err(StoreError::unavailable)?);
         let runtime = io.handle().clone();
         let opened = io.run(async move {
             let server = Arc::new(Server::new(config, &builder)?);
@@ -175,21 +194,28 @@ impl PostgresStore {
                 // Others are heard from here on, as long as the server is there.
                 let _ = tokio::time::timeout(Duration::from_secs(5), listens).await;
             }
-            let writers = [pool(1), pool(1)];
-            // Three writers of the tally, none of which waits for another.
+            // Writers of the tally, none of which waits for another.
             let writer = |number: u64| ((boot >> 3 << 2) | number).cast_signed();
-            let (inserts, commits) = (writer(1), writer(2));
-            let inserts = Inserts {
-                wire: wire.clone(),
-                writer: inserts,
+            let writers = [pool(1), pool(1), pool(1), pool(LATE)];
+            let inserts = |at: usize, number, waits| Writer {
+                pool: writers[at].clone(),
+                writes: Inserts {
+                    wire: wire.clone(),
+                    writer: writer(number),
+                    waits,
+                },
             };
-            let commits = Commits {
-                wire: wire.clone(),
-                writer: commits,
+            let commits = Writer {
+                pool: writers[1].clone(),
+                writes: Commits {
+                    wire: wire.clone(),
+                    writer: writer(2),
+                },
             };
             StoreResult::Ok(Inner {
-                inserts: Group::start(&runtime, writers[0].clone(), inserts),
-                commits: Group::start(&runtime, writers[1].clone(), commits),
+                inserts: Group::start(&runtime, inserts(0, 1, None), None),
+                named: Group::start(&runtime, inserts(2, 3, Some(SHORT)), Some(inserts(3, 3, None))),
+                commits: Group::start(&runtime, commits, None),
                 hand: pool(1),
                 others,
                 leases: pool(1),
@@ -207,6 +233,16 @@ impl PostgresStore {
         });
         let inner = Arc::new(opened.await??);
         Ok(Self { inner, io })
+    }
+
+    /// The quoted schema and a point.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.inner.server.prefix
+    }
+
+    /// Where handles hear of each other.
+    pub(crate) fn channel(&self) -> String {
+        self.inner.wire.channel.clone()
     }
 
     /// Runs on the store's own thread, to the end, whoever stops waiting.
@@ -301,11 +337,13 @@ impl TaskStore for PostgresStore {
     }
 
     fn insert(&self, task: NewRow) -> Answer<'_, Insertion> {
-        self.write(&self.inner.inserts, vec![task], |mut answers| answers.pop())
+        let group = self.inner.inserts_of(std::slice::from_ref(&task));
+        self.write(group, vec![task], |mut answers| answers.pop())
     }
 
     fn insert_all(&self, tasks: Vec<NewRow>) -> Answer<'_, Vec<Insertion>> {
-        self.write(&self.inner.inserts, tasks, Some)
+        let group = self.inner.inserts_of(&tasks);
+        self.write(group, tasks, Some)
     }
 
     fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
@@ -461,15 +499,10 @@ impl TaskStore for PostgresStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         let inner = &self.inner;
         inner.server.close();
-        for pool in [
-            &inner.hand,
-            &inner.others,
-            &inner.leases,
-            &inner.writers[0],
-            &inner.writers[1],
-        ] {
+        for pool in [&inner.hand, &inner.others, &inner.leases] {
             pool.close();
         }
+        inner.writers.iter().for_each(|pool| pool.close());
         Box::pin(std::future::ready(()))
     }
 }

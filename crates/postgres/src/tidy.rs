@@ -42,11 +42,11 @@ impl Fold {
     }
 }
 
-/// One process at a time. Locked in the order in which writers lock theirs; one that counts at this moment makes its row anew.
+/// One process at a time. One that counts at this moment keeps its row, as does a transaction that is open with a task in it.
 const FOLD: &str = "WITH turn AS MATERIALIZED \
     (SELECT pg_try_advisory_xact_lock(hashtextextended('respond-async tally ' || $1, 0)) AS ours), \
     old AS MATERIALIZED (SELECT y.writer, y.tenant, y.pool, y.state FROM @.tally y WHERE y.writer <> 0 \
-    AND (SELECT ours FROM turn) ORDER BY y.writer, y.tenant, y.pool, y.state LIMIT 10000 FOR UPDATE OF y), \
+    AND (SELECT ours FROM turn) ORDER BY y.writer, y.tenant, y.pool, y.state LIMIT 10000 FOR UPDATE OF y SKIP LOCKED), \
     gone AS (DELETE FROM @.tally y USING old WHERE y.writer = old.writer AND y.tenant = old.tenant AND y.pool = old.pool \
     AND y.state = old.state RETURNING y.tenant, y.pool, y.state, y.n) \
     INSERT INTO @.tally AS y (writer, tenant, pool, state, n) \

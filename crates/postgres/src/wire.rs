@@ -49,7 +49,7 @@ pub(crate) struct Wire {
     is_mute: bool,
     began: Instant,
     boot: u64,
-    channel: String,
+    pub(crate) channel: String,
 }
 
 impl Wire {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     engine::{Accepting, Tasks, Unaccepted, intake::Intake},
-    store::{FullReason, Inserted, StoreError},
+    store::{Enlisted, FullReason, Insert, Inserted, Insertion, NewRow, StoreError},
     task::{
         Caller, CapturedRequest, IdempotencyKey, Labels, NewTask, PoolName, RequestId, TaskName, TaskRecord, Tenant,
         TooLong,
@@ -88,6 +88,49 @@ impl Tasks {
             answers.insert(at, Err(error));
         }
         Ok(answers)
+    }
+
+    /// Stores a task in a transaction of the application, with what else that changes: both or neither. `into` is the
+    /// transaction as the store's crate enlists it. A store that has no transactions to share has no such thing.
+    ///
+    /// The task runs once the transaction is committed, in whichever process is first. Until then nobody else sees it. Its
+    /// path is one of the application that the layer wraps. Limits of the queue are not looked at, and the engine may be
+    /// shutting down: whether the task is stored is the transaction's business alone.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`] says why it was not taken in. After `Store` the transaction is to be rolled back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it answers, the task may or may not be part of the transaction: roll that back.
+    ///
+    /// # Examples
+    ///
+    /// Of an application with a `PostgresStore`; `transaction` is a `tokio_postgres::Transaction`.
+    ///
+    /// ```ignore
+    /// transaction.execute("INSERT INTO orders (id) VALUES ($1)", &[&order]).await?;
+    /// let mail = Request::post(format!("/orders/{order}/mail")).body(Bytes::new())?;
+    /// tasks.submit_in(&mut store.within(&mut transaction), Submission::new(mail)).await?;
+    /// transaction.commit().await?;
+    /// ```
+    pub async fn submit_in(&self, into: &mut dyn Enlisted, submission: Submission) -> Result<Submitted, SubmitError> {
+        let engine = self.engine();
+        let task = engine.intake.task_of(submission)?;
+        let inserted = engine.core.ledger.insert_in(into, task).await;
+        Submitted::of(inserted.map_err(SubmitError::Store)?)
+    }
+
+    /// The row of a task that would be submitted, for a store's crate that stores it in a transaction by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::TooLong`].
+    pub fn row_of(&self, submission: Submission) -> Result<NewRow, SubmitError> {
+        let engine = self.engine();
+        let task = engine.intake.task_of(submission)?;
+        Ok(Insert::new(task).into_row(engine.core.ledger.store().now()))
     }
 }
 
@@ -171,6 +214,15 @@ pub enum Submitted {
 }
 
 impl Submitted {
+    /// What a store's crate says became of [a row](Tasks::row_of).
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Conflict`] and [`SubmitError::Full`].
+    pub fn answered(row: &NewRow, insertion: Insertion) -> Result<Self, SubmitError> {
+        Self::of(Inserted::of(insertion, row.record.digest))
+    }
+
     fn of(inserted: Inserted) -> Result<Self, SubmitError> {
         match inserted {
             Inserted::New(record, _) => Ok(Self::New(record)),

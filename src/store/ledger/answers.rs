@@ -52,7 +52,7 @@ impl Insert {
     }
 
     /// What a store is given of it at `now`, by its clock.
-    pub(super) fn into_row(self, now: Timestamp) -> NewRow {
+    pub(crate) fn into_row(self, now: Timestamp) -> NewRow {
         let Self { task, limits, born } = self;
         let mut record = TaskRecord::accepted(&task, now);
         if let Some(born) = &born {
@@ -99,7 +99,7 @@ pub enum Inserted {
 
 impl Inserted {
     /// What a store answered for a request of this digest.
-    pub(super) fn of(insertion: Insertion, given: Option<RequestDigest>) -> Self {
+    pub(crate) fn of(insertion: Insertion, given: Option<RequestDigest>) -> Self {
         match insertion {
             Insertion::New(row) if row.columns.is_held() => {
                 let (record, held) = Held::of(row);

@@ -1,7 +1,7 @@
 //! That looks at the front of an index do not go through all that was taken from it, while somebody's transaction keeps the
 //! server from clearing it away; and that they miss nothing for long.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use servers::Postgres;

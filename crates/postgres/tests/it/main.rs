@@ -17,3 +17,4 @@ mod pooled;
 mod restarts;
 mod traps;
 mod wall_clock;
+mod within;

@@ -1,0 +1,275 @@
+//! Tasks in a transaction of the application.
+
+use std::fmt;
+
+use tokio_postgres::types::{ToSql, Type};
+use tower_respond_async::{
+    BoxError, Submission, SubmitError, Submitted, Tasks,
+    error::BoxFuture,
+    store::{Enlisted, Insertion, KnownBy, NewRow, StoreError, StoreErrorKind, StoreResult, kit::ClientKey},
+    task::{FenceToken, RequestDigest, TaskName, TaskRecord, Tenant},
+    time::Timestamp,
+};
+use uuid::Uuid;
+
+use crate::{PostgresStore, codec};
+
+/// Stores one task, and answers with a row of one `bytea`.
+const SUBMIT: &str = "SELECT @.submit($1::text::uuid, $2::int8, $3::int8, $4::int8, $5::text, $6::text, $7::text, $8::text, \
+    $9::bytea, $10::int8, $11::int8, $12::int8, $13::bytea, $14::bytea, $15::bytea, $16::int8, $17::bytea, $18::text)";
+
+impl PostgresStore {
+    /// Enlists in the transaction that is open on this connection, which is to the database of this store: what
+    /// [`Tasks::submit_in`] takes. Any [`Connection`] will do: a [`tokio_postgres::Transaction`], or one of another driver.
+    ///
+    /// The role of the connection needs the rights of the store's own: to use the schema, and to read and write its tables.
+    ///
+    /// - Nothing is begun, committed, rolled back or set. Where no transaction is open, the task is stored by itself.
+    /// - The task can be claimed from the commit on. Processes that listen hear of it with the commit; the others find it within
+    ///   a second.
+    /// - If another transaction that is open has stored a task of the same name or key, the statement waits for its end. How
+    ///   long is the connection's `lock_timeout`.
+    /// - With an isolation level above `READ COMMITTED`, a name or key that was committed since the transaction began makes it
+    ///   fail as any conflict does, with the code 40001: roll it back and try it again.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use tower_respond_async::{Submission, Tasks};
+    /// # use tower_respond_async_postgres::PostgresStore;
+    /// # async fn order(tasks: Tasks, store: &PostgresStore, client: &mut tokio_postgres::Client)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut transaction = client.transaction().await?;
+    /// transaction.execute("INSERT INTO orders (id) VALUES (7)", &[]).await?;
+    /// let mail = http::Request::post("/orders/7/mail").body(bytes::Bytes::new())?;
+    /// tasks.submit_in(&mut store.within(&mut transaction), Submission::new(mail)).await?;
+    /// transaction.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn within<'c, C: Connection>(&self, connection: &'c mut C) -> Within<'c, C> {
+        Within {
+            connection,
+            statement: self.submits(),
+            channel: Some(self.channel()),
+        }
+    }
+
+    /// One statement that stores a task, for drivers that cannot be a [`Connection`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::TooLong`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use tower_respond_async::{Submission, SubmitError, Submitted, Tasks};
+    /// # use tower_respond_async_postgres::{Param, PostgresStore};
+    /// # fn query_one(sql: &str, params: &[Param]) -> Vec<u8> { Vec::new() }
+    /// # fn order(tasks: &Tasks, store: &PostgresStore, submission: Submission) -> Result<Submitted, SubmitError> {
+    /// let insert = store.prepare(tasks, submission)?;
+    /// // With whatever driver, in the transaction: the one value of the one row.
+    /// let answer: Vec<u8> = query_one(insert.sql(), insert.params());
+    /// insert.answered(&answer)
+    /// # }
+    /// ```
+    pub fn prepare(&self, tasks: &Tasks, submission: Submission) -> Result<PreparedInsert, SubmitError> {
+        let row = tasks.row_of(submission)?;
+        Ok(PreparedInsert {
+            sql: self.submits(),
+            params: params(&row, Some(self.channel())),
+            row,
+        })
+    }
+
+    fn submits(&self) -> String {
+        SUBMIT.replace("@.", self.prefix())
+    }
+}
+
+/// A connection that a transaction of the application is open on, of whatever driver.
+///
+/// It is there for [`tokio_postgres::Client`] and [`tokio_postgres::Transaction`]; `tower-respond-async-postgres-sqlx` has it for
+/// sqlx. For another driver, implement it for a type of your own that holds the connection.
+pub trait Connection: Send {
+    /// Runs a statement whose answer is one row of one `bytea`, and answers with that. `params` are the values of `$1`, `$2` and
+    /// so on; the statement says of what type each is.
+    ///
+    /// # Errors
+    ///
+    /// The driver's.
+    fn fetch<'a>(&'a mut self, sql: &'a str, params: &'a [Param]) -> BoxFuture<'a, Result<Vec<u8>, BoxError>>;
+}
+
+/// A value for a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Param {
+    /// Of the type `bigint`.
+    Bigint(i64),
+    /// Of the type `text`.
+    Text(Option<String>),
+    /// Of the type `bytea`.
+    Bytea(Option<Vec<u8>>),
+}
+
+impl Param {
+    fn typed(&self) -> (&(dyn ToSql + Sync), Type) {
+        match self {
+            Self::Bigint(value) => (value, Type::INT8),
+            Self::Text(value) => (value, Type::TEXT),
+            Self::Bytea(value) => (value, Type::BYTEA),
+        }
+    }
+}
+
+macro_rules! connection {
+    ($($driver:ty),+) => {
+        $(impl Connection for $driver {
+            fn fetch<'a>(&'a mut self, sql: &'a str, params: &'a [Param]) -> BoxFuture<'a, Result<Vec<u8>, BoxError>> {
+                Box::pin(async move {
+                    let params: Vec<_> = params.iter().map(Param::typed).collect();
+                    let found = self.query_typed(sql, &params).await?;
+                    let [found] = &found[..] else {
+                        return Err("the statement answers with one row".into());
+                    };
+                    Ok(found.try_get(0)?)
+                })
+            }
+        })+
+    };
+}
+
+connection!(tokio_postgres::Client, tokio_postgres::Transaction<'_>);
+
+/// A transaction of the application that tasks are stored in: see [`PostgresStore::within`].
+#[must_use]
+pub struct Within<'c, C> {
+    connection: &'c mut C,
+    statement: String,
+    channel: Option<String>,
+}
+
+impl<C> Within<'_, C> {
+    /// Tells nobody: other processes find the task within a second. A transaction that tells takes a lock of the whole server as
+    /// it commits, so that some thousands of them a second are the most.
+    pub fn quiet(mut self) -> Self {
+        self.channel = None;
+        self
+    }
+}
+
+impl<C: Connection> Enlisted for Within<'_, C> {
+    fn insert(&mut self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
+        Box::pin(async move {
+            let params = params(&task, self.channel.clone());
+            let answer = self.connection.fetch(&self.statement, &params).await;
+            let failed = |error| {
+                let context = "the task could not be stored in the transaction";
+                StoreError::new(StoreErrorKind::Unavailable, context).because(error)
+            };
+            read(&task, &answer.map_err(failed)?)
+        })
+    }
+}
+
+impl<C> fmt::Debug for Within<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Within").finish_non_exhaustive()
+    }
+}
+
+/// A statement that stores a task: see [`PostgresStore::prepare`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PreparedInsert {
+    sql: String,
+    params: Vec<Param>,
+    row: NewRow,
+}
+
+impl PreparedInsert {
+    /// The statement. Its values are `$1`, `$2` and so on.
+    #[must_use]
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// Its values, in order.
+    #[must_use]
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// What the answer says: the one value of the one row. Of a known task it has the id alone:
+    /// [`Tasks::find`] finds the rest.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Tasks::submit_in`].
+    pub fn answered(&self, answer: &[u8]) -> Result<Submitted, SubmitError> {
+        Submitted::answered(&self.row, read(&self.row, answer).map_err(SubmitError::Store)?)
+    }
+}
+
+fn params(task: &NewRow, channel: Option<String>) -> Vec<Param> {
+    // Times as they are after now.
+    let row = task.row(FenceToken::NONE, Timestamp::ZERO);
+    let text = |of: Option<&str>| Param::Text(of.map(codec::text));
+    let (record, request) = (&row.record, &task.request);
+    let key = ClientKey::of(task).map(|key| key.encode());
+    let window = task.key.as_ref().map_or(0, |(_, window)| codec::duration(*window));
+    vec![
+        text(Some(&codec::uuid(row.id).to_string())),
+        Param::Bigint(codec::number(row.version)),
+        Param::Bigint(record.format().into()),
+        Param::Bigint(record.generation.into()),
+        text(record.tenant.as_ref().map(Tenant::as_str)),
+        text(Some(record.pool.as_str())),
+        text(record.name.as_ref().map(TaskName::as_str)),
+        text(Some(record.function())),
+        Param::Bytea(Some(record.encode())),
+        Param::Bigint(codec::millis(row.columns.run_at)),
+        Param::Bigint(codec::millis(row.columns.expires_at)),
+        Param::Bigint(codec::sum(request).into()),
+        Param::Bytea(Some(request.head().to_vec())),
+        Param::Bytea(Some(request.body().to_vec())),
+        Param::Bytea(key),
+        Param::Bigint(window),
+        Param::Bytea(record.digest.map(|digest| digest.as_bytes().to_vec())),
+        Param::Text(channel),
+    ]
+}
+
+/// What the function of the schema answered.
+fn read(task: &NewRow, answer: &[u8]) -> StoreResult<Insertion> {
+    let meaningless = || StoreError::new(StoreErrorKind::Unavailable, "the answer of the database has no meaning");
+    let (kind, rest) = answer.split_first().ok_or_else(meaningless)?;
+    if *kind == b'C' {
+        return Ok(Insertion::Conflict);
+    }
+    if *kind == b'R' {
+        let context = "what the task is known by came and went while it was stored";
+        return Err(StoreError::new(StoreErrorKind::Unavailable, context));
+    }
+    if *kind == b'N' {
+        let now = i64::from_be_bytes(rest.try_into().map_err(|_| meaningless())?);
+        return Ok(Insertion::New(task.row(FenceToken::NONE, codec::time(now))));
+    }
+    let (id, rest) = rest.split_first_chunk::<16>().ok_or_else(meaningless)?;
+    let (by, digest) = match kind {
+        b'I' => (KnownBy::Id, None),
+        b'A' => (
+            KnownBy::Name,
+            TaskRecord::decode(rest).ok().and_then(|record| record.digest),
+        ),
+        b'K' => (KnownBy::Key, rest.try_into().ok().map(RequestDigest::from_bytes)),
+        _ => return Err(meaningless()),
+    };
+    Ok(Insertion::Known {
+        row: None,
+        id: codec::id(Uuid::from_bytes(*id)),
+        by,
+        digest,
+    })
+}
