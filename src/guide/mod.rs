@@ -9,6 +9,7 @@
 //! - [`operating`]: settings, sizes, shutdown, what to watch
 //! - [`choosing_a_store`]: memory, a file, or a server
 //! - [`many_processes`]: behind a load balancer: what is shared, what is not, deploys and scaling
+//! - [`transactions`]: a task that is stored with what else a transaction changes, or not at all
 //! - [`postgres`]: connections, durability, what to watch, for many processes on one server
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
 //! - [`terms`]: one word for one thing
@@ -40,6 +41,9 @@ pub mod choosing_a_store {}
 
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
+
+#[doc = include_str!("transactions.md")]
+pub mod transactions {}
 
 #[doc = include_str!("postgres.md")]
 pub mod postgres {}
