@@ -130,6 +130,7 @@ mod tests {
         for said in [
             lifecycle::RELEASED,
             lifecycle::DEFERRED,
+            lifecycle::HANDED_ON,
             lifecycle::RESCUED,
             lifecycle::RERUN,
         ] {

@@ -14,6 +14,7 @@ use crate::{
 pub(crate) struct Settings {
     pub(crate) worker_name: Arc<str>,
     pub(crate) version: Option<Arc<str>>,
+    pub(crate) version_patience: Duration,
     pub(crate) concurrency: usize,
     pub(crate) limits: Limits,
     pub(crate) pools: Vec<Pool>,

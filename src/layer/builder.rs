@@ -3,6 +3,7 @@
 mod address;
 mod check;
 mod identity;
+mod process;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,12 +24,9 @@ use crate::{
     },
     probe::Probe,
     store::{Limits, Retention, TaskStore},
-    task::{Condition, Conditions, record::cut},
+    task::{Condition, Conditions},
     wire::{LinkBase, host},
 };
-
-/// How much of the application's version is kept: it is a word in a table.
-const VERSION_BYTES: usize = 64;
 
 const MIB: usize = 1024 * 1024;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -81,6 +79,7 @@ impl RespondAsyncBuilder {
             settings: Settings {
                 worker_name: "worker".into(),
                 version: None,
+                version_patience: 10 * MINUTE,
                 concurrency: 64,
                 limits: Limits {
                     queued: 100_000,
@@ -393,20 +392,6 @@ impl RespondAsyncBuilder {
     /// Lets `probe` watch the engine. May be given several times. See [`probe`](crate::probe).
     pub fn probe(mut self, probe: impl Probe) -> Self {
         self.probes.push(Arc::new(probe));
-        self
-    }
-
-    /// What this process calls itself in task documents. A random number is added, so that two may share a name; of the name,
-    /// [`WorkerId::NAME_BYTES`](crate::task::WorkerId::NAME_BYTES) are kept. Default: `worker`.
-    pub fn worker_name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.settings.worker_name = name.into();
-        self
-    }
-
-    /// Which version of the application this process is, for people who look at several. Shown in the statistics and the
-    /// console; of longer ones, 64 bytes are kept. Default: none.
-    pub fn version(mut self, version: impl AsRef<str>) -> Self {
-        self.settings.version = Some(cut(version.as_ref(), VERSION_BYTES).into());
         self
     }
 

@@ -117,7 +117,8 @@ impl Probe for MetricsProbe {
             Event::Ended {
                 outcome, state, took, ..
             } => {
-                let retried = *state == TaskState::Retrying && *outcome != AttemptOutcome::Deferred;
+                let deferred = matches!(outcome, AttemptOutcome::Deferred | AttemptOutcome::HandedOn);
+                let retried = *state == TaskState::Retrying && !deferred;
                 let outcome = AttemptOutcome::as_str(*outcome);
                 counter!(ATTEMPTS, "outcome" => outcome).increment(1);
                 histogram!(ATTEMPT_DURATION, "outcome" => outcome).record(*took);

@@ -319,6 +319,9 @@ pub enum AttemptOutcome {
     TimedOut,
     /// With "not now": it is charged as no attempt, and the task waits.
     Deferred,
+    /// Without its route, in another version of the application than accepted the task: it is charged as no attempt, and the
+    /// task waits.
+    HandedOn,
     /// By being stopped.
     Stopped,
     /// By being handed back.
@@ -335,6 +338,7 @@ impl AttemptOutcome {
             Self::Panicked => "panicked",
             Self::TimedOut => "timed_out",
             Self::Deferred => "deferred",
+            Self::HandedOn => "handed_on",
             Self::Stopped => "stopped",
             Self::Released => "released",
         }

@@ -90,7 +90,7 @@ impl Probe for TracingProbe {
                 state,
                 took,
             } => {
-                let deferred = *outcome == AttemptOutcome::Deferred;
+                let deferred = matches!(outcome, AttemptOutcome::Deferred | AttemptOutcome::HandedOn);
                 let outcome = outcome.as_str();
                 match state {
                     TaskState::Retrying if deferred => {

@@ -36,7 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::Claim),
         2 => Just(Step::Renew),
         1 => Just(Step::Progress),
-        4 => (0..6_u8).prop_map(Step::Settle),
+        4 => (0..7_u8).prop_map(Step::Settle),
         1 => Just(Step::Stop),
         2 => Just(Step::Rescue),
         2 => Just(Step::Deliver),
@@ -60,6 +60,7 @@ fn outcome(number: u8) -> Outcome {
         2 => Outcome::Released,
         3 => Outcome::Stopped,
         4 => Outcome::Failed { error, response: None },
+        5 => Outcome::HandedOn { error },
         _ => Outcome::Succeeded {
             response: Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new())),
         },

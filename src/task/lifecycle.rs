@@ -29,11 +29,17 @@ pub const UNDELIVERED: usize = Subscriptions::MOST;
 /// ever.
 pub const DEFERRALS: u32 = 10;
 
+/// How long a task waits that is [handed on](Outcome::HandedOn): as long as it was handed on already, from the first of these
+/// up to the second. So the waits double. The last is short: where one process of ten is of the task's version, one claim
+/// of ten is.
+pub const HANDED_ON_WAIT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+
 /// What history says of a task that waits again. The console tells by it how an attempt ended.
 pub(crate) const RELEASED: &str = "released by its worker, uncharged";
 pub(crate) const RESCUED: &str = "rescued: its worker was gone";
 /// Before what was said.
 pub(crate) const DEFERRED: &str = "deferred, uncharged: ";
+pub(crate) const HANDED_ON: &str = "handed on, uncharged: ";
 pub(crate) const RERUN: &str = "run again on request";
 
 impl TaskRecord {
@@ -53,6 +59,7 @@ impl TaskRecord {
             worker: None,
             lease_until: None,
             created_at: now,
+            handed_on_at: None,
             run_at,
             expires_at: run_at.saturating_add(task.max_age),
             started_at: None,
@@ -149,6 +156,15 @@ impl TaskRecord {
                 let said = Arc::from(format!("{DEFERRED}{error}"));
                 self.wait(next, now.saturating_add(*after), now, Some(said));
             }
+            Outcome::HandedOn { error } => {
+                self.life.attempt -= 1;
+                self.life.error = Some(bounded(error));
+                let first = *self.life.handed_on_at.get_or_insert(now);
+                let [shortest, longest] = HANDED_ON_WAIT;
+                let after = now.since(first).clamp(shortest, longest);
+                let said = Arc::from(format!("{HANDED_ON}{error}"));
+                self.wait(next, now.saturating_add(after), now, Some(said));
+            }
             Outcome::Stopped => self.end(next, now, None),
             Outcome::Released => {
                 self.life.attempt -= 1;
@@ -156,6 +172,17 @@ impl TaskRecord {
             }
         }
         Ok(next)
+    }
+
+    /// The version of the application to which a process of the version `here` [hands the task on](Outcome::HandedOn) if it
+    /// does not have its route. None is: the task was accepted by that very version, or by one that has no name, or it was
+    /// handed on for `patience` when it was claimed.
+    #[must_use]
+    pub fn version_to_wait_for(&self, here: Option<&str>, patience: Duration) -> Option<&Arc<str>> {
+        let version = self.version.as_ref().filter(|version| here != Some(&***version))?;
+        let times = self.started_at.zip(self.handed_on_at);
+        let waited = times.map_or(Duration::ZERO, |(now, first)| now.since(first));
+        (waited < patience).then_some(version)
     }
 
     /// Gives a task that waits the time back for which its pool was paused, until `now`: it expires so much later. One that
@@ -273,6 +300,7 @@ impl TaskRecord {
         self.life.retries = 0;
         self.life.deferrals = 0;
         self.life.crashes = 0;
+        self.life.handed_on_at = None;
         self.life.started_at = None;
         self.life.ended_at = None;
         self.keep_response(None);
@@ -358,137 +386,4 @@ fn bounded(text: &str) -> Arc<str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use http::{HeaderMap, Method, StatusCode, Uri};
-
-    use super::*;
-    use crate::task::{CapturedResponse, Condition, Conditions, Destination, RequestId, Subscription, Subscriptions};
-
-    const LEASE: Duration = Duration::from_secs(30);
-
-    fn at(millis: u64) -> Timestamp {
-        Timestamp::from_millis(millis)
-    }
-
-    fn worker() -> WorkerId {
-        WorkerId::new("test", 1)
-    }
-
-    fn record() -> TaskRecord {
-        let request = CapturedRequest::new(Method::GET, Uri::from_static("/a/b"), HeaderMap::new(), Bytes::new());
-        let mut task = NewTask::new(RequestId::from_parts(at(0), [0; 10]), Arc::new(request));
-        task.subscriptions = Subscriptions::from([Subscription {
-            destination: Destination::LOCAL,
-            on: Conditions::NONE.with(Condition::Failure),
-        }]);
-        TaskRecord::accepted(&task, at(0))
-    }
-
-    fn success() -> Outcome {
-        let response = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), Bytes::new());
-        Outcome::Succeeded {
-            response: Arc::new(response),
-        }
-    }
-
-    #[test]
-    fn three_crashes_end_it_and_a_failure_between_is_not_one() {
-        let mut task = record();
-        for crash in 1..=3 {
-            let lease = task.claim(worker(), LEASE, at(0)).unwrap();
-            let failed = Outcome::Retry {
-                after: Duration::ZERO,
-                error: "busy".into(),
-            };
-            assert_eq!(task.settle(lease.token, &failed, at(0)), Ok(TaskState::Retrying));
-            assert_eq!(task.crashes, crash - 1);
-            task.claim(worker(), LEASE, at(0)).unwrap();
-            let expected = if crash == 3 { Rescue::Poisoned } else { Rescue::Requeued };
-            assert_eq!(task.rescue(at(40_000)), expected);
-        }
-        assert_eq!((task.state, task.retries, task.attempt), (TaskState::Failed, 3, 6));
-        assert_eq!(task.destination_status(), DeliveryStatus::Pending);
-    }
-
-    #[test]
-    fn a_deferral_charges_nothing_and_is_counted() {
-        let mut task = record();
-        for times in 1..=3 {
-            let lease = task.claim(worker(), LEASE, at(0)).unwrap();
-            let deferred = Outcome::Deferred {
-                after: LEASE,
-                error: "busy".into(),
-            };
-            assert_eq!(task.settle(lease.token, &deferred, at(1)), Ok(TaskState::Retrying));
-            assert_eq!(
-                (task.attempt, task.retries, task.crashes, task.deferrals),
-                (0, 0, 0, times)
-            );
-            assert_eq!(task.run_at, at(30_001));
-        }
-        let said = task.history.last().unwrap().detail.as_deref();
-        assert_eq!(said, Some("deferred, uncharged: busy"));
-        assert_eq!(task.error.as_deref(), Some("busy"));
-        let lease = task.claim(worker(), LEASE, at(2)).unwrap();
-        let _ = task.stop(at(3));
-        let deferred = Outcome::Deferred {
-            after: LEASE,
-            error: "busy".into(),
-        };
-        assert_eq!(task.settle(lease.token, &deferred, at(4)), Ok(TaskState::Stopped));
-        assert_eq!(task.deferrals, 3);
-    }
-
-    #[test]
-    fn a_release_charges_nothing() {
-        let mut task = record();
-        let lease = task.claim(worker(), LEASE, at(0)).unwrap();
-        assert_eq!((task.attempt, task.crashes), (1, 1));
-        assert_eq!(
-            task.settle(lease.token, &Outcome::Released, at(1)),
-            Ok(TaskState::Enqueued)
-        );
-        assert_eq!((task.attempt, task.crashes, task.retries), (0, 0, 0));
-        assert!(!task.is_suspect());
-        assert!(task.claim(worker(), LEASE, at(2)).unwrap().token > lease.token);
-    }
-
-    #[test]
-    fn whatever_a_stopping_task_reports_it_ends_as_stopped() {
-        let mut task = record();
-        let lease = task.claim(worker(), LEASE, at(0)).unwrap();
-        assert_eq!(task.stop(at(1)), Stop::Stopping);
-        assert_eq!(task.stop(at(2)), Stop::Stopping);
-        assert_eq!(task.settle(lease.token, &success(), at(3)), Ok(TaskState::Stopped));
-        assert_eq!(task.stop(at(4)), Stop::AlreadyEnded(TaskState::Stopped));
-        assert_eq!(task.status_code, None);
-        assert!(task.deliveries.is_empty(), "nobody asked to hear of a stop");
-    }
-
-    #[test]
-    fn an_old_token_changes_nothing() {
-        let mut task = record();
-        let old = task.claim(worker(), LEASE, at(0)).unwrap();
-        assert_eq!(task.rescue(at(30_000)), Rescue::Requeued);
-        let new = task.claim(worker(), LEASE, at(30_001)).unwrap();
-        let before = task.clone();
-        assert_eq!(task.settle(old.token, &success(), at(30_002)), Err(Fenced));
-        assert_eq!(task.renew(old.token, LEASE, at(30_002)), Renewal::Lost);
-        assert_eq!(task, before);
-        assert_eq!(task.settle(new.token, &success(), at(30_003)), Ok(TaskState::Succeeded));
-        assert_eq!(task.settle(new.token, &success(), at(30_004)), Err(Fenced));
-    }
-
-    #[test]
-    fn a_long_history_keeps_its_first_event_and_the_latest() {
-        let mut task = record();
-        for _ in 0..History::KEPT {
-            let lease = task.claim(worker(), LEASE, at(0)).unwrap();
-            task.settle(lease.token, &Outcome::Released, at(0)).unwrap();
-        }
-        assert_eq!(task.history.len(), History::KEPT);
-        assert_eq!(task.history[0].id, 1);
-        assert_eq!(task.history.last().unwrap().id, 1 + 2 * History::KEPT as u32);
-    }
-}
+mod tests;

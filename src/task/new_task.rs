@@ -45,6 +45,8 @@ pub struct NewTask {
     pub subscriptions: Subscriptions,
     /// The URL of [`Destination::CALLBACK`], where the request named one.
     pub callback: Option<Arc<str>>,
+    /// The version of the application that accepts it, where that has one.
+    pub version: Option<Arc<str>>,
 }
 
 impl NewTask {
@@ -69,6 +71,7 @@ impl NewTask {
             crash_allowance: 3,
             subscriptions: Subscriptions::default(),
             callback: None,
+            version: None,
         }
     }
 

@@ -52,6 +52,9 @@ pub struct Accepted {
     pub subscriptions: Subscriptions,
     /// The URL of [`Destination::CALLBACK`](crate::task::Destination::CALLBACK), where the request named one.
     pub callback: Option<Arc<str>>,
+    /// The version of the application that accepted it, where that has one; of a long one, the first
+    /// [`VERSION_BYTES`](Self::VERSION_BYTES).
+    pub version: Option<Arc<str>>,
 }
 
 /// A task as a store keeps it: everything but the request, the response and the log.
@@ -92,6 +95,8 @@ pub struct Life {
 
     /// When it was accepted.
     pub created_at: Timestamp,
+    /// When it was [handed on](crate::task::lifecycle::Outcome::HandedOn) first in this generation.
+    pub handed_on_at: Option<Timestamp>,
     /// When it may run, or might have.
     pub run_at: Timestamp,
     /// When it expires unless it is run before.
@@ -148,23 +153,25 @@ impl Accepted {
     /// that whoever delivers, and whoever lists, needs to read nothing else.
     pub const CALLBACK_BYTES: usize = 2048;
 
-    /// What is settled about `task`. Of a long method, target or function, it is the beginning.
+    /// The longest version that is kept, in bytes: it is a word in a table. The rest is cut off.
+    pub const VERSION_BYTES: usize = 64;
+
+    /// What is settled about `task`. Of a long method, target, function or version, it is the beginning.
     #[must_use]
     pub fn of(task: &NewTask) -> Self {
-        let function = task
-            .function
-            .clone()
-            .map(|name| match name.len() > Self::FUNCTION_BYTES {
-                true => cut(&name, Self::FUNCTION_BYTES).into(),
-                false => name,
-            });
+        let cut_to = |text: &Option<Arc<str>>, bytes| {
+            text.clone().map(|text| match text.len() > bytes {
+                true => cut(&text, bytes).into(),
+                false => text,
+            })
+        };
         Self {
             id: task.id,
             name: task.name.clone(),
             pool: task.pool.clone(),
             tenant: task.tenant.clone(),
             caller: task.caller.clone(),
-            function,
+            function: cut_to(&task.function, Self::FUNCTION_BYTES),
             method: bounded(&task.request.method),
             target: RequestTarget::of(&task.request.uri),
             request: task.request.content(),
@@ -175,6 +182,7 @@ impl Accepted {
             max_age: task.max_age,
             subscriptions: task.subscriptions.clone(),
             callback: task.callback.clone(),
+            version: cut_to(&task.version, Self::VERSION_BYTES),
         }
     }
 

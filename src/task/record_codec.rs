@@ -48,6 +48,7 @@ mod tag {
     pub(super) const CALLBACK: u64 = 17;
     pub(super) const REQUEST: u64 = 18;
     pub(super) const POOL: u64 = 19;
+    pub(super) const VERSION: u64 = 20;
 
     // Of what changes.
     pub(super) const WORKER: u64 = 30;
@@ -59,6 +60,7 @@ mod tag {
     pub(super) const ERROR: u64 = 36;
     pub(super) const PROGRESS: u64 = 37;
     pub(super) const DEFERRALS: u64 = 38;
+    pub(super) const HANDED_ON_AT: u64 = 39;
     pub(super) const HISTORY: u64 = 50;
     /// Behind what they refer to: subscriptions and error.
     pub(super) const DELIVERIES: u64 = 51;
@@ -135,6 +137,9 @@ impl TaskRecord {
         fields.maybe(tag::REQUEST, request, Writer::content);
         let pool = (!self.pool.is_default()).then_some(&self.pool);
         fields.maybe(tag::POOL, pool, |out, pool| out.put(pool.as_str().as_bytes()));
+        fields.maybe(tag::VERSION, self.version.as_deref(), |out, version| {
+            out.put(version.as_bytes());
+        });
 
         fields.maybe(tag::WORKER, self.worker.as_ref(), Writer::worker);
         for (tag, time) in [
@@ -154,6 +159,7 @@ impl TaskRecord {
         fields.maybe(tag::PROGRESS, self.progress.as_ref(), Writer::progress);
         let deferrals = (self.deferrals > 0).then_some(self.deferrals);
         fields.maybe(tag::DEFERRALS, deferrals, |out, count| out.number(count.into()));
+        fields.maybe(tag::HANDED_ON_AT, self.handed_on_at, |out, time| out.time(time, base));
         fields.list(tag::HISTORY, &self.history, |out, event| out.event(event, base));
         fields.list(tag::DELIVERIES, &self.deliveries, |out, delivery| {
             out.delivery(delivery, self);
@@ -201,6 +207,7 @@ impl TaskRecord {
             max_age,
             subscriptions: Subscriptions::default(),
             callback: None,
+            version: None,
         };
         let life = Life {
             accepted: Arc::new(accepted),
@@ -214,6 +221,7 @@ impl TaskRecord {
             worker: None,
             lease_until: None,
             created_at: base,
+            handed_on_at: None,
             run_at,
             expires_at,
             started_at: None,
@@ -264,6 +272,7 @@ impl TaskRecord {
                 tag::CALLBACK => accepted.callback = Some(value.whole_text()?.into()),
                 tag::REQUEST => accepted.request = value.content()?,
                 tag::POOL => accepted.pool = PoolName::stored(value.whole_text()?),
+                tag::VERSION => accepted.version = Some(value.whole_text()?.into()),
                 tag::WORKER => self.life.worker = Some(value.worker()?),
                 tag::LEASE_UNTIL => self.life.lease_until = Some(value.time(base)?),
                 tag::STARTED_AT => self.life.started_at = Some(value.time(base)?),
@@ -273,6 +282,7 @@ impl TaskRecord {
                 tag::ERROR => self.life.error = Some(value.whole_text()?.into()),
                 tag::PROGRESS => self.life.progress = Some(value.progress()?),
                 tag::DEFERRALS => self.life.deferrals = value.small()?,
+                tag::HANDED_ON_AT => self.life.handed_on_at = Some(value.time(base)?),
                 tag::HISTORY => self.life.history = value.list(|value| value.event(base))?.into(),
                 tag::DELIVERIES => self.life.deliveries = value.list(|value| value.delivery(self))?,
                 _ => {

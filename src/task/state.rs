@@ -148,7 +148,7 @@ pub enum Step {
     Fail,
     /// Its attempt ended badly, and another is due later.
     Retry,
-    /// Its attempt ended with "not now", uncharged, and another is due later.
+    /// Its attempt ended with "not now", or without its route, uncharged, and another is due later.
     Defer,
     /// Its worker hands it back, uncharged.
     Release,

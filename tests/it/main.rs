@@ -55,5 +55,6 @@ mod sync_path;
 mod tracing_probe;
 mod trust;
 mod verdicts;
+mod versions;
 mod webhook_connections;
 mod webhooks;

@@ -85,6 +85,7 @@ impl World {
         let settings = Settings {
             worker_name: "w".into(),
             version: None,
+            version_patience: Duration::ZERO,
             pools: Vec::new(),
             concurrency: 1,
             limits: Limits::UNLIMITED,

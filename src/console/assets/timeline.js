@@ -8,6 +8,7 @@ const RERUN = "run again on request";
 const RELEASED = "released by its worker, uncharged";
 // Before what the handler said.
 const DEFERRED = "deferred, uncharged: ";
+const HANDED_ON = "handed on, uncharged: ";
 const RESCUED = "rescued: its worker was gone";
 
 /**
@@ -26,7 +27,7 @@ export function attempts(task) {
       found.push(open);
     } else if (open && event.status !== "Stopping") {
       Object.assign(open, { to: event.timestamp, outcome: event.status, detail: event.eventDetail });
-      if (event.eventDetail === RELEASED || isDeferral(event.eventDetail)) number -= 1;
+      if (event.eventDetail === RELEASED || begins(event.eventDetail, DEFERRED) || begins(event.eventDetail, HANDED_ON)) number -= 1;
       open = null;
     } else if (open) {
       open.outcome = "Stopping";
@@ -49,8 +50,8 @@ export function attempts(task) {
   return found;
 }
 
-function isDeferral(detail) {
-  return detail?.startsWith(DEFERRED) ?? false;
+function begins(detail, what) {
+  return detail?.startsWith(what) ?? false;
 }
 
 /** The whole of it as an element; drawn anew when the task has changed. */
@@ -109,7 +110,8 @@ function attemptTable(task, all) {
 
 /** How an attempt ended: the state that it led to says what comes next, which is no word for what was. */
 function outcome({ outcome, detail }) {
-  if (isDeferral(detail)) return h("span", { class: "badge state-retrying", title: "The handler said not now; the attempt does not count" }, "Deferred");
+  if (begins(detail, HANDED_ON)) return h("span", { class: "badge state-retrying", title: "It was without the route, in another version of the application than accepted the task; the attempt does not count" }, "Handed on");
+  if (begins(detail, DEFERRED)) return h("span", { class: "badge state-retrying", title: "The handler said not now; the attempt does not count" }, "Deferred");
   if (outcome === "Retrying") return h("span", { class: "badge state-retrying", title: "It was tried again" }, "Failed");
   if (detail === RESCUED) return h("span", { class: "badge state-failed", title: "Its process died or lost its lease; such an attempt is no retry" }, "Crashed");
   if (detail === RELEASED) return h("span", { class: "badge state-enqueued", title: "Its process was shutting down; the attempt does not count" }, "Handed back");

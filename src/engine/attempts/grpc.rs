@@ -40,6 +40,7 @@ const UNKNOWN: usize = 2;
 const DEADLINE_EXCEEDED: usize = 4;
 const RESOURCE_EXHAUSTED: usize = 8;
 const ABORTED: usize = 10;
+const UNIMPLEMENTED: usize = 12;
 const UNAVAILABLE: usize = 14;
 
 /// A call that did not end well.
@@ -56,6 +57,11 @@ impl<'a> GrpcFailure<'a> {
             let message = map.get(MESSAGE);
             Some(Self { code, message })
         })
+    }
+
+    /// Whether the method is one that is not there.
+    pub(crate) const fn is_unimplemented(&self) -> bool {
+        self.code == UNIMPLEMENTED
     }
 
     /// Whether the same call may end well later.

@@ -15,7 +15,7 @@ use crate::{
             answering::Begun,
             entry::{Answer, BodyEnd, Replayed},
             grpc::GrpcFailure,
-            retry::{AttemptEnd, Backoff, RetryPolicy, Verdict},
+            retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
             running::Live,
         },
         caught::{Panic, caught, looked_at},
@@ -28,19 +28,20 @@ use crate::{
     },
 };
 
-/// What the end of a handler means: the verdict, the error of a failure, the response, and how the attempt ended.
-type Judged = (Verdict, String, Option<CapturedResponse>, AttemptOutcome);
+/// What the end of a handler means: the verdict, unless the task is handed on, the error of a failure, the response, and how
+/// the attempt ended.
+type Judged = (Option<Verdict>, String, Option<CapturedResponse>, AttemptOutcome);
 
 impl Attempts {
     /// What it means that the time is over, `begun` being what there is of an answer. What was sent is judged by its head,
     /// and is final: somebody may have acted on it.
     pub(crate) fn judge_time_out(&self, live: &Live, begun: Option<Begun>) -> (Outcome, AttemptOutcome) {
         let judged = match begun {
-            Some(begun) => self.judge_answer(begun.ended(BodyEnd::OutOfTime)),
+            Some(begun) => self.judge_answer(live, begun.ended(BodyEnd::OutOfTime)),
             None => {
                 let error = format!("the attempt took longer than {}", self.time_limit());
                 Ok((
-                    self.verdict(&AttemptEnd::TimedOut),
+                    Some(self.verdict(&AttemptEnd::TimedOut)),
                     error,
                     None,
                     AttemptOutcome::TimedOut,
@@ -58,11 +59,11 @@ impl Attempts {
     /// let go of: then the handler has panicked, late.
     pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
         let judged = match end {
-            Ok(Ok(answer)) => self.judge_answer(answer),
+            Ok(Ok(answer)) => self.judge_answer(live, answer),
             Ok(Err(error)) => looked_at(error, |error| {
                 let text = format!("the handler failed: {}", chain(error));
                 (
-                    self.verdict(&AttemptEnd::Error(error)),
+                    Some(self.verdict(&AttemptEnd::Error(error))),
                     text,
                     None,
                     AttemptOutcome::Failed,
@@ -77,21 +78,25 @@ impl Attempts {
         let (verdict, text, response, ended) = judged.unwrap_or_else(|panic| {
             let text = format!("the handler panicked: {}", panic.0);
             (
-                self.verdict(&AttemptEnd::Panicked),
+                Some(self.verdict(&AttemptEnd::Panicked)),
                 text,
                 None,
                 AttemptOutcome::Panicked,
             )
         });
-        let outcome = self.outcome(live, verdict, response, text);
+        let outcome = match verdict {
+            Some(verdict) => self.outcome(live, verdict, response, text),
+            None => Outcome::HandedOn { error: text.into() },
+        };
         let ended = match outcome {
             Outcome::Deferred { .. } => AttemptOutcome::Deferred,
+            Outcome::HandedOn { .. } => AttemptOutcome::HandedOn,
             _ => ended,
         };
         (outcome, ended)
     }
 
-    fn judge_answer(&self, answer: Answer) -> Result<Judged, Panic> {
+    fn judge_answer(&self, live: &Live, answer: Answer) -> Result<Judged, Panic> {
         let Answer {
             response,
             extensions,
@@ -103,7 +108,23 @@ impl Attempts {
         let (verdict, text) = looked_at((extensions, end), |(extensions, end)| {
             if let BodyEnd::BrokenOff(error) = end {
                 let text = format!("the response body broke off: {}", chain(error));
-                return (self.verdict(&AttemptEnd::BrokenBody(error)), text);
+                return (Some(self.verdict(&AttemptEnd::BrokenBody(error))), text);
+            }
+            let grpc = || GrpcFailure::of(&response.headers, trailers.as_ref());
+            let answered = |who: &str| match grpc() {
+                Some(failure) => format!("{who} answered {status} with {failure}"),
+                None => format!("{who} answered {status}"),
+            };
+            if let Some(version) = live.elsewhere.as_ref().filter(|_| !timed_out)
+                && may_lack_its_route(status, grpc())
+                && extensions.get::<DoNotRetry>().is_none()
+            {
+                let here = match &self.core.settings.version {
+                    Some(here) => format!("version {here}"),
+                    None => "a process without a version".into(),
+                };
+                let text = format!("{}; version {version} accepted the task", answered(&here));
+                return (None, text);
             }
             let verdict = self.verdict(&AttemptEnd::Answered {
                 status,
@@ -115,18 +136,15 @@ impl Attempts {
             });
             let text = match verdict {
                 Verdict::Success => String::new(),
-                _ => match GrpcFailure::of(&response.headers, trailers.as_ref()) {
-                    Some(failure) => format!("the handler answered {status} with {failure}"),
-                    None => format!("the handler answered {status}"),
-                },
+                _ => answered("the handler"),
             };
-            (verdict, text)
+            (Some(verdict), text)
         })?;
         Ok(match verdict {
-            Verdict::Success => (verdict, text, Some(response), AttemptOutcome::Succeeded),
+            Some(Verdict::Success) => (verdict, text, Some(response), AttemptOutcome::Succeeded),
             _ if timed_out => {
                 let text = format!("{text}, and its body was not over after {}", self.time_limit());
-                (Verdict::Failure, text, Some(response), AttemptOutcome::TimedOut)
+                (Some(Verdict::Failure), text, Some(response), AttemptOutcome::TimedOut)
             }
             _ => (verdict, text, Some(response), AttemptOutcome::Failed),
         })
@@ -179,6 +197,14 @@ impl Attempts {
             },
         }
     }
+}
+
+/// Whether it may have been no handler that answered so, but a router that has none for the request.
+fn may_lack_its_route(status: StatusCode, grpc: Option<GrpcFailure<'_>>) -> bool {
+    matches!(
+        status,
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
+    ) || grpc.is_some_and(|failure| failure.is_unimplemented())
 }
 
 /// Whether a handler that ended so may have looked for a request extension and not found it: axum answers 500, what

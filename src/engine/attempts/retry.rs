@@ -15,7 +15,8 @@ pub trait RetryPolicy: Send + Sync + 'static {
     /// How many times a failed task is tried again. Stored with each task when it is accepted.
     fn max_retries(&self) -> u32;
 
-    /// What an attempt's end means. Asked once for every attempt; once more, with [`AttemptEnd::Panicked`], where a value that
+    /// What an attempt's end means. Asked once for every attempt but those after which the task is [handed
+    /// on](crate::RespondAsyncBuilder::version_patience); once more, with [`AttemptEnd::Panicked`], where a value that
     /// the handler left behind panics as it is let go of.
     fn judge(&self, end: &AttemptEnd<'_>) -> Verdict;
 

@@ -53,14 +53,11 @@ impl Attempts {
     pub(crate) fn start(&self, record: &TaskRecord, start: Start) {
         let now = Instant::now();
         let held_until = start.claimed_at + self.core.holds_for();
-        let machine = Attempt::new(
-            now,
-            self.core.settings.attempt_timeout,
-            self.core.settings.stop_grace,
-            held_until,
-        );
+        let settings = &self.core.settings;
+        let machine = Attempt::new(now, settings.attempt_timeout, settings.stop_grace, held_until);
         let request = start.request;
-        let live = Arc::new(Live::new(record, start.held, &request, now, machine));
+        let elsewhere = record.version_to_wait_for(settings.version.as_deref(), settings.version_patience);
+        let live = Arc::new(Live::new(record, start.held, &request, now, machine, elsewhere));
         // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
         self.running.enter(live.clone());
         let scopes = self.core.probes.scopes(|| {

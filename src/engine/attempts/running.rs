@@ -41,6 +41,8 @@ pub(crate) struct Live {
     pub(crate) retries_left: u32,
     /// How often it may say "not now" without being charged.
     pub(crate) deferrals_left: u32,
+    /// The version of the application that it is handed on to if this one does not have its route.
+    pub(crate) elsewhere: Option<Arc<str>>,
     pub(crate) started: Instant,
     pub(crate) times_out_at: Instant,
     machine: Mutex<Attempt>,
@@ -68,6 +70,7 @@ impl Live {
         request: &CapturedRequest,
         started: Instant,
         machine: Attempt,
+        elsewhere: Option<&Arc<str>>,
     ) -> Self {
         Self {
             lease: held.lease(),
@@ -83,6 +86,7 @@ impl Live {
                 0..=1 => 0,
                 _ => DEFERRALS.saturating_sub(record.deferrals),
             },
+            elsewhere: elsewhere.cloned(),
             started,
             times_out_at: machine.times_out_at(),
             machine: Mutex::new(machine),

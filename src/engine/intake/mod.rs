@@ -126,6 +126,7 @@ impl Intake {
         task.crash_allowance = self.core.settings.crash_allowance;
         task.key_window = self.core.settings.key_window;
         task.subscriptions = self.outbox.destinations.subscriptions().clone();
+        task.version.clone_from(&self.core.settings.version);
     }
 
     /// The pool of a request that did not come over HTTP.

@@ -37,6 +37,13 @@ pub enum Outcome {
         /// What was said.
         error: Arc<str>,
     },
+    /// Without its route, in a process of another version of the application than accepted it: to be tried again, and charged
+    /// as no attempt, where that version may be. For as long as
+    /// [`version_to_wait_for`](crate::TaskRecord::version_to_wait_for) says.
+    HandedOn {
+        /// What was said, and by whom.
+        error: Arc<str>,
+    },
     /// Because it was asked to stop.
     Stopped,
     /// Not at all: handed back, as if it had not been claimed.
@@ -49,7 +56,7 @@ impl Outcome {
             Self::Succeeded { .. } => Step::Succeed,
             Self::Failed { .. } => Step::Fail,
             Self::Retry { .. } => Step::Retry,
-            Self::Deferred { .. } => Step::Defer,
+            Self::Deferred { .. } | Self::HandedOn { .. } => Step::Defer,
             Self::Stopped => Step::Stopped,
             Self::Released => Step::Release,
         }

@@ -152,7 +152,8 @@ async fn the_page_s_functions_do_what_they_say() {
             event(3, "Enqueued", 2, "released by its worker, uncharged"), event(4, "Running", 3, "a"),
             event(5, "Enqueued", 5, "rescued: its worker was gone"), event(6, "Running", 6, "b"),
             event(7, "Retrying", 8, "deferred, uncharged: busy"), event(8, "Running", 8, "b"),
-            event(9, "Retrying", 8, "busy"), event(10, "Running", 9, "c"),
+            event(9, "Retrying", 8, "handed on, uncharged: 404"), event(10, "Running", 8, "b"),
+            event(11, "Retrying", 8, "busy"), event(12, "Running", 9, "c"),
         ],
     });
     let words = call(
@@ -162,7 +163,7 @@ async fn the_page_s_functions_do_what_they_say() {
     .await;
     assert_eq!(
         words,
-        json!(["Handed back", "Crashed", "Deferred", "Failed", "Running"])
+        json!(["Handed back", "Crashed", "Deferred", "Handed on", "Failed", "Running"])
     );
     browser.close().await;
 }

@@ -50,6 +50,7 @@ fn hostile(path: usize) -> NewTask {
         crash_allowance: u32::MAX,
         subscriptions: names.collect(),
         callback: Some("u".repeat(Accepted::CALLBACK_BYTES).into()),
+        version: Some(long(5000)),
         ..NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(input))
     };
     assert_eq!(task.check(), Ok(()));
@@ -65,7 +66,8 @@ fn step(record: &mut TaskRecord, number: u8, text: &Arc<str>, now: Timestamp) {
         HeaderMap::from_iter([(http::header::CONTENT_TYPE, "t".repeat(128).parse().unwrap())]),
         Bytes::from_static(b"body"),
     );
-    let outcome = match number % 8 {
+    let outcome = match number % 9 {
+        8 => Outcome::HandedOn { error },
         0 => Outcome::Retry { after: LEASE, error },
         1 => Outcome::Deferred { after: LEASE, error },
         2 => Outcome::Released,
@@ -86,7 +88,7 @@ fn step(record: &mut TaskRecord, number: u8, text: &Arc<str>, now: Timestamp) {
                     text: Some(text.clone()),
                     ..DeliveryTry::new(now)
                 };
-                let outcome = match number % 8 {
+                let outcome = match number % 9 {
                     4 => DeliveryOutcome::Retry(LEASE),
                     _ if place % 2 == 0 => DeliveryOutcome::Delivered,
                     _ => DeliveryOutcome::Failed,
@@ -138,6 +140,12 @@ fn is_bounded(record: &TaskRecord) {
     let worker = record.worker.as_ref().map_or(0, |worker| worker.name().len());
     assert!(worker <= WorkerId::NAME_BYTES);
     assert!(record.function().len() <= Accepted::FUNCTION_BYTES);
+    assert!(
+        record
+            .version
+            .as_ref()
+            .is_some_and(|version| version.len() <= Accepted::VERSION_BYTES)
+    );
     assert!(record.method.as_str().len() <= Accepted::METHOD_BYTES);
     assert!(record.target.is_cut());
     assert!(record.deliveries.len() <= Subscriptions::MOST + UNDELIVERED);
@@ -188,6 +196,7 @@ fn the_longest_record_there_can_be_is_bounded() {
         record.life.crashes,
         record.life.deferrals,
     ) = (u32::MAX, u32::MAX, u32::MAX, u32::MAX);
+    record.life.handed_on_at = Some(now);
     record.life.token = FenceToken::new(u64::MAX);
     record.life.lease_until = Some(now);
     for delivery in &mut record.life.deliveries {

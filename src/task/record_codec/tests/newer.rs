@@ -92,7 +92,8 @@ fn an_older_build_takes_a_task_through_its_life_and_loses_nothing() {
     let succeeded = Outcome::Succeeded {
         response: Arc::new(output),
     };
-    for outcome in [Outcome::Released, retry] {
+    let handed_on = Outcome::HandedOn { error: "404".into() };
+    for outcome in [Outcome::Released, retry, handed_on] {
         let lease = record.claim(worker.clone(), LEASE, now).unwrap();
         let _ = record.renew(lease.token, LEASE, now);
         keeps_all(&record);
