@@ -7,6 +7,8 @@
 
 #[cfg(unix)]
 mod crash;
+#[cfg(unix)]
+mod deploys;
 mod disk;
 mod fuzz;
 #[cfg(unix)]

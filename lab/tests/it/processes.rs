@@ -32,29 +32,29 @@ use crate::support::soon;
 const LEASE: [(&str, &str); 1] = [("LEASE_MS", "2000")];
 
 /// Processes that share a schema, and a client that has a connection to each.
-struct Cluster {
-    processes: Vec<Process>,
+pub(crate) struct Cluster {
+    pub(crate) processes: Vec<Process>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-struct Process {
+pub(crate) struct Process {
     child: Child,
     address: SocketAddr,
 }
 
 /// What came back.
-struct Answer {
-    status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Answer {
-    fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.headers["x-fc-request-id"].to_str().unwrap().to_owned()
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 }
@@ -68,13 +68,27 @@ impl Cluster {
     async fn start(server: &Postgres, processes: usize, settings: &[(&str, &str)]) -> Self {
         let url = server.url_over_tcp();
         let store = format!("{url}?schema={}", a_name());
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let starting = (0..processes).map(|number| Process::start(&store, number, settings));
-        let processes = join_all(starting).await;
-        Self { processes, client }
+        let started = (0..processes).map(|number| {
+            let mut process = Command::new(built("playground"));
+            process
+                .env("LISTEN", "127.0.0.1:0")
+                .env("STORE", &store)
+                .env("WORKER_NAME", format!("number-{number}"))
+                .envs(settings.iter().copied());
+            process
+        });
+        Self::of(started).await
     }
 
-    async fn send(&self, process: usize, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    /// A process each, started at once. They say first where they listen.
+    pub(crate) async fn of(processes: impl IntoIterator<Item = Command>) -> Self {
+        Self {
+            processes: join_all(processes.into_iter().map(Process::start)).await,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    pub(crate) async fn send(&self, process: usize, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         let uri = format!("http://{}{path}", self.processes[process].address);
         let mut request = Request::builder().method(method).uri(uri);
         // As a load balancer passes it on: with another host it would be another request.
@@ -92,12 +106,12 @@ impl Cluster {
         }
     }
 
-    async fn get(&self, process: usize, path: &str) -> Answer {
+    pub(crate) async fn get(&self, process: usize, path: &str) -> Answer {
         self.send(process, "GET", path, &[]).await
     }
 
     /// Has a process accept a task.
-    async fn accepted(&self, process: usize, path: &str) -> String {
+    pub(crate) async fn accepted(&self, process: usize, path: &str) -> String {
         let answer = self
             .send(process, "POST", path, &[("X-Fc-Invocation-Type", "Async")])
             .await;
@@ -119,7 +133,7 @@ impl Cluster {
         .await
     }
 
-    async fn status(&self, process: usize, id: &str, status: &str) -> Value {
+    pub(crate) async fn status(&self, process: usize, id: &str, status: &str) -> Value {
         self.until(process, id, |task| task["status"] == status).await
     }
 
@@ -132,12 +146,8 @@ impl Cluster {
 }
 
 impl Process {
-    async fn start(store: &str, number: usize, settings: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(playground())
-            .env("LISTEN", "127.0.0.1:0")
-            .env("STORE", store)
-            .env("WORKER_NAME", format!("number-{number}"))
-            .envs(settings.iter().copied())
+    async fn start(mut program: Command) -> Self {
+        let mut child = program
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -155,23 +165,23 @@ impl Process {
         Self { child, address }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let process = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         kill_process(process.expect("it has not been waited for"), signal).unwrap();
     }
 
-    async fn end(&mut self) -> ExitStatus {
+    pub(crate) async fn end(&mut self) -> ExitStatus {
         soon(self.child.wait()).await.unwrap()
     }
 }
 
 /// The example as it was built with this test.
-fn playground() -> PathBuf {
+pub(crate) fn built(example: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
-    let built = this.parent().unwrap().parent().unwrap().join("examples/playground");
+    let built = this.parent().unwrap().parent().unwrap().join("examples").join(example);
     assert!(
         built.exists(),
-        "{} is missing: cargo build --example playground --features full",
+        "{} is missing: cargo build --workspace --examples --features tower-respond-async/full",
         built.display()
     );
     built
@@ -404,7 +414,7 @@ async fn a_process_without_its_server_is_not_ready_and_goes_on_when_it_is_back()
 
 #[tokio::test]
 async fn a_store_that_is_not_there_is_said_at_the_start() {
-    let output = Command::new(playground())
+    let output = Command::new(built("playground"))
         .env("LISTEN", "127.0.0.1:0")
         .env("STORE", "postgres://me:s3cret@127.0.0.1:1/db")
         .output();
