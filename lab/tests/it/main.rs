@@ -6,6 +6,8 @@
 )]
 
 #[cfg(unix)]
+mod cluster;
+#[cfg(unix)]
 mod crash;
 #[cfg(unix)]
 mod deploys;
