@@ -41,7 +41,10 @@ async fn main() -> Result<(), BoxError> {
         .await?;
     // What does not end by then is handed back, and runs again with the next start.
     let ended = tasks.shutdown(Duration::from_secs(20)).await;
-    println!("{} tasks have ended, {} are handed back", ended.finished, ended.handed_back);
+    println!(
+        "{} tasks have ended, {} are handed back",
+        ended.finished, ended.handed_back
+    );
     Ok(())
 }
 
