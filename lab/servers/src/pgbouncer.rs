@@ -45,9 +45,14 @@ impl PgBouncer {
         Self { place, _folder: folder }
     }
 
+    /// Where it listens, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.place.port()
+    }
+
     /// A URL of the server's database through it.
     pub fn url(&self) -> String {
-        format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.place.port())
+        format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.port())
     }
 }
 

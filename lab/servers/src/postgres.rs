@@ -3,6 +3,7 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
+    io::Write as _,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -35,6 +36,8 @@ pub enum Stop {
     Immediate,
     /// Its first process is killed; the others find out.
     Kill,
+    /// All of its processes are killed.
+    KillAll,
 }
 
 /// What tests need of every server. Those that share one are many.
@@ -110,6 +113,11 @@ impl Postgres {
             Stop::Fast => Signal::INT,
             Stop::Immediate => Signal::QUIT,
             Stop::Kill => Signal::KILL,
+            Stop::KillAll => {
+                self.freeze();
+                children(process).for_each(|child| place::signal(child, Signal::KILL));
+                Signal::KILL
+            }
         };
         place::signal(process, signal);
         place::until("the server ends", &self.place.log(), || !self.place.listens());
@@ -144,6 +152,44 @@ impl Postgres {
         self.start_again(mib);
     }
 
+    /// A standby that follows this server by way of `port`, which is its own or that of a [`Proxy`](crate::Proxy) in front of it.
+    /// Commits wait for none, unless [somebody says so](Self::commits_wait_for_standby).
+    pub fn standby_by_way_of(&self, port: u16) -> Self {
+        let folder = tempfile::Builder::new().prefix("respond-async-pg-").tempdir().unwrap();
+        let place = Place::own(folder.path().to_owned());
+        let data = place.folder.join("data");
+        // Encrypted, a proxy could not read what is said.
+        let primary = format!("host=127.0.0.1 port={port} user=postgres sslmode=disable gssencmode=disable");
+        let mut copy = place::as_server(&binaries().join("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(&data)
+            .args(["-d", &primary]);
+        done(&mut copy);
+        place.choose_port();
+        configure(&place, "synchronous_standby_names = ''\n");
+        run(&place, 0);
+        place::until("the standby starts", &place.log(), || answers(&place));
+        let folder = Some(folder);
+        Self { place, _folder: folder }
+    }
+
+    /// The standby becomes a server of its own.
+    pub fn promote(&self) {
+        let mut promote = place::as_server(&binaries().join("pg_ctl"));
+        done(
+            promote
+                .args(["promote", "--silent", "-D"])
+                .arg(self.place.folder.join("data")),
+        );
+    }
+
+    /// Starts it again so that a commit is answered only when a standby has it as well.
+    pub fn commits_wait_for_standby(&self) {
+        configure(&self.place, "synchronous_standby_names = '*'\n");
+        self.stop(Stop::Fast);
+        self.restart();
+    }
+
     /// It answers nothing any more, and none of its connections is closed.
     pub fn freeze(&self) {
         self.to_all(Signal::STOP);
@@ -156,13 +202,9 @@ impl Postgres {
 
     fn to_all(&self, signal: Signal) {
         let first = self.process().unwrap();
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let processes = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
         // The first one begins others.
         place::signal(first, signal);
-        for process in processes.filter(|process| parent(*process) == Some(first)) {
-            place::signal(process, signal);
-        }
+        children(first).for_each(|child| place::signal(child, signal));
     }
 
     /// The file that it writes its log to.
@@ -178,7 +220,9 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        // Of one that was killed there is a number left, which may be another's by now.
         if self._folder.is_some()
+            && self.place.listens()
             && let Some(process) = self.process()
         {
             self.thaw();
@@ -202,12 +246,7 @@ fn launch(place: &Place, settings: &str) {
         "--locale=C",
         "-D",
     ]);
-    let made = initdb.arg(&data).stdout(Stdio::null()).output().unwrap();
-    assert!(
-        made.status.success(),
-        "initdb failed: {}",
-        String::from_utf8_lossy(&made.stderr)
-    );
+    done(initdb.arg(&data));
     let shown = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     fs::write(place.folder.join("certificate.der"), shown.cert.der()).unwrap();
     fs::write(data.join("server.crt"), shown.cert.pem()).unwrap();
@@ -215,12 +254,31 @@ fn launch(place: &Place, settings: &str) {
     fs::write(&key, shown.signing_key.serialize_pem()).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     place::lend(&[&key]);
-    let (port, folder) = (place.choose_port(), place.folder.display());
-    let place_of_it = format!("port = {port}\nunix_socket_directories = '{folder}'\n");
-    let config = data.join("postgresql.auto.conf");
-    fs::write(config, format!("{SETTINGS}{place_of_it}{settings}")).unwrap();
+    place.choose_port();
+    configure(place, &format!("{SETTINGS}{settings}"));
     run(place, 0);
     place::until("the server starts", &place.log(), || answers(place));
+}
+
+/// Adds lines to its configuration, of which the last holds, and where it is to be found.
+fn configure(place: &Place, settings: &str) {
+    let place_of_it = format!(
+        "port = {}\nunix_socket_directories = '{}'\n",
+        place.port(),
+        place.folder.display()
+    );
+    let config = place.folder.join("data/postgresql.auto.conf");
+    let mut config = fs::File::options().create(true).append(true).open(config).unwrap();
+    config.write_all(format!("{place_of_it}{settings}").as_bytes()).unwrap();
+}
+
+fn done(command: &mut Command) {
+    let done = command.stdout(Stdio::null()).output().unwrap();
+    assert!(
+        done.status.success(),
+        "{command:?} failed: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
 /// It listens before it lets anybody in.
@@ -246,6 +304,12 @@ fn binaries() -> PathBuf {
     found
         .pop()
         .expect("PostgreSQL is not installed: apt-get install postgresql")
+}
+
+fn children(of: i32) -> impl Iterator<Item = i32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let processes = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+    processes.filter(move |process| parent(*process) == Some(of))
 }
 
 fn parent(process: i32) -> Option<i32> {
