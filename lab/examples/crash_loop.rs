@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! cargo run --release -p lab --example crash_loop -- --cycles 1000
+//! cargo run --release -p lab --example crash_loop -- --store postgres --processes 3 --cycles 1000
+//! cargo run --release -p lab --example crash_loop -- --store postgres --failover --cycles 20
 //! ```
 //!
 //! The process serves an application behind the layer on an embedded file. It is killed at random moments and at named
 //! points: before and after a task is stored, claimed, run, settled, told of and pruned, while the file is opened, frozen
-//! beyond its lease, and during a shutdown. After every 20 kills everything must end well; clients, a journal and the task
-//! API are held against each other. What is checked, and how, stands in `lab/src/crash`.
+//! beyond its lease, and during a shutdown. With `--store postgres` several processes share a server: one of them is killed, frozen
+//! or asked to end, the server is killed, stopped or made to end its sessions, or connections are cut, silent or slow, or lose the
+//! answer to what was done. After every 20 cycles everything must end well; clients, a journal and the task API are held against
+//! each other. What is checked, and how, stands in `lab/src/crash`.
 //!
 //! Prints how far it is, then the figures. The exit code is 0 if nothing was wrong, and 1 otherwise; then the file and the
 //! journal are left where it says.
@@ -18,18 +22,22 @@ use tower_respond_async::BoxError;
 
 use lab::crash::{
     app,
-    campaign::{Campaign, Tally},
+    campaign::{Campaign, Place, Tally},
     process::Program,
 };
 
 const HELP: &str = "\
 Kills a process over and over and checks that nothing it accepted is lost.
 
-Usage: crash_loop [--cycles N] [--seed N]
+Usage: crash_loop [--store redb|postgres] [--processes N] [--failover] [--cycles N] [--seed N]
 
-  --cycles N   how often it is killed; 100 unless said
-  --seed N     repeats the choices of an earlier run, though not its timing
-  --help       prints this";
+  --store S      where tasks are kept: redb, with one process after the other, unless said; postgres, with several at once on a
+                 private server, with which, and between which and the processes, things go wrong as well
+  --processes N  how many at once on postgres; 3 unless said
+  --failover     on postgres: nothing goes wrong but that the server is lost, and its synchronous standby takes over
+  --cycles N     how often something goes wrong; 100 unless said
+  --seed N       repeats the choices of an earlier run, though not its timing
+  --help         prints this";
 
 /// The child is the same program, started with orders in its environment.
 const PROGRAM: Program = Program(&[]);
@@ -52,6 +60,9 @@ fn main() -> ExitCode {
 }
 
 struct Settings {
+    on_server: bool,
+    processes: usize,
+    failover: bool,
     cycles: u32,
     seed: u64,
 }
@@ -60,23 +71,51 @@ impl Settings {
     /// `None` if help is asked for.
     fn read(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, BoxError> {
         let mut settings = Self {
+            on_server: false,
+            processes: 3,
+            failover: false,
             cycles: 100,
             seed: fastrand::u64(..),
         };
         while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} lacks its value"));
             let mut number = || -> Result<u64, BoxError> {
-                let number = words.next().ok_or_else(|| format!("{word} lacks its number"))?;
+                let number = value()?;
                 let read = number.parse();
                 Ok(read.map_err(|error| format!("{word} {number}: {error}"))?)
             };
             match &*word {
+                "--store" => {
+                    settings.on_server = match &*value()? {
+                        "redb" => false,
+                        "postgres" => true,
+                        other => return Err(format!("--store {other}: there are redb and postgres").into()),
+                    }
+                }
+                "--processes" => settings.processes = number()?.try_into()?,
+                "--failover" => settings.failover = true,
                 "--cycles" => settings.cycles = number()?.try_into()?,
                 "--seed" => settings.seed = number()?,
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("{word} is not known").into()),
             }
         }
+        if settings.processes == 0 {
+            return Err("--processes 0: there must be one at least".into());
+        }
+        if settings.failover && !settings.on_server {
+            return Err("--failover is for --store postgres".into());
+        }
         Ok(Some(settings))
+    }
+
+    fn place(&self) -> Place {
+        let processes = self.processes;
+        match (self.on_server, self.failover) {
+            (false, _) => Place::File,
+            (true, false) => Place::Server { processes },
+            (true, true) => Place::Standby { processes },
+        }
     }
 
     #[tokio::main(worker_threads = 2)]
@@ -110,12 +149,12 @@ impl Settings {
     async fn campaign(&self, folder: PathBuf) -> Result<bool, BoxError> {
         fs::create_dir_all(&folder)?;
         let started = Instant::now();
-        let mut campaign = Campaign::new(PROGRAM, folder.clone(), self.seed).await?;
+        let mut campaign = Campaign::new(PROGRAM, folder.clone(), self.place(), self.seed).await?;
         let progress = |tally: &Tally| {
-            let (kills, tasks) = (tally.kills(), tally.findings.tasks);
+            let (cycles, tasks) = (tally.cycles(), tally.findings.tasks);
             let wrong = tally.findings.violations.len();
             println!(
-                "{:>6.0?}  {kills} kills, {tasks} tasks checked, {wrong} violations",
+                "{:>6.0?}  {cycles} cycles, {tasks} tasks checked, {wrong} violations",
                 started.elapsed()
             );
         };

@@ -1,4 +1,4 @@
-//! The process that is killed: an application behind the layer, on a file.
+//! The process that is killed: an application behind the layer, on a file or a database.
 
 use std::{
     env,
@@ -28,9 +28,10 @@ use tokio::{
 };
 use tower::{Layer, make::Shared};
 use tower_respond_async::{
-    Backoff, BoxError, Completion, RespondAsyncLayer, TaskApi, TaskContext, allow_everyone,
+    Backoff, BoxError, Completion, RespondAsyncLayer, TaskApi, TaskContext, TaskStore, allow_everyone,
     hook::{Schedule, webhook::Webhook},
 };
+use tower_respond_async_postgres::PostgresStore;
 use tower_respond_async_redb::RedbStore;
 
 use super::{
@@ -52,8 +53,10 @@ pub const KEPT: Duration = Duration::from_secs(5);
 /// What a process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Orders {
-    /// Where the file and the journal are.
+    /// Where the journal is, and the file.
     pub folder: PathBuf,
+    /// The URL of the database that holds the tasks, if no file does.
+    pub database: Option<String>,
     pub role: Role,
     /// Where it is to kill or to freeze itself.
     pub mark: Option<Mark>,
@@ -79,6 +82,7 @@ impl Orders {
     pub fn serve(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
+            database: None,
             role: Role::Serve,
             mark: None,
             lease: Duration::from_secs(30),
@@ -180,7 +184,11 @@ async fn hold(orders: &Orders) -> Result<(), BoxError> {
 async fn serve(orders: &Orders) -> Result<(), BoxError> {
     let journal = Journal::open(&orders.journal())?;
     let points = Arc::new(Points::new(orders.mark));
-    let store = MinedStore::new(RedbStore::open(orders.file()).await?, points.clone(), journal.clone());
+    let store: Arc<dyn TaskStore> = match &orders.database {
+        Some(url) => Arc::new(PostgresStore::connect(url).await?),
+        None => Arc::new(RedbStore::open(orders.file()).await?),
+    };
+    let store = MinedStore::new(store, points.clone(), journal.clone());
     let gate = orders.gate();
     let child = Child { journal, points, gate };
 

@@ -1,39 +1,36 @@
-//! Killing over and over: rounds of short lives under load, each followed by a quiet one in which all must end well.
+//! Killing over and over: rounds of cycles under load, each followed by a quiet time in which all must end well.
 
-use std::{collections::BTreeMap, fmt, future::ready, path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, future::ready, net::SocketAddr, path::PathBuf, sync::atomic::Ordering, time::Duration,
+};
 
 use fastrand::Rng;
-use rustix::process::Signal;
 use tokio::{sync::watch, task::JoinSet};
 use tower_respond_async::BoxError;
 
 use super::{
     app::Orders,
     client::Client,
+    cluster::{Cluster, Fault},
     findings::{Check, Findings, Violation},
     journal::{Journal, Reader},
+    lives::Lives,
     load::Round,
-    point::{Act, Mark, Point},
-    process::{DEADLINE, End, Process, Program},
+    order::Calls,
+    point::Point,
+    process::{DEADLINE, End, Program},
     receiver::Receiver,
     verdict::{Histories, judge},
     wait::comes_about,
 };
 
-/// How many lives there are between two quiet ones.
-const LIVES: u32 = 20;
+/// How many cycles there are between two quiet times.
+const CYCLES: u32 = 20;
 
 /// How many clients ask at once: some more than handlers run at once, so that tasks also wait.
 const CLIENTS: u32 = 10;
 
-/// How long a process has to come by the point at which it is to die; then it is killed wherever it is.
-const MARK_LIMIT: Duration = Duration::from_millis(400);
-
-/// The lease of processes that are frozen, and for how long they are.
-const SHORT_LEASE: Duration = Duration::from_millis(300);
-const FROZEN: Duration = Duration::from_millis(600);
-
-/// How long the quiet life waits for hooks to be told of everything. What several processes died over is told later: it waits
+/// How long the quiet time waits for hooks to be told of everything. What several processes died over is told later: it waits
 /// for the lease of the last of them, which is 70 s.
 const TELLING_TIME: Duration = Duration::from_secs(1);
 
@@ -43,27 +40,46 @@ const TELLING_LIMIT: Duration = Duration::from_secs(120);
 /// What is to be done, and what came of it.
 #[derive(Debug)]
 pub struct Campaign {
-    program: Program,
-    folder: PathBuf,
+    ground: Ground,
     client: Client,
     random: Rng,
     journal: Reader,
-    receiver: Receiver,
-    door: watch::Sender<Option<std::net::SocketAddr>>,
+    calls: Calls,
+    _receiver: Receiver,
+    door: watch::Sender<Vec<SocketAddr>>,
     pub tally: Tally,
+}
+
+/// Where it takes place.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// One process after the other, on a file.
+    File,
+    /// So many processes on a server.
+    Server { processes: usize },
+    /// So many on a server that is lost over and over to its standby, without which it commits nothing.
+    Standby { processes: usize },
+}
+
+#[derive(Debug)]
+enum Ground {
+    Lives(Lives),
+    Cluster(Cluster),
 }
 
 /// What came of it so far.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Processes that were killed, by how.
-    pub killed: BTreeMap<Manner, u32>,
+    /// Cycles, by what went wrong.
+    pub cycles: BTreeMap<Manner, u32>,
     /// Processes that ended by themselves when they were asked to.
     pub ended: u32,
+    /// Answers of the server that were lost after what they told of was done.
+    pub swallowed: u64,
     pub findings: Findings,
 }
 
-/// At which moment a process was killed.
+/// What went wrong in a cycle: at which moment a process was killed, or with several processes something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manner {
     AtRandom,
@@ -71,148 +87,76 @@ pub enum Manner {
     WhileEnding,
     AfterFreezing,
     At(Point),
+    Fault(Fault),
 }
 
 impl Tally {
-    pub fn kills(&self) -> u32 {
-        self.killed.values().sum()
+    pub fn cycles(&self) -> u32 {
+        self.cycles.values().sum()
     }
 }
 
 /// For people.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "kills                        {:>8}", self.kills())?;
-        for (manner, kills) in &self.killed {
-            let manner = match manner {
+        writeln!(f, "cycles                       {:>8}", self.cycles())?;
+        // Not by point: there are many.
+        let mut by_name = BTreeMap::<_, u32>::new();
+        for (manner, cycles) in &self.cycles {
+            let name = match manner {
+                Manner::Fault(Fault::ProcessKilledAt(_)) => "ProcessKilledAt".to_owned(),
+                Manner::Fault(fault) => format!("{fault:?}"),
                 Manner::At(point) => format!("{point:?}"),
                 manner => format!("{manner:?}"),
             };
-            writeln!(f, "  {manner:<27}{kills:>8}")?;
+            *by_name.entry(name).or_default() += cycles;
         }
+        for (name, cycles) in by_name {
+            writeln!(f, "  {name:<27}{cycles:>8}")?;
+        }
+        writeln!(f, "answers swallowed            {:>8}", self.swallowed)?;
         writeln!(f, "shutdowns that came through  {:>8}", self.ended)?;
         write!(f, "{}", self.findings)
     }
 }
 
-/// One life of a process.
-#[derive(Clone, Copy, Debug)]
-enum Life {
-    /// Is killed so long after it began to serve.
-    Killed(Duration),
-    /// Is killed so long after it was started.
-    Stillborn(Duration),
-    /// Kills itself at a point.
-    Marked(Mark),
-    /// Is asked to end after a while, and killed so long after that, unless it dies at its mark or has ended.
-    Ended {
-        after: Duration,
-        mark: Option<Mark>,
-        killed_after: Duration,
-    },
-    /// Is frozen for longer than its lease, or freezes itself, and is killed some time after it was thawed.
-    Frozen {
-        after: Duration,
-        mark: Option<Mark>,
-        killed_after: Duration,
-    },
-}
-
-impl Life {
-    /// Freezes between an end and the write that records it, and writes that once the task is another's: what a store that
-    /// takes late results cannot hide. Chance seldom gives this, so that each round begins with it.
-    const LATE: Self = Self::Frozen {
-        after: Duration::from_millis(100),
-        mark: Some(Mark {
-            point: Point::BeforeSettle,
-            passage: 3,
-            act: Act::Freeze,
-        }),
-        killed_after: Duration::from_millis(200 + 2 * SHORT_LEASE.as_millis() as u64),
-    };
-
-    fn random(random: &mut Rng) -> Self {
-        let mut millis = |range: std::ops::Range<u64>| Duration::from_millis(random.u64(range));
-        let (early, soon, later) = (millis(0..25), millis(0..120), millis(60..200));
-        match random.u8(0..20) {
-            0..=7 => Self::Marked(mark(&Point::SERVING, Act::Die, random)),
-            8..=13 => Self::Killed(soon),
-            14..=15 => Self::Stillborn(early),
-            16..=18 => Self::Ended {
-                after: soon,
-                mark: random.bool().then(|| mark(&Point::ENDING, Act::Die, random)),
-                killed_after: later,
-            },
-            _ => Self::Frozen {
-                after: soon,
-                mark: random.bool().then(|| Mark {
-                    point: Point::BeforeSettle,
-                    passage: random.u32(1..6),
-                    act: Act::Freeze,
-                }),
-                // Long enough for the tasks to be taken from it, and given to it again.
-                killed_after: later + 2 * SHORT_LEASE,
-            },
-        }
-    }
-
-    const fn mark(self) -> Option<Mark> {
-        match self {
-            Self::Marked(mark) => Some(mark),
-            Self::Ended { mark, .. } | Self::Frozen { mark, .. } => mark,
-            Self::Killed(_) | Self::Stillborn(_) => None,
-        }
-    }
-}
-
-fn mark(points: &[Point], act: Act, random: &mut Rng) -> Mark {
-    let point = points[random.usize(0..points.len())];
-    let passage = match point {
-        Point::BeforePrune | Point::AfterPrune | Point::BeforeClose | Point::AfterClose => 1,
-        Point::BeforeClaim | Point::BeforeRelease | Point::AfterRelease => random.u32(1..4),
-        _ => random.u32(1..12),
-    };
-    Mark { point, passage, act }
-}
-
 impl Campaign {
     /// Everything that is random follows from `seed`, the moments at which signals arrive aside.
-    pub async fn new(program: Program, folder: PathBuf, seed: u64) -> Result<Self, BoxError> {
-        let orders = Orders::serve(&folder);
+    pub async fn new(program: Program, folder: PathBuf, place: Place, seed: u64) -> Result<Self, BoxError> {
+        let mut orders = Orders::serve(&folder);
         let journal = Reader::open(&orders.journal())?;
         let receiver = Receiver::start(Journal::open(&orders.journal())?).await?;
+        orders.receiver = Some(receiver.address);
+        let client = Client::new(&orders);
+        let ground = match place {
+            Place::File => Ground::Lives(Lives::new(program, orders)),
+            Place::Server { processes } => Ground::Cluster(Cluster::start(program, orders, processes, false).await?),
+            Place::Standby { processes } => Ground::Cluster(Cluster::start(program, orders, processes, true).await?),
+        };
         Ok(Self {
-            program,
-            folder,
-            client: Client::new(&orders),
+            ground,
+            client,
             random: Rng::with_seed(seed),
             journal,
-            receiver,
-            door: watch::Sender::new(None),
+            calls: Calls::default(),
+            _receiver: receiver,
+            door: watch::Sender::new(Vec::new()),
             tally: Tally::default(),
         })
     }
 
-    /// Kills processes until `kills` are dead or something is wrong, and says after every round how far it is.
-    pub async fn run(&mut self, kills: u32, mut progress: impl FnMut(&Tally)) -> Result<(), BoxError> {
-        while self.tally.kills() < kills && self.tally.findings.violations.is_empty() {
-            let lives = LIVES.min(kills - self.tally.kills());
-            self.round(lives).await?;
+    /// Goes on until there were so many cycles or something is wrong, and says after every round how far it is.
+    pub async fn run(&mut self, cycles: u32, mut progress: impl FnMut(&Tally)) -> Result<(), BoxError> {
+        while self.tally.cycles() < cycles && self.tally.findings.violations.is_empty() {
+            self.round(CYCLES.min(cycles - self.tally.cycles())).await?;
             progress(&self.tally);
         }
         self.tell_the_rest().await
     }
 
-    fn orders(&self) -> Orders {
-        Orders {
-            receiver: Some(self.receiver.address),
-            ..Orders::serve(&self.folder)
-        }
-    }
-
-    async fn round(&mut self, lives: u32) -> Result<(), BoxError> {
+    async fn round(&mut self, cycles: u32) -> Result<(), BoxError> {
         let round = Round::new(
-            self.tally.kills().to_string(),
+            self.tally.cycles().to_string(),
             self.client.clone(),
             self.door.subscribe(),
         );
@@ -223,12 +167,14 @@ impl Campaign {
         for number in 0..CLIENTS {
             clients.spawn(round.clone().ask(number, self.random.fork()));
         }
-        let upto = self.tally.kills() + lives;
-        let mut next = Some(Life::LATE);
-        while self.tally.kills() < upto {
-            let life = next.take().unwrap_or_else(|| Life::random(&mut self.random));
-            match self.live(life).await? {
-                Some(manner) => *self.tally.killed.entry(manner).or_default() += 1,
+        let upto = self.tally.cycles() + cycles;
+        while self.tally.cycles() < upto {
+            let manner = match &mut self.ground {
+                Ground::Lives(lives) => lives.cycle(&mut self.random, &self.door).await?,
+                Ground::Cluster(cluster) => cluster.cycle(&mut self.random, &self.door).await?,
+            };
+            match manner {
+                Some(manner) => *self.tally.cycles.entry(manner).or_default() += 1,
                 None => self.tally.ended += 1,
             }
         }
@@ -238,87 +184,52 @@ impl Campaign {
         Ok(())
     }
 
-    /// Lets a process live. Answers how it was killed, unless it ended by itself.
-    async fn live(&self, life: Life) -> Result<Option<Manner>, BoxError> {
-        let mut orders = self.orders();
-        orders.mark = life.mark();
-        match life {
-            Life::Frozen { .. } => orders.lease = SHORT_LEASE,
-            Life::Ended { .. } => orders.grace = Duration::from_millis(5),
-            _ => {}
-        }
-        let mut process = self.program.start(&orders)?;
-        if let Life::Stillborn(after) = life {
-            process.live_for(after).await?;
-            process.kill().await?;
-            return Ok(Some(Manner::WhileOpening));
-        }
-        if let Some(address) = process.address().await? {
-            self.door.send_replace(Some(address));
-        }
-        let manner = self.die(life, &mut process).await;
-        self.door.send_replace(None);
-        manner
-    }
-
-    async fn die(&self, life: Life, process: &mut Process) -> Result<Option<Manner>, BoxError> {
-        let (ended, otherwise) = match life {
-            Life::Marked(_) => (process.end_within(MARK_LIMIT).await?, Manner::AtRandom),
-            Life::Killed(after) | Life::Stillborn(after) => (process.end_within(after).await?, Manner::AtRandom),
-            Life::Ended {
-                after, killed_after, ..
-            } => {
-                process.live_for(after).await?;
-                process.signal(Signal::TERM)?;
-                (process.end_within(killed_after).await?, Manner::WhileEnding)
-            }
-            Life::Frozen {
-                after,
-                mark,
-                killed_after,
-            } => {
-                process.live_for(after).await?;
-                if mark.is_none() {
-                    process.signal(Signal::STOP)?;
-                }
-                process.live_for(FROZEN).await?;
-                process.signal(Signal::CONT)?;
-                (process.end_within(killed_after).await?, Manner::AfterFreezing)
-            }
-        };
-        match (ended, life.mark()) {
-            (None, _) => {
-                process.kill().await?;
-                Ok(Some(otherwise))
-            }
-            (Some(End::Killed), Some(mark)) => Ok(Some(Manner::At(mark.point))),
-            (Some(End::Clean), _) if matches!(life, Life::Ended { .. }) => Ok(None),
-            (Some(end), _) => Err(format!("a process ended by itself: {end:?}, in {life:?}").into()),
+    /// Nothing goes wrong any more. Answers where processes serve.
+    async fn quiet(&mut self) -> Result<Vec<SocketAddr>, BoxError> {
+        match &mut self.ground {
+            Ground::Lives(lives) => lives.quiet().await,
+            Ground::Cluster(cluster) => Ok(cluster.quiet()),
         }
     }
 
-    /// A life in which nobody dies: what is under way ends, and is checked.
+    /// A time in which nobody dies: what is under way ends, and is checked.
     async fn settle_up(&mut self, round: &Round, mut clients: JoinSet<()>, began: u128) -> Result<Findings, BoxError> {
-        let mut process = self.program.start(&self.orders())?;
-        let to = process.address().await?.ok_or("the quiet process ended")?;
-        self.door.send_replace(Some(to));
+        let open = self.quiet().await?;
+        let to = open[0];
+        self.door.send_replace(open);
         while let Some(left) = clients.join_next().await {
             left?;
         }
         comes_about(DEADLINE, || async { Ok(round.client.unfinished(to).await? == 0) }).await?;
-        let documents = round.client.tasks(to, &format!("startedTimeBegin={began}")).await?;
         let mut histories = Histories::default();
+        self.hear(&mut histories)?;
+        let shown_after = self.calls.lines();
+        let documents = round.client.tasks(to, &format!("startedTimeBegin={began}")).await?;
+        self.hear(&mut histories)?;
+        let shown = documents.iter().map(|document| {
+            let shown = (document.status.clone(), document.generation);
+            (document.request_id, shown)
+        });
+        let wrong = self.calls.judge(shown_after, &shown.collect());
         comes_about(TELLING_TIME, || {
             let heard = self.hear(&mut histories);
             ready(heard.map(|()| histories.all_told(&documents)))
         })
         .await?;
-        self.door.send_replace(None);
-        process.signal(Signal::TERM)?;
-        let end = process.end().await?;
+        self.door.send_replace(Vec::new());
+        let end = match &mut self.ground {
+            Ground::Lives(lives) => lives.end_quiet().await?,
+            Ground::Cluster(cluster) => {
+                self.tally.swallowed = cluster.swallowed();
+                End::Clean
+            }
+        };
         self.hear(&mut histories)?;
         let ledger = std::mem::take(&mut *round.ledger());
         let mut findings = judge(ledger, &histories, &documents);
+        for (check, what) in wrong {
+            findings.violated(check, what);
+        }
         if end != End::Clean {
             let what = format!("the quiet process ended so: {end:?}");
             findings.violations.push(Violation {
@@ -332,6 +243,7 @@ impl Campaign {
     fn hear(&mut self, histories: &mut Histories) -> Result<(), BoxError> {
         let lines = self.journal.lines()?;
         self.tally.findings.hear(&lines);
+        self.calls.extend(&lines);
         histories.extend(lines);
         Ok(())
     }
@@ -341,13 +253,15 @@ impl Campaign {
         if self.tally.findings.untold.is_empty() {
             return Ok(());
         }
-        let mut process = self.program.start(&self.orders())?;
+        if let Ground::Cluster(cluster) = &self.ground {
+            cluster.forget_deliveries().await?;
+        }
+        self.quiet().await?;
         comes_about(TELLING_LIMIT, || {
             let heard = self.hear(&mut Histories::default());
             ready(heard.map(|()| self.tally.findings.untold.is_empty()))
         })
         .await?;
-        process.kill().await?;
         self.tally.findings.give_up_on_the_untold();
         Ok(())
     }

@@ -17,6 +17,8 @@ pub enum Check {
     Twice,
     /// Only the latest claim of a generation ends it.
     Fenced,
+    /// There is an order of calls that explains what a store has answered.
+    Order,
     /// Every end is told and nothing else is, all calls of it under one id, and each end under its own.
     Hook,
     /// Every end is told by webhook too and nothing else is, and every message can be verified.
@@ -181,6 +183,7 @@ impl fmt::Display for Findings {
         writeln!(f, "not ended                    {:>8}", self.count(Check::Unfinished))?;
         writeln!(f, "stored or ended twice        {:>8}", self.count(Check::Twice))?;
         writeln!(f, "fenced writes accepted       {:>8}", self.count(Check::Fenced))?;
+        writeln!(f, "answers without an order     {:>8}", self.count(Check::Order))?;
         writeln!(f, "missing hooks                {:>8}", self.count(Check::Hook))?;
         writeln!(f, "missing or false webhooks    {:>8}", self.count(Check::Webhook))?;
         writeln!(f, "violations in all            {:>8}", self.violations.len())?;

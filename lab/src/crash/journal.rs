@@ -17,7 +17,11 @@ use tower_respond_async::RequestId;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Line {
     /// The store has handed a task out; the engine does not know yet.
-    Claimed { id: RequestId, generation: u32, token: u64 },
+    Claimed {
+        id: RequestId,
+        generation: u32,
+        token: u64,
+    },
     /// The handler was called.
     Started {
         id: RequestId,
@@ -31,18 +35,83 @@ pub enum Line {
         token: u64,
         state: Option<String>,
     },
+    /// A process is about to ask its store for something. What it is answered follows under the same number, unless nothing was.
+    Asked {
+        call: u64,
+        what: Asked,
+    },
+    Answered {
+        call: u64,
+        answer: Answered,
+    },
     /// The hook was called.
     Told(Told),
     /// A webhook has told of an end, in a message that could be verified.
-    Received { id: RequestId, generation: u32 },
+    Received {
+        id: RequestId,
+        generation: u32,
+    },
     /// A webhook has come that could not.
-    Unverified { what: String },
+    Unverified {
+        what: String,
+    },
     /// A shutdown has ended.
     Drained {
         finished: usize,
         handed_back: usize,
         dropped: usize,
     },
+}
+
+/// What a store is asked to do with tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// To store a task as it is then, but for the token, which is the store's; and the name and key that it is known by.
+    Insert {
+        id: RequestId,
+        at: At,
+        known_by: Vec<String>,
+    },
+    Claim,
+    Change(Vec<Wanted>),
+    /// To let these claims hold longer.
+    Renew(Vec<(RequestId, u64)>),
+}
+
+/// A change of one task: the version that it must have, and what it is then. `None` removes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub id: RequestId,
+    pub from: u64,
+    /// Whether more must hold: that its lease has run out, or that a completion is as it was.
+    pub more: bool,
+    pub to: Option<At>,
+}
+
+/// Where a task stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct At {
+    pub version: u64,
+    pub generation: u32,
+    pub token: u64,
+    pub state: String,
+}
+
+/// What a store has answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answered {
+    /// It cannot say. What it was asked for may have been done.
+    Failed,
+    Stored(At),
+    /// Another insert was before, and this is where its task stands, if it is there.
+    Known(RequestId, Option<At>),
+    /// It was not stored: there is no room, or its name and its key are those of two tasks.
+    Refused,
+    Claimed(Vec<(RequestId, At)>),
+    /// `None` for what was done; else where the task stands instead, if it is there.
+    Changed(Vec<Option<Option<At>>>),
+    /// Which of the claims hold.
+    Renewed(Vec<bool>),
 }
 
 /// What a hook was told.

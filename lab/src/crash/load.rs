@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -46,8 +46,8 @@ pub struct Entry {
     pub rerun: Option<u32>,
 }
 
-/// Where the process serves now; `None` while there is none.
-pub type Door = watch::Receiver<Option<SocketAddr>>;
+/// Where processes serve now: requests go to each in turn.
+pub type Door = watch::Receiver<Vec<SocketAddr>>;
 
 /// What all clients of a round share.
 #[derive(Clone, Debug)]
@@ -56,6 +56,7 @@ pub struct Round {
     name: String,
     pub client: Client,
     door: Door,
+    turn: Arc<AtomicUsize>,
     ledger: Arc<Mutex<Ledger>>,
     /// Nothing new is to be sent.
     pub last_orders: Arc<AtomicBool>,
@@ -67,6 +68,7 @@ impl Round {
             name,
             client,
             door,
+            turn: Arc::default(),
             ledger: Arc::default(),
             last_orders: Arc::default(),
         }
@@ -169,10 +171,14 @@ impl Round {
         }
     }
 
-    /// Sends a request to whatever process there is, as soon as there is one. `None` if no answer came.
+    /// Sends a request to the next process, as soon as there is one. `None` if no answer came.
     async fn send(&mut self, request: &Request<Bytes>) -> Option<Reply> {
-        let to = *self.door.wait_for(Option::is_some).await.ok()?;
-        self.client.send(to?, request).await.ok()
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let to = {
+            let open = self.door.wait_for(|open| !open.is_empty()).await.ok()?;
+            open[turn % open.len()]
+        };
+        self.client.send(to, request).await.ok()
     }
 
     fn accepted(&self, nonce: &str, reply: &Reply) -> Option<RequestId> {

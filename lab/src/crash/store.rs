@@ -1,108 +1,41 @@
-//! The embedded store, with points at which the process dies or freezes around what it does.
+//! The store of a process, with points at which that dies or freezes around what it does.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::timeout};
 use tower_respond_async::{
-    RequestId, TaskState, TaskStore,
+    TaskState, TaskStore,
     error::BoxFuture,
     forward_store,
-    store::{Candidates, Change, Claim, Claims, Committed, Due, Insertion, NewRow, Operation, Row, StoreResult},
-    task::LeaseRef,
+    store::{
+        Candidates, Change, Claim, Claims, Committed, Due, Guard, Insertion, NewRow, Operation, Renewal, Row,
+        StoreResult, Which, kit::ClientKey,
+    },
+    task::{FenceToken, LeaseRef, Scope},
+    time::Timestamp,
 };
-use tower_respond_async_redb::RedbStore;
 
 use super::{
-    journal::{Journal, Line},
+    journal::{Answered, Asked, At, Journal, Line, Wanted},
     point::{Point, Points},
+    wait::comes_about,
 };
 
 /// How long a settlement that slept over its lease waits for somebody else to be given the task. Shorter than the time
 /// after which the engine takes the call for lost.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(8);
 
-/// Passes everything on to a [`RedbStore`], keeps the journal of what that answered, and comes by the points.
+/// Passes everything on to a store, keeps the journal of what that was asked and answered, and comes by the points.
 #[derive(Debug)]
 pub struct MinedStore {
-    store: Arc<RedbStore>,
+    store: Arc<dyn TaskStore>,
     points: Arc<Points>,
     journal: Journal,
-    holders: Holders,
-}
-
-impl MinedStore {
-    pub fn new(store: RedbStore, points: Arc<Points>, journal: Journal) -> Self {
-        Self {
-            store: Arc::new(store),
-            points,
-            journal,
-            holders: Holders::default(),
-        }
-    }
-
-    fn claimed(&self, row: &Row) {
-        self.journal.write(&Line::Claimed {
-            id: row.id,
-            generation: row.record.generation,
-            token: row.columns.token.get(),
-        });
-        self.holders.note(row.lease());
-    }
-}
-
-/// Who was given which task last.
-#[derive(Debug, Default)]
-struct Holders {
-    tokens: Mutex<HashMap<RequestId, u64>>,
-    /// Claims that nothing was accepted from.
-    unsettled: Mutex<HashSet<LeaseRef>>,
-    changed: Notify,
-}
-
-impl Holders {
-    fn note(&self, lease: LeaseRef) {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.insert(lease.id, lease.token.get());
-        drop(tokens);
-        self.unsettled().insert(lease);
-        self.changed.notify_waiters();
-    }
-
-    /// Whether what leads away from this claim is its own word: whatever else does is done by `commit_all`.
-    fn settles(&self, lease: LeaseRef) -> bool {
-        self.unsettled().contains(&lease)
-    }
-
-    fn settled(&self, lease: LeaseRef) {
-        self.unsettled().remove(&lease);
-    }
-
-    fn unsettled(&self) -> MutexGuard<'_, HashSet<LeaseRef>> {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Resolves when the task was given to somebody after this claim.
-    async fn after(&self, lease: LeaseRef) {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let holder = self
-                .tokens
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&lease.id)
-                .copied();
-            if holder.is_some_and(|token| token > lease.token.get()) {
-                return;
-            }
-            changed.await;
-        }
-    }
+    /// Claims that were noted, and whether something was accepted from them.
+    claims: Mutex<HashMap<LeaseRef, bool>>,
 }
 
 /// What a change is about.
@@ -115,6 +48,46 @@ enum About {
 }
 
 impl MinedStore {
+    pub fn new(store: Arc<dyn TaskStore>, points: Arc<Points>, journal: Journal) -> Self {
+        Self {
+            store,
+            points,
+            journal,
+            claims: Mutex::default(),
+        }
+    }
+
+    /// Asks the store, and notes what and the answer.
+    async fn ask<T>(
+        &self,
+        what: Asked,
+        answer: impl Future<Output = StoreResult<T>>,
+        read: impl FnOnce(&T) -> Answered,
+    ) -> StoreResult<T> {
+        let call = fastrand::u64(..);
+        self.journal.write(&Line::Asked { call, what });
+        let answered = answer.await;
+        let answer = answered.as_ref().map_or(Answered::Failed, read);
+        self.journal.write(&Line::Answered { call, answer });
+        answered
+    }
+
+    /// Notes a claim, once.
+    fn claimed(&self, row: &Row) {
+        if let Entry::Vacant(new) = self.claims().entry(row.lease()) {
+            new.insert(false);
+            self.journal.write(&Line::Claimed {
+                id: row.id,
+                generation: row.record.generation,
+                token: row.columns.token.get(),
+            });
+        }
+    }
+
+    fn claims(&self) -> MutexGuard<'_, HashMap<LeaseRef, bool>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn about(&self, change: &Change) -> About {
         let Some(next) = &change.to else { return About::Other };
         let lease = LeaseRef {
@@ -125,7 +98,9 @@ impl MinedStore {
         if next.outbox.iter().any(|row| row.was.is_some()) {
             return About::Delivery;
         }
-        match !next.columns.state.is_held() && self.holders.settles(lease) {
+        // What leads away from a claim is its own word: whatever else does is done by `commit_all`.
+        let is_unsettled = self.claims().get(&lease) == Some(&false);
+        match !next.columns.state.is_held() && is_unsettled {
             true => About::Settling(lease, next.columns.state),
             false => About::Other,
         }
@@ -137,14 +112,19 @@ impl MinedStore {
             false => (Point::BeforeRelease, Point::AfterRelease),
         };
         if self.points.pass(before) {
-            // It slept over its lease. Only now is it sure to come too late.
-            let _ = timeout(SUCCESSOR_LIMIT, self.holders.after(lease)).await;
+            // It slept over its lease. Only once somebody else has the task is it sure to come too late.
+            let which = Which::Id(lease.id);
+            let _ = comes_about(SUCCESSOR_LIMIT, || async {
+                let rows = self.store.rows(&Scope::All, &which).await?;
+                Ok(rows.iter().all(|row| row.columns.token > lease.token))
+            })
+            .await;
         }
-        let committed = self.store.commit(change).await?;
+        let committed = self.change(change).await?;
         self.points.pass(after);
         let is_done = matches!(committed, Committed::Done);
         if is_done {
-            self.holders.settled(lease);
+            self.claims().insert(lease, true);
         }
         self.journal.write(&Line::Settled {
             id: lease.id,
@@ -154,16 +134,67 @@ impl MinedStore {
         Ok(committed)
     }
 
-    fn store(&self) -> &RedbStore {
-        &self.store
+    async fn change(&self, change: Change) -> StoreResult<Committed> {
+        let what = Asked::Change(vec![wanted(&change)]);
+        self.ask(what, self.store.commit(change), |committed| {
+            Answered::Changed(vec![stale(committed)])
+        })
+        .await
+    }
+
+    fn store(&self) -> &dyn TaskStore {
+        &*self.store
     }
 
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,
-        call: impl FnOnce(Arc<RedbStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
+        call: impl FnOnce(Arc<dyn TaskStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
     ) -> BoxFuture<'static, StoreResult<T>> {
         call(self.store.clone())
+    }
+}
+
+fn at(row: &Row) -> At {
+    At {
+        version: row.version,
+        generation: row.record.generation,
+        token: row.columns.token.get(),
+        state: row.columns.state.as_str().to_owned(),
+    }
+}
+
+fn wanted(change: &Change) -> Wanted {
+    let (from, lapsed) = match change.guard {
+        Guard::Version(version) => (version, false),
+        Guard::Lapsed(version) => (version, true),
+    };
+    let mut outbox = change.to.iter().flat_map(|next| &next.outbox);
+    Wanted {
+        id: change.id,
+        from,
+        more: lapsed || outbox.any(|row| row.was.is_some()),
+        to: change.to.as_ref().map(|next| At {
+            version: from + 1,
+            generation: next.record.generation,
+            token: next.columns.token.get(),
+            state: next.columns.state.as_str().to_owned(),
+        }),
+    }
+}
+
+fn stale(committed: &Committed) -> Option<Option<At>> {
+    match committed {
+        Committed::Done => None,
+        Committed::Stale(row) => Some(row.as_ref().map(|row| at(row))),
+    }
+}
+
+fn inserted(insertion: &Insertion) -> Answered {
+    match insertion {
+        Insertion::New(row) => Answered::Stored(at(row)),
+        Insertion::Known { row, id, .. } => Answered::Known(*id, row.as_ref().map(at)),
+        Insertion::Conflict | Insertion::Full(_) => Answered::Refused,
     }
 }
 
@@ -171,7 +202,15 @@ impl TaskStore for MinedStore {
     fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
         Box::pin(async {
             self.points.pass(Point::BeforeInsert);
-            let insertion = self.store.insert(task).await?;
+            let row = task.row(FenceToken::NONE, Timestamp::ZERO);
+            let name = task.record.name.as_ref().map(|name| format!("name {name}"));
+            let key = ClientKey::of(&task).map(|key| format!("key {}", key.encode().escape_ascii()));
+            let what = Asked::Insert {
+                id: row.id,
+                at: at(&row),
+                known_by: name.into_iter().chain(key).collect(),
+            };
+            let insertion = self.ask(what, self.store.insert(task), inserted).await?;
             self.points.pass(Point::AfterInsert);
             if let Insertion::New(row) = &insertion
                 && row.columns.state.is_held()
@@ -185,7 +224,11 @@ impl TaskStore for MinedStore {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
         Box::pin(async {
             self.points.pass(Point::BeforeClaim);
-            let claims = self.store.claim(claim).await?;
+            let read = |claims: &Claims| {
+                let tasks = claims.tasks.iter().map(|task| (task.row.id, at(&task.row)));
+                Answered::Claimed(tasks.collect())
+            };
+            let claims = self.ask(Asked::Claim, self.store.claim(claim), read).await?;
             for task in &claims.tasks {
                 self.points.pass(Point::AfterClaim);
                 self.claimed(&task.row);
@@ -194,16 +237,27 @@ impl TaskStore for MinedStore {
         })
     }
 
+    /// Claims whose answers were lost are found so.
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
+        Box::pin(async move {
+            let rows = self.store.rows(scope, which).await?;
+            for row in rows.iter().filter(|row| row.columns.is_held()) {
+                self.claimed(row);
+            }
+            Ok(rows)
+        })
+    }
+
     fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
         Box::pin(async {
             match self.about(&change) {
                 About::Settling(lease, state) => self.commit_settlement(change, lease, state).await,
                 About::Delivery => {
-                    let committed = self.store.commit(change).await?;
+                    let committed = self.change(change).await?;
                     self.points.pass(Point::AfterDelivery);
                     Ok(committed)
                 }
-                About::Other => self.store.commit(change).await,
+                About::Other => self.change(change).await,
             }
         })
     }
@@ -218,11 +272,27 @@ impl TaskStore for MinedStore {
     fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
         Box::pin(async {
             let prunes = changes.iter().any(|change| change.to.is_none());
-            let committed = self.store.commit_all(changes).await?;
+            let what = Asked::Change(changes.iter().map(wanted).collect());
+            let read = |committed: &Vec<Committed>| Answered::Changed(committed.iter().map(stale).collect());
+            let committed = self.ask(what, self.store.commit_all(changes), read).await?;
             if prunes {
                 self.points.pass(Point::AfterPrune);
             }
             Ok(committed)
+        })
+    }
+
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
+        Box::pin(async move {
+            let what = leases.iter().map(|held| (held.id, held.token.get())).collect();
+            let read = |renewals: &Vec<Renewal>| {
+                let held = renewals
+                    .iter()
+                    .map(|renewal| matches!(renewal, Renewal::Renewed { .. }));
+                Answered::Renewed(held.collect())
+            };
+            self.ask(Asked::Renew(what), self.store.renew(leases, lease), read)
+                .await
         })
     }
 
@@ -235,7 +305,7 @@ impl TaskStore for MinedStore {
     }
 
     forward_store!(
-        abilities now queue_hint insert_all rows renew claim_deliveries list counts payload set_progress append_log logs
-        prune_keys news attend glance beat control
+        abilities now queue_hint insert_all claim_deliveries list counts payload set_progress append_log logs prune_keys news
+        attend glance beat control
     );
 }

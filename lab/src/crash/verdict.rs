@@ -74,7 +74,7 @@ impl Histories {
                 Line::Received { id, generation } => {
                     self.of(id).received.insert(generation);
                 }
-                Line::Unverified { .. } | Line::Drained { .. } => {}
+                Line::Asked { .. } | Line::Answered { .. } | Line::Unverified { .. } | Line::Drained { .. } => {}
             }
         }
     }

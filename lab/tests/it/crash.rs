@@ -13,7 +13,7 @@ use tower_respond_async_redb::RedbStore;
 use crate::{engine_support::eventually, support::soon};
 use lab::crash::{
     app::{self, CONCURRENCY, Orders, Role, Work},
-    campaign::Campaign,
+    campaign::{Campaign, Place},
     client::{Client, Document, Reply, request},
     journal::{Line, Reader, Told},
     load::asynchronous,
@@ -46,7 +46,9 @@ async fn nothing_accepted_is_lost_whenever_the_process_is_killed() {
     let folder = tempdir().unwrap();
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    let mut campaign = Campaign::new(PROGRAM, folder.path().join(""), seed).await.unwrap();
+    let mut campaign = Campaign::new(PROGRAM, folder.path().join(""), Place::File, seed)
+        .await
+        .unwrap();
     campaign
         .run(60, |_| ())
         .await
@@ -59,7 +61,7 @@ async fn nothing_accepted_is_lost_whenever_the_process_is_killed() {
         findings.violations
     );
     assert!(
-        campaign.tally.kills() >= 60 && findings.tasks > 100,
+        campaign.tally.cycles() >= 60 && findings.tasks > 100,
         "{}",
         campaign.tally
     );

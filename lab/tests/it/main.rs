@@ -14,6 +14,8 @@ mod deploys;
 mod disk;
 mod fuzz;
 #[cfg(unix)]
+mod orders;
+#[cfg(unix)]
 mod processes;
 mod simulation;
 
