@@ -34,6 +34,10 @@ use crate::{
 /// How long is tried to connect: less than the engine waits for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A commit that waits for a synchronous standby waits for all before it. The restart of a server lets everybody see what it had
+/// not answered yet, since no standby has it: found done by who asks again, that would be answered for, and could be lost.
+const IS_AT_STANDBY: &str = "SELECT pg_logical_emit_message(true, 'respond-async', ''::text)";
+
 /// How long a login may take.
 const LOGIN: Duration = Duration::from_secs(5);
 
@@ -117,15 +121,16 @@ impl Server {
         *lock(&self.seen) = Some((now, Instant::now()));
     }
 
-    /// A new connection, tried for until it is there or too long is waited.
-    pub(crate) async fn connect(&self) -> StoreResult<Connection> {
+    /// A new connection, tried for until it is there or too long is waited: also, to answer for what can be seen, until a
+    /// synchronous standby has all of that.
+    async fn connect(&self, answers: bool) -> StoreResult<Connection> {
         let began = Instant::now();
         let mut pause = Duration::from_millis(50);
         loop {
             if self.is_closed() {
                 return Err(StoreError::closed());
             }
-            let Ok(tried) = tokio::time::timeout(LOGIN, self.try_connect()).await else {
+            let Ok(tried) = tokio::time::timeout(LOGIN, self.try_connect(answers)).await else {
                 return Err(StoreError::new(
                     StoreErrorKind::Unavailable,
                     "the server lets nobody in",
@@ -145,13 +150,16 @@ impl Server {
         }
     }
 
-    async fn try_connect(&self) -> Result<StoreResult<Connection>, Error> {
+    async fn try_connect(&self, answers: bool) -> Result<StoreResult<Connection>, Error> {
         let (client, driver) = self.session(None).await?;
         if !self.is_pooled {
             let began = client.query_typed(BEGAN_WITH_OPTIONS, &[]).await?;
             if !began[0].get::<_, bool>(0) {
                 return Ok(Err(StoreError::new(StoreErrorKind::Unsupported, USE_POOLED)));
             }
+        }
+        if answers {
+            client.query_typed(IS_AT_STANDBY, &[]).await?;
         }
         Ok(Ok(Connection::new(client, driver, self.prefix.clone(), self.is_pooled)))
     }
@@ -222,6 +230,8 @@ pub(crate) struct Pool {
     pub(crate) server: Arc<Server>,
     idle: Mutex<Vec<Connection>>,
     places: Arc<Semaphore>,
+    /// Whether what is done, or found done, on its connections is answered for.
+    answers: bool,
 }
 
 impl Pool {
@@ -230,6 +240,15 @@ impl Pool {
             server,
             idle: Mutex::default(),
             places: Arc::new(Semaphore::new(most)),
+            answers: false,
+        }
+    }
+
+    /// Connections for what a caller is told that it is stored.
+    pub(crate) fn of_writers(server: Arc<Server>, most: usize) -> Self {
+        Self {
+            answers: true,
+            ..Self::new(server, most)
         }
     }
 
@@ -246,7 +265,7 @@ impl Pool {
             let connection = match idle {
                 Some(lost) if lost.is_lost() => continue,
                 Some(idle) => idle,
-                None => self.server.connect().await?,
+                None => self.server.connect(self.answers).await?,
             };
             return Ok(Lent {
                 connection,

@@ -196,7 +196,7 @@ impl PostgresStore {
             }
             // Writers of the tally, none of which waits for another.
             let writer = |number: u64| ((boot >> 3 << 2) | number).cast_signed();
-            let writers = [pool(1), pool(1), pool(1), pool(LATE)];
+            let writers = [1, 1, 1, LATE].map(|most| Arc::new(Pool::of_writers(server.clone(), most)));
             let inserts = |at: usize, number, waits| Writer {
                 pool: writers[at].clone(),
                 writes: Inserts {

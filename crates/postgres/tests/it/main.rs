@@ -7,8 +7,10 @@
 
 mod conformance;
 mod explained;
+mod failover;
 mod front;
 mod harness;
+mod lost_answers;
 mod many;
 mod open;
 mod outages;

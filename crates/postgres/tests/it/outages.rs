@@ -190,6 +190,29 @@ fn what_somebody_else_has_locked_is_not_waited_for_without_end() {
     });
 }
 
+/// Whatever is set for a role, the store says for itself how long a statement may take.
+#[test]
+fn a_statement_that_takes_too_long_is_ended_by_the_server() {
+    on_a_server("", async |server, store| {
+        let admin = session(server).await;
+        admin
+            .batch_execute("ALTER ROLE postgres SET statement_timeout = '1ms'")
+            .await
+            .unwrap();
+        let other = Arc::new(PostgresStore::connect(&server.url()).await.unwrap());
+        assert!(matches!(insert(&other, a_task()).await.unwrap(), Inserted::New(..)));
+        let slow = "ALTER TABLE respond_async.task ADD CHECK (pg_sleep(10) IS NOT NULL) NOT VALID";
+        admin.batch_execute(slow).await.unwrap();
+        refused_for(insert(&store, a_task()).await, "statement timeout");
+        assert_eq!(kept(&store).await, 1, "what is there can be read");
+        admin
+            .batch_execute("ALTER TABLE respond_async.task DROP CONSTRAINT task_check")
+            .await
+            .unwrap();
+        assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
+    });
+}
+
 /// Files that may not grow stand for a disk that is full.
 #[test]
 fn a_full_disk_refuses_tasks_and_keeps_those_that_it_took() {

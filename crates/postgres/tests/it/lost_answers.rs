@@ -1,0 +1,103 @@
+//! The server has done what it was asked for, and the answer is lost with the connection.
+
+use std::sync::Arc;
+
+use servers::{PgBouncer, Postgres, Proxy};
+use tower_respond_async::{
+    TaskState, TaskStore,
+    store::{Claim, Insert, Inserted, Ledger, Settled, TakenUp},
+    task::{IdempotencyKey, Scope},
+    testing::conformance,
+};
+use tower_respond_async_postgres::PostgresStore;
+
+use crate::{
+    harness::PostgresHarness,
+    traps::{LEASE, a_task, a_task_with, born, success, worker},
+};
+
+/// Runs a test twice: with sessions of the store's own, and behind a pooler.
+fn behind_a_proxy(test: impl AsyncFn(&Proxy, Arc<PostgresStore>)) {
+    let server = Postgres::start("fsync = off\n");
+    let pooler = PgBouncer::start(&server, "");
+    for (port, is_pooled) in [(server.port(), false), (pooler.port(), true)] {
+        let proxy = Proxy::start(port);
+        conformance::run(&PostgresHarness::new(), async |_| {
+            let builder = PostgresStore::builder().schema(format!("pooled_{is_pooled}"));
+            let builder = builder.unsafe_durability();
+            let builder = if is_pooled { builder.pooled() } else { builder };
+            test(&proxy, Arc::new(builder.connect(&proxy.url()).await.unwrap())).await;
+        });
+    }
+}
+
+fn a_keyed_insert() -> Insert {
+    Insert::new(a_task_with(|task| {
+        task.key = Some(IdempotencyKey::new(&task.id.to_string()).unwrap());
+    }))
+}
+
+/// Fails without `is_ours` in `insert.rs`: a task that is new is then known, to nobody.
+#[test]
+fn an_insert_that_was_done_and_not_answered_is_ones_own() {
+    behind_a_proxy(async |proxy, store| {
+        let ledger = Ledger::new(store.clone());
+        let insert = async |insert: Insert| {
+            let before = proxy.swallowed();
+            proxy.swallow_answers();
+            let inserted = ledger.insert(insert).await.unwrap();
+            assert!(matches!(inserted, Inserted::New(..)), "{inserted:?}");
+            assert!(proxy.swallowed() > before, "its answer was lost");
+        };
+        // Until there is a connection whose answers can be lost.
+        let _ = ledger.insert(Insert::new(a_task())).await.unwrap();
+        insert(Insert::new(a_task())).await;
+        insert(a_keyed_insert()).await;
+        insert(Insert::new(a_task()).born(worker(), LEASE)).await;
+        let counts = store.counts(&Scope::All).await.unwrap();
+        assert_eq!((counts.of(TaskState::Enqueued), counts.of(TaskState::Running)), (3, 1));
+    });
+}
+
+/// Fails without `is_ours` in `commit.rs`: an end that was accepted is then fenced.
+#[test]
+fn an_end_that_was_recorded_and_not_answered_is_ones_own() {
+    behind_a_proxy(async |proxy, store| {
+        let ledger = Ledger::new(store.clone());
+        let held = [(); 2].map(|()| a_task());
+        for (number, task) in held.into_iter().enumerate() {
+            let held = born(&ledger, task).await;
+            // The first makes the connection.
+            if number > 0 {
+                proxy.swallow_answers();
+            }
+            let settled = ledger.settle(&held, &success()).await.unwrap();
+            assert!(matches!(settled, Settled::Accepted { .. }), "{settled:?}");
+        }
+        assert!(proxy.swallowed() > 0, "its answer was lost");
+        let counts = store.counts(&Scope::All).await.unwrap();
+        assert_eq!(counts.of(TaskState::Succeeded), 2);
+    });
+}
+
+/// It is not made twice: nobody would know of the first one's tasks.
+#[test]
+fn a_claim_that_was_made_and_not_answered_is_found() {
+    behind_a_proxy(async |proxy, store| {
+        let ledger = Ledger::new(store.clone());
+        let first = ledger.claim(Claim::new(worker(), 1, LEASE)).await.unwrap();
+        assert_eq!(first.tasks.len(), 0);
+        let task = a_task();
+        let id = task.id;
+        let _ = ledger.insert(Insert::new(task)).await.unwrap();
+        proxy.swallow_answers();
+        let claimed = ledger.claim(Claim::new(worker(), 1, LEASE)).await;
+        assert!(claimed.is_err(), "{claimed:?}");
+        let lost = ledger.lost_claims(&worker(), LEASE, |_| false).await.unwrap();
+        assert_eq!(lost.len(), 1);
+        match ledger.take_up(&lost[0]).await.unwrap() {
+            TakenUp::Task(task) => assert_eq!(task.record.id, id),
+            other => panic!("{other:?}"),
+        }
+    });
+}
