@@ -427,6 +427,29 @@ async fn a_task_run_again_is_told_of_again() {
     assert_eq!(calls[1].generation, 2);
 }
 
+/// The first end is taken to be told, and the task runs again before its response is read: as if the process was frozen there.
+#[tokio::test]
+async fn a_completion_is_not_told_with_the_response_of_a_later_run() {
+    let store = FaultStore::new(MemoryStore::new());
+    let reading = store.faults().delay_next(Operation::Payload);
+    let (told, runs) = (Told::default(), Arc::new(AtomicUsize::new(0)));
+    let in_hook = told.clone();
+    let builder = quick(store).on_completion(move |completion: Completion| in_hook.note(completion));
+    let tasks = serve(builder, move |_| {
+        let status = [200, 201][runs.fetch_add(1, Ordering::SeqCst)];
+        async move { Ok(respond(status, "")) }
+    });
+    let id = submit(&tasks, "/").await;
+    soon(reading.arrived()).await;
+    let _ = tasks.rerun(id, Edits::default()).await.unwrap();
+    let second = told.times(id, 1).await.remove(0);
+    assert_eq!((second.generation, second.response.unwrap().status.as_u16()), (2, 201));
+    reading.release();
+    let first = told.times(id, 2).await.remove(1);
+    assert_eq!(first.generation, 1);
+    assert!(first.response.is_none() && !first.is_current(), "{first:?}");
+}
+
 #[tokio::test]
 async fn an_end_that_was_not_told_before_the_shutdown_is_told_by_the_next_engine() {
     let memory = MemoryStore::new();

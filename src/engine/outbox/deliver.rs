@@ -173,12 +173,18 @@ impl Outbox {
                 .call("response", || self.core.ledger.response(&Scope::All, id))
                 .await,
         );
-        let (Ok(request), Ok(response)) = (request, response) else {
+        // Last: if the task was run again since it was claimed, the response may be that of the later run.
+        let record = match &response {
+            Ok(Some(_)) => self.core.call("find", || self.core.ledger.task(id)).await.map(Some),
+            _ => Ok(None),
+        };
+        let (Ok(request), Ok(response), Ok(record)) = (request, response, readable(record)) else {
             // It was not tried, so this costs no try; and the store has a moment to come to itself.
             return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
         };
-        let completion = Completion::new(claimed.record.clone(), &claimed.delivery, request, response);
-        let completion = completion.with_location(self.core.api.of(&claimed.record));
+        let record = record.unwrap_or_else(|| claimed.record.clone());
+        let completion = Completion::new(record.clone(), &claimed.delivery, request, response);
+        let completion = completion.with_location(self.core.api.of(&record));
         let completion = completion.with_secrets(self.core.api.secrets.clone());
         let call = caught_async(|| target.deliver(completion, application));
         let limit = caught(|| target.limit()).unwrap_or_else(|_| group.limit());
