@@ -34,6 +34,9 @@ say "a process is killed under load, a moment"
 cargo build "${all[@]}" --example crash_loop
 "${CARGO_TARGET_DIR:-target}/debug/examples/crash_loop" --cycles 20
 
+say "processes, their server and what is between them fail under load, a moment"
+"${CARGO_TARGET_DIR:-target}/debug/examples/crash_loop" --store postgres --cycles 60
+
 say "the transcoder, as somebody new would try it"
 examples/transcode/demo.sh
 

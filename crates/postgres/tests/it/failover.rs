@@ -201,7 +201,7 @@ fn what_a_restart_lets_be_seen_is_not_answered_before_a_standby_has_it() {
 }
 
 /// What an asynchronous standby had not got is lost, and that is all: who holds a claim that was lost can do nothing more under
-/// it, and no token is given twice. With tokens that begin anew ("@timeline" as 0) the old holders' ends are accepted.
+/// it, and no token is given twice. With tokens that do not tell the timeline ("@timeline" as 0) one is.
 #[test]
 fn what_an_asynchronous_standby_had_not_got_is_lost_and_nothing_else_comes_of_it() {
     run(async || {
