@@ -108,10 +108,17 @@ pub enum Answered {
     /// It was not stored: there is no room, or its name and its key are those of two tasks.
     Refused,
     Claimed(Vec<(RequestId, At)>),
-    /// `None` for what was done; else where the task stands instead, if it is there.
-    Changed(Vec<Option<Option<At>>>),
+    Changed(Vec<Changed>),
     /// Which of the claims hold.
     Renewed(Vec<bool>),
+}
+
+/// What became of a change. Not an option in an option, which would not be read back as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changed {
+    Done,
+    /// It was not made: this is where the task stands, if it is there.
+    Refused(Option<At>),
 }
 
 /// What a hook was told.

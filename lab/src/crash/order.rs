@@ -15,7 +15,7 @@ use tower_respond_async::RequestId;
 use super::{
     client::is_terminal,
     findings::Check,
-    journal::{Answered, Asked, At, Line, Wanted},
+    journal::{Answered, Asked, At, Changed, Line, Wanted},
 };
 
 /// The calls that a journal tells of, by task.
@@ -136,9 +136,9 @@ impl Calls {
                 }
             }
             (Asked::Change(wanted), Answered::Changed(changed)) => {
-                for (wanted, stale) in wanted.into_iter().zip(changed) {
+                for (wanted, changed) in wanted.into_iter().zip(changed) {
                     let id = wanted.id;
-                    if let Some(at) = stale {
+                    if let Changed::Refused(at) = changed {
                         match at {
                             // As it would be made, it would have known it as its own.
                             Some(at) if at.version <= wanted.from + 1 => self.note(id, begin, Step::Refused(wanted)),

@@ -19,7 +19,7 @@ use tower_respond_async::{
 };
 
 use super::{
-    journal::{Answered, Asked, At, Journal, Line, Wanted},
+    journal::{Answered, Asked, At, Changed, Journal, Line, Wanted},
     point::{Point, Points},
     wait::comes_about,
 };
@@ -137,7 +137,7 @@ impl MinedStore {
     async fn change(&self, change: Change) -> StoreResult<Committed> {
         let what = Asked::Change(vec![wanted(&change)]);
         self.ask(what, self.store.commit(change), |committed| {
-            Answered::Changed(vec![stale(committed)])
+            Answered::Changed(vec![changed(committed)])
         })
         .await
     }
@@ -183,10 +183,10 @@ fn wanted(change: &Change) -> Wanted {
     }
 }
 
-fn stale(committed: &Committed) -> Option<Option<At>> {
+fn changed(committed: &Committed) -> Changed {
     match committed {
-        Committed::Done => None,
-        Committed::Stale(row) => Some(row.as_ref().map(|row| at(row))),
+        Committed::Done => Changed::Done,
+        Committed::Stale(row) => Changed::Refused(row.as_ref().map(|row| at(row))),
     }
 }
 
@@ -273,7 +273,7 @@ impl TaskStore for MinedStore {
         Box::pin(async {
             let prunes = changes.iter().any(|change| change.to.is_none());
             let what = Asked::Change(changes.iter().map(wanted).collect());
-            let read = |committed: &Vec<Committed>| Answered::Changed(committed.iter().map(stale).collect());
+            let read = |committed: &Vec<Committed>| Answered::Changed(committed.iter().map(changed).collect());
             let committed = self.ask(what, self.store.commit_all(changes), read).await?;
             if prunes {
                 self.points.pass(Point::AfterPrune);

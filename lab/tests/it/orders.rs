@@ -4,7 +4,7 @@ use tower_respond_async::RequestId;
 
 use lab::crash::{
     findings::Check,
-    journal::{Answered, Asked, At, Line, Wanted},
+    journal::{Answered, Asked, At, Changed, Line, Wanted},
     order::Calls,
 };
 
@@ -44,7 +44,7 @@ fn claims(version: u64, token: u64) -> Call {
     (Asked::Claim, Some(Answered::Claimed(taken)))
 }
 
-fn becomes(from: u64, token: u64, state: &str, answer: Option<Option<Option<At>>>) -> Call {
+fn becomes(from: u64, token: u64, state: &str, answer: Option<Changed>) -> Call {
     let to = at(from + 1, token, state);
     let wanted = Wanted {
         id: ID,
@@ -57,7 +57,7 @@ fn becomes(from: u64, token: u64, state: &str, answer: Option<Option<Option<At>>
 }
 
 fn ends(from: u64, token: u64) -> Call {
-    becomes(from, token, "Succeeded", Some(None))
+    becomes(from, token, "Succeeded", Some(Changed::Done))
 }
 
 fn removes(from: u64) -> Call {
@@ -67,7 +67,10 @@ fn removes(from: u64) -> Call {
         more: false,
         to: None,
     };
-    (Asked::Change(vec![wanted]), Some(Answered::Changed(vec![None])))
+    (
+        Asked::Change(vec![wanted]),
+        Some(Answered::Changed(vec![Changed::Done])),
+    )
 }
 
 fn starts(token: u64) -> Line {
@@ -112,9 +115,9 @@ fn a_life_is_explained() {
     let crashed = vec![
         stored(),
         claims(2, 1),
-        becomes(2, 1, "Enqueued", Some(None)),
+        becomes(2, 1, "Enqueued", Some(Changed::Done)),
         claims(4, 2),
-        becomes(2, 1, "Succeeded", Some(Some(Some(at(4, 2, "Running"))))),
+        becomes(2, 1, "Succeeded", Some(Changed::Refused(Some(at(4, 2, "Running"))))),
         ends(4, 2),
     ];
     assert_eq!(wrong_in(crashed, Some("Succeeded")), []);
@@ -132,7 +135,12 @@ fn what_was_accepted_and_is_gone_is_not_explained() {
 fn an_end_that_was_accepted_twice_is_not_explained() {
     let twice = vec![stored(), claims(2, 1), ends(2, 1), ends(2, 1)];
     assert_eq!(wrong_in(twice, Some("Succeeded")), [Check::Order]);
-    let again = vec![stored(), claims(2, 1), ends(2, 1), becomes(3, 1, "Failed", Some(None))];
+    let again = vec![
+        stored(),
+        claims(2, 1),
+        ends(2, 1),
+        becomes(3, 1, "Failed", Some(Changed::Done)),
+    ];
     assert_eq!(wrong_in(again, Some("Failed")), [Check::Order]);
 }
 
@@ -144,7 +152,7 @@ fn a_fenced_end_that_was_accepted_is_not_explained() {
     // The same to somebody who knows nothing of versions.
     let mut lines = one_by_one(vec![stored(), claims(2, 1), claims(3, 2)]);
     lines.extend([starts(1), starts(2)]);
-    let (what, answer) = becomes(3, 1, "Succeeded", Some(None));
+    let (what, answer) = becomes(3, 1, "Succeeded", Some(Changed::Done));
     let answer = answer.unwrap();
     lines.extend([Line::Asked { call: 9, what }, Line::Answered { call: 9, answer }]);
     assert!(wrong_with(&lines, Some("Succeeded")).contains(&Check::Fenced));
@@ -183,7 +191,12 @@ fn a_call_that_was_not_answered_explains_either() {
     assert_eq!(wrong_in(vec![stored(), claims(2, 1), end()], Some("Succeeded")), []);
     assert_eq!(wrong_in(vec![stored(), claims(2, 1), end()], Some("Running")), []);
     // Once.
-    let twice = vec![stored(), claims(2, 1), end(), becomes(3, 1, "Failed", Some(None))];
+    let twice = vec![
+        stored(),
+        claims(2, 1),
+        end(),
+        becomes(3, 1, "Failed", Some(Changed::Done)),
+    ];
     assert_eq!(wrong_in(twice, Some("Failed")), [Check::Order]);
 }
 
@@ -219,7 +232,22 @@ fn an_answer_that_knows_nothing_of_its_own_work_is_not_explained() {
     assert_eq!(wrong_with(&lines, Some("Running")), []);
     // An engine may ask twice.
     assert_eq!(wrong_in(vec![inserts(None), known()], Some("Enqueued")), []);
-    let stale = Some(Some(Some(at(3, 1, "Succeeded"))));
+    let stale = Some(Changed::Refused(Some(at(3, 1, "Succeeded"))));
     let calls = vec![stored(), claims(2, 1), becomes(2, 1, "Succeeded", stale)];
     assert_eq!(wrong_in(calls, Some("Succeeded")), [Check::Order]);
+}
+
+/// A change of a task that is gone is not one that was made.
+#[test]
+fn an_answer_is_read_back_as_it_was_written() {
+    let stands = at(2, 1, "Running");
+    for changed in [Changed::Done, Changed::Refused(None), Changed::Refused(Some(stands))] {
+        let written = Answered::Changed(vec![changed]);
+        let (call, answer) = (7, written.clone());
+        let line = serde_json::to_string(&Line::Answered { call, answer }).unwrap();
+        let Line::Answered { answer, .. } = serde_json::from_str(&line).unwrap() else {
+            panic!("{line}");
+        };
+        assert_eq!(answer, written);
+    }
 }
