@@ -11,6 +11,8 @@
 //! - [`many_processes`]: behind a load balancer: what is shared, what is not, deploys and scaling
 //! - [`transactions`]: a task that is stored with what else a transaction changes, or not at all
 //! - [`postgres`]: connections, durability, what to watch, for many processes on one server
+//! - [`comparison`]: beside `tokio::spawn`, job queues, cloud functions and workflow engines
+//! - [`figures`]: what was measured, beside what, and with which command
 //! - [`writing_a_store`]: for whoever keeps tasks somewhere new
 //! - [`terms`]: one word for one thing
 //! - [`changelog`]: what changed
@@ -47,6 +49,12 @@ pub mod transactions {}
 
 #[doc = include_str!("postgres.md")]
 pub mod postgres {}
+
+#[doc = include_str!("comparison.md")]
+pub mod comparison {}
+
+#[doc = include_str!("figures.md")]
+pub mod figures {}
 
 #[doc = include_str!("writing_a_store.md")]
 pub mod writing_a_store {}
