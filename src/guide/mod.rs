@@ -1,7 +1,7 @@
 //! The long form: why the crate is built as it is, what it guarantees, and how to live with it.
 //!
 //! - [`design`]: the decisions, as questions
-//! - [`guarantees`]: what is promised, what is not, and which test shows it
+//! - [`guarantees`]: what is promised, what is not, and how it was tried
 //! - [`trust`]: who is trusted with what, and which setting changes it
 //! - [`same_handler`]: what may differ between a request that is answered at once and one that is run later
 //! - [`clients`]: what each kind of client needs to poll for its result

@@ -1,13 +1,13 @@
-//! The guide says which test shows what: this holds it to that.
+//! `tests/README.md` says which test shows what: this holds it to that.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// The rows of the guide's table: a scenario, and the tests that show it as `file::name`.
-fn rows(guide: &str) -> Vec<(&str, Vec<&str>)> {
-    let table = guide
+/// The rows of its table: a scenario, and the tests that show it as `file::name`.
+fn rows(page: &str) -> Vec<(&str, Vec<&str>)> {
+    let table = page
         .split("## Which test shows what")
         .nth(1)
-        .expect("the guide has the table");
+        .expect("the page has the table");
     let rows = table.lines().filter_map(|line| {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         let scenario = cells.get(1).filter(|cell| cell.starts_with('S'))?;
@@ -33,9 +33,9 @@ fn place_of(file: &str) -> String {
 }
 
 #[test]
-fn every_test_that_the_guide_names_is_there_and_names_its_scenario() {
-    let guide = read("src/guide/guarantees.md");
-    let rows = rows(&guide);
+fn every_test_that_is_named_is_there_and_names_its_scenario() {
+    let page = read("tests/README.md");
+    let rows = rows(&page);
     assert!(rows.len() > 40, "only {} rows were found", rows.len());
     for (scenario, tests) in &rows {
         assert!(!tests.is_empty(), "{scenario} is shown by nothing");
