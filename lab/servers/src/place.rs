@@ -54,9 +54,9 @@ impl Place {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        // Whoever started it is gone before it ends.
-        #[allow(clippy::zombie_processes)]
-        let _ = watcher.spawn().unwrap();
+        let mut watcher = watcher.spawn().unwrap();
+        // It may go on for longer than this process. If it does not, it is waited for: there is one for each start of a server.
+        std::thread::spawn(move || watcher.wait());
     }
 
     pub(crate) fn log(&self) -> PathBuf {
