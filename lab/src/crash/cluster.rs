@@ -263,17 +263,17 @@ impl Cluster {
             if let Some(standby) = self.standby.take() {
                 self.server.stop(Stop::KillAll);
                 standby.promote();
+                // Nobody is led there before: what it answered by itself could be lost with it.
+                self.standby = Some(followed(&standby));
                 self.proxy.lead_to(standby.port());
                 self.server = standby;
             }
-            self.standby = Some(followed(&self.server));
         });
     }
 }
 
 /// A standby of the server, for which its commits wait from now on.
 fn followed(server: &Postgres) -> Postgres {
-    let standby = server.standby_by_way_of(server.port());
     server.commits_wait_for_standby();
-    standby
+    server.standby_by_way_of(server.port())
 }

@@ -78,7 +78,6 @@ const OFTEN: &[Figure] = &[
     ("orders sent again", |r| r.sent_again),
     ("lost claims that were found", |r| r.taken_up),
     ("completions delivered", |r| r.delivered),
-    ("completions told again", |r| r.redelivered),
     ("changes that came too late", |r| r.stale_changes),
     ("ends that somebody waited for", |r| r.watched),
 ];
@@ -91,6 +90,7 @@ const RARELY: &[Figure] = &[
     ("commits that failed as one", |r| r.failed_together),
     ("fenced settlements", |r| r.fenced),
     ("leases lost", |r| r.leases_lost),
+    ("completions told again", |r| r.redelivered),
     ("completions given up", |r| r.given_up),
 ];
 

@@ -49,13 +49,14 @@ fn an_insert_that_was_done_and_not_answered_is_ones_own() {
             assert!(matches!(inserted, Inserted::New(..)), "{inserted:?}");
             assert!(proxy.swallowed() > before, "its answer was lost");
         };
-        // Until there is a connection whose answers can be lost.
+        // Until there are connections whose answers can be lost: those that have a key have one of their own.
         let _ = ledger.insert(Insert::new(a_task())).await.unwrap();
+        let _ = ledger.insert(a_keyed_insert()).await.unwrap();
         insert(Insert::new(a_task())).await;
         insert(a_keyed_insert()).await;
         insert(Insert::new(a_task()).born(worker(), LEASE)).await;
         let counts = store.counts(&Scope::All).await.unwrap();
-        assert_eq!((counts.of(TaskState::Enqueued), counts.of(TaskState::Running)), (3, 1));
+        assert_eq!((counts.of(TaskState::Enqueued), counts.of(TaskState::Running)), (4, 1));
     });
 }
 
