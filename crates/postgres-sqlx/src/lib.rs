@@ -11,6 +11,8 @@ use tower_respond_async_postgres::{Connection, Param};
 ///
 /// # Examples
 ///
+/// (Compiled and not run, since it needs a server: the example `orders` is run by a test.)
+///
 /// ```no_run
 /// # use tower_respond_async::{Submission, Tasks};
 /// # use tower_respond_async_postgres::PostgresStore;

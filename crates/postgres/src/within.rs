@@ -34,6 +34,8 @@ impl PostgresStore {
     ///
     /// # Examples
     ///
+    /// (Compiled and not run, since it needs a server: `tests/it/within.rs` runs the same.)
+    ///
     /// ```no_run
     /// # use tower_respond_async::{Submission, Tasks};
     /// # use tower_respond_async_postgres::PostgresStore;
@@ -61,6 +63,8 @@ impl PostgresStore {
     /// [`SubmitError::TooLong`].
     ///
     /// # Examples
+    ///
+    /// (Not run, as above.)
     ///
     /// ```no_run
     /// # use tower_respond_async::{Submission, SubmitError, Submitted, Tasks};

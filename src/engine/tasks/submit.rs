@@ -107,13 +107,16 @@ impl Tasks {
     ///
     /// # Examples
     ///
-    /// Of an application with a `PostgresStore`; `transaction` is a `tokio_postgres::Transaction`.
+    /// The `transaction` is what `PostgresStore::within` makes of one of `tokio_postgres`, say, which has stored the order.
     ///
-    /// ```ignore
-    /// transaction.execute("INSERT INTO orders (id) VALUES ($1)", &[&order]).await?;
-    /// let mail = Request::post(format!("/orders/{order}/mail")).body(Bytes::new())?;
-    /// tasks.submit_in(&mut store.within(&mut transaction), Submission::new(mail)).await?;
-    /// transaction.commit().await?;
+    /// ```
+    /// use tower_respond_async::{BoxError, Submission, Tasks, store::Enlisted};
+    ///
+    /// async fn send_mail(tasks: &Tasks, transaction: &mut dyn Enlisted, order: u64) -> Result<(), BoxError> {
+    ///     let mail = http::Request::post(format!("/orders/{order}/mail")).body(bytes::Bytes::new())?;
+    ///     tasks.submit_in(transaction, Submission::new(mail)).await?;
+    ///     Ok(())
+    /// }
     /// ```
     pub async fn submit_in(&self, into: &mut dyn Enlisted, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
