@@ -19,7 +19,7 @@ use crate::{
     codec,
     connection::{Again, unavailable},
     front::{Front, Since},
-    session::{Connection, Param},
+    session::{Connection, LIMIT, Param},
     sql,
 };
 
@@ -84,8 +84,8 @@ async fn by_pool(
     front: &Front<String>,
 ) -> StoreResult<(Vec<Found>, Claims)> {
     let (mut wary, mut again) = (true, Again::new());
-    let bounded = front.since();
-    let pools: Vec<String> = claim.pools.iter().map(|of| codec::text(of.pool.as_str())).collect();
+    let bounded = front.since_beside();
+    let pools = pools(claim);
     let most: Vec<i64> = claim.pools.iter().map(|of| codec::count(of.max)).collect();
     let (worker, max, lease) = (
         codec::worker(&claim.worker),
@@ -113,23 +113,58 @@ async fn by_pool(
         }
     };
     let now: i64 = found[0].get("now");
-    let parts: Option<Vec<String>> = found[0].get("pools");
-    let firsts: Option<Vec<i64>> = found[0].get("firsts");
-    let firsts = parts.unwrap_or_default().into_iter().zip(firsts.unwrap_or_default());
+    let firsts = firsts(&found[0]);
     let mut claims = Claims::default();
     match bounded {
         Some(bounded) => {
             front.saw(now, firsts);
-            claims.next_due = Some(bounded.left);
+            claims.next_due = Some(bounded.left.max(LOOKING));
         }
-        // Where nothing waits, something may come.
-        None => front.saw_all(
+        // A pool without a queued task begins now.
+        None => front.saw_whole(
             found[0].get("took"),
             now,
             pools.into_iter().map(|pool| (pool, now)).chain(firsts),
         ),
     }
     Ok((found, claims))
+}
+
+/// How long a claim that found nothing waits for a look at the whole queue.
+const LOOKING: Duration = Duration::from_millis(250);
+
+/// The first queued task of each pool.
+fn firsts(found: &Found) -> impl Iterator<Item = (String, i64)> {
+    let pools: Option<Vec<String>> = found.get("pools");
+    let firsts: Option<Vec<i64>> = found.get("firsts");
+    pools.unwrap_or_default().into_iter().zip(firsts.unwrap_or_default())
+}
+
+/// Looks at the whole queue for its fronts, which may take a minute. Claims start from the earlier fronts in the meantime.
+pub(crate) async fn look_at_all(connection: &Connection, front: &Front<String>) -> StoreResult<()> {
+    connection.allow(Duration::from_secs(61));
+    connection.begin();
+    connection
+        .batch("SET LOCAL statement_timeout = 60000")
+        .await
+        .map_err(unavailable)?;
+    let found = connection.query(sql::FRONTS, &[]).await.map_err(unavailable)?;
+    connection.commit().await.map_err(unavailable)?;
+    connection.allow(LIMIT);
+    let now: i64 = found[0].get("now");
+    // A pool without a queued task begins now.
+    let known = front
+        .since_beside()
+        .into_iter()
+        .flat_map(|known| known.since.into_keys());
+    let known = known.map(|pool| (pool, now));
+    front.saw_whole(found[0].get("took"), now, known.chain(firsts(&found[0])));
+    Ok(())
+}
+
+/// The pools that a claim names.
+pub(crate) fn pools(claim: &Claim) -> Vec<String> {
+    claim.pools.iter().map(|of| codec::text(of.pool.as_str())).collect()
 }
 
 fn is_second_suspect(error: &Error) -> bool {

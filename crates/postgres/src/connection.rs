@@ -323,6 +323,11 @@ pub(crate) fn said_by_server(error: &StoreError) -> Option<&Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
+/// Whether the server gave a statement up because it took too long.
+pub(crate) fn is_too_slow(error: &StoreError) -> bool {
+    said_by_server(error).is_some_and(|error| error.code() == Some(&SqlState::QUERY_CANCELED))
+}
+
 const USE_POOLED: &str = "a pooler is between the store and the server, which gives it no session of its own: \
     PostgresStoreBuilder::pooled is for that";
 

@@ -8,7 +8,7 @@ use tower_respond_async::{
 use crate::{
     codec,
     connection::unavailable,
-    front::Front,
+    front::{Front, LONGEST},
     session::{Connection, Param},
     sql::row_columns,
 };
@@ -32,6 +32,34 @@ impl Fronts {
             rescue: Front::new(),
             prune: Front::new(),
         }
+    }
+
+    fn of(&self, what: &Due) -> Option<&Front<i32>> {
+        match what {
+            Due::Rescue { .. } => Some(&self.rescue),
+            Due::Prune(_) => Some(&self.prune),
+            _ => None,
+        }
+    }
+
+    /// A look for what is due took too long to end.
+    pub(crate) fn missed(&self, what: &Due, now: i64) {
+        if let Some(front) = self.of(what) {
+            let lists = lists(what).into_iter();
+            front.missed(LONGEST, lists.map(|(list, before)| (list, now - before)));
+        }
+    }
+}
+
+/// The lists of candidates that have a front, and for how many milliseconds a task is in the index of each before it is due.
+fn lists(what: &Due) -> Vec<(i32, i64)> {
+    match what {
+        Due::Rescue { .. } => vec![(LAPSED, 0)],
+        Due::Prune(retention) => {
+            let kept = [(SUCCEEDED, retention.succeeded), (OTHERS, retention.others)];
+            kept.map(|(list, kept)| (list, codec::duration(kept))).to_vec()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -84,18 +112,7 @@ pub(crate) async fn due(
     fronts: &Fronts,
 ) -> StoreResult<(Candidates, i64)> {
     let (max, format) = (codec::count(max), i16::from(TaskRecord::FORMAT));
-    // Each list, and how long before it is due its index has a task.
-    let (front, lists) = match what {
-        Due::Rescue { .. } => (Some(&fronts.rescue), vec![(LAPSED, 0)]),
-        Due::Prune(retention) => {
-            let kept = [(SUCCEEDED, retention.succeeded), (OTHERS, retention.others)];
-            (
-                Some(&fronts.prune),
-                kept.map(|(list, kept)| (list, codec::duration(kept))).to_vec(),
-            )
-        }
-        _ => (None, Vec::new()),
-    };
+    let (front, lists) = (fronts.of(what), lists(what));
     let bounded = front.and_then(Front::since);
     let since: Vec<i64> = lists
         .iter()
@@ -143,7 +160,7 @@ pub(crate) async fn due(
         let firsts = lists.iter().map(|(list, before)| (*list, first(*list) - before));
         match bounded {
             Some(_) => front.saw(now, firsts),
-            None => front.saw_all(found[0].get("took"), now, firsts),
+            None => front.saw_whole(found[0].get("took"), now, firsts),
         }
     }
     let mut rows = Vec::new();

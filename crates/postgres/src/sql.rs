@@ -34,16 +34,29 @@ macro_rules! claim {
     };
 }
 
-/// Of all pools that something waits in: a step by the index for each, so that tasks of a pool which may not have any more are
-/// not looked at.
-pub(crate) const CLAIM: &str = claim!(
-    "(SELECT t.pool, t.run_at AS first FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect \
-     ORDER BY t.pool, t.run_at, t.id LIMIT 1) UNION ALL \
-     SELECT n.pool, n.first FROM pools p CROSS JOIN LATERAL (SELECT t.pool, t.run_at AS first FROM @.task t \
-     WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool, t.run_at, t.id LIMIT 1) n"
+/// All pools with queued tasks, and the first task of each. It takes one step in the index for each pool, so it does not read the
+/// tasks of a pool that is at its limit.
+macro_rules! all_pools {
+    () => {
+        "(SELECT t.pool, t.run_at AS first FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect \
+         ORDER BY t.pool, t.run_at, t.id LIMIT 1) UNION ALL \
+         SELECT n.pool, n.first FROM pools p CROSS JOIN LATERAL (SELECT t.pool, t.run_at AS first FROM @.task t \
+         WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool, t.run_at, t.id LIMIT 1) n"
+    };
+}
+
+/// Claims from all pools.
+pub(crate) const CLAIM: &str = claim!(all_pools!());
+
+/// The fronts of all pools, and how long it took to find them.
+pub(crate) const FRONTS: &str = concat!(
+    "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now), pools AS (",
+    all_pools!(),
+    "), fronts AS MATERIALIZED (SELECT array_agg(pool) AS pools, array_agg(first) AS firsts FROM pools) \
+     SELECT clock.now, fronts.pools, fronts.firsts, @.now_ms() - clock.now AS took FROM clock CROSS JOIN fronts"
 );
 
-/// Of the pools $10, each from $11 on: see [`Front`](crate::front::Front).
+/// Claims from the pools $10, from the times $11 on: see [`Front`](crate::front::Front).
 pub(crate) const CLAIM_FROM: &str = claim!(
     "SELECT a.pool, coalesce((SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = a.pool \
      AND t.run_at >= a.since ORDER BY t.run_at, t.id LIMIT 1), clock.now) AS first \

@@ -27,11 +27,11 @@ use tower_respond_async::{
 };
 
 use crate::{
-    PostgresStoreBuilder, claim,
+    PostgresStoreBuilder, claim, codec,
     commit::Commits,
-    connection::{Again, Lent, PAUSE, Pool, Server, said_by_server, unavailable},
+    connection::{Again, Lent, PAUSE, Pool, Server, is_too_slow, said_by_server, unavailable},
     due::{self, Fronts},
-    front::Front,
+    front::{Front, LONGEST},
     group::{Group, Writer, Writes},
     insert::Inserts,
     list, logs, outbox, read, schema,
@@ -119,6 +119,18 @@ impl Inner {
         match tasks.iter().any(Inserts::may_wait) {
             true => &self.named,
             false => &self.inserts,
+        }
+    }
+
+    /// Looks at the whole queue while claims start from its last known fronts.
+    async fn look_at_all(self: Arc<Self>) {
+        let looked = async {
+            let connection = self.others.get().await?;
+            let looked = claim::look_at_all(&connection, &self.queue).await;
+            finished(connection, looked)
+        };
+        if looked.await.is_err() {
+            self.queue.missed(LONGEST, []);
         }
     }
 }
@@ -359,7 +371,15 @@ impl TaskStore for PostgresStore {
                 ));
             }
             let claimed = claim::claim(&connection, &claim, inner.writer, &inner.queue, &inner.set_aside).await;
+            if claimed.as_ref().is_err_and(is_too_slow) {
+                let now = codec::millis(inner.server.now());
+                let pools = claim::pools(&claim).into_iter().map(|pool| (pool, now));
+                inner.queue.missed(Duration::ZERO, pools);
+            }
             let (claims, now) = finished(connection, claimed)?;
+            if inner.queue.begin_whole() {
+                tokio::spawn(inner.clone().look_at_all());
+            }
             inner.server.saw(now);
             claims.tasks.iter().for_each(|task| inner.wire.changed(task.row.id));
             Ok(claims)
@@ -373,12 +393,16 @@ impl TaskStore for PostgresStore {
 
     fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
         self.run(move |inner| async move {
-            let (candidates, now) = ask!(inner.others, |connection| due::due(
+            let found = ask!(inner.others, |connection| due::due(
                 connection,
                 &what,
                 max,
                 &inner.fronts
-            ))?;
+            ));
+            if found.as_ref().is_err_and(is_too_slow) {
+                inner.fronts.missed(&what, codec::millis(inner.server.now()));
+            }
+            let (candidates, now) = found?;
             inner.server.saw(now);
             Ok(candidates)
         })

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use servers::Postgres;
 use tower_respond_async::{
     TaskStore,
-    store::{Claim, Due, Insert, Ledger, PoolClaim, Retention},
+    store::{Claim, Due, Insert, Ledger, PoolClaim, Retention, StoreErrorKind},
     task::PoolName,
     testing::conformance,
 };
@@ -99,6 +99,46 @@ fn what_cannot_be_cleared_away_is_not_gone_through_each_time() {
         }
         assert!(ids.iter().all(|id| found.contains(id)));
         other.batch_execute("COMMIT").await.unwrap();
+    });
+}
+
+#[test]
+fn claims_go_on_while_a_look_at_the_whole_queue_takes_too_long() {
+    let server = Postgres::start(explained::SETTINGS);
+    let harness = PostgresHarness::at(server.url());
+    conformance::run(&harness, async |_| {
+        let store = harness.fresh().await;
+        let ledger = &Ledger::new(store.clone());
+        // A claim that looks at the whole queue takes longer than a statement may; the look beside claims takes a second.
+        harness
+            .run(
+                "CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$ BEGIN \
+                 IF current_query() LIKE '%fronts AS MATERIALIZED%' THEN PERFORM pg_sleep(0.5); \
+                 ELSIF current_query() LIKE '%n.first FROM pools%' THEN PERFORM pg_sleep(9); END IF; \
+                 RETURN (extract(epoch FROM clock_timestamp()) * 1000)::bigint; END $$",
+            )
+            .await;
+        let old = a_task();
+        let old_id = old.id;
+        let _ = ledger.insert(Insert::new(old)).await.unwrap();
+        harness.run("UPDATE @.task SET run_at = 1").await;
+        let refused = store.claim(claim()).await.unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Unavailable, "{refused}");
+
+        let new = a_task();
+        let new_id = new.id;
+        let _ = ledger.insert(Insert::new(new)).await.unwrap();
+        let claimed = store.claim(claim()).await.unwrap();
+        let ids: Vec<_> = claimed.tasks.iter().map(|task| task.row.id).collect();
+        assert_eq!(ids, [new_id], "a new task does not wait for the look");
+        let found = loop {
+            let claimed = store.claim(claim()).await.unwrap();
+            if let Some(task) = claimed.tasks.first() {
+                break task.row.id;
+            }
+            tokio::time::sleep(claimed.next_due.expect("the look is under way")).await;
+        };
+        assert_eq!(found, old_id, "the look finds what is older");
     });
 }
 
