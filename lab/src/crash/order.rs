@@ -1,12 +1,12 @@
-//! Whether what processes were answered can be true.
+//! Checks whether the answers of the store can be true.
 //!
-//! For every task an order is looked for in which its calls took effect one at a time, each between its question and its
-//! answer, and each as it may on a task that goes through its life: the search of Wing and Gong. A call that was not answered
-//! may have taken effect at any time since, or not at all. What one process did is in nobody else's history twice, so an order
-//! that fits shows that nothing was lost, doubled, or accepted from a claim that was over.
+//! For every task it searches for an order in which the calls took effect one at a time, each between its question and
+//! its answer, and each by the rules of a task's life: the search of Wing and Gong. A call without an answer may have
+//! taken effect at any time since its question, or not at all. An order that fits shows that nothing was lost, done
+//! twice, or accepted from a claim that was over.
 //!
-//! Beside it stands a register as somebody outside would keep it: handlers write their token as they start, and a change under
-//! a smaller one that is asked for after that must be refused.
+//! Beside the search it keeps a register, as an external system would: each handler writes its token when it starts. A
+//! change that is asked for later under a smaller token must be refused.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -18,60 +18,62 @@ use super::{
     journal::{Answered, Asked, At, Changed, Line, Wanted},
 };
 
-/// The calls that a journal tells of, by task.
+/// The calls in a journal, by task.
 #[derive(Debug, Default)]
 pub struct Calls {
-    /// How many lines there were: what comes before what.
+    /// How many lines were read. Line numbers order the events.
     lines: usize,
-    /// Where the lines began that were not judged yet.
+    /// The first line that was not judged yet.
     from: usize,
-    /// What was asked and not answered, and the register's token of the time.
+    /// Calls without an answer so far, each with the register's tokens at the time of the call.
     open: HashMap<u64, (usize, Asked, HashMap<RequestId, u64>)>,
     tasks: BTreeMap<RequestId, Vec<Call>>,
-    /// Which of them were to be stored since.
+    /// The tasks with an insert since the last judgement.
     new: BTreeSet<RequestId>,
-    /// Which tasks were stored under a name or key.
+    /// The tasks that were stored under each name or key.
     known: BTreeMap<String, BTreeSet<RequestId>>,
-    /// The token of the last start of a handler.
+    /// The greatest token with which a handler started.
     register: HashMap<RequestId, u64>,
+    /// The starts of handlers: a token belongs to one run.
+    runs: HashSet<(RequestId, u64)>,
     wrong: Vec<(Check, String)>,
 }
 
 #[derive(Clone, Debug)]
 struct Call {
     begin: usize,
-    /// `None` if it was not answered.
+    /// `None` without an answer.
     end: Option<usize>,
     step: Step,
 }
 
-/// What a call says of one task.
+/// What a call shows about one task.
 #[derive(Clone, Debug)]
 enum Step {
-    /// It is stored as this, or with a greater token.
+    /// The task is stored as this; if `true`, its token may be greater.
     Insert(At, bool),
     Claim(At),
     Change(Wanted),
-    /// The change could not be made.
+    /// The change was refused.
     Refused(Wanted),
     Sees(Option<At>),
-    /// The claim under this token holds.
+    /// The claim with this token holds.
     Holds(u64),
-    /// The task API shows it in this state of this generation.
+    /// The task API shows the task in this state and generation.
     Shows(Option<(String, u32)>),
 }
 
-/// A task, as far as calls tell.
+/// A task, as far as the calls show it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Task {
     Never,
-    /// Whether the token is only known to be this one or greater.
+    /// If `true`, the token is this one or greater.
     There(At, bool),
     Gone,
 }
 
 impl Calls {
-    /// How many lines there were so far.
+    /// How many lines were read.
     pub const fn lines(&self) -> usize {
         self.lines
     }
@@ -95,18 +97,18 @@ impl Calls {
                     let registered = registered.collect();
                     self.open.insert(*call, (self.lines, what.clone(), registered));
                 }
-                // Otherwise it was asked before anybody listened.
+                // An answer without a known question is skipped: the question is older than this reader.
                 Line::Answered { call, answer } if *answer != Answered::Failed => {
                     if let Some((begin, what, registered)) = self.open.remove(call) {
                         self.answered(begin, what, answer, &registered);
                     }
                 }
                 Line::Started { id, token, .. } => {
-                    let last = self.register.entry(*id).or_default();
-                    if last == token {
+                    if !self.runs.insert((*id, *token)) {
                         let what = format!("{id}: two runs have token {token}");
                         self.wrong.push((Check::Fenced, what));
                     }
+                    let last = self.register.entry(*id).or_default();
                     *last = (*last).max(*token);
                 }
                 _ => {}
@@ -123,7 +125,7 @@ impl Calls {
                 self.note(id, begin, Step::Insert(at.clone(), false));
             }
             (Asked::Insert { id: own, at: made, .. }, Answered::Known(id, Some(at))) => {
-                // As it was made, it would have known it as its own.
+                // If the task still had this version, the store would have recognised its own insert.
                 if own == *id && at.version > made.version {
                     let or_greater = is_held(&made.state);
                     self.may_have(own, begin, Step::Insert(made, or_greater));
@@ -140,7 +142,7 @@ impl Calls {
                     let id = wanted.id;
                     if let Changed::Refused(at) = changed {
                         match at {
-                            // As it would be made, it would have known it as its own.
+                            // If the change had been made and nothing after it, the store would have recognised it.
                             Some(at) if at.version <= wanted.from + 1 => self.note(id, begin, Step::Refused(wanted)),
                             _ => self.may_have(id, begin, Step::Change(wanted)),
                         }
@@ -167,7 +169,8 @@ impl Calls {
         }
     }
 
-    /// A store that is not answered asks again. If others have changed the task since, it cannot know whether it had its way.
+    /// Records a step that may have taken effect. A store without an answer from its server asks again; if the task was
+    /// changed in between, the store cannot tell whether its first try took effect.
     fn may_have(&mut self, id: RequestId, begin: usize, step: Step) {
         let end = None;
         self.tasks.entry(id).or_default().push(Call { begin, end, step });
@@ -178,8 +181,8 @@ impl Calls {
         self.tasks.entry(id).or_default().push(Call { begin, end, step });
     }
 
-    /// What is wrong with the tasks that were stored since this was asked last, of which these are shown after that many lines:
-    /// state and generation.
+    /// Checks the tasks that were stored since the last call. `shown` are their states and generations in the task API,
+    /// read after `shown_after` lines.
     pub fn judge(&mut self, shown_after: usize, shown: &HashMap<RequestId, (String, u32)>) -> Vec<(Check, String)> {
         let mut wrong = std::mem::take(&mut self.wrong);
         for (known_by, ids) in std::mem::take(&mut self.known) {
@@ -187,7 +190,7 @@ impl Calls {
                 wrong.push((Check::Twice, format!("under {known_by} were stored {ids:?}")));
             }
         }
-        // What somebody asked before and was not answered since will not be.
+        // A call from before the last judgement will not be answered any more.
         self.open.retain(|_, (begin, ..)| *begin > self.from);
         let open: Vec<_> = self.open.values().cloned().collect();
         let mut lost_claims = Vec::new();
@@ -225,7 +228,7 @@ impl Calls {
     }
 }
 
-/// Looks for an order that explains the answers. Claims that were lost may have taken the task.
+/// Searches for an order that explains the answers. Lost claims may have taken the task.
 fn explain(calls: &[Call], lost_claims: &[usize]) -> Result<(), String> {
     let mut search = Search {
         calls,
@@ -251,23 +254,23 @@ struct Search<'a> {
     calls: &'a [Call],
     lost_claims: &'a [usize],
     tried: HashSet<(Vec<bool>, Task, usize)>,
-    /// How many calls were explained at best, which, and what the task is then.
+    /// The best try: how many calls it explained, which calls, and the task afterwards.
     best: (usize, Vec<bool>, Task),
 }
 
 impl Search<'_> {
-    /// Whether the calls that are not done yet can follow, with so many of the lost claims used up.
+    /// Whether the remaining calls can follow, after so many lost claims were used.
     fn goes_on(&mut self, mut done: Vec<bool>, task: Task, lost: usize) -> bool {
         let calls = self.calls;
         loop {
             let open = |at: &usize| !done[*at];
-            // Whatever takes effect next was asked before the first of these was answered.
+            // The next call to take effect was asked before the first of the open calls was answered.
             let answered = (0..calls.len()).filter(open).filter_map(|at| calls[at].end).min();
             let Some(answered) = answered else { return true };
             let next: Vec<usize> = (0..calls.len())
                 .filter(|at| open(at) && calls[*at].begin < answered)
                 .collect();
-            // What changes nothing and fits is as good as any order has it.
+            // A call that fits and changes nothing may come first in any order.
             let same = next
                 .iter()
                 .find(|at| calls[**at].step.applied_to(&task).as_ref() == Some(&task));
@@ -291,7 +294,7 @@ impl Search<'_> {
                     }
                 }
             }
-            // One is as good as the other: the earliest is used first.
+            // Lost claims are interchangeable: use the earliest first.
             let has_lost = self.lost_claims.get(lost).is_some_and(|begin| *begin < answered);
             return match task {
                 Task::There(at, _) if has_lost && is_queued(&at.state) => {
@@ -310,7 +313,7 @@ impl Search<'_> {
 }
 
 impl Step {
-    /// What the task is after this, if it can be.
+    /// The task after this step, or `None` if the step does not fit.
     fn applied_to(&self, task: &Task) -> Option<Task> {
         match (self, task) {
             (Self::Insert(at, or_greater), Task::Never) => Some(Task::There(at.clone(), *or_greater)),
@@ -319,7 +322,7 @@ impl Step {
                 let follows = at.version == was.version + 1 && at.generation == was.generation;
                 (takes && follows).then(|| Task::There(at.clone(), false))
             }
-            // Who removes a task and is not answered finds it gone, and cannot know by whom.
+            // A removal without an answer finds the task gone when repeated, and cannot tell which removal it was.
             (Self::Change(Wanted { to: None, .. }), Task::Gone) => Some(Task::Gone),
             (Self::Change(wanted), Task::There(was, _)) if was.version == wanted.from => match &wanted.to {
                 None => is_terminal(&was.state).then_some(Task::Gone),
@@ -359,7 +362,8 @@ fn fits(task: &Task, token: u64) -> bool {
     }
 }
 
-/// Whether a change may make that of a task: an end is the end of its generation, and only a claim lets somebody hold it.
+/// Whether a change may turn `was` into `to`. An ended task can only run again in a new generation, and only a claim
+/// makes a task held.
 fn may_become(was: &At, to: &At) -> bool {
     let same = to.generation == was.generation;
     if is_terminal(&was.state) {
