@@ -1,19 +1,19 @@
-//! The long form: why the crate is built as it is, what it guarantees, and how to live with it.
+//! The guide: what the crate guarantees, how to operate it, and why it is built this way.
 //!
-//! - [`design`]: the decisions, as questions
-//! - [`guarantees`]: what is promised, what is not, and how it was tried
-//! - [`trust`]: who is trusted with what, and which setting changes it
-//! - [`same_handler`]: what may differ between a request that is answered at once and one that is run later
-//! - [`clients`]: what each kind of client needs to poll for its result
-//! - [`callbacks`]: how the end of a task is reported, and what a receiver can trust
+//! - [`design`]: the decisions and their reasons
+//! - [`guarantees`]: what is promised, what is not, and how it is tested
+//! - [`trust`]: what each party is trusted with, and which setting changes it
+//! - [`same_handler`]: how a request that runs later can differ from one that is answered at once
+//! - [`clients`]: the settings for each kind of polling client
+//! - [`callbacks`]: how the end of a task is reported, and what a receiver can rely on
 //! - [`operating`]: settings, sizes, shutdown, what to watch
 //! - [`choosing_a_store`]: memory, a file, or a server
-//! - [`many_processes`]: behind a load balancer: what is shared, what is not, deploys and scaling
-//! - [`transactions`]: a task that is stored with what else a transaction changes, or not at all
-//! - [`postgres`]: connections, durability, what to watch, for many processes on one server
+//! - [`many_processes`]: several processes behind a load balancer: deploys and scaling
+//! - [`transactions`]: a task stored in a transaction of your own
+//! - [`postgres`]: operating PostgreSQL: connections, durability, faults, what to watch
 //! - [`comparison`]: beside `tokio::spawn`, job queues, cloud functions and workflow engines
-//! - [`figures`]: what was measured, beside what, and with which command
-//! - [`writing_a_store`]: for whoever keeps tasks somewhere new
+//! - [`figures`]: all measurements, and the commands that make them
+//! - [`writing_a_store`]: a store of your own
 //! - [`terms`]: one word for one thing
 //! - [`changelog`]: what changed
 

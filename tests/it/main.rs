@@ -1,4 +1,4 @@
-//! The crate seen from outside: one binary, a module per theme.
+//! The crate seen from outside: one binary, with a module per theme.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,6 +24,7 @@ mod events;
 mod examples;
 mod fault_store;
 mod faults;
+mod figures;
 mod floors;
 mod guarded;
 mod handler;
