@@ -1,4 +1,4 @@
-//! Destinations: where completions go under a name of their own, each with its own pool and schedule.
+//! Targets: destinations with a name, a pool and a schedule of their own.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,57 +10,187 @@ use crate::{
     task::{Destination, RequestId},
 };
 
-/// Somewhere that completions are delivered to: over HTTP, to another path of the application, into a queue.
+/// Delivers completions to one destination: over HTTP, to a path of the application, into a queue.
 ///
-/// The order to deliver is stored under the target's [`name`](Self::name), and claimed only by processes that have a target
-/// of that name. Whatever [`deliver`](Self::deliver) answers, the result of the task stays what it is.
+/// A completion is stored under the target's [`name`](Self::name). Only processes with a target of that name claim it.
+/// The result of [`deliver`](Self::deliver) never changes the task.
 ///
 /// # Cancel safety
 ///
-/// The future of a try is dropped when it takes longer than [`limit`](Self::limit), and when the grace of a shutdown
-/// is over; the delivery is then tried again, under the same [`webhook_id`](Completion::webhook_id).
+/// The future of a try is dropped when it takes longer than [`limit`](Self::limit), and when the grace of a shutdown is
+/// over. The delivery is then tried again, with the same [`webhook_id`](Completion::webhook_id).
+///
+/// # Examples
+///
+/// A target that puts the webhook id of each completion into a queue, here a channel:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use bytes::Bytes;
+/// use tokio::sync::mpsc;
+/// use tower::Layer;
+/// use tower_respond_async::{
+///     Completion, MemoryStore, RespondAsyncLayer, Submission,
+///     error::BoxFuture,
+///     hook::{Application, Schedule, Target, Tried, TryOutcome},
+///     task::Destination,
+/// };
+///
+/// struct Queue {
+///     name: Destination,
+///     schedule: Schedule,
+///     sender: mpsc::Sender<String>,
+/// }
+///
+/// impl Target for Queue {
+///     fn name(&self) -> &Destination {
+///         &self.name
+///     }
+///
+///     fn deliver<'a>(&'a self, completion: Completion, _: &'a dyn Application) -> BoxFuture<'a, Tried> {
+///         Box::pin(async move {
+///             match self.sender.send(completion.webhook_id).await {
+///                 Ok(()) => Tried::new(TryOutcome::Delivered),
+///                 Err(error) => Tried::failed(error),
+///             }
+///         })
+///     }
+///
+///     fn schedule(&self) -> &Schedule {
+///         &self.schedule
+///     }
+///
+///     fn places(&self) -> usize {
+///         4
+///     }
+///
+///     fn limit(&self) -> Duration {
+///         Duration::from_secs(5)
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, mut queue) = mpsc::channel(100);
+/// let target = Queue { name: Destination::new("queue"), schedule: Schedule::default(), sender };
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).on_completion(target).build()?;
+/// # let _app = layer.layer(axum::Router::<()>::new());
+/// layer.tasks().submit(Submission::new(http::Request::get("/report").body(Bytes::new())?)).await?;
+/// let id = queue.recv().await.ok_or("the target is gone")?;
+/// assert!(id.ends_with("_1_queue"), "of the first generation, for this destination");
+/// # Ok(()) }
+/// ```
 pub trait Target: Send + Sync + 'static {
-    /// Its name: letters, digits, `_` and `-`, up to 64. It must stay the same as long as deliveries to it are stored.
+    /// The name of the destination: 1 to 64 letters, digits, `_` and `-`. Keep it as long as deliveries under it are
+    /// stored.
     fn name(&self) -> &Destination;
 
-    /// Tries once.
+    /// Makes one try.
     fn deliver<'a>(&'a self, completion: Completion, application: &'a dyn Application) -> BoxFuture<'a, Tried>;
 
-    /// When a try that failed is followed by another.
+    /// When a failed try is followed by another.
     fn schedule(&self) -> &Schedule;
 
-    /// How many tries are made at once, by this process.
+    /// How many tries this process makes at once. The builder refuses 0.
     fn places(&self) -> usize;
 
     /// How long one try may take.
     fn limit(&self) -> Duration;
 
-    /// Whether what it delivers comes back as a task of this application. Such a task is told to no target that answers
-    /// `true` here, or each end would lead to the next.
+    /// Whether each delivery becomes a new task of this application. No completion of such a task goes to a target that
+    /// returns `true` here: each end would lead to the next.
     fn reenters(&self) -> bool {
         false
     }
 }
 
-/// Completions sent to URLs that clients name: the policy which ones may be, and the target under the name
-/// [`Destination::CALLBACK`]. Given to [`RespondAsyncBuilder::callbacks`](crate::RespondAsyncBuilder::callbacks).
+/// The target for URLs that requests name, called [`Destination::CALLBACK`], and the policy which URLs they may name.
+/// Give one to [`RespondAsyncBuilder::callbacks`](crate::RespondAsyncBuilder::callbacks).
+///
+/// # Examples
+///
+/// A policy that permits the URLs of one host. It also implements [`Target`], whose example shows how. With the feature
+/// `webhook`, `hook::webhook::CallbackPolicy` is a policy with a list of hosts, and delivers too.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer, error::BoxFuture, hook::{CallbackRefused, Callbacks}};
+///
+/// # use std::time::Duration;
+/// # use tower_respond_async::{Completion, hook::{Application, Schedule, Target, Tried}, task::Destination};
+/// struct Partners {
+///     // ...
+/// #     schedule: Schedule,
+/// }
+///
+/// # const CALLBACK: &Destination = &Destination::CALLBACK;
+/// # impl Target for Partners {
+/// #     fn name(&self) -> &Destination { CALLBACK }
+/// #     fn deliver<'a>(&'a self, _: Completion, _: &'a dyn Application) -> BoxFuture<'a, Tried> {
+/// #         Box::pin(async { Tried::failed("the example sends nothing") })
+/// #     }
+/// #     fn schedule(&self) -> &Schedule { &self.schedule }
+/// #     fn places(&self) -> usize { 1 }
+/// #     fn limit(&self) -> Duration { Duration::from_secs(5) }
+/// # }
+/// impl Callbacks for Partners {
+///     fn admit<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Arc<str>, CallbackRefused>> {
+///         let known = url.starts_with("https://hooks.example.org/");
+///         Box::pin(async move { known.then(|| url.into()).ok_or(CallbackRefused) })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let policy = Partners { schedule: Schedule::default() };
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).callbacks(policy).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 pub trait Callbacks: Target {
-    /// The URL as it is stored and called, if it may be called.
+    /// Returns the URL as it is stored and called, if it may be called.
     ///
     /// # Errors
     ///
-    /// [`CallbackRefused`] says no more than that: why would tell a stranger what is where.
+    /// [`CallbackRefused`], without a reason: a reason would tell a stranger what is at an address.
     fn admit<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Arc<str>, CallbackRefused>>;
 }
 
-/// The URL is not one that is called.
+/// The policy does not permit this URL.
+///
+/// See the example of [`Callbacks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the callback URL is refused")]
 pub struct CallbackRefused;
 
-/// The application itself, as a target can reach it.
+/// The application itself, for targets that deliver to it.
+///
+/// # Examples
+///
+/// What a [`Target`] can do in [`deliver`](Target::deliver), if it [reenters](Target::reenters) the application.
+/// [`AppPath`](crate::hook::AppPath) is such a target, ready-made.
+///
+/// ```
+/// use http::Request;
+/// use tower_respond_async::{Completion, hook::{Application, NotSubmitted, Tried, TryOutcome}};
+///
+/// async fn archive(completion: &Completion, application: &dyn Application) -> Result<Tried, http::Error> {
+///     let request = Request::post("/archive").body(completion.task_id().into())?;
+///     Ok(match application.submit(completion, request).await {
+///         Ok(id) => Tried::new(TryOutcome::Delivered).saying(format!("posted as task {id}")),
+///         Err(NotSubmitted::Later(error)) => Tried::failed(error),
+///         Err(error) => Tried::new(TryOutcome::GivenUp).saying(error.to_string()),
+///     })
+/// }
+/// ```
 pub trait Application: Send + Sync {
-    /// Stores a new task: the request, one level deeper than the task that ended, in its tenant, once for each webhook id.
+    /// Stores the request as a new task, in the tenant of the task that ended, one level deeper. Calls with the same
+    /// webhook id store one task.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSubmitted::TooDeep`] if the chain of async requests is too long. [`NotSubmitted::Later`] if there is no
+    /// room, if the store does not answer, if a shutdown has begun, or if this end was submitted with another request.
     fn submit<'a>(
         &'a self,
         completion: &'a Completion,
@@ -68,52 +198,70 @@ pub trait Application: Send + Sync {
     ) -> BoxFuture<'a, Result<RequestId, NotSubmitted>>;
 }
 
-/// Why a task was not stored.
+/// Why a request was not stored as a new task.
+///
+/// See the example of [`Application`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotSubmitted {
-    /// There is no room, or no answer: it may be possible later.
+    /// It may be possible later: there is no room, or the store does not answer.
     #[error("the application could not take it")]
     Later(#[source] BoxError),
-    /// It is one of too long a chain of async requests that lead to each other.
+    /// The request would continue a chain of async requests that is too long.
     #[error("it would be the next of {0} async requests that led to each other, and no more are let through")]
     TooDeep(u8),
 }
 
-/// What became of one try.
+/// The result of one try.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_respond_async::hook::{Tried, TryOutcome};
+///
+/// let asked = Some(Duration::from_secs(30));
+/// let busy = Tried::new(TryOutcome::Failed { retry_after: asked }).answered(503).saying("busy");
+/// assert_eq!((busy.status_code, busy.text.as_deref()), (Some(503), Some("busy")));
+/// let failed = Tried::failed("connection refused");
+/// assert_eq!(failed.outcome, TryOutcome::Failed { retry_after: None });
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use]
 pub struct Tried {
     /// How it ended.
     pub outcome: TryOutcome,
-    /// The HTTP status of the answer, where there was one.
+    /// The HTTP status of the answer, if there was one.
     pub status_code: Option<u16>,
-    /// What went wrong, or the first of what was answered. Its first KiB is kept.
+    /// The error, or the beginning of the answer. Its first 64 bytes are stored; probes get all of it.
     pub text: Option<String>,
 }
 
 /// How a try ended.
+///
+/// See the example of [`Tried`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TryOutcome {
-    /// It was taken.
+    /// The receiver took it.
     Delivered,
-    /// It was not. The schedule says when it is tried again, but not sooner than asked here.
+    /// The receiver did not take it. The next try follows on the schedule, but not before `retry_after`.
     Failed {
-        /// How long the other side asks to wait.
+        /// How long the receiver asks to wait.
         retry_after: Option<Duration>,
     },
-    /// It was not, and there is no use in trying again.
+    /// The receiver did not take it, and another try is useless.
     GivenUp,
-    /// Its address is refused.
+    /// The address is refused.
     Blocked,
-    /// It was not tried, and no try is charged: its turn comes later.
+    /// There was no try, and none is charged. The delivery is due after this time.
     Postponed(Duration),
 }
 
 impl Tried {
-    /// A try that ended so, with nothing to say of it yet.
+    /// A try with this outcome, without status and text.
     pub const fn new(outcome: TryOutcome) -> Self {
         Self {
             outcome,
@@ -122,25 +270,25 @@ impl Tried {
         }
     }
 
-    /// A try that failed, to be made again on schedule.
+    /// A failed try, to be repeated on the schedule.
     pub fn failed(error: impl fmt::Display) -> Self {
         Self::new(TryOutcome::Failed { retry_after: None }).saying(error.to_string())
     }
 
-    /// With the HTTP status of the answer.
+    /// Adds the HTTP status of the answer.
     pub const fn answered(mut self, status: u16) -> Self {
         self.status_code = Some(status);
         self
     }
 
-    /// With a text to show.
+    /// Adds a text.
     pub fn saying(mut self, text: impl Into<String>) -> Self {
         self.text = Some(text.into());
         self
     }
 }
 
-/// When tries follow each other: the first at once, then after each of these pauses, jittered by a tenth; then no more.
+/// The schedule of tries: the first at once, and one after each of these pauses, give or take a tenth.
 ///
 /// ```
 /// use std::time::Duration;
@@ -156,13 +304,15 @@ impl Tried {
 pub struct Schedule(Arc<[Duration]>);
 
 impl Schedule {
-    /// The longest that a `Retry-After` is obeyed for: the longest pause of the default schedule.
+    /// The longest `Retry-After` that is obeyed: as long as the longest pause of the default schedule.
     pub const RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// One try at once, and one after each of these pauses.
+    /// One try at once, and one after each of these pauses. A pause over a year is a year.
     #[must_use]
     pub fn new(pauses: impl IntoIterator<Item = Duration>) -> Self {
-        Self(pauses.into_iter().collect())
+        // Longer ones would overflow as times.
+        const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+        Self(pauses.into_iter().map(|pause| pause.min(LONGEST)).collect())
     }
 
     /// The pauses.
@@ -171,15 +321,15 @@ impl Schedule {
         &self.0
     }
 
-    /// How long to wait after so many failed tries, if there is to be another. `jitter` is in `0.0..1.0`.
+    /// The pause after this many failed tries, or `None` if there is no other. `jitter` is in `0.0..1.0`.
     pub(crate) fn next(&self, tried: u32, retry_after: Option<Duration>, jitter: f64) -> Option<Duration> {
         let pause = self.0.get(tried as usize)?.mul_f64(0.9 + 0.2 * jitter);
         Some(pause.max(retry_after.unwrap_or_default().min(Self::RETRY_AFTER_CAP)))
     }
 }
 
-/// Fast at first for what was a hiccup, then for three days, which is how long it may take somebody to mend a receiver over
-/// a weekend: after 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h.
+/// Ten tries in three days: at once, and after 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h. The first
+/// pauses are for short failures, the last for a receiver that is repaired after a weekend.
 impl Default for Schedule {
     fn default() -> Self {
         const MINUTE: u64 = 60;
@@ -199,18 +349,51 @@ impl Default for Schedule {
     }
 }
 
-/// Who is to be told: what [`IntoHook`](crate::hook::IntoHook) makes of what the builder is given.
+/// A receiver of completions, as [`IntoHook`](crate::hook::IntoHook) makes it from an argument of the builder.
+///
+/// # Examples
+///
+/// A hook of your own that the builder takes as it is, without an `Arc<dyn CompletionHook>`:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use tower_respond_async::{
+///     BoxError, Completion, CompletionHook, MemoryStore, RespondAsyncLayer, error::BoxFuture,
+///     hook::{Hook, IntoHook},
+/// };
+///
+/// struct Audit;
+///
+/// impl CompletionHook for Audit {
+///     fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>> {
+///         println!("{} is {}", completion.task_id(), completion.state);
+///         Box::pin(async { Ok(()) })
+///     }
+/// }
+///
+/// impl IntoHook<Audit> for Audit {
+///     fn into_hook(self) -> Hook {
+///         Hook::in_process(Arc::new(self))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).on_completion(Audit).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 pub struct Hook(pub(crate) HookKind);
 
 pub(crate) enum HookKind {
-    /// All of these together are the destination [`Destination::LOCAL`].
+    /// One hook of the process. All of them together are the destination [`Destination::LOCAL`].
     InProcess(Arc<dyn CompletionHook>),
-    /// A destination of its own.
+    /// A target, which is a destination of its own.
     Aimed(Arc<dyn Target>),
 }
 
 impl Hook {
-    /// A hook of this process.
+    /// A hook of the process.
     #[must_use]
     pub fn in_process(hook: Arc<dyn CompletionHook>) -> Self {
         Self(HookKind::InProcess(hook))
@@ -232,7 +415,7 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// The name of a target, if it is one that can be stored and stand in a webhook id, which has no dots.
+/// Checks the name of a target. It is a part of the webhook id, which has no dots.
 pub(crate) fn checked_name(setting: &'static str, name: &str) -> Result<Destination, ConfigError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     let reserved = [Destination::LOCAL, Destination::CALLBACK];

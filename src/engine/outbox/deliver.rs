@@ -1,4 +1,4 @@
-//! Telling destinations that tasks ended: from the outbox, in pools of their own, on schedules of their own.
+//! Delivers completions to destinations, each with a pool and a schedule of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,17 +17,14 @@ use crate::{
     hook::{Application, Completion, Schedule, Target, Tried, TryOutcome},
     probe::Event,
     store::{ClaimedDelivery, DeliveryClaim, DeliverySettlement, StoreErrorKind, StoreResult},
-    task::{DeliveryStatus, DeliveryTry, Destination, Scope, delivery::DeliveryOutcome, record::cut},
+    task::{DeliveryStatus, DeliveryTry, Destination, Scope, delivery::DeliveryOutcome},
 };
 
-/// How much of what was said about a try is kept, in bytes.
-const TEXT_BYTES: usize = 1024;
-
-/// A delivery that is due again sooner than this is looked for when it is; the others are found by looking every few
-/// seconds.
+/// A delivery that is due again within this time is looked for when it is due. Later ones are found by the regular
+/// looks.
 const SOON: Duration = Duration::from_secs(6);
 
-/// How long a delivery waits whose request or response the store could not give.
+/// How long a delivery waits if the store could not return its request or response.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Outbox {
@@ -37,7 +34,7 @@ impl Outbox {
         application: &Arc<dyn Application>,
         max: usize,
     ) -> StoreResult<Answer> {
-        // Before their turn comes again: it is what makes room for the task that just ended.
+        // First, since this makes room for the task that just ended.
         let mut more = self.give_up_crowded(MANY).await? >= MANY;
         let mut left = max;
         for group in self.destinations.groups() {
@@ -72,9 +69,9 @@ impl Outbox {
         })
     }
 
-    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. Every try
-    /// has its whole time, and every store call: one that took longer would be delivered again and again, and never count
-    /// as tried.
+    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. It
+    /// covers the whole time limit of the try and of each store call. If it were shorter, a slow try would be repeated
+    /// for ever and never be counted.
     fn delivery_lease(&self, group: &Group) -> Duration {
         group.limit().saturating_add(4 * self.core.settings.store_timeout)
     }
@@ -112,7 +109,7 @@ impl Outbox {
         };
         let mut shown = DeliveryTry::new(self.core.clock.at(started));
         shown.status_code = tried.status_code;
-        shown.text = tried.text.as_deref().map(|text| cut(text, TEXT_BYTES).into());
+        shown.text = tried.text.as_deref().map(Into::into);
         let settlement = DeliverySettlement {
             claimed: claimed.clone(),
             outcome,
@@ -123,7 +120,7 @@ impl Outbox {
             .call("settle_delivery", || self.core.ledger.settle_delivery(settlement))
             .await;
         if let Err(error) = settled {
-            // It will be delivered again when its lease runs out: that is what "at least once" means.
+            // It is delivered again when its lease runs out: deliveries happen at least once.
             self.core
                 .trouble("settling a delivery", &error, self.delivery_lease(group));
         }
@@ -134,11 +131,11 @@ impl Outbox {
         } else if group.take_backlog()
             || (status == DeliveryStatus::Pending && self.core.queue_hint(None, None).crowded)
         {
-            // More may be due; or it is known only now who does not answer, and others have no room for that.
+            // More may be due, or a host has just turned out to be silent and its completions take too much room.
             self.core.hint(Hint::Outbox);
         }
         if let TryOutcome::Postponed(_) = tried.outcome {
-            // Nothing happened that anybody would want to hear of; what the store could not do, it has said.
+            // Nothing was tried, and the store's error was reported already.
             return;
         }
         let error = match status {
@@ -173,13 +170,13 @@ impl Outbox {
                 .call("response", || self.core.ledger.response(&Scope::All, id))
                 .await,
         );
-        // Last: if the task was run again since it was claimed, the response may be that of the later run.
+        // Last: if the task was run again after this was claimed, the response may belong to the later run.
         let record = match &response {
             Ok(Some(_)) => self.core.call("find", || self.core.ledger.task(id)).await.map(Some),
             _ => Ok(None),
         };
         let (Ok(request), Ok(response), Ok(record)) = (request, response, readable(record)) else {
-            // It was not tried, so this costs no try; and the store has a moment to come to itself.
+            // Nothing was tried, so this does not count as a try.
             return Tried::new(TryOutcome::Postponed(STORE_PAUSE));
         };
         let record = record.unwrap_or_else(|| claimed.record.clone());
@@ -188,8 +185,8 @@ impl Outbox {
         let completion = completion.with_secrets(self.core.api.secrets.clone());
         let call = caught_async(|| target.deliver(completion, application));
         let limit = caught(|| target.limit()).unwrap_or_else(|_| group.limit());
-        // The next process makes a try that is cut off: a receiver must not hold up the end of this one. Hooks of this process
-        // may know no next one, and have their time.
+        // Another process repeats a try that is cut off, so a receiver does not delay the shutdown. For hooks in this
+        // process there may be no other process, so they get their time.
         let cut = async {
             match group.is_local() {
                 true => std::future::pending().await,
@@ -208,7 +205,7 @@ impl Outbox {
     }
 }
 
-/// What can no longer be read is told as missing, rather than nothing told for ever.
+/// A completion is delivered without a value that can no longer be read; otherwise it would never be delivered.
 fn readable<T>(found: StoreResult<Option<T>>) -> StoreResult<Option<T>> {
     match found {
         Err(error) if error.kind() != StoreErrorKind::Unavailable => Ok(None),

@@ -1,4 +1,4 @@
-//! Every refusal there is: its status, its code, and its words.
+//! All refusals: their status, code and text.
 
 use std::borrow::Cow;
 
@@ -10,14 +10,14 @@ use crate::{
     task::{TaskState, lifecycle::UNDELIVERED, own::STATUS as STATUS_HEADER, record::cut},
 };
 
-/// When to try again what fails because there is no room, in seconds: about what a short queue takes to move.
+/// `Retry-After` of refusals for want of room, in seconds: about the time in which a short queue moves.
 const ROOM: u32 = 1;
 
-/// When to try again what fails because something is down, in seconds: about what a restart takes.
+/// `Retry-After` of refusals because something is down, in seconds: about the time of a restart.
 const DOWN: u32 = 5;
 
 impl Problem {
-    /// 400: an option, parameter or document that cannot be used as it is.
+    /// 400: an option, parameter or document is not valid.
     pub(crate) fn invalid_argument(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -27,7 +27,7 @@ impl Problem {
         )
     }
 
-    /// 400: the URL at which the client wants to be told is not one that is called. In the same words whatever is there.
+    /// 400: the callback URL is not one that is called. The text is the same whatever is at the address.
     pub(crate) fn callback_refused() -> Self {
         Self::invalid_argument(
             "The callback URL is not one that this server calls. It must be the https URL of a public host that the server's \
@@ -35,7 +35,7 @@ impl Problem {
         )
     }
 
-    /// 401: the caller is not known.
+    /// 401: the caller is not authenticated.
     pub(crate) fn unauthorized(challenge: HeaderValue) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -51,22 +51,22 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", "This is not permitted", detail)
     }
 
-    /// 421: the request was sent to a host whose name anybody could have made lead here.
+    /// 421: the request was sent to a host whose name a stranger could point to this server.
     pub(crate) fn misdirected(host: &str) -> Self {
         Self::new(
             StatusCode::MISDIRECTED_REQUEST,
             "MisdirectedRequest",
             "This is not a host of this server's",
             format!(
-                "This task API is open to everybody, so that it answers at hosts that it knows only, and {} is none of them. \
-                 Whoever runs the server names it with .hosts([...]) on the layer's builder, or has the API ask for \
-                 credentials in place of allow_everyone().",
+                "This task API needs no credentials, so it answers only at hosts that it knows, and {} is not one of them. \
+                 The operator of the server can name the host with .hosts([...]) on the layer's builder, or use an \
+                 authorizer that needs credentials instead of allow_everyone().",
                 Self::quoted(host)
             ),
         )
     }
 
-    /// 404: there is no such task, or not for this caller.
+    /// 404: the task does not exist, or not for this caller.
     pub(crate) fn task_not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -106,7 +106,7 @@ impl Problem {
         )
     }
 
-    /// 405: something is served at this path, to other methods.
+    /// 405: the path does not support this method.
     pub(crate) fn method_not_allowed(allow: HeaderValue) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -127,7 +127,7 @@ impl Problem {
         )
     }
 
-    /// 409: the client's id for the task is another task's.
+    /// 409: the client's id for the task belongs to another task.
     pub(crate) fn task_exists() -> Self {
         Self::new(
             StatusCode::CONFLICT,
@@ -168,13 +168,13 @@ impl Problem {
         )
     }
 
-    /// 409: somebody else changed the task at the same time.
+    /// 409: the task was changed at the same time.
     pub(crate) fn changed_meanwhile() -> Self {
         Self::new(
             StatusCode::CONFLICT,
             "ChangedMeanwhile",
             "The task was changed meanwhile",
-            "Somebody else changed the task at the same time; look at it again, and decide anew.",
+            "Another caller changed the task at the same time. Look at it again, then decide.",
         )
     }
 
@@ -190,7 +190,7 @@ impl Problem {
         .with_header(STATUS_HEADER, state)
     }
 
-    /// 409: too much of earlier runs is still to be told.
+    /// 409: too many completions of earlier generations are pending.
     #[cfg_attr(
         not(feature = "api"),
         expect(dead_code, reason = "only the task API runs tasks again")
@@ -201,12 +201,13 @@ impl Problem {
             "CallbacksPending",
             "Callbacks of earlier runs are still to be made",
             format!(
-                "More than {UNDELIVERED} completions of the task's runs are still to be delivered; run it again once some are,                  or were given up. They are listed under its /callbacks."
+                "More than {UNDELIVERED} completions of the task's runs are still to be delivered; run it again once some of \
+                 them are, or are given up. They are listed under its /callbacks."
             ),
         )
     }
 
-    /// 409: not as many tasks match as the caller expects.
+    /// 409: the number of tasks that match is not the one that the caller expects.
     #[cfg_attr(
         not(feature = "api"),
         expect(dead_code, reason = "only the task API changes many at once")
@@ -241,7 +242,7 @@ impl Problem {
         .with_header(STATUS_HEADER, state)
     }
 
-    /// 410: the request was accepted before, and its task is not kept any more.
+    /// 410: the request was accepted before, and its task has been removed.
     pub(crate) fn task_gone() -> Self {
         Self::new(
             StatusCode::GONE,
@@ -262,13 +263,13 @@ impl Problem {
         )
     }
 
-    /// 413: a layer outside this one gave the body up as too long.
+    /// 413: a layer outside of this one refused the body as too long.
     pub(crate) fn entity_too_large_outside() -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "EntityTooLarge",
             "The body is too large",
-            "The request's body is longer than what is accepted here; nothing was stored.",
+            "The request body is longer than the limit; nothing was stored.",
         )
     }
 
@@ -282,7 +283,7 @@ impl Problem {
         )
     }
 
-    /// 415: the body is of a kind that is not read here.
+    /// 415: the body is of a media type that is not supported here.
     pub(crate) fn unsupported_media_type() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -303,7 +304,7 @@ impl Problem {
         )
     }
 
-    /// 429: the tenant has as many tasks waiting as it may.
+    /// 429: the tenant has as many waiting tasks as it may have.
     pub(crate) fn tenant_queue_full() -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -314,7 +315,7 @@ impl Problem {
         .retry_after(ROOM)
     }
 
-    /// 503: as many tasks wait as may wait.
+    /// 503: as many tasks wait as may wait at once.
     pub(crate) fn queue_full() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -325,7 +326,7 @@ impl Problem {
         .retry_after(ROOM)
     }
 
-    /// 503: as many tasks of the request's pool wait as may wait.
+    /// 503: as many tasks of the request's pool wait as may wait at once.
     pub(crate) fn pool_queue_full() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -336,7 +337,7 @@ impl Problem {
         .retry_after(ROOM)
     }
 
-    /// 503: as many bytes of bodies are being read as may be.
+    /// 503: as many bytes of bodies are being read as may be read at once.
     pub(crate) fn buffer_full() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -358,7 +359,7 @@ impl Problem {
         .retry_after(DOWN)
     }
 
-    /// 503: the store cannot be asked, or its answer was lost.
+    /// 503: the store does not answer, or its answer was lost.
     pub(crate) fn store_unavailable() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -370,7 +371,7 @@ impl Problem {
         .retry_after(DOWN)
     }
 
-    /// 503: as many streams are open as may be.
+    /// 503: as many streams are open as may be open at once.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
     pub(crate) fn too_many_streams() -> Self {
         Self::new(
@@ -382,7 +383,7 @@ impl Problem {
         .retry_after(ROOM)
     }
 
-    /// 503: the process is on its way out.
+    /// 503: the process is shutting down.
     pub(crate) fn shutting_down() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -393,7 +394,7 @@ impl Problem {
         .retry_after(DOWN)
     }
 
-    /// 500: what is stored cannot be read.
+    /// 500: the stored data of the task cannot be read.
     pub(crate) fn unreadable_record() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -424,7 +425,7 @@ impl Problem {
     }
 }
 
-/// What a store's failure is to a client. Its words are for the log.
+/// The problem that a client gets for an error of the store. The text of the error is for the log.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error.kind() {
