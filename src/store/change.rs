@@ -1,4 +1,4 @@
-//! A change of a row, and what it depends on.
+//! Changes of rows, and their conditions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,102 +8,170 @@ use crate::{
     time::Timestamp,
 };
 
-/// A change of one task, to be made whole or not at all.
+/// A change of one task, which a store makes whole or not at all.
 ///
-/// It was decided on the row as its maker saw it. A store makes it if that is still so ([`holds`](Self::holds)), and
-/// else answers with the row as it is.
+/// A change is decided on the row as it was read. The store makes it only if its conditions [hold](Self::holds);
+/// otherwise it answers with the current row.
+///
+/// # Examples
+///
+/// Stops the task `id`, which waits. [`Ledger::stop`](crate::store::Ledger::stop) does it in this way:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Change, Committed, Guard, MemoryStore, TaskStore, Which},
+///     task::Scope,
+/// };
+/// # use tower_respond_async::{store::{Insert, Ledger}, task::{CapturedRequest, NewTask, RequestId}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let id = RequestId::from_bytes([7; 16]);
+/// let store = MemoryStore::new();
+/// # let _ = Ledger::of(store.clone()).insert(Insert::new(NewTask::new(id, Arc::new(request)))).await?;
+/// let mut row = store.rows(&Scope::All, &Which::Id(id)).await?.remove(0);
+/// let now = store.now();
+/// let _ = Arc::make_mut(row.restore()).stop(now);
+///
+/// let change = Change::between(&row, row.record.clone(), now);
+/// assert_eq!(change.guard, Guard::Version(row.version));
+/// assert!(matches!(store.commit(change.clone()).await?, Committed::Done));
+/// assert!(matches!(store.commit(change).await?, Committed::Stale(Some(_))), "the row has a newer version");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Change {
-    /// The task.
+    /// The id of the task.
     pub id: RequestId,
-    /// What must hold.
+    /// The condition on the row.
     pub guard: Guard,
-    /// What the task is then. `None` removes it with all that hangs on it, but for its key, which stays for its window.
+    /// The task after the change. `None` removes the task with everything that belongs to it, except its key, which is
+    /// kept for its window.
     pub to: Option<Next>,
-    /// Another request than the one that is kept.
+    /// A request that replaces the stored one.
     pub request: Option<Payload>,
-    /// What becomes of the response. The record says whether there is one, so a store may take one that is missing for damage.
+    /// What happens to the response. The record says whether there is one, so a store may treat a missing response as
+    /// damage.
     pub response: Response,
 }
 
-/// What must hold for a change to be made, checked with it in one atomic step.
+/// The condition for a change. The store checks it and makes the change in one atomic step.
+///
+/// See the example of [`Change`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// The row has this version.
     Version(u64),
-    /// It has this version, and its lease has run out by the store's clock. A renewal raises no version, so without this a
-    /// rescue that saw the lease run out could take the task from a holder that renewed it since.
+    /// The row has this version, and its lease has run out by the store's clock. A renewal raises no version, so
+    /// without this condition a rescue that saw the lease run out could take the task from a holder that has renewed it
+    /// since.
     Lapsed(u64),
 }
 
 /// A row after a change.
+///
+/// [Making a change](crate::guide::writing_a_store#making-a-change) in the guide has an example.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Next {
     /// The record.
     pub record: Arc<TaskRecord>,
-    /// Its columns. Times that are counted from now are in [`timers`](Self::timers).
+    /// The columns. Times that are counted from the store's now are in [`timers`](Self::timers), and override these.
     pub columns: Columns,
-    /// The times that the store's clock decides.
+    /// The times that the store computes by its own clock.
     pub timers: Timers,
-    /// What changes in the outbox.
+    /// The changes of the outbox.
     pub outbox: Vec<OutboxChange>,
 }
 
-/// Times that are so long after the store's now. `None`: as the columns say.
+/// Times, as durations from the store's now. `None` means the time in the columns.
+///
+/// [`Next::after`] applies them.
+/// [Making a change](crate::guide::writing_a_store#making-a-change) in the guide has an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timers {
-    /// Of [`Columns::run_at`].
+    /// For [`Columns::run_at`].
     pub run_at: Option<Duration>,
-    /// Of [`Columns::expires_at`].
+    /// For [`Columns::expires_at`].
     pub expires_at: Option<Duration>,
-    /// Of [`Columns::ended_at`].
+    /// For [`Columns::ended_at`].
     pub ended_at: Option<Duration>,
-    /// Of [`Columns::rests_at`].
+    /// For [`Columns::rests_at`].
     pub rests_at: Option<Duration>,
 }
 
-/// A row of the outbox that comes, goes, or is replaced.
+/// Adds, replaces or removes a row of the outbox.
+///
+/// [`Change::holds`] checks it and [`Next::after`] applies it.
+/// [Making a change](crate::guide::writing_a_store#making-a-change) in the guide has an example of both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxChange {
-    /// Which run-through of the task.
+    /// The generation of the task.
     pub generation: u32,
-    /// Where to.
+    /// The destination of the completion.
     pub destination: Destination,
-    /// The token of the row that goes or is replaced, as the maker of the change saw it: if it is another one, the change is
-    /// not made. `None` if there was none.
+    /// The token of the row to replace or remove, as it was when the change was decided. If the row has another token
+    /// now, the change is not made. `None` if there was no row.
     pub was: Option<FenceToken>,
-    /// After how long it is due, and its token from then on. `None` if it goes.
+    /// The time until it is due, and its token from then on. `None` removes the row.
     pub to: Option<(Duration, FenceToken)>,
 }
 
-/// What becomes of the response that is kept.
+/// What happens to the stored response.
+///
+/// # Examples
+///
+/// ```
+/// use bytes::Bytes;
+/// use tower_respond_async::store::{Payload, Response};
+///
+/// fn apply(response: Response, stored: &mut Option<Payload>) {
+///     match response {
+///         Response::Keep => {}
+///         Response::Put(payload) => *stored = Some(payload),
+///         Response::Drop => *stored = None,
+///     }
+/// }
+///
+/// let mut stored = Some(Payload::new(Bytes::from_static(b"head"), Bytes::from_static(b"body")));
+/// apply(Response::Keep, &mut stored);
+/// assert!(stored.is_some());
+/// apply(Response::Drop, &mut stored);
+/// assert!(stored.is_none());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub enum Response {
-    /// It stays, if there is one.
+    /// The response stays, if there is one.
     #[default]
     Keep,
-    /// This one is kept from now on.
+    /// This response is stored from now on.
     Put(Payload),
-    /// None is kept.
+    /// The response is removed.
     Drop,
 }
 
-/// What a commit did.
+/// The result of a commit.
+///
+/// See the example of [`Change`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Committed {
     /// The change was made.
     Done,
-    /// It was not: the row is this one now, or there is none.
+    /// The change was not made. Contains the current row, or `None` if there is no such task.
     Stale(Option<Box<Row>>),
 }
 
 impl Guard {
-    /// Whether it holds of a row.
+    /// Whether the condition holds for `row` at `now`, a time of the store's clock.
     #[must_use]
     pub fn holds(self, row: &Row, now: Timestamp) -> bool {
         match self {
@@ -114,11 +182,11 @@ impl Guard {
 }
 
 impl Change {
-    /// From `row` to `after`, as decided at `now` by the store's clock.
+    /// The change from `row` to `after`, decided at `now` by the store's clock.
     #[must_use]
     pub fn between(row: &Row, after: Arc<TaskRecord>, now: Timestamp) -> Self {
         let (columns, before) = (Columns::of(&after), &row.columns);
-        // What is counted from now, or lies before it.
+        // A time that has changed is counted from now, unless it lies before now.
         let timer = |to: Timestamp, from: Timestamp| (to != from && to >= now).then(|| to.since(now));
         let maybe = |to: Option<Timestamp>, from: Option<Timestamp>| match to {
             Some(at) if to != from && at >= now => Some(at.since(now)),
@@ -148,8 +216,8 @@ impl Change {
         }
     }
 
-    /// Whether a completion is to be delivered now that it is made, which other handles are to be
-    /// [told](crate::store::News::outbox).
+    /// Whether the change makes a completion due at once. Other handles receive that as
+    /// [news](crate::store::News::outbox).
     #[must_use]
     pub fn brings_completion(&self) -> bool {
         let outbox = self.to.as_ref().map_or(&[][..], |next| &next.outbox);
@@ -158,14 +226,15 @@ impl Change {
             .any(|change| change.to.as_ref().is_some_and(|(due, _)| due.is_zero()))
     }
 
-    /// Whether it asks the holder of the task to stop, who is to be [told](crate::store::News::stops).
+    /// Whether the change asks the holder of the task to stop. Its handle receives that as
+    /// [news](crate::store::News::stops).
     #[must_use]
     pub fn asks_to_stop(&self) -> bool {
         let next = self.to.as_ref();
         next.is_some_and(|next| next.columns.state == TaskState::Stopping)
     }
 
-    /// Takes `row` out.
+    /// The change that removes the task of `row`.
     #[must_use]
     pub const fn removal(row: &Row) -> Self {
         Self {
@@ -177,7 +246,7 @@ impl Change {
         }
     }
 
-    /// Whether it may be made of `row`: for a store that has it at hand, under whatever makes its write atomic.
+    /// Whether the change may be made to `row`. Call it under the lock or transaction that makes the write atomic.
     #[must_use]
     pub fn holds(&self, row: &Row, now: Timestamp) -> bool {
         let outbox = self.to.as_ref().map_or(&[][..], |next| &next.outbox);
@@ -192,8 +261,8 @@ impl Change {
 impl Next {
     /// The row that follows `row`.
     ///
-    /// A task that stays held under its token keeps its lease, which may have been renewed since; its progress stays
-    /// until the next claim or generation.
+    /// A task that stays held under its token keeps the lease in `row`, which may have been renewed since. Progress is
+    /// kept until the next claim or generation.
     #[must_use]
     pub fn after(self, row: &Row, now: Timestamp) -> Row {
         let Self {
@@ -236,7 +305,7 @@ impl Next {
     }
 }
 
-/// What leads from these rows to the pending deliveries of `after`.
+/// The changes that lead from `rows` to the pending deliveries of `after`.
 fn outbox_changes(rows: &[OutboxRow], after: &TaskRecord, now: Timestamp) -> Vec<OutboxChange> {
     let pending = || after.deliveries.iter().filter(|delivery| delivery.is_pending());
     let gone = rows.iter().filter(|row| !pending().any(|delivery| row.is_of(delivery)));

@@ -1,24 +1,29 @@
-//! Inserts that belong to a transaction of the application.
+//! Inserts that are part of a transaction of the application.
 
 use super::{Insertion, NewRow, StoreResult};
 use crate::error::BoxFuture;
 
-/// A transaction of the application, in the database that a store keeps its tasks in. The store's crate makes one of the
-/// connection that the transaction is open on; [`Tasks::submit_in`](crate::Tasks::submit_in) takes it.
+/// A transaction of the application, in the database in which a store keeps its tasks.
 ///
-/// Whoever began the transaction commits it or rolls it back: nothing of that is done here.
+/// The crate of the store makes one from the connection on which the transaction is open. Pass it to
+/// [`Tasks::submit_in`](crate::Tasks::submit_in). The application commits the transaction or rolls it back; this trait
+/// does neither.
+///
+/// See the example of [`Tasks::submit_in`](crate::Tasks::submit_in).
 pub trait Enlisted: Send {
-    /// Stores a task, or says which task is already known by its id, name or key. Others see it when the transaction is
-    /// committed. It waits for another transaction that has the same name or key.
+    /// Stores a task, or answers which task has its id, name or key already.
     ///
-    /// Of a known task, only what the transaction itself knows is answered: its row may be `None`.
+    /// Other transactions see the task once this transaction is committed. If another open transaction has the same
+    /// name or key, the call waits for it.
+    ///
+    /// For a known task, the answer contains only what the transaction itself has read: its row may be `None`.
     ///
     /// # Errors
     ///
-    /// `Unavailable` if the statement failed. The transaction may then have to be rolled back, as the database says.
+    /// `Unavailable` if the statement failed. The database decides whether the transaction must be rolled back then.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the task may be stored with the transaction or not: roll that back.
+    /// If the future is dropped before it answers, the transaction may contain the task or not. Roll it back.
     fn insert(&mut self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>>;
 }

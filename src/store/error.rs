@@ -1,4 +1,4 @@
-//! What a store's failure means to its caller.
+//! Errors of stores.
 
 use std::{borrow::Cow, error::Error, fmt};
 
@@ -7,9 +7,25 @@ use crate::{
     task::DecodeError,
 };
 
-/// A store operation failed.
+/// An error of a store operation.
 ///
-/// [`kind`](Self::kind) is for a caller that branches, `Display` for a person, `source()` for the log.
+/// [`kind`](Self::kind) is for code that branches, `Display` for people, and `source()` for the log.
+///
+/// # Examples
+///
+/// ```
+/// use std::{error::Error, fs};
+/// use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
+///
+/// fn read(file: &str) -> StoreResult<Vec<u8>> {
+///     fs::read(file).map_err(StoreError::unavailable)
+/// }
+///
+/// let error = read("/no/such/file").unwrap_err();
+/// assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+/// assert_eq!(error.to_string(), "the store cannot be reached");
+/// assert!(error.source().is_some(), "the error of the file system");
+/// ```
 #[derive(Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
@@ -17,7 +33,8 @@ pub struct StoreError {
     source: Option<Source>,
 }
 
-/// What a store gave as the cause. Wherever the error is dropped, a settlement may be under way.
+/// The cause that a store gave. A panic of its destructor is caught: a settlement may be under way where the error is
+/// dropped.
 #[derive(Debug)]
 struct Source(Option<BoxError>);
 
@@ -27,28 +44,30 @@ impl Drop for Source {
     }
 }
 
-/// What the caller can do about it.
+/// What the caller can do about an error.
+///
+/// See the example of [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// Look again: what was asked fits several things, or another change came between.
+    /// Read again: several tasks match, or another change came between.
     Conflict,
-    /// Stop looking: it is not there, or not for this caller.
+    /// Stop looking: the task does not exist, or not in this scope.
     NotFound,
-    /// Try again: the store cannot be reached now. Whether the operation happened is not known.
+    /// Try again: the store cannot be reached now. The operation may have happened or not.
     Unavailable,
     /// Make room, or wait until there is.
     Full,
-    /// Set it aside: what is stored cannot be read.
+    /// Set it aside: the stored data cannot be read.
     Corrupt,
-    /// Update: what is stored was written by a newer version.
+    /// Update: a newer version wrote the stored data.
     Incompatible,
     /// Do without: this store lacks the ability, as [`Abilities`](crate::store::Abilities) says.
     Unsupported,
 }
 
 impl StoreError {
-    /// An error of this kind; `context` says what was being done, lower case, no full stop.
+    /// An error of this kind. `context` says what was being done, in lower case and without a full stop.
     pub fn new(kind: StoreErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
@@ -57,14 +76,14 @@ impl StoreError {
         }
     }
 
-    /// This error, caused by `source`.
+    /// Sets the cause of the error.
     #[must_use]
     pub fn because(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(Source(Some(source.into())));
         self
     }
 
-    /// The store cannot be reached now, because of `source`. Whether the operation happened is not known.
+    /// The store cannot be reached now, because of `source`. The operation may have happened or not.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::new(StoreErrorKind::Unavailable, "the store cannot be reached").because(source)
     }
@@ -81,7 +100,7 @@ impl StoreError {
         Self::new(StoreErrorKind::Unavailable, "the store is closed")
     }
 
-    /// What the caller can do about it.
+    /// What the caller can do about the error.
     #[must_use]
     pub const fn kind(&self) -> StoreErrorKind {
         self.kind
@@ -99,7 +118,7 @@ impl From<DecodeError> for StoreErrorKind {
 
 impl From<DecodeError> for StoreError {
     fn from(error: DecodeError) -> Self {
-        Self::new(error.into(), "what is stored cannot be read").because(error)
+        Self::new(error.into(), "a stored value cannot be read").because(error)
     }
 }
 

@@ -1,8 +1,11 @@
-//! Stores around other stores.
+//! Stores that wrap another store.
 
 use std::fmt;
 
-/// An operation of a [`TaskStore`](crate::store::TaskStore) that is answered later.
+/// An operation of a [`TaskStore`](crate::store::TaskStore) whose future answers with a `StoreResult`.
+///
+/// See the example of [`forward_store!`](crate::forward_store), and that of the module [`testing`](crate::testing), in
+/// which an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Operation {
@@ -77,15 +80,15 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Writes operations of [`TaskStore`](crate::store::TaskStore) for a store around another one, inside its `impl`.
+/// Writes operations of [`TaskStore`](crate::store::TaskStore) for a store that wraps another one, inside its `impl`.
 ///
-/// Named are the operations to write, or `all`. Each goes through the wrapper's method `forward`, with the signature that it has
-/// in the example: it decides whether, when and how often the operation is done. Operations without a future, `news`
+/// Name the operations to write, or `all`. Each calls the wrapper's method `forward`, with the signature in the
+/// example. `forward` decides whether, when and how often the operation is done. Operations without a future, `news`
 /// and `close` go to the store that the wrapper's method `store(&self)` returns.
 ///
 /// # Examples
 ///
-/// A store that counts what is asked of it:
+/// A store that counts the calls of its operations:
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};

@@ -1,8 +1,8 @@
-//! What becomes of tasks, decided: each step of a life as a row read, the [`lifecycle`](crate::task::lifecycle) asked, and
-//! one change committed.
+//! The steps of tasks' lives. A step reads a row, applies the [`lifecycle`](crate::task::lifecycle), and commits one
+//! change.
 //!
-//! **The** place where rows are turned into steps and back, for every store. A step is decided on the row as it was read;
-//! if the store says that it is another one by now, it is decided anew on that one.
+//! This is the only place where rows become steps and steps become changes, for every store. A step is decided on the
+//! row as it was read. If the store answers that the row has changed since, the step is decided again on the new row.
 
 mod answers;
 mod claims;
@@ -31,24 +31,25 @@ use crate::{
     time::Timestamp,
 };
 
-/// How often a step is decided anew because another change came between. Two that meet differ in a moment; a store where
-/// it takes more is not keeping its promises.
+/// How often a step is tried before it fails. Two steps that collide need a second try; a store where a step needs more
+/// than this breaks its promises.
 const TRIES: usize = 16;
 
 /// The steps of tasks' lives, on any store. Cheap to clone.
 ///
-/// The engine works through it, and so do tools and tests: a store by itself knows rows only.
+/// The engine works through a ledger. Tools and tests can use one too: a store by itself has only rows.
 ///
 /// # Errors
 ///
-/// Every method answers with the store's errors. After [`Unavailable`](StoreErrorKind::Unavailable) a step may have been
-/// taken or not.
+/// Every method answers with the store's errors. After [`Unavailable`](StoreErrorKind::Unavailable) a step may have
+/// been taken or not. A step also answers `Unavailable`, and is not taken, if other changes of the task come first 16
+/// times.
 ///
 /// # Cancel safety
 ///
-/// A step whose future is dropped is taken or not, and never half. Reading changes nothing.
+/// If the future of a step is dropped, the step is taken or not, but never half of it. Reading changes nothing.
 ///
-/// # Examples
+/// # Example: list the tasks of a store
 ///
 /// ```
 /// use std::sync::Arc;
@@ -59,31 +60,69 @@ const TRIES: usize = 16;
 /// assert!(ledger.list_all(&Scope::All, &Filter::default()).await?.is_empty());
 /// # Ok(()) }
 /// ```
+///
+/// # Example: run a task without an engine
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// # use bytes::Bytes;
+/// use http::{HeaderMap, StatusCode};
+/// # use http::{Method, Uri};
+/// use tower_respond_async::{
+///     store::{Claim, Delete, Insert, Inserted, Ledger, MemoryStore, Settled},
+///     task::{CapturedResponse, NewTask, RequestId, Scope, TaskState, WorkerId, lifecycle::Outcome},
+/// };
+/// # use tower_respond_async::task::CapturedRequest;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let ledger = Ledger::of(MemoryStore::new());
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// let id = RequestId::from_bytes([7; 16]);
+/// let inserted = ledger.insert(Insert::new(NewTask::new(id, Arc::new(request)))).await?;
+/// assert!(matches!(inserted, Inserted::New(..)));
+///
+/// let claim = Claim::new(WorkerId::new("tool", 1), 10, Duration::from_secs(30));
+/// for claimed in ledger.claim(claim).await?.tasks {
+///     let body = claimed.request.body.clone();
+///     let response = Arc::new(CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body));
+///     let settled = ledger.settle(&claimed.held, &Outcome::Succeeded { response }).await?;
+///     assert!(matches!(settled, Settled::Accepted { state: TaskState::Succeeded, .. }));
+/// }
+/// assert!(ledger.response(&Scope::All, id).await?.is_some());
+/// assert_eq!(ledger.delete(&Scope::All, id).await?, Delete::Deleted);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Ledger {
     store: Arc<dyn TaskStore>,
 }
 
 impl Ledger {
-    /// The steps of the lives of the tasks in `store`.
+    /// The steps of the tasks in `store`.
     #[must_use]
     pub const fn new(store: Arc<dyn TaskStore>) -> Self {
         Self { store }
     }
 
-    /// The same, of a store that nobody else needs, or that has other handles.
+    /// The steps of the tasks in `store`, for a store that is used nowhere else, or that has other handles.
     #[must_use]
     pub fn of(store: impl TaskStore) -> Self {
         Self::new(Arc::new(store))
     }
 
-    /// The store, for what is no step.
+    /// The store, for operations that are not steps.
     #[must_use]
     pub fn store(&self) -> &dyn TaskStore {
         &*self.store
     }
 
-    /// Takes a task in. The store is asked as this is called, and the future waits for its answer.
+    /// Inserts a task. Calls the store at once; the future waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store.
     pub fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
         let row = insert.into_row(self.store.now());
         let given = row.record.digest;
@@ -91,7 +130,11 @@ impl Ledger {
         async move { Ok(Inserted::of(inserting.await?, given)) }
     }
 
-    /// Takes many tasks in: one answer for each, in order. After an error some of them may have been taken in.
+    /// Inserts many tasks, and answers for each, in order.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the tasks may have been inserted then.
     pub async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
         let now = self.store.now();
         let rows: Vec<_> = inserts.into_iter().map(|insert| insert.into_row(now)).collect();
@@ -103,7 +146,11 @@ impl Ledger {
             .collect())
     }
 
-    /// Takes a task in with a transaction of the application. It is not born claimed, and no limit is looked at.
+    /// Inserts a task as part of a transaction of the application. The task is not born claimed, and no limit applies.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Enlisted::insert`].
     pub async fn insert_in(&self, into: &mut dyn Enlisted, task: NewTask) -> StoreResult<Inserted> {
         let row = Insert::new(task).into_row(self.store.now());
         let given = row.record.digest;
@@ -112,17 +159,21 @@ impl Ledger {
             row: row @ None, id, ..
         } = &mut insertion
         {
-            // Shown where it can be read: what is known does not depend on it.
+            // If the row cannot be read, the answer goes without it.
             let found = self.store.rows(&Scope::All, &Which::Id(*id)).await;
             *row = found.ok().and_then(|mut found| found.pop());
         }
         Ok(Inserted::of(insertion, given))
     }
 
-    /// Records how an attempt ended, as its holder says.
+    /// Records how an attempt ended, for the holder of its claim.
     ///
-    /// Safe to repeat after an error, with the same outcome: if it was accepted and the answer was lost, it is `Accepted`
-    /// again.
+    /// Safe to repeat after an error, with the same outcome: if the first call was accepted and its answer was lost,
+    /// this answers `Accepted` again.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store.
     pub async fn settle(&self, held: &Held, outcome: &Outcome) -> StoreResult<Settled> {
         for _ in 0..TRIES {
             let Some((change, settled)) = held.settle(outcome, self.store.now()) else {
@@ -143,12 +194,51 @@ impl Ledger {
         Err(too_many_tries())
     }
 
-    /// Finds up to `limit` tasks whose lease or age ran out, or whose holder is known to be dead, and requeues or ends each.
+    /// Finds up to `limit` tasks whose lease or age ran out, or whose holder is known to be dead, and requeues or ends
+    /// each.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the tasks may have been rescued then.
+    ///
+    /// # Examples
+    ///
+    /// The task `id` waits:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # use bytes::Bytes;
+    /// # use http::{HeaderMap, Method, Uri};
+    /// use tower_respond_async::{
+    ///     store::{Claim, Ledger, MemoryStore},
+    ///     task::{WorkerId, lifecycle::Rescue},
+    /// };
+    /// # use tower_respond_async::{store::Insert, task::{CapturedRequest, NewTask, RequestId}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+    /// let ledger = Ledger::of(MemoryStore::new());
+    /// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+    /// # let id = RequestId::from_bytes([7; 16]);
+    /// # let _ = ledger.insert(Insert::new(NewTask::new(id, request.into()))).await?;
+    /// // A lease of no time has run out at once.
+    /// let claim = Claim::new(WorkerId::new("w", 1), 10, Duration::ZERO);
+    /// assert_eq!(ledger.claim(claim).await?.tasks.len(), 1);
+    /// let rescued = ledger.rescue(100).await?;
+    /// assert_eq!(rescued.tasks, [(id, Rescue::Requeued)]);
+    /// # Ok(()) }
+    /// ```
     pub async fn rescue(&self, limit: usize) -> StoreResult<Rescued> {
         self.rescue_sparing(Vec::new(), limit).await
     }
 
-    /// The same, where tasks of these pools do not expire: they are paused.
+    /// Does the same as [`rescue`](Self::rescue), except that tasks of the pools `spared` do not expire: these pools
+    /// are paused.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the tasks may have been rescued then.
     pub async fn rescue_sparing(&self, spared: Vec<PoolName>, limit: usize) -> StoreResult<Rescued> {
         let Candidates { now, rows } = self.store.due(Due::Rescue { spared }, limit).await?;
         let mut rescued = Vec::with_capacity(rows.len());
@@ -179,8 +269,12 @@ impl Ledger {
         Ok(answer)
     }
 
-    /// Gives the waiting tasks on a page of a pool back the time for which it was paused, until now. Answers where the next
-    /// page begins. Done twice, they expire later than they need; none expires earlier.
+    /// Adds the time since `paused_at` to the expiry of the waiting tasks on one page of a pool. Answers with the start
+    /// of the next page. A page that is done twice lets its tasks expire later than necessary, never earlier.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the tasks on the page may have been changed then.
     pub async fn resume(&self, pool: &PoolName, paused_at: Timestamp, page: Page) -> StoreResult<Option<Cursor>> {
         let filter = Filter {
             pool: Some(pool.clone()),
@@ -205,11 +299,11 @@ impl Ledger {
         Ok(found.next)
     }
 
-    /// Asks for a task to stop.
+    /// Stops a task that waits, or asks the holder of a running task to stop it.
     ///
     /// # Errors
     ///
-    /// `NotFound` if it is not in `scope`.
+    /// `NotFound` if the task is not in `scope`.
     pub async fn stop(&self, scope: &Scope, id: RequestId) -> StoreResult<Stop> {
         let mut row = self.found(scope, id).await?;
         for _ in 0..TRIES {
@@ -232,7 +326,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// `NotFound` if it is not in `scope`, `Corrupt` or `Incompatible` if its request cannot be read.
+    /// `NotFound` if the task is not in `scope`, `Corrupt` or `Incompatible` if its request cannot be read.
     pub async fn rerun(&self, scope: &Scope, id: RequestId, edits: Edits) -> StoreResult<Rerun> {
         let mut row = self.found(scope, id).await?;
         for _ in 0..TRIES {
@@ -260,11 +354,11 @@ impl Ledger {
         Err(too_many_tries())
     }
 
-    /// Removes an ended task with all that hangs on it, but for its key, which is remembered for its window.
+    /// Removes an ended task with everything that belongs to it, except its key, which is kept for its window.
     ///
     /// # Errors
     ///
-    /// `NotFound` if it is not in `scope`.
+    /// `NotFound` if the task is not in `scope`.
     pub async fn delete(&self, scope: &Scope, id: RequestId) -> StoreResult<Delete> {
         let mut row = self.found(scope, id).await?;
         for _ in 0..TRIES {
@@ -280,6 +374,10 @@ impl Ledger {
     }
 
     /// Removes up to `limit` ended tasks that are past retention, and up to `limit` keys that are past their window.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the tasks and keys may have been removed then.
     pub async fn prune(&self, retention: Retention, limit: usize) -> StoreResult<Pruned> {
         let Candidates { now, rows } = self.store.due(Due::Prune(retention), limit).await?;
         let past = |row: &Row| {
@@ -296,7 +394,7 @@ impl Ledger {
         })
     }
 
-    /// The task of this id or name.
+    /// The task with this id or name.
     ///
     /// # Errors
     ///
@@ -309,7 +407,7 @@ impl Ledger {
         }
     }
 
-    /// The task with this request id, whoever's it is.
+    /// The task with this request id, of any tenant.
     ///
     /// # Errors
     ///
@@ -318,7 +416,11 @@ impl Ledger {
         self.found(&Scope::All, id).await.map(Row::into_record)
     }
 
-    /// One page of the tasks that match. Every task that matches throughout is seen exactly once by paging on.
+    /// One page of the tasks that match. Paging to the end returns every task that matches throughout exactly once.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store.
     pub async fn list(&self, scope: &Scope, filter: &Filter, page: Page) -> StoreResult<PageOf<Arc<TaskRecord>>> {
         let found = self.store.list(scope, filter, page).await?;
         Ok(PageOf {
@@ -327,7 +429,11 @@ impl Ledger {
         })
     }
 
-    /// Every task that matches, oldest first, gathered page by page.
+    /// Every task that matches, oldest first. Reads all pages.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store.
     pub async fn list_all(&self, scope: &Scope, filter: &Filter) -> StoreResult<Vec<Arc<TaskRecord>>> {
         let mut all = Vec::new();
         let mut page = Page {
@@ -356,7 +462,7 @@ impl Ledger {
         Ok(request.transpose()?.map(Arc::new))
     }
 
-    /// The response of a task in `scope`, once it has ended with one.
+    /// The response of a task in `scope`. `None` if the task has not ended, or ended without one.
     ///
     /// # Errors
     ///
@@ -375,7 +481,7 @@ impl Ledger {
         self.row(scope, id).await?.ok_or_else(StoreError::not_found)
     }
 
-    /// Makes the change, or says what the row is by now.
+    /// Makes the change, or returns the current row if the change is stale.
     async fn try_to(&self, change: Change) -> StoreResult<Option<Row>> {
         match self.store.commit(change).await? {
             Committed::Done => Ok(None),
@@ -398,16 +504,16 @@ impl fmt::Debug for Ledger {
     }
 }
 
-/// How long a task waits whose request a newer build wrote, before it is looked at again.
+/// How long a task waits before it is claimed again if a newer build wrote its request.
 const LEFT_ALONE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn decoded<T>(id: RequestId, payload: Result<T, DecodeError>) -> StoreResult<T> {
     payload.map_err(|error| {
-        StoreError::new(error.into(), format!("what is stored of task {id} cannot be read")).because(error)
+        StoreError::new(error.into(), format!("the stored data of task {id} cannot be read")).because(error)
     })
 }
 
-/// What is at the bottom of a failure.
+/// The text of the cause of an error, or of the error if it has no cause.
 fn source_of(error: &StoreError) -> String {
     match std::error::Error::source(error) {
         Some(source) => source.to_string(),

@@ -1,4 +1,4 @@
-//! What a handle of a store hears of the others, and what it shares with them.
+//! News of other handles of a store, and the values that all handles share.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -9,9 +9,11 @@ use bytes::Bytes;
 
 use crate::task::{Progress, RequestId};
 
-/// What a handle of a store has heard.
+/// News for one handle of a store.
 ///
-/// All of it is a hint: it may be late, wrong, told twice or not told at all.
+/// All of it is a hint: it may be late, wrong, repeated or missing.
+///
+/// See the example of [`kit::NewsBoard`](crate::store::kit::NewsBoard).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct News {
@@ -23,9 +25,9 @@ pub struct News {
     pub control: bool,
     /// Held tasks that another process asked to stop.
     pub stops: Vec<RequestId>,
-    /// Tasks that another process changed. Only while the handle [attends](Attention::Changes).
+    /// Tasks that another process changed. Empty unless the handle has set [`Attention::Changes`].
     pub changed: Vec<RequestId>,
-    /// There was more than could be told: anything may have changed, and been asked to stop.
+    /// Some news was dropped: any task may have changed, or been asked to stop.
     pub missed: bool,
 }
 
@@ -37,28 +39,57 @@ impl News {
     }
 }
 
-/// What of the others a handle needs to hear.
+/// Which news a handle needs.
+///
+/// See the example of [`kit::NewsBoard`](crate::store::kit::NewsBoard).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Attention {
-    /// All that the engine acts on: everything in [`News`] but [`changed`](News::changed).
+    /// Everything that the engine acts on: all of [`News`] but [`changed`](News::changed).
     #[default]
     Work,
-    /// Also which tasks change, since somebody waits for one.
+    /// Also which tasks change, for clients that wait for one.
     Changes,
 }
 
-/// Where a task stands, as a number: it is another one after every change of the task, its progress and its log.
+/// The state of a task, as a number. It differs after every change of the task, its progress or its log.
+///
+/// # Examples
+///
+/// The task `id` waits, and is then stopped:
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Ledger, MemoryStore, TaskStore},
+///     task::Scope,
+/// };
+/// # use tower_respond_async::{store::Insert, task::{CapturedRequest, NewTask, RequestId}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let store = MemoryStore::new();
+/// let ledger = Ledger::of(store.clone());
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let id = RequestId::from_bytes([7; 16]);
+/// # let _ = ledger.insert(Insert::new(NewTask::new(id, request.into()))).await?;
+/// let before = store.glance(vec![id]).await?;
+/// assert_eq!(store.glance(vec![id]).await?, before);
+/// let _ = ledger.stop(&Scope::All, id).await?;
+/// assert_ne!(store.glance(vec![id]).await?, before);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Glance {
-    /// Means nothing but that it is equal to another.
+    /// A number to compare with an earlier one. Its value has no other meaning.
     pub change: u64,
 }
 
 impl Glance {
-    /// That of a task whose row has this version and progress, and whose log ends with the line of this number, 0 if it has
-    /// none.
+    /// The glance of a task whose row has this version and progress. `last_line` is the number of the last line of its
+    /// log, 0 if there is none.
     #[must_use]
     pub fn of(version: u64, progress: Option<&Progress>, last_line: u64) -> Self {
         let mut hash = DefaultHasher::new();
@@ -70,40 +101,61 @@ impl Glance {
     }
 }
 
-/// A small named value that all processes on a store share, such as which pools are paused.
+/// A small named value that all processes on a store share, such as the pools that are paused.
+///
+/// See the example of [`ControlChange`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Control {
     /// Its name.
     pub name: Arc<str>,
-    /// Which change made it so. No two changes of a store's values have the same version.
+    /// The version of the change that set the value. No two changes of a store's values have the same version.
     pub version: u64,
-    /// What it is.
+    /// The value.
     pub value: Bytes,
 }
 
 impl Control {
-    /// A value as it is stored.
+    /// A value as a store has it.
     #[must_use]
     pub const fn new(name: Arc<str>, version: u64, value: Bytes) -> Self {
         Self { name, version, value }
     }
 }
 
-/// A change of a [named value](Control), made only if that has not changed since it was read.
+/// A change of a [named value](Control), made only if the value has not changed since it was read.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::store::{ControlChange, MemoryStore, TaskStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let store = MemoryStore::new();
+/// let name = "region/north";
+/// let set = ControlChange::new(name.into(), 0, Some("closed".into()));
+/// let controls = store.control(Some(set)).await?;
+/// assert!(controls.changed);
+///
+/// let version = controls.get(name).map_or(0, |control| control.version);
+/// let removal = ControlChange::new(name.into(), version, None);
+/// assert!(store.control(Some(removal)).await?.values.is_empty());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ControlChange {
     /// The name.
     pub name: Arc<str>,
-    /// The version of the value that it takes the place of, 0 if there is none of this name.
+    /// The version of the value that it replaces, 0 if there is no value of this name.
     pub was: u64,
-    /// What it is from now on. `None` removes it.
+    /// The new value. `None` removes the value.
     pub value: Option<Bytes>,
 }
 
 impl ControlChange {
-    /// Puts `value` in the place of what has the version `was`.
+    /// Replaces the value of version `was` with `value`.
     #[must_use]
     pub const fn new(name: Arc<str>, was: u64, value: Option<Bytes>) -> Self {
         Self { name, was, value }
@@ -111,6 +163,8 @@ impl ControlChange {
 }
 
 /// All named values of a store.
+///
+/// See the example of [`ControlChange`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Controls {
@@ -118,7 +172,7 @@ pub struct Controls {
     pub version: u64,
     /// The values, by name.
     pub values: Vec<Control>,
-    /// Whether the change that was asked for was made: `false` if there was none, and if its value had changed before.
+    /// Whether the requested change was made. `false` if none was requested, or if the value had another version.
     pub changed: bool,
 }
 

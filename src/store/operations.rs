@@ -1,4 +1,4 @@
-//! What goes into the operations of a store, and what comes out.
+//! The inputs and outputs of store operations.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,8 +12,17 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a store can do and promises. Asking for what it lacks is refused with
-/// [`StoreErrorKind::Unsupported`](crate::store::StoreErrorKind::Unsupported), never skipped.
+/// What a store can do and promises. A store refuses a request for an ability that it lacks with
+/// [`StoreErrorKind::Unsupported`](crate::store::StoreErrorKind::Unsupported); it never ignores the request.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::store::{Abilities, Durability, Sharing};
+///
+/// let file = Abilities::new(Durability::Host, Sharing::Exclusive, true);
+/// assert!(file.durability > Durability::Process, "a task survives the end of the process");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Abilities {
@@ -21,13 +30,13 @@ pub struct Abilities {
     pub durability: Durability,
     /// How many processes may use it at once.
     pub sharing: Sharing,
-    /// Whether [`news`](crate::store::TaskStore::news) hears of what other processes do. Where it does not, the engine looks
-    /// every second, and streams of all tasks say now and then that something was missed.
+    /// Whether [`news`](crate::store::TaskStore::news) reports what other processes do. If not, the engine looks every
+    /// second, and streams of all tasks say now and then that something was missed.
     pub notifies: bool,
 }
 
 impl Abilities {
-    /// A store that survives this much and is shared so.
+    /// Abilities with these values.
     #[must_use]
     pub const fn new(durability: Durability, sharing: Sharing, notifies: bool) -> Self {
         Self {
@@ -39,67 +48,111 @@ impl Abilities {
 }
 
 /// What an accepted task survives.
+///
+/// See the example of [`Abilities`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Durability {
-    /// A panic in a handler; not the end of the process.
+    /// A panic in a handler, not the end of the process.
     Process,
-    /// The end of the processes and of the server's; a power cut may take the last seconds.
+    /// The end of the processes and of the server; a power cut may lose the last seconds.
     Restart,
-    /// The end of the process and of the machine's power; not the loss of its disk.
+    /// The end of the process and a power cut, not the loss of the disk.
     Host,
     /// The loss of a machine.
     Cluster,
 }
 
 /// How many processes may use a store at once.
+///
+/// See the example of [`Abilities`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sharing {
-    /// One: another is refused when it opens the store.
+    /// One. A second process is refused when it opens the store.
     Exclusive,
     /// Any number.
     Shared,
 }
 
-/// How full the queue is, where the store knows without waiting.
+/// How full the queue is, as far as that is available without waiting.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{MemoryStore, TaskStore, task::PoolName};
+///
+/// let hint = MemoryStore::new().queue_hint(None, Some(&PoolName::DEFAULT));
+/// assert_eq!((hint.queued, hint.pool_queued), (Some(0), Some(0)));
+/// assert_eq!(hint.tenant_queued, None, "no tenant was given");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueHint {
-    /// Tasks that wait.
+    /// The number of tasks that wait.
     pub queued: Option<u64>,
-    /// Tasks of the tenant asked for that wait.
+    /// The number of tasks of the given tenant that wait.
     pub tenant_queued: Option<u64>,
-    /// Tasks of the pool asked for that wait.
+    /// The number of tasks of the given pool that wait.
     pub pool_queued: Option<u64>,
-    /// The store has failed for good: it takes nothing in until it is opened anew.
+    /// The store has failed for good: it accepts nothing until it is opened again.
     pub failed: bool,
-    /// Completions that wait may have more of the store's room than their share: it may have rows for
-    /// [`Due::Crowded`]. Never of a store without a bound.
+    /// Pending completions may use more than their share of the store's room, so that there may be rows for
+    /// [`Due::Crowded`]. Always `false` for a store without a bound.
     pub crowded: bool,
 }
 
 /// A task to store.
+///
+/// # Examples
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Insertion, KnownBy, MemoryStore, NewRow, Part, TaskStore},
+///     task::{NewTask, RequestId, Scope, TaskRecord},
+/// };
+/// # use tower_respond_async::task::CapturedRequest;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let store = MemoryStore::new();
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// let task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(request));
+/// let record = Arc::new(TaskRecord::accepted(&task, store.now()));
+/// let mut new = NewRow::new(record, task.request.to_payload());
+/// new.delay = Duration::from_secs(60);
+/// assert!(matches!(store.insert(new.clone()).await?, Insertion::New(row) if row.version == 1));
+///
+/// // An insert is repeated if its answer was lost.
+/// assert!(matches!(store.insert(new).await?, Insertion::Known { by: KnownBy::Id, .. }));
+/// assert!(store.payload(&Scope::All, task.id, Part::Request).await?.is_some());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NewRow {
-    /// Its record, as [`TaskRecord::accepted`] makes it; where the task is born claimed, it may be claimed or not.
+    /// Its record, from [`TaskRecord::accepted`]. For a task that is born claimed, the record may contain the claim or
+    /// not.
     pub record: Arc<TaskRecord>,
     /// The request.
     pub request: Payload,
-    /// After how long it may run.
+    /// How long it must wait before it may run.
     pub delay: Duration,
-    /// The client's key for it, unique per tenant and caller of the record, and how long it is remembered from now on, even
-    /// after the task is gone. Kept with the record's digest.
+    /// The client's key, unique per tenant and caller of the record, and how long it is kept from now on, even after
+    /// the task is gone. The store keeps it with the record's digest.
     pub key: Option<(IdempotencyKey, Duration)>,
     /// How many tasks may wait. A task that is born claimed does not wait and is not counted.
     pub limits: Limits,
-    /// Store it already claimed.
+    /// Set to store the task already claimed.
     pub born: Option<BornClaimed>,
 }
 
 impl NewRow {
-    /// A task that may run at once, however full the queue is.
+    /// A task that may run at once, and that is stored however full the queue is.
     #[must_use]
     pub const fn new(record: Arc<TaskRecord>, request: Payload) -> Self {
         Self {
@@ -112,7 +165,7 @@ impl NewRow {
         }
     }
 
-    /// The row of it, stored now. `floor` is as for [`Row::claim`].
+    /// The row of the task, stored at `now`. `floor` is as for [`Row::claim`].
     #[must_use]
     pub fn row(&self, floor: FenceToken, now: Timestamp) -> Row {
         let mut columns = Columns::of(&self.record);
@@ -128,7 +181,7 @@ impl NewRow {
         };
         if let Some(born) = &self.born {
             match row.columns.is_held() {
-                // The record knows of it, which saves making it up.
+                // The record contains the claim already, so it need not be restored.
                 true => {
                     row.columns.started_at = Some(now);
                     row.columns.lease_until = Some(now.saturating_add(born.lease));
@@ -141,18 +194,20 @@ impl NewRow {
     }
 }
 
-/// Who a task is born claimed by.
+/// The claim that a task is born with.
+///
+/// See the example of [`Insert`](crate::store::Insert), which makes one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BornClaimed {
-    /// The worker.
+    /// The worker that holds the task.
     pub worker: WorkerId,
-    /// How long its claim holds.
+    /// How long the claim holds.
     pub lease: Duration,
 }
 
 impl BornClaimed {
-    /// By `worker`, for `lease`.
+    /// A claim by `worker`, for `lease`.
     #[must_use]
     pub const fn new(worker: WorkerId, lease: Duration) -> Self {
         Self { worker, lease }
@@ -160,19 +215,21 @@ impl BornClaimed {
 }
 
 /// How many tasks may wait.
+///
+/// See the example of [`Insert`](crate::store::Insert).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Of all tenants together.
+    /// In all, of any tenant.
     pub queued: u64,
     /// Of the task's own tenant, if it has one.
     pub per_tenant: u64,
-    /// Of the task's own pool: so that one which is paused or slow does not fill the queue.
+    /// Of the task's own pool. Keeps a pool that is paused or slow from filling the queue.
     pub per_pool: u64,
 }
 
 impl Limits {
-    /// Any number.
+    /// No limit.
     pub const UNLIMITED: Self = Self {
         queued: u64::MAX,
         per_tenant: u64::MAX,
@@ -180,42 +237,48 @@ impl Limits {
     };
 }
 
-/// What an insert did.
+/// The result of an insert.
+///
+/// See the example of [`NewRow`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Insertion {
-    /// The task is stored, as this.
+    /// The task was stored as this row.
     New(Row),
-    /// Nothing was stored: there is a task of this id, name or key. A name is looked at before a key.
+    /// Nothing was stored: a task has this id, name or key already. The name is checked before the key.
     Known {
-        /// That task. `None` if it is gone and only its key is remembered.
+        /// That task. `None` if it is gone and only its key is kept.
         row: Option<Row>,
         /// The request id of that task.
         id: RequestId,
-        /// How it is known.
+        /// What it is known by.
         by: KnownBy,
-        /// What the key is remembered with, where it is known by its key.
+        /// The digest that is kept with the key, if the task is known by its key.
         digest: Option<RequestDigest>,
     },
-    /// Nothing was stored: the name and the key are known, as two different tasks.
+    /// Nothing was stored: the name and the key belong to two different tasks.
     Conflict,
     /// Nothing was stored: there is no room.
     Full(FullReason),
 }
 
-/// What a task was known by.
+/// What a known task was found by.
+///
+/// See the example of [`NewRow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KnownBy {
-    /// Its request id: this very insert was done before, and its answer was lost.
+    /// Its request id: the same insert was done before, and its answer was lost.
     Id,
-    /// The client's name.
+    /// Its name.
     Name,
-    /// The client's key.
+    /// Its key.
     Key,
 }
 
-/// Which bound was reached.
+/// The limit that was reached.
+///
+/// See the example of [`Insert`](crate::store::Insert).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FullReason {
@@ -225,28 +288,61 @@ pub enum FullReason {
     Tenant,
     /// [`Limits::per_pool`].
     Pool,
-    /// The store's own.
+    /// The store's own bound.
     Storage,
 }
 
-/// A worker asking for tasks.
+/// A worker's request for tasks.
+///
+/// # Examples
+///
+/// Two tasks of the pool `video` wait. A claim takes at most one of them, and at most four tasks of all other pools:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Claim, MemoryStore, PoolClaim, TaskStore},
+///     task::{PoolName, WorkerId},
+/// };
+/// # use tower_respond_async::{store::{Insert, Ledger}, task::{CapturedRequest, NewTask, RequestId}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # for number in 1..=2 {
+/// #     let mut task = NewTask::new(RequestId::from_bytes([number; 16]), request.clone().into());
+/// #     task.pool = PoolName::new("video")?;
+/// #     let _ = Ledger::of(store.clone()).insert(Insert::new(task)).await?;
+/// # }
+/// let mut claim = Claim::new(WorkerId::new("w", 1), 10, Duration::from_secs(30));
+/// claim.pools = vec![PoolClaim::new(PoolName::new("video")?, 1)];
+/// claim.others = 4;
+/// let claims = store.claim(claim).await?;
+/// assert_eq!(claims.tasks.len(), 1);
+/// assert_eq!(claims.tasks[0].row.record.pool.as_str(), "video");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Claim {
-    /// Who asks.
+    /// The worker.
     pub worker: WorkerId,
-    /// How many at most.
+    /// The maximum number of tasks.
     pub max: usize,
     /// How long the claims hold.
     pub lease: Duration,
-    /// How many at most of these pools.
+    /// The maximum for each of these pools.
     pub pools: Vec<PoolClaim>,
-    /// How many at most of all other pools together: a pool that no process names any more strands nothing.
+    /// The maximum for all other pools together, so that tasks of a pool that no process names any more still run.
     pub others: usize,
 }
 
 impl Claim {
-    /// Up to `max` tasks, whatever pool they are in.
+    /// Up to `max` tasks of any pool.
     #[must_use]
     pub const fn new(worker: WorkerId, max: usize, lease: Duration) -> Self {
         Self {
@@ -259,23 +355,25 @@ impl Claim {
     }
 }
 
-/// How many tasks of one pool a worker asks for.
+/// A worker's request for tasks of one pool.
+///
+/// See the example of [`Claim`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolClaim {
     /// The pool.
     pub pool: PoolName,
-    /// How many at most.
+    /// The maximum number of tasks.
     pub max: usize,
-    /// How many a tenant may hold, with those that it holds already: a task of one that has as many is passed over, and the
-    /// claim looks on for up to 1,000 tasks behind it.
+    /// How many tasks a tenant may hold, including those in [`held`](Self::held). The claim passes over the tasks of a
+    /// tenant that has reached this number, and looks ahead by up to 1,000 tasks.
     pub per_tenant: Option<usize>,
-    /// How many this worker's tenants hold already, those that hold any.
+    /// How many tasks each tenant holds already through this worker. Tenants without any are left out.
     pub held: Vec<(Tenant, usize)>,
 }
 
 impl PoolClaim {
-    /// Up to `max` tasks of a pool, whoever's they are.
+    /// Up to `max` tasks of a pool, of any tenant.
     #[must_use]
     pub const fn new(pool: PoolName, max: usize) -> Self {
         Self {
@@ -287,33 +385,38 @@ impl PoolClaim {
     }
 }
 
-/// What a claim found.
+/// The result of a claim.
+///
+/// See the example of [`Claim`].
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Claims {
     /// The tasks, oldest `run_at` first.
     pub tasks: Vec<ClaimedRow>,
-    /// How long until the next waiting task is due, if one is known: zero if more could have been claimed. A suspect
-    /// that must wait for another suspect of this worker does not count, nor does a task that this claim may not take.
+    /// How long until the next waiting task is due, if one is known; zero if more could have been claimed. Ignores
+    /// suspects that wait for another suspect of this worker, and tasks that this claim may not take.
     pub next_due: Option<Duration>,
-    /// Whether a task that could run was passed over, since its tenant has as many as it may.
+    /// Whether a runnable task was passed over because its tenant has reached its limit.
     pub passed_over: bool,
-    /// The version of the [named values](crate::store::Controls::version), so that who claims knows when to read them.
+    /// The version of the [named values](crate::store::Controls::version). If it is a new one, the worker reads the
+    /// values.
     pub control: u64,
 }
 
 /// A claimed task.
+///
+/// See the example of [`Claim`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ClaimedRow {
-    /// Its row, claimed.
+    /// The row, after the claim.
     pub row: Row,
-    /// Its request, or why it cannot be read.
+    /// Its request, or why the request cannot be read.
     pub request: StoreResult<Payload>,
 }
 
 impl ClaimedRow {
-    /// This row, and its request or why that cannot be read.
+    /// A row, and its request or why that cannot be read.
     #[must_use]
     pub const fn new(row: Row, request: StoreResult<Payload>) -> Self {
         Self { row, request }
@@ -321,13 +424,15 @@ impl ClaimedRow {
 }
 
 /// Which rows to read.
+///
+/// See the example of [`Change`](crate::store::Change).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Of this id.
+    /// The row with this id.
     Id(RequestId),
-    /// Of this name: in a scope of several tenants there may be several.
+    /// The rows with this name. A scope of several tenants may have several.
     Name(TaskName),
-    /// Held by this worker.
+    /// The rows that this worker holds.
     HeldBy(WorkerId),
 }
 
@@ -340,30 +445,63 @@ impl From<&TaskRef> for Which {
     }
 }
 
-/// What may be due by the store's clock.
+/// The rows to look for, of those that are due by the store's clock.
+///
+/// # Examples
+///
+/// A task waits:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Claim, Due, MemoryStore, TaskStore, Why},
+///     task::WorkerId,
+/// };
+/// # use tower_respond_async::{store::{Insert, Ledger}, task::{CapturedRequest, NewTask, RequestId}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let store = MemoryStore::new();
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// # let _ = Ledger::of(store.clone()).insert(Insert::new(task)).await?;
+/// // A lease of no time has run out at once.
+/// let claims = store.claim(Claim::new(WorkerId::new("w", 1), 10, Duration::ZERO)).await?;
+/// let due = store.due(Due::Rescue { spared: Vec::new() }, 100).await?;
+/// assert_eq!(due.rows[0].row.id, claims.tasks[0].row.id);
+/// assert_eq!(due.rows[0].why, Why::Lapsed);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Due {
-    /// Tasks whose lease or age ran out, and what was held by a process that is known to be dead.
+    /// Tasks whose lease or age ran out, and tasks and completions held by a process that is known to be dead.
     Rescue {
-        /// Pools whose tasks do not expire now: they are paused.
+        /// Pools whose tasks do not expire at the moment: they are paused.
         spared: Vec<PoolName>,
     },
     /// Tasks that are past retention, counted from [`Columns::rests_at`].
     Prune(Retention),
-    /// Tasks with a completion that has been due for so long and was taken by nobody, unless it is for one of `spared`.
+    /// Tasks with a completion that has been due for `overdue` without being claimed, and whose destination is not in
+    /// `spared`.
     GiveUp {
-        /// Destinations whose completions are none of them.
+        /// Destinations whose completions are left out.
         spared: Vec<Destination>,
-        /// For how long they have been due.
+        /// How long the completions have been due.
         overdue: Duration,
     },
-    /// Ended tasks that wait for somebody who does not answer, as far as they have more of the store's room than it
-    /// leaves them. They cannot make room for others until their completions are given up.
+    /// Ended tasks with completions for a destination or host that does not answer, as far as they use more than their
+    /// share of the store's room. They are not removed to make room for other tasks until their completions are given
+    /// up.
     Crowded(Answers),
 }
 
 /// A row that is due, and why.
+///
+/// See the example of [`Due`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Candidate {
@@ -382,13 +520,16 @@ impl Candidate {
 }
 
 /// Why a row is due.
+///
+/// See the example of [`Due`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Why {
     /// Its lease ran out.
     Lapsed,
-    /// Who held it, or one of its completions, is known to be dead, whatever the lease says: an exclusive store that is
-    /// opened finds those of the process before. It is a candidate until a change of it was committed.
+    /// The process that held the task, or one of its completions, is known to be dead, whatever the lease says. An
+    /// exclusive store finds these when it is opened, from the process before. The row is a candidate until a change of
+    /// it is committed.
     Orphaned,
     /// It waited too long.
     OverAge,
@@ -396,17 +537,19 @@ pub enum Why {
     Retired,
     /// A completion of it has been due for too long.
     Overdue,
-    /// Those who wait for somebody that does not answer have too much of the room, all together.
+    /// All completions for destinations and hosts that do not answer use more than their share of the room.
     Crowded,
-    /// Those who wait for the host that its client named have.
+    /// The completions for the host of its callback use more than their share of the room.
     CrowdedHost,
 }
 
-/// Rows that are due, as of the store's now.
+/// Rows that are due at a time of the store.
+///
+/// See the example of [`Due`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Candidates {
-    /// The store's time.
+    /// The time, by the store's clock.
     pub now: Timestamp,
     /// The rows.
     pub rows: Vec<Candidate>,
@@ -420,7 +563,9 @@ impl Candidates {
     }
 }
 
-/// Which of a task's payloads.
+/// One of the payloads of a task.
+///
+/// See the example of [`NewRow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     /// The request.
@@ -429,20 +574,52 @@ pub enum Part {
     Response,
 }
 
-/// Which lines of a log.
+/// Which lines of a log to read.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Insert, Inserted, Ledger, LogQuery, MemoryStore, TaskStore},
+///     task::{LogLine, Scope, WorkerId},
+/// };
+/// # use tower_respond_async::task::{CapturedRequest, NewTask, RequestId};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let store = MemoryStore::new();
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let born = Insert::new(task).born(WorkerId::new("w", 1), Duration::from_secs(30));
+/// let Inserted::New(record, Some(held)) = Ledger::of(store.clone()).insert(born).await? else {
+///     unreachable!("the store is empty")
+/// };
+/// let line = |message| LogLine::new(store.now(), "INFO", "app", message);
+/// assert!(store.append_log(held.lease(), vec![line("one"), line("two")]).await?);
+///
+/// let query = LogQuery::default().attempt(1).after(1).limit(100);
+/// let lines = store.logs(&Scope::All, record.id, query).await?;
+/// assert_eq!(lines.len(), 1);
+/// assert_eq!(&*lines[0].message, "two");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogQuery {
-    /// Only of this attempt.
+    /// Only lines of this attempt.
     pub attempt: Option<u32>,
     /// Only lines with a greater number.
     pub after: u64,
-    /// How many at most.
+    /// The maximum number of lines.
     pub limit: usize,
 }
 
 impl LogQuery {
-    /// Only of this attempt.
+    /// Only lines of this attempt.
     #[must_use]
     pub const fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = Some(attempt);
@@ -456,14 +633,14 @@ impl LogQuery {
         self
     }
 
-    /// At most so many.
+    /// At most this many lines.
     #[must_use]
     pub const fn limit(mut self, lines: usize) -> Self {
         self.limit = lines;
         self
     }
 
-    /// How many bytes of log are kept per attempt: a log to read, not to mine.
+    /// How many bytes of log are kept per attempt: enough to read, not to collect data in.
     pub const BYTES_KEPT: usize = 1024 * 1024;
     /// How many lines of log are kept per attempt.
     pub const LINES_KEPT: usize = 10_000;
@@ -479,18 +656,57 @@ impl Default for LogQuery {
     }
 }
 
-/// A process asking for completions to deliver.
+/// A process's request for completions to deliver.
+///
+/// # Examples
+///
+/// A task has ended, and its completion for `audit` is due:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{DeliveryClaim, DeliverySettlement, Ledger, MemoryStore},
+///     task::{DeliveryStatus, DeliveryTry, Destination, delivery::DeliveryOutcome},
+/// };
+/// # use tower_respond_async::{
+/// #     store::Insert,
+/// #     task::{CapturedRequest, Conditions, NewTask, RequestId, Scope, Subscription},
+/// # };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let ledger = Ledger::of(MemoryStore::new());
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let id = RequestId::from_bytes([7; 16]);
+/// # let mut task = NewTask::new(id, request.into());
+/// # let (destination, on) = (Destination::new("audit"), Conditions::ALL);
+/// # task.subscriptions = [Subscription { destination, on }].into();
+/// # let _ = ledger.insert(Insert::new(task)).await?;
+/// # let _ = ledger.stop(&Scope::All, id).await?;
+/// let claim = DeliveryClaim::new(vec![(Destination::new("audit"), 10)], Duration::from_secs(30));
+/// for claimed in ledger.claim_deliveries(claim).await? {
+///     // Deliver `claimed.delivery` of the task `claimed.record` here.
+///     let tried = DeliveryTry::new(ledger.store().now());
+///     let settlement = DeliverySettlement::new(claimed, DeliveryOutcome::Delivered, tried);
+///     assert!(ledger.settle_delivery(settlement).await?);
+/// }
+/// assert_eq!(ledger.task(id).await?.destination_status(), DeliveryStatus::Delivered);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeliveryClaim {
-    /// The destinations it can deliver to, and how many completions it takes for each at most.
+    /// The destinations that it can deliver to, and the maximum number of completions for each.
     pub from: Vec<(Destination, usize)>,
     /// How long the claims hold.
     pub lease: Duration,
 }
 
 impl DeliveryClaim {
-    /// At most so many completions of each destination, for `lease`.
+    /// At most this many completions for each destination, for `lease`.
     #[must_use]
     pub const fn new(from: Vec<(Destination, usize)>, lease: Duration) -> Self {
         Self { from, lease }
@@ -498,19 +714,22 @@ impl DeliveryClaim {
 }
 
 /// A claimed completion.
+///
+/// See the example of [`DeliveryClaim`], in which [`Ledger::claim_deliveries`](crate::store::Ledger::claim_deliveries)
+/// receives it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ClaimedOutbox {
-    /// The task, its outbox as it is after the claim.
+    /// The task, with its outbox as it is after the claim.
     pub row: Row,
-    /// Which run-through of it.
+    /// The generation of the task.
     pub generation: u32,
-    /// Where to.
+    /// The destination of the completion.
     pub destination: Destination,
 }
 
 impl ClaimedOutbox {
-    /// The completion of this run-through for this destination.
+    /// The completion of this generation for this destination.
     #[must_use]
     pub const fn new(row: Row, generation: u32, destination: Destination) -> Self {
         Self {
@@ -522,17 +741,45 @@ impl ClaimedOutbox {
 }
 
 /// How long ended tasks are kept.
+///
+/// # Examples
+///
+/// The task `id` waits, and is then stopped:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Ledger, MemoryStore, Retention},
+///     task::{Scope, TaskState},
+/// };
+/// # use tower_respond_async::{store::Insert, task::{CapturedRequest, NewTask, RequestId}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let ledger = Ledger::of(MemoryStore::new());
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let id = RequestId::from_bytes([7; 16]);
+/// # let _ = ledger.insert(Insert::new(NewTask::new(id, request.into()))).await?;
+/// let _ = ledger.stop(&Scope::All, id).await?;
+/// let retention = Retention::new(Duration::from_secs(60), Duration::ZERO);
+/// assert_eq!(retention.of(TaskState::Stopped), Duration::ZERO);
+/// assert_eq!(ledger.prune(retention, 100).await?.tasks, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {
-    /// Those that succeeded.
+    /// Tasks that succeeded.
     pub succeeded: Duration,
-    /// All others.
+    /// All other tasks.
     pub others: Duration,
 }
 
 impl Retention {
-    /// So long for those that succeeded, so long for all others.
+    /// `succeeded` for tasks that succeeded, `others` for all other tasks.
     #[must_use]
     pub const fn new(succeeded: Duration, others: Duration) -> Self {
         Self { succeeded, others }

@@ -1,4 +1,4 @@
-//! What a store keeps of a task: its record, and beside it the columns that it finds tasks by.
+//! What a store keeps of a task: its record, and the columns by which it finds tasks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,35 +12,61 @@ use crate::{
 
 /// A task as a store keeps it.
 ///
-/// The record is what the [`Ledger`](crate::store::Ledger) wrote last; to the store it is one value, to be kept as it is.
-/// The columns are the store's: it sets the times in them by its own clock, and a claim changes nothing else. Where the two
-/// differ the columns hold: see [`restore`](Self::restore).
+/// The record is what the [`Ledger`](crate::store::Ledger) wrote last. A store keeps it as it is, as one value. The
+/// columns belong to the store: it sets their times by its own clock, and a claim changes only columns. Where columns
+/// and record differ, the columns are right: see [`restore`](Self::restore).
+///
+/// See the examples of [`encode`](Self::encode), which claims a row, and of [`Change`](crate::store::Change), which
+/// commits a change.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Row {
     /// The primary key.
     pub id: RequestId,
-    /// Raised by one with every commit and every claim. Not by a renewal, a report of progress, or the claim of a
-    /// completion.
+    /// Every commit and every claim raises it by one. A renewal, a report of progress, or the claim of a completion
+    /// does not.
     pub version: u64,
-    /// What the store finds it by, and what it changes itself.
+    /// The columns by which the store finds it, and which the store itself changes.
     pub columns: Columns,
     /// The completions that are still to be delivered.
     pub outbox: Vec<OutboxRow>,
-    /// What was written last.
+    /// The record that was written last.
     pub record: Arc<TaskRecord>,
 }
 
-/// What a store may index of a task, beside what never changes of it, which is in
+/// The changing fields of a task that a store may index. The fields that never change are in
 /// [`record.accepted`](crate::task::Accepted).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Columns, Renewal},
+///     task::{FenceToken, NewTask, RequestId, TaskRecord},
+///     time::Timestamp,
+/// };
+/// # use tower_respond_async::task::CapturedRequest;
+///
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// let now = Timestamp::from_millis(1_000);
+/// let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let mut columns = Columns::of(&TaskRecord::accepted(&task, now));
+/// assert!(columns.is_runnable(now));
+/// let renewal = columns.renew(FenceToken::new(1), Duration::from_secs(30), now);
+/// assert_eq!(renewal, Renewal::Lost, "no worker holds the task");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Columns {
-    /// Where it stands.
+    /// The state of the task.
     pub state: TaskState,
-    /// Whether a process died under it before: a worker has at most one such task.
+    /// Whether a process died while it ran the task. A worker holds at most one such task.
     pub suspect: bool,
-    /// Who made the latest claim.
+    /// The worker of the latest claim.
     pub worker: Option<WorkerId>,
     /// The token of the latest claim.
     pub token: FenceToken,
@@ -48,43 +74,60 @@ pub struct Columns {
     pub created_at: Timestamp,
     /// When it may run.
     pub run_at: Timestamp,
-    /// When it expires unless it is run before.
+    /// When it expires, unless it is claimed before.
     pub expires_at: Timestamp,
-    /// Until when the claim holds, while it is held.
+    /// Until when the claim holds, while the task is held.
     pub lease_until: Option<Timestamp>,
     /// When the latest attempt began.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// When the task ended.
     pub ended_at: Option<Timestamp>,
-    /// Since when nothing is left to be done about it: what retention counts from.
+    /// Since when nothing is left to do for the task. Retention counts from this time.
     pub rests_at: Option<Timestamp>,
-    /// Where its completion stands with all destinations of this generation together.
+    /// The status of its completions in this generation, over all destinations.
     pub delivery_status: DeliveryStatus,
-    /// How far the holder says it is. Set beside the record, and not versioned.
+    /// The progress that the holder reported. A report changes this column only, and raises no version.
     pub progress: Option<Progress>,
 }
 
-/// A completion that is still to be delivered: where to, and when.
+/// A completion that is still to be delivered: its destination, and when it is due.
 ///
-/// What it is about is in the record. It is a row of its own, so that claiming one touches neither the task nor the
-/// completions of other destinations.
+/// Its content is in the record. It is a row of its own, so that a claim of it touches neither the task nor the
+/// completions for other destinations.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_respond_async::{
+///     store::OutboxRow,
+///     task::{Destination, FenceToken},
+///     time::Timestamp,
+/// };
+///
+/// let (lease, now) = (Duration::from_secs(30), Timestamp::from_millis(1_000));
+/// let mut row = OutboxRow::new(1, Destination::new("audit"));
+/// assert_eq!(row.claim(lease, FenceToken::NONE, now), Some(FenceToken::new(1)));
+/// assert_eq!(row.claim(lease, FenceToken::NONE, now), None, "it is claimed");
+/// assert_eq!(row.due_at, now.saturating_add(lease));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxRow {
-    /// Which run-through of the task.
+    /// The generation of the task.
     pub generation: u32,
-    /// Where to.
+    /// The destination of the completion.
     pub destination: Destination,
     /// When it is due; while it is claimed, when that claim runs out.
     pub due_at: Timestamp,
     /// The token of its latest claim.
     pub token: FenceToken,
-    /// Whether who claimed it has not said yet how it went.
+    /// Whether it was claimed, and the result of that try is not recorded yet.
     pub claimed: bool,
 }
 
 impl Row {
-    /// A row as a store has it in columns of its own.
+    /// A row from the values that a store has read.
     #[must_use]
     pub const fn new(
         id: RequestId,
@@ -105,16 +148,17 @@ impl Row {
     /// The version of a row that was just inserted.
     pub(super) const FIRST_VERSION: u64 = 1;
 
-    /// Whether its claim is the insert's, as far as nothing else came of it than a stop.
+    /// Whether its claim is still the claim of its insert: no change was made since, except for a stop.
     pub(super) fn was_born_claimed(&self) -> bool {
         let since = self.version - Self::FIRST_VERSION;
         since == 0 || since == 1 && self.columns.state == TaskState::Stopping
     }
 
-    /// Has the record say what the columns and the outbox say: what is shown, and what the next step is decided on.
+    /// Writes the columns and the outbox over the record. The result is what is shown, and what the next step is
+    /// decided on.
     ///
-    /// A claim changes columns only. It is found by its token, and made up for here, as
-    /// [`TaskRecord::claim`] does it. A record that is shared is copied first.
+    /// A claim changes columns only. If the record does not contain the claim yet, this adds it as
+    /// [`TaskRecord::claim`] does. A record that is shared is copied first.
     pub fn restore(&mut self) -> &mut Arc<TaskRecord> {
         let Self {
             columns,
@@ -144,23 +188,24 @@ impl Row {
         self.record
     }
 
-    /// Whether it is there for who may see `scope`.
+    /// Whether the task is in `scope`.
     #[must_use]
     pub fn is_in(&self, scope: &Scope) -> bool {
         scope.contains(self.record.tenant.as_ref())
     }
 
-    /// Whether the claim with `token` is the one that holds it.
+    /// Whether the claim with `token` holds the task.
     #[must_use]
     pub fn is_held_by(&self, token: FenceToken) -> bool {
         self.columns.is_held() && self.columns.token == token
     }
 
-    /// Hands the task to `worker`, who holds it for `lease` from `now`.
+    /// Claims the task for `worker`, for `lease` from `now`.
     ///
-    /// The store has seen that it [may be run](Columns::is_runnable). `floor` is a token that this claim's is greater than:
-    /// [`FenceToken::NONE`] for a store that never forgets a claim it has answered, and for one with a server whose failover
-    /// may lose some, a number that grows with every failover. A token that was handed out twice would be no fence.
+    /// The store has checked that the task [may be claimed](Columns::is_runnable). The new token is greater than
+    /// `floor`. Pass [`FenceToken::NONE`] if the store never loses a claim that it answered. If a failover of the
+    /// server may lose claims, pass a number that grows with every failover: a token that is given twice does not
+    /// fence.
     pub fn claim(&mut self, worker: WorkerId, lease: Duration, floor: FenceToken, now: Timestamp) {
         self.version += 1;
         let columns = &mut self.columns;
@@ -172,13 +217,13 @@ impl Row {
         columns.progress = None;
     }
 
-    /// The number of the latest attempt: a claim is in the columns only until the next commit.
+    /// The number of the latest attempt. Counts a claim that the record does not contain yet.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.record.attempt + u32::from(self.columns.is_ahead_of(&self.record))
     }
 
-    /// Its place in a listing.
+    /// Its position in a listing.
     #[must_use]
     pub const fn cursor(&self) -> Cursor {
         Cursor {
@@ -196,7 +241,7 @@ impl Row {
         }
     }
 
-    /// The completion of this generation to this destination, while it is to be delivered.
+    /// The completion of this generation for this destination, while it is still to be delivered.
     #[must_use]
     pub fn outbox_row(&self, generation: u32, destination: &Destination) -> Option<&OutboxRow> {
         let mut rows = self.outbox.iter();
@@ -205,7 +250,7 @@ impl Row {
 }
 
 impl Columns {
-    /// The columns of a record as it is.
+    /// The columns of a record.
     #[must_use]
     pub fn of(record: &TaskRecord) -> Self {
         Self {
@@ -255,8 +300,8 @@ impl Columns {
         self.is_queued() && self.expires_at <= now
     }
 
-    /// Lets the claim with `token` hold for another `lease`, if it holds. It raises no version: a commit that sees the
-    /// row before it must not be kept out by it, but for one that [takes the task away](crate::store::Guard::Lapsed).
+    /// Extends the claim with `token` to `lease` from `now`, if it holds. Raises no version: a renewal must not make a
+    /// commit stale that was decided before it, except one that [takes the task away](crate::store::Guard::Lapsed).
     pub fn renew(&mut self, token: FenceToken, lease: Duration, now: Timestamp) -> Renewal {
         if !self.is_held() || self.token != token || self.lease_until.is_none_or(|until| until <= now) {
             return Renewal::Lost;
@@ -267,7 +312,7 @@ impl Columns {
         }
     }
 
-    /// Whether there is a claim that the record does not know of.
+    /// Whether the columns have a claim that the record does not contain yet.
     fn is_ahead_of(&self, record: &TaskRecord) -> bool {
         self.is_held() && !record.state.is_held()
     }
@@ -286,7 +331,7 @@ impl Columns {
         if self.is_ahead_of(record)
             && let (Some(worker), Some(started_at)) = (&self.worker, self.started_at)
         {
-            // Refused where the record does not wait, which no store makes of one that does.
+            // This fails if the record does not wait; stores claim only tasks that wait.
             let _ = record.claim(worker.clone(), Duration::ZERO, started_at);
         }
         if record.created_at != self.created_at
@@ -306,7 +351,7 @@ impl Columns {
 }
 
 impl OutboxRow {
-    /// A completion that nobody has claimed, due at once.
+    /// A completion that is not claimed, and due at once.
     #[must_use]
     pub const fn new(generation: u32, destination: Destination) -> Self {
         Self {
@@ -318,7 +363,7 @@ impl OutboxRow {
         }
     }
 
-    /// Takes the completion to try to deliver it, until `lease` runs out. `None` unless it is due. `floor` is as for
+    /// Claims the completion for `lease`, in order to try it. `None` if it is not due. `floor` is as for
     /// [`Row::claim`].
     pub fn claim(&mut self, lease: Duration, floor: FenceToken, now: Timestamp) -> Option<FenceToken> {
         if self.due_at > now {
@@ -330,7 +375,7 @@ impl OutboxRow {
         Some(self.token)
     }
 
-    /// Whether it is the row of this delivery.
+    /// Whether it is the row of `delivery`.
     pub(super) fn is_of(&self, delivery: &Delivery) -> bool {
         delivery.is_pending() && delivery.generation == self.generation && delivery.destination == self.destination
     }

@@ -1,4 +1,4 @@
-//! Rows that are claimed, renewed and changed one after the other are what the lifecycle makes of the task.
+//! A row that is claimed, renewed and changed step by step matches the task as the lifecycle makes it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -67,7 +67,7 @@ fn outcome(number: u8) -> Outcome {
     }
 }
 
-/// The row in a store, and the task as it would be if every step wrote it whole.
+/// The row in a store, and the task as it would be if every step wrote the whole record.
 struct Both {
     row: Row,
     whole: TaskRecord,
@@ -91,7 +91,7 @@ impl Both {
         Self { row, whole, now }
     }
 
-    /// Changes both: the whole task by the lifecycle, and the row by what leads from one to the other.
+    /// Changes both: the whole task by the lifecycle, and the row by the change between the two records.
     fn change<T: PartialEq + std::fmt::Debug>(&mut self, act: impl Fn(&mut TaskRecord) -> T) -> T {
         let done = act(&mut self.whole);
         let mut seen = self.row.clone();
@@ -160,7 +160,8 @@ impl Both {
         }
     }
 
-    /// A rescue that saw the lease run out holds only while the lease has: a renewal in between keeps its holder.
+    /// A rescue that saw the lease run out is made only while the lease has run out: after a renewal the holder keeps
+    /// the task.
     fn rescue(&mut self) {
         let now = self.now;
         let before = self.row.clone();
@@ -203,7 +204,7 @@ proptest! {
     }
 }
 
-/// However few claims there were that the store remembers.
+/// However few earlier claims the store still has.
 #[test]
 fn a_token_is_greater_than_the_floor_of_its_claim() {
     let floor = FenceToken::new(7 << 32);

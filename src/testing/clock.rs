@@ -1,4 +1,4 @@
-//! Time moved by hand.
+//! A clock that the test moves.
 
 use std::{
     sync::{
@@ -10,9 +10,9 @@ use std::{
 
 use crate::time::{Clock, Timestamp};
 
-/// A clock that stands still until it is moved. Clones are the same clock.
+/// A clock that stands still until you move it. Clones are the same clock.
 ///
-/// Give it to a store, and a lease of a minute lapses when the test says so.
+/// Give it to a store: then a lease of a minute lapses when the test moves the clock.
 ///
 /// # Examples
 ///
@@ -41,14 +41,14 @@ impl ManualClock {
     /// Moves the time on by `duration`, in whole milliseconds.
     pub fn advance(&self, duration: Duration) {
         let add = |now| Some(Timestamp::from_millis(now).saturating_add(duration).as_millis());
-        // Always `Ok`: the closure never refuses.
+        // Always `Ok`: the closure always returns a value.
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
     }
 
     /// Turns the time back by `duration`, as when another server with a slow clock takes over.
     pub fn turn_back(&self, duration: Duration) {
         let subtract = |now| Some(Timestamp::from_millis(now).saturating_sub(duration).as_millis());
-        // Always `Ok`: the closure never refuses.
+        // Always `Ok`: the closure always returns a value.
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract);
     }
 

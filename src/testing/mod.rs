@@ -1,8 +1,9 @@
-//! What it takes to test a store, or an application that uses one (feature `testing`).
+//! Tools to test a store, or an application that uses one (feature `testing`).
 //!
-//! - [`ManualClock`]: a clock that is moved by hand, so that a test of a lease of an hour takes no time
-//! - [`FaultStore`]: any store, failing on demand or at random from a seed, its calls held up and overtaken
-//! - [`conformance`]: the promises of [`TaskStore`](crate::store::TaskStore), one test each, for whoever writes a store
+//! - [`ManualClock`]: a clock that the test moves, so that a test of a lease of an hour takes no time
+//! - [`FaultStore`]: wraps any store. Its calls fail on demand, or at random from a seed, and can be delayed and
+//!   overtaken.
+//! - [`conformance`]: one test for each promise of [`TaskStore`](crate::store::TaskStore), for your own store
 //! - [`model`]: random operations on a store, compared with a plain list
 //!
 //! # Examples

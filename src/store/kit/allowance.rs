@@ -1,11 +1,11 @@
-//! How many more tasks a claim may take, of which pool and of whom.
+//! How many tasks a claim may still take, by pool and tenant.
 
 use crate::{
     store::{Claim, PoolClaim},
     task::{PoolName, Tenant},
 };
 
-/// What is left of what a [`Claim`] asks for, as its tasks are found one by one.
+/// What is left of a [`Claim`] while its tasks are found one by one.
 ///
 /// # Examples
 ///
@@ -28,7 +28,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// All that is asked for.
+    /// Everything that `claim` requests.
     #[must_use]
     pub fn of(claim: &Claim) -> Self {
         Self {
@@ -38,15 +38,15 @@ impl Allowance {
         }
     }
 
-    /// Whether there may be another task of this pool.
+    /// Whether the claim may take another task of this pool.
     #[must_use]
     pub fn has(&self, pool: &PoolName) -> bool {
         let named = self.pools.iter().find(|of| of.pool == *pool);
         named.map_or(self.others, |of| of.max) > 0
     }
 
-    /// Whether there may be another task of this pool that is this tenant's. One that could run now and may not is noted as
-    /// [passed over](Self::passed_over).
+    /// Whether the claim may take another task of this pool and tenant. If the tenant's limit is what keeps out a task
+    /// that could run now, this is recorded as [`passed_over`](Self::passed_over).
     pub fn has_for(&mut self, pool: &PoolName, tenant: Option<&Tenant>, could_run: bool) -> bool {
         let Some(of) = self.pools.iter().find(|of| of.pool == *pool) else {
             return self.others > 0;
@@ -65,7 +65,7 @@ impl Allowance {
         of.max > 0 && is_free
     }
 
-    /// One of this pool was taken, which is this tenant's.
+    /// Counts a task of this pool and tenant as taken.
     pub fn take(&mut self, pool: &PoolName, tenant: Option<&Tenant>) {
         let Some(of) = self.pools.iter_mut().find(|of| of.pool == *pool) else {
             self.others = self.others.saturating_sub(1);
@@ -80,7 +80,7 @@ impl Allowance {
         }
     }
 
-    /// Whether a task was passed over since its tenant has as many as it may.
+    /// Whether a task was passed over because its tenant has reached its limit.
     #[must_use]
     pub const fn passed_over(&self) -> bool {
         self.passed_over

@@ -1,4 +1,4 @@
-//! The named values of a store, all together.
+//! The named values of a store, as one value.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +9,8 @@ use crate::{
     task::DecodeError,
 };
 
-/// What [`control`](crate::store::TaskStore::control) changes and reads, for a store that keeps it as one value.
+/// The values that [`control`](crate::store::TaskStore::control) changes and reads, for a store that keeps them as one
+/// value.
 ///
 /// # Examples
 ///
@@ -36,7 +37,7 @@ impl ControlValues {
         self.version
     }
 
-    /// Makes a change if it holds, and answers with all values as they are then.
+    /// Makes a change if the value has the version that it replaces, and answers with all values after that.
     pub fn apply(&mut self, change: Option<&ControlChange>) -> Controls {
         let holds = |change: &&ControlChange| {
             let now = self.values.get(&change.name);
@@ -62,7 +63,7 @@ impl ControlValues {
         }
     }
 
-    /// Writes all of them.
+    /// Writes all values.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
@@ -81,7 +82,7 @@ impl ControlValues {
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Newer`] for what a newer build wrote, `Malformed` for what none did.
+    /// [`DecodeError::Newer`] if a newer build wrote the bytes, `Malformed` if no build did.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let Some((format, mut rest)) = bytes.split_first() else {
             return Err(MALFORMED);
@@ -153,7 +154,7 @@ mod tests {
         let bytes = values.encode();
         assert_eq!(ControlValues::decode(&bytes), Ok(values));
         let whole = |length: &usize| ControlValues::decode(&bytes[..*length]).is_ok();
-        // At the end of a value it may end.
+        // Two of the shorter forms are valid: those that end where a value ends.
         assert_eq!((0..bytes.len()).filter(whole).count(), 2);
         assert_eq!(
             ControlValues::decode(&[FORMAT + 1]),

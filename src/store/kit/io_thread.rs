@@ -11,9 +11,9 @@ use crate::store::{StoreError, StoreErrorKind, StoreResult};
 
 /// A thread with a runtime of its own, for a store that has connections.
 ///
-/// A store is called from several runtimes: the application's, which a handler may block and which may end before the store
-/// does, and the one that renews leases. A connection that one of them drives is lost with it. What runs here goes on whatever
-/// becomes of those. Dropped, it ends, and what still runs on it is dropped.
+/// Several runtimes call a store: that of the application, which a handler may block and which may end before the store
+/// does, and the one that renews leases. A connection that one of them drives ends with it. Work on this thread does
+/// not depend on them. Dropping the `IoThread` ends the thread, and drops the work that is still on it.
 ///
 /// # Examples
 ///
@@ -32,17 +32,17 @@ use crate::store::{StoreError, StoreErrorKind, StoreResult};
 /// ```
 pub struct IoThread {
     runtime: Handle,
-    /// Dropped, the thread ends.
+    /// Dropping it ends the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl IoThread {
-    /// Starts the thread, under this name.
+    /// Starts a thread with this name.
     ///
     /// # Errors
     ///
-    /// The operating system's.
+    /// The error of the operating system, if it cannot start the runtime or the thread.
     pub fn start(name: &str) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -58,21 +58,21 @@ impl IoThread {
         })
     }
 
-    /// What tasks of its own, such as a driver of a connection, are spawned on.
+    /// The runtime of the thread. Spawn tasks on it, such as the driver of a connection.
     #[must_use]
     pub const fn handle(&self) -> &Handle {
         &self.runtime
     }
 
-    /// Runs `work` on the thread, and answers with what came of it.
+    /// Runs `work` on the thread, and answers with its result.
     ///
     /// # Errors
     ///
-    /// `Unavailable` if it panicked, and if the thread has ended.
+    /// `Unavailable` if `work` panics, or if the thread has ended.
     ///
     /// # Cancel safety
     ///
-    /// It goes on if this is dropped, and its answer is lost.
+    /// If the future is dropped, the work goes on and its result is lost.
     pub fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -80,7 +80,7 @@ impl IoThread {
         let running = self.runtime.spawn(work);
         async move {
             running.await.map_err(|error| {
-                let context = "the thread of the store's connections broke off what it did";
+                let context = "the store's thread ended during the operation";
                 StoreError::new(StoreErrorKind::Unavailable, context).because(error)
             })
         }
@@ -91,9 +91,9 @@ impl Drop for IoThread {
     fn drop(&mut self) {
         drop(self.stop.take());
         let own = self.thread.as_ref().map(|thread| thread.thread().id());
-        // It may be dropped by the last of what runs on it, and cannot wait for itself then.
+        // The last work on the thread may drop this. The thread cannot wait for itself.
         if let Some(thread) = self.thread.take().filter(|_| own != Some(thread::current().id())) {
-            // What panics on it is caught by the runtime.
+            // The runtime catches panics of the work.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! What clients know their tasks by that outlives the tasks: keys, and what is remembered with each.
+//! Clients' keys, and what is kept with each key. Both outlive the tasks.
 
 use crate::{
     store::NewRow,
@@ -6,19 +6,31 @@ use crate::{
     time::Timestamp,
 };
 
-/// A client's key and whose it is: what is unique, and what a store finds the key by.
+/// A client's key and its owner. A store finds the key by all of it, and all of it together is unique.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{store::kit::ClientKey, task::{IdempotencyKey, Tenant}};
+///
+/// let key = IdempotencyKey::new("order-7")?;
+/// let of_acme = ClientKey { tenant: Some(Tenant::new("acme")), caller: None, key };
+/// let of_none = ClientKey { tenant: None, ..of_acme.clone() };
+/// assert_ne!(of_acme.encode(), of_none.encode(), "a key belongs to its owner");
+/// # Ok::<_, tower_respond_async::task::InvalidId>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientKey {
     /// The tenant of its task.
     pub tenant: Option<Tenant>,
-    /// The caller who sent it. No caller is one like any other.
+    /// The caller who sent it. `None` is a caller of its own.
     pub caller: Option<Caller>,
     /// The key as it was sent.
     pub key: IdempotencyKey,
 }
 
 impl ClientKey {
-    /// The key of a task that is to be stored, if it has one.
+    /// The key of a task to be stored, if it has one.
     #[must_use]
     pub fn of(task: &NewRow) -> Option<Self> {
         let (key, _) = task.key.as_ref()?;
@@ -29,7 +41,7 @@ impl ClientKey {
         })
     }
 
-    /// As bytes, which are the same for the same key only.
+    /// The key as bytes. Different keys give different bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
@@ -38,7 +50,8 @@ impl ClientKey {
             self.caller.as_ref().map(Caller::as_str),
         ];
         for owner in owners {
-            // None and an empty one are told apart, and no two lists of three run into the same bytes.
+            // With its length in front, `None` differs from an empty text, and no two different keys give the same
+            // bytes.
             let length = owner.map_or(0, |owner| owner.len() as u32 + 1);
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(owner.unwrap_or("").as_bytes());
@@ -48,19 +61,46 @@ impl ClientKey {
     }
 }
 
-/// What is remembered with a key, for its window: also once its task is gone.
+/// What is kept with a key for its window, even after the task is gone.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::kit::KnownKey,
+///     task::IdempotencyKey,
+///     time::Timestamp,
+/// };
+/// # use tower_respond_async::{store::NewRow, task::{CapturedRequest, NewTask, RequestId, TaskRecord}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let now = Timestamp::from_millis(1_000);
+/// # let mut new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
+/// let window = Duration::from_secs(60);
+/// new.key = Some((IdempotencyKey::new("order-7")?, window));
+/// let known = KnownKey::of(&new, now).ok_or("it has no key")?;
+/// assert_eq!(KnownKey::decode(&known.encode())?, known);
+/// assert!(known.is_over(now.saturating_add(window)));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownKey {
-    /// Whose key it is.
+    /// The id of the task.
     pub id: RequestId,
     /// When its window ends.
     pub until: Timestamp,
-    /// Tells whether a later request under the key is the same.
+    /// The digest that shows whether a later request under the key is the same.
     pub digest: Option<RequestDigest>,
 }
 
 impl KnownKey {
-    /// What is to be remembered with the key of a task that is stored now, if it has one.
+    /// What to keep with the key of a task that is stored at `now`, if it has a key.
     #[must_use]
     pub fn of(task: &NewRow, now: Timestamp) -> Option<Self> {
         let (_, window) = task.key.as_ref()?;
@@ -71,13 +111,13 @@ impl KnownKey {
         })
     }
 
-    /// Whether its window is over: then it is as if it were not there, and may be pruned.
+    /// Whether its window has ended. Then the key has no effect any more, and may be pruned.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.until <= now
     }
 
-    /// Writes it, without the key that it is found by.
+    /// Writes everything except the key.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let until = self.until.as_millis().to_be_bytes();
@@ -92,7 +132,7 @@ impl KnownKey {
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Malformed`] if it is nothing of the kind.
+    /// [`DecodeError::Malformed`] if `encode` did not write the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let read = || {
             let (id, rest) = bytes.split_first_chunk()?;
@@ -140,7 +180,7 @@ mod tests {
         }
     }
 
-    /// What is in the files of users.
+    /// Files of users contain this form.
     #[test]
     fn the_written_form_does_not_change() {
         assert_eq!(key(Some("t"), None, "k").encode(), b"\0\0\0\x02t\0\0\0\0k");

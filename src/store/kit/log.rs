@@ -1,4 +1,4 @@
-//! The log of one task, all of it in memory.
+//! The log of one task, held in memory.
 
 use crate::{
     store::{LogQuery, Row, kit::LogMeter},
@@ -6,7 +6,34 @@ use crate::{
     time::Timestamp,
 };
 
-/// Lines in order, bounded for each attempt.
+/// Lines in order, with a bound for each attempt.
+///
+/// # Examples
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{LogQuery, kit::Log},
+///     task::{FenceToken, LogLine},
+///     time::Timestamp,
+/// };
+/// # use tower_respond_async::{store::NewRow, task::{CapturedRequest, NewTask, RequestId, TaskRecord}};
+///
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let now = Timestamp::from_millis(1_000);
+/// # let new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
+/// let row = new.row(FenceToken::NONE, now);
+/// let mut log = Log::default();
+/// let line = |message| LogLine::new(now, "INFO", "app", message);
+/// log.append(&row, vec![line("one"), line("two")], now);
+/// assert_eq!(log.last(), 2);
+///
+/// let log = Log::decode(&log.encode())?;
+/// assert_eq!(log.query(LogQuery::default().after(1)).len(), 1);
+/// # Ok::<_, tower_respond_async::task::DecodeError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     lines: Vec<LogLine>,
@@ -15,13 +42,13 @@ pub struct Log {
 }
 
 impl Log {
-    /// About how many bytes it takes to keep.
+    /// About how many bytes of memory it takes.
     #[must_use]
     pub const fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Adds what is kept of lines that the holder of a row sends now.
+    /// Adds the lines that the holder of `row` sends now, as far as the bound allows.
     pub fn append(&mut self, row: &Row, lines: Vec<LogLine>, now: Timestamp) {
         let kept = self.meter.admit(row, lines, self.last(), now);
         self.weight += kept.iter().map(LogLine::weight).sum::<usize>();
@@ -34,7 +61,7 @@ impl Log {
         self.lines.last().map_or(0, |last| last.seq)
     }
 
-    /// The lines that are asked for.
+    /// The lines that `query` selects.
     #[must_use]
     pub fn query(&self, query: LogQuery) -> Vec<LogLine> {
         let start = self.lines.partition_point(|line| line.seq <= query.after);
@@ -43,7 +70,7 @@ impl Log {
         asked_for.cloned().collect()
     }
 
-    /// Writes all of it.
+    /// Writes the whole log.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         self.meter.encode(&self.lines)

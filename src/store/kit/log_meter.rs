@@ -1,4 +1,4 @@
-//! How much log an attempt has written, and how much more is kept of it.
+//! How much log of an attempt is kept.
 
 use crate::{
     store::{LogQuery, Row},
@@ -6,22 +6,47 @@ use crate::{
     time::Timestamp,
 };
 
-/// Counts the lines of one attempt at a time.
+/// Counts the log lines of one attempt at a time.
+///
+/// # Examples
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{LogQuery, kit::LogMeter},
+///     task::{FenceToken, LogLine},
+///     time::Timestamp,
+/// };
+/// # use tower_respond_async::{store::NewRow, task::{CapturedRequest, NewTask, RequestId, TaskRecord}};
+///
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let now = Timestamp::from_millis(1_000);
+/// # let new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
+/// let row = new.row(FenceToken::NONE, now);
+/// let mut meter = LogMeter::default();
+/// let lines = vec![LogLine::new(now, "INFO", "app", "still there"); LogQuery::LINES_KEPT + 10];
+/// let kept = meter.admit(&row, lines, 0, now);
+/// assert_eq!(kept.len(), LogQuery::LINES_KEPT + 1, "the last line says that lines were dropped");
+/// assert!(meter.full);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogMeter {
-    /// Generation and number of the attempt that the rest is of.
+    /// The generation and number of the attempt that is counted.
     pub attempt: (u32, u32),
-    /// How many lines.
+    /// How many of its lines are kept.
     pub lines: usize,
-    /// How many bytes.
+    /// How many bytes these lines take.
     pub bytes: usize,
-    /// Whether the bound was met, and that was said.
+    /// Whether the bound was reached, and a line says so.
     pub full: bool,
 }
 
 impl LogMeter {
-    /// What is kept of `lines`, numbered on from `last`. The line that meets the bound is replaced by one that says so.
+    /// The lines to keep of `lines`, with numbers that continue from `last`. The first line beyond the bound is
+    /// replaced by a line that says so.
     pub fn admit(&mut self, row: &Row, lines: Vec<LogLine>, mut last: u64, now: Timestamp) -> Vec<LogLine> {
         let number = row.attempt();
         let attempt = (row.record.generation, number);
@@ -54,7 +79,7 @@ impl LogMeter {
 }
 
 impl LogMeter {
-    /// Writes the meter as it is behind these lines, and the lines.
+    /// Writes the meter, in its state after `lines`, and then the lines.
     #[must_use]
     pub fn encode(&self, lines: &[LogLine]) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + lines.iter().map(|line| line.weight() + 32).sum::<usize>());
@@ -75,11 +100,11 @@ impl LogMeter {
         out
     }
 
-    /// Reads a meter, and says which of the bytes are the [lines](Self::decode_lines) in front of it.
+    /// Reads a meter, and returns the bytes behind it, which are the [lines](Self::decode_lines).
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Malformed`] if there is none.
+    /// [`DecodeError::Malformed`] if the bytes are too short for a meter.
     pub fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
         let mut rest = bytes;
         let meter = Self {
@@ -91,7 +116,7 @@ impl LogMeter {
         Ok((meter, rest))
     }
 
-    /// Reads lines.
+    /// Reads the lines behind a meter.
     ///
     /// # Errors
     ///

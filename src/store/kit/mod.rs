@@ -1,22 +1,23 @@
-//! What many stores have in common, for whoever writes one: indexes over rows that are kept in memory, rows as bytes, and
-//! how much of a log is kept.
+//! Parts for stores: indexes of rows in memory, rows as bytes, and the bound on logs.
 //!
-//! The indexes are never the truth. Whoever changes a row lets them follow, with the row before and after. The stores of this
-//! crate are built on them.
+//! An index is never the source of truth. A store that changes a row updates its indexes with the row before and after
+//! the change. The stores of this crate use these parts.
 //!
-//! - [`scan`]: what the operations answer, said over all rows: to read, and to begin with
-//! - [`Queue`]: which tasks wait, in the order they are to be claimed
-//! - [`Allowance`]: what is left of what a claim may take
-//! - [`Outbox`]: which completions are due
-//! - [`Shelf`]: every task by its creation, every one that rests by when it came to rest, and how many are in each state
-//! - [`Orphans`]: what was held by a process that is gone
-//! - [`ClientKey`] and [`KnownKey`]: whose a client's key is, and what is remembered with it
-//! - [`LogMeter`]: how much log an attempt has written, and [`Log`]: all of it
-//! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values rather than columns
+//! - [`scan`]: the answers of the operations, computed from all rows. Read it to understand the contract, and begin
+//!   with it.
+//! - [`Queue`]: the tasks that wait, in the order in which they are claimed
+//! - [`Allowance`]: what a claim may still take
+//! - [`Outbox`]: the completions that are due
+//! - [`Shelf`]: all tasks by creation, tasks at rest by the time they came to rest, and the number of tasks in each
+//!   state
+//! - [`Orphans`]: tasks that were held by a dead process
+//! - [`ClientKey`] and [`KnownKey`]: a client's key and its owner, and what is kept with it
+//! - [`LogMeter`]: how much log of an attempt is kept; [`Log`]: the whole log of a task
+//! - [`Row::encode`](crate::store::Row::encode): a row as bytes, for a store that keeps values instead of columns
 //! - [`Values`]: rows, payloads, logs and keys in a store of keys and values
 //! - [`ControlValues`]: the named values that processes share
 //! - [`IoThread`]: a thread that drives a store's connections
-//! - [`NewsBoard`]: how the handles of one store in one process hear of each other
+//! - [`NewsBoard`]: carries news between the handles of one store in one process
 //!
 //! # Examples
 //!

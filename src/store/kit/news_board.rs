@@ -1,4 +1,4 @@
-//! How the handles of one store in one process tell each other what they do.
+//! Carries news between the handles of one store in one process.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
@@ -12,11 +12,11 @@ use crate::{
     task::RequestId,
 };
 
-/// How many tasks are remembered for a handle that is not listening just now: what a busy process changes in some tenths of a
+/// How many tasks are kept for a handle until it takes its news: as many as a busy process changes in some tenths of a
 /// second, in 64 KiB.
 const REMEMBERED: usize = 4096;
 
-/// What connects the handles of one store. Clones are the same board.
+/// Connects the handles of one store. Clones are the same board.
 ///
 /// # Examples
 ///
@@ -39,11 +39,13 @@ pub struct NewsBoard(Arc<Board>);
 #[derive(Debug, Default)]
 struct Board {
     handles: RwLock<Vec<Weak<Desk>>>,
-    /// How many of them attend to changes: readable without the lock, since every change of a task asks.
+    /// How many handles receive changes. Readable without the lock, because every change of a task reads it.
     attending: AtomicUsize,
 }
 
-/// One handle's place at a [`NewsBoard`]: what it tells the others, and what it has heard of them.
+/// One handle of a [`NewsBoard`]. Sends news to the other handles, and receives theirs.
+///
+/// See the example of [`NewsBoard`].
 #[derive(Debug)]
 pub struct NewsHandle {
     board: NewsBoard,
@@ -58,7 +60,7 @@ struct Desk {
 }
 
 impl NewsBoard {
-    /// A new handle. It hears of what happens from now on, until it is dropped.
+    /// A new handle. It receives news from now on, until it is dropped.
     #[must_use]
     pub fn handle(&self) -> NewsHandle {
         let desk = Arc::new(Desk::default());
@@ -72,7 +74,7 @@ impl NewsBoard {
         }
     }
 
-    /// Tells every handle that something may have become runnable.
+    /// Sends every handle the news that a task may have become runnable.
     pub fn work(&self) {
         self.tell(None, |_, news| news.work = true);
     }
@@ -87,7 +89,7 @@ impl NewsBoard {
 }
 
 impl NewsHandle {
-    /// Says what this handle needs to hear.
+    /// Sets which news this handle receives.
     pub fn attend(&self, attention: Attention) {
         let attends = attention == Attention::Changes;
         if self.desk.attends.swap(attends, Ordering::SeqCst) != attends {
@@ -98,11 +100,11 @@ impl NewsHandle {
         }
     }
 
-    /// Resolves when there is something to hear of.
+    /// Resolves when there is news for this handle.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: what was not answered is answered by the next call.
+    /// If the future is dropped, nothing is lost: the next call answers with the same news.
     pub async fn news(&self) -> News {
         loop {
             let news = std::mem::take(&mut *self.desk.news());
@@ -113,28 +115,29 @@ impl NewsHandle {
         }
     }
 
-    /// Tells every handle, this one too, that something may have become runnable.
+    /// Sends every handle, this one included, the news that a task may have become runnable.
     pub fn work(&self) {
         self.board.work();
     }
 
-    /// Tells the others that a completion is due.
+    /// Sends the other handles the news that a completion is due.
     pub fn outbox(&self) {
         self.board.tell(Some(&self.desk), |_, news| news.outbox = true);
     }
 
-    /// Tells the others that a named value has changed.
+    /// Sends the other handles the news that a named value has changed.
     pub fn control(&self) {
         self.board.tell(Some(&self.desk), |_, news| news.control = true);
     }
 
-    /// Tells the others that a task which is held was asked to stop.
+    /// Sends the other handles the news that a held task was asked to stop.
     pub fn stop(&self, id: RequestId) {
         self.board
             .tell(Some(&self.desk), |_, news| remember(news, id, |news| &mut news.stops));
     }
 
-    /// Tells the others that a task has changed, those that attend to it. Costs one load where nobody does.
+    /// Sends the news that a task has changed to the other handles that receive changes. Costs one load if there are
+    /// none.
     pub fn changed(&self, id: RequestId) {
         if self.board.0.attending.load(Ordering::SeqCst) == 0 {
             return;

@@ -1,4 +1,4 @@
-//! Which completions are to be delivered, in the order they are due.
+//! The completions to deliver, in the order in which they are due.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -12,14 +12,39 @@ use crate::{
 };
 
 /// An index over the outboxes of all tasks.
+///
+/// # Examples
+///
+/// ```
+/// use std::{slice, time::Duration};
+/// use tower_respond_async::{
+///     store::{OutboxRow, kit::Outbox},
+///     task::{Destination, FenceToken, RequestId},
+///     time::Timestamp,
+/// };
+///
+/// let (id, audit, now) = (RequestId::from_bytes([7; 16]), Destination::new("audit"), Timestamp::from_millis(1_000));
+/// let before = OutboxRow::new(1, audit.clone());
+/// let outbox = Outbox::default();
+/// outbox.follow(id, &[], slice::from_ref(&before));
+/// assert_eq!(outbox.take(&[(audit.clone(), 10)], now).len(), 1);
+///
+/// let mut after = before.clone();
+/// after.claim(Duration::from_secs(30), FenceToken::NONE, now);
+/// outbox.follow(id, &[before], &[after]);
+/// assert!(outbox.take(&[(audit, 10)], now).is_empty(), "it is due when the lease runs out");
+/// assert_eq!(outbox.pending(), 1);
+/// ```
 #[derive(Debug, Default)]
 pub struct Outbox(Mutex<HashMap<Destination, BTreeSet<Due>>>);
 
-/// When a delivery is due, of which task, in which generation.
+/// When a completion is due, its task, and its generation.
+///
+/// See the example of [`Outbox`].
 pub type Due = (Timestamp, RequestId, u32);
 
 impl Outbox {
-    /// Notes that the outbox of a task was `before` and is `after`.
+    /// Updates the index for a task whose outbox was `before` and is `after`.
     pub fn follow(&self, id: RequestId, before: &[OutboxRow], after: &[OutboxRow]) {
         if before == after {
             return;
@@ -38,7 +63,7 @@ impl Outbox {
         }
     }
 
-    /// Forgets all deliveries of a task that cannot say any more which it has, by looking at all of them.
+    /// Removes all completions of a task whose outbox is not known any more. Looks at all completions.
     pub fn purge(&self, id: RequestId) {
         self.lock().retain(|_, queue| {
             queue.retain(|(_, other, _)| *other != id);
@@ -46,14 +71,14 @@ impl Outbox {
         });
     }
 
-    /// How many deliveries are pending.
+    /// How many completions are pending.
     #[must_use]
     pub fn pending(&self) -> u64 {
         self.lock().values().map(|queue| queue.len() as u64).sum()
     }
 
-    /// Takes completions out that are due, of each destination so many at most, the longest due first. Whoever takes them
-    /// has the index [follow](Self::follow) what becomes of them.
+    /// Takes due completions out of the index, at most a given number for each destination, longest due first. The
+    /// caller must [update](Self::follow) the index afterwards.
     pub fn take(&self, from: &[(Destination, usize)], now: Timestamp) -> Vec<(Destination, Due)> {
         let mut queues = self.lock();
         let mut taken = Vec::new();
@@ -83,7 +108,7 @@ impl Outbox {
         let overdue = others.flat_map(|(_, queue)| queue.iter().take_while(|due| due.0 <= until).take(max));
         let mut overdue: Vec<Due> = overdue.copied().collect();
         overdue.sort_unstable();
-        // A task may have several.
+        // A task may have several such completions.
         let mut known = HashSet::new();
         let ids = overdue.into_iter().map(|(_, id, _)| id);
         ids.filter(|id| known.insert(*id)).take(max).collect()

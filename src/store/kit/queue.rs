@@ -1,4 +1,4 @@
-//! The tasks that wait, in the order they are to be claimed.
+//! The tasks that wait, in the order in which they are claimed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,18 +16,54 @@ use crate::{
     time::Timestamp,
 };
 
-/// How far a claim looks ahead in a pool for a task whose tenant may have another one.
+/// How many tasks of a lane a claim looks at, to find one whose tenant may hold another task.
 const LOOK_AHEAD: usize = 1000;
 
-/// The tasks that wait. One that is born claimed never comes here.
+/// The tasks that wait. A task that is born claimed is never in it.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Claim, kit::{Allowance, Place, Queue}},
+///     task::{FenceToken, WorkerId},
+///     time::Timestamp,
+/// };
+/// # use tower_respond_async::{store::NewRow, task::{CapturedRequest, NewTask, RequestId, TaskRecord}};
+///
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let now = Timestamp::from_millis(1_000);
+/// # let new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
+/// let row = new.row(FenceToken::NONE, now);
+/// let queue = Queue::default();
+/// assert!(queue.follow(None, Some(&row)), "a task has become runnable");
+/// assert_eq!(Place::of(&row).map(|place| place.run_at), Some(now));
+///
+/// let (worker, lease) = (WorkerId::new("w", 1), Duration::from_secs(30));
+/// let mut allowance = Allowance::of(&Claim::new(worker.clone(), 10, lease));
+/// let taken = queue.lock().take(&worker, &mut allowance, 10, now);
+/// assert_eq!(taken[0].id, row.id);
+///
+/// let mut claimed = row.clone();
+/// claimed.claim(worker, lease, FenceToken::NONE, now);
+/// queue.follow(Some(&row), Some(&claimed));
+/// assert_eq!(queue.waiting(), 0);
+/// ```
 #[derive(Debug, Default)]
 pub struct Queue {
     lanes: Mutex<Lanes>,
-    // How many wait, readable without the lock: every request that may go async asks.
+    // How many wait. Readable without the lock, because every request that may go async reads it.
     waiting: AtomicU64,
 }
 
-/// Where a waiting task stands in the queue.
+/// The position of a waiting task in the queue.
+///
+/// See the example of [`Queue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// When it may run.
@@ -39,7 +75,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place of a row, if it waits.
+    /// The position of a row, if the task waits.
     #[must_use]
     pub fn of(row: &Row) -> Option<Self> {
         row.columns.is_queued().then_some(Self {
@@ -51,16 +87,18 @@ impl Place {
 }
 
 /// A task taken out of the queue to be claimed.
+///
+/// See the example of [`Queue`].
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     /// The task.
     pub id: RequestId,
-    /// Whether it is a suspect: then the worker is noted as the holder of one.
+    /// Whether it is a suspect. Then the queue counts the worker as the holder of one.
     pub suspect: bool,
 }
 
 impl Queue {
-    /// Notes that a row was `before` and is `after`. Answers whether something may be runnable now that was not.
+    /// Updates the queue for a row that was `before` and is `after`. Answers whether a task may have become runnable.
     pub fn follow(&self, before: Option<&Row>, after: Option<&Row>) -> bool {
         let (was, is) = (before.and_then(Place::of), after.and_then(Place::of));
         let holds_suspect = |row: &&Row| row.columns.is_held() && row.columns.suspect;
@@ -82,7 +120,7 @@ impl Queue {
         freed.is_some() || (is.is_some() && was != is)
     }
 
-    /// Locks it, for several steps that belong together.
+    /// Locks the queue, for several steps that belong together.
     pub fn lock(&self) -> QueueGuard<'_> {
         QueueGuard {
             lanes: self.lanes.lock().unwrap_or_else(PoisonError::into_inner),
@@ -90,13 +128,15 @@ impl Queue {
         }
     }
 
-    /// How many tasks wait, without the lock.
+    /// How many tasks wait. Takes no lock.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
 }
 
 /// The queue, locked.
+///
+/// See the example of [`Queue`].
 #[derive(Debug)]
 pub struct QueueGuard<'a> {
     lanes: MutexGuard<'a, Lanes>,
@@ -104,7 +144,7 @@ pub struct QueueGuard<'a> {
 }
 
 impl QueueGuard<'_> {
-    /// Which limit keeps another task of this tenant and pool out, if one does.
+    /// The limit that keeps another task of this tenant and pool out, if one is reached.
     #[must_use]
     pub fn full(&self, tenant: Option<&Tenant>, pool: &PoolName, limits: Limits) -> Option<FullReason> {
         if self.lanes.waiting >= limits.queued {
@@ -129,7 +169,7 @@ impl QueueGuard<'_> {
         self.lanes.pools.get(pool).map_or(0, |lane| lane.expiry.len() as u64)
     }
 
-    /// Puts a task in that waits.
+    /// Adds a task that waits.
     pub fn push(&mut self, row: &Row) {
         let Some(place) = Place::of(row) else { return };
         let (lanes, tenant) = (&mut *self.lanes, &row.record.tenant);
@@ -148,7 +188,7 @@ impl QueueGuard<'_> {
         self.publish();
     }
 
-    /// Takes a task out that waits, if it is still in.
+    /// Removes a task that waits, if it is still in the queue.
     pub fn remove(&mut self, row: &Row) {
         let Some(place) = Place::of(row) else { return };
         let lanes = &mut *self.lanes;
@@ -172,7 +212,7 @@ impl QueueGuard<'_> {
         self.publish();
     }
 
-    /// Takes a task out of which nobody knows any more where it stands: by looking at all of them.
+    /// Removes a task whose position is not known any more. Looks at all tasks.
     pub fn purge(&mut self, id: RequestId) {
         let lanes = &mut *self.lanes;
         lanes.pools.retain(|_, pool| {
@@ -191,9 +231,9 @@ impl QueueGuard<'_> {
         self.publish();
     }
 
-    /// Takes the first `max` tasks that `worker` may run now off their lanes, as far as it is allowed, oldest first, at most
-    /// one suspect among them; the worker is noted as the holder of that suspect. They still count as waiting until they are
-    /// claimed, and are counted in what is allowed.
+    /// Takes up to `max` tasks that `worker` may run now off their lanes, oldest first, as far as `allowance` permits,
+    /// and counts them in `allowance`. At most one of them is a suspect; then `worker` counts as its holder. The tasks
+    /// still count as waiting until they are claimed.
     pub fn take(&mut self, worker: &WorkerId, allowance: &mut Allowance, max: usize, now: Timestamp) -> Vec<Candidate> {
         let mut taken = Vec::new();
         while taken.len() < max {
@@ -221,20 +261,20 @@ impl QueueGuard<'_> {
         taken
     }
 
-    /// How long until the next task is due that `worker` could run, as far as it is allowed.
+    /// How long until the next task is due that `worker` may run, as far as `allowance` permits.
     pub fn next_due(&mut self, worker: &WorkerId, allowance: &mut Allowance, now: Timestamp) -> Option<Duration> {
         let next = self.lanes.next_for(worker, allowance, now)?;
         Some(next.moment.0.since(now))
     }
 
-    /// `worker` no longer holds the suspect `id`.
+    /// Ends the state in which `worker` holds the suspect `id`.
     pub fn free_suspect(&mut self, worker: &WorkerId, id: RequestId) {
         if self.lanes.holders.get(worker) == Some(&id) {
             self.lanes.holders.remove(worker);
         }
     }
 
-    /// Up to `limit` tasks that have waited longer than their age allows, but for those in pools that are spared.
+    /// Up to `limit` tasks that have waited longer than their age allows, except those in the pools `spared`.
     #[must_use]
     pub fn over_age(&self, spared: &[PoolName], limit: usize, now: Timestamp) -> Vec<RequestId> {
         let pools = self.lanes.pools.iter().filter(|(name, _)| !spared.contains(name));
@@ -245,7 +285,7 @@ impl QueueGuard<'_> {
         first.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// When the task that has waited longest could have been run.
+    /// The earliest time at which one of the waiting tasks in `scope` may run.
     #[must_use]
     pub fn oldest(&self, scope: &Scope) -> Option<Timestamp> {
         let lanes = &*self.lanes;
@@ -263,7 +303,7 @@ impl QueueGuard<'_> {
 
 #[derive(Debug, Default)]
 struct Lanes {
-    /// Those that have tasks which wait.
+    /// The pools with tasks that wait.
     pools: BTreeMap<PoolName, Pool>,
     waiting: u64,
     /// Every waiting task by tenant and (run_at, id).
@@ -277,15 +317,17 @@ struct Lanes {
 struct Pool {
     /// Tasks without a crash by (run_at, id).
     calm: BTreeMap<Moment, Waits>,
-    /// Tasks with one. A lane of their own, so that a crowd of them is not waded through by a worker which has one.
+    /// Tasks with a crash, by (run_at, id). They have a lane of their own, so that a worker that holds a suspect does
+    /// not look at each of them.
     suspects: BTreeMap<Moment, Waits>,
-    /// By (run_at, id): tasks that a claim found too old. They wait to be rescued, and no claim sees them again.
+    /// Tasks that a claim found too old, by (run_at, id). They wait to be rescued, and claims do not look at them
+    /// again.
     overdue: BTreeSet<Moment>,
-    /// Every one of them by (expires_at, id), with its `run_at`.
+    /// Every task of the pool by (expires_at, id), with its `run_at`.
     expiry: BTreeMap<Moment, Timestamp>,
 }
 
-/// What a claim must know of a task that waits.
+/// What a claim needs of a task that waits.
 #[derive(Debug)]
 struct Waits {
     expires_at: Timestamp,
@@ -333,8 +375,8 @@ impl Pool {
         if suspect { &mut self.suspects } else { &mut self.calm }
     }
 
-    /// The first of a lane whose tenant may have another task, once those in front of it that are too old have been put
-    /// aside.
+    /// The first task of a lane whose tenant may hold another one. Moves the tasks at the front that are too old to
+    /// `overdue`.
     fn head(&mut self, suspect: bool, name: &PoolName, allowance: &mut Allowance, now: Timestamp) -> Option<Moment> {
         loop {
             let first = self.lane(suspect).first_entry()?;

@@ -1,11 +1,11 @@
-//! Rows as bytes: what a store changes by itself in front, and the record behind it as it was written.
+//! Rows as bytes: a head with what the store itself changes, and behind it the record as it was written.
 //!
-//! A claim changes columns, and a claim of a completion changes the outbox. Both are made in the head alone: whoever writes
-//! puts a new head in front of the record's bytes as they are, and has neither read nor written a record for it.
+//! A claim changes columns, and a claim of a completion changes the outbox. Both change the head only: a store puts a
+//! new head in front of the same bytes of the record, and neither decodes nor encodes a record.
 //!
-//! The head opens with a version. Numbers are LEB128, texts are UTF-8 behind their length, and what may be missing is
-//! announced by a bit. It takes about 50 bytes. Reading takes any bytes whatever, and allocates no more than a small multiple
-//! of what they are long.
+//! The head begins with a version. Numbers are LEB128, texts are UTF-8 behind their length, and a bit says whether an
+//! optional value is there. The head takes about 50 bytes. Decoding accepts any bytes as input, and allocates at most a
+//! small multiple of their length.
 
 use std::{str, sync::Arc};
 
@@ -18,14 +18,14 @@ use crate::{
 };
 
 impl Row {
-    /// The newest version of heads that this build reads, and the one it writes.
+    /// The newest version of heads that this build reads, and the version that it writes.
     pub const HEAD_VERSION: u8 = 1;
 
-    /// Writes the row: its head, and its record behind that. Not its id, which is what it is found by.
+    /// Writes the row: its head, and behind it its record. The id, by which the row is found, is not written.
     ///
     /// # Examples
     ///
-    /// A claim, made without a look into the record:
+    /// A claim that does not decode the record:
     ///
     /// ```
     /// use std::{sync::Arc, time::Duration};
@@ -54,7 +54,7 @@ impl Row {
         [self.encode_head(), self.record.encode()].concat()
     }
 
-    /// Writes all of the row but its record.
+    /// Writes the head: everything except the record.
     #[must_use]
     pub fn encode_head(&self) -> Vec<u8> {
         let columns = &self.columns;
@@ -109,12 +109,12 @@ impl Row {
         out.0
     }
 
-    /// Reads the row of task `id`, and says which of the bytes are its record's.
+    /// Reads the row of task `id`, and returns the bytes of its record as well.
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Newer`] for a later version of the head or the record: leave the row to a newer build. Anything else
-    /// wrong, the record of another task as well, is [`DecodeError::Malformed`]: set it aside.
+    /// [`DecodeError::Newer`] for a later version of the head or the record: leave the row to a newer build.
+    /// [`DecodeError::Malformed`] for any other fault, and for the record of another task: set the row aside.
     pub fn decode(id: RequestId, bytes: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
         let mut input = Reader(bytes);
         match input.byte()? {
@@ -124,7 +124,7 @@ impl Row {
         }
         let bits = input.byte()?;
         if bits >> BITS != 0 {
-            return Err(DecodeError::Malformed("a column of no meaning"));
+            return Err(DecodeError::Malformed("a column has an unknown value"));
         }
         let has = |at: u32| bits >> at & 1 == 1;
         let (state, delivery_status) = (input.state()?, input.delivery_status()?);
@@ -146,7 +146,7 @@ impl Row {
             delivery_status,
             progress: has(6).then(|| input.progress()).transpose()?,
         };
-        // Grown as it is read: a count is only a claim until then.
+        // Not allocated by the count, which may be wrong.
         let mut outbox = Vec::new();
         for _ in 0..input.number()? {
             outbox.push(input.outbox_row()?);
@@ -154,9 +154,9 @@ impl Row {
         let Reader(bytes) = input;
         let record = TaskRecord::decode(bytes)?;
         if record.id != id {
-            return Err(DecodeError::Malformed("it is another task's"));
+            return Err(DecodeError::Malformed("the record belongs to another task"));
         }
-        // Mostly the one that the record has: then it is not made twice.
+        // Usually the worker in the record. Then its name is shared.
         columns.worker = worker.map(|(name, boot)| match &record.worker {
             Some(same) if (same.name(), same.boot()) == (name, boot) => same.clone(),
             _ => WorkerId::new(name, boot),
@@ -172,7 +172,7 @@ impl Row {
     }
 }
 
-/// How many bits announce something.
+/// How many bits have a meaning.
 const BITS: u32 = 7;
 
 const TOO_SHORT: DecodeError = DecodeError::Malformed("it ends too early");
@@ -323,7 +323,7 @@ mod tests {
         NewRow::new(record, task.request.to_payload()).row(FenceToken::NONE, at(300))
     }
 
-    /// With all that may be missing.
+    /// A row with all optional values.
     fn full() -> Row {
         let mut row = new();
         row.version = 300;

@@ -1,7 +1,48 @@
-//! What the operations of a store answer, said over all of its rows.
+//! The answers of a store's operations, computed from all of its rows.
 //!
-//! The plainest statement of the contract, for whoever writes a store to read, and to begin with: each looks at every row,
-//! which is quick enough for a few hundred tasks. An index, or a query, then does the same with less.
+//! This is the simplest form of the contract. If you write a store, read it, and begin with it. Each function looks at
+//! every row, which is fast enough for a few hundred tasks. Later replace it by an index or a query with the same
+//! result.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! # use bytes::Bytes;
+//! # use http::{HeaderMap, Method, Uri};
+//! use tower_respond_async::{
+//!     store::{Claim, DeliveryClaim, Due, Insertion, Renewal, Which, Why, kit::{Orphans, scan}},
+//!     task::{Destination, Filter, Page, Scope, TaskState, WorkerId},
+//!     time::Timestamp,
+//! };
+//! # use tower_respond_async::{store::NewRow, task::{CapturedRequest, NewTask, RequestId, TaskRecord}};
+//!
+//! # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+//! # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+//! let now = Timestamp::from_millis(1_000);
+//! # let new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
+//! let (mut rows, orphans) = (Vec::new(), Orphans::default());
+//! if let Insertion::New(row) = scan::insert(&rows, None, &new, now) {
+//!     rows.push(row);
+//! }
+//! assert_eq!(scan::counts(&rows, &Scope::All, now).of(TaskState::Enqueued), 1);
+//!
+//! let (worker, lease) = (WorkerId::new("w", 1), Duration::from_secs(30));
+//! let claim = Claim::new(worker.clone(), 10, lease);
+//! let (rows, _) = scan::claim(rows, &orphans, &claim, now);
+//! assert_eq!(scan::rows(rows.clone(), &Scope::All, &Which::HeldBy(worker)), rows);
+//! let (renewals, _) = scan::renew(rows.clone(), &orphans, &[rows[0].lease()], lease, now);
+//! assert_eq!(renewals, [Renewal::Renewed { stop: false }]);
+//!
+//! let (rescue, later) = (Due::Rescue { spared: Vec::new() }, now.saturating_add(lease));
+//! let due = scan::due(rows.clone(), &orphans, &rescue, 10, later);
+//! assert_eq!(due[0].why, Why::Lapsed);
+//! let page = scan::page(rows.clone(), &Scope::All, &Filter::default(), &Page::default(), |_| None);
+//! assert_eq!(page.items, rows);
+//! let claim = DeliveryClaim::new(vec![(Destination::new("audit"), 10)], lease);
+//! assert!(scan::claim_deliveries(rows, &orphans, &claim, now).is_empty(), "no task has ended");
+//! ```
 
 use std::time::Duration;
 
@@ -15,9 +56,11 @@ use crate::{
     time::Timestamp,
 };
 
-/// What becomes of a task that is to be stored now. `keyed` is what is remembered with its key.
+/// The result of inserting a task now. `keyed` is what is kept with its key.
 ///
-/// What it answers `New` for is to be kept, with its request, its name and its key.
+/// If the answer is `New`, store the row with its request, its name and its key.
+///
+/// See the example of the [module](self).
 pub fn insert(rows: &[Row], keyed: Option<&KnownKey>, task: &NewRow, now: Timestamp) -> Insertion {
     let record = &task.record;
     let known = |id: RequestId, by, digest| Insertion::Known {
@@ -56,8 +99,10 @@ pub fn insert(rows: &[Row], keyed: Option<&KnownKey>, task: &NewRow, now: Timest
     Insertion::New(row)
 }
 
-/// The rows that a worker gets, claimed, which are to be kept so; and the answer, but for its tasks and the version of the named
-/// values.
+/// The rows that a worker claims, and the answer without its tasks and without the version of the named values. Store
+/// the rows.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn claim(mut rows: Vec<Row>, orphans: &Orphans, claim: &Claim, now: Timestamp) -> (Vec<Row>, Claims) {
     let is_own = |row: &Row| row.columns.is_held() && row.columns.worker.as_ref() == Some(&claim.worker);
@@ -83,7 +128,9 @@ pub fn claim(mut rows: Vec<Row>, orphans: &Orphans, claim: &Claim, now: Timestam
     (claimed, claims)
 }
 
-/// The rows in `scope` that are asked for.
+/// The rows in `scope` that `which` selects.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn rows(mut rows: Vec<Row>, scope: &Scope, which: &Which) -> Vec<Row> {
     let is_asked_for = |row: &Row| match which {
@@ -95,7 +142,9 @@ pub fn rows(mut rows: Vec<Row>, scope: &Scope, which: &Which) -> Vec<Row> {
     rows
 }
 
-/// Up to `max` rows that are due, the longest first.
+/// Up to `max` rows that are due, longest due first.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Timestamp) -> Vec<Candidate> {
     let since = |row: &Row| match what {
@@ -114,7 +163,7 @@ pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Times
             let past = others.map(|of| of.due_at.saturating_add(*overdue)).min()?;
             (past <= now).then_some((past, Why::Overdue))
         }
-        // A store that looks through its rows has no bound to keep room under.
+        // A store that looks at all rows has no bound.
         Due::Crowded(_) => None,
     };
     let mut due: Vec<_> = rows.into_iter().filter_map(|row| Some((since(&row)?, row))).collect();
@@ -123,7 +172,9 @@ pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Times
     due.map(|((_, why), row)| Candidate { row, why }).collect()
 }
 
-/// Whether each claim still holds, and the rows of these claims as they are now. They are to be kept so.
+/// For each claim whether it still holds, and the rows of the claims after the renewal. Store the rows.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn renew(
     mut rows: Vec<Row>,
@@ -140,8 +191,10 @@ pub fn renew(
     (renewals.collect(), rows)
 }
 
-/// The completions that are due, claimed, of each destination at most so many and the longest due first. Their rows are to be
-/// kept so.
+/// The completions that are due, claimed: at most a given number for each destination, longest due first. Store their
+/// rows.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn claim_deliveries(
     mut rows: Vec<Row>,
@@ -175,7 +228,9 @@ pub fn claim_deliveries(
     claimed.collect()
 }
 
-/// One page of the rows that match. `request` gives a task's request, where a text is looked for.
+/// One page of the rows that match. `request` returns the request of a task; it is called only for a filter by text.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn page(
     mut rows: Vec<Row>,
@@ -209,6 +264,8 @@ pub fn page(
 }
 
 /// How many of the rows in `scope` are in each state.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn counts(rows: &[Row], scope: &Scope, now: Timestamp) -> Counts {
     let mut counts = Counts::default();

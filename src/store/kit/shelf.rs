@@ -1,4 +1,4 @@
-//! Tasks in the orders that somebody asks for.
+//! Tasks in the orders in which they are looked up.
 
 use super::{Moment, Tally, Timeline};
 use crate::{
@@ -7,19 +7,52 @@ use crate::{
     time::Timestamp,
 };
 
-/// Every task by its creation, every one that rests by when it came to rest, and how many are in each state.
+/// All tasks by creation, tasks at rest by the time they came to rest, and the number of tasks in each state.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Retention, kit::Shelf},
+///     task::{FenceToken, TaskState},
+///     time::Timestamp,
+/// };
+/// # use tower_respond_async::{store::NewRow, task::{CapturedRequest, NewTask, RequestId, TaskRecord}};
+///
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let now = Timestamp::from_millis(1_000);
+/// # let new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
+/// let row = new.row(FenceToken::NONE, now);
+/// let mut shelf = Shelf::default();
+/// shelf.follow(None, Some(&row));
+/// assert_eq!(shelf.created.first(), Some((now, row.id)));
+///
+/// let mut ended = row.clone();
+/// ended.columns.state = TaskState::Stopped;
+/// ended.columns.rests_at = Some(now);
+/// shelf.follow(Some(&row), Some(&ended));
+/// let minute = Duration::from_secs(60);
+/// let retention = Retention::new(minute, minute);
+/// assert!(shelf.past(retention, 10, now).is_empty());
+/// assert_eq!(shelf.past(retention, 10, now.saturating_add(minute)), [row.id]);
+/// ```
 #[derive(Debug, Default)]
 pub struct Shelf {
-    /// All of them, by creation.
+    /// All tasks, by creation.
     pub created: Timeline,
-    /// How many are in each state.
+    /// The number of tasks in each state.
     pub tally: Tally,
-    /// Those of which nothing is left to be done, by retention and since when.
+    /// Tasks with nothing left to do, by retention and the time they came to rest.
     rests: [Timeline; 2],
 }
 
 impl Shelf {
-    /// Notes a row that comes, goes, or is another one now.
+    /// Updates the index for a row that was `before` and is `after`.
     pub fn follow(&mut self, before: Option<&Row>, after: Option<&Row>) {
         let tenant = |row: &Row| row.record.tenant.clone();
         match (before, after) {
@@ -48,7 +81,7 @@ impl Shelf {
         }
     }
 
-    /// Up to `max` tasks that have rested for longer than they are kept, the longest past that first.
+    /// Up to `max` tasks that are past their retention, longest past it first.
     #[must_use]
     pub fn past(&self, retention: Retention, max: usize, now: Timestamp) -> Vec<RequestId> {
         let kept = [retention.succeeded, retention.others];
@@ -61,20 +94,20 @@ impl Shelf {
         past.into_iter().take(max).map(|(_, id)| id).collect()
     }
 
-    /// The task that has rested longest.
+    /// The task that has been at rest longest.
     #[must_use]
     pub fn longest_at_rest(&self) -> Option<Moment> {
         self.rests.iter().filter_map(Timeline::first).min()
     }
 
-    /// The same, with one left out.
+    /// The task that has been at rest longest, except `spared`.
     #[must_use]
     pub fn longest_at_rest_but(&self, spared: RequestId) -> Option<Moment> {
         let first = |line: &Timeline| line.iter().find(|(_, id)| *id != spared);
         self.rests.iter().filter_map(first).min()
     }
 
-    /// Takes out a task of which nobody knows any more where it stands, by looking at all of them. It is counted on.
+    /// Removes a task whose times are not known any more. Looks at all tasks. The tally still counts the task.
     pub fn purge(&mut self, id: RequestId) {
         self.created.purge(id);
         for line in &mut self.rests {
@@ -83,8 +116,31 @@ impl Shelf {
     }
 }
 
-/// Rows of a store that is being opened, noted in whatever order they are found: a million moments are sorted at once much
-/// faster than one by one.
+/// Rows of a store that is being opened, in the order in which they are found. Sorting a million moments at once is
+/// much faster than inserting them one by one.
+///
+/// # Examples
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::kit::{Shelf, Unsorted},
+///     task::FenceToken,
+///     time::Timestamp,
+/// };
+/// # use tower_respond_async::{store::NewRow, task::{CapturedRequest, NewTask, RequestId, TaskRecord}};
+///
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let now = Timestamp::from_millis(1_000);
+/// # let new = NewRow::new(TaskRecord::accepted(&task, now).into(), task.request.to_payload());
+/// let row = new.row(FenceToken::NONE, now);
+/// let mut found = Unsorted::default();
+/// found.note(&row);
+/// let shelf: Shelf = found.sort();
+/// assert_eq!(shelf.created.first(), Some((now, row.id)));
+/// ```
 #[derive(Debug, Default)]
 pub struct Unsorted {
     created: Vec<Moment>,
@@ -93,7 +149,7 @@ pub struct Unsorted {
 }
 
 impl Unsorted {
-    /// Notes a row that was not noted before.
+    /// Adds a row that was not added before.
     pub fn note(&mut self, row: &Row) {
         self.created.push(created(row));
         self.tally.add(row.record.tenant.as_ref(), row.columns.state);
@@ -102,7 +158,7 @@ impl Unsorted {
         }
     }
 
-    /// All of them, in order.
+    /// All rows, sorted.
     #[must_use]
     pub fn sort(self) -> Shelf {
         Shelf {
@@ -117,7 +173,7 @@ fn created(row: &Row) -> Moment {
     (row.columns.created_at, row.id)
 }
 
-/// In which line it rests, and since when.
+/// The timeline in which the task rests, and since when.
 fn rest_of(row: &Row) -> Option<(usize, Moment)> {
     let line = usize::from(row.columns.state != TaskState::Succeeded);
     row.columns.rests_at.map(|at| (line, (at, row.id)))

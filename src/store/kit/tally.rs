@@ -1,10 +1,25 @@
-//! How many tasks are in each state, by tenant.
+//! The number of tasks in each state, by tenant.
 
 use std::collections::HashMap;
 
 use crate::task::{Counts, Scope, TaskState, Tenant};
 
-/// Counters that follow every change of a state.
+/// Counts tasks by state, for all tenants and for each.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{store::kit::Tally, task::{Counts, Scope, TaskState, Tenant}};
+///
+/// let tenant = Tenant::new("acme");
+/// let mut tally = Tally::default();
+/// tally.add(Some(&tenant), TaskState::Enqueued);
+/// tally.change(Some(&tenant), TaskState::Enqueued, TaskState::Running);
+///
+/// let mut counts = Counts::default();
+/// tally.count_into(&mut counts, &Scope::One(Some(tenant)));
+/// assert_eq!(counts.of(TaskState::Running), 1);
+/// ```
 #[derive(Debug, Default)]
 pub struct Tally {
     states: States,
@@ -14,7 +29,7 @@ pub struct Tally {
 type States = [u64; TaskState::ALL.len()];
 
 impl Tally {
-    /// A task came.
+    /// Counts a new task.
     pub fn add(&mut self, tenant: Option<&Tenant>, state: TaskState) {
         self.states[state as usize] += 1;
         if let Some(tenant) = tenant {
@@ -22,7 +37,7 @@ impl Tally {
         }
     }
 
-    /// A task changed its state.
+    /// Counts a change of a task's state.
     pub fn change(&mut self, tenant: Option<&Tenant>, from: TaskState, to: TaskState) {
         if from == to {
             return;
@@ -33,7 +48,7 @@ impl Tally {
         }
     }
 
-    /// A task is gone.
+    /// Removes a task from the counts.
     pub fn remove(&mut self, tenant: Option<&Tenant>, state: TaskState) {
         self.states[state as usize] -= 1;
         if let Some(tenant) = tenant
@@ -46,7 +61,7 @@ impl Tally {
         }
     }
 
-    /// Adds these numbers to `counts`.
+    /// Adds the counts in `scope` to `counts`.
     pub fn count_into(&self, counts: &mut Counts, scope: &Scope) {
         for state in TaskState::ALL {
             let of = |tenant: &Tenant| self.tenants.get(tenant).map_or(0, |states| states[state as usize]);

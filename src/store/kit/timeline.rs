@@ -1,4 +1,4 @@
-//! Tasks of one shard in the order of a moment: when they were created, or when they ended.
+//! Tasks of one shard in the order of a time: when they were created, or when they came to rest.
 
 use std::collections::VecDeque;
 
@@ -7,28 +7,44 @@ use crate::{
     time::Timestamp,
 };
 
-/// A moment and the task it belongs to; the id tells two tasks of one millisecond apart.
+/// A time and its task. The id orders tasks of the same millisecond.
+///
+/// See the example of [`Timeline`].
 pub type Moment = (Timestamp, RequestId);
 
 /// A sorted ring of moments.
 ///
-/// Time only goes on, so nearly every insert belongs at the back or, among those of the same millisecond, a few places
-/// before it (a few nanoseconds, where a B-tree takes fifty), and what is removed is mostly near the front. A removal in
-/// the middle moves the shorter side: at the default bound a shard has 3,000 entries, which is 2 µs at worst.
+/// Time does not go back, so nearly every insert is at the back or, among moments of the same millisecond, a few places
+/// before it. That takes a few nanoseconds, where a B-tree takes fifty. Most removals are near the front. A removal in
+/// the middle moves the shorter side: at the default bound a shard has 3,000 entries, so this takes at most 2 µs.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{store::kit::Timeline, task::{RequestId, SortOrder}, time::Timestamp};
+///
+/// let moment = |second: u8| {
+///     (Timestamp::from_millis(1_000 * u64::from(second)), RequestId::from_bytes([second; 16]))
+/// };
+/// let mut line = Timeline::of(vec![moment(9), moment(3)]);
+/// line.insert(moment(5));
+/// assert_eq!(line.first(), Some(moment(3)));
+/// assert_eq!(line.behind(Some(moment(3)), SortOrder::Ascending, 10), [moment(5), moment(9)]);
+/// ```
 #[derive(Debug, Default)]
 pub struct Timeline(VecDeque<Moment>);
 
 impl Timeline {
-    /// These moments, whatever order they come in.
+    /// These moments, given in any order.
     #[must_use]
     pub fn of(mut moments: Vec<Moment>) -> Self {
         moments.sort_unstable();
         Self(moments.into())
     }
 
-    /// Puts a moment in its place. Again, it changes nothing.
+    /// Inserts a moment. Does nothing if it is there already.
     pub fn insert(&mut self, moment: Moment) {
-        // From the back, whose memory is warm; a search by halves would miss the cache at every step.
+        // From the back, which is in the cache; a binary search would miss the cache at every step.
         let newer = self
             .0
             .iter()
@@ -46,7 +62,7 @@ impl Timeline {
         }
     }
 
-    /// Takes a moment out.
+    /// Removes a moment, if it is there.
     pub fn remove(&mut self, moment: Moment) {
         if self.0.front() == Some(&moment) {
             self.0.pop_front();
@@ -55,23 +71,23 @@ impl Timeline {
         }
     }
 
-    /// Takes a task out whose moment nobody knows any more, by looking at all of them.
+    /// Removes a task whose moment is not known any more. Looks at all moments.
     pub fn purge(&mut self, id: RequestId) {
         self.0.retain(|(_, other)| *other != id);
     }
 
-    /// The earliest.
+    /// The earliest moment.
     #[must_use]
     pub fn first(&self) -> Option<Moment> {
         self.0.front().copied()
     }
 
-    /// All of them, earliest first.
+    /// All moments, earliest first.
     pub fn iter(&self) -> impl Iterator<Item = Moment> {
         self.0.iter().copied()
     }
 
-    /// The next `count` moments behind `after`, in this order.
+    /// The next `count` moments behind `after`, in the given order.
     #[must_use]
     pub fn behind(&self, after: Option<Moment>, order: SortOrder, count: usize) -> Vec<Moment> {
         match (order, after) {
@@ -89,7 +105,7 @@ impl Timeline {
     }
 }
 
-/// How many tasks one shard may see in a millisecond before a search by halves is worth it.
+/// How many moments an insert compares from the back before it uses a binary search.
 const NEAR: usize = 64;
 
 #[cfg(test)]

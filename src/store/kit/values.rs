@@ -12,11 +12,13 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a value is. A value is found by its kind and by whose it is.
+/// What a value is. A value is found by its kind and its key.
+///
+/// See the example of [`Values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// The [row](Row::encode) of a task. It is found by the task's id, as are the next three.
+    /// The [row](Row::encode) of a task. Its key is the task's id, as for the next three kinds.
     Row = b't',
     /// The [request](Payload::encode).
     Request = b'q',
@@ -24,9 +26,9 @@ pub enum Kind {
     Response = b'a',
     /// The [log](Log::encode), if there is one.
     Log = b'l',
-    /// What is [remembered](KnownKey::encode) with a client's key. It is found by [that key](ClientKey::encode).
+    /// What is [kept](KnownKey::encode) with a client's key. Its key is [that key](ClientKey::encode).
     Key = b'k',
-    /// All [named values](ControlValues::encode) together, found by nothing: an empty key.
+    /// All [named values](ControlValues::encode) together. The key is empty.
     Control = b'c',
 }
 
@@ -42,13 +44,14 @@ impl Kind {
     ];
 }
 
-/// The values of a key-value store in one transaction, read and written as tasks.
+/// The values of a key-value store within one transaction, read and written as tasks.
 ///
-/// A store implements the first four operations, on bytes. The others are made of them. All that is written in one transaction
-/// becomes visible to others together, or not at all.
+/// Implement the first four methods, on bytes; the others are built from them. Everything that one transaction writes
+/// must become visible to others together, or not at all.
 ///
-/// [`rows`](Self::rows), [`prune_keys`](Self::prune_keys) and [`count_unreadable`](Self::count_unreadable) look at all there is,
-/// which goes with [`scan`](super::scan). The rest finds by key, and serves a store with indexes as well.
+/// [`rows`](Self::rows), [`prune_keys`](Self::prune_keys) and [`count_unreadable`](Self::count_unreadable) read all
+/// values, and are meant for use with [`scan`](super::scan). The other methods find values by key, and also serve a
+/// store with indexes.
 ///
 /// # Examples
 ///
@@ -116,39 +119,39 @@ impl Kind {
 /// # Ok::<_, tower_respond_async::store::StoreError>(())
 /// ```
 pub trait Values {
-    /// A value, if there is one.
+    /// The value of this kind and key, if there is one.
     ///
     /// # Errors
     ///
-    /// `Corrupt` if it is not what was put: a store adds a checksum if what is below has none.
+    /// `Corrupt` if the value is not what was put. If the storage below has no checksums, add one.
     fn get(&self, kind: Kind, of: &[u8]) -> StoreResult<Option<Vec<u8>>>;
 
-    /// Keeps a value, in place of the one before.
+    /// Stores a value, in place of an earlier one.
     ///
     /// # Errors
     ///
-    /// If it cannot be kept: then nothing of this transaction may be.
+    /// If it cannot be stored. Then nothing of this transaction may be stored.
     fn put(&mut self, kind: Kind, of: &[u8], value: &[u8]) -> StoreResult<()>;
 
-    /// Takes a value out, if there is one.
+    /// Removes a value, if there is one.
     ///
     /// # Errors
     ///
     /// As for [`put`](Self::put).
     fn remove(&mut self, kind: Kind, of: &[u8]) -> StoreResult<()>;
 
-    /// Of whom there are values of a kind, whether they can be read or not.
+    /// The keys of all values of a kind, whether the values can be read or not.
     ///
     /// # Errors
     ///
-    /// If they cannot be reached.
+    /// If the storage cannot be read.
     fn all(&self, kind: Kind) -> StoreResult<Vec<Vec<u8>>>;
 
     /// The row of a task, if there is one.
     ///
     /// # Errors
     ///
-    /// As for [`get`](Self::get), and `Incompatible` for what a newer build wrote.
+    /// As for [`get`](Self::get), and `Corrupt` if it cannot be decoded, `Incompatible` if a newer build wrote it.
     fn row(&self, id: RequestId) -> StoreResult<Option<Row>> {
         let row = self.get(Kind::Row, id.as_bytes())?;
         let row = row.map(|row| Row::decode(id, &row).map(|(row, _)| row));
@@ -173,11 +176,11 @@ pub trait Values {
         Ok(self.row(lease.id)?.filter(|row| row.is_held_by(lease.token)))
     }
 
-    /// All rows that can be read: one that cannot stops nobody.
+    /// All rows that can be read. Rows that cannot be read are left out.
     ///
     /// # Errors
     ///
-    /// As for [`all`](Self::all), and if one cannot be reached.
+    /// As for [`all`](Self::all) and [`get`](Self::get), except that `Corrupt` and `Incompatible` leave a row out.
     fn rows(&self) -> StoreResult<Vec<Row>> {
         let mut rows = Vec::new();
         for id in self.all(Kind::Row)?.into_iter().filter_map(|id| id.try_into().ok()) {
@@ -186,7 +189,7 @@ pub trait Values {
         Ok(rows)
     }
 
-    /// Keeps a row as it is now.
+    /// Stores a row.
     ///
     /// # Errors
     ///
@@ -199,7 +202,7 @@ pub trait Values {
     ///
     /// # Errors
     ///
-    /// As for [`get`](Self::get).
+    /// As for [`row`](Self::row).
     fn payload(&self, id: RequestId, part: Part) -> StoreResult<Option<Payload>> {
         let kind = match part {
             Part::Request => Kind::Request,
@@ -220,7 +223,7 @@ pub trait Values {
         Ok(log.map(|log| Log::decode(&log)).transpose()?.unwrap_or_default())
     }
 
-    /// Keeps the log of a task.
+    /// Stores the log of a task.
     ///
     /// # Errors
     ///
@@ -229,7 +232,7 @@ pub trait Values {
         self.put(Kind::Log, id.as_bytes(), &log.encode())
     }
 
-    /// Where a task stands, if it is there.
+    /// The glance of a task, if there is such a task.
     ///
     /// # Errors
     ///
@@ -240,11 +243,12 @@ pub trait Values {
         Ok(Some(Glance::of(row.version, row.columns.progress.as_ref(), last_line)))
     }
 
-    /// Changes a named value, if one is to be changed and it is as it was read, and answers with all of them.
+    /// Makes `change`, if there is one and the value has the version that it replaces. Answers with all named values
+    /// after that.
     ///
     /// # Errors
     ///
-    /// As for [`get`](Self::get) and [`put`](Self::put).
+    /// As for [`row`](Self::row) and [`put`](Self::put).
     fn control(&mut self, change: Option<&ControlChange>) -> StoreResult<Controls> {
         let values = self.get(Kind::Control, b"")?;
         let values = values.map(|values| ControlValues::decode(&values)).transpose()?;
@@ -256,11 +260,11 @@ pub trait Values {
         Ok(controls)
     }
 
-    /// What is remembered with the key of a task that is to be stored, if it has one and anything is.
+    /// What is kept with the key of a task to be stored, if it has a key that is known.
     ///
     /// # Errors
     ///
-    /// As for [`get`](Self::get).
+    /// As for [`row`](Self::row).
     fn known_key(&self, task: &NewRow) -> StoreResult<Option<KnownKey>> {
         match ClientKey::of(task) {
             Some(key) => known_key(self, &key.encode()),
@@ -268,7 +272,7 @@ pub trait Values {
         }
     }
 
-    /// Keeps a task that is [stored](crate::store::Insertion::New) now as this row: with its request, and with its key.
+    /// Stores a [new](crate::store::Insertion::New) task as `row`, with its request and its key.
     ///
     /// # Errors
     ///
@@ -282,7 +286,7 @@ pub trait Values {
         Ok(())
     }
 
-    /// Hands out a row that was claimed, with its request or why that cannot be read.
+    /// The answer for a row that was claimed: the row, and its request or why that cannot be read.
     fn claimed(&self, row: Row) -> ClaimedRow {
         let request = self.payload(row.id, Part::Request);
         let gone = || DecodeError::Malformed("it is gone").into();
@@ -292,7 +296,7 @@ pub trait Values {
         }
     }
 
-    /// Makes a change, if it [holds](Change::holds): of the row, and of all that hangs on it.
+    /// Makes a change, if its [conditions hold](Change::holds): of the row, and of everything that belongs to it.
     ///
     /// # Errors
     ///
@@ -321,7 +325,7 @@ pub trait Values {
         Ok(Committed::Done)
     }
 
-    /// Forgets up to `limit` keys past their window, and those that cannot be read, and says how many.
+    /// Removes up to `limit` keys whose window has passed or that cannot be read, and answers how many.
     ///
     /// # Errors
     ///
@@ -341,11 +345,11 @@ pub trait Values {
         Ok(pruned)
     }
 
-    /// How many values there are that cannot be read, by a look at each.
+    /// How many values [`get`](Self::get) cannot read. Reads every value, and decodes none.
     ///
     /// # Errors
     ///
-    /// As for [`all`](Self::all), and if one cannot be reached.
+    /// As for [`all`](Self::all) and [`get`](Self::get), except that `Corrupt` and `Incompatible` are counted.
     fn count_unreadable(&self) -> StoreResult<u64> {
         let mut count = 0;
         for kind in Kind::ALL {
@@ -362,7 +366,7 @@ fn known_key(values: &(impl Values + ?Sized), key: &[u8]) -> StoreResult<Option<
     Ok(known.map(|known| KnownKey::decode(&known)).transpose()?)
 }
 
-/// `None` for what is there and cannot be read by this build.
+/// `None` if the value is there and this build cannot read it.
 fn readable<T>(read: StoreResult<T>) -> StoreResult<Option<T>> {
     match read {
         Err(error) if matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::Incompatible) => Ok(None),

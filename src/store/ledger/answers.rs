@@ -1,4 +1,4 @@
-//! What goes into the steps of a life, and what comes out.
+//! The inputs and outputs of a ledger's steps.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,39 @@ use crate::{
     time::Timestamp,
 };
 
-/// A task to take in.
+/// A task to insert.
+///
+/// # Examples
+///
+/// A task that is stored already claimed, and one for which there is no room:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{FullReason, Insert, Inserted, Ledger, Limits, MemoryStore},
+///     task::{NewTask, RequestId, WorkerId},
+/// };
+/// # use tower_respond_async::task::CapturedRequest;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let ledger = Ledger::of(MemoryStore::new());
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let request = std::sync::Arc::new(request);
+/// let task = NewTask::new(RequestId::from_bytes([1; 16]), request.clone());
+/// let born = Insert::new(task).born(WorkerId::new("w", 1), Duration::from_secs(30));
+/// assert!(matches!(ledger.insert(born).await?, Inserted::New(_, Some(_held))));
+///
+/// let mut limits = Limits::UNLIMITED;
+/// limits.queued = 0;
+/// let task = NewTask::new(RequestId::from_bytes([2; 16]), request);
+/// let inserted = ledger.insert(Insert::new(task).within(limits)).await?;
+/// assert!(matches!(inserted, Inserted::Full(FullReason::Queue)));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Insert {
@@ -22,12 +54,12 @@ pub struct Insert {
     pub task: NewTask,
     /// How many tasks may wait. A task that is born claimed does not wait and is not counted.
     pub limits: Limits,
-    /// Store it already claimed.
+    /// Set to store the task already claimed.
     pub born: Option<BornClaimed>,
 }
 
 impl Insert {
-    /// Store `task` in the queue, however full that is.
+    /// Stores `task` in the queue, however full the queue is.
     #[must_use]
     pub const fn new(task: NewTask) -> Self {
         Self {
@@ -37,26 +69,26 @@ impl Insert {
         }
     }
 
-    /// Store it already claimed.
+    /// Stores the task already claimed by `worker`, for `lease`.
     #[must_use]
     pub fn born(mut self, worker: WorkerId, lease: Duration) -> Self {
         self.born = Some(BornClaimed { worker, lease });
         self
     }
 
-    /// Refuse it when the queue is this full.
+    /// Refuses the task if the queue has reached these limits.
     #[must_use]
     pub const fn within(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// What a store is given of it at `now`, by its clock.
+    /// The input of the store, at `now` by its clock.
     pub(crate) fn into_row(self, now: Timestamp) -> NewRow {
         let Self { task, limits, born } = self;
         let mut record = TaskRecord::accepted(&task, now);
         if let Some(born) = &born {
-            // It waits, so it can be claimed.
+            // A new task waits, so this cannot fail.
             let _ = record.claim(born.worker.clone(), born.lease, now);
         }
         NewRow {
@@ -70,7 +102,9 @@ impl Insert {
     }
 }
 
-/// What an insert did.
+/// The result of an insert.
+///
+/// See the example of [`Insert`].
 #[derive(Debug)]
 #[must_use]
 #[expect(
@@ -78,27 +112,27 @@ impl Insert {
     reason = "nearly every insert is of a new task, which a box would cost an allocation"
 )]
 pub enum Inserted {
-    /// The task is stored; if it was to be born claimed, the record is `Running`, and this is the claim.
+    /// The task was stored. If it was to be born claimed, its record is `Running`, and this contains the claim.
     New(Arc<TaskRecord>, Option<Held>),
-    /// Nothing was stored: there is a task of this id, name or key.
+    /// Nothing was stored: a task has this id, name or key already.
     Known {
-        /// That task. `None` if it is gone and only its key is remembered.
+        /// That task. `None` if it is gone and only its key is kept.
         task: Option<Arc<TaskRecord>>,
         /// The request id of that task.
         id: RequestId,
-        /// How it is known.
+        /// What it is known by.
         by: KnownBy,
-        /// Whether its request is the same as the one given. The digest decides.
+        /// Whether its request is the same as the given one, by their digests.
         same_request: bool,
     },
-    /// Nothing was stored: the name and the key are known, as two different tasks.
+    /// Nothing was stored: the name and the key belong to two different tasks.
     Conflict,
     /// Nothing was stored: there is no room.
     Full(FullReason),
 }
 
 impl Inserted {
-    /// What a store answered for a request of this digest.
+    /// The result that a store's answer means for a request of the digest `given`.
     pub(crate) fn of(insertion: Insertion, given: Option<RequestDigest>) -> Self {
         match insertion {
             Insertion::New(row) if row.columns.is_held() => {
@@ -122,29 +156,33 @@ impl Inserted {
     }
 }
 
-/// What a claim found.
+/// The result of a claim.
+///
+/// See the [example](crate::store::Ledger#example-run-a-task-without-an-engine) of `Ledger`.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Claimed {
     /// The tasks, oldest `run_at` first.
     pub tasks: Vec<ClaimedTask>,
-    /// How long until the next waiting task is due, if one is known: zero if more could have been claimed. A suspect
-    /// that must wait for another suspect of this worker does not count.
+    /// How long until the next waiting task is due, if one is known; zero if more could have been claimed. Ignores
+    /// suspects that wait for another suspect of this worker, and tasks that this claim may not take.
     pub next_due: Option<Duration>,
-    /// Whether a task was passed over, since its tenant has as many as it may.
+    /// Whether a runnable task was passed over because its tenant has reached its limit.
     pub passed_over: bool,
     /// The version of the store's [named values](crate::store::Controls::version).
     pub control: u64,
-    /// Tasks that are not among them, since their request cannot be read: they have ended as `Invalid`, or wait for a newer
-    /// build.
+    /// Tasks that were claimed, and are not in `tasks`, because their requests cannot be read. They have ended as
+    /// `Invalid`, or wait for a newer build.
     pub unreadable: Vec<RequestId>,
 }
 
 /// A claimed task.
+///
+/// See the [example](crate::store::Ledger#example-run-a-task-without-an-engine) of `Ledger`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ClaimedTask {
-    /// The record, `Running`; its token is the claim's.
+    /// The record, in state `Running`, with the token of the claim.
     pub record: Arc<TaskRecord>,
     /// The request.
     pub request: Arc<CapturedRequest>,
@@ -160,37 +198,72 @@ impl ClaimedTask {
 }
 
 /// A claim whose answer was lost, and that was renewed since.
+///
+/// # Examples
+///
+/// The task `id` waits:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{Claim, Ledger, MemoryStore, TakenUp},
+///     task::WorkerId,
+/// };
+/// # use tower_respond_async::{store::Insert, task::{CapturedRequest, NewTask, RequestId}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let ledger = Ledger::of(MemoryStore::new());
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let id = RequestId::from_bytes([7; 16]);
+/// # let _ = ledger.insert(Insert::new(NewTask::new(id, request.into()))).await?;
+/// let (worker, lease) = (WorkerId::new("w", 1), Duration::from_secs(30));
+/// // The answer to this claim is lost.
+/// let _ = ledger.claim(Claim::new(worker.clone(), 10, lease)).await?;
+///
+/// let lost = ledger.lost_claims(&worker, lease, |_| false).await?;
+/// assert_eq!(lost.len(), 1);
+/// assert!(matches!(ledger.take_up(&lost[0]).await?, TakenUp::Task(task) if task.record.id == id));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct LostClaim {
     pub(super) row: Row,
-    /// Somebody has asked the task to stop.
+    /// Whether the task was asked to stop.
     pub(super) stop: bool,
 }
 
-/// What is to be done about a claim that was lost.
+/// What to do about a claim that was lost.
+///
+/// See the example of [`LostClaim`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TakenUp {
     /// Run it.
     Task(ClaimedTask),
-    /// Hand it back: somebody has asked the task to stop.
+    /// Hand it back: the task was asked to stop.
     ToStop(Held),
-    /// Nothing: its request cannot be read, so that the task has ended as `Invalid`, or waits for a newer build.
+    /// Nothing: its request cannot be read. The task has ended as `Invalid`, or waits for a newer build.
     Unreadable(RequestId),
 }
 
-/// What a settlement did.
+/// The result of a settlement.
+///
+/// See the [example](crate::store::Ledger#example-run-a-task-without-an-engine) of `Ledger`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Settled {
     /// It was accepted.
     Accepted {
-        /// The state it led to.
+        /// The state of the task after it.
         state: TaskState,
         /// Whether a completion is now due for delivery.
         outbox: bool,
     },
-    /// It came from a claim that no longer holds. Nothing was changed.
+    /// It came from a claim that no longer holds. Nothing has changed.
     Fenced,
 }
 
@@ -200,28 +273,34 @@ impl From<Fenced> for Settled {
     }
 }
 
-/// What a rescue did: each task with what became of it, never [`Rescue::NotDue`].
+/// The result of a rescue.
+///
+/// See the example of [`Ledger::rescue`](crate::store::Ledger::rescue).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Rescued {
-    /// The tasks.
+    /// The tasks and what happened to each; never [`Rescue::NotDue`].
     pub tasks: Vec<(RequestId, Rescue)>,
     /// Whether a completion is now due for delivery.
     pub outbox: bool,
 }
 
-/// What a delete did.
+/// The result of a delete.
+///
+/// See the [example](crate::store::Ledger#example-run-a-task-without-an-engine) of `Ledger`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
 pub enum Delete {
-    /// The task is gone.
+    /// The task was removed.
     Deleted,
-    /// It has not ended: it is in this state.
+    /// The task has not ended: it is in this state.
     NotEnded(TaskState),
 }
 
-/// A claimed completion, with what it takes to render it.
+/// A claimed completion, with what is needed to render it.
+///
+/// See the example of [`DeliveryClaim`](crate::store::DeliveryClaim).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ClaimedDelivery {
@@ -232,20 +311,22 @@ pub struct ClaimedDelivery {
     pub(super) row: Row,
 }
 
-/// How a try of a delivery ended.
+/// The result of a try of a delivery.
+///
+/// See the example of [`DeliveryClaim`](crate::store::DeliveryClaim).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeliverySettlement {
     /// The claim.
     pub claimed: ClaimedDelivery,
-    /// How it ended.
+    /// The result.
     pub outcome: DeliveryOutcome,
-    /// What to show of it.
+    /// What the delivery shows of this try.
     pub tried: DeliveryTry,
 }
 
 impl DeliverySettlement {
-    /// A try of what was claimed ended so.
+    /// The result of a try of `claimed`.
     #[must_use]
     pub const fn new(claimed: ClaimedDelivery, outcome: DeliveryOutcome, tried: DeliveryTry) -> Self {
         Self {
@@ -257,31 +338,70 @@ impl DeliverySettlement {
 }
 
 /// Which completions to give up.
+///
+/// # Examples
+///
+/// A task has ended, and no process delivers its completion for `audit`:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     store::{GiveUp, Ledger, MemoryStore},
+///     task::{DeliveryStatus, Destination},
+/// };
+/// # use tower_respond_async::{
+/// #     store::Insert,
+/// #     task::{CapturedRequest, Conditions, NewTask, RequestId, Scope, Subscription},
+/// # };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let ledger = Ledger::of(MemoryStore::new());
+/// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
+/// # let id = RequestId::from_bytes([7; 16]);
+/// # let mut task = NewTask::new(id, request.into());
+/// # let (destination, on) = (Destination::new("audit"), Conditions::ALL);
+/// # task.subscriptions = [Subscription { destination, on }].into();
+/// # let _ = ledger.insert(Insert::new(task)).await?;
+/// # let _ = ledger.stop(&Scope::All, id).await?;
+/// // Zero: each completion that is due. An application waits for days.
+/// let overdue = Duration::ZERO;
+/// let spared = vec![Destination::new("billing")];
+/// let given_up = ledger.give_up_deliveries(GiveUp::new(spared, overdue, 100)).await?;
+/// assert_eq!(given_up[0].destination, Destination::new("audit"));
+/// assert_eq!(given_up[0].status, DeliveryStatus::Failed);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GiveUp {
-    /// Destinations whose completions are none of them.
+    /// Destinations whose completions are left out.
     pub spared: Vec<Destination>,
-    /// For how long they have been due with nobody to take them.
+    /// How long they have been due without being claimed.
     pub overdue: Duration,
-    /// How many at most.
+    /// The maximum number of completions.
     pub max: usize,
 }
 
 impl GiveUp {
-    /// At most `max` that have been due for `overdue`, unless they are for one of `spared`.
+    /// At most `max` completions that have been due for `overdue`, except for the destinations `spared`.
     #[must_use]
     pub const fn new(spared: Vec<Destination>, overdue: Duration, max: usize) -> Self {
         Self { spared, overdue, max }
     }
 }
 
-/// What was pruned.
+/// The result of pruning.
+///
+/// See the example of [`Retention`](crate::store::Retention).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// Tasks.
+    /// The number of tasks removed.
     pub tasks: usize,
-    /// Keys.
+    /// The number of keys removed.
     pub keys: usize,
 }

@@ -1,4 +1,4 @@
-//! Claiming tasks, and finding claims whose answer was lost.
+//! Claims of tasks, and claims whose answers were lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,12 @@ use crate::{
 };
 
 impl Ledger {
-    /// Takes runnable tasks for a worker. One whose request cannot be read ends as `Invalid` instead.
+    /// Claims runnable tasks for a worker. A task whose request cannot be read ends as `Invalid`, or waits for a newer
+    /// build.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Tasks may have been claimed then: [`lost_claims`](Self::lost_claims) finds them.
     pub async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {
         let claims = self.store.claim(claim).await?;
         let mut claimed = Claimed {
@@ -29,12 +34,16 @@ impl Ledger {
         Ok(claimed)
     }
 
-    /// Finds claims of `worker` whose answers were lost: of what it holds, what `is_known` does not know of. What was born claimed is
-    /// left to [`look_for`](Self::look_for). They hold for `lease` from when this was called, and are
-    /// [taken up](Self::take_up) one by one.
+    /// Finds claims of `worker` whose answers were lost: the tasks that it holds, except those for which `is_known` is
+    /// `true`. Tasks that were born claimed are left to [`look_for`](Self::look_for). The claims that it finds are
+    /// renewed for `lease`; [take up](Self::take_up) each of them.
     ///
-    /// No claim of this worker may be under way meanwhile, and no other process may go by the same [`WorkerId`]: what that holds
-    /// would be found as well. After an error some may hold for `lease` all the same.
+    /// During the call, no claim of this worker may be under way: its tasks would be found as well. For the same reason
+    /// no other process may use the same [`WorkerId`].
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the claims may have been renewed then.
     pub async fn lost_claims(
         &self,
         worker: &WorkerId,
@@ -58,7 +67,11 @@ impl Ledger {
         Ok(renewed.collect())
     }
 
-    /// Reads what is to be run under a claim that was lost. After an error it may be asked again.
+    /// Reads what is to run under a claim that was lost.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. The call can be repeated.
     pub async fn take_up(&self, lost: &LostClaim) -> StoreResult<TakenUp> {
         let row = lost.row.clone();
         if lost.stop {
@@ -73,7 +86,7 @@ impl Ledger {
         Ok(task.map_or(TakenUp::Unreadable(id), TakenUp::Task))
     }
 
-    /// What was claimed. One whose request cannot be read ends.
+    /// The claimed task with its request. Sets the task aside if the request cannot be read.
     async fn readable(&self, found: ClaimedRow) -> StoreResult<Option<ClaimedTask>> {
         let request = found
             .request
@@ -84,15 +97,15 @@ impl Ledger {
         }
     }
 
-    /// Ends a claimed task whose request cannot be read, or leaves it to a newer build that can.
+    /// Ends a claimed task whose request cannot be read, or leaves it to a newer build that can read it.
     async fn set_aside(&self, mut row: Row, reason: &StoreError) -> StoreResult<()> {
         let now = self.store.now();
-        // What was written last: nothing was begun under this claim.
+        // The record without this claim: no attempt has begun under it.
         let mut record = TaskRecord::clone(&row.record);
         let change = match reason.kind() {
             StoreErrorKind::Incompatible => {
                 let restored = Arc::make_mut(row.restore());
-                // Held by this very claim, so it is accepted.
+                // This claim holds the task, so this cannot fail.
                 let _ = restored.settle(restored.token, &Outcome::Released, now);
                 restored.life.run_at = now.saturating_add(LEFT_ALONE);
                 Change::between(&row, row.record.clone(), now)
@@ -104,12 +117,16 @@ impl Ledger {
                 Change::between(&row, Arc::new(record), now)
             }
         };
-        // Stale, somebody else has taken care of it.
+        // If the change is stale, another process has changed the task since.
         self.store.commit(change).await.map(|_| ())
     }
 
-    /// Looks for a task whose insert or claim was not answered: none if it is not there, and else the claim, if `worker`
-    /// holds it.
+    /// Looks for a task whose insert or claim was not answered. `None` if there is no such task, `Some(None)` if
+    /// `worker` does not hold it, and otherwise its record and claim.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store.
     pub async fn look_for(
         &self,
         worker: &WorkerId,

@@ -1,4 +1,4 @@
-//! A claim in the hands of its holder.
+//! Claims, as their holders keep them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,10 +8,11 @@ use crate::{
     time::Timestamp,
 };
 
-/// A claim as its holder keeps it: with the row, so that to settle it takes one call and no read.
+/// A claim and its row, as the holder keeps them. With the row, settling the claim takes one call and no read.
 ///
-/// It is of this claim only. Once the task is settled, or somebody else's, every further settlement is
-/// [`Fenced`](Settled::Fenced).
+/// Once the task is settled, or another claim holds it, every further settlement is [`Fenced`](Settled::Fenced).
+///
+/// See the [example](crate::store::Ledger#example-run-a-task-without-an-engine) of `Ledger`.
 #[derive(Debug)]
 pub struct Held {
     lease: LeaseRef,
@@ -20,23 +21,24 @@ pub struct Held {
 
 #[derive(Debug)]
 struct Inner {
-    /// The row that a settlement is decided on, its record restored; once one was sent, with the record that it is to have.
+    /// The row on which a settlement is decided, with its record restored. Once a settlement was sent, the record is
+    /// the one after that settlement.
     row: Row,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Nothing was sent.
+    /// No settlement was sent.
     Fresh,
-    /// One was sent that leads there, and it is not known whether it arrived; perhaps not for the first time.
+    /// A settlement with this result was sent, and may have arrived or not. `again`: it was sent more than once.
     Sent { settled: Settled, again: bool },
-    /// It is somebody else's, or over.
+    /// The claim is settled, or no longer holds.
     Over,
 }
 
 impl Held {
-    /// The claim of a row, and the record to go by.
+    /// The record of a claimed row, and its claim.
     pub(super) fn of(mut row: Row) -> (Arc<TaskRecord>, Self) {
         let record = row.restore().clone();
         let held = Self {
@@ -49,21 +51,21 @@ impl Held {
         (record, held)
     }
 
-    /// Which claim of which task.
+    /// The task and the token of the claim.
     #[must_use]
     pub const fn lease(&self) -> LeaseRef {
         self.lease
     }
 
-    /// The change that settles it, and what that leads to. `None` if it holds no more. Asked again it is the same change, if
-    /// the outcome is.
+    /// The change that settles the claim, and its result. `None` if the claim no longer holds. A second call with the
+    /// same outcome returns the same change.
     pub(super) fn settle(&self, outcome: &Outcome, now: Timestamp) -> Option<(Change, Settled)> {
         let mut inner = self.inner();
         let Inner { row, state } = &mut *inner;
         let settled = match *state {
             State::Fresh => {
                 *state = State::Over;
-                // Nobody else has the record by now, mostly: then it is not copied.
+                // There is rarely another reference to the record by now, so this rarely copies it.
                 let record = Arc::make_mut(&mut row.record);
                 let next = record.settle(self.lease.token, outcome, now).ok()?;
                 let pending = record.deliveries.iter().filter(|delivery| delivery.is_pending());
@@ -87,15 +89,14 @@ impl Held {
         Some((change, settled))
     }
 
-    /// Whether the row is as this holder's settlement made it when it was sent before: then that one arrived, and its answer
-    /// was lost.
+    /// Whether `row` is the result of a settlement that was sent before. Then it arrived, and its answer was lost.
     pub(super) fn is_ours(&self, row: Option<&Row>) -> bool {
         let inner = self.inner();
         let again = matches!(inner.state, State::Sent { again: true, .. });
         again && row.is_some_and(|row| row.record == inner.row.record)
     }
 
-    /// The row is another one now.
+    /// Takes `row` as the row to settle, or ends the claim if it does not hold there.
     pub(super) fn look_again(&self, row: Option<Row>) {
         let mut inner = self.inner();
         match row.filter(|row| row.is_held_by(self.lease.token)) {

@@ -1,4 +1,4 @@
-//! Completions on their way to those who want to know.
+//! Completions: claiming them, recording tries, and giving them up.
 
 use std::sync::Arc;
 
@@ -10,7 +10,11 @@ use crate::{
 };
 
 impl Ledger {
-    /// Takes completions that are due, for a lease of their own.
+    /// Claims completions that are due, for a lease of their own.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Completions may have been claimed then; they are due again when the lease runs out.
     pub async fn claim_deliveries(&self, claim: DeliveryClaim) -> StoreResult<Vec<ClaimedDelivery>> {
         let claimed = self.store.claim_deliveries(claim).await?;
         let claimed = claimed.into_iter().filter_map(|mut found| {
@@ -26,6 +30,10 @@ impl Ledger {
     }
 
     /// Records how a try of a delivery ended. Answers whether its claim still held.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store.
     pub async fn settle_delivery(&self, settlement: DeliverySettlement) -> StoreResult<bool> {
         let DeliverySettlement {
             claimed,
@@ -60,7 +68,7 @@ impl Ledger {
         Err(too_many_tries())
     }
 
-    /// Makes the delivery of this generation to this destination due now, however it stands.
+    /// Makes the delivery of this generation to this destination due now, whatever its state.
     ///
     /// # Errors
     ///
@@ -88,7 +96,12 @@ impl Ledger {
         Err(too_many_tries())
     }
 
-    /// Gives up completions that nobody takes, as [`Delivery::give_up`] says, and answers with them as they are now.
+    /// Gives up completions that no process claims, as [`Delivery::give_up`] describes, and answers with them as they
+    /// are then.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the completions may have been given up then.
     pub async fn give_up_deliveries(&self, give_up: GiveUp) -> StoreResult<Vec<Delivery>> {
         let due = Due::GiveUp {
             spared: give_up.spared.clone(),
@@ -102,8 +115,12 @@ impl Ledger {
         .await
     }
 
-    /// Gives up completions for whom does not answer, as far as they have more than their share of the store's room, at most
-    /// `max`, and answers with them as they are now.
+    /// Gives up at most `max` completions for destinations and hosts that do not answer, as far as they use more than
+    /// their share of the store's room. Answers with them as they are then.
+    ///
+    /// # Errors
+    ///
+    /// Any error of the store. Some of the completions may have been given up then.
     pub async fn give_up_crowded(&self, answers: Answers, max: usize) -> StoreResult<Vec<Delivery>> {
         let due = self.store.due(Due::Crowded(answers.clone()), max).await?;
         self.give_up(due, max, |of, delivery, now| {
@@ -112,7 +129,7 @@ impl Ledger {
         .await
     }
 
-    /// Gives up those of the candidates' completions of which `gives_up` says that it did, `max` at most.
+    /// Gives up at most `max` completions of the candidates. `gives_up` gives up a delivery and says whether it did.
     async fn give_up(
         &self,
         due: Candidates,
@@ -143,15 +160,15 @@ impl Ledger {
     }
 }
 
-/// Which task a completion is of: why it is due, and which host its client named.
+/// The task of a completion: why it is due, and the host of its callback.
 struct Of {
     why: Why,
     host: Option<String>,
 }
 
 impl Answers {
-    /// Whether this completion waits for somebody who does not answer. Where it depends, it has to have been tried itself;
-    /// one for a host of which nothing is known may also have been due for too long.
+    /// Whether this completion waits for a destination or host that does not answer. If that is unknown, the completion
+    /// must have been tried itself, or have been due for too long for a host that was not tried.
     fn are_missed_by(&self, of: &Of, delivery: &Delivery, now: Timestamp) -> bool {
         let is_callback = delivery.destination == Destination::CALLBACK;
         if of.why == Why::CrowdedHost && !is_callback {

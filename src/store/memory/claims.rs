@@ -1,4 +1,4 @@
-//! Claims of tasks and of completions: columns only.
+//! Claims of tasks and of completions. They change columns and outbox rows only.
 
 use super::MemoryStore;
 use crate::{
@@ -36,7 +36,7 @@ impl MemoryStore {
     fn claim_one(&self, claim: &Claim, found: Candidate, now: Timestamp) -> Option<ClaimedRow> {
         let mut tasks = self.tasks(found.id);
         let Some(kept) = tasks.get(found.id).filter(|kept| kept.row.columns.is_runnable(now)) else {
-            // Stopped, expired or deleted since it was found.
+            // The task was stopped, has expired, or was deleted since it was found.
             if found.suspect {
                 self.inner.queue.lock().free_suspect(&claim.worker, found.id);
             }
@@ -55,7 +55,7 @@ impl MemoryStore {
 
     pub(super) fn renew_now(&self, held: LeaseRef, lease: Duration) -> Renewal {
         let now = self.inner.now();
-        // No index knows of the lease: who looks for lapsed ones asks the rows.
+        // Leases are in no index: a search for lapsed leases reads the rows.
         let mut tasks = self.tasks(held.id);
         let kept = tasks.get_mut(held.id);
         kept.map_or(Renewal::Lost, |kept| kept.row.columns.renew(held.token, lease, now))
@@ -72,7 +72,7 @@ impl MemoryStore {
             let Some(of) = of else { continue };
             let before = of.clone();
             let is_claimed = of.claim(claim.lease, FenceToken::NONE, now).is_some();
-            // Claimed or not, it is back in the index as it is now.
+            // `take` removed it from the index. It returns as it is now, claimed or not.
             self.inner.outbox.follow(id, &[before], std::slice::from_ref(of));
             if is_claimed {
                 claimed.push(ClaimedOutbox {

@@ -1,4 +1,4 @@
-//! Changes of rows, and what may be due for one.
+//! Changes of rows, and the search for rows that are due.
 
 use super::{
     MemoryStore,
@@ -38,7 +38,7 @@ impl MemoryStore {
             return Committed::Stale(None);
         };
         let row = next.after(&kept.row, now);
-        // Dropped once the shard is unlocked.
+        // Dropped when the shard is unlocked.
         let old_request = request.map(|request| std::mem::replace(&mut kept.request, request));
         let old_response = match response {
             Response::Keep => None,
@@ -71,10 +71,10 @@ impl MemoryStore {
         Committed::Stale(self.tasks(id).get(id).map(|kept| Box::new(kept.row.clone())))
     }
 
-    /// Puts the key of a task into the room it belongs in, now that the task has ended or was run again.
+    /// Moves the key of a task to where it is counted, after the task has ended or was run again.
     ///
-    /// Names come before shards, so this is a step of its own after the one that changed the task, and both are looked at
-    /// anew: whoever comes between finds the key known, and in one room or the other.
+    /// Names come before shards in the lock order. Therefore this is a separate step after the change of the task, and
+    /// it reads both anew. In between, the key is known, and counted in one of the two places.
     fn place_key(&self, id: RequestId) {
         let room = &self.inner.room;
         let mut names = self.names();
@@ -92,7 +92,7 @@ impl MemoryStore {
             }
             Some(KeptKey::Ended(key)) => {
                 let freed = names.revive(&key, id);
-                // Forgotten meanwhile, it is not the task's any more.
+                // If the key was removed meanwhile, the task has none any more.
                 kept.key = freed.is_some().then_some(KeptKey::Own(key));
                 kept.weigh(room);
                 freed.unwrap_or(0)
@@ -105,7 +105,7 @@ impl MemoryStore {
         room.shrink(freed);
     }
 
-    /// Removes a task of which `holds` holds, with its name. Its key outlives it.
+    /// Removes a task if `holds` is true of its row, and its name. Its key outlives it.
     pub(super) fn remove_if(&self, id: RequestId, holds: impl Fn(&Row) -> bool) -> bool {
         let tasks = self.tasks(id);
         let Some(kept) = tasks.get(id).filter(|kept| holds(&kept.row)) else {
@@ -115,7 +115,7 @@ impl MemoryStore {
         let (mut names, mut tasks) = match is_named {
             false => (None, tasks),
             true => {
-                // Names come before shards: let go, take both, look again.
+                // Names come before shards in the lock order: unlock, lock both, and check again.
                 drop(tasks);
                 let names = self.names();
                 (Some(names), self.tasks(id))
@@ -174,7 +174,7 @@ impl MemoryStore {
         Candidates { now, rows }
     }
 
-    /// The rows of these tasks, as far as they are there and still due.
+    /// The rows of these tasks, without those that are gone or not due any more.
     fn candidates(&self, ids: Vec<RequestId>, why: Why, still: impl Fn(&Row) -> bool) -> Vec<Candidate> {
         let rows = ids.into_iter().filter_map(|id| {
             let row = self.tasks(id).get(id).filter(|kept| still(&kept.row))?.row.clone();

@@ -1,8 +1,8 @@
-//! Keys that have outlived their tasks: how much room they take, and which goes first.
+//! The keys of ended tasks: how much room they take, and which is removed first.
 //!
-//! A key is remembered for its window, which is a day by default and longer than most tasks are kept. Charged to the room
-//! of the tasks, keys would fill it in the end, and nothing could make room: so they have a bound of their own. A live task's
-//! key is never among them: it is what keeps the task from running twice.
+//! A key is kept for its window, which is a day by default and longer than most tasks are kept. If keys were counted in
+//! the room of the tasks, they would fill it in the end, and nothing could be dropped to make room. So they have a
+//! bound of their own. The key of a live task is never among them: it keeps the task from running twice.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,7 +12,7 @@ use std::{
 use super::names::weight_of_key;
 use crate::{store::kit::ClientKey, task::Tenant};
 
-/// The keys of tasks that have ended or are gone, in that order.
+/// The keys of tasks that have ended or are gone, in this order.
 #[derive(Debug)]
 pub(super) struct EndedKeys {
     bytes: usize,
@@ -20,15 +20,15 @@ pub(super) struct EndedKeys {
     order: BTreeMap<Place, Arc<ClientKey>>,
     shares: HashMap<Option<Tenant>, Share>,
     next: u64,
-    /// How many were forgotten for want of room.
+    /// How many keys were removed to make room.
     pub(super) forgotten: u64,
 }
 
-/// Which of them it is.
+/// The position of a key in the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place(u64);
 
-/// What one tenant has of them.
+/// The keys of one tenant.
 #[derive(Debug, Default)]
 struct Share {
     bytes: usize,
@@ -36,8 +36,8 @@ struct Share {
 }
 
 impl EndedKeys {
-    /// Room for so many bytes of them, of which one tenant has at most half, so that its keys cannot push out those of all
-    /// others. No tenant is one as well.
+    /// With `max_bytes` of room. One tenant may use at most half, so that its keys do not displace those of all others.
+    /// Tasks without a tenant count as one tenant.
     pub(super) fn new(max_bytes: usize) -> Self {
         Self {
             bytes: 0,
@@ -65,7 +65,7 @@ impl EndedKeys {
         place
     }
 
-    /// Takes one out, and says how many bytes it took.
+    /// Removes a key, and returns how many bytes it took.
     pub(super) fn remove(&mut self, place: Place) -> usize {
         let Some(key) = self.order.remove(&place) else { return 0 };
         let weight = weight_of_key(&key);
@@ -84,8 +84,8 @@ impl EndedKeys {
         self.order.get(&place).cloned()
     }
 
-    /// Which is to be forgotten now that one of `tenant` has come: its own oldest if it has more than its share, else the
-    /// oldest of all if there is more than room for.
+    /// The key to remove after one of `tenant` was added: the tenant's oldest if it uses more than its share, or else
+    /// the oldest of all if there are more than the bound allows.
     pub(super) fn beyond(&self, tenant: Option<&Tenant>) -> Option<Place> {
         let own = self.shares.get(&tenant.cloned());
         match own.filter(|own| own.bytes > self.max_bytes / 2) {

@@ -1,4 +1,4 @@
-//! Taking tasks in, and making room for them.
+//! Inserting tasks, and making room for them.
 
 use super::{
     MemoryStore,
@@ -17,19 +17,19 @@ impl MemoryStore {
         loop {
             match self.try_insert(&mut task, weight) {
                 Some(insertion) => return insertion,
-                // No lock is held here. Another insert may take the room that is made: then this one makes more.
+                // No lock is held here. If another insert takes the room that is made, this one makes more.
                 None if self.inner.room.could_hold(weight) && self.make_room_for(weight) => {}
                 None => return Insertion::Full(FullReason::Storage),
             }
         }
     }
 
-    /// Stores the task, if there is room for it. It is left where it is if there is not: a store that has been up for a while
-    /// is full, and every insert into it has to make room first.
+    /// Stores the task, if there is room for it. Otherwise leaves the task in `given`: a store that has run for a while
+    /// is full, and every insert must make room first.
     fn try_insert(&self, given: &mut Option<NewRow>, weight: usize) -> Option<Insertion> {
         let task = given.as_ref()?;
         let (id, now) = (task.record.id, self.inner.now());
-        // Held to the end: between the look-up and the insert nobody else may take the name.
+        // Locked until the end: no other insert may take the name between the look-up and the insert.
         let mut names = Names::concern(task).then(|| self.names());
         if let Some(names) = &names {
             if let Some(known) = self.known(id, KnownBy::Id, None) {
@@ -90,7 +90,7 @@ impl MemoryStore {
         Some(Insertion::New(row))
     }
 
-    /// What to answer for a task that is known, if it is there. `digest` is that of the key it is known by.
+    /// The answer for a known task, if it is still there. `digest` is that of its key, if it is known by its key.
     fn known(&self, id: RequestId, by: KnownBy, digest: Option<RequestDigest>) -> Option<Insertion> {
         let row = self.tasks(id).get(id)?.row.clone();
         Some(Insertion::Known {

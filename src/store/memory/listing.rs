@@ -1,4 +1,4 @@
-//! Lists and counts: the shards' tasks merged into one order.
+//! Lists and counts: merges the tasks of all shards into one order.
 
 use std::collections::VecDeque;
 
@@ -43,7 +43,7 @@ impl MemoryStore {
         counts
     }
 
-    /// The next tasks of one shard. Filters are applied outside its lock: a text search takes microseconds.
+    /// The next tasks of one shard. Filters are applied after it is unlocked: a text search takes microseconds.
     fn chunk(&self, shard: usize, order: SortOrder, after: Option<Moment>, count: usize) -> VecDeque<(Moment, Seen)> {
         let tasks = self.inner.shards[shard].lock();
         let moments = tasks.shelf.created.behind(after, order, count).into_iter();
@@ -70,7 +70,7 @@ impl Seen {
     }
 }
 
-/// The tasks of all shards in one order, fetched a few at a time, one shard's lock at a time.
+/// The tasks of all shards in one order. Reads a few at a time, and locks one shard at a time.
 struct Merge<'a> {
     store: &'a MemoryStore,
     order: SortOrder,
@@ -79,7 +79,7 @@ struct Merge<'a> {
     last: Option<Moment>,
 }
 
-/// What was fetched of a shard and not yet given out.
+/// What was read of a shard and not yet returned.
 struct Ahead {
     fetched: VecDeque<(Moment, Seen)>,
     exhausted: bool,

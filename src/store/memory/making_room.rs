@@ -1,12 +1,12 @@
-//! Making room: what goes so that something else can be kept.
+//! Making room: what is dropped so that other data can be kept.
 
 use super::MemoryStore;
 use crate::task::RequestId;
 
 impl MemoryStore {
-    /// Makes room for a task of this weight, or some of it. False if there is nothing that could go.
+    /// Makes room for a task of this weight, or some of it. `false` if there is nothing to drop.
     ///
-    /// Called without a lock. What is freed may be taken by somebody else: then the caller asks again.
+    /// Called without a lock. Another insert may take the room; then the caller calls this again.
     pub(super) fn make_room_for(&self, weight: usize) -> bool {
         let room = &self.inner.room;
         if self.drop_oldest_at_rest(None) {
@@ -15,7 +15,8 @@ impl MemoryStore {
         if room.has_all_tasks() {
             return false;
         }
-        // Only live tasks and keys are left. A key that is remembered a while longer is worth less than a request.
+        // Only tasks that cannot be dropped and keys are left. The rest of a key's window is worth less than a new
+        // request.
         let freed = self.names().make_room(room.excess(weight));
         if let Some(freed) = freed {
             room.shrink(freed);
@@ -23,21 +24,21 @@ impl MemoryStore {
         freed.is_some()
     }
 
-    /// Makes up for what was written to this task, which is never refused. The task itself stays, however large: it is to
-    /// be read by whoever waits for it, until the next one wants the room. So there is never more than one too many, as far
-    /// as others are at rest.
+    /// Drops other tasks after this one has grown: its data is never refused. The task itself stays, whatever its size,
+    /// because clients wait for it; a later write may drop it. So at most one task is beyond the bound, as far as there
+    /// are others that can be dropped.
     ///
     /// Called without a lock.
     pub(super) fn make_up_for(&self, id: RequestId) {
         while self.inner.room.excess(0) > 0 && self.drop_oldest_at_rest(Some(id)) {}
     }
 
-    /// Drops the task that came to rest first. False if there is none but the one that is spared.
+    /// Drops the task that came to rest first, other than `spared`. `false` if there is none.
     fn drop_oldest_at_rest(&self, spared: Option<RequestId>) -> bool {
         while let Some(shard) = self.inner.room.oldest() {
             let oldest = self.inner.shards[shard].lock().shelf.longest_at_rest();
             let Some((_, mut id)) = oldest else {
-                // Somebody else removed it: look again.
+                // Another thread removed it: look again.
                 continue;
             };
             if Some(id) == spared {

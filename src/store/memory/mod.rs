@@ -1,32 +1,35 @@
-//! Tasks in this process's memory.
-//!
-//! The readable statement of what a store does, and a fast one.
+//! Tasks in this process's memory: a fast store, and one to read as an example.
 //!
 //! # Why shards
 //!
-//! Most tasks are born claimed: inserted already owned by the process that accepted them, and settled soon after. Neither
-//! step may wait for a lock that all tasks share. So tasks are spread over [`SHARDS`] parts by the random bits of their
-//! ids, each behind a lock of its own, and the common life touches one shard twice and a few atomic counters.
+//! Most tasks are born claimed: the process that accepts them owns them from the insert on, and settles them soon
+//! after. Neither step may wait for a lock that all tasks share. Therefore the random bits of the id spread tasks over
+//! [`SHARDS`] parts, each behind a lock of its own. The usual life of a task locks one shard twice and changes a few
+//! atomic counters.
 //!
-//! The shards are the truth. What spans them are indexes, each behind its own lock, touched only by the tasks they are
-//! for: the [queue](Queue) by tasks that wait, the [outbox](Outbox) and the [waiting](waiting) by tasks with completions,
-//! the [names](names) by tasks that have a name or key. [`shard::Tasks::replace`] is the one place that changes a row, and lets the indexes
-//! follow before the shard's lock is released.
+//! The shards are the source of truth. Indexes span the shards. Each has a lock of its own, and only the tasks in it
+//! touch it: the [queue](Queue) has the tasks that wait, the [outbox](Outbox) and the [waiting](waiting) those with
+//! completions, the [names](names) those with a name or key. [`shard::Tasks::replace`] makes every change that
+//! several indexes depend on, and updates them before the shard's lock is released. A claim of a delivery changes one
+//! outbox row, and updates the outbox itself. Leases and progress are in no index.
 //!
 //! # Lock order
 //!
-//! Names, then one shard, then the queue *or* the outbox *or* the waiting; never two shards at once, never two of the last.
-//! That is acyclic, so nothing can deadlock:
+//! Take names first, then one shard, then the queue, the outbox or the waiting. Never lock two shards at once, and
+//! never two of the last three. This order has no cycle, so there is no deadlock:
 //!
-//! - A named insert holds the names from its check to the end, so that no other insert of the name comes between.
-//! - A key moves to those of ended tasks, or back, in a step of its own after the task has ended or was run again: names and
-//!   shard are taken anew, in this order. Of several such steps the last one finds the task as it is.
-//! - Room is made without a lock, so what is to go may be gone already: then the next is looked for.
-//! - A record and its place in the queue change under the shard's lock, so an index entry is never newer than the record.
-//! - A claim takes candidates from the queue, lets go of it, and then asks each one's shard. Between the two the task may
-//!   be stopped, or ended by a rescue; the record says so, and the claim passes it over. No two claims get the same
-//!   candidate, since the first took it off its lane, and whoever puts the task back does so with a record to match.
-//!   Deliveries are claimed in the same way.
+//! - An insert with a name or key holds the names from its check to its end, so that no other insert of the same name
+//!   comes between.
+//! - The key of a task that has ended moves to the keys of ended tasks, and back when the task runs again. That is a
+//!   step of its own, which takes names and shard anew in this order. Of several such steps the last one sees the task
+//!   as it is.
+//! - Room is made without a lock. A task that was chosen may be gone already; then the next one is chosen.
+//! - A record and its place in the queue change under the shard's lock, so an index entry is never newer than the
+//!   record.
+//! - A claim takes candidates from the queue, releases it, and then locks the shard of each candidate. Between the two
+//!   steps the task may be stopped, or ended by a rescue. The record shows that, and the claim passes the task over.
+//!   Two claims never get the same candidate: the first takes it off its lane, and a step that puts the task back also
+//!   writes a matching record. Claims of deliveries work in the same way.
 
 mod claims;
 mod commit;
@@ -70,34 +73,37 @@ use crate::{
     time::{Clock, SystemClock, Timestamp},
 };
 
-/// A store in this process's memory: nothing to install, nothing to wait for, and nothing left when the process ends.
+/// A store in the memory of this process. It needs nothing else, and its tasks end with the process.
 ///
-/// For tests, for work that a client repeats anyway, and for finding out whether asynchronous invocation is what you
-/// want. Clones are handles of the same store, and several layers of one process may share it, each with a clone of its own,
-/// as processes share a store that has a server: they hear of each other's changes. Closing one clone, as a layer does when it
-/// is shut down, closes no other.
+/// Use it for tests, for work that clients can repeat, and to try asynchronous invocation. Clones are handles of one
+/// store. Several layers of one process may share the store, each with a clone of its own, as processes share a store
+/// with a server: each handle receives news of the others' changes. Closing one clone, as a layer does at its shutdown,
+/// does not close the others.
 ///
-/// It is bounded, by tasks and by bytes. When it is full, the tasks that ended first are dropped, before their
-/// retention is over, so that new ones find room; one with a completion still to be delivered is kept. When only live
-/// tasks are left, inserts are refused as [`Full(Storage)`](crate::store::FullReason::Storage). A result, a log and an
-/// edited request are never refused: others are dropped for them at once, and when that is not enough, there is more than
-/// the bound says until live tasks end. A result that is larger than the whole store is kept until the next is written.
+/// The store is bounded, by tasks and by bytes. To make room for new tasks, a full store drops tasks that have ended,
+/// oldest first, before their retention is over. It does not drop a task with a completion that is still to be
+/// delivered. If it can drop no more, it refuses inserts as [`Full(Storage)`](crate::store::FullReason::Storage). It
+/// never refuses a result, a log or an edited request: it drops other tasks for them at once, and if that is not
+/// enough, it holds more than its bound until live tasks end. A result that is larger than the whole store is kept
+/// until the next one is written.
 ///
-/// **Keys** of live tasks are always remembered. Those of ended tasks, whether these are kept or not, are remembered for
-/// their window as long as they take a quarter of the bytes at most, and those of one tenant an eighth; tasks without a
-/// tenant are one tenant's. Beyond that the oldest are forgotten before their window is over, and counted:
-/// [`Counts::forgotten_keys`]. The default bound has room for 190,000 keys of 36 characters of one tenant: an hour and a
-/// half of 30 a second. When live tasks need the room, they go as well. No request is refused for the sake of keys.
+/// **Keys** of live tasks are always kept. Keys of ended tasks are kept for their window, even after the task is gone,
+/// as long as all of them take at most a quarter of the bytes, and those of one tenant at most an eighth; tasks without
+/// a tenant count as one tenant. Beyond that, the oldest keys are removed before their window is over, and counted in
+/// [`Counts::forgotten_keys`]. The default bound has room for 190,000 keys of 36 characters of one tenant: an hour and
+/// a half at 30 a second. If live tasks need the room, these keys are removed as well. No request is refused because of
+/// keys.
 ///
-/// **Completions** that wait for somebody who does not answer keep their tasks, which cannot be dropped as long. All of
-/// these together have half of the store, and those for one host that clients name an eighth. Beyond that the longest
-/// waiting are given up, shown as failed with the reason, and told to probes; their tasks can be dropped then. A completion
-/// for a host that does answer, or for a destination that is only slow, is not given up.
+/// **Completions** for destinations and hosts that do not answer keep their tasks in the store, which cannot drop them.
+/// All of these tasks together may use half of the store, and those for one host that clients name an eighth. Beyond
+/// that, the completions that have waited longest are given up: they are shown as failed with this reason, and reported
+/// to probes. Then their tasks can be dropped. A completion for a host that answers, or for a destination that is only
+/// slow, is not given up.
 ///
 /// # Cancel safety
 ///
-/// Every operation takes effect when it is called, not when its future is polled: dropping the future loses the answer
-/// and nothing else. Only [`news`](TaskStore::news) waits.
+/// Every operation takes effect when it is called, not when its future is polled: dropping the future loses only the
+/// answer. Only [`news`](TaskStore::news) waits.
 ///
 /// # Examples
 ///
@@ -110,7 +116,7 @@ use crate::{
 pub struct MemoryStore {
     inner: Arc<Inner>,
     news: NewsHandle,
-    /// Of this clone alone: another engine may still use the tasks, or be built on them later.
+    /// For this clone only: another engine may still use the tasks, or be built on them later.
     closed: AtomicBool,
 }
 
@@ -121,7 +127,7 @@ impl MemoryStore {
         Self::builder().build()
     }
 
-    /// A store to be made with bounds or a clock of your own.
+    /// A builder, to set the bounds or the clock.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder::default()
     }
@@ -136,7 +142,7 @@ impl MemoryStore {
 }
 
 impl Clone for MemoryStore {
-    /// The same store, open.
+    /// Another handle of the same store. It is open, even if this one is closed.
     fn clone(&self) -> Self {
         Self::over(self.inner.clone())
     }
@@ -150,7 +156,7 @@ impl Default for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No payloads, and no locks: it may be printed from under one.
+        // Without payloads, and without taking locks: the caller may hold one.
         f.debug_struct("MemoryStore")
             .field("tasks", &self.inner.room.tasks())
             .field("bytes", &self.inner.room.bytes())
@@ -160,7 +166,9 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
-/// Makes a [`MemoryStore`].
+/// Builds a [`MemoryStore`].
+///
+/// See the example of [`MemoryStore`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MemoryStoreBuilder {
@@ -170,34 +178,34 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// How many tasks are kept by default, ended ones included: a few minutes' worth to look at on a busy server, in about
-    /// 100 MB with small bodies.
+    /// How many tasks are kept by default, including ended ones: those of a few minutes on a busy server, in about 100
+    /// MB with small bodies.
     pub const MAX_TASKS: usize = 100_000;
 
     /// How many bytes of requests, responses, logs and keys are kept by default.
     pub const MAX_BYTES: usize = 512 * 1024 * 1024;
 
-    /// Reads the time from `clock` instead of the computer's.
+    /// Reads the time from `clock` instead of the computer's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// How many tasks are kept, ended ones included: [`MAX_TASKS`](Self::MAX_TASKS) unless said otherwise.
+    /// How many tasks are kept, including ended ones. The default is [`MAX_TASKS`](Self::MAX_TASKS).
     pub const fn max_tasks(mut self, tasks: usize) -> Self {
         self.max_tasks = tasks;
         self
     }
 
-    /// How many bytes of requests, responses, logs and keys are kept, and of what else is of any length:
-    /// [`MAX_BYTES`](Self::MAX_BYTES) unless said otherwise. What every task takes alike, about 1 KB, is bounded by
-    /// [`max_tasks`](Self::max_tasks).
+    /// How many bytes are kept of requests, responses, logs, keys and other data of variable length. The default is
+    /// [`MAX_BYTES`](Self::MAX_BYTES). The fixed part of every task, about 1 KB, does not count:
+    /// [`max_tasks`](Self::max_tasks) bounds it.
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// The store, empty.
+    /// Builds an empty store.
     #[must_use]
     pub fn build(self) -> MemoryStore {
         let inner = Inner {
@@ -226,11 +234,11 @@ impl Default for MemoryStoreBuilder {
     }
 }
 
-/// Which part of the bytes the keys of ended tasks have at most. The tasks keep the rest, and what keys do not use.
+/// The keys of ended tasks may use the bytes divided by this. The tasks may use the rest, and what the keys leave free.
 const KEYS_SHARE: usize = 4;
 
-/// Many more than the cores of a large machine that could be inside one at the same moment: a shard is held for about
-/// 100 ns. More would only make lists and rescues longer.
+/// Many more than the cores that are in a shard at the same moment, even on a large machine: a shard is locked for
+/// about 100 ns. More shards would only make lists and rescues slower.
 const SHARDS: usize = 32;
 
 struct Inner {
@@ -352,7 +360,7 @@ impl TaskStore for MemoryStore {
             let mut tasks = self.tasks(lease.id);
             let held = tasks.get_mut(lease.id).filter(|kept| kept.row.is_held_by(lease.token));
             let Some(kept) = held else { return false };
-            // No index knows of the progress.
+            // Progress is in no index.
             kept.row.columns.progress = Some(progress);
             let grown = kept.weigh(&self.inner.room);
             drop(tasks);
@@ -438,7 +446,7 @@ impl TaskStore for MemoryStore {
     }
 }
 
-/// The operations themselves, done when called.
+/// The operations themselves. They take effect when they are called.
 impl MemoryStore {
     fn open(&self) -> StoreResult<()> {
         match self.closed.load(Ordering::Acquire) {

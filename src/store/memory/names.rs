@@ -1,4 +1,4 @@
-//! What tasks are known by to their clients: names, and keys with a window of their own.
+//! Names and keys of tasks. Keys have a window of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,12 +15,12 @@ use crate::{
     time::Timestamp,
 };
 
-/// Names of tasks that are kept, and keys of tasks whether kept or not.
+/// The names of the tasks that are kept, and the keys of tasks, kept or not.
 #[derive(Debug)]
 pub(super) struct Names {
     names: BTreeMap<(TaskName, Option<Tenant>), RequestId>,
     keys: HashMap<Arc<ClientKey>, Key>,
-    // Whose window ends next.
+    // The keys by the end of their windows.
     windows: BTreeSet<(Timestamp, Arc<ClientKey>)>,
     ended: EndedKeys,
 }
@@ -28,25 +28,26 @@ pub(super) struct Names {
 #[derive(Clone, Copy, Debug)]
 struct Key {
     known: KnownKey,
-    /// Where it is among those of ended tasks. One of a live task is in its room, and never forgotten for want of it.
+    /// Its position among the keys of ended tasks. `None` for the key of a live task: it is counted with its task, and
+    /// never removed to make room.
     ended: Option<Place>,
 }
 
-/// What the names say about a task that is to be stored.
+/// What the names and keys of other tasks mean for a new task.
 #[derive(Debug)]
 pub(super) enum Lookup {
-    /// Nothing.
+    /// The name and the key are unknown.
     Unknown,
-    /// It is this one; a key brings its own digest.
+    /// This task has the name or the key already; a key comes with its digest.
     Known(RequestId, KnownBy, Option<RequestDigest>),
-    /// Its name is one task and its key another.
+    /// The name belongs to one task and the key to another.
     Conflict,
 }
 
-/// What a remembered key takes beside its texts: 290 to 370 as maps grow, as measured with 20,000 to 120,000 of them.
+/// The memory for a key in addition to its texts: 290 to 370 bytes as maps grow, measured with 20,000 to 120,000 keys.
 const KEY_BYTES: usize = 320;
 
-/// About how many bytes a key takes to remember.
+/// About how many bytes of memory a key takes.
 pub(super) fn weight_of_key(key: &ClientKey) -> usize {
     let tenant = key.tenant.as_ref().map_or(0, |tenant| tenant.as_str().len());
     let caller = key.caller.as_ref().map_or(0, |caller| caller.as_str().len());
@@ -54,7 +55,7 @@ pub(super) fn weight_of_key(key: &ClientKey) -> usize {
 }
 
 impl Names {
-    /// Nothing, and room for the keys of ended tasks.
+    /// Empty, with `max_ended` bytes for the keys of ended tasks.
     pub(super) fn new(max_ended: usize) -> Self {
         Self {
             names: BTreeMap::new(),
@@ -64,7 +65,7 @@ impl Names {
         }
     }
 
-    /// Whether `task` has a name or key at all.
+    /// Whether `task` has a name or a key.
     pub(super) fn concern(task: &NewRow) -> bool {
         task.record.name.is_some() || task.key.is_some()
     }
@@ -81,8 +82,8 @@ impl Names {
         }
     }
 
-    /// Notes the name and key of a task that is being stored. Answers its key, and how many bytes were freed by replacing
-    /// one past its window that had not been pruned.
+    /// Adds the name and key of a task that is being stored. Returns its key, and how many bytes were freed because it
+    /// replaces a key past its window.
     pub(super) fn note(&mut self, task: &NewRow, now: Timestamp) -> (Option<Arc<ClientKey>>, usize) {
         let record = &task.record;
         if let Some(name) = name_of(record) {
@@ -98,7 +99,7 @@ impl Names {
         (Some(key), freed)
     }
 
-    /// Forgets the name of a task, if it is still that one's.
+    /// Removes the name of a task, if the name is still that task's.
     pub(super) fn forget(&mut self, record: &TaskRecord) {
         if let Some(name) = name_of(record)
             && self.names.get(&name) == Some(&record.id)
@@ -107,8 +108,8 @@ impl Names {
         }
     }
 
-    /// The task of this key has ended, or is gone: from now on it is one of those that may be forgotten. Answers how many
-    /// bytes it takes, and how many were freed by forgetting others; or none if it is not known any more as that task's.
+    /// Moves the key of a task that has ended or is gone to the keys of ended tasks. Returns how many bytes it takes
+    /// there, and how many bytes were freed by removing others; `None` if the key is not this task's any more.
     pub(super) fn end(&mut self, key: &ClientKey, id: RequestId) -> Option<(usize, usize)> {
         let (shared, of) = self.keys.get_key_value(key)?;
         if of.known.id != id || of.ended.is_some() {
@@ -124,16 +125,16 @@ impl Names {
         Some((weight_of_key(key), freed))
     }
 
-    /// The task of this key runs again: it is in the task's room from now on. Answers how many bytes that is, or none if
-    /// the key was forgotten meanwhile.
+    /// Moves the key of a task that runs again back to the task. Returns how many bytes that is, or `None` if the key
+    /// was removed meanwhile.
     pub(super) fn revive(&mut self, key: &ClientKey, id: RequestId) -> Option<usize> {
         let of = self.keys.get_mut(key).filter(|of| of.known.id == id)?;
         self.ended.remove(of.ended.take()?);
         Some(weight_of_key(key))
     }
 
-    /// Forgets keys of ended tasks, the oldest first, until so many bytes are freed. Answers how many were; none if they
-    /// do not have as many.
+    /// Removes keys of ended tasks, oldest first, until `bytes` are freed. Returns how many were freed; `None`, without
+    /// removing any, if the keys have fewer.
     pub(super) fn make_room(&mut self, bytes: usize) -> Option<usize> {
         if self.ended.bytes() < bytes {
             return None;
@@ -145,12 +146,12 @@ impl Names {
         Some(freed)
     }
 
-    /// How many keys were forgotten before their window was over.
+    /// How many keys were removed before the end of their windows.
     pub(super) const fn forgotten(&self) -> u64 {
         self.ended.forgotten
     }
 
-    /// The tasks of this name in `scope`.
+    /// The tasks with this name in `scope`.
     pub(super) fn named(&self, scope: &Scope, name: &TaskName) -> Vec<RequestId> {
         if let Scope::One(tenant) = scope {
             let name = (name.clone(), tenant.clone());
@@ -162,8 +163,8 @@ impl Names {
             .collect()
     }
 
-    /// Forgets up to `limit` keys past their window: how many, and how many bytes that freed. One of a live task stays in
-    /// its room until it ends.
+    /// Removes up to `limit` keys past their window. Returns how many, and how many bytes that freed. The bytes of a
+    /// live task's key stay counted with the task until it ends.
     pub(super) fn prune(&mut self, limit: usize, now: Timestamp) -> (usize, usize) {
         let (mut count, mut freed) = (0, 0);
         while count < limit {
@@ -184,7 +185,7 @@ impl Names {
         freed
     }
 
-    /// Forgets a key, if it is known. Answers how many bytes of the ended ones' room that freed.
+    /// Removes a key, if it is known. Returns how many bytes that freed among the keys of ended tasks.
     fn remove(&mut self, key: &ClientKey) -> usize {
         let Some((shared, of)) = self.keys.remove_entry(key) else {
             return 0;

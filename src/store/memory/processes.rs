@@ -1,4 +1,4 @@
-//! What the processes on the store have said of themselves. Here they are engines of one process.
+//! The presences of the engines that use the store. All of them are in this process.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// The latest of each.
+/// The latest presence of each engine.
 #[derive(Debug, Default)]
 pub(super) struct Processes(Mutex<HashMap<WorkerId, (Presence, Timestamp)>>);
 

@@ -1,22 +1,22 @@
-//! How much the store holds, and how much it may.
+//! How much the store holds, and how much it may hold.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::SHARDS;
 use crate::store::kit::Shelf;
 
-/// Counters that every insert and every settlement touch, so atomics and no lock.
+/// Every insert and every settlement changes these counters, so they are atomics without a lock.
 #[derive(Debug)]
 pub(super) struct Room {
     tasks: Padded<AtomicUsize>,
     bytes: Padded<AtomicUsize>,
     max_tasks: usize,
     max_bytes: usize,
-    // For each shard, when the oldest task ended that may be dropped: finds the one to drop without 32 locks.
+    // For each shard, when its oldest task that may be dropped came to rest. Finds the shard without taking 32 locks.
     oldest: [AtomicU64; SHARDS],
 }
 
-/// Two counters on one cache line would make two cores wait for each other twice.
+/// With two counters on one cache line, two cores would wait for each other twice.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Padded<T>(T);
@@ -34,12 +34,12 @@ impl Room {
         }
     }
 
-    /// Whether a task of this weight could be kept if there were no other.
+    /// Whether an empty store could keep a task of this weight.
     pub(super) const fn could_hold(&self, weight: usize) -> bool {
         self.max_tasks > 0 && weight <= self.max_bytes
     }
 
-    /// Takes room for one task of this weight, if there is.
+    /// Takes room for one task of this weight, if there is enough.
     pub(super) fn reserve(&self, weight: usize) -> bool {
         if !add_within(&self.tasks.0, 1, self.max_tasks) {
             return false;
@@ -51,13 +51,13 @@ impl Room {
         fits
     }
 
-    /// A task of this weight is gone.
+    /// Frees the room of a task of this weight.
     pub(super) fn release(&self, weight: usize) {
         self.tasks.0.fetch_sub(1, Ordering::Relaxed);
         self.shrink(weight);
     }
 
-    /// What cannot be refused: a response, a log, an edited request.
+    /// Takes room for data that cannot be refused: a response, a log, an edited request.
     pub(super) fn grow(&self, weight: usize) {
         if weight > 0 {
             self.bytes.0.fetch_add(weight, Ordering::Relaxed);
@@ -70,12 +70,12 @@ impl Room {
         }
     }
 
-    /// By how many bytes there is more than there may be, once so many have come.
+    /// How many bytes beyond the bound the store would hold with `more` bytes.
     pub(super) fn excess(&self, more: usize) -> usize {
         self.bytes().saturating_add(more).saturating_sub(self.max_bytes)
     }
 
-    /// Whether there are as many tasks as there may be.
+    /// Whether the bound on the number of tasks is reached.
     pub(super) fn has_all_tasks(&self) -> bool {
         self.tasks() >= self.max_tasks
     }
@@ -88,17 +88,17 @@ impl Room {
         self.bytes.0.load(Ordering::Relaxed)
     }
 
-    /// Notes which tasks `shard` could drop. Called under its lock.
+    /// Updates the oldest task that may be dropped of `shard`. Called under the shard's lock.
     pub(super) fn note_oldest(&self, shard: usize, shelf: &Shelf) {
         let first = shelf.longest_at_rest().map_or(NONE, |(at, _)| at.as_millis());
         let published = &self.oldest[shard];
-        // Mostly unchanged: a load leaves the line shared between the cores.
+        // Usually it is the same. Reading it leaves the cache line shared between the cores.
         if published.load(Ordering::Relaxed) != first {
             published.store(first, Ordering::Relaxed);
         }
     }
 
-    /// The shard with the oldest task that may be dropped.
+    /// The shard with the task that came to rest first.
     pub(super) fn oldest(&self) -> Option<usize> {
         let ended = self.oldest.iter().map(|at| at.load(Ordering::Relaxed));
         let (shard, at) = ended.enumerate().min_by_key(|(_, at)| *at)?;

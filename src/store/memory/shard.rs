@@ -1,4 +1,4 @@
-//! One part of the tasks, and the indexes that follow every change of a record.
+//! One part of the tasks, and the indexes that are updated with every change of a row.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry as MapEntry},
@@ -20,19 +20,19 @@ use crate::{
     time::Timestamp,
 };
 
-/// A part of the tasks behind a lock of its own. Aligned, so that two neighbours' locks share no cache line.
+/// A part of the tasks behind a lock of its own. The alignment keeps the locks of two shards off one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Shard(Mutex<Tasks>);
 
 impl Shard {
     pub(super) fn lock(&self) -> MutexGuard<'_, Tasks> {
-        // A panic under the lock would be a bug in `lifecycle`; that one task is odd then, and the others are well.
+        // Only a bug in `lifecycle` could panic under the lock. It may leave one task in disorder, but not the others.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All that is kept of one task.
+/// Everything that is kept of one task.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) row: Row,
@@ -40,21 +40,21 @@ pub(super) struct Kept {
     pub(super) response: Option<Payload>,
     pub(super) logs: Option<Box<Log>>,
     pub(super) key: Option<KeptKey>,
-    /// About how many bytes it takes to keep, as far as the room knows.
+    /// About how many bytes it takes, as counted in the room.
     weight: usize,
 }
 
-/// The key that a task came with, and in whose room it is.
+/// The key that a task came with, and where its bytes are counted.
 #[derive(Debug)]
 pub(super) enum KeptKey {
-    /// In the task's.
+    /// With the task.
     Own(Arc<ClientKey>),
-    /// In that of the keys of ended tasks.
+    /// With the keys of ended tasks.
     Ended(Arc<ClientKey>),
 }
 
 impl Kept {
-    /// A task that room was made for.
+    /// A task that room was reserved for.
     pub(super) fn new(row: Row, request: Payload, key: Option<Arc<ClientKey>>, weight: usize) -> Self {
         Self {
             row,
@@ -66,13 +66,13 @@ impl Kept {
         }
     }
 
-    /// About how many bytes a task takes to keep that is to be stored.
+    /// About how many bytes a new task takes.
     pub(super) fn weight_of_new(task: &NewRow) -> usize {
         let key = ClientKey::of(task).map_or(0, |key| weight_of_key(&key));
         task.request.len() + task.record.weight() + key
     }
 
-    /// Lets the room follow a change of what is kept. Answers whether it is more now.
+    /// Updates the room after a change of the task. Answers whether the task takes more now.
     pub(super) fn weigh(&mut self, room: &Room) -> bool {
         let response = self.response.as_ref().map_or(0, Payload::len);
         let logs = self.logs.as_ref().map_or(0, |logs| logs.weight());
@@ -84,18 +84,18 @@ impl Kept {
         };
         let weight = self.request.len() + self.row.record.weight() + response + logs + progress + key;
         let before = std::mem::replace(&mut self.weight, weight);
-        // Others must not see less between the two than there is.
+        // Grow before shrinking: in between, other threads must not see less than there is.
         room.grow(weight.saturating_sub(before));
         room.shrink(before.saturating_sub(weight));
         weight > before
     }
 
-    /// About how many bytes it takes to keep.
+    /// About how many bytes it takes.
     pub(super) const fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Whether its key is in another room than it should be, since the task has ended or was run again.
+    /// Whether its key is counted in the wrong place, because the task has ended or was run again.
     pub(super) const fn is_key_misplaced(&self) -> bool {
         match &self.key {
             Some(KeptKey::Own(_)) => self.row.columns.state.is_terminal(),
@@ -105,11 +105,11 @@ impl Kept {
     }
 }
 
-/// What is left to be done about a change once the shard is unlocked.
+/// What is left to do after a change, once the shard is unlocked.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub(super) struct Replaced {
-    /// Something may be runnable that was not.
+    /// A task may have become runnable.
     pub(super) work: bool,
     /// The task takes more room than before.
     pub(super) grown: bool,
@@ -117,7 +117,7 @@ pub(super) struct Replaced {
     pub(super) key: bool,
 }
 
-/// What is outside of a shard and follows a change in it.
+/// The indexes outside of a shard that are updated with a change in it.
 pub(super) struct Around<'a> {
     pub(super) shard: usize,
     pub(super) queue: &'a Queue,
@@ -128,10 +128,10 @@ pub(super) struct Around<'a> {
 
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    /// Boxed, so that growing moves pointers, and the room that a map keeps free is small.
+    /// Boxed, so that a growing map moves pointers, and its free places are small.
     kept: HashMap<RequestId, Box<Kept>, IdHash>,
     pub(super) shelf: Shelf,
-    /// Those that a worker holds: who looks for lapsed leases looks at these and no others.
+    /// The tasks that a worker holds. Only these are searched for lapsed leases.
     held: HashSet<RequestId, IdHash>,
 }
 
@@ -149,8 +149,8 @@ impl Tasks {
         self.get(id).filter(|kept| kept.row.is_in(scope))
     }
 
-    /// Adds a task that [`get`](Self::get) did not find. One that waits is put into the queue by the caller, who holds
-    /// the queue's lock to have checked its limits.
+    /// Adds a task that [`get`](Self::get) did not find. If the task waits, the caller puts it into the queue, whose
+    /// lock it holds for the check of the limits.
     pub(super) fn add(&mut self, kept: Kept) {
         self.shelf.follow(None, Some(&kept.row));
         if kept.row.columns.is_held() {
@@ -161,8 +161,8 @@ impl Tasks {
         }
     }
 
-    /// Puts another row in the place of a task's, and lets every index follow. **The** place where a row is changed in a
-    /// way that matters to an index; all of it happens under this shard's lock.
+    /// Replaces the row of a task and updates every index, all of it under the shard's lock. Every change of a row that
+    /// an index depends on is made here, except for a claim of a delivery.
     pub(super) fn replace(&mut self, row: Row, around: &Around<'_>) -> Replaced {
         let Some(kept) = self.kept.get_mut(&row.id) else {
             return Replaced::default();
@@ -190,9 +190,10 @@ impl Tasks {
         }
     }
 
-    /// Takes a task out with all that hangs on it. Its name and key are the caller's business.
+    /// Removes a task and everything that belongs to it, except its name and key, which the caller removes.
     ///
-    /// It is handed to the caller, who drops it once the shard is unlocked: that takes longer than all else under it.
+    /// Returns the task, so that the caller can drop it after the shard is unlocked: dropping takes longer than
+    /// everything else here.
     #[must_use]
     pub(super) fn remove(&mut self, id: RequestId, around: &Around<'_>) -> Option<Box<Kept>> {
         let kept = self.kept.remove(&id)?;
@@ -210,7 +211,7 @@ impl Tasks {
         Some(kept)
     }
 
-    /// Tasks whose lease ran out.
+    /// Tasks whose lease has run out.
     pub(super) fn lapsed(&self, now: Timestamp) -> impl Iterator<Item = RequestId> {
         self.held
             .iter()
@@ -218,13 +219,13 @@ impl Tasks {
             .filter(move |id| self.get(*id).is_some_and(|kept| kept.row.columns.has_lapsed(now)))
     }
 
-    /// Held tasks of which this is so.
+    /// Held tasks for which `holds` is true.
     pub(super) fn held_where(&self, holds: impl Fn(&&Kept) -> bool) -> Vec<RequestId> {
         let held = self.held.iter().filter_map(|id| self.get(*id));
         held.filter(holds).map(|kept| kept.row.id).collect()
     }
 
-    /// Adds this shard's numbers to `counts`.
+    /// Adds the counts of this shard to `counts`.
     pub(super) fn count_into(&self, counts: &mut Counts, scope: &Scope) {
         self.shelf.tally.count_into(counts, scope);
     }
@@ -232,14 +233,15 @@ impl Tasks {
 
 type IdHash = BuildHasherDefault<IdHasher>;
 
-/// Uses the random half of a request id as its hash: it was made by this program, not chosen by a stranger.
+/// Uses the random half of a request id as its hash. This program made the id, so no client can choose it to cause
+/// collisions.
 #[derive(Debug, Default)]
 pub(super) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn write(&mut self, bytes: &[u8]) {
         let random = bytes.last_chunk().map_or(0, |last| u64::from_be_bytes(*last));
-        // The two fixed bits of a UUID are at the top of it, where the map wants entropy as well.
+        // The two fixed bits of a UUID are its top bits, where the map needs entropy as well.
         self.0 = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
@@ -250,7 +252,7 @@ impl Hasher for IdHasher {
     }
 }
 
-/// Which of `shards` a task is in: by bits that its place in the shard's map does not depend on.
+/// The shard of a task. Uses bits that do not affect its place in the shard's map.
 pub(super) const fn shard_of(id: RequestId, shards: usize) -> usize {
     id.as_bytes()[9] as usize % shards
 }

@@ -1,9 +1,9 @@
-//! Ended tasks that wait for somebody to be told: how much of the room they have, and for whom.
+//! Ended tasks with completions to be delivered: how much room they use, and for which destinations and hosts.
 //!
-//! Such a task cannot be dropped, so whoever does not answer could fill the store with them. They have a share of the room:
-//! half of it for all who do not answer together, and an eighth for one host that clients name. Who answers, the store does
-//! not know: it is told when it is [asked](Due::Crowded) which are beyond these shares. That one is exceeded, if all that are
-//! waited for did not answer, it says [without being asked](crate::store::QueueHint::crowded).
+//! Such a task cannot be dropped, so receivers that do not answer could fill the store with them. They have a share of
+//! the room: half of it for all that do not answer together, and an eighth for one host that clients name. The caller
+//! passes which of them answer [with the search](crate::store::Due::Crowded) for tasks beyond these shares. The
+//! [hint](crate::store::QueueHint::crowded) says whether a share would be exceeded if none of them answered.
 
 use std::{
     cmp::Reverse,
@@ -20,14 +20,14 @@ use crate::{
     time::Timestamp,
 };
 
-/// An index behind a lock of its own, taken last of all.
+/// An index behind a lock of its own, which is taken last.
 #[derive(Debug)]
 pub(super) struct Waiting {
     lines: Mutex<Lines>,
     crowded: AtomicBool,
-    /// What all who do not answer may have together.
+    /// The share of all destinations and hosts that do not answer.
     all: Load,
-    /// What a host may have that clients name.
+    /// The share of one host that clients name.
     host: Load,
 }
 
@@ -36,11 +36,11 @@ struct Lines {
     tasks: HashMap<RequestId, Waits>,
     lines: HashMap<Line, Held>,
     all: Load,
-    /// How many hosts have more than their share.
+    /// How many hosts use more than their share.
     beyond: usize,
 }
 
-/// What a task waits for.
+/// The destinations and hosts that a task waits for.
 #[derive(Debug)]
 struct Waits {
     since: Timestamp,
@@ -56,7 +56,7 @@ enum Line {
     Host(Arc<str>),
 }
 
-/// Who waits in a line, longest first.
+/// The tasks that wait for one destination or host, longest waiting first.
 #[derive(Debug, Default)]
 struct Held {
     load: Load,
@@ -70,7 +70,7 @@ struct Load {
 }
 
 impl Load {
-    /// A part of it, and room for one task at least.
+    /// A part of the load, with room for at least one task.
     fn part(self, of: usize) -> Self {
         Self {
             tasks: (self.tasks / of).max(1),
@@ -93,7 +93,7 @@ impl Load {
     }
 }
 
-/// Whether a task of such a row is one of them.
+/// Whether a task with this row is in the index.
 pub(super) fn waits(row: &Row) -> bool {
     row.columns.state.is_terminal() && !row.outbox.is_empty()
 }
@@ -112,12 +112,12 @@ impl Waiting {
         }
     }
 
-    /// Whether a share would be exceeded if nobody answered.
+    /// Whether a share would be exceeded if no destination and no host answered.
     pub(super) fn is_crowded(&self) -> bool {
         self.crowded.load(Ordering::Relaxed)
     }
 
-    /// Notes what a task is now, that waited before or does now, and how many bytes it takes.
+    /// Updates the index for a task that waited before or waits now. `bytes` is how much it takes.
     pub(super) fn follow(&self, id: RequestId, row: Option<&Row>, bytes: usize) {
         let now = row.filter(|row| waits(row)).map(|row| Waits {
             since: row.columns.ended_at.unwrap_or(Timestamp::ZERO),
@@ -135,7 +135,8 @@ impl Waiting {
         }
     }
 
-    /// Up to `max` tasks whose completions are beyond the shares of those who do not answer, the longest waiting first.
+    /// Up to `max` tasks whose completions are beyond the shares of destinations and hosts that do not answer, longest
+    /// waiting first.
     pub(super) fn beyond(&self, answers: &Answers, max: usize) -> Vec<(RequestId, Why)> {
         if !self.is_crowded() {
             return Vec::new();
@@ -155,7 +156,8 @@ impl Waiting {
                 }
             }
         }
-        // Whoever does not answer goes for what they have too much themselves, and others for the rest only.
+        // First those that do not answer, as far as they exceed the share alone; then the unknown ones, for the rest
+        // only.
         let load = picked.rest_of(silent.iter());
         picked.take(&silent, load, self.all, Why::Crowded);
         let load = picked.rest_of(silent.iter().chain(&unknown));
@@ -208,7 +210,7 @@ impl Lines {
     }
 }
 
-/// Tasks that are beyond a share.
+/// The tasks picked that are beyond a share.
 struct Picked<'a> {
     lines: &'a Lines,
     max: usize,
@@ -228,7 +230,7 @@ impl<'a> Picked<'a> {
         }
     }
 
-    /// Picks of those who wait in these lines, the longest first, until no more than their share is left of the load.
+    /// Picks tasks of these lines, longest waiting first, until the rest of the load is within the share.
     fn take(&mut self, of: &[&Held], mut load: Load, share: Load, why: Why) {
         if !load.exceeds(share) {
             return;
@@ -246,7 +248,7 @@ impl<'a> Picked<'a> {
         }
     }
 
-    /// What is left in these lines. One that waits in several is there once, as far as that can be told.
+    /// The load that is left in these lines. Counts a task in several lines once, as far as that can be computed.
     fn rest_of<'b>(&self, of: impl Iterator<Item = &'b &'b Held>) -> Load {
         let (tasks, bytes) = of.fold((0, 0), |(tasks, bytes), held| {
             (tasks + held.load.tasks, bytes + held.load.bytes)
@@ -274,7 +276,7 @@ fn lines_of(row: &Row) -> Box<[Line]> {
             (true, Some(host)) => Line::Host(host.into()),
             _ => Line::Of(of.destination.clone()),
         };
-        // Completions of several run-throughs may wait for the same.
+        // Completions of several generations may have the same line.
         if !lines.contains(&line) {
             lines.push(line);
         }
@@ -282,7 +284,7 @@ fn lines_of(row: &Row) -> Box<[Line]> {
     lines.into()
 }
 
-/// Who waits in these lines, longest first. One that waits in several comes several times.
+/// The tasks in these lines, longest waiting first. A task in several lines comes several times.
 fn longest(lines: &[&Held]) -> impl Iterator<Item = RequestId> {
     let mut rest: Vec<_> = lines.iter().map(|held| held.order.iter().copied()).collect();
     let heads = rest.iter_mut().enumerate();

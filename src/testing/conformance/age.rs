@@ -1,4 +1,4 @@
-//! Tasks that waited too long.
+//! The age of tasks that wait.
 
 use super::{
     Harness, Subject,
@@ -6,7 +6,8 @@ use super::{
 };
 use crate::task::{NewTask, TaskState, lifecycle::Rescue};
 
-/// Nobody waits for its answer any more; running it would keep it from those whose answer is waited for.
+/// A task that has waited too long expires. Clients do not wait for its answer any more, and running it would delay
+/// other tasks.
 pub async fn an_over_age_task_expires_and_never_runs(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let old = NewTask {
@@ -33,7 +34,7 @@ pub async fn an_over_age_task_expires_and_never_runs(harness: &dyn Harness) {
     assert_eq!(store.claim_ids(&worker("w"), 10).await, []);
 }
 
-/// The age of a delayed task begins when it may run.
+/// The age of a delayed task counts from the time when it may run.
 pub async fn a_delay_is_not_held_against_a_task(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let delayed = NewTask {
@@ -47,7 +48,7 @@ pub async fn a_delay_is_not_held_against_a_task(harness: &dyn Harness) {
     assert_eq!(store.claim_ids(&worker("w"), 10).await, [delayed.id]);
 }
 
-/// A task that retries does not do so for ever.
+/// A task that retries expires as well, so that retries do not go on for ever.
 pub async fn a_retry_that_is_too_old_expires(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = NewTask {
@@ -61,7 +62,7 @@ pub async fn a_retry_that_is_too_old_expires(harness: &dyn Harness) {
     assert_eq!(store.rescue_one(task.id).await, Some(Rescue::Expired));
 }
 
-/// Age is about waiting: a task that runs is left alone.
+/// Age limits the time of waiting. A task that runs does not expire.
 pub async fn a_running_task_does_not_expire(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = NewTask {

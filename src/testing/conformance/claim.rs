@@ -1,4 +1,4 @@
-//! Handing tasks to workers.
+//! Claims of tasks by workers.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     task::{NewTask, TaskState},
 };
 
-/// Several workers ask for the same few tasks, all at once.
+/// Several workers claim the same few tasks at the same time. Each task goes to one of them.
 pub async fn a_task_is_claimed_by_one_worker_only(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() {
@@ -33,11 +33,11 @@ pub async fn a_task_is_claimed_by_one_worker_only(harness: &dyn Harness) {
     }
 }
 
-/// By the time they may run, then by id.
+/// Claims take tasks in the order of the time when they may run, then by id.
 pub async fn claims_come_oldest_first(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let mut tasks: Vec<_> = [5, 1, 3, 1, 0, 3].map(|units| (units, a_task().id)).into();
-    // The ids count up; stored in another order, they are still what decides between equals.
+    // The ids count up. The tasks are stored in another order, and ids still decide between equal times.
     for at in [3, 0, 5, 1, 4, 2] {
         let (delay, id) = tasks[at];
         let task = NewTask {
@@ -61,7 +61,7 @@ pub async fn claims_come_oldest_first(harness: &dyn Harness) {
     assert_eq!(delays, [0, 1, 1, 3, 3, 5].map(Some));
 }
 
-/// However often it is asked for.
+/// A claim does not return a delayed task before its time, however often it is repeated.
 pub async fn a_delayed_task_is_not_claimed_early(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = NewTask {
@@ -76,7 +76,8 @@ pub async fn a_delayed_task_is_not_claimed_early(harness: &dyn Harness) {
     assert_eq!(store.claim_ids(&worker("w"), 10).await, [task.id]);
 }
 
-/// So that the second crash names the culprit and not its neighbours.
+/// A worker holds one suspect at a time, so that a second crash identifies its cause and does not count against other
+/// tasks.
 pub async fn suspects_are_claimed_one_at_a_time(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let dead = worker("dead");
@@ -122,7 +123,7 @@ pub async fn suspects_are_claimed_one_at_a_time(harness: &dyn Harness) {
     );
 }
 
-/// Two dispatchers of one worker ask at the same moment.
+/// Claims of one worker at the same moment take one suspect together.
 pub async fn suspects_claimed_at_once_are_still_one_at_a_time(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for round in 0..harness.rounds() / 10 {
@@ -151,7 +152,7 @@ pub async fn suspects_claimed_at_once_are_still_one_at_a_time(harness: &dyn Harn
     }
 }
 
-/// So that a worker knows how long it may sleep.
+/// A claim answers how long until the next task is due, so that the worker can sleep until then.
 pub async fn a_claim_says_when_the_next_task_is_due(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     assert_eq!(store.claim_for(&worker("w"), 1, LONG).await.next_due, None);
@@ -179,7 +180,7 @@ pub async fn a_claim_says_when_the_next_task_is_due(harness: &dyn Harness) {
     assert!(due > store.units(1) && due <= store.units(2), "{due:?}");
 }
 
-/// What a record tells of a claim.
+/// The record shows a claim before the handler runs: state, attempt, crash, token, worker, lease and history.
 pub async fn a_claim_is_written_down_before_the_handler_runs(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();

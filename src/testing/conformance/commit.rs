@@ -1,4 +1,4 @@
-//! Changes of rows: made whole or not at all, and only of the row they were decided on.
+//! Changes of rows: made whole or not at all, and only if the row is still the one that they were decided on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Somebody else was there first: nothing is done, and the row that is there now is the answer.
+/// Another change came first: nothing is changed, and the answer is the current row.
 pub async fn a_change_of_an_older_version_is_refused_with_the_row_as_it_is(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let id = store.insert_new(a_task()).await.id;
@@ -44,7 +44,7 @@ pub async fn a_change_of_an_older_version_is_refused_with_the_row_as_it_is(harne
     assert_eq!(payload(store.port(), id, Part::Response).await, None);
 }
 
-/// A change makes no task, neither one that is gone nor one that never was.
+/// A change does not create a task, whether the task was removed or never existed.
 pub async fn a_change_of_a_task_that_is_not_there_is_stale(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let id = store.insert_new(a_task()).await.id;
@@ -66,7 +66,7 @@ pub async fn a_change_of_a_task_that_is_not_there_is_stale(harness: &dyn Harness
     }
 }
 
-/// Whoever removes a task has seen that it may be removed, and it may be another one since.
+/// A removal is decided on a row that may be removed. If the row has changed since, nothing is removed.
 pub async fn a_removal_of_an_old_version_removes_nothing(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -92,7 +92,7 @@ pub async fn a_removal_of_an_old_version_removes_nothing(harness: &dyn Harness) 
     assert_eq!(rows(store.port(), lease.id).await, []);
 }
 
-/// Of changes that were decided on the same row at the same moment, one is made.
+/// Of changes decided on the same row at the same moment, exactly one is made.
 pub async fn of_changes_of_one_version_one_is_made(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let id = store.insert_new(a_task()).await.id;
@@ -114,7 +114,7 @@ pub async fn of_changes_of_one_version_one_is_made(harness: &dyn Harness) {
     }
 }
 
-/// A renewal raises no version. A rescue that was decided before it is refused all the same.
+/// A renewal raises no version. A rescue decided before the renewal is refused nevertheless.
 pub async fn a_change_of_a_lapsed_claim_is_refused_once_it_was_renewed(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let id = store.insert_new(a_task()).await.id;
@@ -144,7 +144,7 @@ pub async fn a_change_of_a_lapsed_claim_is_refused_once_it_was_renewed(harness: 
     );
 }
 
-/// Record, response and outbox come with one another: the row, the response and the completion are there at once.
+/// Row, response and completion appear together.
 pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let hook = Destination::new("hook");
@@ -171,7 +171,8 @@ pub async fn all_that_a_change_brings_is_there_with_it(harness: &dyn Harness) {
     assert_eq!(self::row(store.port(), id).await.outbox, row.outbox);
 }
 
-/// A claim of a completion raises no version. What was decided before it is refused, or its holder would be forgotten.
+/// A claim of a completion raises no version. A change decided before it is refused, because it would discard that
+/// claim.
 pub async fn a_change_of_the_outbox_depends_on_the_token_it_saw(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let hook = Destination::new("hook");
@@ -197,7 +198,7 @@ pub async fn a_change_of_the_outbox_depends_on_the_token_it_saw(harness: &dyn Ha
     }
 }
 
-/// Changes that are committed together are each made or refused by themselves, and answered in their order.
+/// Of changes committed together, each is made or refused on its own. The answers are in their order.
 pub async fn changes_made_together_are_answered_in_their_order(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let mut rows = Vec::new();
@@ -221,7 +222,7 @@ pub async fn changes_made_together_are_answered_in_their_order(harness: &dyn Har
     assert!(store.port().commit_all(Vec::new()).await.expect("commit").is_empty());
 }
 
-/// What a claim hands out is the row as it is kept from then on, under a version and a token of its own.
+/// A claim returns the row as it is stored, with a new version and a new token.
 pub async fn a_claimed_row_is_the_row_that_is_kept(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let id = store.insert_new(a_task()).await.id;
@@ -233,7 +234,8 @@ pub async fn a_claimed_row_is_the_row_that_is_kept(harness: &dyn Harness) {
     assert_eq!(*kept.restore(), claimed[0].record);
 }
 
-/// Whether its record knows of the claim or not.
+/// The row of a task that is born claimed equals that of a task that was claimed, whether its record contains the claim
+/// or not.
 pub async fn a_task_that_is_born_claimed_is_as_one_that_was_claimed(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for knows in [false, true] {
@@ -268,7 +270,7 @@ pub async fn a_task_that_is_born_claimed_is_as_one_that_was_claimed(harness: &dy
     }
 }
 
-/// Neither it nor a report of progress refuses a change that was decided before it.
+/// A change decided before a renewal or a report of progress is still made.
 pub async fn a_renewal_raises_no_version(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -290,7 +292,7 @@ pub async fn a_renewal_raises_no_version(harness: &dyn Harness) {
     assert!(is_done(&commit(store.port(), settled).await));
 }
 
-/// Who asks for the stop saw the lease as it was some time ago.
+/// A stop keeps the renewed lease and the progress, though it was decided on an earlier row.
 pub async fn a_held_task_that_is_stopped_keeps_its_renewed_lease_and_its_progress(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -314,14 +316,14 @@ pub async fn a_held_task_that_is_stopped_keeps_its_renewed_lease_and_its_progres
     assert_eq!(renewed, [Renewal::Renewed { stop: true }]);
 }
 
-/// However long ago it was decided: the store's clock says when now is.
+/// Times in a change count from the store's time at the commit, however long ago the change was decided.
 pub async fn times_are_counted_from_when_a_change_is_made(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
     let late = async |step: &dyn Fn(&mut TaskRecord, Timestamp)| {
         let before = row(store.port(), lease.id).await;
         let change = changed(&before, store.port(), step);
-        // One to spare: what a store says is now may not be what it goes by.
+        // With one unit to spare: the time that a store shows may differ from the time that it decides by.
         let made_at = store.port().now().saturating_add(store.units(5));
         store.pass(6).await;
         assert!(is_done(&commit(store.port(), change).await));
@@ -344,7 +346,8 @@ pub async fn times_are_counted_from_when_a_change_is_made(harness: &dyn Harness)
     assert_eq!(store.claim_ids(&worker("w"), 1).await, [lease.id]);
 }
 
-/// Two processes may see the same: the commit decides which of them has it.
+/// A search for due rows changes nothing. Two processes may find the same rows; the commit decides which of them
+/// changes a row.
 pub async fn looking_for_what_is_due_changes_nothing(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let too_old = NewTask {
@@ -397,7 +400,7 @@ pub async fn looking_for_what_is_due_changes_nothing(harness: &dyn Harness) {
     assert_eq!(left.iter().map(|found| &found.row).collect::<Vec<_>>(), [too_old]);
 }
 
-/// What is due, by id: tasks are made in the order of their ids.
+/// The rows that are due, by id: the test makes tasks in the order of their ids.
 async fn due(store: &dyn TaskStore, what: &Due, max: usize) -> Vec<Candidate> {
     let mut found = store.due(what.clone(), max).await.expect("due").rows;
     found.sort_unstable_by_key(|candidate| candidate.row.id);
@@ -425,12 +428,12 @@ async fn commit(store: &dyn TaskStore, change: Change) -> Committed {
     store.commit(change).await.expect("commit")
 }
 
-/// A change that can be told from others.
+/// A change that writes `what` into the record, to tell it from other changes.
 fn saying(row: &Row, what: &str, store: &dyn TaskStore) -> Change {
     changed(row, store, |record, _| record.life.error = Some(what.into()))
 }
 
-/// The change from a row to what a step makes of its record now.
+/// The change from a row to the result of `step` on its record now.
 fn changed(row: &Row, store: &dyn TaskStore, step: impl FnOnce(&mut TaskRecord, Timestamp)) -> Change {
     let (mut row, now) = (row.clone(), store.now());
     step(Arc::make_mut(row.restore()), now);

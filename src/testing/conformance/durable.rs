@@ -1,4 +1,4 @@
-//! What survives, and who may share it. A store that lacks an ability must have declared so.
+//! What survives the end of a process. A store that lacks an ability must declare so.
 
 use super::{
     Harness, Subject,
@@ -13,7 +13,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// Tasks in every state with their requests, responses, logs, keys and completions; and what was running is rescued.
+/// Tasks in six states, with their requests, responses, logs, keys and completions, are as before. The task that was
+/// running is rescued.
 pub async fn reopening_loses_nothing_that_was_acknowledged(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let here = Destination::LOCAL;
@@ -46,7 +47,7 @@ pub async fn reopening_loses_nothing_that_was_acknowledged(harness: &dyn Harness
     assert_eq!(store.deliveries(&here, LONG).await.len(), 1);
     let counts = store.counts(&Scope::All).await.expect("counts");
     assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 6);
-    // A store that nobody shares knows as it is opened that the worker is gone; others find out when its lease lapses.
+    // A rescue finds the running task: in an exclusive store at once, in a shared one when its lease has lapsed.
     let mut claimed = store.claim_ids(&worker("w"), 10).await;
     store.pass(2).await;
     let _ = store.rescue(10).await.expect("rescue");
@@ -59,7 +60,7 @@ pub async fn reopening_loses_nothing_that_was_acknowledged(harness: &dyn Harness
     );
 }
 
-/// Whoever watches hears of every crash, once, whether the store found out as it was opened or as the leases lapsed.
+/// A rescue reports every crash exactly once, whether it was found when the store was opened or when a lease lapsed.
 pub async fn a_rescue_tells_of_what_a_dead_process_had(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let here = Destination::LOCAL;
@@ -91,7 +92,7 @@ pub async fn a_rescue_tells_of_what_a_dead_process_had(harness: &dyn Harness) {
     told.sort_by_key(|(id, _)| *id);
     expected.sort_by_key(|(id, _)| *id);
     assert_eq!(told, expected);
-    assert!(outbox, "somebody is to be told of one of them");
+    assert!(outbox, "one of them has a completion to deliver");
     assert_eq!(store.rescue(10).await.expect("rescue").tasks, [], "once");
     let mut claimed = store.claim_ids(&worker("w"), 10).await;
     claimed.sort_unstable();
@@ -100,7 +101,7 @@ pub async fn a_rescue_tells_of_what_a_dead_process_had(harness: &dyn Harness) {
     assert_eq!(claimed, runnable);
 }
 
-/// All that is kept of a task, in one comparable piece.
+/// Everything that is stored about a task, as one value to compare.
 async fn story(store: &Subject<'_>, id: crate::task::RequestId) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         store.record(id).await,
@@ -110,9 +111,9 @@ async fn story(store: &Subject<'_>, id: crate::task::RequestId) -> impl PartialE
     )
 }
 
-/// Its completion was on its way as the process died, and it waits to run again. Whoever claims it keeps it, and whoever
-/// takes the completion, whenever the rescue comes that the completion needs.
-pub async fn a_rescue_takes_nothing_from_who_claimed_it_since(harness: &dyn Harness) {
+/// When the process died, a completion of the task was claimed, and the task waited to run again. A worker that claims
+/// the task keeps it, and so does a process that claims the completion, even if the rescue comes later.
+pub async fn a_rescue_takes_nothing_from_a_later_claim(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let here = Destination::LOCAL;
     let lease = store.insert_born(a_task_telling(&here), &worker("w"), LONG).await;
@@ -126,7 +127,7 @@ pub async fn a_rescue_takes_nothing_from_who_claimed_it_since(harness: &dyn Harn
     let mut claimed = store.claim_for(&worker("v"), 10, LONG).await.tasks;
     let mut due = store.deliveries(&here, LONG).await;
     let rescued = store.rescue(10).await.expect("rescue");
-    assert_eq!(rescued.tasks, [], "nobody had the task");
+    assert_eq!(rescued.tasks, [], "no worker held the task");
     claimed.extend(store.claim_for(&worker("v"), 10, LONG).await.tasks);
     due.extend(store.deliveries(&here, LONG).await);
     assert_eq!((claimed.len(), due.len()), (1, 1), "each once");
@@ -135,7 +136,7 @@ pub async fn a_rescue_takes_nothing_from_who_claimed_it_since(harness: &dyn Harn
     ));
 }
 
-/// It is set aside as `Invalid`, and counted, and the tasks behind it are run.
+/// A task that cannot be read is set aside and counted, and the tasks behind it run.
 pub async fn a_corrupt_record_does_not_stop_the_queue(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let spoilt = a_task();
@@ -160,10 +161,10 @@ pub async fn a_corrupt_record_does_not_stop_the_queue(harness: &dyn Harness) {
         Err(error) => assert_eq!(error.kind(), StoreErrorKind::Corrupt),
     }
     let counts = store.counts(&Scope::All).await.expect("counts");
-    assert!(counts.set_aside > 0, "whoever watches the store hears of it");
+    assert!(counts.set_aside > 0, "the counts show the damaged value");
 }
 
-/// The engine is done with it; whoever is not hears of it.
+/// Operations of a closed store answer `Unavailable`.
 pub async fn a_closed_store_is_unavailable(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();

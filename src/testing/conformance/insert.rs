@@ -1,4 +1,4 @@
-//! Storing a task, and being told that it is known.
+//! Inserts of tasks, new and known.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     task::{Caller, CapturedRequest, Filter, Labels, NewTask, Scope, TaskRef, TaskState},
 };
 
-/// What was stored is what is found, down to a header value that is not UTF-8.
+/// A task is read as it was stored, even with a header value that is not UTF-8.
 pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let mut headers = HeaderMap::new();
@@ -69,7 +69,7 @@ pub async fn an_inserted_task_can_be_read_back_byte_for_byte(harness: &dyn Harne
     assert_eq!(claimed[0].request, request);
 }
 
-/// The answer to an insert may be lost; the insert is then repeated.
+/// If the answer to an insert is lost, the insert can be repeated.
 pub async fn an_insert_is_safe_to_repeat(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = NewTask {
@@ -101,7 +101,7 @@ pub async fn the_same_key_and_request_gives_the_same_task(harness: &dyn Harness)
     store.insert_new(other).await;
 }
 
-/// The store says that the requests differ; refusing is the API's part.
+/// The store reports that the requests differ. The API refuses the second one.
 pub async fn the_same_key_and_another_request_is_refused(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let first = a_task_keyed("k", 1);
@@ -112,10 +112,12 @@ pub async fn the_same_key_and_another_request_is_refused(harness: &dyn Harness) 
     assert!(store.task(second.id).await.is_err(), "nothing was stored");
 }
 
-/// Callers choose their keys without knowing of each other's. Names are addresses: of each there is one in a tenant.
+/// Callers choose their keys independently, so keys belong to a caller. Names are addresses: a tenant has each name
+/// once.
 pub async fn keys_are_each_caller_s_own_and_names_are_not(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    // What runs into each other where it is put together without a mark between: `bo` and `b`, whose key begins with `o`.
+    // Caller `bo` with key `k`, and caller `b` with key `ok`: the texts are equal if they are joined without a
+    // separator.
     let callers = [(None, "ok"), (Some("bo"), "k"), (Some("b"), "ok"), (Some("bo"), "ok")];
     for tenant in [None, Some("anna")] {
         let of = |caller: Option<&str>, key: &str, request| NewTask {
@@ -147,10 +149,10 @@ pub async fn keys_are_each_caller_s_own_and_names_are_not(harness: &dyn Harness)
     }
 }
 
-/// A key is remembered when its task is gone, and forgotten when its window ends, whether the task is there or not.
+/// A key is kept when its task is gone. It is removed when its window ends, whether the task is there or not.
 pub async fn a_key_outlives_its_task_by_its_own_window(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    // With a name each, which goes when the task does: the key must not go with it.
+    // Each task has a name, which is removed with the task. The key must not be removed with it.
     let keyed = || {
         let task = a_task_keyed("k", 1);
         NewTask {
@@ -186,7 +188,7 @@ pub async fn a_key_outlives_its_task_by_its_own_window(harness: &dyn Harness) {
     store.insert_new(keyed()).await;
 }
 
-/// Two clients, or one that lost patience, send the same request at the same moment.
+/// Requests with the same key are sent at the same time, by two clients or by one that repeats. One of them is stored.
 pub async fn the_same_key_twice_at_once_inserts_one(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for round in 0..harness.rounds() {
@@ -195,7 +197,7 @@ pub async fn the_same_key_twice_at_once_inserts_one(harness: &dyn Harness) {
     }
 }
 
-/// A name is one task's at a time, in its tenant.
+/// In a tenant, a name belongs to one task at a time.
 pub async fn a_name_is_unique_in_its_tenant(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let first = a_task_called("job");
@@ -212,7 +214,7 @@ pub async fn a_name_is_unique_in_its_tenant(harness: &dyn Harness) {
     store.insert_new(annas).await;
 }
 
-/// As for keys.
+/// Requests with the same name are sent at the same time. One of them is stored.
 pub async fn the_same_name_twice_at_once_inserts_one(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for round in 0..harness.rounds() {
@@ -221,7 +223,7 @@ pub async fn the_same_name_twice_at_once_inserts_one(harness: &dyn Harness) {
     }
 }
 
-/// A lost reply is asked again while the first request is still on its way.
+/// A client repeats an insert while the first one is still under way.
 pub async fn the_same_id_twice_at_once_inserts_one(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() {
@@ -258,7 +260,7 @@ async fn insert_race(store: &Subject<'_>, task: impl Fn(usize) -> NewTask, by: K
     assert_eq!(store.counts(&Scope::All).await.expect("counts").queued(), before + 1);
 }
 
-/// A name that is pruned or deleted can be given again.
+/// A name can be used again when its task was pruned or deleted.
 pub async fn a_name_is_free_again_once_its_task_is_gone(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for removed in ["deleted", "pruned"] {
@@ -286,7 +288,7 @@ pub async fn a_name_is_free_again_once_its_task_is_gone(harness: &dyn Harness) {
     store.insert_new(a_task_called("job")).await;
 }
 
-/// Neither of the two is the answer.
+/// If the name belongs to one task and the key to another, the answer is a conflict, and nothing is stored.
 pub async fn a_name_and_a_key_of_two_tasks_are_a_conflict(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     store.insert_new(a_task_called("job")).await;
@@ -313,7 +315,7 @@ pub async fn a_name_and_a_key_of_two_tasks_are_a_conflict(harness: &dyn Harness)
     assert_eq!(known(&inserted), (one.id, KnownBy::Name, true));
 }
 
-/// A refused task leaves neither a record nor a name nor a key behind, and a known one is not refused.
+/// A refused task leaves no record, no name and no key. A known task is not refused.
 pub async fn full_is_refused_without_a_trace(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let limits = Limits {
@@ -362,7 +364,7 @@ pub async fn full_is_refused_without_a_trace(harness: &dyn Harness) {
     assert!(hint.queued.is_none_or(|queued| queued == 4) && hint.tenant_queued.is_none_or(|queued| queued == 2));
 }
 
-/// It is running from the first moment, and nobody else gets it.
+/// A task that is born claimed runs from the insert on, and no other worker gets it.
 pub async fn a_born_claimed_task_is_held(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
@@ -380,7 +382,7 @@ pub async fn a_born_claimed_task_is_held(harness: &dyn Harness) {
     assert_eq!(store.state(task.id).await, TaskState::Succeeded);
 }
 
-/// Many at once are stored or refused each as if it came alone, and answered in their order.
+/// Each of many inserts is stored or refused as if it came alone. The answers are in their order.
 pub async fn many_inserts_are_answered_in_their_order(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let first = a_task_keyed("k", 1);

@@ -1,4 +1,4 @@
-//! Holding a task, and losing it.
+//! Leases: holding a task, and losing it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// The handler of a worker that was taken for dead may still be running. Nothing it does is heard.
+/// The handler of a worker that was taken for dead may still run. Nothing that it does has an effect.
 pub async fn a_stale_token_changes_nothing(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
@@ -54,7 +54,7 @@ async fn changes_nothing(store: &Subject<'_>, stale: LeaseRef) {
     assert_eq!(lines, []);
 }
 
-/// Every process runs the rescue; one of them finds the task.
+/// Every process runs the rescue. Exactly one of them gets the task.
 pub async fn a_lapsed_lease_is_rescued_exactly_once(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() / 10 {
@@ -82,7 +82,7 @@ pub async fn a_lapsed_lease_is_rescued_exactly_once(harness: &dyn Harness) {
     }
 }
 
-/// However slow the handler, a lease that is renewed holds.
+/// A lease that is renewed holds, however slow the handler is.
 pub async fn a_renewed_lease_is_not_rescued(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
@@ -97,7 +97,7 @@ pub async fn a_renewed_lease_is_not_rescued(harness: &dyn Harness) {
     assert_eq!(store.rescue_one(task.id).await, Some(Rescue::Requeued));
 }
 
-/// Even before it is rescued: its holder was told to stop at that time.
+/// A lapsed lease cannot be renewed, even before the rescue: the worker has abandoned the attempt by then.
 pub async fn a_lapsed_lease_cannot_be_renewed(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let (kept, lapsed) = (a_task(), a_task());
@@ -115,7 +115,8 @@ pub async fn a_lapsed_lease_cannot_be_renewed(harness: &dyn Harness) {
     );
 }
 
-/// Renewal and rescue of a lease that has just run out: one of them has it, and the record agrees.
+/// A renewal and a rescue run at the same time after the lease has run out. The rescue gets the task, and the renewal
+/// is refused.
 pub async fn renewal_against_rescue_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() / 10 {
@@ -133,7 +134,7 @@ pub async fn renewal_against_rescue_has_one_winner(harness: &dyn Harness) {
     }
 }
 
-/// It has used up one of its crashes and none of its attempts.
+/// A rescue counts a crash, and no retry.
 pub async fn a_rescued_task_counts_a_crash_not_a_failure(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
@@ -156,7 +157,7 @@ pub async fn a_rescued_task_counts_a_crash_not_a_failure(harness: &dyn Harness) 
     );
 }
 
-/// A task that takes its process down with it is not given to every process in turn.
+/// A task that crashes its process is not given to one process after the other.
 pub async fn three_crashes_end_it_as_poison(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
@@ -177,7 +178,7 @@ pub async fn three_crashes_end_it_as_poison(harness: &dyn Harness) {
     assert_eq!(store.rescue_one(task.id).await, None);
 }
 
-/// A worker learns from its renewal that a stop was asked for.
+/// The answer to a renewal says that the task is to stop.
 pub async fn a_renewal_tells_of_a_stop(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -186,7 +187,7 @@ pub async fn a_renewal_tells_of_a_stop(harness: &dyn Harness) {
     assert_eq!(renewed, [Renewal::Renewed { stop: true }]);
 }
 
-/// A stop outlives the worker that was to obey it.
+/// The stop remains in effect when the worker is gone.
 pub async fn a_stopping_task_whose_worker_died_is_stopped(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("dead"), store.units(1)).await;
@@ -197,8 +198,8 @@ pub async fn a_stopping_task_whose_worker_died_is_stopped(harness: &dyn Harness)
     assert_eq!(store.claim_ids(&worker("w"), 10).await, []);
 }
 
-/// A handler that blocks the application's runtime must not make its neighbours look dead: renewals come from a thread
-/// with a runtime of its own, and need nothing that the blocked one drives.
+/// A handler that blocks the application's runtime must not let the leases of other tasks run out. Renewals come from a
+/// thread with a runtime of its own, and need nothing that the blocked runtime drives.
 pub async fn renewing_works_while_the_callers_runtime_is_blocked(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -209,7 +210,7 @@ pub async fn renewing_works_while_the_callers_runtime_is_blocked(harness: &dyn H
         let renewed = runtime.expect("a runtime").block_on(shared.renew(vec![lease], LONG));
         tell.send(renewed).expect("the test waits");
     });
-    // Every thread of this runtime is blocked until the renewal is done.
+    // Blocks every thread of this runtime until the renewal is done.
     let told = std::sync::Arc::new(std::sync::Mutex::new(told));
     let workers = tokio::runtime::Handle::current().metrics().num_workers();
     let (unblock, blocked) = std::sync::mpsc::channel::<()>();
@@ -234,7 +235,7 @@ pub async fn renewing_works_while_the_callers_runtime_is_blocked(harness: &dyn H
     renewer.join().expect("the renewer ends");
 }
 
-/// A rescue is bounded, and goes on where it left off.
+/// A rescue is bounded, and the next one continues with the rest.
 pub async fn a_rescue_does_no_more_than_it_is_asked_for(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..5 {

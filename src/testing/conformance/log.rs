@@ -1,4 +1,4 @@
-//! What a handler wrote while it ran.
+//! The log that a handler writes.
 
 use super::{
     Harness, Subject,
@@ -14,8 +14,8 @@ fn line(text: &str) -> LogLine {
     LogLine::new(Timestamp::from_millis(7), "INFO", "test", text)
 }
 
-/// Numbered from 1 without a gap, through all attempts; past its bound an attempt's log says that lines were dropped,
-/// and the next attempt begins with a bound of its own.
+/// Lines are numbered from 1 without a gap, through all attempts. An attempt has a bound; beyond it lines are dropped,
+/// and the last line says so. The next attempt has a bound of its own.
 pub async fn logs_keep_order_and_stay_under_their_bound(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;

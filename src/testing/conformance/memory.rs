@@ -1,4 +1,4 @@
-//! How the suite drives [`MemoryStore`].
+//! The harness for [`MemoryStore`].
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,7 +14,9 @@ use crate::{
     time::Timestamp,
 };
 
-/// Opens memory stores with a clock moved by hand: an example of a [`Harness`].
+/// Opens memory stores with a clock that the test moves: an example of a [`Harness`].
+///
+/// See the example of the [module](super).
 #[derive(Debug)]
 pub struct MemoryHarness {
     clock: ManualClock,
@@ -22,7 +24,7 @@ pub struct MemoryHarness {
 }
 
 impl MemoryHarness {
-    /// A harness with a clock of its own.
+    /// A new harness, with a clock of its own.
     #[must_use]
     pub fn new() -> Self {
         let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
@@ -67,7 +69,7 @@ impl Harness for MemoryHarness {
     }
 
     fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>> {
-        // "Another process" is another layer of this one.
+        // "Another process" is another layer of this process.
         let store = self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(async { Some(Arc::new(store) as Arc<dyn TaskStore>) })
     }

@@ -1,6 +1,7 @@
-//! The promises of [`TaskStore`], one test each, for every store there is.
+//! The promises of [`TaskStore`], as one test each, for any store.
 //!
-//! Whoever writes a store writes a [`Harness`] for it, which opens a fresh store and lets time pass, and then one line:
+//! To test your own store, implement [`Harness`] for it, which opens an empty store and lets time pass. Then write one
+//! line:
 //!
 //! ```
 //! # #![expect(clippy::needless_doctest_main, reason = "the macro makes test functions")]
@@ -10,14 +11,19 @@
 //! tower_respond_async::conformance!(memory, MemoryHarness::new());
 //! ```
 //!
-//! That makes one test per promise, so that a failure reads `memory::a_stale_token_changes_nothing`. What a store need not
-//! do, such as surviving the end of the process, is not skipped: the promise then checks that the store *declares* that it
-//! does not, in its [`Abilities`](crate::store::Abilities), and that the harness has no way of doing it either.
+//! The macro makes one test for each promise, so that a failure reads `memory::a_stale_token_changes_nothing`. A
+//! promise that a store need not keep, such as to survive the end of the process, is not skipped. It then checks that
+//! the store *declares* so in its [`Abilities`](crate::store::Abilities), and that the harness has no way to do it
+//! either.
 //!
-//! Races are run with real threads, a barrier and many rounds. A store with a clock of its own is tested against real
-//! time; all durations are multiples of [`Harness::unit`].
+//! Races run on real threads, with a barrier, for many rounds. A store that has its own clock is tested in real time;
+//! all durations are multiples of [`Harness::unit`].
 //!
-//! Beside the promises there is a [model](crate::testing::model), which takes random walks.
+//! Besides the promises there is a [model](crate::testing::model), for random operations.
+//!
+//! # Panics
+//!
+//! Every promise panics if the store does not keep it.
 
 mod memory;
 mod steps;
@@ -45,47 +51,59 @@ pub use self::memory::MemoryHarness;
 pub(crate) use self::subject::Subject;
 use crate::{error::BoxFuture, store::TaskStore, task::RequestId};
 
-/// What the suite needs to know of a store to test it. Every test makes one of its own.
+/// Opens and controls the store under test. Every test makes a harness of its own.
+///
+/// [`MemoryHarness`] is an example. The macro [`conformance!`](crate::conformance) and [`run`] test a store with it.
 pub trait Harness: fmt::Debug + Send + Sync {
-    /// A store with nothing in it. What was opened before is no longer used.
+    /// Opens an empty store. Stores that were opened before are not used any more.
     fn open(&self) -> BoxFuture<'_, Arc<dyn TaskStore>>;
 
-    /// Lets this much time pass on the store's clock: moves it, or waits.
+    /// Lets this much time pass on the store's clock: moves the clock, or waits.
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()>;
 
-    /// Puts the store's clock back by this much, as a server does that takes over with a slow clock. `false` if it cannot be.
+    /// Turns the store's clock back by this much, as when a server with a slow clock takes over. `false` if that is not
+    /// possible.
     fn set_back(&self, by: Duration) -> BoxFuture<'_, bool>;
 
-    /// The smallest time that the tests count on: enough for a hundred operations to be done in a fraction of it. A
-    /// second for a clock moved by hand, less for one that must be waited for.
+    /// The smallest duration that the tests rely on. A hundred operations must take only a fraction of it. Use a second
+    /// for a clock that the harness moves, and less for one that must be waited for.
     fn unit(&self) -> Duration;
 
-    /// How often the sides of a race are let loose on each other: as often as takes a second or two. The memory store
-    /// needs 2,000 rounds on two busy cores for a lock that is let go too early to be found out every time.
+    /// How often the sides of a race run against each other: at least 10, and as often as takes a second or two. The
+    /// memory store needs 2,000 rounds on two busy cores so that a lock that is released too early is found every time.
     fn rounds(&self) -> usize;
 
-    /// What the store that was opened last left behind when its process ended, opened again. `None` if nothing
-    /// survives that: then its durability must say so.
+    /// Opens again what the last opened store left behind when its process ended. `None` if nothing survives that: then
+    /// the store's durability must say so.
     fn reopen(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>>;
 
-    /// The store that was opened last, as another process would open it. `None` if it is refused there: then its
-    /// sharing must say so.
+    /// Opens the last opened store as another process would. `None` if that is refused: then the store's sharing must
+    /// say so.
     fn second(&self) -> BoxFuture<'_, Option<Arc<dyn TaskStore>>>;
 
-    /// Spoils what is stored of a task's request. `false` if there is nothing that could be spoilt: then nothing may
-    /// survive the end of the process either.
+    /// Damages the stored request of a task. `false` if there is nothing to damage: then nothing may survive the end of
+    /// the process either.
     fn corrupt(&self, id: RequestId) -> BoxFuture<'_, bool>;
 
-    /// Writes what is stored of a task as a newer build might: its record is of a [format](crate::task::TaskRecord::FORMAT)
-    /// that this one does not read. `false` if the store keeps no bytes: then nothing may survive the end of the process.
+    /// Rewrites a stored task as a newer build might: its record has a [format](crate::task::TaskRecord::FORMAT) that
+    /// this build does not read. `false` if the store keeps no bytes: then nothing may survive the end of the process.
     fn make_newer(&self, id: RequestId) -> BoxFuture<'_, bool>;
 }
 
-/// Runs one promise on a runtime with several threads, within two minutes. [`conformance!`](crate::conformance) calls it.
+/// Runs one promise on a runtime with several threads, for at most two minutes. [`conformance!`](crate::conformance)
+/// calls it.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::testing::conformance::{self, MemoryHarness};
+///
+/// conformance::run(&MemoryHarness::new(), conformance::insert::an_insert_is_safe_to_repeat);
+/// ```
 ///
 /// # Panics
 ///
-/// If the promise is not kept.
+/// If the promise is not kept, or takes longer than two minutes.
 pub fn run(harness: &dyn Harness, promise: impl AsyncFnOnce(&dyn Harness)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
@@ -100,15 +118,15 @@ pub fn run(harness: &dyn Harness, promise: impl AsyncFnOnce(&dyn Harness)) {
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Makes one test per promise of [`TaskStore`](crate::store::TaskStore), in a module of the name given.
+/// Makes one test for each promise of [`TaskStore`](crate::store::TaskStore), in a module with the given name.
 ///
-/// The expression is evaluated once in every test and gives its [`Harness`](crate::testing::conformance::Harness). See
-/// the [module page](crate::testing::conformance) for an example.
+/// Every test evaluates the expression once, and gets its [`Harness`](crate::testing::conformance::Harness) from it.
+/// See the [module page](crate::testing::conformance) for an example.
 #[macro_export]
 macro_rules! conformance {
     ($module:ident, $harness:expr $(,)?) => {
         mod $module {
-            #[allow(unused_imports)] // whether the harness needs them is not for this macro to know
+            #[allow(unused_imports)] // the harness may need none of them
             use super::*;
 
             $crate::__promises! { tests $harness }
@@ -116,10 +134,10 @@ macro_rules! conformance {
     };
 }
 
-/// The promises a store is tested for, each with its theme.
+/// All promises that the suite tests, each as its theme and its name.
 pub const PROMISES: &[(&str, &str)] = crate::__promises! { names };
 
-/// **The** list of promises, by theme, and what can be made of it. A test compares it with the functions there are.
+/// The only list of promises, by theme. A test compares it with the functions in the theme modules.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __promises {
@@ -216,13 +234,13 @@ macro_rules! __promises {
                 a_running_task_does_not_expire;
             outbox:
                 the_outbox_entry_appears_with_the_state_for_every_way_to_end
-                only_who_asked_is_told
+                only_subscribed_destinations_get_a_completion
                 a_delivery_is_claimed_by_one_deliverer_only
                 a_delivery_whose_lease_ran_out_is_due_again
                 a_delivery_is_retried_at_its_time
                 a_completion_is_made_due_again_on_request
                 pending_completions_are_counted
-                a_completion_that_nobody_takes_is_given_up
+                an_unclaimed_completion_is_given_up
                 a_rerun_leaves_earlier_completions_on_their_way
                 a_rerun_is_refused_while_too_many_completions_are_pending;
             query:
@@ -248,29 +266,29 @@ macro_rules! __promises {
             durable:
                 reopening_loses_nothing_that_was_acknowledged
                 a_rescue_tells_of_what_a_dead_process_had
-                a_rescue_takes_nothing_from_who_claimed_it_since
+                a_rescue_takes_nothing_from_a_later_claim
                 a_corrupt_record_does_not_stop_the_queue
                 a_closed_store_is_unavailable;
             shared:
                 two_processes_share_the_work
-                a_change_made_elsewhere_is_heard_or_seen_by_a_glance
+                a_change_made_elsewhere_is_in_the_news_or_seen_by_a_glance
                 a_glance_changes_with_every_change
-                a_stop_elsewhere_is_heard
-                work_stored_elsewhere_is_heard
+                a_stop_elsewhere_is_in_the_news
+                work_stored_elsewhere_is_in_the_news
                 limits_hold_for_two_processes_within_their_batches
                 the_same_key_in_two_processes_at_once_inserts_one
                 suspects_of_two_workers_run_one_each
                 a_delivery_is_claimed_by_one_process
                 two_processes_prune_and_rescue_each_task_once
-                who_beats_is_seen_and_who_stops_is_not
+                a_process_that_beats_is_seen_and_one_that_stopped_is_not
                 counts_agree_across_processes
                 a_task_of_a_newer_build_at_the_head_does_not_stop_the_queue
                 a_clock_that_goes_back_makes_nothing_due_early
                 a_named_value_is_changed_by_one_of_several
-                a_named_value_changed_elsewhere_is_heard;
+                a_named_value_changed_elsewhere_is_in_the_news;
             pools:
                 claims_keep_to_the_maximum_of_each_pool
-                a_pool_that_nobody_names_is_claimed_with_the_others
+                a_pool_that_no_claim_names_is_claimed_with_the_others
                 a_tenant_at_its_limit_is_passed_over
                 limits_hold_for_each_pool
                 tasks_of_a_spared_pool_do_not_expire
@@ -284,7 +302,7 @@ macro_rules! __promises {
 mod tests {
     use super::*;
 
-    /// The list is a macro's, so nothing else would notice a promise that is written and never run.
+    /// The list is in a macro, so the compiler does not report a promise that is written and never run.
     #[test]
     fn every_promise_that_is_written_is_on_the_list() {
         let themes = [

@@ -1,4 +1,4 @@
-//! Completions on their way.
+//! Completions, from the end of a task to their delivery.
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ use crate::{
 
 const HERE: Destination = Destination::LOCAL;
 
-/// Success, failure, stop (queued and running), expiry and poison: whoever asked is told.
+/// Success, failure, stop (queued and running), expiry and poison: every destination of the task gets a completion.
 pub async fn the_outbox_entry_appears_with_the_state_for_every_way_to_end(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let telling = || a_task_telling(&HERE);
@@ -76,8 +76,8 @@ pub async fn the_outbox_entry_appears_with_the_state_for_every_way_to_end(harnes
     }
 }
 
-/// Only for the kinds of end that were asked for, and once for each destination.
-pub async fn only_who_asked_is_told(harness: &dyn Harness) {
+/// A destination gets a completion only for the ways to end that it subscribed to, and only one.
+pub async fn only_subscribed_destinations_get_a_completion(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let there = Destination::new("there");
     let task = NewTask {
@@ -106,7 +106,7 @@ pub async fn only_who_asked_is_told(harness: &dyn Harness) {
     );
 }
 
-/// Deliverers of several processes ask at the same moment.
+/// Several processes claim deliveries at the same moment. Each delivery goes to one of them.
 pub async fn a_delivery_is_claimed_by_one_deliverer_only(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() / 10 {
@@ -138,7 +138,8 @@ pub async fn a_delivery_is_claimed_by_one_deliverer_only(harness: &dyn Harness) 
     }
 }
 
-/// A deliverer that dies needs no rescue: what it had is due again when its lease runs out, and its word is not taken.
+/// If a process dies, its deliveries need no rescue: they are due again when the lease runs out. A late result is
+/// refused.
 pub async fn a_delivery_whose_lease_ran_out_is_due_again(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let first = one_due(&store).await;
@@ -158,7 +159,8 @@ pub async fn a_delivery_whose_lease_ran_out_is_due_again(harness: &dyn Harness) 
     assert_eq!((record.deliveries[0].tried, record.deliveries[0].tries.len()), (1, 1));
 }
 
-/// A retry waits; a release does not and counts no try, nor does a postponement, which waits; a failure and a refused address are for good.
+/// A retry waits and counts a try. A release counts none and does not wait; a postponement counts none and waits. A
+/// failure and a refused address are final.
 pub async fn a_delivery_is_retried_at_its_time(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let due = one_due(&store).await;
@@ -193,7 +195,7 @@ pub async fn a_delivery_is_retried_at_its_time(harness: &dyn Harness) {
     assert_eq!(store.deliveries(&HERE, LONG).await.len(), 0);
 }
 
-/// Each end is told, the first one too if it was still on its way.
+/// Each end has a completion, and the first one stays pending through the rerun.
 pub async fn a_rerun_leaves_earlier_completions_on_their_way(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;
@@ -217,7 +219,8 @@ pub async fn a_rerun_leaves_earlier_completions_on_their_way(harness: &dyn Harne
     assert_eq!(ids.len(), 2, "each has an id of its own");
 }
 
-/// All are kept, one of each run, and the refusal changes nothing. Once one of them is told, the task runs again.
+/// All completions are kept, one for each run, and the refusal changes nothing. Once one of them is delivered, the task
+/// can run again.
 pub async fn a_rerun_is_refused_while_too_many_completions_are_pending(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let rerun = async |id| store.rerun(&Scope::All, id, Edits::default()).await.expect("rerun");
@@ -249,7 +252,8 @@ pub async fn a_rerun_is_refused_while_too_many_completions_are_pending(harness: 
     assert_eq!(counts.pending_deliveries, Some(0));
 }
 
-/// However it stands: delivered, given up, or waiting for a later try. Who is not in scope, or names another, changes nothing.
+/// A completion can be made due again whether it was delivered, was given up, or waits for a later try. A caller out of
+/// scope, or a delivery that does not exist, changes nothing.
 pub async fn a_completion_is_made_due_again_on_request(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let again = async |due: &ClaimedDelivery| {
@@ -293,7 +297,8 @@ pub async fn a_completion_is_made_due_again_on_request(harness: &dyn Harness) {
     );
 }
 
-/// Of all tenants together, claimed ones among them, until they are settled for good.
+/// The number of pending completions is over all tenants. It includes claimed completions until they are settled for
+/// good.
 pub async fn pending_completions_are_counted(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let pending = async || store.counts(&Scope::All).await.expect("counts").pending_deliveries;
@@ -314,9 +319,9 @@ pub async fn pending_completions_are_counted(harness: &dyn Harness) {
     assert_eq!(one.pending_deliveries, None, "they are counted of all together");
 }
 
-/// To whom nobody delivers, once it has been due for so long; not to those that are spared, not while somebody has it,
-/// and not before its next try was due for so long. It can be asked for again.
-pub async fn a_completion_that_nobody_takes_is_given_up(harness: &dyn Harness) {
+/// A completion is given up once it has been due for long enough. Not if its destination is spared, not while it is
+/// claimed, and not before its next try has been due for long enough. It can be requested again.
+pub async fn an_unclaimed_completion_is_given_up(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let there = Destination::new("there");
     let telling = async |destination: &Destination| {
@@ -353,7 +358,7 @@ pub async fn a_completion_that_nobody_takes_is_given_up(harness: &dyn Harness) {
     let due = store.deliveries(&HERE, LONG).await.remove(0);
     assert_eq!(due.delivery.id, mine);
     store.pass(4).await;
-    assert_eq!(given_up(&[], 10).await, [], "somebody has it");
+    assert_eq!(given_up(&[], 10).await, [], "it is claimed");
     assert!(told(&store, &due, DeliveryOutcome::Retry(store.units(3))).await);
     store.pass(4).await;
     assert_eq!(given_up(&[], 10).await, [], "its next try is not long due");

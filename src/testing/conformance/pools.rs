@@ -1,4 +1,4 @@
-//! Pools and tenants: how many of whose tasks a claim brings, and how many may wait.
+//! Pools and tenants: how many of their tasks a claim takes, and how many may wait.
 
 use super::{
     Harness, Subject,
@@ -20,7 +20,7 @@ fn in_pool(name: &str, task: NewTask) -> NewTask {
     }
 }
 
-/// Stores so many tasks of a pool, oldest first.
+/// Stores `count` tasks of a pool, oldest first.
 async fn fill(store: &Subject<'_>, name: &str, count: usize) -> Vec<RequestId> {
     let mut stored = Vec::new();
     for _ in 0..count {
@@ -35,7 +35,7 @@ fn claim(max: usize, pools: Vec<PoolClaim>, others: usize) -> Claim {
     claim
 }
 
-/// However long the others have waited.
+/// A claim takes at most the maximum of each pool, however long other tasks have waited.
 pub async fn claims_keep_to_the_maximum_of_each_pool(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let slow = fill(&store, "slow", 5).await;
@@ -70,8 +70,8 @@ pub async fn claims_keep_to_the_maximum_of_each_pool(harness: &dyn Harness) {
     );
 }
 
-/// A pool that was renamed strands nothing.
-pub async fn a_pool_that_nobody_names_is_claimed_with_the_others(harness: &dyn Harness) {
+/// Tasks of a pool that was renamed still run.
+pub async fn a_pool_that_no_claim_names_is_claimed_with_the_others(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let renamed = fill(&store, "renamed", 2).await;
     let default = fill(&store, "default", 2).await;
@@ -83,7 +83,7 @@ pub async fn a_pool_that_nobody_names_is_claimed_with_the_others(harness: &dyn H
     assert_eq!(record.pool, pool("renamed"));
 }
 
-/// Its backlog does not hold up the others'.
+/// The backlog of one tenant does not delay the tasks of others.
 pub async fn a_tenant_at_its_limit_is_passed_over(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let mut annas = Vec::new();
@@ -97,7 +97,7 @@ pub async fn a_tenant_at_its_limit_is_passed_over(harness: &dyn Harness) {
     of_pool.held = vec![(Tenant::new("anna"), 1)];
     let claimed = store.claim(claim(10, vec![of_pool.clone()], 10)).await.expect("claim");
     assert_eq!(ids(&claimed.tasks), [annas[0], bobs, nobodys]);
-    assert!(claimed.passed_over, "who asked hears that some are left");
+    assert!(claimed.passed_over, "the claim reports that some were passed over");
     assert_eq!(claimed.next_due, None, "which it may not have yet");
 
     of_pool.held = vec![(Tenant::new("anna"), 0)];
@@ -108,7 +108,7 @@ pub async fn a_tenant_at_its_limit_is_passed_over(harness: &dyn Harness) {
     assert!(!claimed.passed_over);
 }
 
-/// One that is full leaves the others room.
+/// A full pool leaves room for the others.
 pub async fn limits_hold_for_each_pool(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let limits = Limits {
@@ -135,7 +135,7 @@ pub async fn limits_hold_for_each_pool(harness: &dyn Harness) {
     assert!(matches!(insert("slow").await, Inserted::New(..)), "there is room again");
 }
 
-/// While a pool is paused its tasks cannot run, so that they are not to blame for their age.
+/// Tasks of a paused pool cannot run, so their age does not count.
 pub async fn tasks_of_a_spared_pool_do_not_expire(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let aged = |name: &str| NewTask {
@@ -158,7 +158,7 @@ pub async fn tasks_of_a_spared_pool_do_not_expire(harness: &dyn Harness) {
     assert!(rescued.contains(&(paused, Rescue::Expired)), "{rescued:?}");
 }
 
-/// As much later as the pool was paused.
+/// A task of a resumed pool expires later by the time of the pause.
 pub async fn a_task_of_a_resumed_pool_has_its_time_back(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let aged = || NewTask {
@@ -197,7 +197,7 @@ pub async fn a_task_of_a_resumed_pool_has_its_time_back(harness: &dyn Harness) {
     assert_eq!(rescued, [(during, Rescue::Expired)]);
 }
 
-/// And no others.
+/// A list with a pool in its filter has the tasks of that pool only.
 pub async fn a_list_can_be_of_one_pool(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let mut of_pools = Vec::new();

@@ -1,4 +1,4 @@
-//! Removing what is no longer wanted.
+//! Removing tasks that have ended.
 
 use super::{
     Harness, Subject,
@@ -10,7 +10,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// However old: waiting, delayed, running, stopping and retrying tasks stay.
+/// Tasks that wait, are delayed, run, stop or retry are kept, whatever their age.
 pub async fn pruning_never_removes_a_live_task(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let delayed = NewTask {
@@ -48,7 +48,8 @@ pub async fn pruning_never_removes_a_live_task(harness: &dyn Harness) {
     );
 }
 
-/// Those that succeeded for one time, the others for another, counted from their end, a few at a time.
+/// Tasks that succeeded are kept for one time, all others for another, from their end. A prune removes at most a given
+/// number.
 pub async fn ended_tasks_are_kept_for_their_retention(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let retention = Retention {
@@ -75,7 +76,7 @@ pub async fn ended_tasks_are_kept_for_their_retention(harness: &dyn Harness) {
     assert!(counts.iter().all(|(_, count)| count == 0));
 }
 
-/// Whoever is to be told can still ask what it was about.
+/// The receiver of the completion can still read the task.
 pub async fn a_task_with_a_delivery_pending_is_not_pruned(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let here = Destination::LOCAL;
@@ -98,8 +99,7 @@ pub async fn a_task_with_a_delivery_pending_is_not_pruned(harness: &dyn Harness)
     assert_eq!(store.prune(at_once, 10).await.expect("prune").tasks, 1);
 }
 
-/// Whoever sees that somebody was not told has time to have them told again: with no more tries left, refused, or given
-/// up.
+/// If a delivery has failed, was refused or was given up, an operator has time to request it again.
 pub async fn a_task_whose_delivery_failed_is_kept_for_its_retention_from_then_on(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let here = Destination::LOCAL;
@@ -138,7 +138,7 @@ pub async fn a_task_whose_delivery_failed_is_kept_for_its_retention_from_then_on
     }
 }
 
-/// Its request, response, log and completions go with it; a live task cannot be deleted.
+/// Its request, response and completions are removed with it. A live task cannot be deleted.
 pub async fn a_deleted_task_is_gone_with_all_that_hung_on_it(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let here = Destination::LOCAL;

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// By every operation that takes an id: what is another's is not there, neither to be seen nor to be changed.
+/// For every operation that takes an id, a task of another tenant does not exist: it can be neither read nor changed.
 pub async fn a_tenant_sees_its_own_tasks_only(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let here = Destination::LOCAL;
@@ -80,7 +80,7 @@ pub async fn a_tenant_sees_its_own_tasks_only(harness: &dyn Harness) {
     assert_eq!(store.delete(&scope("anna"), id).await.expect("delete"), Delete::Deleted);
 }
 
-/// Who sees everybody's tasks is not given one of several by chance.
+/// If several tenants have a task with one name, a look-up in the scope of all tenants is a conflict.
 pub async fn a_name_of_several_tenants_is_a_conflict_for_all(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let job = TaskRef::Name(name_of("job"));
@@ -98,7 +98,7 @@ pub async fn a_name_of_several_tenants_is_a_conflict_for_all(harness: &dyn Harne
     }
 }
 
-/// A task that is there from the first page to the last is seen exactly once, whatever is added meanwhile.
+/// A task that is there from the first page to the last is returned exactly once, even if tasks are added meanwhile.
 pub async fn listing_visits_every_task_once_while_tasks_are_added(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for order in [SortOrder::Ascending, SortOrder::Descending] {
@@ -129,7 +129,7 @@ pub async fn listing_visits_every_task_once_while_tasks_are_added(harness: &dyn 
     }
 }
 
-/// Tasks of one millisecond are told apart by their ids, also where one page ends and the next begins.
+/// The order of tasks of one millisecond is by id, also where one page ends and the next begins.
 pub async fn equal_timestamps_are_not_skipped(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let mut all = Vec::new();
@@ -165,8 +165,7 @@ async fn pages(store: &Subject<'_>, order: SortOrder, limit: usize) -> Vec<Arc<T
     }
 }
 
-/// State, prefix, function, text and time, alone and together: what is listed and counted is what
-/// [`Filter::matches`] says.
+/// State, prefix, function, text and time, alone and together: a list has the tasks that [`Filter::matches`] selects.
 pub async fn filters_agree_with_a_model(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let all = varied_tasks(&store).await;
@@ -231,7 +230,7 @@ pub async fn filters_agree_with_a_model(harness: &dyn Harness) {
     }
 }
 
-/// Counters and tasks tell the same story, for everybody and for each tenant.
+/// The counters match the tasks, for all tenants and for each.
 pub async fn counts_agree_with_the_tasks(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let all = varied_tasks(&store).await;
@@ -249,7 +248,7 @@ pub async fn counts_agree_with_the_tasks(harness: &dyn Harness) {
     assert!(waited.is_some_and(|waited| waited >= store.units(3)), "{waited:?}");
 }
 
-/// Twelve tasks of two owners in many states, oldest first, with their bodies.
+/// Twelve tasks in many states, of one tenant and of none, oldest first, with their bodies.
 async fn varied_tasks(store: &Subject<'_>) -> Vec<(Arc<TaskRecord>, Vec<u8>)> {
     let mut late = vec![b'.'; Filter::TEXT_BYTES];
     late.extend_from_slice(b"needle");

@@ -1,4 +1,4 @@
-//! Running an ended task again.
+//! Running ended tasks again.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Same id, same name, counters from the start; its history and its log go on, its response is gone.
+/// Id and name stay, counters begin anew, history and log continue, and the response is removed.
 pub async fn a_rerun_starts_a_new_generation(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task_called("job");
@@ -63,7 +63,7 @@ pub async fn a_rerun_starts_a_new_generation(harness: &dyn Harness) {
     );
 }
 
-/// What was changed is what runs; what was not is as it came.
+/// The edited parts are what runs. The other parts are as the client sent them.
 pub async fn edits_replace_what_they_name(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
@@ -87,7 +87,7 @@ pub async fn edits_replace_what_they_name(harness: &dyn Harness) {
     assert_eq!(claimed[0].request, edited);
 }
 
-/// A new generation may wait as long as the first.
+/// A new generation may wait as long as the first one.
 pub async fn a_rerun_is_as_young_as_a_new_task(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = NewTask {
@@ -106,7 +106,7 @@ pub async fn a_rerun_is_as_young_as_a_new_task(harness: &dyn Harness) {
     assert_eq!(store.claim_ids(&worker("w"), 10).await, [task.id]);
 }
 
-/// Either it is gone or it waits again, never both.
+/// Either the task is removed or it waits again, never both.
 pub async fn rerun_against_delete_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() {

@@ -1,4 +1,4 @@
-//! How an attempt ends.
+//! The ends of attempts.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// The response is there as soon as the state is, byte for byte.
+/// The response can be read as soon as the state shows the end, byte for byte.
 pub async fn the_response_appears_with_the_state(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -61,7 +61,7 @@ pub async fn the_response_appears_with_the_state(harness: &dyn Harness) {
     assert_eq!(found.as_deref(), Some(&teapot));
 }
 
-/// A result is reported again when the reply to the first report was lost, or when several think they hold the task.
+/// A result is reported again if the answer to the first report was lost, or if several holders have the same claim.
 pub async fn of_several_settlements_one_is_accepted(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() {
@@ -83,7 +83,7 @@ pub async fn of_several_settlements_one_is_accepted(harness: &dyn Harness) {
     }
 }
 
-/// A deploy hands its tasks back; they have used up neither an attempt nor a crash.
+/// A deploy hands its tasks back. That uses up neither an attempt nor a crash.
 pub async fn a_released_task_is_not_charged(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
@@ -103,7 +103,7 @@ pub async fn a_released_task_is_not_charged(harness: &dyn Harness) {
     }
 }
 
-/// A handler that says "not now" has used up neither an attempt nor a crash; how often it did is kept.
+/// A handler that answers "not now" uses up neither an attempt nor a crash. The number of these answers is kept.
 pub async fn a_deferred_task_is_not_charged_and_waits_for_its_time(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let task = a_task();
@@ -127,7 +127,7 @@ pub async fn a_deferred_task_is_not_charged_and_waits_for_its_time(harness: &dyn
     assert_eq!(store.record(task.id).await.deferrals, 3);
 }
 
-/// Not before, and not never.
+/// A retry runs at its time and not before, also after the store is opened again.
 pub async fn a_retry_waits_for_its_time_and_survives_reopening(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let task = a_task();
@@ -152,7 +152,7 @@ pub async fn a_retry_waits_for_its_time_and_survives_reopening(harness: &dyn Har
     assert_eq!(store.record(task.id).await.attempt, 2);
 }
 
-/// No settlement, stop, rescue or claim leads out of an end, whichever it is.
+/// No settlement, stop, rescue or claim changes a task that has ended.
 pub async fn a_terminal_state_changes_only_by_retry(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for outcome in [success(), failure(), Outcome::Stopped] {
@@ -179,7 +179,7 @@ pub async fn a_terminal_state_changes_only_by_retry(harness: &dyn Harness) {
     }
 }
 
-/// And it is gone when the next attempt begins.
+/// The latest report of progress is kept until the next attempt begins.
 pub async fn of_progress_the_latest_wins(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -195,7 +195,7 @@ pub async fn of_progress_the_latest_wins(harness: &dyn Harness) {
 }
 
 impl Subject<'_> {
-    /// Opens the store again, if anything survives the end of its process; if not, it must have said so.
+    /// Opens the store again, if anything survives the end of its process. If not, the store must declare so.
     pub(super) async fn reopen_or_declare(&mut self) -> bool {
         match self.harness.reopen().await {
             Some(store) => {

@@ -1,6 +1,6 @@
-//! Several processes on one store: what they hear of each other, and what they share.
+//! Several processes on one store: the news that they receive, and the tasks that they share.
 //!
-//! A store that one process uses at a time has no [second](Harness::second) handle. It keeps the promises that can be asked of
+//! A store that only one process can use has no [second](Harness::second) handle. It keeps the promises that concern
 //! one handle, and declares that it is [exclusive](Sharing::Exclusive).
 
 use std::{
@@ -25,24 +25,24 @@ use crate::{
     time::Timestamp,
 };
 
-/// How long news may take that a store says it gives.
+/// How long news may take, for a store that declares that it has news.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The store as another process has it; `None` if it is exclusive, as it then says.
+/// The store as another process opens it. `None` if the store is exclusive, which it must then declare.
 async fn another<'a>(store: &Subject<'a>) -> Option<Subject<'a>> {
     let sharing = store.abilities().sharing;
     let Some(second) = store.harness.second().await else {
         assert_eq!(sharing, Sharing::Exclusive, "it was refused");
         return None;
     };
-    assert_eq!(sharing, Sharing::Shared, "nobody was refused");
+    assert_eq!(sharing, Sharing::Shared, "a second handle was not refused");
     Some(Subject {
         harness: store.harness,
         store: store.store.over(second),
     })
 }
 
-/// Waits until the store has told of this, if it says that it tells.
+/// Waits for this news, if the store declares that it has news.
 async fn hears(store: &Subject<'_>, what: &str, is_told: impl Fn(&News) -> bool) {
     if !store.abilities().notifies {
         return;
@@ -60,8 +60,8 @@ async fn glance(store: &Subject<'_>, id: RequestId) -> Option<Glance> {
     glances[0]
 }
 
-/// Told by the news, or found by looking.
-pub async fn a_change_made_elsewhere_is_heard_or_seen_by_a_glance(harness: &dyn Harness) {
+/// A change by another process is in the news, or a glance shows it.
+pub async fn a_change_made_elsewhere_is_in_the_news_or_seen_by_a_glance(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
     let id = store.insert_new(a_task()).await.id;
@@ -80,7 +80,7 @@ pub async fn a_change_made_elsewhere_is_heard_or_seen_by_a_glance(harness: &dyn 
     assert_eq!(glance(&other, id).await, None);
 }
 
-/// Whatever it was; and it is the same as long as nothing changes.
+/// Every kind of change gives another glance. Without a change the glance stays the same.
 pub async fn a_glance_changes_with_every_change(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let hook = Destination::new("hook");
@@ -129,8 +129,8 @@ pub async fn a_glance_changes_with_every_change(harness: &dyn Harness) {
     );
 }
 
-/// Who holds the task hears of it before it renews its lease, and the renewal says the same.
-pub async fn a_stop_elsewhere_is_heard(harness: &dyn Harness) {
+/// The process that holds the task receives the news before it renews its lease, and the renewal says the same.
+pub async fn a_stop_elsewhere_is_in_the_news(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
     let lease = store.insert_born(a_task(), &worker("w"), LONG).await;
@@ -141,8 +141,8 @@ pub async fn a_stop_elsewhere_is_heard(harness: &dyn Harness) {
     assert_eq!(renewed, [crate::store::Renewal::Renewed { stop: true }]);
 }
 
-/// So that a process with a free slot does not wait until it looks.
-pub async fn work_stored_elsewhere_is_heard(harness: &dyn Harness) {
+/// A process with a free slot need not wait until it looks.
+pub async fn work_stored_elsewhere_is_in_the_news(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
     let id = store.insert_new(a_task()).await.id;
@@ -154,7 +154,7 @@ pub async fn work_stored_elsewhere_is_heard(harness: &dyn Harness) {
     assert_eq!(store.claim_ids(&worker("v"), 1).await, [id]);
 }
 
-/// By no more than what is on its way in the other.
+/// The limit is exceeded at most by the inserts that are under way in the other process.
 pub async fn limits_hold_for_two_processes_within_their_batches(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
@@ -175,7 +175,7 @@ pub async fn limits_hold_for_two_processes_within_their_batches(harness: &dyn Ha
         }
     };
     let (first, second) = at_once(fill(&store), fill(&other)).await;
-    // Each has one insert on its way at a time.
+    // Each process has one insert under way at a time.
     assert!((10..=11).contains(&(first + second)), "{first} and {second}");
     for subject in [&store, &other] {
         let refused = subject
@@ -187,7 +187,7 @@ pub async fn limits_hold_for_two_processes_within_their_batches(harness: &dyn Ha
     }
 }
 
-/// The other learns which task it is.
+/// Of two inserts with the same key, one stores its task, and the other answers with the id of that task.
 pub async fn the_same_key_in_two_processes_at_once_inserts_one(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
@@ -205,7 +205,7 @@ pub async fn the_same_key_in_two_processes_at_once_inserts_one(harness: &dyn Har
     }
 }
 
-/// A task that took its process down must not take two of the other's handlers along.
+/// A task that crashed its process must not interrupt two handlers of another process.
 pub async fn suspects_of_two_workers_run_one_each(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
@@ -226,7 +226,7 @@ pub async fn suspects_of_two_workers_run_one_each(harness: &dyn Harness) {
     assert_ne!(first, second);
 }
 
-/// However many ask at once.
+/// Two processes claim deliveries at the same time. Each delivery goes to one of them.
 pub async fn a_delivery_is_claimed_by_one_process(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
@@ -256,7 +256,7 @@ pub async fn a_delivery_is_claimed_by_one_process(harness: &dyn Harness) {
     assert_eq!(HashSet::<_>::from_iter(all).len(), 20);
 }
 
-/// Both look for what is due; of each task, one of them has it.
+/// Both look for tasks that are due. Exactly one of them gets each task.
 pub async fn two_processes_prune_and_rescue_each_task_once(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
@@ -288,8 +288,8 @@ pub async fn two_processes_prune_and_rescue_each_task_once(harness: &dyn Harness
     assert_eq!(HashSet::<_>::from_iter(rescued).len(), 20);
 }
 
-/// By its worker, with what it said last.
-pub async fn who_beats_is_seen_and_who_stops_is_not(harness: &dyn Harness) {
+/// Each worker is seen with its latest presence, until it has not beaten for the given time.
+pub async fn a_process_that_beats_is_seen_and_one_that_stopped_is_not(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let within = store.units(4);
     let presence = |name: &str, used| {
@@ -322,7 +322,7 @@ pub async fn who_beats_is_seen_and_who_stops_is_not(harness: &dyn Harness) {
     );
 }
 
-/// Whoever counts, and whoever changed them.
+/// Both processes count the same, whichever of them made the changes.
 pub async fn counts_agree_across_processes(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
@@ -330,7 +330,7 @@ pub async fn counts_agree_across_processes(harness: &dyn Harness) {
         let by = if number % 2 == 0 { &store } else { &other };
         let lease = by.insert_born(a_task(), &worker("w"), LONG).await;
         if number % 3 == 0 {
-            // The other one ends it.
+            // The other process stops it.
             let by = if number % 2 == 0 { &other } else { &store };
             let _ = by.stop(&Scope::All, lease.id).await.expect("stop");
         }
@@ -343,7 +343,7 @@ pub async fn counts_agree_across_processes(harness: &dyn Harness) {
     }
 }
 
-/// It waits for a process of that build, and those behind it are run.
+/// The task waits for a process of that build, and the tasks behind it run.
 pub async fn a_task_of_a_newer_build_at_the_head_does_not_stop_the_queue(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let newer = store.insert_new(a_task()).await.id;
@@ -377,7 +377,7 @@ pub async fn a_task_of_a_newer_build_at_the_head_does_not_stop_the_queue(harness
     assert_eq!(counts.set_aside, 0, "there is nothing wrong with it");
 }
 
-/// Whatever waits for its time then waits longer, and is not lost.
+/// When the clock goes back, tasks that wait for a time wait longer, and are not lost.
 pub async fn a_clock_that_goes_back_makes_nothing_due_early(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let delayed = NewTask {
@@ -414,7 +414,8 @@ fn put(name: &str, was: u64, value: Option<&str>) -> ControlChange {
     }
 }
 
-/// Of two that read the same one and change it; a claim says that there was a change, and it is there after a reopening.
+/// Of several changes of the same version, one is made. A claim returns the new version, and the value is there after
+/// the store is opened again.
 pub async fn a_named_value_is_changed_by_one_of_several(harness: &dyn Harness) {
     let mut store = Subject::open(harness).await;
     let control = async |store: &Subject<'_>, change| store.port().control(change).await.expect("control");
@@ -461,8 +462,8 @@ pub async fn a_named_value_is_changed_by_one_of_several(harness: &dyn Harness) {
     );
 }
 
-/// So that a pause holds everywhere at once.
-pub async fn a_named_value_changed_elsewhere_is_heard(harness: &dyn Harness) {
+/// A pause takes effect in all processes at once.
+pub async fn a_named_value_changed_elsewhere_is_in_the_news(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(other) = another(&store).await else { return };
     let changed = store
@@ -476,7 +477,7 @@ pub async fn a_named_value_changed_elsewhere_is_heard(harness: &dyn Harness) {
     assert_eq!(found.values, changed.values);
 }
 
-/// What one process stores the other runs, each task once.
+/// Tasks that one process stores run in the other as well, each task once.
 pub async fn two_processes_share_the_work(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let Some(second) = another(&store).await else { return };
@@ -506,7 +507,7 @@ pub async fn two_processes_share_the_work(harness: &dyn Harness) {
     };
     let (mut ran, others) = at_once(drain(&store, "first"), drain(&second, "second")).await;
     ran.extend(others);
-    // A claim that lost every task it reached for comes back empty while some are left.
+    // A claim that lost all of its candidates to the other process is empty, even if tasks are left.
     ran.extend(drain(&second, "third").await);
     assert_eq!(ran.len(), 40, "each once");
     assert_eq!(HashSet::from_iter(ran), stored);

@@ -1,4 +1,4 @@
-//! The steps of lives on the store under test, by whoever says that a claim is theirs.
+//! The steps of tasks on the store under test, addressed by the token of a claim.
 
 use std::{
     collections::HashMap,
@@ -21,15 +21,15 @@ use crate::{
     time::Timestamp,
 };
 
-/// A [`Ledger`] that keeps what the holders of claims keep, so that a test can speak of a claim by its token. Clones are
-/// handles of one store.
+/// A [`Ledger`] that also keeps the claims, so that a test can name a claim by its token. Clones are handles of one
+/// store.
 #[derive(Clone, Debug)]
 pub(crate) struct Steps {
     ledger: Ledger,
     held: Arc<Mutex<HashMap<LeaseRef, Arc<Held>>>>,
 }
 
-/// What a claim found.
+/// The result of a claim.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) tasks: Vec<FoundTask>,
@@ -53,7 +53,7 @@ impl Steps {
         }
     }
 
-    /// Another handle of the same store, or what was left of it: the claims are known there as well.
+    /// Another handle of the same store, or the store that was opened again. It has the same claims.
     pub(crate) fn over(&self, store: Arc<dyn TaskStore>) -> Self {
         Self {
             ledger: Ledger::new(store),
@@ -96,7 +96,7 @@ impl Steps {
         })
     }
 
-    /// Whoever settles has the row as it was claimed, and knows of nobody else who settles.
+    /// Settles with the row as it was claimed, without reading it again.
     pub(crate) async fn settle(&self, lease: LeaseRef, outcome: Outcome) -> StoreResult<Settled> {
         let held = self.held().get(&lease).cloned();
         match held {
@@ -105,7 +105,7 @@ impl Steps {
         }
     }
 
-    /// Several who think that the task is theirs.
+    /// Several claims of the same task with the same token, as if several holders had it.
     pub(crate) async fn claims_of(&self, record: &TaskRecord, count: usize) -> Vec<Held> {
         let worker = record.worker.as_ref().expect("it is held");
         let mut all = Vec::new();

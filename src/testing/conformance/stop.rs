@@ -1,4 +1,4 @@
-//! Asking for a task to stop.
+//! Stops of tasks.
 
 use super::{
     Harness, Subject,
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Once it is acknowledged, the task is never run.
+/// Once the stop of a waiting task is acknowledged, the task never runs.
 pub async fn stop_of_a_queued_task_is_final(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let queued = a_task().id;
@@ -36,7 +36,7 @@ pub async fn stop_of_a_queued_task_is_final(harness: &dyn Harness) {
     assert_eq!(unknown.kind(), StoreErrorKind::NotFound);
 }
 
-/// Either the stop came first and the task is never run, or the claim did and its worker is told.
+/// Either the stop comes first and the task never runs, or the claim comes first and the task is stopping.
 pub async fn stop_against_claim_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() {
@@ -56,14 +56,14 @@ pub async fn stop_against_claim_has_one_winner(harness: &dyn Harness) {
                 assert_eq!(state, TaskState::Stopping);
                 let _ = store.end(claimed.record.lease(), success()).await;
             }
-            // A claim may pass over a task that is being stopped, but not the other way round.
+            // Any other pair has two winners or none.
             other => panic!("two winners or none: {other:?}, {state}"),
         }
         assert_eq!(store.state(task.id).await, TaskState::Stopped);
     }
 }
 
-/// Either the result is kept, or the task is stopped; the answers agree with what is stored.
+/// Either the result is kept or the task is stopped. The answers agree with what is stored.
 pub async fn stop_against_settle_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for _ in 0..harness.rounds() {
@@ -80,7 +80,7 @@ pub async fn stop_against_settle_has_one_winner(harness: &dyn Harness) {
             other => panic!("{other:?}"),
         };
         let Settled::Accepted { state, .. } = settled else {
-            panic!("the holder is heard")
+            panic!("the settlement of the holder was refused")
         };
         assert_eq!((state, store.state(lease.id).await), (expected, expected));
         let response = store.response(&Scope::All, lease.id).await.expect("output");
@@ -92,7 +92,7 @@ pub async fn stop_against_settle_has_one_winner(harness: &dyn Harness) {
     }
 }
 
-/// What was acknowledged holds, however the attempt ends.
+/// An acknowledged stop holds, however the attempt ends.
 pub async fn a_stopping_task_ends_as_stopped_whatever_is_reported(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for outcome in [

@@ -1,4 +1,4 @@
-//! The store under test, with what most tests do to it.
+//! The store under test, with the steps that most tests take.
 
 use std::{
     ops::Deref,
@@ -27,7 +27,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// A freshly opened store and its harness. All helpers panic when the store does not do as asked.
+/// A newly opened store and its harness. All helpers panic if an operation fails.
 pub(crate) struct Subject<'a> {
     pub(crate) harness: &'a dyn Harness,
     pub(crate) store: Steps,
@@ -52,7 +52,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// So many units of time.
+    /// This many units of time.
     pub(crate) fn units(&self, count: u32) -> Duration {
         self.harness.unit() * count
     }
@@ -80,7 +80,7 @@ impl<'a> Subject<'a> {
         ids(&self.claim_for(worker, max, LONG).await.tasks)
     }
 
-    /// Claims the one task that can be.
+    /// Claims the only task that can be claimed.
     pub(crate) async fn claim_one(&self, worker: &WorkerId, lease: Duration) -> LeaseRef {
         let claimed = self.claim_for(worker, 1, lease).await.tasks;
         claimed.first().expect("there is a task to claim").record.lease()
@@ -98,7 +98,7 @@ impl<'a> Subject<'a> {
         self.record(id).await.state
     }
 
-    /// Rescues until nothing is left to be rescued, and says what became of this task, if anything did.
+    /// Runs one rescue, and returns what it did to this task, if anything.
     pub(crate) async fn rescue_one(&self, id: RequestId) -> Option<crate::task::lifecycle::Rescue> {
         let rescued = self.store.rescue(1000).await.expect("rescue");
         let mut of = rescued.tasks.into_iter().filter(|(other, _)| *other == id);
@@ -116,12 +116,12 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// A worker by this name.
+/// A worker with this name.
 pub(crate) fn worker(name: &str) -> WorkerId {
     WorkerId::new(name, 1)
 }
 
-/// A task unlike any other: ids count up within a test run, whatever the time.
+/// A new task. Ids count up within a test run, independent of the time.
 pub(crate) fn a_task() -> NewTask {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut random = [0; 10];
@@ -150,7 +150,7 @@ pub(crate) fn a_task_called(name: &str) -> NewTask {
     }
 }
 
-/// A task with a key, whose request is told from others by `request`.
+/// A task with a key. `request` stands for its request: tasks with different values have different digests.
 pub(crate) fn a_task_keyed(key: &str, request: u8) -> NewTask {
     NewTask {
         key: Some(IdempotencyKey::new(key).expect("a key")),
@@ -159,7 +159,7 @@ pub(crate) fn a_task_keyed(key: &str, request: u8) -> NewTask {
     }
 }
 
-/// A task that tells `destination` how it ended, however it did.
+/// A task with a completion for `destination`, for every way to end.
 pub(crate) fn a_task_telling(destination: &Destination) -> NewTask {
     NewTask {
         subscriptions: Subscriptions::from([Subscription {
@@ -217,7 +217,7 @@ pub(crate) fn new(inserted: Inserted) -> Arc<TaskRecord> {
     }
 }
 
-/// What an insert of a known task answered: the id, by what it is known, and whether the request is the same.
+/// What an insert of a known task answered: the id, what it is known by, and whether the request is the same.
 pub(crate) fn known(inserted: &Inserted) -> (RequestId, KnownBy, bool) {
     match inserted {
         Inserted::Known {
@@ -235,7 +235,7 @@ pub(crate) const fn is_accepted(settled: Settled) -> bool {
     matches!(settled, Settled::Accepted { .. })
 }
 
-/// Runs `first` and `second` at the same moment, each on a thread of its own.
+/// Runs `first` and `second` at the same time, each on a thread of its own.
 pub(crate) async fn at_once<A, B>(
     first: impl Future<Output = A> + Send + 'static,
     second: impl Future<Output = B> + Send + 'static,
@@ -249,7 +249,7 @@ where
     (finish(first).await, finish(second).await)
 }
 
-/// Runs `count` futures at the same moment, each on a thread of its own.
+/// Runs `count` futures at the same time, each on a thread of its own.
 pub(crate) async fn all_at_once<T, F>(count: usize, mut side: impl FnMut(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -264,8 +264,8 @@ where
     answers
 }
 
-/// A barrier to be left within nanoseconds: one that puts threads to sleep wakes them one after the other, microseconds
-/// apart, and the shortest races would never be run.
+/// A barrier that all threads leave within nanoseconds. A barrier that puts threads to sleep wakes them one after the
+/// other, microseconds apart, which is too late for the shortest races.
 #[derive(Clone)]
 struct StartingLine {
     missing: Arc<AtomicUsize>,
@@ -286,7 +286,7 @@ impl StartingLine {
             let mut spins = 0_u32;
             while missing.load(Ordering::Acquire) > 0 {
                 spins += 1;
-                // With fewer cores than sides, somebody must make room now and then.
+                // With fewer cores than sides, a waiting thread must yield now and then.
                 if spins.is_multiple_of(10_000) {
                     std::thread::yield_now();
                 } else {

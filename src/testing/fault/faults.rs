@@ -1,4 +1,4 @@
-//! What should go wrong, in which call, and which calls are on their way meanwhile.
+//! Which calls get which faults, and which calls are held.
 
 use std::{
     collections::HashMap,
@@ -13,21 +13,21 @@ use crate::{
     store::{Operation, StoreError},
 };
 
-/// What should go wrong in a [`FaultStore`](crate::testing::FaultStore), and what was called. Clones are the same handle.
+/// Orders the faults of a [`FaultStore`](crate::testing::FaultStore), and counts its calls. Clones are the same handle.
 ///
 /// A call is counted, and its fault chosen, when the method is called. If several faults are ordered for one call, the
-/// last one ordered holds; what is ordered goes before what is drawn [at random](Self::at_random).
+/// last one counts. An ordered fault takes precedence over one drawn [at random](Self::at_random).
 ///
 /// # Calls that overtake each other
 ///
-/// A call can be *held*: its caller waits, calls made later go ahead, and after a number of them it takes its turn. That is
-/// counted in calls and not in time, so that a test which makes the same calls sees the same order, whatever the clock
-/// says. A held call is on its way: it arrives even if its caller has given up, as a request does that was sent. It
-/// takes its turn inside of the later call that it waited for, so it waits for ever if no later call is made.
+/// A call can be *held*: its caller waits, later calls go ahead, and after a number of them the held call is done. The
+/// number counts calls, not time, so a test that makes the same calls always gets the same order. A held call is done
+/// even if its caller has dropped the future, like a request that was sent already. It is done inside the later call
+/// that it waited for, so without later calls it waits for ever.
 ///
 /// # Examples
 ///
-/// A report of progress whose caller hears nothing, and which arrives after a later call:
+/// A report of progress without an answer, which arrives after a later call:
 ///
 /// ```
 /// use tower_respond_async::{
@@ -56,31 +56,33 @@ use crate::{
 pub struct Faults(Arc<Mutex<Script>>);
 
 impl Faults {
-    /// The `nth` call of `operation` from now on fails, and nothing is done; 1 is the next one.
+    /// Lets the `nth` call of `operation` from now on fail without effect; 1 is the next one.
     pub fn fail_nth(&self, operation: Operation, nth: u64) {
         self.order(operation, nth, Fault::Fail);
     }
 
-    /// The next `count` calls of `operation` fail, and nothing is done.
+    /// Lets the next `count` calls of `operation` fail without effect.
     pub fn fail_next(&self, operation: Operation, count: u64) {
         for nth in 1..=count {
             self.order(operation, nth, Fault::Fail);
         }
     }
 
-    /// The next call of `operation` fails with what `error` makes, and nothing is done. If `error` panics, so does the store.
+    /// Lets the next call of `operation` fail without effect, with the error that `error` returns. If `error` panics,
+    /// the store's method panics.
     pub fn fail_next_with(&self, operation: Operation, error: impl FnOnce() -> StoreError + Send + 'static) {
         self.order(operation, 1, Fault::FailWith(Make(Box::new(error))));
     }
 
-    /// The next `count` calls of `operation` are done, but their callers are told that they failed.
+    /// Lets the next `count` calls of `operation` take effect and answer with an error.
     pub fn lose_replies(&self, operation: Operation, count: u64) {
         for nth in 1..=count {
             self.order(operation, nth, Fault::LoseReply);
         }
     }
 
-    /// The next call of `operation` waits until it is released, and is done then, unless its caller has given up.
+    /// Delays the next call of `operation` until it is released. If its caller drops the future before, the call has no
+    /// effect.
     pub fn delay_next(&self, operation: Operation) -> Delayed {
         let gate = Arc::new(Gate {
             arrived: Semaphore::new(0),
@@ -90,31 +92,31 @@ impl Faults {
         Delayed(gate)
     }
 
-    /// The next call of `operation` is held, and done right after the `calls`th call that is made later, of whatever
-    /// operation: at least one. It is done even if its caller has given up.
+    /// Holds the next call of `operation`, until right after the `calls`th later call of any operation, at least one.
+    /// It takes effect even if its caller has dropped the future.
     pub fn hold_next(&self, operation: Operation, calls: u64) {
         self.order(operation, 1, Fault::Hold(calls));
     }
 
-    /// The next call of `operation` is done at once, and answered right after the `calls`th call that is made later, of
-    /// whatever operation: at least one.
+    /// Lets the next call of `operation` take effect at once, and holds its answer until right after the `calls`th
+    /// later call of any operation, at least one.
     pub fn hold_next_reply(&self, operation: Operation, calls: u64) {
         self.order(operation, 1, Fault::HoldReply(calls));
     }
 
-    /// From now on every call meets what is drawn for it from `seed`, at these odds. The same calls in the same order
-    /// meet the same.
+    /// From now on draws a fault for every call from `seed`, at these odds. The same calls in the same order get the
+    /// same faults.
     pub fn at_random(&self, seed: u64, odds: Odds) {
         self.script().random = Some((fastrand::Rng::with_seed(seed), odds));
     }
 
-    /// Every call of every operation fails until [`heal`](Self::heal), as if the store could not be reached.
+    /// Lets every call of every operation fail until [`heal`](Self::heal), as if the store could not be reached.
     pub fn fail_everything(&self) {
         self.share(Fate::Fail);
     }
 
-    /// From now on the store tells nothing of what other processes do, and says so in its abilities: what they do has to be
-    /// found by looking. An engine reads the abilities once, as it is built.
+    /// From now on the store has no news of other processes, and its abilities say so: the engine must look for
+    /// changes. An engine reads the abilities once, when it is built.
     pub fn tell_nothing(&self) {
         self.script().tells_nothing = true;
     }
@@ -123,13 +125,13 @@ impl Faults {
         self.script().tells_nothing
     }
 
-    /// From now on all calls meet this, until it is said otherwise or [healed](Self::heal): what a store does that commits
-    /// many calls together.
+    /// Gives all calls this fate until it is changed or [healed](Self::heal), as in a store that commits many calls
+    /// together.
     pub fn share(&self, fate: Fate) {
         self.script().fate = fate;
     }
 
-    /// Nothing goes wrong any more. What is held takes its turn in the next call.
+    /// Ends all faults, except for [`tell_nothing`](Self::tell_nothing). Held calls are done in the next call.
     pub fn heal(&self) {
         let mut script = self.script();
         script.fate = Fate::OfItsOwn;
@@ -156,7 +158,7 @@ impl Faults {
         script.ordered.insert((operation, call), fault);
     }
 
-    /// A call is made: what it meets, and what takes its turn after it.
+    /// Counts a call. Returns its fault, and the held calls that are done after it.
     pub(super) fn next(&self, operation: Operation) -> (Option<Fault>, Vec<BoxFuture<'static, ()>>) {
         let mut script = self.script();
         script.made += 1;
@@ -180,7 +182,7 @@ impl Faults {
         (fault, due.into_iter().map(|held| held.turn).collect())
     }
 
-    /// Holds what `turn` does until so many calls have been made.
+    /// Holds `turn` until `calls` more calls have been made.
     pub(super) fn hold(&self, calls: u64, turn: BoxFuture<'static, ()>) {
         let mut script = self.script();
         let after = script.made.saturating_add(calls.max(1));
@@ -192,25 +194,48 @@ impl Faults {
     }
 }
 
-/// How often what goes wrong, each as a probability between 0 and 1; what is left over goes well. Begin with
+/// The odds of faults, each as a probability between 0 and 1; the rest of the calls have no fault. Begin with
 /// [`NONE`](Self::NONE).
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{
+///     MemoryStore, TaskStore,
+///     testing::{FaultStore, Odds},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store = FaultStore::new(MemoryStore::new());
+/// let mut odds = Odds::NONE;
+/// odds.fail = 0.1;
+/// store.faults().at_random(7, odds);
+///
+/// let mut failed = 0;
+/// for _ in 0..1_000 {
+///     failed += u32::from(store.prune_keys(10).await.is_err());
+/// }
+/// assert!((50..150).contains(&failed), "about one call in ten");
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Odds {
-    /// The call fails, and nothing is done.
+    /// The call fails without effect.
     pub fail: f64,
-    /// The call is done, and its caller told that it failed.
+    /// The call takes effect, and answers with an error.
     pub lose_reply: f64,
     /// The call is [held](Faults::hold_next).
     pub hold: f64,
-    /// The reply is [held](Faults::hold_next_reply).
+    /// The answer is [held](Faults::hold_next_reply).
     pub hold_reply: f64,
-    /// How many later calls anything is held for at most.
+    /// The maximum number of later calls that a call or an answer is held for.
     pub longest: u64,
 }
 
 impl Odds {
-    /// Nothing goes wrong.
+    /// No faults.
     pub const NONE: Self = Self {
         fail: 0.0,
         lose_reply: 0.0,
@@ -236,12 +261,37 @@ impl Odds {
     }
 }
 
-/// A call that waits, or will. Dropping this releases it, so that a failing test does not hang.
+/// A call that is delayed, or will be. Dropping this releases the call, so that a failing test does not hang.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_respond_async::{
+///     MemoryStore, TaskStore,
+///     store::Operation,
+///     testing::FaultStore,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Arc::new(FaultStore::new(MemoryStore::new()));
+/// let delayed = store.faults().delay_next(Operation::PruneKeys);
+/// let pruning = tokio::spawn({
+///     let store = store.clone();
+///     async move { store.prune_keys(10).await }
+/// });
+/// delayed.arrived().await;
+/// assert!(!pruning.is_finished());
+/// delayed.release();
+/// assert_eq!(pruning.await??, 0);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Delayed(Arc<Gate>);
 
 impl Delayed {
-    /// Resolves when the call has come and waits.
+    /// Resolves when the call was made and waits.
     ///
     /// # Cancel safety
     ///
@@ -252,7 +302,7 @@ impl Delayed {
         }
     }
 
-    /// Lets the call go on.
+    /// Releases the call.
     pub fn release(self) {}
 }
 
@@ -262,7 +312,7 @@ impl Drop for Delayed {
     }
 }
 
-/// Whether the store commits something for it.
+/// Whether the operation can change what is stored.
 const fn changes(operation: Operation) -> bool {
     use Operation as Of;
     !matches!(
@@ -271,18 +321,38 @@ const fn changes(operation: Operation) -> bool {
     )
 }
 
-/// What calls meet together.
+/// What happens to all calls together.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{
+///     MemoryStore, Scope, TaskStore,
+///     testing::{Fate, FaultStore},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
+/// let store = FaultStore::new(MemoryStore::new());
+/// store.faults().share(Fate::FailChanges);
+/// assert!(store.prune_keys(10).await.is_err());
+/// store.counts(&Scope::All).await?;
+///
+/// store.faults().heal();
+/// store.prune_keys(10).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {
-    /// Nothing: each has a fate of its own.
+    /// Each call has its own fault, or none.
     #[default]
     OfItsOwn,
-    /// They fail, and nothing is done.
+    /// All calls fail without effect.
     Fail,
-    /// Those that change something do.
+    /// Calls that change something fail without effect.
     FailChanges,
-    /// Those that change something are done, and their callers told that they failed.
+    /// Calls that change something take effect, and answer with an error.
     LoseChanges,
 }
 
@@ -293,14 +363,14 @@ struct Script {
     random: Option<(fastrand::Rng, Odds)>,
     fate: Fate,
     tells_nothing: bool,
-    /// Calls of all operations.
+    /// How many calls were made, of all operations.
     made: u64,
     held: Vec<Held>,
 }
 
-/// Something that waits for later calls.
+/// A call or an answer that waits for later calls.
 struct Held {
-    /// Its turn is in the call of this number.
+    /// The number of the call in which it is done.
     after: u64,
     turn: BoxFuture<'static, ()>,
 }
@@ -327,7 +397,7 @@ pub(super) enum Fault {
     HoldReply(u64),
 }
 
-/// Makes an error of a test's own.
+/// Makes the error that a test has ordered.
 pub(super) struct Make(pub(super) Box<dyn FnOnce() -> StoreError + Send>);
 
 impl fmt::Debug for Make {
@@ -345,7 +415,7 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) async fn pass(&self) {
         self.arrived.add_permits(1);
-        // Closed when it is released.
+        // It is closed when the call is released.
         let _ = self.released.acquire().await;
     }
 }

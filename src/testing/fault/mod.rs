@@ -14,9 +14,11 @@ use crate::{
     store::{Abilities, News, Operation, StoreError, StoreErrorKind, StoreResult, TaskStore},
 };
 
-/// Any store, with faults put between it and its caller.
+/// Wraps any store, and injects faults into its calls.
 ///
-/// What should go wrong is said through [`faults`](Self::faults); everything else goes to the store within.
+/// Order the faults through [`faults`](Self::faults). Calls without a fault go to the wrapped store.
+///
+/// See the examples of [`Faults`] and of the [module](crate::testing).
 #[derive(Debug)]
 pub struct FaultStore<S: ?Sized> {
     faults: Faults,
@@ -24,7 +26,7 @@ pub struct FaultStore<S: ?Sized> {
 }
 
 impl<S: TaskStore> FaultStore<S> {
-    /// `store`, without faults as yet.
+    /// Wraps `store`, without faults for now.
     #[must_use]
     pub fn new(store: S) -> Self {
         Self::over(Arc::new(store))
@@ -32,7 +34,7 @@ impl<S: TaskStore> FaultStore<S> {
 }
 
 impl<S: TaskStore + ?Sized> FaultStore<S> {
-    /// A shared store, without faults as yet.
+    /// Wraps a shared store, without faults for now.
     #[must_use]
     pub fn over(store: Arc<S>) -> Self {
         Self {
@@ -41,7 +43,7 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
         }
     }
 
-    /// The handle by which faults are ordered; keep a clone of it when the store is given away.
+    /// The handle to order faults with. Keep a clone of it when you give the store away.
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.faults.clone()
@@ -73,7 +75,7 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
             Some(Fault::Hold(calls)) => {
                 let (reply, answer) = oneshot::channel();
                 let turn = async move {
-                    // Its caller may have given up.
+                    // The caller may have dropped its future.
                     let _ = reply.send(call.await);
                 };
                 self.faults.hold(calls, Box::pin(turn));
@@ -84,7 +86,7 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
                 self.faults.hold(calls, Box::pin(async move { drop(release) }));
                 Box::pin(async move {
                     let answer = call.await;
-                    // Dropped when it is its turn.
+                    // The sender is dropped when it is the reply's turn.
                     let _ = released.await;
                     answer
                 })
@@ -95,7 +97,8 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
         }
         Box::pin(async move {
             let mut answer = answer;
-            // In place first: it goes before those that waited for it. Held itself, it does not keep them waiting.
+            // Poll this call first: it goes before the held calls that are due. If it is held itself, they do not wait
+            // for it.
             let at_once = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
             for turn in due {
                 turn.await;

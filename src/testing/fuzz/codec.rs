@@ -1,10 +1,10 @@
-//! What a store keeps, read back: it may be anything, if a disk or an older build had a hand in it.
+//! Decoding what a store keeps: a disk or an older build may have left any bytes.
 
 use bytes::Bytes;
 
 use crate::task::{CapturedRequest, CapturedResponse, LogLine, RequestId, TaskRecord, envelope::Payload};
 
-/// Bytes as a head and a body: the first says how long the body is.
+/// Splits the bytes into a head and a body. The first byte is the length of the body.
 fn payload(data: &[u8]) -> Payload {
     let body = data.first().map_or(0, |length| data.len().min(usize::from(*length)));
     let mut head = Bytes::copy_from_slice(data.get(1..).unwrap_or_default());
@@ -12,7 +12,7 @@ fn payload(data: &[u8]) -> Payload {
     Payload::new(head, body)
 }
 
-/// What is read can be written, and reads the same again.
+/// A decoded request can be encoded, and decodes to the same again.
 pub(super) fn request(data: &[u8]) {
     if let Ok(read) = CapturedRequest::from_payload(payload(data)) {
         let again = CapturedRequest::from_payload(read.to_payload()).expect("what was just written can be read");
@@ -32,7 +32,7 @@ pub(super) fn record(data: &[u8]) {
     if let Ok(read) = TaskRecord::decode(data) {
         let written = read.encode();
         let again = TaskRecord::decode(&written).expect("what was just written can be read");
-        // As bytes: a number that is none is not equal to itself.
+        // Compared as bytes, because NaN is not equal to itself.
         assert_eq!(again.encode(), written);
         let _ = (read.function(), read.task_id(), read.is_suspect());
     }
@@ -43,7 +43,7 @@ pub(super) fn log_line(data: &[u8]) {
         let again = LogLine::decode(&read.encode()).expect("what was just written can be read");
         assert_eq!(again, read);
     }
-    // An id is any sixteen bytes.
+    // Any sixteen bytes are an id.
     if let Some((id, _)) = data.split_first_chunk() {
         let id = RequestId::from_bytes(*id);
         assert_eq!(id.to_string().parse(), Ok(id));

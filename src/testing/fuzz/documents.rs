@@ -1,4 +1,4 @@
-//! Documents, read and written.
+//! Documents: parsing edits, and writing tasks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
 
 const SECRET: &str = "Bearer of a secret";
 
-/// What an edit makes of a request can be run, is not the task API's business, and is kept as any other request.
+/// An edited request can be run, does not go to the task API, and is stored like any other request.
 pub(super) fn edits(data: &[u8]) {
     let mut stored = HeaderMap::new();
     stored.insert(AUTHORIZATION, HeaderValue::from_static(SECRET));
@@ -45,7 +45,7 @@ pub(super) fn edits(data: &[u8]) {
     let edited = edits.apply(&stored);
     let path = edited.uri.path();
     assert!(path.starts_with('/') && !path.starts_with("//"), "{}", edited.uri);
-    // As a router may read it.
+    // As a router may decode it.
     let path = percent_decode_str(path).decode_utf8_lossy();
     assert!(path != "/tasks" && !path.starts_with("/tasks/"), "{}", edited.uri);
     assert_eq!((edited.uri.authority(), edited.uri.scheme()), (None, None));
@@ -67,7 +67,7 @@ fn find(data: &[u8], what: &[u8]) -> bool {
     data.windows(what.len()).any(|window| window == what)
 }
 
-/// Whatever a client, a handler or an error says, the documents about it are JSON, and links can be followed.
+/// Whatever a client, a handler or an error contains, the documents about it are JSON, and their links are URIs.
 pub(super) fn documents(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut words = text.splitn(6, '\n');

@@ -1,4 +1,4 @@
-//! Headers as a client sends them.
+//! Headers that a client sends.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     wire::LinkBase,
 };
 
-/// Lines of `name: value`; what is no such line is left out, as a server would refuse it.
+/// Parses lines of `name: value`. Leaves out other lines, as a server refuses them.
 pub(super) fn lines(data: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(64) {
@@ -34,7 +34,7 @@ pub(super) fn lines(data: &[u8]) -> HeaderMap {
     headers
 }
 
-/// Each line is one of the header.
+/// Makes each line a value of the header.
 fn values(data: &[u8], name: &HeaderName) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(16) {
@@ -45,7 +45,8 @@ fn values(data: &[u8], name: &HeaderName) -> HeaderMap {
     headers
 }
 
-/// A replay does not ask again, whatever the lines were; and asks for nothing else than they did.
+/// Whatever the lines are, the replayed header does not prefer async, and no value is longer than all lines together. A
+/// request is async if and only if the header prefers it.
 pub(super) fn prefer(data: &[u8]) {
     let headers = values(data, &PREFER);
     let asked = Preferences::of(&headers);
@@ -64,7 +65,7 @@ pub(super) fn prefer(data: &[u8]) {
     assert_eq!(is_async, asked.respond_async);
 }
 
-/// What is accepted keeps to its limits.
+/// Accepted options are within their limits.
 pub(super) fn fc(data: &[u8]) {
     for dialect in [Dialect::Fc, Dialect::Prefer] {
         if let Ask::Async(options) = dialect.read(&lines(data)) {
@@ -74,7 +75,7 @@ pub(super) fn fc(data: &[u8]) {
     }
 }
 
-/// A key is what was in the header, quoted or bare.
+/// A key is the text of the header, quoted or bare.
 pub(super) fn idempotency_key(data: &[u8]) {
     let name = HeaderName::from_static("idempotency-key");
     let headers = values(data, &name);
@@ -86,7 +87,7 @@ pub(super) fn idempotency_key(data: &[u8]) {
     }
 }
 
-/// What is stored belongs to no connection, asks for nothing again, and comes back from the store as it went in.
+/// Stored headers concern no connection, do not make a replay async, and are read from the store as they were stored.
 pub(super) fn strip_headers(data: &[u8]) {
     let sent = lines(data);
     let mut kept = sent.clone();
@@ -120,7 +121,7 @@ pub(super) fn strip_headers(data: &[u8]) {
     let _ = depth(&sent);
 }
 
-/// What a link begins with names a scheme and a host and leads to the API there, whatever the headers say.
+/// Whatever the headers are, a link is a valid URI without user information, and leads to the API.
 pub(super) fn forwarded(data: &[u8]) {
     let base = LinkBase::new(&ApiAddress {
         base: "/tasks".into(),
@@ -144,7 +145,7 @@ pub(super) fn forwarded(data: &[u8]) {
     );
 }
 
-/// However long a response asks to wait, there is an end to it.
+/// However long a response asks to wait, the wait is bounded.
 pub(super) fn retry_after(data: &[u8]) {
     let headers = values(data, &RETRY_AFTER);
     let extensions = Extensions::new();

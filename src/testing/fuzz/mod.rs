@@ -1,26 +1,26 @@
-//! What is done with bytes that anybody may have sent: the bodies of the fuzz targets.
+//! The bodies of the fuzz targets: functions that run on any bytes that a client may send.
 //!
-//! Here, since most of what they call is private; run by `lab/fuzz/`, and by an ordinary test over a corpus and what a few
-//! thousand random changes make of it. Each takes any bytes whatever, and panics if what came of them is wrong: beside
-//! never panicking, a parser has a law of its own.
+//! They are here because most of what they call is private. `lab/fuzz/` runs them, and so does an ordinary test, over a
+//! corpus and a few thousand random changes of it. Each function accepts any bytes, and panics if the result is wrong:
+//! a parser must never panic, and must also keep a rule of its own.
 //!
-//! No public interface: it changes as the parsers do.
+//! This is not a public interface. It changes with the parsers.
 
 mod codec;
 mod documents;
 mod headers;
 mod uris;
 
-/// One thing to throw bytes at.
+/// A function to fuzz.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name: of the binary in `lab/fuzz/`, and of the folder of its corpus.
+    /// Its name: that of the binary in `lab/fuzz/`, and of the folder of its corpus.
     pub name: &'static str,
-    /// What is done with the bytes.
+    /// The function, which takes the bytes.
     pub run: fn(&[u8]),
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: &[Target] = &[
     Target {
         name: "request_envelope",
@@ -88,7 +88,7 @@ pub const TARGETS: &[Target] = &[
 ///
 /// # Panics
 ///
-/// If there is none, and as the target does.
+/// If there is no such target, or if the target panics.
 pub fn run(name: &str, data: &[u8]) {
     let target = TARGETS.iter().find(|target| target.name == name);
     (target.expect("the target is in the list").run)(data);

@@ -1,4 +1,4 @@
-//! Paths, queries, and what stands in them.
+//! Paths, queries and their parts.
 
 use http::Uri;
 
@@ -7,7 +7,7 @@ use crate::{
     task::{Filter, RequestId, SortOrder, TaskName, TaskRef},
 };
 
-/// A token stands for one place in one order, and has one spelling.
+/// A token means one place in one order, and has one spelling.
 pub(super) fn paging_token(data: &[u8]) {
     let Ok(token) = str::from_utf8(data) else { return };
     let orders = [SortOrder::Ascending, SortOrder::Descending];
@@ -18,7 +18,7 @@ pub(super) fn paging_token(data: &[u8]) {
     }
 }
 
-/// What is read keeps to its limits.
+/// What is read from a query is within its limits.
 pub(super) fn query(data: &[u8]) {
     let Ok(query) = str::from_utf8(data) else { return };
     let Ok(uri) = format!("/?{query}").parse::<Uri>() else {
@@ -34,7 +34,7 @@ pub(super) fn query(data: &[u8]) {
     let _ = query::wait(&uri);
 }
 
-/// What is taken as an id or a name is shown as it was sent.
+/// An accepted id or name is shown as it was sent.
 pub(super) fn ids(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     if let Ok(name) = TaskName::new(text) {

@@ -1,8 +1,8 @@
 //! Random operations on a store, compared with a plain list after every step.
 //!
-//! Where the [promises](crate::testing::conformance) say what must hold, this looks for what nobody thought of saying. The
-//! model is a vector of records that is searched from end to end for everything; it shares the table of
-//! [`lifecycle`](crate::task::lifecycle) with the stores, and none of their indexes.
+//! The [promises](crate::testing::conformance) test what is known to be required; this finds what no promise mentions.
+//! The model is a vector of records, and every operation searches all of it. It uses the same
+//! [`lifecycle`](crate::task::lifecycle) as the stores, and none of their indexes.
 
 mod plain;
 
@@ -26,35 +26,51 @@ use crate::{
     time::Timestamp,
 };
 
-/// How many operations one case is long: enough for a task to fail, crash, end, run again and be pruned.
+/// How many operations a case has: enough for a task to fail, crash, end, run again and be pruned.
 pub const STEPS: usize = 40;
 
-/// Runs one random case for each seed, each on a store opened afresh.
+/// Runs one random case for each seed, each on a newly opened store.
 ///
-/// Delays and leases are odd multiples of [`Harness::unit`], and time passes by even ones, so that nothing is ever due at
-/// the very moment it is looked at: a store with a real clock may be off by nearly a unit.
+/// Delays and leases are odd multiples of [`Harness::unit`], and time passes by even ones. So nothing is ever due at
+/// the exact moment of a step: a store with a real clock may be off by nearly a unit.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::testing::{
+///     conformance::{self, MemoryHarness},
+///     model,
+/// };
+///
+/// conformance::run(&MemoryHarness::new(), async |harness| {
+///     model::agrees_with_the_model(harness, 0..10).await;
+/// });
+/// ```
 ///
 /// # Panics
 ///
-/// When the store and the model differ. The message names the seed and the step; run `seed..seed + 1` to see it again.
+/// If the store and the model differ. The message names the seed and the step; run `seed..seed + 1` to repeat the case.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future leaves the store of the current case as it is.
+/// If the future is dropped, the store of the current case stays as it is.
 pub async fn agrees_with_the_model(harness: &dyn Harness, seeds: Range<u64>) {
     walk(harness, seeds, false).await;
 }
 
-/// The same, and now and then the process ends and the store is [opened again](Harness::reopen): what was acknowledged is
-/// all there. A store that nobody shares knows by then that what was running is not any more.
+/// Does the same as [`agrees_with_the_model`], and now and then ends the process and
+/// [opens the store again](Harness::reopen). Everything that was acknowledged must be there. A rescue in an exclusive
+/// store must then find all tasks that were held.
+///
+/// See the example of [`agrees_with_the_model`].
 ///
 /// # Panics
 ///
-/// When the store and the model differ, as above; and if nothing survives the end of the process.
+/// If the store and the model differ, or if nothing survives the end of the process.
 ///
 /// # Cancel safety
 ///
-/// As above.
+/// If the future is dropped, the store of the current case stays as it is.
 pub async fn agrees_with_the_model_across_reopening(harness: &dyn Harness, seeds: Range<u64>) {
     walk(harness, seeds, true).await;
 }
@@ -71,7 +87,7 @@ async fn walk(harness: &dyn Harness, seeds: Range<u64>, reopens: bool) {
         for step in 0..STEPS {
             let at = format!("seed {seed}, step {step}");
             let _context = OnPanic(&at);
-            // A step has a moment of its own: two tasks that become due in different steps have an order.
+            // Each step has its own millisecond, so that tasks that become due in different steps have an order.
             case.pass(Duration::from_millis(1)).await;
             case.step().await;
             case.compare().await;
@@ -83,7 +99,7 @@ async fn walk(harness: &dyn Harness, seeds: Range<u64>, reopens: bool) {
     }
 }
 
-/// Says where it happened when an assertion fails.
+/// Prints the seed and the step when an assertion fails.
 struct OnPanic<'a>(&'a str);
 
 impl Drop for OnPanic<'_> {
@@ -98,9 +114,9 @@ struct Case<'a> {
     subject: Subject<'a>,
     model: Model,
     random: Rng,
-    /// Every claim there ever was: the store's and the model's token.
+    /// Every claim so far, with the store's token and the model's.
     seen: Vec<(LeaseRef, LeaseRef)>,
-    /// Every claim of a delivery there ever was, likewise.
+    /// Every claim of a delivery so far, with the store's and the model's.
     deliveries: Vec<(ClaimedDelivery, DeliveryRef)>,
 }
 
@@ -318,7 +334,7 @@ impl Case<'_> {
     async fn give_up_deliveries(&mut self) {
         let give_up = GiveUp {
             spared: vec![self.destination()],
-            // Added to what is due after an odd multiple already, and still never to the moment.
+            // Added to a time that is due after an odd multiple, the sum still never matches the moment of a step.
             overdue: self.odd(4) + self.subject.units(1) / 2,
             max: 1000,
         };
@@ -344,7 +360,7 @@ impl Case<'_> {
         assert_eq!((found.tasks, found.keys), expected);
     }
 
-    /// Everything that can be read, as everybody and as each tenant.
+    /// Compares everything that can be read, in each scope.
     async fn compare(&mut self) {
         for scope in [Scope::All, Scope::One(None), Scope::One(Some(Tenant::new("anna")))] {
             let mut expected: Vec<_> = self.model.tasks.iter().filter(|task| task.is_in(&scope)).collect();
@@ -493,8 +509,7 @@ impl Case<'_> {
     }
 }
 
-/// What must be the same in the store and the model. Times are the store's own business, and so is how far its tokens
-/// grow from one claim to the next.
+/// What must be the same in the store and the model. Times may differ, and so may the steps by which tokens grow.
 fn essence(record: &TaskRecord) -> impl PartialEq + std::fmt::Debug + use<> {
     let history: Vec<_> = record
         .history

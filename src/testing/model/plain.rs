@@ -1,4 +1,4 @@
-//! The plain list that a store is compared with.
+//! The plain list with which a store is compared.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Every task there is, in the order they came.
+/// Every task, in the order of the inserts.
 #[derive(Default)]
 pub(super) struct Model {
     pub(super) now: Timestamp,
@@ -39,7 +39,7 @@ pub(super) struct ModelKey {
 }
 
 impl ModelKey {
-    /// Whether it is a key of whom the task is.
+    /// Whether the key belongs to the tenant and caller of `task`.
     fn is_of(&self, task: &NewTask) -> bool {
         (&self.tenant, &self.caller) == (&task.tenant, &task.caller)
     }
@@ -201,7 +201,8 @@ impl Model {
         rescued.filter(|(_, rescue)| *rescue != Rescue::NotDue).collect()
     }
 
-    /// Everybody who held a task or a delivery is gone, and known to be: what the first rescue after that does.
+    /// What the first rescue does after the end of all processes that held a task or a delivery, in a store that
+    /// detects that end.
     pub(super) fn rescue_after_crash(&mut self) -> Vec<(RequestId, Rescue)> {
         let now = self.now;
         let tasks = self.tasks.iter_mut().map(|task| &mut task.record);
