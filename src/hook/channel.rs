@@ -13,7 +13,8 @@ use crate::{
 #[doc(hidden)]
 pub struct Channel;
 
-/// Waits for room in the channel; a channel whose receiver is gone is a failed delivery, tried again on schedule.
+/// Waits for room in the channel. If the receiver was dropped, the delivery has failed, and is tried again on its
+/// schedule.
 impl CompletionHook for mpsc::Sender<Completion> {
     fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>> {
         Box::pin(async move {

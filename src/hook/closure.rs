@@ -9,28 +9,48 @@ use crate::{
     hook::{Completion, CompletionHook, Hook, Target},
 };
 
-/// How many threads one closure may block. It is called by nobody else until one of them returns, so that a closure which
-/// never returns does not use up the threads that the runtime has for blocking work, 512 unless it was told otherwise.
+/// How many threads one closure may block. When all are blocked, the closure is not called until one of them returns.
+/// So a closure that never returns does not use up the runtime's threads for blocking work, 512 by default.
 const THREADS: usize = 16;
 
-/// What can be given as a hook: a closure, an async closure, the sender of a `tokio::sync::mpsc` channel, a
-/// [`CompletionHook`] behind an `Arc`, or a [`Target`], such as a webhook.
+/// A hook, in any form that the builder takes: a closure, an async closure, the sender of a `tokio::sync::mpsc`
+/// channel, a [`CompletionHook`] behind an `Arc`, or a [`Target`], such as a webhook.
 ///
-/// A closure that is not async may block: it is called on a thread that the runtime keeps for that. An async one must not.
+/// A closure that is not async may block: it is called on a thread for blocking work. An async closure must not block.
 ///
-/// `M` only tells these apart and is never written out.
+/// `M` only tells these forms apart. It is inferred, so you never write it.
+///
+/// # Examples
+///
+/// A function that takes a hook in any form. The [examples of the module](crate::hook#examples) show the forms.
+///
+/// ```
+/// use tower_respond_async::{Completion, MemoryStore, RespondAsyncBuilder, RespondAsyncLayer, hook::IntoHook};
+///
+/// fn audited<M>(builder: RespondAsyncBuilder, audit: impl IntoHook<M>) -> RespondAsyncBuilder {
+///     builder.on_completion(audit)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let audit = |completion: Completion| println!("{} is {}", completion.task_id(), completion.state);
+/// let layer = audited(RespondAsyncLayer::builder(MemoryStore::new()), audit).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no completion hook",
     note = "a hook is a closure `|completion: Completion| ...`, sync or async, answering `()` or `Result<(), E>`, a `tokio::sync::mpsc::Sender<Completion>`, an `Arc<dyn CompletionHook>`, or a `Target` such as a `Webhook`"
 )]
 pub trait IntoHook<M>: Send + Sync + 'static {
-    /// Makes it one.
+    /// Makes a [`Hook`] of it.
     fn into_hook(self) -> Hook;
 }
 
-/// What a hook may answer with: nothing, or a `Result` whose error means "try again".
+/// The return value of a hook: nothing, or a `Result` whose error means "try again".
+///
+/// In the first [example of the module](crate::hook#examples), one hook returns nothing, the other a `Result`.
 pub trait IntoHookResult {
-    /// The answer as the engine takes it.
+    /// The value as a `Result`.
     ///
     /// # Errors
     ///

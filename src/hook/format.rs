@@ -1,4 +1,4 @@
-//! What is sent about an end: the formats, rendered when it is sent.
+//! The formats in which completions are sent.
 
 use std::{borrow::Cow, str::FromStr};
 
@@ -15,55 +15,91 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a completion looks like to who is told of it.
+/// The format in which a completion is sent.
 ///
 /// | format | body | for |
 /// |---|---|---|
-/// | `fc` | what the cloud's async invocation sends to its destinations: request, response and why | receivers written for that |
+/// | `fc` | request, response and reason, as the cloud's async invocation sends them | receivers written for that |
 /// | `cloudevents` | CloudEvents 1.0, structured: `application/cloudevents+json` | event buses |
-/// | `standard` | Standard Webhooks: `{"type","timestamp","data"}`, without payloads | receivers that fetch what they need |
-/// | `raw` | the response itself, body and headers, with `X-Call-Id` and `X-Function-Status` | receivers written for OpenFaaS |
+/// | `standard` | Standard Webhooks: `{"type","timestamp","data"}`, without payloads | receivers that fetch the rest |
+/// | `raw` | body and headers of the response, `X-Call-Id`, `X-Function-Status` | receivers written for OpenFaaS |
 ///
-/// Bodies are sent as they are. What is said beside them is not: errors are sent without the secrets of URLs in them, and `raw`
-/// leaves out the headers whose names are secret, by the layer's [`HeaderPolicy`](crate::HeaderPolicy) too, and takes the
-/// secrets out of URLs in the others. What a receiver is to have of those belongs in the body.
+/// Bodies are sent unchanged. The rest is redacted: errors are sent without the secrets of URLs in them. `raw` leaves
+/// out headers with secret names, also those of the layer's [`HeaderPolicy`](crate::HeaderPolicy), and the secrets of
+/// URLs in other headers. If a receiver needs one of these, put it into the body.
 ///
-/// In `fc` and `cloudevents`, a payload that is no UTF-8 is sent in base64, and `requestPayloadEncoding` or
-/// `responsePayloadEncoding` says `base64`. What the request and the response say of their bodies is in
-/// `requestPayloadContentType`, `requestPayloadContentEncoding`, `responsePayloadContentType` and
-/// `responsePayloadContentEncoding`, where they say it. Both payloads together take up to [`LIMIT`](Self::LIMIT) bytes: a response that
-/// is longer is cut, with `"responsePayloadTruncated":true`; a request that does not fit beside it is left out, with
-/// `"requestPayloadOmitted":true`; and a link says where the task API has it, if there is one.
+/// In `fc` and `cloudevents`, a payload that is not UTF-8 is sent in base64, and `requestPayloadEncoding` or
+/// `responsePayloadEncoding` is `base64`. `requestPayloadContentType`, `requestPayloadContentEncoding`,
+/// `responsePayloadContentType` and `responsePayloadContentEncoding` are the headers of the request and of the
+/// response, if they have them.
+///
+/// Both payloads together take up to [`LIMIT`](Self::LIMIT) bytes. A response that is longer is cut, with
+/// `"responsePayloadTruncated":true`. A request that does not fit beside it is left out, with
+/// `"requestPayloadOmitted":true`. A link then names its address in the task API, if there is one.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer, hook::{AppPath, PayloadFormat}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let format: PayloadFormat = "cloudevents".parse()?; // from a setting
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new())
+///     .on_success(AppPath::new("/dest-succ")?.format(format))
+///     .build()?;
+/// # drop(layer);
+/// assert!("xml".parse::<PayloadFormat>().is_err());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PayloadFormat {
-    /// As the cloud's async invocation.
+    /// As the cloud's async invocation sends it.
     #[default]
     Fc,
     /// CloudEvents 1.0 in structured mode.
     CloudEvents,
     /// Standard Webhooks.
     Standard,
-    /// The response as it is.
+    /// The response itself.
     Raw,
 }
 
-/// What is to be sent.
+/// A completion as it is sent.
+///
+/// # Examples
+///
+/// A hook that passes completions on to a message broker renders them first:
+///
+/// ```
+/// use tower_respond_async::{Completion, MemoryStore, RespondAsyncLayer, hook::PayloadFormat};
+///
+/// async fn publish(completion: Completion) {
+///     let message = PayloadFormat::Standard.render(&completion, PayloadFormat::LIMIT);
+///     println!("{:?}: {} bytes", message.headers["content-type"], message.body.len());
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).on_completion(publish).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Rendered {
-    /// `Content-Type`, and what the format puts beside the body.
+    /// `Content-Type`, and other headers of the format.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
 
 impl PayloadFormat {
-    /// How many bytes of payloads are sent unless told otherwise, as they stand in the body: what queues and functions of
-    /// most clouds take with ease.
+    /// The default limit of the payloads in a body, in bytes as they are encoded there. Queues and functions of most
+    /// clouds accept this size.
     pub const LIMIT: usize = 20 * 1024;
 
-    /// The completion in this format, with up to `limit` bytes of payloads. The same completion gives the same bytes.
+    /// The completion in this format, with up to `limit` bytes of payloads. The same completion always gives the same
+    /// bytes.
     #[must_use]
     pub fn render(self, completion: &Completion, limit: usize) -> Rendered {
         match self {
@@ -89,7 +125,9 @@ impl FromStr for PayloadFormat {
     }
 }
 
-/// There is no format of this name.
+/// No format has this name.
+///
+/// See the example of [`PayloadFormat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a payload format is one of fc, cloudevents, standard and raw")]
 pub struct UnknownFormat;
@@ -157,7 +195,7 @@ fn fc(completion: &Completion, limit: usize) -> FcDocument<'_> {
     }
 }
 
-/// Why it did not succeed, in the words of the clouds where they have one.
+/// Why the task did not succeed, in the cloud's words if it has one.
 const fn reason(state: TaskState) -> &'static str {
     match state {
         TaskState::Expired => "EventAgeExceeded",
@@ -233,7 +271,7 @@ fn standard(completion: &Completion) -> StandardDocument<'_> {
     }
 }
 
-/// A task without its payloads: enough to know what ended how, and to fetch the rest.
+/// A task without its payloads: how it ended, and where to fetch the rest.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Thin<'a> {
@@ -321,7 +359,7 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-/// The response first: it is what happened. The request is known to who sent it.
+/// The response has priority for the room: it is new, while the sender of the request has the request.
 fn payloads(completion: &Completion, limit: usize) -> (RequestPayload<'_>, ResponsePayload<'_>) {
     let link = |rest: &str| completion.location().map(|location| format!("{location}{rest}"));
     let base64 = |payload: &Payload<'_>| Some(payload.encoding).filter(|encoding| *encoding == "base64");
@@ -358,7 +396,7 @@ fn payloads(completion: &Completion, limit: usize) -> (RequestPayload<'_>, Respo
     (request, response)
 }
 
-/// As much of `body` as takes up to `room` bytes in a document.
+/// The beginning of `body` that takes up to `room` bytes in a document.
 fn fitting(body: &[u8], room: usize) -> Payload<'_> {
     let mut bytes = body.len().min(room);
     loop {
@@ -367,13 +405,13 @@ fn fitting(body: &[u8], room: usize) -> Payload<'_> {
         if length <= room || bytes == 0 {
             return payload;
         }
-        // Escapes and base64 are spread evenly, or nearly so: two or three rounds are enough.
+        // Escapes and base64 are spread almost evenly, so two or three rounds are enough.
         let fitting = bytes as u64 * room as u64 / length as u64;
         bytes = (bytes - 1).min(usize::try_from(fitting).unwrap_or(0));
     }
 }
 
-/// How many bytes a text takes in a document, without its quotation marks.
+/// How many bytes a text takes in a document, without quotation marks.
 fn length(text: &str) -> usize {
     let escapes = text.bytes().map(|byte| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
@@ -388,8 +426,8 @@ const DURATION: HeaderName = HeaderName::from_static("x-duration-seconds");
 const FUNCTION_STATUS: HeaderName = HeaderName::from_static("x-function-status");
 const FUNCTION_NAME: HeaderName = HeaderName::from_static("x-function-name");
 
-/// Whether a header of a response says something about its body. Of the others, those that are about a connection, a
-/// session or a signature would say something else on a request.
+/// Whether a response header is about the body. Other headers are about a connection, a session or a signature, and
+/// would have another meaning on a request.
 fn is_about_the_body(name: &HeaderName) -> bool {
     let ours = is_ours(name);
     let name = name.as_str();
@@ -403,7 +441,7 @@ fn is_about_the_body(name: &HeaderName) -> bool {
         )
 }
 
-/// Whether the layer or this format says something in a header of this name: a handler cannot.
+/// Whether only the layer or this format sets headers of this name. They are not taken from a handler.
 fn is_ours(name: &HeaderName) -> bool {
     is_own(name)
         || name.as_str().starts_with("x-fc-")
@@ -431,7 +469,7 @@ fn raw(completion: &Completion) -> Rendered {
         (STATUS, Some(completion.state.as_str().to_owned())),
     ];
     for (name, text) in texts {
-        // A function may be listed under a name that no header can hold.
+        // The name of a function may have characters that a header cannot hold.
         if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert(name, value);
         }

@@ -1,4 +1,4 @@
-//! The hooks of this process: together one destination.
+//! The hooks of this process, as one destination.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
     task::{Conditions, Destination},
 };
 
-/// How long a hook may take. It runs after the task, so nobody waits for it, but its place in the pool is one of few.
+/// How long one call of a hook may take. No task waits for it, but it takes one of few places in the pool.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many completions are told at once: hooks mostly wait for something, and must not crowd out handlers.
+/// How many completions are delivered at once. Hooks mostly wait, and must not take the processor from handlers.
 const PLACES: usize = 16;
 
-/// The hooks of this process, each with the kinds of end it wants to hear of.
+/// The hooks of this process, each with the kinds of end that it is called for.
 #[derive(Clone, Default)]
 pub(crate) struct LocalHooks {
     hooks: Vec<(Conditions, Arc<dyn CompletionHook>)>,
@@ -28,7 +28,7 @@ impl LocalHooks {
         self.hooks.push((on, hook));
     }
 
-    /// The kinds of end that any of them wants to hear of.
+    /// The kinds of end that any of the hooks is called for.
     pub(crate) fn on(&self) -> Conditions {
         self.hooks.iter().fold(Conditions::NONE, |all, (on, _)| all.or(*on))
     }
@@ -40,7 +40,7 @@ impl Target for LocalHooks {
         LOCAL
     }
 
-    /// Calls every hook that wants to know. The first to fail ends it: all are called again at the next try.
+    /// Calls every hook for this kind of end, until one fails. At the next try, all are called again.
     fn deliver<'a>(&'a self, completion: Completion, _: &'a dyn Application) -> BoxFuture<'a, Tried> {
         Box::pin(async move {
             for (_, hook) in self.hooks.iter().filter(|(on, _)| on.contains(completion.condition)) {
@@ -62,7 +62,7 @@ impl Target for LocalHooks {
         PLACES
     }
 
-    /// Each has its whole time.
+    /// Each hook has its whole time-out.
     fn limit(&self) -> Duration {
         HOOK_TIMEOUT.saturating_mul(self.hooks.len() as u32 + 1)
     }

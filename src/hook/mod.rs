@@ -1,30 +1,30 @@
-//! Being told that a task ended: the [`CompletionHook`] port, and the ready-made hooks.
+//! Receivers of completions: the traits [`CompletionHook`] and [`Target`], and ready-made receivers.
 //!
-//! Hooks are given to the builder per condition. Closures, async closures and channels are hooks as they are:
+//! Give hooks to the builder, by the kind of end. Closures, async closures and channels are hooks as they are:
 //!
 //! - [`on_success`](crate::RespondAsyncBuilder::on_success): the task succeeded
 //! - [`on_failure`](crate::RespondAsyncBuilder::on_failure): it failed, expired or could not be read
 //! - [`on_stop`](crate::RespondAsyncBuilder::on_stop): it was stopped
 //! - [`on_completion`](crate::RespondAsyncBuilder::on_completion): any of these
 //!
-//! An async closure that captures something is written `move |completion| async move { ... }`: what `async move |completion|`
-//! makes of captures borrows from the closure, and cannot be sent to another thread yet.
+//! Write an async closure that captures something as `move |completion| async move { ... }`. The future of an `async
+//! move |completion|` closure borrows captures from the closure, and cannot be sent to another thread yet.
 //!
-//! All hooks of a process together are one destination: if one of them fails, all that want to know of that end are called
+//! All hooks of a process together are one destination. If one of them fails, all hooks for that kind of end are called
 //! again at the next try.
 //!
 //! A [`Target`] is a destination of its own, with its own pool, schedule and state: an [`AppPath`], or with the feature
-//! `webhook` a `Webhook`. It is given to the same methods of the builder, as many to each as are wanted.
-//! [`guide::callbacks`](crate::guide::callbacks) tells the whole of it.
+//! `webhook` a `Webhook`. Give targets to the same methods of the builder; each method takes any number.
+//! [`guide::callbacks`](crate::guide::callbacks) describes them in full.
 //!
-//! Only the end of a task fires a hook, never an attempt. The order to deliver is committed together with the end, so it
-//! survives whatever the store survives; **a hook may be called twice** for one end, with the same
-//! [`webhook_id`](Completion::webhook_id). A hook runs in a pool of its own, is timed out, is caught when it panics, is
-//! tried again when it fails, and never changes the task's result.
+//! A hook is called for the end of a task, never for an attempt. The completion is committed together with the end, so
+//! it survives everything that the store survives. **A hook may be called twice** for one end, with the same
+//! [`webhook_id`](Completion::webhook_id). Hooks run in a pool of their own, and each call may take 30 s. A panic is
+//! caught. A hook that fails is called again. No hook changes the result of the task.
 //!
 //! # Examples
 //!
-//! Closures for the two kinds of end, where an error means "tell me again later":
+//! Closures for two kinds of end. An error means "try again later":
 //!
 //! ```
 //! use tower_respond_async::{BoxError, Completion, MemoryStore, RespondAsyncLayer};
@@ -44,8 +44,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A channel, for whoever wants to hear of every end in one place. A bounded one that nobody empties holds up no task: its
-//! deliveries time out and are tried again.
+//! A channel that receives the completions of all ends. A bounded channel that is full delays no task: its deliveries
+//! time out and are tried again.
 //!
 //! ```
 //! use axum::{Router, body::Body, http::{Request, StatusCode}, routing::post};
@@ -97,39 +97,72 @@ use crate::{
     time::Timestamp,
 };
 
-/// Somebody who is told that a task ended.
+/// Receives the completions of tasks, in the process.
 ///
-/// An error, a panic and a time-out are all the same to the engine: the delivery is tried again on its schedule.
+/// The engine treats an error, a panic and a time-out alike: it tries the delivery again on its schedule.
 ///
 /// # Cancel safety
 ///
-/// The future is dropped when it takes longer than the hook time-out, and at shutdown; the delivery is then tried again.
+/// The future is dropped when it takes longer than the time-out of 30 s, and when the runtime ends before it does. The
+/// delivery is tried again then.
+///
+/// # Examples
+///
+/// A hook with a state of its own. For most hooks a closure or a channel is enough.
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+///
+/// use tower_respond_async::{BoxError, Completion, CompletionHook, MemoryStore, RespondAsyncLayer, error::BoxFuture};
+///
+/// #[derive(Default)]
+/// struct Count(AtomicU64);
+///
+/// impl CompletionHook for Count {
+///     fn deliver(&self, _: Completion) -> BoxFuture<'_, Result<(), BoxError>> {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///         Box::pin(async { Ok(()) })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let count: Arc<dyn CompletionHook> = Arc::new(Count::default());
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).on_completion(count).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 pub trait CompletionHook: Send + Sync + 'static {
-    /// Takes note of the completion. May be called twice for the same one.
+    /// Receives one completion. May be called twice with the same one.
+    ///
+    /// # Errors
+    ///
+    /// Any error: the delivery is tried again.
     fn deliver(&self, completion: Completion) -> BoxFuture<'_, Result<(), BoxError>>;
 }
 
-/// The end of a task, with all there is to know about it.
+/// The end of a task, with everything that is stored about the task.
+///
+/// The [examples of the module](crate::hook#examples) read the parts of one.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Completion {
-    /// The same for every call about this end: remember it, and a second call does no harm.
+    /// The id of this end, the same in every call about it. Keep it to recognise a second call.
     pub webhook_id: String,
-    /// The task. If it was run again meanwhile, the record is of the new generation, and the fields beside it of the old.
+    /// The task. If it was run again since, the record is of the new generation, and the other fields are of the old.
     pub task: Arc<TaskRecord>,
-    /// Which run-through ended.
+    /// The generation that ended.
     pub generation: u32,
     /// The kind of end.
     pub condition: Condition,
-    /// The state it ended in.
+    /// The state in which the generation ended.
     pub state: TaskState,
     /// When it ended.
     pub ended_at: Timestamp,
-    /// In which attempt.
+    /// The number of the attempt in which it ended.
     pub attempt: u32,
-    /// What went wrong, if it did.
+    /// The error, if there was one.
     pub error: Option<Arc<str>>,
-    /// The response, if it ended with one and is still of this generation.
+    /// The response, if there is one, unless the task was run again since.
     pub response: Option<Arc<CapturedResponse>>,
     request: Option<Arc<CapturedRequest>>,
     location: Option<Arc<str>>,
@@ -170,19 +203,19 @@ impl Completion {
         self
     }
 
-    /// Where the task API has the task, if there is one: absolute where the builder was told the public URL.
+    /// The address of the task in the task API, if there is an API. It is absolute if the builder has a public URL.
     #[must_use]
     pub fn location(&self) -> Option<&str> {
         self.location.as_deref()
     }
 
-    /// Whether the task has not been run again since.
+    /// Whether the task has not been run again since this end.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.task.generation == self.generation
     }
 
-    /// The URL that the request named to be told at, if it was let.
+    /// The callback URL of the request, if it named one that was accepted.
     #[must_use]
     pub fn callback(&self) -> Option<&str> {
         self.task.callback.as_deref()
@@ -200,32 +233,32 @@ impl Completion {
         self.task.task_id()
     }
 
-    /// The method of the request, as the [record](Self::task) has it.
+    /// The method of the request, as in the [record](Self::task).
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.task.method
     }
 
-    /// The target of the request; of a long one, the beginning. The whole is in the [request](Self::request).
+    /// The target of the request, or the beginning of a long one. The [request](Self::request) has the whole.
     #[must_use]
     pub fn uri(&self) -> &RequestTarget {
         &self.task.target
     }
 
-    /// The headers of the request as they were stored, unless that can no longer be read.
+    /// The stored headers of the request, unless they can no longer be read.
     #[must_use]
     pub fn request_headers(&self) -> Option<&HeaderMap> {
         self.request.as_ref().map(|request| &request.headers)
     }
 
-    /// The request as it was stored, unless that can no longer be read.
+    /// The stored request, unless it can no longer be read.
     #[must_use]
     pub fn request(&self) -> Option<&Arc<CapturedRequest>> {
         self.request.as_ref()
     }
 }
 
-/// Shows what a log may show: no headers, no bodies.
+/// Without headers and bodies, which do not belong in a log.
 impl fmt::Debug for Completion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Completion")

@@ -1,4 +1,4 @@
-//! Another path of the application as a destination.
+//! [`AppPath`]: another path of the application as a destination.
 
 use std::time::Duration;
 
@@ -12,20 +12,21 @@ use crate::{
     task::Destination,
 };
 
-/// The header that says which end a delivery is about: the same for every delivery of it.
+/// The header for the webhook id, which is the same in every delivery about one end.
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
-/// How many completions are posted at once: posting is one write to the store.
+/// How many completions are posted at once. Each is one write to the store.
 const PLACES: usize = 4;
 
-/// How long posting one may take. The store has a limit of its own, which is shorter unless it was raised.
+/// How long one post may take. The store's own limit is shorter, unless it was raised.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A path of the application itself: each completion is POSTed to it as a new async task, in the tenant of the task that
-/// ended. It is what the cloud calls a function as a destination.
+/// A path of the application as a destination: each completion is POSTed to it as a new async task, in the tenant of
+/// the task that ended. The cloud calls this a function as a destination.
 ///
-/// The new task is one like any other: it is kept, retried, and told to hooks and webhooks, but to no path, or each end
-/// would lead to the next. Requests it makes itself count towards the longest chain of async requests, which is 8.
+/// The new task is like any other: it is stored and retried, and its completion goes to hooks and webhooks. But it goes
+/// to no path: each end would lead to the next. Async requests that its handler makes count towards the longest chain
+/// of async requests, which is 8.
 ///
 /// ```
 /// use tower_respond_async::{MemoryStore, RespondAsyncLayer, hook::AppPath};
@@ -47,13 +48,13 @@ pub struct AppPath {
 }
 
 impl AppPath {
-    /// This path, and query if there is one.
+    /// A destination at this path, with a query if there is one.
     ///
-    /// Its name is made of the path: `/dest-succ` is `path-dest-succ`.
+    /// Its name is made of the path: `/dest-succ` becomes `path-dest-succ`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if it does not begin with a slash, or is no path.
+    /// [`ConfigError`] if it is not a path that begins with a slash.
     pub fn new(path: &str) -> Result<Self, ConfigError> {
         let parsed: Option<PathAndQuery> = path.parse().ok().filter(|_| path.starts_with('/'));
         let parsed = parsed.ok_or_else(|| {
@@ -73,24 +74,24 @@ impl AppPath {
         })
     }
 
-    /// Another name than the one made of the path. It must stay the same as long as deliveries under it are stored.
+    /// Sets another name. Keep it as long as deliveries under it are stored.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if it is no name of a destination.
+    /// [`ConfigError`] unless it has 1 to 64 letters, digits, `_` and `-`, and is neither `local` nor `callback`.
     pub fn named(mut self, name: &str) -> Result<Self, ConfigError> {
         self.name = checked_name("AppPath", name)?;
         Ok(self)
     }
 
-    /// What is posted. Default: [`PayloadFormat::Fc`].
+    /// The format of the body. Default: [`PayloadFormat::Fc`].
     #[must_use]
     pub fn format(mut self, format: PayloadFormat) -> Self {
         self.format = format;
         self
     }
 
-    /// When it is tried again if the task cannot be stored.
+    /// When a try is repeated because the task could not be stored. Default: [`Schedule::default`].
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;

@@ -1,30 +1,42 @@
-//! [`Content`]: what a message says its body is.
+//! [`Content`]: the size and type of a body.
 
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// How long a body is and what its message says it is: what a list shows of it without reading it.
+/// The size of a body, and its type by the message's headers. Lists show it without reading the body.
+///
+/// # Examples
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+/// use tower_respond_async::task::Content;
+///
+/// let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
+/// let content = Content::of(&headers, b"17 apples");
+/// assert_eq!((content.size, content.content_type.as_deref()), (9, Some("text/plain")));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Content {
-    /// How many bytes of it are kept.
+    /// How many bytes of the body are kept.
     pub size: u64,
     /// `Content-Type`.
     pub content_type: Option<Arc<str>>,
-    /// `Content-Encoding`: what the body has to be taken out of before it is of that type.
+    /// `Content-Encoding`: the encoding to undo before the body is of that type.
     pub content_encoding: Option<Arc<str>>,
 }
 
 impl Content {
-    /// The longest `Content-Type` that is kept here, in bytes: twice what real ones take, boundaries of multipart bodies
-    /// included. A longer one is left out, since a part of one says something else; it stands in the message itself.
+    /// The longest `Content-Type` that is kept here, in bytes: twice the length of real ones, boundaries of multipart
+    /// bodies included. A longer one is left out, since a part of one would mean something else. The message itself has
+    /// it.
     pub const TYPE_BYTES: usize = 128;
 
     /// The longest `Content-Encoding` that is kept here, in bytes. Real ones are one word.
     pub const ENCODING_BYTES: usize = 64;
 
-    /// What these headers say of this body.
+    /// The content of a message with these headers and this body.
     #[must_use]
     pub fn of(headers: &HeaderMap, body: &[u8]) -> Self {
         Self {

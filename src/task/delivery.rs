@@ -1,5 +1,5 @@
-//! A [`Delivery`] and what becomes of it: claimed, tried, settled. As in [`lifecycle`](crate::task::lifecycle), all that
-//! changes of it changes here, for every store.
+//! A [`Delivery`] and its steps: claimed, tried, settled. As in [`lifecycle`](crate::task::lifecycle), every change is
+//! made here, for every store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,71 +11,105 @@ use crate::{
     time::Timestamp,
 };
 
-/// One completion on its way to one destination: the outbox entry, written together with the state that caused it.
+/// The completion for one destination, with its state. It is written together with the end that caused it.
+///
+/// # Examples
+///
+/// A task ends, and its completion is delivered at the first try:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     RequestId, TaskRecord,
+///     task::{
+///         CapturedRequest, Conditions, DeliveryStatus, DeliveryTry, Destination, NewTask, Subscription,
+///         delivery::DeliveryOutcome, lifecycle::Stop,
+///     },
+///     time::Timestamp,
+/// };
+///
+/// let (uri, now) = (Uri::from_static("/mail"), Timestamp::from_millis(1_000));
+/// let request = CapturedRequest::new(Method::POST, uri, HeaderMap::new(), "hello".into());
+/// let mut task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// let (destination, on) = (Destination::new("billing"), Conditions::ALL);
+/// task.subscriptions = [Subscription { destination, on }].into();
+/// let mut record = TaskRecord::accepted(&task, now);
+/// assert_eq!(record.stop(now), Stop::Stopped);
+///
+/// let mut delivery = record.deliveries[0].clone();
+/// let claim = delivery.claim(Duration::from_secs(30), now).ok_or("it is not due")?;
+/// let status = delivery.settle(claim.token, &DeliveryOutcome::Delivered, DeliveryTry::new(now), now)?;
+/// assert_eq!(status, DeliveryStatus::Delivered);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivery {
     /// The task.
     pub id: RequestId,
-    /// Which run-through of it.
+    /// The generation that ended.
     pub generation: u32,
-    /// Where to.
+    /// The destination.
     pub destination: Destination,
     /// The kind of end.
     pub condition: Condition,
-    /// The state it ended in: the task itself may have been run again since.
+    /// The state in which the generation ended. The task may have been run again since.
     pub ended_as: TaskState,
-    /// When it ended.
+    /// When the generation ended.
     pub ended_at: Timestamp,
-    /// In which attempt it ended.
+    /// The number of the attempt in which it ended.
     pub attempt: u32,
-    /// What went wrong, if it did: the error of the record, and once that is another run's, the beginning of it.
+    /// The error, if there was one; its beginning once the task was run again.
     pub error: Option<Arc<str>>,
-    /// How the delivery stands.
+    /// The state of the delivery.
     pub status: DeliveryStatus,
     /// When it is due, while it is pending; when it was given up, if it failed or is blocked.
     pub due_at: Timestamp,
-    /// Who claimed it last, as a token of its own.
+    /// The token of its latest claim. Deliveries have tokens of their own, apart from the task's.
     pub token: FenceToken,
-    /// Whether that one has not said yet how it went. It may be dead: then the delivery is due when its lease runs out.
+    /// Whether that claim is not settled. If its process died, the delivery is due when the lease runs out.
     pub is_claimed: bool,
-    /// Every try so far; of very many, the latest.
+    /// The tries so far; of very many, the latest.
     pub tries: Vec<DeliveryTry>,
-    /// How many tries there were since it came to be, or since somebody asked for it to be made again.
+    /// How many tries there were since the delivery was created or last redelivered.
     pub tried: u32,
-    /// Whether the task was run again since: then no more than the latest try is kept.
+    /// Whether the task was run again since. If so, only the latest try is kept.
     pub(crate) is_of_before: bool,
 }
 
 impl Delivery {
-    /// How many tries are kept to be looked at: as long as the task is not run again, and then the latest. A schedule has ten;
-    /// how the last few went tells why they do not succeed.
+    /// How many tries are kept; only the latest once the task is run again. A schedule has ten tries, and the last few
+    /// show why they fail.
     pub const TRIES_KEPT: usize = 5;
 
-    /// How much of the error is kept once the task is run again, in bytes: what a detail of its history takes.
+    /// How much of the error is kept once the task is run again, in bytes: as much as of a detail of its history.
     pub const ERROR_BYTES: usize = HistoryEvent::DETAIL_BYTES;
 
-    /// The id that every try of this delivery shows: `msg_{request id}_{generation}_{destination}`.
+    /// The id that every try of this delivery has: `msg_{request id}_{generation}_{destination}`.
     #[must_use]
     pub fn webhook_id(&self) -> String {
         format!("msg_{}_{}_{}", self.id, self.generation, self.destination)
     }
 }
 
-/// How a delivery stands. Ordered so that, of several, the one to show is the greatest.
+/// The state of a delivery, ordered: of several, views show the greatest.
+///
+/// See the example of [`Delivery`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DeliveryStatus {
-    /// Nobody is to be told.
+    /// There is nothing to deliver.
     #[default]
     None,
-    /// Told.
+    /// The destination took the completion.
     Delivered,
-    /// Still to be told.
+    /// It is not delivered yet.
     Pending,
-    /// Not told, and no more tries.
+    /// It was given up: there are no more tries.
     Failed,
-    /// Not told, because its address is refused.
+    /// It was given up: the address is refused.
     Blocked,
 }
 
@@ -94,23 +128,25 @@ impl DeliveryStatus {
 }
 
 /// One try of a delivery.
+///
+/// See the example of [`Delivery`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeliveryTry {
-    /// When.
+    /// When it was made.
     pub at: Timestamp,
-    /// The HTTP status of the answer, where there was one.
+    /// The HTTP status of the answer, if there was one.
     pub status_code: Option<u16>,
-    /// What went wrong, or the first of what was answered.
+    /// The error, or the beginning of the answer.
     pub text: Option<Arc<str>>,
 }
 
 impl DeliveryTry {
-    /// The longest text that is kept of a try, in bytes: enough to tell a time-out from a refusal. The whole goes to the
-    /// probes.
+    /// The longest text that is kept of a try, in bytes: enough to tell a time-out from a refusal. Probes get the whole
+    /// text.
     pub const TEXT_BYTES: usize = 64;
 
-    /// A try at this time, with nothing to say of it yet.
+    /// A try at this time, without a result.
     #[must_use]
     pub const fn new(at: Timestamp) -> Self {
         Self {
@@ -121,62 +157,81 @@ impl DeliveryTry {
     }
 }
 
-/// Which delivery: a task's, in one generation, to one destination.
+/// A claim of a delivery.
+///
+/// See the example of [`Delivery`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DeliveryRef {
     /// The task.
     pub id: RequestId,
-    /// Which run-through of it.
+    /// The generation that ended.
     pub generation: u32,
-    /// Where to.
+    /// The destination.
     pub destination: Destination,
-    /// The claim of the delivery.
+    /// The token of the claim.
     pub token: FenceToken,
 }
 
 /// How a try of a delivery ended.
+///
+/// See the example of [`Delivery`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// It was taken.
+    /// The destination took it.
     Delivered,
-    /// It was not; try again after this long.
+    /// The destination did not take it; try again after this long.
     Retry(Duration),
-    /// It was not, and there are no more tries.
+    /// The destination did not take it, and there are no more tries.
     Failed,
-    /// Its address is refused, for good.
+    /// The address is refused, for good.
     Blocked,
-    /// It was not tried: somebody else may.
+    /// It was not tried; any process may claim it at once.
     Released,
-    /// It was not tried: its turn comes after this long.
+    /// It was not tried, and is due after this long.
     Postponed(Duration),
 }
 
-/// What a request to make a delivery again did.
+/// The result of a request to redeliver.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{
+///     TaskRecord, Tasks,
+///     store::StoreError,
+///     task::{Destination, delivery::Redeliver},
+/// };
+///
+/// async fn call_again(tasks: &Tasks, task: &TaskRecord) -> Result<bool, StoreError> {
+///     let oncall = Destination::new("oncall"); // the name of a webhook
+///     Ok(tasks.redeliver(task.id, task.generation, &oncall).await? == Redeliver::Due)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
 pub enum Redeliver {
-    /// It is due now, under its old webhook id.
+    /// The delivery is due now, under its old webhook id.
     Due,
     /// There is no such delivery.
     Unknown,
 }
 
 impl Delivery {
-    /// Whether it is still to be delivered.
+    /// Whether it is pending.
     #[must_use]
     pub const fn is_pending(&self) -> bool {
         matches!(self.status, DeliveryStatus::Pending)
     }
 
-    /// Takes the delivery to try it, until `lease` runs out. `None` unless it is pending and due.
+    /// Claims the delivery for one try, until `lease` runs out. `None` unless it is pending and due.
     pub fn claim(&mut self, lease: Duration, now: Timestamp) -> Option<DeliveryRef> {
         if self.status != DeliveryStatus::Pending || self.due_at > now {
             return None;
         }
         self.token = self.token.next();
         self.is_claimed = true;
-        // Due again when the lease runs out: a deliverer that dies needs no rescue.
+        // Due again when the lease runs out, so a delivery whose process died needs no rescue.
         self.due_at = now.saturating_add(lease);
         Some(DeliveryRef {
             id: self.id,
@@ -186,11 +241,11 @@ impl Delivery {
         })
     }
 
-    /// Takes the deliverer's word for how the try ended.
+    /// Records how the try ended, and returns the new status.
     ///
     /// # Errors
     ///
-    /// [`Fenced`] if somebody else has claimed it since, or it is settled.
+    /// [`Fenced`] if it was claimed again or redelivered since, or is not pending.
     pub fn settle(
         &mut self,
         token: FenceToken,
@@ -243,7 +298,7 @@ impl Delivery {
         self.tries.drain(..self.tries.len().saturating_sub(kept));
     }
 
-    /// The task is run again: what it went through is of before.
+    /// Shortens the delivery because the task is run again.
     pub(super) fn run_again(&mut self) {
         self.is_of_before = true;
         self.forget_tries();
@@ -259,26 +314,27 @@ impl Delivery {
         status
     }
 
-    /// Gives the delivery up if nobody has taken it for `overdue` since it was due. It is `Failed` then, and its last
-    /// entry says why; that was no try.
+    /// Gives the delivery up if it was due for `overdue` and no process claimed it. It is `Failed` then. Its last entry
+    /// says why, and does not count as a try.
     ///
-    /// Answers whether anything was changed.
+    /// Returns whether anything changed.
     pub fn give_up(&mut self, overdue: Duration, now: Timestamp) -> bool {
         if self.status != DeliveryStatus::Pending || self.due_at.saturating_add(overdue) > now {
             return false;
         }
         let seconds = overdue.as_secs_f64();
         self.given_up(
-            &format!("given up: it was due for {seconds} s, and nobody took it"),
+            &format!("given up: it was due for {seconds} s, and no process delivered it"),
             now,
         );
         true
     }
 
-    /// Gives the delivery up because the store has no room for all that wait for somebody who does not answer. It is
-    /// `Failed` then, and its last entry says why; that was no try. Not while it is being tried.
+    /// Gives the delivery up because the store has no room for all completions whose destinations do not answer. It is
+    /// `Failed` then. Its last entry says why, and does not count as a try. Does nothing while the delivery is being
+    /// tried.
     ///
-    /// Answers whether anything was changed.
+    /// Returns whether anything changed.
     pub fn give_up_for_room(&mut self, now: Timestamp) -> bool {
         let is_tried = self.is_claimed && self.due_at > now;
         if self.status != DeliveryStatus::Pending || is_tried {
@@ -296,11 +352,12 @@ impl Delivery {
         self.is_claimed = false;
     }
 
-    /// Takes the delivery from a deliverer that is known to be dead, if one has it: that was a try, and the next may come
-    /// at once. Not if deliverers keep dying: then the next comes when the lease has run out, so that a hook which takes
-    /// its process down does not do so over and over with nothing in between.
+    /// Takes the delivery from a process that is known to be dead, if that had claimed it.
     ///
-    /// Answers whether anything was changed.
+    /// The claim counts as a try, and the next try may follow at once. After several such claims, the next try waits
+    /// for the lease instead, so that a hook that kills its process does not do so over and over without a pause.
+    ///
+    /// Returns whether anything changed.
     pub fn orphaned(&mut self, now: Timestamp) -> bool {
         if !self.is_claimed {
             return false;
@@ -315,16 +372,17 @@ impl Delivery {
         true
     }
 
-    /// How many tries there may have been before a deliverer that died is waited for. Fewer than the starts after which a
-    /// supervisor gives up: five in ten seconds with systemd.
+    /// How many tries may follow a death at once. Fewer than the starts after which a supervisor gives up: five in ten
+    /// seconds with systemd.
     const QUICK_TRIES: u32 = 3;
 
-    /// Makes it due now, however it stands, with its whole schedule before it. A try that is under way counts no more.
+    /// Makes the delivery due now, whatever its status, with its whole schedule ahead. A try under way no longer
+    /// counts.
     pub fn redeliver(&mut self, now: Timestamp) {
         self.status = DeliveryStatus::Pending;
         self.due_at = now;
         self.tried = 0;
-        // Who tries it at this moment does not know of this: what it reports is of before.
+        // Fences a try under way: its report is from before this request.
         self.token = self.token.next();
         self.is_claimed = false;
     }
@@ -338,15 +396,15 @@ impl TaskRecord {
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
     }
 
-    /// The same, to be changed.
+    /// As [`delivery`](Self::delivery), mutable.
     #[must_use]
     pub(crate) fn delivery_mut(&mut self, generation: u32, destination: &Destination) -> Option<&mut Delivery> {
         let mut deliveries = self.life.deliveries.iter_mut();
         deliveries.find(|delivery| delivery.generation == generation && delivery.destination == *destination)
     }
 
-    /// The number by which clients name the delivery: from 1, in the order of the subscriptions, and on through the generations.
-    /// Not its place among those that are kept, which changes when the task is run again.
+    /// The number by which clients name the delivery: from 1, in the order of the subscriptions, and on through the
+    /// generations. It is not the index among those kept, which changes when the task is run again.
     pub(crate) fn delivery_number(&self, delivery: &Delivery) -> u64 {
         let mut subscriptions = self.subscriptions.iter();
         let place = subscriptions.position(|subscription| subscription.destination == delivery.destination);
@@ -354,9 +412,10 @@ impl TaskRecord {
         before + place.unwrap_or_default() as u64 + 1
     }
 
-    /// Since when nothing is left to be done about it: since its end, or since the last delivery that came to nothing
-    /// was given up, so that there is time to see that and to ask for it again. Retention counts from here. `None`
-    /// while it has not ended, and while somebody is still to be told.
+    /// When the task came to rest: when it ended, or when its last failed delivery was given up. Retention counts from
+    /// here, so there is time to see a failed delivery and to redeliver it.
+    ///
+    /// `None` while the task has not ended or has pending deliveries.
     #[must_use]
     pub fn rests_since(&self) -> Option<Timestamp> {
         let ended_at = self.ended_at.filter(|_| self.state.is_terminal())?;

@@ -1,12 +1,12 @@
-//! [`Digesting`]: what tells one request from another, put together piece by piece.
+//! [`Digesting`]: the digest that identifies a request, built piece by piece.
 
 use http::{HeaderMap, Method, Uri, header};
 use sha2::{Digest, Sha256};
 
 use crate::task::RequestDigest;
 
-/// The digest of a request whose body is still to come. [`CapturedRequest::digest`](crate::task::CapturedRequest::digest)
-/// says what is in it.
+/// The digest of a request whose body is still to come.
+/// [`CapturedRequest::digest`](crate::task::CapturedRequest::digest) lists what it covers.
 #[derive(Clone, Debug)]
 pub(crate) struct Digesting(Sha256);
 
@@ -19,8 +19,8 @@ impl Digesting {
         digest
     }
 
-    /// The digest of a request with this head, to be finished with a fingerprint in place of its body: whoever makes one
-    /// knows what the content comes down to, whatever its type says.
+    /// The digest of a request with this head, to be finished with a fingerprint instead of the body. `Content-Type` is
+    /// not included: the fingerprint covers the content, whatever its type.
     pub(crate) fn fingerprinted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
         Self::target(b"fingerprint", method, uri, headers)
     }
@@ -34,7 +34,7 @@ impl Digesting {
         let mut digest = Self(Sha256::new());
         digest.part(kind);
         digest.part(method.as_str().as_bytes());
-        // HTTP/2 has the authority in the URI, HTTP/1 in `Host`; of two lines of that no server says which one counts.
+        // HTTP/2 has the authority in the URI, HTTP/1 in `Host`. No rule says which of two `Host` lines counts: all do.
         match uri.authority() {
             Some(authority) => digest.list([host(authority.as_str().as_bytes())].into_iter()),
             None => digest.list(headers.get_all(header::HOST).iter().map(|value| host(value.as_bytes()))),
@@ -44,7 +44,7 @@ impl Digesting {
         digest
     }
 
-    /// Its length first, so that no two requests run into the same bytes.
+    /// Adds `part` behind its length, so that different parts never give the same bytes.
     fn part(&mut self, part: &[u8]) {
         self.0.update((part.len() as u64).to_be_bytes());
         self.0.update(part);
@@ -59,7 +59,8 @@ impl Digesting {
     }
 }
 
-/// An authority as it is compared: without user and password, which are credentials, and without a port that says nothing.
+/// The authority as it is compared: in lower case, without user and password, which are credentials, and without a
+/// default or empty port.
 fn host(authority: &[u8]) -> Vec<u8> {
     let host = authority.rsplit(|byte| *byte == b'@').next().unwrap_or(authority);
     let default = [&b":80"[..], b":443", b":"];

@@ -1,10 +1,10 @@
 //! A request or a response captured as data, with a versioned binary encoding.
 //!
-//! The encoding is what a durable store keeps. It opens with a version and a kind byte; counts and lengths are
-//! LEB128 numbers; names and values are raw bytes, so that a header value which is not UTF-8 survives. The body stands
-//! beside the head as it is, so that neither writing nor reading copies a large one. [`CapturedRequest::from_payload`] and
-//! [`CapturedResponse::from_payload`] take any bytes whatever and answer with a value or a [`DecodeError`]; they allocate no
-//! more than the input is long.
+//! The encoding is for durable stores. It starts with a version and a kind byte. Counts and lengths are LEB128 numbers.
+//! Names and values are raw bytes, so that a header value that is not UTF-8 survives. The body is kept beside the head
+//! unchanged, so that neither writing nor reading copies a large one. [`CapturedRequest::from_payload`] and
+//! [`CapturedResponse::from_payload`] accept any bytes, and return a value or a [`DecodeError`]; they allocate no more
+//! than the length of the input.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -13,8 +13,8 @@ use crate::task::{Content, Digesting, RequestDigest, own::GIVEN, target};
 
 /// The newest version that this build reads.
 ///
-/// Version 2 has the parts of a request's target apart. A request whose target is a path alone, and every response, is
-/// written in version 1: builds that know no other go on to read them, and leave the others to newer ones.
+/// Version 2 stores the parts of a request's target separately. A request whose target is only a path, and every
+/// response, is written in version 1: older builds can still read them, and leave version 2 to newer builds.
 pub const VERSION: u8 = 2;
 
 const TARGET_IS_ONE_TEXT: u8 = 1;
@@ -22,7 +22,25 @@ const TARGET_IS_ONE_TEXT: u8 = 1;
 const KIND_REQUEST: u8 = b'q';
 const KIND_RESPONSE: u8 = b'a';
 
-/// A request as it will be replayed: the trigger is stripped, the rest is byte for byte what came in.
+/// A request as it is replayed: byte for byte as it came in, without the headers that asked for async.
+///
+/// # Examples
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, Method, Uri, header::AUTHORIZATION};
+/// use tower_respond_async::task::CapturedRequest;
+///
+/// let uri = Uri::from_static("/orders");
+/// let order = CapturedRequest::new(Method::POST, uri, HeaderMap::new(), "17 apples".into());
+/// assert_eq!(CapturedRequest::from_payload(order.to_payload())?, order);
+///
+/// let mut other = order.clone();
+/// other.headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer new"));
+/// assert_eq!(other.digest(), order.digest(), "it is the same request under another token");
+/// other.body = "18 apples".into();
+/// assert_ne!(other.digest(), order.digest());
+/// # Ok::<_, tower_respond_async::task::DecodeError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CapturedRequest {
@@ -32,16 +50,16 @@ pub struct CapturedRequest {
     pub uri: Uri,
     /// End-to-end headers. Values of one name keep their order.
     pub headers: HeaderMap,
-    /// How many async requests led to this one: 1 for a request from outside.
+    /// The number of async requests that led to this one: 1 for a request from outside.
     pub depth: u8,
-    /// Request extensions that were asked to be carried, encoded by name.
+    /// The carried request extensions: names and encoded values.
     pub carried: Vec<(String, Bytes)>,
     /// The whole body.
     pub body: Bytes,
 }
 
 impl CapturedRequest {
-    /// A request with this head and body, from outside, carrying nothing.
+    /// A request from outside with this head and body, without carried extensions.
     #[must_use]
     pub fn new(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Self {
         Self {
@@ -54,44 +72,45 @@ impl CapturedRequest {
         }
     }
 
-    /// The longest chain of async requests that lead to each other. Real ones are two or three; a loop is cut off here.
+    /// The longest chain of async requests that lead to each other. Real chains have two or three; this cuts off a
+    /// loop.
     pub(crate) const MAX_DEPTH: u8 = 8;
 
-    /// Under which [`carried`](Self::carried) says how many extensions were there that are not carried.
+    /// The name in [`carried`](Self::carried) under which the number of extensions that are not carried is stored.
     pub(crate) const LEFT_OUT: &str = "respond-async.left-out";
 
-    /// How many extensions were there when the request was taken in, and are not on a replay.
+    /// How many extensions the request had when it was captured that a replay does not have.
     pub(crate) fn left_out(&self) -> usize {
         let said = self.carried.iter().find(|(name, _)| name == Self::LEFT_OUT);
         let number = said.and_then(|(_, number)| std::str::from_utf8(number).ok()?.parse().ok());
         number.unwrap_or(0)
     }
 
-    /// About how many bytes it takes to keep.
+    /// About how many bytes the request takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {
         let carried = self.carried.iter().map(|(name, value)| name.len() + value.len());
         self.body.len() + header_bytes(&self.headers) + target::length(&self.uri) + carried.sum::<usize>()
     }
 
-    /// How long the body is, and of what type.
+    /// The size and type of the body.
     pub(crate) fn content(&self) -> Content {
         Content::of(&self.headers, &self.body)
     }
 
-    /// What tells this request from another one under the same name or key: method, host, path and query,
-    /// `Content-Type` and body.
+    /// The digest that identifies this request among others under the same name or key: of method, host, path and
+    /// query, `Content-Type` and body.
     ///
     /// The host is the authority of the URI, or else `Host`, in lower case and without the default ports of `http` and
-    /// `https`: scheme and protocol are not in it, so that a request is the same over HTTP/1 and HTTP/2. Credentials are
-    /// not in it either. Tokens and signatures change from one try to the next, and a client that is refused for that would
-    /// send its request under a new key, which runs it twice.
+    /// `https`. Scheme and protocol are not included, so a request is the same over HTTP/1 and HTTP/2. Credentials are
+    /// not included either: tokens and signatures change from one try to the next, and a client that was refused for
+    /// that would send its request under a new key, which runs it twice.
     #[must_use]
     pub fn digest(&self) -> RequestDigest {
         Digesting::request(&self.method, &self.uri, &self.headers).finish(&self.body)
     }
 
-    /// The request as a store keeps it, in the oldest version that can say all of it, at most [`VERSION`].
+    /// The request as a store keeps it, in the oldest version that can express it, at most [`VERSION`].
     #[must_use]
     pub fn to_payload(&self) -> Payload {
         let version = match target::is_one_text(&self.uri) {
@@ -135,14 +154,14 @@ impl CapturedRequest {
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Newer`] for a later version: leave the record to a newer build. Anything else wrong is
-    /// [`DecodeError::Malformed`]: set it aside.
+    /// [`DecodeError::Newer`] for a later version: leave the request to a newer build. [`DecodeError::Malformed`] for
+    /// anything else that is wrong: set it aside.
     pub fn from_payload(payload: Payload) -> Result<Self, DecodeError> {
         let (head, body) = payload.into_parts();
         let (version, mut input) = Reader::new(head, KIND_REQUEST)?;
         let method = Method::from_bytes(&input.bytes()?).map_err(|_| MALFORMED_METHOD)?;
         let uri = match version {
-            // Older builds wrote whatever target there was as one text.
+            // Older builds wrote every target as one text.
             TARGET_IS_ONE_TEXT => Uri::from_maybe_shared(input.bytes()?).ok(),
             _ => target::from_parts([&input.bytes()?, &input.bytes()?, &input.bytes()?]),
         };
@@ -166,7 +185,20 @@ impl CapturedRequest {
     }
 }
 
-/// A response as the handler gave it, kept to be handed out verbatim.
+/// The response of a handler, as it is stored and handed out.
+///
+/// # Examples
+///
+/// ```
+/// use http::{HeaderMap, StatusCode};
+/// use tower_respond_async::task::CapturedResponse;
+///
+/// let response = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), "sent".into());
+/// let payload = response.to_payload();
+/// assert_eq!(payload.body(), b"sent");
+/// assert_eq!(CapturedResponse::from_payload(payload)?, response);
+/// # Ok::<_, tower_respond_async::task::DecodeError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CapturedResponse {
@@ -181,7 +213,7 @@ pub struct CapturedResponse {
 }
 
 impl CapturedResponse {
-    /// A whole response.
+    /// A response that was not cut.
     #[must_use]
     pub fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
         Self {
@@ -192,13 +224,13 @@ impl CapturedResponse {
         }
     }
 
-    /// About how many bytes it takes to keep.
+    /// About how many bytes the response takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.body.len() + header_bytes(&self.headers)
     }
 
-    /// How long the body is, and of what type.
+    /// The size and type of the body.
     pub(crate) fn content(&self) -> Content {
         Content::of(&self.headers, &self.body)
     }
@@ -239,18 +271,30 @@ impl CapturedResponse {
     }
 }
 
-/// A request or a response as a store keeps it: a head and a body, of which it knows nothing but the length.
+/// A request or a response as a store keeps it: a head and a body, both bytes that the store does not read.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::store::Payload;
+///
+/// let payload = Payload::new("head".into(), "body".into());
+/// let bytes = payload.encode(); // for a store that keeps both as one value
+/// let read = Payload::decode(bytes.into())?;
+/// assert_eq!((read.head(), read.body()), (payload.head(), payload.body()));
+/// # Ok::<_, tower_respond_async::task::DecodeError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    /// The head, and behind it the body where that is not apart.
+    /// The head, followed by the body unless that is in `apart`.
     whole: Bytes,
     head: usize,
     apart: Option<Bytes>,
 }
 
 impl Payload {
-    /// A body of up to so many bytes is copied behind its head. As it comes from a server it is a part of a buffer of
-    /// several KiB, which it would keep alive.
+    /// Bodies of up to this size are copied behind their head. A body comes from a server as a part of a buffer of
+    /// several KiB, and would keep the whole buffer alive.
     const COPIED: usize = 4096;
 
     /// A payload of these parts.
@@ -263,7 +307,7 @@ impl Payload {
         }
     }
 
-    /// All but the body.
+    /// Everything but the body.
     #[must_use]
     pub fn head(&self) -> &[u8] {
         &self.whole[..self.head]
@@ -286,7 +330,7 @@ impl Payload {
         (head, self.apart.unwrap_or(behind))
     }
 
-    /// Both in one piece, for a store that keeps them so.
+    /// Head and body in one piece, for a store that keeps them so.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         [&(self.head as u32).to_be_bytes(), self.head(), self.body()].concat()
@@ -296,7 +340,7 @@ impl Payload {
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Malformed`] if it is nothing of the kind.
+    /// [`DecodeError::Malformed`] if the bytes are too short for their head.
     pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
         let head = bytes
             .split_first_chunk()
@@ -309,13 +353,13 @@ impl Payload {
         })
     }
 
-    /// How many bytes it takes to keep.
+    /// How many bytes the payload takes to keep.
     #[must_use]
     pub fn len(&self) -> usize {
         self.whole.len() + self.apart.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Whether it has neither head nor body.
+    /// Whether head and body are empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -330,20 +374,30 @@ impl Payload {
                 None
             }
         };
-        // As long as its room, so that it takes no second allocation to hand it on.
+        // The capacity was exact, so that making it a boxed slice does not allocate again.
         debug_assert_eq!(out.0.len(), out.0.capacity());
         let whole = out.0.into_boxed_slice().into();
         Self { whole, head, apart }
     }
 }
 
-/// Why stored bytes are no request or response.
+/// Why stored bytes cannot be read as a request, a response or a record.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{TaskRecord, task::DecodeError};
+///
+/// let newer = TaskRecord::FORMAT + 1;
+/// assert_eq!(TaskRecord::decode(&[newer]), Err(DecodeError::Newer(newer)));
+/// assert!(matches!(TaskRecord::decode(b""), Err(DecodeError::Malformed(_))));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Written by a later version of the crate, which this build cannot read.
+    /// A later version of the crate wrote them, and this build cannot read them.
     #[error("the record has version {0}, newer than this build reads")]
     Newer(u8),
-    /// No record at all, or a damaged one.
+    /// They are damaged, or are something else.
     #[error("the record is malformed: {0}")]
     Malformed(&'static str),
 }
@@ -358,7 +412,7 @@ fn header_bytes(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// What [`Writer::number`] takes.
+/// The bytes that [`Writer::number`] takes.
 const fn number_room(mut number: usize) -> usize {
     let mut room = 1;
     while number >= 0x80 {
@@ -368,12 +422,12 @@ const fn number_room(mut number: usize) -> usize {
     room
 }
 
-/// What [`Writer::bytes`] takes for so many.
+/// The bytes that [`Writer::bytes`] takes for a text of this length.
 const fn text_room(bytes: usize) -> usize {
     number_room(bytes) + bytes
 }
 
-/// What [`Writer::headers`] takes.
+/// The bytes that [`Writer::headers`] takes.
 fn headers_room(headers: &HeaderMap) -> usize {
     let room = headers.iter();
     let room = room.map(|(name, value)| text_room(name.as_str().len()) + text_room(value.len()) + 1);
@@ -383,7 +437,7 @@ fn headers_room(headers: &HeaderMap) -> usize {
 struct Writer(Vec<u8>);
 
 impl Writer {
-    /// Begins a head of so many bytes, these two aside, with room for a body that is to stand behind it.
+    /// Begins a head of `head` bytes after version and kind, with room for a body that is to follow it.
     fn new(version: u8, kind: u8, head: usize, body: &Bytes) -> Self {
         let body = if body.len() > Payload::COPIED { 0 } else { body.len() };
         let mut out = Vec::with_capacity(2 + head + body);
@@ -458,10 +512,10 @@ impl Reader {
         Ok(self.0.split_to(length))
     }
 
-    /// With room for so many more.
+    /// Reads headers into a map with room for `more`.
     fn headers(&mut self, more: usize) -> Result<HeaderMap, DecodeError> {
         let count = self.number()?;
-        // Many are grown as they are read: a count is only a claim until then.
+        // The count is not verified yet, so a large map grows as it is read.
         let mut headers = HeaderMap::with_capacity(count.min(16) + more);
         for _ in 0..count {
             let name = HeaderName::from_bytes(&self.bytes()?).map_err(|_| DecodeError::Malformed("header name"))?;
@@ -532,7 +586,7 @@ mod tests {
         assert_eq!(payload.body(), b"hi");
     }
 
-    /// What is in the files of users. A change of either needs a new version, and a reader of this one.
+    /// The files of users have these bytes. To change them, add a version, and keep reading the present ones.
     #[test]
     fn the_written_form_of_a_request_does_not_change() {
         let request = |uri: Uri| CapturedRequest::new(Method::GET, uri, HeaderMap::new(), Bytes::from_static(b"hi"));

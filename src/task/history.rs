@@ -1,4 +1,4 @@
-//! [`History`]: what a task went through.
+//! [`History`]: the events in the life of a task.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -12,9 +12,9 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a task went through, oldest first: a slice of [`HistoryEvent`]s.
+/// The events in the life of a task, oldest first: a slice of [`HistoryEvent`]s.
 ///
-/// Of a long one the first event and the newest are kept, [`KEPT`](Self::KEPT) in all.
+/// At most [`KEPT`](Self::KEPT) events are kept: the first and the newest.
 ///
 /// # Examples
 ///
@@ -27,37 +27,40 @@ use crate::{
 /// let mut history = History::default();
 /// history.note(TaskState::Enqueued, Timestamp::from_millis(1), 0, None);
 /// assert_eq!(history[0].id, 1);
-/// assert_eq!(history.last().unwrap().state, TaskState::Enqueued);
+/// assert_eq!(history.last().map(|event| event.state), Some(TaskState::Enqueued));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History(SmallVec<[HistoryEvent; 3]>); // accepted, begun, ended
 
-/// One thing that happened to a task.
+/// An event in the life of a task.
+///
+/// See the example of [`History`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HistoryEvent {
-    /// Counts from 1 and has no gaps but where a very long history was thinned out.
+    /// The number of the event, from 1. Numbers are missing only where a very long history was thinned out.
     pub id: u32,
     /// The state it led to.
     pub state: TaskState,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// In which attempt, or 0.
+    /// The number of the attempt, or 0.
     pub attempt: u32,
-    /// A sentence for people. Of a `Running`, the worker, once the task was claimed again: until then it is the record's.
+    /// A sentence for people. Of a `Running` event, it is the worker, set at the next claim; until then the record has
+    /// it.
     pub detail: Option<Arc<str>>,
 }
 
 impl History {
-    /// How many events are kept: the first, which says when the task was accepted, and the newest. They are written with
-    /// every change of the task. One that retries three times has nine; of one that is released by every deploy of a month,
-    /// how it began and how it goes tell the story.
+    /// How many events are kept: the first, which says when the task was accepted, and the newest. All are written with
+    /// every change of the task. A task that retries three times has nine. Of a task that is released by every deploy
+    /// of a month, the beginning and the latest events are enough.
     pub const KEPT: usize = 16;
 
-    /// Adds an event, and forgets an earlier one if that is one too many. A detail that is too long is shortened.
+    /// Adds an event, and removes an earlier one if there are too many. A detail that is too long is shortened.
     pub fn note(&mut self, state: TaskState, at: Timestamp, attempt: u32, detail: Option<Arc<str>>) {
         let id = self.last().map_or(1, |last| last.id + 1);
-        // A record that another build has written may have more.
+        // A record written by another build may have more events.
         let more = (self.len() + 1).saturating_sub(Self::KEPT);
         if more > 0 {
             self.0.drain(1..=more);
@@ -77,13 +80,13 @@ impl History {
 }
 
 impl HistoryEvent {
-    /// The longest detail that is kept, in bytes: a sentence. The latest error stands whole in the record, and every one in
-    /// the log.
+    /// The longest detail that is kept, in bytes: a sentence. The record has the whole of the latest error, and the log
+    /// has every error.
     pub const DETAIL_BYTES: usize = 128;
 }
 
 impl From<Vec<HistoryEvent>> for History {
-    /// These, as they are.
+    /// A history of these events, unchanged.
     fn from(events: Vec<HistoryEvent>) -> Self {
         Self(events.into())
     }

@@ -1,4 +1,4 @@
-//! Names and numbers that tasks, attempts and their owners go by.
+//! Names and numbers of tasks, attempts and their owners.
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
@@ -10,10 +10,25 @@ use crate::{
     time::Timestamp,
 };
 
-/// The primary key of a task: a UUID version 7, so that ids sort by the time they were made.
+/// The primary key of a task: a UUID version 7, so that ids sort by creation time.
 ///
-/// It is given by the layer to every async request, and is a name, not a credential: whoever knows it still needs the
-/// permission to look.
+/// The layer gives one to every async request. It is a name, not a credential: knowing it does not permit reading the
+/// task.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{RequestId, time::Timestamp};
+///
+/// let earlier = RequestId::from_parts(Timestamp::from_millis(1_000), [0xff; 10]);
+/// let later = RequestId::from_parts(Timestamp::from_millis(1_001), [0; 10]);
+/// assert!(earlier < later);
+///
+/// let text = earlier.to_string();
+/// assert_eq!(text.parse::<RequestId>()?, earlier);
+/// assert!(text.replace('-', "").parse::<RequestId>().is_err());
+/// # Ok::<_, tower_respond_async::task::InvalidId>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RequestId(Uuid);
@@ -31,15 +46,15 @@ impl RequestId {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// Room for [`encode`](Self::encode).
+    /// A buffer for [`encode`](Self::encode).
     pub(crate) const BUFFER: [u8; 36] = [0; 36];
 
-    /// The id as text, without a string for it.
+    /// The id as text, without allocating.
     pub(crate) fn encode<'a>(&self, buffer: &'a mut [u8; 36]) -> &'a str {
         self.0.hyphenated().encode_lower(buffer)
     }
 
-    /// The sixteen bytes of the id: how a store keeps it.
+    /// The sixteen bytes of the id, for a store to keep.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
@@ -68,14 +83,25 @@ impl FromStr for RequestId {
 }
 
 /// A task's name, chosen by the client: unique per tenant as long as the task is kept.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::TaskName;
+///
+/// let name = TaskName::new("invoice-17")?;
+/// assert_eq!(name.as_str(), "invoice-17");
+/// assert!(TaskName::new("17-invoice").is_err(), "a name begins with a letter or an underscore");
+/// # Ok::<_, tower_respond_async::task::InvalidId>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskName(Arc<str>);
 
 impl TaskName {
-    /// Names that stand for something else under the task API's base path.
+    /// Names that have another meaning below the task API's base path.
     pub const RESERVED: [&'static str; 4] = ["stats", "settings", "events", "bulk"];
 
-    /// The longest, in bytes: a UUID thrice over.
+    /// The longest name, in bytes: room for three UUIDs.
     pub const LONGEST: usize = 128;
 
     /// Takes `text` as a name: a letter or underscore, then up to 127 letters, digits, `_` or `-`.
@@ -109,7 +135,7 @@ impl TaskName {
         Ok(Self(text.into()))
     }
 
-    /// A name that was taken when its task was stored: what is reserved since does not make it unreadable.
+    /// A name from a stored task. It stays readable even if it was reserved since.
     pub(crate) fn stored(text: &str) -> Self {
         Self(text.into())
     }
@@ -130,6 +156,20 @@ impl fmt::Display for TaskName {
 /// How a task is named in a path: by its request id, or by the name its client gave it.
 ///
 /// The two never collide: a name does not begin with a digit, and a request id does until the year 2527.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer, task::TaskRef};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+/// let tasks = layer.tasks();
+/// let task: TaskRef = "invoice-17".parse()?; // from a path, say
+/// assert!(matches!(task, TaskRef::Name(_)));
+/// assert_eq!(tasks.find(task).await?, None);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TaskRef {
     /// By request id.
@@ -176,19 +216,38 @@ impl fmt::Display for TaskRef {
     }
 }
 
-/// The client's key for "this is the same request": `Idempotency-Key` and what other dialects use for it.
+/// The client's mark on a request, so that the same request runs once: `Idempotency-Key`, or its equal in other
+/// dialects.
+///
+/// # Examples
+///
+/// ```
+/// use http::Request;
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer, Submission, Submitted, task::IdempotencyKey};
+/// # use tower::Layer;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+/// # let _app = layer.layer(axum::Router::<()>::new());
+/// let tasks = layer.tasks();
+/// let mut order = Submission::new(Request::post("/orders").body("17 apples".into())?);
+/// order.key = Some(IdempotencyKey::new("order-17")?);
+/// assert!(matches!(tasks.submit(order.clone()).await?, Submitted::New(_)));
+/// assert!(matches!(tasks.submit(order).await?, Submitted::Known { same_request: true, .. }));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
 impl IdempotencyKey {
-    /// The longest, in bytes: what other implementations of the header take.
+    /// The longest key, in bytes: as long as other implementations of the header accept.
     pub const LONGEST: usize = 255;
 
-    /// Takes `text` as a key: 1 to 255 visible ASCII characters or spaces inside.
+    /// Takes `text` as a key: 1 to 255 visible ASCII characters or spaces.
     ///
     /// # Errors
     ///
-    /// [`InvalidId`] when it is empty, longer, or holds other characters.
+    /// [`InvalidId`] when it is empty, longer, or has other characters.
     pub fn new(text: &str) -> Result<Self, InvalidId> {
         if text.is_empty() {
             return Err(InvalidId("an idempotency key has at least one character"));
@@ -209,23 +268,27 @@ impl IdempotencyKey {
     }
 }
 
-/// Who asks, where an application knows: a user's id, or an account's. Idempotency keys are unique per tenant and caller.
+/// The user who sent a request, by an id that the application chooses. Idempotency keys are unique per tenant and
+/// caller.
 ///
-/// It is compared and never shown.
+/// A caller is compared and never shown.
+///
+/// See the example of [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(Arc<str>);
 
 impl Caller {
-    /// The longest, in bytes: an e-mail address has at most 254.
+    /// The longest caller, in bytes: an e-mail address has at most 254.
     pub const LONGEST: usize = 255;
 
-    /// Takes `id` as a caller: 1 to 255 bytes without control characters. It must stay the same from one request to the
-    /// next: a user's id, and neither a token nor a session.
+    /// Takes `id` as a caller: 1 to 255 bytes without control characters.
+    ///
+    /// It must be the same in every request of the user: a user's id or an account's, not a token or a session.
     ///
     /// # Errors
     ///
-    /// [`InvalidId`] when it is empty, which would make one caller of all who have none, when it is longer, or when it
-    /// holds a control character.
+    /// [`InvalidId`] when it is longer, has a control character, or is empty: an empty id would make one caller of all
+    /// users without an id.
     pub fn new(id: &str) -> Result<Self, InvalidId> {
         if id.is_empty() {
             return Err(InvalidId("a caller has at least one character"));
@@ -239,7 +302,7 @@ impl Caller {
         Ok(Self(id.into()))
     }
 
-    /// A caller that was taken when its task was stored.
+    /// A caller from a stored task.
     pub(crate) fn stored(id: &str) -> Self {
         Self(id.into())
     }
@@ -251,16 +314,18 @@ impl Caller {
     }
 }
 
-/// Whose task it is, where an application serves several owners that must not see each other's.
+/// The owner of a task. A tenant does not see tasks of another tenant.
+///
+/// See the example of [`Tasks::scoped`](crate::Tasks::scoped).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tenant(Arc<str>);
 
 impl Tenant {
-    /// The longest whose tasks are taken in, in bytes: an e-mail address has at most 254. Longer ones are refused where tasks
-    /// come in, by the layer with 400 and by [`Tasks::submit`](crate::Tasks::submit): cut, one tenant would be another.
+    /// The longest tenant that is accepted, in bytes: an e-mail address has at most 254. The layer refuses a longer one
+    /// with 400, and so does [`Tasks::submit`](crate::Tasks::submit): cut short, it could equal another tenant.
     pub const LONGEST: usize = 255;
 
-    /// A tenant by this name. The application chooses what names it uses, up to [`LONGEST`](Self::LONGEST).
+    /// A tenant by this name. The application chooses its names, up to [`LONGEST`](Self::LONGEST) bytes.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
@@ -282,10 +347,40 @@ impl fmt::Display for Tenant {
     }
 }
 
-/// A number that grows with every claim of a task: the proof of who holds it now.
+/// A number that grows with every claim of a task, and identifies its latest holder.
 ///
-/// A store accepts a write about a running task only with the token of its latest claim. A handler can hand the token to
-/// systems of its own and refuse older ones there, which is how a side effect is kept from a zombie.
+/// A store accepts a write about a running task only with the token of the latest claim. A handler can pass the token
+/// to other systems, and these can refuse older tokens: that keeps an outdated attempt from side effects there.
+///
+/// # Examples
+///
+/// A system that refuses writes of an outdated attempt keeps the token of the latest write:
+///
+/// ```
+/// use tower_respond_async::task::FenceToken;
+///
+/// struct Account {
+///     balance: i64,
+///     token: FenceToken,
+/// }
+///
+/// impl Account {
+///     /// A handler calls this with its `TaskContext::fence_token`.
+///     fn set(&mut self, balance: i64, token: FenceToken) -> bool {
+///         let is_latest = token >= self.token;
+///         if is_latest {
+///             (self.balance, self.token) = (balance, token);
+///         }
+///         is_latest
+///     }
+/// }
+///
+/// let mut account = Account { balance: 0, token: FenceToken::NONE };
+/// let old = account.token.next();
+/// assert!(account.set(20, old.next()));
+/// assert!(!account.set(10, old), "a later attempt wrote before");
+/// assert_eq!(account.balance, 20);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FenceToken(u64);
@@ -319,7 +414,9 @@ impl fmt::Display for FenceToken {
     }
 }
 
-/// One claim of one task: what a holder shows to renew, settle or write about it.
+/// One claim of one task. Its holder renews, settles and writes with it.
+///
+/// See the example of [`TaskRecord`](crate::TaskRecord).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseRef {
     /// The task.
@@ -328,20 +425,30 @@ pub struct LeaseRef {
     pub token: FenceToken,
 }
 
-/// A process that runs tasks: a name people recognise, and a random boot id that no other start shares.
+/// A process that runs tasks: a name that people recognise, and a random number that no other start shares.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::task::WorkerId;
+///
+/// let worker = WorkerId::new("web-1", 255);
+/// assert_eq!((worker.name(), worker.boot()), ("web-1", 255));
+/// assert_eq!(worker.to_string(), "web-1-00000000000000ff");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerId {
-    /// The name and the boot id, as they are shown: in every document of a task that was claimed.
+    /// The name and the number, as every document of a claimed task shows them.
     shown: Arc<str>,
     boot: u64,
 }
 
 impl WorkerId {
-    /// The longest name that is kept, in bytes: a host's name has at most 63 between its dots. The rest is cut off; the
+    /// The longest name that is kept, in bytes: one label of a host name has at most 63. The rest is cut off; the
     /// number of the start still tells the workers apart.
     pub const NAME_BYTES: usize = 64;
 
-    /// The worker called `name` in this start of the process, or by the first [`NAME_BYTES`](Self::NAME_BYTES) of it.
+    /// The worker called `name` in this start of the process. The name is cut to [`NAME_BYTES`](Self::NAME_BYTES).
     pub fn new(name: impl Into<Arc<str>>, boot: u64) -> Self {
         Self {
             shown: format!("{}-{boot:016x}", cut(&name.into(), Self::NAME_BYTES)).into(),
@@ -349,7 +456,7 @@ impl WorkerId {
         }
     }
 
-    /// The name people recognise.
+    /// The name that people recognise.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shown[..self.shown.len() - BOOT_LENGTH]
@@ -360,7 +467,7 @@ impl WorkerId {
         &self.shown
     }
 
-    /// The same, shared.
+    /// As [`as_str`](Self::as_str), shared.
     pub(crate) fn shared(&self) -> Arc<str> {
         self.shown.clone()
     }
@@ -381,18 +488,20 @@ impl fmt::Display for WorkerId {
 /// A hyphen and 16 digits.
 const BOOT_LENGTH: usize = 17;
 
-/// Where a completion is delivered, by name: all in-process hooks together are [`LOCAL`](Self::LOCAL).
+/// A named receiver of completions. All hooks of the process together are [`LOCAL`](Self::LOCAL).
+///
+/// See the example of [`Redeliver`](crate::task::delivery::Redeliver), and that of [`Target`](crate::hook::Target).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination(Cow<'static, str>);
 
 impl Destination {
-    /// The hooks of the process that delivers.
+    /// The hooks of the process that delivers the completion.
     pub const LOCAL: Self = Self(Cow::Borrowed("local"));
 
-    /// The address that the request named.
+    /// The URL that the request named.
     pub const CALLBACK: Self = Self(Cow::Borrowed("callback"));
 
-    /// The longest name of one that tasks are stored with, in bytes. The builder refuses longer ones.
+    /// The longest name, in bytes. The builder refuses longer ones.
     pub const LONGEST: usize = 64;
 
     /// The destination called `name`.
@@ -413,8 +522,10 @@ impl fmt::Display for Destination {
     }
 }
 
-/// The SHA-256 of what tells one request from another: whether two under one name or key are the same. What goes into it
-/// is said at [`CapturedRequest::digest`](crate::task::CapturedRequest::digest).
+/// The SHA-256 that identifies a request: two requests under one name or key are the same if their digests are equal.
+/// [`CapturedRequest::digest`](crate::task::CapturedRequest::digest) lists what it covers.
+///
+/// See the example of [`CapturedRequest`](crate::task::CapturedRequest).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestDigest([u8; 32]);
 
@@ -432,7 +543,9 @@ impl RequestDigest {
     }
 }
 
-/// Why a text is no id of the kind asked for.
+/// Why a text is not a valid id.
+///
+/// See the example of [`TaskName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidId(pub(crate) &'static str);

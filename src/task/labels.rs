@@ -1,25 +1,38 @@
-//! [`Labels`]: words to find or group tasks by, and how much of them a task may carry.
+//! [`Labels`]: words to find or group tasks by, and their bound.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Words put on a task to find or group it by.
+/// Words to find or group a task by: names with values.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::task::Labels;
+///
+/// let labels = Labels::new([("customer", "anna"), ("order", "17")])?;
+/// assert_eq!(labels.get("customer"), Some("anna"));
+/// assert!(Labels::new([("note", "n".repeat(2_000))]).is_err());
+/// # Ok::<_, tower_respond_async::task::TooLong>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(Option<Arc<BTreeMap<String, String>>>);
 
 impl Labels {
-    /// How much a task's labels may take together, in bytes: names, values, and two for each of them, so that many empty ones
-    /// are not free. They are looked at for every task of a search and written with every change of the task: enough for a
-    /// dozen ids, too little for a document. More is refused when the task is accepted, since a label that was cut would
-    /// find the wrong tasks.
+    /// The longest labels of one task, in bytes: all names and values, and two bytes for each label, so that many empty
+    /// ones count too.
+    ///
+    /// Labels are read for every task of a search, and written with every change of the task: there is room for a dozen
+    /// ids, not for a document. More is refused when the task is accepted, since a cut label would find the wrong
+    /// tasks.
     pub const LONGEST: usize = 1024;
 
-    /// Takes these labels, if they are few and short enough to be kept.
+    /// Labels of these names and values, if they are short enough to be kept.
     ///
-    /// Collecting an iterator takes any, and leaves it to [`Tasks::submit`](crate::Tasks::submit) and the layer to refuse them.
+    /// Collecting an iterator does not check this; [`Tasks::submit`](crate::Tasks::submit) and the layer do.
     ///
     /// # Errors
     ///
-    /// [`TooLong`] if they take more than [`LONGEST`](Self::LONGEST) bytes together.
+    /// [`TooLong`] if they have more than [`LONGEST`](Self::LONGEST) bytes together.
     pub fn new<K: Into<String>, V: Into<String>>(labels: impl IntoIterator<Item = (K, V)>) -> Result<Self, TooLong> {
         let labels = Self::from_iter(labels);
         labels.check()?;
@@ -33,13 +46,13 @@ impl Labels {
             .flat_map(|map| map.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 
-    /// The value under this name.
+    /// The value of the label of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// How much they take, as [`LONGEST`](Self::LONGEST) counts it.
+    /// The size of the labels, counted as for [`LONGEST`](Self::LONGEST).
     #[must_use]
     pub fn weight(&self) -> usize {
         self.iter().map(|(name, value)| weight(name, value)).sum()
@@ -50,7 +63,7 @@ impl Labels {
     }
 }
 
-/// How much one label takes.
+/// The size of one label.
 pub(crate) const fn weight(name: &str, value: &str) -> usize {
     name.len() + value.len() + 2
 }
@@ -65,16 +78,18 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Labels {
     }
 }
 
-/// Why something cannot be kept with a task: there is more of it than a record has room for.
+/// A part of a task has more bytes than a record has room for.
+///
+/// See the example of [`Labels`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there are {bytes} bytes of {what}, and at most {longest} are kept with a task")]
 #[non_exhaustive]
 pub struct TooLong {
-    /// What it is: `labels`, `tenant` or `callback URL`.
+    /// The part: `labels`, `tenant` or `callback URL`.
     pub what: &'static str,
-    /// How much there is of it.
+    /// How many bytes it has.
     pub bytes: usize,
-    /// How much is kept.
+    /// How many bytes it may have.
     pub longest: usize,
 }
 

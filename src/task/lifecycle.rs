@@ -1,7 +1,7 @@
-//! The table of [`state`](crate::task::state) applied to a record: state, counters, token, times, history and the
-//! outbox entries move together, in one place, for every store.
+//! Applies the table of [`state`](crate::task::state) to a record. State, counters, token, times, history and
+//! deliveries change together, in one place, for every store.
 //!
-//! A store calls these under whatever makes its write atomic, and stores the record if they answer `Ok`.
+//! A store calls these methods inside its atomic write, and stores the record if they return `Ok`.
 
 mod steps;
 
@@ -17,33 +17,33 @@ use crate::{
     time::Timestamp,
 };
 
-/// The longest error text that is kept, in bytes: enough for a chain of causes, too little for a dump.
+/// The longest error text that is kept, in bytes: room for a chain of causes, not for a dump.
 pub const ERROR_BYTES: usize = 1024;
 
-/// How many completions of earlier runs may be still to be told while the task is run again, before that is
-/// [refused](Rerun::Undelivered): as many as one run may have.
+/// How many completions of earlier generations may be pending when a task is run again: as many as one generation can
+/// have. With more, running it again is [refused](Rerun::Undelivered).
 pub const UNDELIVERED: usize = Subscriptions::MOST;
 
-/// How often, in one generation, a handler can say "not now" without being charged with an attempt; from then on it is a
-/// failure like others. A rate limit that asks for a minute is waited for ten minutes, and no task goes on like that for
-/// ever.
+/// How often a handler can answer "not now" in one generation without being charged an attempt. After that, such an
+/// answer is a failure like others. So a task waits ten minutes for a rate limit that asks for one minute, and no task
+/// goes on for ever.
 pub const DEFERRALS: u32 = 10;
 
-/// How long a task waits that is [handed on](Outcome::HandedOn): as long as it was handed on already, from the first of these
-/// up to the second. So the waits double. The last is short: where one process of ten is of the task's version, one claim
-/// of ten is.
+/// The shortest and the longest wait of a task that is [handed on](Outcome::HandedOn). In between, it waits for as long
+/// as it has been handed on so far, so the waits double. The longest is short: if one process in ten has the task's
+/// version, only one claim in ten reaches it.
 pub const HANDED_ON_WAIT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
-/// What history says of a task that waits again. The console tells by it how an attempt ended.
+/// Details of history events of tasks that wait again. The console reads from them how an attempt ended.
 pub(crate) const RELEASED: &str = "released by its worker, uncharged";
 pub(crate) const RESCUED: &str = "rescued: its worker was gone";
-/// Before what was said.
+/// Prefixes; the error follows.
 pub(crate) const DEFERRED: &str = "deferred, uncharged: ";
 pub(crate) const HANDED_ON: &str = "handed on, uncharged: ";
 pub(crate) const RERUN: &str = "run again on request";
 
 impl TaskRecord {
-    /// The record of a task that is being accepted now.
+    /// The record of a task that is accepted now.
     #[must_use]
     pub fn accepted(task: &NewTask, now: Timestamp) -> Self {
         let run_at = now.saturating_add(task.delay);
@@ -77,18 +77,19 @@ impl TaskRecord {
         record
     }
 
-    /// Whether it may be claimed now.
+    /// Whether the task may be claimed now.
     #[must_use]
     pub fn is_runnable(&self, now: Timestamp) -> bool {
         self.state.is_queued() && self.run_at <= now && now < self.expires_at
     }
 
-    /// Hands the task to `worker` for `lease`, with a new token. The crash is counted before the handler runs: a process
-    /// that dies cannot count it afterwards.
+    /// Claims the task for `worker` until `lease` runs out, with a new token.
+    ///
+    /// The claim counts as a crash until it is settled: a process that dies cannot count it afterwards.
     ///
     /// # Errors
     ///
-    /// [`Refused`] unless it is waiting. Whether its time has come is for the caller to ask first.
+    /// [`Refused`] unless the task waits. The caller checks first that the task [is due](Self::is_runnable).
     pub fn claim(&mut self, worker: WorkerId, lease: Duration, now: Timestamp) -> Result<LeaseRef, Refused> {
         self.life.state = self.state.after(Step::Claim)?;
         self.life.token = self.token.next();
@@ -103,13 +104,13 @@ impl TaskRecord {
         Ok(self.lease())
     }
 
-    /// Whether the claim with `token` is the one that holds it.
+    /// Whether the claim with `token` holds the task.
     #[must_use]
     pub fn is_held_by(&self, token: FenceToken) -> bool {
         self.state.is_held() && self.token == token
     }
 
-    /// Lets the claim with `token` hold for another `lease`.
+    /// Extends the claim with `token` to `lease` from now, unless it is lost.
     pub fn renew(&mut self, token: FenceToken, lease: Duration, now: Timestamp) -> Renewal {
         if !self.is_held_by(token) || self.lease_until.is_none_or(|until| until <= now) {
             return Renewal::Lost;
@@ -120,8 +121,8 @@ impl TaskRecord {
         }
     }
 
-    /// Takes the holder's word for how the attempt ended, and says which state that led to: not always the one asked
-    /// for, since a task that is to be stopped ends as stopped.
+    /// Records how the attempt ended, and returns the state that this led to. It can differ from the one requested: a
+    /// task with a stop requested ends as stopped.
     ///
     /// # Errors
     ///
@@ -174,9 +175,11 @@ impl TaskRecord {
         Ok(next)
     }
 
-    /// The version of the application to which a process of the version `here` [hands the task on](Outcome::HandedOn) if it
-    /// does not have its route. None is: the task was accepted by that very version, or by one that has no name, or it was
-    /// handed on for `patience` when it was claimed.
+    /// The version of the application for which a process of the version `here` leaves the task, if it lacks the task's
+    /// route: it [hands the task on](Outcome::HandedOn).
+    ///
+    /// `None` if the task was accepted by the version `here` or by one without a name, or if it had been handed on for
+    /// `patience` when it was claimed.
     #[must_use]
     pub fn version_to_wait_for(&self, here: Option<&str>, patience: Duration) -> Option<&Arc<str>> {
         let version = self.version.as_ref().filter(|version| here != Some(&***version))?;
@@ -185,8 +188,10 @@ impl TaskRecord {
         (waited < patience).then_some(version)
     }
 
-    /// Gives a task that waits the time back for which its pool was paused, until `now`: it expires so much later. One that
-    /// had expired before is left as it is. Answers whether there is a change.
+    /// Moves the expiry of a waiting task by the time for which its pool was paused, up to `now`. A task that had
+    /// expired before the pause stays as it is.
+    ///
+    /// Returns whether anything changed.
     pub fn resume(&mut self, paused_at: Timestamp, now: Timestamp) -> bool {
         if !self.state.is_queued() || self.expires_at <= paused_at {
             return false;
@@ -196,7 +201,7 @@ impl TaskRecord {
         !waited.is_zero()
     }
 
-    /// Ends or requeues the task if its lease or its age ran out.
+    /// Ends the task or puts it back in the queue, if its lease or its age ran out.
     pub fn rescue(&mut self, now: Timestamp) -> Rescue {
         if self.state.is_queued() && self.expires_at <= now {
             let waited = format!("waited longer than {} s", self.max_age.as_secs_f64());
@@ -215,7 +220,7 @@ impl TaskRecord {
         }
     }
 
-    /// Takes the task from a worker that is known to be dead, whatever its lease says.
+    /// Takes the task from a worker that is known to be dead, whatever its lease.
     pub fn crashed(&mut self, now: Timestamp) -> Rescue {
         let poisoned = self.crashes >= self.crash_allowance;
         let step = if poisoned { Step::Poison } else { Step::Rescue };
@@ -238,9 +243,10 @@ impl TaskRecord {
         }
     }
 
-    /// Takes the task, and what is to be told of its ends, from a process that is known to be dead, whatever the leases
-    /// say: for a store that only one process can have open, when it is opened. Answers what became of the task: if
-    /// nobody held it, its deliveries may have changed all the same.
+    /// Takes the task and its claimed deliveries from a process that is known to be dead, whatever their leases. For a
+    /// store that only one process can open, when it is opened.
+    ///
+    /// Returns what became of the task. With [`Rescue::NotDue`], its deliveries may still have changed.
     pub fn orphaned(&mut self, now: Timestamp) -> Rescue {
         for delivery in &mut self.life.deliveries {
             delivery.orphaned(now);
@@ -251,7 +257,7 @@ impl TaskRecord {
         }
     }
 
-    /// Asks for the task to stop.
+    /// Requests a stop of the task.
     pub fn stop(&mut self, now: Timestamp) -> Stop {
         match self.state.after(Step::Stop) {
             Ok(TaskState::Stopping) => {
@@ -269,7 +275,7 @@ impl TaskRecord {
         }
     }
 
-    /// Sets the task aside because its request cannot be read. Does nothing to one that is not waiting.
+    /// Ends a waiting task whose request cannot be read. Does nothing to a task that does not wait.
     pub fn invalidate(&mut self, reason: &dyn fmt::Display, now: Timestamp) {
         if let Ok(next) = self.state.after(Step::Invalidate) {
             self.life.error = Some(bounded(&reason.to_string()));
@@ -277,8 +283,8 @@ impl TaskRecord {
         }
     }
 
-    /// Starts the task over as a new generation under its old id; `request` is the request it will run, edited or not. Of
-    /// deliveries, those stay that are pending.
+    /// Starts the ended task anew, as a new generation under its old id. `request` is the request that it will run,
+    /// edited or not. Only pending deliveries are kept.
     pub fn rerun(&mut self, request: &CapturedRequest, now: Timestamp) -> Rerun {
         let Ok(next) = self.state.after(Step::Rerun) else {
             return Rerun::NotEnded(self.state);
@@ -318,8 +324,8 @@ impl TaskRecord {
         self.life.response = response.map(CapturedResponse::content);
     }
 
-    /// Puts the worker of the attempt before with its event. Not in that attempt's own claim: most tasks have one attempt,
-    /// and the worker of the latest is in the record anyway.
+    /// Sets the worker of the previous attempt in its history event. The claim of that attempt does not do this: most
+    /// tasks have one attempt, and the record has the worker of the latest.
     fn note_worker_before(&mut self) {
         let before = self
             .life
@@ -338,7 +344,7 @@ impl TaskRecord {
         self.note(now, detail);
     }
 
-    /// The end of a generation: the state and the outbox entries for those who asked to be told.
+    /// Ends a generation: sets the state, and adds a delivery for each destination that is subscribed to this end.
     fn end(&mut self, state: TaskState, now: Timestamp, detail: Option<Arc<str>>) {
         self.life.state = state;
         self.life.ended_at = Some(now);

@@ -1,15 +1,15 @@
 //! What a task is: plain data and pure functions, without I/O.
 //!
-//! - [`id`]: the names things go by: [`RequestId`], [`TaskName`], [`Tenant`], [`FenceToken`] ...
-//! - [`state`]: the states, the steps between them, and the one table that says which step leads where
-//! - [`record`]: what a store keeps of a task; [`NewTask`] is what it is given to begin with
-//! - [`lifecycle`]: the table applied to a record: counters, tokens, times and history move together
-//! - [`delivery`]: the same for a completion on its way to who wants to know
+//! - [`id`]: names and numbers of tasks and their owners: [`RequestId`], [`TaskName`], [`Tenant`], [`FenceToken`] ...
+//! - [`state`]: the states, the steps between them, and the one table of where each step leads
+//! - [`record`]: what a store keeps of a task; a [`NewTask`] is what it receives first
+//! - [`lifecycle`]: the table applied to a record: counters, tokens, times and history change together
+//! - [`delivery`]: the same for the delivery of a completion
 //! - [`envelope`]: a request or a response captured as data, with its binary encoding
 //! - [`record_codec`]: records and log lines as bytes, and how builds of several versions share them
-//! - [`query`]: how stored tasks are looked for
+//! - [`query`]: which stored tasks to list, and in what order
 //!
-//! A store written in Rust keeps its promises most easily by storing a [`TaskRecord`] and changing it only through the
+//! A store written in Rust keeps its promises most easily if it stores a [`TaskRecord`] and changes it only through the
 //! functions of [`lifecycle`], as the memory store does.
 
 mod content;

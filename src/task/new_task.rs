@@ -1,4 +1,4 @@
-//! What a store is given of a task, and who is to be told how it ends.
+//! A task before it is stored, and the destinations of its completion.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -7,7 +7,34 @@ use crate::task::{
     RequestId, TaskName, Tenant, TooLong,
 };
 
-/// A task about to be stored: everything the store must know to run it, find it again, and end it without the engine.
+/// A task to be stored, with everything that the store needs to run it, to find it, and to end it without the engine.
+///
+/// # Examples
+///
+/// Tools and tests store a task through a [`Ledger`](crate::store::Ledger). Applications use
+/// [`Tasks::submit`](crate::Tasks::submit) instead.
+///
+/// ```
+/// use http::{HeaderMap, Method, Uri};
+/// use tower_respond_async::{
+///     MemoryStore, RequestId, TaskName,
+///     store::{Insert, Inserted, Ledger},
+///     task::{CapturedRequest, NewTask},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let uri = Uri::from_static("/mail");
+/// let request = CapturedRequest::new(Method::POST, uri, HeaderMap::new(), "hello".into());
+/// let mut task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+/// task.name = Some(TaskName::new("invoice-17")?);
+/// task.digest = Some(task.request.digest());
+/// task.max_attempts = 3;
+/// task.check()?;
+///
+/// let ledger = Ledger::of(MemoryStore::new());
+/// assert!(matches!(ledger.insert(Insert::new(task)).await?, Inserted::New(..)));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NewTask {
@@ -17,40 +44,41 @@ pub struct NewTask {
     pub name: Option<TaskName>,
     /// The client's key for it, unique per tenant and caller for [`key_window`](Self::key_window).
     pub key: Option<IdempotencyKey>,
-    /// What tells whether another request under the same name or key is the same. Present if there is either.
+    /// The digest that identifies the request, for comparison with others under the same name or key. Set if there is
+    /// either.
     pub digest: Option<RequestDigest>,
-    /// How long the key is remembered from now on, even after the task is gone.
+    /// How long the key is kept from now on, even if the task is removed before.
     pub key_window: Duration,
-    /// Whose slots it runs on.
+    /// The pool in which it runs.
     pub pool: PoolName,
-    /// Whose it is.
+    /// The owner of the task.
     pub tenant: Option<Tenant>,
-    /// Who asked for it, where the application knows.
+    /// The user who sent the request, where the application names one.
     pub caller: Option<Caller>,
-    /// What it is listed under, where that is not the first segment of the path.
+    /// The name to list it under, unless that is the first segment of the path.
     pub function: Option<Arc<str>>,
-    /// Free words to find it by.
+    /// Words to find it by.
     pub labels: Labels,
     /// The request.
     pub request: Arc<CapturedRequest>,
-    /// How long it must wait before it is run.
+    /// How long it waits before it may run.
     pub delay: Duration,
-    /// How long it may wait beyond that before it expires.
+    /// How long it may wait after that before it expires.
     pub max_age: Duration,
-    /// How many runs it has at most, crashes not counted.
+    /// The largest number of attempts; crashes do not count.
     pub max_attempts: u32,
-    /// How many times it may take its process down before it ends as poison.
+    /// The number of crashes that ends it as poison.
     pub crash_allowance: u32,
-    /// Who is told how it ended.
+    /// The destinations that receive a completion when the task ends.
     pub subscriptions: Subscriptions,
     /// The URL of [`Destination::CALLBACK`], where the request named one.
     pub callback: Option<Arc<str>>,
-    /// The version of the application that accepts it, where that has one.
+    /// The version of the application that accepts it, if the application has one.
     pub version: Option<Arc<str>>,
 }
 
 impl NewTask {
-    /// A task that runs `request` once, at once, within a day, and tells nobody.
+    /// A task that runs `request` once, as soon as possible, within a day, without a completion.
     #[must_use]
     pub fn new(id: RequestId, request: Arc<CapturedRequest>) -> Self {
         Self {
@@ -75,13 +103,12 @@ impl NewTask {
         }
     }
 
-    /// Whether a record has room for all that is said of the task. The layer and [`Tasks::submit`](crate::Tasks::submit) have
-    /// made sure of it.
+    /// Checks that a record has room for all parts of the task that are not cut. The layer and
+    /// [`Tasks::submit`](crate::Tasks::submit) have made this check.
     ///
     /// # Errors
     ///
-    /// [`TooLong`] names what is too long: its labels, its tenant or its callback URL. What is cut instead, as its target, is
-    /// not judged.
+    /// [`TooLong`] names the part that is too long: the labels, the tenant or the callback URL.
     pub fn check(&self) -> Result<(), TooLong> {
         self.labels.check()?;
         if let Some(tenant) = &self.tenant {
@@ -92,23 +119,39 @@ impl NewTask {
     }
 }
 
-/// A destination and the kinds of end it wants to hear of.
+/// A destination, and the kinds of end for which it receives a completion.
+///
+/// See the example of [`Subscriptions`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// Where to.
+    /// The destination.
     pub destination: Destination,
-    /// When.
+    /// The kinds of end.
     pub on: Conditions,
 }
 
-/// Who is told how a task ends. Cheap to clone, and nothing at all where nobody is to be told.
+/// The destinations that receive a completion when a task ends. Cheap to clone; without any, nothing is allocated.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::task::{Condition, Conditions, Destination, Subscription, Subscriptions};
+///
+/// let hooks = Subscription { destination: Destination::LOCAL, on: Conditions::ALL };
+/// let on = Conditions::NONE.with(Condition::Success);
+/// let billing = Subscription { destination: Destination::new("billing"), on };
+/// let subscriptions = Subscriptions::from([hooks, billing]);
+///
+/// let receivers = |end| subscriptions.iter().filter(|each| each.on.contains(end)).count();
+/// assert_eq!((receivers(Condition::Success), receivers(Condition::Stop)), (2, 1));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subscriptions(Option<Arc<[Subscription]>>);
 
 impl Subscriptions {
-    /// How many destinations one task can tell at most: hooks of the process, which are one together, a callback, and six
-    /// more. Each is kept with its tries in the record of every task; who wants to tell more has one of them pass it on.
-    /// The builder refuses more.
+    /// The most destinations of one task: the hooks of the process, which are one together, a callback, and six more.
+    /// The record of every task keeps each with its tries. To reach more receivers, let one of the destinations pass
+    /// the completion on. The builder refuses more.
     pub const MOST: usize = 8;
 }
 

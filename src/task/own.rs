@@ -1,41 +1,41 @@
-//! The names of headers that this crate sets: the one list of them.
+//! The only list of the headers that this crate sets.
 //!
-//! What a client sends under such a name is not replayed, and what a handler answers under one is not believed.
+//! A client's header of such a name is not replayed, and a handler's is not handed out.
 
 use http::HeaderName;
 
-/// What all of them begin with but the two that the cloud gives a name.
+/// The prefix of all of them, except for the two names that the cloud uses.
 const PREFIX: &str = "x-respond-async-";
 
-/// The request id, for a client and for a handler.
+/// The request id, in answers to clients and in replayed requests.
 pub(crate) const X_FC_REQUEST_ID: HeaderName = HeaderName::from_static("x-fc-request-id");
-/// The task id, for a client. From a client it is the name that the task is to have.
+/// The task id, in answers to clients. In a client's request, it is the name for the task.
 pub(crate) const X_FC_ASYNC_TASK_ID: HeaderName = HeaderName::from_static("x-fc-async-task-id");
 
-/// How many async requests led to this one, for a handler and in what it sends on.
+/// How many async requests led to this one: in replayed requests, and in requests that a handler sends on.
 pub(crate) const DEPTH: HeaderName = HeaderName::from_static("x-respond-async-depth");
-/// The task id, for a handler.
+/// The task id, in replayed requests.
 pub(crate) const TASK_ID: HeaderName = HeaderName::from_static("x-respond-async-task-id");
-/// The number of the attempt, for a handler.
+/// The number of the attempt, in replayed requests.
 pub(crate) const ATTEMPT: HeaderName = HeaderName::from_static("x-respond-async-attempt");
 
-/// How many headers a handler is given beside those of its request: the last three, the request id and a length.
+/// How many headers a replayed request gets beside its own: the three above, the request id and `Content-Length`.
 pub(crate) const GIVEN: usize = 5;
 
-/// On a 202 for a request that was accepted before.
+/// Marks a 202 for a request that was accepted before.
 pub(crate) const DUPLICATE: HeaderName = HeaderName::from_static("x-respond-async-duplicate");
-/// The state of a task, on answers about it that are no document.
+/// The state of a task, on answers about it that are not documents.
 pub(crate) const STATUS: HeaderName = HeaderName::from_static("x-respond-async-status");
-/// On a response of which not all was kept.
+/// Marks a response that was not kept whole.
 pub(crate) const TRUNCATED: HeaderName = HeaderName::from_static("x-respond-async-truncated");
-/// How many tasks a change of many was about.
+/// How many tasks a bulk change affected.
 #[cfg_attr(
     not(feature = "api"),
     expect(dead_code, reason = "only the task API changes many at once")
 )]
 pub(crate) const COUNT: HeaderName = HeaderName::from_static("x-respond-async-count");
 
-/// Whether a header of this name is this crate's to set.
+/// Whether only this crate sets headers of this name.
 pub(crate) fn is_own(name: &HeaderName) -> bool {
     name.as_str().starts_with(PREFIX) || *name == X_FC_REQUEST_ID || *name == X_FC_ASYNC_TASK_ID
 }

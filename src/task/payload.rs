@@ -1,17 +1,17 @@
-//! Bytes as they stand in a JSON document.
+//! A body as a part of a JSON document.
 
 use std::{borrow::Cow, str};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// A body as text where it is text, else in base64; or the beginning of it, where it is long.
+/// A body, or the beginning of a long one: as text if it is UTF-8, else in base64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Payload<'a> {
     /// The text, or the base64.
     pub(crate) text: Cow<'a, str>,
-    /// Which of the two: `utf8` or `base64`.
+    /// `utf8` or `base64`.
     pub(crate) encoding: &'static str,
-    /// Whether it was cut.
+    /// Whether the body was cut.
     pub(crate) truncated: bool,
 }
 
@@ -22,7 +22,7 @@ impl<'a> Payload<'a> {
         let head = &body[..body.len().min(limit)];
         let text = match str::from_utf8(head) {
             Ok(text) => Some(text),
-            // A character that only the cut broke does not make it binary.
+            // A character that only the cut broke does not make the body binary.
             Err(error) if truncated && error.error_len().is_none() => str::from_utf8(&head[..error.valid_up_to()]).ok(),
             Err(_) => None,
         };

@@ -1,4 +1,4 @@
-//! [`PoolName`]: whose slots a task runs on.
+//! [`PoolName`]: the name of the pool in which a task runs.
 
 use std::{fmt, sync::Arc};
 
@@ -21,10 +21,10 @@ use crate::task::InvalidId;
 pub struct PoolName(Option<Arc<str>>);
 
 impl PoolName {
-    /// Where every task is that no other pool has.
+    /// The pool of tasks that no other pool takes.
     pub const DEFAULT: Self = Self(None);
 
-    /// The longest, in bytes.
+    /// The longest name, in bytes.
     pub const LONGEST: usize = 64;
 
     /// Takes `text` as a name: a letter, then up to 63 letters, digits, `_`, `-` or `.`.
@@ -49,7 +49,7 @@ impl PoolName {
         Ok(Self::stored(text))
     }
 
-    /// A name that was checked when it was stored.
+    /// A name that was checked before it was stored.
     pub(crate) fn stored(text: &str) -> Self {
         Self((text != DEFAULT).then(|| text.into()))
     }

@@ -1,10 +1,10 @@
-//! What a process says of itself to the others on its store.
+//! The state of a process, as it is published to other processes on its store.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::task::WorkerId;
 
-/// A process that uses a store, and how it is: what its engine says of itself every few seconds.
+/// A process that uses a store, and its state. Its engine publishes this every few seconds.
 ///
 /// # Examples
 ///
@@ -13,27 +13,28 @@ use crate::task::WorkerId;
 ///
 /// let mut here = Presence::new(WorkerId::new("web-1", 7));
 /// here.slots.total = 64;
+/// here.rates[0].accepted = 12; // in the last minute
 /// assert_eq!(Presence::decode(&here.encode())?, here);
 /// # Ok::<_, tower_respond_async::task::DecodeError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Presence {
-    /// The process: its name and the number of its start.
+    /// The process: its name, and the number of its start.
     pub worker: WorkerId,
-    /// The version of the application, where it gave one.
+    /// The version of the application, if it has one.
     pub version: Option<Arc<str>>,
-    /// Since when it has been up.
+    /// How long it has been up.
     pub up: Duration,
-    /// Whether it is being shut down: it takes no new tasks in and claims none.
+    /// Whether it is shutting down: it accepts no new tasks and claims none.
     pub draining: bool,
-    /// Its handlers.
+    /// The slots of its handlers.
     pub slots: SlotStats,
-    /// What it did in the last minute, 15 minutes, 60 minutes.
+    /// Its counts in the last minute, 15 minutes and 60 minutes.
     pub rates: [RateStats; 3],
-    /// What it did in each of the last 60 minutes, the oldest first, the one that goes on last.
+    /// Its counts in each of the last 60 minutes: the oldest first, the current one last.
     pub minutes: [RateStats; 60],
-    /// Bytes of request bodies that it is reading.
+    /// How many bytes of request bodies it is reading.
     pub buffered_bytes: u64,
 }
 
@@ -53,7 +54,7 @@ impl Presence {
         }
     }
 
-    /// What a store answers that one process uses at a time.
+    /// The answer of a store that only one process uses at a time: this process, seen just now.
     #[must_use]
     pub fn alone(self) -> Vec<Seen> {
         let ago = Duration::ZERO;
@@ -62,32 +63,45 @@ impl Presence {
 }
 
 /// A process that was seen on a store.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_respond_async::task::{Presence, Seen, WorkerId};
+///
+/// let here = Presence::new(WorkerId::new("web-1", 7));
+/// assert_eq!(here.clone().alone(), [Seen::new(here, Duration::ZERO)]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Seen {
-    /// What it said.
+    /// Its latest presence.
     pub presence: Presence,
-    /// How long ago, by the store's clock.
+    /// How long ago that was published, by the store's clock.
     pub ago: Duration,
 }
 
 impl Seen {
-    /// This process, heard of so long ago.
+    /// A presence that was published this long ago.
     #[must_use]
     pub const fn new(presence: Presence, ago: Duration) -> Self {
         Self { presence, ago }
     }
 }
 
-/// The handlers of a process, or of several.
+/// The slots of a process, or of several.
+///
+/// See the example of [`Presence`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotStats {
-    /// That run. Of one process never more than `total`.
+    /// Slots in use. In one process never more than `total`.
     pub used: usize,
-    /// That may run.
+    /// All slots.
     pub total: usize,
-    /// That cannot be dropped although their time is over; they are among the used ones.
+    /// Slots whose handler cannot be dropped although its time is over. They are among the used ones.
     pub stuck: usize,
 }
 
@@ -105,15 +119,17 @@ impl SlotStats {
     }
 }
 
-/// What was done in a stretch of time.
+/// What was done in a period of time.
+///
+/// See the example of [`Presence`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateStats {
     /// Tasks accepted.
     pub accepted: u64,
-    /// Tasks that ended well.
+    /// Tasks that succeeded.
     pub succeeded: u64,
-    /// Tasks that ended otherwise, but for those stopped.
+    /// Tasks that ended otherwise, except for stopped ones.
     pub failed: u64,
 }
 

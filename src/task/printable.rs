@@ -1,9 +1,11 @@
-//! Text that others wrote, made safe to show in a terminal, a log file or a page.
+//! Makes text from elsewhere safe to show in a terminal, a log file or a page.
 
 use std::borrow::Cow;
 
-/// `text` without what acts on whoever shows it: escape sequences are taken out, and every other control character, and
-/// what turns the direction of writing, stands as a picture of itself. Line ends and tabs stay.
+/// `text` without the characters that a terminal or a page acts on.
+///
+/// Escape sequences are removed. Every other control character, and every character that changes the direction of
+/// writing, is replaced by a control picture or by U+FFFD. Line ends and tabs stay.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     match text.chars().all(is_harmless) {
         true => Cow::Borrowed(text),
@@ -11,7 +13,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// [`printable`], on one line.
+/// As [`printable`], on one line.
 pub(crate) fn printable_line(text: &str) -> Cow<'_, str> {
     match printable(text) {
         one if !one.contains(['\n', '\t']) => one,
@@ -25,7 +27,7 @@ const fn is_harmless(c: char) -> bool {
     matches!(c, '\n' | '\t' | ' '..='~' | '\u{a0}'..) && !turns_direction(c)
 }
 
-/// What makes text read in another order than it is written, and the line ends that are none to most.
+/// Whether `c` changes the order in which text is read, or is a line end that most programs do not treat as one.
 const fn turns_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -39,14 +41,14 @@ fn disarm(text: &str) -> String {
                 let after = rest.clone();
                 match skip_sequence(&mut rest) {
                     true => {}
-                    // No sequence: what follows is text.
+                    // Not a sequence: what follows is text.
                     false => {
                         rest = after;
                         out.push(picture(c));
                     }
                 }
             }
-            // Line ends of some systems; a lone one would let the line be written over.
+            // A line end of some systems. A lone `\r` is shown: it would let the line be written over.
             '\r' if rest.clone().next() == Some('\n') => {}
             _ if is_harmless(c) => out.push(c),
             _ => out.push(picture(c)),
@@ -55,8 +57,8 @@ fn disarm(text: &str) -> String {
     out
 }
 
-/// Goes past the rest of an escape sequence, and says whether there was a whole one: of colours and cursors
-/// (`ESC [ ... letter`), or of titles and links (`ESC ] ... BEL` or `ESC ] ... ESC \`).
+/// Skips the rest of an escape sequence, and returns whether it was complete: one for colours and cursors (`ESC [ ...
+/// letter`), or one for titles and links (`ESC ] ... BEL` or `ESC ] ... ESC \`).
 fn skip_sequence(rest: &mut std::str::Chars<'_>) -> bool {
     match rest.next() {
         Some('[') => loop {
@@ -78,7 +80,7 @@ fn skip_sequence(rest: &mut std::str::Chars<'_>) -> bool {
     }
 }
 
-/// The control pictures of Unicode, where there is one.
+/// The Unicode control picture of `c`, or the replacement character.
 fn picture(c: char) -> char {
     match u32::from(c) {
         control @ 0..=0x1f => char::from_u32(0x2400 + control).unwrap_or(char::REPLACEMENT_CHARACTER),

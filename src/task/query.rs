@@ -1,21 +1,35 @@
-//! How stored tasks are looked for: whose, which, in what order, from where on.
+//! Listing stored tasks: the scope, the filter, the order and the page.
 
 use crate::{
     task::{PoolName, RequestId, StateSet, TaskRecord, Tenant},
     time::Timestamp,
 };
 
-/// Whose tasks a caller may see. Stores apply it inside the query, so that a stranger's task is simply not there.
+/// The tasks that a caller may see. Stores apply it inside the query, so a task out of scope is not found.
+///
+/// # Examples
+///
+/// [`Tasks::scoped`](crate::Tasks::scoped) shows how it is used.
+///
+/// ```
+/// use tower_respond_async::{Scope, Tenant};
+///
+/// let (anna, bert) = (Tenant::new("anna"), Tenant::new("bert"));
+/// let annas = Scope::One(Some(anna.clone()));
+/// assert!(annas.contains(Some(&anna)));
+/// assert!(!annas.contains(Some(&bert)) && !annas.contains(None));
+/// assert!(Scope::All.contains(Some(&bert)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Everybody's.
+    /// The tasks of all tenants.
     All,
-    /// One tenant's; `None` is the tasks that have no tenant.
+    /// The tasks of one tenant; `None` is the tasks without a tenant.
     One(Option<Tenant>),
 }
 
 impl Scope {
-    /// Whether a task of `tenant` is in it.
+    /// Whether a task of `tenant` is in the scope.
     #[must_use]
     pub fn contains(&self, tenant: Option<&Tenant>) -> bool {
         match self {
@@ -41,7 +55,7 @@ impl Scope {
 pub struct Filter {
     /// Only tasks in these states.
     pub states: Option<StateSet>,
-    /// Only tasks whose task id begins so.
+    /// Only tasks whose task id begins with this.
     pub prefix: Option<String>,
     /// Only tasks of this pool.
     pub pool: Option<PoolName>,
@@ -65,7 +79,7 @@ impl Filter {
         self
     }
 
-    /// Only tasks whose task id begins so.
+    /// Only tasks whose task id begins with this.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
@@ -110,7 +124,7 @@ impl Filter {
     /// How much of a request body a text search looks at.
     pub const TEXT_BYTES: usize = 1024;
 
-    /// Whether a task with this request body is looked for.
+    /// Whether this task, with this request body, passes the filter.
     #[must_use]
     pub fn matches(&self, task: &TaskRecord, body: &[u8]) -> bool {
         self.states.is_none_or(|states| states.contains(task.state))
@@ -138,6 +152,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 /// Oldest or newest first, by creation.
+///
+/// See the example of [`Page`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SortOrder {
     /// Oldest first.
@@ -147,21 +163,45 @@ pub enum SortOrder {
     Descending,
 }
 
-/// A place between two tasks in a listing: the last task seen. Tasks are ordered by (created, id), so that two tasks of
-/// the same millisecond are told apart and none is skipped.
+/// A place in a listing: just behind a task. Tasks are ordered by time of creation and id, so that two tasks of the
+/// same millisecond have an order, and none is skipped.
+///
+/// See the example of [`Page`], where the `next` of a page is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// When the task was created.
     pub created_at: Timestamp,
-    /// Its id.
+    /// The id of the task.
     pub id: RequestId,
 }
 
 /// One page of a listing.
+///
+/// # Examples
+///
+/// All tasks, page by page:
+///
+/// ```
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer, task::{Filter, Page, SortOrder}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+/// let tasks = layer.tasks();
+/// let mut page = Page::first(100, SortOrder::Ascending);
+/// loop {
+///     let found = tasks.list(&Filter::default(), page.clone()).await?;
+///     for task in &found.items {
+///         println!("{} is {}", task.task_id(), task.state);
+///     }
+///     let Some(next) = found.next else { break };
+///     page = page.after(next);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
-    /// Which end to begin at.
+    /// The order of the listing.
     pub order: SortOrder,
     /// Begin behind this task.
     pub after: Option<Cursor>,
@@ -187,7 +227,7 @@ impl Page {
         self
     }
 
-    /// How many tasks a page looks at before it gives back what it found, so that a search for rare text is bounded.
+    /// How many tasks a page looks at before it returns what it found. Bounds the search for a rare text.
     pub const SCAN_LIMIT: usize = 10_000;
 }
 
@@ -201,11 +241,13 @@ impl Default for Page {
     }
 }
 
-/// What a page holds, and where the next one begins.
+/// The items of a page, and where the next page begins.
+///
+/// See the example of [`Page`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageOf<T> {
-    /// What was found. May be fewer than asked for, even none, while there is a `next`.
+    /// The items found. There may be fewer than the limit, even none, while there is a `next`.
     pub items: Vec<T>,
-    /// Where to go on, if there may be more.
+    /// Where the next page begins, if there may be more.
     pub next: Option<Cursor>,
 }

@@ -1,4 +1,4 @@
-//! What a store keeps of a task, and the lists that hang on it.
+//! The record of a task, and the lists in it.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -13,114 +13,146 @@ use crate::{
     time::Timestamp,
 };
 
-/// What is settled about a task when it is accepted, and stays so. A record shares it with its copies.
+/// The part of a record that is set when the task is accepted. Copies of the record share it.
 ///
-/// Only a request that is run again edited gets another: its target and its body may have changed. What clients and
-/// applications have given it takes at most about 6 KiB: each part has a bound of its own.
+/// It changes only if the task is run again with an edited request: target and content may differ then. All that
+/// clients and applications put into it takes at most about 6 KiB: each part has a bound of its own.
+///
+/// See the example of [`TaskRecord`], which derefs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Accepted {
     /// The primary key.
     pub id: RequestId,
-    /// The client's name for it.
+    /// The client's name for the task.
     pub name: Option<TaskName>,
-    /// Whose slots it runs on.
+    /// The pool in which it runs.
     pub pool: PoolName,
-    /// Whose it is.
+    /// The owner of the task.
     pub tenant: Option<Tenant>,
-    /// Who asked for it, where the application knows.
+    /// The user who sent the request, where the application names one.
     pub caller: Option<Caller>,
-    /// What it is listed under, where that is not the first segment of the path: see [`function`](Self::function).
+    /// The name to list it under, unless that is the first segment of the path: see [`function`](Self::function).
     pub function: Option<Arc<str>>,
-    /// The method of the request; of a very long one, the first [`METHOD_BYTES`](Self::METHOD_BYTES).
+    /// The method of the request; the first [`METHOD_BYTES`](Self::METHOD_BYTES) of a very long one.
     pub method: Method,
-    /// The target of the request; of a long one, the beginning.
+    /// The target of the request, or the beginning of a long one.
     pub target: RequestTarget,
-    /// How long the request's body is, and of what type.
+    /// The size and type of the request's body.
     pub request: Content,
-    /// What tells whether another request under the same name or key is the same.
+    /// The digest that identifies the request: another request under the same name or key is compared with it.
     pub digest: Option<RequestDigest>,
-    /// Words to find it by.
+    /// Words to find the task by.
     pub labels: Labels,
-    /// How many runs it has at most, crashes not counted.
+    /// The largest number of attempts; crashes do not count.
     pub max_attempts: u32,
-    /// How many crashes end it.
+    /// The number of crashes that ends the task.
     pub crash_allowance: u32,
-    /// How long it may wait.
+    /// How long it may wait before it expires.
     pub max_age: Duration,
-    /// Who is told how it ends.
+    /// The destinations that receive a completion when the task ends.
     pub subscriptions: Subscriptions,
     /// The URL of [`Destination::CALLBACK`](crate::task::Destination::CALLBACK), where the request named one.
     pub callback: Option<Arc<str>>,
-    /// The version of the application that accepted it, where that has one; of a long one, the first
-    /// [`VERSION_BYTES`](Self::VERSION_BYTES).
+    /// The version of the application that accepted it, if the application has one; the first
+    /// [`VERSION_BYTES`](Self::VERSION_BYTES) of a long one.
     pub version: Option<Arc<str>>,
 }
 
-/// A task as a store keeps it: everything but the request, the response and the log.
+/// A task as a store keeps it, without the request, the response and the log.
 ///
-/// It derefs to what changes in the task's [`Life`], and that to what was [`Accepted`], which copies share. So everybody may
-/// read it, and it is changed by the methods of [`lifecycle`](crate::task::lifecycle) only. Readers get it behind an `Arc`.
+/// It derefs to its [`Life`], which changes, and that to [`Accepted`], which copies share. The fields can be read; only
+/// the methods of [`lifecycle`](crate::task::lifecycle) change them. Readers get the record behind an `Arc`.
+///
+/// # Examples
+///
+/// The life of a task that succeeds at its first attempt:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use http::{HeaderMap, Method, StatusCode, Uri};
+/// use tower_respond_async::{
+///     RequestId, TaskRecord, TaskState,
+///     task::{CapturedRequest, CapturedResponse, NewTask, WorkerId, lifecycle::Outcome},
+///     time::Timestamp,
+/// };
+///
+/// let (uri, now) = (Uri::from_static("/mail"), Timestamp::from_millis(1_000));
+/// let request = CapturedRequest::new(Method::POST, uri, HeaderMap::new(), "hello".into());
+/// let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
+///
+/// let mut record = TaskRecord::accepted(&task, now);
+/// let lease = record.claim(WorkerId::new("web-1", 1), Duration::from_secs(30), now)?;
+/// assert_eq!((record.function(), record.state, record.attempt), ("mail", TaskState::Running, 1));
+///
+/// let response = CapturedResponse::new(StatusCode::OK, HeaderMap::new(), "sent".into());
+/// record.settle(lease.token, &Outcome::Succeeded { response: response.into() }, now)?;
+/// assert_eq!((record.state, record.status_code), (TaskState::Succeeded, Some(200)));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskRecord {
     pub(crate) life: Life,
 }
 
-/// What changes in the life of a task.
+/// The part of a record that changes in the life of the task.
+///
+/// See the example of [`TaskRecord`], which derefs to it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Life {
-    /// What does not change.
+    /// The part that does not change.
     pub accepted: Arc<Accepted>,
 
-    /// Where it stands.
+    /// The state.
     pub state: TaskState,
-    /// Which run-through this is: 1, and one more for every explicit retry.
+    /// The number of the generation: 1, and one more each time the task is run again.
     pub generation: u32,
     /// The number of the latest attempt in this generation; 0 before the first.
     pub attempt: u32,
     /// How many attempts failed and were retried in this generation.
     pub retries: u32,
-    /// How many attempts said "not now" in this generation, and were charged as none.
+    /// How many runs ended with "not now" in this generation; they are charged as no attempt.
     pub deferrals: u32,
-    /// How many claims were not settled in this generation: one while it runs, and one for every crash.
+    /// How many claims are not settled in this generation: one for every crash, and one while the task is held.
     pub crashes: u32,
 
     /// The token of the latest claim.
     pub token: FenceToken,
-    /// Who made the latest claim.
+    /// The worker that made the latest claim.
     pub worker: Option<WorkerId>,
-    /// Until when that claim holds, while it is held.
+    /// When the lease of that claim runs out, while the task is held.
     pub lease_until: Option<Timestamp>,
 
     /// When it was accepted.
     pub created_at: Timestamp,
-    /// When it was [handed on](crate::task::lifecycle::Outcome::HandedOn) first in this generation.
+    /// When it was first [handed on](crate::task::lifecycle::Outcome::HandedOn) in this generation.
     pub handed_on_at: Option<Timestamp>,
-    /// When it may run, or might have.
+    /// When it may run, or could have run.
     pub run_at: Timestamp,
-    /// When it expires unless it is run before.
+    /// When it expires unless it runs before.
     pub expires_at: Timestamp,
     /// When the latest attempt began.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
 
-    /// The status of the response that is kept, if one is.
+    /// The status of the stored response, if there is one.
     pub status_code: Option<u16>,
-    /// How long that response's body is, and of what type.
+    /// The size and type of that response's body.
     pub response: Option<Content>,
-    /// What went wrong last.
+    /// The latest error.
     pub error: Option<Arc<str>>,
-    /// How far the handler says it is.
+    /// The progress that the handler reported.
     pub progress: Option<Progress>,
-    /// What happened to it, oldest first; of a very long history, the first event and the latest.
+    /// The events so far, oldest first; of a very long history, the first and the latest.
     pub history: History,
-    /// Who was told how it ended, one entry per destination: of this generation, and of earlier ones what was still to be
-    /// told when the task was run again.
+    /// One delivery for each destination of this generation, once it has ended; and those of earlier generations that
+    /// were pending when the task was run again.
     pub deliveries: Vec<Delivery>,
 
-    /// What a newer build has written beside all this, and this one only carries.
+    /// Fields that a newer build wrote. This build only carries them.
     pub(crate) unknown: Unknown,
 }
 
@@ -141,22 +173,22 @@ impl Deref for Life {
 }
 
 impl Accepted {
-    /// The longest name of a function that is kept, in bytes: as for a task's own name. The rest is cut off.
+    /// The longest function that is kept, in bytes: as long as a task name. The rest is cut off.
     pub const FUNCTION_BYTES: usize = TaskName::LONGEST;
 
-    /// The longest method that is kept, in bytes: the longest that is registered has 16. The beginning of a method is one,
-    /// too; the whole stands in the request.
+    /// The longest method that is kept, in bytes; the longest registered one, `UPDATEREDIRECTREF`, has 17. The rest is
+    /// cut off: the beginning of a method is a valid method too. The request has the whole method.
     pub const METHOD_BYTES: usize = 32;
 
-    /// The longest callback URL that is kept, in bytes. URLs of this length work everywhere; a longer one is refused when its
-    /// request comes in, since half of one leads elsewhere. It stands in the record, and not in the request beside it, so
-    /// that whoever delivers, and whoever lists, needs to read nothing else.
+    /// The longest callback URL that is kept, in bytes. URLs of this length work everywhere. A request with a longer
+    /// one is refused, since a cut URL leads elsewhere. The URL is in the record and not in the request beside it, so
+    /// that delivering and listing read the record alone.
     pub const CALLBACK_BYTES: usize = 2048;
 
-    /// The longest version that is kept, in bytes: it is a word in a table. The rest is cut off.
+    /// The longest version that is kept, in bytes: a word in a table. The rest is cut off.
     pub const VERSION_BYTES: usize = 64;
 
-    /// What is settled about `task`. Of a long method, target, function or version, it is the beginning.
+    /// The fixed part of the record of `task`. A long method, target, function or version is cut.
     #[must_use]
     pub fn of(task: &NewTask) -> Self {
         let cut_to = |text: &Option<Arc<str>>, bytes| {
@@ -186,8 +218,8 @@ impl Accepted {
         }
     }
 
-    /// What the task is listed under: the name given at accept, or the first segment of the path; at most
-    /// [`FUNCTION_BYTES`](Self::FUNCTION_BYTES) of it.
+    /// The function: the name given at accept, or the first segment of the path. It has at most
+    /// [`FUNCTION_BYTES`](Self::FUNCTION_BYTES).
     #[must_use]
     pub fn function(&self) -> &str {
         match &self.function {
@@ -199,7 +231,7 @@ impl Accepted {
         }
     }
 
-    /// The host of the URL that the request named, where it named one: which completions come or do not come to one place.
+    /// The host of the callback URL, in lower case, if the request named one. Callbacks to one host fail together.
     #[must_use]
     pub fn callback_host(&self) -> Option<String> {
         let url = self.callback.as_deref()?;
@@ -217,7 +249,7 @@ impl Accepted {
         }
     }
 
-    /// Whether the task id begins so.
+    /// Whether the task id begins with `prefix`.
     #[must_use]
     pub fn task_id_starts_with(&self, prefix: &str) -> bool {
         match &self.name {
@@ -228,20 +260,20 @@ impl Accepted {
 }
 
 impl TaskRecord {
-    /// Whether its process died under it before: such tasks are claimed one at a time per worker.
+    /// Whether its process died while it ran, in this generation. A worker claims such tasks one at a time.
     #[must_use]
     pub const fn is_suspect(&self) -> bool {
         self.crashed_times() > 0
     }
 
-    /// How often its process died under it in this generation.
+    /// How often its process died while it ran, in this generation.
     #[must_use]
     pub const fn crashed_times(&self) -> u32 {
-        // A held task has counted its present claim already.
+        // `crashes` includes the present claim of a held task.
         self.life.crashes.saturating_sub(self.life.state.is_held() as u32)
     }
 
-    /// Its place in a listing.
+    /// The place of the task in a listing.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         Cursor {
@@ -250,7 +282,8 @@ impl TaskRecord {
         }
     }
 
-    /// What there is to say of an event in its history: of a [`Running`](TaskState::Running), which worker it was.
+    /// The detail of an event of its history. For the latest [`Running`](TaskState::Running), it is the record's
+    /// worker.
     #[must_use]
     pub fn detail_of<'a>(&'a self, event: &'a HistoryEvent) -> Option<&'a str> {
         let latest_run = || self.history.iter().rfind(|event| event.state == TaskState::Running);
@@ -261,7 +294,7 @@ impl TaskRecord {
         }
     }
 
-    /// The latest claim.
+    /// The latest claim of the task.
     #[must_use]
     pub fn lease(&self) -> LeaseRef {
         LeaseRef {
@@ -270,7 +303,7 @@ impl TaskRecord {
         }
     }
 
-    /// Where its completion stands with all destinations of this generation together.
+    /// The status of the completion for all destinations of this generation together: the greatest of their statuses.
     #[must_use]
     pub fn destination_status(&self) -> DeliveryStatus {
         let of_now = self
@@ -281,22 +314,33 @@ impl TaskRecord {
     }
 }
 
-/// How far a task is, in the handler's own words.
+/// The progress of a task, as its handler reports it.
+///
+/// # Examples
+///
+/// A handler reports progress with [`TaskContext::progress`](crate::TaskContext::progress). It is kept like this:
+///
+/// ```
+/// use tower_respond_async::task::Progress;
+///
+/// let progress = Progress::new(1.5, "almost done");
+/// assert_eq!((progress.fraction, &*progress.message), (1.0, "almost done"));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Between 0 and 1.
+    /// The fraction that is done, between 0 and 1.
     pub fraction: f32,
-    /// What is being done.
+    /// What the handler is doing.
     pub message: Arc<str>,
 }
 
 impl Progress {
-    /// The longest message that is kept, in bytes: a line beside a bar. It is written once a second, and the log takes what is
-    /// longer.
+    /// The longest message that is kept, in bytes: one line. Progress is written about once a second; longer texts
+    /// belong in the log.
     pub const MESSAGE_BYTES: usize = 256;
 
-    /// A fraction, put between 0 and 1, and a message, cut to [`MESSAGE_BYTES`](Self::MESSAGE_BYTES).
+    /// Progress with `fraction` clamped to 0 to 1, and `message` cut to [`MESSAGE_BYTES`](Self::MESSAGE_BYTES).
     #[must_use]
     pub fn new(fraction: f32, message: &str) -> Self {
         Self {
@@ -310,7 +354,7 @@ impl Progress {
     }
 }
 
-/// The method, or the beginning of a very long one.
+/// The method, cut if it is very long.
 fn bounded(method: &Method) -> Method {
     match method.as_str().get(..Accepted::METHOD_BYTES) {
         Some(beginning) => Method::from_bytes(beginning.as_bytes()).expect("the beginning of a token is a token"),
@@ -328,22 +372,33 @@ pub(crate) fn cut(text: &str, bytes: usize) -> &str {
 }
 
 /// One line of a task's log.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{task::LogLine, time::Timestamp};
+///
+/// let mut line = LogLine::new(Timestamp::from_millis(1_000), "WARN", "shop::mail", "the server is slow");
+/// line.fields.push(("seconds".into(), "3".into()));
+/// assert_eq!(LogLine::decode(&line.encode())?, line);
+/// # Ok::<_, tower_respond_async::task::DecodeError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogLine {
-    /// Its number in the task's log, from 1. Given by the store; 0 before.
+    /// The number of the line in the task's log, from 1. The store sets it; it is 0 before.
     pub seq: u64,
-    /// When.
+    /// When it was logged.
     pub at: Timestamp,
-    /// In which attempt. Given by the store.
+    /// The number of the attempt. The store sets it.
     pub attempt: u32,
-    /// How serious, as `tracing` names it: `ERROR`, `WARN`, `INFO`, `DEBUG`, `TRACE`.
+    /// The level, as `tracing` names it: `ERROR`, `WARN`, `INFO`, `DEBUG`, `TRACE`.
     pub level: Arc<str>,
-    /// Which part of the program.
+    /// The part of the program that logged it.
     pub target: Arc<str>,
     /// The message.
     pub message: Arc<str>,
-    /// Named values beside it.
+    /// The fields: names and values.
     pub fields: Vec<(Arc<str>, Arc<str>)>,
 }
 
@@ -362,7 +417,7 @@ impl LogLine {
         }
     }
 
-    /// About how many bytes it takes to keep.
+    /// About how many bytes the line takes to keep.
     #[must_use]
     pub fn weight(&self) -> usize {
         let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -370,19 +425,34 @@ impl LogLine {
     }
 }
 
-/// How many tasks are in each state, and how long the first in the queue has been waiting.
+/// How many tasks are in each state, and how long the oldest has waited.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{MemoryStore, RespondAsyncLayer, TaskState};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+/// let counts = layer.tasks().stats().await?.counts;
+/// for (state, count) in counts.iter() {
+///     println!("{count} tasks are {state}");
+/// }
+/// assert_eq!((counts.queued(), counts.of(TaskState::Failed)), (0, 0));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
     by_state: [u64; TaskState::ALL.len()],
-    /// How long ago the task that has waited longest could have been run.
+    /// How long the task that has waited longest has been due.
     pub oldest_queued: Option<Duration>,
-    /// Of all tenants: how many stored values the store has found damaged, and set aside, since this process opened it.
+    /// How many damaged values the store has found and set aside since this process opened it, of all tenants.
     pub set_aside: u64,
-    /// Of all tenants: how many keys of ended tasks the store has forgotten before their window was over, for want of room,
-    /// since this process opened it.
+    /// How many keys of ended tasks the store has removed before their window was over, for want of room, since this
+    /// process opened it, of all tenants.
     pub forgotten_keys: u64,
-    /// How many completions are still to be delivered. Only known of all tenants together.
+    /// How many completions are pending. `None` for a single tenant.
     pub pending_deliveries: Option<u64>,
 }
 
@@ -393,7 +463,7 @@ impl Counts {
         self.by_state[state as usize]
     }
 
-    /// Says how many tasks are in `state`.
+    /// Sets the number of tasks in `state`.
     pub const fn set(&mut self, state: TaskState, count: u64) {
         self.by_state[state as usize] = count;
     }
@@ -403,7 +473,7 @@ impl Counts {
         TaskState::ALL.into_iter().map(|state| (state, self.of(state)))
     }
 
-    /// How many wait to be claimed.
+    /// How many tasks wait to be claimed.
     #[must_use]
     pub const fn queued(&self) -> u64 {
         self.of(TaskState::Enqueued) + self.of(TaskState::Retrying)

@@ -1,18 +1,19 @@
-//! Records and log lines as bytes: the form in which a durable store keeps them.
+//! Records and log lines as bytes, for durable stores.
 //!
-//! A record opens with its format and a kind byte, as [`envelope`](crate::task::envelope) has for requests and responses. Then
-//! comes what every task has, and then fields, each a tag, a length and so many bytes, in the order of their tags; the tag
-//! 0 ends them. Numbers are LEB128, texts are UTF-8 behind their length, times count from the one at which the task was
-//! accepted. An ordinary task takes 100 to 200 bytes, and none more than [`TaskRecord::LONGEST_ENCODED`].
+//! A record starts with its format and a kind byte, as requests and responses do in
+//! [`envelope`](crate::task::envelope). Then come the parts that every task has. Then come fields: each is a tag, a
+//! length and that many bytes, in the order of the tags. The tag 0 ends them. Numbers are LEB128, texts are UTF-8
+//! behind their length, and times are relative to the time at which the task was accepted. An ordinary task takes 100
+//! to 200 bytes, and none takes more than [`TaskRecord::LONGEST_ENCODED`].
 //!
-//! Builds of several versions may work on one store at once. **What a build does not know it keeps**: a field of another
-//! tag stays in the record, byte for byte, through every step of the task's life, and is written again in its place. So a
-//! newer build may add fields, and an older one that claims, settles or runs the task again loses nothing of them. What an older
-//! build must not touch, since it would make something wrong of it, is written in a greater format, which that build answers
-//! with [`DecodeError::Newer`] and leaves alone.
+//! Builds of several versions can work on one store at once. **A build keeps the fields that it does not know**: a
+//! field with an unknown tag stays in the record, byte for byte, through every step of the task's life, and is written
+//! again in its place. So a newer build can add fields, and an older build that claims, settles or runs the task again
+//! loses none of them. A record that an older build would damage is written in a greater format. For such a record, the
+//! older build returns [`DecodeError::Newer`], and leaves it alone.
 //!
-//! [`TaskRecord::decode`] and [`LogLine::decode`](crate::task::LogLine::decode) take any bytes whatever and answer with a value or a [`DecodeError`]; they
-//! allocate no more than a small multiple of what the input is long.
+//! [`TaskRecord::decode`] and [`LogLine::decode`](crate::task::LogLine::decode) accept any bytes, and return a value or
+//! a [`DecodeError`]. They allocate no more than a small multiple of the length of the input.
 
 mod basics;
 mod log_line;
@@ -32,12 +33,12 @@ use crate::task::{
 const KIND_RECORD: u8 = b'r';
 const KIND_LINE: u8 = b'l';
 
-/// What the fields are called. A tag is never given to another field, and what is within a field never changes: what is to be
-/// said beside it gets a tag of its own, so that older builds go on to read the field. Below 128 a tag takes one byte.
+/// The tags of the fields. A tag is never given to another field, and the content of a field never changes: an addition
+/// to it gets a tag of its own, so that older builds can still read the field. A tag below 128 takes one byte.
 mod tag {
     pub(super) const END: u64 = 0;
 
-    // Of what was accepted.
+    // Set when the task is accepted.
     pub(super) const NAME: u64 = 10;
     pub(super) const TENANT: u64 = 11;
     pub(super) const CALLER: u64 = 12;
@@ -50,7 +51,7 @@ mod tag {
     pub(super) const POOL: u64 = 19;
     pub(super) const VERSION: u64 = 20;
 
-    // Of what changes.
+    // Changes later.
     pub(super) const WORKER: u64 = 30;
     pub(super) const LEASE_UNTIL: u64 = 31;
     pub(super) const STARTED_AT: u64 = 32;
@@ -62,31 +63,30 @@ mod tag {
     pub(super) const DEFERRALS: u64 = 38;
     pub(super) const HANDED_ON_AT: u64 = 39;
     pub(super) const HISTORY: u64 = 50;
-    /// Behind what they refer to: subscriptions and error.
+    /// After the fields that it refers to: subscriptions and error.
     pub(super) const DELIVERIES: u64 = 51;
 }
 
 impl TaskRecord {
-    /// The newest format that this build reads and writes: what it says of itself with [`format`](Self::format) is never
-    /// greater.
+    /// The newest format that this build reads and writes. [`format`](Self::format) never returns a greater one.
     pub const FORMAT: u8 = 1;
 
-    /// The longest that a record of this build's making is written, in bytes, whatever clients, handlers and hooks have said in
-    /// it: the sum of the bounds that each of its parts has, and somewhat more. Fields that a newer build has added are not in
-    /// it.
+    /// The longest encoding of a record that this build made, in bytes: the sum of the bounds of its parts, and some
+    /// reserve. No text of a client, a handler or a hook makes it longer. Fields that a newer build added are not
+    /// included.
     ///
-    /// Most of it is what is told of tries (5 KiB), of the history (2.3 KiB), and what clients choose: the
-    /// callback URL (2 KiB), labels and target (1 KiB each).
+    /// The largest parts are the tries (5 KiB), the history (2.3 KiB), the callback URL (2 KiB), and labels and target
+    /// (1 KiB each).
     pub const LONGEST_ENCODED: usize = 16 * 1024;
 
-    /// The format in which the record is written: the oldest whose builds may change it.
+    /// The format in which the record is written: the oldest whose builds may change this record.
     #[must_use]
     pub const fn format(&self) -> u8 {
-        // There has been one. With the next, what is in the record decides.
+        // There is only one format so far. With a second, the content of the record will decide.
         Self::FORMAT
     }
 
-    /// Writes the record, in its [`format`](Self::format).
+    /// The record as bytes, in its [`format`](Self::format).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new(self.format(), KIND_RECORD, 256);
@@ -167,12 +167,13 @@ impl TaskRecord {
         fields.end()
     }
 
-    /// Reads what [`encode`](Self::encode) wrote, by this build, an older one, or a newer one that lets this one change it.
+    /// Reads what [`encode`](Self::encode) of this build, an older one or a newer one wrote, if this build may change
+    /// it.
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Newer`] for a format greater than [`FORMAT`](Self::FORMAT): leave the record to a newer build. Anything
-    /// else wrong is [`DecodeError::Malformed`]: set it aside.
+    /// [`DecodeError::Newer`] for a format greater than [`FORMAT`](Self::FORMAT): leave the record to a newer build.
+    /// [`DecodeError::Malformed`] for anything else that is wrong: set it aside.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut input = Reader::new(bytes, KIND_RECORD, Self::FORMAT)?;
         let id = RequestId::from_bytes(input.array()?);

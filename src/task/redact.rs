@@ -1,6 +1,7 @@
-//! What no view shows: one rule for headers, query parameters and log fields, and for URLs wherever they stand.
+//! Redaction: the secrets that no view shows. One rule for headers, query parameters and log fields, and for URLs in
+//! any text.
 //!
-//! Redaction is for looking: what is stored is the header policy's business. Bodies are data and stay as they are.
+//! Redaction is for views only. The header policy decides what is stored. Bodies are data, and are not redacted.
 
 mod name;
 mod url;
@@ -19,29 +20,29 @@ use self::{
 };
 use crate::task::{RequestTarget, target};
 
-/// Stands where a secret stood.
+/// The text that views show in place of a secret.
 pub(crate) const REDACTED: &str = "REDACTED";
 
-/// Which names are names of secrets: the words that everybody uses, and those that the operator adds.
+/// The names of secrets: the built-in words, and those that the operator adds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Secrets {
     added: Vec<Box<[u8]>>,
 }
 
-/// What reads [`REDACTED`] has nothing to be put back from.
+/// An edited text has [`REDACTED`] at a place where nothing is stored that could be put back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NothingStored {
-    /// The name under which there is nothing.
+    /// The name at that place.
     pub(crate) key: String,
 }
 
 impl Secrets {
-    /// Our own words only.
+    /// The built-in words only.
     pub(crate) const fn new() -> Self {
         Self { added: Vec::new() }
     }
 
-    /// One more. What has no letter and no digit names nothing.
+    /// Adds a name. A name without letters and digits is ignored.
     pub(crate) fn add(&mut self, name: &str) {
         let folded = Folded::of(name);
         if !folded.as_bytes().is_empty() {
@@ -55,7 +56,7 @@ impl Secrets {
         name.is_secret() || self.is_added(&name)
     }
 
-    /// Whether a query parameter of this name, as it is written in the URI, holds a secret.
+    /// Whether a query parameter of this name holds a secret. The name is as written in the URI.
     fn is_query_key(&self, key: &str) -> bool {
         let key = Folded::of_query_key(key);
         key.is_secret_query_key() || self.is_added(&key)
@@ -65,7 +66,7 @@ impl Secrets {
         self.added.iter().any(|added| name.ends_with(added))
     }
 
-    /// A URI without its secrets.
+    /// The URI without its secrets.
     pub(crate) fn uri<'a>(&'a self, uri: &'a Uri) -> RedactedUri<'a> {
         RedactedUri {
             secrets: self,
@@ -73,7 +74,7 @@ impl Secrets {
         }
     }
 
-    /// The same of what a record keeps of one.
+    /// The target of a record without its secrets.
     pub(crate) fn target<'a>(&'a self, target: &'a RequestTarget) -> RedactedUri<'a> {
         RedactedUri {
             secrets: self,
@@ -81,17 +82,17 @@ impl Secrets {
         }
     }
 
-    /// A text without the secrets of the URLs in it.
+    /// The text without the secrets of the URLs in it.
     pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         self.shown(text, Form::Text)
     }
 
-    /// One URL without its secrets.
+    /// The URL without its secrets.
     pub(crate) fn url<'a>(&self, url: &'a str) -> Cow<'a, str> {
         self.shown(url, Form::Url)
     }
 
-    /// The value of a log field or a label.
+    /// The value of a log field or a label, without its secrets.
     pub(crate) fn value<'a>(&self, name: &str, value: &'a str) -> Cow<'a, str> {
         match self.is_name(name) {
             true => REDACTED.into(),
@@ -99,7 +100,7 @@ impl Secrets {
         }
     }
 
-    /// The value of a header.
+    /// The value of a header, without its secrets.
     pub(crate) fn header<'a>(&self, name: &HeaderName, value: &'a HeaderValue) -> Cow<'a, str> {
         if value.is_sensitive() || self.is_name(name.as_str()) {
             return REDACTED.into();
@@ -110,7 +111,7 @@ impl Secrets {
         }
     }
 
-    /// A header as it is sent to somebody who is not its sender, if it is.
+    /// The value of a header, as it is sent to a receiver other than its sender. `None` if it is not sent.
     pub(crate) fn sent_header(&self, name: &HeaderName, value: &HeaderValue) -> Option<HeaderValue> {
         if value.is_sensitive() || self.is_name(name.as_str()) {
             return None;
@@ -148,14 +149,14 @@ impl Secrets {
         written
     }
 
-    /// The value of a header that was edited, with what still reads [`REDACTED`] put back from the `stored` value.
+    /// The edited value of a header. What still reads [`REDACTED`] in it is put back from the `stored` value.
     pub(crate) fn restored_header(
         &self,
         name: &HeaderName,
         edited: &str,
         stored: Option<&HeaderValue>,
     ) -> Result<Restored, NothingStored> {
-        // First, since the value may not be one that can be put together from text.
+        // First, since the value may not be valid UTF-8.
         if let Some(stored) = stored.filter(|stored| self.header(name, stored) == edited) {
             return Ok(Restored::Untouched(stored.clone()));
         }
@@ -169,13 +170,13 @@ impl Secrets {
         self.restored(edited, stored, form(name.as_str())).map(Restored::Text)
     }
 
-    /// A path and query that was edited, with what still reads [`REDACTED`] put back from the `stored` one.
+    /// An edited path and query. What still reads [`REDACTED`] in it is put back from the `stored` one.
     pub(crate) fn restored_target(&self, edited: &str, stored: &str) -> Result<String, NothingStored> {
         self.restored(edited, stored, Form::Url)
     }
 
-    /// Puts the first secret of a place back from the first of that place, and so on. Where the stored text has none, a
-    /// word that reads like a secret is a word, unless its name says that it is one.
+    /// Puts the secrets of each place back, the first from the first of that place, and so on. Where nothing is stored
+    /// for one, the text stays as it is, but it is an error if its name is that of a secret.
     fn restored(&self, edited: &str, stored: &str, form: Form) -> Result<String, NothingStored> {
         let mut kept: HashMap<_, Vec<&str>> = HashMap::new();
         parts(self, stored, form, &mut |part| {
@@ -208,16 +209,16 @@ impl Secrets {
     }
 }
 
-/// What a header value is made of that was edited.
+/// The value of an edited header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Restored {
-    /// The stored value: nobody touched it.
+    /// The stored value: it was not edited.
     Untouched(HeaderValue),
-    /// This text.
+    /// A new value.
     Text(String),
 }
 
-/// A value under such a name is a query without its URL.
+/// The form of a value of this name. Under some names, values are queries without a URL.
 fn form(name: &str) -> Form {
     let name = Folded::of(name);
     match [&b"query"[..], b"querystring"].iter().any(|word| name.ends_with(word)) {
@@ -226,7 +227,7 @@ fn form(name: &str) -> Form {
     }
 }
 
-/// A URI as views show it.
+/// A URI, displayed without its secrets.
 pub(crate) struct RedactedUri<'a> {
     secrets: &'a Secrets,
     /// Scheme, authority, and path and query.

@@ -1,4 +1,4 @@
-//! `Retry-After`, wherever one is read.
+//! Reads `Retry-After`.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,14 +1,17 @@
-//! Texts cut to what is kept of them.
+//! Cuts texts to the length that is kept.
 
 use crate::task::record::cut;
 
-/// The first `bytes` of a text that views show, or fewer, so that no character is broken and no secret loses what it is told
-/// by: of `https://user:password@host` views leave the password out because of what stands behind it.
+/// The first `bytes` of a text that views show, or a few less.
+///
+/// No character is broken, and no password is left without the mark by which views find it: in
+/// `https://user:password@host` they hide the password because of the `@` after it. If the cut could separate the two,
+/// the user is left out.
 pub(crate) fn shorten(text: &str, bytes: usize) -> &str {
     let head = cut(text, bytes);
     let rest = &text[head.len()..];
     let word = &rest[..rest.find(char::is_whitespace).unwrap_or(rest.len())];
-    // An at sign as it is, or encoded, however often.
+    // An at sign, plain or percent-encoded any number of times.
     let may_be_a_user = word.contains('@') || word.contains("40") && text.contains('%');
     if !may_be_a_user {
         return head;

@@ -1,10 +1,10 @@
-//! The states of a task and the one table that says which step leads where.
+//! The states of a task, and the one table of where each step leads.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a task stands.
+/// The state of a task.
 ///
 /// ```text
 /// Enqueued ──> Running ──> Succeeded | Failed
@@ -13,27 +13,38 @@ use serde::{Deserialize, Serialize};
 ///                 └──> Stopping ──> Stopped
 /// ```
 ///
-/// A task that waits can also end as `Stopped`, as `Expired` (it waited longer than its age allows) or as `Invalid` (its
-/// record cannot be read). Complete by nature: a new state would change every promise in this crate.
+/// A task that waits can also end as `Stopped`, as `Expired` (it waited longer than its age allows) or as `Invalid`
+/// (its stored data cannot be read). The enum is exhaustive: a new state would change every promise of this crate.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{TaskState, task::{Condition, Step}};
+///
+/// assert_eq!(TaskState::Enqueued.after(Step::Claim), Ok(TaskState::Running));
+/// assert!(TaskState::Succeeded.after(Step::Claim).is_err());
+/// assert!(TaskState::Expired.is_terminal());
+/// assert_eq!(TaskState::Expired.condition(), Some(Condition::Failure));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TaskState {
     /// Accepted, and waiting for a slot or for its time.
     Enqueued,
-    /// A handler has it.
+    /// A worker holds it, and its handler runs.
     Running,
-    /// An attempt failed, or said "not now"; the next one waits for its time.
+    /// An attempt failed, or its handler answered "not now"; the next attempt waits for its time.
     Retrying,
-    /// A stop was asked for while a handler has it.
+    /// A stop was requested while a worker holds it.
     Stopping,
     /// Ended with a response that counts as success.
     Succeeded,
-    /// Ended without one: the handler said no, the retries were used up, or it took the process down too often.
+    /// Ended without success: the handler failed for good, no retries are left, or its process died too often.
     Failed,
-    /// Ended because somebody asked for it.
+    /// Ended because a stop was requested.
     Stopped,
-    /// Waited longer than its age allows and was not run.
+    /// Waited longer than its age allows.
     Expired,
-    /// Could not be run: its record cannot be decoded.
+    /// Could not be run: its stored data cannot be read.
     Invalid,
 }
 
@@ -67,7 +78,7 @@ impl TaskState {
         }
     }
 
-    /// Whether it has ended; only an explicit retry leads out again.
+    /// Whether it has ended. Only [`Step::Rerun`] leads out of such a state.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         self.condition().is_some()
@@ -79,13 +90,13 @@ impl TaskState {
         matches!(self, Self::Enqueued | Self::Retrying)
     }
 
-    /// Whether a worker holds it.
+    /// Whether a worker holds the task.
     #[must_use]
     pub const fn is_held(self) -> bool {
         matches!(self, Self::Running | Self::Stopping)
     }
 
-    /// Which kind of end this is, if it is one: what hooks subscribe to.
+    /// The kind of end that this is, if it is one. Hooks subscribe to these.
     #[must_use]
     pub const fn condition(self) -> Option<Condition> {
         match self {
@@ -96,11 +107,11 @@ impl TaskState {
         }
     }
 
-    /// Where `step` leads from here: **the** transition table. Nothing else in the crate decides a state.
+    /// The state that `step` leads to from here: **the** transition table. Nothing else in the crate decides a state.
     ///
     /// # Errors
     ///
-    /// [`Refused`] names the state and the step when the step is not open.
+    /// [`Refused`] when the step is not possible from this state.
     pub const fn after(self, step: Step) -> Result<Self, Refused> {
         Ok(match (self, step) {
             (Self::Enqueued | Self::Retrying, Step::Claim) => Self::Running,
@@ -114,7 +125,7 @@ impl TaskState {
             (Self::Running, Step::Release | Step::Rescue) => Self::Enqueued,
             (Self::Running, Step::Stop) => Self::Stopping,
 
-            // Asked to stop, so however the attempt ended, it ends as stopped.
+            // A stop was requested, so the task ends as stopped, however the attempt ended.
             (Self::Running | Self::Stopping, Step::Stopped) => Self::Stopped,
             (
                 Self::Stopping,
@@ -137,34 +148,37 @@ impl fmt::Display for TaskState {
     }
 }
 
-/// What can happen to a task.
+/// A step in the life of a task.
+///
+/// See the example of [`TaskState`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A worker takes it.
     Claim,
-    /// Its attempt ended well.
+    /// Its attempt succeeded.
     Succeed,
-    /// Its attempt ended badly, and was the last.
+    /// Its attempt failed, and was the last.
     Fail,
-    /// Its attempt ended badly, and another is due later.
+    /// Its attempt failed, and another is due later.
     Retry,
-    /// Its attempt ended with "not now", or without its route, uncharged, and another is due later.
+    /// Another attempt is due later, and none is charged: the handler answered "not now", or the process lacks its
+    /// route.
     Defer,
-    /// Its worker hands it back, uncharged.
+    /// Its worker hands it back; no attempt is charged.
     Release,
     /// Its lease ran out: the worker is presumed dead.
     Rescue,
     /// Its lease ran out too often: it is presumed to kill its workers.
     Poison,
-    /// Somebody asks for it to stop.
+    /// A stop is requested.
     Stop,
     /// Its worker has stopped it.
     Stopped,
     /// It waited too long.
     Expire,
-    /// Its record cannot be read.
+    /// Its stored data cannot be read.
     Invalidate,
-    /// Somebody asks for it to be run again after it ended.
+    /// It has ended, and is requested to run again.
     Rerun,
 }
 
@@ -187,17 +201,21 @@ impl Step {
     ];
 }
 
-/// A step that is not open from a state.
+/// A step that is not possible from a state.
+///
+/// See the example of [`TaskState`]: a step that does not lead on returns one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a task that is {state} cannot take the step {step:?}")]
 pub struct Refused {
-    /// Where the task stands.
+    /// The state of the task.
     pub state: TaskState,
-    /// What was tried.
+    /// The step that was tried.
     pub step: Step,
 }
 
 /// The kinds of end that a hook can subscribe to.
+///
+/// See the example of [`Conditions`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Condition {
@@ -210,13 +228,23 @@ pub enum Condition {
 }
 
 /// A set of [`Condition`]s.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::task::{Condition, Conditions};
+///
+/// let on = Conditions::NONE.with(Condition::Failure).with(Condition::Stop);
+/// assert!(on.contains(Condition::Stop) && !on.contains(Condition::Success));
+/// assert_eq!(Conditions::from_bits(on.bits()), on);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Conditions(u8);
 
 impl Conditions {
     /// None of them.
     pub const NONE: Self = Self(0);
-    /// Every end there is.
+    /// Every kind of end.
     pub const ALL: Self = Self(0b111);
 
     /// This set with `condition` in it.
@@ -225,7 +253,7 @@ impl Conditions {
         Self(self.0 | 1 << condition as u8)
     }
 
-    /// What is in either set.
+    /// The conditions of both sets.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -257,11 +285,13 @@ impl Conditions {
 }
 
 /// A set of [`TaskState`]s.
+///
+/// See the example of [`Filter`](crate::task::Filter).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StateSet(u16);
 
 impl StateSet {
-    /// The set with nothing in it: a filter by it finds nothing.
+    /// The empty set. A filter by it finds nothing.
     pub const NONE: Self = Self(0);
 
     /// This set with `state` in it.

@@ -1,8 +1,8 @@
-//! A request's target as it is stored: scheme, authority, and path and query, each by itself; and [`RequestTarget`], which
-//! is what a record keeps of it.
+//! A request's target as it is stored: scheme, authority, and path and query, each by itself; and [`RequestTarget`],
+//! the part of it that a record keeps.
 //!
-//! Not as one text: `OPTIONS *` over HTTP/2 has a scheme, an authority and the path `*`, which written together read as
-//! another host.
+//! It is not stored as one text: `OPTIONS *` over HTTP/2 has a scheme, an authority and the path `*`, which read as
+//! another host if they are written together.
 
 use std::{
     fmt::{self, Write},
@@ -13,12 +13,24 @@ use http::{Uri, uri::PathAndQuery};
 
 use crate::task::{record::cut, shorten::shorten};
 
-/// The target of a request, or the beginning of a long one. Whole, it stands in the request, as its `uri`.
+/// The target of a request, or the beginning of a long one. The request has the whole target as its `uri`.
 ///
-/// It compares with texts and with a [`Uri`], and shows as that does.
+/// It can be compared with a text and with a [`Uri`], and is displayed as a `Uri` is.
+///
+/// # Examples
+///
+/// ```
+/// use http::Uri;
+/// use tower_respond_async::task::RequestTarget;
+///
+/// let target = RequestTarget::of(&Uri::from_static("/search?q=apples"));
+/// assert_eq!((target.path(), target.query()), ("/search", Some("q=apples")));
+/// assert_eq!(target, "/search?q=apples");
+/// assert!(!target.is_cut());
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RequestTarget {
-    /// Its parts, one behind the other.
+    /// The parts, one behind the other.
     text: Arc<str>,
     scheme: u16,
     authority: u16,
@@ -26,17 +38,17 @@ pub struct RequestTarget {
 }
 
 impl RequestTarget {
-    /// How much of a target is kept in a record, in bytes, all parts together: nearly all are shorter by far, and a record is
-    /// written with every change of its task, and read for every list.
+    /// The longest target that a record keeps, in bytes, all parts together. Nearly all targets are far shorter, and a
+    /// record is written with every change of its task, and read for every list.
     pub const LONGEST: usize = 1024;
 
-    /// How much of that a scheme may take: `http` takes longer ones for none.
+    /// The longest scheme in it: `http` accepts no longer ones.
     const SCHEME_BYTES: usize = 64;
 
-    /// How much of that an authority may take. The name of a host has at most 253 bytes.
+    /// The longest authority in it. A host name has at most 253 bytes.
     const AUTHORITY_BYTES: usize = 320;
 
-    /// What is kept of the target of `uri`.
+    /// The target of `uri`, cut if it is too long.
     #[must_use]
     pub fn of(uri: &Uri) -> Self {
         let parts = parts(uri);
@@ -51,18 +63,18 @@ impl RequestTarget {
         self.text.len()
     }
 
-    /// A target that was kept before, unless it is longer than any.
+    /// A target from a stored record. `None` if it is longer than any that is accepted.
     pub(crate) fn stored(parts: [&str; 3], cut: bool) -> Option<Self> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         (length <= LONGEST).then(|| Self::from_parts(parts, cut))
     }
 
-    /// What is kept of a target that is too long.
+    /// The beginning of a target that is too long.
     fn beginning([scheme, authority, path]: [&str; 3]) -> Self {
         let scheme = cut(scheme, Self::SCHEME_BYTES);
         let authority = match authority.len() <= Self::AUTHORITY_BYTES {
             true => authority,
-            // Without the user, of whom views show nothing: half of one would be shown.
+            // Without the user, which views hide: the beginning of one would be shown.
             false => {
                 let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
                 cut(host, Self::AUTHORITY_BYTES)
@@ -86,14 +98,14 @@ impl RequestTarget {
         }
     }
 
-    /// Scheme, authority, and path and query; empty is none.
+    /// Scheme, authority, and path and query. An empty part means none.
     pub(crate) fn parts(&self) -> [&str; 3] {
         let (scheme, rest) = self.text.split_at(self.scheme.into());
         let (authority, path) = rest.split_at(self.authority.into());
         [scheme, authority, path]
     }
 
-    /// Whether this is what is kept of the target of `uri`.
+    /// Whether this is the target of `uri`, cut as it would be.
     pub(crate) fn is_of(&self, uri: &Uri) -> bool {
         match self.cut {
             true => *self == Self::of(uri),
@@ -101,7 +113,7 @@ impl RequestTarget {
         }
     }
 
-    /// The path, or what is there of it.
+    /// The path, as far as it is kept.
     #[must_use]
     pub fn path(&self) -> &str {
         let [.., path] = self.parts();
@@ -112,14 +124,14 @@ impl RequestTarget {
         }
     }
 
-    /// The query, or what is there of it.
+    /// The query, as far as it is kept.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         let [.., path] = self.parts();
         path.split_once('?').map(|(_, query)| query)
     }
 
-    /// Whether it goes on in the request.
+    /// Whether the target is cut. The request has the whole.
     #[must_use]
     pub const fn is_cut(&self) -> bool {
         self.cut
@@ -154,7 +166,7 @@ impl PartialEq<str> for RequestTarget {
             false => other.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")),
         };
         let behind_host = behind_scheme.and_then(|rest| rest.strip_prefix(authority));
-        // As it is shown: a query has a slash before it.
+        // As it is displayed: with a slash before a query.
         let shown = match path.starts_with('?') {
             true => behind_host.and_then(|rest| rest.strip_prefix('/')),
             false => behind_host,
@@ -175,11 +187,11 @@ impl PartialEq<Uri> for RequestTarget {
     }
 }
 
-/// The longest target that is taken in, in bytes, all parts together: the longest that `http` reads as one text. A longer
-/// one could be stored, but not shown and sent back as an edit.
+/// The longest target that is accepted, in bytes, all parts together: the longest that `http` parses as one text. A
+/// longer one could be stored, but not shown and sent back as an edit.
 pub(crate) const LONGEST: usize = u16::MAX as usize - 1;
 
-/// The parts, in the order in which they are stored; empty is none.
+/// The parts, in the order in which they are stored. An empty part means none.
 pub(crate) fn parts(uri: &Uri) -> [&str; 3] {
     [
         uri.scheme_str().unwrap_or(""),
@@ -193,12 +205,12 @@ pub(crate) fn length(uri: &Uri) -> usize {
     parts(uri).iter().map(|part| part.len()).sum()
 }
 
-/// Whether the target is a path alone, or `*`: then it reads the same as one text.
+/// Whether the target is only a path, or `*`: then it reads the same as one text.
 pub(crate) fn is_one_text(uri: &Uri) -> bool {
     uri.scheme().is_none() && uri.authority().is_none()
 }
 
-/// The target of these parts, if they are one.
+/// The target of these parts, if they form one.
 pub(crate) fn from_parts([scheme, authority, path_and_query]: [&[u8]; 3]) -> Option<Uri> {
     let mut parts = http::uri::Parts::default();
     if !scheme.is_empty() {

@@ -1,14 +1,14 @@
-//! About how many bytes records take to keep: what a store that is bounded by bytes goes by.
+//! The approximate size of records, for stores that are bounded by bytes.
 //!
-//! It is what grows with what it is about: texts, and lists that go on. What every record takes alike is left out, since
-//! that is bounded by how many there are.
+//! Only the variable parts count: texts, and lists that grow. The fixed part of a record does not count: the limit on
+//! the number of records bounds it.
 
 use std::mem::size_of_val;
 
 use crate::task::{Accepted, Delivery, TaskRecord};
 
 impl TaskRecord {
-    /// About how many bytes it takes to keep, beside what every record takes.
+    /// About how many bytes the record takes to keep, without the fixed part that every record has.
     #[must_use]
     pub fn weight(&self) -> usize {
         let history = self.history.iter().map(|event| text(event.detail.as_deref()));
@@ -33,7 +33,7 @@ impl Accepted {
 }
 
 impl Delivery {
-    /// One more comes with every run-through, so all of it counts.
+    /// The whole size, fixed part included: each generation adds deliveries.
     fn weight(&self) -> usize {
         let tries = self.tries.iter().map(|tried| text(tried.text.as_deref()));
         size_of_val(self) + size_of_val(&*self.tries) + self.destination.as_str().len() + tries.sum::<usize>()

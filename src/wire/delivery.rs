@@ -1,4 +1,4 @@
-//! [`DeliveryDocument`]: one completion on its way to one destination, as clients read it.
+//! [`DeliveryDocument`]: the delivery of a completion to one destination.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// A delivery with the tries that are kept of it.
+/// A delivery with the tries that are kept.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DeliveryDocument<'a> {
@@ -19,7 +19,7 @@ pub(crate) struct DeliveryDocument<'a> {
     generation: u32,
     condition: &'static str,
     status: &'static str,
-    /// When it is tried next, while it is to be. During a try, when that is taken to have failed.
+    /// When the next try is due, while the delivery is pending. During a try, when that counts as failed.
     next_try_time: Option<Timestamp>,
     tries: Vec<TryDocument<'a>>,
 }
@@ -33,7 +33,7 @@ struct TryDocument<'a> {
 }
 
 impl<'a> DeliveryDocument<'a> {
-    /// A delivery of this task.
+    /// The document of a delivery of this task.
     pub(crate) fn new(task: &TaskRecord, delivery: &'a Delivery, secrets: &Secrets) -> Self {
         let pending = delivery.status == DeliveryStatus::Pending;
         Self {

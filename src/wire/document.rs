@@ -1,4 +1,4 @@
-//! [`TaskDocument`]: a task, as clients read it.
+//! [`TaskDocument`]: the document of a task.
 
 use bytes::Bytes;
 
@@ -12,10 +12,10 @@ use crate::{
     },
 };
 
-/// A task, with the names that the cloud's API gives its members. Times are milliseconds since the Unix epoch; what is
-/// not known yet is `null`; members that a task may be without altogether are left out.
+/// The document of a task. Its members have the names of the cloud's API. Times are milliseconds since the Unix epoch.
+/// A value that is not known yet is `null`; a member that not every task has is left out.
 ///
-/// Borrows everything: one is made and written for every 202.
+/// Borrows everything: one is written for every 202.
 pub(crate) struct TaskDocument<'a> {
     task: &'a TaskRecord,
     links: &'a ApiLinks,
@@ -25,11 +25,11 @@ pub(crate) struct TaskDocument<'a> {
 }
 
 impl<'a> TaskDocument<'a> {
-    /// How much of a payload stands in a document, in bytes. A page of a hundred tasks with both payloads stays near
-    /// 3 MiB; the whole is at `/request` and `/result`.
+    /// How much of a payload a document has, in bytes. A page of a hundred tasks with both payloads stays near 3 MiB.
+    /// The whole is at `/request` and `/result`.
     pub(crate) const PAYLOAD_BYTES: usize = 16 * 1024;
 
-    /// The task, without payloads.
+    /// A document without payloads.
     pub(crate) const fn new(task: &'a TaskRecord, links: &'a ApiLinks, secrets: &'a Secrets) -> Self {
         Self {
             task,
@@ -40,13 +40,13 @@ impl<'a> TaskDocument<'a> {
         }
     }
 
-    /// With the body of the request.
+    /// Adds the body of the request.
     pub(crate) fn with_task_payload(mut self, body: &'a [u8]) -> Self {
         self.task_payload = Some(Payload::new(body, Self::PAYLOAD_BYTES));
         self
     }
 
-    /// With the body of the response; `whole` is whether all of it was kept.
+    /// Adds the body of the response; `whole` is whether all of it was kept.
     pub(crate) fn with_return_payload(mut self, body: &'a [u8], whole: bool) -> Self {
         let mut payload = Payload::new(body, Self::PAYLOAD_BYTES);
         payload.truncated |= !whole;
@@ -59,15 +59,15 @@ impl<'a> TaskDocument<'a> {
         self.to_vec().into()
     }
 
-    /// The document, with room behind it for the header values that may share its allocation.
+    /// The document, with room behind it for header values that share its allocation.
     pub(crate) fn to_vec(&self) -> Vec<u8> {
-        // A task just accepted, with links and a short URI, takes about 1,200.
+        // A task that was just accepted, with links and a short URI, takes about 1,200 bytes.
         let mut out = Vec::with_capacity(1280 + ApiLinks::ROOM);
         self.write(&mut out);
         out
     }
 
-    /// The document at the end of `out`.
+    /// Appends the document to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let (task, secrets) = (self.task, self.secrets);
         let mut buffer = RequestId::BUFFER;
@@ -145,7 +145,7 @@ impl<'a> TaskDocument<'a> {
     }
 }
 
-/// How far a task is.
+/// Writes the progress of a task.
 pub(crate) fn write_progress(out: &mut Vec<u8>, progress: &Progress, secrets: &Secrets) {
     let mut document = Object::begin(out);
     document.member("fraction", |out| {
@@ -179,7 +179,7 @@ fn write_labels(out: &mut Vec<u8>, task: &TaskRecord, secrets: &Secrets) {
     out.push(b'}');
 }
 
-/// What can be done about a task now, and where: `stop` until it has ended, `retry` from then on.
+/// Writes the links to a task and to what can be done with it now: `stop` until it has ended, and `retry` from then on.
 fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, task: &TaskRecord) {
     let ended = task.state.is_terminal();
     let mut links = Object::begin(out);
@@ -223,12 +223,12 @@ pub(super) mod tests {
         }
     }
 
-    /// A task that was accepted and nothing more.
+    /// A task that was just accepted.
     pub(in crate::wire) fn record() -> TaskRecord {
         TaskRecord::accepted(&new_task(), Timestamp::from_millis(1000))
     }
 
-    /// A task that ended well.
+    /// A task that succeeded.
     pub(in crate::wire) fn succeeded() -> TaskRecord {
         let task = NewTask {
             name: Some(TaskName::new("job-1").unwrap()),

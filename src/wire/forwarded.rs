@@ -1,4 +1,4 @@
-//! Where the client reached the front, as the front says.
+//! The address by which a client reached the front (the reverse proxy), by the front's headers.
 
 use http::{
     HeaderMap, Uri,
@@ -6,21 +6,21 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-/// What the forwarding headers say: `Forwarded` (RFC 7239), else `X-Forwarded-Proto` and `X-Forwarded-Host`; and
-/// `X-Forwarded-Prefix`, which has no place in `Forwarded`.
+/// The content of the forwarding headers: `Forwarded` (RFC 7239), or else `X-Forwarded-Proto` and `X-Forwarded-Host`;
+/// and `X-Forwarded-Prefix`, for which `Forwarded` has no parameter.
 ///
-/// Only to be asked where the front sets them: anybody else could write what they like.
+/// Use it only where the front sets these headers. Without such a front, clients can write anything into them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Front<'a> {
-    /// `http` or `https`, if it is one of them.
+    /// The scheme, if it is `http` or `https`.
     pub(crate) scheme: Option<&'static str>,
     host: Option<&'a str>,
-    /// The beginning of the path that the front takes off: empty, or from its one slash on, without one at its end.
+    /// The prefix that the front removes from paths: empty, or with one slash at its start and none at its end.
     pub(crate) prefix: &'a str,
 }
 
 impl<'a> Front<'a> {
-    /// What these headers say.
+    /// Reads these headers.
     pub(crate) fn of(headers: &'a HeaderMap) -> Self {
         let (scheme, host) = match text(headers, "forwarded") {
             Some(forwarded) => (parameter(forwarded, "proto"), parameter(forwarded, "host")),
@@ -39,8 +39,8 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// The host and port that the client reached: of the front, or else the one that the request names (RFC 9110 §7.2).
-    /// `None` for what is no plain host and port, which could lead elsewhere in a URL.
+    /// The host and port that the client reached: those of the front, or else those that the request names (RFC 9110
+    /// §7.2). `None` if that is not a plain host and port: in a URL, it could lead elsewhere.
     pub(crate) fn host(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
         let named = || match uri.authority() {
             Some(authority) => Some(authority.as_str()),
@@ -54,7 +54,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// What the first proxy wrote: each further one adds to the end.
+/// The first element of a list, which the first proxy wrote: further proxies append theirs.
 fn first(list: &str) -> &str {
     list.split(',').next().unwrap_or_default().trim()
 }
@@ -69,7 +69,7 @@ fn parameter<'a>(forwarded: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// A name or address, perhaps with a port, and nothing that would lead somewhere else in a URL.
+/// Whether `host` is a name or an address, with or without a port, and nothing that leads elsewhere in a URL.
 fn is_host(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     host.len() <= 255
@@ -80,7 +80,7 @@ fn is_host(host: &str) -> bool {
         })
 }
 
-/// The beginning of a path, with one slash to begin with: two would name a host.
+/// Whether `prefix` can begin a path. It has one slash at its start; two would name a host.
 fn is_prefix(prefix: &str) -> bool {
     prefix.starts_with('/')
         && !prefix.starts_with("//")
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// The scheme and the host that the client reached.
+    /// The scheme and the host that the client reached, by these headers.
     fn of(lines: &[(&'static str, &'static str)]) -> (Option<&'static str>, Option<String>) {
         let each = lines.iter();
         let headers: HeaderMap = each
@@ -142,7 +142,7 @@ mod tests {
             ":80",
             "a:99999",
         ] {
-            // Not the request's own instead: the front says that it is another.
+            // The request's own host is not used instead: the front says that the client reached another one.
             assert_eq!(of(&[("x-forwarded-host", host), ("host", "own")]).1, None, "{host}");
         }
     }

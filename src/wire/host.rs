@@ -1,19 +1,19 @@
-//! By which name a client reached this server.
+//! Checks the name by which a client reached this server.
 //!
-//! A page that a browser loaded from `evil.example` may send requests to `evil.example` and read the answers, and whoever has
-//! that name may have it lead to 127.0.0.1 meanwhile (DNS rebinding). Such a request is like one of the user's own, but for its
-//! `Host`.
+//! A page that a browser loaded from `evil.example` may send requests to `evil.example` and read the answers. The owner
+//! of that name can point it to 127.0.0.1 meanwhile (DNS rebinding). Only its `Host` tells such a request from one of
+//! the user.
 
 use http::{HeaderValue, header::HOST, request::Parts};
 
 use crate::wire::Problem;
 
-/// Refuses a request that was sent to a name which a stranger may have made lead here.
+/// Refuses a request for a host whose name a stranger could point to this server.
 ///
 /// # Errors
 ///
-/// 421 unless every host that the request names, in its URI and in `Host`, is an address, or a name that nobody can register
-/// for the public, or one of `named`. No browser leaves the host out, so a request without one passes.
+/// 421 unless every host of the request, in its URI and in `Host`, is an address, a name that cannot be registered for
+/// the public, or one of `named`. A request without a host passes, since no browser sends one.
 pub(crate) fn check(request: &Parts, named: &[Box<str>]) -> Result<(), Problem> {
     let in_uri = request.uri.authority().map(|authority| authority.as_str().as_bytes());
     let in_headers = request.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
@@ -26,10 +26,11 @@ pub(crate) fn check(request: &Parts, named: &[Box<str>]) -> Result<(), Problem> 
     Ok(())
 }
 
-/// The host of an authority as hosts are compared: in lower case, without a port and the dot at its end. `None` if it is none.
+/// The host of an authority in the form that is compared: lower case, without port and final dot. `None` if there is no
+/// host.
 pub(crate) fn read(authority: &str) -> Option<String> {
     let (host, port) = match authority.strip_prefix('[') {
-        // An address of IPv6 has colons of its own.
+        // An IPv6 address has colons of its own.
         Some(rest) => {
             let (address, port) = rest.split_once(']')?;
             address.parse::<std::net::Ipv6Addr>().ok()?;
@@ -42,8 +43,8 @@ pub(crate) fn read(authority: &str) -> Option<String> {
     good.then(|| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
 }
 
-/// Whether a host is an address, or a name that leads nowhere on the public Internet, or within one network only: such names
-/// are for the machine (RFC 6761), for private use (`internal`), for a cluster, or have no dot.
+/// Whether a host is an address, or a name without a meaning on the public Internet: a name for this machine (RFC
+/// 6761), for private use (`internal`) or for a cluster, or a name without a dot.
 fn is_private(host: &str) -> bool {
     const ENDINGS: [&str; 3] = [".localhost", ".internal", ".svc.cluster.local"];
     host.starts_with('[')

@@ -1,14 +1,14 @@
-//! JSON written as it is made, straight into the bytes that are sent.
+//! Writes JSON directly into the bytes that are sent.
 //!
-//! A document goes out with every 202. Its names and most of its texts are known to need no escaping, and a serializer
-//! that looks at each of their bytes takes longer than all the rest of accepting a task.
+//! A document is sent with every 202. Its names and most of its texts never need escaping. A serializer that looks at
+//! each of their bytes takes longer than everything else in accepting a task.
 
 use std::{fmt::Display, io::Write};
 
-/// An object being written. Names are words of ours, which need no escaping.
+/// An object being written. Its names are constants that need no escaping.
 pub(crate) struct Object<'a> {
     out: &'a mut Vec<u8>,
-    /// Where it begins.
+    /// The position where it begins.
     opened: usize,
 }
 
@@ -19,8 +19,8 @@ impl<'a> Object<'a> {
         Self { out, opened }
     }
 
-    /// A member whose value is written by `write`, as JSON.
-    // Into every caller, where the name's length is known and its copy is a few moves.
+    /// Writes a member whose value `write` writes as JSON.
+    // Inlined into every caller, where the length of the name is known and its copy is a few moves.
     #[inline(always)]
     pub(crate) fn member(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
         self.out.extend_from_slice(b",\"");
@@ -29,14 +29,14 @@ impl<'a> Object<'a> {
         write(self.out);
     }
 
-    /// A text that is known to need no escaping.
+    /// Writes a text that needs no escaping.
     #[inline(always)]
     pub(crate) fn plain(&mut self, name: &'static str, value: &str) {
         debug_assert!(is_plain(value.as_bytes()), "{value:?} needs escaping");
         self.member(name, |out| quote(out, value));
     }
 
-    /// Any text, in parts.
+    /// Writes a text, given in parts.
     #[inline(always)]
     pub(crate) fn joined<const PARTS: usize>(&mut self, name: &'static str, parts: [&str; PARTS]) {
         self.written(name, |out| {
@@ -44,13 +44,13 @@ impl<'a> Object<'a> {
         });
     }
 
-    /// Any text.
+    /// Writes a text.
     #[inline(always)]
     pub(crate) fn text(&mut self, name: &'static str, value: &str) {
         self.member(name, |out| text(out, value));
     }
 
-    /// Any text, or `null`.
+    /// Writes a text, or `null`.
     #[inline(always)]
     pub(crate) fn text_or_null(&mut self, name: &'static str, value: Option<&str>) {
         self.member(name, |out| match value {
@@ -59,19 +59,19 @@ impl<'a> Object<'a> {
         });
     }
 
-    /// Any text; where there is none, the member is left out.
+    /// Writes a text, or no member if there is none.
     pub(crate) fn text_if_any(&mut self, name: &'static str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
         }
     }
 
-    /// What `value` displays as.
+    /// Writes `value` as it is displayed.
     pub(crate) fn shown(&mut self, name: &'static str, value: impl Display) {
         self.written(name, |out| write!(out, "{value}").expect("memory takes any text"));
     }
 
-    /// The text that `write` writes, escaped afterwards if it must be: it seldom must.
+    /// Writes the text that `write` writes, and escapes it afterwards if necessary, which is rare.
     fn written(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
         self.member(name, |out| {
             out.push(b'"');
@@ -87,13 +87,13 @@ impl<'a> Object<'a> {
         });
     }
 
-    /// A whole number.
+    /// Writes a whole number.
     #[inline(always)]
     pub(crate) fn number(&mut self, name: &'static str, value: impl Into<u64>) {
         self.member(name, |out| number(out, value.into()));
     }
 
-    /// A whole number, or `null`.
+    /// Writes a whole number, or `null`.
     #[inline(always)]
     pub(crate) fn number_or_null(&mut self, name: &'static str, value: Option<u64>) {
         self.member(name, |out| match value {
@@ -102,14 +102,14 @@ impl<'a> Object<'a> {
         });
     }
 
-    /// True or false.
+    /// Writes true or false.
     pub(crate) fn truth(&mut self, name: &'static str, value: bool) {
         self.member(name, |out| {
             out.extend_from_slice(if value { b"true" } else { b"false" });
         });
     }
 
-    /// Closes the object, and opens it: where it begins stands a comma, if it has members.
+    /// Closes the object, and writes its opening brace over the comma of the first member, if there is one.
     pub(crate) fn end(self) {
         match self.out.get_mut(self.opened) {
             Some(comma) => *comma = b'{',
@@ -131,7 +131,7 @@ pub(crate) fn array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mu
     out.push(b']');
 }
 
-/// Writes a text, escaped where it must be.
+/// Writes a text, escaped if necessary.
 pub(crate) fn text(out: &mut Vec<u8>, value: &str) {
     if is_plain(value.as_bytes()) {
         quote(out, value);
@@ -156,7 +156,7 @@ fn null(out: &mut Vec<u8>) {
 }
 
 fn is_plain(text: &[u8]) -> bool {
-    // Folded, not stopped at the first: the compiler looks at many bytes at once then.
+    // A fold, without an early return, so that the compiler can check many bytes at once.
     text.iter().fold(true, |plain, byte| {
         plain & (*byte >= b' ') & (*byte != b'"') & (*byte != b'\\')
     })

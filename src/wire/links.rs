@@ -1,4 +1,4 @@
-//! [`ApiLinks`]: where the task API is, and where a task is in it.
+//! [`ApiLinks`]: the address of the task API, and of a task in it.
 
 use std::fmt::Display;
 
@@ -15,19 +15,19 @@ use crate::{
     wire::{Values, forwarded::Front},
 };
 
-/// What the links of every answer begin with, as far as the settings say, and what else the request decides.
+/// The beginning of all links, as far as the settings determine it, and which headers of a request determine the rest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinkBase {
     known: ApiLinks,
     path: Box<str>,
-    /// The forwarding headers of a request are believed.
+    /// Whether the forwarding headers of a request are used.
     forwarded: bool,
-    /// The host that a request names is the one that clients reach.
+    /// Whether the host that a request names is used.
     from_host: bool,
 }
 
 impl LinkBase {
-    /// The base of links into the API at this address. A public URL leaves nothing for the request to decide.
+    /// The base of links into the API at this address. With a public URL, requests determine nothing.
     pub(crate) fn new(address: &ApiAddress) -> Self {
         let path = address.base.trim_end_matches('/');
         let public_url = address.public_url.as_deref().map(|url| url.trim_end_matches('/'));
@@ -39,12 +39,12 @@ impl LinkBase {
         }
     }
 
-    /// The links of every answer for which [`of`](Self::of) finds no others.
+    /// The links of answers for which [`of`](Self::of) returns `None`.
     pub(crate) const fn known(&self) -> &ApiLinks {
         &self.known
     }
 
-    /// The links of the answer to a request with this head, where it makes a difference.
+    /// The links of the answer to a request with this head, if the request determines any part of them.
     pub(crate) fn of(&self, uri: &Uri, headers: &HeaderMap) -> Option<ApiLinks> {
         if !self.forwarded && !self.from_host {
             return None;
@@ -68,23 +68,23 @@ impl LinkBase {
     }
 }
 
-/// Where the task API is served, if it is: every header and link that names it comes from here.
+/// The address of the task API, if there is one. All headers and links that contain it are made here.
 ///
-/// The default names nothing, as is right where no task API was made.
+/// The default is that there is no task API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ApiLinks(Option<Box<str>>);
 
-/// The address of a task's operation, for clients that follow Azure's guidelines.
+/// The header for the address of a task's operation, for clients that follow Azure's guidelines.
 pub(crate) const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 
-/// Where the result of a task is, below the task.
+/// The path of a task's result, below the task.
 const RESULT: &str = "/result";
 
 impl ApiLinks {
-    /// What the headers take together under a short base, in bytes.
+    /// How many bytes the header values take together, if the base is short.
     pub(crate) const ROOM: usize = 256;
 
-    /// There is no API.
+    /// No task API.
     pub(crate) const fn none() -> Self {
         Self(None)
     }
@@ -93,12 +93,12 @@ impl ApiLinks {
         Self(Some(base.into()))
     }
 
-    /// What every link begins with: the path of the API as clients see it or its whole URL, without a slash at its end.
+    /// The beginning of all links: the path or the whole URL of the API as clients see it, without a slash at its end.
     pub(crate) fn base(&self) -> Option<&str> {
         self.0.as_deref()
     }
 
-    /// Puts on an answer where the result of the task will be, and the operation. Does nothing where there is no API.
+    /// Sets the headers with the addresses of the task's result and operation. Does nothing without a task API.
     pub(crate) fn put_on(&self, headers: &mut HeaderMap, task: &TaskRecord) {
         let (_, values) = self.values(task, Vec::new());
         for (name, value) in NAMES.into_iter().zip(values).skip(2) {
@@ -108,7 +108,8 @@ impl ApiLinks {
         }
     }
 
-    /// The same, and the ids of the task. Answers the `document` that the headers are to stand above.
+    /// As [`put_on`](Self::put_on), and sets the headers with the task's ids. The header values share the allocation of
+    /// `document`, which is returned.
     pub(crate) fn put_on_with_ids(&self, headers: &mut HeaderMap, task: &TaskRecord, document: Vec<u8>) -> Bytes {
         let (document, values) = self.values(task, document);
         for (name, value) in NAMES.into_iter().zip(values) {
@@ -119,8 +120,8 @@ impl ApiLinks {
         document
     }
 
-    /// Puts on an answer where the result of the task with this id will be, and its ids, without a look at the task: the
-    /// name is what the client has said.
+    /// Sets the headers with the address of the task's result and with its ids, given the id and the client's name for
+    /// the task instead of the task.
     pub(crate) fn put_location_on_with_ids(&self, headers: &mut HeaderMap, id: RequestId, name: Option<&TaskName>) {
         let id = id.to_string();
         let value = |text: &str| HeaderValue::try_from(text).ok();
@@ -137,7 +138,7 @@ impl ApiLinks {
         }
     }
 
-    /// The values of [`NAMES`], where there is one. They and the document are parts of one text.
+    /// The values for [`NAMES`], and the document. All are parts of one text.
     fn values(&self, task: &TaskRecord, document: Vec<u8>) -> (Bytes, [Option<HeaderValue>; 5]) {
         let mut buffer = RequestId::BUFFER;
         let request_id = task.id.encode(&mut buffer);
@@ -161,10 +162,10 @@ impl ApiLinks {
     }
 }
 
-/// What the ids of a task and its addresses are sent in.
+/// The headers for the ids of a task and for its addresses.
 ///
-/// `Content-Location` is `Location` too: while the task has not ended, `/result` answers the document that an accepted
-/// request is answered with (RFC 9110 §8.7), and clients of FHIR poll there.
+/// `Content-Location` equals `Location`: until the task has ended, `/result` answers with the same document as the 202
+/// (RFC 9110 §8.7), and FHIR clients poll there.
 const NAMES: [HeaderName; 5] = [
     X_FC_REQUEST_ID,
     X_FC_ASYNC_TASK_ID,
@@ -173,13 +174,13 @@ const NAMES: [HeaderName; 5] = [
     OPERATION_LOCATION,
 ];
 
-/// The part of `path` that is below `prefix`: empty, or from the slash on.
+/// The part of `path` below `prefix`: empty, or from a slash on.
 pub(crate) fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
     path.strip_prefix(prefix)
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A task id as it stands in documents and paths, without a copy. Needs no escaping in either.
+/// A task id in documents and paths, without a copy. It needs no escaping in either.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum TaskId<'a> {
@@ -233,7 +234,7 @@ pub(in crate::wire) mod tests {
         })
     }
 
-    /// What links begin with in the answer to a request for this target with these headers.
+    /// The beginning of the links in the answer to a request for this target with these headers.
     fn begun(base: &LinkBase, target: &'static str, lines: &[(&'static str, &'static str)]) -> String {
         let headers: HeaderMap = lines
             .iter()

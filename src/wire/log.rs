@@ -1,4 +1,4 @@
-//! [`LogDocument`]: one line of a task's log, as clients read it.
+//! [`LogDocument`]: one line of a task's log.
 
 use std::fmt::{self, Write};
 
@@ -12,8 +12,8 @@ use crate::{
     wire::json::{self, Object},
 };
 
-/// A line of a log. Whoever wrote it, it holds nothing that acts on a terminal, and neither the values of secret fields nor
-/// the secrets of the URLs in it.
+/// A line of a log, without characters that act on a terminal, without the values of secret fields, and without the
+/// secrets of the URLs in it.
 pub(crate) struct LogDocument<'a> {
     line: &'a LogLine,
     secrets: &'a Secrets,
@@ -24,7 +24,7 @@ impl<'a> LogDocument<'a> {
         Self { line, secrets }
     }
 
-    /// The document at the end of `out`.
+    /// Appends the document to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let (line, secrets) = (self.line, self.secrets);
         let mut document = Object::begin(out);
@@ -50,7 +50,7 @@ impl<'a> LogDocument<'a> {
     }
 }
 
-/// As people read it: time in UTC, attempt, level, target, message, fields, on one line whatever is in them.
+/// For people: time in UTC, attempt, level, target, message and fields, always on one line.
 impl fmt::Display for LogDocument<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (line, secrets) = (self.line, self.secrets);
@@ -72,7 +72,7 @@ impl fmt::Display for LogDocument<'_> {
     }
 }
 
-/// A time as RFC 3339 writes it, in UTC.
+/// A time in UTC, displayed as in RFC 3339.
 struct Utc(Timestamp);
 
 impl fmt::Display for Utc {
@@ -80,7 +80,7 @@ impl fmt::Display for Utc {
         let millis = self.0.as_millis();
         let (seconds, millis) = (millis / 1000, millis % 1000);
         let (days, time) = (seconds / 86_400, seconds % 86_400);
-        // Years that begin in March, so that the leap day is the last of its year; 146,097 days are 400 years.
+        // Years begin in March here, so that the leap day is the last of its year. 146,097 days are 400 years.
         let days = days + 719_468;
         let (era, day) = (days / 146_097, days % 146_097);
         let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -149,7 +149,7 @@ mod tests {
         ] {
             assert_eq!(Utc(Timestamp::from_millis(seconds * 1000)).to_string(), date);
         }
-        // No time that a hostile record can hold makes it panic.
+        // No time that a damaged record may have makes it panic.
         let _ = Utc(Timestamp::from_millis(u64::MAX)).to_string();
     }
 }

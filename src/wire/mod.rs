@@ -1,19 +1,19 @@
-//! What a client reads: the documents and headers that the layer and the task API answer with.
+//! The documents and headers of the answers that the layer and the task API give.
 //!
-//! - `problem`: a refusal, one document for every kind of client
+//! - `problem`: a refusal, as one document for every kind of client
 //! - `document`: a task
-//! - `delivery`: a completion on its way to somebody
-//! - `operation`: a task, as a long-running operation of cloud guidelines
-//! - `links`: where the task API is, and where a task is in it
-//! - `forwarded`: where a client reached the front
-//! - `relative`: references in a response, resolved
+//! - `delivery`: the delivery of a completion
+//! - `operation`: a task as a long-running operation, as cloud guidelines describe it
+//! - `links`: the address of the task API, and of a task in it
+//! - `forwarded`: the address by which a client reached the reverse proxy
+//! - `relative`: resolves references in a response
 //! - `target`: the target of a request as its client wrote it
 //! - `log`: a line of a task's log
-//! - `json`: documents written as they are made
-//! - `values`: header values that are made together
-//! - `host`: by which name a client reached this server
+//! - `json`: writes JSON documents
+//! - `values`: header values that share an allocation
+//! - `host`: the name by which a client reached this server
 //! - `hop`: headers that belong to one connection
-//! - `own`: headers that nobody else sets
+//! - `own`: headers that only this crate sets
 
 #[cfg_attr(
     not(feature = "api"),

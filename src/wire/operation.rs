@@ -1,4 +1,4 @@
-//! [`OperationDocument`]: a task, as clients of long-running operations read it.
+//! [`OperationDocument`]: a task as a long-running operation.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,8 @@ use crate::{
     wire::{ApiLinks, links::TaskId},
 };
 
-/// A task in the words of the operation pattern that several clouds share: a client polls it until `status` is one of
-/// the last three, and then follows `resourceLocation`.
+/// A task as an operation, in a pattern that several clouds share. A client polls it until `status` is `Succeeded`,
+/// `Failed` or `Canceled`, and then follows `resourceLocation`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct OperationDocument<'a> {
@@ -46,7 +46,7 @@ impl<'a> OperationDocument<'a> {
             last_action_date_time: task.history.last().map_or(task.created_at, |event| event.at),
             percent_complete: match (task.state, &task.progress) {
                 (TaskState::Succeeded, _) => Some(100),
-                // Between 0 and 1, so between 0 and 100; NaN, which is not made, would be 0.
+                // The fraction is between 0 and 1. A cast of NaN, which is never stored, would give 0.
                 (_, Some(progress)) => Some((progress.fraction * 100.0) as u8),
                 (_, None) => None,
             },

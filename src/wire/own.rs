@@ -1,4 +1,4 @@
-//! Headers by which this crate says something, and nobody else: a handler that sets one is not believed.
+//! Headers that only this crate sets. A handler's headers of these names are not handed out.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -10,16 +10,16 @@ use crate::{
     wire::{ApiLinks, OPERATION_LOCATION, is_about_the_connection},
 };
 
-/// How far the handler says it is, between 0 and 1.
+/// The progress that the handler reported, between 0 and 1.
 pub(crate) const PROGRESS_HEADER: HeaderName = HeaderName::from_static("x-progress");
 
-/// Whether a header of this name on an answer is the crate's own.
+/// Whether only this crate sets headers of this name on answers.
 pub(crate) fn is_own(name: &HeaderName) -> bool {
     own::is_own(name) || [OPERATION_LOCATION, PROGRESS_HEADER].contains(name)
 }
 
-/// The headers of a task's response as it is handed out: the handler's, but for what names a connection and for our own, which
-/// say what is true of the task.
+/// The headers of a task's response as it is handed out: those of the handler, without those of a connection and
+/// without this crate's own, which state facts about the task.
 pub(crate) fn handed_out(response: &CapturedResponse, task: &TaskRecord) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(response.headers.len() + 8);
     let kept = |name: &HeaderName| !is_about_the_connection(name) && !is_own(name);

@@ -1,4 +1,4 @@
-//! [`Problem`]: a refusal, and how it is written. Which there are is in [`kinds`].
+//! [`Problem`]: a refusal, and how it is written. [`kinds`] lists all of them.
 
 mod kinds;
 
@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::task::{RequestId, own::X_FC_REQUEST_ID, record::cut};
 
-/// Why a request was not done, as one document (`application/problem+json`, RFC 9457) that every kind of client can read:
-/// the members of problem details, and beside them the members in which the SDKs of several clouds look for the code.
+/// Why a request was refused, as one document (`application/problem+json`, RFC 9457) for every kind of client. Beside
+/// the members of problem details, it has the members in which the SDKs of several clouds look for the code.
 ///
-/// The detail says what was wrong, where, and what to do about it. It holds a client's own words only
+/// The detail says what is wrong, where, and what to do about it. It repeats text of the client only
 /// [`quoted`](Self::quoted).
 #[derive(Clone, Debug)]
 #[must_use]
@@ -26,10 +26,10 @@ pub(crate) struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The longest detail that is sent, in bytes: a sentence or two, whatever a caller puts into it.
+/// The longest detail that is sent, in bytes: a sentence or two.
 const DETAIL_BYTES: usize = 1024;
 
-/// How much of a client's own words is said back to it, in bytes: enough to recognise them.
+/// How much text of a client is repeated in a detail, in bytes: enough to recognise it.
 const QUOTED_BYTES: usize = 64;
 
 impl Problem {
@@ -44,7 +44,7 @@ impl Problem {
         }
     }
 
-    /// A client's own words as they may stand in a detail: in quotation marks, escaped, and not many of them.
+    /// Text of a client as a part of a detail: in quotation marks, escaped, and cut.
     pub(crate) fn quoted(text: &str) -> String {
         match cut(text, QUOTED_BYTES) {
             whole if whole.len() == text.len() => format!("{whole:?}"),
@@ -52,35 +52,35 @@ impl Problem {
         }
     }
 
-    /// This problem with another status: what one kind of client expects in place of the usual.
+    /// Replaces the status, for a kind of client that expects another one.
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 
-    /// This problem with a header added.
+    /// Adds a header.
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// This problem, which may be gone after so many seconds.
+    /// Adds that the request may succeed after this many seconds.
     pub(crate) const fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// The word that a program branches on.
+    /// The code, for programs to branch on.
     pub(crate) const fn code(&self) -> &'static str {
         self.code
     }
 
-    /// The status it is answered with.
+    /// The status of the answer.
     pub(crate) const fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The answer. `request_id` is the id under which the request is known, where it was given one.
+    /// The answer. `request_id` is the id of the request, if it has one.
     pub(crate) fn into_response<B: From<Bytes>>(self, request_id: Option<RequestId>) -> Response<B> {
         let detail = cut(&self.detail, DETAIL_BYTES);
         let document = Document {
@@ -155,7 +155,7 @@ struct Nested<'a> {
     message: &'a str,
 }
 
-/// The problem type: a name, not an address, so that it needs no page and outlives every move of the documentation.
+/// The problem type: a URN, not an address, so it needs no page and does not change when the documentation moves.
 struct Kind(&'static str);
 
 impl Serialize for Kind {

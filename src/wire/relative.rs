@@ -1,14 +1,14 @@
-//! References in a response, resolved as its client would have resolved them (RFC 3986 §5).
+//! Resolves references in a response as the client would have (RFC 3986 §5).
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 /// The headers that hold one reference (RFC 9110 §8.7, §10.2.2).
 const HEADERS: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATION];
 
-/// Resolves the relative references of a response to a request for `target`: its client reads it at another address,
-/// that of the result.
+/// Resolves the relative references of a response to a request for `target`: its client reads the response at another
+/// address, that of the result.
 ///
-/// What they become begins with a slash; scheme and host stay open, since they are the same there.
+/// The resolved references begin with a slash, without scheme and host: these are the same at the other address.
 pub(crate) fn resolve_references(headers: &mut HeaderMap, target: &Uri) {
     for name in HEADERS {
         if let Some(value) = headers.get_mut(name)
@@ -21,7 +21,7 @@ pub(crate) fn resolve_references(headers: &mut HeaderMap, target: &Uri) {
     }
 }
 
-/// `None` where the reference means the same at any address of the same host, or cannot be resolved.
+/// `None` if the reference means the same at every address of the host, or cannot be resolved.
 fn resolve(target: &Uri, reference: &str) -> Option<String> {
     let path = target.path();
     if !path.starts_with('/') || reference.starts_with('/') || has_scheme(reference) {
@@ -33,7 +33,7 @@ fn resolve(target: &Uri, reference: &str) -> Option<String> {
         let folder = &path[..=path.rfind('/')?];
         return Some(without_dots(&[folder, relative].concat()) + rest);
     }
-    // Two slashes would name a host.
+    // Two slashes at the start would name a host.
     if path.starts_with("//") {
         return None;
     }
@@ -44,7 +44,7 @@ fn resolve(target: &Uri, reference: &str) -> Option<String> {
     })
 }
 
-/// Whether it begins with a scheme: a colon before anything that ends the first segment.
+/// Whether the reference begins with a scheme: its first segment has a colon.
 fn has_scheme(reference: &str) -> bool {
     let first = reference.split(['/', '?', '#']).next().unwrap_or_default();
     first.contains(':')
@@ -70,7 +70,7 @@ fn without_dots(path: &str) -> String {
             kept.push("");
         }
     }
-    // An empty segment in front would make the next one a host.
+    // An empty first segment would make the next one a host.
     while kept.len() > 1 && kept[0].is_empty() {
         kept.remove(0);
     }

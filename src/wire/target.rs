@@ -1,4 +1,4 @@
-//! The target of a request as its client wrote it, before routers took prefixes off.
+//! The target of a request as its client wrote it, before routers removed prefixes.
 
 #[cfg(feature = "axum")]
 pub(crate) use self::with_axum::original;
@@ -10,7 +10,7 @@ mod with_axum {
     use axum::extract::OriginalUri;
     use http::{Extensions, Uri};
 
-    /// The target that the outermost router saw, where there is one.
+    /// The target that the outermost router saw, if there is one.
     pub(crate) fn original(extensions: &Extensions) -> Option<&Uri> {
         extensions.get::<OriginalUri>().map(|original| &original.0)
     }
@@ -20,7 +20,7 @@ mod with_axum {
 mod without {
     use http::{Extensions, Uri};
 
-    /// No router is known whose extensions say.
+    /// Without axum, no extension has the target.
     pub(crate) const fn original(_: &Extensions) -> Option<&Uri> {
         None
     }

@@ -1,5 +1,5 @@
-//! Header values that are made together, as parts of one text whose allocation they share: with each other, and with the
-//! document that they stand above.
+//! Header values that are made together, as parts of one text. They share its allocation with each other, and with the
+//! document that they belong to.
 
 use std::{
     io::{self, Write},
@@ -11,7 +11,7 @@ use http::HeaderValue;
 
 use crate::wire::json;
 
-/// A number that is mostly below ten, and then costs nothing.
+/// The value of a number that is mostly below ten. Such a number needs no allocation.
 pub(crate) fn small_number(number: u32) -> HeaderValue {
     const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     match DIGITS.get(number as usize) {
@@ -20,7 +20,7 @@ pub(crate) fn small_number(number: u32) -> HeaderValue {
     }
 }
 
-/// Header values being made: first the text of all, then each value out of it.
+/// Header values in the making: first the text of all is written, then each value is taken out of it.
 pub(crate) struct Values<T> {
     text: T,
     /// Where the values begin, behind the document.
@@ -28,7 +28,7 @@ pub(crate) struct Values<T> {
 }
 
 impl<const ROOM: usize> Values<Short<ROOM>> {
-    /// None yet, and room for this many bytes.
+    /// No values yet, and room for `ROOM` bytes.
     pub(crate) const fn short() -> Self {
         Self {
             text: Short {
@@ -41,7 +41,7 @@ impl<const ROOM: usize> Values<Short<ROOM>> {
 }
 
 impl Values<Vec<u8>> {
-    /// None yet, for the head of the message with this body.
+    /// No values yet, for the head of a message with this body.
     pub(crate) const fn of(document: Vec<u8>) -> Self {
         Self {
             start: document.len(),
@@ -49,19 +49,19 @@ impl Values<Vec<u8>> {
         }
     }
 
-    /// Makes room for this many bytes more.
+    /// Makes room for this many more bytes.
     pub(crate) fn reserve(&mut self, bytes: usize) {
         self.text.reserve(bytes);
     }
 }
 
 impl<T: Write + AsRef<[u8]> + Into<Bytes>> Values<T> {
-    /// Another value: these parts, one after the other.
+    /// Adds a value made of these parts.
     pub(crate) fn add(&mut self, parts: &[&str]) -> Range<usize> {
         self.write(|text| parts.iter().try_for_each(|part| text.write_all(part.as_bytes())))
     }
 
-    /// Another value: a number.
+    /// Adds a value: a number.
     pub(crate) fn add_number(&mut self, number: impl Into<u64>) -> Range<usize> {
         self.write(|text| {
             json::number(text, number.into());
@@ -75,7 +75,8 @@ impl<T: Write + AsRef<[u8]> + Into<Bytes>> Values<T> {
         start..self.text.as_ref().len()
     }
 
-    /// The document, and what takes each value out: `None` where the text is none that a header may have.
+    /// Returns the document, and a function that takes a value out. It returns `None` if the text is not a valid header
+    /// value.
     pub(crate) fn finish(self) -> (Bytes, impl Fn(Range<usize>) -> Option<HeaderValue>) {
         let text: Bytes = self.text.into();
         let document = text.slice(..self.start);
@@ -85,7 +86,7 @@ impl<T: Write + AsRef<[u8]> + Into<Bytes>> Values<T> {
     }
 }
 
-/// A text with a bound: one allocation holds it and the count of those who share it, which for a `Vec` are two.
+/// A bounded text. It needs one allocation for its bytes and the reference count of `Bytes`; a `Vec` needs two.
 pub(crate) struct Short<const ROOM: usize> {
     bytes: [u8; ROOM],
     length: usize,

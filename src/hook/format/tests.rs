@@ -9,7 +9,7 @@ use crate::task::{
     TaskRecord, WorkerId, lifecycle::Outcome,
 };
 
-/// A task that ended so, as a hook hears of it.
+/// The completion of a task that ended with this answer.
 fn completion(request: &[u8], answered: Result<(u16, &[u8]), &str>) -> Completion {
     let at = Timestamp::from_millis;
     let mut headers = HeaderMap::new();
@@ -109,7 +109,7 @@ fn a_payload_says_what_it_is_in_every_format_that_has_one() {
     assert_eq!(raw.headers["content-encoding"], "gzip");
 }
 
-/// They would be taken for ours by who is sent them.
+/// A receiver would take them for headers of the layer.
 #[test]
 fn what_a_handler_answers_under_a_name_of_ours_is_not_sent_on() {
     let mut completion = completion(b"in", Ok((200, b"out")));

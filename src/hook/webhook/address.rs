@@ -1,11 +1,11 @@
-//! Which addresses are those of the public internet.
+//! The addresses of the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Whether an address is one that anybody could reach: neither of a private network, nor of this machine, nor of the
-/// machinery of a cloud, nor set aside for something else (the IANA special-purpose registries).
+/// Whether an address is public: not of a private network, this machine or the infrastructure of a cloud, and not
+/// reserved for another purpose (IANA special-purpose registries).
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -16,12 +16,12 @@ pub(super) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that `::ffff:0:0/96` stands for: the system dials that one.
+/// The IPv4 address of an address in `::ffff:0:0/96`. The system connects to that one.
 fn mapped(address: Ipv6Addr) -> Option<Ipv4Addr> {
     address.to_ipv4_mapped()
 }
 
-/// The address that is dialled.
+/// The address that the system connects to.
 pub(super) fn canonical(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => mapped(v6).map_or(address, IpAddr::V4),
@@ -55,7 +55,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !V4_REFUSED.iter().any(|network| network.contains(&address))
 }
 
-/// Global unicast: all that is public is in here.
+/// Global unicast: all public addresses are in this block.
 const V6_GLOBAL: Ipv6Net = v6([0x2000, 0, 0], 3);
 
 const V6_REFUSED: [Ipv6Net; 5] = [
@@ -78,15 +78,15 @@ const fn v6([a, b, c]: [u16; 3], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// A network that the operator named: `10.1.0.0/16` or `fd00::/8`.
+/// A network that the operator names: `10.1.0.0/16` or `fd00::/8`.
 pub(super) fn network(text: &str) -> Option<IpNet> {
-    // `IpNet` reads 010 as 10, others as 8. The standard library refuses it.
+    // The standard library refuses `010`, which `IpNet` reads as 10 and other parsers as 8.
     let (address, _) = text.split_once('/')?;
     address.parse::<IpAddr>().ok()?;
     text.parse().ok()
 }
 
-/// Whether the address that is dialled is in a network.
+/// Whether the address that the system connects to is in the network.
 pub(super) fn is_in(network: &IpNet, address: IpAddr) -> bool {
     network.contains(&canonical(address))
 }
@@ -99,7 +99,7 @@ mod tests {
         is_public(address.parse().unwrap())
     }
 
-    /// The first and the last address of every block that is refused, and its neighbours that are not.
+    /// Tests the first and the last address of every refused block, and its neighbours, which are not refused.
     #[test]
     fn every_special_block_of_ipv4_is_refused_to_its_edges() {
         for (first, last) in [

@@ -1,4 +1,4 @@
-//! Connections to receivers: each address is checked, and exactly the checked one is dialled.
+//! Connections to receivers: every address is checked, and only checked addresses are connected to.
 
 use std::{
     io,
@@ -24,14 +24,15 @@ use crate::{
     },
 };
 
-/// How long it may take to be connected: name, TCP and TLS together.
+/// How long connecting may take: resolving, TCP and TLS together.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Of several addresses, so many share the time: one that does not answer must leave some for the next.
+/// Into how many shares the time is divided, at most. Each address gets one, so that an address that does not answer
+/// leaves time for others.
 const SHARES: u32 = 3;
 
-/// Connects over TCP. The whole of a name's look-up, check and dialling is here, so that nothing comes in between; an
-/// address in the URL itself, which no resolver would ever see, takes the same way.
+/// Connects over TCP. Resolving, checking and connecting are in one place, so that nothing comes between them. An
+/// address in the URL, which no resolver sees, takes the same way.
 #[derive(Clone)]
 pub(super) struct Dialler {
     pub(super) guard: Arc<Guard>,
@@ -41,7 +42,7 @@ pub(super) struct Dialler {
 impl Dialler {
     async fn dial(self, uri: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
         let guard = self.guard;
-        // Read once more, by the reader that the checks are written for.
+        // Parsed again, by the parser that the checks are written for.
         let place = guard.check_url(&uri.to_string())?;
         let addresses = addresses(&*self.resolver, &guard, &place).await?;
         let mut last = None;
@@ -49,7 +50,7 @@ impl Dialler {
             let share = CONNECT_LIMIT / SHARES.min(addresses.len() as u32);
             match timeout(share, TcpStream::connect(SocketAddr::new(*address, place.port))).await {
                 Ok(Ok(stream)) => {
-                    // One small write, then an answer is waited for.
+                    // One small write, and then an answer: do not delay it.
                     let _ = stream.set_nodelay(true);
                     return Ok(TokioIo::new(stream));
                 }
@@ -61,7 +62,7 @@ impl Dialler {
     }
 }
 
-/// The addresses that a place leads to, all of them checked.
+/// All addresses of a place, checked.
 pub(super) async fn addresses(resolver: &dyn Resolve, guard: &Guard, place: &Place) -> Result<Vec<IpAddr>, BoxError> {
     let addresses = match &place.host {
         PlaceHost::Address(address) => vec![*address],
@@ -89,7 +90,7 @@ impl Service<Uri> for Dialler {
     }
 }
 
-/// Connects within the time for it, TLS included.
+/// Connects over TCP and TLS, within the time limit.
 #[derive(Clone)]
 pub(super) struct Connector(HttpsConnector<Dialler>);
 
@@ -106,7 +107,7 @@ impl Service<Uri> for Connector {
         let connecting = self.0.call(uri);
         Box::pin(async move {
             match timeout(CONNECT_LIMIT, connecting).await {
-                // Above TLS, whose own records are no answer.
+                // Above TLS, whose own records are not an answer.
                 Ok(connected) => Ok(TokioIo::new(Kept::new(connected?))),
                 Err(_) => Err(too_slow().into()),
             }
@@ -114,11 +115,11 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Connects by `dialler`, and with TLS where the URL says https. Trusts the certificates that the operating system does, and
-/// `roots`.
+/// Makes a connector that uses `dialler`, and TLS for https URLs. It trusts the certificates of the operating system
+/// and `roots`.
 pub(super) fn connector(dialler: Dialler, roots: &[Vec<u8>]) -> Result<Connector, BoxError> {
     let mut trusted = RootCertStore::empty();
-    // What cannot be read of them is left out, as every other program does; without any, no https receiver is trusted.
+    // Certificates that cannot be read are left out, as in other programs. Without any, no https receiver is trusted.
     trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for root in roots {
         trusted.add(CertificateDer::from(root.clone()))?;

@@ -1,4 +1,4 @@
-//! [`Webhook`]: a URL that the operator set.
+//! [`Webhook`]: a URL that the operator sets.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,16 +19,20 @@ use crate::{
     task::Destination,
 };
 
-/// How many completions are sent at once: a receiver that is slow has a few to think about, and no flood.
+/// How many completions are sent at once: few enough not to flood a slow receiver.
 const PLACES: usize = 4;
 
-/// More than a try ever takes: it has a limit of its own, of 15 s.
+/// Longer than a try takes: the try has a limit of its own, of 15 s.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
-/// A URL that completions are POSTed to, signed. Given to [`RespondAsyncBuilder::on_success`](crate::RespondAsyncBuilder::on_success) and the like;
-/// see the [module](crate::hook::webhook) for how.
+/// A URL that completions are POSTed to, signed.
 ///
-/// The URL is the operator's, so that it may lead anywhere, to this very machine as well. Redirects are not followed.
+/// Give it to [`RespondAsyncBuilder::on_success`](crate::RespondAsyncBuilder::on_success) and the like. The
+/// [module](crate::hook::webhook) describes how it is called.
+///
+/// The URL is the operator's, so it may lead anywhere, also to this machine. Redirects are not followed.
+///
+/// See the [example of the module](crate::hook::webhook#examples).
 #[derive(Clone)]
 pub struct Webhook {
     uri: Uri,
@@ -40,14 +44,14 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// A webhook to this URL, which is not signed as long as it has no [`secret`](Self::secret).
+    /// A webhook to this URL. It is not signed until you add a [`secret`](Self::secret).
     ///
-    /// Its name is made of the URL: another URL is another destination, and what is on its way to the old one stays there
-    /// until a process has it again. [`named`](Self::named) gives it one that stays.
+    /// Its name is made of the URL, so another URL is another destination. Completions under the old name wait until a
+    /// process has a webhook of that name again. Use [`named`](Self::named) to keep the name when the URL changes.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if it is no http or https URL, or has a user, a fragment, or more than 2,048 characters.
+    /// [`ConfigError`] if it is not an http or https URL, or has a user, a fragment, or more than 2,048 characters.
     pub fn new(url: &str) -> Result<Self, ConfigError> {
         let refused = |problem: &str| ConfigError::new("Webhook", format!("the URL cannot be used: {problem}"));
         let url = read_url(url).map_err(refused)?;
@@ -64,7 +68,7 @@ impl Webhook {
         })
     }
 
-    /// A name of one's own, under which deliveries are stored and shown.
+    /// Sets the name under which deliveries are stored and shown.
     ///
     /// # Errors
     ///
@@ -74,60 +78,60 @@ impl Webhook {
         Ok(self)
     }
 
-    /// Signs with this secret. Given several times, all of them sign: add the new one, have the receiver change over, then
-    /// leave the old one out.
+    /// Signs with this secret. If you add several, all of them sign. To change a secret, add the new one, update the
+    /// receiver, and then remove the old one.
     #[must_use]
     pub fn secret(mut self, secret: Secret) -> Self {
         self.sender.secrets.push(secret);
         self
     }
 
-    /// What is sent. Default: [`PayloadFormat::Fc`].
+    /// The format of the body. Default: [`PayloadFormat::Fc`].
     #[must_use]
     pub fn format(mut self, format: PayloadFormat) -> Self {
         self.sender.format = format;
         self
     }
 
-    /// How many bytes of payloads are sent. Default: [`PayloadFormat::LIMIT`].
+    /// How many bytes of payloads a body has at most. Default: [`PayloadFormat::LIMIT`].
     #[must_use]
     pub fn payload_limit(mut self, bytes: usize) -> Self {
         self.sender.payload_limit = bytes;
         self
     }
 
-    /// Sends this header as well, such as `Authorization`. Those of the signature cannot be replaced.
+    /// Sends this header too, such as `Authorization`. The headers of the signature cannot be replaced.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.sender.headers.insert(name, value);
         self
     }
 
-    /// When a try that failed is followed by another. Default: [`Schedule::default`], ten tries in three days.
+    /// When a failed try is followed by another. Default: [`Schedule::default`], ten tries in three days.
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self
     }
 
-    /// How many are sent at once. Default: 4.
+    /// How many completions are sent at once. Default: 4. The builder refuses 0.
     #[must_use]
     pub fn concurrency(mut self, tries: usize) -> Self {
         self.places = tries;
         self
     }
 
-    /// Trusts this root certificate, DER or PEM, beside those of the operating system.
+    /// Trusts this root certificate, in DER or PEM, in addition to those of the operating system.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if it is none.
+    /// [`ConfigError`] if it is not a certificate.
     pub fn root_certificate(mut self, certificate: &[u8]) -> Result<Self, ConfigError> {
         self.sender.trust(certificate)?;
         Ok(self)
     }
 
-    /// Looks names up so. Default: as the operating system does.
+    /// Sets the resolver of names. Default: the operating system's.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.sender.resolver = Arc::new(resolver);
@@ -157,7 +161,7 @@ impl Target for Webhook {
     }
 }
 
-/// Shows what a log may show: a URL is often a secret itself.
+/// Without the URL, which is often a secret itself.
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Webhook")

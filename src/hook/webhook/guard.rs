@@ -1,4 +1,4 @@
-//! Which URLs are called: the rules for all, and the stricter ones for those that a stranger named.
+//! Which URLs are called: the rules for all URLs, and stricter rules for URLs that a request named.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ use crate::{
     task::Accepted,
 };
 
-/// The longest URL that is called, in characters: what is kept of one that a request names.
+/// The longest URL that is called, in characters: as much as a record keeps of a callback URL in bytes.
 const URL_LENGTH: usize = Accepted::CALLBACK_BYTES;
 
-/// Names that are never those of a public host, with all that is below them.
+/// Names that are never those of a public host, and neither are names below them.
 const LOCAL_NAMES: [&str; 5] = [
     "localhost",
     "local",
@@ -26,7 +26,7 @@ const LOCAL_NAMES: [&str; 5] = [
     "metadata.google.internal",
 ];
 
-/// Reads a URL by the rules that hold for all that is called: http or https, a host, no user, no fragment, not too long.
+/// Parses a URL by the rules for all URLs: http or https, a host, no user, no fragment, and not too long.
 pub(super) fn read_url(text: &str) -> Result<Url, &'static str> {
     if text.chars().count() > URL_LENGTH {
         return Err("it is longer than 2,048 characters");
@@ -47,44 +47,44 @@ pub(super) fn read_url(text: &str) -> Result<Url, &'static str> {
     }
 }
 
-/// What an operator lets strangers have called.
+/// The hosts that may be called.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Guard {
-    /// All hosts are: the operator names them, and nobody else.
+    /// All hosts: for URLs that the operator sets.
     open: bool,
-    /// Public hosts are, listed or not.
+    /// All public hosts.
     public: bool,
-    /// Over http as well.
+    /// Over http, too.
     pub(super) http: bool,
-    /// Names that are, wherever they lead, and addresses, where the URL has them itself.
+    /// Names, wherever they lead; and addresses that the URL itself has.
     hosts: Vec<PlaceHost>,
-    /// Addresses that are, though they may be private, and names that lead there and nowhere else.
+    /// Networks, which may be private; and names that lead into these networks only.
     networks: Vec<IpNet>,
 }
 
-/// A URL that may be called, as far as can be told before its addresses are known.
+/// A URL that may be called, as far as this can be decided before its addresses are known.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) url: Url,
     pub(super) host: PlaceHost,
     pub(super) port: u16,
-    /// The operator named the host: its addresses do not matter.
+    /// Whether the operator listed the host: its addresses do not matter then.
     listed: bool,
-    /// Scheme, port and name are those of a public host.
+    /// Whether scheme, port and name may be those of a public host.
     plain: bool,
 }
 
-/// Where a URL leads.
+/// The host of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlaceHost {
-    /// To whatever this name resolves to.
+    /// A name, to be resolved.
     Name(String),
-    /// There.
+    /// An address.
     Address(IpAddr),
 }
 
 impl Guard {
-    /// For public hosts.
+    /// Permits public hosts.
     pub(super) fn public() -> Self {
         Self {
             public: true,
@@ -92,7 +92,7 @@ impl Guard {
         }
     }
 
-    /// For URLs that the operator set.
+    /// Permits all hosts, for URLs that the operator sets.
     pub(super) fn open() -> Self {
         Self {
             open: true,
@@ -100,7 +100,7 @@ impl Guard {
         }
     }
 
-    /// Lets this host or network be called, whatever scheme, port and address it has.
+    /// Permits this host or network, with any scheme, port and address.
     pub(super) fn allow(&mut self, entry: &str) -> Result<(), ConfigError> {
         let entry = entry.trim();
         if let Some(network) = network(entry) {
@@ -124,7 +124,7 @@ impl Guard {
         }
     }
 
-    /// Checks all that can be checked without looking up a name.
+    /// Checks everything that can be checked without resolving a name.
     pub(super) fn check_url(&self, text: &str) -> Result<Place, CallbackRefused> {
         let url = read_url(text).map_err(|_| CallbackRefused)?;
         let host = match url.host().ok_or(CallbackRefused)? {
@@ -144,7 +144,7 @@ impl Guard {
         };
         match &place.host {
             PlaceHost::Address(address) => self.check_addresses(&place, &[*address])?,
-            // Without a network that it might lead to, it cannot become better.
+            // Without networks, no address of the name could make it permitted.
             PlaceHost::Name(_) if !place.listed && !place.plain && self.networks.is_empty() => {
                 return Err(CallbackRefused);
             }
@@ -153,7 +153,7 @@ impl Guard {
         Ok(place)
     }
 
-    /// Checks the addresses that it leads to: every one of them, since any may be dialled.
+    /// Checks all addresses of a place, since any of them may be connected to.
     pub(super) fn check_addresses(&self, place: &Place, addresses: &[IpAddr]) -> Result<(), CallbackRefused> {
         let named = |address: &IpAddr| self.networks.iter().any(|network| is_in(network, *address));
         let good = !addresses.is_empty()
@@ -165,13 +165,13 @@ impl Guard {
 }
 
 impl Place {
-    /// Whether its addresses need not be looked at.
+    /// Whether the operator listed the host: its addresses need no check.
     pub(super) const fn is_listed(&self) -> bool {
         self.listed
     }
 }
 
-/// A name without the dot that may stand at its end. `Url` has written it in small ASCII letters already.
+/// A name without the dot at its end. `Url` has converted it to lower-case ASCII already.
 fn bare(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
@@ -196,7 +196,7 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    /// Every way to write a private address or name so that it looks like something else.
+    /// Private addresses and names in every notation that disguises them.
     #[test]
     fn every_trick_is_refused_before_anything_is_looked_up() {
         for host in [

@@ -1,4 +1,4 @@
-//! How many tries are made at once to one host, where requests name the hosts.
+//! Bounds the tries that are made at once to one host, where requests name the hosts.
 
 use std::{
     collections::HashMap,
@@ -8,19 +8,19 @@ use std::{
 
 use crate::hook::TryOutcome;
 
-/// So many at once: one host that does not answer leaves three quarters of the places to the others.
+/// Tries at once to one host: one that does not answer leaves three quarters of the places to others.
 const AT_ONCE: usize = 4;
 
-/// After so many failures in a row, one at a time.
+/// After this many failures in a row, a host gets one try at a time.
 const FAILURES_ALLOWED: u32 = 3;
 
-/// What a try is taken to last as long as none was measured, and at least.
+/// The shortest duration that a try is estimated at; also the estimate before any was measured.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// The longest that one is sent to wait at a time. It gets another turn then, if it must.
+/// The longest wait for a turn. After it, the delivery may be sent to wait again.
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
 
-/// How many hosts are remembered. Beyond, those to which nothing is under way are forgotten, and start anew.
+/// How many hosts are kept. With more, all hosts without a try under way are removed, and start anew.
 const HOSTS_KEPT: usize = 10_000;
 
 /// The hosts that tries are made to.
@@ -30,22 +30,22 @@ pub(super) struct Hosts(Arc<Mutex<HashMap<Box<str>, Host>>>);
 struct Host {
     under_way: usize,
     failures: u32,
-    /// How long its latest tries took.
+    /// A running mean of how long its tries took.
     took: Duration,
-    /// When the last of those who wait has its turn.
+    /// The turn of the last delivery that waits.
     turn: Instant,
 }
 
-/// Whether a try may be made.
+/// Whether a try may be made now.
 pub(super) enum Turn {
-    /// It may.
+    /// It may be made now.
     Now(UnderWay),
-    /// Others are before it: it may after about so long. Everybody who waits is given a time of their own, so that a crowd
-    /// does not come back all at once, again and again.
+    /// Others come first: it may be made after about this time. Each waiting delivery gets a time of its own, so that
+    /// they do not all come back at once, again and again.
     Later(Duration),
 }
 
-/// A try under way. Dropped, it is over.
+/// A try under way. Dropping it ends the try.
 pub(super) struct UnderWay {
     hosts: Hosts,
     host: Box<str>,
@@ -110,7 +110,7 @@ impl Host {
 }
 
 impl UnderWay {
-    /// It ended so.
+    /// Records how the try ended.
     pub(super) fn over(mut self, outcome: TryOutcome) {
         self.failed = Some(matches!(outcome, TryOutcome::Failed { .. }));
     }

@@ -1,9 +1,9 @@
-//! Connections that are kept for the next request, and how it is known that one of them was closed by the receiver.
+//! Kept connections, and how to detect that the receiver has closed one.
 //!
-//! The receiver may close a connection at the very moment at which a request is sent on it. Then nothing is wrong with the
-//! receiver, and the request belongs on a fresh connection. hyper does that for a request of which it has written nothing;
-//! one that was written it gives up, since the receiver may have acted on it. A completion may be told twice, so it need
-//! not be given up.
+//! A receiver may close a connection just as a request is sent on it. The receiver is fine then, and the request
+//! belongs on a fresh connection. hyper repeats a request of which it has written nothing. It does not repeat a request
+//! that was written, since the receiver may have acted on it. A completion may be delivered twice, so it can be
+//! repeated.
 
 use std::{
     error::Error,
@@ -26,14 +26,14 @@ use hyper_util::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Notes that a request was answered: from now on its connection is one that was kept.
+/// Records that a request was answered. From now on, its connection counts as kept.
 pub(super) fn note_answer<B>(response: &Response<B>) {
     if let Some(past) = response.extensions().get::<Past>() {
         past.0.answered.store(true, Relaxed);
     }
 }
 
-/// Whether a request failed since the receiver had closed a connection that was kept, and before anything of an answer came.
+/// Whether a request failed because the receiver had closed a kept connection, before any part of an answer was read.
 pub(super) fn was_closed(error: &legacy::Error) -> bool {
     let Some(connected) = error.connect_info() else {
         return false;
@@ -43,38 +43,39 @@ pub(super) fn was_closed(error: &legacy::Error) -> bool {
     let Some(Past(past)) = extras.get() else { return false };
     past.answered.load(Relaxed)
         && match connected.is_negotiated_h2() {
-            // What has come there was perhaps for others. The head of an answer comes whole.
+            // Bytes that were read may belong to other streams. The head of an answer arrives whole.
             true => causes(error).any(|cause| cause.is::<io::Error>() || is_farewell(cause)),
-            // Nothing else makes a request fail of whose answer nothing has come.
+            // Nothing else makes a request fail before any part of its answer was read.
             false => !past.heard.load(Relaxed),
         }
 }
 
-/// A receiver that closes an HTTP/2 connection says which requests it has not looked at and never will (RFC 9113, 6.8).
+/// Whether the receiver closed an HTTP/2 connection with a `GOAWAY` frame, without an error. The frame says which
+/// requests the receiver has not processed and never will (RFC 9113, 6.8).
 fn is_farewell(error: &(dyn Error + 'static)) -> bool {
     let error = error.downcast_ref::<h2::Error>();
     error.is_some_and(|error| error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
-/// An error and all that led to it.
+/// An error and all its causes.
 pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// What was on a connection, known to its stream and to whoever sends on it. The channel on which hyper hands over an answer
-/// or an error puts what was stored before it in order.
+/// The past of a connection, shared by its stream and the sender. hyper passes answers and errors over a channel, which
+/// orders these relaxed stores before them.
 #[derive(Clone, Default)]
 struct Past(Arc<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    /// A request was answered.
+    /// Whether a request was answered.
     answered: AtomicBool,
-    /// Something was read after the last that was written.
+    /// Whether anything was read after the latest write.
     heard: AtomicBool,
 }
 
-/// A stream that remembers.
+/// A stream that records its past.
 pub(super) struct Kept<T> {
     stream: TokioIo<T>,
     past: Past,

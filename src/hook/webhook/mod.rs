@@ -1,23 +1,24 @@
-//! Completions over HTTP: signed, retried for days, and sent nowhere they must not go.
+//! Completions over HTTP: signed, tried for three days, and sent only to permitted addresses.
 //!
 //! - [`Webhook`]: a URL that the operator sets, for one kind of end or several
-//! - [`CallbackPolicy`]: URLs that requests name, off until one is given to [`RespondAsyncBuilder::callbacks`](crate::RespondAsyncBuilder::callbacks)
-//! - [`verify`]: for whoever receives either
+//! - [`CallbackPolicy`]: URLs that requests name. Off until you give one to
+//!   [`RespondAsyncBuilder::callbacks`](crate::RespondAsyncBuilder::callbacks)
+//! - [`verify`]: for receivers of either
 //!
-//! A try is one POST: 5 s to be connected, 15 s in all, at most 16 KiB of the answer are read. 2xx is delivered; 410 is
-//! never tried again; of 429, 502, 503 and 504, `Retry-After` is obeyed; a redirect is a failure and never followed. No
-//! proxy is used, whatever the environment says. A connection is kept for 30 s; if it turns out that the receiver has
-//! closed it, the same try goes on with a fresh one. What fails is tried again by its [`Schedule`](crate::hook::Schedule), under
-//! the same `webhook-id`.
+//! A try is one POST. It has 5 s for the connection and 15 s in all, and reads at most 16 KiB of the answer. 2xx means
+//! delivered. 410 is never tried again. For 429, 502, 503 and 504, `Retry-After` is obeyed. A redirect is a failure,
+//! and is not followed. No proxy is used, whatever the environment says. A connection is kept for 30 s; if the receiver
+//! has closed it, the same try continues on a fresh one. A failed try is repeated on the
+//! [`Schedule`](crate::hook::Schedule), with the same `webhook-id`.
 //!
-//! A destination that fails three times in a row is asked by one delivery at a time, at most once a second, until it answers
-//! again: a backlog does not use up its tries on it, nor the processor that tasks need.
+//! After three failures in a row, a destination gets one delivery at a time, at most once a second, until it answers
+//! again. So a backlog uses up neither its tries on this destination, nor the processor that tasks need.
 //!
-//! [`guide::callbacks`](crate::guide::callbacks) tells how to live with them.
+//! [`guide::callbacks`](crate::guide::callbacks) describes how to operate webhooks.
 //!
 //! # Examples
 //!
-//! Signed webhooks for either end:
+//! Signed webhooks for two kinds of end:
 //!
 //! ```
 //! use tower_respond_async::{

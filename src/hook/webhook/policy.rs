@@ -1,4 +1,4 @@
-//! [`CallbackPolicy`]: URLs that requests name.
+//! [`CallbackPolicy`]: which URLs requests may name.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -23,12 +23,12 @@ use crate::{
 /// How many callbacks are sent at once, to all hosts together.
 const PLACES: usize = 16;
 
-/// Which URLs a request may name to be told how its task ended, and how it is told. Without one, no request may.
+/// Which URLs a request may name as a callback, and how they are called. Without a policy, requests may name none.
 ///
-/// A request names one by `Prefer: respond-async, callback; url="https://..."` or `X-Callback-Url`. Anybody who may send a
-/// request can then have this server call addresses, so what may be called is narrow: `https` to port 443 or 80 of hosts
-/// whose every address is public, checked when the task is accepted and again at every connection. A URL that may not is
-/// refused with 400, in the same words whatever is there.
+/// A request names a URL by `Prefer: respond-async, callback; url="https://..."` or `X-Callback-Url`. So every client
+/// can make this server call addresses. What may be called is therefore narrow: `https` to port 443 or 80 of hosts
+/// whose addresses are all public. This is checked when the task is accepted, and again at every connection. Any other
+/// URL is refused with 400, in the same words whatever is at the address.
 ///
 /// ```
 /// use tower_respond_async::{MemoryStore, RespondAsyncLayer, hook::webhook::{CallbackPolicy, Secret}};
@@ -46,7 +46,7 @@ const PLACES: usize = 16;
 #[derive(Clone)]
 pub struct CallbackPolicy {
     guard: Guard,
-    /// The same, once it is in use.
+    /// A copy of `guard`, made at first use.
     shared: std::sync::OnceLock<Arc<Guard>>,
     hosts: Hosts,
     schedule: Schedule,
@@ -54,13 +54,13 @@ pub struct CallbackPolicy {
 }
 
 impl CallbackPolicy {
-    /// Any public host may be called, and those that are [allowed](Self::allow).
+    /// Permits any public host, and the hosts that you [allow](Self::allow).
     #[must_use]
     pub fn public() -> Self {
         Self::with(Guard::public())
     }
 
-    /// Only the hosts that are [allowed](Self::allow) may be called.
+    /// Permits only the hosts that you [allow](Self::allow).
     #[must_use]
     pub fn only() -> Self {
         Self::with(Guard::default())
@@ -76,65 +76,65 @@ impl CallbackPolicy {
         }
     }
 
-    /// Lets this host be called: a name, an address, or a network as `10.20.0.0/16`, and names that lead into the network
-    /// and nowhere else. The rules about scheme, port and address are not for it; those about the URL itself are.
+    /// Permits a host by name or address, or a network such as `10.20.0.0/16` and names that lead into this network
+    /// only. The rules about scheme, port and address do not apply to them; the rules about the URL itself do.
     ///
-    /// An address is let through where the URL has it itself: `127.0.0.1` lets `localhost` through no more than before.
+    /// An address is permitted only where the URL itself has it: `127.0.0.1` does not permit `localhost`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if it is none of these.
+    /// [`ConfigError`] if `host` is none of these.
     pub fn allow(mut self, host: &str) -> Result<Self, ConfigError> {
         self.guard.allow(host)?;
         Ok(self)
     }
 
-    /// Lets public hosts be called over http too. Signed or not, everybody on the way can read it.
+    /// Permits public hosts over http, too. Anyone on the network path can read what is sent, signed or not.
     #[must_use]
     pub fn allow_http(mut self) -> Self {
         self.guard.http = true;
         self
     }
 
-    /// Signs with this secret. Given several times, all of them sign.
+    /// Signs with this secret. If you add several, all of them sign.
     #[must_use]
     pub fn secret(mut self, secret: Secret) -> Self {
         self.sender.secrets.push(secret);
         self
     }
 
-    /// What is sent. Default: [`PayloadFormat::Fc`].
+    /// The format of the body. Default: [`PayloadFormat::Fc`].
     #[must_use]
     pub fn format(mut self, format: PayloadFormat) -> Self {
         self.sender.format = format;
         self
     }
 
-    /// How many bytes of payloads are sent. Default: [`PayloadFormat::LIMIT`].
+    /// How many bytes of payloads a body has at most. Default: [`PayloadFormat::LIMIT`].
     #[must_use]
     pub fn payload_limit(mut self, bytes: usize) -> Self {
         self.sender.payload_limit = bytes;
         self
     }
 
-    /// When a try that failed is followed by another. Default: [`Schedule::default`], ten tries in three days.
+    /// When a failed try is followed by another. Default: [`Schedule::default`], ten tries in three days.
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self
     }
 
-    /// Trusts this root certificate, DER or PEM, beside those of the operating system.
+    /// Trusts this root certificate, in DER or PEM, in addition to those of the operating system.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if it is none.
+    /// [`ConfigError`] if it is not a certificate.
     pub fn root_certificate(mut self, certificate: &[u8]) -> Result<Self, ConfigError> {
         self.sender.trust(certificate)?;
         Ok(self)
     }
 
-    /// Looks names up so. Default: as the operating system does.
+    /// Sets the resolver of names. Default: the operating system's.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.sender.resolver = Arc::new(resolver);
@@ -157,7 +157,7 @@ impl Target for CallbackPolicy {
             let Some(url) = completion.callback() else {
                 return Tried::new(TryOutcome::GivenUp).saying("the request named no URL");
             };
-            // The policy may have become narrower since.
+            // The policy may have become narrower since the task was accepted.
             let (Ok(place), Ok(uri)) = (self.guard().check_url(url), Uri::try_from(url)) else {
                 return Tried::new(TryOutcome::Blocked).saying("the address is not one that is called");
             };
@@ -195,7 +195,7 @@ impl Callbacks for CallbackPolicy {
             Uri::try_from(place.url.as_str()).map_err(|_| CallbackRefused)?;
             if !place.is_listed() {
                 let found = addresses(&*self.sender.resolver, self.guard(), &place).await;
-                // Whether it was not found, or found where it must not be, is for nobody to know.
+                // The refusal does not show whether the name has no address, or one that is not permitted.
                 found.map_err(|_| CallbackRefused)?;
             }
             Ok(place.url.as_str().into())

@@ -1,4 +1,4 @@
-//! Names to addresses.
+//! Resolves names to addresses.
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -6,13 +6,40 @@ use tokio::{net::lookup_host, sync::Semaphore, time::timeout};
 
 use crate::error::BoxFuture;
 
-/// Looks names up. What it answers is checked, and what was checked is dialled: it is asked again for every connection.
+/// Resolves the names of receivers, anew for every connection. Connections go to the returned addresses, once they are
+/// checked.
+///
+/// # Examples
+///
+/// A resolver that knows one host:
+///
+/// ```
+/// use std::{io, net::IpAddr};
+///
+/// use tower_respond_async::{error::BoxFuture, hook::webhook::{Resolve, Webhook}};
+///
+/// struct Fixed;
+///
+/// impl Resolve for Fixed {
+///     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+///         Box::pin(async move {
+///             match host {
+///                 "billing.example.org" => Ok(vec![IpAddr::from([10, 20, 0, 7])]),
+///                 _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such host")),
+///             }
+///         })
+///     }
+/// }
+///
+/// let webhook = Webhook::new("https://billing.example.org/ended")?.resolver(Fixed);
+/// # Ok::<_, tower_respond_async::ConfigError>(())
+/// ```
 pub trait Resolve: Send + Sync + 'static {
-    /// All addresses of `host`.
+    /// Returns all addresses of `host`.
     ///
     /// # Errors
     ///
-    /// What went wrong; the delivery is tried again.
+    /// Any error: the delivery is tried again.
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
 }
 
@@ -22,11 +49,11 @@ impl<R: Resolve + ?Sized> Resolve for Arc<R> {
     }
 }
 
-/// How many names are looked up at once: each blocks a thread, of which the runtime has 512 unless it was told otherwise,
-/// and a name server that does not answer holds one for half a minute.
+/// How many names are resolved at once. Each blocks a thread, of which the runtime has 512 by default, and a name
+/// server that does not answer blocks one for half a minute.
 const LOOKUPS: usize = 32;
 
-/// How long a look-up may take.
+/// How long resolving a name may take.
 pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
 /// The operating system's resolver.
@@ -44,7 +71,7 @@ impl Resolve for SystemResolver {
         Box::pin(async move {
             let place = self.0.clone().acquire_owned().await.map_err(io::Error::other)?;
             let host = host.to_owned();
-            // In a task of its own: given up, the look-up goes on and keeps its place until its thread is free.
+            // In a task of its own: after a time-out it goes on, and keeps its permit until its thread is free.
             let lookup = tokio::spawn(async move {
                 let found = lookup_host((host, 0))
                     .await
@@ -57,7 +84,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// The addresses, or an error if there are none in time.
+/// The addresses of `host`, or an error if there is no answer in time.
 pub(super) async fn look_up(resolver: &dyn Resolve, host: &str) -> io::Result<Vec<IpAddr>> {
     let found = timeout(LOOKUP_LIMIT, resolver.resolve(host)).await;
     found.unwrap_or_else(|_| {

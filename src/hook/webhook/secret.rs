@@ -1,4 +1,4 @@
-//! Secrets, and what is signed with them: [Standard Webhooks 1.0](https://www.standardwebhooks.com).
+//! Secrets and signatures of webhooks: [Standard Webhooks 1.0](https://www.standardwebhooks.com).
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -6,10 +6,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// What a webhook is signed with, and verified.
+/// The key that signs a webhook, and verifies it.
 ///
-/// It is written `whsec_` and the base64 of 24 to 64 random bytes, as `openssl rand -base64 32` gives them. `Debug` does not
-/// show it.
+/// As text, it is `whsec_` and the base64 of 24 to 64 random bytes, as `openssl rand -base64 32` prints them. `Debug`
+/// does not show it.
 ///
 /// ```
 /// use tower_respond_async::hook::webhook::Secret;
@@ -22,14 +22,16 @@ use sha2::Sha256;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<[u8]>);
 
-/// Why a text is no secret.
+/// Why a text is not a secret.
+///
+/// See the example of [`Secret`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSecret {
     /// It does not begin with `whsec_`.
     #[error("a webhook secret begins with whsec_")]
     Prefix,
-    /// What follows is no base64.
+    /// The rest is not base64.
     #[error("a webhook secret is whsec_ and base64")]
     Base64,
     /// It is shorter than 24 bytes or longer than 64.
@@ -58,7 +60,8 @@ impl Secret {
         format!("v1,{}", STANDARD.encode(code))
     }
 
-    /// Whether `signature`, the bytes behind `v1,`, is this secret's. Takes as long for a wrong one as for the right one.
+    /// Whether this secret made `signature`, the bytes behind `v1,`. Takes the same time for a right and a wrong
+    /// signature.
     pub(crate) fn has_signed(&self, signature: &[u8], id: &str, timestamp: u64, body: &[u8]) -> bool {
         self.code(id, timestamp, body).verify_slice(signature).is_ok()
     }
@@ -92,7 +95,7 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    /// The example of the specification's libraries.
+    /// The example in the libraries of the specification.
     #[test]
     fn the_known_message_has_the_known_signature() {
         let secret: Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();

@@ -1,4 +1,4 @@
-//! One try: a POST, within limits of time and size, and what its answer means.
+//! One try: a POST with limits of time and size, and the meaning of its answer.
 
 use std::{
     error::Error,
@@ -39,22 +39,22 @@ use crate::{
     task::retry_after,
 };
 
-/// How long a whole try may take, from the look-up of the name to the end of the answer.
+/// How long a whole try may take, from resolving the name to the end of the answer.
 const TRY_LIMIT: Duration = Duration::from_secs(15);
 
-/// How much of an answer is read, in bytes: enough that an ordinary one ends and its connection can be used again.
+/// How much of an answer is read, in bytes. An ordinary answer ends before, so that its connection can be used again.
 const ANSWER_BYTES: usize = 16 * 1024;
 
-/// How much of an answer is shown, in bytes.
+/// How much of an answer is returned, in bytes.
 const SHOWN_BYTES: usize = 1024;
 
-/// How long a connection that nobody uses is kept: long enough for the next of a burst, short enough for a receiver that
-/// is being replaced.
+/// How long an idle connection is kept: long enough for the next completion of a burst, short enough for a receiver
+/// that is being replaced.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("tower-respond-async/", env!("CARGO_PKG_VERSION")));
 
-/// How completions are sent: what all kinds of webhook are told alike.
+/// Sends completions, with the settings that all kinds of webhooks have.
 #[derive(Clone)]
 pub(super) struct Sender {
     pub(super) format: PayloadFormat,
@@ -66,7 +66,7 @@ pub(super) struct Sender {
     clients: OnceCell<Clients>,
 }
 
-/// One connector, with and without the connections that were kept.
+/// Two clients with one connector: one that uses kept connections, and one that does not.
 #[derive(Clone)]
 struct Clients {
     keeping: Client<Connector, Full<Bytes>>,
@@ -88,7 +88,7 @@ impl Default for Sender {
 }
 
 impl Sender {
-    /// Trusts this certificate as a root, in DER or PEM.
+    /// Trusts this root certificate, in DER or PEM.
     pub(super) fn trust(&mut self, certificate: &[u8]) -> Result<(), ConfigError> {
         use rustls::{RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
 
@@ -102,7 +102,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Tries once. A sender is used with one guard: connections that one guard has let through are kept for the next.
+    /// Makes one try. Use a sender with one guard only: its kept connections were checked by that guard.
     pub(super) async fn send(&self, uri: Uri, completion: &Completion, guard: &Arc<Guard>) -> Tried {
         let until = Instant::now() + TRY_LIMIT;
         let clients = match self.clients(guard).await {
@@ -111,7 +111,7 @@ impl Sender {
         };
         let mut answer = timeout_at(until, clients.keeping.request(self.request(uri.clone(), completion))).await;
         if matches!(&answer, Ok(Err(error)) if kept::was_closed(error)) {
-            // Once: of the others that are kept, any may be closed as well.
+            // Once, on a fresh connection: other kept connections may be closed as well.
             answer = timeout_at(until, clients.fresh.request(self.request(uri, completion))).await;
         }
         match answer {
@@ -134,7 +134,7 @@ impl Sender {
                 resolver: self.resolver.clone(),
             };
             let roots = self.roots.clone();
-            // The system's certificates are a file to read.
+            // Reads files: the system's certificates.
             let connector = spawn_blocking(move || connector(dialler, &roots)).await??;
             let mut builder = Client::builder(TokioExecutor::new());
             builder
@@ -159,7 +159,7 @@ impl Sender {
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
         }
-        // hyper says nothing of a body that is empty, and a POST without a length is refused by some receivers (RFC 9110, 8.6).
+        // hyper sends no length for an empty body, and some receivers refuse a POST without one (RFC 9110, 8.6).
         headers.insert(CONTENT_LENGTH, HeaderValue::from(payload.body.len()));
         let signatures: Vec<_> = self
             .secrets
@@ -183,7 +183,7 @@ impl Sender {
     }
 }
 
-/// What an answer means. Its head decides; its body is only shown.
+/// Reads an answer. Its head decides the outcome; its body is only shown.
 async fn read<B>(response: Response<B>, until: Instant) -> Tried
 where
     B: Body<Data = Bytes> + Unpin,
@@ -191,12 +191,12 @@ where
     let (head, mut body) = response.into_parts();
     let mut answer = Vec::new();
     let mut length = 0;
-    // As much of it as comes: what breaks off, stalls or never ends takes nothing back that the head has said.
+    // A body that breaks off, stalls or never ends does not change the outcome.
     while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
         let Ok(data) = frame.into_data() else { continue };
         let room = SHOWN_BYTES - answer.len();
         answer.extend_from_slice(&data[..data.len().min(room)]);
-        // An empty frame counts as well: of them too there is an end.
+        // An empty frame counts as a byte, so that a body of empty frames ends, too.
         length += data.len().max(1);
         if length >= ANSWER_BYTES {
             break;
@@ -225,12 +225,12 @@ where
     Tried::new(outcome).answered(head.status.as_u16()).saying(text)
 }
 
-/// Whether it was a guard that let nothing through.
+/// Whether the guard refused the address.
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(<dyn Error>::is::<CallbackRefused>)
 }
 
-/// An error and all that led to it, in one line.
+/// An error and all its causes, in one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let texts: Vec<_> = causes(error).map(ToString::to_string).collect();
     texts.join(": ")

@@ -1,4 +1,4 @@
-//! For receivers: is it genuine, and is it of now?
+//! For receivers: checks the signature and the age of a message.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,22 +7,24 @@ use http::{HeaderMap, HeaderName};
 
 use crate::hook::webhook::Secret;
 
-/// The same for every try of one delivery: what a receiver remembers, so that the second does no harm.
+/// The id of a delivery, the same in every try. A receiver keeps it to recognise a second try.
 pub(crate) const ID: HeaderName = HeaderName::from_static("webhook-id");
 /// When this try was signed, in seconds since the Unix epoch.
 pub(crate) const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-/// Its signatures, one for each secret.
+/// The signatures of this try, one for each secret.
 pub(crate) const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// How far the sender's clock and the receiver's may be apart, and how long a message may be on its way. An older one may
-/// be a copy that somebody kept.
+/// How far the clocks of sender and receiver may differ, together with the time that a message takes. An older message
+/// may be a replay.
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
-/// Why a message is not to be believed.
+/// Why a message is not genuine.
+///
+/// See the example of [`verify_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// A header is not there, or makes no sense.
+    /// A header is missing, occurs twice, or cannot be read.
     #[error("the headers webhook-id, webhook-timestamp and webhook-signature are not all there, once, and readable")]
     Headers,
     /// It was signed more than five minutes ago.
@@ -31,20 +33,20 @@ pub enum VerifyError {
     /// It was signed more than five minutes from now.
     #[error("the message is from the future")]
     TooNew,
-    /// It has no signature of any of the secrets.
+    /// It has no signature of one of the secrets.
     #[error("no signature is right")]
     Signature,
 }
 
-/// Checks a message that was received: that one of `secrets` has signed it, less than five minutes ago. Answers its webhook
-/// id, which is the same whenever that message is sent again.
+/// Checks that a received message was signed with one of `secrets`, at most five minutes ago or ahead. Returns its
+/// webhook id, which is the same whenever the message is sent again.
 ///
-/// `body` is what was received, byte for byte: what was read and written again is no longer what was signed. Every secret
-/// takes the same time, whether it is the right one or not.
+/// `body` must be the received bytes: a body that was parsed and written again does not match the signature. The check
+/// takes the same time for a right and a wrong secret.
 ///
 /// # Errors
 ///
-/// [`VerifyError`]. Answer 401 to the sender, which tries again, and do not act on the message.
+/// [`VerifyError`]. Answer 401, after which the sender tries again, and do not act on the message.
 ///
 /// # Examples
 ///
@@ -67,11 +69,38 @@ pub fn verify<'a>(headers: &'a HeaderMap, body: &[u8], secrets: &[Secret]) -> Re
     verify_at(headers, body, secrets, SystemTime::now())
 }
 
-/// The same at another time than now.
+/// As [`verify`], at another time than now.
 ///
 /// # Errors
 ///
 /// As [`verify`].
+///
+/// # Examples
+///
+/// A message that was recorded in 2021, for a test of a receiver:
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use http::{HeaderMap, HeaderValue};
+/// use tower_respond_async::hook::webhook::{Secret, VerifyError, verify_at};
+///
+/// let mut headers = HeaderMap::new();
+/// for (name, value) in [
+///     ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+///     ("webhook-timestamp", "1614265330"),
+///     ("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+/// ] {
+///     headers.insert(name, HeaderValue::from_static(value));
+/// }
+/// let secrets: [Secret; 1] = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse()?];
+/// let (body, sent) = (br#"{"test": 2432232314}"#, SystemTime::UNIX_EPOCH + Duration::from_secs(1_614_265_330));
+///
+/// assert_eq!(verify_at(&headers, body, &secrets, sent), Ok("msg_p5jXN8AQM9LWM0D4loKWxJek"));
+/// assert_eq!(verify_at(&headers, b"{}", &secrets, sent), Err(VerifyError::Signature));
+/// assert_eq!(verify_at(&headers, body, &secrets, SystemTime::now()), Err(VerifyError::TooOld));
+/// # Ok::<_, tower_respond_async::hook::webhook::InvalidSecret>(())
+/// ```
 pub fn verify_at<'a>(
     headers: &'a HeaderMap,
     body: &[u8],
@@ -91,7 +120,7 @@ pub fn verify_at<'a>(
         return Err(VerifyError::TooNew);
     }
     let mut genuine = false;
-    // Others than v1 are of schemes to come.
+    // Schemes other than v1 may follow; they are ignored.
     for signature in signatures
         .split(' ')
         .filter_map(|signature| signature.strip_prefix("v1,"))

@@ -1,4 +1,4 @@
-//! What each step does to a record.
+//! The effect of each step on a record.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
@@ -20,7 +20,7 @@ fn record() -> TaskRecord {
     TaskRecord::accepted(&new_task(), at(0))
 }
 
-/// The same, accepted by a version of the application.
+/// The same record, accepted by this version of the application.
 fn record_of(version: &str) -> TaskRecord {
     let version = Some(version.into());
     TaskRecord::accepted(&NewTask { version, ..new_task() }, at(0))

@@ -37,7 +37,8 @@ impl Writer {
         self.byte(number as u8);
     }
 
-    /// As so much later than `base`, or earlier by wrapping around: most take three bytes so, and none more than ten.
+    /// Writes how much later than `base` the time is; an earlier one wraps around. Most take three bytes, none more
+    /// than ten.
     pub(super) fn time(&mut self, time: Timestamp, base: Timestamp) {
         self.number(time.as_millis().wrapping_sub(base.as_millis()));
     }
@@ -52,15 +53,15 @@ impl Writer {
         self.put(text.as_bytes());
     }
 
-    /// Its length and one, or nothing.
+    /// Writes a text behind its length plus one, or 0 for none.
     pub(super) fn maybe_text(&mut self, text: Option<&str>) {
         self.number(text.map_or(0, |text| text.len() as u64 + 1));
         self.put(text.unwrap_or("").as_bytes());
     }
 
-    /// What `write` writes, behind its length.
+    /// Writes what `write` writes, behind its length.
     pub(super) fn inner(&mut self, write: impl FnOnce(&mut Self)) {
-        // Most are so short that their length takes one byte; the others are moved on once they are there.
+        // Most values are so short that their length takes one byte. Longer ones are moved to make room.
         let at = self.0.len();
         self.byte(0);
         write(self);
@@ -72,7 +73,7 @@ impl Writer {
                 self.number(length as u64);
                 let more = self.0.len() - end;
                 self.0[at..].rotate_right(more);
-                // The placeholder is behind the length now.
+                // The placeholder is now behind the length.
                 self.0.remove(at + more);
             }
         }
@@ -82,7 +83,7 @@ impl Writer {
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Behind the format, of which `newest` is the greatest that is read, and the kind.
+    /// Reads format and kind. `newest` is the greatest format that is accepted.
     pub(super) fn new(bytes: &'a [u8], kind: u8, newest: u8) -> Result<Self, DecodeError> {
         let mut input = Self(bytes);
         match input.byte()? {
@@ -96,12 +97,12 @@ impl<'a> Reader<'a> {
         Ok(input)
     }
 
-    /// In the middle of something.
+    /// Reads from the middle of an encoding.
     pub(super) const fn at(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// What is not read yet.
+    /// The bytes that are not read yet.
     pub(super) const fn rest(&self) -> &'a [u8] {
         self.0
     }
@@ -160,7 +161,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// What stands behind its length.
+    /// Reads a length, and returns a reader of that many bytes.
     pub(super) fn inner(&mut self) -> Result<Self, DecodeError> {
         let length = self.number()?;
         self.take(length).map(Self)
@@ -170,12 +171,12 @@ impl<'a> Reader<'a> {
         self.inner()?.whole_text()
     }
 
-    /// All that is left, as text.
+    /// All remaining bytes as text.
     pub(super) fn whole_text(&mut self) -> Result<&'a str, DecodeError> {
         str::from_utf8(std::mem::take(&mut self.0)).map_err(|_| BAD_TEXT)
     }
 
-    /// A text of the length that its number, less one, says.
+    /// Reads what [`Writer::maybe_text`] wrote.
     pub(super) fn maybe_text(&mut self) -> Result<Option<&'a str>, DecodeError> {
         match self.number()?.checked_sub(1) {
             Some(length) => Self(self.take(length)?).whole_text().map(Some),
@@ -188,7 +189,7 @@ impl<'a> Reader<'a> {
         mut item: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
         let count = self.number()?;
-        // Each item takes a byte at least. A longer list is grown as it is read: a count is only a claim until then.
+        // Each item takes at least a byte. The count is not verified yet, so a longer list grows as it is read.
         if count > self.0.len() as u64 {
             return Err(TOO_SHORT);
         }

@@ -1,5 +1,5 @@
-//! Log lines as bytes. A line never changes once it is written, so that no build has to carry what it does not know: each
-//! reads the versions it knows, and leaves later ones to newer builds.
+//! Log lines as bytes. A line never changes once it is written, so no build has to keep fields that it does not know.
+//! Each build reads the versions that it knows, and leaves later ones to newer builds.
 
 use super::{
     KIND_LINE,
@@ -13,7 +13,7 @@ use crate::{
 const VERSION: u8 = 1;
 
 impl LogLine {
-    /// Writes the line.
+    /// The line as bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new(VERSION, KIND_LINE, self.weight() + 32);
@@ -35,8 +35,8 @@ impl LogLine {
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Newer`] for a later version: leave the line to a newer build. Anything else wrong is
-    /// [`DecodeError::Malformed`]: set it aside.
+    /// [`DecodeError::Newer`] for a later version: leave the line to a newer build. [`DecodeError::Malformed`] for
+    /// anything else that is wrong: set it aside.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut input = Reader::new(bytes, KIND_LINE, VERSION)?;
         let line = Self {

@@ -1,4 +1,4 @@
-//! The parts of a record as bytes, written and read side by side.
+//! The parts of a record as bytes.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use crate::{
     time::Timestamp,
 };
 
-/// Bits beside a target: it is not a path alone, and it goes on in the request.
+/// Bits beside a target: whether it has a scheme or an authority, and whether it is cut.
 const WITH_HOST: u8 = 1;
 const CUT: u8 = 2;
 
-/// Bits beside a delivery's status: it is claimed, and it is of an earlier run.
+/// Bits beside the status of a delivery: whether it is claimed, and whether it is of an earlier generation.
 const CLAIMED: u8 = 0x80;
 const OF_BEFORE: u8 = 0x40;
 
-/// What stands for the error of a delivery: none, or the one of its record.
+/// Numbers in place of the length of a delivery's error: there is none, or it is that of the record.
 const NO_ERROR: u64 = 0;
 const SAME_ERROR: u64 = 1;
 
@@ -69,7 +69,7 @@ impl Writer {
     pub(super) fn delivery(&mut self, delivery: &Delivery, task: &TaskRecord) {
         let base = task.created_at;
         self.number(delivery.generation.into());
-        // By its place among those that are to be told, from 1, rather than by name.
+        // The index in the subscriptions, from 1, is shorter than the name.
         let mut told = task.subscriptions.iter();
         match told.position(|subscription| subscription.destination == delivery.destination) {
             Some(place) => self.number(place as u64 + 1),

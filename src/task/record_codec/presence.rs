@@ -11,7 +11,7 @@ impl Presence {
     /// The newest format that this build reads and writes.
     pub const FORMAT: u8 = 1;
 
-    /// Writes the presence: for a store that keeps bytes.
+    /// The presence as bytes, for a store that keeps bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new(Self::FORMAT, KIND_PRESENCE, 256);
@@ -31,11 +31,12 @@ impl Presence {
         out.finish()
     }
 
-    /// Reads what [`encode`](Self::encode) wrote. What a newer build has added behind it is passed over.
+    /// Reads what [`encode`](Self::encode) wrote. Additions of a newer build at the end are ignored.
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Newer`] for a format greater than [`FORMAT`](Self::FORMAT), `Malformed` for what is no presence.
+    /// [`DecodeError::Newer`] for a format greater than [`FORMAT`](Self::FORMAT), `Malformed` for anything else that is
+    /// wrong.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut input = Reader::new(bytes, KIND_PRESENCE, Self::FORMAT)?;
         let worker: WorkerId = input.inner()?.worker()?;

@@ -75,14 +75,14 @@ fn full() -> TaskRecord {
     record
 }
 
-/// The record, with what was accepted changed.
+/// The record with a change to the part that was set when it was accepted.
 fn with(record: TaskRecord, change: impl FnOnce(&mut Accepted)) -> TaskRecord {
     let mut record = record;
     change(Arc::make_mut(&mut record.life.accepted));
     record
 }
 
-/// The record, with something of its life changed.
+/// The record with a change to its life.
 fn lived(record: TaskRecord, change: impl FnOnce(&mut Life)) -> TaskRecord {
     let mut record = record;
     change(&mut record.life);
@@ -131,7 +131,7 @@ fn what_was_written_is_read_back() {
     assert_eq!(LogLine::decode(&line.encode()), Ok(line));
 }
 
-/// What is in the files of users. What is here stays as it is; what comes to it gets tags of its own.
+/// The files of users have these bytes. They never change; an addition gets a tag of its own.
 #[test]
 fn the_written_form_does_not_change() {
     let mut record = TaskRecord::accepted(&new_task(), at(300));
@@ -158,8 +158,8 @@ fn the_written_form_does_not_change() {
     assert_eq!(line.encode(), b"\x01l\x00\xac\x02\x00\x04INFO\x01t\x01m\x00");
 }
 
-/// The same of a record with something in every field, as a sum: whoever changes it on purpose changes this. One without what
-/// came to it later is written as it ever was.
+/// As above, for a record with something in every field: length and checksum. Change them only with the format. The
+/// first record lacks the fields that were added later, and its bytes are still those of before.
 #[test]
 fn the_written_form_of_every_field_does_not_change() {
     let first = with(full(), |accepted| accepted.version = None);

@@ -1,4 +1,4 @@
-//! [`Unknown`]: what a newer build has written into a record, carried by one that does not know it.
+//! [`Unknown`]: fields that a newer build wrote, kept by a build that does not know them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::{
     tag,
 };
 
-/// Whole fields, in the order of their tags, as they were read.
+/// Whole fields as they were read, in the order of their tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unknown(Option<Arc<[u8]>>);
 
@@ -16,7 +16,7 @@ impl Unknown {
         Self((!fields.is_empty()).then(|| fields.into()))
     }
 
-    /// Writes the fields that a build knows to `out`, and these between them.
+    /// Returns a writer of the known fields, which writes these between them.
     pub(super) fn between(&self, out: Writer) -> Fields<'_> {
         Fields {
             out,
@@ -25,15 +25,15 @@ impl Unknown {
     }
 }
 
-/// The fields of a record, being written.
+/// Writes the fields of a record.
 pub(super) struct Fields<'a> {
     out: Writer,
-    /// What is still to be written.
+    /// The unknown fields that are not written yet.
     unknown: &'a [u8],
 }
 
 impl Fields<'_> {
-    /// A field, if it is there. They come in the order of their tags.
+    /// Writes a field, if there is a value. Call this in the order of the tags.
     pub(super) fn maybe<T>(&mut self, tag: u64, value: Option<T>, write: impl FnOnce(&mut Writer, T)) {
         if let Some(value) = value {
             self.unknown_before(tag);
@@ -42,7 +42,7 @@ impl Fields<'_> {
         }
     }
 
-    /// A list, unless it is empty.
+    /// Writes a list, unless it is empty.
     pub(super) fn list<T>(&mut self, tag: u64, items: &[T], mut write: impl FnMut(&mut Writer, &T)) {
         self.maybe(tag, (!items.is_empty()).then_some(items), |out, items| {
             out.number(items.len() as u64);

@@ -1,9 +1,9 @@
-//! Which names are names of secrets: one list of words, and one way to compare.
+//! The names of secrets: the list of words, and how names are compared.
 
 use std::iter::Peekable;
 
-/// A secret is what a name ends with, wherever in a word that begins: `x-goog-api-key`, `accessToken`, `X-RapidAPI-Key`,
-/// `xauthorization`. The words are compared without what separates them.
+/// Endings of the names of secrets, wherever in a word they begin: `x-goog-api-key`, `accessToken`, `X-RapidAPI-Key`,
+/// `xauthorization`. Words are compared without the characters that separate them.
 const ENDINGS: [&str; 40] = [
     "authorization",
     "token",
@@ -47,23 +47,23 @@ const ENDINGS: [&str; 40] = [
     "connectionstring",
 ];
 
-/// The same for words so short that others end like them: here the whole last word must be one.
+/// Short words that other words may end with: these must be the whole last word of the name.
 const LAST_WORDS: [&str; 11] = [
     "auth", "oauth", "jwt", "pwd", "otp", "csrf", "xsrf", "dpop", "bearer", "sas", "hmac",
 ];
 
-/// Whole names that are secrets in a query, and ordinary words elsewhere.
+/// Whole names of secrets in a query. Elsewhere they are ordinary words.
 const QUERY_KEYS: [&str; 7] = ["key", "code", "sig", "sid", "pass", "pw", "ticket"];
 
-/// What ends like a secret and is none.
+/// Names that end like those of secrets, but are not.
 const ORDINARY: [&str; 2] = ["idempotencykey", "accesscontrolallowcredentials"];
 
-/// How much of a name is looked at, in bytes from its end: no word of ours is longer, even with each character encoded.
+/// How much of the end of a name is compared, in bytes: more than the longest word takes with every character encoded.
 const LOOKED_AT: usize = 192;
 
-/// A name as it is compared: its letters and digits in lower case, and where its words begin.
+/// A name in the form in which it is compared: letters and digits in lower case, with the positions where words begin.
 ///
-/// Words are separated by every other character, and begin at a capital letter inside of `camelCase`.
+/// Every other character separates words, and a capital letter within `camelCase` begins one.
 pub(super) struct Folded {
     text: [u8; LOOKED_AT],
     begins: [bool; LOOKED_AT],
@@ -71,12 +71,12 @@ pub(super) struct Folded {
 }
 
 impl Folded {
-    /// The name as it stands.
+    /// A name that is not encoded.
     pub(super) fn of(name: &str) -> Self {
         Self::from(end(name).iter().copied())
     }
 
-    /// A name in a query, which is decoded first.
+    /// A name in a query, percent-decoded.
     pub(super) fn of_query_key(key: &str) -> Self {
         Self::from(percent_encoding::percent_decode(end(key)))
     }
@@ -106,12 +106,12 @@ impl Folded {
         &self.text[..self.length]
     }
 
-    /// Whether a header or a field of this name is a secret by our own words.
+    /// Whether the built-in words make a header or field of this name a secret.
     pub(super) fn is_secret(&self) -> bool {
         if ORDINARY.iter().any(|name| name.as_bytes() == self.as_bytes()) {
             return false;
         }
-        // `Cookie2`, `X-Hub-Signature-256`: a number at the end is a version.
+        // A number at the end is a version: `Cookie2`, `X-Hub-Signature-256`.
         [self.length, self.length_without_number()].into_iter().any(|length| {
             ENDINGS
                 .iter()
@@ -120,13 +120,13 @@ impl Folded {
         })
     }
 
-    /// Whether a query parameter of this name is a secret by our own words.
+    /// Whether the built-in words make a query parameter of this name a secret.
     pub(super) fn is_secret_query_key(&self) -> bool {
         let whole = &self.text[..self.length_without_number()];
         QUERY_KEYS.iter().any(|key| key.as_bytes() == whole) || self.is_secret()
     }
 
-    /// Whether the name ends with these words, and they are whole.
+    /// Whether the name ends with `words`, as whole words.
     pub(super) fn ends_with(&self, words: &[u8]) -> bool {
         self.has_last(self.length, words)
     }
@@ -141,7 +141,7 @@ impl Folded {
     }
 }
 
-/// What lies outside of ASCII belongs to a word.
+/// Whether the byte separates words. Bytes outside of ASCII do not.
 const fn is_separator(byte: u8) -> bool {
     byte.is_ascii() && !byte.is_ascii_alphanumeric()
 }

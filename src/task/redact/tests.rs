@@ -142,7 +142,7 @@ fn a_secret_is_not_put_back_for_another_host() {
     }
 }
 
-/// A text from pieces that mean something to whoever reads URLs, and from some that mean nothing.
+/// A text made of pieces that mean something in a URL, and of others.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just("https://".to_owned()),

@@ -1,7 +1,8 @@
-//! Where the secrets are in a text: in the URLs that stand in it.
+//! Finds the secrets in a text: in the URLs that are in it.
 //!
-//! No grammar is followed to the letter. What is not clear is taken to belong to a secret, since a text that shows too little
-//! is better than one that shows too much: the value of a secret goes on to the next `&` or `#`, or to the end of the word.
+//! The scan does not follow the grammar of URLs strictly. What is ambiguous counts as part of a secret, since it is
+//! better to show too little than too much: the value of a secret extends to the next `&` or `#`, or to the end of the
+//! word.
 
 use percent_encoding::percent_decode_str;
 
@@ -14,49 +15,50 @@ pub(super) enum Part<'a> {
     Secret(Secret<'a>),
 }
 
-/// A secret in a text. What already reads [`REDACTED`] counts as one.
+/// A secret in a text. A value that already reads [`REDACTED`] is one, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Secret<'a> {
     pub(super) place: Place<'a>,
     pub(super) value: &'a str,
-    /// Whether its name says that it is one, rather than what is in it.
+    /// Whether its name makes it a secret, rather than its content.
     pub(super) named: bool,
 }
 
-/// Where a secret belongs: it is put back nowhere else.
+/// The place of a secret. It is put back at the same place only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Place<'a> {
-    /// Every scheme and host that stands before it in its word: with another among them, somebody else would be sent it.
+    /// Every scheme and host before it in its word. If one of them is changed, the secret is not put back, since
+    /// another host would receive it.
     pub(super) hosts: String,
-    /// The name of a parameter as it is spelt, [`USER`], or [`SEGMENT`].
+    /// The name of the parameter, as spelled; or [`USER`] or [`SEGMENT`].
     pub(super) key: &'a str,
 }
 
-/// The user's part of an authority. No parameter is called so.
+/// The user of an authority. No parameter has this name.
 pub(super) const USER: &str = "@";
-/// A segment of a path, or a whole word, in which a URL is encoded.
+/// A segment of a path, or a whole word, that contains an encoded URL.
 pub(super) const SEGMENT: &str = "/";
 
-/// What a text is.
+/// The form of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// One URL, or a part of one, from end to end.
+    /// One URL, or a part of one.
     Url,
-    /// Words, of which some may be URLs.
+    /// Words, some of which may be URLs.
     Text,
-    /// Words, of which some may be queries without a URL before them.
+    /// Words, some of which may be queries without a URL.
     Query,
 }
 
-/// How deep URLs are encoded in each other, at most, where they are looked for.
+/// How many levels of URLs encoded in each other are searched.
 const DEPTH: u8 = 3;
 
-/// Whether there can be a secret in `text` at all: most texts are done with at this.
+/// Whether `text` can contain a secret. This quick check settles most texts.
 pub(super) fn may_hold_secrets(text: &str) -> bool {
     text.bytes().any(|byte| matches!(byte, b'=' | b'@' | b'%'))
 }
 
-/// Takes `text` apart. The parts are the whole of it, in their order.
+/// Splits `text` into parts: all of it, in order.
 pub(super) fn parts<'a>(secrets: &Secrets, text: &'a str, form: Form, emit: &mut dyn FnMut(Part<'a>)) {
     Scan::new(secrets, DEPTH, emit).text(text, form);
 }
@@ -113,7 +115,8 @@ impl<'a, 's> Scan<'a, 's> {
         }
     }
 
-    /// What stands between two `&`: a pair, but some also part pairs with `;`, and a value may be a URL with a query.
+    /// Scans the text between two `&`: a pair. Some clients separate pairs with `;`, and a value may be a URL with a
+    /// query.
     fn pairs(&mut self, chunk: &'a str) {
         let mut rest = chunk;
         while let Some(equals) = rest.find('=') {
@@ -131,7 +134,7 @@ impl<'a, 's> Scan<'a, 's> {
         self.without_value(rest);
     }
 
-    /// What has no value, or stands before the name of one.
+    /// Scans text that has no value, or stands before the name of a value.
     fn without_value(&mut self, text: &'a str) {
         for part in text.split_inclusive(['?', ';']) {
             let bare = part.strip_suffix(['?', ';']).unwrap_or(part);
@@ -140,7 +143,7 @@ impl<'a, 's> Scan<'a, 's> {
         }
     }
 
-    /// Text without a query: in it may be the user's part of an authority, and segments in which a URL is encoded.
+    /// Scans text without a query. It may contain the user of an authority, and segments in which a URL is encoded.
     fn address(&mut self, text: &'a str, key: &'a str) {
         let mut rest = text;
         while let Some((slashes, whole)) = authority(rest, rest.len() == text.len()) {
@@ -148,7 +151,7 @@ impl<'a, 's> Scan<'a, 's> {
             let before = &rest[..slashes];
             let before = before.strip_suffix(':').unwrap_or(before);
             let scheme = match self.segments(before, key) {
-                // What is not shown must not be needed to find the same place in what is.
+                // A hidden text must not be part of the place, or the place could not be found in the redacted text.
                 true => "",
                 false => scheme(before),
             };
@@ -163,7 +166,7 @@ impl<'a, 's> Scan<'a, 's> {
         self.segments(rest, key);
     }
 
-    /// Whether the last of the segments is a secret.
+    /// Scans the segments, and returns whether the last one is a secret.
     fn segments(&mut self, text: &'a str, key: &'a str) -> bool {
         let mut hidden = false;
         for segment in text.split_inclusive('/') {
@@ -178,7 +181,7 @@ impl<'a, 's> Scan<'a, 's> {
         hidden
     }
 
-    /// Whether a URL with a secret is encoded in this.
+    /// Whether a URL with a secret is encoded in this segment.
     fn hides(&self, segment: &str) -> bool {
         if self.depth == 0 || !may_hide(segment) {
             return false;
@@ -200,7 +203,7 @@ impl<'a, 's> Scan<'a, 's> {
     }
 
     fn secret(&mut self, key: &'a str, value: &'a str, named: bool) {
-        // Without a value there is nothing to hide.
+        // An empty value hides nothing.
         if !value.is_empty() {
             let place = Place {
                 hosts: self.hosts.clone(),
@@ -211,8 +214,8 @@ impl<'a, 's> Scan<'a, 's> {
     }
 }
 
-/// Whether there can be an encoded URL with a secret in this: its query, its fragment or its user have a mark before or behind
-/// them, which may be encoded twice. Saves decoding what has none, which is most.
+/// Whether an encoded URL with a secret can be in this segment: one with a mark before its query or fragment, or behind
+/// its user. The marks may be encoded twice. Most segments have none, and need not be decoded.
 fn may_hide(segment: &str) -> bool {
     let encoded = |three: &[u8]| {
         let marks: [&[u8]; 4] = [b"%3f", b"%23", b"%40", b"%25"];
@@ -221,12 +224,12 @@ fn may_hide(segment: &str) -> bool {
     segment.as_bytes().windows(3).any(encoded) || (segment.contains('%') && segment.contains('@'))
 }
 
-/// What a URL in a text cannot have in it. Quotation marks that are single stand in passwords.
+/// Whether `c` cannot be part of a URL in a text. A single quotation mark can: it occurs in passwords.
 fn ends_a_word(c: char) -> bool {
     c.is_whitespace() || c.is_control() || matches!(c, '"' | '<' | '>' | '`')
 }
 
-/// The first authority in `text`, and where the slashes before it are: behind a colon, or where a word begins.
+/// The first authority in `text`, and the position of the slashes before it: behind a colon, or at the start of a word.
 fn authority(text: &str, begins: bool) -> Option<(usize, &str)> {
     let mut slashes = text.match_indices("//").map(|(at, _)| at);
     let at = slashes.find(|at| match at.checked_sub(1) {

@@ -1,4 +1,4 @@
-//! What the longest record there can be takes.
+//! The longest records.
 
 use super::*;
 use crate::task::{
@@ -6,14 +6,14 @@ use crate::task::{
     lifecycle::{ERROR_BYTES, Rerun, UNDELIVERED},
 };
 
-/// A time at which five bytes of a century's seven are taken by its distance from 1970.
+/// The end of the year 9999. A time that late takes as many bytes as any realistic one.
 const LATE: u64 = 253_402_300_799_000;
 
 fn long(bytes: usize) -> Arc<str> {
     "ü".repeat(bytes / 2).into()
 }
 
-/// A task of which everything that clients and applications choose is as long as it may be, or longer where it is cut.
+/// A task in which everything that clients and applications choose is as long as it may be, or longer where it is cut.
 fn hostile(path: usize) -> NewTask {
     let headers = HeaderMap::from_iter([
         (
@@ -57,7 +57,7 @@ fn hostile(path: usize) -> NewTask {
     task
 }
 
-/// A step in the life of a task that is as bad as it can be.
+/// One step in the life of a task, with the longest possible texts.
 fn step(record: &mut TaskRecord, number: u8, text: &Arc<str>, now: Timestamp) {
     let worker = WorkerId::new(text.clone(), u64::MAX);
     let error = text.clone();
@@ -168,7 +168,8 @@ fn is_bounded(record: &TaskRecord) {
     }
 }
 
-/// With all that can come together: eight of an earlier run are pending, eight of this one were tried five times each.
+/// The worst case: eight completions of an earlier generation are pending, and eight of this one were tried five times
+/// each.
 #[test]
 fn the_longest_record_there_can_be_is_bounded() {
     let text = long(9999);

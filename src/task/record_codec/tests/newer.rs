@@ -1,9 +1,9 @@
-//! A record of a build that is not there yet, and what this one makes of it.
+//! Records of a newer build, as this build reads and writes them.
 
 use super::*;
 use crate::task::lifecycle::{Rerun, Rescue};
 
-/// A field of `tag`, as a newer build would write it.
+/// A field with this tag, as a newer build would write it.
 fn field(tag: u64, bytes: &[u8]) -> Vec<u8> {
     let mut out = Writer::new(0, 0, 0);
     out.number(tag);
@@ -11,7 +11,7 @@ fn field(tag: u64, bytes: &[u8]) -> Vec<u8> {
     out.finish().split_off(2)
 }
 
-/// What comes before the fields of a record, and each of them, with its tag.
+/// The bytes before the fields of a record, and each field with its tag.
 fn fields(bytes: &[u8]) -> (Vec<u8>, Vec<(u64, Vec<u8>)>) {
     let mut input = Reader::new(bytes, KIND_RECORD, FORMAT).unwrap();
     let _ = input.array::<17>();
@@ -33,8 +33,8 @@ fn fields(bytes: &[u8]) -> (Vec<u8>, Vec<(u64, Vec<u8>)>) {
     }
 }
 
-/// What a newer build has put into a record: before, between and behind what this one knows, and of lengths that take one
-/// byte and two.
+/// Fields of a newer build: with tags below, between and above those of this build, and with lengths that take one byte
+/// or more.
 fn unknown() -> Vec<(u64, Vec<u8>)> {
     [
         (1, 0),
@@ -62,7 +62,7 @@ fn newer(record: &TaskRecord) -> TaskRecord {
     read
 }
 
-/// The fields that this build does not know are those of the newer one, byte for byte, and where they belong.
+/// Checks that the record has the unknown fields of the newer build, byte for byte, in the order of their tags.
 fn keeps_all(record: &TaskRecord) {
     let bytes = record.encode();
     let (_, all) = fields(&bytes);
