@@ -1,4 +1,4 @@
-//! Where the task API is, and what it is told of the layer.
+//! The address of the task API, and what it gets from the layer.
 
 use std::{
     sync::{
@@ -13,29 +13,29 @@ use crate::{
     task::{TaskRecord, redact::Secrets},
 };
 
-/// Where clients find the task API, how long they may wait there, and what they are told of the layer.
+/// Where clients find the task API, the longest wait there, and the settings of the layer that it shows.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
 pub(crate) struct ApiAddress {
     pub(crate) base: String,
     pub(crate) public_url: Option<String>,
-    /// The forwarding headers of requests are believed.
+    /// Use the forwarding headers of requests.
     pub(crate) trust_forwarding: bool,
     /// Links begin with the host that the request names.
     pub(crate) from_host: bool,
     pub(crate) wait_cap: Duration,
     pub(crate) secrets: Arc<Secrets>,
-    /// By which names it may be reached while it is open to everybody, beside those that are nobody's to register.
+    /// The hosts that it answers at while it needs no credentials, beside names that cannot be registered.
     pub(crate) hosts: Arc<[Box<str>]>,
-    /// Whether some API is open to everybody.
+    /// Whether a task API without credentials is mounted.
     pub(crate) is_open: Arc<AtomicBool>,
-    /// Whether there is a task API to point clients at.
+    /// Whether a task API is mounted.
     pub(crate) is_mounted: Arc<AtomicBool>,
     pub(crate) intake: IntakeSettings,
 }
 
 impl ApiAddress {
-    /// Where the task API has the task, if there is one.
+    /// The address of a task in the task API, if one is mounted.
     pub(crate) fn of(&self, task: &TaskRecord) -> Option<Arc<str>> {
         if !self.is_mounted() {
             return None;
@@ -44,7 +44,7 @@ impl ApiAddress {
         Some(format!("{public_url}{}/{}", self.base, task.task_id()).into())
     }
 
-    /// Whether there is a task API.
+    /// Whether a task API is mounted.
     pub(crate) fn is_mounted(&self) -> bool {
         self.is_mounted.load(Ordering::Relaxed)
     }

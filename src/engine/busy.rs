@@ -1,14 +1,14 @@
-//! Counts what must be over before the engine can be.
+//! Counts the work that must end before the engine ends.
 
 use crate::engine::sync::{AtomicBool, AtomicUsize, Notify, Ordering};
 
-/// How many pieces of work are under way. Aligned, so that counting them does not keep other threads from the settings
-/// that it would share a cache line with.
+/// The number of pieces of work under way. Aligned to a cache line of its own, so that counting does not slow down
+/// reads of the fields beside it.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Busy {
     count: AtomicUsize,
-    /// Whether somebody waits for it to be idle: until then, the last one's leaving wakes nobody.
+    /// Whether a caller waits until it is idle. Without one, the last end wakes nothing.
     awaited: AtomicBool,
     idle: Notify,
 }
@@ -31,11 +31,11 @@ impl Busy {
 
     /// Resolves when nothing is under way.
     pub(crate) async fn idle(&self) {
-        // Before the count is looked at, while who leaves counts down first and looks here then: one of the two sees the
-        // other. SeqCst on both sides makes that so.
+        // Set before the count is read. A piece of work that ends lowers the count first and reads this flag then, so
+        // one of the two sees the other. SeqCst on both sides makes that so.
         self.awaited.store(true, Ordering::SeqCst);
         loop {
-            // Made before the count is looked at, so that the last one's leaving is not missed.
+            // Made before the count is read, so that the last end is not missed.
             let idle = self.idle.notified();
             if self.count() == 0 {
                 return;

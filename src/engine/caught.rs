@@ -1,4 +1,4 @@
-//! Panics of other people's futures as values: a hook or store that panics must not take the engine along.
+//! Panics of application code as values: a hook or store that panics must not end the engine.
 
 use std::{
     pin::Pin,
@@ -10,10 +10,11 @@ use pin_project_lite::pin_project;
 pub(crate) use crate::error::{Panic, caught, let_go, looked_at};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Begins what `begin` gives, and awaits it; if either panics, that is its error. Dropped before its end, a destructor that
-/// panics is passed over.
+/// Calls `begin` and awaits the future that it returns. A panic in either is the error. If it is dropped early, a panic
+/// of the destructor is ignored.
 ///
-/// `begin` is called at once, inside the guard as well: some code does its work then, and not when it is polled.
+/// `begin` is called at once, inside the guard: some functions do their work when they are called, and not when they
+/// are polled.
 pub(crate) fn caught_async<F: Future>(begin: impl FnOnce() -> F) -> Guarded<F> {
     match caught(begin) {
         Ok(future) => Guarded {
@@ -28,7 +29,7 @@ pub(crate) fn caught_async<F: Future>(begin: impl FnOnce() -> F) -> Guarded<F> {
 }
 
 pin_project! {
-    /// A future, polled and dropped inside the guard; or the panic that there was instead of one.
+    /// A future that is polled and dropped inside the guard, or the panic of the call that should have made it.
     #[must_use]
     pub(crate) struct Guarded<F> {
         #[pin]

@@ -1,4 +1,4 @@
-//! What every part of the engine works with.
+//! What all parts of the engine use.
 
 use std::{
     future::poll_fn,
@@ -35,7 +35,7 @@ use crate::{
     task::{Condition, PoolName, RequestId, Tenant, WorkerId},
 };
 
-/// The store and how to ask it, the settings, who hears of what, and how far the end has come.
+/// The store and calls of it, the settings, the probes, the signals, and the phase of the shutdown.
 pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     pub(crate) settings: Settings,
@@ -83,12 +83,12 @@ impl Core {
         RequestId::from_parts(self.clock.at(now), random)
     }
 
-    /// Gives the driver a reason to look.
+    /// Tells the driver why to look.
     pub(crate) fn hint(&self, hint: Hint) {
         self.signals.hint(hint);
     }
 
-    /// A store call with its time limit. What times out may still happen; a panic is a failure like others.
+    /// A store call with its time limit. A call that times out may still take effect. A panic is a failure like others.
     // No async fn: that keeps its arguments twice.
     pub(crate) fn call<T, F>(
         &self,
@@ -101,7 +101,7 @@ impl Core {
         let timing = self.probes.time(operation);
         async move {
             let mut call = pin!(caught_async(begin));
-            // In place first: a store that is ready at once costs no timer, and no room for one in its caller's future.
+            // Polled in place first: a store that is ready at once costs no timer, and no space in the caller's future.
             let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {
@@ -114,7 +114,7 @@ impl Core {
         }
     }
 
-    /// Waits for so long, or until the end begins.
+    /// Waits for this time, or until the shutdown begins.
     pub(crate) async fn pause(&self, pause: Duration) {
         tokio::select! {
             biased;
@@ -123,7 +123,7 @@ impl Core {
         }
     }
 
-    /// How long a claim is good for here, counted from before it was asked for: somewhat less than its lease.
+    /// How long a claim is used here, counted from before it was requested: somewhat less than its lease.
     pub(crate) fn holds_for(&self) -> Duration {
         self.settings.lease - self.settings.lease_margin()
     }
@@ -140,13 +140,13 @@ impl Core {
         }
     }
 
-    /// What the store knows of its queue; nothing where it panics.
+    /// The store's hint about its queue; the default if it panics.
     pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
         caught(|| self.ledger.store().queue_hint(tenant, pool)).unwrap_or_default()
     }
 }
 
-/// A store call that is given up after `limit`.
+/// A store call that ends in an error after `limit`.
 pub(crate) async fn limited<T>(
     operation: &'static str,
     limit: Duration,
@@ -164,7 +164,7 @@ pub(crate) fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
     )
 }
 
-/// What wakes the driver: a slot is free, or there is a reason to look.
+/// What wakes the driver: a free slot, or a hint.
 #[derive(Default)]
 pub(crate) struct Signals {
     pub(crate) wake: Arc<Notify>,
@@ -177,7 +177,7 @@ impl Signals {
         self.wake.notify_one();
     }
 
-    /// The hints that were given since this was asked last.
+    /// The hints since the last call.
     pub(crate) fn take_hints(&self) -> impl Iterator<Item = Hint> {
         let hints = self.hints.swap(0, Ordering::SeqCst);
         let all = [Hint::Work, Hint::Outbox, Hint::Changes, Hint::Control];

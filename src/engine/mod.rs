@@ -1,16 +1,16 @@
-//! What decides and drives: it knows the ports, and neither HTTP nor any one store.
+//! The engine decides and drives. It uses the ports, and neither HTTP nor a particular store.
 //!
-//! It has four parts, which know each other downwards only, and work with one [core](core::Core): the store, the settings,
-//! the probes.
+//! It has four parts, each of which uses only those below it, and one [core](core::Core): the store, the settings, the
+//! probes.
 //!
-//! - [`duties`]: what a process does besides: claims, rescues, prunes, reports, hears of other processes
-//! - [`intake`]: takes tasks in: the one way that the layer has to do so
-//! - [`outbox`]: tells destinations that tasks ended
-//! - [`attempts`]: runs tasks, keeps their claims, judges how they ended
+//! - [`duties`]: what a process does besides attempts: it claims, rescues, prunes, reports, and follows other processes
+//! - [`intake`]: accepts tasks; the layer uses nothing else
+//! - [`outbox`]: delivers completions to destinations
+//! - [`attempts`]: runs tasks, renews their claims, judges their ends
 //!
-//! [`attempts::attempt`] and [`node`] are the two pure machines: times, randomness and results go in, actions come
-//! out. [`attempts::run`] and [`duties`] carry the actions out. [`pools`] says which slots a task may run on, [`watch`] wakes
-//! those who wait for a task; [`shutdown`] ends it all; [`tasks`] is the handle that applications hold.
+//! [`attempts::attempt`] and [`node`] are the two pure machines: times, randomness and results go in, actions come out.
+//! [`attempts::run`] and [`duties`] carry out the actions. [`pools`] gives slots to tasks, [`watch`] wakes waiters,
+//! [`shutdown`] ends everything, and [`tasks`] is the handle for applications.
 
 mod api_address;
 mod attempts;
@@ -86,9 +86,10 @@ pub(crate) struct Engine {
     outbox: Arc<Outbox>,
     pub(crate) intake: Arc<Intake>,
     duties: Arc<Duties>,
-    /// What became of it, once it is over. Locked by who ends it: a second one waits.
+    /// The report of the shutdown, once it is over. The first caller of `shutdown` holds the lock, and a second one
+    /// waits for it.
     report: Mutex<Option<ShutdownReport>>,
-    /// Room for those who look on for long.
+    /// Limits the number of open streams.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
     observers: Arc<Semaphore>,
 }
@@ -116,18 +117,18 @@ impl Engine {
         }
     }
 
-    /// Begins to run tasks on `entry`: recovery of what an earlier process left does not wait for a request.
+    /// Begins to run tasks on `entry`. The recovery of tasks of an earlier process does not wait for a request.
     ///
     /// # Errors
     ///
-    /// The operating system's, if it has no thread left for the leases.
+    /// The error of the operating system if it cannot start the thread for leases.
     pub(crate) fn begin(&self, entry: Arc<dyn Entry>) -> io::Result<()> {
         self.attempts.begin(entry)?;
         self.core.runtime.spawn(duties::drive(self.duties.clone()));
         Ok(())
     }
 
-    /// Whether there is a task API that answers can point at.
+    /// Whether a task API is mounted that answers can link to.
     pub(crate) fn is_api_mounted(&self) -> bool {
         self.core.api.is_mounted()
     }

@@ -1,32 +1,33 @@
 //! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, look, report, read the
 //! named values.
 //!
-//! Each duty is a small timetable: not before a time, one call at a time, sooner on a hint, later after a failure. The
-//! machine is asked for [`Action`]s until it has none, then asked when to come back. Coming back early does no harm.
+//! Each duty has a small timetable: not before a time, one call at a time, sooner after a hint, later after a failure.
+//! The caller asks for [`Action`]s until there is none, and then when to come back. Coming back early does no harm.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After a hint of the store, it is not listened to for so long: one that always hints must not keep the driver spinning.
+/// A hint of the store has no effect for this time after the last one: a store that always hints must not keep the
+/// driver spinning.
 pub(crate) const QUIET: Duration = Duration::from_millis(5);
 
-/// How often each duty is done when nothing hints at work. A poll is the truth behind every notification, so it stays on;
-/// a second is the longest that a lost hint can delay a task.
+/// How often each duty runs without a hint. Polling makes up for lost notifications, so it never stops; a second is the
+/// longest delay that a lost one causes.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// Leases last tens of seconds; looking twice a second for short ones costs one indexed query.
 const RESCUE_EVERY: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
 const DELIVER_EVERY: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
-/// Every claim says whether there is something new.
+/// Each claim reports a newer version as well.
 const CONTROL_EVERY: Duration = Duration::from_secs(60);
-/// Whoever waits for a task that another process changes hears of it within this time, if nothing told of it.
+/// The longest time until a waiter gets a change of another process that no notification reported.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Back-off after a failed call: doubling from here ...
+/// The pause after a failed call doubles from here ...
 const PAUSE_BASE: Duration = Duration::from_millis(100);
-/// ... to here, so that a store which comes back is noticed within seconds.
+/// ... to here, so that the end of an outage is noticed within seconds.
 const PAUSE_CAP: Duration = Duration::from_secs(10);
 
 /// How many tasks one call claims at most: enough to fill any sensible number of slots in a few calls, small enough that
@@ -52,7 +53,7 @@ struct Duty {
     every: Duration,
     due_at: Instant,
     in_flight: bool,
-    /// A hint came while a call was under way, which may have missed what the hint is about.
+    /// A hint came during a call, which may have missed its cause.
     again: bool,
     failures: u32,
 }
@@ -64,13 +65,13 @@ pub(crate) enum Action {
     Claim(usize),
     /// Find tasks whose lease or age ran out.
     Rescue,
-    /// Give up completions that nobody takes, and remove old tasks.
+    /// Give up completions that no process delivers, and remove old tasks.
     Prune,
     /// Claim up to so many completions.
     Deliver(usize),
-    /// Look at the tasks that somebody waits for.
+    /// Read the tasks that have waiters.
     Look,
-    /// Tell the probes how things stand.
+    /// Report the state to the probes.
     Report,
     /// Read the store's named values.
     Control,
@@ -81,7 +82,7 @@ pub(crate) enum Action {
 pub(crate) enum Answer {
     /// There may be more to do at once.
     More,
-    /// Nothing more is to be done before so long.
+    /// There is nothing to do before this time.
     Idle(Option<Duration>),
     /// It failed.
     Failed,
@@ -94,14 +95,14 @@ pub(crate) enum Hint {
     Work,
     /// A completion may be due.
     Outbox,
-    /// A task that somebody waits for may have changed.
+    /// A task with waiters may have changed.
     Changes,
     /// A named value may have changed.
     Control,
 }
 
 impl Node {
-    /// A process that starts now. Everything is due at once: what a dead predecessor left behind comes first.
+    /// A process that starts now. Everything is due at once: the tasks that a dead predecessor left come first.
     pub(crate) fn new(now: Instant, lease: Duration) -> Self {
         Self {
             claim: Duty::new(CLAIM_EVERY, now),
@@ -117,9 +118,10 @@ impl Node {
         }
     }
 
-    /// What to do next, if anything: `slots` and `deliverers` are how many are free, `jitter` is in `0.0..1.0`.
+    /// The next action, if one is due. `slots` and `deliverers` are the numbers of free ones, `jitter` is in
+    /// `0.0..1.0`.
     pub(crate) fn next(&mut self, now: Instant, slots: usize, deliverers: usize, jitter: f64) -> Option<Action> {
-        // First: which pools are paused is to be known before anything is claimed.
+        // First: the paused pools must be known before anything is claimed.
         if self.control.begin(now, jitter) {
             return Some(Action::Control);
         }
@@ -142,12 +144,12 @@ impl Node {
             .find_map(|(duty, action)| duty.begin(now, jitter).then_some(action))
     }
 
-    /// Whether a claim is due that no slot is free for.
+    /// Whether a claim is due but no slot is free.
     pub(crate) fn waits_for_slot(&self, now: Instant, slots: usize) -> bool {
         slots == 0 && self.claiming && !self.claim.in_flight && self.claim.due_at <= now
     }
 
-    /// When [`next`](Self::next) has something to do at the latest, hints and answers aside.
+    /// When [`next`](Self::next) has an action at the latest, without hints and answers.
     pub(crate) fn wake_at(&self, now: Instant, slots: usize, deliverers: usize) -> Instant {
         let mut at = now + REPORT_EVERY;
         let mut consider = |duty: &Duty, able: bool| {
@@ -166,7 +168,7 @@ impl Node {
         at
     }
 
-    /// Takes note of how an action went, and says how long the machine waits before it repeats a failed one.
+    /// Records the result of an action. Returns the pause before the machine repeats a failed one.
     pub(crate) fn done(&mut self, action: Action, answer: Answer, now: Instant, jitter: f64) -> Duration {
         let duty = match action {
             Action::Claim(_) => &mut self.claim,
@@ -190,8 +192,8 @@ impl Node {
         }
     }
 
-    /// Whether somebody waits for tasks that another process may change. The first look is not at once: who begins to wait
-    /// has just seen the task.
+    /// Whether tasks that another process may change have waiters. The first look is later: a new waiter has just read
+    /// its task.
     pub(crate) fn watch(&mut self, watching: bool, now: Instant) {
         if watching && !self.watching {
             self.look.due_at = now + LOOK_EVERY;
@@ -204,7 +206,7 @@ impl Node {
         self.claiming = false;
     }
 
-    /// Claims no more completions either: the second.
+    /// Claims no more completions: the second step.
     pub(crate) fn stop_delivering(&mut self) {
         self.delivering = false;
     }
@@ -242,7 +244,7 @@ impl Duty {
             }
         };
         if answer == Answer::Failed {
-            // A hint must not break the pause: it is the store that is in trouble.
+            // A hint must not shorten the pause after a failure of the store.
             self.failures += 1;
             self.due_at = now + pause;
         } else {

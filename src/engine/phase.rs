@@ -1,4 +1,4 @@
-//! How far the end of an engine has come.
+//! The phase of a shutdown.
 
 use std::{
     pin::pin,
@@ -7,23 +7,23 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// How far the end has come. Only grows.
+/// The last step of the shutdown that was reached. It only grows.
 #[derive(Default)]
 pub(crate) struct Phase {
     step: AtomicU8,
     changed: Notify,
 }
 
-/// The steps to the end.
+/// The steps of a shutdown.
 #[derive(Clone, Copy)]
 pub(crate) enum EndStep {
-    /// Nothing new is accepted, and nobody waits any longer.
+    /// No task is accepted, and waiters are answered.
     Closed = 1,
-    /// Nothing new is claimed.
+    /// No task is claimed.
     Draining,
-    /// The grace is over.
+    /// The grace period is over.
     Cut,
-    /// Everything is written down; the driver ends.
+    /// Everything is stored; the driver ends.
     Flushed,
 }
 
@@ -36,7 +36,7 @@ impl Phase {
         self.step.load(Ordering::SeqCst) >= step as u8
     }
 
-    /// Answers whether it had not come so far before.
+    /// Returns whether the step was not reached before.
     pub(crate) fn advance(&self, step: EndStep) -> bool {
         let new = self.step.fetch_max(step as u8, Ordering::SeqCst) < step as u8;
         if new {
@@ -45,12 +45,12 @@ impl Phase {
         new
     }
 
-    /// Resolves when nothing new is accepted any longer.
+    /// Resolves when no task is accepted any longer.
     pub(crate) async fn closed(&self) {
         self.reached(EndStep::Closed).await;
     }
 
-    /// Resolves when the end has come so far.
+    /// Resolves when this step is reached.
     pub(crate) async fn reached(&self, step: EndStep) {
         loop {
             let mut changed = pin!(self.changed.notified());

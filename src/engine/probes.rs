@@ -1,4 +1,4 @@
-//! Who hears of what the engine does.
+//! The probes of an engine.
 
 use std::sync::Arc;
 
@@ -23,19 +23,20 @@ impl Probes {
         self.0.is_empty()
     }
 
-    /// Tells every probe; the event is not even made where there is none.
+    /// Calls every probe. Without probes, the event is not even made.
     pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         if self.0.is_empty() {
             return;
         }
         let event = event();
         for probe in &self.0 {
-            // It must not panic, but if it does, it is not to take the driver, or a slot, along.
+            // A probe must not panic. If it does, it must not end the driver or leak a slot.
             let _ = caught(|| probe.on_event(&event));
         }
     }
 
-    /// Begins a store call that the probes hear of. Its time limit is inside, so that they hear of what never answers.
+    /// Begins to time a store call for the probes. The time limit of the call lies inside, so that probes see calls
+    /// that time out.
     pub(crate) fn time(&self, operation: &'static str) -> Timing<'_> {
         Timing {
             probes: self,
@@ -65,12 +66,12 @@ impl Probes {
 pub(crate) struct Timing<'a> {
     probes: &'a Probes,
     operation: &'static str,
-    /// Only where somebody wants to know.
+    /// `None` without probes.
     started: Option<Instant>,
 }
 
 impl Timing<'_> {
-    /// It was answered so.
+    /// Ends it with this answer.
     pub(crate) fn end<T>(self, answer: StoreResult<T>) -> StoreResult<T> {
         if let Some(started) = self.started {
             self.probes.emit(|| Event::StoreCall {

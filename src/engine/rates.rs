@@ -1,4 +1,4 @@
-//! How many tasks were accepted and ended lately, counted without a lock.
+//! The numbers of tasks that were accepted and ended lately, counted without a lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::task::RateStats;
 
-/// Ten seconds a bucket: the youngest figure is at most that far behind.
+/// Ten seconds for each bucket: the youngest figure is at most that old.
 const BUCKET: Duration = Duration::from_secs(10);
 /// An hour of buckets, and the one being filled.
 const BUCKETS: usize = 361;
@@ -21,7 +21,7 @@ pub(crate) struct Rates(Box<[Bucket]>);
 
 #[derive(Default)]
 struct Bucket {
-    /// Which stretch of time this counts, from 1; 0 is none yet.
+    /// The stretch of time that this counts, from 1. 0: none yet.
     stretch: AtomicU64,
     counts: [AtomicU64; 3],
 }
@@ -37,7 +37,7 @@ pub(crate) enum Counted {
 impl Rates {
     pub(crate) fn new() -> Self {
         let rates = Self((0..BUCKETS).map(|_| Bucket::default()).collect());
-        // The first stretch needs nobody to empty its bucket.
+        // The bucket of the first stretch is empty already.
         rates.0[stretch(Duration::ZERO) as usize]
             .stretch
             .store(1, Ordering::Relaxed);
@@ -49,8 +49,8 @@ impl Rates {
         let stretch = stretch(uptime);
         let bucket = &self.0[stretch as usize % BUCKETS];
         let present = bucket.stretch.load(Ordering::Acquire);
-        // Whoever comes first in a new stretch empties the bucket of an hour ago. A count that another thread makes in
-        // between may be lost: these are rates for people, and a lock here would be felt by every request.
+        // The first count in a new stretch empties the bucket of an hour ago. A count that another thread makes at the
+        // same time may be lost: these rates are for people, and a lock would slow down every request.
         let renewed = present < stretch
             && bucket
                 .stretch
@@ -84,7 +84,7 @@ impl Rates {
         })
     }
 
-    /// The counts of each of the last 60 minutes, the oldest first, the one that goes on last.
+    /// The counts of each of the last 60 minutes, the oldest first, the current one last.
     pub(crate) fn minutes(&self, uptime: Duration) -> [RateStats; 60] {
         let now = stretch(uptime);
         let mut minutes = [RateStats::default(); 60];

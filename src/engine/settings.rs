@@ -1,4 +1,4 @@
-//! What the engine is told once, when it is built.
+//! The settings of an engine.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     time::Clock,
 };
 
-/// How the engine behaves. The builder's documentation argues each default.
+/// The settings of an engine. The builder documents each default.
 pub(crate) struct Settings {
     pub(crate) worker_name: Arc<str>,
     pub(crate) version: Option<Arc<str>>,
@@ -31,11 +31,11 @@ pub(crate) struct Settings {
     pub(crate) store_timeout: Duration,
     pub(crate) max_waiters: usize,
     pub(crate) hooks: Hooks,
-    /// The wall clock of a simulation, which has this process as it is in the time and on the runtime that it drives.
+    /// The wall clock of a simulation, which drives the time and the runtime of this process.
     pub(crate) simulated: Option<Arc<dyn Clock>>,
 }
 
-/// What is taken off the headers of a request of a method before it is stored. The default takes nothing off.
+/// Removes headers of a request before it is stored, by its method. The default removes none.
 #[derive(Clone, Default)]
 pub(crate) struct Strip(Option<Arc<StripHeaders>>);
 
@@ -63,7 +63,7 @@ impl fmt::Debug for Strip {
     }
 }
 
-/// What the layer is told once about the requests it takes in, for the task API to show.
+/// The settings of the layer that the task API shows.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
 pub(crate) struct IntakeSettings {
@@ -76,8 +76,8 @@ pub(crate) struct IntakeSettings {
 }
 
 impl Settings {
-    /// How much earlier than its lease a holder must let go: clocks of two machines differ, and so do their speeds. Two
-    /// seconds, but never so much that little of a short lease is left.
+    /// How much earlier than its lease a holder gives up its claim, since clocks of two machines differ in time and
+    /// speed. Two seconds, and at most a fifth of a short lease.
     pub(crate) fn lease_margin(&self) -> Duration {
         Duration::from_secs(2).min(self.lease / 5)
     }

@@ -1,4 +1,4 @@
-//! The end of an engine: in the order that loses nothing.
+//! Shutting an engine down, in an order that loses nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,20 +9,21 @@ use tokio::{
 
 use crate::engine::{Engine, attempts::attempt::Input, node::Answer, phase::EndStep};
 
-/// What became of the attempts that ran when the shutdown began, or were just being started.
+/// What happened to the attempts that ran when the shutdown began, or that were just being started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Ended by themselves within the grace.
+    /// Attempts that ended by themselves within the grace period.
     pub finished: usize,
-    /// Were cut off and handed back, uncharged: with a store that outlives the process, they run again.
+    /// Attempts that were cut off and handed back, uncharged. With a store that outlives the process, their tasks run
+    /// again.
     pub handed_back: usize,
-    /// Could not be dropped, because they block a thread; their leases run out.
+    /// Attempts that could not be dropped because they block a thread. Their leases run out.
     pub dropped: usize,
 }
 
 impl Engine {
-    /// Accepts nothing new; every waiting caller is answered now.
+    /// Accepts nothing new. Every waiter is answered now.
     pub(crate) fn close(&self) {
         self.core.phase.advance(EndStep::Closed);
     }
@@ -31,7 +32,7 @@ impl Engine {
         self.close();
         let second = !self.core.phase.advance(EndStep::Draining);
         if second {
-            // Asked twice: somebody is in a hurry.
+            // A second call asks for an immediate end.
             self.core.phase.advance(EndStep::Cut);
         }
         self.core.signals.wake.notify_one();
@@ -45,12 +46,13 @@ impl Engine {
         ended
     }
 
-    /// Lets attempts end, then ends them.
+    /// Lets attempts end, then cuts them off.
     async fn drain(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
         let before = self.attempts.running.ends();
         tokio::select! {
             biased;
-            // The limits first, and whatever else is done: a store that is always ready uses up what tokio lets a task do.
+            // The limits first, unaffected by tokio's budget: a store that is always ready uses up the budget of this
+            // task.
             () = unconstrained(self.core.phase.reached(EndStep::Cut)) => {}
             () = unconstrained(sleep(grace)) => {}
             () = self.quiet() => {}
@@ -60,7 +62,8 @@ impl Engine {
         for live in self.attempts.running.all() {
             live.feed(Input::Cut, now);
         }
-        // A handler told to end has its grace, then the settlement its time; what is still there then blocks a thread.
+        // A handler that is asked to stop has its grace, and the settlement has its time. An attempt that is left then
+        // blocks a thread.
         let limit = self.core.settings.stop_grace + self.core.settings.store_timeout;
         let _ = timeout(limit, self.core.busy.idle()).await;
         let after = self.attempts.running.ends();
@@ -72,11 +75,11 @@ impl Engine {
         }
     }
 
-    /// Resolves when nothing is under way, and the hooks were told of what ended last.
+    /// Resolves when nothing is under way and the hooks of the last ends were called.
     async fn quiet(self: &Arc<Self>) {
         loop {
             self.core.busy.idle().await;
-            // The end of the last attempt may have left a completion that the driver has not come to yet.
+            // The end of the last attempt may have left a completion that the driver has not claimed yet.
             let more = matches!(
                 self.outbox.deliver(&self.duties.application, usize::MAX).await,
                 Ok(Answer::More)
@@ -87,7 +90,7 @@ impl Engine {
         }
     }
 
-    /// Ends what serves the attempts, renewal last, and lets go of the application and the store.
+    /// Ends the helpers of the attempts, the renewal last, and then closes the store.
     async fn end(&self) {
         self.core.phase.advance(EndStep::Flushed);
         self.core.signals.wake.notify_one();
@@ -95,11 +98,11 @@ impl Engine {
         let _ = timeout(self.core.settings.store_timeout, self.core.ledger.store().close()).await;
     }
 
-    /// Nobody holds the engine any longer.
+    /// The last handle of the engine was dropped.
     pub(crate) fn abandon(self: &Arc<Self>) {
         self.close();
         let engine = self.clone();
-        // On a runtime that has ended this does nothing, and there is nothing left to do.
+        // This does nothing on a runtime that has ended, and then there is nothing to do.
         drop(
             self.core
                 .runtime

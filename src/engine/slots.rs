@@ -1,8 +1,8 @@
-//! How many handlers run at once, in all and in each pool, as values that free themselves.
+//! Slots limit how many handlers run at once, in all and in each pool. They free themselves when dropped.
 
 use crate::engine::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Notify, Ordering};
 
-/// A number of slots that pools share, each of which may have fewer.
+/// A number of slots that pools share. Each pool may have a lower limit.
 #[derive(Clone)]
 pub(crate) struct Slots(Arc<Inner>);
 
@@ -10,12 +10,12 @@ struct Inner {
     all: Level,
     pools: Box<[Pool]>,
     stuck: AtomicUsize,
-    /// A slot became free that a task may wait for: the queue is to be looked at, whenever that was done last.
+    /// A slot became free that a task may wait for, so the queue must be looked at again.
     freed: AtomicBool,
     wake: Arc<Notify>,
 }
 
-/// So many, of which so many are taken.
+/// A limit, and how many of it are taken.
 struct Level {
     total: AtomicUsize,
     used: AtomicUsize,
@@ -23,22 +23,23 @@ struct Level {
 
 struct Pool {
     level: Level,
-    /// Nothing is begun in it.
+    /// No task of it is begun.
     paused: AtomicBool,
-    /// Whether tasks may be waiting for a slot: without that, freeing one wakes nobody, and a new task may have it.
+    /// Whether tasks may wait for a slot. If not, a freed slot wakes nothing, and a new task may take it.
     wanted: AtomicBool,
-    /// How many tasks were sent to wait, so that a look at the queue which found none can tell whether it is still true.
+    /// How many tasks were sent to wait. A look at the queue that found none compares it to see whether that still
+    /// holds.
     sent_to_wait: AtomicU64,
 }
 
-/// The right to run one handler. Dropped, it is free again.
+/// The right to run one handler. Dropping it frees the slot.
 #[must_use]
 pub(crate) struct Slot {
     slots: Slots,
     pool: usize,
 }
 
-/// Slots taken for tasks that a claim may bring. Dropped, those that it did not bring are free again.
+/// Slots that were taken for the tasks of a claim. Dropping it frees those that the claim did not use.
 #[must_use]
 pub(crate) struct Reserved {
     slots: Slots,
@@ -47,13 +48,13 @@ pub(crate) struct Reserved {
 }
 
 impl Slots {
-    /// So many slots, in one pool; `wake` is notified when one becomes free while tasks wait. They may from the start: what a
-    /// process before this one left behind.
+    /// This many slots, in one pool. `wake` is notified when one becomes free while tasks wait. At the start they may:
+    /// tasks of an earlier process.
     pub(crate) fn new(total: usize, wake: Arc<Notify>) -> Self {
         Self::of_pools(total, [usize::MAX], wake)
     }
 
-    /// The same in several pools, each of at most so many.
+    /// The same for several pools with these limits.
     pub(crate) fn of_pools(total: usize, pools: impl IntoIterator<Item = usize>, wake: Arc<Notify>) -> Self {
         let pools = pools.into_iter().map(|total| Pool {
             level: Level::of(total),
@@ -73,7 +74,8 @@ impl Slots {
     /// A slot of a pool, if one is free.
     pub(crate) fn take(&self, pool: usize) -> Option<Slot> {
         let of = &self.0.pools[pool];
-        // Who is refused since another has taken one for this moment only waits, and has the queue looked at after that.
+        // A caller that is refused because of a take that another one gives back just waits. The queue is looked at
+        // after that.
         if of.is_paused() || of.level.take(1) == 0 {
             return None;
         }
@@ -87,7 +89,7 @@ impl Slots {
         })
     }
 
-    /// Up to `most` slots, of each pool as many of them as it has free.
+    /// Takes up to `most` slots, and of each pool as many of them as it has free.
     pub(crate) fn reserve(&self, most: usize) -> Reserved {
         let all = self.0.all.take(most);
         let of_each = |pool: &Pool| if pool.is_paused() { 0 } else { pool.level.take(all) };
@@ -102,7 +104,8 @@ impl Slots {
         self.0.all.total.load(Ordering::Relaxed)
     }
 
-    /// How many are free. Ordered after an earlier [`send_to_wait`](Self::send_to_wait), as dropping a slot relies on.
+    /// The number of free slots. Ordered after an earlier [`send_to_wait`](Self::send_to_wait); dropping a slot relies
+    /// on that.
     pub(crate) fn free(&self) -> usize {
         self.0.all.free()
     }
@@ -111,19 +114,19 @@ impl Slots {
         self.0.all.used.load(Ordering::SeqCst)
     }
 
-    /// How many of a pool are taken, and how many it has at most.
+    /// How many slots of a pool are taken, and its limit.
     pub(crate) fn of_pool(&self, pool: usize) -> (usize, usize) {
         let level = &self.0.pools[pool].level;
         (level.used.load(Ordering::SeqCst), level.total.load(Ordering::SeqCst))
     }
 
-    /// A pool has at most so many from now on. Those that are taken beyond stay so until they are free.
+    /// Sets the limit of a pool. Slots beyond it stay taken until they are freed.
     pub(crate) fn set_total(&self, pool: usize, total: usize) {
         self.0.pools[pool].level.total.store(total, Ordering::SeqCst);
         self.wake_if_wanted();
     }
 
-    /// Begins nothing in a pool, or goes on.
+    /// Pauses or resumes a pool.
     pub(crate) fn set_paused(&self, pool: usize, paused: bool) {
         self.0.pools[pool].paused.store(paused, Ordering::SeqCst);
         self.wake_if_wanted();
@@ -138,40 +141,40 @@ impl Slots {
         self.0.stuck.load(Ordering::Relaxed)
     }
 
-    /// Whether tasks of a pool may be waiting: then a new one has to wait as well, so that it does not jump the queue.
+    /// Whether tasks of a pool may wait. Then a new task has to wait too, so that it does not jump the queue.
     pub(crate) fn wanted(&self, pool: usize) -> bool {
         self.0.pools[pool].wanted.load(Ordering::SeqCst)
     }
 
-    /// Call before a task of this pool is stored that waits for a slot.
+    /// Call this before a task of this pool is stored that waits for a slot.
     pub(crate) fn send_to_wait(&self, pool: usize) {
         let pool = &self.0.pools[pool];
         pool.sent_to_wait.fetch_add(1, Ordering::SeqCst);
         pool.wanted.store(true, Ordering::SeqCst);
     }
 
-    /// The same for tasks of which it is not known where they are.
+    /// The same for tasks whose pools are unknown.
     pub(crate) fn send_some_to_wait(&self) {
         (0..self.0.pools.len()).for_each(|pool| self.send_to_wait(pool));
     }
 
-    /// How many tasks of each pool were sent to wait: read before a look at the queue.
+    /// How many tasks of each pool were sent to wait. Read it before a look at the queue.
     pub(crate) fn sent_to_wait(&self) -> Box<[u64]> {
         let pools = self.0.pools.iter();
         pools.map(|pool| pool.sent_to_wait.load(Ordering::SeqCst)).collect()
     }
 
-    /// The queue was looked at when so many had been sent to wait, and nothing runnable was left of this pool.
+    /// Records that a look at the queue left no runnable task of this pool. `sent_to_wait` was read before the look.
     pub(crate) fn none_waits(&self, pool: usize, sent_to_wait: u64) {
         let pool = &self.0.pools[pool];
         pool.wanted.store(false, Ordering::SeqCst);
-        // A task sent to wait since then may have been missed, and its flag overwritten just now.
+        // The look may have missed a task that was sent to wait since then, and its flag was overwritten just now.
         if pool.sent_to_wait.load(Ordering::SeqCst) != sent_to_wait {
             pool.wanted.store(true, Ordering::SeqCst);
         }
     }
 
-    /// Whether a slot became free since this was asked last that a task may wait for.
+    /// Whether a slot that a task may wait for became free since the last call.
     pub(crate) fn take_freed(&self) -> bool {
         self.0.freed.swap(false, Ordering::SeqCst)
     }
@@ -182,7 +185,7 @@ impl Slots {
         Stuck(self.clone())
     }
 
-    /// Has the queue looked at if a task may wait that there is a slot for.
+    /// Wakes the driver if a task may wait and a slot is free for it.
     fn wake_if_wanted(&self) {
         let could_run = |pool: &Pool| {
             pool.wanted.load(Ordering::SeqCst) && !pool.is_paused() && pool.level.free() > 0 && self.free() > 0
@@ -206,7 +209,7 @@ impl Level {
         }
     }
 
-    /// Takes up to `most`, and says how many.
+    /// Takes up to `most`. Returns how many.
     fn take(&self, most: usize) -> usize {
         let total = self.total.load(Ordering::SeqCst);
         let free = |used: usize| total.saturating_sub(used).min(most);
@@ -232,17 +235,17 @@ impl Pool {
 }
 
 impl Reserved {
-    /// How many there are in all.
+    /// The number of reserved slots.
     pub(crate) const fn all(&self) -> usize {
         self.all
     }
 
-    /// How many of them may be of this pool.
+    /// How many of them may go to this pool.
     pub(crate) fn of_pool(&self, pool: usize) -> usize {
         self.pools[pool]
     }
 
-    /// One of them, for a task of this pool. `None` if there is none left, as for a task that was not asked for.
+    /// Takes one for a task of this pool. `None` if none is left, or if the claim did not ask for this pool.
     pub(crate) fn slot(&mut self, pool: usize) -> Option<Slot> {
         if self.all == 0 || self.pools[pool] == 0 {
             return None;
@@ -268,7 +271,7 @@ impl Drop for Reserved {
 }
 
 impl Slot {
-    /// Frees it, and has the queue looked at, whatever is wanted.
+    /// Frees it, and wakes the driver in any case.
     pub(crate) fn free_and_look_again(self) {
         let slots = self.slots.clone();
         drop(self);
@@ -288,8 +291,8 @@ impl Drop for Stuck {
 impl Drop for Slot {
     fn drop(&mut self) {
         let slots = &self.slots;
-        // Free first, then look whether it is wanted: who sets `wanted` looks for a free slot after that, so one of the
-        // two sees the other. SeqCst on both sides makes that so.
+        // Free first, then read `wanted`. A task that sets `wanted` looks for a free slot after that, so one of the two
+        // sees the other. SeqCst on both sides makes that so.
         slots.0.pools[self.pool].level.give_back(1);
         slots.0.all.give_back(1);
         slots.wake_if_wanted();

@@ -1,4 +1,4 @@
-//! What hand-made synchronisation is made of, by one name: `lab/tests/models` puts that of a model checker in its place.
+//! The primitives of synchronisation under one name. `lab/tests/models` replaces them by those of a model checker.
 
 pub(super) use std::sync::{
     Arc,

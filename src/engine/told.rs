@@ -1,8 +1,8 @@
-//! Something that is told once, to whoever waits for it and whoever asks later.
+//! A flag that is set once and can be awaited.
 
 use crate::engine::sync::{AtomicBool, Notify, Ordering};
 
-/// Whether it was told.
+/// A flag that is set once.
 pub(crate) struct Told {
     told: AtomicBool,
     waiting: Notify,
@@ -16,7 +16,7 @@ impl Told {
         }
     }
 
-    /// Tells it. Again, it changes nothing.
+    /// Sets the flag. A second call changes nothing.
     pub(crate) fn tell(&self) {
         if !self.told.swap(true, Ordering::SeqCst) {
             self.waiting.notify_waiters();
@@ -27,9 +27,9 @@ impl Told {
         self.told.load(Ordering::SeqCst)
     }
 
-    /// Resolves when it was told.
+    /// Resolves when the flag is set.
     pub(crate) async fn told(&self) {
-        // Made before the flag is looked at, so that a notification in between is not missed.
+        // Made before the flag is read, so that a notification in between is not missed.
         let told = self.waiting.notified();
         if !self.is_told() {
             told.await;

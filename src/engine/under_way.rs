@@ -6,7 +6,7 @@ use crate::engine::core::Core;
 
 /// A part of the engine.
 pub(crate) trait Part: Sized {
-    /// What it works with.
+    /// What it uses.
     fn core(&self) -> &Core;
 
     /// Begins a piece of work that a shutdown waits for.

@@ -1,4 +1,4 @@
-//! The asynchronous path: a request is let in, its body read, and stored.
+//! The asynchronous path: admits a request, reads its body, and stores it.
 
 use std::{
     future::{poll_fn, ready},
@@ -39,20 +39,20 @@ enum Stored {
         /// It was stored for an earlier request.
         duplicate: bool,
     },
-    /// A task of which its sender is told that it is there.
+    /// A task about which the client learns only that it exists.
     Withheld {
         id: RequestId,
-        /// The name of the task, where the sender knows it.
+        /// The name of the task, if the client knows it.
         name: Option<TaskName>,
     },
-    /// The key of a task that is gone.
+    /// The key of a task that was removed.
     Gone(RequestId),
 }
 
-/// What the store answered.
+/// The answer of the store.
 enum Found {
     Stored(Stored),
-    /// A task that was stored for an earlier request. Whether it is its sender who asks is to be seen yet.
+    /// A task of an earlier request. Whether the same caller sent both is not checked yet.
     Earlier {
         record: Arc<TaskRecord>,
         again: Box<Again>,
@@ -62,12 +62,12 @@ enum Found {
 impl Accept {
     /// Reads the body, stores the task, and answers.
     ///
-    /// All that the head says is looked at before the future is made, and what is not waited for leaves nothing in it:
-    /// every request allocates one.
+    /// The head is read before the future is made, and everything that may wait is boxed: every async request allocates
+    /// one of these futures.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the body was read, nothing is stored. After that the commit goes on without the client.
+    /// Dropped before the body was read, nothing is stored. Dropped later, the commit goes on without the client.
     pub(crate) fn run<B>(self, options: Options, head: Parts, body: B) -> BoxFuture<'static, Response<Bytes>>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -85,7 +85,7 @@ impl Accept {
         };
         Box::pin(async move {
             let callback = match named {
-                // Boxed, so that only who names a URL pays for the room that it takes.
+                // Boxed, so that only requests with a callback URL pay for its space.
                 Some(named) => match Box::pin(named.admitted()).await {
                     Ok(admitted) => Some(admitted),
                     Err(problem) => return self.refused(problem, id),
@@ -106,7 +106,7 @@ impl Accept {
             let stored = match stored {
                 Ok(Found::Stored(stored)) => Ok(stored),
                 Ok(Found::Earlier { record, again }) => {
-                    // Boxed, so that only duplicates pay for the room that it takes.
+                    // Boxed, so that only duplicates pay for its space.
                     let shown = Box::pin(self.shown(*again, &record)).await;
                     self.duplicate(record, shown)
                 }
@@ -127,13 +127,13 @@ impl Accept {
         })
     }
 
-    /// Answers that it cannot be done.
+    /// Answers with a refusal.
     pub(crate) fn refuse(self, problem: Problem) -> BoxFuture<'static, Response<Bytes>> {
         let id = self.intake().request_id(self.at);
         Box::pin(ready(self.refused(problem, id)))
     }
 
-    /// The URL that the head names, if one may be named at all.
+    /// The callback URL of the head, if callbacks are configured.
     fn callback_named(&self, headers: &HeaderMap) -> Result<Option<Box<Named>>, Problem> {
         let Some(policy) = self.intake().callbacks() else {
             return Ok(None);
@@ -147,7 +147,7 @@ impl Accept {
         }))
     }
 
-    /// The task that the head asks for, its body still to come.
+    /// The task for a head, still without its body.
     fn admit(
         &self,
         id: RequestId,
@@ -177,7 +177,7 @@ impl Accept {
         let carried = carry::pack(&self.shared.config.carriers, &head.uri, &mut head.extensions)
             .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
 
-        // Boxed, so that only a request which may have been sent before pays for it.
+        // Boxed, so that only a request with a name or a key pays for its space.
         let again = (options.name.is_some() || key.is_some()).then(|| Box::new(Again::new(&self.shared.config, &head)));
         let mut headers = head.headers;
         headers::strip(&mut headers, &head.method, &self.shared.config.headers);
@@ -200,7 +200,7 @@ impl Accept {
         Ok((task, again))
     }
 
-    /// Stores the task, now that its body is there.
+    /// Stores the task with its body.
     fn store(&self, mut task: NewTask, again: Option<&mut Again>, body: Bytes, reserved: Reserved) -> Accepting {
         let request = Arc::make_mut(&mut task.request);
         request.body = body;
@@ -209,7 +209,7 @@ impl Accept {
         self.intake().accept(task, Some(reserved))
     }
 
-    /// What the store's answer means for the client.
+    /// Turns the answer of the store into the answer for the client.
     fn found(&self, answer: Result<Inserted, Unaccepted>, again: Option<Box<Again>>) -> Result<Found, Problem> {
         let inserted = answer.map_err(|error| match error {
             Unaccepted::ShuttingDown => Problem::shutting_down(),
@@ -246,7 +246,7 @@ impl Accept {
         }
     }
 
-    /// Reads a body of which the head says that it is so long, and what it takes of the budget.
+    /// Reads a body of the length that the head names, and reserves its part of the budget.
     async fn read<B>(&self, length: Option<u64>, mut body: Pin<&mut B>) -> Result<(Bytes, Reserved), Problem>
     where
         B: Body<Data = Bytes> + Send,
@@ -272,7 +272,7 @@ impl Accept {
             });
             let arrived = match poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await {
                 Poll::Ready(arrived) => arrived,
-                // Only a body that is waited for costs a timer: short ones came with the head.
+                // Only a body that has to be waited for costs a timer; short ones arrive with the head.
                 Poll::Pending => {
                     let now = Instant::now();
                     let read_by = *read_by.get_or_insert(now + self.shared.config.body_timeout);
@@ -285,7 +285,7 @@ impl Accept {
                 return Ok((read.finish(), reserved));
             };
             pace.after(&frame).await.map_err(|error| unread(&error))?;
-            // Trailers are not kept.
+            // Trailers are not stored.
             let Ok(data) = frame.into_data() else { continue };
             let length = read.len() + data.len();
             if length > limit {
@@ -298,7 +298,7 @@ impl Accept {
         }
     }
 
-    /// What a duplicate of this task's request is answered with.
+    /// The answer to a duplicate of this task's request.
     fn duplicate(&self, record: Arc<TaskRecord>, shown: Shown) -> Result<Stored, Problem> {
         let id = record.id;
         let stored = match shown {
@@ -331,7 +331,7 @@ impl Accept {
     }
 }
 
-/// A URL that is to be told, if it may be.
+/// A callback URL that is not checked yet.
 struct Named {
     policy: Arc<dyn Callbacks>,
     asked: CallbackAsked,
@@ -345,21 +345,21 @@ impl Named {
             return Err(Problem::callback_refused());
         }
         match self.policy.admit(&url).await {
-            // As it was put in order: characters may have been encoded.
+            // The URL as the policy returned it: it may have encoded some characters.
             Ok(url) if is_kept(&url) => Ok(Admitted { url, preferred }),
             Ok(_) | Err(_) => Err(Problem::callback_refused()),
         }
     }
 }
 
-/// A URL that may be told.
+/// A callback URL that may be called.
 struct Admitted {
     url: Arc<str>,
     preferred: bool,
 }
 
 impl Admitted {
-    /// Whether it is a preference, and the one that the task goes by.
+    /// Whether it was named as a preference, and is the callback of the task.
     fn is_preferred_and_in(&self, record: &TaskRecord) -> bool {
         self.preferred && record.callback.as_ref() == Some(&self.url)
     }

@@ -1,4 +1,4 @@
-//! The answers of the asynchronous path: 202, the task's own response, or why not.
+//! The answers of the asynchronous path: a 202, the response of the task, or a problem.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,28 +16,28 @@ use crate::{
     wire::{ApiLinks, Problem, TaskDocument, handed_out},
 };
 
-/// When a client is to look for the first time, in seconds.
+/// When a client should poll for the first time, in seconds.
 const FIRST_POLL: HeaderValue = HeaderValue::from_static("1");
 
-/// What is said of a task beside what it is.
+/// What an answer says about the request, beside the task.
 #[derive(Clone, Copy)]
 pub(super) struct Applied {
     /// The request was accepted before.
     pub(super) duplicate: bool,
-    /// The URL that it prefers to be told at is the one that will be.
+    /// The URL that its preference names is the callback of the task.
     pub(super) callback: bool,
 }
 
 impl Accept {
-    /// The answer for a task that is stored: its own response if it ends within the wait, or 202.
+    /// The answer for a stored task: its response if it ends within the wait, or 202.
     pub(super) async fn accepted(&self, record: Arc<TaskRecord>, applied: Applied) -> Response<Bytes> {
         let wait = self.wait();
         let record = match wait {
-            // Boxed, so that only who waits pays for the room that it takes.
+            // Boxed, so that only requests that wait pay for its space.
             Some(limit) if !limit.is_zero() => match Box::pin(self.response_within(limit, record)).await {
                 Ok(mut response) => {
                     if applied.duplicate {
-                        // A session is begun once: its cookie was for the first one.
+                        // A session begins once: the cookie belongs to the first request.
                         response.headers_mut().remove(header::SET_COOKIE);
                     }
                     self.finish(&mut response, applied, wait);
@@ -66,7 +66,7 @@ impl Accept {
         response
     }
 
-    /// The task's own response if it ends within `limit` with one, and else the task as it is then.
+    /// The task's response if it ends with one within `limit`; otherwise the task as it is then.
     async fn response_within(
         &self,
         limit: Duration,
@@ -77,7 +77,7 @@ impl Accept {
         let waited = waited.ok().flatten().unwrap_or(record);
         if waited.state.is_terminal()
             && let Ok(Some(kept)) = tasks.response(waited.id).await
-            // Informational: it cannot be a final answer.
+            // An informational status cannot be a final answer.
             && !kept.status.is_informational()
         {
             let mut response = Response::new(kept.body.clone());
@@ -88,8 +88,8 @@ impl Accept {
         Err(waited)
     }
 
-    /// The answer for a duplicate whose sender is not known to be the first one: that its task is there, and where. Who may
-    /// read it is the task API's to say.
+    /// The answer to a duplicate from a caller who may not be the first one: that its task exists, and its address. The
+    /// task API decides who may read it.
     pub(super) fn withheld(&self, id: RequestId, name: Option<TaskName>) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::ACCEPTED;
@@ -103,7 +103,7 @@ impl Accept {
         response
     }
 
-    /// What every answer about a stored task carries beside the ids of it.
+    /// What every answer about a stored task carries beside its ids.
     fn finish(&self, response: &mut Response<Bytes>, applied: Applied, wait: Option<Duration>) {
         let headers = response.headers_mut();
         if applied.duplicate {
@@ -128,7 +128,7 @@ impl Accept {
         }
     }
 
-    /// How long the answer may be held, if that was asked.
+    /// How long the answer may be held, if the client asked for that.
     fn wait(&self) -> Option<Duration> {
         let asked = self.preferences.wait.filter(|_| self.preferences.respond_async)?;
         Some(asked.min(self.shared.config.wait_cap))

@@ -1,4 +1,4 @@
-//! A request that asked to be run later.
+//! A request that asks to run later.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::{
 /// A request that is being accepted.
 pub(crate) struct Accept {
     pub(crate) shared: Arc<Shared>,
-    /// When its head was there.
+    /// When its head arrived.
     pub(crate) at: Instant,
     pub(crate) preferences: Preferences,
     /// It carried a `Prefer`.
     pub(crate) vary: bool,
-    /// The links of its answer, where they are not those of every answer.
+    /// The links of its answer, if they differ from the default.
     pub(crate) links: Option<ApiLinks>,
 }

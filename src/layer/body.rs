@@ -1,5 +1,4 @@
-//! The two bodies the crate has of its own: [`RequestBody`], which a handler reads, and [`ResponseBody`], which the task
-//! API answers with.
+//! The two body types of the crate: [`RequestBody`] for handlers, and [`ResponseBody`] for the answers of the task API.
 
 use std::{
     fmt,
@@ -13,17 +12,17 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use crate::error::BoxError;
 
-/// The body of a request that a service reads: stored bytes on a replay, or a live body from a server.
+/// The body of a request as a service reads it: stored bytes on a replay, or the live body of a server.
 ///
-/// A service generic over its body, as axum's `Router` is, never sees this type by name. One written over a concrete body
-/// takes `Request<RequestBody>`, and [`RequestBody::live`] turns the server's body into it, outside the layer:
+/// A service that is generic over its body, like axum's `Router`, needs no change. A service with a concrete body takes
+/// `Request<RequestBody>`; [`RequestBody::live`] converts the body of the server outside of the layer:
 /// `MapRequestBodyLayer::new(RequestBody::live)`.
 pub struct RequestBody(Inner);
 
-/// The body of a response that the task API gives: whole, or a stream.
+/// The body of a response of the task API: whole, or a stream.
 ///
-/// Also what a service may answer with when its own body is not `From<Bytes>`, which the layer needs for its own answers:
-/// `MapResponseBodyLayer::new(ResponseBody::live)`, inside the layer.
+/// It is also for services whose own body is not `From<Bytes>`, which the layer needs for its own answers:
+/// `MapResponseBodyLayer::new(ResponseBody::live)`, inside of the layer.
 pub struct ResponseBody(Inner);
 
 enum Inner {
@@ -74,7 +73,7 @@ impl Inner {
 macro_rules! body {
     ($body:ident) => {
         impl $body {
-            /// A body with nothing in it.
+            /// An empty body.
             #[must_use]
             pub const fn empty() -> Self {
                 Self(Inner::Whole(None))

@@ -33,10 +33,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A layer being configured. Made by [`RespondAsyncLayer::builder`].
+/// Configures a layer. [`RespondAsyncLayer::builder`] returns it.
 ///
-/// Every setting has a default that is right for most; [`build`](Self::build) refuses what makes no sense, and names the
-/// setting.
+/// Every setting has a default that is right for most applications. [`build`](Self::build) refuses invalid settings,
+/// and its error names them.
 ///
 /// ```
 /// use std::time::Duration;
@@ -138,190 +138,189 @@ impl RespondAsyncBuilder {
         }
     }
 
-    /// Which ways of asking for async are understood, the first to find itself addressed decides. Default: [`Dialect::Fc`],
+    /// The ways to ask for async. The first dialect that finds itself addressed decides. Default: [`Dialect::Fc`],
     /// [`Dialect::Prefer`].
     pub fn dialects(mut self, dialects: impl IntoIterator<Item = Dialect>) -> Self {
         self.config.dialects = dialects.into_iter().collect();
         self
     }
 
-    /// Answers as the cloud does to the letter: 409 for any task id that is known, even of the same request, 400 for a
-    /// body over the limit, and a 202 without a body. Default: off, since each tells a client less.
+    /// Answers exactly as the cloud does: 409 for any known task id, even with the same request; 400 for a body over
+    /// the limit; and a 202 without a body. Default: off, since each of these tells a client less.
     pub fn fc_strict(mut self) -> Self {
         self.config.fc_strict = true;
         self
     }
 
-    /// Which requests may go async, by their head; the others are answered synchronously whatever they ask for. Default:
+    /// Which requests may run later, by their head. Others are answered synchronously whatever they ask for. Default:
     /// all.
     ///
-    /// The opposite is no setting but a header: [a layer outside sets
-    /// it](crate::guide::operating#requests-that-are-always-async) on requests that go async though they do not ask.
+    /// To run requests later that do not ask for it, [set the header in a layer
+    /// outside](crate::guide::operating#requests-that-are-always-async).
     pub fn when(mut self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.when = Some(Box::new(when));
         self
     }
 
-    /// The longest body that is taken in, in bytes; longer ones are refused with 413. Default: 2 MiB, as axum's.
+    /// The longest body that is accepted, in bytes. Longer ones are refused with 413. Default: 2 MiB, as in axum.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.config.body_limit = bytes;
         self
     }
 
-    /// How long a body may make no progress before it is refused with 408. Default: 10 s: lost packets are sent again in
-    /// less, and a client that stalls takes up room in the [`buffer_limit`](Self::buffer_limit).
+    /// How long a body may make no progress until it is refused with 408. Default: 10 s. Lost packets are sent again in
+    /// less time, and a stalled client uses up [`buffer_limit`](Self::buffer_limit).
     pub fn body_idle_timeout(mut self, limit: Duration) -> Self {
         self.config.body_idle_timeout = limit;
         self
     }
 
-    /// How long a body may take as a whole before it is refused with 408. Default: 60 s, which 2 MiB manage at 35 KB/s.
+    /// How long a whole body may take until it is refused with 408. Default: 60 s, enough for 2 MiB at 35 KB/s.
     pub fn body_timeout(mut self, limit: Duration) -> Self {
         self.config.body_timeout = limit;
         self
     }
 
-    /// How many bytes of bodies are held at once while they are read and stored; beyond, 503. Default: 64 MiB, 32 bodies
-    /// of the greatest length.
+    /// The bytes of bodies that are held at once while they are read and stored; more are refused with 503. Default: 64
+    /// MiB, 32 bodies of the greatest length.
     pub fn buffer_limit(mut self, bytes: usize) -> Self {
         self.settings.buffer_limit = bytes;
         self
     }
 
-    /// How many handlers run at once in this process. Default: 64, for handlers that wait for something; for those that
-    /// keep a core busy, as many as there are cores.
+    /// How many handlers run at once in this process. Default: 64, for handlers that mostly wait. For handlers that
+    /// keep a core busy, set the number of cores.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.settings.concurrency = handlers;
         self
     }
 
-    /// How many tasks may wait, delayed ones among them; beyond, 503. Default: 100,000, as many tasks as a
-    /// [`MemoryStore`](crate::MemoryStore) keeps unless told otherwise. A store may have a lower bound of its own.
+    /// How many tasks may be queued, including delayed ones; more are refused with 503. Default: 100,000, the number of
+    /// tasks that a [`MemoryStore`](crate::MemoryStore) keeps by default. A store may have a lower limit of its own.
     pub fn queue_depth(mut self, tasks: u64) -> Self {
         self.settings.limits.queued = tasks;
         self
     }
 
-    /// How many tasks of one tenant may wait; beyond, 429. Default: as many as of all.
+    /// How many tasks of one tenant may be queued; more are refused with 429. Default: as many as of all.
     pub fn tenant_queue_depth(mut self, tasks: u64) -> Self {
         self.settings.limits.per_tenant = tasks;
         self
     }
 
-    /// Gives tasks of some kind slots and limits of their own: see [`Pool`]. May be given several times; a request belongs to
-    /// the first that matches. Default: one pool, `default`, which has all slots.
+    /// Gives tasks of one kind their own slots and limits: see [`Pool`]. You can call it several times; a request
+    /// belongs to the first pool that matches. Default: one pool, `default`, with all slots.
     pub fn pool(mut self, pool: Pool) -> Self {
         self.settings.pools.push(pool);
         self
     }
 
-    /// What counts as failure, and when it is tried again. Default: [`Backoff::new`], 3 retries.
+    /// What counts as a failure, and when to retry it. Default: [`Backoff::new`], 3 retries.
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
         self.settings.retry = Arc::new(policy);
         self
     }
 
-    /// How long one attempt may take. Default: 1 hour. A lease is no run limit: this is what ends a handler that hangs.
+    /// How long one attempt may take. Default: 1 hour. This ends a handler that hangs; the lease does not.
     ///
-    /// The time is for the whole response, to the end of its body. If it is over before there is a head, the attempt has
-    /// failed, and is tried again. If it is over amid the body, the attempt is judged by its status: the task has succeeded
-    /// or failed with what was sent so far, marked as cut, and is not tried again.
+    /// The time is for the whole response, to the end of its body. If it is over before the response head, the attempt
+    /// has failed, and is retried. If it is over in the middle of the body, the attempt is judged by its status: the
+    /// task succeeds or fails with the part that has arrived, marked as cut, and is not retried.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.settings.attempt_timeout = limit;
         self
     }
 
-    /// How long a handler that was told to end may take before it is dropped. Default: 5 s: enough to end a child process
-    /// and remove a file, and little of the 30 s that supervisors give a process to end.
+    /// How long a handler that is asked to stop may take until it is dropped. Default: 5 s. That is enough to end a
+    /// child process and remove a file, and little of the 30 s that supervisors give a process to end.
     pub fn stop_grace(mut self, grace: Duration) -> Self {
         self.settings.stop_grace = grace;
         self
     }
 
-    /// How long a task may wait beyond its delay, retries included, before it expires. Default: 24 hours, as in the cloud.
-    /// Looked for every 5 s.
+    /// How long a task may wait beyond its delay, retries included, until it expires. Default: 24 hours, as in the
+    /// cloud. Checked every 5 s.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = age;
         self
     }
 
-    /// How many times a task may take its process down before it is given up as poison. Default: 3: once can be chance,
-    /// and a suspect is run alone among suspects, so that three times is not.
+    /// How many times a task may kill its process until it is given up as poison. Default: 3. Once may be chance. After
+    /// that it runs alone among suspects, so three times is not.
     pub fn crash_allowance(mut self, crashes: u32) -> Self {
         self.settings.crash_allowance = crashes;
         self
     }
 
-    /// How long a claim holds without being renewed. Default: 30 s: the longest that the tasks of a dead process wait. It
-    /// is renewed every third of that, from a thread of its own.
+    /// How long a claim holds without a renewal. Default: 30 s, the longest time that tasks of a dead process wait.
+    /// Claims are renewed every third of it, from a thread of their own.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours, in which who wants a
-    /// result fetches it, and 7 days, since failures are looked into after the weekend. Looked for every 10 s. A task
-    /// is kept while somebody is still to be told of its end, and as long again once that was given up.
+    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours, in which clients fetch
+    /// results, and 7 days, so that failures of a weekend are still there after it. Checked every 10 s. A task with a
+    /// pending completion is kept, and for the same time again after the completion was given up.
     pub fn retention(mut self, succeeded: Duration, others: Duration) -> Self {
         self.settings.retention = Retention { succeeded, others };
         self
     }
 
-    /// How long a completion may be due without anybody taking it before it is given up: its destination is no longer
-    /// configured, or has not answered for so long that its turn does not come. Default: 7 days, as failures are kept:
-    /// a configuration that was wrong is found in that time. [Callbacks](crate::guide::callbacks#names) says what
-    /// becomes of it. Looked for every 10 s, in a process that has been up for an hour, or for this long if that is
-    /// less.
+    /// How long a completion may be due without being delivered until it is given up. This happens if its destination
+    /// is no longer configured, or has been silent for so long that the completion never gets its turn. Default: 7
+    /// days, in which a wrong configuration is noticed. [Callbacks](crate::guide::callbacks#names) says what happens
+    /// then. Checked every 10 s, in a process that has been up for an hour, or for this time if it is shorter.
     pub fn callback_patience(mut self, patience: Duration) -> Self {
         self.settings.callback_patience = patience;
         self
     }
 
-    /// How long an `Idempotency-Key` is remembered, whether its task is kept or not. Default: 24 hours: longer than clients go
-    /// on trying. A request under the key of a task that was deleted or has made room for others is answered 410 `TaskGone`.
+    /// How long an `Idempotency-Key` is kept, whether or not its task is. Default: 24 hours, longer than clients retry.
+    /// A request with the key of a task that was removed is answered with 410 `TaskGone`.
     pub fn dedup_window(mut self, window: Duration) -> Self {
         self.settings.key_window = window;
         self
     }
 
-    /// How much of a response body is kept, in bytes; what is longer is read to its end all the same, since a handler may do
-    /// its work as it is read, and is handed out cut, with `X-Respond-Async-Truncated: true`. Default: 1 MiB: what is larger belongs where files are kept, and its address
-    /// into the response.
+    /// How many bytes of a response body are kept. A longer body is read to its end all the same, since a handler may
+    /// do its work while it is read. It is returned cut, with `X-Respond-Async-Truncated: true`. Default: 1 MiB. Store
+    /// larger results elsewhere, and answer with their address.
     pub fn result_limit(mut self, bytes: usize) -> Self {
         self.config.result_limit = bytes;
         self
     }
 
-    /// The longest that `Prefer: wait=N` and the like hold an answer. Default: 60 s, below what proxies cut off.
+    /// The longest time that `Prefer: wait=N` and the like hold an answer. Default: 60 s, below the limits of proxies.
     pub fn wait_cap(mut self, cap: Duration) -> Self {
         self.config.wait_cap = cap;
         self
     }
 
-    /// How many callers may wait at once; more are answered without waiting. Default: 1,024, since each
-    /// keeps a connection open.
+    /// How many callers may wait at once; more are answered without waiting. Default: 1,024, since each keeps a
+    /// connection open.
     pub fn max_waiters(mut self, callers: usize) -> Self {
         self.settings.max_waiters = callers;
         self
     }
 
-    /// How long one store operation may take before it counts as failed. Default: 10 s: far more than a sound store takes,
-    /// and less than clients wait for a 202.
+    /// How long one store operation may take until it counts as failed. Default: 10 s: far more than a healthy store
+    /// needs, and less than clients wait for a 202.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         self.settings.store_timeout = limit;
         self
     }
 
-    /// Which headers are stored, and which values no view shows. Default: [`HeaderPolicy::new`].
+    /// Which headers are stored, and which values are secret. Default: [`HeaderPolicy::new`].
     pub fn headers(mut self, policy: HeaderPolicy) -> Self {
         self.config.headers = policy;
         self
     }
 
-    /// Carries the request extension `T`, put there by a layer outside this one, to every attempt: encoded as JSON under
-    /// `name`, which must stay the same as long as tasks are stored that were accepted with it.
+    /// Carries the request extension `T`, which a layer outside has set, to every attempt. It is stored as JSON under
+    /// `name`. Keep the name for as long as tasks with it are stored.
     ///
-    /// An extension that cannot be encoded refuses its request; one that cannot be decoded later fails the attempt.
+    /// If an extension cannot be encoded, its request is refused; if it cannot be decoded later, the attempt fails.
     pub fn carry<T>(mut self, name: impl Into<String>) -> Self
     where
         T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
@@ -330,7 +329,7 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// [`carry`](Self::carry) with an encoding of one's own.
+    /// [`carry`](Self::carry) with your own encoding.
     pub fn carry_with<T, E, D>(mut self, name: impl Into<String>, encode: E, decode: D) -> Self
     where
         T: Clone + Send + Sync + 'static,
@@ -341,7 +340,7 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// Carries axum's `ConnectInfo<SocketAddr>`, so that it can be extracted in every attempt.
+    /// Carries axum's `ConnectInfo<SocketAddr>`, so that handlers can extract it in every attempt.
     #[cfg(feature = "axum")]
     pub fn carry_connect_info(self) -> Self {
         use std::net::SocketAddr;
@@ -355,30 +354,30 @@ impl RespondAsyncBuilder {
         )
     }
 
-    /// Tells `hook` of every task that succeeded. See [`hook`](crate::hook).
+    /// Calls `hook` for every task that succeeded. See [`hook`](crate::hook).
     pub fn on_success<M>(self, hook: impl IntoHook<M>) -> Self {
         self.hook(Conditions::NONE.with(Condition::Success), hook)
     }
 
-    /// Tells `hook` of every task that failed, expired or could not be read.
+    /// Calls `hook` for every task that failed, expired or could not be read.
     pub fn on_failure<M>(self, hook: impl IntoHook<M>) -> Self {
         self.hook(Conditions::NONE.with(Condition::Failure), hook)
     }
 
-    /// Tells `hook` of every task that was stopped.
+    /// Calls `hook` for every task that was stopped.
     pub fn on_stop<M>(self, hook: impl IntoHook<M>) -> Self {
         self.hook(Conditions::NONE.with(Condition::Stop), hook)
     }
 
-    /// Tells `hook` of every task that ended, however it did.
+    /// Calls `hook` for every task that ended, in whatever way.
     pub fn on_completion<M>(self, hook: impl IntoHook<M>) -> Self {
         self.hook(Conditions::ALL, hook)
     }
 
-    /// Lets requests name a URL at which to be told how their task ended, under this policy: by
-    /// `Prefer: respond-async, callback; url="https://..."` or `X-Callback-Url`. Default: none may, and both are ignored.
+    /// Lets requests name a callback URL, under this policy: by `Prefer: respond-async, callback; url="https://..."` or
+    /// by `X-Callback-Url`. Default: no callbacks; both are ignored.
     ///
-    /// With the feature `webhook`, `hook::webhook::CallbackPolicy` is one.
+    /// With the feature `webhook`, use `hook::webhook::CallbackPolicy`.
     pub fn callbacks(mut self, policy: impl Callbacks) -> Self {
         self.settings.hooks.set_callbacks(Arc::new(policy));
         self
@@ -389,34 +388,35 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// Lets `probe` watch the engine. May be given several times. See [`probe`](crate::probe).
+    /// Adds a probe, which receives the events of the engine. You can call it several times. See
+    /// [`probe`](crate::probe).
     pub fn probe(mut self, probe: impl Probe) -> Self {
         self.probes.push(Arc::new(probe));
         self
     }
 
-    /// The runtime that runs the tasks. Default: the one that `build` is called in.
+    /// The runtime that runs the tasks. Default: the one in which `build` is called.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// For tests on a paused clock, and for simulations: what is shown, and request ids, go by `clock`, and leases are kept on
-    /// the runtime that runs the tasks. So all that the engine does follows that runtime's time.
+    /// For tests on a paused clock and for simulations: `clock` gives the times that are shown and the times in request
+    /// ids, and leases are renewed on the runtime that runs the tasks. So everything follows the time of that runtime.
     ///
-    /// Not for an application: a handler that blocks its thread would lose every claim.
+    /// Do not use it in an application: a handler that blocks its thread would lose every claim.
     #[cfg(feature = "testing")]
     pub fn simulated(mut self, clock: impl crate::time::Clock) -> Self {
         self.settings.simulated = Some(Arc::new(clock));
         self
     }
 
-    /// The layer.
+    /// Builds the layer.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first setting that makes no sense and says why; or `runtime`, if none was given and this
-    /// is not called within one.
+    /// [`ConfigError`] names the first invalid setting and says what is wrong with it. It names `runtime` if none was
+    /// set and this is not called inside of one.
     pub fn build(self) -> Result<RespondAsyncLayer, ConfigError> {
         self.check()?;
         let runtime = match self.runtime {

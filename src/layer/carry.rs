@@ -1,4 +1,4 @@
-//! Request extensions that survive being stored.
+//! Request extensions that are stored with the task.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{error::BoxError, task::CapturedRequest};
 
-/// What is carried without being asked for.
+/// The extensions that are carried by default.
 #[cfg(not(feature = "axum"))]
 pub(crate) fn unasked() -> Vec<Carrier> {
     Vec::new()
@@ -17,7 +17,7 @@ pub(crate) fn unasked() -> Vec<Carrier> {
 #[cfg(feature = "axum")]
 pub(crate) use super::router::carriers as unasked;
 
-/// One kind of extension that is carried.
+/// Carries one kind of extension.
 pub(crate) struct Carrier {
     name: String,
     encode: Box<Encode>,
@@ -27,11 +27,11 @@ pub(crate) struct Carrier {
 type Encode = dyn Fn(&Uri, &mut Extensions) -> Result<Packed, BoxError> + Send + Sync;
 type Decode = dyn Fn(&[u8], &Uri, &mut Extensions) -> Result<(), BoxError> + Send + Sync;
 
-/// What one carrier found in the extensions of a request. The extensions are left as they were.
+/// What one carrier found in the extensions of a request, which stay unchanged.
 #[derive(Default)]
 pub(crate) struct Packed {
     bytes: Option<Bytes>,
-    /// How many extensions come back on a replay, of those that were there.
+    /// How many of the extensions come back on a replay.
     extensions: usize,
 }
 
@@ -43,7 +43,7 @@ impl Packed {
         }
     }
 
-    /// Nothing needs to be stored for so many extensions to be there again.
+    /// This many extensions come back without stored bytes.
     #[cfg(feature = "axum")]
     pub(crate) fn nothing_for(extensions: usize) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl Carrier {
         )
     }
 
-    /// Both are given the target of the request as well.
+    /// Both functions also get the target of the request.
     pub(crate) fn new(
         name: impl Into<String>,
         encode: impl Fn(&Uri, &mut Extensions) -> Result<Packed, BoxError> + Send + Sync + 'static,
@@ -111,7 +111,7 @@ impl Carrier {
     }
 }
 
-/// What is carried of a request's extensions, and how many are not.
+/// The carried extensions of a request, and the number of those that are not carried.
 pub(crate) fn pack(
     carriers: &[Carrier],
     uri: &Uri,
@@ -131,7 +131,7 @@ pub(crate) fn pack(
     Ok(carried)
 }
 
-/// Puts what was carried into the extensions of a replay for `uri`. What no carrier knows any longer is left out.
+/// Restores the carried extensions for a replay to `uri`. Values without a carrier are left out.
 pub(crate) fn unpack(
     carriers: &Arc<[Carrier]>,
     carried: &[(String, Bytes)],

@@ -1,4 +1,4 @@
-//! What the layer is told once, when it is built.
+//! The settings of the layer.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -15,30 +15,30 @@ use crate::{
     wire::{LinkBase, below},
 };
 
-/// What all clones of the wrapped application share: one count to take part in it.
+/// What all clones of the wrapped application share: cloning it costs one count.
 pub(crate) struct Shared {
-    /// Keeps the engine going.
+    /// Keeps the engine alive.
     pub(crate) alive: Arc<Alive>,
     pub(crate) config: Config,
-    /// Whether it was said that the answer to a duplicate was withheld.
+    /// Whether a withheld answer was reported already.
     pub(crate) has_withheld: AtomicBool,
 }
 
 impl Shared {
-    /// Whether there is a task API that answers can point at.
+    /// Whether a task API is mounted that answers can link to.
     pub(crate) fn is_api_mounted(&self) -> bool {
         self.alive.0.is_api_mounted()
     }
 }
 
-/// How the layer behaves. The builder's documentation argues each default.
+/// The settings of the layer. The builder documents each default.
 pub(crate) struct Config {
     pub(crate) dialects: Vec<Dialect>,
     pub(crate) fc_strict: bool,
     pub(crate) when: Option<Box<When>>,
-    /// Where a task API is mounted, if one is: never deferred. Without a slash at the end, as the next.
+    /// The path of the task API. Requests below it are never deferred. Without a slash at the end, like the next.
     pub(crate) api_base: String,
-    /// Never deferred either.
+    /// Other paths below which no request is deferred.
     pub(crate) never_async: Vec<String>,
     pub(crate) links: LinkBase,
     pub(crate) body_limit: usize,
@@ -64,7 +64,7 @@ pub(crate) type FunctionOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 pub(crate) type LabelsOf = dyn Fn(&Parts) -> Labels + Send + Sync;
 
 impl Config {
-    /// Whether `path` is, or is below, a path that is never deferred. The API's is one while there is an API.
+    /// Whether `path` is, or is below, a path that is never deferred. The path of the API is one if an API is mounted.
     pub(crate) fn is_never_async(&self, path: &str, api_mounted: bool) -> bool {
         let api = api_mounted.then_some(&self.api_base);
         let mut paths = self.never_async.iter().chain(api);

@@ -1,23 +1,23 @@
-//! What may differ between a request that is answered at once and the same one run later: the one list.
+//! The list of what may differ between a request that is answered at once and the same request that runs later.
 //!
-//! `guide::same_handler` prints it, and a test sends thousands of requests both ways and lets a handler compare.
+//! `guide::same_handler` prints it. A test sends thousands of requests both ways and compares what a handler receives.
 
-/// One thing that may differ.
+/// One possible difference. [`DIFFERENCES`] has all of them.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Difference {
-    /// What it is about, as the guide says it.
+    /// What differs, in the words of the guide.
     pub what: &'static str,
     /// What a replay has instead.
     pub replay: &'static str,
-    /// The headers it is about, in lower case; a `*` at the end stands for any ending.
+    /// The headers that it covers, in lower case. A `*` at the end stands for any suffix.
     pub headers: &'static [&'static str],
-    /// The methods whose requests it is about; none is all.
+    /// The methods that it covers; none means all.
     pub methods: &'static [&'static str],
 }
 
 impl Difference {
-    /// Whether a header of this name may differ for it.
+    /// Whether it covers a header of this name.
     #[must_use]
     pub fn is_about(&self, method: &str, header: &str) -> bool {
         let named = self.headers.iter().any(|name| match name.strip_suffix('*') {
@@ -41,7 +41,7 @@ impl Difference {
     }
 }
 
-/// All of them.
+/// All possible differences.
 pub const DIFFERENCES: &[Difference] = &[
     Difference::of_headers(
         "`X-Fc-Invocation-Type`, `X-Fc-Async-Task-Id`, `X-Fc-Stateful-Async-Invocation-Id`, `X-Fc-Async-Delay`",
@@ -51,17 +51,17 @@ pub const DIFFERENCES: &[Difference] = &[
             "x-fc-stateful-async-invocation-id",
             "x-fc-async-delay",
         ],
-        "has none of them: they asked for async",
+        "has none of them, since they ask for async",
     ),
     Difference::of_headers(
         "`Prefer`",
         &["prefer"],
-        "lacks `respond-async` and `wait`; other preferences are as they were written",
+        "lacks `respond-async` and `wait`; other preferences are unchanged",
     ),
     Difference::of_headers(
         "`X-Fc-Request-Id`, `X-Respond-Async-*`",
         &["x-fc-request-id", "x-respond-async-*"],
-        "has this crate's own values, never a client's; a synchronous request has what the client sent, so read `TaskContext`",
+        "has the values of this crate; a synchronous request has those that the client sent, so read `TaskContext` instead",
     ),
     Difference::of_headers(
         "`Connection`, `Close`, `HTTP2-Settings`, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authentication-Info`, \
@@ -81,23 +81,23 @@ pub const DIFFERENCES: &[Difference] = &[
             "upgrade",
             "expect",
         ],
-        "has none of them: they are about a connection that is over. What `Connection` names beside them stays",
+        "has none of them, since their connection is closed; other headers that `Connection` names stay",
     ),
     Difference::of_headers(
         "`Accept-Encoding`, `Range`, `If-Range`",
         &["accept-encoding", "range", "if-range"],
-        "has none of them unless `HeaderPolicy::keep` names them: the result is for others, too",
+        "has none of them unless `HeaderPolicy::keep` names them, since others read the result too",
     ),
     Difference {
         what: "`If-None-Match` and `If-Modified-Since` of `GET` and `HEAD`",
-        replay: "has none of them unless `HeaderPolicy::keep` names them: \"not modified\" is no result",
+        replay: "has none of them unless `HeaderPolicy::keep` names them, since \"not modified\" is no result",
         headers: &["if-none-match", "if-modified-since"],
         methods: &["GET", "HEAD"],
     },
     Difference::of_headers(
         "`Content-Length`",
         &["content-length"],
-        "has the length of the body that arrived, also where it came in chunks; of no body, 0 if 0 was sent, else none",
+        "has the length of the body that arrived, also after chunked encoding; without a body, 0 if 0 was sent, and else none",
     ),
     Difference::of("Headers that `HeaderPolicy::without` names", "has none of them"),
     Difference::of(
@@ -107,8 +107,8 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference::of("The version of the protocol", "is `HTTP/1.1`"),
     Difference::of(
         "Request extensions",
-        "has `TaskContext`, what `RespondAsyncBuilder::carry` names, and with the feature `axum` what its router and \
-         `DefaultBodyLimit` have left; no others",
+        "has `TaskContext`, what `RespondAsyncBuilder::carry` names, and with the feature `axum` those of \
+         its router and of `DefaultBodyLimit`; no others",
     ),
 ];
 
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::layer::{HeaderPolicy, headers::strip};
 
-    /// Each header of the list but those that are kept in part, and none beside them.
+    /// Each header of the list, except those that are kept in part, and no other.
     #[test]
     fn what_the_list_names_is_what_is_taken_off() {
         let listed = DIFFERENCES.iter().flat_map(|difference| difference.headers);

@@ -1,4 +1,4 @@
-//! A request that was sent before: what tells that it was, and what its sender is shown of the task.
+//! Requests that were sent before: how they are recognized, and what their callers get.
 
 use std::{hint, sync::Arc};
 
@@ -11,42 +11,43 @@ use crate::{
     task::{Caller, CapturedRequest, Digesting, NewTask, RequestDigest, TaskName, TaskRecord},
 };
 
-/// What becomes of a duplicate whose credentials are not those of the request that its task was made of.
+/// What a duplicate gets whose credentials differ from those of the first request.
 ///
-/// A duplicate is a request under a name or key that is known, with the same digest
-/// ([what is in it](crate::task::CapturedRequest::digest)); it never runs again. Its credentials are `Authorization`,
-/// `Cookie` and every header whose value is secret by name or by [`HeaderPolicy::secret`]. They differ when somebody else
-/// sends the request, and also when its own sender has a new token. With [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller), who
-/// asks is compared in their place.
+/// A duplicate is a request with a known name or key and the same digest ([what it
+/// covers](crate::task::CapturedRequest::digest)). It never runs again. Its credentials are `Authorization`, `Cookie`
+/// and every header whose value is secret by its name or by [`HeaderPolicy::secret`]. They differ if another user sends
+/// the request, but also if the same user has a new token. With
+/// [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller), the callers are compared instead. Set it by
+/// [`RespondAsyncBuilder::credentials`](crate::RespondAsyncBuilder::credentials).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credentials {
-    /// A 202 with the request id and `Location`, and nothing else: no document, no response, no waiting. Who may read the
-    /// task does so there, and its [authorizer](crate::Authorizer) decides. Credentials that are not stored, since the header
-    /// policy leaves them out, count as other ones.
+    /// A 202 with the request id and `Location`, and nothing else: no document, no response, no wait. A client reads
+    /// the task at its address, where the [authorizer](crate::Authorizer) decides. Credentials that the header policy
+    /// does not store count as different.
     #[default]
     Withhold,
-    /// 409 `CredentialsDiffer`: for clients whose credentials stay the same, so that a reused key is noticed.
+    /// 409 `CredentialsDiffer`. For clients whose credentials never change: a key that two of them use is noticed.
     Refuse,
-    /// They are not looked at, and neither is who asks: whoever knows the key or name and sends the same request is shown
-    /// the task and its response. Only for applications whose clients all trust each other.
+    /// Credentials and callers are not compared. Every client that knows the key or name and sends the same request
+    /// gets the task and its response. Only for applications whose clients all trust each other.
     Ignore,
 }
 
-/// What a request is told by if it turns out that it was sent before. Made where it has a name or a key.
+/// What a request is compared by if it was sent before. Made for requests with a name or a key.
 pub(super) struct Again {
     digest: Digesting,
-    /// Its head as it came, for a fingerprint.
+    /// Its original head, for a fingerprint.
     head: Option<Parts>,
     /// The name that it gives its task.
     name: Option<TaskName>,
     caller: Option<Caller>,
-    /// It as it would be stored.
+    /// The request as it would be stored.
     request: Option<Arc<CapturedRequest>>,
 }
 
 impl Again {
-    /// Takes down what is not there any more once the head was made ready to be stored.
+    /// Keeps what the head no longer has when it is ready to be stored.
     pub(super) fn new(config: &Config, head: &Parts) -> Self {
         let (digest, kept) = match &config.fingerprint {
             Some(_) => (
@@ -64,7 +65,7 @@ impl Again {
         }
     }
 
-    /// Its digest, now that the task is ready to be stored.
+    /// Its digest, once the task is ready to be stored.
     pub(super) fn digest(&mut self, config: &Config, task: &NewTask) -> RequestDigest {
         self.name.clone_from(&task.name);
         self.caller.clone_from(&task.caller);
@@ -77,24 +78,24 @@ impl Again {
     }
 }
 
-/// What the sender of a duplicate is shown.
+/// What the caller of a duplicate gets.
 pub(super) enum Shown {
-    /// What the first one is.
+    /// The task.
     Task,
-    /// That it is known.
+    /// The id only.
     Id {
-        /// The name of the task, where the sender knows it.
+        /// The name of the task, if the caller knows it.
         name: Option<TaskName>,
-        /// Why no more than that.
+        /// Why not more.
         why: &'static str,
     },
-    /// Nothing.
+    /// A refusal.
     Refusal,
 }
 
 impl Accept {
-    /// What the sender of a duplicate of this task's request is shown: one read of the store, where credentials are to be
-    /// compared.
+    /// Decides what the caller of a duplicate of this task's request gets. Reads the store once if credentials have to
+    /// be compared.
     pub(super) async fn shown(&self, again: Again, record: &TaskRecord) -> Shown {
         let setting = self.shared.config.credentials;
         if setting == Credentials::Ignore {
@@ -112,7 +113,7 @@ impl Accept {
         }
     }
 
-    /// Why the credentials are not known to be the same, unless they are.
+    /// Why the credentials may differ; `None` if they are the same.
     async fn differing(&self, again: &Again, record: &TaskRecord) -> Option<&'static str> {
         let policy = &self.shared.config.headers;
         if policy.drops_secrets() {
@@ -128,10 +129,10 @@ impl Accept {
     }
 }
 
-/// The credentials of a request, as one digest.
+/// The digest of a request's credentials.
 fn sealed(request: &CapturedRequest, policy: &HeaderPolicy) -> [u8; 32] {
     let mut hash = Sha256::new();
-    // Lengths first, so that no two requests run into the same bytes.
+    // Lengths first, so that different requests never give the same bytes.
     let mut part = |part: &[u8]| {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
@@ -144,7 +145,7 @@ fn sealed(request: &CapturedRequest, policy: &HeaderPolicy) -> [u8; 32] {
         part(&(values.len() as u64).to_be_bytes());
         values.iter().for_each(|value| part(value));
     }
-    // What a URI says of its user is the same as `Authorization` to those who read it.
+    // The user in a URI is the same as `Authorization` to some applications.
     if let Some((user, _)) = request.uri.authority().and_then(|it| it.as_str().rsplit_once('@')) {
         part(user.as_bytes());
     }
@@ -160,7 +161,7 @@ fn values(headers: &HeaderMap, name: &header::HeaderName) -> Vec<Vec<u8>> {
     }
 }
 
-/// Looks at every byte whatever the first ones say. What time could still tell is about digests, not about credentials.
+/// Compares every byte, in constant time. Timing could only reveal digests, not credentials.
 pub(crate) fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     let difference = a.iter().zip(b).fold(0, |seen, (a, b)| seen | (a ^ b));
     hint::black_box(difference) == 0

@@ -1,4 +1,4 @@
-//! [`ResponseFuture`]: the inner service's answer, or ours.
+//! [`ResponseFuture`]: the answer of the inner service, or of the layer.
 
 use std::{
     fmt,
@@ -17,9 +17,9 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropped while a request is being captured, nothing was stored; dropped while it is being committed, the commit
-    /// goes on. Dropped while it waits for the inner service to be ready, that has seen nothing of the request, and what it
-    /// held for it is free.
+    /// Dropped while a request is being read, nothing is stored. Dropped while a task is being committed, the commit
+    /// goes on. Dropped while it waits for the inner service to be ready, the inner service has not seen the request,
+    /// and its permit is free.
     pub struct ResponseFuture<F>
     where
         F: Future,
@@ -35,15 +35,15 @@ pin_project! {
     where
         F: Future,
     {
-        /// The request goes through.
+        /// The request passes through.
         Passed { #[pin] future: F },
-        /// It goes through, and might not have, had its `Prefer` said something else.
+        /// It passes through, and another `Prefer` might have changed that.
         Varying { #[pin] future: F },
-        /// It goes through when the inner service is ready. Boxed, so that only who waits pays for the room that it takes.
+        /// It passes through once the inner service is ready. Boxed, so that only requests that wait pay for its space.
         Waiting { passed: BoxFuture<'static, ResponseFuture<F>> },
-        /// The inner service had failed before it was called.
+        /// The inner service failed before it was called.
         Failed { answer: Option<Box<F::Output>> },
-        /// It is being accepted, or refused. The answer to a HEAD has no body, which HTTP/2 servers do not take off.
+        /// It is being accepted or refused. The answer to a HEAD has no body: HTTP/2 servers do not remove it.
         Ours { future: BoxFuture<'static, Response<Bytes>>, to_head: bool },
     }
 }
@@ -92,7 +92,7 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Most requests are this, and pay for nothing that the others need.
+        // Most requests take this path, and must not pay for the others.
         if let KindProjection::Passed { future } = self.as_mut().project().kind.project() {
             return future.poll(cx);
         }

@@ -1,4 +1,4 @@
-//! Which headers of a request are kept.
+//! Which headers of a request are stored.
 
 use std::mem;
 
@@ -13,18 +13,19 @@ use crate::{
     wire::is_about_the_connection,
 };
 
-/// Which headers are stored with a task and replayed, and which values are secret.
+/// Which headers are stored with a task and replayed, and which values are secret. Set it by
+/// [`RespondAsyncBuilder::headers`](crate::RespondAsyncBuilder::headers).
 ///
-/// Never stored are headers that belong to one connection, those that asked for async, and names that this crate sets.
+/// Some headers are never stored: those of one connection, those that ask for async, and those that this crate sets
+/// itself.
 ///
-/// Not stored unless they are [kept](Self::keep) are headers about how one answer is to reach one client:
-/// `Accept-Encoding`, `Range` and `If-Range`; and `If-None-Match` and `If-Modified-Since` of `GET` and `HEAD`. What a task
-/// leads to is read later, and by others: a response that was compressed for who asked would be binary to a webhook, and
-/// "not modified" is no result. Of other methods, `If-None-Match` guards a change, and is stored. Everything else is
-/// stored.
+/// Headers about one answer to one client are stored only if you [keep](Self::keep) them: `Accept-Encoding`, `Range`
+/// and `If-Range`, and for `GET` and `HEAD` also `If-None-Match` and `If-Modified-Since`. A result is read later, and
+/// by others: a webhook cannot read a response that was compressed for one client, and "not modified" is no result.
+/// With other methods, `If-None-Match` guards a change, and is stored. All other headers are stored.
 ///
-/// A stored `Authorization` or `Cookie` may have expired by the time the task runs, and lies in the store until then. An
-/// application that authenticates outside the layer can leave both out; one that authenticates inside needs them kept.
+/// A stored `Authorization` or `Cookie` stays in the store, and may have expired when the task runs. If your
+/// application authenticates outside of the layer, you can leave both out. If it authenticates inside, it needs them.
 ///
 /// ```
 /// use http::header;
@@ -43,7 +44,7 @@ pub struct HeaderPolicy {
 }
 
 impl HeaderPolicy {
-    /// The default: what is not about one connection or one answer is stored.
+    /// The default: stores all headers except those about one connection or one answer.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -53,30 +54,31 @@ impl HeaderPolicy {
         }
     }
 
-    /// Does not store headers of this name, so that a replay lacks them.
+    /// Does not store headers of this name, so a replay lacks them.
     ///
-    /// Of a header that holds a secret, a request that is sent twice cannot be compared with the first one: its sender is told
-    /// [the id alone](crate::Credentials::Withhold), unless [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller) says who asks.
+    /// Without a stored secret, a request that is sent twice cannot be compared with the first one. Its caller gets
+    /// [the id only](crate::Credentials::Withhold), unless you set
+    /// [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller).
     #[must_use]
     pub fn without(mut self, name: HeaderName) -> Self {
         self.dropped.push(name);
         self
     }
 
-    /// Stores headers of this name although they are about one answer, so that a handler sees them. What belongs to a
-    /// connection stays off, and [`without`](Self::without) goes before.
+    /// Stores headers of this name although they are about one answer, so that handlers see them. Headers of a
+    /// connection are never stored, and [`without`](Self::without) wins.
     #[must_use]
     pub fn keep(mut self, name: HeaderName) -> Self {
         self.kept.push(name);
         self
     }
 
-    /// One more name whose values are secret: of headers, query parameters and log fields. No view shows such a value, nor that
-    /// of a name which ends with these words: `customer-ref` is about `X-Customer-Ref` and `order.customerRef` too. Case and
-    /// separators do not matter.
+    /// Adds a name whose values are secret: of headers, query parameters and log fields. No view shows such a value,
+    /// nor the value of a name that ends with these words: `customer-ref` covers `X-Customer-Ref` and
+    /// `order.customerRef`. Case and separators do not matter.
     ///
-    /// Without it, the words are those that everybody uses for credentials; [the guide](crate::guide::trust#what-views-show)
-    /// has the rule. A name without a letter or digit adds nothing.
+    /// The usual names of credentials are covered without it; [the guide](crate::guide::trust#what-views-show) has the
+    /// rule. A name without a letter or digit adds nothing.
     #[must_use]
     pub fn secret(mut self, name: impl Into<String>) -> Self {
         self.secrets.add(&name.into());
@@ -88,18 +90,18 @@ impl HeaderPolicy {
         self.secrets.is_name(name.as_str())
     }
 
-    /// Which names are names of secrets.
+    /// The names of secrets.
     pub(crate) const fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
-    /// Whether some header that holds a secret is not stored.
+    /// Whether a header that holds a secret is not stored.
     pub(crate) fn drops_secrets(&self) -> bool {
         self.dropped.iter().any(|name| self.is_secret(name))
     }
 }
 
-/// Takes off what is not replayed of a request of this method. The rest stays in its order.
+/// Removes the headers that are not replayed with this method. The others keep their order.
 pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPolicy) {
     let is_kept = |name: &HeaderName| {
         !is_about_the_connection(name)
@@ -108,11 +110,12 @@ pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPol
             && (!is_about_one_answer(name, method) || policy.kept.contains(name))
             && !policy.dropped.contains(name)
     };
-    // Put together anew: `HeaderMap::remove` fills the gap with the last header. With room for what a replay adds.
+    // A new map, since `HeaderMap::remove` fills the gap with the last header. With room for the headers that a replay
+    // adds.
     let mut kept = HeaderMap::with_capacity(headers.keys_len() + GIVEN);
     let mut of = None;
     for (name, value) in mem::take(headers) {
-        // A value without a name is one more of the name before.
+        // A value without a name belongs to the previous name.
         if let Some(name) = name {
             of = Some(name).filter(is_kept);
         }
@@ -126,24 +129,25 @@ pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPol
     *headers = kept;
 }
 
-/// Whether a header of this name is about how this one answer is to reach this one client: compressed, in part, or not at
-/// all where the client has it. What is kept of a task is read by others, and later.
+/// Whether a header of this name is about one answer to one client: compressed, in part, or not at all. Others read the
+/// stored result later.
 fn is_about_one_answer(name: &HeaderName, method: &Method) -> bool {
     match *name {
         header::ACCEPT_ENCODING | header::RANGE | header::IF_RANGE => true,
-        // Of other methods they guard a change (RFC 9110 §13.1): `PUT` with `If-None-Match: *` creates and does not replace.
+        // With other methods they guard a change (RFC 9110 §13.1): `PUT` with `If-None-Match: *` creates and does not
+        // replace.
         header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => matches!(*method, Method::GET | Method::HEAD),
         _ => false,
     }
 }
 
-/// A length of 0 says that there is no body, which some handlers must be told; any other is counted anew.
+/// A length of 0 says that there is no body, which some handlers need. Any other is computed again.
 fn is_zero(length: &HeaderValue) -> bool {
     let digits = length.as_bytes();
     !digits.is_empty() && digits.iter().all(|digit| *digit == b'0')
 }
 
-/// How many async requests led to this one. What is not a number counts as none.
+/// How many async requests led to this one. An invalid number counts as none.
 pub(crate) fn depth(headers: &HeaderMap) -> u8 {
     let value = headers.get(DEPTH).and_then(|value| value.to_str().ok());
     let digits = value.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -197,7 +201,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
-        // In their order, but for several values of one name, which a `HeaderMap` holds together.
+        // In order, except that a `HeaderMap` keeps several values of one name together.
         let expected: [(&str, &[u8]); 8] = [
             ("host", b"a"),
             ("x-hop", b"1"),

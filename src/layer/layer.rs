@@ -1,4 +1,4 @@
-//! [`RespondAsyncLayer`]: the settings, and the engine behind them, waiting for a service to wrap.
+//! [`RespondAsyncLayer`]: the settings and the engine, before a service is wrapped.
 
 use std::{
     fmt,
@@ -25,11 +25,11 @@ use crate::{
     store::TaskStore,
 };
 
-/// Gives the application it wraps asynchronous invocation. See the [crate documentation](crate).
+/// Adds asynchronous invocation to the application that it wraps. See the [crate documentation](crate).
 ///
-/// It wraps one application, once: the engine runs stored requests on the service it was given, so there can only be one,
-/// and it must be the whole application, routing included. That is why it is not `Clone`, which axum's `Router::layer`
-/// asks for: that method would wrap every route apart from the others, after routing.
+/// It wraps one application, once. The engine runs stored requests on that service, so it must be the whole
+/// application, with its routing. That is why the layer is not `Clone`, as axum's `Router::layer` requires: that method
+/// would wrap each route separately, after routing.
 ///
 /// ```compile_fail,E0277
 /// use axum::{Router, routing::get};
@@ -39,7 +39,7 @@ use crate::{
 /// let app: Router = Router::new().route("/", get(|| async {})).layer(layer);
 /// ```
 ///
-/// Write `layer.layer(app)` instead, where `app` is the `Router` with all its routes:
+/// Write `layer.layer(app)` instead. `app` is the `Router` with all its routes:
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -59,16 +59,16 @@ pub struct RespondAsyncLayer {
 }
 
 impl RespondAsyncLayer {
-    /// A layer over `store` with every default.
+    /// A layer over `store` with the default settings.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] outside a tokio runtime; [`RespondAsyncBuilder::runtime`] names one.
+    /// [`ConfigError`] outside of a tokio runtime. [`RespondAsyncBuilder::runtime`] sets one.
     pub fn new(store: impl TaskStore) -> Result<Self, ConfigError> {
         Self::builder(store).build()
     }
 
-    /// A layer over `store`, to be configured.
+    /// Configures a layer over `store`.
     pub fn builder(store: impl TaskStore) -> RespondAsyncBuilder {
         RespondAsyncBuilder::new(Arc::new(store))
     }
@@ -101,12 +101,12 @@ where
 {
     type Service = RespondAsync<S>;
 
-    /// Wraps the application, and begins to run what an earlier process left in the store.
+    /// Wraps the application, and begins to run the tasks that an earlier process left in the store.
     ///
     /// # Panics
     ///
-    /// When called a second time, as by an accept loop that wraps for every connection: wrap once, and clone the wrapped
-    /// service. Also when the operating system has no thread left for the leases.
+    /// If it is called a second time, for example by an accept loop for each connection: wrap once, and clone the
+    /// wrapped service. Also if the operating system cannot start the thread for leases.
     fn layer(&self, inner: S) -> RespondAsync<S> {
         assert!(
             !self.used.swap(true, Ordering::SeqCst),

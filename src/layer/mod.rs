@@ -1,8 +1,8 @@
-//! The middleware: where a request that asks for async leaves the path of the others.
+//! The middleware: separates requests that ask for async from the others.
 //!
 //! - [`RespondAsyncLayer`] holds the settings and the engine, [`RespondAsync`] is the wrapped application
-//! - `dialect` reads what a request asks for; `accept` stores it, `duplicate` tells whether it was sent before, `answer`
-//!   answers; `replay` runs it later
+//! - `dialect` reads what a request asks for; `accept` stores it, `duplicate` recognizes requests that were sent
+//!   before, `answer` answers; `replay` runs the request later
 
 mod accept;
 mod answer;

@@ -1,4 +1,4 @@
-//! [`Pace`]: how a body is read that may never end, and may always be ready.
+//! [`Pace`]: reads a body that may be endless, or ready all the time.
 
 use std::{error::Error, io};
 
@@ -9,29 +9,29 @@ use tokio::{task::coop, time::error::Elapsed};
 
 use crate::wire::Problem;
 
-/// The reading of one body: it gives the thread up now and then, and ends where nothing but empty frames comes.
+/// The pace of reading one body. It yields the thread now and then, and ends a body of empty frames.
 #[derive(Default)]
 pub(crate) struct Pace {
-    /// Frames without data, less those with data.
+    /// Frames without data, minus those with data.
     empty: usize,
 }
 
-/// A body of empty frames, to which there may be no end.
+/// A body of empty frames, which may be endless.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing comes but empty frames")]
 pub(crate) struct NothingComes;
 
 impl Pace {
-    /// How many more empty frames than others a body may have. Servers hand on none or a few; a layer that rewrites a
-    /// body may add one to every frame, and one where it begins and ends. Beyond this nobody sends anything: the limits
-    /// on bytes never come to it, and those on time are only looked at while a body is waited for.
+    /// How many more empty frames than others a body may have. Servers pass on few or none. A layer that rewrites a
+    /// body may add one to each frame, and one at the beginning and the end. Beyond that, nothing is being sent: the
+    /// limits on bytes never apply to empty frames, and the time limits are only checked while a body is waited for.
     const EMPTY_FRAMES: usize = 1024;
 
-    /// Takes note of a frame, and lets others go on if this task has had its turn.
+    /// Counts a frame, and yields if this task has used up its turn.
     ///
     /// # Errors
     ///
-    /// [`NothingComes`] if there were too many empty frames.
+    /// [`NothingComes`] after too many empty frames.
     pub(crate) async fn after(&mut self, frame: &Frame<Bytes>) -> Result<(), NothingComes> {
         Self::turn().await;
         match frame.data_ref().is_some_and(|data| !data.is_empty()) {
@@ -44,14 +44,14 @@ impl Pace {
         }
     }
 
-    /// Lets others go on if this task has had its turn: for a reader that has a limit of its own on everything else.
+    /// Yields if this task has used up its turn. For readers that have other limits.
     pub(crate) async fn turn() {
         coop::consume_budget().await;
     }
 }
 
-/// What it means to a client that its body was not read to its end. A layer outside that has a limit says so in an error,
-/// perhaps as the cause of another.
+/// The answer to a client whose body could not be read. A layer outside may have a limit of its own, whose error may be
+/// the cause of this one.
 pub(crate) fn unread(error: &(dyn Error + 'static)) -> Problem {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -65,7 +65,7 @@ pub(crate) fn unread(error: &(dyn Error + 'static)) -> Problem {
         if error.is::<NothingComes>() {
             return Problem::invalid_argument("The request's body has no end: nothing comes but empty frames.");
         }
-        // What an `io::Error` wraps is not its source: that is the source of what it wraps.
+        // The value inside of an `io::Error` is not its source; its source is that of the value.
         let wrapped = io.and_then(io::Error::get_ref);
         cause = wrapped.map_or_else(|| error.source(), |wrapped| Some(wrapped));
     }

@@ -1,4 +1,4 @@
-//! Running a stored request: the wrapped service as the engine's entry.
+//! Runs a stored request: the wrapped service as the engine's entry.
 
 use std::{
     future::{poll_fn, ready},
@@ -27,7 +27,7 @@ use crate::{
     wire::{Short, Values, is_about_the_connection, original, resolve_references, small_number},
 };
 
-/// The service that the layer wrapped, as a whole application: every attempt runs on a fresh clone of it.
+/// The wrapped service as a whole application. Every attempt runs on a fresh clone of it.
 pub(crate) struct Replayer<S> {
     service: S,
     carriers: Arc<[Carrier]>,
@@ -58,7 +58,7 @@ where
         context: TaskContext,
         answering: Answering,
     ) -> BoxFuture<'static, Replayed> {
-        // Before the future, which has no room for it then.
+        // Before the future, so that it does not enlarge it.
         let request = match self.request(stored, context) {
             Ok(request) => request,
             Err(error) => return Box::pin(ready(Err(error))),
@@ -94,10 +94,10 @@ impl<S> Replayer<S> {
     }
 }
 
-/// The longest texts of the headers that are ours: a length, the request's id, the task's name.
+/// The greatest length of the header values that the layer adds: a length, the request id, the task name.
 const TEXTS: usize = u64::MAX.ilog10() as usize + 1 + RequestId::BUFFER.len() + TaskName::LONGEST;
 
-/// The stored headers, the length of the body, and what tells the handler which task this is.
+/// The headers of a replay: the stored ones, the length of the body, and those that identify the task.
 fn headers(stored: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
     let mut buffer = RequestId::BUFFER;
     let mut values = Values::<Short<TEXTS>>::short();
@@ -128,15 +128,15 @@ fn headers(stored: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
     headers
 }
 
-/// Reads a body to its end, however long it is: what streams has its work done as it is read. The attempt's time is the
-/// end of one that has none.
+/// Reads a body to its end, whatever its length: a streaming handler does its work while it is read. The attempt's time
+/// limits an endless one.
 async fn read_body<R>(mut body: Pin<&mut R>, answering: &Answering) -> BodyEnd
 where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
     loop {
-        // One whose frames are always there would hold the thread, and the attempt would never see its time pass.
+        // A body whose frames are always ready would keep the thread, and the attempt's time would never be checked.
         Pace::turn().await;
         match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             None => return BodyEnd::Over,

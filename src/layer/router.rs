@@ -1,7 +1,7 @@
-//! What a router of axum leaves in the extensions of a request on its way to a layer that stands inside of it.
+//! What the router of axum leaves in the extensions of a request before it reaches a layer inside of it.
 //!
-//! axum lets nobody make these values but its router. So the pattern under which the layer is mounted is stored, and a
-//! replay is led through a router of that one pattern.
+//! Only axum can make these values. So the pattern under which the layer is mounted is stored, and a replay runs
+//! through a router with that one pattern.
 
 use std::{
     mem,
@@ -28,7 +28,7 @@ use crate::{
     task::target,
 };
 
-/// What is carried without being asked for.
+/// The carriers that are active by default.
 pub(crate) fn carriers() -> Vec<Carrier> {
     vec![
         Carrier::new("axum.mount", pack_mount, |bytes, uri, extensions| {
@@ -41,14 +41,14 @@ pub(crate) fn carriers() -> Vec<Carrier> {
     ]
 }
 
-/// Where a router outside has led a request.
+/// Where a router outside has routed a request.
 #[derive(Serialize, Deserialize)]
 struct Mount {
     original: Original,
-    /// The pattern of the prefix that it took off.
+    /// The pattern of the prefix that was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nested: Option<String>,
-    /// The pattern of the route, where that leads to one path.
+    /// The pattern of the route, if it leads to a single path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     matched: Option<String>,
 }
@@ -57,9 +57,9 @@ struct Mount {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Original {
-    /// This before the target that the layer saw: so that a target which is edited has it too.
+    /// This text and then the target that the layer saw, so that an edited target keeps the prefix.
     After(String),
-    /// This scheme, authority, and path and query.
+    /// This scheme, authority, and path with query.
     Whole([String; 3]),
 }
 
@@ -69,10 +69,10 @@ fn pack_mount(uri: &Uri, extensions: &mut Extensions) -> Result<Packed, BoxError
     };
     let nested = extensions.get().map(|path: &NestedPath| path.as_str().to_owned());
     let matched = extensions.get().map(|path: &MatchedPath| path.as_str().to_owned());
-    // The original target, the parameters of its path, the prefix, and which route was taken.
+    // The original target, the path parameters, the prefix, and the matched route.
     let came = 2 + usize::from(nested.is_some()) + usize::from(nested.is_some() || matched.is_some());
     if nested.is_none() && matched.is_none() && original == uri {
-        // All of it is as if there were no router outside.
+        // The same as without a router outside.
         return Ok(Packed::nothing_for(came));
     }
     let mount = Mount {
@@ -94,7 +94,7 @@ impl Original {
         }
     }
 
-    /// The target that led here, now that the layer's is `uri`.
+    /// The original target for the layer's target `uri`.
     fn read(&self, uri: &Uri) -> Option<Uri> {
         match self {
             Self::After(before) => {
@@ -115,8 +115,8 @@ impl Mount {
         Ok(())
     }
 
-    /// The extensions of a request for `uri` that a router of these patterns has led here; none if it leads elsewhere, as
-    /// an edited target may.
+    /// The extensions of a request for `uri` after a router with these patterns. `None` if its routes do not match, as
+    /// after an edit of the target.
     fn led_to(&self, uri: &Uri) -> Option<Extensions> {
         let here = any(async |request: Request| {
             let mut response = Response::new(Body::empty());
@@ -128,7 +128,7 @@ impl Mount {
                 let rest = matched
                     .as_ref()
                     .and_then(|matched| matched.strip_prefix(nested.as_str()));
-                // The root of a nested service is its own route, with a slash behind the prefix or without.
+                // The root of a nested service is a route of its own, with a slash after the prefix or without.
                 match rest.filter(|rest| rest.len() > 1 && rest.starts_with('/')) {
                     Some(rest) => Router::new().nest(nested, Router::new().route(rest, here)),
                     None => Router::new().nest_service(nested, here),
@@ -139,7 +139,7 @@ impl Mount {
         };
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = uri.clone();
-        // It waits for nothing.
+        // It never waits.
         let answer = pin!(router.call(request)).poll(&mut Context::from_waker(Waker::noop()));
         match answer {
             Poll::Ready(Ok(mut response)) if response.status().is_success() => {
@@ -150,15 +150,15 @@ impl Mount {
     }
 }
 
-/// What axum's extractors read at most where nobody says otherwise.
+/// The default limit of axum's extractors.
 const DEFAULT_LIMIT: u64 = 2 * 1024 * 1024;
 
-/// The limit that a `DefaultBodyLimit` outside has set, unless it is the default; `null` for none.
+/// The limit of a `DefaultBodyLimit` outside, unless it is the default; `null` for no limit.
 fn pack_limit(_: &Uri, extensions: &mut Extensions) -> Result<Packed, BoxError> {
     if extensions.is_empty() {
         return Ok(Packed::default());
     }
-    // axum shows it to nobody, but limits a body by it.
+    // axum has no access to it, but limits a body by it.
     let mut request = Request::new(Body::new(OfNoLength));
     mem::swap(request.extensions_mut(), extensions);
     let mut request = request.with_limited_body();
@@ -181,7 +181,7 @@ fn restore_limit(limit: Option<u64>, extensions: &mut Extensions) {
     mem::swap(request.extensions_mut(), extensions);
 }
 
-/// A body that may be as long as it is let.
+/// A body without a length.
 struct OfNoLength;
 
 impl http_body::Body for OfNoLength {

@@ -1,4 +1,4 @@
-//! [`RespondAsync`]: the application, wrapped.
+//! [`RespondAsync`]: the wrapped application.
 
 use std::{
     fmt,
@@ -24,22 +24,24 @@ use crate::{
     },
 };
 
-/// An application that can be asked to respond asynchronously. Made by [`RespondAsyncLayer`](crate::RespondAsyncLayer);
-/// see the [crate documentation](crate).
+/// An application that can respond asynchronously. [`RespondAsyncLayer`](crate::RespondAsyncLayer) makes it; see the
+/// [crate documentation](crate).
 ///
-/// A request that does not ask is handed to the inner service as it is, and its answer handed back as it is. Cheap to
-/// clone if the inner service is.
+/// A request that does not ask for async goes to the inner service unchanged, and its response is returned unchanged.
+/// Cheap to clone if the inner service is.
 ///
 /// # Readiness
 ///
-/// It is always ready. The inner service is asked whether it is when a request is handed to it, and not before:
+/// It is always ready. It polls the inner service for readiness only when it has a request for it:
 ///
-/// - A request that goes async waits for nothing inside, and takes no permit there. Its task does when it runs.
-/// - A request that goes through and finds the inner service not ready waits in its response future. The service moves into
-///   that future, and a clone of it stays here. The inner service's error of readiness is what the future answers with.
+/// - A request that runs later waits for nothing inside, and takes no permit there. Its task does when it runs.
+/// - A request that passes through while the inner service is not ready waits in its response future. The service moves
+///   into that future, and a clone of it stays here. If the inner service fails to become ready, the future returns
+///   that error.
 ///
-/// So a `LoadShed` outside never sheds for what is inside, and a `Timeout` or `ConcurrencyLimit` outside counts the time or
-/// the requests that wait inside. [The guide](crate::guide::operating#limits-inside-and-outside) shows where limits go.
+/// So a `LoadShed` outside never sheds load of the inner service. A `Timeout` or `ConcurrencyLimit` outside counts the
+/// time, or the requests, that wait inside. [The guide](crate::guide::operating#limits-inside-and-outside) says where
+/// limits belong.
 #[derive(Clone)]
 pub struct RespondAsync<S> {
     inner: S,
@@ -56,7 +58,7 @@ impl<S> RespondAsync<S> {
         &self.inner
     }
 
-    /// The application. Changes to it are not seen by tasks: they run on the clone that was made when it was wrapped.
+    /// The application. Tasks do not see changes to it: they run on the clone that was made when it was wrapped.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -78,8 +80,8 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    /// Always ready: a request has to be there before anybody knows whether it is for the inner service. A permit that was
-    /// taken for one that goes async, or never comes, would be kept from others.
+    /// Always ready: only the request tells whether it is for the inner service. A permit that was taken for a request
+    /// that runs later, or never comes, would be missing for others.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -145,18 +147,18 @@ impl<S> RespondAsync<S> {
         ResponseFuture::ours(future, to_head)
     }
 
-    /// Hands a request to the inner service, at once if that is ready.
+    /// Passes a request to the inner service, at once if it is ready.
     fn pass<B, T>(&mut self, request: Request<B>, then: T) -> ResponseFuture<S::Future>
     where
         S: Service<Request<B>> + Clone + Send + 'static,
         B: Send + 'static,
         T: FnOnce(S::Future) -> ResponseFuture<S::Future> + Send + 'static,
     {
-        // Nobody is woken by this: if it is not ready, the future asks again.
+        // No waker is needed: the future polls again if it is not ready.
         match self.inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => then(self.inner.call(request)),
             Poll::Ready(Err(error)) => {
-                // A service that has failed is not asked again.
+                // A service that has failed must not be polled again.
                 drop(self.take_inner());
                 ResponseFuture::failed(error)
             }
@@ -164,7 +166,7 @@ impl<S> RespondAsync<S> {
         }
     }
 
-    /// Hands a request to the inner service when that is ready.
+    /// Passes a request to the inner service once it is ready.
     #[cold]
     fn wait<B, T>(&mut self, request: Request<B>, then: T) -> ResponseFuture<S::Future>
     where
@@ -181,7 +183,7 @@ impl<S> RespondAsync<S> {
         }))
     }
 
-    /// Takes the inner service and what it holds out, and leaves a clone, which holds nothing.
+    /// Takes out the inner service with its permit, and leaves a clone without one.
     fn take_inner(&mut self) -> S
     where
         S: Clone,
@@ -201,8 +203,8 @@ impl<S> RespondAsync<S> {
     }
 }
 
-/// Whether the connection is to become something else. An offer of HTTP/2 on a connection in the clear is none: clients
-/// make it on ordinary requests, and servers ignore it.
+/// Whether the connection is to be upgraded. An offer of HTTP/2 in the clear is not an upgrade: clients send it with
+/// ordinary requests, and servers ignore it.
 fn is_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::UPGRADE)

@@ -1,4 +1,5 @@
-//! What there is of a handler's answer: kept beside its replay, so that it is still there when the attempt's time is over.
+//! The answer of a handler as far as it has arrived. It is kept outside of the replay, so that it is still there when
+//! the attempt's time is over.
 
 use std::{
     mem::replace,
@@ -16,7 +17,7 @@ use crate::{
     task::CapturedResponse,
 };
 
-/// Where a replay puts its answer as it comes in.
+/// Where a replay puts its answer as it arrives.
 pub(crate) struct Answering(Arc<Live>);
 
 impl Answering {
@@ -24,7 +25,7 @@ impl Answering {
         Self(live)
     }
 
-    /// The head is there. Of the body, `limit` bytes are to be kept.
+    /// The head has arrived. `limit` bytes of the body are kept.
     pub(crate) fn begin(&self, head: Parts, limit: usize) {
         self.0.so_far.begin(Begun {
             head,
@@ -35,12 +36,12 @@ impl Answering {
         });
     }
 
-    /// There is more of the body.
+    /// A part of the body has arrived.
     pub(crate) fn data(&self, data: Bytes) {
         self.0.so_far.change(|begun| begun.push(data));
     }
 
-    /// There are trailers.
+    /// Trailers have arrived.
     pub(crate) fn trailers(&self, trailers: HeaderMap) {
         self.0.so_far.change(|begun| match &mut begun.trailers {
             Some(all) => all.extend(trailers),
@@ -48,7 +49,7 @@ impl Answering {
         });
     }
 
-    /// The body ended so: all of the answer. It never comes if the attempt's time was over before.
+    /// The body has ended. Returns the whole answer, or never if the attempt's time was over before.
     pub(crate) async fn end(self, end: BodyEnd) -> Answer {
         match self.0.so_far.take() {
             Taken::First(Some(begun)) => begun.ended(end),
@@ -57,7 +58,7 @@ impl Answering {
     }
 }
 
-/// What there is of the answer of one attempt.
+/// The answer of one attempt as far as it has arrived.
 #[derive(Default)]
 pub(crate) struct SoFar(Mutex<State>);
 
@@ -67,24 +68,24 @@ pub(crate) struct SoFar(Mutex<State>);
     reason = "it stands in an allocation that every attempt makes; boxed, every answer would make one more"
 )]
 enum State {
-    /// No head as yet.
+    /// No head yet.
     #[default]
     Nothing,
     Begun(Begun),
-    /// Somebody has it, and judges the attempt by it.
+    /// One caller has it, and judges the attempt by it.
     Taken,
 }
 
-/// What was found by whoever came for an answer.
+/// What a caller found who came for the answer.
 #[expect(clippy::large_enum_variant, reason = "moved once or twice, and taken apart")]
 pub(crate) enum Taken {
-    /// They are the first, and found this.
+    /// The caller is the first, and gets this.
     First(Option<Begun>),
-    /// Somebody else has it.
+    /// Another caller has it.
     Already,
 }
 
-/// An answer whose head is there. Of its body no more than is to be kept.
+/// An answer whose head has arrived, with the part of its body that is kept.
 pub(crate) struct Begun {
     head: Parts,
     limit: usize,
@@ -94,7 +95,7 @@ pub(crate) struct Begun {
 }
 
 impl SoFar {
-    /// What there is. No more is added, and whoever has it is the one to judge the attempt.
+    /// Takes what has arrived. Nothing more is added, and the first caller judges the attempt.
     pub(crate) fn take(&self) -> Taken {
         match self.with(|state| replace(state, State::Taken)) {
             State::Nothing => Taken::First(None),
@@ -111,7 +112,7 @@ impl SoFar {
                 None
             }
         });
-        // Outside of the lock: its extensions are the application's.
+        // Dropped outside of the lock: its extensions are application code.
         drop(late);
     }
 
@@ -133,16 +134,16 @@ impl Begun {
         if data.len() <= room {
             self.body.push(data);
         } else if !replace(&mut self.truncated, true) {
-            // Copied: a part of a frame would keep all of it.
+            // Copied: a slice would keep the whole frame alive.
             self.body.push(Bytes::copy_from_slice(&data[..room]));
         }
     }
 
-    /// All of it, the body having ended so.
+    /// The whole answer, whose body ended like this.
     pub(crate) fn ended(self, end: BodyEnd) -> Answer {
         let mut headers = self.head.headers;
         let body = self.body.finish();
-        // The length of a body that was cut, or of the answer to a HEAD, would be a lie on what is handed out.
+        // The old length would be wrong for a body that was cut, and for an answer to HEAD.
         if headers.contains_key(header::CONTENT_LENGTH) && length(&headers) != Some(body.len()) {
             headers.remove(header::CONTENT_LENGTH);
         }
@@ -161,7 +162,7 @@ fn length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The frames of a body put together. One frame stays what it was, without a copy.
+/// Joins the frames of a body. A single frame is kept without a copy.
 #[derive(Default)]
 pub(crate) struct Gathered {
     first: Bytes,

@@ -1,9 +1,9 @@
-//! One attempt as a pure machine: times and events go in, what is to be done comes out.
+//! One attempt as a pure machine: times and events go in, actions come out.
 //!
-//! The machine owns the four ways an attempt can be cut short (it takes too long, it is asked to stop, the process shuts
-//! down, its claim is lost) and the one way it is written down. It knows no task, store or runtime. Inputs may come from
-//! several threads (the attempt's own task, the lease thread, a caller who stops it), one at a time;
-//! [`directive`](Attempt::directive) says what the present state demands, and asking once too often does no harm.
+//! The machine decides the four ways to cut an attempt short (it takes too long, it is asked to stop, the process shuts
+//! down, its claim is lost) and the one way to record its end. It uses no task, store or runtime. Inputs come from
+//! several threads (the attempt's own task, the lease thread, a caller who stops it), one at a time.
+//! [`directive`](Attempt::directive) returns what the present state needs; a needless call does no harm.
 
 use std::time::Duration;
 
@@ -23,24 +23,24 @@ pub(crate) struct Attempt {
 enum Phase {
     /// The handler runs.
     Running,
-    /// The handler was told to end, and has until then.
+    /// The handler was asked to stop, and has until then.
     Ending { until: Instant, why: Why },
-    /// The handler is over, and this is to be written down.
+    /// The handler is over, and this end is to be stored.
     Settling {
         outcome: Outcome,
         ended: AttemptOutcome,
         tries: u32,
         progress: Writing,
     },
-    /// There is nothing left to do.
+    /// Nothing is left to do.
     Over(How),
 }
 
 #[derive(Clone, Copy)]
 enum Writing {
-    /// Not at the moment; due then.
+    /// Not under way; due then.
     Due(Instant),
-    /// Somebody has taken it on.
+    /// Another caller stores it.
     InFlight,
 }
 
@@ -53,43 +53,43 @@ enum Why {
 /// What happened to the attempt.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// The handler is over; this is what the retry policy made of it.
+    /// The handler is over; this is the judgement of the retry policy.
     Finished(Outcome, AttemptOutcome),
-    /// Somebody asked for the task to stop.
+    /// A caller asked for the task to stop.
     StopAsked,
-    /// The process shuts down and waits no longer.
+    /// The grace period of the shutdown is over.
     Cut,
     /// The claim holds until then, by the local clock.
     Renewed(Instant),
-    /// The claim is gone.
+    /// The claim is lost.
     LeaseLost,
     /// The store answered the settlement.
     Settled(Settled),
-    /// The store did not: whether it took the settlement is unknown. Try again after this long.
+    /// The store did not answer the settlement, so it may or may not have been stored. Try again after this time.
     NotSettled(Duration),
 }
 
-/// What the present state demands.
+/// What the present state needs.
 #[derive(Debug)]
 pub(crate) enum Directive {
-    /// Keep polling the handler; ask again then at the latest.
+    /// Keep polling the handler; come back then at the latest.
     Run(Instant),
-    /// Its time is up: ask the retry policy what that means, and feed [`Input::Finished`] in.
+    /// Its time is over: ask the retry policy, then feed in [`Input::Finished`].
     TimedOut,
-    /// Drop the handler if it is still there, and write this down. Given to one asker only.
+    /// Drop the handler if it is still there, and store this. Only one caller gets it.
     Settle(Outcome),
-    /// Drop the handler if it is still there; ask again then at the latest.
+    /// Drop the handler if it is still there; come back then at the latest.
     Wait(Instant),
-    /// Drop the handler if it is still there. That is all.
+    /// Drop the handler if it is still there. Nothing is left to do.
     Over(How),
 }
 
-/// How it all ended.
+/// How the attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
-    /// Written down, as this.
+    /// Stored, as this.
     Settled(Settled, AttemptOutcome),
-    /// The claim was lost, or not known to hold any longer, before anything was written.
+    /// The claim was lost, or was not known to hold any longer, before the end was stored.
     Lost,
 }
 
@@ -105,12 +105,12 @@ impl Attempt {
         }
     }
 
-    /// When the attempt runs out of time.
+    /// When the attempt's time is over.
     pub(crate) fn times_out_at(&self) -> Instant {
         self.times_out_at
     }
 
-    /// Whether the handler was told to end.
+    /// Whether the handler was asked to stop.
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self.phase, Phase::Ending { .. })
     }
@@ -120,7 +120,7 @@ impl Attempt {
         now < self.held_until
     }
 
-    /// When the handler is to be dropped at the latest, while there is one.
+    /// When the handler has to be dropped at the latest, while it runs.
     pub(crate) fn due_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running => Some(self.times_out_at.min(self.held_until)),
@@ -130,7 +130,7 @@ impl Attempt {
         }
     }
 
-    /// How it ended, if it has.
+    /// How it ended, if it did.
     pub(crate) fn over(&self) -> Option<How> {
         match self.phase {
             Phase::Over(how) => Some(how),
@@ -138,11 +138,11 @@ impl Attempt {
         }
     }
 
-    /// Takes note of what happened.
+    /// Records an event.
     pub(crate) fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Renewed(until) => self.held_until = self.held_until.max(until),
-            // A settlement in flight may have been what ended the claim: then its answer says so.
+            // A settlement under way may be the reason why the claim ended; its answer says so then.
             Input::LeaseLost
                 if matches!(
                     self.phase,
@@ -169,8 +169,8 @@ impl Attempt {
         }
     }
 
-    /// What is to be done now. A claim whose local deadline has passed may be somebody else's already, so nothing is
-    /// written under it.
+    /// What to do now. After the local deadline of the claim, another worker may hold the task, so nothing is stored
+    /// under the claim.
     pub(crate) fn directive(&mut self, now: Instant) -> Directive {
         let in_flight = matches!(
             self.phase,
@@ -199,14 +199,14 @@ impl Attempt {
                     Directive::Settle(outcome.clone())
                 }
                 Writing::Due(at) => Directive::Wait(at.min(self.held_until)),
-                // Whoever took it on feeds the answer in; this is only for the case that they are gone.
+                // The caller that stores it feeds in the answer. This is only for the case that this caller is dropped.
                 Writing::InFlight => Directive::Wait(now + Duration::from_secs(1)),
             },
             Phase::Over(how) => Directive::Over(*how),
         }
     }
 
-    /// How many times the store did not answer the settlement.
+    /// How often the store did not answer the settlement.
     pub(crate) fn settle_tries(&self) -> u32 {
         match self.phase {
             Phase::Settling { tries, .. } => tries,
@@ -222,7 +222,7 @@ impl Attempt {
                     why,
                 };
             }
-            // A stop outlives the shutdown that came first: the task is not to run again.
+            // A stop wins over an earlier shutdown: the task must not run again.
             Phase::Ending { why: present, .. } if why == Why::Stop => *present = Why::Stop,
             _ => {}
         }
@@ -232,7 +232,7 @@ impl Attempt {
         match self.phase {
             Phase::Running => self.settle(outcome, ended, now),
             Phase::Ending { .. } if matches!(outcome, Outcome::Succeeded { .. }) => self.settle(outcome, ended, now),
-            // It ended because it was told to: that is no failure of its own.
+            // It ended because it was asked to stop, which is no failure.
             Phase::Ending { why, .. } => {
                 let (outcome, ended) = why.outcome();
                 self.settle(outcome, ended, now);

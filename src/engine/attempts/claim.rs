@@ -1,4 +1,4 @@
-//! Claiming tasks, starting those that are claimed, and handing back what cannot be started.
+//! Claiming tasks, starting them, and handing back those that cannot start.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl Attempts {
     /// Claims up to `max` tasks, and starts them.
     pub(crate) async fn claim(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
         let _turn = self.lost.turn().await;
-        // Places are taken first and the surplus is given back: a claim without one would be a task nobody runs.
+        // Slots are taken first, and the unused ones are freed: a claimed task without a slot would not run.
         let Some(mut places) = self.pools.claiming(max) else {
             return Ok(Answer::Idle(None));
         };
@@ -49,8 +49,8 @@ impl Attempts {
             self.core.hint(Hint::Outbox);
         }
         if self.pools.known_version() != Some(claimed.control) {
-            // A pool may have been paused in the meantime. If that cannot be read now, its tasks are begun, and it is read before
-            // the next claim.
+            // A pool may have been paused since. If the values cannot be read now, its tasks start, and the values are
+            // read before the next claim.
             self.core.hint(Hint::Control);
             let _ = self.read_controls().await;
         }
@@ -66,15 +66,15 @@ impl Attempts {
             self.start_claimed(task, place, claimed_at);
         }
         if unasked > 0 {
-            // Asked again at once, it would give them again.
+            // Asked again at once, the store would return them again.
             let context = format!("a claim brought {unasked} tasks that were not asked for, which were handed back");
             return Err(StoreError::new(StoreErrorKind::Unavailable, context));
         }
         if taken >= places.all() {
             return Ok(Answer::More);
         }
-        // Of a store that says that there is more and gives nothing this is not known, but asked again at once, it might say so
-        // for ever.
+        // A store that reports more tasks and returns none has not shown that none is left. But asked again at once, it
+        // might report the same for ever.
         if taken == 0 || !more {
             places.found_all(claimed.passed_over);
         }
@@ -85,7 +85,7 @@ impl Attempts {
         })
     }
 
-    /// Starts a claimed task on its place.
+    /// Starts a claimed task on its slot.
     pub(crate) fn start_claimed(self: &Arc<Self>, task: ClaimedTask, place: Place, claimed_at: Instant) {
         let start = Start {
             held: task.held,
@@ -97,7 +97,7 @@ impl Attempts {
         self.start(&task.record, start);
     }
 
-    /// Reads the store's named values, and does as they say.
+    /// Reads the store's named values, and applies them.
     pub(crate) async fn read_controls(&self) -> StoreResult<Answer> {
         let controls = self
             .core
@@ -107,8 +107,8 @@ impl Attempts {
         Ok(Answer::Idle(None))
     }
 
-    /// Sees a claim through that took longer than a store call may: if it takes place after all, the tasks wait for this
-    /// process and no other to run them, and would be charged with a crash when their lease runs out.
+    /// Follows a claim that took longer than the time limit of a store call. If it is made after all, only this process
+    /// can run its tasks; otherwise they would be charged with a crash when their leases run out.
     async fn claim_late(
         attempts: UnderWay<Self>,
         late: Late,
@@ -126,13 +126,13 @@ impl Attempts {
                 }
             }
             Ok(Err(_)) => attempts.lost_a_claim(claimed_at),
-            // It may take place yet.
+            // It may still be made.
             Err(_) => attempts.lost_a_claim(Instant::now()),
         }
         drop(late);
     }
 
-    /// Starts a task that is claimed already, or hands it back, uncharged, if no slot is free.
+    /// Starts a claimed task, or hands it back, uncharged, if no slot is free.
     pub(crate) async fn start_or_hand_back(
         self: &Arc<Self>,
         record: &TaskRecord,
@@ -154,7 +154,7 @@ impl Attempts {
         self.hand_back(&held).await;
     }
 
-    /// Gives up a claim under which nothing was begun: the task waits again, uncharged.
+    /// Gives up a claim whose task did not start: the task is queued again, uncharged.
     pub(crate) async fn hand_back(&self, held: &Held) {
         self.pools.slots.send_some_to_wait();
         // If this fails, the lease runs out.

@@ -1,4 +1,4 @@
-//! What a handler can know and say about the task it works on.
+//! What a handler can read and report about its task.
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -11,11 +11,11 @@ use crate::{
 
 /// The task that a request runs as: an extension of every replayed request, and an axum extractor.
 ///
-/// This, and not the headers, is what a handler believes: on a synchronous request, `X-Respond-Async-Attempt` and the
-/// like are whatever a client wrote, and go through untouched. On a replay they are this crate's own.
+/// Use this in a handler, and not the headers: on a synchronous request, `X-Respond-Async-Attempt` and the like have
+/// the values that the client sent. On a replay they have this crate's own.
 ///
-/// On a request that is answered synchronously there is no task: the extractor gives a *detached* context, for which
-/// everything works and nothing happens. So one handler serves both ways:
+/// A synchronous request has no task. The extractor then gives a *detached* context, on which every call works and has
+/// no effect. So one handler serves both ways:
 ///
 /// ```
 /// use tower_respond_async::TaskContext;
@@ -40,7 +40,7 @@ impl TaskContext {
         Self(Some(live))
     }
 
-    /// A context without a task: what a handler sees of itself on a synchronous request, or in a test.
+    /// A context without a task: for synchronous requests and for tests.
     #[must_use]
     pub const fn detached() -> Self {
         Self(None)
@@ -78,27 +78,27 @@ impl TaskContext {
         self.0.as_ref()?.name.as_ref()
     }
 
-    /// The number of this attempt, from 1; 0 when detached. The run after one that was handed back, or that said "not now",
-    /// has the same number.
+    /// The number of this attempt, from 1; 0 if detached. The attempt after one that was handed back or deferred has
+    /// the same number.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.as_ref().map_or(0, |live| live.attempt)
     }
 
-    /// When this attempt will be cut off: by tokio's clock, which in a test may stand still.
+    /// When this attempt is cut off, by tokio's clock, which a test may pause.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.as_ref().map(|live| live.times_out_at.into_std())
     }
 
-    /// A number that grows with every claim of this task. Send it along with side effects, and have the receiver refuse
-    /// an older one than it has seen: then an attempt that was given up but still runs can do no harm.
+    /// A number that grows with every claim of this task. Send it along with side effects, and let the receiver refuse
+    /// a number lower than the greatest that it has seen. Then an old attempt that still runs can do no harm.
     #[must_use]
     pub fn fence_token(&self) -> Option<FenceToken> {
         self.0.as_ref().map(|live| live.lease.token)
     }
 
-    /// Says how far the work is, between 0 and 1, and what is being done. The latest report wins; it is stored at most
+    /// Reports the progress: a fraction between 0 and 1, and a message. The latest report wins. It is stored at most
     /// once a second.
     pub fn progress(&self, fraction: f32, message: impl AsRef<str>) {
         if let Some(live) = &self.0 {
@@ -106,22 +106,23 @@ impl TaskContext {
         }
     }
 
-    /// Whether the task should end: it was stopped, or the process shuts down. Not told apart, since either way the work
-    /// is not wanted now; after a shutdown the task runs again elsewhere.
+    /// Whether the handler should end, because the task was stopped or the process shuts down. The two are the same to
+    /// a handler. After a shutdown, the task runs again in another process.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.as_ref().is_some_and(|live| live.is_cancelled())
     }
 
-    /// Resolves when the task should end; never when detached. What has not ended after the stop grace is dropped.
+    /// Resolves when the handler should end; never if detached. A handler that has not ended after the stop grace is
+    /// dropped.
     ///
-    /// A handler that ends early should answer with a failure, such as 503: then a stopped task is `Stopped`, and one whose
-    /// process shuts down is handed back to run again. Whatever counts as success ends the task as `Succeeded` in a
-    /// shutdown: the handler says that its work is done.
+    /// A handler that ends early should answer with a failure, such as 503. Then a stopped task is `Stopped`, and the
+    /// task of a process that shuts down is handed back to run again. An answer that counts as success ends the task as
+    /// `Succeeded`, also in a shutdown.
     ///
     /// # Cancel safety
     ///
-    /// Waits only. Owned, so that it can be moved into a spawned task.
+    /// Only waits, so dropping it has no effect. The future owns its data, so you can move it into a spawned task.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let live = self.0.clone();
         async move {
@@ -132,8 +133,8 @@ impl TaskContext {
         }
     }
 
-    /// Adds to the headers of an outgoing request what the layer needs to know that it came from this task: a chain of
-    /// tasks that submit tasks is cut off at some depth instead of going round for ever.
+    /// Adds a header to an outgoing request that tells a layer the depth of this task. A chain of tasks that submit
+    /// tasks ends at a maximum depth instead of going on for ever.
     pub fn propagate(&self, headers: &mut HeaderMap) {
         if let Some(live) = &self.0 {
             headers.insert(DEPTH, HeaderValue::from(u16::from(live.depth)));

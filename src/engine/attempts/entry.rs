@@ -1,4 +1,4 @@
-//! What the engine runs: the service that the layer wrapped, seen as a function from a stored request to a result.
+//! The wrapped service as the engine sees it: a function from a stored request to a response.
 
 use std::{
     mem::replace,
@@ -17,10 +17,10 @@ use crate::{
     task::{CapturedRequest, CapturedResponse},
 };
 
-/// The wrapped service, its types erased once.
+/// The wrapped service, with its types erased once.
 pub(crate) trait Entry: Send + Sync {
-    /// Replays `request` on a fresh, readied clone of the service, and reads the response to its end, putting it into
-    /// `answering` as it comes in.
+    /// Replays `request` on a fresh clone of the service, once it is ready. Reads the response to its end, and puts it
+    /// into `answering` as it arrives.
     fn replay(
         self: Arc<Self>,
         request: CapturedRequest,
@@ -29,21 +29,21 @@ pub(crate) trait Entry: Send + Sync {
     ) -> BoxFuture<'static, Replayed>;
 }
 
-/// A replay, from when it is decided on.
+/// A replay, before and after it begins.
 pub(crate) enum Replay {
-    /// It is begun when it is polled first: on the thread that runs it, inside the scopes of the probes.
+    /// It begins with the first poll: on the thread that runs it, inside the scopes of the probes.
     Waiting {
         entry: Arc<dyn Entry>,
         request: Arc<CapturedRequest>,
         live: Arc<Live>,
     },
     Begun(BoxFuture<'static, Replayed>),
-    /// There is nothing to run, or no more.
+    /// There is nothing to run, or nothing more.
     Over,
 }
 
 impl Replay {
-    /// Runs it on. After a panic it must not be polled again.
+    /// Polls it. It must not be polled again after a panic.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Replayed> {
         if let Self::Waiting { .. } = self
             && let Self::Waiting { entry, request, live } = replace(self, Self::Over)
@@ -58,24 +58,24 @@ impl Replay {
     }
 }
 
-/// How a replay ended, panics aside.
+/// How a replay ended if it did not panic.
 pub(crate) type Replayed = Result<Answer, BoxError>;
 
 /// The service's answer.
 pub(crate) struct Answer {
     pub(crate) response: CapturedResponse,
     pub(crate) extensions: Extensions,
-    /// What came behind the body. Looked at, and not kept.
+    /// The trailers. They are used to judge the attempt, and are not stored.
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) end: BodyEnd,
 }
 
 /// How the body of an answer ended.
 pub(crate) enum BodyEnd {
-    /// By itself.
+    /// Completely.
     Over,
-    /// It broke off.
+    /// With an error.
     BrokenOff(BoxError),
-    /// The attempt's time was over before.
+    /// The attempt's time was over before the body.
     OutOfTime,
 }

@@ -1,4 +1,4 @@
-//! What a gRPC response says of itself: over HTTP it is a 200, and `grpc-status` tells how the call went.
+//! The result of a gRPC call. Over HTTP it is a 200, and `grpc-status` has the code.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use percent_encoding::percent_decode;
 
 use crate::task::{printable::printable_line, record::cut};
 
-/// In the head where there is no message, else behind the body.
+/// In the head if there is no message, else in the trailers.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// How much of what was said is told, in bytes.
+/// The length of the message that is kept, in bytes.
 const MESSAGE_BYTES: usize = 1024;
 
-/// The codes by their names, as the gRPC specification numbers them.
+/// The names of the codes, in the order of the gRPC specification.
 const NAMES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -43,14 +43,14 @@ const ABORTED: usize = 10;
 const UNIMPLEMENTED: usize = 12;
 const UNAVAILABLE: usize = 14;
 
-/// A call that did not end well.
+/// A call that failed.
 pub(crate) struct GrpcFailure<'a> {
     code: usize,
     message: Option<&'a HeaderValue>,
 }
 
 impl<'a> GrpcFailure<'a> {
-    /// What head and trailers say; none if the call ended well, or is none of gRPC.
+    /// The failure in the head or the trailers; `None` if the call succeeded or is not gRPC.
     pub(crate) fn of(headers: &'a HeaderMap, trailers: Option<&'a HeaderMap>) -> Option<Self> {
         trailers.into_iter().chain([headers]).find_map(|map| {
             let code = map.get_all(STATUS).iter().map(code).find(|code| *code != OK)?;
@@ -59,12 +59,12 @@ impl<'a> GrpcFailure<'a> {
         })
     }
 
-    /// Whether the method is one that is not there.
+    /// Whether the method does not exist.
     pub(crate) const fn is_unimplemented(&self) -> bool {
         self.code == UNIMPLEMENTED
     }
 
-    /// Whether the same call may end well later.
+    /// Whether the same call may succeed later.
     pub(crate) const fn may_pass(&self) -> bool {
         matches!(
             self.code,
@@ -73,7 +73,7 @@ impl<'a> GrpcFailure<'a> {
     }
 }
 
-/// A code that makes no sense is UNKNOWN, as the specification has it.
+/// An invalid code counts as UNKNOWN, by the specification.
 fn code(value: &HeaderValue) -> usize {
     let digits = value
         .to_str()

@@ -1,7 +1,7 @@
-//! What the end of an attempt means: the policy asked, its verdict turned into an outcome.
+//! Judges the end of an attempt: asks the retry policy, and turns its verdict into an outcome.
 //!
-//! All that a handler leaves behind is the application's own: its error, the extensions of its response. It is looked at and
-//! let go of inside the guard.
+//! The error of a handler and the extensions of its response are application code. They are read and dropped inside the
+//! guard.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -28,13 +28,13 @@ use crate::{
     },
 };
 
-/// What the end of a handler means: the verdict, unless the task is handed on, the error of a failure, the response, and how
-/// the attempt ended.
+/// The judgement: the verdict (`None` if the task is handed on), the error of a failure, the response, and how the
+/// attempt ended.
 type Judged = (Option<Verdict>, String, Option<CapturedResponse>, AttemptOutcome);
 
 impl Attempts {
-    /// What it means that the time is over, `begun` being what there is of an answer. What was sent is judged by its head,
-    /// and is final: somebody may have acted on it.
+    /// Judges an attempt whose time is over. `begun` is what has arrived of the answer. An answer is judged by its
+    /// head, and the judgement is final: a client may have acted on the answer.
     pub(crate) fn judge_time_out(&self, live: &Live, begun: Option<Begun>) -> (Outcome, AttemptOutcome) {
         let judged = match begun {
             Some(begun) => self.judge_answer(live, begun.ended(BodyEnd::OutOfTime)),
@@ -55,8 +55,8 @@ impl Attempts {
         format!("{} s", self.core.settings.attempt_timeout.as_secs_f64())
     }
 
-    /// What the end of a handler means. What it left behind is the application's own, and may panic when it is shown, or
-    /// let go of: then the handler has panicked, late.
+    /// Judges the end of a handler. Values that it left behind are application code, and may panic when they are
+    /// formatted or dropped. Then the handler counts as panicked.
     pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
         let judged = match end {
             Ok(Ok(answer)) => self.judge_answer(live, answer),
@@ -150,7 +150,7 @@ impl Attempts {
         })
     }
 
-    /// What the retry policy says. One that panics has no say: then the default policy decides.
+    /// The verdict of the retry policy. If the policy panics, the default policy decides.
     fn verdict(&self, end: &AttemptEnd<'_>) -> Verdict {
         caught(|| self.core.settings.retry.judge(end)).unwrap_or_else(|_| Backoff::new().judge(end))
     }
@@ -199,7 +199,7 @@ impl Attempts {
     }
 }
 
-/// Whether it may have been no handler that answered so, but a router that has none for the request.
+/// Whether the answer may come from a router without a route for the request.
 fn may_lack_its_route(status: StatusCode, grpc: Option<GrpcFailure<'_>>) -> bool {
     matches!(
         status,
@@ -207,8 +207,8 @@ fn may_lack_its_route(status: StatusCode, grpc: Option<GrpcFailure<'_>>) -> bool
     ) || grpc.is_some_and(|failure| failure.is_unimplemented())
 }
 
-/// Whether a handler that ended so may have looked for a request extension and not found it: axum answers 500, what
-/// checks who asks answers 401 or 403, and other code panics or fails.
+/// Whether a handler that ended like this may lack a request extension: axum answers 500, authorization answers 401 or
+/// 403, and other code panics or fails.
 fn may_miss_something(status: Option<StatusCode>) -> bool {
     matches!(
         status,
@@ -216,7 +216,7 @@ fn may_miss_something(status: Option<StatusCode>) -> bool {
     )
 }
 
-/// An error with its causes, for people. Of a chain without an end, more than is kept.
+/// An error and its causes. It stops at the longest text that is kept, since a chain of causes may be endless.
 fn chain(error: &BoxError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,8 +1,8 @@
-//! Keeping claims, and noticing handlers that cannot be dropped: on a thread and runtime of its own.
+//! Renews claims and detects blocked handlers, on a thread and a runtime of its own.
 //!
-//! A handler that blocks the application's runtime must not make its neighbours look dead, so nothing here is driven by
-//! that runtime. The same thread is the watchdog: an attempt whose deadline passed without its own task doing anything
-//! about it is blocking its thread. Its failure is written down from here; its slot stays taken until it returns.
+//! A handler that blocks the application's runtime must not cost other handlers their claims, so this does not depend
+//! on that runtime. The thread is also the watchdog: if an attempt's own task does nothing after its deadline, the
+//! attempt blocks its thread. The watchdog then stores its failure; its slot stays taken until it returns.
 
 use std::{
     io,
@@ -31,14 +31,14 @@ use crate::{
     task::lifecycle::Renewal,
 };
 
-/// How long after its deadline an attempt's own task may take to notice before it counts as blocked. A busy runtime is
-/// late by milliseconds; a second is no busy runtime.
+/// How long after its deadline an attempt's task may take until it counts as blocked. A busy runtime is late by
+/// milliseconds, not by a second.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often the watchdog looks: it decides how late a blocked handler's failure is written down.
+/// How often the watchdog looks: the longest extra delay until the failure of a blocked handler is stored.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// The running lease thread. It ends when told to, or when the engine is gone.
+/// The running lease thread. It ends when it is stopped, or when the engine is dropped.
 pub(crate) struct LeaseThread {
     stop: watch::Sender<bool>,
     runs: Runs,
@@ -46,7 +46,7 @@ pub(crate) struct LeaseThread {
 
 enum Runs {
     Apart(thread::JoinHandle<()>),
-    /// In a simulation, whose time is that of the application's runtime.
+    /// In a simulation, which drives the time of the application's runtime.
     Within(tokio::task::JoinHandle<()>),
 }
 
@@ -67,7 +67,7 @@ impl LeaseThread {
         Ok(Self { stop, runs })
     }
 
-    /// Ends the thread, waiting for a renewal under way to be over, but not for longer than `limit`.
+    /// Stops the thread. Waits up to `limit` for a renewal that is under way.
     pub(crate) async fn stop(self, limit: Duration) {
         let _ = self.stop.send(true);
         let joined = match self.runs {
@@ -100,14 +100,14 @@ async fn keep(attempts: Weak<Attempts>, mut stopped: watch::Receiver<bool>) {
         }
         if now + LOOK_EVERY / 2 >= renew_at {
             let renewed = attempts.renew(all, every).await;
-            // A failed renewal is tried again soon: there is room for only two of them in a lease.
+            // A failed renewal is repeated soon: a lease has time for only two.
             renew_at = now + if renewed { every } else { every / 4 };
         }
     }
 }
 
 impl Attempts {
-    /// Answers whether the store did.
+    /// Renews the claims. Returns whether the store answered.
     pub(crate) async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
         let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
         if held.is_empty() {
@@ -122,7 +122,7 @@ impl Attempts {
         let now = Instant::now();
         match answer {
             Ok(renewals) => {
-                // Counted from when it was sent: the store's lease may be as old as that.
+                // Counted from when it was sent: the lease in the store may have begun then.
                 let until = sent_at + self.core.holds_for();
                 for (live, renewal) in held.iter().zip(renewals) {
                     match renewal {
@@ -144,7 +144,7 @@ impl Attempts {
         true
     }
 
-    /// Writes an attempt down whose own task should have done so by now.
+    /// Concludes an attempt if its own task is overdue.
     fn look_after(self: &Arc<Self>, live: &Arc<Live>, now: Instant) {
         let overdue = live.machine().due_at().is_some_and(|due_at| now >= due_at + PATIENCE);
         if !overdue {
@@ -167,7 +167,7 @@ impl Attempts {
             return;
         }
         let (attempts, live) = (self.enter(), live.clone());
-        // On the application's runtime, since the store may be driven by it: another of its threads will do.
+        // On the application's runtime, since the store may need it; one of its other threads is free.
         self.core
             .runtime
             .spawn(async move { attempts.conclude(&live, Some(directive)).await });

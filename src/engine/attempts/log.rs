@@ -1,4 +1,4 @@
-//! Storing what an attempt logs: beside the handler, in order, under its claim.
+//! Stores the log of an attempt: beside the handler, in order, under its claim.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,25 +10,25 @@ use crate::{
     task::LogLine,
 };
 
-/// How long lines wait to be stored together: a log is written at most this often.
+/// How long lines are collected: a log is stored at most this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the last lines of a handler may hold up its settlement.
+/// How long the last lines may delay the settlement.
 const LAST_LINES_LIMIT: Duration = Duration::from_secs(2);
 
-/// When the log of an attempt is to be written next.
+/// When to store the log of an attempt next.
 #[derive(Default)]
 pub(crate) struct LogTimer {
     due_at: Option<Instant>,
 }
 
 impl LogTimer {
-    /// When to look again.
+    /// When to call [`is_due`](Self::is_due) again.
     pub(crate) const fn due_at(&self) -> Option<Instant> {
         self.due_at
     }
 
-    /// Whether it is time to write.
+    /// Whether the log is to be stored now.
     pub(crate) fn is_due(&mut self, live: &Live, now: Instant) -> bool {
         if !live.log.get().is_some_and(AttemptLog::has_pending) {
             self.due_at = None;
@@ -43,7 +43,7 @@ impl LogTimer {
 }
 
 impl Attempts {
-    /// Stores what was logged so far, in a task of its own.
+    /// Stores the new lines, in a task of its own.
     pub(crate) fn save_log(self: &Arc<Self>, live: &Arc<Live>) {
         let (attempts, live) = (self.clone(), live.clone());
         self.core.runtime.spawn(async move {
@@ -52,7 +52,7 @@ impl Attempts {
         });
     }
 
-    /// Stores what is left, while the claim still holds: the last lines of an attempt are those that tell why it failed.
+    /// Stores the last lines while the claim still holds: they often say why an attempt failed.
     pub(crate) async fn save_last_log(&self, live: &Live) {
         let now = self.core.clock.at(Instant::now());
         self.store_log(live, LAST_LINES_LIMIT, |log| log.finish(now)).await;
@@ -60,7 +60,7 @@ impl Attempts {
 
     async fn store_log(&self, live: &Live, limit: Duration, take: impl FnOnce(&AttemptLog) -> Vec<LogLine>) {
         let Some(log) = live.log.get() else { return };
-        // One at a time, or a later batch could overtake an earlier one.
+        // One at a time, so that no batch overtakes an earlier one.
         let Ok(_turn) = timeout(limit, live.log_turn.lock()).await else {
             return;
         };
@@ -69,7 +69,7 @@ impl Attempts {
             return;
         }
         let id = live.lease.id;
-        // Lines are shared texts: a copy is a few words each.
+        // Lines are shared, so copies are cheap.
         let copy = lines.clone();
         let stored = self
             .core
@@ -77,11 +77,11 @@ impl Attempts {
         match timeout(limit, stored).await {
             Ok(Ok(true)) => self.core.watchers.wake(id),
             Ok(Ok(false)) => {
-                // Nothing more will be taken under this claim.
+                // The store takes no more lines under this claim.
                 drop(log.finish(self.core.clock.at(Instant::now())));
                 self.core.probes.emit(|| Event::Fenced { id });
             }
-            // If only the answer was lost, they will be there twice, which is better than not at all.
+            // If only the answer was lost, the lines are stored twice, which is better than not at all.
             Ok(Err(_)) | Err(_) => log.put_back(copy),
         }
     }

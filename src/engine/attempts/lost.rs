@@ -1,8 +1,8 @@
-//! Claims whose answer was lost: found again, and their tasks begun.
+//! Claims whose answer was lost. They are found again, and their tasks are started.
 //!
-//! Such a task is held by this process, which does not know of it. Nobody would run it until its lease runs out, and then it
-//! would be charged with a crash. So after a claim that failed, what this worker holds is looked at until no such claim can
-//! hold any more.
+//! The store says that this process holds such a task, but the process does not have it. Without this, the task would
+//! wait until its lease runs out, and be charged with a crash. So after a failed claim, the process reads what its
+//! worker holds, until no such claim can hold any longer.
 
 use std::{
     collections::HashMap,
@@ -22,26 +22,27 @@ use crate::{
     task::LeaseRef,
 };
 
-/// After a failed claim, and then twice as long each time ...
+/// The pause after a failed claim. It doubles ...
 const FIRST_LOOK: Duration = Duration::from_millis(50);
-/// ... to here.
+/// ... up to this.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
-/// What is known of claims that this process may have without knowing.
+/// The claims that this process may hold in the store without having their tasks.
 #[derive(Default)]
 pub(crate) struct Lost {
-    /// Who claims or looks. What is held while nobody claims, and is not known here, was lost.
+    /// Held while claiming or looking. A task that the store says is held, while no claim is under way, and that is not
+    /// running here, is lost.
     turn: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// Claims that took too long, and may be answered yet.
+    /// Claims that took too long, and may still be answered.
     late: usize,
-    /// Until when somebody looks.
+    /// How long the search goes on.
     until: Option<Instant>,
-    /// Claims that this process has given up, and the store may not know of that yet; and until when they may hold there.
+    /// Claims that this process gave up but the store may still show as held, and how long they can hold there.
     given_up: HashMap<LeaseRef, Instant>,
 }
 
@@ -50,19 +51,19 @@ impl Lost {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held by who claims.
+    /// Waits for the turn to claim.
     pub(crate) async fn turn(&self) -> impl Drop {
         self.turn.lock().await
     }
 
-    /// A claim takes too long: as long as what is answered is there, nothing is looked for.
+    /// A claim takes too long. There is no search while the returned guard exists.
     pub(crate) fn is_late(self: &Arc<Self>) -> Late {
         self.inner().late += 1;
         Late(self.clone())
     }
 }
 
-/// A claim that took too long, under way.
+/// A claim that took too long and is under way.
 pub(crate) struct Late(Arc<Lost>);
 
 impl Drop for Late {
@@ -72,8 +73,8 @@ impl Drop for Late {
 }
 
 impl Attempts {
-    /// This process makes nothing more of a claim, which may still hold in the store. A renewal that arrives late may have it
-    /// hold for longer than one lease.
+    /// Records that this process no longer uses a claim that may still hold in the store. A late renewal may extend it
+    /// beyond one lease.
     pub(crate) fn give_up(&self, lease: LeaseRef) {
         let now = Instant::now();
         let mut inner = self.lost.inner();
@@ -84,7 +85,7 @@ impl Attempts {
         inner.given_up.insert(lease, now + self.core.settings.lease * 2);
     }
 
-    /// A claim failed that was asked for then, and may have been made.
+    /// Records a failed claim that was sent at `claimed_at` and may have been made.
     pub(crate) fn lost_a_claim(self: &Arc<Self>, claimed_at: Instant) {
         let until = claimed_at + self.core.holds_for();
         let mut inner = self.lost.inner();
@@ -97,7 +98,8 @@ impl Attempts {
         }
     }
 
-    /// Begins what this process holds without knowing, if no claim is under way, as far as there is room for it.
+    /// If no claim is under way, starts the tasks that this process holds without having them, as far as slots are
+    /// free.
     async fn take_up_lost(self: &Arc<Self>) -> StoreResult<()> {
         let turn = self.lost.turn().await;
         if self.lost.inner().late > 0 {
@@ -129,7 +131,7 @@ impl Attempts {
                 }
             }
         }
-        // It may take long, and nobody else looks meanwhile.
+        // This may take long, and other callers need the turn meanwhile.
         drop(turn);
         for held in surplus {
             self.hand_back(&held).await;
@@ -138,7 +140,7 @@ impl Attempts {
     }
 }
 
-/// Somebody looks. If that ends in a panic, the next who loses a claim does.
+/// A search is under way. If it panics, the next lost claim starts another.
 struct Looking(Option<Arc<Lost>>);
 
 impl Drop for Looking {
@@ -153,14 +155,15 @@ async fn look(attempts: UnderWay<Attempts>, mut looking: Looking) {
     let mut pause = FIRST_LOOK;
     loop {
         attempts.core.pause(pause).await;
-        // Once more after the end has begun: what is found has its grace like what runs, or is handed back.
+        // Once more after the shutdown has begun: a task that is found gets the same grace as the running ones, or is
+        // handed back.
         let is_last = !attempts.core.phase.is_open();
         pause = (pause * 2).min(LAST_LOOK);
         let looked = attempts.take_up_lost().await;
         let now = Instant::now();
         let mut inner = attempts.lost.inner();
         if looked.is_err() {
-            // It may have renewed what it could not begin.
+            // The search may have renewed claims that it could not start.
             let until = now + attempts.core.holds_for();
             inner.until = inner.until.max(Some(until));
         }

@@ -1,4 +1,4 @@
-//! [`Attempts`]: what runs tasks in this process.
+//! [`Attempts`] runs the tasks of this process.
 
 pub(crate) mod answering;
 pub(crate) mod attempt;
@@ -29,7 +29,7 @@ use crate::{
     task::TaskRecord,
 };
 
-/// The slots, what runs on them, the application that it runs on, and the thread that keeps its claims.
+/// The slots, the running attempts, the application, and the thread that renews the claims.
 pub(crate) struct Attempts {
     pub(crate) core: Arc<Core>,
     pub(crate) pools: Pools,
@@ -57,11 +57,11 @@ impl Attempts {
         }
     }
 
-    /// Has tasks run on `entry` from now on.
+    /// Runs tasks on `entry` from now on.
     ///
     /// # Errors
     ///
-    /// The operating system's, if it has no thread left for the leases.
+    /// The error of the operating system if it cannot start the thread for leases.
     pub(crate) fn begin(self: &Arc<Self>, entry: Arc<dyn Entry>) -> io::Result<()> {
         *self.entry.write().unwrap_or_else(PoisonError::into_inner) = Some(entry);
         let lease_thread = LeaseThread::start(self)?;
@@ -69,7 +69,7 @@ impl Attempts {
         Ok(())
     }
 
-    /// Renews no claim any longer, and lets go of the application.
+    /// Stops renewing claims, and drops the application.
     pub(crate) async fn end(&self) {
         let lease_thread = self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(lease_thread) = lease_thread {
@@ -79,7 +79,7 @@ impl Attempts {
         drop(entry);
     }
 
-    /// What tasks run on; none if the application was let go.
+    /// The application; `None` after it was dropped.
     pub(crate) fn entry(&self) -> Option<Arc<dyn Entry>> {
         self.entry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

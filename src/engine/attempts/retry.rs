@@ -1,4 +1,4 @@
-//! Which results are failures, which failures are tried again, and when.
+//! Decides which results are failures, which failures are retried, and when.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,24 +8,24 @@ use http::{Extensions, HeaderMap, StatusCode};
 use crate::task::lifecycle::DEFERRALS;
 use crate::{engine::attempts::grpc::GrpcFailure, error::BoxError, task::retry_after};
 
-/// Decides what the end of an attempt means. [`Backoff`] is the default.
+/// Decides what the end of an attempt means. [`Backoff`] is the default, and its documentation shows how to set it.
 ///
-/// It must not block. Where it panics, [`Backoff::new`] decides instead.
+/// A policy must not block. If it panics, [`Backoff::new`] decides.
 pub trait RetryPolicy: Send + Sync + 'static {
-    /// How many times a failed task is tried again. Stored with each task when it is accepted.
+    /// How often a failed task is retried. It is stored with each task when the task is accepted.
     fn max_retries(&self) -> u32;
 
-    /// What an attempt's end means. Asked once for every attempt but those after which the task is [handed
-    /// on](crate::RespondAsyncBuilder::version_patience); once more, with [`AttemptEnd::Panicked`], where a value that
-    /// the handler left behind panics as it is let go of.
+    /// Judges the end of an attempt. It is called once for every attempt, except for those after which the task is
+    /// [handed on](crate::RespondAsyncBuilder::version_patience). It is called once more, with
+    /// [`AttemptEnd::Panicked`], if a value that the handler left behind panics when it is dropped.
     fn judge(&self, end: &AttemptEnd<'_>) -> Verdict;
 
-    /// How long to wait before the `retry`th retry, counted from 1, where the response did not say. `jitter` is a random
-    /// number in `0.0..1.0`: take randomness from it alone, so that a simulation can be repeated.
+    /// How long to wait before the `retry`th retry, counted from 1, if the response does not say. `jitter` is a random
+    /// number in `0.0..1.0`. Use no other randomness, so that simulations are repeatable.
     fn delay(&self, retry: u32, jitter: f64) -> Duration;
 }
 
-/// How an attempt ended, as the engine saw it.
+/// How an attempt ended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AttemptEnd<'a> {
@@ -36,14 +36,14 @@ pub enum AttemptEnd<'a> {
         status: StatusCode,
         /// The headers.
         headers: &'a HeaderMap,
-        /// The extensions, where a handler leaves what is meant for the layer: see [`DoNotRetry`].
+        /// The extensions of the response, where a handler can leave values for the layer: see [`DoNotRetry`].
         extensions: &'a Extensions,
-        /// What came behind the body, once it had ended. Trailers are for judging: they are not kept with the response.
+        /// The trailers after the body. They are only for this judgement, and are not stored with the response.
         trailers: Option<&'a HeaderMap>,
-        /// Whether the body was cut, at the result limit or by the end of the attempt's time.
+        /// Whether the body was cut, at the result limit or at the end of the attempt's time.
         truncated: bool,
-        /// Whether the attempt's time was over before the body was. The task is not tried again then, whatever the
-        /// verdict: a retry is a failure. Taken for a success, it ends with what was sent so far.
+        /// Whether the attempt's time was over before the body. The task is not retried then: a verdict of `Retry` is a
+        /// failure. With `Success`, the task ends with the part that had arrived.
         timed_out: bool,
     },
     /// The service answered, but its body broke off.
@@ -52,23 +52,23 @@ pub enum AttemptEnd<'a> {
     Error(&'a BoxError),
     /// The service panicked.
     Panicked,
-    /// The attempt took longer than the attempt timeout, and there was no head of an answer.
+    /// The attempt took longer than the attempt timeout, and no response head had arrived.
     TimedOut,
 }
 
-/// What the end of an attempt means.
+/// What the end of an attempt means. See [`RetryPolicy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
     /// The task has succeeded.
     Success,
-    /// The task has failed, unless it has retries left.
+    /// The task has failed, unless retries are left.
     Retry {
-        /// How long to wait, where the response says.
+        /// How long to wait, if the response says.
         after: Option<Duration>,
     },
-    /// The handler says "not now": the task waits, and this attempt is not counted. As often as [`DEFERRALS`] in each
-    /// generation of a task; from then on, and for a task without retries, it is a `Retry` after the same wait.
+    /// The handler answered "not now": the task waits, and the attempt is not counted. This holds [`DEFERRALS`] times
+    /// in each generation of a task. After that, and for tasks without retries, it is a `Retry` after the same wait.
     Defer {
         /// How long to wait.
         after: Duration,
@@ -77,7 +77,7 @@ pub enum Verdict {
     Failure,
 }
 
-/// Put into a response's extensions, this makes its failure final: the handler knows that trying again cannot help.
+/// Makes a failure final: insert it into the extensions of a response if you know that a retry cannot help.
 ///
 /// ```
 /// use http::{Response, StatusCode};
@@ -91,20 +91,20 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DoNotRetry;
 
-/// The default policy: 2xx and 3xx are success; 5xx, 408, 425, 429, an error, a panic, a broken body and a timeout are
-/// tried again; any other status is final.
+/// The default policy. 2xx and 3xx are success. 5xx, 408, 425, 429, an error, a panic, a broken body and a timeout are
+/// retried. Any other status is final.
 ///
-/// **gRPC** answers 200 and says in `grpc-status`, in the head or in a trailer, how the call went. Other than 0 that is a
-/// failure: 14 (UNAVAILABLE), 4 (DEADLINE_EXCEEDED), 8 (RESOURCE_EXHAUSTED) and 10 (ABORTED) are tried again, any other is
-/// final, and one that makes no sense counts as 2 (UNKNOWN). What gRPC-Web puts into the body is not looked at.
+/// **gRPC** answers with 200 and puts the result into `grpc-status`, in the head or in a trailer. Any code but 0 is a
+/// failure: 14 (UNAVAILABLE), 4 (DEADLINE_EXCEEDED), 8 (RESOURCE_EXHAUSTED) and 10 (ABORTED) are retried, and others
+/// are final. An invalid code counts as 2 (UNKNOWN). The body of gRPC-Web is not read.
 ///
-/// **"Not now":** 429 and 503 with a `Retry-After`, the answers of a handler that cannot do the work at the moment and
-/// knows when it can, use up no attempt: the task waits for as long as was asked. That is so ten times in each generation of a
-/// task ([`DEFERRALS`]); from then on they are failures like others. A task without retries is not deferred
+/// **"Not now":** with 429 or 503 and a `Retry-After`, a handler says that it cannot do the work now and when it can.
+/// This uses up no attempt, and the task waits as long as the header says. It holds ten times in each generation of a
+/// task ([`DEFERRALS`]); after that these answers are failures like others. A task without retries is not deferred
 /// either: it runs once.
 ///
-/// The wait is random between zero and a bound that doubles with each retry ("full jitter"), so that tasks which failed
-/// together do not come back together. A `Retry-After` on the response is obeyed instead, up to
+/// The wait is random between zero and a bound that doubles with each retry ("full jitter"), so that tasks that failed
+/// together are not retried together. A `Retry-After` of the response is used instead, up to
 /// [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -114,7 +114,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The longest that a response can ask to wait. A header is no reason to keep a task for a year.
+    /// The longest wait that a response can ask for, so that no header keeps a task for a year.
     pub const RETRY_AFTER_CAP: Duration = Duration::from_secs(60 * 60);
 
     /// 3 retries, within 1 s, 2 s, 4 s.
@@ -127,7 +127,7 @@ impl Backoff {
         }
     }
 
-    /// How many times a failed task is tried again; 0 is never, whatever a response asks for.
+    /// How often a failed task is retried. 0 means never, whatever a response asks for.
     #[must_use]
     pub const fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = retries;
@@ -141,7 +141,7 @@ impl Backoff {
         self
     }
 
-    /// What the bound does not grow beyond.
+    /// The greatest bound of a wait.
     #[must_use]
     pub const fn cap(mut self, cap: Duration) -> Self {
         self.cap = cap;

@@ -1,4 +1,4 @@
-//! One attempt driven: the handler polled and guarded, the machine asked, its directives carried out.
+//! Drives one attempt: polls the handler inside a guard, asks the machine, and carries out its directives.
 
 use std::{
     future::poll_fn,
@@ -35,7 +35,7 @@ use crate::{
     task::{CapturedRequest, TaskRecord, lifecycle::Outcome},
 };
 
-/// Progress is written at most this often: it is for people to look at.
+/// Progress is stored at most this often, since people read it.
 const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// The claim under which an attempt runs, and the slot it runs on.
@@ -43,7 +43,7 @@ pub(crate) struct Start {
     pub(crate) held: Held,
     pub(crate) request: Arc<CapturedRequest>,
     pub(crate) place: Place,
-    /// Before the claim was asked for: what its lease is counted from here.
+    /// Before the claim was sent. The lease is counted from here.
     pub(crate) claimed_at: Instant,
     pub(crate) attempts: UnderWay<Attempts>,
 }
@@ -58,7 +58,7 @@ impl Attempts {
         let request = start.request;
         let elsewhere = record.version_to_wait_for(settings.version.as_deref(), settings.version_patience);
         let live = Arc::new(Live::new(record, start.held, &request, now, machine, elsewhere));
-        // Entered before it is spawned, so that its lease is renewed from the first moment, however busy the runtime is.
+        // Entered before it is spawned, so that its lease is renewed from the start, even on a busy runtime.
         self.running.enter(live.clone());
         let scopes = self.core.probes.scopes(|| {
             AttemptInfo::new(
@@ -70,7 +70,7 @@ impl Attempts {
                 &live.log,
             )
         });
-        // Looked at after it was entered: a shutdown that does not see it there, is seen here.
+        // The phase is read after the entry: a shutdown that does not see the attempt is seen here.
         let replay = match self.entry().filter(|_| !self.core.phase.has_reached(EndStep::Cut)) {
             Some(entry) => {
                 self.core.probes.emit(|| Event::Started {
@@ -82,7 +82,7 @@ impl Attempts {
                 Replay::Waiting { entry, request, live }
             }
             None => {
-                // The grace is over: handed back without being begun.
+                // The grace period is over: the task is handed back without a start.
                 live.feed(Input::Finished(Outcome::Released, AttemptOutcome::Released), now);
                 Replay::Over
             }
@@ -97,12 +97,12 @@ impl Attempts {
         self.core.runtime.spawn(run(leave));
     }
 
-    /// Keeps polling the handler, which was polled just now, until it is over or the machine asks for something else.
+    /// Polls the handler, which was just polled, until it is over or the machine has another directive.
     async fn attend(self: &Arc<Self>, live: &Arc<Live>, handler: &mut Handler) -> Option<Directive> {
         let mut save_at = live.started;
         let mut log = LogTimer::default();
         let mut now = live.started;
-        // Polled again at once, a handler that yields would not have yielded.
+        // A handler that yields must not be polled again at once.
         let mut polled = true;
         loop {
             let directive = live.machine().directive(now);
@@ -123,8 +123,7 @@ impl Attempts {
                     self.finished(live, end);
                     return None;
                 }
-                // A handler that always has something to do uses up what tokio lets a task do at a time. Its time
-                // passes all the same.
+                // A handler that never waits uses up the budget of tokio, and its time must pass all the same.
                 () = unconstrained(live.changed().notified()) => {}
                 () = unconstrained(live.logged()) => {}
                 () = unconstrained(sleep_until(wake)) => {}
@@ -140,20 +139,20 @@ impl Attempts {
         }
     }
 
-    /// Tells the machine that the handler is over.
+    /// Feeds the end of the handler into the machine.
     fn finished(&self, live: &Live, end: Result<Replayed, Panic>) {
         let (outcome, ended) = self.judge(live, end);
         live.machine().handle(Input::Finished(outcome, ended), Instant::now());
     }
 
-    /// Carries out what the machine asks for once the handler is gone, beginning with `given` if it was given out
-    /// already.
+    /// Carries out the directives after the end of the handler. `given` is the first one, if the machine has returned
+    /// it already.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
     pub(crate) fn conclude(&self, live: &Live, mut given: Option<Directive>) -> impl Future<Output = ()> {
         async move {
-            // Not an earlier one: to drop the handler, or to come here, may have taken longer than the claim holds.
+            // Read now: dropping the handler may have taken longer than the claim holds.
             let mut now = Instant::now();
-            // What was given out may be older than that.
+            // A directive that was given earlier may be too old.
             let mut is_old = given.is_some();
             loop {
                 let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
@@ -183,7 +182,7 @@ impl Attempts {
                                 Input::NotSettled(pause)
                             }
                         };
-                        // Whoever else waits for it, the watchdog or the attempt's own task, looks at once.
+                        // The other one that waits for this, the watchdog or the attempt's own task, looks at once.
                         given = Some(live.feed_and_ask(input, now));
                     }
                     Directive::TimedOut => match live.so_far.take() {
@@ -211,7 +210,7 @@ impl Attempts {
         doubled.min(Duration::from_secs(5)).mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// Tells everybody who wants to know that the attempt is over.
+    /// Reports the end of the attempt to probes and waiters.
     fn report_end(&self, live: &Live, how: How, now: Instant) {
         let id = live.lease.id;
         match how {
@@ -219,7 +218,7 @@ impl Attempts {
                 if let Some(condition) = state.condition() {
                     self.core.count_end(condition, now);
                 }
-                // It waits again: the node must learn when it is due.
+                // It is queued again, so the node needs its due time.
                 if state.is_queued() {
                     self.core.hint(Hint::Work);
                 }
@@ -247,8 +246,8 @@ impl Attempts {
         self.core.watchers.changed(id);
     }
 
-    /// Saves what the handler reported last, while the claim still holds: how far it came is worth knowing of a task that
-    /// failed, and one that succeeded should not look as if it were half done.
+    /// Stores the last progress while the claim still holds: it is useful for a failed task, and a task that succeeded
+    /// should not look half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
             let saved = self.core.call("set_progress", || {
@@ -264,7 +263,7 @@ impl Attempts {
         };
         let (core, lease) = (self.core.clone(), live.lease);
         self.core.runtime.spawn(async move {
-            // Lost progress is not worth a word: the next report overwrites it.
+            // A failure is not reported: the next report overwrites it.
             let _ = core
                 .call("set_progress", || core.ledger.store().set_progress(lease, progress))
                 .await;
@@ -273,13 +272,13 @@ impl Attempts {
     }
 }
 
-/// How long the last report of a handler may hold up its settlement.
+/// How long the last progress may delay the settlement.
 const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 
-/// The attempt's own task: the handler first, then what the machine asks for.
+/// The attempt's own task: the handler first, then the directives of the machine.
 ///
-/// Whatever has to be waited for is in a box of its own. Every attempt has a future of this size, and many a handler, on
-/// many a store, is ready at once.
+/// Everything that waits is in a box of its own. Every attempt has a future of this size, and many handlers and stores
+/// are ready at once.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
 fn run(mut leave: Leave) -> impl Future<Output = ()> {
     async move {
@@ -308,13 +307,13 @@ fn run(mut leave: Leave) -> impl Future<Output = ()> {
     }
 }
 
-/// Leaves the stage when the attempt's task is over, or is dropped together with its runtime.
+/// Cleans up when the attempt's task is over, or is dropped with its runtime.
 struct Leave {
-    /// First: until it is gone, the slot is taken.
+    /// First: the slot stays taken until it is dropped.
     handler: Handler,
     live: Arc<Live>,
     place: Option<Place>,
-    /// Last, as it is the last to be let go of.
+    /// Last: dropped after all others.
     attempts: UnderWay<Attempts>,
 }
 
@@ -326,24 +325,24 @@ impl Drop for Leave {
             self.attempts.give_up(self.live.lease);
         }
         self.attempts.running.leave(self.live.lease);
-        // Nobody will judge by it any more, and the application may hold on to its context.
+        // It will not be judged any more, and the application may keep its context.
         let _ = let_go(self.live.so_far.take());
         self.live.unstick();
         self.place.take();
     }
 }
 
-/// A replay in progress, its panics caught, every poll of it inside the probes' scopes.
+/// A replay in progress. Its panics are caught, and each poll runs inside the scopes of the probes.
 struct Handler {
     replay: Replay,
     scopes: Vec<Box<dyn AttemptScope>>,
 }
 
 impl Handler {
-    /// Drops the replay now. A destructor that panics is no reason for the attempt to go unwritten.
+    /// Drops the replay now. The attempt goes on if its destructor panics.
     fn drop_now(&mut self) {
         let _ = let_go(replace(&mut self.replay, Replay::Over));
-        // One by one: of two that panic together, the second ends the process.
+        // One by one: two panics at the same time would end the process.
         while let Some(scope) = self.scopes.pop() {
             let _ = let_go(scope);
         }
@@ -359,7 +358,7 @@ impl Future for Handler {
         match caught(|| in_scopes(scopes, &mut || polled = replay.poll(cx))) {
             Ok(()) => polled.map(Ok),
             Err(panic) => {
-                // A scope may have panicked over an answer that the handler gave.
+                // A scope may have panicked after the handler answered.
                 let _ = let_go(polled);
                 // A future that panicked must not be polled again.
                 self.drop_now();

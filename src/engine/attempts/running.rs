@@ -1,4 +1,4 @@
-//! The attempts that run in this process, and what is known of each from outside its own task.
+//! The running attempts of this process, as other tasks and threads see them.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use crate::{
     task::{CapturedRequest, LeaseRef, Progress, RequestId, TaskName, TaskRecord, lifecycle::DEFERRALS},
 };
 
-/// What is shared between an attempt's own task, its handler, the lease thread, and whoever stops it.
+/// State that an attempt's task, its handler, the lease thread and callers share.
 pub(crate) struct Live {
     pub(crate) lease: LeaseRef,
     pub(crate) held: Held,
@@ -39,25 +39,25 @@ pub(crate) struct Live {
     pub(crate) left_out: usize,
     pub(crate) retries: u32,
     pub(crate) retries_left: u32,
-    /// How often it may say "not now" without being charged.
+    /// How many deferrals are left.
     pub(crate) deferrals_left: u32,
-    /// The version of the application that it is handed on to if this one does not have its route.
+    /// The version of the application that the task is handed on to if this one lacks its route.
     pub(crate) elsewhere: Option<Arc<str>>,
     pub(crate) started: Instant,
     pub(crate) times_out_at: Instant,
     machine: Mutex<Attempt>,
-    /// Something changed that the attempt's own task should look at.
+    /// The attempt's own task should look at the machine.
     changed: Notify,
-    /// The handler was told to end.
+    /// Set when the handler is asked to stop.
     cancel: Told,
-    /// What there is of its answer.
+    /// The answer as far as it has arrived.
     pub(crate) so_far: SoFar,
     progress: Mutex<Option<Progress>>,
-    /// Whether the latest progress is to be stored yet.
+    /// Whether the latest progress is still to be stored.
     unsaved: AtomicBool,
-    /// What it logs, once a probe asked for it.
+    /// The log, once a probe has asked for it.
     pub(crate) log: OnceLock<AttemptLog>,
-    /// Whose turn it is to store of that.
+    /// The turn to store log lines.
     pub(crate) log_turn: tokio::sync::Mutex<()>,
     stuck: Mutex<Option<Stuck>>,
     reported: AtomicBool,
@@ -81,7 +81,7 @@ impl Live {
             left_out: request.left_out(),
             retries: record.retries,
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
-            // Who allows no retries may have a reason that a response does not know.
+            // A task without retries must run once, whatever a response asks for.
             deferrals_left: match record.max_attempts {
                 0..=1 => 0,
                 _ => DEFERRALS.saturating_sub(record.deferrals),
@@ -106,12 +106,12 @@ impl Live {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Feeds the machine from outside the attempt's own task, and has that look.
+    /// Feeds the machine from outside of the attempt's own task, and wakes that task.
     pub(crate) fn feed(&self, input: Input, now: Instant) {
         self.tell(|machine| machine.handle(input, now));
     }
 
-    /// The same, and asks the machine what is next.
+    /// The same, and returns the next directive.
     pub(crate) fn feed_and_ask(&self, input: Input, now: Instant) -> Directive {
         self.tell(|machine| {
             machine.handle(input, now);
@@ -135,7 +135,7 @@ impl Live {
         &self.changed
     }
 
-    /// Waits for a change, until then at most. Answers with the time.
+    /// Waits for a change, until then at most. Returns the time.
     pub(crate) async fn change_before(&self, until: Instant) -> Instant {
         Box::pin(timeout_at(until, self.changed.notified())).await.ok();
         Instant::now()
@@ -145,12 +145,12 @@ impl Live {
         self.cancel.is_told()
     }
 
-    /// Resolves when the handler is told to end.
+    /// Resolves when the handler is asked to stop.
     pub(crate) async fn cancelled(&self) {
         self.cancel.told().await;
     }
 
-    /// Resolves when it logs something after a silence.
+    /// Resolves at the first new log line.
     pub(crate) async fn logged(&self) {
         match self.log.get() {
             Some(log) => log.pushed().await,
@@ -158,10 +158,10 @@ impl Live {
         }
     }
 
-    /// Notes how far the handler is.
+    /// Records the progress of the handler.
     pub(crate) fn report(&self, progress: Progress) {
         *self.latest() = Some(progress);
-        // After it is there, so that whoever takes the flag finds it.
+        // Set after the progress, so that the reader of the flag finds it.
         if !self.unsaved.swap(true, Ordering::SeqCst) {
             self.changed.notify_one();
         }
@@ -172,17 +172,17 @@ impl Live {
         self.latest().clone()
     }
 
-    /// Whether there is a report that was not taken to be saved.
+    /// Whether there is progress that is not stored yet.
     pub(crate) fn has_unsaved(&self) -> bool {
         self.unsaved.load(Ordering::SeqCst)
     }
 
-    /// Takes the latest report to save it.
+    /// Takes the latest progress to store it.
     pub(crate) fn take_unsaved(&self) -> Option<Progress> {
         self.unsaved.swap(false, Ordering::SeqCst).then(|| self.progress())?
     }
 
-    /// Marks the slot as stuck, once. Answers whether it was not before.
+    /// Marks the slot as stuck. Returns whether it was not marked before.
     pub(crate) fn mark_stuck(&self, mark: impl FnOnce() -> Stuck) -> bool {
         let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         let new = stuck.is_none();
@@ -190,12 +190,12 @@ impl Live {
         new
     }
 
-    /// Whether the caller is the first to see that it is over: two may, where the watchdog wrote it down.
+    /// Whether the caller is the first to see the end. A second one may exist if the watchdog stored it.
     pub(crate) fn is_first_to_report(&self) -> bool {
         !self.reported.swap(true, Ordering::SeqCst)
     }
 
-    /// The slot is about to be freed.
+    /// Called before the slot is freed.
     pub(crate) fn unstick(&self) {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -212,10 +212,10 @@ pub(crate) struct Running {
     handed_back: AtomicUsize,
 }
 
-/// How many attempts came to an end so far.
+/// How many attempts have ended so far.
 #[derive(Clone, Copy)]
 pub(crate) struct Ends {
-    /// By themselves, or by being stopped.
+    /// By themselves, or by a stop.
     pub(crate) ended: usize,
     /// By being handed back.
     pub(crate) handed_back: usize,
@@ -223,7 +223,7 @@ pub(crate) struct Ends {
 
 type Shard = HashMap<LeaseRef, Arc<Live>, BuildHasherDefault<ByRandomPart>>;
 
-/// As many as make two threads meet rarely.
+/// Enough that two threads rarely meet.
 const SHARDS: usize = 16;
 
 impl Running {
@@ -235,7 +235,7 @@ impl Running {
         }
     }
 
-    /// An attempt is over, and written down.
+    /// Counts an attempt whose end is stored.
     pub(crate) fn note_end(&self, handed_back: bool) {
         let counter = if handed_back { &self.handed_back } else { &self.ended };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -256,7 +256,7 @@ impl Running {
         self.shard(lease.id).remove(&lease);
     }
 
-    /// Every attempt, as it is now.
+    /// All attempts at this time.
     pub(crate) fn all(&self) -> Vec<Arc<Live>> {
         let mut all = Vec::new();
         for shard in &self.shards {
@@ -265,7 +265,7 @@ impl Running {
         all
     }
 
-    /// The attempts of one task: one, or two while an old one has not noticed yet that it lost its claim.
+    /// The attempts of one task: one, or more while old ones have not noticed that their claims are lost.
     pub(crate) fn of(&self, id: RequestId) -> Vec<Arc<Live>> {
         let shard = self.shard(id);
         shard.values().filter(|live| live.lease.id == id).cloned().collect()
@@ -277,7 +277,7 @@ impl Running {
     }
 }
 
-/// Takes the random end of a request id for its hash: it is random already, and the layer made it.
+/// Uses the random part of a request id as its hash. The layer made it, so a client cannot choose it.
 #[derive(Default)]
 pub(crate) struct ByRandomPart(u64);
 

@@ -1,7 +1,7 @@
-//! What other processes on the same store do: heard of by the store's news, and found out by looking.
+//! Changes that other processes make on the same store: reported by the store's news, and found by looking.
 //!
-//! News are hints. So while somebody here waits for a task, one look a second at all such tasks finds what was not told:
-//! one call of the store, however many wait. A process that nobody waits in looks at nothing.
+//! News are hints, and may be lost. So while a task has a waiter here, one look a second covers all such tasks: one
+//! call of the store, however many waiters there are. A process without waiters does not look.
 
 use std::{
     collections::HashMap,
@@ -21,21 +21,21 @@ use crate::{
     task::{Presence, RequestId, Seen, SlotStats},
 };
 
-/// How many tasks one call looks at.
+/// How many tasks one call covers.
 const AT_ONCE: usize = 1000;
 
-/// How long the store tells of changes when nobody waits any more: clients that poll come back.
+/// How long the store goes on reporting changes after the last waiter has left: clients that poll come back.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// For how long a process counts as there after it said so: it does every 5 seconds.
+/// How long a process counts as present after a beat. It beats every 5 seconds.
 const PRESENT: Duration = Duration::from_secs(15);
 
-/// What is known of the other processes.
+/// What this process knows of the others.
 pub(crate) struct Lookout {
     is_shared: bool,
     notifies: bool,
     watched_at: Mutex<Option<Instant>>,
-    /// How the tasks stood that somebody waits for, when they were looked at last.
+    /// The tasks with waiters, as the last look found them.
     glances: Mutex<HashMap<RequestId, Option<Glance>>>,
     others: Mutex<Others>,
 }
@@ -57,7 +57,7 @@ impl Lookout {
         }
     }
 
-    /// The processes that were seen lately, but for `own`.
+    /// The processes that were seen lately, except `own`.
     pub(crate) fn others(&self, own: &Presence, now: Instant) -> Vec<Seen> {
         let others = lock(&self.others);
         let since = others.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
@@ -75,7 +75,7 @@ impl Lookout {
 }
 
 impl Duties {
-    /// Has the store tell of changes from when somebody waits for one until a while after. Answers whether it does.
+    /// Lets the store report changes while there are waiters, and for a while after. Returns whether it does.
     pub(crate) fn attend_to_others(&self, now: Instant) -> bool {
         if !self.lookout.is_shared {
             return false;
@@ -97,7 +97,7 @@ impl Duties {
         attends
     }
 
-    /// Acts on what the store tells of.
+    /// Acts on the store's news.
     pub(crate) fn hear(self: &Arc<Self>, news: News, node: &mut Node, now: Instant) {
         if news.work {
             node.hint(Hint::Work, now);
@@ -124,7 +124,7 @@ impl Duties {
                 .collect(),
         };
         if !asked_to_stop.is_empty() {
-            // What is heard is a hint. The renewal's answer is what the store says.
+            // News are a hint. The answer to a renewal is the truth.
             let attempts = self.attempts.enter();
             let limit = self.core.settings.store_timeout;
             self.core
@@ -133,7 +133,7 @@ impl Duties {
         }
     }
 
-    /// Looks at the tasks that somebody waits for, and wakes those whose task has changed since the last look.
+    /// Looks at the tasks with waiters, and wakes the waiters of those that changed since the last look.
     pub(crate) async fn look(&self) -> StoreResult<Answer> {
         let ids = self.core.watchers.ids();
         let mut looked_at = HashMap::with_capacity(ids.len());
@@ -144,8 +144,8 @@ impl Duties {
         }
         let before = std::mem::replace(&mut *self.lookout.glances(), looked_at.clone());
         for id in ids {
-            // Who began to wait since the last look may have seen the task as it was before that change: once in vain
-            // does no harm.
+            // A waiter that came after the last look may have seen this change already. A needless wake-up does no
+            // harm.
             if before.get(&id) != looked_at.get(&id) {
                 self.core.watchers.wake(id);
             }
@@ -153,13 +153,13 @@ impl Duties {
         Ok(Answer::Idle(None))
     }
 
-    /// Says that this process is there, and hears who else is.
+    /// Tells the store that this process is present, and reads which others are.
     pub(crate) async fn beat(&self) {
         if !self.lookout.is_shared {
             return;
         }
         if !self.lookout.notifies {
-            // Whoever listens to all tasks hears of those of this process alone.
+            // Listeners to all tasks get the changes of this process only, so they have to look again.
             self.core.watchers.feed().miss();
         }
         let store = self.core.ledger.store();
@@ -170,7 +170,7 @@ impl Duties {
         }
     }
 
-    /// How this process is.
+    /// The state of this process.
     pub(crate) fn presence(&self, now: Instant) -> Presence {
         let up = self.core.clock.uptime(now);
         let mut presence = Presence::new(self.core.worker.clone());

@@ -1,4 +1,4 @@
-//! Drives the node machine: asks it what to do, does it, tells it how it went.
+//! Drives the node machine: asks for actions, carries them out, feeds in the answers.
 
 pub(crate) mod lookout;
 
@@ -35,24 +35,24 @@ use crate::{
     task::{Condition, Scope, lifecycle::Rescue},
 };
 
-/// How many tasks one rescue or prune looks at: bounded work per call, and asked again at once if there may be more.
+/// How many tasks one rescue or prune covers, to limit the work of a call. It is repeated at once if there may be more.
 const BATCH: usize = 1000;
 
-/// Answers on their way back: at most one for each kind of action is under way.
+/// The answers on their way back. Of each kind of action, at most one is under way.
 const ANSWERS: usize = 8;
 
-/// What a process does besides taking tasks in and running them.
+/// What a process does besides accepting tasks and running them.
 pub(crate) struct Duties {
     core: Arc<Core>,
     attempts: Arc<Attempts>,
     outbox: Arc<Outbox>,
     intake: Arc<Intake>,
-    /// The way in, for completions that are posted to the application.
+    /// Accepts completions that are posted to the application.
     pub(crate) application: Arc<dyn Application>,
     pub(crate) lookout: Lookout,
-    /// How many values the store has set aside, as far as the probes were told.
+    /// How many damaged values the probes know of.
     set_aside: AtomicU64,
-    /// How many keys it has forgotten for want of room, as far as the probes were told.
+    /// How many forgotten keys the probes know of.
     forgotten_keys: AtomicU64,
 }
 
@@ -78,13 +78,13 @@ impl Part for Duties {
     }
 }
 
-/// Runs until the engine is told to end.
+/// Runs until the shutdown ends it.
 pub(crate) async fn drive(duties: Arc<Duties>) {
     let mut node = Node::new(Instant::now(), duties.core.settings.lease);
     let mut quiet_until = Instant::now();
     let (answers, mut answered) = mpsc::channel(ANSWERS);
     loop {
-        // Entered before the phase is looked at: a shutdown that is not seen here waits for what is begun here.
+        // Entered before the phase is read: a shutdown that is not seen here waits for what begins here.
         let acting = duties.enter();
         if duties.core.phase.has_reached(EndStep::Draining) {
             node.stop_claiming();
@@ -111,7 +111,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
             fastrand::f64(),
         ) {
             let mut call = duties.clone().carry_out(action);
-            // In place first: a store that is ready at once costs no task.
+            // Polled in place first: a store that is ready at once costs no task.
             match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
                 Poll::Ready(answer) => duties.note(&mut node, action, answer),
                 Poll::Pending => {
@@ -120,7 +120,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
                     duties.core.runtime.spawn(async move {
                         let answer = call.await;
                         drop(busy);
-                        // The driver may be gone: then nobody wants to know.
+                        // The driver may have ended. Then the answer is not needed.
                         let _ = answers.send((action, answer)).await;
                     });
                 }
@@ -128,7 +128,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
         }
         drop(acting);
         if node.waits_for_slot(now, duties.attempts.pools.slots.free()) {
-            // A task may be due that no slot is free for: whoever frees one is to say so.
+            // A task may be due that no slot is free for. Whatever frees a slot has to wake the driver.
             duties.attempts.pools.slots.send_some_to_wait();
             if duties.attempts.pools.slots.free() > 0 {
                 continue;
@@ -146,7 +146,8 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
         tokio::select! {
             biased;
             Some((action, answer)) = answered.recv() => duties.note(&mut node, action, answer),
-            // Before the wakes, of which there may always be one. A store that panics here gives a reason to look as well.
+            // Before the wake-ups, of which there may always be one. A store that panics here is a reason to look as
+            // well.
             news = async { caught_async(|| duties.core.ledger.store().news()).await }, if !quiet => {
                 let now = Instant::now();
                 match news {
@@ -178,7 +179,7 @@ impl Duties {
                     }
                 }
             });
-            // The driver must learn of it in any case, or it would wait for this answer for ever.
+            // The driver needs an answer in any case, or it would wait for it for ever.
             doing.await.unwrap_or_else(|panic| Err(panicked(&panic)))
         })
     }
@@ -276,7 +277,7 @@ impl Action {
             Self::Rescue => "rescuing tasks",
             Self::Prune => "giving up completions and pruning tasks",
             Self::Deliver(_) => "claiming completions",
-            Self::Look => "looking at tasks that somebody waits for",
+            Self::Look => "looking at tasks with waiters",
             Self::Report => "reporting",
             Self::Control => "reading which pools are paused",
         }

@@ -1,4 +1,4 @@
-//! Taking a task in: the one path from a captured request to a committed task, and to its start if a slot is free.
+//! Accepts a task: the one path from a captured request to a committed task, and to its start if a slot is free.
 
 use std::{
     sync::Arc,
@@ -28,22 +28,22 @@ use crate::{
     task::{CapturedRequest, NewTask, RequestId},
 };
 
-/// How many inserts without an answer are looked for at once: looking is for the odd lost reply. After an outage of the
-/// store there may be thousands, and a store that has just come back has better things to do; what is not looked for is
-/// rescued when its lease runs out.
+/// How many lost inserts are searched for at once. The search is for single lost answers. An outage of the store may
+/// lose thousands, and a store that has just come back has other work. The tasks that are not searched for are rescued
+/// when their leases run out.
 pub(crate) const SEARCHES: usize = 64;
 
-/// Why a task was not taken in.
+/// Why a task was not accepted.
 #[derive(Debug)]
 pub(crate) enum Unaccepted {
-    /// The engine is being shut down.
+    /// The engine is shutting down.
     ShuttingDown,
-    /// The store did not say that it has the task. It may have.
+    /// The store did not confirm the task. It may have stored it.
     Store(StoreError),
 }
 
-/// A task on its way into the store: a value where the store was ready at once, so that whoever waits for it needs no
-/// room for what was not waited for.
+/// A task that is being stored. A store that is ready at once gives a value, so that callers need no space for a
+/// future.
 #[must_use]
 #[expect(
     clippy::large_enum_variant,
@@ -55,7 +55,7 @@ pub(crate) enum Accepting {
 }
 
 impl Accepting {
-    /// What became of it. Dropped, the commit goes on.
+    /// The result. If this future is dropped, the commit goes on.
     pub(crate) async fn answer(self) -> Result<Inserted, Unaccepted> {
         match self {
             Self::Answered(answer) => answer,
@@ -67,14 +67,15 @@ impl Accepting {
 impl Intake {
     /// Stores a task, and starts it at once if a slot is free and no other task waits for it.
     ///
-    /// Once the store was asked, the insert is never dropped: it goes on in a task of its own if the caller leaves or the
-    /// time limit passes, and starts the task if it succeeds late. It is polled once in place before that, so that a
-    /// store which is ready at once costs no task.
+    /// Once the store was called, the insert is never dropped. If the caller leaves or the time limit passes, it goes
+    /// on in a task of its own, and starts the task if it succeeds late. Before that it is polled once in place: a
+    /// store that is ready at once costs no task.
     ///
-    /// `reserved` is what the body takes of the budget. It is given back with the store's answer, not with the caller's: a
-    /// store that does not answer would otherwise hold any number of bodies whose senders have been sent away.
+    /// `reserved` is the body's part of the budget. It is given back with the store's answer, and not with the
+    /// caller's: otherwise a store that does not answer could hold any number of bodies whose clients were already
+    /// refused.
     pub(crate) fn accept(self: &Arc<Self>, task: NewTask, reserved: Option<Reserved>) -> Accepting {
-        // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
+        // Entered before the phase is read: a shutdown that does not see this is seen by it.
         let entered = self.enter();
         if !self.core.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
@@ -86,7 +87,7 @@ impl Intake {
             let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
             (entered, answer)
         });
-        // Nobody is to be woken: the task that it goes on in polls it again.
+        // No waker is needed: the task in which it goes on polls it again.
         let polled = inserting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready((entered, answer)) = polled {
             return Accepting::Answered(entered.committed(answer, newborn).map_err(Unaccepted::Store));
@@ -116,9 +117,9 @@ impl Intake {
         }
     }
 
-    /// What to ask of the store for a task, and what is kept of it until it answers.
+    /// The insert for a task, and what is kept until the store answers.
     pub(crate) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
-        // One that waits for its time waits for no slot.
+        // A delayed task needs no slot yet.
         let is_due = task.delay.is_zero();
         let place = is_due.then(|| self.attempts.pools.place_for_new(&task.pool, task.tenant.as_ref()));
         let newborn = Newborn {
@@ -138,7 +139,7 @@ impl Intake {
         (insert, newborn)
     }
 
-    /// Sees an insert through, whatever becomes of its caller.
+    /// Completes an insert, even if its caller leaves.
     async fn commit(self: Arc<Self>, mut inserting: Inserting, mut newborn: Newborn) -> StoreResult<Inserted> {
         if newborn.born.is_none() {
             let (entered, answer) = inserting.await;
@@ -148,7 +149,7 @@ impl Intake {
         if let Ok((entered, answer)) = timeout_at(until, &mut inserting).await {
             return entered.committed(answer, newborn);
         }
-        // Too late to start under that claim: a store that never answers must not keep the slot for ever.
+        // Too late to start the task under that claim: a store that never answers must not keep the slot for ever.
         newborn.born = None;
         let (entered, mut answer) = inserting.await;
         if let Ok(inserted) = &mut answer {
@@ -157,7 +158,7 @@ impl Intake {
         answer
     }
 
-    /// Takes note of an insert that took so long that its task cannot be started under the claim it was born with.
+    /// Handles an insert that took too long to start its task under the claim.
     pub(crate) async fn came_late(&self, inserted: &mut Inserted) {
         if let Inserted::New(_, held) = inserted {
             self.core
@@ -169,7 +170,7 @@ impl Intake {
         }
     }
 
-    /// Takes note of what became of an insert: starts the task if it was born claimed.
+    /// Handles the answer to an insert, and starts the task if it was born claimed.
     pub(crate) fn committed(
         self: &Arc<Self>,
         mut answer: StoreResult<Inserted>,
@@ -194,7 +195,7 @@ impl Intake {
                 }
             }
             (Err(error), Some(Born { place, request })) if error.kind() == StoreErrorKind::Unavailable => {
-                // The insert has most likely not taken place.
+                // The insert most likely failed.
                 drop(place);
                 self.look_for_lost(newborn.id, request, newborn.claimed_at);
             }
@@ -213,21 +214,21 @@ impl Intake {
         }
     }
 
-    /// Looks whether an insert whose answer was lost took place after all: born claimed, the task waits for this process
-    /// and no other to start it, would be idle until its lease runs out, and be charged with a crash.
+    /// Searches for a task whose insert was not answered. If it was stored as claimed, only this process can start it;
+    /// it would wait until its lease runs out, and be charged with a crash.
     async fn find_lost(&self, id: RequestId, request: Arc<CapturedRequest>, claimed_at: Instant) {
         let give_up_at = claimed_at + self.core.holds_for();
         let mut pause = Duration::from_millis(50);
         while Instant::now() + pause < give_up_at {
             self.core.pause(pause).await;
-            // Once more after the end has begun, so that what is found is handed back.
+            // Once more after the shutdown has begun, so that a task that is found is handed back.
             let last = !self.core.phase.is_open();
             pause = (pause * 2).min(Duration::from_secs(2));
             let found = self
                 .core
                 .call("find", || self.core.ledger.look_for(&self.core.worker, id))
                 .await;
-            // Not there now, it may be on its way: that cannot be told from one that never arrives.
+            // A task that is not there may still be on its way. That looks the same as one that never arrives.
             if let Ok(Some(claim)) = found {
                 if let Some((record, held)) = claim
                     && self.attempts.running.of(id).is_empty()
@@ -245,22 +246,22 @@ impl Intake {
     }
 }
 
-/// A task on its way into the store.
+/// A task that is being stored.
 pub(crate) struct Newborn {
     pub(crate) id: RequestId,
-    /// What it runs with if it is born claimed.
+    /// What it needs to start, if it is born claimed.
     pub(crate) born: Option<Born>,
-    /// What its body takes of the budget, until the store has answered.
+    /// Its body's part of the budget, until the store has answered.
     _reserved: Option<Reserved>,
-    /// Before the insert was asked for: what its lease is counted from here.
+    /// Before the insert was sent. The lease is counted from here.
     pub(crate) claimed_at: Instant,
 }
 
-/// What a task runs with that is born claimed.
+/// What a task that is born claimed needs to start.
 pub(crate) struct Born {
     place: Place,
     pub(crate) request: Arc<CapturedRequest>,
 }
 
-/// An insert under way: what it is done for, and the answer.
+/// An insert under way, and its answer.
 type Inserting = BoxFuture<'static, (UnderWay<Intake>, StoreResult<Inserted>)>;

@@ -1,4 +1,4 @@
-//! Taking many tasks in at once.
+//! Accepts many tasks at once.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::{
 };
 
 impl Intake {
-    /// Stores tasks in one step where the store can, and starts as many at once as there are slots free. One answer for each,
-    /// in order.
+    /// Stores tasks, in one step if the store can, and starts as many as there are free slots. Returns an answer for
+    /// each, in order.
     ///
-    /// The insert is seen through though the caller leaves, as that of [one](Self::accept) is.
+    /// The inserts are completed even if the caller leaves, as for [one task](Self::accept).
     pub(crate) async fn accept_all(self: &Arc<Self>, tasks: Vec<NewTask>) -> Result<Vec<Inserted>, Unaccepted> {
-        // Entered before the phase is looked at: a shutdown that does not see this, is seen by it.
+        // Entered before the phase is read: a shutdown that does not see this is seen by it.
         let entered = self.enter();
         if !self.core.phase.is_open() {
             return Err(Unaccepted::ShuttingDown);

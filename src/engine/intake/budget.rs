@@ -1,11 +1,11 @@
-//! How many bytes of request bodies may be held while they are read.
+//! A limit for the bytes of request bodies that are being read.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// A number of bytes that all requests being read share.
+/// A number of bytes that all requests share while they are read.
 #[derive(Clone)]
 pub(crate) struct Budget(Arc<Inner>);
 
@@ -14,7 +14,7 @@ struct Inner {
     used: AtomicUsize,
 }
 
-/// Bytes taken from a budget. Dropped, they are given back.
+/// Bytes taken from a budget. Dropping it gives them back.
 #[must_use]
 pub(crate) struct Reserved {
     budget: Arc<Inner>,
@@ -29,7 +29,7 @@ impl Budget {
         }))
     }
 
-    /// An empty reservation, to grow.
+    /// An empty reservation that can grow.
     pub(crate) fn reserve(&self) -> Reserved {
         Reserved {
             budget: self.0.clone(),
@@ -37,19 +37,20 @@ impl Budget {
         }
     }
 
-    /// Whether so many bytes could be reserved now.
+    /// Whether this many bytes are available now.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.used().checked_add(bytes).is_some_and(|used| used <= self.0.limit)
     }
 
-    /// Bytes in use: never more than the limit.
+    /// The bytes in use; never more than the limit.
     pub(crate) fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
 }
 
 impl Reserved {
-    /// Makes the reservation at least `bytes` large, or leaves it as it is if the budget has no more.
+    /// Grows the reservation to at least `bytes`. Without enough bytes in the budget, it returns `false` and changes
+    /// nothing.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let Some(more) = bytes.checked_sub(self.bytes) else {
             return true;

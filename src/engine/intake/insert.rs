@@ -1,4 +1,4 @@
-//! Inserts, and the room that is made for them.
+//! Inserts, and making room for them.
 
 use crate::{
     engine::{intake::Intake, outbox::give_up::MANY},
@@ -6,9 +6,10 @@ use crate::{
 };
 
 impl Intake {
-    /// Inserts a task. If there is no room for it, completions that have more than their share of that are given up first.
+    /// Inserts a task. If there is no room, it gives up completions of hosts that have more than their share, and tries
+    /// again.
     pub(crate) fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
-        // A copy is made only where it could help.
+        // Copied only if a second try could help.
         let again = self
             .core
             .queue_hint(None, None)
@@ -21,7 +22,7 @@ impl Intake {
             let Some(again) = again.filter(|_| is_refused) else {
                 return inserted;
             };
-            // Gone, and the rest apart on the heap: it is seldom, and every insert would be larger.
+            // Dropped, and the second try boxed: it is rare, and would make every insert larger.
             drop(inserted);
             Box::pin(self.insert_again(*again)).await
         }
@@ -34,7 +35,7 @@ impl Intake {
         }
     }
 
-    /// The same of many tasks: those are tried again that there was no room for.
+    /// The same for many tasks: those without room are tried again.
     pub(crate) async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
         let again = self.core.queue_hint(None, None).crowded.then(|| inserts.clone());
         let mut inserted = self.core.ledger.insert_all(inserts).await?;
@@ -54,7 +55,7 @@ impl Intake {
 
     /// Whether completions were given up just now.
     async fn has_given_up(&self) -> bool {
-        // If the store cannot, it has said so; the insert is answered as it was.
+        // An error was reported to the probes already; the insert keeps its answer.
         self.outbox.give_up_crowded(MANY).await.is_ok_and(|tasks| tasks > 0)
     }
 }

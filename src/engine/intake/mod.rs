@@ -1,4 +1,4 @@
-//! [`Intake`]: the way in for tasks.
+//! [`Intake`] accepts tasks.
 
 pub(crate) mod accept;
 mod accept_all;
@@ -32,7 +32,7 @@ use crate::{
     task::{CapturedRequest, IdempotencyKey, NewTask, PoolName, RequestId, Subscriptions, Tenant},
 };
 
-/// Takes tasks in: what they are stored with, whether there is room, the one path into the store.
+/// Accepts tasks: adds the settings to them, checks for room, and stores them.
 pub(crate) struct Intake {
     pub(crate) core: Arc<Core>,
     pub(crate) attempts: Arc<Attempts>,
@@ -53,12 +53,12 @@ impl Intake {
         }
     }
 
-    /// Whether new tasks are taken in.
+    /// Whether tasks are accepted.
     pub(crate) fn is_open(&self) -> bool {
         self.core.phase.is_open()
     }
 
-    /// The id of a task that is asked for at `now`.
+    /// A new request id, made at `now`.
     pub(crate) fn request_id(&self, now: Instant) -> RequestId {
         self.core.request_id(now)
     }
@@ -68,39 +68,39 @@ impl Intake {
         self.attempts.pools.of(head)
     }
 
-    /// Which URLs a request may name to be called.
+    /// Which callback URLs a request may name.
     pub(crate) fn callbacks(&self) -> Option<&Arc<dyn Callbacks>> {
         self.core.settings.hooks.callbacks()
     }
 
-    /// Who is told of the end of a task whose request named a URL.
+    /// The subscriptions of a task whose request named a callback URL.
     pub(crate) fn subscriptions_with_callback(&self) -> Subscriptions {
         self.outbox.destinations.subscriptions_with_callback()
     }
 
-    /// Whether a body of so many bytes could be buffered now.
+    /// Whether there is room to buffer a body of this size now.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.budget.has_room(bytes)
     }
 
-    /// Room for a body, of which nothing has come yet.
+    /// A reservation for a body, still empty.
     pub(crate) fn reserve(&self) -> Reserved {
         self.budget.reserve()
     }
 
-    /// Lets the probes add to a request that is being captured.
+    /// Lets the probes add to a captured request.
     pub(crate) fn capture(&self, request: &mut CapturedRequest) {
         self.core.probes.capture(request);
     }
 
-    /// Tells the probes.
+    /// Sends an event to the probes.
     pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         self.core.probes.emit(event);
     }
 
-    /// Whether there is no room for another task, as far as is known before its body is read. The insert decides.
+    /// The limit that another task would exceed, as far as known before its body is read. The insert decides.
     pub(crate) fn full(&self, tenant: Option<&Tenant>, pool: &PoolName, delay: Duration) -> Option<FullReason> {
-        // A task that starts at once waits nowhere.
+        // A task that starts at once is not queued.
         if delay.is_zero() && self.attempts.pools.could_start(pool) {
             return None;
         }
@@ -119,7 +119,7 @@ impl Intake {
             .then_some(FullReason::Queue)
     }
 
-    /// What every task is stored with, unless the request says otherwise.
+    /// Fills in the settings of the engine.
     pub(crate) fn fill_in(&self, task: &mut NewTask) {
         task.max_age = self.core.settings.max_age;
         task.max_attempts = self.max_retries().saturating_add(1);
@@ -129,7 +129,7 @@ impl Intake {
         task.version.clone_from(&self.core.settings.version);
     }
 
-    /// The pool of a request that did not come over HTTP.
+    /// The pool of a request that did not arrive over HTTP.
     pub(crate) fn pool_of(&self, request: &CapturedRequest) -> PoolName {
         if !self.attempts.pools.are_several() {
             return PoolName::DEFAULT;
@@ -141,7 +141,7 @@ impl Intake {
         self.attempts.pools.of(&head)
     }
 
-    /// How many retries a task has that is accepted now.
+    /// The number of retries of a task that is accepted now.
     pub(crate) fn max_retries(&self) -> u32 {
         caught(|| self.core.settings.retry.max_retries()).unwrap_or_else(|_| RetryPolicy::max_retries(&Backoff::new()))
     }
@@ -153,7 +153,7 @@ impl Part for Intake {
     }
 }
 
-/// For a target that posts to the application itself.
+/// Submits tasks for targets that post to the application itself.
 pub(crate) struct Reentry(pub(crate) Arc<Intake>);
 
 impl Application for Reentry {
@@ -177,7 +177,7 @@ impl Application for Reentry {
             task.pool = intake.pool_of(&task.request);
             task.subscriptions = intake.outbox.destinations.subscriptions_of_posted().clone();
             task.tenant = completion.task.tenant.clone();
-            // Once for each end, however often its delivery is tried.
+            // One task for each end, however often its delivery is tried.
             task.key = IdempotencyKey::new(&completion.webhook_id).ok();
             task.digest = Some(task.request.digest());
             let later = |error: BoxError| NotSubmitted::Later(error);

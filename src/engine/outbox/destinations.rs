@@ -1,4 +1,4 @@
-//! Who is told how tasks end: the destinations of this process, and how many deliveries each may have under way.
+//! The destinations of this process, and the number of concurrent deliveries to each.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use crate::{
     task::{Condition, Conditions, Destination, Subscription, Subscriptions},
 };
 
-/// Who is to be told, as the builder was told.
+/// The hooks, targets and callback policy of the builder.
 #[derive(Clone, Default)]
 pub(crate) struct Hooks {
     local: LocalHooks,
@@ -42,15 +42,15 @@ impl Hooks {
         self.callbacks = Some(callbacks);
     }
 
-    /// Which URLs a request may name.
+    /// Which callback URLs a request may name.
     pub(crate) fn callbacks(&self) -> Option<&Arc<dyn Callbacks>> {
         self.callbacks.as_ref()
     }
 
     /// # Errors
     ///
-    /// [`ConfigError`] if two destinations of one name want to hear of one kind of end: their deliveries could not be told
-    /// apart; if there are more than a task can tell, or one has a name that is too long to be stored.
+    /// [`ConfigError`] if two destinations with one name cover the same kind of end, since their deliveries would be
+    /// the same; if there are more destinations than a task can have; or if a name is too long to be stored.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let callbacks = self.callbacks.iter().map(|callbacks| callbacks.name());
         let mut names: Vec<_> = self
@@ -77,14 +77,15 @@ impl Hooks {
                 other.name() == name && on.bits() & other_on.bits() != 0
             };
             if self.targets[..at].iter().any(same) {
-                let problem =
-                    format!("two are called {name:?} and told of the same ends; give one of them another name");
+                let problem = format!(
+                    "two destinations are called {name:?} and get the same ends; give one of them another name"
+                );
                 return Err(ConfigError::new("destinations", problem));
             }
             if target.places() == 0 {
                 return Err(ConfigError::new(
                     "destinations",
-                    format!("{name:?} has no places: it would never be told"),
+                    format!("{name:?} allows no concurrent deliveries, so it would never be called"),
                 ));
             }
         }
@@ -98,26 +99,26 @@ pub(crate) struct Destinations {
     subscriptions: Subscriptions,
     subscriptions_of_posted: Subscriptions,
     upcoming: Upcoming,
-    /// Those that callbacks were tried to be sent to.
+    /// The hosts that callbacks were sent to.
     pub(crate) hosts: Hosts,
 }
 
-/// All that goes to one destination.
+/// The targets of one destination.
 pub(crate) struct Group {
     pub(crate) name: Destination,
     targets: Vec<(Conditions, Arc<dyn Target>)>,
-    /// How long one try may take at most: asked for once, not amid a claim.
+    /// The time limit of one try. Read once, and not in the middle of a claim.
     limit: Duration,
-    /// Its own pool: whoever does not answer keeps nobody else waiting.
+    /// A pool of its own: a silent receiver delays no other destination.
     places: Slots,
-    /// More may be due than there were places for.
+    /// More may be due than there were slots.
     backlog: AtomicBool,
-    /// Whether it answers, where all of its deliveries go to one place.
+    /// Whether it answers, if all of its deliveries go to one receiver.
     health: Option<Mutex<Health>>,
 }
 
 impl Destinations {
-    /// `freed` is notified when a place becomes free.
+    /// `freed` is notified when a slot becomes free.
     pub(crate) fn new(hooks: &Hooks, freed: &Arc<Notify>) -> Self {
         let mut all: Vec<(Conditions, Arc<dyn Target>)> = Vec::new();
         let local = hooks.local.on();
@@ -126,7 +127,7 @@ impl Destinations {
         }
         all.extend(hooks.targets.iter().cloned());
         if let Some(callbacks) = &hooks.callbacks {
-            // Told of what asks for it alone: no task subscribes to it by itself.
+            // Only for requests that name a URL: no task subscribes to it by itself.
             all.push((Conditions::NONE, callbacks.clone()));
         }
         let mut groups: Vec<Group> = Vec::new();
@@ -152,17 +153,17 @@ impl Destinations {
         &self.groups
     }
 
-    /// What tasks are to be stored with, so that their end is told.
+    /// The subscriptions that tasks are stored with.
     pub(crate) const fn subscriptions(&self) -> &Subscriptions {
         &self.subscriptions
     }
 
-    /// The same for a task that tells how another one ended.
+    /// The same for a task that posts the end of another task.
     pub(crate) const fn subscriptions_of_posted(&self) -> &Subscriptions {
         &self.subscriptions_of_posted
     }
 
-    /// The same for a task whose request named a URL.
+    /// The same for a task whose request named a callback URL.
     pub(crate) fn subscriptions_with_callback(&self) -> Subscriptions {
         let callback = Subscription {
             destination: Destination::CALLBACK,
@@ -171,18 +172,18 @@ impl Destinations {
         self.subscriptions.iter().cloned().chain([callback]).collect()
     }
 
-    /// How many more deliveries can be under way.
+    /// The number of free slots.
     pub(crate) fn free(&self) -> usize {
         self.groups.iter().map(|group| group.places.free()).sum()
     }
 
-    /// Those whose deliveries have their turn: all but the ones that have answered nothing for `silent` or longer.
+    /// The destinations to claim for: all except those that have been silent for `silent` or longer.
     pub(crate) fn served(&self, now: Instant, silent: Duration) -> Vec<Destination> {
         let served = self.groups.iter().filter(|group| !group.is_silent(now, silent));
         served.map(|group| group.name.clone()).collect()
     }
 
-    /// Who answers, as far as it is known by now. Of others' destinations nothing is, and they are left alone.
+    /// Which destinations answer, as far as known. Destinations of other processes are left alone.
     pub(crate) fn answers(&self, now: Instant) -> Answers {
         let names = |of: &dyn Fn(&Group) -> bool| {
             let groups = self.groups.iter().filter(|group| of(group));
@@ -205,7 +206,7 @@ impl Destinations {
         }
     }
 
-    /// How long until there is a reason to look for deliveries that are due, as far as this process knows of one.
+    /// The time until a delivery of this process is due, if one is known.
     pub(crate) fn next_look(&self, now: Instant) -> Option<Duration> {
         let mut upcoming = self.upcoming.lock();
         *upcoming = upcoming.split_off(&(now + Duration::from_nanos(1)));
@@ -219,7 +220,8 @@ impl Destinations {
 impl Group {
     fn new(on: Conditions, target: Arc<dyn Target>, freed: &Arc<Notify>) -> Self {
         let name = target.name().clone();
-        // Hooks are many things, and callbacks go to many hosts: that one fails says nothing of the next.
+        // Hooks are independent of each other, and callbacks go to many hosts. The failure of one says nothing about
+        // the next.
         let one_place = name != Destination::LOCAL && name != Destination::CALLBACK;
         Self {
             places: Slots::new(target.places(), freed.clone()),
@@ -231,7 +233,7 @@ impl Group {
         }
     }
 
-    /// Places for the deliveries that may be begun now.
+    /// Slots for the deliveries that may begin now.
     pub(crate) fn take_places(&self, max: usize, now: Instant) -> Vec<Slot> {
         let allowed = match self.health().map(|health| health.allows(now)) {
             None | Some(Allowed::All) => max,
@@ -241,19 +243,20 @@ impl Group {
         std::iter::from_fn(|| self.places.take(0)).take(allowed).collect()
     }
 
-    /// Who is told of ends of this kind; whoever has the name, if the process was started anew with other ideas.
+    /// The target for this kind of end. If the settings have changed since the task was stored, any target with the
+    /// name.
     pub(crate) fn target(&self, condition: Condition) -> &Arc<dyn Target> {
         let wanted = self.targets.iter().find(|(on, _)| on.contains(condition));
         let (_, target) = wanted.unwrap_or(&self.targets[0]);
         target
     }
 
-    /// Whether it is the hooks of this process.
+    /// Whether it is the hooks in this process.
     pub(crate) fn is_local(&self) -> bool {
         self.name == Destination::LOCAL
     }
 
-    /// How long one try may take at most.
+    /// The time limit of one try.
     pub(crate) const fn limit(&self) -> Duration {
         self.limit
     }
@@ -262,12 +265,12 @@ impl Group {
         self.backlog.store(true, Ordering::SeqCst);
     }
 
-    /// Whether more may be due, asked once.
+    /// Whether more may be due. Resets it.
     pub(crate) fn take_backlog(&self) -> bool {
         self.backlog.swap(false, Ordering::SeqCst)
     }
 
-    /// Takes note of how a try went.
+    /// Records the result of a try.
     pub(crate) fn note(&self, outcome: TryOutcome, now: Instant) {
         if let Some(mut health) = self.health() {
             health.note(outcome, now);
@@ -301,11 +304,11 @@ fn subscriptions(groups: &[Group], wanted: impl Fn(&dyn Target) -> bool) -> Subs
     all.collect()
 }
 
-/// Whether a destination answers. One that does not is asked by one delivery at a time, and not all the time: the others
-/// would only use up their tries, and the processor that tasks need.
+/// Whether a destination answers. One that does not gets one delivery at a time, with pauses: more would only use up
+/// tries, and CPU that tasks need.
 #[derive(Debug, Default)]
 struct Health {
-    /// How many tries failed since the last that did not.
+    /// The number of failed tries since the last one that succeeded.
     failures: u32,
     until: Option<Instant>,
     failing_since: Option<Instant>,
@@ -318,15 +321,15 @@ enum Allowed {
     None,
 }
 
-/// For how long a callback may be due without being tried, before its host is as good as one that does not answer. As long
-/// as a host that answers takes at most, with all places before it taken.
+/// How long a callback can be due without a try before its host counts as silent. A host that answers takes at most
+/// this long to get its turn.
 const UNTRIED: Duration = Duration::from_secs(10);
 
-/// So many tries in a row may fail by chance.
+/// This many tries in a row may fail by chance.
 pub(crate) const FAILURES_ALLOWED: u32 = 3;
-/// From then on a destination is left alone for so long, doubling ...
+/// After that, a destination pauses for this time, which doubles ...
 const PAUSE_BASE: Duration = Duration::from_millis(100);
-/// ... to here: a receiver that is there again is found within a second.
+/// ... to here, so that a receiver that is back is noticed within a second.
 const PAUSE_CAP: Duration = Duration::from_secs(1);
 
 impl Health {
@@ -354,11 +357,11 @@ impl Health {
     }
 }
 
-/// When deliveries that this process has put off are due. What is not in it is found by looking every few seconds.
+/// When deliveries that this process postponed are due. The regular looks find the others.
 #[derive(Default)]
 struct Upcoming(Mutex<BTreeSet<Instant>>);
 
-/// More than this are due so close to each other that looking for one finds the next.
+/// More than this are due so close together that a look for one finds the next.
 const UPCOMING_KEPT: usize = 1024;
 
 impl Upcoming {

@@ -1,5 +1,4 @@
-//! Completions that are given up: nobody takes them, or those who are to take them do not answer and there is no room for
-//! all that wait for them.
+//! Gives up completions: those that no process delivers, and those of silent receivers that take too much room.
 
 use std::time::Duration;
 
@@ -12,15 +11,15 @@ use crate::{
     task::Delivery,
 };
 
-/// How long a process is up, and a destination silent, before it is certain that deliveries have nobody to take them.
-/// After an outage of everything, receivers and the other processes come back in any order.
+/// How long a process must be up, and a destination silent, until it is certain that no process serves it. After a
+/// large outage, receivers and processes come back in any order.
 const CERTAIN: Duration = Duration::from_secs(60 * 60);
 
-/// How many tasks' completions are given up in one go for want of room.
+/// For how many tasks completions are given up in one go to make room.
 pub(crate) const MANY: usize = 1000;
 
 impl Outbox {
-    /// Gives up completions that nobody takes, at most `max`.
+    /// Gives up completions that no process delivers, at most `max`.
     pub(crate) async fn give_up_deliveries(&self, max: usize) -> StoreResult<Answer> {
         let patience = self.core.settings.callback_patience;
         let certain = CERTAIN.min(patience);
@@ -45,8 +44,8 @@ impl Outbox {
         })
     }
 
-    /// Gives up completions for whom does not answer, if they have more than their share of the store's room: those of at
-    /// most `max` tasks. Answers of how many they were.
+    /// Gives up completions of silent receivers that have more than their share of the store's room, for at most `max`
+    /// tasks. Returns the number of tasks.
     pub(crate) async fn give_up_crowded(&self, max: usize) -> StoreResult<usize> {
         if !self.core.queue_hint(None, None).crowded {
             return Ok(0);

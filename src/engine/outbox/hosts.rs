@@ -1,4 +1,4 @@
-//! Which hosts answer, of those that clients name.
+//! Which callback hosts answer.
 
 use std::{
     collections::HashMap,
@@ -7,23 +7,23 @@ use std::{
 
 use crate::{engine::outbox::destinations::FAILURES_ALLOWED, hook::TryOutcome};
 
-/// What is known of the hosts that were tried.
+/// The hosts that were tried.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Whether they answer. Shared with who looks at it, which is seldom.
+    /// Whether they answer. Shared with its readers.
     answers: Arc<HashMap<Box<str>, bool>>,
-    /// How many tries failed since the last that did not, as long as that may be chance.
+    /// The number of failed tries since the last success, while they may be due to chance.
     failures: HashMap<Box<str>, u32>,
 }
 
-/// How many are remembered. Beyond, all are forgotten: they are found out about anew as they are tried.
+/// How many hosts are kept. Beyond that, all are dropped, and learned again by the next tries.
 const KEPT: usize = 10_000;
 
 impl Hosts {
-    /// Takes note of how a try went.
+    /// Records the result of a try.
     pub(crate) fn note(&self, host: &str, outcome: TryOutcome) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { answers, failures } = &mut *known;
@@ -58,7 +58,7 @@ impl Hosts {
         }
     }
 
-    /// Whether they answer, as far as that is known.
+    /// Whether the hosts answer, as far as known.
     pub(crate) fn answers(&self) -> Arc<HashMap<Box<str>, bool>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.answers.clone()

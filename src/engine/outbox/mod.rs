@@ -1,4 +1,4 @@
-//! [`Outbox`]: what tells destinations that tasks ended.
+//! [`Outbox`] delivers completions to destinations.
 
 mod deliver;
 pub(crate) mod destinations;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::engine::{core::Core, outbox::destinations::Destinations, under_way::Part};
 
-/// The destinations of this process, and the completions on their way to them.
+/// The destinations of this process, and the deliveries to them.
 pub(crate) struct Outbox {
     pub(crate) core: Arc<Core>,
     pub(crate) destinations: Destinations,

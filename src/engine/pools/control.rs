@@ -1,4 +1,4 @@
-//! What is said of pools in the store's named values: pauses, and how many slots one has.
+//! The named values about pools in the store: pauses, and numbers of slots.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +11,29 @@ use crate::{
     time::Timestamp,
 };
 
-/// Before the name of the pool that a named value is about.
+/// The prefix of the names of these values.
 const PREFIX: &str = "pool/";
 
-/// What is said of one pool. It holds for every process, and wins over what the builder was given.
+/// The value for one pool. It holds for every process, and overrides the builder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PoolControl {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) paused: Option<Pause>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) concurrency: Option<usize>,
-    /// What a newer build says, kept as it is.
+    /// The fields of a newer build, kept unchanged.
     #[serde(flatten)]
     unknown: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Why a pool is paused, and since when.
+/// Why and since when a pool is paused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pause {
     /// In milliseconds, by the store's clock.
     pub(crate) since: u64,
     #[serde(default)]
     pub(crate) reason: String,
-    /// Its tasks are being given back the time for which they were not run; it is paused until all are.
+    /// The expiry of its tasks is being moved by the time of the pause. The pool stays paused until that is done.
     #[serde(default)]
     pub(crate) resuming: bool,
 }
@@ -45,12 +45,12 @@ impl Pause {
 }
 
 impl PoolControl {
-    /// What a named value says. What cannot be read says nothing.
+    /// Reads a named value. An unreadable one counts as empty.
     pub(crate) fn read(control: &Control) -> Self {
         serde_json::from_slice(&control.value).unwrap_or_default()
     }
 
-    /// The named value; `None` if there is nothing to say.
+    /// The named value; `None` if it is empty.
     pub(crate) fn write(&self) -> Option<Bytes> {
         let is_empty = *self == Self::default();
         let value = (!is_empty).then(|| serde_json::to_vec(self).ok()).flatten();
@@ -62,12 +62,12 @@ impl PoolControl {
     }
 }
 
-/// The name of the value that is about a pool.
+/// The name of the value for a pool.
 pub(crate) fn value_of(pool: &PoolName) -> String {
     format!("{PREFIX}{pool}")
 }
 
-/// What is said of all pools, as far as is known here.
+/// The values of all pools, as far as this process knows them.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     version: Option<u64>,
@@ -75,7 +75,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Takes note of values unless later ones are known. Answers whether it did.
+    /// Updates the values, unless newer ones are known. Returns whether it did.
     pub(crate) fn update(&mut self, controls: &Controls) -> bool {
         if self.version.is_some_and(|known| known > controls.version) {
             return false;

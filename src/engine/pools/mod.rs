@@ -1,4 +1,4 @@
-//! The pools of this process: which slots a task may run on, and which tasks a claim may bring.
+//! The pools of this process: the slots that a task may run on, and the tasks that a claim may return.
 
 pub(crate) mod control;
 pub(crate) mod pool;
@@ -25,10 +25,10 @@ use crate::{
     task::{PoolName, TaskRecord, Tenant, WorkerId},
 };
 
-/// Where the tasks of every pool go that this process does not know: another one has it, or it was renamed.
+/// The pool for tasks of pools that this process does not have: another process has it, or it was renamed.
 const UNKNOWN: &str = "";
 
-/// The pools of one engine: the default one first, last the one for tasks of unknown pools.
+/// The pools of one engine: the default one first, the one for unknown pools last.
 pub(crate) struct Pools {
     pub(crate) slots: Slots,
     pools: Box<[PoolOf]>,
@@ -53,20 +53,20 @@ struct Tenants {
 #[derive(Default)]
 struct TenantState {
     held: HashMap<Tenant, usize>,
-    /// A claim is under way, which was told how many each holds.
+    /// A claim is under way that was sent with these numbers.
     claiming: bool,
-    /// A claim has passed over a task whose tenant had as many as it may.
+    /// A claim passed over a task whose tenant is at its limit.
     waits: bool,
 }
 
-/// The right to run one handler of a pool, and of its tenant. Dropped, it is free again.
+/// The right to run one handler of a pool, and of its tenant. Dropping it frees both.
 #[must_use]
 pub(crate) struct Place {
     tenant: Option<(Arc<Tenants>, Tenant)>,
     slot: Option<Slot>,
 }
 
-/// The places for a claim.
+/// The slots for a claim.
 #[must_use]
 pub(crate) struct Claiming<'a> {
     pools: &'a Pools,
@@ -86,7 +86,7 @@ impl Pools {
                 false => of_each.push(pool),
             }
         }
-        // One alone has all the room there is.
+        // A single pool may use the whole queue.
         let share = if of_each.len() == 1 {
             u64::MAX
         } else {
@@ -102,7 +102,7 @@ impl Pools {
         });
         let totals: Vec<_> = of_each.iter().map(|pool| pool.concurrency).collect();
         let slots = Slots::of_pools(concurrency, totals, wake);
-        // Until it is known which of them are paused.
+        // Paused until the named values are known.
         (0..of_each.len()).for_each(|pool| slots.set_paused(pool, true));
         Self {
             slots,
@@ -112,7 +112,7 @@ impl Pools {
         }
     }
 
-    /// The pool of a request. Where the application's own function panics, it is not its pool.
+    /// The pool of a request. If the application's function panics, the request does not match.
     pub(crate) fn of(&self, head: &Parts) -> PoolName {
         let is_of = |pool: &&PoolOf| {
             let when = pool.when.as_ref();
@@ -134,7 +134,7 @@ impl Pools {
         self.pools.iter().any(|pool| pool.name == *name)
     }
 
-    /// How many tasks may wait where one of this pool is stored.
+    /// The limits for queued tasks when one of this pool is stored.
     pub(crate) fn limits(&self, pool: &PoolName) -> Limits {
         Limits {
             per_pool: self.pools[self.index(pool)].queue_depth,
@@ -142,14 +142,14 @@ impl Pools {
         }
     }
 
-    /// Whether a task of this pool would start at once, as far as is known.
+    /// Whether a task of this pool would start at once, as far as known.
     pub(crate) fn could_start(&self, pool: &PoolName) -> bool {
         let pool = self.index(pool);
         let (used, total) = self.slots.of_pool(pool);
         !self.slots.wanted(pool) && !self.slots.is_paused(pool) && used < total && self.slots.free() > 0
     }
 
-    /// A place for a new task, if it may go before all that wait. If not, it is noted that one waits.
+    /// A slot for a new task, unless others wait before it. Without a slot, the task is counted as waiting.
     pub(crate) fn place_for_new(&self, pool: &PoolName, tenant: Option<&Tenant>) -> Option<Place> {
         let at = self.index(pool);
         let is_behind_others = || {
@@ -166,7 +166,7 @@ impl Pools {
         place
     }
 
-    /// A place for a task that is claimed already.
+    /// A slot for a task that is claimed already.
     pub(crate) fn place_for(&self, record: &TaskRecord) -> Option<Place> {
         self.place(self.index(&record.pool), record.tenant.as_ref())
     }
@@ -191,14 +191,14 @@ impl Pools {
         })
     }
 
-    /// Places for a claim of at most so many tasks. `None` if it could bring none.
+    /// Slots for a claim of at most `most` tasks. `None` if it could return none.
     pub(crate) fn claiming(&self, most: usize) -> Option<Claiming<'_>> {
         let sent_to_wait = self.slots.sent_to_wait();
         let reserved = self.slots.reserve(most);
         let asked: Box<[_]> = (0..self.pools.len()).map(|pool| reserved.of_pool(pool)).collect();
         for (pool, asked) in asked.iter().enumerate() {
             if *asked == 0 {
-                // Nobody looks at its tasks now: whoever frees a slot of it is to say so.
+                // This claim does not cover its tasks, so a freed slot of it has to wake the driver.
                 self.slots.send_to_wait(pool);
             }
         }
@@ -219,7 +219,7 @@ impl Pools {
         self.pools.iter().filter_map(|pool| pool.tenants.as_ref())
     }
 
-    /// Takes note of what the store's named values say of pools.
+    /// Applies the store's named values.
     pub(crate) fn apply(&self, controls: &Controls) {
         let mut said = self.said();
         if !said.update(controls) {
@@ -233,22 +233,22 @@ impl Pools {
         }
     }
 
-    /// The version of the named values that is known, if any is.
+    /// The version of the named values that is known, if any.
     pub(crate) fn known_version(&self) -> Option<u64> {
         self.said().version()
     }
 
-    /// The pools that are paused, also those that this process does not have.
+    /// The paused pools, including those that this process does not have.
     pub(crate) fn paused(&self) -> Vec<PoolName> {
         self.said().paused()
     }
 
-    /// Whether nothing of this pool is begun.
+    /// Whether the pool is paused.
     pub(crate) fn is_paused(&self, pool: &PoolName) -> bool {
         self.said().of(pool).is_some_and(PoolControl::is_paused)
     }
 
-    /// The pools that have a name, with how many slots of each are taken, how many it has, and what was said of it.
+    /// The named pools, each with its taken slots, its total slots, and its named value.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&PoolName, usize, usize, Option<PoolControl>)> {
         let named = self
             .pools
@@ -299,7 +299,8 @@ impl Tenants {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more of this tenant's, unless it has as many as it may, or a claim is under way that may bring some.
+    /// Counts one more handler of this tenant. `None` if the tenant is at its limit, or if a claim is under way that
+    /// may return some.
     fn hold(self: &Arc<Self>, tenant: &Tenant) -> Option<(Arc<Self>, Tenant)> {
         let mut state = self.state();
         let held = state.held.get(tenant).copied().unwrap_or(0);
@@ -310,7 +311,7 @@ impl Tenants {
         Some((self.clone(), tenant.clone()))
     }
 
-    /// One less. Answers whether a task waits that may be this tenant's.
+    /// Counts one less. Returns whether a task of this tenant may wait.
     fn release(&self, tenant: &Tenant) -> bool {
         let mut state = self.state();
         if let Some(held) = state.held.get_mut(tenant) {
@@ -324,7 +325,7 @@ impl Tenants {
 }
 
 impl Claiming<'_> {
-    /// What to ask of the store.
+    /// The claim to send to the store.
     pub(crate) fn claim(&self, worker: WorkerId, lease: Duration) -> Claim {
         let mut claim = Claim::new(worker, self.all, lease);
         for (at, pool) in self.pools.pools.iter().enumerate() {
@@ -348,12 +349,12 @@ impl Claiming<'_> {
         claim
     }
 
-    /// How many tasks it may bring in all.
+    /// The maximum number of tasks.
     pub(crate) const fn all(&self) -> usize {
         self.all
     }
 
-    /// The place of one that it brought. `None` if it was not asked for.
+    /// The slot of a task that was returned. `None` if the claim did not ask for it.
     pub(crate) fn place(&mut self, record: &TaskRecord) -> Option<Place> {
         let at = self.pools.index(&record.pool);
         let slot = self.reserved.slot(at)?;
@@ -368,10 +369,10 @@ impl Claiming<'_> {
         })
     }
 
-    /// There was nothing else to bring, but for tasks that were passed over.
+    /// Records that the store has no other runnable tasks, except those that were passed over.
     pub(crate) fn found_all(&self, passed_over: bool) {
         for (at, asked) in self.asked.iter().enumerate() {
-            // Of one that has given all it was asked for there may be more.
+            // A pool that returned all that was asked for may have more.
             if self.reserved.of_pool(at) > 0 && *asked > 0 {
                 self.pools.slots.none_waits(at, self.sent_to_wait[at]);
             }

@@ -1,4 +1,4 @@
-//! [`Pool`]: tasks that share slots, as the application sets it.
+//! [`Pool`]: the settings for tasks that share slots.
 
 use std::{fmt, sync::Arc};
 
@@ -11,12 +11,13 @@ use crate::{
 
 /// Tasks that share slots, limits and a pause, so that a slow path cannot take the slots of the others.
 ///
-/// A request belongs to the first pool that [matches](Self::when), and to `default` if none does. The pool is stored with its
-/// task. It is set with [`RespondAsyncBuilder::pool`](crate::RespondAsyncBuilder::pool), paused and resumed with [`Tasks::pause`](crate::Tasks::pause).
+/// A request belongs to the first pool that [matches](Self::when), and to `default` if none does. The name of the pool
+/// is stored with its task. Set pools with [`RespondAsyncBuilder::pool`](crate::RespondAsyncBuilder::pool); pause and
+/// resume them with [`Tasks::pause`](crate::Tasks::pause).
 ///
 /// # Examples
 ///
-/// Two films at a time, and no more of one customer than one; everything else has the other 62 slots:
+/// Two films at a time, at most one for each customer. All other requests have the other 62 slots:
 ///
 /// ```
 /// use tower_respond_async::{MemoryStore, Pool, RespondAsyncLayer};
@@ -43,7 +44,8 @@ pub struct Pool {
 pub(crate) type When = dyn Fn(&Parts) -> bool + Send + Sync;
 
 impl Pool {
-    /// A pool of this name. The name is a [`PoolName`]; `default` sets what holds for tasks that no other pool has.
+    /// A pool of this name, which must be a valid [`PoolName`]. `default` configures the tasks that no other pool
+    /// matches.
     pub fn new(name: &str) -> Self {
         Self {
             name: PoolName::new(name).map_err(|error| (name.into(), error)),
@@ -54,28 +56,29 @@ impl Pool {
         }
     }
 
-    /// Which requests belong to it. Default: none but those [submitted](crate::Submission::pool) to it by name.
+    /// Which requests belong to it. Default: only tasks that are [submitted](crate::Submission::pool) to it by name.
     pub fn when(mut self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.when = Some(Arc::new(when));
         self
     }
 
-    /// How many of its handlers run at once in this process, within [`RespondAsyncBuilder::concurrency`](crate::RespondAsyncBuilder::concurrency).
-    /// Default: as many as that.
+    /// How many of its handlers run at once in this process, within
+    /// [`RespondAsyncBuilder::concurrency`](crate::RespondAsyncBuilder::concurrency). Default: the same number.
     pub const fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = Some(handlers);
         self
     }
 
-    /// How many of its handlers run at once in this process for one tenant. The tasks of others go before those of a tenant
-    /// that has as many. Tasks without a tenant are not limited. Default: any number.
+    /// How many of its handlers run at once in this process for one tenant. Tasks of other tenants go before those of a
+    /// tenant at its limit. Tasks without a tenant are not limited. Default: no limit.
     pub const fn tenant_concurrency(mut self, handlers: usize) -> Self {
         self.tenant_concurrency = Some(handlers);
         self
     }
 
-    /// How many of its tasks may wait; beyond, 503. Default: half of [`RespondAsyncBuilder::queue_depth`](crate::RespondAsyncBuilder::queue_depth),
-    /// so that a pool which is paused or slow leaves the others room.
+    /// How many of its tasks may be queued; more are refused with 503. Default: half of
+    /// [`RespondAsyncBuilder::queue_depth`](crate::RespondAsyncBuilder::queue_depth), so that a paused or slow pool
+    /// leaves room for the others.
     pub const fn queue_depth(mut self, tasks: u64) -> Self {
         self.queue_depth = Some(tasks);
         self
@@ -83,7 +86,7 @@ impl Pool {
 
     /// # Errors
     ///
-    /// [`ConfigError`] says what makes no sense in it.
+    /// [`ConfigError`] names the setting that is invalid.
     pub(crate) fn check(&self) -> Result<&PoolName, ConfigError> {
         let refuse = |problem: String| Err(ConfigError::new("pool", problem));
         let name = match &self.name {

@@ -1,4 +1,4 @@
-//! Waiting for a task to change, and to end.
+//! Waiting for a task to change or to end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,18 +11,18 @@ use crate::{
 };
 
 impl Tasks {
-    /// Waits up to `limit` for a task to end, and answers with the task as it is then: ended or not. `None` if it is not
-    /// in scope.
+    /// Waits up to `limit` for a task to end, and returns the task as it is then, ended or not. `None` if it is not in
+    /// scope.
     ///
-    /// Answers early when the engine is being closed, and at once when too many callers wait already.
+    /// Returns early when the engine closes, and at once if too many callers wait already.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Any error of the store.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn wait(&self, id: RequestId, limit: Duration) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
         let deadline = Instant::now() + limit.min(LONGEST_WAIT);
@@ -50,11 +50,11 @@ impl Tasks {
         }
     }
 
-    /// Follows a task: answers with the task whenever it changed, first as it is now, last when it has ended.
+    /// Follows a task: returns it first as it is now, then after each change, and last when it has ended.
     ///
     /// # Cancel safety
     ///
-    /// Nothing happens until [`Changes::next`] is called.
+    /// Nothing happens until you call [`Changes::next`].
     #[must_use]
     pub fn subscribe(&self, id: RequestId) -> Changes {
         Changes {
@@ -66,7 +66,7 @@ impl Tasks {
     }
 }
 
-/// A task being followed. Made by [`Tasks::subscribe`].
+/// A task that you follow. [`Tasks::subscribe`] returns it and shows its use.
 #[derive(Debug)]
 pub struct Changes {
     tasks: Tasks,
@@ -76,16 +76,16 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// The task, as soon as it differs from what was answered last. `None` after it has ended or is gone, or when the
-    /// engine is being closed.
+    /// The task, as soon as it differs from the last one returned. `None` after it has ended or was removed, or when
+    /// the engine closes.
     ///
     /// # Errors
     ///
-    /// The store's; asking again goes on.
+    /// Any error of the store. A later call goes on.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: a change not answered is answered by the next call.
+    /// No change is lost: the next call returns it.
     pub async fn next(&mut self) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.tasks.engine();
         while !self.over {
@@ -117,9 +117,8 @@ impl Changes {
     }
 }
 
-/// Nobody waits longer than a year, and no clock runs over.
+/// The longest wait is a year, so that no time overflows.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How often a task is looked at by somebody who waits for it, besides when it is known to have changed, here or elsewhere: a
-/// belt beside the braces.
+/// How often a waiter reads its task even if no change is known: a safety net.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! [`Tasks`]: the handle an application watches and steers its tasks with.
+//! [`Tasks`]: the handle with which an application watches and steers its tasks.
 
 pub(crate) mod follow;
 #[cfg(feature = "api")]
@@ -28,20 +28,20 @@ use crate::{
     },
 };
 
-/// The tasks behind a layer: look at them, wait for them, stop and re-run them. Cheap to clone.
+/// The tasks behind a layer: read them, wait for them, stop them, run them again. Cheap to clone.
 ///
-/// A `Tasks` keeps its engine alive. Inside the application that the layer wraps, say in axum's `State`, keep a
-/// [`WeakTasks`] instead, as the task API does: the engine owns the application, and the two would own each other until
+/// A `Tasks` keeps its engine alive. Inside of the application that the layer wraps, for example in axum's `State`,
+/// keep a [`WeakTasks`]: the engine owns the application, so the two would own each other until
 /// [`shutdown`](Self::shutdown).
 ///
-/// Every method takes a [`Scope`]: whose tasks the caller may see. [`Scope::All`] is everybody's.
+/// A handle covers the tasks of one [`Scope`]: all tasks, unless you narrow it with [`scoped`](Self::scoped).
 #[derive(Clone)]
 pub struct Tasks {
     alive: Arc<Alive>,
     scope: Scope,
 }
 
-/// Keeps an engine going: held by the layer, its services and every [`Tasks`]. With the last of them the engine ends.
+/// Keeps an engine running. The layer, its services and every [`Tasks`] hold it; the engine ends with the last of them.
 pub(crate) struct Alive(pub(crate) Arc<Engine>);
 
 impl Drop for Alive {
@@ -58,8 +58,8 @@ impl Tasks {
         }
     }
 
-    /// The same, of the tasks in scope alone: those of one tenant, say. A task that is not in it is not there. What is not
-    /// about single tasks, such as a shutdown, is the same for every scope.
+    /// A handle for the tasks in `scope` only, for example those of one tenant. It does not find other tasks. Methods
+    /// that are not about single tasks, such as `shutdown`, are the same for every scope.
     ///
     /// # Examples
     ///
@@ -104,11 +104,11 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; `Conflict` if tasks of several tenants in scope have the name.
+    /// Any error of the store; `Conflict` if tasks of several tenants in scope have the name.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn find(&self, task: impl Into<TaskRef>) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let (engine, task) = (self.engine(), task.into());
         let found = engine
@@ -118,19 +118,19 @@ impl Tasks {
         Ok(found.map(|record| engine.attempts.with_progress(record)))
     }
 
-    /// One page of the tasks that match. A page that ends with the last of them has no `next`.
+    /// One page of the tasks that match. The page with the last of them has no `next`.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Any error of the store.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn list(&self, filter: &Filter, page: Page) -> Result<PageOf<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
         let limit = page.limit.max(1);
-        // One more than asked for says whether any follows: a store may point behind a full page at nothing.
+        // One more than asked for shows whether any follow: a store may return a `next` behind which there is nothing.
         let page = Page {
             limit: limit.saturating_add(1),
             ..page
@@ -155,11 +155,11 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Any error of the store.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn request(&self, id: RequestId) -> Result<Option<Arc<CapturedRequest>>, StoreError> {
         let engine = self.engine();
         engine
@@ -168,15 +168,15 @@ impl Tasks {
             .await
     }
 
-    /// The response of a task, once it has ended with one.
+    /// The response of a task that has ended with one.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Any error of the store.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn response(&self, id: RequestId) -> Result<Option<Arc<CapturedResponse>>, StoreError> {
         let engine = self.engine();
         engine
@@ -189,11 +189,11 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in scope.
+    /// Any error of the store; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn logs(&self, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
         let engine = self.engine();
         engine
@@ -202,15 +202,15 @@ impl Tasks {
             .await
     }
 
-    /// Asks for a task to stop: one that waits has ended at once, one that runs is told and ends soon.
+    /// Stops a task. A queued one ends at once. The handler of a running one is asked to stop, and the task ends soon.
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in scope.
+    /// Any error of the store; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the task may or may not have been stopped.
+    /// If you drop the future, the task may or may not be stopped.
     pub async fn stop(&self, id: RequestId) -> Result<Stop, StoreError> {
         let engine = self.engine();
         let stop = engine
@@ -218,7 +218,7 @@ impl Tasks {
             .call("stop", || engine.core.ledger.stop(&self.scope, id))
             .await?;
         match stop {
-            // An attempt of this process is told at once; one elsewhere hears of it with its next renewal.
+            // An attempt of this process stops at once. One of another process is stopped by its next renewal.
             Stop::Stopping => {
                 let now = Instant::now();
                 for live in engine.attempts.running.of(id) {
@@ -232,15 +232,15 @@ impl Tasks {
         Ok(stop)
     }
 
-    /// Runs an ended task again under its old id, as a new generation, with the request edited if wanted.
+    /// Runs an ended task again under its id, as a new generation, with edits of the request if you want.
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in scope.
+    /// Any error of the store; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the task may or may not run again.
+    /// If you drop the future, the task may or may not run again.
     pub async fn rerun(&self, id: RequestId, edits: Edits) -> Result<Rerun, StoreError> {
         let engine = self.engine();
         let rerun = engine
@@ -255,15 +255,15 @@ impl Tasks {
         Ok(rerun)
     }
 
-    /// Removes an ended task and all that hangs on it.
+    /// Removes an ended task with all its data.
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in scope.
+    /// Any error of the store; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the task may or may not be gone.
+    /// If you drop the future, the task may or may not be removed.
     pub async fn delete(&self, id: RequestId) -> Result<Delete, StoreError> {
         let engine = self.engine();
         let deleted = engine
@@ -276,16 +276,16 @@ impl Tasks {
         Ok(deleted)
     }
 
-    /// Has the completion of this generation told to this destination again, at once, whether it was delivered, given up, or
-    /// waits for its next try. It shows the same webhook id, and has its whole schedule before it.
+    /// Delivers the completion of this generation to this destination again, at once, whether it was delivered, was
+    /// given up, or is pending. It keeps its webhook id, and its schedule starts again.
     ///
     /// # Errors
     ///
-    /// The store's; `NotFound` if the task is not in scope.
+    /// Any error of the store; `NotFound` if the task is not in scope.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the completion may or may not be told again.
+    /// If you drop the future, the completion may or may not be delivered again.
     pub async fn redeliver(
         &self,
         id: RequestId,
@@ -302,15 +302,15 @@ impl Tasks {
         Ok(redelivered)
     }
 
-    /// How things stand.
+    /// The counts, slots and rates of all processes on the store.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Any error of the store.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
         let engine = self.engine();
         let counts = engine
@@ -328,9 +328,9 @@ impl Tasks {
         })
     }
 
-    /// Whether async requests are accepted, as far as is known: the engine is not being shut down, and the store has not
-    /// failed for good. For the readiness probe of whatever starts and restarts this process; it asks nobody and cannot
-    /// wait. A store that is in trouble and may come back is no reason to be taken out of service.
+    /// Whether async requests are accepted, as far as known: the engine is not shutting down, and the store has not
+    /// failed for good. Use it in a readiness probe that restarts this process. It does not call the store, so it never
+    /// waits. It stays `true` during an outage of the store, which a restart would not mend.
     ///
     /// # Examples
     ///
@@ -363,10 +363,10 @@ impl Tasks {
         engine.core.phase.is_open() && !engine.core.queue_hint(None, None).failed
     }
 
-    /// As [`is_ready`](Self::is_ready), and the store answers a read at this moment. That it refuses writes is not noticed: a server
-    /// that only reads, or whose disk is full.
-    /// For readiness probes of processes that share a store: where its server cannot be reached, another process may be
-    /// better placed. It waits as long as the store does; give it a time limit that is shorter than the probe's.
+    /// Like [`is_ready`](Self::is_ready), but it also reads from the store. A read works on a server that is read-only
+    /// or whose disk is full, so this does not detect those. Use it in the readiness probe of processes that share a
+    /// store: if one of them cannot reach the server, another may. It waits as long as the store does, so set a time
+    /// limit below that of the probe.
     ///
     /// # Examples
     ///
@@ -395,39 +395,41 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// The store's; [`Unavailable`](crate::store::StoreErrorKind::Unavailable) also if the engine is being shut down or the store has
-    /// failed for good.
+    /// Any error of the store; [`Unavailable`](crate::store::StoreErrorKind::Unavailable) also if the engine is
+    /// shutting down or the store has failed for good.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn check(&self) -> Result<(), StoreError> {
         if !self.is_ready() {
             return Err(StoreError::closed());
         }
-        // There is no such task.
+        // There is no task with this id.
         self.find(RequestId::from_bytes([0; 16])).await.map(drop)
     }
 
-    /// Accepts nothing new: async requests are refused with 503 from now on, synchronous ones still pass, and everybody
-    /// who waits for a task is answered now. Call it when the server begins to shut down, so that open waits do not hold
-    /// up its connections. Calling it again does nothing.
+    /// Accepts no more tasks: async requests are refused with 503 from now on, and synchronous ones still pass. Every
+    /// waiter is answered now. Call it when the server begins to shut down, so that open waits do not keep its
+    /// connections. A second call has no effect.
     pub fn close(&self) {
         self.engine().close();
     }
 
-    /// Ends the engine: closes it, lets running attempts go on for `grace`, tells the rest to end, drops those that do
-    /// not within the stop grace and hands them back uncharged, then lets go of the application and closes the store.
+    /// Ends the engine. It closes the engine, lets running attempts go on for `grace`, asks the rest to stop, drops
+    /// those that do not end within the stop grace and hands them back, uncharged. Then it drops the application and
+    /// closes the store.
     ///
-    /// Tasks that wait stay in the store, and run again when an engine is built on it. With a store that lives only in
-    /// this process they are lost.
+    /// Queued tasks stay in the store, and run when an engine is built on it again. A store that lives only in this
+    /// process loses them.
     ///
-    /// Call it after the server has ended. Called a second time while the first goes on, it cuts the grace short; later it
-    /// answers what the first did.
+    /// Call it after the server has ended. A second call during the first ends the grace at once; a later one returns
+    /// the report of the first.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the engine is closed and ends no further; call it again to go on, without grace.
+    /// If you drop the future, the engine stays closed and the shutdown stops where it is. Call it again to go on,
+    /// without grace.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.engine().shutdown(grace).await
     }
@@ -439,7 +441,7 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// A [`Tasks`] that does not keep the engine alive: the one to keep inside the application.
+/// A [`Tasks`] that does not keep the engine alive, for use inside of the application. [`Tasks::is_ready`] shows it.
 #[derive(Clone)]
 pub struct WeakTasks {
     alive: Weak<Alive>,
@@ -447,7 +449,7 @@ pub struct WeakTasks {
 }
 
 impl WeakTasks {
-    /// The handle, unless the engine is gone.
+    /// The handle, unless the engine has ended.
     #[must_use]
     pub fn upgrade(&self) -> Option<Tasks> {
         let alive = self.alive.upgrade()?;

@@ -1,4 +1,4 @@
-//! [`Observer`]: how somebody looks on for a long time without keeping the engine alive.
+//! [`Observer`]: follows tasks for a long time without keeping the engine alive.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     task::{LogLine, RequestId, Scope, TaskRecord, TaskRef},
 };
 
-/// Looks at the tasks in one scope. An engine that nobody else holds is closed under it.
+/// Follows the tasks in one scope. The engine closes when no other handle is left.
 #[derive(Clone)]
 pub(crate) struct Observer {
     engine: Arc<Engine>,
@@ -45,7 +45,7 @@ impl Observer {
         Ok(found.map(|record| self.engine.attempts.with_progress(record)))
     }
 
-    /// Lines of its log.
+    /// Lines of the task's log.
     pub(crate) async fn logs(&self, id: RequestId, query: LogQuery) -> Result<Vec<LogLine>, StoreError> {
         let logs = || self.engine.core.ledger.store().logs(&self.scope, id, query);
         self.engine.core.call("logs", logs).await
@@ -56,22 +56,22 @@ impl Observer {
         self.engine.core.watchers.watch(id)
     }
 
-    /// Begins to hear of every change, from `place` on where that is still remembered.
+    /// Begins to follow every change, from `place` on if that is still kept.
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
         self.engine.core.watchers.listen(place)
     }
 
-    /// A place among those who may look on for long, if there is one left.
+    /// A permit for a long stream, if one is left.
     pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
         self.engine.observers.clone().try_acquire_owned().ok()
     }
 
-    /// Whether the engine is not being closed.
+    /// Whether the engine is open.
     pub(crate) fn is_open(&self) -> bool {
         self.engine.core.phase.is_open()
     }
 
-    /// Resolves when the engine is being closed.
+    /// Resolves when the engine closes.
     pub(crate) async fn closed(&self) {
         self.engine.core.phase.closed().await;
     }

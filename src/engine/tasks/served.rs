@@ -1,4 +1,4 @@
-//! What the task API asks of the engine beside what everybody may.
+//! What only the task API reads from the engine.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Tasks {
-    /// There is a task API now: answers can point at it.
+    /// Records that a task API is mounted, so that answers can link to it.
     pub(crate) fn mark_api_mounted(&self) {
         self.engine().core.api.is_mounted.store(true, Ordering::Relaxed);
     }
@@ -20,17 +20,17 @@ impl Tasks {
         self.engine().core.api.clone()
     }
 
-    /// What this engine was told when it was built.
+    /// The settings of this engine.
     pub(crate) fn settings(&self) -> &Settings {
         &self.engine().core.settings
     }
 
-    /// Who is told of the ends of tasks that are accepted now.
+    /// The subscriptions of tasks that are accepted now.
     pub(crate) fn subscriptions(&self) -> &[Subscription] {
         self.engine().outbox.destinations.subscriptions()
     }
 
-    /// What this process calls itself.
+    /// The name of this process.
     pub(crate) fn worker(&self) -> &WorkerId {
         &self.engine().core.worker
     }
@@ -40,19 +40,18 @@ impl Tasks {
         self.engine().core.ledger.store().abilities().durability
     }
 
-    /// How many retries a task has that is accepted now.
+    /// The number of retries of a task that is accepted now.
     pub(crate) fn max_retries(&self) -> u32 {
         self.engine().intake.max_retries()
     }
 
-    /// The longest wait before each of the first retries, where the response does not say; empty where the policy
-    /// panics.
+    /// The longest wait before each of the first retries if the response does not say. Empty if the policy panics.
     pub(crate) fn longest_waits(&self, retries: u32) -> Vec<Duration> {
         let policy = &self.engine().core.settings.retry;
         caught(|| (1..=retries).map(|retry| policy.delay(retry, 1.0)).collect()).unwrap_or_default()
     }
 
-    /// Tells the probes who changed a task.
+    /// Tells the probes which user changed a task.
     pub(crate) fn audit(&self, id: RequestId, action: &'static str, who: Option<&str>) {
         self.engine().core.probes.emit(|| Event::Changed { id, action, who });
     }

@@ -1,23 +1,23 @@
-//! How things stand, for people and dashboards.
+//! Counts, slots and rates, for people and dashboards.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::task::{Counts, Presence, RateStats, Seen, SlotStats};
 
-/// What [`Tasks::stats`](crate::Tasks::stats) answers.
+/// The result of [`Tasks::stats`](crate::Tasks::stats).
 ///
-/// Figures that are not the store's are sums over all processes on it. Those of other processes are some seconds old.
+/// Figures that do not come from the store are sums over all processes on it. Those of other processes are some seconds
+/// old.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Tasks in each state, in the scope asked for.
     pub counts: Counts,
-    /// The handlers of all processes. `None` for a caller who may see one tenant only: they are everybody's.
+    /// The handlers of all processes. `None` for a scope of one tenant, since they include those of others.
     pub slots: Option<SlotStats>,
-    /// What was done lately: in the last minute, 15 minutes, 60 minutes. `None` as for `slots`.
+    /// Accepted and ended tasks of the last minute, 15 minutes and 60 minutes. `None` as for `slots`.
     pub rates: Option<[RateStats; 3]>,
-    /// What was done in each of the last 60 minutes, the oldest first, the one that goes on last. `None` as for
-    /// `slots`.
+    /// The same for each of the last 60 minutes, the oldest first, the current one last. `None` as for `slots`.
     pub minutes: Option<[RateStats; 60]>,
     /// Bytes of request bodies that are being read now. `None` as for `slots`.
     pub buffered_bytes: Option<u64>,
@@ -25,30 +25,30 @@ pub struct Stats {
     pub processes: Option<Vec<ProcessStats>>,
 }
 
-/// How one process is.
+/// One process, as [`Stats::processes`] lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessStats {
-    /// Its name and the number of its start, as documents of the tasks that it runs have it.
+    /// Its name and the number of its start, as in the documents of its tasks.
     pub instance: Arc<str>,
-    /// The version of the application there, where it gave one.
+    /// The version of the application, if it has one.
     pub version: Option<Arc<str>>,
-    /// Since when it has been up.
+    /// How long it has been up.
     pub up: Duration,
-    /// How long ago it was heard of. One that has not been for 15 seconds is not among them any more.
+    /// How long ago it was seen. A process that was not seen for 15 seconds is not listed.
     pub seen: Duration,
     /// Whether it is being shut down.
     pub draining: bool,
     /// Its handlers.
     pub slots: SlotStats,
-    /// What it did in the last minute.
+    /// Accepted and ended tasks of its last minute.
     pub last_minute: RateStats,
     /// Bytes of request bodies that it is reading.
     pub buffered_bytes: u64,
 }
 
 impl Stats {
-    /// What one tenant's tasks are.
+    /// The statistics of a scope of one tenant.
     pub(crate) const fn of_one(counts: Counts) -> Self {
         Self {
             counts,
@@ -60,7 +60,7 @@ impl Stats {
         }
     }
 
-    /// All there is, of this process and the others.
+    /// The statistics of this process and the others.
     pub(crate) fn of_all(counts: Counts, own: Presence, mut others: Vec<Seen>) -> Self {
         others.sort_by(|one, other| one.presence.worker.as_str().cmp(other.presence.worker.as_str()));
         let (mut slots, mut buffered_bytes) = (SlotStats::default(), 0_u64);

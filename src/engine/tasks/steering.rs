@@ -1,4 +1,4 @@
-//! Pausing pools, resuming them, and how many slots they have: for every process on the store.
+//! Pausing and resuming pools, and setting their slots, for every process on the store.
 
 use crate::{
     engine::{
@@ -12,16 +12,16 @@ use crate::{
     time::Timestamp,
 };
 
-/// How much of the reason for a pause is kept, in bytes: a line in a table.
+/// The length of the reason that is kept, in bytes: one line of a table.
 const REASON_BYTES: usize = 256;
 
-/// How often a named value is read and changed anew because somebody else changed it in between. People do.
+/// How often a named value is changed again because another process changed it first.
 const TRIES: usize = 16;
 
-/// How many waiting tasks are given their time back in one go.
+/// How many queued tasks get a later expiry in one go.
 const AT_ONCE: usize = 500;
 
-/// How one pool stands.
+/// The state of one pool. [`Tasks::pause`] has an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -31,15 +31,15 @@ pub struct PoolStats {
     pub used: usize,
     /// How many may run in this process.
     pub total: usize,
-    /// How many of its tasks wait, where the store knows without looking at them.
+    /// How many of its tasks are queued, if the store counts them by pool.
     pub queued: Option<u64>,
-    /// Whether [`Tasks::set_concurrency`] has set how many may run.
+    /// Whether [`Tasks::set_concurrency`] has set its slots.
     pub is_set: bool,
     /// Since when it is paused, if it is.
     pub paused: Option<PausedPool>,
 }
 
-/// A pause of a pool.
+/// The pause of a pool. [`Tasks::pause`] has an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PausedPool {
@@ -47,35 +47,35 @@ pub struct PausedPool {
     pub since: Timestamp,
     /// The reason that was given.
     pub reason: String,
-    /// It is being resumed: its tasks are given their time back first.
+    /// It is being resumed: the expiry of its tasks is being moved first.
     pub resuming: bool,
 }
 
-/// Why a pool was not changed.
+/// Why a pool was not changed. [`Tasks::pause`] has an example.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// This process has no pool of this name.
     #[error("there is no pool {:?} here", .0.as_str())]
     Unknown(PoolName),
-    /// With 0 slots none of its tasks would ever run: [pause](Tasks::pause) it instead.
+    /// With 0 slots its tasks would never run: [pause](Tasks::pause) it instead.
     #[error("a pool has at least one slot; pause it instead")]
     NoSlots,
-    /// The store did not say that it was done. It may have been.
+    /// The store did not confirm the change. It may have been made.
     #[error("the pool could not be changed")]
     Store(#[from] StoreError),
 }
 
 impl Tasks {
-    /// How the pools stand: the default one first, the others in the order of the builder.
+    /// The pools: the default one first, the others in the order of the builder.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Any error of the store.
     ///
     /// # Cancel safety
     ///
-    /// Reads only.
+    /// Only reads, so dropping the future has no effect.
     pub async fn pools(&self) -> Result<Vec<PoolStats>, StoreError> {
         let attempts = &self.engine().attempts;
         attempts.read_controls().await?;
@@ -94,19 +94,19 @@ impl Tasks {
         Ok(stats.collect())
     }
 
-    /// Begins no more tasks of a pool, in any process, until it is [resumed](Self::resume). Tasks are accepted and wait, and
-    /// none of those that wait expires. What runs goes on.
+    /// Starts no more tasks of a pool, in any process, until you [resume](Self::resume) it. Its tasks are accepted and
+    /// queued, and do not expire. Running tasks go on.
     ///
-    /// The pause is kept in the store and survives what a task survives. Other processes hear of it within a second. Of a
-    /// pool that is paused already nothing changes, its reason included.
+    /// The pause is kept in the store, and survives what tasks survive. Other processes see it within a second. A
+    /// second pause of a paused pool changes nothing, not even the reason.
     ///
     /// # Errors
     ///
-    /// [`PoolError`] says why it is not paused.
+    /// [`PoolError`] says why the pool was not paused.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the pool may or may not be paused.
+    /// If you drop the future, the pool may or may not be paused.
     ///
     /// # Examples
     ///
@@ -141,19 +141,19 @@ impl Tasks {
         Ok(())
     }
 
-    /// Begins tasks of a pool again, in every process. Before that, each of its tasks that waits is given back the time for
-    /// which it could not be run: it expires so much later.
+    /// Starts tasks of a pool again, in every process. Before that, the expiry of each of its queued tasks is moved by
+    /// the time of the pause.
     ///
-    /// That takes the store about as long as to store as many tasks. Should the process end meanwhile, the pool stays paused;
-    /// resume it again, in any process.
+    /// This takes about as long as storing the same number of tasks. If the process dies meanwhile, the pool stays
+    /// paused. Resume it again, in any process.
     ///
     /// # Errors
     ///
-    /// [`PoolError`] says why it is not resumed.
+    /// [`PoolError`] says why the pool was not resumed.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the pool may be paused or not: resume it again.
+    /// If you drop the future, the pool may still be paused. Resume it again.
     pub async fn resume(&self, pool: &PoolName) -> Result<(), PoolError> {
         let attempts = &self.engine().attempts;
         let control = attempts
@@ -166,7 +166,7 @@ impl Tasks {
         let Some(pause) = control.paused else { return Ok(()) };
         attempts.give_time_back(pool, pause.since()).await?;
         let resumed = |control: &mut PoolControl| {
-            // Another pause than this one stays.
+            // A newer pause stays.
             if control.paused.as_ref().is_some_and(|now| now.since == pause.since) {
                 control.paused = None;
             }
@@ -176,18 +176,18 @@ impl Tasks {
         Ok(())
     }
 
-    /// Runs at most so many handlers of a pool at once in each process, whatever the builder was given; `None` takes that back.
-    /// Those that run beyond it go on to their end.
+    /// Sets how many handlers of a pool run at once in each process, and overrides the builder; `None` returns to the
+    /// builder's number. Running handlers beyond it go on to their end.
     ///
-    /// It is kept in the store as a [pause](Self::pause) is.
+    /// The number is kept in the store, like a [pause](Self::pause).
     ///
     /// # Errors
     ///
-    /// [`PoolError`] says why it is not so.
+    /// [`PoolError`] says why it was not set.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, it may or may not be so.
+    /// If you drop the future, the number may or may not be set.
     pub async fn set_concurrency(&self, pool: &PoolName, handlers: Option<usize>) -> Result<(), PoolError> {
         if handlers == Some(0) {
             return Err(PoolError::NoSlots);
@@ -201,7 +201,7 @@ impl Tasks {
 }
 
 impl Attempts {
-    /// Changes what is said of a pool, and does as it says. Answers with what is said then.
+    /// Changes the named value of a pool, and applies it. Returns the new value.
     async fn steer(&self, pool: &PoolName, change: impl Fn(&mut PoolControl)) -> Result<PoolControl, PoolError> {
         if !self.pools.has(pool) {
             return Err(PoolError::Unknown(pool.clone()));
@@ -235,7 +235,7 @@ impl Attempts {
         Err(contended.into())
     }
 
-    /// Has the waiting tasks of a pool expire as much later as it was paused.
+    /// Moves the expiry of a pool's queued tasks by the time of its pause.
     async fn give_time_back(&self, pool: &PoolName, paused_at: Timestamp) -> Result<(), StoreError> {
         let mut page = Page {
             order: SortOrder::Ascending,
@@ -251,7 +251,7 @@ impl Attempts {
                 Some(next) => page.after = Some(next),
                 None => return Ok(()),
             }
-            // Others have their turn.
+            // Lets other tasks of the runtime run.
             tokio::task::yield_now().await;
         }
     }

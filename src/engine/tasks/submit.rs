@@ -1,4 +1,4 @@
-//! Tasks that the application itself submits.
+//! Tasks that the application submits by itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,17 +14,17 @@ use crate::{
 };
 
 impl Tasks {
-    /// Stores a task and answers once it is committed, as an async request over HTTP does. The path it names is one of
-    /// the application that the layer wraps.
+    /// Stores a task, like an async request over HTTP. Returns after the commit. The application that the layer wraps
+    /// must have a route for the request.
     ///
     /// # Errors
     ///
-    /// [`SubmitError`] says why it was not taken in. After `Store` it may have been: submit it again under the same name
-    /// or key to be sure.
+    /// [`SubmitError`] says why the task was not accepted. After `Store`, it may have been stored: submit it again
+    /// under the same name or key to be sure.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the task may or may not have been taken in.
+    /// If you drop the future, the task may or may not be stored.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let intake = &self.engine().intake;
         let committing = match intake.accept(intake.task_of(submission)?, None) {
@@ -34,18 +34,18 @@ impl Tasks {
         Submitted::of(committing.await?)
     }
 
-    /// Stores many tasks and answers once they are committed: in one step where the store can, as the stores of this crate
-    /// do. One answer for each, in order; of the same name or key, the first is new and the others are known.
+    /// Stores many tasks, in one step if the store can (those of this project can). Returns after the commit, with one
+    /// answer for each, in order. If several have the same name or key, the first is new and the others are known.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::ShuttingDown`] and [`SubmitError::Store`] are of all of them, and then some may have been taken in:
-    /// submit them again under the same names or keys to be sure. Whatever else keeps one out is its own answer, and the
-    /// others are not concerned.
+    /// [`SubmitError::ShuttingDown`] and [`SubmitError::Store`] are for all of them. After `Store`, some may have been
+    /// stored: submit them again under the same names or keys to be sure. Other errors are in the answer of the one
+    /// task, and do not affect the others.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, each of them may or may not have been taken in.
+    /// If you drop the future, each of the tasks may or may not be stored.
     ///
     /// # Examples
     ///
@@ -90,24 +90,25 @@ impl Tasks {
         Ok(answers)
     }
 
-    /// Stores a task in a transaction of the application, with what else that changes: both or neither. `into` is the
-    /// transaction as the store's crate enlists it. A store that has no transactions to share has no such thing.
+    /// Stores a task in a transaction of yours: the task and your other changes are committed together, or not at all.
+    /// `into` is your transaction, enlisted by the crate of the store. Only stores with transactions have one.
     ///
-    /// The task runs once the transaction is committed, in whichever process is first. Until then nobody else sees it. Its
-    /// path is one of the application that the layer wraps. Limits of the queue are not looked at, and the engine may be
-    /// shutting down: whether the task is stored is the transaction's business alone.
+    /// The task runs after the commit, in any process; nothing sees it before. The application that the layer wraps
+    /// must have a route for the request. Queue limits do not apply, and it works during a shutdown: your transaction
+    /// alone decides whether the task exists.
     ///
     /// # Errors
     ///
-    /// [`SubmitError`] says why it was not taken in. After `Store` the transaction is to be rolled back.
+    /// [`SubmitError`] says why the task was not stored. After `Store`, roll back the transaction.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it answers, the task may or may not be part of the transaction: roll that back.
+    /// If you drop the future, the task may or may not be part of the transaction: roll it back.
     ///
     /// # Examples
     ///
-    /// The `transaction` is what `PostgresStore::within` makes of one of `tokio_postgres`, say, which has stored the order.
+    /// `transaction` is the value that `PostgresStore::within` makes of a transaction of `tokio_postgres` in which the
+    /// order was stored.
     ///
     /// ```
     /// use tower_respond_async::{BoxError, Submission, Tasks, store::Enlisted};
@@ -125,11 +126,11 @@ impl Tasks {
         Submitted::of(inserted.map_err(SubmitError::Store)?)
     }
 
-    /// The row of a task that would be submitted, for a store's crate that stores it in a transaction by itself.
+    /// The row of a submission, for the crate of a store that inserts it into a transaction by itself.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::TooLong`].
+    /// [`SubmitError::TooLong`] if a part of it does not fit into a record.
     pub fn row_of(&self, submission: Submission) -> Result<NewRow, SubmitError> {
         let engine = self.engine();
         let task = engine.intake.task_of(submission)?;
@@ -159,30 +160,31 @@ impl Intake {
     }
 }
 
-/// A task to submit from inside the application.
+/// A task to submit from inside of the application. [`Tasks::submit_all`] has an example.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Submission {
-    /// The request that the application will see.
+    /// The request for the handler.
     pub request: CapturedRequest,
     /// A name for the task, unique per tenant.
     pub name: Option<TaskName>,
-    /// A key that makes submitting it twice do no harm, unique per tenant and caller.
+    /// A key that makes a repeated submission harmless, unique per tenant and caller.
     pub key: Option<IdempotencyKey>,
-    /// The pool it belongs to. `None`: that which the request belongs to.
+    /// Its pool. `None`: the pool that the request matches.
     pub pool: Option<PoolName>,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant: Option<Tenant>,
-    /// Who asks. It is one caller with [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller)'s of the same id.
+    /// Its caller, the same as the one that [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller) returns
+    /// with this id.
     pub caller: Option<Caller>,
-    /// Words to find it by.
+    /// Labels to find it by.
     pub labels: Labels,
-    /// How long it is to wait before it runs.
+    /// How long it waits before it runs.
     pub delay: Duration,
 }
 
 impl Submission {
-    /// This request, to be run as soon as possible.
+    /// A task for this request, to run as soon as possible.
     #[must_use]
     pub fn new(request: http::Request<bytes::Bytes>) -> Self {
         let (head, body) = request.into_parts();
@@ -199,15 +201,15 @@ impl Submission {
     }
 }
 
-/// What became of a submission.
+/// The result of a submission. [`Tasks::submit_all`] has an example.
 #[derive(Clone, Debug)]
 pub enum Submitted {
-    /// It is a new task.
+    /// The task is new.
     New(Arc<TaskRecord>),
-    /// Its name or key is known; nothing was stored. Who submits is trusted with what is known: over HTTP, a duplicate that
-    /// [another](crate::guide::trust#requests-that-are-sent-twice) may have sent gets less.
+    /// The name or key is known, and nothing was stored. A submitter is trusted with the known task. Over HTTP, a
+    /// duplicate that [another caller](crate::guide::trust#requests-that-are-sent-twice) may have sent gets less.
     Known {
-        /// The task of that name or key, unless it is gone and only its key is remembered.
+        /// The task with that name or key. `None` if it was removed and only its key is kept.
         task: Option<Arc<TaskRecord>>,
         /// The request id of that task.
         id: RequestId,
@@ -217,7 +219,7 @@ pub enum Submitted {
 }
 
 impl Submitted {
-    /// What a store's crate says became of [a row](Tasks::row_of).
+    /// The result for [a row](Tasks::row_of) that the crate of a store has inserted.
     ///
     /// # Errors
     ///
@@ -247,23 +249,23 @@ impl From<Unaccepted> for SubmitError {
     }
 }
 
-/// Why a submission was not taken in.
+/// Why a submission was not accepted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// The name and the key are those of two different tasks.
+    /// The name belongs to one task and the key to another.
     #[error("the name and the key belong to two different tasks")]
     Conflict,
-    /// There is no room.
+    /// A limit was reached.
     #[error("there is no room for another task ({0:?})")]
     Full(FullReason),
-    /// A record has no room for all that is said of it. Nothing was stored.
+    /// A part of it does not fit into a record. Nothing was stored.
     #[error("the task cannot be kept")]
     TooLong(#[source] TooLong),
-    /// The engine is being shut down.
+    /// The engine is shutting down.
     #[error("the engine is shutting down")]
     ShuttingDown,
-    /// The store did not say that it has the task. It may have.
+    /// The store did not confirm the task. It may have stored it.
     #[error("the task could not be stored")]
     Store(#[source] StoreError),
 }

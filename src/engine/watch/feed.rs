@@ -1,8 +1,8 @@
-//! What changed last, for those who want to hear of every task.
+//! The latest changes of all tasks, for listeners.
 //!
-//! Changes are noted only while somebody listens, and for a while after, so that who is cut off can come back and miss
-//! nothing. Only the latest are remembered: who falls further behind is told that something was missed, and looks at the
-//! tasks anew.
+//! Changes are kept only while there are listeners, and for a while after, so that a listener that was cut off can come
+//! back and miss nothing. Only the latest are kept. A listener that falls further behind gets a mark that it missed
+//! some, and reads the tasks again.
 
 use std::{
     collections::VecDeque,
@@ -17,10 +17,10 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::task::RequestId;
 
-/// How many changes are remembered: 64 KiB, and a second of a busy process.
+/// How many changes are kept: 64 KiB, and a second of a busy process.
 const REMEMBERED: usize = 4096;
 
-/// How long changes are noted when nobody listens any more: who was cut off is back by then.
+/// How long changes are kept after the last listener has left. One that was cut off is back by then.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// The changes of one engine.
@@ -28,7 +28,7 @@ pub(crate) struct Feed {
     noting: AtomicBool,
     state: Mutex<State>,
     changed: Notify,
-    /// Tells this engine's places from those of another.
+    /// Distinguishes places of this engine from those of another.
     life: u64,
 }
 
@@ -41,28 +41,28 @@ struct State {
     deserted_at: Option<Instant>,
 }
 
-/// A place in the feed: behind so many changes of one engine.
+/// A position in the feed of one engine: the number of changes before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) life: u64,
     pub(crate) number: u64,
 }
 
-/// Somebody who listens.
+/// A listener to all changes.
 pub(crate) struct Listener<'a> {
     feed: &'a Feed,
     place: Place,
     missed: bool,
 }
 
-/// What a listener heard.
+/// What a listener received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Heard {
-    /// Tasks that changed, each once, however often it did.
+    /// The tasks that changed, each once.
     pub(crate) tasks: Vec<RequestId>,
-    /// Whether there were changes that are not remembered.
+    /// Whether changes are missing that are no longer kept.
     pub(crate) missed: bool,
-    /// Where the next will be heard from.
+    /// The position after these changes.
     pub(crate) place: Place,
 }
 
@@ -76,7 +76,7 @@ impl Feed {
         }
     }
 
-    /// Notes a change. Costs one load where nobody listens.
+    /// Adds a change. Costs one load without listeners.
     pub(crate) fn note(&self, id: RequestId) {
         if !self.noting.load(Ordering::SeqCst) {
             return;
@@ -85,7 +85,7 @@ impl Feed {
         if state.deserted_at.is_some_and(|at| at.elapsed() > LINGER) {
             self.noting.store(false, Ordering::SeqCst);
             state.changes.clear();
-            // What is not noted from now on counts as one change that is not remembered.
+            // The changes that are skipped from now on count as one that is not kept.
             state.next += 1;
             return;
         }
@@ -98,12 +98,12 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
-    /// Whether anybody listens.
+    /// Whether there are listeners.
     pub(crate) fn is_heard(&self) -> bool {
         self.noting.load(Ordering::SeqCst) && self.state().listeners > 0
     }
 
-    /// Notes that there were changes which are not known.
+    /// Records that changes happened which are not known.
     pub(crate) fn miss(&self) {
         if !self.noting.load(Ordering::SeqCst) {
             return;
@@ -115,7 +115,7 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
-    /// Begins to listen, from `place` on; from now on without one. Look at the tasks after this.
+    /// Begins to listen, at `place` or now. Read the tasks after this.
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
         let mut state = self.state();
         state.listeners += 1;
@@ -139,22 +139,22 @@ impl Feed {
 }
 
 impl Listener<'_> {
-    /// Where it is.
+    /// Its position.
     pub(crate) const fn place(&self) -> Place {
         self.place
     }
 
-    /// What changed since it was asked last, of at most `limit` tasks; of more, only that there was more. Resolves when
-    /// there is something.
+    /// The changes since the last call, of at most `limit` tasks; if there are more, the latest of them and a mark that
+    /// some are missing. Resolves when there is at least one.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// No change is lost.
     pub(crate) async fn heard(&mut self, limit: usize) -> Heard {
         loop {
             let changed = self.feed.changed.notified();
             tokio::pin!(changed);
-            // Enabled before the changes are looked at, so that none is missed in between.
+            // Enabled before the changes are read, so that none is missed in between.
             changed.as_mut().enable();
             if let Some(heard) = self.take(limit) {
                 return heard;
@@ -181,7 +181,7 @@ impl Listener<'_> {
         self.place.number = state.next;
         drop(state);
         if tasks.len() > limit {
-            // The latest are what is looked at.
+            // The latest ones are kept.
             tasks.drain(..tasks.len() - limit);
             missed = true;
         }
@@ -245,7 +245,7 @@ mod tests {
         assert!(listener.take(10).unwrap().missed);
         drop(listener);
         assert!(feed.listen(Some(place)).take(10).unwrap().missed);
-        // Of another life, or not yet there.
+        // Of another engine, or in the future.
         for other in [
             Place {
                 life: place.life.wrapping_add(1),
@@ -258,7 +258,7 @@ mod tests {
         ] {
             assert!(feed.listen(Some(other)).take(10).unwrap().missed);
         }
-        // After the linger nothing is noted, and who comes back then is told.
+        // After the linger no changes are kept, and a listener that comes back gets the mark.
         let place = feed.listen(None).place();
         feed.state().deserted_at = Instant::now().checked_sub(LINGER * 2);
         feed.note(id(2));

@@ -1,4 +1,4 @@
-//! Waking those who wait for a task to change.
+//! Wakes callers that wait for a task to change.
 
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
 pub(crate) mod feed;
@@ -18,17 +18,17 @@ use crate::{
     task::RequestId,
 };
 
-/// Those who wait, by task, and those who listen to all. Nobody is remembered who does not wait now.
+/// The waiters, by task, and the listeners to all tasks.
 pub(crate) struct Watchers {
     feed: Feed,
-    /// Whether the driver has seen that somebody is there.
+    /// Whether the driver knows that there are waiters.
     attended: AtomicBool,
     driver: Arc<Notify>,
     count: AtomicUsize,
     by_task: Mutex<HashMap<RequestId, (usize, Arc<Notify>)>>,
 }
 
-/// Somebody who waits for a task to change. Dropped, they are forgotten.
+/// A waiter for a change of a task. Dropping it ends the wait.
 pub(crate) struct Watcher<'a> {
     watchers: &'a Watchers,
     id: RequestId,
@@ -36,7 +36,7 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl Watchers {
-    /// `driver` is notified when somebody comes and none was there.
+    /// `driver` is notified when the first waiter comes.
     pub(crate) fn new(driver: &Arc<Notify>) -> Self {
         Self {
             feed: Feed::new(),
@@ -47,7 +47,7 @@ impl Watchers {
         }
     }
 
-    /// How many wait.
+    /// The number of waiters.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -57,7 +57,7 @@ impl Watchers {
         &self.feed
     }
 
-    /// Begins to wait for `id`. Look at the task after this: what changed before is not told.
+    /// Begins to wait for `id`. Read the task after this: earlier changes are not reported.
     pub(crate) fn watch(&self, id: RequestId) -> Watcher<'_> {
         self.count.fetch_add(1, Ordering::SeqCst);
         self.call_driver();
@@ -71,7 +71,7 @@ impl Watchers {
         }
     }
 
-    /// Begins to hear of every change, from `place` on where that is still remembered.
+    /// Begins to listen to every change, from `place` on if that is still kept.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
         let listener = self.feed.listen(place);
@@ -79,25 +79,25 @@ impl Watchers {
         listener
     }
 
-    /// Whether anybody waits or listens.
+    /// Whether there are waiters or listeners.
     pub(crate) fn is_watched(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0 || self.feed.is_heard()
     }
 
-    /// The tasks that somebody waits for.
+    /// The tasks with waiters.
     pub(crate) fn ids(&self) -> Vec<RequestId> {
         let by_task = self.by_task.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ids: Vec<_> = by_task.keys().copied().collect();
         drop(by_task);
-        // What a process does is to depend on no hash.
+        // The order must not depend on hashes.
         ids.sort_unstable();
         ids
     }
 
-    /// Whether the driver has changes told.
+    /// Records whether the driver has changes reported.
     pub(crate) fn note_attended(&self, attended: bool) {
         self.attended.store(attended, Ordering::SeqCst);
-        // Who came just before has not called the driver.
+        // A waiter that came just before has not called the driver.
         if !attended && self.is_watched() {
             self.driver.notify_one();
         }
@@ -109,13 +109,13 @@ impl Watchers {
         }
     }
 
-    /// Tells everybody that `id` changed: those who wait for it, and those who listen to all. Costs two loads where nobody waits at all.
+    /// Reports a change of `id` to its waiters and to the listeners. Costs two loads without any.
     pub(crate) fn changed(&self, id: RequestId) {
         self.feed.note(id);
         self.wake(id);
     }
 
-    /// Wakes those who wait for `id`, about something that is not for those who listen to all.
+    /// Wakes the waiters of `id` only, and not the listeners.
     pub(crate) fn wake(&self, id: RequestId) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
@@ -130,7 +130,7 @@ impl Watchers {
 }
 
 impl Watcher<'_> {
-    /// What is notified at every change: enable it before looking at the task.
+    /// Notified at every change. Enable it before you read the task.
     pub(crate) fn changed(&self) -> &Notify {
         &self.changed
     }

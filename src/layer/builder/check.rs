@@ -1,4 +1,4 @@
-//! Which settings make no sense.
+//! Checks the settings.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{error::ConfigError, layer::carry::Carrier, wire::host};
 impl RespondAsyncBuilder {
     /// # Errors
     ///
-    /// [`ConfigError`] names the first setting that makes no sense, and says why.
+    /// [`ConfigError`] names the first invalid setting and says what is wrong with it.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (settings, config) = (&self.settings, &self.config);
         let refuse = |setting, problem: &'static str| Err(ConfigError::new(setting, problem));
@@ -71,7 +71,7 @@ impl RespondAsyncBuilder {
                 return refuse(setting, "it is zero, so that everything would be too late at once");
             }
         }
-        // Deadlines are counted from now; a century is for ever, and no clock runs over.
+        // Deadlines are added to the current time: a limit of a century avoids overflow.
         for (setting, duration) in [
             ("attempt_timeout", settings.attempt_timeout),
             ("stop_grace", settings.stop_grace),

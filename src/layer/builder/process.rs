@@ -1,4 +1,4 @@
-//! What a process says of itself, and what it does beside those of another version.
+//! The name and version of a process, and how it shares tasks with other versions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,30 +6,31 @@ use super::RespondAsyncBuilder;
 use crate::task::{Accepted, record::cut};
 
 impl RespondAsyncBuilder {
-    /// What this process calls itself in task documents. A random number is added, so that two may share a name; of the name,
-    /// [`WorkerId::NAME_BYTES`](crate::task::WorkerId::NAME_BYTES) are kept. Default: `worker`.
+    /// The name of this process in task documents. A random number is added, so several processes may have the same
+    /// name. Only the first [`WorkerId::NAME_BYTES`](crate::task::WorkerId::NAME_BYTES) are kept. Default: `worker`.
     pub fn worker_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.settings.worker_name = name.into();
         self
     }
 
-    /// Which version of the application this process is. Shown in the statistics and the console, and stored with the tasks
-    /// that it accepts, for [`version_patience`](Self::version_patience); of longer ones, 64 bytes are kept. Default: none.
+    /// The version of the application. It is shown in the statistics and the console, and stored with each task that
+    /// this process accepts, for [`version_patience`](Self::version_patience). Only the first 64 bytes are kept.
+    /// Default: none.
     pub fn version(mut self, version: impl AsRef<str>) -> Self {
         self.settings.version = Some(cut(version.as_ref(), Accepted::VERSION_BYTES).into());
         self
     }
 
-    /// How long a task waits, while versions of the application run side by side, for a process of the version that accepted
-    /// it. Default: 10 minutes, in which most deploys are over. Zero: not at all.
+    /// How long a task waits for a process of the version that accepted it, while several versions of the application
+    /// run. Default: 10 minutes, longer than most deploys. Zero: not at all.
     ///
-    /// A process of another [`version`](Self::version), or of none, may not have the task's route yet, or any longer. So where
-    /// it answers the task with 404, 405, 501 or gRPC's UNIMPLEMENTED, that is neither kept nor judged: the task is handed on,
-    /// uncharged, and waits a moment, up to 10 s, before it is claimed again. From the first such answer on this goes on for as
-    /// long as is said here; then, and in a process of the task's own version, they are answers like any other.
+    /// A process of another [`version`](Self::version), or of none, may lack the task's route. If it answers the task
+    /// with 404, 405, 501 or gRPC's UNIMPLEMENTED, the answer is not used: the task is handed on, uncharged, and waits
+    /// up to 10 s until it is claimed again. This goes on for the given time from the first such answer. After that,
+    /// and in a process of the task's own version, these answers count like any other.
     ///
-    /// A handler that is there, and means its 404 in any version, puts [`DoNotRetry`](crate::DoNotRetry) into the response's
-    /// extensions: then it is not waited for.
+    /// If your handler means its 404 in every version, put [`DoNotRetry`](crate::DoNotRetry) into the extensions of the
+    /// response. Then the task does not wait.
     pub fn version_patience(mut self, patience: Duration) -> Self {
         self.settings.version_patience = patience;
         self

@@ -10,21 +10,21 @@ use crate::{
     wire::Problem,
 };
 
-// Names that are there already: a look-up by text parses it first, and every request pays for one.
+// Constants, since a look-up by text parses it first, and every request pays for one.
 pub(super) static TYPE: HeaderName = HeaderName::from_static("x-fc-invocation-type");
 static TASK_ID: HeaderName = X_FC_ASYNC_TASK_ID;
-/// The older name of the same.
+/// An older name of the same header.
 static INVOCATION_ID: HeaderName = HeaderName::from_static("x-fc-stateful-async-invocation-id");
 static DELAY: HeaderName = HeaderName::from_static("x-fc-async-delay");
 
-/// Delays are shorter than this, in seconds.
+/// Delays must be shorter than this, in seconds.
 const DELAY_LIMIT: u64 = 3600;
 
 pub(super) fn read(headers: &HeaderMap) -> Ask {
     asked(headers).unwrap_or_else(|problem| Ask::Refuse(Box::new(problem)))
 }
 
-/// Whether a header of this name is one of the dialect's.
+/// Whether a header of this name belongs to the dialect.
 pub(super) fn is_own(name: &HeaderName) -> bool {
     [&TYPE, &TASK_ID, &INVOCATION_ID, &DELAY].contains(&name)
 }
@@ -42,7 +42,7 @@ fn asked(headers: &HeaderMap) -> Result<Ask, Problem> {
             "The header X-Fc-Invocation-Type is {kind}; it can be Async or Sync."
         )));
     }
-    // Mostly nothing else is there: one look through the names, where each look-up hashes a long one.
+    // Usually there is no other: one pass over the names is cheaper than look-ups, each of which hashes a long name.
     if headers.keys().filter(|name| is_own(name)).count() == 1 {
         return Ok(Ask::Async(Options::default()));
     }
@@ -73,7 +73,7 @@ fn delay(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(text) = single(headers, &DELAY)? else {
         return Ok(Duration::ZERO);
     };
-    // Digits only: `parse` alone would take a sign.
+    // Digits only: `parse` alone accepts a sign.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let secs = text.parse().ok();
     let secs = secs.filter(|secs| digits && (1..DELAY_LIMIT).contains(secs));

@@ -1,4 +1,4 @@
-//! Ways of asking for async. A dialect reads the head of a request; all that it can find there is [`Options`].
+//! The ways to ask for async. A dialect reads the head of a request into [`Options`].
 
 mod fc;
 mod prefer;
@@ -13,10 +13,10 @@ use crate::{
     wire::Problem,
 };
 
-/// A way of asking for async.
+/// A way to ask for async. Set it by [`RespondAsyncBuilder::dialects`](crate::RespondAsyncBuilder::dialects).
 ///
-/// Several may be on at once. They are asked in the order they were given in; the first that finds itself addressed
-/// decides. `X-Fc-Invocation-Type: Sync` is such an address: the request is answered at once, whatever its `Prefer` says.
+/// Several can be active. They are tried in the given order; the first that finds itself addressed decides.
+/// `X-Fc-Invocation-Type: Sync` addresses its dialect too: the request is answered at once, whatever its `Prefer` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {
@@ -24,14 +24,14 @@ pub enum Dialect {
     ///
     /// `X-Fc-Async-Task-Id` names the task, `X-Fc-Async-Delay` delays it by up to an hour.
     Fc,
-    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. Where the builder has
-    /// [`callbacks`](crate::RespondAsyncBuilder::callbacks), `callback; url="..."` too. It has no way to name a task; for being sent twice
-    /// and run once there is `Idempotency-Key`.
+    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. If the builder has
+    /// [`callbacks`](crate::RespondAsyncBuilder::callbacks), also `callback; url="..."`. It cannot name a task; use
+    /// `Idempotency-Key` to send a request twice and run it once.
     Prefer,
 }
 
 impl Dialect {
-    /// The name, as settings show it.
+    /// Its name in the settings.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Fc => "fc",
@@ -40,31 +40,31 @@ impl Dialect {
     }
 }
 
-/// What a dialect makes of a request.
+/// What a dialect reads from a request.
 pub(crate) enum Ask {
-    /// It is not addressed.
+    /// The dialect is not addressed.
     No,
-    /// Do not run it later, whatever another dialect finds.
+    /// Do not run it later, whatever other dialects find.
     Sync,
     /// Run it later.
     Async(Options),
-    /// It is addressed, and cannot be obeyed.
+    /// The dialect is addressed, but the request is invalid.
     Refuse(Box<Problem>),
 }
 
-/// What a request can ask for beside being run later.
+/// What a request can ask for beside async.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     /// The client's name for the task.
     pub(crate) name: Option<TaskName>,
-    /// A key from the dialect itself, used where there is no `Idempotency-Key`.
+    /// A key of the dialect itself, used without an `Idempotency-Key`.
     pub(crate) key: Option<IdempotencyKey>,
     /// How long to wait before it runs.
     pub(crate) delay: Duration,
 }
 
 impl Dialect {
-    /// Whether the request might be addressed to this dialect: one look-up, all that a synchronous request pays.
+    /// Whether the request may be addressed to this dialect. One look-up: all that a synchronous request pays.
     pub(crate) fn is_hinted_at(self, headers: &HeaderMap) -> bool {
         match self {
             Self::Fc => headers.contains_key(&fc::TYPE),
@@ -79,7 +79,8 @@ impl Dialect {
         }
     }
 
-    /// A header without what asks for async, so that a replay does not ask again; nothing if nothing else is in it.
+    /// A header without the parts that ask for async, so that a replay does not ask again. `None` if nothing else is in
+    /// it.
     pub(crate) fn replayed(name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
         match name {
             name if fc::is_own(name) => None,
@@ -89,7 +90,7 @@ impl Dialect {
     }
 }
 
-/// The text of a header value that is to have one meaning: of several lines, all must say the same.
+/// The text of a header that must have one meaning: if it is repeated, all values must be the same.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return Ok(None) };
@@ -110,16 +111,15 @@ fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Proble
 
 static CALLBACK_URL: HeaderName = HeaderName::from_static("x-callback-url");
 
-/// A URL at which the client wants to be told how its task ended.
+/// A callback URL that a client names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CallbackAsked {
     pub(crate) url: String,
-    /// Whether it was asked for as a preference, which is acknowledged.
+    /// Whether it is named as a preference, which the answer acknowledges.
     pub(crate) preferred: bool,
 }
 
-/// The URL that a request names for its callback, whatever the dialect: as a preference beside `respond-async`, or in
-/// `X-Callback-Url`.
+/// The callback URL of a request, in any dialect: as a preference beside `respond-async`, or in `X-Callback-Url`.
 pub(crate) fn callback(headers: &HeaderMap) -> Result<Option<CallbackAsked>, Problem> {
     let header = single(headers, &CALLBACK_URL)?;
     let preference = prefer::callback(headers)?;
@@ -137,7 +137,7 @@ pub(crate) fn callback(headers: &HeaderMap) -> Result<Option<CallbackAsked>, Pro
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The client's idempotency key, quoted or bare, whatever the dialect.
+/// The client's idempotency key, quoted or bare, in any dialect.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let Some(value) = single(headers, &IDEMPOTENCY_KEY)? else {
         return Ok(None);

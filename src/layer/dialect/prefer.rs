@@ -21,7 +21,8 @@ pub(super) fn read(headers: &HeaderMap) -> Ask {
     }
 }
 
-/// A line without `respond-async` and `wait`, every other preference as it was written; nothing if there is no other.
+/// A line without `respond-async` and `wait`; other preferences stay as they were written. `None` if there are no
+/// others.
 pub(super) fn rest(line: &HeaderValue) -> Option<HeaderValue> {
     let addressed = |part: &[u8]| Preference::parse(part).is_some_and(|p| p.is("respond-async") || p.is("wait"));
     let parts: Vec<_> = split(line.as_bytes(), b',').filter(|part| !addressed(part)).collect();
@@ -32,17 +33,17 @@ pub(super) fn rest(line: &HeaderValue) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// What the `Prefer` lines of a request say that matters here. Unknown preferences are ignored, as the RFC asks.
+/// The preferences that matter here. Others are ignored, as the RFC says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Preferences {
     /// Run it later.
     pub(crate) respond_async: bool,
-    /// Hold the answer for so long. Only with `respond-async`.
+    /// Hold the answer for this time. Only with `respond-async`.
     pub(crate) wait: Option<Duration>,
 }
 
 impl Preferences {
-    /// Reads all lines as one list. Of one preference said twice, the first counts.
+    /// Reads all lines as one list. The first of repeated preferences counts.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut wait_seen = false;
@@ -63,8 +64,8 @@ impl Preferences {
     }
 }
 
-/// The URL of the preference `callback`, where `respond-async` is preferred as well: the parameter `url`, whose bytes must be
-/// text. OData's older name for it is known too.
+/// The URL of the preference `callback`, if `respond-async` is preferred too: the parameter `url`, which must be text.
+/// OData's older name of the preference works too.
 pub(super) fn callback(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     if !Preferences::of(headers).respond_async {
         return Ok(None);
@@ -92,14 +93,14 @@ pub(super) fn callback(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 fn seconds(value: &[u8]) -> Option<Duration> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    // A number too large to count is a very long wait, and is capped like one.
+    // A number that is too large is a very long wait, and is capped like one.
     digits.then(|| {
         let secs = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         Duration::from_secs(secs.unwrap_or(u64::MAX))
     })
 }
 
-/// One preference: a token, and perhaps a value. Parameters behind it are not looked at.
+/// One preference: a token and an optional value. Its parameters are ignored.
 struct Preference<'a> {
     name: &'a [u8],
     value: Vec<u8>,
@@ -120,7 +121,7 @@ impl<'a> Preference<'a> {
     }
 }
 
-/// A token as it is, a quoted string without its quotes and escapes.
+/// A token unchanged, a quoted string without its quotes and escapes.
 fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     let Some(rest) = value.strip_prefix(b"\"") else {
         return value.iter().all(|byte| is_token(*byte)).then(|| value.to_vec());
@@ -136,7 +137,7 @@ fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Splits at a separator, but not inside a quoted string.
+/// Splits at a separator outside of quoted strings.
 fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     bytes.split(move |byte| {
