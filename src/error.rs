@@ -1,4 +1,4 @@
-//! Errors that more than one floor speaks of, and panics of other people's code as values.
+//! Errors that several modules share, and panics of application code as values.
 
 use std::{
     any::Any,
@@ -9,15 +9,15 @@ use std::{
 
 use crate::task::record::cut;
 
-/// Any error, boxed: what the Tower ecosystem passes on when it does not look inside.
+/// Any error, boxed, as the Tower ecosystem passes it on.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A future behind a pointer, as the ports return it.
+/// A boxed future, as the traits of this crate return it.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A setting that makes no sense, found when the layer is built.
+/// An invalid setting, found when the layer is built.
 ///
-/// `Display` names the setting, what is wrong with it, and what would be right.
+/// `Display` names the setting, the problem and a valid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {problem}")]
 pub struct ConfigError {
@@ -33,39 +33,39 @@ impl ConfigError {
         }
     }
 
-    /// The name of the setting, as the builder spells it.
+    /// The name of the setting, as in the builder.
     #[must_use]
     pub const fn setting(&self) -> &'static str {
         self.setting
     }
 }
 
-/// How much of a panic's message is kept, in bytes.
+/// How much of a panic message is kept, in bytes.
 const PANIC_BYTES: usize = 1024;
 
-/// What was said in a panic.
+/// The message of a panic.
 #[derive(Debug)]
 pub(crate) struct Panic(pub(crate) String);
 
-/// Calls `call`; if it panics, that is its error.
+/// Calls `call`, and turns a panic into an error.
 ///
-/// What it borrows may be left half changed: use nothing of it after a panic, or only what is whole at any time. What it
-/// answers is let go of by the caller: if it holds anything of the application's, with [`let_go`].
+/// A panic may leave borrowed values half changed: use nothing of them afterwards, except values that are consistent at
+/// any time. The caller drops the result; if it holds values of the application, with [`let_go`].
 pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(call)).map_err(Panic::from)
 }
 
-/// Drops what is the application's; if its destructor panics, that is the error.
+/// Drops a value of the application, and turns a panic of its destructor into an error.
 ///
-/// A destructor is as much the application's code as a handler is: run by whoever drops the value last, its panic would
-/// take a settlement along, or the engine.
+/// A destructor is the application's code, as a handler is. Without this, its panic would abort a settlement, or end
+/// the engine.
 pub(crate) fn let_go<T>(value: T) -> Result<(), Panic> {
     caught(|| drop(value))
 }
 
-/// Shows `value` to `look`, then lets go of it; if either panics, that is the error.
+/// Passes `value` to `look`, then drops it. A panic of either is the error.
 pub(crate) fn looked_at<T, R>(value: T, look: impl FnOnce(&T) -> R) -> Result<R, Panic> {
-    // Not moved into the call: dropped while that unwinds, a value whose destructor panics too would end the process.
+    // Not moved into the call: if the destructor panicked too while that unwinds, the process would abort.
     let seen = caught(|| look(&value));
     let gone = let_go(value);
     seen.and_then(|seen| gone.map(|()| seen))
@@ -80,7 +80,7 @@ impl From<Box<dyn Any + Send>> for Panic {
         };
         let panic = Self(cut(text, PANIC_BYTES).to_owned());
         if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            // Each might panic with the next, without end: rather lost than dropped.
+            // The payload of the second panic may panic when it is dropped, and so on: leak it.
             forget(another);
         }
         panic

@@ -1,10 +1,11 @@
 //! Asynchronous invocation for HTTP services: one [Tower](https://docs.rs/tower) layer answers `202 Accepted` and runs
 //! the request later, on the same handler.
 //!
-//! A client adds one header to an ordinary request. The layer stores the request, answers at once with a request id, and
-//! has the wrapped application handle it afterwards, with bounded concurrency, retries and a time limit. Its whole
-//! response is kept to be fetched, its progress can be watched, it can be stopped and run again, and hooks are told how it
-//! ended. A request without the header passes through untouched and pays two header look-ups.
+//! A client adds one header to an ordinary request. The layer stores the request, answers at once with a request id,
+//! and runs the wrapped application on it later, with bounded concurrency, retries and a time limit. It keeps the whole
+//! response for the client to fetch. The client can follow the task's progress, stop the task and run it again; hooks
+//! receive a completion when it ends. A request without the header passes through unchanged and costs two header
+//! look-ups.
 //!
 //! ```
 //! use axum::{Router, routing::post};
@@ -44,16 +45,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # What is where
+//! # Overview
 //!
 //! - [`RespondAsyncLayer`] and its [`RespondAsyncBuilder`]: every setting, with its default and the reason for it
 //! - [`Tasks`]: the handle to submit, watch, stop and re-run tasks, and to shut down
-//! - [`TaskContext`]: what a handler can know and say about the task it works on
+//! - [`TaskContext`]: what a handler can read and report about its task
 //! - [`TaskApi`](api): the same over HTTP, behind an authorizer
-//! - [`hook`]: being told that a task ended
-//! - [`store`]: where tasks are kept, and the contract of those who write a store
-//! - [`probe`]: metrics and traces
-//! - [`guide`]: why it is built as it is, what it guarantees, how to operate it
+//! - [`hook`]: notifications of the end of a task
+//! - [`store`]: where tasks are kept, and the contract for your own store
+//! - [`probe`]: metrics, traces and logs
+//! - [`guide`]: the design, the guarantees, and how to operate it
 //!
 //! # Asking for async
 //!
@@ -66,50 +67,52 @@
 //! | `Idempotency-Key: "..."` beside any of them | sent twice, it runs once |
 //! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` beside any | a POST there when it ends, where [allowed](RespondAsyncBuilder::callbacks) |
 //!
-//! Whether a request may go async is for [`RespondAsyncBuilder::when`] to say. For it to go async though the client does not ask, a
-//! layer outside [sets the header](guide::operating#requests-that-are-always-async).
+//! [`RespondAsyncBuilder::when`] decides which requests may be async. To make requests async whose clients do not ask
+//! for it, [set the header](guide::operating#requests-that-are-always-async) in a layer outside.
 //!
 //! # Where the layer goes
 //!
-//! Around the whole application, or around a whole part of it that is then mounted with `nest_service`: a stored request
-//! is run on the service that the layer wrapped, so routing must happen inside. `layer.layer(app)` and `ServiceBuilder` do
-//! that; `Router::layer` does not, and does not compile. See [`RespondAsyncLayer`].
+//! Around the whole application, or around a whole part of it that is then mounted with `nest_service`. A stored
+//! request runs on the service that the layer wrapped, so routing must happen inside. Use `layer.layer(app)` or
+//! `ServiceBuilder`. `Router::layer` would wrap each route by itself, and does not compile. See [`RespondAsyncLayer`].
 //!
-//! What stands outside of the layer (authentication, rate limits, tracing) sees a request once, before it is accepted.
-//! What stands inside sees every attempt. Request extensions set outside are not stored unless they are
-//! [carried](RespondAsyncBuilder::carry); of a router of axum outside, they [are](guide::same_handler#what-does-a-router-outside-leave-behind).
+//! Layers outside of this layer (authentication, rate limits, tracing) see a request once, before it is accepted.
+//! Layers inside see every attempt. Request extensions that are set outside are not stored unless you
+//! [carry](RespondAsyncBuilder::carry) them; those of an outer axum router [are
+//! stored](guide::same_handler#what-does-a-router-outside-leave-behind).
 //!
-//! The layer is always ready, whatever is inside: a 202 waits for nothing there. [Where limits and load shedding
-//! go](guide::operating#limits-inside-and-outside) is a section of the guide.
+//! The layer is always ready, even if the inner service is not: a 202 does not wait for it. The guide says [where
+//! limits and load shedding go](guide::operating#limits-inside-and-outside).
 //!
 //! # Promises
 //!
-//! - A 202 is sent after the store has committed the task, to the degree that the store publishes; else the answer is 503.
-//! - A task is run *at least* once: a handler whose process dies is run again. [`TaskContext::fence_token`] keeps an old
+//! - The layer sends a 202 only after the store has committed the task, at the durability that the store publishes.
+//!   Otherwise the answer is 503.
+//! - A task runs *at least* once: if its process dies, it runs again. With [`TaskContext::fence_token`] you keep an old
 //!   attempt from doing harm.
-//! - What is replayed equals the request byte for byte, less [one list](guide::same_handler): headers of the connection,
-//!   those that asked for async, and the like.
-//! - Never more handlers at once than the concurrency, never more buffered bytes than the budget.
+//! - The replayed request equals the original byte for byte, except for [one list](guide::same_handler): the headers of
+//!   the connection, the headers that asked for async, and a few more.
+//! - Running handlers never exceed the concurrency; buffered bytes never exceed the budget.
 //!
-//! [`guide::guarantees`] has the whole list, and what is *not* promised: above all, exactly-once side effects, and with
-//! [`MemoryStore`] anything that outlives the process: [`tower-respond-async-redb`](https://docs.rs/tower-respond-async-redb)
-//! keeps tasks in a file.
+//! [`guide::guarantees`] has the whole list, and what is *not* promised. Side effects may happen more than once, and a
+//! [`MemoryStore`] loses everything when the process ends:
+//! [`tower-respond-async-redb`](https://docs.rs/tower-respond-async-redb) keeps tasks in a file.
 //!
 //! # Features
 //!
 //! | feature | adds | default |
 //! |---|---|---|
 //! | `api` | [`TaskApi`](api) | yes |
-//! | `console` | [`Console`](console): the web console over it | |
-//! | `axum` | `TaskContext` as an extractor, `RespondAsyncBuilder::carry_connect_info`; what axum's router leaves is carried | yes |
+//! | `console` | [`Console`](console): the web console for the task API | |
+//! | `axum` | `TaskContext` as an extractor, `RespondAsyncBuilder::carry_connect_info`; carries the extensions of axum's router | yes |
 //! | `metrics` | `probe::MetricsProbe` | |
 //! | `tracing` | `probe::TracingProbe` | |
-//! | `capture` | `probe::Capture`: what a task logs with `tracing`, kept as its log | |
-//! | `webhook` | `hook::webhook`: signed webhooks, callbacks to URLs that requests name | |
-//! | `testing` | `testing`: the store conformance suite, a hand-moved clock, a failing store | |
+//! | `capture` | `probe::Capture`: keeps what a task logs with `tracing` as the task's log | |
+//! | `webhook` | `hook::webhook`: signed webhooks, and callbacks to URLs that requests name | |
+//! | `testing` | `testing`: the conformance suite for stores, a clock that tests set, a store that fails on demand | |
 //! | `full` | all of them | |
 //!
-//! Features only add names. Without any, the layer, the engine and the memory store are there.
+//! Features only add items. Without any, you have the layer, the engine and the memory store.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -153,7 +156,7 @@ pub use self::{
     task::{RateStats, RequestId, Scope, SlotStats, TaskName, TaskRecord, TaskState, Tenant},
 };
 
-/// The README's code is tested like any other.
+/// Runs the README's examples as tests.
 #[cfg(all(doctest, feature = "api", feature = "axum", feature = "webhook"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Time as the crate tells it: a [`Timestamp`] in milliseconds and the [`Clock`] it is read from.
+//! Time in this crate: [`Timestamp`], in milliseconds, and [`Clock`], its source.
 
 use std::{
     fmt,
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 /// A moment, in whole milliseconds since the Unix epoch.
 ///
-/// This is what a task document shows and what a store keeps. Durations are taken and given as [`Duration`]; arithmetic
-/// saturates, so that a hostile "in a million years" cannot panic.
+/// Task documents show it and stores keep it. Durations are [`Duration`]s. Arithmetic saturates, so that a huge delay
+/// in a request cannot cause a panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The epoch itself.
+    /// The Unix epoch.
     pub const ZERO: Self = Self(0);
 
     /// A moment this many milliseconds after the Unix epoch.
@@ -31,7 +31,7 @@ impl Timestamp {
         self.0
     }
 
-    /// The moment `duration` later, or the last one there is. Parts of a millisecond are dropped.
+    /// The moment `duration` later, or the greatest `Timestamp`. A fraction of a millisecond is dropped.
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
@@ -54,7 +54,7 @@ impl Timestamp {
     /// The moment in UTC as RFC 3339 §5.6 writes it, with milliseconds.
     pub(crate) fn to_rfc3339(self) -> String {
         let (days, millis) = (self.0 / 86_400_000, self.0 % 86_400_000);
-        // Years that begin in March, so that a leap day is the last of one; 400 of them have 146,097 days.
+        // Counts years from March, so that a leap day is the last day of its year. 400 years have 146,097 days.
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
         let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -83,11 +83,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where a store or the engine reads the time.
+/// The source of time for a store or the engine.
 ///
-/// Give a [`ManualClock`](crate::testing::ManualClock) in tests to move time by hand.
+/// In tests, a [`ManualClock`](crate::testing::ManualClock) lets you set the time.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// The time now. Never earlier than what an earlier call gave.
+    /// The current time. Never earlier than the result of an earlier call.
     fn now(&self) -> Timestamp;
 }
 
@@ -97,10 +97,10 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
     }
 }
 
-/// The computer's clock, read once at creation and then counted on the monotonic clock.
+/// The system clock, read once at creation and then advanced by the monotonic clock.
 ///
-/// Timestamps from it never jump and never go back, whatever is done to the wall clock meanwhile: leases and delays are
-/// measured with it. The price is that they differ from the wall clock by as much as that was adjusted since.
+/// Its timestamps never jump and never go back, even if the wall clock is set: leases and delays are measured with it.
+/// So they differ from the wall clock by every adjustment since.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     anchor: Instant,
@@ -108,7 +108,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A clock set by the computer's.
+    /// A clock that starts at the current system time.
     #[must_use]
     pub fn new() -> Self {
         Self {

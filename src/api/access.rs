@@ -1,4 +1,4 @@
-//! Who may do what: [`Access`], and the [`Authorizer`] that decides it from the head of a request.
+//! Permissions: [`Access`], and the [`Authorizer`] that grants it from the head of a request.
 
 use std::sync::Arc;
 
@@ -8,22 +8,24 @@ use crate::task::Scope;
 
 /// Decides what the sender of a request may do.
 ///
-/// A closure `Fn(&http::request::Parts) -> Access` is one. It is asked once for every request, before anything else is
-/// looked at, and must not block.
+/// A closure `Fn(&http::request::Parts) -> Access` is an authorizer. It is called once for every request, before the
+/// path or the body is looked at. It must not block.
 pub trait Authorizer: Send + Sync + 'static {
-    /// What the sender of `request` may do. The path in it is the one that the task API sees.
+    /// What the sender of `request` may do. The path is the one that the task API gets, without the prefix that a
+    /// router took off.
     fn authorize(&self, request: &Parts) -> Access;
 
-    /// Whether it lets somebody in who shows nothing that a stranger lacks: neither a credential nor a cookie. Where a client is
-    /// in the network, or which address it has, is nothing of that kind. Asked once, when the API is made.
+    /// Whether it grants access to a request without a credential or a cookie. A client's address or place in the
+    /// network is not a credential. The task API calls this once, when it is created.
     ///
-    /// If so, the API and the console answer only at hosts that are known, see [`RespondAsyncBuilder::hosts`](crate::RespondAsyncBuilder::hosts): a page
-    /// that a stranger wrote runs in a browser behind the firewall, and can have the name of its own host lead to this server,
-    /// so that the browser takes both for one.
+    /// If `true`, the API and the console answer only for hosts that no stranger can own, see
+    /// [`RespondAsyncBuilder::hosts`](crate::RespondAsyncBuilder::hosts). Otherwise a stranger's page, in a browser
+    /// behind the firewall, could point its own host name to this server, and the browser would treat both as one
+    /// origin.
     ///
-    /// The default, and what holds for every closure, is that it does ask for something: what is in a closure cannot be seen.
-    /// One that lets in everybody is better written as [`allow_everyone`], which may be
-    /// [`granting`](AllowEveryone::granting) less than everything.
+    /// The default is `false`, also for every closure, since the crate cannot see what a closure checks. Instead of a
+    /// closure that admits everyone, use [`allow_everyone`], with [`granting`](AllowEveryone::granting) if it grants
+    /// less than everything.
     fn is_open(&self) -> bool {
         false
     }
@@ -38,10 +40,11 @@ where
     }
 }
 
-/// Lets everyone who can reach the server see, stop, edit and delete everybody's tasks.
+/// Lets everyone who can reach the server see, stop, edit and delete all tasks.
 ///
-/// For examples on loopback and for tests. Behind anything that a stranger can reach it is a mistake. Strangers' web pages
-/// cannot: the API then answers only at hosts that are known, see [`RespondAsyncBuilder::hosts`](crate::RespondAsyncBuilder::hosts).
+/// For examples on loopback and for tests. It is a mistake on any server that strangers can reach. Pages of strangers
+/// in a user's browser cannot use it: the API then answers only for known hosts, see
+/// [`RespondAsyncBuilder::hosts`](crate::RespondAsyncBuilder::hosts).
 #[must_use]
 pub const fn allow_everyone() -> AllowEveryone {
     AllowEveryone {
@@ -49,14 +52,14 @@ pub const fn allow_everyone() -> AllowEveryone {
     }
 }
 
-/// Lets everyone in. Made by [`allow_everyone`].
+/// An authorizer that admits everyone. [`allow_everyone`] makes it.
 #[derive(Clone, Debug)]
 pub struct AllowEveryone {
     access: Access,
 }
 
 impl AllowEveryone {
-    /// Everyone may do this instead of everything.
+    /// Grants `access` to everyone, instead of full access.
     ///
     /// ```
     /// use tower_respond_async::{Access, Scope, TaskApi, Tasks, allow_everyone};
@@ -82,9 +85,10 @@ impl Authorizer for AllowEveryone {
     }
 }
 
-/// What a caller may do: nothing at all, or these things to those tasks.
+/// What a caller may do: nothing, or certain actions on the tasks of a scope.
 ///
-/// What is outside of a caller's scope is answered as if it were not there; what the caller may not do, with 403.
+/// For a task outside of the scope the API answers 404, as if there were no such task; for an action that is not
+/// permitted, 403.
 #[derive(Clone, Debug)]
 pub struct Access(Decision);
 
@@ -94,7 +98,7 @@ enum Decision {
     Granted(Grant),
 }
 
-/// What a caller may do who was let in.
+/// The scope and permissions of an admitted caller.
 #[derive(Clone, Debug)]
 pub(super) struct Grant {
     pub(super) scope: Scope,
@@ -102,22 +106,22 @@ pub(super) struct Grant {
     permissions: u16,
 }
 
-/// Why a caller was not let in.
+/// A refusal by the authorizer.
 #[derive(Debug)]
 pub(super) struct Denied {
-    /// How to ask again, if with credentials it may help.
+    /// The `WWW-Authenticate` of a 401; without it the answer is 403.
     pub(super) challenge: Option<HeaderValue>,
 }
 
-/// One kind of thing that a caller may do.
+/// One kind of action that a caller may be permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Permission {
     /// List tasks and see the counts.
     List,
-    /// See what is known about a task, but for payload, result and log.
+    /// View a task, without its payload, result and log.
     View,
-    /// See the request of a task: its headers, redacted, and its body.
+    /// View the request of a task: its body, and its headers with credentials redacted.
     Payload,
     /// Fetch the response of a task.
     Result,
@@ -125,21 +129,21 @@ pub enum Permission {
     Logs,
     /// Stop a task.
     Stop,
-    /// Run an ended task again, as it was.
+    /// Run an ended task again, unchanged.
     Retry,
     /// Remove an ended task.
     Delete,
-    /// Make requests of one's own: run an ended task again with its request edited (together with `Retry`), which
-    /// sends whatever the caller likes to the application, with the credentials that are stored.
+    /// Run an ended task again with its request edited (together with `Retry`). So the caller can send any request to
+    /// the application, with the stored credentials.
     Invoke,
-    /// See and repeat the notifications about a task.
+    /// List the completions of a task, and have them delivered again.
     Callbacks,
 }
 
 impl Permission {
     const ALL: u16 = 0b11_1111_1111;
 
-    /// Every one of them, in the order in which they are declared.
+    /// All permissions, in the order of their declaration.
     pub(super) const EACH: [Self; 10] = [
         Self::List,
         Self::View,
@@ -157,7 +161,7 @@ impl Permission {
         1 << self as u16
     }
 
-    /// The name, as a refusal says it.
+    /// The name, as refusals and the OpenAPI document show it.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::List => "list",
@@ -175,13 +179,13 @@ impl Permission {
 }
 
 impl Access {
-    /// Nothing: the request is answered 403.
+    /// No access: the answer is 403.
     #[must_use]
     pub const fn deny() -> Self {
         Self(Decision::Denied { challenge: None })
     }
 
-    /// Nothing until the caller says who they are: the request is answered 401, with this `WWW-Authenticate`.
+    /// No access without credentials: the answer is 401, with this `WWW-Authenticate`.
     #[must_use]
     pub const fn challenge(challenge: HeaderValue) -> Self {
         Self(Decision::Denied {
@@ -189,19 +193,19 @@ impl Access {
         })
     }
 
-    /// Everything, to the tasks in `scope`.
+    /// All permissions, for the tasks in `scope`.
     #[must_use]
     pub const fn full(scope: Scope) -> Self {
         Self::granting(scope, Permission::ALL)
     }
 
-    /// Nothing yet, to the tasks in `scope`: to be added [`with`](Self::with).
+    /// No permissions yet, for the tasks in `scope`. Add them [`with`](Self::with).
     #[must_use]
     pub const fn none(scope: Scope) -> Self {
         Self::granting(scope, 0)
     }
 
-    /// Everything that changes nothing: list, view, payload, result and logs of the tasks in `scope`.
+    /// The permissions list, view, payload, result and logs, for the tasks in `scope`.
     #[must_use]
     pub fn read_only(scope: Scope) -> Self {
         Self::none(scope)
@@ -220,25 +224,25 @@ impl Access {
         }))
     }
 
-    /// This access and `permission`. One that was denied stays so.
+    /// Adds `permission`. Denied access stays denied.
     #[must_use]
     pub fn with(self, permission: Permission) -> Self {
         self.map(|grant| grant.permissions |= permission.bit())
     }
 
-    /// This access, but for `permission`.
+    /// Removes `permission`.
     #[must_use]
     pub fn without(self, permission: Permission) -> Self {
         self.map(|grant| grant.permissions &= !permission.bit())
     }
 
-    /// This access, as somebody of this name: what [`Event::Changed`](crate::probe::Event::Changed) says did it.
+    /// Names the user; [`Event::Changed`](crate::probe::Event::Changed) shows it as the author of a change.
     #[must_use]
     pub fn as_user(self, name: impl Into<Arc<str>>) -> Self {
         self.map(|grant| grant.user = Some(name.into()))
     }
 
-    /// Whether the caller may do this.
+    /// Whether the caller has `permission`.
     #[must_use]
     pub const fn allows(&self, permission: Permission) -> bool {
         match &self.0 {

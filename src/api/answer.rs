@@ -1,4 +1,4 @@
-//! What the handlers of the API answer with.
+//! The common answers of the API's handlers.
 
 use bytes::Bytes;
 use http::{
@@ -12,10 +12,10 @@ use crate::layer::ResponseBody;
 pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 pub(super) const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// When to ask again about a task that has not ended, in seconds.
+/// `Retry-After` for a task that has not ended, in seconds.
 pub(super) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
 
-/// A JSON document that was written before.
+/// An answer with JSON that is already serialized.
 pub(super) fn document(status: StatusCode, json: Bytes) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::from(json));
     *response.status_mut() = status;
@@ -26,7 +26,7 @@ pub(super) fn document(status: StatusCode, json: Bytes) -> Response<ResponseBody
     response
 }
 
-/// A JSON document.
+/// An answer with `value` as JSON.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<ResponseBody> {
     let json = serde_json::to_vec(value).expect("maps with names for keys are written to memory");
     document(status, json.into())

@@ -11,10 +11,10 @@ use crate::{
     task::Scope,
 };
 
-/// Lets in who shows this token as `Authorization: Bearer <token>`; everybody else is answered 401.
+/// Grants access to requests with this token as `Authorization: Bearer <token>`. All others are answered 401.
 ///
-/// Tokens are compared by their SHA-256, in constant time, and only the digest is kept. Choose a long random one: guesses
-/// are not counted here. An empty token lets nobody in.
+/// Tokens are compared by their SHA-256, in constant time, and only the digest is kept. Choose a long random token,
+/// since guesses are not limited here. An empty token never matches.
 #[derive(Clone)]
 pub struct BearerToken {
     digest: Option<[u8; 32]>,
@@ -22,7 +22,7 @@ pub struct BearerToken {
 }
 
 impl BearerToken {
-    /// Who shows `token` may do everything to everybody's tasks.
+    /// Grants full access to all tasks to requests with `token`.
     pub fn new(token: impl AsRef<[u8]>) -> Self {
         let token = token.as_ref();
         Self {
@@ -31,7 +31,7 @@ impl BearerToken {
         }
     }
 
-    /// Who shows the token may do this instead.
+    /// Grants `access` instead of full access.
     #[must_use]
     pub fn granting(mut self, access: Access) -> Self {
         self.access = access;
@@ -40,7 +40,7 @@ impl BearerToken {
 
     fn is_shown_in(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        // Two of them are two opinions about who is calling.
+        // Two headers may be read differently by a front and by this crate.
         let (Some(value), None) = (values.next(), values.next()) else {
             return false;
         };

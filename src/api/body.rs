@@ -1,4 +1,4 @@
-//! Reading the body of a changing request.
+//! Reads the bodies of changing requests.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::{
     wire::Problem,
 };
 
-/// The longest body that is read: an edited request of the 2 MiB that are accepted by default, in base64, fits.
+/// The longest body that is read: an edited request of 2 MiB, the default limit for requests, fits in base64.
 const BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long a body may take: 4 MiB within it is a megabit a second.
+/// How long reading a body may take. 4 MiB in this time is about one Mbit/s.
 const READ_TIME: Duration = Duration::from_secs(30);
 
-/// The JSON that was sent, not parsed; empty if nothing was.
+/// Reads a JSON body, without parsing it. Empty if there is no body.
 pub(super) async fn read_json(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > BODY_BYTES as u64 {
         return Err(Problem::entity_too_large(BODY_BYTES));
@@ -37,7 +37,7 @@ pub(super) async fn read_json(headers: &HeaderMap, body: RequestBody) -> Result<
     }
 }
 
-/// The whole body, read in turns with everything else.
+/// The whole body. Yields regularly, so that other tasks run.
 async fn gathered(body: RequestBody) -> Result<Bytes, BoxError> {
     let mut body = Limited::new(body, BODY_BYTES);
     let (mut read, mut pace) = (Gathered::default(), Pace::default());

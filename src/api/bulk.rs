@@ -1,4 +1,4 @@
-//! Stopping, re-running and deleting many tasks at once.
+//! Stops, re-runs and deletes many tasks at once.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ pub(super) const TASKS: usize = 1000;
 /// How many changes are under way at once, so that a store can commit them together.
 const AT_ONCE: usize = 32;
 
-/// How many pages a search for them looks at: a million tasks, of which it may match few.
+/// How many pages a search reads at most: a million tasks, at 10,000 for each page, of which few may match.
 const PAGES: usize = 100;
 
-/// What is done to each.
+/// The change that is made to each task.
 #[derive(Clone, Copy)]
 pub(super) enum Action {
     Stop,
@@ -41,7 +41,7 @@ pub(super) enum Action {
     Delete,
 }
 
-/// Which tasks: named one by one, or all that match a filter, if they are as many as the caller believes.
+/// The tasks to change: a list of ids, or a filter with the number of tasks that the caller expects to match.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct BulkDocument {
@@ -65,7 +65,7 @@ pub(super) async fn bulk(call: Call, body: RequestBody, action: Action) -> Answe
         (Some(ids), None) if ids.len() <= TASKS => ids.into_iter().map(Target::Named).collect(),
         (Some(_), None) => return Err(too_many()),
         (None, Some(filter)) => {
-            // Who may not list tasks must not learn how many match.
+            // A caller without this permission must not learn how many tasks match.
             call.must_allow(Permission::List)?;
             matching(&call, &filter.read()?).await?
         }
@@ -107,7 +107,7 @@ enum Target {
     Found(Arc<TaskRecord>),
 }
 
-/// Every task that matches, oldest first.
+/// All tasks that match, oldest first.
 async fn matching(call: &Call, filter: &Filter) -> Result<Vec<Target>, Problem> {
     let mut found = Vec::new();
     let mut page = Page {
@@ -148,7 +148,7 @@ async fn change_all(call: &Call, targets: Vec<Target>, action: Action) -> Vec<Ou
         }
         match under_way.join_next().await {
             Some(Ok(outcome)) => outcomes.push(outcome),
-            // It panicked or its runtime ends: what became of it is not known, and it is left out.
+            // It panicked or the runtime is shutting down. The outcome is unknown, so it is left out.
             Some(Err(_)) => {}
             None => break,
         }
@@ -157,7 +157,7 @@ async fn change_all(call: &Call, targets: Vec<Target>, action: Action) -> Vec<Ou
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// One change of many.
+/// One of the changes.
 struct Change {
     tasks: Tasks,
     user: Option<Arc<str>>,
@@ -170,7 +170,7 @@ impl Change {
             Target::Found(record) => Ok(Some(record.clone())),
             Target::Named(text) => match text.parse::<TaskRef>() {
                 Ok(task) => self.tasks.find(&task).await,
-                // What is no id names no task.
+                // An invalid id names no task.
                 Err(_) => Ok(None),
             },
         };
@@ -230,16 +230,16 @@ impl Change {
 }
 
 enum Changed {
-    /// It is in this state now, or gone.
+    /// The new state; `None` if the task was deleted.
     To(Option<TaskState>),
-    /// Its state does not allow it.
+    /// The state does not allow the change.
     Not(TaskState),
-    /// Too much of its earlier runs is still to be told.
+    /// Too many completions of earlier generations are pending.
     Undelivered,
 }
 
 impl Action {
-    /// The name under which it is audited.
+    /// The name of the action in [`Event::Changed`](crate::probe::Event::Changed).
     const fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -249,7 +249,7 @@ impl Action {
     }
 }
 
-/// What became of each.
+/// The outcome for each task.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -271,7 +271,7 @@ impl Report {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Outcome {
-    /// As the caller named it.
+    /// As the caller wrote it; for a task that a filter found, its task id.
     task_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<RequestId>,

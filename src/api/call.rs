@@ -1,4 +1,4 @@
-//! A request on its way through the API, and what comes of it.
+//! A request to the API, and its answer.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::{
     wire::{ApiLinks, Problem},
 };
 
-/// What a handler answers.
+/// The answer of a handler.
 pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
 
-/// A request that has come as far as its handler: the caller was let in, and may do what the route needs.
+/// A request that has reached its handler: the caller was admitted and has the permission that the route needs.
 pub(super) struct Call {
-    /// Those that the caller may see.
+    /// The tasks that the caller may see.
     pub(super) tasks: Tasks,
     pub(super) links: Arc<ApiLinks>,
     pub(super) secrets: Arc<Secrets>,
-    /// The hosts at which the API answers, if not at all.
+    /// The hosts at which the API answers; `None` if it answers at every host.
     pub(super) hosts: Option<Arc<[Box<str>]>>,
     pub(super) origins: Arc<[Origin]>,
     pub(super) grant: Grant,
@@ -30,12 +30,12 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Looks on, within what the caller may see.
+    /// An observer of the tasks that the caller may see.
     pub(super) fn observer(&self) -> Observer {
         self.tasks.observer()
     }
 
-    /// Refuses the call unless the caller has this permission.
+    /// Checks that the caller has this permission.
     pub(super) fn must_allow(&self, permission: Permission) -> Result<(), Problem> {
         match self.grant.allows(permission) {
             true => Ok(()),

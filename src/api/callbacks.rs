@@ -1,4 +1,4 @@
-//! Who was told how a task ended: the deliveries of a task, with every try, and having one made again.
+//! The deliveries of a task, with every try, and redelivery.
 
 use std::borrow::Cow;
 

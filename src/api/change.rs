@@ -1,4 +1,4 @@
-//! Stopping, re-running and deleting a task.
+//! Stops, re-runs and deletes a task.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -72,8 +72,9 @@ pub(super) async fn delete(call: Call, body: RequestBody) -> Answer {
     remove(&call, &record).await
 }
 
-/// `DELETE /{id}/result`: what a client of FHIR or OData sends that has lost interest. A task that was stopped stays, to
-/// say so.
+/// `DELETE /{id}/result`: sent by clients of FHIR and OData to cancel a request.
+///
+/// A stopped task is kept, so that the client can see that it was stopped.
 pub(super) async fn cancel(call: Call, body: RequestBody) -> Answer {
     if !call.grant.allows(Permission::Stop) {
         call.must_allow(Permission::Delete)?;
@@ -127,7 +128,7 @@ impl Call {
     }
 }
 
-/// What a change led to: no more than the caller did, since who may change a task may not be one who may view it.
+/// The answer to a change. It shows nothing that needs the permission to view the task.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Changed<'a> {

@@ -1,4 +1,4 @@
-//! What a client changes about a request before it is run again.
+//! Edits to a request before it runs again.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use crate::{
     wire::{Problem, below},
 };
 
-/// The edits as they are sent: what is absent or `null` stays as it is.
+/// The edits as sent. Absent and `null` members stay as stored.
 ///
-/// They can be made from what `/request` shows. A secret that still reads `REDACTED` there is put back from the stored
-/// request, so that who edits a body need not know the credentials.
+/// A client can build them from the answer of `/request`. Where a secret still reads `REDACTED`, the stored value is
+/// used, so that an editor of the body needs no credentials.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct EditsDocument {
@@ -31,7 +31,7 @@ pub(crate) struct EditsDocument {
     body_encoding: Option<Encoding>,
 }
 
-/// As `/request` shows them, or as an object, which is easier to write by hand.
+/// In the form of `/request`, or as an object, which is easier to write by hand.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Headers {
@@ -54,7 +54,7 @@ enum Encoding {
     Base64,
 }
 
-/// Reads edits from JSON; from nothing at all, no edits.
+/// Parses edits from JSON. Empty input means no edits.
 pub(crate) fn parse(json: &[u8]) -> Result<EditsDocument, Problem> {
     if json.trim_ascii().is_empty() {
         return Ok(EditsDocument::default());
@@ -68,13 +68,13 @@ pub(crate) fn parse(json: &[u8]) -> Result<EditsDocument, Problem> {
 }
 
 impl EditsDocument {
-    /// Whether nothing is to be changed.
+    /// Whether nothing is edited.
     pub(crate) const fn is_empty(&self) -> bool {
         self.uri.is_none() && self.headers.is_none() && self.body.is_none()
     }
 
-    /// The edits of `request`. `api` is where the application has the task API: no task may call it, or who may re-run
-    /// tasks could do there whatever the sender of the task may.
+    /// Resolves the edits against the stored `request`. `api` is the address of the task API. No task may call the task
+    /// API: else a caller that may re-run tasks could act there with the permissions of the task's sender.
     pub(crate) fn resolve(
         self,
         request: &CapturedRequest,
@@ -90,7 +90,7 @@ impl EditsDocument {
         let mut headers = headers.transpose()?;
         let body = self.body.map(|body| decode(body, encoding)).transpose()?;
         if body.as_ref().is_some_and(Bytes::is_empty) && !request.body.is_empty() {
-            // Whatever had a length has one still.
+            // A request that had a `Content-Length` keeps one.
             let headers = headers.get_or_insert_with(|| request.headers.clone());
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
@@ -120,7 +120,7 @@ fn target(edited: &str, stored: &Uri, api: &str, secrets: &Secrets) -> Result<Ur
             "has the uri {edited}, which must be a path with an optional query, such as \"/a?b=c\""
         ))
     })?;
-    // Decoded, since a router may decode before it looks.
+    // Compared in decoded form, since a router may decode the path before it matches.
     let path = percent_decode_str(uri.path()).decode_utf8_lossy();
     match below(api.trim_end_matches('/'), &path) {
         Some(_) => Err(bad("has a uri that leads to the task API")),
@@ -147,14 +147,14 @@ impl Headers {
                 .try_append(name, value)
                 .map_err(|_| bad("has too many headers"))?;
         }
-        // Stored as if it had come in like that.
+        // Removes what the layer removes from an incoming request.
         layer.apply(&mut headers, &request.method);
         Ok(headers)
     }
 }
 
-/// The header as it is to be stored. `before` holds the edited ones before it: the second value of a name is put back from
-/// the second that is stored.
+/// The header as it is stored. `before` holds the edited headers so far: the second value of a name restores its
+/// secrets from the second stored value.
 fn restore_header(
     name: &str,
     value: &str,
@@ -215,7 +215,7 @@ mod tests {
             .map_err(|problem| problem.status().as_u16())
     }
 
-    /// Takes off what the layer does by default.
+    /// The layer's default stripping of headers.
     fn api() -> ApiAddress {
         ApiAddress {
             base: "/tasks".into(),

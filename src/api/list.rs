@@ -1,4 +1,4 @@
-//! Listing tasks.
+//! Lists tasks.
 
 use http::StatusCode;
 

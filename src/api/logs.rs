@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// How many lines a JSON answer holds unless it is told.
+/// How many lines a JSON answer has at most, by default.
 const LINES: usize = 1000;
 
-/// How many lines of text are read at once: of the longest there are, 1 MiB.
+/// How many lines are read at once for a text answer: at most 1 MiB.
 const LINES_AT_ONCE: usize = 64;
 
 /// `GET /{id}/logs`
@@ -41,7 +41,7 @@ pub(super) async fn logs(call: Call) -> Answer {
 
 async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
     let limit = query.limit.unwrap_or(LINES);
-    // One more than is given, to know whether there are more.
+    // One more than the answer shows, to see whether there are more.
     let wanted = LogQuery {
         attempt: query.attempt,
         after: query.after,
@@ -65,7 +65,7 @@ async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
     Ok(answer::document(StatusCode::OK, out.into()))
 }
 
-/// All lines, or as many as were asked for, read as the client takes them.
+/// All lines, or as many as requested, read from the store as the client takes them.
 fn text(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
     let (observer, secrets) = (call.observer(), call.secrets.clone());
     let permit = observer.permit().ok_or_else(Problem::too_many_streams)?;
@@ -103,7 +103,7 @@ async fn write_text(
             after,
             limit,
         };
-        // What cannot be read to its end is broken off.
+        // On an error the text breaks off, so that the client does not take it for the whole log.
         let lines = observer.logs(id, wanted).await.map_err(|_| Gone)?;
         let Some(last) = lines.last() else { return Ok(()) };
         after = last.seq;
@@ -120,7 +120,7 @@ fn as_text(lines: &[LogLine], secrets: &Secrets) -> String {
     texts.collect()
 }
 
-/// Whether the client names text, and would rather have it than JSON.
+/// Whether the client names a text type in `Accept`, and prefers it to JSON.
 fn wants_text(headers: &HeaderMap) -> bool {
     let (mut text, mut json) = (0, 0);
     for range in headers
@@ -148,7 +148,7 @@ fn wants_text(headers: &HeaderMap) -> bool {
     text > json
 }
 
-/// A weight of RFC 9110 in thousandths; 0 for what is none.
+/// A weight (RFC 9110 §12.4.2) in thousandths; 0 if it is invalid.
 fn thousandths(weight: &str) -> u32 {
     match weight.parse::<f32>() {
         Ok(weight) if (0.0..=1.0).contains(&weight) => (weight * 1000.0) as u32,

@@ -1,4 +1,4 @@
-//! The API as it describes itself: made from the table of routes, so that it cannot describe another.
+//! The OpenAPI document, made from the table of routes, so that the two cannot differ.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::api::{
     route::{Route, Segment},
 };
 
-/// Query parameters and documents: what the table names.
+/// The query parameters and schemas that the table names.
 const COMPONENTS: &str = include_str!("components.json");
 
 /// `GET /openapi.json`
@@ -20,7 +20,7 @@ pub(super) async fn openapi(call: Call, routes: &[Route]) -> Answer {
     Ok(answer::json(StatusCode::OK, &document(routes, base)))
 }
 
-/// The description of an API of these routes under the path `base`.
+/// The document of an API with these routes under the path `base`.
 pub(super) fn document(routes: &[Route], base: &str) -> Value {
     let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for route in routes {

@@ -1,4 +1,4 @@
-//! Where a changing request comes from, as far as a browser says.
+//! The origin of a changing request, as reported by a browser.
 
 use http::{
     HeaderName, HeaderValue,
@@ -10,12 +10,13 @@ use crate::{error::ConfigError, wire::Problem};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Another origin whose pages may change things: scheme, host and port, as a browser writes them.
+/// Another origin whose pages may make changes: scheme, host and port, as a browser writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin(Box<str>);
 
 impl Origin {
-    /// Reads an origin as `Origin` has it: `https://status.example.org`, with a port unless it is the scheme's own.
+    /// Parses an origin as in an `Origin` header: `https://status.example.org`, with a port unless it is the scheme's
+    /// default.
     pub(super) fn new(text: &str) -> Result<Self, ConfigError> {
         let refuse = || {
             let problem = format!("{text:?} is no origin: a scheme, a host and perhaps a port, as https://example.org");
@@ -44,15 +45,15 @@ impl Origin {
     }
 }
 
-/// Refuses a request that a page of another origin made a browser send, with its user's cookies, unless the origin is one of
-/// the `allowed`.
+/// Refuses a request that a page of another origin made a browser send with the user's cookies, unless that origin is
+/// in `allowed`.
 ///
-/// `Sec-Fetch-Site` cannot be set by a page, and is sent by every browser of the last years over HTTPS; for others the
-/// `Origin` must be the host that was asked. A request with neither is no browser's.
+/// A page cannot set `Sec-Fetch-Site`, and every current browser sends it over HTTPS. Without it, `Origin` must name
+/// the host of the request. A request with neither header does not come from a browser.
 pub(super) fn check(request: &Parts, allowed: &[Origin]) -> Result<(), Problem> {
     let headers = &request.headers;
     let origins = || headers.get_all(ORIGIN).iter();
-    // No page can set it either.
+    // A page cannot set `Origin` either.
     let named = origins().next().is_some() && origins().all(|origin| allowed.iter().any(|named| named.is(origin)));
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
     let own = if sites.peek().is_some() {
@@ -71,7 +72,7 @@ pub(super) fn check(request: &Parts, allowed: &[Origin]) -> Result<(), Problem> 
     }
 }
 
-/// Whether `origin` is at `host`, which may carry a port. `null`, the origin of no page in particular, is at none.
+/// Whether `origin` names `host`, which may have a port. `null`, an opaque origin, names no host.
 fn is_at(origin: &HeaderValue, host: &[u8]) -> bool {
     let origin = origin.as_bytes();
     let (authority, default_port) = match (origin.strip_prefix(b"https://"), origin.strip_prefix(b"http://")) {

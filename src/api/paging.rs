@@ -1,4 +1,4 @@
-//! The token that a client gives back to go on with a listing.
+//! The token with which a client asks for the next page of a list.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -10,12 +10,13 @@ use crate::{
 
 const VERSION: u8 = 1;
 
-/// Version, order, time, id, and the beginning of the SHA-256 of all that. The check finds accidents. It need not find
-/// malice: whoever makes up a place in a listing sees nothing there that the scope does not let them see anyway.
+/// Version, order, time, id, and the first bytes of the SHA-256 of these.
+///
+/// The checksum detects accidents only. A forged token shows nothing that the caller's scope does not show anyway.
 const LENGTH: usize = 1 + 1 + 8 + 16 + CHECK;
 const CHECK: usize = 4;
 
-/// The place behind the last task of a page, as text that a URL can hold.
+/// The place behind the last task of a page, as text for a URL.
 pub(crate) fn encode(order: SortOrder, cursor: Cursor) -> String {
     let mut bytes = Vec::with_capacity(LENGTH);
     bytes.extend_from_slice(&[VERSION, order_byte(order)]);
@@ -26,7 +27,7 @@ pub(crate) fn encode(order: SortOrder, cursor: Cursor) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The place that `token` stands for in a listing of this order, if it is one.
+/// The place that `token` encodes, if it is valid for a list in this order.
 pub(crate) fn decode(token: &str, order: SortOrder) -> Option<Cursor> {
     let bytes: [u8; LENGTH] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
     let (content, check) = bytes.split_at(LENGTH - CHECK);

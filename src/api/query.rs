@@ -1,5 +1,5 @@
-//! Query parameters. Those that are not known are ignored, and an empty value is none; of one that is given twice, the
-//! last counts, unless it is a list.
+//! Query parameters. Unknown parameters and empty values are ignored. If a parameter that is not a list is repeated,
+//! the last value counts.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     wire::Problem,
 };
 
-/// What a listing is asked for.
+/// The query of a list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ListQuery {
     pub(crate) filter: Filter,
@@ -21,13 +21,13 @@ pub(crate) struct ListQuery {
     pub(crate) include_payload: bool,
 }
 
-/// The longest text that is searched for, in bytes: the search looks at the first KiB of a payload, so no longer one
-/// could be found there.
+/// The longest text to search for, in bytes. The search reads the first KiB of a payload, so it would not find a longer
+/// text.
 const TEXT_BYTES: usize = Filter::TEXT_BYTES;
 
 const LIMITS: RangeInclusive<usize> = 1..=100;
 
-/// How many lines of a log one answer holds: of the longest lines there are, 16 MiB.
+/// How many log lines one answer has: at most 16 MiB.
 const LOG_LIMITS: RangeInclusive<usize> = 1..=1000;
 
 impl ListQuery {
@@ -54,7 +54,7 @@ impl ListQuery {
                 _ => {}
             }
         }
-        // Last, since the order decides what the token means.
+        // Decoded last, since the token belongs to one order.
         if let Some(token) = token {
             let after = paging::decode(&token, read.page.order).ok_or_else(|| {
                 bad(
@@ -70,12 +70,12 @@ impl ListQuery {
     }
 }
 
-/// Whether `includePayload` is asked for.
+/// Whether the query asks for payloads.
 pub(crate) fn include_payload(uri: &Uri) -> Result<bool, Problem> {
     last(uri, "includePayload").map_or(Ok(false), |value| flag("includePayload", &value))
 }
 
-/// How long `wait` asks to wait, if it does.
+/// The `wait` of the query, if it has one.
 pub(crate) fn wait(uri: &Uri) -> Result<Option<Duration>, Problem> {
     last(uri, "wait")
         .map(|value| number("wait", &value, "a number of seconds").map(Duration::from_secs))
@@ -96,7 +96,7 @@ pub(super) struct FilterDocument {
 }
 
 impl FilterDocument {
-    /// The filter.
+    /// Checks the document and makes the filter.
     pub(super) fn read(self) -> Result<Filter, Problem> {
         let given = |value: Option<String>| value.filter(|value| !value.is_empty());
         let text = |name, value| given(value).map(|value| text(name, value.into())).transpose();
@@ -119,7 +119,7 @@ impl FilterDocument {
     }
 }
 
-/// Which lines of a log are asked for.
+/// The query of a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct LogsQuery {
     pub(super) attempt: Option<u32>,
@@ -143,17 +143,17 @@ impl LogsQuery {
     }
 }
 
-/// Until when the events of a task are followed.
+/// When the event stream of a task ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Until {
-    /// The end of the task.
+    /// At the end of the task.
     #[default]
     Ended,
-    /// The end of the last callback about it.
+    /// When no completion of the task is pending any more.
     Delivered,
 }
 
-/// Until when to follow a task.
+/// The `until` of the query.
 pub(super) fn until(uri: &Uri) -> Result<Until, Problem> {
     match last(uri, "until").as_deref() {
         None | Some("ended") => Ok(Until::Ended),
@@ -162,7 +162,7 @@ pub(super) fn until(uri: &Uri) -> Result<Until, Problem> {
     }
 }
 
-/// The id of the last event that is known, where it is not in the header.
+/// The `lastEventId` of the query, for clients that cannot set the header.
 pub(super) fn last_event_id(uri: &Uri) -> Option<String> {
     last(uri, "lastEventId").map(Cow::into_owned)
 }
@@ -179,7 +179,7 @@ fn last<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
 }
 
 fn with_state(states: StateSet, value: &str) -> Result<StateSet, Problem> {
-    // A state of the cloud's that no task is ever in here.
+    // A state of the cloud's API that no task has here.
     if value == "Dequeued" {
         return Ok(states);
     }
@@ -196,8 +196,8 @@ fn text(name: &'static str, value: Cow<'_, str>) -> Result<String, Problem> {
     }
 }
 
-/// A label as `docker ps --filter` and label selectors write it: its name, an equals sign and its value, which may be empty. A
-/// name that has such a sign in it can be asked for in a document only.
+/// A label as `docker ps --filter` and label selectors write it: name, equals sign, value, which may be empty. A name
+/// that contains an equals sign can only be filtered in a JSON document.
 fn label(text: &str) -> Result<(String, String), Problem> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -205,7 +205,7 @@ fn label(text: &str) -> Result<(String, String), Problem> {
     }
 }
 
-/// No task has more labels than are kept, so that who asks for more has mistaken something.
+/// No task has more labels than this, so a longer filter is a mistake.
 fn labels_fit(labels: &[(String, String)]) -> Result<(), Problem> {
     let asked: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     match asked <= Labels::LONGEST {
@@ -246,7 +246,7 @@ fn flag(name: &'static str, value: &str) -> Result<bool, Problem> {
 }
 
 fn number<N: FromStr>(name: &'static str, value: &str, right: &str) -> Result<N, Problem> {
-    // Digits only: `parse` alone would take a sign.
+    // Digits only: `parse` alone would accept a sign.
     match value.bytes().all(|byte| byte.is_ascii_digit()) {
         true => value.parse().map_err(|_| bad(name, value, right)),
         false => Err(bad(name, value, right)),

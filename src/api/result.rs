@@ -24,7 +24,7 @@ const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// What a browser runs or applies with the rights of the page that asked, whatever policy comes with it.
+/// Destinations whose content a browser runs or applies with the rights of the page, whatever its policy.
 const RUN_BY_THE_PAGE: [&str; 10] = [
     "audioworklet",
     "embed",
@@ -38,7 +38,7 @@ const RUN_BY_THE_PAGE: [&str; 10] = [
     "xslt",
 ];
 
-/// What a browser is given of a response's headers. The [module](crate::api) argues the list.
+/// The headers of a response that a browser gets. The [module](crate::api) gives the reasons.
 const FOR_A_BROWSER: [&str; 21] = [
     "accept-ranges",
     "allow",
@@ -84,7 +84,7 @@ pub(super) async fn result(call: Call) -> Answer {
         None => None,
     };
     match response {
-        // Informational: it cannot be a final answer, so there is none that could be handed out.
+        // An informational status cannot be final, so such a response cannot be returned.
         Some(response) if !response.status.is_informational() => {
             let mut answer = verbatim(&record, &response, reader);
             if speaks_odata(&call.parts.headers) {
@@ -97,7 +97,7 @@ pub(super) async fn result(call: Call) -> Answer {
     }
 }
 
-/// The same as the request was answered with, as far as the caller may see it.
+/// The document that answered the request; less of it if the caller must not view the task.
 fn not_done(call: &Call, record: &TaskRecord) -> Response<ResponseBody> {
     let document = match call.grant.allows(Permission::View) {
         true => TaskDocument::new(record, &call.links, &call.secrets).to_bytes(),
@@ -115,7 +115,7 @@ fn not_done(call: &Call, record: &TaskRecord) -> Response<ResponseBody> {
     response
 }
 
-/// Whether a client says that it speaks OData (OData 4.01 Protocol §8.1.5, §8.2.7).
+/// Whether the client speaks OData (OData 4.01 Protocol §8.1.5, §8.2.7).
 fn speaks_odata(headers: &HeaderMap) -> bool {
     ["odata-version", "odata-maxversion"]
         .iter()
@@ -128,7 +128,7 @@ fn no_response(record: &TaskRecord, secrets: &Secrets) -> Problem {
     Problem::no_response(record.state, reason.as_deref())
 }
 
-/// Who reads a result.
+/// The kind of client that reads a result.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
     Program,
@@ -150,7 +150,7 @@ impl Reader {
     }
 }
 
-/// The stored response with what the module page says is different about it.
+/// The stored response, with the changes that the [module](crate::api) lists.
 fn verbatim(record: &TaskRecord, stored: &CapturedResponse, reader: Reader) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::from(stored.body.clone()));
     *response.status_mut() = stored.status;
@@ -163,12 +163,12 @@ fn verbatim(record: &TaskRecord, stored: &CapturedResponse, reader: Reader) -> R
             headers.remove(name);
         }
     }
-    // Not what was stored: the body may have been cut, or be that of an answer to a HEAD.
+    // Not the stored length: the body may be truncated, or the response may answer a HEAD request.
     match stored.status {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => headers.remove(CONTENT_LENGTH),
         _ => headers.insert(CONTENT_LENGTH, stored.body.len().into()),
     };
-    // Beside the policies that the handler sent, since a browser obeys all of them.
+    // Beside the policies of the handler, since a browser enforces all of them.
     headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers.insert(CACHE_CONTROL, NO_STORE);

@@ -1,4 +1,4 @@
-//! What the table of routes has of each request that the API serves.
+//! The entries of the table of routes.
 
 use http::Method;
 
@@ -15,16 +15,16 @@ use crate::{
 pub(super) struct Route {
     pub(super) method: Method,
     pub(super) path: &'static [Segment],
-    /// What the caller must be allowed; nothing where it is enough to be let in.
+    /// The permission that the caller needs; `None` if admission is enough.
     pub(super) needs: Option<Permission>,
     pub(super) handler: fn(Call, RequestBody) -> BoxFuture<'static, Answer>,
-    /// What it is for.
+    /// The summary in the OpenAPI document.
     pub(super) says: &'static str,
-    /// The query parameters that are read.
+    /// The query parameters that the handler reads.
     pub(super) query: &'static [&'static str],
-    /// The document that may be sent.
+    /// The schema of the body, if the handler reads one.
     pub(super) takes: Option<&'static str>,
-    /// The status and the document of each answer that is no refusal; no document is no body.
+    /// The status and the schema of each successful answer; `None` for no body.
     pub(super) gives: &'static [(u16, Option<&'static str>)],
 }
 

@@ -1,4 +1,4 @@
-//! Which request is for which handler: the rules around the table.
+//! Finds the route of a request, and applies the rules that hold for all routes.
 
 use http::{
     HeaderValue, Method, Response, StatusCode,
@@ -22,18 +22,18 @@ use crate::{
     wire::Problem,
 };
 
-/// What a path and a method lead to.
+/// The result of a look-up by path and method.
 pub(super) enum Found {
-    /// A handler, and the task that the path names.
+    /// A route, and the task in the path.
     Route(&'static Route, Option<TaskRef>),
-    /// The question which methods there are, and its answer.
+    /// An OPTIONS request, with the methods of the path.
     Options(HeaderValue),
 }
 
-/// The handler for `method` at `path`, a path below the base.
+/// Looks up `method` at `path`, a path below the base.
 pub(super) fn find(path: &str, method: &Method) -> Result<Found, Problem> {
     let here = || ROUTES.iter().filter(|route| route.is_at(path));
-    // Right for GET is right for HEAD.
+    // HEAD is handled as GET.
     let method = if *method == Method::HEAD { &Method::GET } else { method };
     if let Some(route) = here().find(|route| route.method == *method) {
         return route.task(path).map(|task| Found::Route(route, task));
@@ -50,7 +50,7 @@ pub(super) fn find(path: &str, method: &Method) -> Result<Found, Problem> {
     }
 }
 
-/// The answer to the question which methods there are.
+/// The answer to an OPTIONS request.
 pub(super) fn options(allow: HeaderValue) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -58,7 +58,7 @@ pub(super) fn options(allow: HeaderValue) -> Response<ResponseBody> {
     response
 }
 
-/// The answer to a HEAD: as to a GET, without the body, but with its length.
+/// Turns the answer to GET into the answer to HEAD: the body is removed, its length stays.
 pub(super) fn head_only(response: Response<ResponseBody>) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     let has_length = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -70,7 +70,7 @@ pub(super) fn head_only(response: Response<ResponseBody>) -> Response<ResponseBo
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     let path = path.strip_prefix('/').unwrap_or(path);
-    // The base itself has no segments, rather than one that is empty.
+    // The base itself has no segments, not one empty segment.
     path.split('/').filter(move |_| !path.is_empty())
 }
 
@@ -91,7 +91,7 @@ impl Route {
             .find(|(part, _)| matches!(part, Task));
         task.map(|(_, text)| {
             let text = percent_decode_str(text).decode_utf8();
-            // What is no id names no task.
+            // An invalid id names no task.
             text.ok()
                 .and_then(|text| text.parse().ok())
                 .ok_or_else(Problem::task_not_found)
@@ -99,7 +99,7 @@ impl Route {
         .transpose()
     }
 
-    /// Answers the call, if the caller may make it.
+    /// Handles the call, if the caller has the permission.
     pub(super) async fn run(&self, call: Call, body: RequestBody) -> Answer {
         if let Some(permission) = self.needs {
             call.must_allow(permission)?;
@@ -121,7 +121,7 @@ impl Segment {
     }
 }
 
-/// Whether something else than a task stands under this word.
+/// Whether this first segment is a fixed word of the API, and not a task.
 fn is_a_word(given: &str) -> bool {
     TaskName::RESERVED.contains(&given)
         || ROUTES

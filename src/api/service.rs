@@ -22,26 +22,27 @@ use crate::{
     wire::{LinkBase, Problem, below, host},
 };
 
-/// The task API as a service, for a router to nest or a server to call. See the [module](crate::api) for what it serves.
+/// The task API as a service, for a router to nest or a server to call. The [module](crate::api) describes what it
+/// serves.
 ///
-/// It does not keep the engine alive; once that is gone it answers 503.
+/// It does not keep the engine alive. When the engine is gone, it answers 503.
 #[derive(Clone)]
 pub struct TaskApi {
     tasks: WeakTasks,
     authorizer: Arc<dyn Authorizer>,
     links: Arc<LinkBase>,
     secrets: Arc<Secrets>,
-    /// The hosts at which it answers, where it is open to everybody.
+    /// The hosts at which it answers, if it is open to everybody.
     hosts: Option<Arc<[Box<str>]>>,
     origins: Arc<[Origin]>,
     prefix: Arc<str>,
 }
 
 impl TaskApi {
-    /// An API for `tasks`, open to whom `authorizer` lets in.
+    /// An API for `tasks`. `authorizer` decides what each caller may do.
     ///
-    /// From now on, answers to async requests name the API in their headers and links. It expects what `nest_service`
-    /// gives: paths from which the base has been taken off.
+    /// From now on, answers to async requests link to the API, in headers and documents. The service expects paths
+    /// without the base, as a router's `nest_service` passes them on.
     pub fn new(tasks: &Tasks, authorizer: impl Authorizer) -> Self {
         tasks.mark_api_mounted();
         let address = tasks.api_address();
@@ -60,7 +61,7 @@ impl TaskApi {
         }
     }
 
-    /// This API where nothing takes the base off the path before, as in a plain hyper service: it does so itself.
+    /// Removes `prefix` from paths, for use without a router that does so, such as a plain hyper service.
     ///
     /// Paths that do not begin with `prefix` are answered 404.
     #[must_use]
@@ -69,16 +70,16 @@ impl TaskApi {
         self
     }
 
-    /// Takes changes from pages of `origin` too, as `https://status.example.org`: another origin than the API's own, whose pages
-    /// are trusted with whatever their readers may do. Each call adds one. Default: none.
+    /// Also accepts changes from pages of `origin`, such as `https://status.example.org`. You trust these pages with
+    /// everything that their readers may do. Each call adds one origin. Default: none.
     ///
-    /// A browser lets such a page send a changing request, and read any answer, only if the answers say so too: that is for a
-    /// CORS layer around the application; [the guide](crate::guide::trust#browsers-and-other-origins) shows where.
+    /// A browser lets such a page send a changing request, and read any answer, only with CORS headers. Add a CORS
+    /// layer around the application; [the guide](crate::guide::trust#browsers-and-other-origins) shows where.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] unless it is a scheme, a host and perhaps a port: no path, no slash at the end, no wildcard, and not
-    /// `null`, which is the origin of every page without one.
+    /// [`ConfigError`] unless `origin` is a scheme, a host and perhaps a port: no path, no slash at the end, no
+    /// wildcard, and not `null`, which many pages share.
     pub fn allow_origin(mut self, origin: &str) -> Result<Self, ConfigError> {
         let origin = Origin::new(origin)?;
         self.origins = self.origins.iter().cloned().chain([origin]).collect();
@@ -154,7 +155,7 @@ where
 ///
 /// # Cancel safety
 ///
-/// Dropped before it answers, a change that was asked for may or may not have been made.
+/// If you drop it before it resolves, a requested change may or may not have been made.
 #[must_use]
 pub struct ResponseFuture(BoxFuture<'static, Response<ResponseBody>>);
 

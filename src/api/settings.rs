@@ -1,4 +1,4 @@
-//! What is in force, for people to read.
+//! The settings in force, for people to read.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     task::{Condition, Scope},
 };
 
-/// How many of the waits between retries are told; a policy may have any number.
+/// How many waits between retries are shown; a policy may have any number.
 const WAITS: u32 = 10;
 
 /// `GET /settings`
@@ -25,8 +25,8 @@ pub(super) async fn settings(call: Call) -> Answer {
     Ok(answer::json(StatusCode::OK, &document))
 }
 
-/// Lengths are in bytes, times in milliseconds. What belongs to the process and not to the caller's tasks is left out for
-/// a caller who sees one tenant only.
+/// Lengths are in bytes, times in milliseconds. For a caller that sees one tenant only, the members about the process
+/// are left out.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SettingsDocument<'a> {
@@ -41,7 +41,7 @@ struct SettingsDocument<'a> {
     access: Access<'a>,
 }
 
-/// What is taken in.
+/// How requests are accepted.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Accept {
@@ -61,7 +61,7 @@ struct Accept {
 #[serde(rename_all = "camelCase")]
 struct Run {
     max_retries: u32,
-    /// The longest wait before the first retry, the second, and so on; ten at most.
+    /// The longest wait before the first retry, the second, and so on; at most ten.
     retry_waits_ms: Vec<u64>,
     crash_allowance: u32,
     attempt_timeout_ms: u64,
@@ -70,7 +70,7 @@ struct Run {
     lease_ms: u64,
 }
 
-/// What is kept, and who is told.
+/// What is kept, and where completions go.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Keep {
@@ -88,13 +88,13 @@ struct Destination {
     on: Vec<&'static str>,
 }
 
-/// Where the task API answers, and to whose pages.
+/// Hosts and origins of the task API.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Api<'a> {
-    /// Beside those that are nobody's to register; `null` where it answers at every host.
+    /// In addition to hosts that no stranger can own; `null` if it answers at every host.
     hosts: Option<&'a [Box<str>]>,
-    /// Whose pages may change things, beside its own.
+    /// The origins, besides its own, whose pages may make changes.
     origins: Vec<&'a str>,
 }
 
@@ -108,7 +108,7 @@ struct Process<'a> {
     store_timeout_ms: u64,
 }
 
-/// Who asks, and what they may do.
+/// The caller, and what it may do.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Access<'a> {
@@ -185,7 +185,7 @@ impl<'a> SettingsDocument<'a> {
     }
 }
 
-/// Who is told of the end of a task that is accepted now.
+/// The destinations of tasks that are accepted now.
 fn destinations(tasks: &Tasks) -> Vec<Destination> {
     let told = tasks.subscriptions().iter();
     told.map(|subscription| Destination {

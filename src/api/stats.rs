@@ -1,4 +1,4 @@
-//! How things stand.
+//! Counts, rates and the state of the processes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +20,7 @@ pub(super) async fn stats(call: Call) -> Answer {
     Ok(answer::json(StatusCode::OK, &StatsDocument::new(&stats)))
 }
 
-/// What belongs to the process or the store, and not to the caller's tasks, is left out for a caller who sees one tenant only.
+/// For a caller that sees one tenant only, the members about processes and the store are left out.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StatsDocument<'a> {
@@ -74,7 +74,7 @@ impl<'a> StatsDocument<'a> {
     }
 }
 
-/// The rates of each minute, the oldest first, the one that goes on last: what a chart is drawn from.
+/// The rates of each minute, oldest first, for a chart. The last minute is not over.
 #[derive(Serialize)]
 struct Minutes {
     accepted: Vec<u64>,
@@ -93,7 +93,7 @@ impl Minutes {
     }
 }
 
-/// One process on the store.
+/// A process on the store.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Process<'a> {

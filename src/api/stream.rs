@@ -1,4 +1,4 @@
-//! Answers that are made while they are read: bounded in memory, and given up when nobody reads them.
+//! Bodies that are written while the client reads them. Memory is bounded, and a stalled client is given up.
 
 use std::{
     pin::Pin,
@@ -12,10 +12,10 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{error::BoxError, layer::ResponseBody};
 
-/// How many pieces wait for a client at most, beside what its connection holds.
+/// How many pieces wait for the client at most, besides what its connection buffers.
 const PIECES: usize = 4;
 
-/// How long a client may read nothing. Whoever is away for longer asks again and goes on where it was.
+/// How long a client may read nothing. After that it must reconnect and resume.
 const STALLED: Duration = Duration::from_secs(30);
 
 /// A body, and the pen that writes it.
@@ -24,8 +24,8 @@ pub(super) fn stream() -> (Pen, ResponseBody) {
     (Pen { pen }, ResponseBody::live(Pieces { pieces, ended: false }))
 }
 
-/// Writes a body. Dropped before [`end`](Self::end), it breaks the body off, so that the client does not take it for
-/// whole.
+/// Writes a body. If it is dropped before [`end`](Self::end), the body ends with an error, so that the client does not
+/// take it for complete.
 pub(super) struct Pen {
     pen: mpsc::Sender<Piece>,
 }
@@ -35,7 +35,7 @@ enum Piece {
     End,
 }
 
-/// The client has left, or reads nothing.
+/// The client has closed the connection, or reads nothing.
 #[derive(Debug)]
 pub(super) struct Gone;
 
@@ -50,7 +50,7 @@ impl Pen {
         let _ = self.send(Piece::End).await;
     }
 
-    /// Resolves when the client has left.
+    /// Resolves when the client has closed the connection.
     pub(super) async fn left(&self) {
         self.pen.closed().await;
     }

@@ -1,5 +1,5 @@
-//! Every request that the API serves, in one table: what finds its handler, checks its permission, and is written down
-//! for clients in `openapi.json`.
+//! All routes of the API in one table. It finds the handler, states the permission, and is the source of
+//! `openapi.json`.
 
 use http::Method;
 
@@ -78,7 +78,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route { method: POST,   path: &[Task, Word("retry")],          needs: Some(Retry),   handler: |call, body| Box::pin(change::retry(call, body)),
             says: "Runs an ended task again, edited if wanted (with invoke)", query: &[], takes: Some("Edits"), gives: &[(202, Some("Changed"))] },
     Route { method: GET,    path: &[Task, Word("callbacks")],      needs: Some(Callbacks), handler: |call, _| Box::pin(callbacks::list(call)),
-            says: "Who was told how the task ended, with every try", query: &[], takes: None, gives: &[(200, Some("CallbackList"))] },
+            says: "The completions of the task, with every try", query: &[], takes: None, gives: &[(200, Some("CallbackList"))] },
     Route { method: POST,   path: &[Task, Word("callbacks"), Number, Word("redeliver")], needs: Some(Callbacks), handler: |call, body| Box::pin(callbacks::redeliver(call, body)),
             says: "Tells one of them again, under the same webhook id", query: &[], takes: None, gives: &[(202, Some("Redelivered"))] },
 ];

@@ -1,4 +1,4 @@
-//! Looking at one task.
+//! Shows one task.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -16,8 +16,8 @@ use crate::{
     wire::{OperationDocument, Problem, TaskDocument},
 };
 
-/// How much of a body `/request` and `/response` show, in bytes: the default limit of what is accepted, so that by default nothing is
-/// cut, and a raised limit does not make a view of a hundred megabytes.
+/// How much of a body `/request` and `/response` show, in bytes. This is the default limit for requests, so by default
+/// nothing is cut; with a raised limit, a view does not grow to a hundred megabytes.
 const BODY_BYTES: usize = 2 * 1024 * 1024;
 
 /// `GET /{id}`
@@ -71,7 +71,7 @@ pub(super) async fn response(call: Call) -> Answer {
 }
 
 impl Call {
-    /// The task that the path names, if the caller may know of it.
+    /// The task that the path names, if the caller may see it.
     pub(super) async fn record(&self) -> Result<Arc<TaskRecord>, Problem> {
         let task = self.task.as_ref().expect("the route's path names a task");
         match self.tasks.find(task).await {
@@ -81,7 +81,7 @@ impl Call {
         }
     }
 
-    /// What the caller may see of the task's request and response.
+    /// The parts of the task's request and response that the caller may see.
     pub(super) async fn payloads(&self, record: &TaskRecord) -> Result<Payloads, Problem> {
         let request = self.tasks.request(record.id).await?;
         let response = match record.status_code {
@@ -111,7 +111,7 @@ impl Payloads {
     }
 }
 
-/// Headers as a view shows them, in their order.
+/// Headers with secrets redacted, in their order.
 fn shown<'a>(headers: &'a HeaderMap, secrets: &Secrets) -> Vec<(&'a str, Cow<'a, str>)> {
     let shown = headers
         .iter()
@@ -144,8 +144,8 @@ impl<'a> RequestDocument<'a> {
     }
 }
 
-/// A response as data. `/result` hands it out as it was, which a browser acts upon: it follows a redirect, and asks its
-/// user for a password.
+/// A response as data. `/result` returns the response itself, and a browser acts on it: it follows a redirect, or asks
+/// its user for a password.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ResponseDocument<'a> {

@@ -15,7 +15,7 @@ pub(super) struct Asset {
     pub(super) etag: HeaderValue,
 }
 
-/// The page itself, in which the places of the API and the application are still to be filled in.
+/// The page itself, with placeholders for the addresses of the API and the application.
 pub(super) const PAGE: &str = include_str!("assets/index.html");
 
 macro_rules! assets {
@@ -76,7 +76,7 @@ impl Asset {
         }
     }
 
-    /// The file of exactly this name: nothing is decoded, joined or looked for on a disk.
+    /// The file of exactly this name. Names are not decoded, and no path is looked up on disk.
     pub(super) fn find(name: &str) -> Option<&'static Self> {
         ASSETS.iter().find(|asset| asset.name == name)
     }

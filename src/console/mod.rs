@@ -1,9 +1,9 @@
-//! The web console: one page to watch tasks, read their logs, stop, re-run and delete them, and to try requests out.
+//! The web console: one page to watch tasks, read their logs, stop, re-run and delete them, and try requests.
 //!
-//! A [`Console`] is a service that serves the page, its scripts and styles, compiled in. It holds no data and no secret:
-//! whatever it shows comes from the [task API](crate::api), which decides who may see and do what. Mount it beside the API
-//! and open it in a browser; where the API asks for a bearer token, so does the page, and keeps it for as long as the tab
-//! is open.
+//! A [`Console`] is a service with the page, its scripts and styles, compiled in. It holds no data and no secret:
+//! everything that it shows comes from the [task API](crate::api), which checks permissions. Mount it beside the API
+//! and open it in a browser. Where the API needs a bearer token, the page asks for it, and keeps it until the tab is
+//! closed.
 //!
 //! # Examples
 //!
@@ -18,8 +18,8 @@
 //! }
 //! ```
 //!
-//! Elsewhere than at `/console` it is told where. Without a router that takes the prefix off, as in a plain hyper service,
-//! and with an API that browsers reach elsewhere on the same origin:
+//! If you mount it at another path than `/console`, set the path. Here no router takes the prefix off, as in a plain
+//! hyper service, and browsers reach the API at another path of the same origin:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,18 +37,18 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Behind a front
+//! # Behind a proxy
 //!
-//! Every address in the page is relative to the page's own, so that it works under any prefix which a front, or a router
-//! around the application, takes off. For that, the address must end with a slash; a request without it is redirected, as
-//! far as the service can tell: axum remembers the address that a nested service was asked for (feature `axum`), and with
-//! [`strip_prefix`](Console::strip_prefix) the service sees it itself.
+//! Every address in the page is relative to the page's own, so the page works under any prefix that a proxy, or an
+//! outer router, takes off. For that, the page's address must end with a slash. The service redirects a request without
+//! the slash, if it knows the original address: from axum (feature `axum`), or from
+//! [`strip_prefix`](Console::strip_prefix).
 //!
 //! # What a browser is allowed
 //!
-//! The page is served with `Content-Security-Policy: default-src 'none'` and what it needs of its own origin: its scripts,
-//! its styles, its requests. Nothing is inline, nothing is loaded from elsewhere, no other page may frame it. Payloads,
-//! headers, errors and logs are written by strangers; they reach the page as text only.
+//! The page is served with `Content-Security-Policy: default-src 'none'`, and exceptions for its scripts, styles and
+//! requests on its own origin. Nothing is inline, nothing is loaded from elsewhere, and no other page may frame it.
+//! Payloads, headers, errors and logs may come from strangers; the page inserts them as text only.
 
 mod assets;
 mod place;

@@ -1,38 +1,39 @@
-//! Where the console was asked for, and the way from there to the application.
+//! The address of a request to the console, and the relative path from there to the application.
 
 use http::request::Parts;
 
 use crate::wire::{below, original};
 
-/// Where a request for the console stands.
+/// The address of a request to the console.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place<'a> {
     /// The path below the console: empty, or from the slash on.
     pub(super) path: &'a str,
-    /// The path as it was before anything was taken off it.
+    /// The path before any prefix was taken off.
     whole: &'a str,
 }
 
 impl<'a> Place<'a> {
-    /// The place of `request`, where the service itself is to take `prefix` off. `None` if it is not below that.
+    /// The address of `request`, if its path is below `prefix`, which the service itself takes off.
     pub(super) fn of(request: &'a Parts, prefix: &str) -> Option<Self> {
         let path = below(prefix, request.uri.path())?;
         let whole = original(&request.extensions).unwrap_or(&request.uri).path();
         Some(Self { path, whole })
     }
 
-    /// Where to go if the address lacks its slash: a relative reference, since a front may have taken off a prefix.
+    /// The redirect target if the page's address lacks its slash. It is relative, since a proxy may have taken off a
+    /// prefix.
     pub(super) fn with_slash(&self) -> Option<String> {
         let page = self.path.is_empty() || self.path == "/";
-        // Where the whole path is empty, as in `OPTIONS *`, there is nothing to put a slash to.
+        // An empty whole path, as in `OPTIONS *`, cannot get a slash.
         let lacks = page && !self.whole.is_empty() && !self.whole.ends_with('/');
-        // The `./` keeps a colon in a name from reading as a scheme.
+        // The `./` prevents that the part before a colon in a name reads as a scheme.
         let last = self.whole.rsplit('/').next().unwrap_or_default();
         lacks.then(|| format!("./{last}/"))
     }
 }
 
-/// The way from a console mounted at `mount` up to where the application begins: `../` for each part of its path.
+/// The relative path from a console mounted at `mount` to the root of the application: `../` for each segment.
 pub(super) fn to_root(mount: &str) -> String {
     let parts = mount.split('/').filter(|part| !part.is_empty());
     "../".repeat(parts.count())

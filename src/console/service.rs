@@ -32,9 +32,9 @@ use crate::{
     wire::host,
 };
 
-/// The web console as a service, for a router to nest or a server to call. See the [module](crate::console) for how.
+/// The web console as a service, for a router to nest or a server to call. The [module](crate::console) shows how.
 ///
-/// It holds no task, no handle to any, and no secret: who may open the page learns nothing but the page.
+/// It holds no tasks, no handle to them, and no secret. A visitor who can open the page sees nothing but the page.
 #[derive(Clone)]
 pub struct Console {
     api_base: Arc<str>,
@@ -42,13 +42,13 @@ pub struct Console {
     mount: Arc<str>,
     prefix: Arc<str>,
     hosts: Arc<[Box<str>]>,
-    /// Whether the task API is open to everybody, made before this or after.
+    /// Whether the task API is open to everybody. Shared with the API, which may be made later.
     is_open: Arc<AtomicBool>,
 }
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 
-/// Nothing but what the page needs of its own origin. Images may be data, since a payload may be one.
+/// Only what the page needs from its own origin. Images may be `data:` URLs, since a payload may be an image.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -57,7 +57,7 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 impl Console {
     /// A console at `/console`, for the task API of `tasks`, which is at the builder's `api_base`.
     ///
-    /// It expects what `nest_service` gives: paths from which its own prefix has been taken off.
+    /// The service expects paths without its own prefix, as a router's `nest_service` passes them on.
     #[must_use]
     pub fn new(tasks: &Tasks) -> Self {
         let address = tasks.api_address();
@@ -71,26 +71,26 @@ impl Console {
         }
     }
 
-    /// The path at which it is mounted, as the layer sees it, where that is not `/console`: from there the page finds its
-    /// way to the API and the application.
+    /// The path where the console is mounted, as the layer sees it, if not `/console`. The page computes the addresses
+    /// of the API and the application from it.
     #[must_use]
     pub fn mounted_at(mut self, path: &str) -> Self {
         self.mount = path.into();
         self
     }
 
-    /// Where browsers find the task API: a path, or a reference relative to the console's own address, which ends with a
-    /// slash. It must be on the same origin: the page may ask no other.
+    /// Where browsers find the task API: a path, or a reference relative to the console's address, which ends with a
+    /// slash. It must be on the same origin, since the page may not call another.
     ///
-    /// Needed only where the console and the API do not stand in the same application.
+    /// Needed only if the console and the API are not in the same application.
     #[must_use]
     pub fn api(mut self, reference: impl Into<Arc<str>>) -> Self {
         self.api = Some(reference.into());
         self
     }
 
-    /// This console, mounted at `prefix`, where nothing takes that off the path before, as in a plain hyper service: it
-    /// does so itself.
+    /// Mounts the console at `prefix`, and removes `prefix` from paths, for use without a router that does so, such as
+    /// a plain hyper service.
     ///
     /// Paths that do not begin with `prefix` are answered 404.
     #[must_use]
@@ -177,8 +177,8 @@ impl<B> Service<Request<B>> for Console {
     }
 }
 
-/// A file, or that the one which the browser has is still right. It asks each time: the files of a new version must not
-/// meet those of an old one.
+/// A file, or 304 if the browser's copy is current. The browser asks every time, so that files of a new version never
+/// mix with those of an old one.
 fn file(asked: &HeaderMap, kind: HeaderValue, etag: HeaderValue, content: Bytes) -> Response<ResponseBody> {
     let known = asked.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &etag));
     let mut response = match known {
@@ -197,7 +197,8 @@ fn file(asked: &HeaderMap, kind: HeaderValue, etag: HeaderValue, content: Bytes)
     response
 }
 
-/// Whether `If-None-Match` names this validator (RFC 9110 §13.1.2), compared weakly, as a front may have weakened it.
+/// Whether `If-None-Match` names this validator (RFC 9110 §13.1.2). Compared weakly, since a proxy may have weakened
+/// it.
 fn names(known: &HeaderValue, etag: &HeaderValue) -> bool {
     let known = known.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     known.into_iter().any(|known| {
@@ -232,7 +233,7 @@ fn not_found() -> Response<ResponseBody> {
     response
 }
 
-/// Text as it may stand in an attribute between double quotes.
+/// Escapes text for an attribute between double quotes.
 fn attribute(text: &str) -> String {
     text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }

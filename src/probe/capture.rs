@@ -1,4 +1,4 @@
-//! [`Capture`]: what a task logs, as its own log.
+//! [`Capture`]: keeps what a task logs as the task's own log.
 
 use std::{
     cell::RefCell,
@@ -31,25 +31,27 @@ use crate::{
 /// Keeps what a task logs with the `tracing` crate as the task's own log, for the task API to show.
 ///
 /// It has two halves, made together: a probe for the builder, and a layer for the application's subscriber. Any handler
-/// that uses `tracing` then has a log per attempt, found by the request id, beside wherever else its events go.
+/// that uses `tracing` then has a log for each attempt, under the request id. Its events still go to all other layers.
 ///
-/// - **What belongs to a task:** every event while its handler is polled; and, in futures and threads that the handler
-///   spawns, every event inside a span that was made in the task, such as `future.in_current_span()` or
-///   `future.instrument(span)`. What is spawned without a span cannot be told from the rest of the program.
-/// - **Which:** INFO and above, or what the filter of [`with_filter`](Self::with_filter) lets through. The filter is the
-///   layer's own. A filter over the whole subscriber holds for this layer too: give an `EnvFilter` to the `fmt` layer, with
-///   `Layer::with_filter`, and not to the registry.
-/// - **How much:** 10,000 lines, 1 MiB, 16 KiB a line, for each attempt; the rest is dropped, and a last line says how many.
-/// - **When:** lines are stored together, at most once a second, and before the end of the attempt is recorded; a handler
-///   never waits for it. A process that dies loses the last second. An attempt that lost its claim stores nothing more.
-/// - **What is in it:** time, level, target, message, fields. Escape sequences and control characters are taken out. Values
-///   are stored as the handler gave them. When they are shown, those of fields whose names are secret are redacted, and so
-///   are the secrets in URLs, also of the message; who logs a secret in a message otherwise has it in the log.
+/// - **Which events belong to a task:** all events while its handler is polled. In futures and threads that the handler
+///   spawns: all events inside a span that was created in the task, as by `future.in_current_span()` or
+///   `future.instrument(span)`. Without a span, events of spawned work cannot be assigned to the task.
+/// - **Filter:** INFO and above, or what the filter of [`with_filter`](Self::with_filter) lets through. The filter is
+///   the layer's own. A filter over the whole subscriber holds for this layer too: give an `EnvFilter` to the `fmt`
+///   layer, with `Layer::with_filter`, and not to the registry.
+/// - **Limits:** 10,000 lines, 1 MiB, 16 KiB a line, for each attempt. Further lines are dropped, and a last line says
+///   how many.
+/// - **When lines are stored:** together, at most once a second, and before the end of the attempt is recorded. A
+///   handler never waits for it. A process that dies loses the last second. An attempt that lost its claim stores
+///   nothing more.
+/// - **Content:** time, level, target, message, fields. Escape sequences and control characters are removed. Values are
+///   stored as the handler gave them. When they are shown, the values of fields with secret names are redacted, and so
+///   are the secrets in URLs, also in the message. Any other secret in a message is shown.
 ///
-/// Each attempt gets a span of its own, `task`, with the request id and the number of the attempt, which other layers see
-/// as well.
+/// Each attempt has a span of its own, `task`, with the request id and the number of the attempt. Other layers see it
+/// too.
 ///
-/// Where no task runs, an event costs a look at one number.
+/// While no task runs, an event costs one atomic load.
 ///
 /// # Examples
 ///
@@ -97,7 +99,7 @@ pub struct Capture {
 impl Capture {
     /// A probe for the builder and a layer for the subscriber, which captures INFO and above.
     ///
-    /// The parameter is the subscriber that the layer is given to, which the compiler finds out.
+    /// `S` is the type of the subscriber; the compiler infers it.
     #[must_use]
     pub fn new<S>() -> (Self, impl Layer<S> + Send + Sync + 'static)
     where
@@ -108,7 +110,7 @@ impl Capture {
 
     /// The same, capturing what `filter` lets through.
     ///
-    /// A filter that lets no span through, at level ERROR, cuts off what a handler spawns.
+    /// If the filter lets no span at level ERROR through, events of spawned work are lost.
     #[must_use]
     pub fn with_filter<S, F>(filter: F) -> (Self, impl Layer<S> + Send + Sync + 'static)
     where
@@ -144,17 +146,17 @@ impl Probe for Capture {
     }
 }
 
-/// What the two halves share.
+/// The state that the two halves share.
 #[derive(Debug)]
 struct Pair {
-    /// Two layers may be on one subscriber: each keeps to its own attempts.
+    /// Tells this pair from others: if two layers are on one subscriber, each captures its own attempts only.
     number: u64,
-    /// How many attempts there are.
+    /// The number of attempts under way.
     attempts: AtomicUsize,
     clock: SystemClock,
 }
 
-/// Says which log something belongs to: the poll that goes on, or a span.
+/// The log to which the current poll, or a span, belongs.
 #[derive(Clone)]
 struct Mark {
     pair: u64,
@@ -162,16 +164,16 @@ struct Mark {
 }
 
 thread_local! {
-    /// The attempt that is being polled by this thread.
+    /// The mark of the attempt that this thread polls.
     static POLLED: RefCell<Option<Mark>> = const { RefCell::new(None) };
 }
 
 struct Scope {
     id: RequestId,
     attempt: u32,
-    /// Made when it is first entered: below whatever other probes have entered by then.
+    /// Created when the scope is first entered, below the spans that other probes have entered by then.
     span: Option<Span>,
-    /// Here, or in [`POLLED`] while it is entered.
+    /// `None` while the scope is entered: then it is in [`POLLED`].
     mark: Option<Mark>,
     pair: Arc<Pair>,
 }
@@ -180,7 +182,7 @@ impl AttemptScope for Scope {
     fn in_scope(&mut self, poll: &mut dyn FnMut()) {
         let span = self.span.take();
         let polled = Polled::begin(&mut self.mark);
-        // At level ERROR, so that a filter by level lets it through: it is what spawned futures are known by.
+        // At level ERROR, so that a filter by level lets it through: spawned futures are recognized by it.
         let span = span.unwrap_or_else(|| error_span!("task", id = %self.id, attempt = self.attempt));
         span.in_scope(poll);
         drop(polled);
@@ -194,7 +196,7 @@ impl Drop for Scope {
     }
 }
 
-/// Has the mark in [`POLLED`], and takes it back when dropped, also by a panic.
+/// Holds the mark in [`POLLED`], and takes it back when dropped, also by a panic.
 struct Polled<'a>(&'a mut Option<Mark>);
 
 impl<'a> Polled<'a> {
@@ -204,7 +206,7 @@ impl<'a> Polled<'a> {
     }
 
     fn swap(mark: &mut Option<Mark>) {
-        // Where the thread is about to end there is nothing to be polled.
+        // An error means that the thread is ending; then nothing is polled.
         let _ = POLLED.try_with(|polled| mem::swap(&mut *polled.borrow_mut(), mark));
     }
 }
@@ -215,13 +217,13 @@ impl Drop for Polled<'_> {
     }
 }
 
-/// The layer.
+/// The layer for the subscriber.
 struct Captured {
     pair: Arc<Pair>,
 }
 
 impl Captured {
-    /// The attempt that is being polled.
+    /// The log of the attempt that this thread polls.
     fn polled(&self) -> Option<AttemptLog> {
         let own = |mark: &Mark| (mark.pair == self.pair.number).then(|| mark.log.clone());
         POLLED.try_with(|polled| polled.borrow().as_ref().and_then(own)).ok()?
@@ -231,7 +233,7 @@ impl Captured {
         self.pair.attempts.load(Ordering::Relaxed) == 0
     }
 
-    /// The attempt that a span belongs to. Its extensions are locked for no longer than this.
+    /// The log to which a span belongs. Locks the span's extensions only for the look-up.
     fn marked<'a, S: LookupSpan<'a>>(&self, span: &tracing_subscriber::registry::SpanRef<'a, S>) -> Option<AttemptLog> {
         let extensions = span.extensions();
         let mark = extensions.get::<Mark>().filter(|mark| mark.pair == self.pair.number)?;
@@ -250,7 +252,7 @@ impl<S> Layer<S> for Captured
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    /// A span belongs to the attempt that it is made in, or that its parent belongs to.
+    /// A span belongs to the attempt in which it is created, or to that of its parent.
     fn on_new_span(&self, _: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if self.is_idle() {
             return;
@@ -264,7 +266,8 @@ where
         }
     }
 
-    /// The span that [`TracingProbe`](crate::probe) has for an attempt is made outside of it and has no parent.
+    /// The span of [`TracingProbe`](crate::probe) is created before the attempt is polled, and has no parent. Mark it
+    /// here.
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
         if self.is_idle() {
             return;
@@ -283,14 +286,14 @@ where
         let log = self
             .polled()
             .or_else(|| context.event_span(event).and_then(|span| self.marked(&span)));
-        // Written with no lock held: a value that is written may log something itself.
+        // Formatted while no lock is held: formatting a value may log something itself.
         if let Some(log) = log.filter(|log| !log.refuses()) {
             log.push(line(event, &self.pair.clock));
         }
     }
 }
 
-/// How `probe/tracing.rs` names its span.
+/// The name and target of the span in `probe/tracing.rs`.
 const ATTEMPT_SPAN: &str = "task.attempt";
 const ATTEMPT_TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::probe::tracing");
 
@@ -323,7 +326,7 @@ fn level(level: Level) -> Arc<str> {
     .clone()
 }
 
-/// Collects the message and the fields of an event, up to the length of a line.
+/// Collects the message and the fields of an event, up to the limit of a line.
 struct Fields {
     message: String,
     fields: Vec<(Arc<str>, Arc<str>)>,
@@ -336,7 +339,7 @@ impl Fields {
             text: String::new(),
             left: self.left,
         };
-        // An error says that there is no more room, or comes from the value: what was written until then is what there is.
+        // On an error (no more room, or from the value itself), what was written until then is kept.
         let _ = text.write_fmt(value);
         self.add(field, &text.text);
     }
@@ -344,7 +347,7 @@ impl Fields {
     fn add(&mut self, field: &Field, text: &str) {
         let is_message = field.name() == "message";
         let name = if is_message { 0 } else { field.name().len() };
-        // What comes when the line is full is left out.
+        // Fields beyond the limit are left out.
         let Some(room) = self.left.checked_sub(name).filter(|room| *room > 0) else {
             return;
         };
@@ -367,7 +370,7 @@ impl Visit for Fields {
     }
 }
 
-/// Takes so many bytes and then refuses, so that what is endless to write is not written to its end.
+/// Accepts `left` bytes and then fails, so that the formatting of an endless value stops.
 struct Bounded {
     text: String,
     left: usize,

@@ -1,4 +1,4 @@
-//! [`AttemptLog`]: what is written into a task's log while it runs.
+//! [`AttemptLog`]: the log of an attempt, written while it runs.
 
 use std::{
     fmt,
@@ -13,38 +13,40 @@ use crate::{
     time::Timestamp,
 };
 
-/// The log of one attempt. Whoever has it can add lines, from any thread; the engine stores them under the attempt's
-/// claim, in batches, at most once a second and before the attempt's end is recorded.
+/// The log of one attempt. Any thread can add lines. The engine stores them under the attempt's claim, in batches, at
+/// most once a second, and before it records the attempt's end.
 ///
 /// It is bounded: [`LogQuery::LINES_KEPT`] lines and [`LogQuery::BYTES_KEPT`] bytes for an attempt, and
-/// [`LINE_BYTES`](Self::LINE_BYTES) for a line. What comes beyond is dropped and counted, and a last line says how much.
+/// [`LINE_BYTES`](Self::LINE_BYTES) for a line. Further lines are dropped, and a last line says how many.
+///
+/// A probe gets it from [`AttemptInfo::log`](crate::probe::AttemptInfo::log).
 #[derive(Clone)]
 pub struct AttemptLog(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// There are lines where there were none.
+    /// Notified when the first line is pending.
     pushed: Notify,
 }
 
 #[derive(Default)]
 struct State {
     pending: Vec<LogLine>,
-    /// Of all lines so far.
+    /// The number of lines so far, stored ones included.
     lines: usize,
     bytes: usize,
     dropped: u64,
     closed: bool,
 }
 
-/// The longest target, in bytes, of a line that is too long: a path of modules.
+/// To how many bytes the target (a module path) of a line that is too long is cut.
 const LONGEST_TARGET: usize = 256;
 
-/// What is left for the line that says how many were dropped, so that the store does not have to say it.
+/// Reserved for the line that says how many were dropped.
 const LAST_LINE_BYTES: usize = 256;
 
 impl AttemptLog {
-    /// The longest line that is kept, in bytes, fields included: what is longer is data rather than a message.
+    /// The longest line that is kept, in bytes, fields included. Longer content is data rather than a message.
     pub const LINE_BYTES: usize = 16 * 1024;
 
     pub(crate) fn new() -> Self {
@@ -54,8 +56,8 @@ impl AttemptLog {
         }))
     }
 
-    /// Adds a line. Waits for nothing: it is kept to be stored, or dropped and counted. After the end of the attempt it
-    /// does nothing.
+    /// Adds a line. Never blocks: the line is kept until it is stored, or dropped and counted. After the end of the
+    /// attempt this does nothing.
     pub fn push(&self, mut line: LogLine) {
         cut_line(&mut line);
         let bytes = line.weight();
@@ -65,7 +67,7 @@ impl AttemptLog {
         }
         let full = state.lines + 1 >= LogQuery::LINES_KEPT
             || state.bytes + bytes > LogQuery::BYTES_KEPT - LAST_LINE_BYTES
-            // What came before was dropped: a log with a hole in it would lie.
+            // After the first dropped line, all are dropped: a log with a gap would mislead.
             || state.dropped > 0;
         if full {
             state.dropped += 1;
@@ -81,7 +83,8 @@ impl AttemptLog {
         }
     }
 
-    /// Whether a line would be dropped, whatever is in it; it is counted as if it had been. Saves writing what nobody keeps.
+    /// Whether any further line would be dropped. If the log is full, this counts one dropped line: the caller need not
+    /// format it.
     #[cfg_attr(not(feature = "capture"), expect(dead_code, reason = "a probe of one's own pushes"))]
     pub(crate) fn refuses(&self) -> bool {
         let mut state = self.state();
@@ -92,12 +95,12 @@ impl AttemptLog {
         full || state.closed
     }
 
-    /// Whether there are lines to be stored.
+    /// Whether lines are waiting to be stored.
     pub(crate) fn has_pending(&self) -> bool {
         !self.state().pending.is_empty()
     }
 
-    /// Resolves when there are lines where there were none.
+    /// Resolves when the first line is pending.
     pub(crate) async fn pushed(&self) {
         self.0.pushed.notified().await;
     }
@@ -107,7 +110,7 @@ impl AttemptLog {
         std::mem::take(&mut self.state().pending)
     }
 
-    /// Takes the last lines, and accepts no more: of what was dropped, the last says how much it was.
+    /// Closes the log and takes the last lines. If lines were dropped, the last one says how many.
     pub(crate) fn finish(&self, now: Timestamp) -> Vec<LogLine> {
         let mut state = self.state();
         let first = !std::mem::replace(&mut state.closed, true);
@@ -124,7 +127,7 @@ impl AttemptLog {
         lines
     }
 
-    /// Puts lines back that could not be stored, in front of those that came since.
+    /// Puts back lines that could not be stored, before the lines that were added since.
     pub(crate) fn put_back(&self, mut lines: Vec<LogLine>) {
         let mut state = self.state();
         lines.append(&mut state.pending);
@@ -146,7 +149,7 @@ impl fmt::Debug for AttemptLog {
     }
 }
 
-/// Makes a line that is too long shorter: the message to half of it, then fields, from the last.
+/// Shortens a line that is too long: first the message, to half of the limit, then the fields, from the last.
 fn cut_line(line: &mut LogLine) {
     if line.weight() <= AttemptLog::LINE_BYTES {
         return;
@@ -161,7 +164,7 @@ fn cut_line(line: &mut LogLine) {
         let over = line.weight().saturating_sub(AttemptLog::LINE_BYTES);
         match line.fields.pop() {
             Some((name, value)) if over > 0 => {
-                // What is left of the value, or none of the field if nothing is.
+                // Keeps the part of the value that fits; if none fits, drops the field.
                 if let Some(kept) = value.len().checked_sub(over) {
                     line.fields.push((name, cut(&value, kept).into()));
                     return;

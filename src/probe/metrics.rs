@@ -8,38 +8,38 @@ use crate::{
     task::{DeliveryStatus, TaskState, lifecycle::Rescue},
 };
 
-/// Counts what happens with the `metrics` crate, so that any of its exporters shows it.
+/// Counts events with the `metrics` crate, for any of its exporters.
 ///
-/// All names begin with `respond_async_`. Labels take few values: no ids, no tenants, no paths.
+/// All names begin with `respond_async_`. Labels take few values: they contain no ids, tenants or paths.
 ///
-/// | metric | kind | labels | says |
+/// | metric | kind | labels | meaning |
 /// |---|---|---|---|
 /// | `accepted_total` | counter | `outcome`: `accepted`, `duplicate`, or the code of a refusal | requests that asked for async |
-/// | `duplicates_withheld_total` | counter | | duplicates whose sender is not known to be the first, answered with the id alone |
+/// | `duplicates_withheld_total` | counter | | duplicates that were answered with the request id only, since the sender is not known to be the first |
 /// | `accept_duration_seconds` | histogram | | from the head of a request to the commit of its task |
 /// | `tasks` | gauge | `state` | tasks in the store |
-/// | `oldest_queued_age_seconds` | gauge | | how long the task that has waited longest has been due |
+/// | `oldest_queued_age_seconds` | gauge | | how long the first task in the queue has been due |
 /// | `queue_wait_seconds` | histogram | | how long a task had been due when its attempt began |
 /// | `attempts_total` | counter | `outcome`: see [`AttemptOutcome`] | attempts that ended |
 /// | `attempt_duration_seconds` | histogram | `outcome` | how long they took |
 /// | `retries_total` | counter | | of these, how many failed and are tried again |
 /// | `leases_lost_total` | counter | | attempts that were aborted because their claim was lost |
 /// | `fenced_writes_total` | counter | | writes that were refused for the same reason |
-/// | `rescued_total` | counter | | tasks taken from a worker that was gone |
+/// | `rescued_total` | counter | | tasks taken from a dead worker |
 /// | `poisoned_total` | counter | | of these, how many were given up |
 /// | `expired_total` | counter | | tasks that waited longer than their age allows |
 /// | `pruned_total` | counter | | ended tasks that were removed |
-/// | `slots` | gauge | `state`: `running`, `stuck`, `free` | places for handlers in this process |
-/// | `buffered_bytes` | gauge | | bodies that are being read in this process |
-/// | `callback_backlog` | gauge | | completions that are still to be delivered, those waiting for a later try among them |
-/// | `callback_deliveries_total` | counter | `outcome`: `delivered`, `retried`, `failed`, `blocked` | tries to tell a hook |
-/// | `callbacks_given_up_total` | counter | | completions that were given up because nobody took them |
+/// | `slots` | gauge | `state`: `running`, `stuck`, `free` | slots of this process |
+/// | `buffered_bytes` | gauge | | bytes of bodies that this process is reading |
+/// | `callback_backlog` | gauge | | pending completions, including those that wait for a later try |
+/// | `callback_deliveries_total` | counter | `outcome`: `delivered`, `retried`, `failed`, `blocked` | tries of completions |
+/// | `callbacks_given_up_total` | counter | | completions given up without a last try: no process delivered them, or the store had no room |
 /// | `store_op_duration_seconds` | histogram | `op`, `outcome`: `ok` or the kind of error | calls of the store |
-/// | `store_keys_forgotten_total` | counter | | keys of ended tasks that the store forgot before their window was over, for want of room |
-/// | `store_corrupt_records_total` | counter | | stored values that cannot be read: set aside, or asked for |
+/// | `store_keys_forgotten_total` | counter | | keys of ended tasks that the store dropped before their window was over, for lack of room |
+/// | `store_corrupt_records_total` | counter | | stored values that cannot be read: those set aside, and those on which a call failed |
 ///
-/// The gauges are of this process but for `tasks`, `oldest_queued_age_seconds` and `callback_backlog`, which every process on
-/// one store shows alike: take their maximum, not their sum.
+/// The gauges are of this process, except `tasks`, `oldest_queued_age_seconds` and `callback_backlog`: every process on
+/// one store reports the same values, so take their maximum, not their sum.
 ///
 /// # Examples
 ///
@@ -59,10 +59,10 @@ use crate::{
 pub struct MetricsProbe;
 
 impl MetricsProbe {
-    /// A probe that reports to the recorder that is installed when something happens.
+    /// A probe that reports to the recorder that is current at each event.
     ///
-    /// Describes every metric to the one that is installed now, and sets the counters without labels to zero: what has
-    /// never happened is then shown as that, and the first time is seen as a rise.
+    /// It describes every metric to the recorder that is installed now, and sets the counters without labels to zero:
+    /// so an exporter shows them before their first event, and the first event appears as an increase.
     #[must_use]
     pub fn new() -> Self {
         for (name, says) in TOTALS {
@@ -172,7 +172,7 @@ impl Probe for MetricsProbe {
                         gauge!(BACKLOG).set(pending as f64);
                     }
                 }
-                // Disjoint, so that they can be stacked.
+                // The states are disjoint, so that they can be stacked.
                 gauge!(SLOTS, "state" => "running").set(slots_used.saturating_sub(*slots_stuck) as f64);
                 gauge!(SLOTS, "state" => "stuck").set(*slots_stuck as f64);
                 gauge!(SLOTS, "state" => "free").set(slots_total.saturating_sub(*slots_used) as f64);
@@ -180,7 +180,7 @@ impl Probe for MetricsProbe {
             }
             Event::SetAside { values } => counter!(CORRUPT_RECORDS).increment(*values),
             Event::KeysForgotten { keys } => counter!(KEYS_FORGOTTEN).increment(*keys),
-            // Seen in the slots, in the store's calls, and in the log.
+            // These show in the slots, in the store calls, and in the log.
             Event::Stuck { .. } | Event::Trouble { .. } | Event::Changed { .. } => {}
         }
     }
@@ -222,16 +222,16 @@ const STORE_OP_DURATION: &str = "respond_async_store_op_duration_seconds";
 const KEYS_FORGOTTEN: &str = "respond_async_store_keys_forgotten_total";
 const CORRUPT_RECORDS: &str = "respond_async_store_corrupt_records_total";
 
-/// The counters without labels.
+/// The counters without labels, with their descriptions.
 const TOTALS: [(&str, &str); 11] = [
     (WITHHELD, "duplicates answered with their id alone"),
     (RETRIES, "attempts that failed and are tried again"),
     (LEASES_LOST, "attempts aborted because their claim was lost"),
     (FENCED_WRITES, "writes refused because their claim was lost"),
-    (RESCUED, "tasks taken from a worker that was gone"),
+    (RESCUED, "tasks taken from a dead worker"),
     (POISONED, "tasks given up because their workers kept dying"),
     (EXPIRED, "tasks that waited longer than their age allows"),
-    (GIVEN_UP, "completions given up because nobody took them"),
+    (GIVEN_UP, "completions given up because no process delivered them"),
     (PRUNED, "ended tasks that were removed"),
     (KEYS_FORGOTTEN, "keys forgotten before their window was over"),
     (CORRUPT_RECORDS, "stored values that cannot be read"),

@@ -1,15 +1,15 @@
-//! Watching the engine at work: one [`Event`] for all that happens, and the [`Probe`]s that translate it.
+//! Observing the engine: each [`Event`] goes to all [`Probe`]s, which translate it.
 //!
 //! - `Capture` (feature `capture`) keeps what a task logs with `tracing` as the task's own log
 //! - `MetricsProbe` (feature `metrics`) counts with the `metrics` crate
 //! - `TracingProbe` (feature `tracing`) writes spans and events with the `tracing` crate
 //!
-//! Any number of probes can be given to the builder. An event holds no body, header or secret; ids and paths are in it,
-//! so a probe that exports them should think before it makes labels of them. Without a probe, nothing is measured.
+//! You can give the builder any number of probes. Events contain no body, header or secret. They contain ids and paths:
+//! do not use these as metric labels, since they take too many values. Without a probe, nothing is measured.
 //!
 //! # Examples
 //!
-//! A probe of one's own, which counts the tasks that failed:
+//! A probe of your own that counts failed tasks:
 //!
 //! ```
 //! use std::{
@@ -78,45 +78,45 @@ use crate::{
     task::{CapturedRequest, Counts, DeliveryStatus, Destination, FenceToken, RequestId, TaskState, lifecycle::Rescue},
 };
 
-/// Somebody who is told what happens.
+/// Receives the events of the engine.
 ///
-/// Called on hot paths and inside the engine: it must not block and must not panic.
+/// Its methods are called on hot paths and inside the engine. They must not block and must not panic.
 pub trait Probe: Send + Sync + fmt::Debug + 'static {
-    /// Something happened.
+    /// Called for every event.
     fn on_event(&self, event: &Event<'_>);
 
-    /// A request is being captured: the moment to add what an attempt needs later, such as a trace context, to
-    /// `request.carried` or its headers.
+    /// Called while a request is captured. Add data that an attempt needs later, such as a trace context, to
+    /// `request.carried` or to the headers.
     fn on_capture(&self, request: &mut CapturedRequest) {
         let _ = request;
     }
 
-    /// An attempt begins. The scope given back, if any, is entered around every poll of the attempt.
+    /// Called when an attempt begins. The returned scope, if any, is entered around every poll of the attempt.
     fn attempt(&self, attempt: &AttemptInfo<'_>) -> Option<Box<dyn AttemptScope>> {
         let _ = attempt;
         None
     }
 }
 
-/// Wraps every poll of one attempt: how a log is captured, or a span entered.
+/// Wraps every poll of one attempt, to capture its log or enter a span.
 ///
-/// Dropped when the attempt is over, inside no poll.
+/// It is dropped outside of a poll, when the attempt is over.
 pub trait AttemptScope: Send {
-    /// Calls `poll` exactly once.
+    /// Must call `poll` exactly once.
     fn in_scope(&mut self, poll: &mut dyn FnMut());
 }
 
-/// An attempt that begins.
+/// An attempt that is about to run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct AttemptInfo<'a> {
-    /// The task.
+    /// The request id of the task.
     pub id: RequestId,
-    /// What it is listed under.
+    /// The function under which the task is listed.
     pub function: &'a str,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The token of the claim.
+    /// The fence token of the claim.
     pub token: FenceToken,
     /// The request that is replayed.
     pub request: &'a CapturedRequest,
@@ -142,43 +142,44 @@ impl<'a> AttemptInfo<'a> {
         }
     }
 
-    /// The log of this attempt, to write into while it runs: what is written is stored with the task. Asked for it, the
-    /// engine looks after a log; not asked, it costs nothing.
+    /// The log of this attempt. Lines that you push while it runs are stored with the task. The engine maintains a log
+    /// only if this was called.
     #[must_use]
     pub fn log(&self) -> AttemptLog {
         self.log.get_or_init(AttemptLog::new).clone()
     }
 }
 
-/// All that happens.
+/// What happened. Durations are measured only if there is a probe.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A request was answered 202.
+    /// A request was accepted as a task, or was a duplicate of one.
     Accepted {
         /// The task.
         id: RequestId,
-        /// Whether it started at once.
+        /// Whether the task was stored as already claimed, so that it runs at once.
         born_claimed: bool,
-        /// Whether it was known before, so that nothing was stored.
+        /// Whether the request was a duplicate, so that nothing was stored.
         duplicate: bool,
-        /// How long it took from the head of the request to the commit.
+        /// The time from the head of the request to the commit.
         took: Duration,
     },
     /// A request that asked for async was refused.
     Refused {
-        /// The code of the refusal.
+        /// The code of the problem.
         code: &'static str,
-        /// How long it took from the head of the request on.
+        /// The time from the head of the request to the refusal.
         took: Duration,
     },
-    /// A request that was known before was answered with its id alone, since its sender is not known to be the first one.
+    /// A duplicate was answered with the request id only, since its sender is not known to be the sender of the first
+    /// request.
     Withheld {
         /// The task.
         id: RequestId,
         /// Why, in a few words.
         why: &'static str,
-        /// Whether it is the first of this layer.
+        /// Whether it is the first such answer of this layer.
         first: bool,
     },
     /// An attempt began.
@@ -187,7 +188,7 @@ pub enum Event<'a> {
         id: RequestId,
         /// The number of the attempt.
         attempt: u32,
-        /// How long it had been due.
+        /// How long the task had been due.
         waited: Duration,
     },
     /// An attempt ended, and its settlement was accepted.
@@ -198,107 +199,108 @@ pub enum Event<'a> {
         attempt: u32,
         /// How the attempt ended.
         outcome: AttemptOutcome,
-        /// The state the task is in now.
+        /// The state of the task now.
         state: TaskState,
         /// How long the attempt took.
         took: Duration,
     },
-    /// An attempt's claim was lost before it ended; it was aborted.
+    /// An attempt lost its claim before it ended, and was aborted.
     LeaseLost {
         /// The task.
         id: RequestId,
         /// The number of the attempt.
         attempt: u32,
     },
-    /// A write was refused because its claim no longer held.
+    /// The store refused a write because its claim no longer held.
     Fenced {
         /// The task.
         id: RequestId,
     },
-    /// An attempt did not end when it was dropped: it blocks its thread, and its slot is stuck.
+    /// An attempt did not end when it was dropped: it blocks its thread and keeps its slot.
     Stuck {
         /// The task.
         id: RequestId,
         /// The number of the attempt.
         attempt: u32,
     },
-    /// A task whose lease or age ran out, or whose process had died before the store was opened, was dealt with.
+    /// A task was rescued: its lease or age ran out, or its process had died before the store was opened.
     Rescued {
         /// The task.
         id: RequestId,
-        /// What became of it.
+        /// The result of the rescue.
         rescue: Rescue,
     },
-    /// Somebody stopped, re-ran or deleted a task.
+    /// A task was stopped, re-run or deleted, or a completion was redelivered, through the task API.
     Changed {
         /// The task.
         id: RequestId,
-        /// What was done.
+        /// The kind of change.
         action: &'static str,
-        /// Who did it, where the application says.
+        /// The user, if the application named one.
         who: Option<&'a str>,
     },
-    /// A completion was tried to be delivered.
+    /// A completion was tried.
     Delivered {
         /// The task.
         id: RequestId,
-        /// Where to.
+        /// The destination.
         destination: &'a Destination,
-        /// How the delivery stands now.
+        /// The state of the delivery after this try.
         status: DeliveryStatus,
-        /// What went wrong, if it did.
+        /// The error of the try, if it failed.
         error: Option<&'a BoxError>,
         /// How long the try took.
         took: Duration,
     },
-    /// A completion was given up: it was due for [`callback_patience`](crate::RespondAsyncBuilder::callback_patience), and nobody
-    /// took it; or who is to be told does not answer, and the store has no room for all that wait for that.
+    /// A completion was given up without a last try. Either it was due for
+    /// [`callback_patience`](crate::RespondAsyncBuilder::callback_patience) and no process delivered it; or its
+    /// destination does not answer, and the store is bounded and has no room for all such completions.
     GivenUp {
         /// The task.
         id: RequestId,
-        /// Where to.
+        /// The destination.
         destination: &'a Destination,
     },
     /// Ended tasks were removed.
     Pruned(Pruned),
     /// A store operation was called.
     StoreCall {
-        /// Which.
+        /// The name of the operation.
         operation: &'static str,
         /// How long it took.
         took: Duration,
-        /// What went wrong, if it did.
+        /// The error, if it failed.
         error: Option<&'a StoreError>,
     },
-    /// The engine could not do something, and will try again.
+    /// An operation of the engine failed; the engine will repeat it.
     Trouble {
-        /// What it was doing.
+        /// The operation.
         doing: &'static str,
-        /// What went wrong.
+        /// The error.
         error: &'a StoreError,
-        /// How long it waits.
+        /// The time until it is repeated.
         retry_in: Duration,
     },
-    /// The store found stored values damaged, and set them aside.
+    /// The store found damaged values and set them aside.
     SetAside {
-        /// How many.
+        /// The number of values.
         values: u64,
     },
-    /// The store forgot keys of ended tasks before their window was over, for want of room: a request that is sent again
-    /// under one of them is a new one.
+    /// The store dropped keys of ended tasks before their window was over, for lack of room. A request that is sent
+    /// again under such a key is a new request.
     KeysForgotten {
-        /// How many.
+        /// The number of keys.
         keys: u64,
     },
-    /// How things stand. Sent every few seconds while the engine lives.
+    /// The current levels. Sent every few seconds while the engine runs.
     Levels {
-        /// Tasks in each state, unless the store could not say.
+        /// The number of tasks in each state, unless the store failed to count.
         counts: Option<&'a Counts>,
-        /// Handlers that run.
+        /// Slots in use.
         slots_used: usize,
-        /// Handlers that may run.
+        /// All slots: the concurrency.
         slots_total: usize,
-        /// Slots held by handlers that cannot be dropped.
+        /// Slots of attempts that are over but block their thread. They are part of `slots_used`.
         slots_stuck: usize,
         /// Bytes of request bodies that are being read.
         buffered_bytes: usize,
@@ -311,25 +313,25 @@ pub enum Event<'a> {
 pub enum AttemptOutcome {
     /// With a response that counts as success.
     Succeeded,
-    /// With another one, or an error.
+    /// With a response that does not count as success, or with an error.
     Failed,
     /// By a panic.
     Panicked,
-    /// By running out of time.
+    /// At its time limit.
     TimedOut,
-    /// With "not now": it is charged as no attempt, and the task waits.
+    /// With a deferral: it is not charged, and the task waits.
     Deferred,
-    /// Without its route, in another version of the application than accepted the task: it is charged as no attempt, and the
-    /// task waits.
+    /// Without a route for the request, in another version of the application than the one that accepted the task. It
+    /// is handed on: it is not charged, and the task waits.
     HandedOn,
-    /// By being stopped.
+    /// By a stop.
     Stopped,
-    /// By being handed back.
+    /// By being handed back, for example at a shutdown.
     Released,
 }
 
 impl AttemptOutcome {
-    /// A word for it, as a metric label or in a log.
+    /// The name, as used in metric labels and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

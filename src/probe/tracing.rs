@@ -9,32 +9,38 @@ use crate::{
     task::{CapturedRequest, DeliveryStatus, TaskState, lifecycle::Rescue},
 };
 
-/// Writes what happens with the `tracing` crate: a span around every attempt, and an event for all else.
+/// Reports events with the `tracing` crate: a span around every attempt, and a `tracing` event for everything else.
 ///
-/// **Accepting** happens inside the span of the host's request, if it has one, as `tower_http`'s `TraceLayer` outside this
-/// layer gives it; the event `task accepted` is written there.
+/// **Accepting** happens inside the span of the original request, if there is one, such as that of `tower_http`'s
+/// `TraceLayer` outside of this layer. The event `task accepted` is written there.
 ///
-/// **An attempt** runs in a span of its own, `task.attempt`, at level INFO. It has no parent, since the request that asked
-/// for it was answered long ago, but follows from the span that started it, where there is one in this process. If the
-/// request had a `traceparent` header, the span has it as a field: an exporter makes a link of it. The header itself was
-/// stored with the request, so a handler finds it where it would on a synchronous one. The fields:
+/// **An attempt** runs in a span of its own, `task.attempt`, at level INFO. It has no parent, since its request was
+/// answered long ago, but it follows from the span that started it, if that is in this process. If the request had a
+/// `traceparent` header, the span has it as a field, and an exporter can make a link of it. The header itself is stored
+/// with the request, so the handler finds it as in a synchronous request. The fields:
 ///
-/// | field | is |
+/// | field | value |
 /// |---|---|
 /// | `otel.kind` | `consumer` |
 /// | `messaging.system` | `tower-respond-async` |
 /// | `messaging.operation.type` | `process` |
-/// | `messaging.destination.name`, `faas.name` | what the task is listed under |
+/// | `messaging.destination.name`, `faas.name` | the function under which the task is listed |
 /// | `messaging.message.id`, `faas.invocation_id`, `task.id` | the request id |
 /// | `messaging.message.body.size` | the length of the request body |
-/// | `task.attempt`, `task.fence_token` | the number of the attempt, and its claim |
-/// | `traceparent` | the trace that the request belongs to |
+/// | `task.attempt`, `task.fence_token` | the number of the attempt, and the fence token of its claim |
+/// | `traceparent` | the trace to which the request belongs |
 ///
-/// **Levels:** ERROR for a handler that blocks its thread, a poisoned task and a completion that is given up; WARN for a
-/// store in trouble, keys that it forgets for want of room, the first duplicate whose answer is withheld, a lost lease, a
-/// fenced write, a failed task and a completion that is tried again; INFO for a retry and for changes by people (who did
-/// what); DEBUG for the common life; TRACE for calls of the store. Their targets begin with `tower_respond_async`. Bodies,
-/// headers and paths are in none.
+/// **Levels:**
+///
+/// - ERROR: a handler that blocks its thread, a poisoned task, a completion that is given up, damaged values that were
+///   set aside
+/// - WARN: trouble with the store, keys that it dropped for lack of room, the first withheld answer to a duplicate, a
+///   lost lease, a fenced write, a rescued, expired or failed task, a completion that will be tried again
+/// - INFO: a retry, a deferral, a task that a rescue stopped, and changes through the task API with their author
+/// - DEBUG: normal operation
+/// - TRACE: calls of the store, and the levels of the engine
+///
+/// Targets begin with `tower_respond_async`. Events contain no bodies, headers or paths.
 ///
 /// # Examples
 ///
@@ -54,7 +60,7 @@ use crate::{
 pub struct TracingProbe;
 
 impl TracingProbe {
-    /// A probe that reports to the subscriber that is there when something happens.
+    /// A probe that reports to the subscriber that is current at each event.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -115,9 +121,9 @@ impl Probe for TracingProbe {
                 error!(task.id = %id, task.attempt = attempt, "handler blocks its thread, slot stuck");
             }
             Event::Rescued { id, rescue } => match rescue {
-                Rescue::Requeued => warn!(task.id = %id, "task rescued, its worker was gone"),
+                Rescue::Requeued => warn!(task.id = %id, "task rescued, its worker is dead"),
                 Rescue::Poisoned => error!(task.id = %id, "task poisoned, its workers kept dying"),
-                Rescue::Stopped => info!(task.id = %id, "task stopped, its worker was gone"),
+                Rescue::Stopped => info!(task.id = %id, "task stopped, its worker is dead"),
                 Rescue::Expired => warn!(task.id = %id, "task expired, it waited too long"),
                 Rescue::NotDue => {}
             },
@@ -144,7 +150,7 @@ impl Probe for TracingProbe {
             }
             Event::GivenUp { id, destination } => {
                 let destination = destination.as_str();
-                error!(task.id = %id, destination, "completion given up, nobody takes it");
+                error!(task.id = %id, destination, "completion given up, no process delivers it");
             }
             Event::Pruned(pruned) => {
                 debug!(tasks = pruned.tasks, keys = pruned.keys, "ended tasks pruned");
@@ -208,8 +214,8 @@ impl AttemptScope for InSpan {
     }
 }
 
-/// The trace that a request belongs to, if its header says so in the form that W3C Trace Context prescribes. A client can
-/// send anything, so what has another form is left out.
+/// The trace of a request, if `traceparent` has the form that W3C Trace Context prescribes. Other values are left out,
+/// since a client can send anything.
 fn trace_parent(request: &CapturedRequest) -> Option<&str> {
     const LENGTH: usize = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".len();
     let text = request.headers.get("traceparent")?.to_str().ok()?;

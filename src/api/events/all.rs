@@ -15,10 +15,12 @@ use crate::{
     wire::{ApiLinks, TaskDocument},
 };
 
-/// How often tasks are told of, at most: what changes several times within it is told once, as it is then.
+/// The shortest time between two batches. A task that changes several times within it is sent once, in its latest
+/// state.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
-/// Of how many tasks at once: more in a quarter of a second nobody reads, and a page does better to ask for the list.
+/// How many tasks a batch has at most. When more tasks change in a quarter of a second, the client should fetch the
+/// list.
 const TASKS_AT_ONCE: usize = 128;
 
 /// `GET /events`
@@ -37,10 +39,10 @@ async fn tell(
     secrets: Arc<Secrets>,
 ) -> Result<Pen, Gone> {
     let observer = teller.observer.clone();
-    // Who comes back with a place that is none, or is not remembered, is told that something was missed.
+    // For an invalid or unknown id, the stream begins with `missed`.
     let asked = asked.map(|id| parse(&id).unwrap_or(NOWHERE));
     let mut listener = observer.listen(asked);
-    // Who came back has a place already, and must not be given a later one before it heard what it missed.
+    // A resumed client must not get a later place before it has received the events that it missed.
     if asked.is_none() {
         teller.place(Shown(listener.place(), whole));
     }
@@ -59,13 +61,14 @@ async fn tell(
             teller.event("missed", None, |out| out.extend_from_slice(b"{}")).await?;
         }
         for id in heard.tasks {
-            // What is not there is another tenant's, or was removed since.
+            // A task that is not found belongs to another tenant, or was removed.
             if let Some(task) = observer.find(id).await.map_err(|_| Gone)? {
                 let write = |out: &mut Vec<u8>| TaskDocument::new(&task, &links, &secrets).write(out);
                 teller.event("status", None, write).await?;
             }
         }
-        // Behind the last, so that who is cut off amid them hears of them again rather than not at all.
+        // After the last event, so that a client that is cut off in between gets the events twice rather than not at
+        // all.
         if !teller.piece.is_empty() {
             teller.place(Shown(heard.place, whole));
         }
@@ -82,8 +85,8 @@ async fn pause(observer: &Observer, teller: &Teller) -> Result<(), Gone> {
     }
 }
 
-/// A place as the id of an event. How much happened in all is not for who sees one tenant only: they are told that
-/// something was missed whenever they come back.
+/// A place as an event id. A caller that sees one tenant only must not learn how many changes there were in all: its id
+/// is always `0`, so it gets `missed` whenever it resumes.
 struct Shown(Place, bool);
 
 impl fmt::Display for Shown {
@@ -95,7 +98,7 @@ impl fmt::Display for Shown {
     }
 }
 
-/// The place that no feed knows.
+/// A place that is in no feed.
 const NOWHERE: Place = Place {
     life: 0,
     number: u64::MAX,

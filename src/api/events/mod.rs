@@ -1,8 +1,8 @@
-//! What happens, as it happens: `text/event-stream`, as browsers' `EventSource` reads it.
+//! Event streams: `text/event-stream`, in the form that browsers' `EventSource` reads.
 //!
-//! A stream ends when there is nothing more to tell, when the engine is being closed, and when nobody reads it for half a
-//! minute. Whoever comes back with the id of the last event, in `Last-Event-ID` as browsers do, or in the query as
-//! `lastEventId`, goes on behind it.
+//! A stream ends when there is nothing more to send, when the engine is closing, or when the client reads nothing for
+//! half a minute. A client resumes with the id of the last event, in `Last-Event-ID` as browsers do, or in the query as
+//! `lastEventId`.
 
 mod all;
 mod one;
@@ -32,20 +32,19 @@ use crate::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Asks fronts that collect answers before they pass them on, as nginx does, not to.
+/// Turns off buffering in proxies that collect answers before they pass them on, such as nginx.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// After how long a silence something is written all the same: so that fronts do not take the connection for dead, and
-/// that a client which is gone is noticed.
+/// After how long a silence a comment is sent, so that proxies keep the connection open and a lost client is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// When a client that was cut off asks again, in milliseconds.
+/// When a disconnected client reconnects, in milliseconds.
 const ASK_AGAIN: u32 = 1000;
 
-/// How long a piece of a stream grows before it is sent on.
+/// How long a piece of a stream grows before it is sent.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Answers with what `tell` writes.
+/// Answers with the stream that `tell` writes.
 fn told<F>(call: &Call, tell: impl FnOnce(Teller) -> F) -> Answer
 where
     F: Future<Output = Result<Pen, Gone>> + Send + 'static,
@@ -76,7 +75,7 @@ fn answer(body: ResponseBody) -> Response<ResponseBody> {
     response
 }
 
-/// The id of the last event that the client knows of.
+/// The id of the last event that the client received.
 fn last_event_id(request: &Parts) -> Option<String> {
     let header = request.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     let id = header.map(str::to_owned).or_else(|| query::last_event_id(&request.uri));
@@ -101,7 +100,7 @@ impl Teller {
         }
     }
 
-    /// An event. Its id, if it has one, is where the client goes on that was cut off after it.
+    /// Writes an event. A client that is cut off after it resumes from its id, if it has one.
     async fn event(
         &mut self,
         name: &str,
@@ -111,7 +110,7 @@ impl Teller {
         if let Some(id) = id {
             writeln!(self.piece, "id: {id}").expect("memory takes any text");
         }
-        // JSON as it is written here has no line ends in it.
+        // The JSON that is written here has no line breaks.
         write!(self.piece, "event: {name}\ndata: ").expect("memory takes any text");
         data(&mut self.piece);
         self.piece.extend_from_slice(b"\n\n");
@@ -121,12 +120,12 @@ impl Teller {
         }
     }
 
-    /// Where the client goes on, without an event.
+    /// Sets the place from which the client resumes, without an event.
     fn place(&mut self, id: impl Display) {
         write!(self.piece, "id: {id}\n\n").expect("memory takes any text");
     }
 
-    /// Sends on what was written; after a long silence, a sign of life.
+    /// Sends what was written; after a long silence, a comment.
     async fn flush(&mut self) -> Result<(), Gone> {
         if self.piece.is_empty() {
             if self.written_at.elapsed() < HEARTBEAT {

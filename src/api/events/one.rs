@@ -20,7 +20,7 @@ use crate::{
     wire::{DeliveryDocument, LogDocument, json::Object, write_progress},
 };
 
-/// How many lines of log are read at once: of the longest there are, 1 MiB.
+/// How many log lines are read at once: at most 1 MiB.
 const LINES_AT_ONCE: usize = 64;
 
 /// `GET /{id}/events`
@@ -29,7 +29,7 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
     let record = call.record().await?;
     let last = record.history.last().map_or(0, |last| last.id);
     let known = last_event_id(&call.parts).and_then(|id| id.parse::<Known>().ok());
-    // An id that this task has not given out yet is another's, and no place in this stream.
+    // An event id that this task has not reached yet belongs to another stream.
     let known = known.filter(|known| known.event <= last);
     let callbacks = call.grant.allows(Permission::Callbacks);
     let told_all = known.is_some_and(|known| {
@@ -37,7 +37,7 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
         known.event == last && told_callbacks
     });
     if told_all && is_over(&record, until) {
-        // What tells a browser not to ask again.
+        // 204 stops a browser from reconnecting.
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
@@ -65,17 +65,18 @@ fn is_over(record: &TaskRecord, until: Until) -> bool {
     record.state.is_terminal() && (until == Until::Ended || !pending())
 }
 
-/// How often callbacks came to be, were tried, or were asked for again. It only grows: a try that is asked for again begins
-/// to be counted anew, its tokens do not; and those that are forgotten when the task is run again are fewer than what a
-/// generation counts.
+/// A number that grows whenever a callback is added, tried or redelivered.
+///
+/// The claim tokens of each delivery only grow; its count of tries does not, since a redelivery resets it. When the
+/// task is run again, some deliveries are dropped, and the number of the generation outweighs them.
 fn changes(record: &TaskRecord) -> u64 {
     let runs_before = u64::from(record.generation.saturating_sub(1));
     let of_each = record.deliveries.iter().map(|delivery| 1 + delivery.token.get());
     (runs_before << 32).saturating_add(of_each.sum())
 }
 
-/// What a client knows: the number of the last event in the task's history, of the last line of its log, and how many
-/// [changes](changes) of callbacks there were. Written as the id of events.
+/// What the client has received: the number of the last event in the task's history, the number of the last log line,
+/// and the number of [changes](changes) of callbacks. It is the id of each event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Known {
     event: u32,
@@ -103,13 +104,13 @@ impl FromStr for Known {
     }
 }
 
-/// How far a delivery was told.
+/// The state of a delivery that was sent last.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct DeliveryTold {
     number: u64,
     status: DeliveryStatus,
     tried: u32,
-    /// When it was tried last: it may have been asked for again and have come as far as before.
+    /// The time of the last try. A redelivered completion can reach the same status and count of tries again.
     last: Option<Timestamp>,
 }
 
@@ -133,9 +134,9 @@ impl Follower {
         loop {
             let changed = watcher.changed().notified();
             tokio::pin!(changed);
-            // Enabled before the task is looked at, so that no change is missed in between.
+            // Enabled before the task is read, so that a change in between is not missed.
             changed.as_mut().enable();
-            // A client that asks again goes on where it was, if the store is back then.
+            // On an error the stream breaks off, and the client reconnects and resumes.
             let found = observer.find(id).await.map_err(|_| Gone)?;
             let Some(record) = found else {
                 return Ok(self.teller.pen);
@@ -154,7 +155,7 @@ impl Follower {
         }
     }
 
-    /// Tells what is new. The end of the task comes after all that happened in it.
+    /// Sends what is new. The end of the task comes last.
     async fn tell(&mut self, record: &TaskRecord) -> Result<(), Gone> {
         let (history, end) = match record.history.split_last() {
             Some((last, before)) if record.state.is_terminal() => (before, Some(last)),
@@ -233,7 +234,7 @@ impl Follower {
             })
             .collect();
         let known = changes(record);
-        // At the first look, what a client knows that came back is told by the numbers alone.
+        // In the first round, only the number tells which deliveries a resumed client has received.
         let resumed = self.deliveries.is_empty() && self.known.deliveries == known;
         self.known.deliveries = known;
         for (delivery, now) in deliveries.iter().zip(&told) {

@@ -152,7 +152,7 @@ async fn a_stranger_s_tasks_are_neither_counted_nor_changed() {
     assert_eq!(report["results"][0]["code"], "TaskNotFound");
     assert_eq!(world.state(id).await.as_deref(), Some("Enqueued"));
 
-    // Who may stop, and not list, does not learn how many there are.
+    // A caller with the permission stop, but not list, must not learn how many tasks match.
     let blind = world.as_one(Access::none(Scope::All).with(Permission::Stop));
     assert_eq!(
         send(&blind, bulk("stop", &json!({"filter": {}, "dryRun": true})))

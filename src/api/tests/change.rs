@@ -73,7 +73,7 @@ async fn an_ended_task_runs_again_as_it_was_or_edited() {
     );
 }
 
-/// Each run has one more completion, and nobody takes them.
+/// Each run adds one completion, and no process delivers them.
 #[tokio::test]
 async fn a_task_is_not_run_again_while_too_many_completions_are_pending() {
     let world = World::new();
@@ -110,7 +110,7 @@ async fn a_task_is_not_run_again_while_too_many_completions_are_pending() {
         .insert("content-type", HeaderValue::from_static("application/json"));
     assert_eq!(send(&api, bulk).await.json()["results"][0]["code"], "CallbacksPending");
 
-    // Those of before are known by the number they had, whatever is forgotten.
+    // Earlier completions keep their numbers, even after some were dropped.
     let answer = post(&api, format!("/{id}/callbacks/9/redeliver")).await;
     assert_eq!((answer.status, &answer.json()["callbackId"]), (202, &json!(9)));
     assert!(answer.json()["webhookId"].as_str().unwrap().ends_with("_2_local"));

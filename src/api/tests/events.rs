@@ -1,4 +1,4 @@
-//! Event streams, in pretend time: nothing runs here, so that the clock of the runtime can stand still.
+//! Event streams, with paused time: no task runs here, so the runtime's clock can stand still.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use crate::{
     task::{Conditions, DeliveryTry, Destination, Subscription, Subscriptions, delivery::DeliveryOutcome},
 };
 
-/// A stream being read, block by block.
+/// A stream that is read block by block.
 struct Stream {
     status: u16,
     body: ResponseBody,
@@ -19,7 +19,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Asks for a stream, behind the event with the id `known`.
+    /// Requests a stream, resumed after the event with the id `known`.
     async fn open(world: &World, path: &str, known: Option<&str>) -> Self {
         let mut request = request("GET", path);
         if let Some(known) = known {
@@ -33,7 +33,7 @@ impl Stream {
         }
     }
 
-    /// What stands before the next empty line; `None` at the end.
+    /// The text up to the next empty line; `None` at the end.
     async fn block(&mut self) -> Option<String> {
         loop {
             if let Some(block) = self.blocks.pop_front() {
@@ -46,7 +46,7 @@ impl Stream {
         }
     }
 
-    /// The id and the document of the next event of a kind; `None` if there is none before the end.
+    /// The id and the document of the next event of this kind; `None` if the stream ends first.
     async fn next_of(&mut self, name: &str) -> Option<(String, Value)> {
         loop {
             let block = self.block().await?;
@@ -82,7 +82,7 @@ async fn a_silent_stream_shows_every_15_seconds_that_it_lives() {
     }
 }
 
-/// Has the one delivery that is due end so.
+/// Settles the one delivery that is due with this outcome.
 async fn deliver(world: &World, outcome: DeliveryOutcome) {
     let claim = DeliveryClaim {
         from: vec![(Destination::LOCAL, 1)],
@@ -127,7 +127,7 @@ async fn callbacks_are_told_until_the_last_has_ended_and_again_when_one_is_asked
     let nothing = Stream::open(&world, &path, Some(&known)).await;
     assert_eq!(nothing.status, 204);
 
-    // As many tries as before, with another end: who was away meanwhile must hear of it.
+    // As many tries as before, but another outcome: a client that resumes must get the event.
     let redelivered = post(&world.open(), format!("/{id}/callbacks/1/redeliver")).await;
     assert_eq!(redelivered.status, 202);
     deliver(&world, DeliveryOutcome::Delivered).await;
@@ -139,7 +139,7 @@ async fn callbacks_are_told_until_the_last_has_ended_and_again_when_one_is_asked
     let nothing = Stream::open(&world, &path, Some(&known)).await;
     assert_eq!(nothing.status, 204);
 
-    // Who may not see callbacks has nothing to wait for.
+    // A caller without the permission callbacks has nothing to wait for.
     let blind = world.as_one(Access::none(Scope::All).with(Permission::View));
     let mut request = request("GET", &path);
     let last = format!("{}-0-0", known.split_once('-').unwrap().0);

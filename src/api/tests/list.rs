@@ -1,4 +1,4 @@
-//! Listing tasks, and how things stand.
+//! Listing tasks, and the stats.
 
 use super::*;
 
@@ -80,7 +80,7 @@ async fn tasks_are_found_by_their_labels() {
     }
 }
 
-/// What a list shows of payloads it knows without reading them.
+/// The list shows sizes and types without reading the payloads.
 #[tokio::test]
 async fn a_list_says_how_long_and_of_what_type_payloads_are() {
     let world = World::new();
@@ -110,7 +110,7 @@ async fn a_list_says_how_long_and_of_what_type_payloads_are() {
     assert_eq!(task.get("returnPayloadSize"), None);
 }
 
-/// Whoever is given a token goes on, and would find nothing.
+/// A client with a token would request another page, and find it empty.
 #[tokio::test]
 async fn a_page_that_ends_with_the_last_task_has_no_token() {
     let world = World::new();

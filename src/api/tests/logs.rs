@@ -57,7 +57,7 @@ async fn a_log_is_read_page_by_page_and_attempt_by_attempt() {
 #[tokio::test]
 async fn who_prefers_text_gets_the_whole_log_as_lines() {
     let world = World::new();
-    // More than are read at once.
+    // More than one read from the store returns.
     let id = world
         .logging(1, (0..200).map(|n| line(&format!("line {n}\nforged"))).collect())
         .await;

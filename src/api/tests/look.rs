@@ -1,4 +1,4 @@
-//! Looking at one task.
+//! Viewing one task.
 
 use super::*;
 use crate::task::{Conditions, Destination, Subscription, Subscriptions};

@@ -1,4 +1,4 @@
-//! The API as a client sees it, over a memory store whose tasks are moved by hand.
+//! The API as a client sees it, over a memory store whose tasks the tests move by hand.
 
 mod bulk;
 mod change;
@@ -36,7 +36,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// What the probes heard of changes.
+/// Records the changes that the probes get.
 #[derive(Debug, Default)]
 struct Audit(Mutex<Vec<String>>);
 
@@ -151,7 +151,7 @@ impl World {
         self.ledger().claim(claim).await.unwrap().tasks.remove(0).held
     }
 
-    /// A claim whose holder is gone.
+    /// A claim whose holder is dead.
     async fn crash(&self) {
         let claim = Claim::new(WorkerId::new("gone", 2), 1, Duration::ZERO);
         assert_eq!(self.store.claim(claim).await.unwrap().tasks.len(), 1);

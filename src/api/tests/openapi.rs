@@ -1,4 +1,4 @@
-//! What the API says of itself is what it does.
+//! The OpenAPI document agrees with what the API does.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ async fn every_request_it_describes_is_served_under_the_permission_it_names() {
             described.insert((method.to_uppercase(), template.clone(), permission));
         }
     }
-    // And the list that other tests go by is whole.
+    // `EVERY_ROUTE`, which other tests use, must be complete.
     let mut known: BTreeSet<_> = EVERY_ROUTE
         .iter()
         .map(|(method, path, needs)| {
@@ -43,7 +43,7 @@ async fn every_request_it_describes_is_served_under_the_permission_it_names() {
             ((*method).to_owned(), path, needs.as_str().to_owned())
         })
         .collect();
-    // What it needs depends on where the task stands.
+    // The permission depends on the state of the task.
     known.insert(("DELETE".into(), "/{task}/result".into(), String::new()));
     known.insert(("GET".into(), "/openapi.json".into(), String::new()));
     assert_eq!(described, known);
@@ -57,10 +57,10 @@ async fn who_is_let_in_may_read_it_and_nobody_else() {
     assert_eq!(get(&world.as_one(Access::deny()), "/openapi.json").await.status, 403);
 }
 
-/// What a message says of its body.
+/// Headers that describe a body.
 const SAID: [(&str, &str); 2] = [("content-type", "a/b"), ("content-encoding", "gzip")];
 
-/// Every member that is sent is described, and every one that is described can be sent.
+/// Every member that is sent is described, and every described member can be sent.
 #[tokio::test]
 async fn documents_have_the_members_that_it_says() {
     let world = World::new();
@@ -118,7 +118,7 @@ async fn documents_have_the_members_that_it_says() {
     ] {
         let mut sent = get(&api, path).await.json();
         if schema == "Problem" {
-            // Only where the layer gave it.
+            // Only in problems of requests to which the layer gave an id.
             sent["requestId"] = json!(id.to_string());
             sent["RequestId"] = json!(id.to_string());
         }
@@ -137,7 +137,7 @@ async fn documents_have_the_members_that_it_says() {
     assert_eq!(names(&changed), names(&schemas["Changed"]["properties"]));
 }
 
-/// A parameter that is described is read: each is refused by name when it makes no sense.
+/// Every described parameter is read: an invalid value is refused, and the refusal names it.
 #[tokio::test]
 async fn parameters_that_it_describes_are_read() {
     let world = World::new();
@@ -147,7 +147,7 @@ async fn parameters_that_it_describes_are_read() {
         let path = template.replace("{task}", &id.to_string());
         for parameter in operations["get"]["parameters"].as_array().into_iter().flatten() {
             let name = parameter["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
-            // Any text is one, so that none makes no sense; the stream of all tasks has no end.
+            // Any text is valid for these; and the stream of all tasks has no end.
             if name == "task" || name == "lastEventId" {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Who may do what, and to whose tasks.
+//! Which permissions a request needs, and which tasks it reaches.
 
 use super::*;
 
@@ -7,7 +7,7 @@ async fn every_route_needs_its_permission_and_no_other() {
     for (method, path, needed) in EVERY_ROUTE {
         let world = World::new();
         let id = world.ended(1, response(b"", &[])).await;
-        // So that no stream is one without an end.
+        // So that streams end.
         world.tasks.close();
         let path = path.replace("{id}", &id.to_string());
         let without = world.as_one(Access::full(Scope::All).without(needed));

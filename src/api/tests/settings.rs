@@ -1,4 +1,4 @@
-//! What is in force, and to whom it is told.
+//! The settings, and which callers see them.
 
 use super::*;
 use crate::api::Permission;

@@ -7,7 +7,7 @@ import { count, plural } from "./format.js";
 import { labelsByName } from "./labels.js";
 
 const ACTIONS = {
-  stop: { title: "Stop", done: "stopped", text: "Those that wait end at once, those that run are told to." },
+  stop: { title: "Stop", done: "stopped", text: "Queued tasks end at once; running tasks are asked to stop." },
   retry: { title: "Run again", done: "run again", text: "Each that has ended runs again as it was, as a new generation." },
   delete: { title: "Delete", done: "deleted", text: "Those that have ended are gone for good, with their requests, responses and logs.", danger: true },
 };

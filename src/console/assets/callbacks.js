@@ -1,4 +1,4 @@
-// Who was told how a task ended, each try of it, and trying again.
+// The completions of a task, each try of them, and redelivery.
 
 import { change, get, may, taskPath } from "./api.js";
 import { card, h, put, toast } from "./dom.js";

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-/** Asks; `expected`, where given, is what the reader must type, so that nobody deletes a thousand tasks by reflex. */
+/** Asks; `expected`, where given, is what the reader must type, so that a thousand tasks are not deleted by accident. */
 export function confirm({ title, text, action, danger = false, expected }) {
   return new Promise((resolve) => {
     const ok = h("button", { value: "ok", class: danger ? "danger" : "main" }, action);

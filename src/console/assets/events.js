@@ -1,4 +1,4 @@
-// Server-sent events over fetch. An EventSource cannot send an Authorization header, and tells nobody why it failed.
+// Server-sent events over fetch. An EventSource cannot send an Authorization header, and does not say why it failed.
 
 import { request } from "./api.js";
 

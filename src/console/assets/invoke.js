@@ -182,7 +182,7 @@ export function invoke(root, _, { signal }) {
 
 /** The task that came of a request, live. */
 function watch(id, signal) {
-  // The link stays where it is, whatever is said beside it: somebody may be about to press it.
+  // The link stays in place when the text beside it changes: the user may be about to press it.
   const state = h("span");
   const progress = h("span");
   const link = h("a", { class: "mono wrap", href: taskHref(id) }, id);

@@ -12,7 +12,7 @@ let noEvents = false;
 
 /**
  * Calls `refresh` when something may have changed, never twice at once and at most four times a second. Stops while the
- * page is hidden, since browsers have six connections to a server and a tab that nobody sees should not hold one; and
+ * page is hidden, since browsers have six connections to a server and a hidden tab should not hold one; and
  * while `idle()`, until it is called again.
  */
 export function follow(path, { refresh, heard, signal, idle = () => false }) {

@@ -43,7 +43,7 @@ export async function settings(root) {
         ["Succeeded tasks", duration(keep.succeededMs), "retention"],
         ["All others", duration(keep.othersMs), "retention"],
         ["Callbacks given up after", duration(keep.callbackPatienceMs), "callback_patience"],
-        ["Callbacks", keep.destinations.length === 0 ? "nobody" : keep.destinations.map((each) => h("div", {}, h("span", { class: "mono wrap" }, each.destination), h("span", { class: "dim" }, ` on ${each.on.join(", ")}`)))],
+        ["Callbacks", keep.destinations.length === 0 ? "none" : keep.destinations.map((each) => h("div", {}, h("span", { class: "mono wrap" }, each.destination), h("span", { class: "dim" }, ` on ${each.on.join(", ")}`)))],
       ]),
       api &&
         group("Reached", [

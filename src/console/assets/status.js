@@ -8,7 +8,7 @@ const ENDED = new Set(["Succeeded", "Failed", "Stopped", "Expired", "Invalid"]);
 
 export const hasEnded = (state) => ENDED.has(state);
 
-/** What each state means, for whoever points at it. */
+/** What each state means, shown as a tooltip. */
 export const MEANING = {
   Enqueued: "waits for a slot or for its time",
   Running: "a handler has it",
@@ -16,7 +16,7 @@ export const MEANING = {
   Stopping: "was asked to stop while a handler has it",
   Succeeded: "ended with a response that counts as success",
   Failed: "ended without one",
-  Stopped: "ended because somebody asked for it",
+  Stopped: "ended on request",
   Expired: "waited longer than its age allows",
   Invalid: "could not be run: its record cannot be read",
 };

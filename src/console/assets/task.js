@@ -1,4 +1,4 @@
-// One task: what became of it, its request, response, log and callbacks, and what can be done about it.
+// One task: its state, request, response, log, callbacks and actions.
 
 import { change, get, may, rootUrl, taskPath } from "./api.js";
 import { callbacks } from "./callbacks.js";
@@ -28,11 +28,11 @@ export function task(root, route, { signal }) {
   let asking = new AbortController();
   const there = () => AbortSignal.any([signal, asking.signal]);
   const log = logs(id, { there });
-  const told = callbacks(id, { there, changed: () => again() });
+  const completions = callbacks(id, { there, changed: () => again() });
   let now = null;
   let missing = false;
   let generation = null;
-  put(root, top, progress, facts, card("Timeline", {}, story), log.element, h("div", { class: "two" }, request.element, response.element), told.element);
+  put(root, top, progress, facts, card("Timeline", {}, story), log.element, h("div", { class: "two" }, request.element, response.element), completions.element);
 
   async function refresh() {
     let found;
@@ -50,7 +50,7 @@ export function task(root, route, { signal }) {
     else if (!hasEnded(now.status)) story.firstElementChild.replaceWith(strip(now));
     if (signal.aborted) return;
     log.pull();
-    await told.pull(now);
+    await completions.pull(now);
   }
 
   function gone() {
@@ -126,8 +126,8 @@ export function task(root, route, { signal }) {
   });
 }
 
-/** Where somebody who should have been told was not. */
-const UNTOLD = new Set(["Failed", "Blocked"]);
+/** A completion that was not delivered. */
+const UNDELIVERED = new Set(["Failed", "Blocked"]);
 
 /** What a document says in these members, or in all but the progress, to be compared. */
 function says(task, members) {
@@ -187,7 +187,7 @@ function factList(task) {
     ["Crashes", task.crashes && h("span", { class: "error", title: "How often its process died under it" }, count(task.crashes))],
     task.generation > 1 && ["Generation", String(task.generation)],
     ["Answer", task.statusCode && String(task.statusCode)],
-    task.destinationStatus !== "None" && ["Callbacks", h("span", { class: UNTOLD.has(task.destinationStatus) ? "error" : undefined }, task.destinationStatus)],
+    task.destinationStatus !== "None" && ["Callbacks", h("span", { class: UNDELIVERED.has(task.destinationStatus) ? "error" : undefined }, task.destinationStatus)],
     ["Worker", task.instanceId && h("span", { class: "mono wrap" }, task.instanceId)],
     task.tenant && ["Tenant", task.tenant],
     ...Object.entries(task.labels).map(([name, value]) => [name, value]),

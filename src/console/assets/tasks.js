@@ -152,7 +152,7 @@ export function tasks(root, route, { signal }) {
     all.indeterminate = selected.size > 0 && selected.size < page;
     const ids = [...selected];
     const everything = all.checked && Boolean(next || query.get("nextToken"));
-    // The bar stays as it is while the selection does: somebody may be about to press a button in it.
+    // The bar stays as it is while the selection does: the user may be about to press a button in it.
     const says = JSON.stringify([everything, ids]);
     if (says === barSays) return fitBar();
     barSays = says;
@@ -232,7 +232,7 @@ export function headRow(select) {
   return h("thead", {}, h("tr", {}, select && h("th", { class: "pick" }, select), heads.map((head) => h("th", { scope: "col" }, head))));
 }
 
-/** One task as a row; `select` is told when its box is ticked. */
+/** One task as a row; `select` is called when its box is ticked. */
 export function taskRow(task, { checked, select } = {}) {
   const box = select && h("input", { type: "checkbox", value: task.taskId, checked, "aria-label": `Select ${task.taskId}` });
   box?.addEventListener("change", () => select(task.taskId, box.checked));
