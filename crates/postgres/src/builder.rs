@@ -1,4 +1,4 @@
-//! How a database is to be used.
+//! The settings of a [`PostgresStore`].
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use tower_respond_async::time::Clock;
 
 use crate::PostgresStore;
 
-/// Connects a [`PostgresStore`].
+/// The settings of a [`PostgresStore`]. [`connect`](Self::connect) connects it.
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
@@ -22,67 +22,69 @@ pub struct PostgresStoreBuilder {
     pub(crate) clock: Option<Arc<dyn tower_respond_async::time::Clock>>,
 }
 
-/// Who makes the tables, and brings them up to date.
+/// Whether the store creates and updates its tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Migrate {
-    /// The store, as it connects. Several processes may do so at once.
+    /// The store creates and updates the tables when it connects. Several processes may do so at once.
     #[default]
     Auto,
-    /// Somebody else: the store refuses tables that are not as it needs them.
+    /// Another tool creates them. The store refuses tables that do not have the version that it needs.
     Check,
 }
 
 impl PostgresStoreBuilder {
-    /// The schema that the tables are in unless said otherwise.
+    /// The default schema of the tables.
     pub const SCHEMA: &str = "respond_async";
 
-    /// Has the tables in this schema: one for each application that shares a database. Its name has 63 bytes at most.
+    /// The schema of the tables, one for each application that shares a database. The name has at most 63 bytes.
     pub fn schema(mut self, name: impl Into<Arc<str>>) -> Self {
         self.schema = name.into();
         self
     }
 
-    /// Who makes the tables: [`Migrate::Auto`] unless said otherwise.
+    /// Whether the store creates its tables. Default: [`Migrate::Auto`].
     pub const fn migrate(mut self, migrate: Migrate) -> Self {
         self.migrate = migrate;
         self
     }
 
-    /// Reaches the server through a pooler that lends a session for one transaction at a time: PgBouncer with
-    /// `pool_mode = transaction`, and others of its kind. A store that is not told so is refused there.
+    /// Connects through a pooler that assigns a session to each transaction: PgBouncer with `pool_mode = transaction`,
+    /// or a similar one. Without this setting, the store refuses such a pooler.
     ///
-    /// The store then leaves nothing with a session: no settings, no prepared statements, no locks. Its settings come with each
-    /// transaction, in the same round trip. What differs:
+    /// The store then keeps nothing in a session: no settings, no prepared statements, no locks. Its settings come with
+    /// each transaction, in the same round trip. The differences:
     ///
-    /// - Each statement is parsed and planned each time: with PostgreSQL 15 that took the server some 2 ms for inserts, 3 for
-    ///   changes and 4 for a claim, whether of one task or of hundreds, and 0.2 for a row.
-    /// - No notifications are heard, as listening takes a session of one's own, and none are sent.
-    ///   [`abilities`](tower_respond_async::TaskStore::abilities) say so. What other processes do is found by looking: work that one
-    ///   stores for others to run starts up to a second later, and so much later a client hears that waits here for a task which
-    ///   runs elsewhere. What a process accepts and runs itself is not delayed.
+    /// - Each statement is parsed and planned every time. With PostgreSQL 15 this cost the server about 2 ms for an
+    ///   insert, 3 ms for a change, 4 ms for a claim (of one task or of hundreds) and 0.2 ms for a row.
+    /// - No notifications are received or sent, since `LISTEN` needs a session of its own.
+    ///   [`abilities`](tower_respond_async::TaskStore::abilities) report this. The store polls for the changes of other
+    ///   processes. A task that another process stores starts up to a second later, and a client that waits here for a
+    ///   task that runs elsewhere gets its answer up to a second later. A task that one process accepts and runs itself
+    ///   is not delayed.
     ///
-    /// Where several processes share tasks, let all of them be pooled or none: one that listens hears nothing of those that are.
+    /// If several processes share tasks, use this for all of them or for none: a process that listens gets no
+    /// notifications from pooled ones.
     pub const fn pooled(mut self) -> Self {
         self.pooled = true;
         self
     }
 
-    /// Trusts servers whose certificate this one has signed, beside those that the system trusts: a certificate in DER.
-    /// It is for URLs with `sslmode=require`.
+    /// Trusts servers whose certificate was signed by this one, in DER, in addition to the system's certificates. For
+    /// URLs with `sslmode=require`.
     pub fn trust(mut self, certificate: impl Into<Vec<u8>>) -> Self {
         self.trusted.push(certificate.into());
         self
     }
 
-    /// Accepts a server that runs with `fsync=off`, whose data a power cut may destroy: for tests.
+    /// Accepts a server with `fsync=off`, which may lose all data in a power cut. For tests.
     pub const fn unsafe_durability(mut self) -> Self {
         self.unsafe_durability = true;
         self
     }
 
-    /// What [`now`](tower_respond_async::TaskStore::now) answers, for tests that move the time: the server's clock is the
-    /// function `now_ms` of the schema, to be moved with it.
+    /// The clock behind [`now`](tower_respond_async::TaskStore::now), for tests that set the time. The server's clock
+    /// is the function `now_ms` of the schema; the test must move both.
     #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn clock(mut self, clock: impl Clock) -> Self {
@@ -90,32 +92,32 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Connects to the database at `url`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, where `HOST:PORT` may be several
-    /// with commas between them. Behind a question mark may be, with `&` between them:
+    /// Connects to the database at `url`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`. Separate several `HOST:PORT`
+    /// with commas. Parameters follow a question mark, with `&` between them:
     ///
-    /// - `schema=NAME`: the same as [`schema`](Self::schema), for where the URL is all that is configured.
-    /// - `sslmode=require`: connections are encrypted, and the certificate of the server is checked. They are not encrypted
-    ///   otherwise.
-    /// - `target_session_attrs=read-write`: of several hosts, the one that takes writes.
+    /// - `schema=NAME`: the same as [`schema`](Self::schema), for deployments that configure only the URL.
+    /// - `sslmode=require`: encrypts the connections and checks the server's certificate. Without it they are not
+    ///   encrypted.
+    /// - `target_session_attrs=read-write`: of several hosts, uses the one that accepts writes.
     /// - `application_name`, `connect_timeout` in seconds, `options`.
     ///
     /// # Errors
     ///
-    /// - [`Unavailable`](StoreErrorKind::Unavailable) if no server can be reached, or it does not let this user in.
-    /// - [`Incompatible`](StoreErrorKind::Incompatible) if the tables are of a newer build, or not what
-    ///   [`Migrate::Check`] wants.
-    /// - [`Unsupported`](StoreErrorKind::Unsupported) if the server is not to be relied on, if `url` is not understood, if the
-    ///   name of the schema does not fit, or if a pooler is there that the store does not [know of](Self::pooled).
+    /// - [`Unavailable`](StoreErrorKind::Unavailable) if no server can be reached, or the server refuses the user.
+    /// - [`Incompatible`](StoreErrorKind::Incompatible) if the tables are of a newer build, or do not have the version
+    ///   that [`Migrate::Check`] requires.
+    /// - [`Unsupported`](StoreErrorKind::Unsupported) if the server runs with `fsync=off`, if `url` or the name of the
+    ///   schema is invalid, or if the store finds a pooler without [`pooled`](Self::pooled).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connections; a migration that was begun may go on.
+    /// If you drop the future, the connections close. A migration that has begun may continue.
     pub async fn connect(mut self, url: &str) -> StoreResult<PostgresStore> {
         let (url, schema) = without_schema(url);
         if let Some(schema) = schema {
             self.schema = schema.into();
         }
-        // Its error is not passed on: it may quote a part of the URL, and with it a password.
+        // The parse error is not passed on: it may quote a part of the URL, and with it a password.
         let config: Config = url.parse().map_err(|_| {
             let context = "the URL of the database is not understood: postgres://USER:PASSWORD@HOST:PORT/DATABASE, \
                 with special characters in it as %XX";
@@ -125,7 +127,7 @@ impl PostgresStoreBuilder {
     }
 }
 
-/// A URL without its `schema`, which the driver does not know, and what it says.
+/// Splits `schema` off a URL, since the driver does not support it.
 fn without_schema(url: &str) -> (Cow<'_, str>, Option<String>) {
     let is_url = ["postgres://", "postgresql://"]
         .iter()

@@ -81,7 +81,7 @@ fn unworker(kept: &str) -> Option<WorkerId> {
 
 pub(crate) fn state(state: i16) -> Result<TaskState, DecodeError> {
     let known = usize::try_from(state).ok().and_then(|state| TaskState::ALL.get(state));
-    known.copied().ok_or(DecodeError::Malformed("a state of no meaning"))
+    known.copied().ok_or(DecodeError::Malformed("an unknown state"))
 }
 
 pub(crate) fn progress(progress: &Progress) -> Vec<u8> {
@@ -99,7 +99,7 @@ pub(crate) fn row(found: &Found, from: usize) -> Result<Row, DecodeError> {
     let id = id(found.get(from));
     let record = TaskRecord::decode(found.get(from + 14))?;
     if record.id != id {
-        return Err(DecodeError::Malformed("it is another task's"));
+        return Err(DecodeError::Malformed("the record belongs to another task"));
     }
     let maybe = |at: usize| found.get::<_, Option<i64>>(from + at).map(time);
     let mut columns = Columns::of(&record);
@@ -110,7 +110,7 @@ pub(crate) fn row(found: &Found, from: usize) -> Result<Row, DecodeError> {
     columns.worker = match (holder, &record.worker) {
         // Mostly the one that the record has: then it is not made twice.
         (Some(kept), Some(same)) if worker(same) == kept => Some(same.clone()),
-        (Some(kept), _) => Some(unworker(kept).ok_or(DecodeError::Malformed("a worker of no meaning"))?),
+        (Some(kept), _) => Some(unworker(kept).ok_or(DecodeError::Malformed("an invalid worker"))?),
         (None, _) => None,
     };
     columns.created_at = time(found.get(from + 6));
@@ -125,7 +125,7 @@ pub(crate) fn row(found: &Found, from: usize) -> Result<Row, DecodeError> {
     let outbox: Option<&str> = found.get(from + 15);
     let outbox = outbox.into_iter().flat_map(|outbox| outbox.split('\n')).map(outbox_row);
     let outbox = outbox.collect::<Option<Vec<_>>>();
-    let outbox = outbox.ok_or(DecodeError::Malformed("an outbox of no meaning"))?;
+    let outbox = outbox.ok_or(DecodeError::Malformed("an invalid outbox"))?;
     let version = found.get::<_, i64>(from + 1).cast_unsigned();
     Ok(Row::new(id, version, columns, outbox, Arc::new(record)))
 }
@@ -154,7 +154,7 @@ pub(crate) fn sum(payload: &Payload) -> i32 {
 pub(crate) fn request(found: &Found, from: usize) -> StoreResult<Payload> {
     let kept: Option<i32> = found.get(from);
     let Some(kept) = kept else {
-        return Err(DecodeError::Malformed("it is gone").into());
+        return Err(DecodeError::Malformed("it is missing").into());
     };
     let payload = Payload::new(bytes_at(found, from + 1), bytes_at(found, from + 2));
     match sum(&payload) == kept {

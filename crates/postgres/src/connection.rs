@@ -1,4 +1,4 @@
-//! Connections to the server: how they are made, kept and lost.
+//! Connections to the server.
 
 use std::{
     fmt,
@@ -31,26 +31,27 @@ use crate::{
     tls,
 };
 
-/// How long is tried to connect: less than the engine waits for an answer.
+/// How long the store tries to connect: less than the engine waits for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A commit that waits for a synchronous standby waits for all before it. The restart of a server lets everybody see what it had
-/// not answered yet, since no standby has it: found done by who asks again, that would be answered for, and could be lost.
+/// A commit that waits until a synchronous standby has it, and so has all earlier commits. After a restart, a server
+/// shows commits that no standby has yet. Without this wait, a repeated insert could find its task stored and report
+/// success, and a failover would lose the task.
 const IS_AT_STANDBY: &str = "SELECT pg_logical_emit_message(true, 'respond-async', ''::text)";
 
 /// How long a login may take.
 const LOGIN: Duration = Duration::from_secs(5);
 
-/// Before what was lost is sent again.
+/// The pause before a lost statement is sent again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
-/// Makes connections.
+/// Opens connections.
 pub(crate) struct Server {
     config: Config,
     tls: Option<MakeRustlsConnect>,
-    /// Whether a pooler gives every transaction a session.
+    /// Whether a pooler assigns a session to each transaction.
     is_pooled: bool,
-    /// The quoted schema and a point.
+    /// The quoted schema and a dot.
     pub(crate) prefix: String,
     closed: AtomicBool,
     seen: Mutex<Option<(i64, Instant)>>,
@@ -59,7 +60,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(mut config: Config, builder: &PostgresStoreBuilder) -> StoreResult<Self> {
-        // The server cuts longer names, and would not find them again.
+        // The server truncates longer names.
         if builder.schema.is_empty() || builder.schema.len() > 63 || builder.schema.contains('\0') {
             let context = format!(
                 "the schema {:?} has no name that fits: 1 to 63 bytes, none of them zero",
@@ -69,7 +70,7 @@ impl Server {
         }
         let tls = match config.get_ssl_mode() {
             SslMode::Require => Some(tls::trusting(&builder.trusted)?),
-            // Encrypted if the server likes, to whoever it is: that protects from nobody.
+            // The other modes encrypt without checking the server's certificate, which does not stop an attacker.
             _ => None,
         };
         if !builder.pooled {
@@ -82,7 +83,7 @@ impl Server {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(3));
         }
-        // A server that is gone without a word is noticed within some ten seconds.
+        // Detects within about ten seconds that a server has vanished.
         config.tcp_user_timeout(Duration::from_secs(10));
         config.keepalives_idle(Duration::from_secs(10));
         config.keepalives_interval(Duration::from_secs(3)).keepalives_retries(3);
@@ -105,7 +106,7 @@ impl Server {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// The server's time, as far as its last answer tells.
+    /// The server's time, extrapolated from its last answer.
     pub(crate) fn now(&self) -> Timestamp {
         if let Some(clock) = &self.clock {
             return clock.now();
@@ -116,13 +117,13 @@ impl Server {
         }
     }
 
-    /// The server has said what time it is.
+    /// Records the server's time.
     pub(crate) fn saw(&self, now: i64) {
         *lock(&self.seen) = Some((now, Instant::now()));
     }
 
-    /// A new connection, tried for until it is there or too long is waited: also, to answer for what can be seen, until a
-    /// synchronous standby has all of that.
+    /// A new connection, with retries for up to [`PATIENCE`]. With `answers`, it first waits until a synchronous
+    /// standby has everything that the server shows.
     async fn connect(&self, answers: bool) -> StoreResult<Connection> {
         let began = Instant::now();
         let mut pause = Duration::from_millis(50);
@@ -133,14 +134,14 @@ impl Server {
             let Ok(tried) = tokio::time::timeout(LOGIN, self.try_connect(answers)).await else {
                 return Err(StoreError::new(
                     StoreErrorKind::Unavailable,
-                    "the server lets nobody in",
+                    "the server did not complete the login in time",
                 ));
             };
             let failed = match tried {
                 Ok(connection) => return connection,
                 Err(failed) => failed,
             };
-            // Who is not let in now will not be later.
+            // A refused login will be refused again.
             let refused = failed.code().is_some_and(|code| code.code().starts_with("28"));
             if refused || wants_pooled(&failed) || began.elapsed() + pause > PATIENCE {
                 return Err(unavailable(failed));
@@ -164,7 +165,7 @@ impl Server {
         Ok(Ok(Connection::new(client, driver, self.prefix.clone(), self.is_pooled)))
     }
 
-    /// A session, and what drives it. Notifications go to who wants to hear them.
+    /// A session, and the task that drives it. Notifications go to `heard`.
     pub(crate) async fn session(&self, heard: Option<Heard>) -> Result<(Client, Driver), Error> {
         Ok(match &self.tls {
             Some(tls) => {
@@ -179,10 +180,10 @@ impl Server {
     }
 }
 
-/// Whoever hears what is notified.
+/// Receives the payloads of notifications.
 pub(crate) type Heard = mpsc::UnboundedSender<String>;
 
-/// Until the session ends. Whoever waits for an answer hears of that.
+/// Drives a session until it ends. Pending requests fail then.
 async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: Option<Heard>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -190,7 +191,7 @@ where
 {
     while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
         if let (AsyncMessage::Notification(message), Some(heard)) = (message, &heard) {
-            // Nobody listens any more as the session is dropped.
+            // The receiver is gone when the session is being dropped.
             let _ = heard.send(message.payload().to_owned());
         }
     }
@@ -198,14 +199,14 @@ where
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the configuration: it has a password in it.
+        // Without the configuration, since it contains a password.
         f.debug_struct("Server")
             .field("schema", &self.prefix)
             .finish_non_exhaustive()
     }
 }
 
-/// Ends what drives a connection with it.
+/// The task that drives a connection. Dropping this ends both.
 pub(crate) struct Driver(JoinHandle<()>);
 
 impl Driver {
@@ -213,7 +214,7 @@ impl Driver {
         self.0.is_finished()
     }
 
-    /// Ends the connection: whoever waits for an answer hears that it is closed.
+    /// Ends the connection. Pending requests fail as closed.
     pub(crate) fn end(&self) {
         self.0.abort();
     }
@@ -225,12 +226,12 @@ impl Drop for Driver {
     }
 }
 
-/// Connections for one kind of work, made as they are needed, at most so many.
+/// Connections for one kind of work. They are opened when needed, up to a limit.
 pub(crate) struct Pool {
     pub(crate) server: Arc<Server>,
     idle: Mutex<Vec<Connection>>,
     places: Arc<Semaphore>,
-    /// Whether what is done, or found done, on its connections is answered for.
+    /// Whether callers report the effects seen on these connections as durable.
     answers: bool,
 }
 
@@ -244,7 +245,7 @@ impl Pool {
         }
     }
 
-    /// Connections for what a caller is told that it is stored.
+    /// Connections for operations after which a caller reports that something is stored.
     pub(crate) fn of_writers(server: Arc<Server>, most: usize) -> Self {
         Self {
             answers: true,
@@ -252,8 +253,8 @@ impl Pool {
         }
     }
 
-    /// One of them, for as long as it takes. It is kept if it is [given back](Lent::done), and else closed with whatever was
-    /// begun on it.
+    /// A connection. It returns to the pool with [`done`](Lent::done); if it is dropped instead, it closes, and its
+    /// transaction ends.
     pub(crate) async fn get(self: &Arc<Self>) -> StoreResult<Lent> {
         let place = self.places.clone().acquire_owned().await;
         let place = place.map_err(|_| StoreError::closed())?;
@@ -289,7 +290,7 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// Nothing is under way on it.
+    /// Returns the connection to the pool. Nothing may be under way on it.
     pub(crate) fn done(self) {
         if !self.pool.server.is_closed() {
             lock(&self.pool.idle).push(self.connection);
@@ -305,8 +306,8 @@ impl std::ops::Deref for Lent {
     }
 }
 
-/// The server's error as the caller's. What a text cannot hold, and whatever else is wrong with the statement, will be so the
-/// next time; to the caller it is the same.
+/// The driver's error as a [`StoreError`]. Errors of a statement itself (such as a value that a text cannot hold) are
+/// `Unavailable` too, although a repetition fails in the same way: the caller handles both alike.
 pub(crate) fn unavailable(error: Error) -> StoreError {
     if wants_pooled(&error) {
         return StoreError::new(StoreErrorKind::Unsupported, USE_POOLED).because(error);
@@ -318,12 +319,12 @@ pub(crate) fn unavailable(error: Error) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, context).because(error)
 }
 
-/// What [`unavailable`] was made of.
+/// The driver's error from which [`unavailable`] made this one.
 pub(crate) fn said_by_server(error: &StoreError) -> Option<&Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// Whether the server gave a statement up because it took too long.
+/// Whether the server cancelled a statement because it took too long.
 pub(crate) fn is_too_slow(error: &StoreError) -> bool {
     said_by_server(error).is_some_and(|error| error.code() == Some(&SqlState::QUERY_CANCELED))
 }
@@ -331,8 +332,8 @@ pub(crate) fn is_too_slow(error: &StoreError) -> bool {
 const USE_POOLED: &str = "a pooler is between the store and the server, which gives it no session of its own: \
     PostgresStoreBuilder::pooled is for that";
 
-/// Whether a pooler said this to a store that takes its session for its own: PgBouncer to settings that a session is to begin
-/// with, and a server to statements that another session has prepared.
+/// Whether this error means that a pooler shares sessions, and the store is not set to `pooled`: PgBouncer rejects the
+/// settings of a session, or the server reports a missing or duplicate prepared statement.
 fn wants_pooled(error: &Error) -> bool {
     error.as_db_error().is_some_and(|said| {
         said.message().starts_with("unsupported startup parameter")
@@ -340,14 +341,14 @@ fn wants_pooled(error: &Error) -> bool {
     })
 }
 
-/// How often a statement is sent again that lost a race.
+/// How often a statement that lost a race is sent again.
 const RACES: u32 = 3;
 
-/// What became of a statement so far: whether it is to be sent again.
+/// Decides whether a statement is sent again.
 pub(crate) struct Again {
     began: Instant,
     races: u32,
-    /// It was sent before and not answered: it may have been done.
+    /// The statement was sent before without an answer, so it may have taken effect.
     pub(crate) repeated: bool,
 }
 
@@ -360,14 +361,14 @@ impl Again {
         }
     }
 
-    /// Whether it was rolled back because of what others did, for the first few times.
+    /// Whether to repeat a statement that was rolled back because of a race; true a limited number of times.
     pub(crate) fn after_race(&mut self, error: &Error) -> bool {
         let again = is_race(error) && self.races < RACES;
         self.races += u32::from(again);
         again
     }
 
-    /// Whether its answer was lost with the session, as long as the server is waited for.
+    /// Whether to repeat a statement whose answer was lost with the session, within [`PATIENCE`].
     pub(crate) fn after_loss(&mut self, error: &Error) -> bool {
         let again = is_lost(error) && self.began.elapsed() < PATIENCE;
         self.repeated |= again;
@@ -375,10 +376,10 @@ impl Again {
     }
 }
 
-/// Whether the session is gone, or the server cannot write any more: what was asked may have been done.
+/// Whether the session is gone, or the server no longer accepts writes. The statement may have taken effect.
 pub(crate) fn is_lost(error: &Error) -> bool {
     match error.code() {
-        // 55000: it is a standby, which has no place to write.
+        // The code 55000 means that the server is a standby, which has no write position.
         Some(code) => ["08", "57P", "25006", "55000"]
             .iter()
             .any(|class| code.code().starts_with(class)),
@@ -386,7 +387,7 @@ pub(crate) fn is_lost(error: &Error) -> bool {
     }
 }
 
-/// Whether it was rolled back because of what others did at that moment.
+/// Whether the statement was rolled back because of concurrent transactions.
 pub(crate) fn is_race(error: &Error) -> bool {
     let races = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
     error.code().is_some_and(|code| races.contains(code))

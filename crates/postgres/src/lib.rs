@@ -1,5 +1,5 @@
-//! Tasks of [`tower_respond_async`] in PostgreSQL: [`PostgresStore`] lets any number of processes accept, run, show, stop and
-//! follow the same tasks.
+//! Tasks of [`tower_respond_async`] in PostgreSQL. With [`PostgresStore`], any number of processes accept, run, show,
+//! stop and follow the same tasks.
 //!
 //! See [`PostgresStore`].
 
@@ -31,7 +31,7 @@ pub use self::{
     within::{Connection, Param, PreparedInsert, Within},
 };
 
-/// The code of the README is tested like any other.
+/// Runs the README's examples as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -32,7 +32,7 @@ pub(crate) async fn readable(connection: &Connection, id: RequestId) -> StoreRes
 
 fn decoded(id: RequestId, found: &Found) -> StoreResult<Row> {
     codec::row(found, 0).map_err(|error: DecodeError| {
-        StoreError::new(error.into(), format!("what is stored of task {id} cannot be read")).because(error)
+        StoreError::new(error.into(), format!("the stored data of task {id} cannot be read")).because(error)
     })
 }
 

@@ -1,4 +1,4 @@
-//! The tables, and how they are brought up to date.
+//! Creates and updates the tables.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::{
     session::{Connection, LIMIT},
 };
 
-/// Each brings the schema from its place in the list to the next. A step that an older build can live with, which adds and
-/// takes nothing away, leaves `oldest_reader` as it is.
+/// Each step brings the schema to the next version. A step that only adds things, so that older builds can still use
+/// the schema, leaves `oldest_reader` as it was.
 const STEPS: &[(&str, i32)] = &[(include_str!("../sql/1.sql"), 1)];
 
-/// The version that this build reads and makes.
+/// The version that this build uses and creates.
 const VERSION: i32 = STEPS.len() as i32;
 
-/// Checks the schema, and makes it or brings it up to date where that is asked for. Several processes may come at once.
+/// Checks the schema, and creates or updates it if `migrate` says so. Several processes may call this at once.
 pub(crate) async fn prepare(connection: &Connection, schema: &str, migrate: Migrate) -> StoreResult<()> {
     let found = version(connection, schema).await?;
     check(found, schema)?;
@@ -40,7 +40,7 @@ pub(crate) async fn prepare(connection: &Connection, schema: &str, migrate: Migr
 async fn migrate_under_lock(connection: &Connection, schema: &str) -> StoreResult<()> {
     connection.allow(Duration::from_secs(130));
     connection.begin();
-    // Freed with the transaction. Who waits for it may wait longer than a statement otherwise does.
+    // The lock is released with the transaction. Waiting for it may take longer than the limits of other statements.
     connection
         .batch("SET LOCAL lock_timeout = 60000; SET LOCAL statement_timeout = 120000")
         .await
@@ -56,7 +56,7 @@ async fn migrate_under_lock(connection: &Connection, schema: &str) -> StoreResul
     check(found, schema)?;
     let from = found.map_or(0, |(version, _)| version);
     if from == 0 {
-        // A role that may not create schemas can use one that is there and its own.
+        // A role that may not create schemas can use an existing schema that it owns.
         let there = "SELECT FROM pg_namespace WHERE nspname = $1";
         if connection
             .query(there, &[&schema])
@@ -90,7 +90,7 @@ fn connection_prefix(schema: &str) -> String {
     format!("\"{}\"", schema.replace('"', "\"\""))
 }
 
-/// The version that is there, and the oldest build that can read it, by the version it makes.
+/// The version of the schema, and the oldest version of a build that can use it.
 async fn version(connection: &Connection, schema: &str) -> StoreResult<Option<(i32, i32)>> {
     let there = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
         WHERE n.nspname = $1 AND c.relname = 'meta'";

@@ -1,4 +1,4 @@
-//! Statements on a session that stays, or on whichever session a pooler has for the next transaction.
+//! Statements, on a session of this connection, or on a session that a pooler assigns to each transaction.
 
 use std::{borrow::Cow, collections::HashMap, fmt::Write, pin::pin, sync::Mutex, time::Duration};
 
@@ -11,12 +11,13 @@ use uuid::Uuid;
 
 use crate::connection::{Driver, lock};
 
-/// What statements run under. Times are milliseconds.
+/// The settings of all statements. Times are in milliseconds.
 ///
-/// Each is planned for any values, and once by a session that keeps it. The plan is kept while the tables grow: where there were
-/// few rows, it may not go through all of them. Without statistics a bitmap of many rows that are then sorted looks as good as an
-/// index that is sorted. And as nobody knows how many rows "LIMIT $1" is, they are joined with large tables as if they were many.
-/// The test of plans fails without any of "enable_". Where another way is much dearer, what it costs looks high to "jit".
+/// Each statement is planned once, for any values, in a session that keeps plans. The plan is kept while the tables
+/// grow, so a plan made for few rows must not read all rows of a table. Without statistics, a bitmap scan of many rows
+/// with a sort looks as cheap as an index in the right order. The planner does not know the value in "LIMIT $1", so it
+/// would join many rows with large tables. The test of the plans fails without any of the "enable_" settings. They also
+/// raise estimated costs, which would trigger "jit".
 const SETTINGS: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -30,24 +31,24 @@ const SETTINGS: &[(&str, &str)] = &[
     ("search_path", ""),
 ];
 
-/// The settings as a session begins with them.
+/// The settings as startup options of a session.
 pub(crate) fn options() -> String {
     let mut options = String::from("-c respond_async.session=own");
     options += " -c default_transaction_isolation=read\\ committed";
     for (name, value) in SETTINGS {
-        // Writing into a text does not fail.
+        // Writing to a `String` does not fail.
         let _ = write!(options, " -c {name}={value}");
     }
     options
 }
 
-/// Whether the session has begun with them, which a pooler may have kept from the server. Fails on a standby, which has no place
-/// to write.
+/// Whether the session began with these settings, which a pooler may have withheld from the server. Fails on a standby,
+/// which has no write position.
 pub(crate) const BEGAN_WITH_OPTIONS: &str =
     "SELECT current_setting('respond_async.session', true) IS NOT NULL, pg_current_wal_lsn()::text";
 
-/// The settings as a transaction begins with them. The last statement fails on a standby, whose reads would be of the past. A
-/// server that is set to be read only is read.
+/// The settings at the beginning of a transaction. The last statement fails on a standby, whose data may be out of
+/// date. It succeeds on a server that is set to read only.
 fn begin_with_settings() -> String {
     let mut begin = String::from("BEGIN ISOLATION LEVEL READ COMMITTED");
     for (name, value) in SETTINGS {
@@ -57,13 +58,13 @@ fn begin_with_settings() -> String {
     begin
 }
 
-/// The number of promotions of standbys that led to this server, above 32 bits: a promotion that lost a claim gives its token
-/// no second time. Statements that give tokens say `@timeline` for it.
+/// The server's timeline (it changes when a standby is promoted), above 32 bits. So a token of a claim that a promotion
+/// lost is never given again. Statements that give tokens write `@timeline` for it.
 const TIMELINE: &str = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint << 32";
 
 pub(crate) type Params<'a> = &'a [&'a dyn Param];
 
-/// A value for a statement. It says of what type it is, so that a statement need not be prepared to find out.
+/// A value for a statement, with its type, so that the statement need not be prepared to determine it.
 pub(crate) trait Param: Sync {
     fn of_type(&self) -> Type;
     fn value(&self) -> &(dyn ToSql + Sync);
@@ -102,32 +103,34 @@ params! {
     BYTEA, BYTEA_ARRAY: Vec<u8>, &[u8];
 }
 
-/// A connection on which one thing is done at a time.
+/// A connection that runs one operation at a time.
 pub(crate) struct Connection {
     client: Client,
     driver: Driver,
     prefix: String,
     statements: Statements,
     transaction: Mutex<Transaction>,
-    /// How long an answer may take.
+    /// How long the server may take to answer.
     limit: Mutex<Duration>,
 }
 
-/// The server gives up by itself before, if it is there.
+/// Longer than the server's own limit, which ends a statement first if the server is alive.
 pub(crate) const LIMIT: Duration = Duration::from_secs(9);
 
-/// What the session behind it knows.
+/// Where statements are prepared.
 enum Statements {
-    /// It is the same one until it ends, and knows these.
+    /// The session stays the same until it ends. These statements are prepared in it.
     Kept(Mutex<HashMap<Box<str>, Statement>>),
-    /// It may be another one with every transaction. Nothing is left with it, and every transaction begins with this.
+    /// The session may be another one in every transaction, so it keeps nothing, and every transaction begins with
+    /// `begin`.
     Unnamed { begin: String },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Transaction {
     None,
-    /// It begins with the next statement, in the same round trip, and waits for locks for so many milliseconds at most.
+    /// It begins together with the next statement, in the same round trip. `waits` is its `lock_timeout`, in
+    /// milliseconds.
     Begins {
         waits: Option<u32>,
     },
@@ -180,17 +183,17 @@ impl Connection {
         }
     }
 
-    /// What needs no answer and is not repeated: a schema.
+    /// Runs statements without values, unprepared.
     pub(crate) async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.within(self.client.batch_execute(&self.text(sql))).await
     }
 
-    /// What follows is one transaction, until it is committed or rolled back.
+    /// Begins a transaction, which includes all statements until `commit` or `rollback`.
     pub(crate) fn begin(&self) {
         *lock(&self.transaction) = Transaction::Begins { waits: None };
     }
 
-    /// The same, and it fails if a lock is not free within so many milliseconds.
+    /// Begins a transaction that fails if it waits for a lock longer than this.
     pub(crate) fn begin_that_waits(&self, millis: u32) {
         *lock(&self.transaction) = Transaction::Begins { waits: Some(millis) };
     }
@@ -215,8 +218,8 @@ impl Connection {
         self.client.is_closed() || self.driver.is_finished()
     }
 
-    /// Runs a statement with what has to come before and behind it. All of it is sent at once: futures that are polled
-    /// together are sent in their order, and the first time `join` polls them in the order they are written in.
+    /// Runs a statement with the statements that must come before and after it. All are sent at once: requests are sent
+    /// in the order in which their futures are first polled, and `join` first polls them in the written order.
     async fn within<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let (begin, is_alone) = {
             let mut transaction = lock(&self.transaction);
@@ -245,7 +248,7 @@ impl Connection {
             let (begun, answer) = tokio::join!(begin, self.in_time(statement));
             return begun.and(answer);
         }
-        // A transaction that has failed is rolled back by it.
+        // `COMMIT` rolls back a transaction that has failed.
         let commit = self.in_time(self.client.batch_execute("COMMIT"));
         let (begun, answer, committed) = tokio::join!(begin, self.in_time(statement), commit);
         begun?;
@@ -253,7 +256,7 @@ impl Connection {
         committed.map(|()| answer)
     }
 
-    /// An answer, if it comes in time. A session that is silent for longer is given up: what was asked may have been done.
+    /// Waits for an answer up to the limit, and then ends the session. The statement may have taken effect.
     async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let mut asked = pin!(asked);
         let limit = *lock(&self.limit);
@@ -266,7 +269,7 @@ impl Connection {
         }
     }
 
-    /// What is asked from here on may take so long.
+    /// Sets how long each answer may take from now on.
     pub(crate) fn allow(&self, limit: Duration) {
         *lock(&self.limit) = limit;
     }

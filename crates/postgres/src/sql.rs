@@ -1,10 +1,11 @@
-//! The statements that are long or appear twice. `@.` stands for the schema, `@timeline` for the floor of tokens.
+//! Long statements, and parts that several share. `@.` stands for the schema, `@timeline` for the lower bound of new
+//! tokens.
 
 pub(crate) const INSERT: &str = include_str!("../sql/insert.sql");
 pub(crate) const COMMIT: &str = include_str!("../sql/commit.sql");
 
-/// What [`codec::row`](crate::codec::row) reads, of `task t`. The outbox is one text: a line for each row, its destination last,
-/// which has no line break in it.
+/// The columns of `task t` that [`codec::row`](crate::codec::row) reads. The outbox is one text, with a line for each
+/// row. The destination comes last in a line, and contains no line break.
 macro_rules! row_columns {
     () => {
         "t.id, t.version, t.state, t.suspect, t.token, t.worker, t.created_at, t.run_at, t.expires_at, t.lease_until, \
@@ -15,7 +16,7 @@ macro_rules! row_columns {
 }
 pub(crate) use row_columns;
 
-/// Takes what a claim chooses by itself, of `pools(pool, first)`: `claim.sql` says what.
+/// A claim of the tasks that `claim.sql` chooses from `pools(pool, first)`.
 macro_rules! claim {
     ($pools:expr) => {
         concat!(
@@ -34,8 +35,8 @@ macro_rules! claim {
     };
 }
 
-/// All pools with queued tasks, and the first task of each. It takes one step in the index for each pool, so it does not read the
-/// tasks of a pool that is at its limit.
+/// All pools with queued tasks, and the first task of each. It takes one index step for each pool, so it does not read
+/// the tasks of a pool that is at its limit.
 macro_rules! all_pools {
     () => {
         "(SELECT t.pool, t.run_at AS first FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect \
@@ -48,7 +49,7 @@ macro_rules! all_pools {
 /// Claims from all pools.
 pub(crate) const CLAIM: &str = claim!(all_pools!());
 
-/// The fronts of all pools, and how long it took to find them.
+/// The fronts of all pools, and the time that finding them took.
 pub(crate) const FRONTS: &str = concat!(
     "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now), pools AS (",
     all_pools!(),
@@ -56,14 +57,14 @@ pub(crate) const FRONTS: &str = concat!(
      SELECT clock.now, fronts.pools, fronts.firsts, @.now_ms() - clock.now AS took FROM clock CROSS JOIN fronts"
 );
 
-/// Claims from the pools $10, from the times $11 on: see [`Front`](crate::front::Front).
+/// Claims from the pools $10, beginning at the times $11. See [`Front`](crate::front::Front).
 pub(crate) const CLAIM_FROM: &str = claim!(
     "SELECT a.pool, coalesce((SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool = a.pool \
      AND t.run_at >= a.since ORDER BY t.run_at, t.id LIMIT 1), clock.now) AS first \
      FROM unnest($10::text[], $11::int8[]) AS a(pool, since) CROSS JOIN clock"
 );
 
-/// Takes tasks of these ids ($2) that still wait.
+/// Claims those of the tasks with the ids $2 that still wait.
 pub(crate) const TAKE: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor), \
      chosen AS MATERIALIZED (SELECT t.id FROM @.task t WHERE t.id = ANY ($2::uuid[]) AND t.state + 0 IN (0, 2) \

@@ -1,4 +1,4 @@
-//! The store, operation by operation.
+//! The operations of the store.
 
 use std::{
     fmt,
@@ -40,9 +40,9 @@ use crate::{
     wire::{self, Wire},
 };
 
-/// Tasks in PostgreSQL, for any number of processes. Cheap to clone: a clone has the same connections.
+/// Tasks in PostgreSQL, for any number of processes. Cheap to clone: clones share their connections.
 ///
-/// (Compiled and not run, since it needs a server: `tests/it/open.rs` connects to one.)
+/// (Not run, since it needs a server: `tests/it/open.rs` connects to one.)
 ///
 /// ```no_run
 /// use tower_respond_async::RespondAsyncLayer;
@@ -56,32 +56,39 @@ use crate::{
 ///
 /// # Durability
 ///
-/// What was answered is committed. [`abilities`](TaskStore::abilities) say what that survives, by the settings of the server as the
-/// store was opened: with `synchronous_commit` on, the end of the machine's power ([`Durability::Host`]); with a synchronous
-/// standby beside it, the loss of the machine ([`Durability::Cluster`]); with it off, the end of the server
-/// ([`Durability::Restart`]). A server with `fsync=off` is refused.
+/// The store answers after the commit. What a commit survives depends on the server's settings when the store was
+/// opened, and [`abilities`](TaskStore::abilities) report it:
 ///
-/// A standby that is asynchronous may take over without the last commits. Tasks that were accepted in those are lost. A claim
-/// that was is fenced: tokens carry the server's timeline.
+/// - `synchronous_commit` on: a power cut ([`Durability::Host`])
+/// - the same with a synchronous standby: the loss of the machine ([`Durability::Cluster`])
+/// - `synchronous_commit` off: the end of this process, but not a crash of the server ([`Durability::Restart`])
+///
+/// A server with `fsync=off` is refused.
+///
+/// If an asynchronous standby takes over, the last commits may be missing. Tasks that were accepted in these commits
+/// are lost. Claims that were made in them are fenced, since tokens include the server's timeline.
 ///
 /// # Sharing
 ///
-/// Every process has a handle of its own, and any of them does anything with any task. A handle hears of the others within some
-/// hundredths of a second by `NOTIFY`, outside of the transactions that change something and only while another handle is there.
-/// The engine looks as well: what is not heard is found. Behind a [pooler](PostgresStoreBuilder::pooled) nothing is heard.
+/// Every process has its own handle, and any handle can do everything with any task. Handles notify each other of
+/// changes within some hundredths of a second, with `NOTIFY`, outside of the transactions that make the changes and
+/// only while another handle is connected. The engine polls as well, so a lost notification only delays it. Behind a
+/// [pooler](PostgresStoreBuilder::pooled) there are no notifications.
 ///
-/// Inserts that come while one is under way go together into the next statement, and so do changes. [`Limits`] hold to within
-/// what is on its way in other processes.
+/// Inserts that arrive while a statement is under way are combined into the next statement, and so are changes.
+/// [`Limits`] may be exceeded by the number of tasks that other processes are inserting at the same moment.
 ///
-/// # While the server is away
+/// # While the server is unreachable
 ///
-/// Operations try to reach it for five seconds and are then [`Unavailable`](StoreErrorKind::Unavailable). An insert or a change
-/// whose answer was lost with the connection is sent again, and answered as if it had been sent once; so is what
-/// reads or renews. A claim is not, nor are lines of a log and a change of a named value.
+/// Operations try to reach the server for five seconds, and then fail as [`Unavailable`](StoreErrorKind::Unavailable).
+/// If the connection breaks before the answer to an insert or a change, the store sends it again, and answers as if it
+/// had been sent once. It also repeats reads and renewals. It does not repeat a claim, an append to a log, or a change
+/// of a named value.
 ///
 /// # Cancel safety
 ///
-/// Connections are driven by a thread of the store. An operation whose future is dropped goes on there, and its answer is lost.
+/// A thread of the store drives the connections. If you drop the future of an operation, the operation continues there,
+/// and its answer is lost.
 ///
 /// [`Limits`]: tower_respond_async::store::Limits
 #[derive(Clone)]
@@ -95,20 +102,20 @@ struct Inner {
     schema: Arc<str>,
     abilities: Abilities,
     inserts: Group<Inserts>,
-    /// Inserts of tasks that have a name or a key, and may wait for others that have the same.
+    /// Inserts of tasks with a name or a key, which may wait for other transactions with the same one.
     named: Group<Inserts>,
     commits: Group<Commits>,
-    /// Claims: they wait for nothing else.
+    /// For claims, so that they wait for nothing else.
     hand: Arc<Pool>,
     others: Arc<Pool>,
-    /// Renewals wait for nothing else.
+    /// For renewals, so that they wait for nothing else.
     leases: Arc<Pool>,
     writers: [Arc<Pool>; 4],
     wire: Arc<Wire>,
-    /// Whose rows of the tally this handle counts its claims in.
+    /// The writer of the tally under which this handle counts its claims.
     writer: i64,
     fold: Fold,
-    /// Of each pool's waiting tasks.
+    /// The fronts of the pools' queues.
     queue: Front<String>,
     fronts: Fronts,
     set_aside: Arc<AtomicU64>,
@@ -135,15 +142,15 @@ impl Inner {
     }
 }
 
-/// For how many milliseconds a group of inserts waits for a name or key that another transaction has, before those that do not
-/// have it go on.
+/// For how many milliseconds a group of inserts waits for a name or key that another open transaction holds. After
+/// that, only the inserts with that name or key wait.
 const SHORT: u32 = 100;
 
-/// How many inserts wait for longer at a time.
+/// How many such inserts wait at a time.
 const LATE: usize = 2;
 
-/// Does what may be done twice. If its answer is lost with the session, it is done again on another one. A macro, since of
-/// the futures of an async closure it cannot be said that they are [`Send`].
+/// Runs a repeatable operation. If its answer is lost with the session, runs it again in another one. It is a macro,
+/// since the futures of an async closure cannot be required to be [`Send`].
 macro_rules! ask {
     ($pool:expr, |$connection:ident| $work:expr) => {{
         let mut again = Again::new();
@@ -174,12 +181,12 @@ impl PostgresStore {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connections; a migration that was begun may go on.
+    /// If you drop the future, the connections close. A migration that has begun may continue.
     pub async fn connect(url: &str) -> StoreResult<Self> {
         Self::builder().connect(url).await
     }
 
-    /// To say more than where the database is.
+    /// A builder, for settings besides the URL.
     pub fn builder() -> PostgresStoreBuilder {
         PostgresStoreBuilder::default()
     }
@@ -203,10 +210,10 @@ impl PostgresStore {
             if !builder.pooled {
                 let (ready, listens) = oneshot::channel();
                 runtime.spawn(wire::run(server.clone(), wire.clone(), ready));
-                // Others are heard from here on, as long as the server is there.
+                // From here on the handle gets notifications, as long as the server is reachable.
                 let _ = tokio::time::timeout(Duration::from_secs(5), listens).await;
             }
-            // Writers of the tally, none of which waits for another.
+            // Each writer of the tally has rows of its own, so that none waits for another.
             let writer = |number: u64| ((boot >> 3 << 2) | number).cast_signed();
             let writers = [1, 1, 1, LATE].map(|most| Arc::new(Pool::of_writers(server.clone(), most)));
             let inserts = |at: usize, number, waits| Writer {
@@ -247,17 +254,17 @@ impl PostgresStore {
         Ok(Self { inner, io })
     }
 
-    /// The quoted schema and a point.
+    /// The quoted schema and a dot.
     pub(crate) fn prefix(&self) -> &str {
         &self.inner.server.prefix
     }
 
-    /// Where handles hear of each other.
+    /// The channel on which handles notify each other.
     pub(crate) fn channel(&self) -> String {
         self.inner.wire.channel.clone()
     }
 
-    /// Runs on the store's own thread, to the end, whoever stops waiting.
+    /// Runs `work` on the store's own thread, to its end, even if the answer is dropped.
     fn run<'a, T: Send + 'static, F>(&'a self, work: impl FnOnce(Arc<Inner>) -> F) -> Answer<'a, T>
     where
         F: Future<Output = StoreResult<T>> + Send + 'static,
@@ -269,7 +276,7 @@ impl PostgresStore {
         Box::pin(async move { answer.await? })
     }
 
-    /// Goes straight to whoever writes a group: a task on the store's thread for every item would cost as much as the item.
+    /// Queues the items directly: a task on the store's thread for every item would cost as much as the item itself.
     fn write<'a, W: Writes, T: Send + 'static>(
         &'a self,
         group: &Group<W>,
@@ -286,7 +293,7 @@ impl PostgresStore {
 
 type Answer<'a, T> = BoxFuture<'a, StoreResult<T>>;
 
-/// What the server's settings let it promise, and its time.
+/// The durability that the server's settings give, and the server's time.
 async fn durability(connection: &Connection, is_unsafe: bool) -> StoreResult<(Durability, i64)> {
     let asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit'), \
         current_setting('synchronous_standby_names'), @.now_ms()";
@@ -304,7 +311,7 @@ async fn durability(connection: &Connection, is_unsafe: bool) -> StoreResult<(Du
     Ok((durability, found[0].get(3)))
 }
 
-/// Gives a connection back that nothing is under way on, as the answer says.
+/// Returns the connection to its pool if the operation succeeded, and so left nothing under way.
 fn finished<T>(connection: Lent, answer: StoreResult<T>) -> StoreResult<T> {
     if answer.is_ok() {
         connection.done();
@@ -363,7 +370,7 @@ impl TaskStore for PostgresStore {
             let asked = Instant::now();
             let connection = inner.hand.get().await?;
             if asked.elapsed() >= claim.lease {
-                // Nobody waits for it any more.
+                // The engine no longer waits for this claim.
                 connection.done();
                 return Err(StoreError::new(
                     StoreErrorKind::Unavailable,
@@ -422,7 +429,7 @@ impl TaskStore for PostgresStore {
 
     fn claim_deliveries(&self, claim: DeliveryClaim) -> Answer<'_, Vec<ClaimedOutbox>> {
         self.run(|inner| async move {
-            // What was taken and not answered comes again when its lease has run out.
+            // If the answer is lost, the claimed completions become due again when their lease runs out.
             ask!(inner.hand, |connection| outbox::claim(connection, &claim))
         })
     }

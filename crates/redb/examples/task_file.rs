@@ -1,4 +1,4 @@
-//! Looks into the file of a `RedbStore`, and makes it as small as it can be, while no process has it open.
+//! Shows the tables of a `RedbStore` file, or makes the file as small as possible, while no process has it open.
 //!
 //! ```text
 //! cargo run -p tower-respond-async-redb --example task_file -- look tasks.redb
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is in which table. Nothing is written.
+/// The sizes of all tables. Writes nothing.
 pub fn look(path: &Path) -> Result<String, Box<dyn Error>> {
     let file = ReadOnlyDatabase::open(path).map_err(|error| match error {
         DatabaseError::RepairAborted => "it was not closed: have the application open it and end".into(),
@@ -55,7 +55,7 @@ pub fn look(path: &Path) -> Result<String, Box<dyn Error>> {
     Ok(said)
 }
 
-/// Moves pages to the front and cuts the file off behind them.
+/// Moves pages to the front and truncates the file.
 pub fn compact(path: &Path) -> Result<String, Box<dyn Error>> {
     let before = fs::metadata(path)?.len();
     let mut file = Database::open(path)?;

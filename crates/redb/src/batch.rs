@@ -1,4 +1,4 @@
-//! The operations of one commit, seen from inside of it.
+//! The state of one commit, and its basic steps on rows.
 
 use redb::ReadableTable;
 
@@ -14,21 +14,22 @@ use tower_respond_async::{
     time::{Clock, Timestamp},
 };
 
-/// What the writer has in its hands while it puts a commit together. Operations are methods of this, one after the
-/// other, each seeing what those before it did.
+/// A commit under construction. Operations are methods of this type. They run one after the other, and each sees the
+/// changes of those before it.
 ///
-/// An operation that answers with an error must not have written anything: the batch is committed with the others in it.
+/// An operation that returns an error must not have written anything, since the batch is committed with the others in
+/// it.
 pub(crate) struct Batch<'t> {
     pub(crate) tables: Tables<'t>,
     pub(crate) ram: &'t Ram,
     pub(crate) clock: &'t dyn Clock,
-    /// Something was written, so there is something to commit.
+    /// Something was written, so the batch must be committed.
     pub(crate) dirty: bool,
-    /// Something may be runnable that was not.
+    /// A task may have become runnable.
     pub(crate) work: bool,
 }
 
-/// A task as it is, and the bytes of its record.
+/// The row of a task, and the bytes of its record.
 pub(crate) struct Stored {
     pub(crate) row: Row,
     pub(crate) record: Vec<u8>,
@@ -49,7 +50,7 @@ impl<'t> Batch<'t> {
         self.clock.now()
     }
 
-    /// The task as it is, with what only memory knows of it.
+    /// The row of the task, completed with its lease and progress from memory.
     pub(crate) fn load(&mut self, id: RequestId) -> Result<Option<Row>, Fault> {
         Ok(self.load_stored(id)?.map(|stored| stored.row))
     }
@@ -68,8 +69,8 @@ impl<'t> Batch<'t> {
         Ok(Some(Stored { row, record }))
     }
 
-    /// The task that an index has, if it can be read. One that cannot is set aside; one that is not there was when the file
-    /// was opened, so that a page that it is found by has changed since.
+    /// Loads a task that an index lists. An unreadable row is set aside. A missing row is corruption: it was there when
+    /// the file was opened, so a page on the way to it has changed since.
     pub(crate) fn load_or_set_aside(&mut self, id: RequestId) -> Result<Option<Stored>, Fault> {
         match self.load_stored(id) {
             Err(fault) if fault.is_corrupt() => {
@@ -81,7 +82,7 @@ impl<'t> Batch<'t> {
         }
     }
 
-    /// Writes a row that was `before`, with these bytes of its record, and lets the indexes follow.
+    /// Writes a row, which was `before`, with the bytes of its record, and updates the indexes.
     pub(crate) fn save(&mut self, before: Option<&Row>, row: &Row, record: &[u8]) -> Result<(), Fault> {
         self.dirty = true;
         let parts = [&*row.encode_head(), record];
@@ -90,8 +91,8 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    /// Takes a row that cannot be read out of the way of the others, and keeps the bytes. Again, it changes nothing: one
-    /// look into an index can bring up a task twice.
+    /// Moves an unreadable row to the table of damaged values. A second call for the same task does nothing: one search
+    /// of an index can return a task twice.
     pub(crate) fn set_aside(&mut self, id: RequestId) -> Result<(), Fault> {
         if !self.ram.set_aside(id) {
             return Ok(());
@@ -125,7 +126,7 @@ mod tests {
 
     const AT_ONCE: Duration = Duration::ZERO;
 
-    /// Two are to be told of how this ends.
+    /// A task with two completions to deliver.
     fn waiting() -> Row {
         waiting_for(&destinations())
     }
@@ -229,7 +230,7 @@ mod tests {
         ]
     }
 
-    /// One look brings it up once for each who is to be told, and the next would bring it up again.
+    /// One search returns the task once for each destination, and the next search would return it again.
     #[test]
     fn a_row_that_cannot_be_read_is_set_aside_once_with_its_bytes() {
         for (row, look) in looks().into_iter().chain([(waiting(), commit as Look)]) {

@@ -1,4 +1,4 @@
-//! How a file is to be opened.
+//! The settings with which a file is opened.
 
 #[cfg(feature = "testing")]
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tower_respond_async::{
     time::{Clock, SystemClock},
 };
 
-/// Opens a [`RedbStore`].
+/// The settings of a [`RedbStore`]. [`RedbStore::builder`] makes it, [`open`](Self::open) opens the file.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RedbStoreBuilder {
@@ -22,44 +22,42 @@ pub struct RedbStoreBuilder {
 }
 
 impl RedbStoreBuilder {
-    /// How much memory pages of the file take by default. The system caches the file as well, so this is for what is
-    /// looked up again and again: the inner pages of the tables, and the tasks of the last minutes.
+    /// The default size of the cache: 64 MiB. The operating system caches the file as well, so this cache is for pages
+    /// that are read again and again: the inner pages of the tables, and the tasks of the last minutes.
     pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
-    /// Reads the time from `clock` instead of the computer's.
+    /// Reads the time from `clock`. Default: the computer's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// How much memory pages of the file may take: [`CACHE_BYTES`](Self::CACHE_BYTES) unless said otherwise.
+    /// How much memory the cache of pages may use. Default: [`CACHE_BYTES`](Self::CACHE_BYTES).
     pub const fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
         self
     }
 
-    /// When the file is left so that it can be opened at once after a kill: [`WhenIdle`](QuickRepair::WhenIdle) unless
-    /// said otherwise.
+    /// When the store writes what a fast opening after a kill needs. Default: [`WhenIdle`](QuickRepair::WhenIdle).
     pub const fn quick_repair(mut self, when: QuickRepair) -> Self {
         self.quick_repair = when;
         self
     }
 
-    /// Opens the file at `path`, and creates it if it is not there, readable by its owner only. Its directory must be
-    /// there.
+    /// Opens the file at `path`, or creates it, readable by its owner only. Its directory must exist.
     ///
     /// # Errors
     ///
-    /// - [`Unavailable`](StoreErrorKind::Unavailable) if it is in use, or cannot be read or written.
-    /// - [`Incompatible`](StoreErrorKind::Incompatible) if it is of a newer version of this crate, or another program's.
-    ///   It is left as it is; if a killed process left it, repaired.
-    /// - [`Corrupt`](StoreErrorKind::Corrupt) if it is damaged so that redb cannot open it.
+    /// - [`Unavailable`](StoreErrorKind::Unavailable) if the file is in use, or cannot be read or written.
+    /// - [`Incompatible`](StoreErrorKind::Incompatible) if a newer version of this crate or another program wrote the
+    ///   file. The file is not changed, except that a file which a killed process left is repaired first.
+    /// - [`Corrupt`](StoreErrorKind::Corrupt) if the file is too damaged to be opened.
     ///
-    /// Each names the file.
+    /// These errors name the file.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the file closed, once it has been opened.
+    /// If you drop the future, the file may still be opened or created; it is closed right after that.
     pub async fn open(self, path: impl AsRef<Path>) -> StoreResult<RedbStore> {
         let path = path.as_ref().to_owned();
         off_the_runtime(move || {
@@ -69,7 +67,7 @@ impl RedbStoreBuilder {
         .await
     }
 
-    /// Opens what is behind `backend` instead of a file, at once, and calls it `name`: for tests of what disks do.
+    /// Opens `backend` instead of a file, on the current thread, under the name `name`. For tests that simulate disks.
     #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn open_on<B: redb::StorageBackend>(
@@ -93,21 +91,21 @@ impl Default for RedbStoreBuilder {
     }
 }
 
-/// When the file says which of its pages are in use. A file that says so of its last commit opens after a kill by reading
-/// the tasks' records; any other must be read to its end first.
+/// When the store writes into the file which of its pages are in use. If the last commit has this list, opening after a
+/// kill reads only the records of the tasks; otherwise it reads the whole file.
 ///
-/// It is about the time that opening takes, and about what a damaged byte costs a file that was killed
-/// ([Guarantees](tower_respond_async::guide::guarantees)). What was acknowledged is there in any case. [Operating](tower_respond_async::guide::operating)
-/// has figures.
+/// The setting affects how long opening takes, and what a damaged byte costs in a file whose process was killed
+/// ([Guarantees](tower_respond_async::guide::guarantees)). Acknowledged writes survive in any case.
+/// [Operating](tower_respond_async::guide::operating) has figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuickRepair {
-    /// Once nothing has been written for a tenth of a second: one more commit, at a time when nobody waits.
+    /// After a tenth of a second without an operation that may write: one more commit, while no operation waits.
     #[default]
     WhenIdle,
-    /// With every commit, which makes each of them dearer: for a large file that must be back at once even if the process
-    /// is killed while it writes.
+    /// With every commit, which makes each commit more expensive. For a large file that must open at once even if the
+    /// process is killed while it writes.
     Always,
-    /// Never: then nothing is written when nothing is to be done, and opening after a kill takes as long as reading it all.
+    /// Never. An idle store writes nothing, and opening after a kill reads the whole file.
     Never,
 }

@@ -1,4 +1,4 @@
-//! Handing tasks and completions out. Only the head of a row is written: the bytes of its record stay as they are.
+//! Claims of tasks and completions. A claim writes only the head of a row: the bytes of its record stay unchanged.
 
 use redb::ReadableTable;
 
@@ -52,7 +52,7 @@ impl Batch<'_> {
         Ok(Some(ClaimedRow::new(row, request)))
     }
 
-    /// The request of a task, or why it cannot be read; then its bytes are kept.
+    /// The request of a task. A damaged request is kept aside, and the inner error says so.
     fn request(&mut self, id: RequestId) -> Result<StoreResult<Payload>, Fault> {
         let key = &id.as_bytes()[..];
         let value = self.tables.requests.open()?.get(key)?;

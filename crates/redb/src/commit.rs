@@ -1,4 +1,4 @@
-//! Changes of rows, and what may be due for one.
+//! Changes of rows, and candidates for a change.
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +31,7 @@ impl Batch<'_> {
         committed
     }
 
-    /// Makes a change, but leaves what is removed to be [swept](Self::sweep).
+    /// Makes a change, but leaves removed tasks for [`sweep`](Self::sweep).
     fn commit_but(&mut self, given: GivenChange, gone: &mut BTreeSet<RequestId>) -> Result<Committed, Fault> {
         let GivenChange {
             change,
@@ -39,10 +39,10 @@ impl Batch<'_> {
             request,
             response,
         } = given;
-        // Before the lease is looked at: see `Ram::renew`.
+        // The time is read before the lease: see `Ram::renew`.
         let now = self.now();
         let before = match self.load(change.id) {
-            // One that cannot be read is gone for whoever made the change, and does not keep the others of a batch back.
+            // An unreadable task counts as gone, and does not block the other changes of the batch.
             Err(fault) if fault.is_corrupt() => {
                 self.set_aside(change.id)?;
                 None
@@ -76,10 +76,10 @@ impl Batch<'_> {
         Ok(Committed::Done)
     }
 
-    /// Takes tasks out with all that hangs on them, but for their keys, which stay for their windows.
+    /// Removes tasks with their requests, responses and logs. Their keys stay until their windows end.
     ///
-    /// Those that are pruned were accepted one after the other, mostly, and so stand side by side: redb takes out what is
-    /// side by side in one go, leaf by leaf, at a third of what it takes one by one.
+    /// Tasks that are pruned together were mostly accepted one after the other, so their ids are adjacent. redb removes
+    /// an adjacent run leaf by leaf, in a third of the time of single removals.
     fn sweep(&mut self, gone: &BTreeSet<RequestId>) -> Result<(), Fault> {
         let mut rest = gone.first().copied();
         while let Some(first) = rest {
@@ -102,7 +102,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// How far those who are gone stand side by side.
+    /// The last id of the adjacent run of removed tasks that begins at `first`.
     fn last_of_run(&mut self, first: RequestId, gone: &BTreeSet<RequestId>) -> Result<RequestId, Fault> {
         let mut last = first;
         for entry in self.tables.tasks.open()?.range::<&[u8]>(&first.as_bytes()[..]..)? {

@@ -1,4 +1,4 @@
-//! What can go wrong inside of a commit.
+//! The failures of an operation inside a commit.
 
 use std::{any::Any, borrow::Cow, fmt, io::ErrorKind};
 
@@ -7,12 +7,12 @@ use tower_respond_async::{
     task::RequestId,
 };
 
-/// Why an operation has no answer.
+/// Why an operation failed.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// It has one after all: this error, for its caller alone.
+    /// This error is the answer to the caller. The batch continues.
     Answer(StoreError),
-    /// The file failed. Nothing is written any more.
+    /// The file failed. The store writes nothing any more.
     Broken(redb::Error),
 }
 
@@ -33,7 +33,7 @@ impl Fault {
         Self::Answer(StoreError::not_found())
     }
 
-    /// Whether what is asked for is there, and cannot be read by any build.
+    /// Whether the value exists but no build can read it.
     pub(crate) fn is_corrupt(&self) -> bool {
         matches!(self, Self::Answer(error) if error.kind() == StoreErrorKind::Corrupt)
     }
@@ -50,8 +50,8 @@ impl From<StoreError> for Fault {
     }
 }
 
-/// Why the store stopped: the first failure of its file. After it the file is not written again, since what is on the
-/// disk is no longer known; a process that opens it anew finds out.
+/// The first failure of the file, after which the store stopped. It does not write to the file again, since the
+/// contents of the disk are unknown. A process must open the file again.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     kind: StoreErrorKind,
@@ -62,7 +62,7 @@ impl Failure {
     pub(crate) fn of_error(error: &redb::Error) -> Self {
         let kind = match error {
             redb::Error::Corrupted(_) => StoreErrorKind::Corrupt,
-            // A page that is said to be behind the end of the file.
+            // redb was directed to a page behind the end of the file.
             redb::Error::Io(io) if io.kind() == ErrorKind::UnexpectedEof => StoreErrorKind::Corrupt,
             _ => StoreErrorKind::Unavailable,
         };
@@ -70,7 +70,7 @@ impl Failure {
         Self { kind, text }
     }
 
-    /// redb trusts its pages, and panics over some that were changed behind its back.
+    /// redb trusts its pages, and may panic if one was changed from outside.
     pub(crate) fn of_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -80,22 +80,22 @@ impl Failure {
         }
     }
 
-    /// What can be done about it.
+    /// The kind of the error.
     pub(crate) const fn kind(&self) -> StoreErrorKind {
         self.kind
     }
 
-    /// For who was part of it.
+    /// The error for operations of the commit that failed.
     pub(crate) fn at_first(&self) -> StoreError {
         self.error("the file of the store failed")
     }
 
-    /// For who has more to say about it.
+    /// The error with a context from the caller.
     pub(crate) fn error(&self, context: impl Into<Cow<'static, str>>) -> StoreError {
         StoreError::new(self.kind, context).because(self.clone())
     }
 
-    /// For who comes later.
+    /// The error for later operations.
     pub(crate) fn since(&self) -> StoreError {
         let context = "the file of the store has failed; open it again";
         StoreError::new(StoreErrorKind::Unavailable, context).because(self.clone())

@@ -1,6 +1,6 @@
-//! What is given to the writer, written out before it is asked.
+//! Operations in encoded form, prepared before they reach the writer.
 //!
-//! There is one writer and everybody waits for it, so what belongs to one operation alone is done on its caller's thread.
+//! All operations share one writer, so the caller's thread does the encoding.
 
 use crate::{frame::Sealed, tables::seal_payload};
 use tower_respond_async::store::{Change, NewRow, Response};
@@ -27,10 +27,10 @@ impl From<NewRow> for GivenTask {
 #[derive(Debug)]
 pub(crate) struct GivenChange {
     pub(crate) change: Change,
-    /// Empty for one that removes the task.
+    /// Empty if the change removes the task.
     pub(crate) record: Vec<u8>,
     pub(crate) request: Option<Sealed>,
-    /// `None` if it stays, and `Some(None)` if none is kept.
+    /// `None` keeps the response; `Some(None)` removes it.
     pub(crate) response: Option<Option<Sealed>>,
 }
 

@@ -1,13 +1,13 @@
-//! What is asked of the writer, and how much of it goes into one commit.
+//! The queue of operations for the writer, and how many of them go into one commit.
 //!
-//! # Why it lets others run before it calls a commit full
+//! # Why the writer yields before it commits
 //!
-//! Whoever was answered has often something to ask again at once. Most of them need a moment of a core for that, and
-//! the writer, which wakes them one after the other, has one itself: without more ado 64 callers that ask again and
-//! again fall into two halves, and each commit finds one of them. So operations are taken one by one while the commit
-//! is being put together, up to its end; and when there are none left but fewer have come than were answered last, the
-//! writer gives its core away once. That is no wait for anybody: nobody who is alone pays for it, and where cores are
-//! free it takes as long as a system call.
+//! A caller that got its answer often sends its next operation at once. For that it needs a core for a moment, and the
+//! writer, which wakes the callers one after the other, occupies one itself. Without a remedy, 64 callers in a loop
+//! split into two halves, and each commit contains only one half. So the writer takes operations one by one until the
+//! commit is full. If the queue is empty, but fewer operations have come than were answered last time, the writer
+//! yields its core once. A lone caller does not pay for that, and where cores are free, the yield takes as long as a
+//! system call.
 
 use std::{thread, time::Duration};
 
@@ -15,39 +15,40 @@ use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
 
 use crate::job::Job;
 
-/// How many operations may wait for the writer before their callers wait to be let in: a few batches, so that a caller
-/// which gives up has not left much behind.
+/// How many operations the queue holds; further callers wait for room in it. A few batches, so that callers which give
+/// up leave little work behind.
 pub(crate) const WAITING: usize = 1024;
 
-/// How many operations go into one commit: at 10 µs each the last of them waits 2.5 ms for the others.
+/// How many operations go into one commit. At 10 µs each, the last adds 2.5 ms to the latency of the first.
 const BATCH: usize = 256;
 
-/// How long nobody must ask for anything before the file is [marked](super::writer): long beside the millisecond or so
-/// that this takes, so that what comes is seldom kept waiting by it; short beside the time for which a process is at
-/// rest.
+/// How long the queue must be empty before the writer [marks](super::writer) the file. Long compared with the
+/// millisecond or so that marking takes, so that it seldom delays an operation; short compared with the time for which
+/// a process is idle.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// What the writer is told.
+/// A message to the writer.
 pub(crate) enum Message {
-    /// Something to do.
+    /// An operation.
     Do(Box<dyn Job>),
-    /// Finish what has been asked, and let go of the file.
+    /// Finish the operations in the queue, and close the file.
     Close,
 }
 
-/// What the writer waited for.
+/// How a wait of the writer ended.
 pub(crate) enum Waited {
-    /// There is something to do.
+    /// An operation came.
     Asked(Box<dyn Job>),
-    /// There has been nothing for [`IDLE`].
+    /// No operation came for [`IDLE`].
     Idle,
-    /// There will be nothing any more.
+    /// The queue is closed and empty.
     Over,
 }
 
 pub(crate) struct Inbox {
     messages: mpsc::Receiver<Message>,
-    /// How many may well come at once: as many as were answered last. 0 once others were let run for them.
+    /// How many operations are expected at once: as many as were answered last. 0 after the writer has yielded for
+    /// them.
     expected: usize,
 }
 
@@ -56,7 +57,7 @@ impl Inbox {
         Self { messages, expected: 0 }
     }
 
-    /// Waits for the first operation of a commit. `timer` has a clock and nothing else.
+    /// Waits for the first operation of a commit. `timer` is a runtime with timers only.
     pub(crate) fn wait(&mut self, timer: &Runtime, tells_idle: bool) -> Waited {
         if let Some(job) = self.next() {
             return Waited::Asked(job);
@@ -77,7 +78,7 @@ impl Inbox {
         }
     }
 
-    /// The next operation of a commit that has so many, if it takes more and there is one.
+    /// The next operation for a commit that has `has` operations, if there is room and there is one.
     pub(crate) fn more(&mut self, has: usize) -> Option<Box<dyn Job>> {
         if has >= BATCH {
             return None;
@@ -91,12 +92,12 @@ impl Inbox {
         self.next()
     }
 
-    /// So many have been answered.
+    /// Notes how many operations the last commit answered.
     pub(crate) const fn answered(&mut self, count: usize) {
         self.expected = count;
     }
 
-    /// What is asked already.
+    /// The first operation in the queue, without waiting.
     fn next(&mut self) -> Option<Box<dyn Job>> {
         loop {
             match self.messages.try_recv().ok()? {
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_goes_on_without_those_who_do_not_come_back() {
+    fn a_commit_does_not_wait_for_callers_that_do_not_come_back() {
         let (_sender, mut inbox) = inbox(0);
         inbox.answered(64);
         assert!(inbox.more(1).is_none());

@@ -1,4 +1,4 @@
-//! What the handle, its readers and the writer share.
+//! The state that the store handle, the readers and the writer share.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,16 +21,16 @@ use tower_respond_async::{
     time::Clock,
 };
 
-/// An open file and what is known of it.
+/// An open file and its indexes.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) path: PathBuf,
     pub(crate) ram: Ram,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) quick_repair: QuickRepair,
-    /// The one handle there is.
+    /// The only handle of the board.
     pub(crate) news: NewsHandle,
-    /// Shared by all who use the file; taken alone by the one who lets go of it, who so waits for all of them.
+    /// Users of the file hold the read lock. Closing takes the write lock, and so waits for all of them.
     database: RwLock<Option<Database>>,
     failure: OnceLock<Failure>,
 }
@@ -58,19 +58,19 @@ impl Inner {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why nothing is written any more, if that is so.
+    /// The failure after which nothing is written any more, if there was one.
     pub(crate) fn failure(&self) -> Option<&Failure> {
         self.failure.get()
     }
 
-    /// Writes nothing any more. The first failure is the one to tell of.
+    /// Stops all writing. The first failure is kept.
     pub(crate) fn fail(&self, failure: Failure) {
         let _ = self.failure.set(failure);
     }
 
-    /// Reads as of the last commit, on this thread, whatever the writer does meanwhile.
+    /// Reads the state of the last commit, on this thread, while the writer continues.
     ///
-    /// After a failure redb still serves what it has in its cache.
+    /// After a failure, redb still returns pages that are in its cache.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> StoreResult<T> {
         let database = self.database();
         let Some(database) = &*database else {
@@ -87,7 +87,7 @@ impl Inner {
         Err(failure.at_first())
     }
 
-    /// Closes the file, once nobody uses it.
+    /// Closes the file, once nothing uses it.
     pub(crate) fn let_go(&self) {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(failure) = database.take().and_then(close) {
@@ -96,7 +96,7 @@ impl Inner {
     }
 }
 
-/// Closes a file. redb writes a few pages as it does, which fails where it failed before, and panics where it did.
+/// Closes a file. redb writes a few pages then. After an earlier failure this may fail or panic again.
 pub(crate) fn close(database: Database) -> Option<Failure> {
     let closed = catch_unwind(AssertUnwindSafe(|| drop(database)));
     closed.err().map(|panic| Failure::of_panic(&*panic))

@@ -1,4 +1,4 @@
-//! Taking tasks in, and the names and keys they are known by.
+//! Insertion of tasks, and the tables of names and keys.
 
 use redb::ReadableTable;
 
@@ -69,7 +69,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Forgets a key past its window that had not been pruned.
+    /// Removes the index entry of an expired key that has not been pruned.
     fn forget_key(&mut self, key: &[u8]) -> Result<(), Fault> {
         let old = self.tables.keys.open()?.get(key)?;
         let old = old.and_then(|value| read_key(key, value.value()).ok());
@@ -79,7 +79,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// The task that has the name of this one.
+    /// The task that already has the name of `task`.
     fn named(&mut self, task: &NewRow) -> Result<Option<Row>, Fault> {
         let Some(name) = &task.record.name else {
             return Ok(None);
@@ -92,7 +92,7 @@ impl Batch<'_> {
         match read {
             None => Ok(None),
             Some(Ok(id)) => match self.load(id) {
-                // What had the name is lost; the name is free.
+                // The task with this name is damaged, so the name is free.
                 Err(fault) if fault.is_corrupt() => Ok(None),
                 loaded => loaded,
             },
@@ -103,7 +103,7 @@ impl Batch<'_> {
         }
     }
 
-    /// What is remembered of the key of this one.
+    /// The entry of the client's key, if its window has not ended.
     fn keyed(&mut self, task: &NewRow, now: Timestamp) -> Result<Option<KnownKey>, Fault> {
         let Some(key) = ClientKey::of(task) else {
             return Ok(None);
@@ -133,7 +133,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Forgets the name of a task, if it is still that one's.
+    /// Removes the name of a task, unless another task has it now.
     pub(crate) fn forget_name(&mut self, row: &Row) -> Result<(), Fault> {
         let Some(name) = &row.record.name else { return Ok(()) };
         let name = name_key(name, row.record.tenant.as_ref());
@@ -146,7 +146,7 @@ impl Batch<'_> {
     }
 
     pub(crate) fn prune_keys(&mut self, limit: usize) -> Result<usize, Fault> {
-        // Ends of this very millisecond are past as well, whatever key follows.
+        // Ends within this millisecond are past too, whatever key follows.
         let bound = end_key(Timestamp::from_millis(self.now().as_millis().saturating_add(1)), &[]);
         let mut due = Vec::new();
         for entry in self.tables.key_ends.open()?.range::<&[u8]>(..&*bound)?.take(limit) {

@@ -1,20 +1,20 @@
-//! One operation for the writer, and whoever waits for its answer.
+//! Operations for the writer.
 
 use tokio::sync::oneshot;
 
 use crate::{batch::Batch, fault::Fault};
 use tower_respond_async::store::{StoreError, StoreResult};
 
-/// One operation, and whoever waits for its answer.
+/// An operation for the writer, and the channel of its answer.
 pub(crate) trait Job: Send {
-    /// Does it, as part of a batch. An error means that the batch cannot be committed.
+    /// Runs the operation as part of a batch. After an error the batch must not be committed.
     fn run(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error>;
 
-    /// Answers, once the batch is durable; or with what kept it from becoming so.
+    /// Sends the answer once the batch is durable, or the error that prevented it.
     fn answer(self: Box<Self>, failure: Option<StoreError>);
 }
 
-/// A job made of a closure, and the place where its answer is waited for.
+/// Makes a job from a closure, and the receiver of its answer.
 pub(crate) fn job<T, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<StoreResult<T>>)
 where
     T: Send + 'static,
@@ -41,7 +41,7 @@ where
     F: FnOnce(&mut Batch<'_>) -> Result<T, Fault> + Send,
 {
     fn run(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error> {
-        // Taken, so that nothing is ever done twice.
+        // Taken, so that it does not run twice.
         let Some(work) = self.work.take() else { return Ok(()) };
         self.answer = Some(match work(batch) {
             Ok(answer) => Ok(answer),
@@ -57,7 +57,7 @@ where
             (Some(failure), _) => Err(failure),
             (None, None) => Err(StoreError::closed()),
         };
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = self.reply.send(answer);
     }
 }

@@ -1,7 +1,7 @@
-//! Tasks of [`tower_respond_async`] in an embedded file: [`RedbStore`] keeps what was accepted through the end of the
-//! process and of the power, and needs no server.
+//! Stores the tasks of [`tower_respond_async`] in an embedded file. With [`RedbStore`], accepted tasks survive the end
+//! of the process and a power cut, without a server.
 //!
-//! See [`RedbStore`], and [operating](tower_respond_async::guide::operating#the-embedded-file) it.
+//! [Operating](tower_respond_async::guide::operating#the-embedded-file) describes how to run it.
 
 mod batch;
 mod builder;
@@ -30,7 +30,7 @@ pub use self::{
     store::RedbStore,
 };
 
-/// The code of the README is tested like any other.
+/// Tests the code of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

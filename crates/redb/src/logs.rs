@@ -13,7 +13,7 @@ use tower_respond_async::{
     time::Timestamp,
 };
 
-/// Where the chunk that ends with line `last` stands.
+/// The key of the chunk that ends with line `last`.
 pub(crate) fn key(id: RequestId, last: u64) -> [u8; 24] {
     let mut key = [0; 24];
     key[..16].copy_from_slice(id.as_bytes());
@@ -21,7 +21,7 @@ pub(crate) fn key(id: RequestId, last: u64) -> [u8; 24] {
     key
 }
 
-/// Adds what is kept of `lines`, and says whether that is anything.
+/// Appends the lines that the limits admit. Returns whether there are any.
 pub(crate) fn append(
     logs: &mut Table<'_, Value, Value>,
     row: &Row,
@@ -37,7 +37,7 @@ pub(crate) fn append(
     Ok(!kept.is_empty())
 }
 
-/// Takes out the log of a task.
+/// Removes the log of a task.
 pub(crate) fn remove(logs: &mut Table<'_, Value, Value>, id: RequestId) -> Result<(), redb::Error> {
     let (first, last) = (key(id, 0), key(id, u64::MAX));
     logs.retain_in::<&[u8], _>(&first[..]..=&last[..], |_, _| false)?;
@@ -54,7 +54,7 @@ pub(crate) fn last(logs: &impl ReadableTable<Value, Value>, id: RequestId) -> Re
     Ok(key.value().last_chunk().map_or(0, |last| u64::from_be_bytes(*last)))
 }
 
-/// The number of the last line of a task's log, and how much its attempt has written.
+/// The number of the last line of a task's log, and the meter of what its attempt has written.
 fn end(logs: &impl ReadableTable<Value, Value>, id: RequestId) -> Result<(u64, LogMeter), Fault> {
     let (first, last) = (key(id, 0), key(id, u64::MAX));
     let Some(entry) = logs.range::<&[u8]>(&first[..]..=&last[..])?.next_back() else {

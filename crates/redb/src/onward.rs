@@ -1,17 +1,17 @@
-//! A clock that does not go back from one opening of the file to the next.
+//! A clock that does not go back between two openings of a file.
 
 use std::{sync::Arc, time::Duration};
 
 use tower_respond_async::time::{Clock, Timestamp};
 
-/// A clock that is ahead of another by as much as that one was behind when the file was opened.
+/// A clock that adds a fixed offset to another clock: the time by which the other was behind when the file was opened.
 ///
 /// # Why
 ///
-/// What waits in the file waits for a time that an earlier process read off its clock. If the clock shows an earlier one
-/// at the next start, since somebody set it, or since the machine has no battery for it and has not heard from a time
-/// server yet, all of it would wait until the clock has caught up: for decades, perhaps. What is written has happened, so
-/// it is not later than now.
+/// Tasks in the file wait for times that an earlier process read from its clock. At the next start the clock may show
+/// an earlier time: it was set back, or the machine has no battery for it and has not reached a time server yet. Then
+/// all of these tasks would wait until the clock has caught up, perhaps for decades. Everything in the file has
+/// happened already, so no time in it can be later than now.
 #[derive(Debug)]
 pub(crate) struct Onward {
     clock: Arc<dyn Clock>,
@@ -19,7 +19,7 @@ pub(crate) struct Onward {
 }
 
 impl Onward {
-    /// `clock`, but not behind `latest`, which has happened.
+    /// `clock`, but not behind `latest`, the latest time in the file.
     pub(crate) fn from(latest: Timestamp, clock: Arc<dyn Clock>) -> Self {
         let ahead = latest.since(clock.now());
         Self { clock, ahead }

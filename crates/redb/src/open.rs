@@ -1,4 +1,4 @@
-//! Opening a file: whose it is, and what is in it.
+//! Opens a file: checks its format, and reads its tasks.
 
 use std::{
     collections::HashSet,
@@ -34,12 +34,12 @@ use tower_respond_async::{
     time::{Clock, Timestamp},
 };
 
-/// Opens or creates the file, takes its lock, and says so durably in its directory.
+/// Opens or creates the file and locks it. A new file is synced into its directory.
 pub(crate) fn file(path: &Path, settings: &RedbStoreBuilder) -> StoreResult<Database> {
     let new = !path.try_exists().unwrap_or(true);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    // Requests carry credentials: the file is its owner's.
+    // Requests contain credentials, so only the owner may read the file.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let opened = || {
@@ -53,8 +53,8 @@ pub(crate) fn file(path: &Path, settings: &RedbStoreBuilder) -> StoreResult<Data
     Ok(database)
 }
 
-/// Opens what is behind `backend`, asked for once more for each look at it before that. A file whose
-/// pages were changed can make redb panic; that refuses the file, and no more.
+/// Opens a file. `backend` is called once for each of up to three openings. redb may panic over a file with changed
+/// pages; such a file is refused as damaged.
 pub(crate) fn backend<B: StorageBackend>(
     path: &Path,
     settings: &RedbStoreBuilder,
@@ -79,11 +79,10 @@ pub(crate) fn backend<B: StorageBackend>(
     }
 }
 
-/// Empties a file that is but the beginning of a creation which was cut off: refused for ever, it would be the end of an
-/// application that was killed as it was first started. redb writes its magic number last, so such a file has zeros
-/// there, and nothing behind its first sector.
+/// Empties a file whose creation was cut off. Otherwise an application that was killed at its first start could never
+/// start again. redb writes its magic number last, so such a file has zeros there, and nothing behind its first sector.
 fn clear_unfinished(backend: &impl StorageBackend) -> io::Result<()> {
-    // Another process may be creating it just now: redb then holds every byte, this one too.
+    // Another process may be creating the file now: redb locks every byte then, this one too.
     match backend.try_lock_range(Bound::Included(0), Bound::Included(0)) {
         Ok(true) | Err(BackendError::Unsupported) => {}
         Ok(false) | Err(_) => return Ok(()),
@@ -109,10 +108,10 @@ fn clear_unfinished(backend: &impl StorageBackend) -> io::Result<()> {
 /// The length of redb's magic number.
 const MAGIC: usize = 9;
 
-/// redb's header is no longer than this.
+/// The most that redb's header takes.
 const SECTOR: usize = 512;
 
-/// redb's new files are shorter than this.
+/// The most that a new file of redb takes.
 const NEW: u64 = 16 * 1024 * 1024;
 
 fn damaged(path: &Path, failure: &Failure) -> StoreError {
@@ -123,10 +122,11 @@ fn damaged(path: &Path, failure: &Failure) -> StoreError {
     })
 }
 
-/// A file that a power cut takes out of its directory loses all that was synced into it.
+/// Syncs the directory of the file. Otherwise a power cut could remove the file's name, and with it everything that was
+/// synced into the file.
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    // Windows has no such thing, and needs none: its file system keeps a journal of its names.
+    // Windows has no such sync and needs none: its file system keeps a journal of names.
     match cfg!(unix) {
         true => File::open(parent.unwrap_or(Path::new(".")))?.sync_all(),
         false => Ok(()),
@@ -169,9 +169,9 @@ fn refused(path: &Path, error: DatabaseError) -> StoreError {
     StoreError::new(kind, context).because(error)
 }
 
-/// Reads what is there into memory. Nothing is decided about it, and nothing written to a file that is in order.
+/// Reads the tasks of the file into memory. It makes no decisions about them, and does not write to an intact file.
 ///
-/// The clock is the one to go by from then on: not behind the file.
+/// The returned clock is not behind the latest time in the file. The store must use it.
 pub(crate) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -> StoreResult<(Ram, Onward)> {
     let recovered = catch_unwind(AssertUnwindSafe(|| {
         let transaction = database.begin_write()?;
@@ -192,7 +192,7 @@ pub(crate) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -
                 Ok((ram, clock))
             }
             Err(panic) => {
-                // Like the tables, it is dropped while nothing unwinds.
+                // Dropped after the unwinding, like the tables.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(transaction)));
                 resume_unwind(panic);
             }
@@ -206,8 +206,8 @@ pub(crate) fn recover(path: &Path, database: &Database, clock: Arc<dyn Clock>) -
     }
 }
 
-/// Refuses a file of another build's format and one of another program, without a write to it: redb writes as it opens a
-/// file, and as it closes one. Only a file that must be repaired first is not looked into, and is refused after that.
+/// Refuses a file of another format or another program, without writing to it: redb writes when it opens a file, and
+/// when it closes one. A file that must be repaired first is not checked here; it is refused after the repair.
 fn peek(path: &Path, backend: impl StorageBackend) -> StoreResult<()> {
     let looked = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = redb::Builder::new();
@@ -238,15 +238,15 @@ fn peek(path: &Path, backend: impl StorageBackend) -> StoreResult<()> {
     }));
     match looked {
         Ok(Err(Fault::Answer(refusal))) => Err(refusal),
-        // Whatever else is wrong is found again, and told of, when it is opened in earnest.
+        // All other errors are found again, and reported, when the file is opened for writing.
         _ => Ok(()),
     }
 }
 
-/// A few pages are looked at.
+/// The size of the cache for reading a few pages.
 const PEEK_CACHE: usize = 256 * 1024;
 
-/// The same from inside of a transaction, which marks a new file as ours. Answers whether it is one.
+/// The same check inside a write transaction, which writes the format into a new file. Returns whether the file is new.
 fn check_format(path: &Path, transaction: &WriteTransaction) -> Result<bool, Fault> {
     let names = transaction
         .list_tables()?
@@ -266,12 +266,12 @@ fn read_format(value: &[u8]) -> Option<u32> {
     payload.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// Whether a file with these tables is ours to open. `format` is `None` if it does not say, and `Some(None)` if what it
-/// says cannot be read.
+/// Checks whether this build can open a file with these tables. `format` is `None` if the file has none, and
+/// `Some(None)` if it cannot be read.
 fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result<(), Fault> {
     let what = match format {
         Some(Some(FORMAT)) => return complete(path, &names),
-        Some(Some(format)) => format!("has format {format}, and this build knows format {FORMAT} alone"),
+        Some(Some(format)) => format!("has format {format}, and this build reads format {FORMAT} only"),
         Some(None) => "does not say which format it has".to_owned(),
         None if names.is_empty() => return Ok(()),
         None => "holds another program's tables".to_owned(),
@@ -280,7 +280,7 @@ fn judge(path: &Path, names: Vec<String>, format: Option<Option<u32>>) -> Result
     Err(Fault::Answer(StoreError::new(StoreErrorKind::Incompatible, context)))
 }
 
-/// All tables of a file are created at once. One that is not there, or not by its name, would be created anew and be empty.
+/// Checks that no table is missing: all are created at once, and a missing one would be created again, empty.
 fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
     let missing = DEFINITIONS
         .iter()
@@ -295,8 +295,8 @@ fn complete(path: &Path, names: &[String]) -> Result<(), Fault> {
     })
 }
 
-/// Whether a file without a single task has lost them. One bit of redb's own pages makes a table an empty one; but a request
-/// goes with its task, and stays where the record was set aside.
+/// Whether a file without tasks has lost them. One changed bit in redb's own pages can make a table look empty. A
+/// request is removed together with its task, and remains only if the task's record was set aside.
 fn is_emptied(
     requests: &impl ReadableTableMetadata,
     set_aside: &impl ReadableTableMetadata,
@@ -318,7 +318,7 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
                 live.extend((!row.columns.state.is_terminal()).then_some(row.id));
                 ram.find(&row, &mut all);
             }
-            // Another build's work: it stays, and this one neither runs nor loses it.
+            // Written by a newer build: it stays in the file, and this build does not run it.
             Err(error) if error.is_newer() => {}
             Err(_) => damaged.push((key.value().to_vec(), value.value().to_vec())),
         }
@@ -333,7 +333,8 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
         tables.keep_aside(&ram, Origin::Task, &key, &value)?;
         tables.tasks.open()?.remove(&*key)?;
     }
-    // A damaged page may be walked through and yet lead astray who looks for a key: tasks would wait for ever.
+    // In a damaged tree, iteration may find a task that a look-up by key does not find. Such a task would wait for
+    // ever.
     for id in live {
         if tables.tasks.open()?.get(&id.as_bytes()[..])?.is_none() {
             return Err(redb::Error::Corrupted("a task is not where it should be".into()));
@@ -345,7 +346,7 @@ fn read_tasks(tables: &mut Tables<'_>, clock: Arc<dyn Clock>) -> Result<(Ram, On
     Ok((ram, clock))
 }
 
-/// The named values. What is damaged is set aside: there are none then, and no pool is paused.
+/// Reads the named values. Damaged values are set aside: then there are none, and no pool is paused.
 fn read_controls(tables: &mut Tables<'_>, ram: &Ram) -> Result<(), redb::Error> {
     let value = tables
         .meta
@@ -365,7 +366,7 @@ fn read_controls(tables: &mut Tables<'_>, ram: &Ram) -> Result<(), redb::Error> 
     Ok(())
 }
 
-/// The latest that is said to have happened to a task.
+/// The latest time in a task's row.
 fn latest_of(row: &Row) -> Timestamp {
     let columns = &row.columns;
     let noted = row.record.history.last().map(|event| event.at);
@@ -373,7 +374,7 @@ fn latest_of(row: &Row) -> Timestamp {
     times.into_iter().flatten().fold(columns.created_at, Timestamp::max)
 }
 
-/// The tasks whose row was set aside, now or before.
+/// The tasks whose row has been set aside, now or earlier.
 fn set_aside(tables: &mut Tables<'_>) -> Result<HashSet<RequestId>, redb::Error> {
     let origin = [Origin::Task as u8];
     let mut ids = HashSet::new();

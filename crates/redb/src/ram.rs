@@ -1,4 +1,4 @@
-//! What the store keeps in memory beside the file: indexes, and all that a process which ends may take with it.
+//! The memory of the store: indexes over the file, and state that may end with the process.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,33 +15,33 @@ use tower_respond_async::{
     time::{Clock, Timestamp},
 };
 
-/// Built from the rows when the file is opened, and changed with them by the writer. Everybody else only reads it, but for
-/// what is [held](Held): renewing and reporting progress write nothing to the file and need not ask the writer.
+/// Built from the rows when the file is opened, and updated by the writer. All other threads only read it, except for
+/// [`Held`]: renewals and progress write nothing to the file, and do not use the writer.
 ///
-/// It runs ahead of the file by at most the batch that is being committed; a reader that finds a task here and not yet
-/// in the file passes it over.
+/// It is ahead of the file by at most the batch that is being committed. A reader that finds a task here, but not in
+/// the file yet, skips it.
 #[derive(Debug, Default)]
 pub(crate) struct Ram {
     pub(crate) queue: Queue,
     pub(crate) outbox: Outbox,
-    /// How many values were found damaged since the file was opened.
+    /// How many damaged values have been found since the file was opened.
     pub(crate) damaged: AtomicU64,
     shelf: Mutex<Shelf>,
     held: Mutex<Held>,
     orphans: Orphans,
-    /// Tasks whose row cannot be read.
+    /// Tasks with an unreadable row.
     set_aside: Mutex<HashSet<RequestId>>,
     controls: Mutex<ControlValues>,
 }
 
-/// The columns of the tasks that are held, and in them the leases as they were renewed and the progress as it was
-/// reported: nobody outside of this process may hold a task, so that what is written of either need not be up to date.
+/// The columns of held tasks, with the renewed leases and the reported progress. Only this process can hold tasks, so
+/// leases and progress in the file need not be up to date.
 type Held = BTreeMap<RequestId, Columns>;
 
 impl Ram {
-    /// Notes a row as it is found when the file is opened. If a process held it, or one of its completions, that one is
-    /// gone: the row is an orphan then, and neither in the queue nor in the outbox, for nobody to take it before somebody
-    /// has decided what becomes of it.
+    /// Adds a row when the file is opened. If the row or one of its completions was held, its holder is gone, and the
+    /// row is an orphan. An orphan is neither in the queue nor in the outbox, so that it is not claimed before it has
+    /// been rescued.
     pub(crate) fn find(&self, row: &Row, all: &mut Unsorted) {
         all.note(row);
         self.hold(row.id, Some(&row.columns));
@@ -51,7 +51,7 @@ impl Ram {
         }
     }
 
-    /// All that was found, and the tasks whose row was set aside. Whatever is held has lapsed.
+    /// Finishes opening with all rows, and the tasks whose row was set aside. All leases have lapsed.
     pub(crate) fn found(&mut self, all: Unsorted, set_aside: HashSet<RequestId>, now: Timestamp) {
         self.shelf = Mutex::new(all.sort());
         self.set_aside = Mutex::new(set_aside);
@@ -60,7 +60,7 @@ impl Ram {
         }
     }
 
-    /// The named values, which the writer alone changes.
+    /// The named values. Only the writer changes them.
     pub(crate) fn controls(&self) -> MutexGuard<'_, ControlValues> {
         lock(&self.controls)
     }
@@ -69,7 +69,8 @@ impl Ram {
         lock(&self.shelf)
     }
 
-    /// Notes a row that comes, goes, or is another one now. Answers whether something may be runnable that was not.
+    /// Updates the indexes for a row that was added, removed or changed. Returns whether a task may have become
+    /// runnable.
     pub(crate) fn follow(&self, before: Option<&Row>, after: Option<&Row>) -> bool {
         let Some(id) = before.or(after).map(|row| row.id) else {
             return false;
@@ -90,14 +91,15 @@ impl Ram {
         };
         let mut columns = columns.clone();
         if let Some(known) = held.get(&id).filter(|known| known.token == columns.token) {
-            // Renewed since the writer looked, maybe: neither is the writer's.
+            // The lease may have been renewed since the writer read it, and the progress reported. The writer changes
+            // neither.
             columns.lease_until = known.lease_until;
             columns.progress.clone_from(&known.progress);
         }
         held.insert(id, columns);
     }
 
-    /// Puts what only memory knows of a held task into its row.
+    /// Puts the lease and the progress of a held task into its row.
     pub(crate) fn complete(&self, row: &mut Row) {
         if !row.columns.is_held() {
             return;
@@ -111,8 +113,8 @@ impl Ram {
 
     pub(crate) fn renew(&self, lease: LeaseRef, time: Duration, clock: &dyn Clock) -> Renewal {
         let mut held = lock(&self.held);
-        // Read under the lock: who takes a task away has read the clock before it looked here, and what has lapsed for
-        // that one has lapsed for this.
+        // The clock is read under the lock. An operation that takes the task away reads the clock before it takes this
+        // lock, so a lease that has lapsed for that operation has lapsed here too.
         let now = clock.now();
         let columns = held.get_mut(&lease.id);
         columns.map_or(Renewal::Lost, |columns| columns.renew(lease.token, time, now))
@@ -132,7 +134,7 @@ impl Ram {
         own.map(|(id, _)| *id).collect()
     }
 
-    /// Up to `max` tasks that are due for this, and why.
+    /// Up to `max` tasks that are due, with the reason.
     pub(crate) fn due(&self, what: &Due, max: usize, now: Timestamp) -> Vec<(RequestId, Why)> {
         let with = |ids: Vec<RequestId>, why| ids.into_iter().map(move |id| (id, why));
         match what {
@@ -154,7 +156,7 @@ impl Ram {
                 let until = now.saturating_sub(*overdue);
                 with(self.outbox.overdue(spared, max, until), Why::Overdue).collect()
             }
-            // There is no bound to keep room under, and nothing else that this build knows of.
+            // The store has no bound for which to make room, and this build has no other kind of `Due`.
             _ => Vec::new(),
         }
     }
@@ -163,10 +165,11 @@ impl Ram {
         lock(&self.set_aside).contains(&id)
     }
 
-    /// Takes a task whose row cannot be read out of all orders that somebody asks for. Its row would have said where it
-    /// stands; it was well when the file was opened, so this is rare. Only its state is counted on.
+    /// Removes a task with an unreadable row from all indexes that operations use. The row itself cannot tell its
+    /// places, so all indexes are searched; that is rare, since the row was readable when the file was opened. Its
+    /// state is still counted.
     ///
-    /// Answers whether that was not done before.
+    /// Returns `false` if it was done before.
     pub(crate) fn set_aside(&self, id: RequestId) -> bool {
         if !lock(&self.set_aside).insert(id) {
             return false;
@@ -184,7 +187,7 @@ fn outbox(row: Option<&Row>) -> &[OutboxRow] {
     row.map_or(&[], |row| &row.outbox)
 }
 
-/// What is behind a lock is changed in one step, so that a panic leaves it in order.
+/// Each value behind a lock changes in one step, so it is consistent even after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Reading, without a word to the writer.
+//! Reads, which do not use the writer.
 
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ use tower_respond_async::{
     time::Timestamp,
 };
 
-/// How many tasks are looked up between two glances at the index, which is locked for that.
+/// How many tasks are read from the file for each read of the index, during which the index is locked.
 const CHUNK: usize = 256;
 
 impl Inner {
@@ -35,7 +35,7 @@ impl Inner {
                     (Err(Fault::Answer(_)), Which::HeldBy(_)) => None,
                     (found, _) => found?,
                 };
-                // The file may not have the claim yet, or not any more.
+                // The claim may not be in the file yet, or no longer.
                 let is_meant = |row: &Row| match which {
                     Which::HeldBy(worker) => row.columns.is_held() && row.columns.worker.as_ref() == Some(worker),
                     _ => true,
@@ -46,7 +46,7 @@ impl Inner {
         })
     }
 
-    /// What is due. `None` if an index has a task that is not in the file, or cannot be read there.
+    /// The tasks that are due. `None` if an index has a task that is missing or unreadable in the file.
     pub(crate) fn due(&self, what: &Due, max: usize) -> StoreResult<Option<Candidates>> {
         let now = self.clock.now();
         let due = self.ram.due(what, max, now);
@@ -77,7 +77,7 @@ impl Inner {
                 Part::Response => (RESPONSES, row.record.status_code.is_some()),
             };
             match payload(&transaction.open_table(table)?, id)? {
-                // The record tells of it, so it was lost.
+                // According to the record there is a payload, so it was lost.
                 None if is_there => Err(Unreadable::from(Damaged).of(id).into()),
                 found => Ok(found),
             }
@@ -92,7 +92,7 @@ impl Inner {
                     let last_line = logs::last(&logs, *id)?;
                     Ok(Some(Glance::of(row.version, row.columns.progress.as_ref(), last_line)))
                 }
-                // One that cannot be read does not keep the others from being looked at.
+                // An unreadable task does not fail the others.
                 Ok(None) | Err(Fault::Answer(_)) => Ok(None),
                 Err(broken) => Err(broken),
             };
@@ -105,7 +105,8 @@ impl Inner {
             if self.row_in(&transaction.open_table(TASKS)?, scope, id)?.is_none() {
                 return Err(Fault::not_found());
             }
-            // A chunk stands under the number of its last line, so the first that can have a later one is this.
+            // The key of a chunk has the number of its last line, so this is the first chunk that can have a later
+            // line.
             let first = logs::key(id, query.after.saturating_add(1));
             let last = logs::key(id, u64::MAX);
             let chunks = transaction.open_table(LOGS)?;
@@ -128,7 +129,7 @@ impl Inner {
     pub(crate) fn list(&self, scope: &Scope, filter: &Filter, page: &Page) -> StoreResult<PageOf<Row>> {
         let limit = page.limit.max(1);
         self.read(|transaction| {
-            // Opened before the index is read: what is committed by now, and was not before, came while we looked.
+            // Opened before the index is read. A task in the index that is not in these tables was committed later.
             let tables = Searched::open(transaction, filter)?;
             let mut items = Vec::with_capacity(limit.min(1000));
             let mut after = start(filter, page);
@@ -165,7 +166,7 @@ impl Inner {
         counts
     }
 
-    /// The task, if it is in `scope`, as it is in the file, with what only memory knows of it.
+    /// The row of the task as of the transaction, completed from memory, if it is in `scope`.
     fn row_in(&self, tasks: &Table, scope: &Scope, id: RequestId) -> Result<Option<Row>, Fault> {
         let key = &id.as_bytes()[..];
         let Some(value) = ReadableTable::get(tasks, key)? else {
@@ -179,11 +180,11 @@ impl Inner {
         Ok(Some(row).filter(|row| row.is_in(scope)))
     }
 
-    /// The task, if it is looked for. Its request is read only if all else fits.
+    /// The task, if it matches. Its request is read only if everything else matches.
     fn wanted(&self, tables: &Searched, scope: &Scope, filter: &Filter, id: RequestId) -> Result<Option<Row>, Fault> {
         let mut row = match self.row_in(&tables.tasks, scope, id) {
             Ok(Some(row)) => row,
-            // One that cannot be read has nothing to be listed by; the others are not to be lost with it.
+            // An unreadable task has nothing to list, and must not fail the list.
             Ok(None) | Err(Fault::Answer(_)) => return Ok(None),
             Err(broken) => return Err(broken),
         };
@@ -207,7 +208,7 @@ impl Inner {
 
 type Table = ReadOnlyTable<Value, Value>;
 
-/// What a search looks into.
+/// The tables and the filter of a search.
 struct Searched {
     tasks: Table,
     /// Only for a search by text.
@@ -228,8 +229,8 @@ impl Searched {
     }
 }
 
-/// Has redb read what hangs on tasks, so that the writer need not wait for it when it takes them out: what is pruned was
-/// written long ago.
+/// Makes redb read the payloads of tasks into its cache, so that the writer need not wait for the disk when it removes
+/// them: tasks that are pruned were written long ago.
 fn warm(transaction: &ReadTransaction, due: &[(RequestId, Why)]) -> Result<(), redb::Error> {
     for table in [REQUESTS, RESPONSES] {
         let table = transaction.open_table(table)?;
@@ -250,7 +251,7 @@ fn payload(table: &Table, id: RequestId) -> Result<Option<Payload>, Fault> {
     Ok(payload)
 }
 
-/// Where to begin: behind the page's cursor, or at the edge of the time that is asked for if that is further on.
+/// The place to start from: after the page's cursor, or at the edge of the requested time if that is further on.
 fn start(filter: &Filter, page: &Page) -> Option<Moment> {
     let after = page.after.map(|cursor| (cursor.created_at, cursor.id));
     match page.order {
@@ -267,7 +268,7 @@ fn start(filter: &Filter, page: &Page) -> Option<Moment> {
     }
 }
 
-/// Whether nothing from here on can have been created in the time that is asked for.
+/// Whether all tasks from here on are outside of the requested time.
 fn is_past(filter: &Filter, order: SortOrder, created_at: Timestamp) -> bool {
     match order {
         SortOrder::Ascending => filter.created_to.is_some_and(|to| created_at > to),

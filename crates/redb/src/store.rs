@@ -1,20 +1,21 @@
-//! The store: what it promises, and how each operation reaches the writer or the file.
+//! [`RedbStore`]: its promises, and the way of each operation to the writer or the file.
 //!
-//! # What is where
+//! # Where the data is
 //!
-//! The [file](tables) is the truth: rows, requests, responses, logs, names and keys, each in a table of its own, each
-//! value behind a [checksum](frame). In [memory](ram) are indexes over it, rebuilt when it is opened, and what a process
-//! that ends takes with it anyway: leases and progress.
+//! The [file](tables) is authoritative: rows, requests, responses, logs, names and keys, each in a table of its own,
+//! each value with a [checksum](frame). [Memory](ram) holds indexes, which are rebuilt when the file is opened, and
+//! leases and progress, which end with the process anyway.
 //!
-//! One thread [writes](writer), many operations to a commit; an operation is a method of [`Batch`](batch::Batch).
-//! [Reading](read) asks nobody: it sees the file as of the last commit.
+//! One thread [writes](writer), with many operations in one commit; an operation is a method of
+//! [`Batch`](batch::Batch). [Reads](read) do not use the writer: they see the file as of the last commit.
 //!
 //! # Why claims write, and renewals do not
 //!
-//! The file has a lock, so there is one process at a time, and when a file can be opened whoever held a task of it is
-//! gone. A lease then only tells the living apart, which memory can do. That a task *was* claimed must survive, though: it
-//! is how a task that takes its process down with it is found out. What was held is an *orphan* to whoever opens the file
-//! next: nobody is handed it before a change of it was committed.
+//! The file has a lock, so only one process uses it at a time. When a file can be opened, every earlier holder of its
+//! tasks is gone. A lease therefore only separates holders within this process, so memory is enough for it. But the
+//! fact that a task was claimed must be stored: the store needs it to recognize a task that takes its process down. A
+//! task that was held when its process ended is an *orphan* in the next opening: it is not handed out before a change
+//! of it has been committed.
 
 use std::{
     fmt,
@@ -52,41 +53,40 @@ use tower_respond_async::{
     time::{Clock, Timestamp},
 };
 
-/// A store in one file of this machine: accepted tasks survive the end of the process and of the power, and no server is
-/// needed.
+/// A store in one local file. Accepted tasks survive the end of the process and a power cut; no server is needed.
 ///
 /// # Durability
 ///
-/// Whatever an operation answers has been synced to the disk before (`fdatasync`, or what the system has for it): tasks,
-/// results, retries, stops, log lines, deliveries. A disk that says it has written what it has not can still lose them.
-/// Leases and progress are kept in memory, since they end with the process.
+/// Before an operation returns, its changes are synced to the disk (`fdatasync`, or the equivalent of the system):
+/// tasks, results, retries, stops, log lines, deliveries. A disk that reports data as written too early can still lose
+/// them. Leases and progress are kept in memory, since they end with the process.
 ///
-/// The commit costs one sync for all operations that wait for it, so throughput grows with their number: see
+/// All operations that wait for a commit share one sync, so throughput grows with their number: see
 /// [operating](tower_respond_async::guide::operating).
 ///
 /// # One process at a time
 ///
-/// The file is locked while it is open. When it is opened, whatever was running in it is known to be running no more: the
-/// first look for tasks to rescue puts it back into the queue, with a crash on its count, or ends it if that was one too
-/// many. Whatever a hook was being told is then told again at once; if processes keep dying over it, when its lease has run
-/// out.
+/// The file is locked while it is open. So when a file is opened, none of its tasks is running any more. The first
+/// search for tasks to rescue queues each task that was running again and counts a crash, or ends the task if it has
+/// had too many crashes. A delivery that was under way is repeated at once; if several processes have died during it,
+/// when its lease has run out.
 ///
 /// # When the disk fails
 ///
-/// After the first error of the file, a full disk included, nothing is written any more, since it is not known what has
-/// arrived: writes are [`Unavailable`](StoreErrorKind::Unavailable), so that new requests get 503, and reads are answered
-/// as long as redb can. The process must open the file again, and finds all that was acknowledged; to be told so,
-/// [`Tasks::is_ready`](tower_respond_async::Tasks::is_ready) answers `false`.
+/// After the first error of the file, a full disk included, the store writes nothing any more, since it is not known
+/// what has reached the disk. Writes fail with [`Unavailable`](StoreErrorKind::Unavailable), so new requests get 503.
+/// Reads work as long as redb can serve them. The process must open the file again; everything that was acknowledged is
+/// there then. [`Tasks::is_ready`](tower_respond_async::Tasks::is_ready) returns `false` in this state.
 ///
-/// Every value has a checksum. One that does not match is never handed out: a task whose request was damaged ends as
-/// `Invalid`; a task whose record was damaged is `Corrupt` to whoever asks for it; their bytes are kept in the table
-/// `set_aside`, and everything else goes on.
+/// Every value has a checksum, and a value that does not match its checksum is never returned. A task with a damaged
+/// request ends as `Invalid`. For a task with a damaged record, operations fail with `Corrupt`. The damaged bytes are
+/// kept in the table `set_aside`, and all other tasks continue.
 ///
 /// # Cancel safety
 ///
-/// An operation happens whole or not at all. Dropping its future before it was handed to the writer leaves nothing;
-/// dropping it later loses the answer only. Dropping the store finishes what was asked of it, on the thread that drops it;
-/// [`close`](TaskStore::close) does so without blocking that.
+/// An operation is atomic. If you drop its future before it has reached the writer, nothing happens; if you drop it
+/// later, only the answer is lost. Dropping the store blocks the thread until the operations in the queue are finished;
+/// [`close`](TaskStore::close) waits for them without blocking.
 ///
 /// # Examples
 ///
@@ -111,7 +111,7 @@ use tower_respond_async::{
 /// ```
 pub struct RedbStore {
     inner: Arc<Inner>,
-    /// Gone once the store is being dropped.
+    /// `None` once the store is being dropped.
     writer: Option<mpsc::Sender<Message>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     closed: AtomicBool,
@@ -119,7 +119,7 @@ pub struct RedbStore {
 }
 
 impl RedbStore {
-    /// Opens the file at `path` with the default settings, and creates it if it is not there. Its directory must be.
+    /// Opens the file at `path` with the default settings, or creates it. Its directory must exist.
     ///
     /// # Errors
     ///
@@ -132,20 +132,21 @@ impl RedbStore {
         Self::builder().open(path).await
     }
 
-    /// A store to be opened with settings of your own.
+    /// Returns a builder, for other settings than the defaults.
     pub fn builder() -> RedbStoreBuilder {
         RedbStoreBuilder::default()
     }
 
-    /// How many values were found damaged and set aside, since the file was created.
+    /// How many damaged values have been set aside since the file was created.
     ///
     /// # Errors
     ///
-    /// `Unavailable` if the file cannot be read.
+    /// [`Unavailable`](StoreErrorKind::Unavailable) if the store is closed, and any error of a file that cannot be
+    /// read.
     ///
     /// # Cancel safety
     ///
-    /// It only reads.
+    /// Safe to drop: it only reads.
     pub async fn set_aside(&self) -> StoreResult<u64> {
         self.read(|inner| inner.read(|transaction| Ok(transaction.open_table(tables::SET_ASIDE)?.len()?)))
             .await
@@ -155,7 +156,7 @@ impl RedbStore {
         let (ram, clock) = match open::recover(&path, &database, settings.clock) {
             Ok(recovered) => recovered,
             Err(error) => {
-                // What was wrong with it is known already.
+                // The first error is the one to report.
                 let _ = inner::close(database);
                 return Err(error);
             }
@@ -194,7 +195,7 @@ impl RedbStore {
         }
     }
 
-    /// Has the writer do something, as part of its next commit, and answers when that is durable.
+    /// Runs `work` on the writer, as part of its next commit. Resolves when the commit is durable.
     async fn write<T, F>(&self, work: F) -> StoreResult<T>
     where
         T: Send + 'static,
@@ -213,7 +214,7 @@ impl RedbStore {
         answer.await.unwrap_or_else(|_| Err(StoreError::closed()))
     }
 
-    /// Reads away from the caller's runtime, whose threads must not wait for a disk.
+    /// Reads on a thread for blocking work: the runtime's threads must not wait for a disk.
     async fn read<T, F>(&self, work: F) -> StoreResult<T>
     where
         T: Send + 'static,
@@ -227,11 +228,11 @@ impl RedbStore {
 
 impl Drop for RedbStore {
     fn drop(&mut self) {
-        // The writer ends when nobody can ask it for anything, and lets go of the file: the next line may open it again.
+        // The writer ends when the queue is closed, and closes the file. After `join`, the caller can open it again.
         self.writer = None;
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // It has caught its panics.
+            // The writer catches its panics.
             let _ = thread.join();
         }
     }
@@ -248,7 +249,7 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-/// Runs what may wait for a disk where that holds up nobody; right here, if there is no runtime that could be held up.
+/// Runs blocking `work` on a thread for blocking work, or on the current thread if there is no runtime.
 pub(crate) async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> StoreResult<T> + Send + 'static,
 ) -> StoreResult<T> {
@@ -305,7 +306,7 @@ impl TaskStore for RedbStore {
             let looked_for = what.clone();
             match self.read(move |inner| inner.due(&looked_for, max)).await? {
                 Some(found) => Ok(found),
-                // Only to the writer index and file are the same at every moment, and only it may set aside what is damaged.
+                // Only the writer sees index and file in the same state, and only it may set damaged values aside.
                 None => self.write(move |batch| batch.due(&what, max)).await,
             }
         })
@@ -383,7 +384,7 @@ impl TaskStore for RedbStore {
         Box::pin(self.inner.news.news())
     }
 
-    /// There is no other process to hear of.
+    /// Does nothing: there is no other process.
     fn attend(&self, _: Attention) {}
 
     fn glance(&self, ids: Vec<RequestId>) -> BoxFuture<'_, StoreResult<Vec<Option<Glance>>>> {
@@ -399,17 +400,17 @@ impl TaskStore for RedbStore {
         Box::pin(self.write(move |batch| batch.control(change.as_ref())))
     }
 
-    /// Ends the writer, once it has done what was asked of it, and lets go of the file: when this resolves, it can be
-    /// opened again.
+    /// Ends the writer after it has finished the operations in its queue, and closes the file. When this resolves, the
+    /// file can be opened again.
     fn close(&self) -> BoxFuture<'_, ()> {
         self.closed.store(true, Ordering::Release);
         self.inner.news.work();
         Box::pin(async {
             if let Some(writer) = &self.writer {
-                // It fails if the writer has been told before.
+                // Fails if the writer has been closed before.
                 let _ = writer.send(Message::Close).await;
             }
-            // And this only if the writer is gone.
+            // Fails only if the writer has ended.
             let _ = self.done.clone().wait_for(|done| *done).await;
         })
     }

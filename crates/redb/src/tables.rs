@@ -1,4 +1,4 @@
-//! What is in the file: the tables, and how their keys and values are written.
+//! The tables of the file, and the form of their keys and values.
 //!
 //! | table | key | value, behind its [checksum](super::frame) |
 //! |---|---|---|
@@ -12,7 +12,7 @@
 //! | `meta` | `format` | version of this page |
 //! | `meta` | `control` | all [named values](tower_respond_async::store::kit::ControlValues), once there is one |
 //!
-//! A completion to be delivered is part of its task's row, so that it can neither be written nor lost without it.
+//! A completion to be delivered is part of its task's row, so neither can be written or lost without the other.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -32,7 +32,7 @@ use tower_respond_async::{
     time::Timestamp,
 };
 
-/// The version of the tables that this build writes and opens.
+/// The version of the format that this build writes and opens.
 pub(crate) const FORMAT: u32 = 3;
 
 pub(crate) type Definition = TableDefinition<'static, Value, Value>;
@@ -45,7 +45,7 @@ pub(crate) const NAMES: Definition = TableDefinition::new("names");
 pub(crate) const KEYS: Definition = TableDefinition::new("keys");
 pub(crate) const KEY_ENDS: Definition = TableDefinition::new("key_ends");
 pub(crate) const SET_ASIDE: Definition = TableDefinition::new("set_aside");
-/// In the order of [`Tables::all`], whose last one is [`META`].
+/// The tables in the order of [`Tables::all`], except for the last one there, [`META`].
 pub(crate) const DEFINITIONS: [Definition; 8] = [TASKS, REQUESTS, RESPONSES, LOGS, NAMES, KEYS, KEY_ENDS, SET_ASIDE];
 pub(crate) const META: Definition = TableDefinition::new("meta");
 
@@ -54,7 +54,7 @@ pub(crate) const FORMAT_KEY: &[u8] = b"format";
 /// The key in [`META`] of the named values.
 pub(crate) const CONTROL_KEY: &[u8] = b"control";
 
-/// Where a value that was set aside comes from.
+/// The table from which a value was set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Task = b't' as isize,
@@ -64,8 +64,7 @@ pub(crate) enum Origin {
     Control = b'c' as isize,
 }
 
-/// The tables of one write transaction, each opened when it is first asked for. Whoever made them [closes](Self::close)
-/// them.
+/// The tables of one write transaction. Each is opened on its first use. The owner must [close](Self::close) them.
 pub(crate) struct Tables<'t> {
     pub(crate) tasks: OnDemand<'t>,
     pub(crate) requests: OnDemand<'t>,
@@ -78,8 +77,8 @@ pub(crate) struct Tables<'t> {
     pub(crate) meta: OnDemand<'t>,
 }
 
-/// A table that is opened when it is first asked for. To open one and to close it again at the commit takes redb some 16,000
-/// instructions, which is much to a commit of one operation.
+/// A table that is opened on its first use. To open a table, and to close it again at the commit, takes redb some
+/// 16,000 instructions, which is much for a commit of one operation.
 pub(crate) struct OnDemand<'t> {
     transaction: &'t WriteTransaction,
     definition: Definition,
@@ -118,7 +117,7 @@ impl<'t> Tables<'t> {
         }
     }
 
-    /// Makes those that are not there yet: readers take it that all are.
+    /// Creates the missing tables: readers expect that all exist.
     pub(crate) fn make_all(&mut self) -> Result<(), redb::Error> {
         for table in self.all() {
             table.open()?;
@@ -126,12 +125,13 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Closes what was opened, to be called when nothing unwinds: the destructor of a redb table writes, and panics over
-    /// what an earlier panic left behind. Two panics at once end the process; one at a time is caught here.
+    /// Closes the open tables. Must be called while nothing unwinds: the destructor of a redb table writes, and panics
+    /// if an earlier panic left the transaction inconsistent. A second panic during unwinding would abort the process;
+    /// here each panic is caught.
     pub(crate) fn close(mut self) {
         for table in self.all() {
             let table = table.table.take();
-            // What went wrong before is what is told.
+            // The earlier failure is the one to report.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(table)));
         }
     }
@@ -150,7 +150,7 @@ impl<'t> Tables<'t> {
         ]
     }
 
-    /// Moves nothing, but keeps a copy of what cannot be read, to be looked at, and counts it.
+    /// Stores a copy of an unreadable value, for inspection, and counts it. The original is not removed.
     pub(crate) fn keep_aside(
         &mut self,
         ram: &Ram,
@@ -175,22 +175,22 @@ pub(crate) enum Unreadable {
 }
 
 impl Unreadable {
-    /// Whether a newer build wrote it: then it is well, and not for this one.
+    /// Whether a newer build wrote the value: then it is intact, but this build cannot use it.
     pub(crate) const fn is_newer(self) -> bool {
         matches!(self, Self::Undecodable(DecodeError::Newer(_)))
     }
 
-    /// What is answered of a task of which this is so.
+    /// The error for the task with this value.
     pub(crate) fn of(self, id: RequestId) -> StoreError {
         let kind = match self {
             Self::Damaged(_) => StoreErrorKind::Corrupt,
             Self::Undecodable(error) => error.into(),
         };
-        StoreError::new(kind, format!("what is stored of task {id} cannot be read")).because(self)
+        StoreError::new(kind, format!("the stored data of task {id} cannot be read")).because(self)
     }
 }
 
-/// The row that is stored of a task, and the bytes of its record.
+/// The row of a task, and the bytes of its record.
 pub(crate) fn read_row<'a>(key: &[u8], value: &'a [u8]) -> Result<(Row, &'a [u8]), Unreadable> {
     let id = RequestId::from_bytes(key.try_into().map_err(|_| Damaged)?);
     Ok(Row::decode(id, frame::open(key, value)?)?)
@@ -224,12 +224,12 @@ pub(crate) fn read_name(key: &[u8], value: &[u8]) -> Result<RequestId, Damaged> 
     Ok(RequestId::from_bytes(id))
 }
 
-/// What a name's keys begin with, whatever the tenant. Names hold no zero byte.
+/// The prefix of a name's keys, for all tenants. Names contain no zero byte.
 fn name_prefix(name: &TaskName) -> Vec<u8> {
     [name.as_str().as_bytes(), &[0]].concat()
 }
 
-/// No tenant and one with an empty name are told apart.
+/// The key of a name. No tenant differs from a tenant with an empty name.
 pub(crate) fn name_key(name: &TaskName, tenant: Option<&Tenant>) -> Vec<u8> {
     let mut key = name_prefix(name);
     key.push(tenant.is_some().into());
@@ -237,12 +237,12 @@ pub(crate) fn name_key(name: &TaskName, tenant: Option<&Tenant>) -> Vec<u8> {
     key
 }
 
-/// Where the key with this key in [`KEYS`] stands in [`KEY_ENDS`].
+/// The key in [`KEY_ENDS`] for a key in [`KEYS`].
 pub(crate) fn end_key(until: Timestamp, key: &[u8]) -> Vec<u8> {
     [&until.as_millis().to_be_bytes(), key].concat()
 }
 
-/// The ids of the tasks of a name.
+/// The ids of the tasks with this name in `scope`.
 pub(crate) fn ids_of_name(
     transaction: &ReadTransaction,
     scope: &Scope,
@@ -263,7 +263,7 @@ pub(crate) fn ids_of_name(
         if !is_meant {
             break;
         }
-        // One that is damaged is as if it were not there; the writer sets it aside when it comes across it.
+        // A damaged entry counts as missing; the writer sets it aside when it finds it.
         ids.extend(read_name(found.value(), value.value()));
     }
     Ok(ids)

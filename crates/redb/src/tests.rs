@@ -1,5 +1,5 @@
-//! What the port leaves to a store that has the file to itself: orphans, leases that only memory knows, and what a claim
-//! writes.
+//! The behaviour that the trait leaves to a store with exclusive use of its file: orphans, leases in memory, and what a
+//! claim writes.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,10 +28,10 @@ use tower_respond_async::{
 
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A file that is removed with its owner.
+/// A file that is removed when this is dropped.
 struct File(PathBuf);
 
-/// A key and what is stored under it.
+/// A key and its value.
 type Entry = (Vec<u8>, Vec<u8>);
 
 impl File {
@@ -40,7 +40,7 @@ impl File {
         Self(std::env::temp_dir().join(name))
     }
 
-    /// The next process.
+    /// Opens the file as the next process does.
     async fn open(&self) -> Ledger {
         Ledger::new(Arc::new(RedbStore::open(&self.0).await.unwrap()))
     }
@@ -124,7 +124,7 @@ async fn renew(ledger: &Ledger, lease: LeaseRef) -> Renewal {
 }
 
 #[tokio::test]
-async fn a_task_is_run_told_of_and_pruned_across_openings() {
+async fn a_task_is_run_delivered_and_pruned_across_openings() {
     let file = File::new();
     let ledger = file.open().await;
     let id = waiting(&ledger, 1).await;
@@ -143,7 +143,7 @@ async fn a_task_is_run_told_of_and_pruned_across_openings() {
     assert_eq!(
         ledger.prune(at_once, 10).await.unwrap().tasks,
         0,
-        "somebody is to be told"
+        "a completion is to be delivered"
     );
     let claimed = claim_deliveries(&ledger).await.remove(0);
     let settlement = DeliverySettlement::new(claimed, DeliveryOutcome::Delivered, DeliveryTry::new(Timestamp::ZERO));
@@ -153,9 +153,9 @@ async fn a_task_is_run_told_of_and_pruned_across_openings() {
     assert_eq!(file.tasks().unwrap(), []);
 }
 
-/// It is decided once, by whoever looks for tasks to rescue, and not by opening the file.
+/// The rescue decides about the task, once; opening the file does not.
 #[tokio::test]
-async fn what_a_process_held_is_an_orphan_to_the_next_and_nobody_elses_before_it_is_rescued() {
+async fn a_task_of_a_dead_process_is_an_orphan_until_it_is_rescued() {
     let file = File::new();
     let ledger = file.open().await;
     let lease = running(&ledger, 1).await.lease();
@@ -207,8 +207,8 @@ async fn an_orphan_that_is_to_be_stopped_is_stopped_by_the_next_rescue() {
     assert_eq!(ledger.rescue(10).await.unwrap().tasks, [(id, Rescue::Stopped)]);
 }
 
-/// Its completion was claimed by the process before, and it has been run again since: if it were claimed, the rescue that
-/// is for the completion would take it from its new holder.
+/// An earlier process claimed the completion, and the task was run again since. If the task were claimed now, the
+/// rescue of the completion would take it from its new holder.
 #[tokio::test]
 async fn a_task_whose_completion_is_an_orphan_is_not_handed_out_before_it_is_rescued() {
     let file = File::new();
@@ -258,7 +258,7 @@ async fn a_claim_leaves_the_bytes_of_the_record_as_they_are() {
     }
 }
 
-/// A maker of a change that came too late goes on from it.
+/// The answer to a stale change includes the lease and the progress, which only memory has.
 #[tokio::test]
 async fn a_stale_change_is_answered_with_what_only_memory_knows() {
     let file = File::new();
@@ -289,7 +289,7 @@ async fn a_stale_change_is_answered_with_what_only_memory_knows() {
     assert_eq!(newer.columns.progress, Some(Progress::new(0.5, "half")));
 }
 
-/// Nothing is written for it until then.
+/// Progress alone writes nothing.
 #[tokio::test]
 async fn progress_is_written_with_the_next_commit() {
     let file = File::new();

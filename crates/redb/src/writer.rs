@@ -1,20 +1,20 @@
-//! The one thread that writes.
+//! The only thread that writes.
 //!
-//! # Why one thread, and why it waits for nobody
+//! # Why one thread, and why it does not wait
 //!
 //! A commit costs the same for one operation as for a hundred: most of it is waiting for the disk. So the writer takes
-//! one operation, and with it all that came while it was busy and [while it does them](super::inbox), and makes one
-//! durable commit of them. Alone, an operation waits for nobody; under load, batches form by themselves. Waiting a
-//! while for more to come would only add to the latency of the first.
+//! one operation, together with all that came while it was busy or come [while it works on them](super::inbox), and
+//! makes one durable commit. A lone operation does not wait; under load, batches form by themselves. Waiting for more
+//! operations would only add to the latency of the first.
 //!
-//! Operations of a batch are done one after the other and see each other's work, so the one thread is also what makes
-//! every operation atomic: there is no other writer to race with.
+//! The operations of a batch run one after the other, and each sees the changes of those before it. The single thread
+//! also makes every operation atomic, since there is no other writer.
 //!
-//! # Why it writes once more when there is nothing to do
+//! # Why it writes once more when it is idle
 //!
-//! After a kill redb reads the whole file, to find out which pages are in use, unless the very last commit wrote that
-//! down, which makes a commit up to two thirds dearer: too much for everybody who waits for it. Once nobody has asked for
-//! anything for a moment it costs nobody anything: so a file that is killed at rest opens at once.
+//! After a kill, redb reads the whole file to find out which pages are in use, unless the last commit wrote this down.
+//! That makes a commit up to two thirds more expensive, which is too much under load. When no operation has come for a
+//! moment, it delays nothing, so the writer marks the file then. A file that is killed while idle opens at once.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -34,10 +34,10 @@ use crate::{
     job::Job,
     tables::Tables,
 };
-/// Works until there is nobody left to ask for anything, then lets go of the file. `timer` has a clock and nothing else.
+/// Runs until the queue is closed, then closes the file. `timer` is a runtime with timers only.
 pub(crate) fn run(mut inbox: Inbox, timer: &Runtime, inner: &Arc<Inner>, done: &watch::Sender<bool>) {
     let marks = inner.quick_repair == QuickRepair::WhenIdle;
-    // Opening it has written to it.
+    // Opening the file has written to it.
     let mut unmarked = true;
     loop {
         match inbox.wait(timer, marks && unmarked) {
@@ -50,11 +50,11 @@ pub(crate) fn run(mut inbox: Inbox, timer: &Runtime, inner: &Arc<Inner>, done: &
         }
     }
     inner.let_go();
-    // Nobody may be waiting for it.
+    // Fails if nothing waits for it.
     let _ = done.send(true);
 }
 
-/// Has the file say which of its pages are in use, as of its last commit.
+/// Writes into the file which of its pages are in use.
 fn mark(inner: &Inner) {
     if inner.failure().is_some() {
         return;
@@ -73,7 +73,7 @@ fn mark(inner: &Inner) {
     }
 }
 
-/// Does this and what else there is to do. Answers whether anything was written.
+/// Commits `first` together with the other operations in the queue. Returns whether anything was written.
 fn commit(inner: &Inner, first: Box<dyn Job>, inbox: &mut Inbox) -> bool {
     if let Some(failure) = inner.failure() {
         first.answer(Some(failure.since()));
@@ -101,26 +101,26 @@ fn commit(inner: &Inner, first: Box<dyn Job>, inbox: &mut Inbox) -> bool {
     false
 }
 
-/// What came of a batch.
+/// The result of a batch.
 struct Done {
     written: bool,
-    /// Something may be runnable now.
+    /// A task may have become runnable.
     work: bool,
 }
 
-/// Does the jobs in one durable commit, and more that the inbox has.
+/// Runs the jobs, and more from the inbox, in one durable commit.
 fn transact(inner: &Inner, jobs: &mut Vec<Box<dyn Job>>, inbox: &mut Inbox) -> Result<Done, redb::Error> {
     let database = inner.database();
     let Some(database) = &*database else {
         return Err(redb::Error::DatabaseClosed);
     };
-    // Durable when it returns, which is redb's default.
+    // redb's default durability: the commit is durable when it returns.
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(inner.quick_repair == QuickRepair::Always);
     let done = match perform(inner, &transaction, jobs, inbox) {
         Ok(done) => done?,
         Err(panic) => {
-            // Like the tables, it is dropped while nothing unwinds.
+            // Dropped after the unwinding, like the tables.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(transaction)));
             resume_unwind(panic);
         }
@@ -132,7 +132,7 @@ fn transact(inner: &Inner, jobs: &mut Vec<Box<dyn Job>>, inbox: &mut Inbox) -> R
     Ok(done)
 }
 
-/// Does all jobs, up to the commit.
+/// Runs all jobs, without the commit.
 fn perform(
     inner: &Inner,
     transaction: &WriteTransaction,

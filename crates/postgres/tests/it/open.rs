@@ -36,7 +36,7 @@ fn several_may_open_an_empty_database_at_once() {
 }
 
 #[test]
-fn a_schema_is_checked_where_somebody_else_makes_it() {
+fn a_schema_that_another_tool_creates_is_checked() {
     run(async || {
         let schema = a_name();
         let builder = || PostgresStore::builder().schema(schema.clone()).unsafe_durability();
@@ -98,7 +98,7 @@ fn a_password_is_shown_nowhere() {
 }
 
 #[test]
-fn connections_are_encrypted_to_who_is_trusted() {
+fn connections_are_encrypted_to_trusted_servers() {
     run(async || {
         let (server, schema) = (Postgres::shared(), a_name());
         let url = format!("{}?sslmode=require&application_name={schema}", server.url_over_tcp());

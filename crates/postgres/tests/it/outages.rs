@@ -135,7 +135,7 @@ fn a_server_that_only_reads_is_not_written_to_and_goes_on_later() {
 }
 
 #[test]
-fn a_server_that_lets_nobody_more_in_says_so() {
+fn a_server_that_refuses_more_connections_is_reported() {
     on_a_server(
         "max_connections = 8\nsuperuser_reserved_connections = 0\nmax_wal_senders = 0\n",
         async |server, store| {
@@ -162,7 +162,7 @@ fn a_server_that_is_silent_is_given_up_and_reached_again_later() {
         let outcome = success();
         let (inserted, settled) = tokio::join!(insert(&store, a_task()), ledger.settle(&held, &outcome));
         refused_for(inserted, "cannot be reached");
-        refused_for(settled, "lets nobody in");
+        refused_for(settled, "did not complete the login");
         server.thaw();
         assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
         assert!(matches!(
@@ -173,7 +173,7 @@ fn a_server_that_is_silent_is_given_up_and_reached_again_later() {
 }
 
 #[test]
-fn what_somebody_else_has_locked_is_not_waited_for_without_end() {
+fn a_row_that_another_session_has_locked_is_waited_for_up_to_a_limit() {
     on_a_server("", async |server, store| {
         let ledger = Ledger::new(store.clone());
         let held = born(&ledger, a_task()).await;

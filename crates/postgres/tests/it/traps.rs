@@ -86,7 +86,7 @@ fn with(harness: PostgresHarness, test: impl AsyncFnOnce(&PostgresHarness, Arc<P
 /// An asynchronous standby that takes over may not know of a claim. The next one makes the same version of the row; its token
 /// is of a later timeline.
 #[test]
-fn who_holds_a_claim_that_a_failover_lost_is_fenced() {
+fn the_holder_of_a_claim_that_a_failover_lost_is_fenced() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
         let held = born(&ledger, a_task()).await;
@@ -322,7 +322,7 @@ fn what_may_be_done_twice_is_asked_again_when_its_session_ends() {
 
 /// Told outside of what changes something, and only while somebody listens.
 #[test]
-fn what_another_handle_stores_is_heard() {
+fn work_of_another_handle_is_in_the_news() {
     with_sessions(async |harness, store| {
         let other = harness.handle().await;
         let ledger = Ledger::new(store);
@@ -369,7 +369,7 @@ fn claims_by_tenant_at_two_handles_have_each_task_once() {
 
 /// What cannot be read is kept apart and counted, and the tasks behind it are claimed all the same.
 #[test]
-fn a_record_that_cannot_be_read_is_set_aside_and_stops_nobody() {
+fn a_record_that_cannot_be_read_is_set_aside_and_blocks_no_other_task() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
         let (damaged, well) = (a_task(), a_task());

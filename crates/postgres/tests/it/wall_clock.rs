@@ -70,7 +70,7 @@ promises! {
     outbox:
         a_delivery_whose_lease_ran_out_is_due_again
         a_delivery_is_retried_at_its_time
-        a_completion_that_nobody_takes_is_given_up;
+        an_unclaimed_completion_is_given_up;
     query:
         listing_visits_every_task_once_while_tasks_are_added
         counts_agree_with_the_tasks;
@@ -82,7 +82,7 @@ promises! {
         a_task_whose_delivery_failed_is_kept_for_its_retention_from_then_on;
     shared:
         two_processes_prune_and_rescue_each_task_once
-        who_beats_is_seen_and_who_stops_is_not;
+        a_process_that_beats_is_seen_and_one_that_stopped_is_not;
     pools:
         tasks_of_a_spared_pool_do_not_expire
         a_task_of_a_resumed_pool_has_its_time_back;

@@ -278,7 +278,7 @@ fn a_second_one_waits_for_the_transaction_that_has_its_key_or_name() {
 }
 
 #[test]
-fn a_request_over_http_waits_for_a_transaction_that_has_its_key_and_holds_up_nobody() {
+fn a_request_over_http_waits_for_a_transaction_with_its_key_and_delays_no_other() {
     with_app(async |app| {
         let mut client = app.client().await;
         let mut transaction = client.transaction().await.unwrap();
@@ -306,7 +306,7 @@ fn a_request_over_http_waits_for_a_transaction_that_has_its_key_and_holds_up_nob
 }
 
 #[test]
-fn who_waits_for_too_long_for_a_key_is_told() {
+fn a_wait_for_a_key_ends_with_an_error() {
     with_app(async |app| {
         let mut client = app.client().await;
         let mut transaction = client.transaction().await.unwrap();

@@ -1,4 +1,4 @@
-//! The promises every store keeps.
+//! The promises of every store.
 
 use tower_respond_async::testing::{conformance, model};
 

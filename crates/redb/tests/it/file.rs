@@ -1,4 +1,4 @@
-//! What is the embedded store's own: the file, its lock, and what may be wrong with it.
+//! The parts that only the embedded store has: the file, its lock, and damage of the file.
 
 use std::{
     convert::Infallible,
@@ -83,7 +83,7 @@ async fn succeed(store: &TaskFile, held: &Held) {
     let _ = store.settle(held, &outcome).await.unwrap();
 }
 
-/// The message is for whoever started the program twice.
+/// The message tells an operator who started the program twice what is wrong.
 #[tokio::test]
 async fn a_file_in_use_is_refused_with_its_name_and_the_reason() {
     let folder = tempdir().unwrap();
@@ -106,9 +106,9 @@ async fn a_directory_that_is_not_there_is_named() {
     assert!(refused.to_string().contains("no/such/tasks.redb"), "{refused}");
 }
 
-/// Of many who want to create it at once one does, and nobody has a file that is nowhere.
+/// Of many concurrent openings one creates the file. No opening gets a file that is no longer in the directory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_who_create_a_file_at_once_one_has_it() {
+async fn of_many_that_create_a_file_at_once_one_has_it() {
     for _ in 0..20 {
         let folder = tempdir().unwrap();
         let path = folder.path().join("tasks.redb");
@@ -142,7 +142,7 @@ async fn a_link_to_a_file_that_is_not_there_yet_stays_a_link() {
     assert!(path.is_symlink() && folder.path().join("tasks.redb").is_file());
 }
 
-/// Requests carry credentials.
+/// Requests contain credentials.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_new_file_is_its_owners_alone() {
@@ -154,7 +154,6 @@ async fn a_new_file_is_its_owners_alone() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
-/// S62
 #[tokio::test]
 async fn a_closed_file_and_a_dropped_one_can_be_opened_again_at_once() {
     let folder = tempdir().unwrap();
@@ -174,7 +173,7 @@ async fn a_closed_file_and_a_dropped_one_can_be_opened_again_at_once() {
     assert_eq!(claim(&third).await, [first, second]);
 }
 
-/// Its holder is gone, whatever its lease says.
+/// The holder is gone, although its lease has not run out.
 #[tokio::test]
 async fn what_was_running_waits_again_as_soon_as_it_is_rescued() {
     let folder = tempdir().unwrap();
@@ -206,9 +205,8 @@ async fn what_was_running_waits_again_as_soon_as_it_is_rescued() {
     assert_eq!(store.task(stopping.id).await.unwrap().state, TaskState::Stopped);
 }
 
-/// S54
 #[tokio::test]
-async fn what_was_being_told_is_told_again_as_soon_as_it_is_rescued() {
+async fn a_delivery_under_way_is_repeated_as_soon_as_it_is_rescued() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.redb");
     let asking = || DeliveryClaim::new(vec![(Destination::LOCAL, 10)], LONG);
@@ -233,7 +231,7 @@ async fn what_was_being_told_is_told_again_as_soon_as_it_is_rescued() {
     assert!(tries[0].text.as_ref().unwrap().contains("process ended"), "{tries:?}");
 }
 
-/// S50. Of a newer build, and of one from before the first release.
+/// Format 4 is of a newer build, format 2 of a build before the first release.
 #[tokio::test]
 async fn a_file_of_another_format_is_refused_and_left_as_it_is() {
     let folder = tempdir().unwrap();
@@ -253,15 +251,15 @@ async fn a_file_of_another_format_is_refused_and_left_as_it_is() {
         assert_eq!(refused.kind(), StoreErrorKind::Incompatible);
         let text = refused.to_string();
         assert!(
-            text.contains(&format!("has format {format}, and this build knows format 3 alone")),
+            text.contains(&format!("has format {format}, and this build reads format 3 only")),
             "{text}"
         );
         assert!(fs::read(&path).unwrap() == before, "not a byte was changed");
     }
 }
 
-/// Found by changing every byte of a small file: redb's own page says of each table whether it has a root, and one bit there
-/// made the table of tasks an empty one. The file was opened, every task of it was gone, and nobody was told.
+/// Found by changing every byte of a small file. One bit in redb's root page says whether a table has a root. Without
+/// it the table of tasks was empty: the file was opened without an error, and all its tasks were gone.
 #[tokio::test]
 async fn a_file_that_lost_all_its_tasks_is_refused_and_left_as_it_is() {
     let folder = tempdir().unwrap();
@@ -300,7 +298,7 @@ async fn a_file_of_another_program_is_refused_and_left_as_it_is() {
     assert_eq!(fs::read(&path).unwrap(), "not a database".repeat(1000).as_bytes());
 }
 
-/// S49. The record of one task, the request of another: each costs its own task and nothing else.
+/// The record of one task and the request of another are damaged. Only these two tasks are lost.
 #[tokio::test]
 async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
     let folder = tempdir().unwrap();
@@ -336,7 +334,7 @@ async fn damaged_values_are_set_aside_and_the_queue_goes_on() {
     assert!(kept.iter().all(|(_, value)| value.len() > 50), "the bytes are kept");
 }
 
-/// S49. Each is found out when it is asked for.
+/// Each damaged value is found when it is read.
 #[tokio::test]
 async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
     let folder = tempdir().unwrap();
@@ -378,10 +376,9 @@ async fn a_damaged_response_log_name_or_key_costs_nothing_else() {
     assert_eq!(store.file.set_aside().await.unwrap(), 2);
 }
 
-/// S49. Whoever watches the application hears of it, once, however they were found out: as the file was opened, or when a
-/// task was to be run.
+/// A probe gets an event for each damaged value once: for values found at opening, and for values found by a claim.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_set_aside_is_told_to_the_probes() {
+async fn probes_get_values_that_are_set_aside() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.redb");
     let store = open(&path).await;
@@ -417,7 +414,7 @@ async fn what_is_set_aside_is_told_to_the_probes() {
     assert_eq!(later.file.set_aside().await.unwrap(), 2);
 }
 
-/// How many values were set aside, as a probe hears of it.
+/// Counts the values that the events report.
 #[derive(Clone, Debug, Default)]
 struct Told(Arc<AtomicU64>);
 
@@ -429,7 +426,7 @@ impl Probe for Told {
     }
 }
 
-/// S49. A damaged name of a table would have the table created anew, and all that is in it would be gone without a word.
+/// With a damaged name, the table would be created again, empty, and its contents lost without an error.
 #[tokio::test]
 async fn a_file_without_one_of_its_tables_is_refused_and_left_as_it_is() {
     let folder = tempdir().unwrap();
@@ -454,7 +451,7 @@ async fn a_file_without_one_of_its_tables_is_refused_and_left_as_it_is() {
     }
 }
 
-/// S49. The record tells of a response, so that one which is not there was lost, and is not taken for none.
+/// The record says that there is a response. A missing one is an error, not `None`.
 #[tokio::test]
 async fn a_response_that_is_gone_is_said_to_be_damaged() {
     let folder = tempdir().unwrap();
@@ -472,7 +469,7 @@ async fn a_response_that_is_gone_is_said_to_be_damaged() {
     assert_eq!(store.response(&Scope::All, waits).await.unwrap(), None);
 }
 
-/// S50. A newer build's work is neither run nor lost by an older one.
+/// An older build neither runs nor loses a newer build's task.
 #[tokio::test]
 async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     let folder = tempdir().unwrap();
@@ -480,7 +477,7 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     let store = open(&path).await;
     let (newer, other) = (insert(&store, a_task(1)).await, insert(&store, a_task(2)).await);
     store.file.close().await;
-    // Behind the checksum and the length of the head comes the request's own version.
+    // The version of the request follows the checksum and the length of the head.
     change(&path, "requests", newer.as_bytes(), |value| {
         value[8] = 99;
         resum(newer.as_bytes(), value);
@@ -496,7 +493,7 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     );
     store.file.close().await;
 
-    // The version of the row's head, and of the record behind it.
+    // The versions of the row's head and of its record.
     let (_, row) = entries(&path, "tasks").unwrap().remove(0);
     let (_, record) = Row::decode(newer, &row[4..]).unwrap();
     for at in [row.len() - record.len(), 4] {
@@ -516,7 +513,7 @@ async fn a_record_of_a_newer_build_is_left_in_the_queue() {
     assert_eq!(entries(&path, "tasks").unwrap().len(), 2);
 }
 
-/// The indexes are built anew from a file with many tasks whose ids say nothing about when they were created.
+/// The indexes are rebuilt from a file with many tasks whose ids do not follow the order of creation.
 #[tokio::test]
 async fn a_reopened_file_lists_and_prunes_in_the_old_order() {
     let folder = tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! How the suite drives `RedbStore`: files in a folder of their own, and the end of a process.
+//! Runs the conformance suite on `RedbStore`: files in a temporary folder, and the end of a process.
 
 use std::{
     fs,
@@ -19,12 +19,12 @@ use tower_respond_async::{
 };
 use tower_respond_async_redb::RedbStore;
 
-/// Every table of the file is one of bytes.
+/// All tables of the file have byte strings as keys and values.
 pub(crate) const fn table(name: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
     TableDefinition::new(name)
 }
 
-/// An open file, and the steps of the lives of the tasks in it.
+/// An open file, and the steps in the life of its tasks.
 #[derive(Debug)]
 pub(crate) struct TaskFile {
     pub(crate) file: Arc<RedbStore>,
@@ -53,8 +53,8 @@ impl Deref for TaskFile {
     }
 }
 
-/// Opens files one after the other. A process ends here as `kill -9` ends one: the next opens a copy of the file that the
-/// last had open, and what that would have done when it closed is never done.
+/// Opens files one after the other. A process ends here as with `kill -9`: the next process opens a copy of the open
+/// file, so that nothing of what closing writes is in the copy.
 #[derive(Debug)]
 pub(crate) struct RedbHarness {
     folder: TempDir,
@@ -65,7 +65,7 @@ pub(crate) struct RedbHarness {
 #[derive(Debug, Default)]
 struct State {
     files: u32,
-    // Weak: when the test lets go of a store it is closed, as its file is of no more interest.
+    // Weak, so that a store is closed as soon as the test drops it.
     opened: std::sync::Weak<RedbStore>,
 }
 
@@ -84,7 +84,7 @@ impl RedbHarness {
             .join(format!("{}.redb", self.state.lock().unwrap().files))
     }
 
-    /// Moves on to the next file, and answers with its path.
+    /// Advances to the next file, and returns its path.
     fn next(&self) -> PathBuf {
         self.state.lock().unwrap().files += 1;
         self.current()
@@ -121,7 +121,7 @@ impl Harness for RedbHarness {
         Duration::from_secs(1)
     }
 
-    // One thread does everything, so what matters is the order in which it is asked; and each round syncs a disk.
+    // One thread does all the work, so only the order of calls matters. Each round syncs a disk.
     fn rounds(&self) -> usize {
         200
     }
@@ -175,7 +175,7 @@ impl Harness for RedbHarness {
     }
 }
 
-/// Flips one bit in the middle of a value, behind the store's back and with redb's pages in order.
+/// Flips one bit in the middle of a value, and leaves redb's pages valid.
 pub(crate) fn spoil(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError> {
     change(file, name, key, |value| {
         let middle = value.len() / 2;
@@ -183,7 +183,7 @@ pub(crate) fn spoil(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError>
     })
 }
 
-/// Gives a value that was changed the checksum it should have.
+/// Updates the checksum of a changed value.
 pub(crate) fn resum(key: &[u8], value: &mut [u8]) {
     let mut hasher = crc32fast::Hasher::new();
     for part in [&(key.len() as u32).to_le_bytes(), key, &value[4..]] {
@@ -192,7 +192,7 @@ pub(crate) fn resum(key: &[u8], value: &mut [u8]) {
     value[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
 }
 
-/// Changes a value behind the store's back.
+/// Changes a value in a closed file.
 pub(crate) fn change(file: &Path, name: &str, key: &[u8], change: impl FnOnce(&mut [u8])) -> Result<(), BoxError> {
     let database = Database::open(file)?;
     let transaction = database.begin_write()?;
@@ -206,7 +206,7 @@ pub(crate) fn change(file: &Path, name: &str, key: &[u8], change: impl FnOnce(&m
     Ok(transaction.commit()?)
 }
 
-/// Removes a value behind the store's back.
+/// Removes a value from a closed file.
 pub(crate) fn remove(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError> {
     let database = Database::open(file)?;
     let transaction = database.begin_write()?;
@@ -218,7 +218,7 @@ pub(crate) fn remove(file: &Path, name: &str, key: &[u8]) -> Result<(), BoxError
 /// A key and its value.
 type Entry = (Vec<u8>, Vec<u8>);
 
-/// All entries of a table, as they are in the file.
+/// All entries of a table of a closed file.
 pub(crate) fn entries(file: &Path, name: &str) -> Result<Vec<Entry>, BoxError> {
     let database = Database::open(file)?;
     let table = database.begin_read()?.open_table(table(name))?;

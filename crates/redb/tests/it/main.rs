@@ -1,4 +1,4 @@
-//! The store seen from outside: one binary, a module per theme.
+//! Tests of the public store: one binary, one module for each theme.
 
 #![expect(
     clippy::unwrap_used,

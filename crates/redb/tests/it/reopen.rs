@@ -1,4 +1,4 @@
-//! What a killed process leaves, and what it takes to open it; and the tool that looks into a file.
+//! Opening the file of a killed process, and the tool that inspects a file.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -92,11 +92,11 @@ async fn a_closed_file_can_be_looked_into_and_compacted_and_is_the_same_afterwar
     assert_eq!(store.task(ids[0]).await.unwrap().state, TaskState::Enqueued);
 }
 
-/// Whether a copy of `file`, which is what a kill at this moment would leave, can be opened without a repair.
+/// Whether a copy of `file`, which is what a kill at this moment leaves, opens without a repair.
 fn opens_at_once(file: &Path, copy: &Path) -> bool {
     std::fs::copy(file, copy).unwrap();
     let mut builder = redb::Builder::new();
-    // A copy of its own: to open one changes it.
+    // Another copy, since opening changes it.
     let tried = copy.with_extension("tried");
     std::fs::copy(copy, &tried).unwrap();
     builder
