@@ -1,7 +1,8 @@
-//! How many allocations does a request cost that passes through, and how many a task?
+//! Counts the allocations of a request that passes through, and of a task.
 //!
-//! On one thread, so that every one is seen. A benchmark of its own, since counting slows every allocation down; the
-//! times are in `overhead` and `life`. Making the request is shown by itself and taken off the others.
+//! Everything runs on one thread, so that every allocation is counted. It is a separate benchmark, since counting slows
+//! every allocation down; `overhead` and `life` measure the times. Making the request is shown by itself and subtracted
+//! from the others.
 //!
 //! Target: 0 for a request that does not ask for async, at most 20 for a life.
 //!
@@ -27,7 +28,7 @@ use crate::support::{
     work::{Mirror, request},
 };
 
-/// How many tasks everybody keeps.
+/// How many tasks each contestant keeps.
 const KEPT: usize = 1000;
 
 fn main() {
@@ -71,7 +72,7 @@ fn main() {
 struct Lives {
     runtime: Runtime,
     lives: usize,
-    /// What making a request takes.
+    /// The allocations and bytes of making a request.
     request: (f64, f64),
 }
 
@@ -91,7 +92,7 @@ impl Lives {
                 contestant.all_ended().await;
             });
         };
-        // Until it keeps as many as it may, maps and rings grow.
+        // Maps and rings grow until the contestant keeps its maximum.
         live(4 * KEPT);
         let (allocations, bytes) = measured(self.lives, || live(self.lives));
         print(name, (allocations - self.request.0, bytes - self.request.1));

@@ -1,11 +1,11 @@
-//! Does a destination that does not answer delay tasks?
+//! Measures whether a destination that does not answer delays tasks.
 //!
-//! 10,000 tasks are submitted and run to their end, with nobody to tell and with one destination: one that nobody listens
-//! at, one that takes connections and never answers, and one that answers. A round begins with an empty store. The time is
-//! that until the last task has ended; what is still to be told is thrown away with the store.
+//! 10,000 tasks are submitted and run to their end, without a destination and with one: a port where nothing listens, a
+//! receiver that accepts connections and never answers, and one that answers. Each round begins with an empty store.
+//! The time runs until the last task has ended; undelivered completions are dropped with the store.
 //!
-//! Target: beside a dead destination at least 0.9 of the speed without one, a ratio of at most 1.11, when tasks take a
-//! millisecond. Tasks that take no time at all are shown as well: there, all that is seen is what the outbox costs.
+//! Target: with tasks of a millisecond, at least 0.9 of the speed without a destination, that is, a ratio of at most
+//! 1.11. Tasks that take no time are shown as well: they show only the cost of the outbox.
 //!
 //! ```text
 //! cargo bench --features full --bench callbacks
@@ -35,7 +35,7 @@ const NOBODY: &str = "nobody to tell";
 
 fn main() {
     let runtime = support::two_threads();
-    // A port that was free a moment ago, and nobody else is given soon.
+    // A port that was free a moment ago. The system does not soon give it out again.
     let refusing = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let refusing = refusing.expect("there is a free port");
     let (silent, answering) = (receiver(&runtime, false), receiver(&runtime, true));
@@ -87,7 +87,7 @@ fn round(runtime: &Runtime, destination: Option<SocketAddr>, work: Duration) -> 
     })
 }
 
-/// Listens, and answers or does not.
+/// Listens, and answers only if `answers` is set.
 fn receiver(runtime: &Runtime, answers: bool) -> SocketAddr {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
     let listener = listener.expect("there is a free port");
@@ -96,7 +96,7 @@ fn receiver(runtime: &Runtime, answers: bool) -> SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut read = [0; 4096];
-                // What comes in one piece is one message: they are short.
+                // The messages are short, so each arrives in one piece.
                 while stream.read(&mut read).await.is_ok_and(|bytes| bytes > 0) {
                     let answer = b"HTTP/1.1 204 x\r\n\r\n";
                     if answers && stream.write_all(answer).await.is_err() {

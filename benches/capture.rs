@@ -1,8 +1,9 @@
-//! What does it cost an application's events that tasks' logs are captured?
+//! Measures what capturing the logs of tasks costs the application's events.
 //!
-//! Every event of the program pays, in a task or not, so where no task runs it should be next to nothing. A captured event
-//! is formatted and kept. The floors are a registry with a layer that looks at nothing, and one whose layer formats every
-//! event into a list; `fmt`, which most programs have anyway, stands beside them, writing to nowhere.
+//! Every event of the program passes the layer, in a task or not, so an event outside tasks should cost almost nothing.
+//! A captured event is formatted and kept. The floors are a registry with a layer that does nothing, and one whose
+//! layer formats every event into a list. `fmt`, which most programs have anyway, is shown beside them, writing to
+//! nowhere.
 //!
 //! Target: at most 20 ns over the floor for an event where no task runs.
 //!
@@ -46,7 +47,7 @@ fn main() {
     inside(&runtime);
 }
 
-/// What one event takes of this thread, in nanoseconds.
+/// The CPU time of one event on this thread, in nanoseconds.
 fn one_event(dispatch: &Dispatch) -> f64 {
     with_default(dispatch, || per_event(when_measuring(200_000, 100)))
 }
@@ -124,7 +125,7 @@ fn inside(runtime: &Runtime) {
 /// Fewer than are kept of an attempt.
 const KEPT: u64 = 9_000;
 
-/// An application whose tasks log and say how long that took.
+/// An application whose tasks log events and send the time that it took.
 struct App {
     service: RespondAsync<Router>,
     tasks: Tasks,
@@ -183,14 +184,14 @@ impl App {
     }
 }
 
-/// The least that a layer can do.
+/// A layer that does nothing.
 struct Nothing;
 
 impl<S: Subscriber> Layer<S> for Nothing {
     fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {}
 }
 
-/// The least that keeps an event as text.
+/// A layer that only keeps each event as text.
 struct Listed(Arc<Mutex<Vec<String>>>);
 
 impl<S: Subscriber> Layer<S> for Listed {

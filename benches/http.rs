@@ -1,13 +1,13 @@
-//! What does an asynchronous request cost a server over HTTP, beside answering it at once and beside work spawned by
-//! hand?
+//! Measures the cost of an asynchronous request for a server over HTTP, beside answering at once and beside work
+//! spawned by hand.
 //!
-//! A hyper server has one thread, and so one core, to itself; a client in another thread keeps 32 connections busy with
-//! requests of 1 KiB. The server's thread is asked how much CPU it used, which says more on a busy machine than requests
-//! per second do. Work that was accepted runs on the same thread, and is part of the figure.
+//! A hyper server has one thread, and so one core. A client in another thread keeps 32 connections busy with requests
+//! of 1 KiB. The figure is the CPU time of the server's thread, which is more exact on a busy machine than requests per
+//! second. Accepted work runs on the same thread, and is part of the figure.
 //!
-//! Targets: at most 1.1 times the CPU of the spawn by hand, and at least 0.9 of its requests per second. That spawn knows
-//! nothing of what it began, and its 202 has no body; the second ratio is to one that keeps requests and answers, and
-//! sends a document, all by hand.
+//! Targets: at most 1.1 times the CPU time of the spawn by hand, and at least 0.9 of its requests per second. That
+//! spawn keeps no record of its work, and its 202 has no body. The second ratio is to code by hand that keeps requests
+//! and responses, and sends a document.
 //!
 //! ```text
 //! cargo bench --features full --bench http
@@ -43,7 +43,7 @@ use crate::support::{
     work::PAYLOAD,
 };
 
-/// How many tasks everybody keeps: few, so that the figures are those of the code and not of the machine's memory.
+/// How many tasks each contestant keeps: few, so that the figures are those of the code and not of the memory.
 const KEPT: usize = 1000;
 
 const CONNECTIONS: usize = 32;
@@ -78,7 +78,7 @@ fn main() {
     );
 }
 
-/// A server in a thread of its own.
+/// A server on its own thread.
 struct Server {
     address: SocketAddr,
     used: requests::UnboundedSender<oneshot::Sender<Duration>>,
@@ -100,7 +100,7 @@ impl Server {
         Self { address, used }
     }
 
-    /// Many requests on each of the connections. What one takes, in microseconds.
+    /// Sends many requests on each connection. Answers with the figures for one, in microseconds.
     fn turn(&self, client: &Runtime) -> Vec<f64> {
         let each = when_measuring(500, 4);
         client.block_on(async {
@@ -115,7 +115,7 @@ impl Server {
         })
     }
 
-    /// What the server's thread has used so far, all accepted work done.
+    /// The CPU time of the server's thread so far, once all accepted work is done.
     async fn cpu(&self) -> Duration {
         let (answer, cpu) = oneshot::channel();
         self.used.send(answer).expect("the server runs");
@@ -152,7 +152,7 @@ async fn serve<D: Defers<Incoming>>(
     }
 }
 
-/// A client that costs little: it writes the same bytes again and again, and looks for the end of each answer.
+/// A client that costs little: it writes the same bytes again and again, and searches for the end of each answer.
 async fn converse(address: SocketAddr, requests: usize) {
     let mut request = format!(
         "POST /transcode HTTP/1.1\r\nHost: example.org\r\nUser-Agent: curl/8.14.1\r\nAccept: */*\r\n\

@@ -1,12 +1,13 @@
-//! What does a task cost from its request to its recorded end, beside what one would write by hand?
+//! Measures the cost of a task from its request to its recorded end, beside the same written by hand.
 //!
-//! Each life is a request of 1 KiB taken in, a 202 made, the application run on the request, and its answer of 1 KiB
-//! recorded. Ours has everything on (response kept, history, indexes, links). All keep the latest 1,000 tasks, so that
-//! dropping old ones is part of every life. Making the request is shown by itself and taken off the others.
+//! Each life takes in a request of 1 KiB, makes a 202, runs the application on the request, and records its response of
+//! 1 KiB. Ours has everything on (response kept, history, indexes, links). All contestants keep the latest 1,000 tasks,
+//! so that dropping old ones is part of every life. Making the request is shown by itself and subtracted from the
+//! others.
 //!
-//! Target: at most 1.6 times `tokio::spawn` with a map, on one thread and on two. That keeps no request, so nothing could
-//! be run again; the second ratio is to one that does, and answers with a document, all by hand. Allocations are counted
-//! by `cargo bench --features full --bench allocations`, since counting them would slow them down.
+//! Target: at most 1.6 times `tokio::spawn` with a map, on one thread and on two. That code keeps no request, so
+//! nothing could run again. The second ratio is to code by hand that keeps it, and answers with a document. Allocations
+//! are counted by `cargo bench --features full --bench allocations`, since counting slows them down.
 //!
 //! ```text
 //! cargo bench --features full --bench life
@@ -31,7 +32,7 @@ use crate::support::{
     work::request,
 };
 
-/// How many tasks everybody keeps: few, so that the figures are those of the code and not of the machine's memory.
+/// How many tasks each contestant keeps: few, so that the figures are those of the code and not of the memory.
 const KEPT: usize = 1000;
 
 const BY_HAND: &str = "tokio::spawn and a map, by hand";
@@ -75,7 +76,7 @@ fn lives(runtime: &Runtime, threads: usize, submitters: usize) {
     compare_to(&title, &["wall", "CPU"], &floors, contestants);
 }
 
-/// Many lives, each submitter's one after the other. What one takes, without making the request.
+/// Runs many lives, each submitter's one after another. Answers with the figures for one, without making the request.
 fn batch(runtime: &Runtime, contestant: &impl Defers<Full<Bytes>>, submitters: usize) -> Vec<f64> {
     let each = when_measuring(25_600, 512) / submitters;
     let lives = (each * submitters) as f64;
@@ -87,7 +88,7 @@ fn batch(runtime: &Runtime, contestant: &impl Defers<Full<Bytes>>, submitters: u
                 for _ in 0..each {
                     let response = contestant.answer(request()).await;
                     assert!(response.status() != StatusCode::SERVICE_UNAVAILABLE);
-                    // Lets the task have its turn, as waiting for the client's next request would.
+                    // Lets the task run, as waiting for the client's next request would.
                     tokio::task::yield_now().await;
                 }
             })
@@ -105,7 +106,7 @@ fn batch(runtime: &Runtime, contestant: &impl Defers<Full<Bytes>>, submitters: u
     ]
 }
 
-/// The same without anybody to take the requests.
+/// The same with requests only, and no contestant.
 fn requests(runtime: &Runtime, submitters: usize, each: usize) -> (f64, f64) {
     let lives = (each * submitters) as f64;
     let (wall, cpu) = (Instant::now(), ProcessTime::now());

@@ -1,12 +1,11 @@
-//! How soon does a process hear of what another does, and what does waiting cost?
+//! Measures how soon a process sees what another process does, and what waiting costs.
 //!
-//! Two engines on one store in memory, each with a handle of its own, as processes have it. 1,000 tasks run in one, each for a
-//! random time of up to three seconds. For each somebody waits: in the same process, in the other, and in the other while the
-//! store tells nothing, so that it is looked at. Measured is the time from when a handler returns to when its waiter has the
-//! task, the end of the attempt and its commit included.
+//! Two engines share one store in memory, each with its own handle, as processes have it. 1,000 tasks run in one of
+//! them, each for a random time of up to three seconds. Each has a waiter: in the same process, in the other, or in the
+//! other while the store gives no news and must be polled. The figure is the time from the return of a handler until
+//! its waiter has the task, including the end of the attempt and its commit.
 //!
-//! Targets: 150 ms at the 99th percentile where the store tells of changes, 1.2 s where it does not, and one look a second
-//! however many wait.
+//! Targets: 150 ms at the 99th percentile with news, 1.2 s without, and one poll a second for any number of waiters.
 //!
 //! ```text
 //! cargo bench --features full --bench many
@@ -66,7 +65,7 @@ enum Waits {
 
 struct Told {
     latencies: Vec<Duration>,
-    /// How often in a second the store was asked how tasks stand.
+    /// How often in a second the store was asked for the states of tasks.
     looks: f64,
     /// How often the store was asked for the task of one waiter.
     reads: f64,
@@ -76,7 +75,7 @@ async fn run(waits: Waits, tasks: usize, longest: Duration) -> Told {
     let store = MemoryStore::new();
     let handle = FaultStore::new(store.clone());
     let calls = handle.faults();
-    // Who only waits takes one task at a time at most.
+    // An engine that only waits needs one slot.
     let watching = match waits {
         Waits::Here => engine(handle, tasks),
         Waits::There => engine(handle, 1),
@@ -89,7 +88,7 @@ async fn run(waits: Waits, tasks: usize, longest: Duration) -> Told {
         Waits::Here => watching.clone(),
         _ => engine(store, tasks),
     };
-    // It has seen by then that nothing waits, and starts each task at once.
+    // After this task the engine has seen that nothing waits, and starts each task at once.
     let first = submit(&running, Duration::ZERO).await;
     let ended = running.wait(first, LONG).await;
     assert!(ended.expect("the store answers").is_some());
@@ -138,7 +137,7 @@ async fn submit(tasks: &Tasks, after: Duration) -> RequestId {
     }
 }
 
-/// Answers after as many milliseconds as the path says, with the time.
+/// An application that sleeps for as many milliseconds as the path says, and answers with the time.
 fn engine(store: impl TaskStore, slots: usize) -> Tasks {
     let layer = RespondAsyncLayer::builder(store)
         .concurrency(slots)

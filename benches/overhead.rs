@@ -1,9 +1,9 @@
-//! What does the layer cost a request that does not ask for async?
+//! Measures what the layer costs a request that does not ask for async.
 //!
-//! Every request pays it, so it should be two header look-ups and next to nothing beside them: a pass-through boxes
-//! nothing and allocates nothing. The bare service, the two look-ups by hand, and layers of tower-http stand beside it.
+//! Every request pays this cost, so it should be two header look-ups and little else: a pass-through boxes nothing and
+//! allocates nothing. The bare service, the two look-ups by hand, and layers of tower-http are shown beside it.
 //!
-//! Target: at most the two look-ups and 10 ns, and no allocation (counted by the benchmark `allocations`).
+//! Target: at most the two look-ups and 10 ns, and no allocation (the benchmark `allocations` counts them).
 //!
 //! ```text
 //! cargo bench --features full --bench overhead
@@ -75,7 +75,7 @@ fn pass_through(headers: &HeaderMap) {
     compare(&title, &["CPU"], FLOOR, contestants);
 }
 
-/// Many requests, one after the other, each made of what came back from the one before.
+/// Sends many requests, one after another, each made from the response to the one before.
 fn turn<S, R>(mut service: S, headers: &HeaderMap) -> Vec<f64>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<R>>,
@@ -101,7 +101,7 @@ where
 static FC: HeaderName = HeaderName::from_static("x-fc-invocation-type");
 static PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// What a browser sends.
+/// The headers of a browser.
 fn typical() -> HeaderMap {
     let headers = [
         (HOST, "example.org"),

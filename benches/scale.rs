@@ -1,8 +1,8 @@
-//! Does the task API answer at once with a million ended tasks in the file?
+//! Measures whether the task API answers fast with a million ended tasks in the file.
 //!
 //! One task in a hundred failed, one in a hundred thousand was stopped, none runs: common, rare and absent states. Each
-//! request is answered 300 times in turn with the others, by the service as a server would call it. Filling the file takes
-//! a minute or two, and it grows to some 4 GB; another number of tasks can be given.
+//! request is sent 300 times in turn with the others, to the service as a server would call it. Filling the file takes
+//! a minute or two, and it grows to about 4 GB. You can give another number of tasks.
 //!
 //! Target: every request under 100 ms at the 99th percentile.
 //!
@@ -41,7 +41,7 @@ use crate::support::when_measuring;
 
 const LEASE: Duration = Duration::from_secs(600);
 
-/// So many at once, which the store commits together.
+/// How many are sent at once. The store commits them together.
 const AT_ONCE: usize = 256;
 
 fn main() {
@@ -57,7 +57,7 @@ fn main() {
     let start = Instant::now();
     fill(&runtime, &store, tasks);
     println!("{tasks} tasks stored and ended in {:.0?}", start.elapsed());
-    // What was asked for last is in the caches; a file opened anew has empty ones.
+    // The tasks stored last are in the caches; a file that was opened again has empty caches.
     drop(Arc::into_inner(store).expect("nobody else has it"));
     let start = Instant::now();
     let store = runtime
@@ -68,7 +68,7 @@ fn main() {
     runtime.block_on(ask(store, tasks));
 }
 
-/// A file that goes with the benchmark.
+/// A file that is removed with the benchmark.
 struct File(PathBuf);
 
 impl File {
@@ -136,7 +136,7 @@ fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
     });
 }
 
-/// Asks each question so many times in turn, and prints what the answers took.
+/// Sends each request many times in turn, and prints the times.
 async fn ask(store: RedbStore, tasks: usize) {
     let layer = RespondAsyncLayer::builder(store).build().expect("it makes sense");
     let handle = layer.tasks();
@@ -154,7 +154,7 @@ async fn ask(store: RedbStore, tasks: usize) {
 
     let first = read(&get("/?limit=100").await);
     let one = first["tasks"][0]["taskId"].as_str().expect("a task").to_owned();
-    // A place in the middle: as deep as a thousand pages go.
+    // A page in the middle: as deep as a thousand pages go.
     let mut token = String::new();
     for _ in 0..(tasks / 200).min(1000) {
         let page = read(&get(&format!("/?limit=100&nextToken={token}")).await);

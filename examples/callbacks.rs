@@ -1,5 +1,5 @@
-//! Shows signed webhooks from both sides: an application that tells how its tasks ended, and a receiver that believes only
-//! what is signed, and acts once on what is told twice.
+//! Shows signed webhooks from both sides: an application that sends a message for each end of a task, and a receiver
+//! that verifies messages, and acts once on a message that arrives twice.
 //!
 //! ```text
 //! cargo run --example callbacks --features webhook
@@ -35,7 +35,7 @@ use tower_respond_async::{
     hook::webhook::{CallbackPolicy, Secret, Webhook, verify},
 };
 
-/// In a program of yours it comes from where secrets are kept: `echo "whsec_$(openssl rand -base64 32)"` makes one.
+/// Load yours from where you keep secrets. `echo "whsec_$(openssl rand -base64 32)"` makes one.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[tokio::main]
@@ -59,13 +59,13 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// The sender: what ends well is told at one place, what does not at another, and a client may name a third.
+/// The sender: one destination for success, another for failure. A client may name a third.
 pub(crate) fn app(receiver: SocketAddr, secret: Secret) -> Result<RespondAsync<Router>, BoxError> {
     let to = |path: &str| Webhook::new(&format!("http://{receiver}/{path}"));
     let layer = RespondAsyncLayer::builder(MemoryStore::new())
         .on_success(to("dest-succ")?.secret(secret.clone()))
         .on_failure(to("dest-fail")?.secret(secret.clone()))
-        // Any public host, and this machine: only because this is an example.
+        // Allows any public host and this machine. Allow this machine only in an example.
         .callbacks(CallbackPolicy::public().allow("127.0.0.1")?.secret(secret))
         .build()?;
     let api = TaskApi::new(&layer.tasks(), allow_everyone());
@@ -81,14 +81,14 @@ async fn square(number: String) -> Result<String, (StatusCode, String)> {
     Ok(format!("{}\n", i64::from(number).pow(2)))
 }
 
-/// What the receiver believes.
+/// A message that was verified.
 #[derive(Debug)]
 pub(crate) struct Message {
-    /// The path it came to.
+    /// The path that it was sent to.
     pub(crate) place: String,
-    /// The same if it comes again.
+    /// The same each time the message is sent again.
     pub(crate) id: String,
-    /// What it says.
+    /// The content.
     pub(crate) body: Bytes,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct Message {
 struct Receiver {
     secret: Secret,
     believed: mpsc::Sender<Message>,
-    /// The ids of what was received. A real one keeps them in its database, in the transaction that acts on the message.
+    /// The ids of received messages. Keep yours in the database, in the transaction that acts on the message.
     seen: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn receiver(secret: Secret, believed: mpsc::Sender<Message>) -> Route
     })
 }
 
-/// The body is taken as bytes: what is read as JSON and written again is no longer what was signed.
+/// Takes the body as bytes: JSON that was parsed and written again is not what was signed.
 async fn receive(
     State(receiver): State<Receiver>,
     Path(place): Path<String>,
@@ -128,7 +128,7 @@ async fn receive(
             id: id.to_owned(),
             body,
         };
-        // An answer that is no 2xx has it told again.
+        // After an answer other than 2xx the message is sent again.
         let gone = |_| (StatusCode::SERVICE_UNAVAILABLE, "nobody reads it\n".to_owned());
         receiver.believed.send(message).await.map_err(gone)?;
     }

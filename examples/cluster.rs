@@ -1,13 +1,13 @@
-//! Three processes on one PostgreSQL behind a round robin, to kill one with `kill -9` and see its tasks end elsewhere.
+//! Three processes on one PostgreSQL behind a round robin. Kill one with `kill -9`, and its tasks end elsewhere.
 //!
 //! ```text
 //! cargo run --release --example cluster --features full
 //! cargo run --release --example cluster --features full -- --once
 //! ```
 //!
-//! The first prints lines to paste, and ends with Ctrl-C. The second shows it by itself, and ends with 0 if all went well. Either
-//! starts a PostgreSQL of its own, and removes it; with `DATABASE_URL` set, it takes that one. `LISTEN` is where the front
-//! listens, `127.0.0.1:3000` unless set, with `--once` at any free port.
+//! The first command prints lines to paste, and ends with Ctrl-C. The second runs the demonstration by itself, and
+//! exits with 0 if it succeeded. Either starts its own PostgreSQL and removes it; with `DATABASE_URL` set, it uses that
+//! server. `LISTEN` is the address of the front: by default `127.0.0.1:3000`, or any free port with `--once`.
 
 use std::{
     env,
@@ -39,7 +39,7 @@ use tower_respond_async_postgres::PostgresStore;
 
 const NAMES: [&str; 3] = ["anna", "ben", "cleo"];
 
-/// Soon, so that who watches need not wait: the default is 30 s.
+/// Short, so that you do not wait long; the default is 30 s.
 const LEASE: Duration = Duration::from_secs(3);
 
 #[tokio::main]
@@ -53,7 +53,7 @@ async fn main() -> Result<(), BoxError> {
     }
 }
 
-/// One of the processes, all of which are alike. It ends when whoever started it closes its input.
+/// One of the processes, which are all alike. It ends when its parent closes its input.
 async fn process(name: &str, url: &str) -> Result<(), BoxError> {
     let store = PostgresStore::connect(url).await?;
     let layer = RespondAsyncLayer::builder(store)
@@ -115,7 +115,7 @@ async fn cluster(once: bool) -> Result<(), BoxError> {
             signal::ctrl_c().await.map_err(Into::into)
         }
     };
-    // All at once, and the server when they are gone.
+    // First all processes at once, then the server.
     let closed: Vec<_> = processes.iter_mut().map(|(child, _)| child.stdin.take()).collect();
     drop(closed);
     for mut child in processes.into_iter().map(|(child, _)| child).chain(server) {
@@ -125,14 +125,14 @@ async fn cluster(once: bool) -> Result<(), BoxError> {
     shown
 }
 
-/// Starts this program once more, as one of the processes.
+/// Starts this program again, as one of the processes.
 async fn start(name: &str, url: &str) -> Result<(Child, SocketAddr), BoxError> {
     let mut child = Command::new(env::current_exe()?)
         .args(["process", name])
         .env("DATABASE_URL", url)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .process_group(0) // Ctrl-C is for the one that started it
+        .process_group(0) // Ctrl-C is for the parent only
         .kill_on_drop(true)
         .spawn()?;
     let said = first_line(&mut child).await?;
@@ -144,7 +144,7 @@ async fn first_line(child: &mut Child) -> Result<Option<String>, BoxError> {
     Ok(BufReader::new(output).lines().next_line().await?)
 }
 
-/// Each connection goes to the next process that is there.
+/// Leads each connection to the next process that accepts it.
 async fn round_robin(front: TcpListener, addresses: Arc<[SocketAddr]>) {
     let mut turn = 0;
     while let Ok((mut client, _)) = front.accept().await {
@@ -181,7 +181,7 @@ fn lines(base: &str, processes: &[(Child, SocketAddr)]) {
     );
 }
 
-/// Six tasks, and a process less.
+/// Starts six tasks, and kills a process.
 async fn show(base: &str, processes: &mut [(Child, SocketAddr)]) -> Result<(), BoxError> {
     let mut tasks = Vec::new();
     for _ in 0..6 {
@@ -226,7 +226,7 @@ fn worker(task: &Value) -> String {
     instance.split('-').next().unwrap_or_default().to_owned()
 }
 
-/// The task, as soon as it is in that state.
+/// Waits until the task is in this state, and answers with its document.
 async fn until(task: &str, status: &str) -> Result<Value, BoxError> {
     let waiting = async {
         loop {
@@ -240,7 +240,7 @@ async fn until(task: &str, status: &str) -> Result<Value, BoxError> {
     waited.map_err(|_| format!("{task} did not get to be {status}").into())
 }
 
-/// On a connection of its own, so that any process may answer.
+/// Uses a new connection, so that any process may answer.
 async fn ask(method: &str, url: &str) -> Result<Value, BoxError> {
     let client: Client<HttpConnector, Body> = Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(0)
@@ -253,8 +253,9 @@ async fn ask(method: &str, url: &str) -> Result<Value, BoxError> {
     Ok(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?)
 }
 
-/// A server on a free port of this machine, in a folder that goes with it. It ends when its input is closed: with whoever
-/// started it, however that ends. It refuses to run as root, and has a user of its own there.
+/// A server on a free port of this machine, in a folder that is removed with it. It ends when its input is closed, and
+/// so with its parent, however that ends. It refuses to run as root; as root, the script changes to the user
+/// `postgres`.
 const SERVER: &str = r#"
 [ "$(id -u)" != 0 ] || exec setpriv --reuid=postgres --regid=postgres --clear-groups sh -c "$0" "$0" "$@"
 set -e
@@ -270,7 +271,7 @@ kill -INT $!
 wait
 "#;
 
-/// Its URL, and what keeps it up.
+/// Starts the server. Answers with its URL, and the child that keeps it up.
 async fn private_postgres() -> Result<(String, Child), BoxError> {
     let path = env::var_os("PATH").unwrap_or_default();
     let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

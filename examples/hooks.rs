@@ -1,5 +1,5 @@
-//! Shows how to hear that a task ended: a closure for success, an async one that may fail for failure, and a channel for
-//! everything.
+//! Shows how to react to the end of a task: a closure for success, an async function that may fail for failure, and a
+//! channel for everything.
 //!
 //! ```text
 //! cargo run --example hooks
@@ -49,10 +49,10 @@ pub(crate) fn app(failures: PathBuf) -> Result<(RespondAsync<Router>, mpsc::Rece
     Ok((layer.layer(Router::new().route("/square", post(square))), ended))
 }
 
-/// Its error is not the task's: that has failed already. It means "tell me again later", a little later each time.
+/// An error of a hook does not change the task. The hook is called again later, each time after a longer pause.
 async fn note_failure(file: Arc<PathBuf>, completion: Completion) -> Result<(), BoxError> {
     let error = completion.error.as_deref().unwrap_or("no reason was given");
-    // With the webhook id, by which a second call for the same end can be told.
+    // With the webhook id, which is the same in every call for one end.
     let line = format!("{} {} {error}\n", completion.webhook_id, completion.task_id());
     print!("failure: {line}");
     spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! Shows the layer without axum: a function from request to response on plain hyper, the task API picked by its path.
+//! Shows the layer without axum: a function from request to response on plain hyper, with the task API under a path.
 //!
 //! ```text
 //! cargo run --example hyper_app
@@ -9,7 +9,7 @@
 //! curl -s http://127.0.0.1:3000/tasks/stats
 //! ```
 //!
-//! Everybody may use its task API, so keep it on loopback; `LISTEN=127.0.0.1:0` takes a free port.
+//! Anyone may use its task API, so keep it on loopback. `LISTEN=127.0.0.1:0` takes a free port.
 
 use std::env;
 
@@ -28,7 +28,7 @@ use tower_respond_async::{
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Once, before the loop: there is one engine, and it runs tasks on one service. Connections get clones.
+    // Build it once, before the loop: one engine runs the tasks of one service. Connections get clones.
     let app = app::<Incoming>()?;
     let listen = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
     let listener = TcpListener::bind(listen).await?;
@@ -45,8 +45,8 @@ async fn main() -> Result<(), BoxError> {
     }
 }
 
-/// The layer stores whole requests and runs them later, so the function inside cannot insist on a server's body: it takes
-/// a [`RequestBody`], which is either. The layer outside makes one of what the server has.
+/// The layer stores whole requests and runs them later, so the inner function takes a [`RequestBody`] and not a
+/// server's body. The layer turns a server's body and a stored body into one.
 pub(crate) fn app<B>() -> Result<
     impl Service<Request<B>, Response = Response<ResponseBody>, Error = BoxError, Future: Send> + Clone + Send + 'static,
     ConfigError,
@@ -63,7 +63,7 @@ where
 async fn route(request: Request<RequestBody>, api: TaskApi) -> Result<Response<ResponseBody>, BoxError> {
     match (request.method(), request.uri().path()) {
         (&Method::POST, "/reverse") => reverse(request).await,
-        // Whole segments: `/tasks-of-mine` is none of its paths.
+        // Whole segments only: `/tasks-of-mine` is not one of its paths.
         (_, path) if path == "/tasks" || path.starts_with("/tasks/") => Ok(api.oneshot(request).await?),
         _ => Ok(answer(StatusCode::NOT_FOUND, "there is nothing here\n".into())),
     }

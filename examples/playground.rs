@@ -10,31 +10,37 @@
 //! curl -s http://127.0.0.1:3000/tasks/stats
 //! ```
 //!
-//! and, in a browser, <http://127.0.0.1:3000/console>.
+//! and open <http://127.0.0.1:3000/console> in a browser.
 //!
 //! Settings come from the environment; all have a default:
 //!
 //! | variable | sets |
 //! |---|---|
 //! | `LISTEN` | the address, `127.0.0.1:3000`; port 0 takes a free one |
-//! | `STORE` | `memory`, or `redb:PATH` for a file, or `postgres://USER@HOST:PORT/DATABASE`, where `?schema=NAME` may follow; in this one, any number of processes share their tasks |
-//! | `WORKER_NAME` | what this process is called in task documents: the `instanceId` begins with it |
-//! | `CONCURRENCY`, `QUEUE_DEPTH`, `BODY_LIMIT`, `BUFFER_LIMIT`, `RESULT_LIMIT` | the builder's settings of these names |
+//! | `STORE` | `memory`, `redb:PATH` or `postgres://USER@HOST:PORT/DATABASE` with or without `?schema=NAME` |
+//! | `WORKER_NAME` | the name of this process in task documents: the `instanceId` begins with it |
+//! | `CONCURRENCY`, `QUEUE_DEPTH`, `BODY_LIMIT`, `BUFFER_LIMIT`, `RESULT_LIMIT` | the builder's settings |
 //! | `LEASE_MS`, `ATTEMPT_TIMEOUT_MS`, `MAX_AGE_MS`, `RETENTION_MS` | the same, in milliseconds |
 //! | `MAX_RETRIES`, `BACKOFF_BASE_MS` | the retry policy |
-//! | `FC_STRICT` | `1`: answer as the cloud does to the letter |
-//! | `API_TOKEN` | who has it may use the task API; without it everybody may, and `LISTEN` must be loopback |
-//! | `DESTINATION_SUCCESS`, `DESTINATION_FAILURE` | who is told how tasks end: URLs, or paths of this application as `/echo`, comma-separated |
-//! | `ALLOW_CALLBACKS` | which URLs a request may name to be told at: hosts and networks, comma-separated, or `public` among them for any public host |
-//! | `WEBHOOK_SECRET` | signs what is sent: `whsec_...`, several comma-separated while they are changed |
-//! | `WEBHOOK_FORMAT` | what is sent: `fc`, `cloudevents`, `standard` or `raw` |
+//! | `FC_STRICT` | `1`: answer exactly as the cloud does |
+//! | `API_TOKEN` | the token of the task API; without it anyone may use it, and `LISTEN` must be loopback |
+//! | `DESTINATION_SUCCESS`, `DESTINATION_FAILURE` | webhook URLs, or paths like `/echo`, comma-separated |
+//! | `ALLOW_CALLBACKS` | hosts and networks for callback URLs, comma-separated; `public` allows any public host |
+//! | `WEBHOOK_SECRET` | signs webhooks: `whsec_...`, several comma-separated during a change |
+//! | `WEBHOOK_FORMAT` | the format of webhooks: `fc`, `cloudevents`, `standard` or `raw` |
 //! | `WEBHOOK_SCHEDULE_MS` | the pauses between tries, comma-separated, in milliseconds |
-//! | `GRACE_MS` | how long what is under way may go on after a SIGTERM, 20000. With the 5 s of the stop grace, that is less than the 30 s after which supervisors kill |
+//! | `GRACE_MS` | the grace after a SIGTERM, 20000; see below |
 //! | `JOURNAL` | a file to which every start of a handler appends a line `taskId attempt path` |
 //!
-//! What handlers log goes to stderr, and into the log of their task: `curl -X POST -H 'Prefer: respond-async'
-//! http://127.0.0.1:3000/log?lines=3`, then `curl -H 'Accept: text/plain' http://127.0.0.1:3000/tasks/ID/logs`. SIGTERM and Ctrl-C drain: what is under way has `GRACE_MS`, and is told to end then.
-//! `curl -i http://127.0.0.1:3000/ready` answers 200 as long as the store can be reached, and else 503.
+//! With PostgreSQL, any number of processes share their tasks.
+//!
+//! The logs of handlers go to stderr, and into the log of their task: `curl -X POST -H 'Prefer: respond-async'
+//! http://127.0.0.1:3000/log?lines=3`, then `curl -H 'Accept: text/plain' http://127.0.0.1:3000/tasks/ID/logs`.
+//!
+//! SIGTERM and Ctrl-C begin a shutdown: running requests and tasks have `GRACE_MS`, then tasks get a stop signal. With
+//! the 5 s of the stop grace, the default is less than the 30 s after which supervisors kill.
+//!
+//! `curl -i http://127.0.0.1:3000/ready` answers 200 while the store can be reached, and otherwise 503.
 
 use std::{
     convert::Infallible,
@@ -121,7 +127,7 @@ async fn serve(capture: Capture) -> Result<(), BoxError> {
 
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    // One deadline for plain requests and tasks: a plain one that never ends must not keep the tasks from being drained.
+    // One deadline for plain requests and tasks: a plain request that never ends must not use up the tasks' time.
     let ending = async move {
         asked_to_end().await;
         Instant::now() + grace
@@ -148,7 +154,7 @@ async fn layer(capture: Capture) -> Result<RespondAsyncLayer, BoxError> {
         None if store == "memory" => RespondAsyncLayer::builder(MemoryStore::new()),
         Some(("redb", path)) if !path.is_empty() => RespondAsyncLayer::builder(RedbStore::open(path).await?),
         Some(("postgres" | "postgresql", _)) => RespondAsyncLayer::builder(PostgresStore::connect(&store).await?),
-        // Without what it says: there may be a password in it.
+        // Does not repeat the value, which may contain a password.
         _ => return Err("STORE can be memory, redb:PATH, or postgres://USER@HOST:PORT/DATABASE".into()),
     };
     builder = builder.api_base("/tasks").probe(capture);
@@ -249,7 +255,7 @@ fn callback_policy() -> Result<Option<CallbackPolicy>, BoxError> {
 }
 
 fn webhook_secrets() -> Result<Vec<Secret>, BoxError> {
-    // Without what it says: that may be a secret with a typing error.
+    // Does not repeat the value, which may be a secret with a typing error.
     list("WEBHOOK_SECRET", |secret| Ok(secret.parse()?))
 }
 
@@ -284,7 +290,7 @@ fn routes(journal: Journal) -> Router {
         .layer(middleware::from_fn_with_state(journal, keep_journal))
 }
 
-/// Soon enough for whoever probes this.
+/// Answers within the time limit of usual readiness probes.
 async fn ready(State(tasks): State<WeakTasks>) -> Response {
     let Some(tasks) = tasks.upgrade() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the process ends\n").into_response();
@@ -333,7 +339,7 @@ async fn sleep(task: TaskContext, Query(Millis { ms }): Query<Millis>) -> Respon
     let started = Instant::now();
     let whole = Duration::from_millis(ms);
     for step in 1..=10 {
-        // Each step against the one deadline, so that late wake-ups do not add up.
+        // Every step is measured from the start, so that late wake-ups do not add up.
         let until = started + whole / 10 * step;
         tokio::select! {
             () = tokio::time::sleep_until(until.into()) => {}
@@ -416,11 +422,11 @@ async fn big(Query(Size { bytes }): Query<Size>) -> Response {
     ([(CONTENT_TYPE, "application/octet-stream")], Body::new(stream)).into_response()
 }
 
-/// Notes every start of a handler that runs for a task, before anything else happens.
+/// Writes every start of a task's handler into the journal, before anything else happens.
 async fn keep_journal(State(journal): State<Journal>, task: TaskContext, request: Request, next: Next) -> Response {
     if let (Some(file), Some(id)) = (&journal.0, task.task_id()) {
         let line = format!("{id} {} {}\n", task.attempt(), request.uri().path());
-        // One write: lines of several processes and threads do not run into each other.
+        // One write, so that lines of several processes and threads do not mix.
         if let Err(error) = (&**file).write_all(line.as_bytes()) {
             eprintln!("playground: the journal cannot be written: {error}");
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -454,7 +460,7 @@ fn setting<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, BoxError> 
     }
 }
 
-/// What stands between commas, without spaces around it.
+/// The comma-separated items, trimmed.
 fn list<T>(name: &str, read: impl Fn(&str) -> Result<T, BoxError>) -> Result<Vec<T>, BoxError> {
     let text: String = setting(name)?.unwrap_or_default();
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());

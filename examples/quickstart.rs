@@ -1,4 +1,4 @@
-//! Shows the least that is needed: a handler that takes its time, and callers who need not wait for it.
+//! Shows the minimum: a slow handler, and callers that need not wait for it.
 //!
 //! ```text
 //! cargo run --example quickstart
@@ -10,7 +10,7 @@
 //! curl -i "http://127.0.0.1:3000/tasks/$TASK_ID/result"                             # a handler's own answer
 //! ```
 //!
-//! Everybody may use its task API, so keep it on loopback; `LISTEN=127.0.0.1:0` takes a free port.
+//! Anyone may use its task API, so keep it on loopback. `LISTEN=127.0.0.1:0` takes a free port.
 
 use std::{env, time::Duration};
 
@@ -39,7 +39,7 @@ pub(crate) fn app() -> Result<RespondAsync<Router>, ConfigError> {
     Ok(layer.layer(app))
 }
 
-/// An ordinary handler. Only because it wants to show how far it is does it know of tasks at all.
+/// An ordinary handler. It takes a `TaskContext` only to report its progress.
 async fn count(Path(seconds): Path<u32>, task: TaskContext) -> String {
     for second in 1..=seconds {
         sleep(Duration::from_secs(1)).await;

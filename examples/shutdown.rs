@@ -1,4 +1,5 @@
-//! Shows how to end: nothing new is accepted, what runs may finish, what does not is told so and handed back.
+//! Shows a shutdown: new tasks are refused, running tasks may finish, and the others get a stop signal and are handed
+//! back.
 //!
 //! ```text
 //! cargo run --example shutdown
@@ -7,7 +8,8 @@
 //! curl -i -X POST http://127.0.0.1:3000/sleep/60 -H 'Prefer: respond-async'    # does not
 //! ```
 //!
-//! Then press Ctrl-C, and look at the report. A second Ctrl-C cuts the grace short. `LISTEN=127.0.0.1:0` takes a free port.
+//! Then press Ctrl-C, and look at the report. A second Ctrl-C cuts the grace short. `LISTEN=127.0.0.1:0` takes a free
+//! port.
 
 use std::{
     env,
@@ -25,7 +27,7 @@ use tokio::{
 use tower::{Layer, make::Shared};
 use tower_respond_async::{BoxError, ConfigError, MemoryStore, RespondAsync, RespondAsyncLayer, TaskContext, Tasks};
 
-/// How long running tasks may go on. Less than what the process's supervisor waits before it kills: 30 s in Kubernetes.
+/// How long running tasks may go on. Less than the time after which the supervisor kills: 30 s in Kubernetes.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
@@ -44,12 +46,12 @@ async fn main() -> Result<(), BoxError> {
     asked_to_end().await;
     println!("closing: requests under way are answered, new tasks are refused; all that runs has {GRACE:?}");
     let deadline = Instant::now() + GRACE;
-    // First, since the server waits for its connections: whoever waits for a task is answered now.
+    // Close first: this answers all requests that wait for a task, and the server waits for their connections.
     tasks.close();
     _ = told.send(());
     let left = tokio::select! {
-        // One deadline for plain requests and tasks: a connection that stays open must not keep tasks from being handed
-        // back in time.
+        // One deadline for plain requests and tasks: a connection that stays open must not use up the time for handing
+        // tasks back.
         served = timeout_at(deadline, &mut server) => {
             if let Ok(served) = served { served?? }
             deadline.saturating_duration_since(Instant::now())
@@ -58,7 +60,7 @@ async fn main() -> Result<(), BoxError> {
     };
 
     let report = tokio::select! {
-        // In this order: a second Ctrl-C that is there already finds a shutdown to cut short.
+        // Polled in this order: a second Ctrl-C that arrived already finds a shutdown to cut short.
         biased;
         report = tasks.shutdown(left) => report,
         () = asked_to_end() => tasks.shutdown(Duration::ZERO).await,
@@ -72,7 +74,7 @@ async fn main() -> Result<(), BoxError> {
 
 pub(crate) fn app() -> Result<(RespondAsync<Router>, Tasks), ConfigError> {
     let layer = RespondAsyncLayer::builder(MemoryStore::new())
-        // From being told to end to being dropped: what a handler needs to leave things tidy.
+        // The time between the stop signal and the drop of a handler, for cleaning up.
         .stop_grace(Duration::from_secs(2))
         .build()?;
     let tasks = layer.tasks();
@@ -82,8 +84,8 @@ pub(crate) fn app() -> Result<(RespondAsync<Router>, Tasks), ConfigError> {
 async fn nap(Path(seconds): Path<u64>, task: TaskContext) -> Result<String, StatusCode> {
     tokio::select! {
         () = sleep(Duration::from_secs(seconds)) => Ok(format!("slept {seconds} s\n")),
-        // Worth listening to if there is something to tidy up; otherwise being dropped is fine. With a success the task
-        // would have ended; with anything else it is handed back, and begins anew where there is another process.
+        // Handle the signal if there is something to clean up; otherwise it is fine to be dropped. A success would end
+        // the task. After anything else the task is handed back, and runs again in another process.
         () = task.stopped() => Err(StatusCode::SERVICE_UNAVAILABLE),
     }
 }

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Counts the instructions of one task's life in memory, submitted in the process and requested through the layer, beside
-# the same by hand: a figure that a busy machine does not change, where times are off by more than a change is worth.
+# the same written by hand. Instructions are exact on a busy machine, where times vary by more than the effect of a
+# change.
 #
 #     lab/instructions.sh          # 10,000 lives, three minutes
-#     lab/instructions.sh 2000     # half a minute, and some percent off
+#     lab/instructions.sh 2000     # half a minute, exact to some percent
 #
-# A process lives so many lives, and another one twice as many, under callgrind, which counts all threads. What one life
-# takes is the difference for one of them: neither starting up nor filling the store is part of it. Making the request is
-# counted by itself and taken off the others.
+# One process runs so many lives, and another one twice as many, under callgrind, which counts all threads. The cost of
+# one life is the difference divided by their number, so it includes neither the start-up nor filling the store. Making
+# the request is counted by itself and subtracted from the others.
 #
-# Ids and the keys of hash maps are random, and the allocator's work depends on them. So it is done three times, and the
-# figures are medians: the same code comes out within 1 %.
+# Ids and the keys of hash maps are random, and the allocator's work depends on them. So each figure is the median of
+# three runs: the same code gives the same figure within 1 %.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -28,7 +29,7 @@ fi
 binary=$(cargo bench -p lab --bench lives --no-run --message-format=json |
     sed -n 's/.*"kind":\["bench"\].*"name":"lives".*"executable":"\([^"]*\)".*/\1/p')
 
-# The instructions of so many lives of a kind, start-up included.
+# The instructions of a number of lives of a kind, including the start-up.
 instructions() {
     local log
     log=$(mktemp)
@@ -40,7 +41,7 @@ instructions() {
     rm "$log"
 }
 
-# What one life takes.
+# The instructions of one life.
 one() {
     local some twice
     for _ in 1 2 3; do
@@ -56,7 +57,7 @@ keeping=$(one keeping)
 submitted=$(one submitted)
 requested=$(one requested)
 
-show() { # name, instructions with the request's
+show() { # name, instructions including the request
     awk -v name="$1" -v mine=$(($2 - request)) -v map=$((map - request)) -v keeping=$((keeping - request)) \
         'BEGIN { printf "%-44s%14d%8.2f%8.2f\n", name, mine, mine / map, mine / keeping }'
 }

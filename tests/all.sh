@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test there is, after installing what they need: on a fresh Debian or Ubuntu with cargo, nothing else is to
-# be done before.
+# Runs all tests, after installing the packages that they need. A fresh Debian or Ubuntu with cargo needs no other
+# preparation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,10 +9,10 @@ say() { printf '\n== %s\n' "$*"; }
 source tests/packages.sh
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
-# One selection for all: with another one, the features of what it depends on are others, and it is built anew.
+# The same selection everywhere: another one would select other features of dependencies, and rebuild them.
 all=(--workspace --features tower-respond-async/full,transcode/s3)
 
-# Most tests wait for something part of their time.
+# One more than the cores, since most tests wait part of the time.
 threads=$(($(nproc) + 1))
 export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$threads} RUST_TEST_THREADS=${RUST_TEST_THREADS:-$threads}
 
@@ -20,7 +20,7 @@ say "unit and integration tests, all features"
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run "${all[@]}" --no-fail-fast
 else
-    cargo build "${all[@]}" --examples # tests start them
+    cargo build "${all[@]}" --examples # some tests start them
     cargo test "${all[@]}" --lib --bins --tests
 fi
 

@@ -1,4 +1,4 @@
-# What building and testing need beside Rust. Sourced by tests/all.sh and .ci/run.
+# The packages that building and testing need, beside Rust. Sourced by tests/all.sh and .ci/run.
 
 # Installs the Debian packages that provide commands which are missing.
 need() {

@@ -1,10 +1,10 @@
-//! What one writes without this crate: the same life, with nothing that such code usually lacks.
+//! The same life without this crate, with nothing that such code usually lacks.
 //!
-//! No lease, retry, timeout, panic guard, stop, listing, hook, shutdown or bound on what runs at once.
+//! There is no lease, retry, timeout, panic guard, stop, listing, hook, shutdown or limit on what runs at once.
 //!
-//! [`SpawnAndMap`] is the floor, and does less than anybody needs: the request is gone once it ran, so that nothing can
-//! be tried again, and the 202 says little more than an id. [`SpawnAndKeep`] does by hand what a task needs to be run
-//! again and looked at: it keeps the request, and answers with a document and the headers that point at the task.
+//! [`SpawnAndMap`] is the floor, and does less than any real application needs: the request is gone once it ran, so
+//! nothing can be retried, and the 202 has little more than an id. [`SpawnAndKeep`] does by hand what a task needs to
+//! run again and to be shown: it keeps the request, and answers with a document and the headers that lead to the task.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,14 +30,14 @@ use uuid::Uuid;
 
 use super::work::Echo;
 
-/// Something that answers 202 and does the work later.
+/// Answers 202 and does the work later.
 pub trait Defers<B>: Clone + Send + 'static {
     fn answer(&mut self, request: Request<B>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
-    /// Resolves when all work is done and written down.
+    /// Resolves when all work is done and recorded.
     fn all_ended(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// Does the work at once and answers with what comes of it.
+/// Does the work at once and answers with its response.
 #[derive(Clone, Copy)]
 pub struct AtOnce;
 
@@ -53,7 +53,7 @@ where
     async fn all_ended(&self) {}
 }
 
-/// Spawns the work and forgets it.
+/// Spawns the work and keeps no record of it.
 #[derive(Clone, Default)]
 pub struct Spawn {
     under_way: Arc<AtomicUsize>,
@@ -86,14 +86,14 @@ where
     }
 }
 
-/// Spawns the work, and keeps in a map what became of it.
+/// Spawns the work, and keeps the results in a map.
 #[derive(Clone)]
 pub struct SpawnAndMap {
     records: Arc<Records<Record>>,
 }
 
 impl SpawnAndMap {
-    /// Keeps the latest `kept`.
+    /// Keeps the latest `kept` results.
     pub fn new(kept: usize) -> Self {
         Self {
             records: Arc::new(Records::new(kept)),
@@ -123,13 +123,13 @@ where
     }
 }
 
-/// Spawns the work, keeps the request to run it again, and in a map what became of it; answers with a document.
+/// Spawns the work, keeps the requests and results in a map, and answers with a document.
 #[derive(Clone)]
 pub struct SpawnAndKeep {
     records: Arc<Records<Task>>,
 }
 
-/// A task as its maker would show it.
+/// A task as its document shows it.
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Task {
@@ -188,7 +188,7 @@ impl Task {
         }
     }
 
-    /// The request once more, with what tells the handler which task this is.
+    /// Makes the request again, with an extension that identifies the task.
     fn replay(&self) -> (Parts, Bytes) {
         let (method, uri, headers, body) = &*self.request;
         let mut request = Request::new(());
@@ -215,7 +215,7 @@ impl Task {
 }
 
 impl SpawnAndKeep {
-    /// Keeps the latest `kept`.
+    /// Keeps the latest `kept` results.
     pub fn new(kept: usize) -> Self {
         Self {
             records: Arc::new(Records::new(kept)),
@@ -253,7 +253,7 @@ where
     }
 }
 
-/// A worker for each thread with a queue of its own, and the same map.
+/// Has a worker with a queue for each thread, and the same map.
 #[derive(Clone)]
 pub struct QueuePerWorker {
     records: Arc<Records<Record>>,
@@ -264,7 +264,7 @@ pub struct QueuePerWorker {
 type Job = (Uuid, Parts, Bytes);
 
 impl QueuePerWorker {
-    /// Starts the workers, on the runtime it is called in.
+    /// Starts the workers on the current runtime.
     pub fn new(kept: usize, workers: usize) -> Self {
         let records = Arc::new(Records::new(kept));
         let workers = (0..workers).map(|_| {
@@ -308,7 +308,7 @@ where
     }
 }
 
-/// What became of each request: the latest so many. In parts, so that two threads rarely want the same one.
+/// The latest results. In several parts, so that two threads rarely need the same lock.
 struct Records<R> {
     parts: Box<[Mutex<Part<R>>]>,
     under_way: AtomicUsize,

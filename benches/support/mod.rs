@@ -1,7 +1,7 @@
-//! What the benchmarks share: rounds in turn, medians, a table; the services they wrap, and what they are compared with.
+//! Shared by the benchmarks: rounds in turn, medians, tables, the services under test, and what they are compared with.
 //!
-//! A machine that does other things at the same time is slow in one second and fast in the next. So every contestant has
-//! its turn in every round, a ratio is taken within a round, and what is shown is the median of the rounds.
+//! A machine that does other work at the same time is slow in one second and fast in the next. So every contestant has
+//! its turn in every round, a ratio is taken within a round, and the table shows the median of the rounds.
 
 #![allow(
     dead_code,
@@ -17,14 +17,14 @@ use std::{env, fmt::Write};
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Whether to find out how fast it is. Otherwise (`cargo test --benches`) a benchmark only shows that it still runs.
+/// Whether to measure. Otherwise (`cargo test --benches`) a benchmark only shows that it still runs.
 pub fn is_measuring() -> bool {
     env::args().any(|argument| argument == "--bench")
 }
 
-/// Whether `name` is asked for: all are, unless words on the command line say which.
+/// Whether to run `name`: all contestants run, unless words on the command line select some.
 ///
-/// A profiler sees one alone so: `cargo bench --features full --bench life -- 'Tasks::submit'`.
+/// Use it to profile one of them: `cargo bench --features full --bench life -- 'Tasks::submit'`.
 pub fn is_wanted(name: &str) -> bool {
     let mut words = env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
     words.peek().is_none() || words.any(|word| name.contains(&word))
@@ -41,15 +41,15 @@ pub fn when_measuring<T>(full: T, tiny: T) -> T {
     if is_measuring() { full } else { tiny }
 }
 
-/// How many rounds: enough for a median that a few disturbed ones do not move.
+/// How many rounds: enough for a median that a few disturbed rounds do not move.
 pub fn rounds() -> usize {
     when_measuring(11, 1)
 }
 
-/// Somebody who takes part.
+/// One of the compared implementations.
 pub struct Contestant<'a> {
     pub name: &'static str,
-    /// Does its share, and answers with what it took for one, in nanoseconds, in each of the table's columns.
+    /// Does its share, and answers with the nanoseconds for one, for each of the table's columns.
     pub turn: Box<dyn FnMut() -> Vec<f64> + 'a>,
 }
 
@@ -62,14 +62,14 @@ impl<'a> Contestant<'a> {
     }
 }
 
-/// Lets all take turns for some rounds after one to warm up, and prints the medians, and the ratios to `floor`.
+/// Runs one warm-up round and some measured rounds, in turn, and prints the medians and the ratios to `floor`.
 ///
 /// Each contestant's figures are its columns, then those columns divided by the floor's of the same round.
 pub fn compare(title: &str, columns: &[&str], floor: &str, contestants: Vec<Contestant<'_>>) {
     compare_to(title, columns, &[(floor, "ratio")], contestants);
 }
 
-/// The same with ratios to several, each under a heading of its own.
+/// The same with ratios to several floors, each with its own heading.
 pub fn compare_to(title: &str, columns: &[&str], floors: &[(&str, &str)], mut contestants: Vec<Contestant<'_>>) {
     contestants.retain(|contestant| is_wanted(contestant.name));
     let mut figures = vec![Vec::new(); contestants.len()];
@@ -82,7 +82,7 @@ pub fn compare_to(title: &str, columns: &[&str], floors: &[(&str, &str)], mut co
             }
         }
     }
-    // Who is asked for alone, is compared with themselves.
+    // A contestant that runs alone is compared with itself.
     let of = |name: &str| contestants.iter().position(|contestant| contestant.name == name);
     let floors: Vec<_> = floors
         .iter()
@@ -112,7 +112,7 @@ pub fn compare_to(title: &str, columns: &[&str], floors: &[(&str, &str)], mut co
     println!("{out}");
 }
 
-/// The middle one.
+/// The median.
 pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut figures: Vec<_> = figures.collect();
     figures.sort_by(f64::total_cmp);

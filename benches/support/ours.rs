@@ -1,4 +1,4 @@
-//! This crate, with everything on: the response kept, the history, every index, a task API for the 202 to point at.
+//! This crate with everything on: the response kept, the history, every index, a task API for the links in the 202.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -15,10 +15,10 @@ use tower_service::Service;
 
 use super::{by_hand::Defers, work::Echo};
 
-/// More than ever run at once, as by hand there is no bound.
+/// More than ever run at once, since the code by hand has no limit.
 const SLOTS: usize = 4096;
 
-/// A layer that keeps so many tasks.
+/// A layer that keeps `kept` tasks.
 pub fn layer(kept: usize) -> RespondAsyncBuilder {
     let store = MemoryStore::builder().max_tasks(kept).build();
     RespondAsyncLayer::builder(store).concurrency(SLOTS)
@@ -33,12 +33,12 @@ where
 {
     let layer = builder.build().expect("it is called within a runtime");
     let tasks = layer.tasks();
-    // From now on every 202 says where the task is to be found.
+    // From now on every 202 has links to the task.
     drop(TaskApi::new(&tasks, allow_everyone()));
     (layer.layer(app), tasks)
 }
 
-/// An asynchronous request, as a server hands it over.
+/// An asynchronous request through the layer.
 #[derive(Clone)]
 pub struct Layered {
     app: RespondAsync<Echo>,
@@ -75,11 +75,11 @@ where
     }
 }
 
-/// A task submitted from inside the application: no 202 is made.
+/// A task submitted in the process: no 202 is made.
 #[derive(Clone)]
 pub struct Submitting {
     tasks: Tasks,
-    // The engine runs tasks on the service that was wrapped.
+    // The engine runs tasks on this service, so it must be kept.
     _app: RespondAsync<Echo>,
 }
 

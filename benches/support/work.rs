@@ -1,4 +1,4 @@
-//! The application: it answers with the body it was sent.
+//! The application: it answers with the request's body.
 
 use std::{
     convert::Infallible,
@@ -16,7 +16,7 @@ use http_body::Body;
 use http_body_util::Full;
 use tower_service::Service;
 
-/// How long a body is, in bytes.
+/// The length of a body, in bytes.
 pub const PAYLOAD: usize = 1024;
 
 /// Reads the body, and sends it back.
@@ -63,8 +63,7 @@ impl<B: Body<Data = Bytes> + Unpin> Future for Echoing<B> {
     }
 }
 
-/// Answers at once, with the headers and extensions of the request: then the next request can be made of them, and making
-/// it costs nothing.
+/// Answers at once, with the headers and extensions of the request. The next request can be made from them at no cost.
 #[derive(Clone, Copy)]
 pub struct Mirror;
 
@@ -85,7 +84,7 @@ impl<B> Service<Request<B>> for Mirror {
     }
 }
 
-/// A request as curl sends it, that asks for async.
+/// An async request as curl sends it.
 pub fn request() -> Request<Full<Bytes>> {
     let mut headers = HeaderMap::with_capacity(8);
     for (name, value) in [

@@ -1,4 +1,4 @@
-//! Shows a durable store of one's own: [whole](store), in one file.
+//! Shows a durable store of your own: [the whole of it](store), in one file.
 //!
 //! ```text
 //! cargo run --example custom_store        # keeps its tasks in ./tasks.kv; TASKS=FILE elsewhere
@@ -7,8 +7,8 @@
 //! curl -s http://127.0.0.1:3000/tasks
 //! ```
 //!
-//! It keeps every promise of the contract: `tests/it/custom_store.rs` runs the conformance suite on it, as yours should.
-//! Everybody may use its task API, so keep it on loopback; `LISTEN=127.0.0.1:0` takes a free port.
+//! It keeps every promise of the contract: `tests/it/custom_store.rs` runs the conformance suite on it, as you should
+//! on yours. Anyone may use its task API, so keep it on loopback. `LISTEN=127.0.0.1:0` takes a free port.
 
 pub(crate) mod store;
 

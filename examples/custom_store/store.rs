@@ -1,9 +1,9 @@
-//! A durable store in one table of a key-value file. Here that is redb's; any with transactions will do.
+//! A durable store in one table of a key-value file: here of redb, but any with transactions will do.
 //!
-//! It decides nothing. What is due, and what becomes of a task that is stored, `kit::scan` says of all rows; a change says
-//! what it depends on and what the row is then. What it does not have is speed: each operation reads every row there is, and
-//! each that writes syncs the file on the thread that asks. An index for each question and a thread for the file are what it
-//! would get next.
+//! It makes no decisions. `kit::scan` finds what is due, and how an insert compares with the stored rows. A change
+//! names the version that it depends on, and the new row. The store is slow: each operation reads all rows, and each
+//! write syncs the file on the calling thread. The next steps would be an index for each question and a thread for the
+//! file.
 
 use std::{
     future::ready,
@@ -29,12 +29,12 @@ use tower_respond_async::{
     time::{Clock, Timestamp},
 };
 
-/// What a value is, and whose. Each begins with its checksum: redb looks at none when it reads.
+/// The kind of a value, and its task. Each value begins with a checksum, since redb verifies none when it reads.
 pub(crate) const VALUES: TableDefinition<'_, (u8, &[u8]), &[u8]> = TableDefinition::new("values");
 
 #[derive(Debug)]
 pub(crate) struct KvStore {
-    /// None once it is closed.
+    /// `None` after it was closed.
     database: Mutex<Option<Database>>,
     orphans: Orphans,
     news: NewsHandle,
@@ -92,7 +92,7 @@ impl Stored<'_> {
 }
 
 impl KvStore {
-    /// The tasks in this file, which is created if it is not there. redb keeps other processes out.
+    /// Opens the file, and creates it if it is not there. redb keeps other processes out.
     pub(crate) fn open(path: &Path, clock: impl Clock) -> StoreResult<Self> {
         let store = Self {
             database: Mutex::new(Some(Database::create(path).map_err(StoreError::unavailable)?)),
@@ -106,7 +106,7 @@ impl KvStore {
         Ok(store)
     }
 
-    /// A task of which a change was made is no orphan any more.
+    /// A task that was changed is no orphan any more.
     fn commit_in(&self, stored: &mut Stored<'_>, change: Change, now: Timestamp) -> StoreResult<Committed> {
         let id = change.id;
         let committed = stored.commit(change, now)?;
@@ -116,7 +116,7 @@ impl KvStore {
         Ok(committed)
     }
 
-    /// Every operation is this: one transaction. What it changed is synced before it is answered.
+    /// Runs every operation in one transaction. Changes are synced before the answer.
     fn atomically_now<T>(&self, work: impl FnOnce(&mut Stored<'_>, Timestamp) -> StoreResult<T>) -> StoreResult<T> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(StoreError::closed)?;
@@ -135,7 +135,7 @@ impl KvStore {
         Ok(answer)
     }
 
-    /// Done when it is called: dropping the future loses the answer and nothing else.
+    /// The work is done in the call itself: dropping the future loses only the answer.
     fn atomically<'a, T: Send + 'a>(
         &self,
         work: impl FnOnce(&mut Stored<'_>, Timestamp) -> StoreResult<T>,

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A video transcoded by an asynchronous call, from nothing to the finished file; and once more, with the app killed in
-# the middle of it. Half a minute, and a few more for compiling the first time.
+# Transcodes a video by an asynchronous call, from nothing to the finished file; and once more, with the app killed in
+# the middle. It takes half a minute, and a few minutes more for compiling the first time.
 #
 #   examples/transcode/demo.sh
 #
-# It wants cargo. What else is missing (ffmpeg, curl, a linker) it installs with apt-get. It starts the app on a free
-# port of this machine, sends the request, watches the task, looks at the product, and removes everything it made but
-# the compiled program. It ends with an error if any step does, or shows anything else than what is promised.
+# It needs cargo. It installs the other missing programs (ffmpeg, curl, a linker) with apt-get. It starts the app on a
+# free port of this machine, sends the request, watches the task, checks the product, and removes everything it made
+# except the compiled program. It exits with an error if a step fails or shows anything unexpected.
 set -eu
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -77,7 +77,7 @@ make_a_clip() {
 
 build() {
     title "Building the app (the first time takes a while)"
-    # Cargo knows where it puts things: ask it.
+    # Ask cargo where it put the binary.
     cargo build --manifest-path "$here/Cargo.toml" --message-format=json-render-diagnostics >"$scratch/build.json" ||
         die "the app does not build"
     binary=$(grep -o '"executable":"[^"]*"' "$scratch/build.json" | tail -n 1 | cut -d '"' -f 4)
@@ -86,7 +86,7 @@ build() {
 
 start() {
     title "Starting the app"
-    # What the app before said is not to be taken for this one's.
+    # Lines of an earlier app must not be taken for lines of this one.
     : >"$scratch/app.log"
     LISTEN=127.0.0.1:0 STORE="redb:$scratch/tasks.redb" BUCKETS="$scratch/buckets" WORK_DIR="$scratch/work" \
         TASKS_TOKEN='' "$binary" >"$scratch/app.log" 2>&1 &
@@ -103,7 +103,7 @@ start() {
     cat "$scratch/app.log"
 }
 
-# Stops only what was started here, and waits for it, so that nothing is removed under its feet.
+# Stops only what this script started, and waits for its end, so that its files can be removed.
 stop() {
     local i
     if [ -n "$app" ] && kill -TERM "$app" 2>/dev/null; then
@@ -117,7 +117,7 @@ stop() {
     app=
 }
 
-# The one line that the whole example is about.
+# The call that the whole example is about.
 call() {
     title "The call"
     local body='{"bucket":"my-bucket","object":"480P.mp4","output_dir":"'$1'","dst_format":"mov"}'
@@ -132,7 +132,7 @@ call() {
     task=${result%/result}
 }
 
-# To its end; or, with a fraction given, until it is that far.
+# Watches the task to its end; or, with a fraction given, until its progress is beyond that.
 watch_it() {
     title "The task: GET $task"
     local deadline=$((SECONDS + 300)) line='' last='' status fraction message
@@ -142,7 +142,7 @@ watch_it() {
         fraction=$(number fraction)
         message=$(field message)
         line=$(printf '%-10s %s  %s' "$status" "$(bar "${fraction:-0}")" "$message")
-        # What was told last of all may be a second old when the task ends.
+        # The last report of the progress may be a second old when the task ends.
         [ "$status" != Succeeded ] || line=$(printf '%-10s after %s ms' "$status" "$(number durationMs)")
         if [ "$line" != "$last" ]; then
             echo "$line"
@@ -159,7 +159,7 @@ watch_it() {
     [ "$status" = Succeeded ] || die "the task did not succeed: $status"
 }
 
-# As the operator who has had enough, or a machine that has run out of memory.
+# Kills the app, as an operator or a machine out of memory would.
 kill_it() {
     local ffmpeg i
     ffmpeg=$(working)
@@ -208,7 +208,7 @@ look_at_the_product() {
     [ -z "$(ls -A "$scratch/work")" ] || die "working files were left behind"
 }
 
-# The app prints what its callback function is told.
+# The app prints the message that its callback function receives.
 hear_the_callback() {
     title "The callback: POST /dest-succ"
     local id i heard=
@@ -226,7 +226,7 @@ get() { curl -sS --fail-with-body --max-time 30 "$address$1"; }
 
 header() { tr -d '\r' <"$scratch/trace" | sed -n "s/^< $1: //Ip" | head -n 1; }
 
-# The first string of that name: enough to read a task document by eye, and no JSON parser to install.
+# The first string with that name: enough for reading a task document, without installing a JSON parser.
 field() { grep -o "\"$1\":\"[^\"]*\"" "$scratch/task.json" | head -n 1 | cut -d '"' -f 4; }
 
 number() { grep -o "\"$1\":[0-9.]*" "$scratch/task.json" | head -n 1 | cut -d : -f 2; }

@@ -1,7 +1,8 @@
-//! So many lives of a task, and nothing else: for whoever counts what the process does, as `lab/instructions.sh` does.
+//! Runs a number of lives of a task, and nothing else, for a tool that counts what the process does: see
+//! `lab/instructions.sh`.
 //!
-//! The lives are those of `benches/life.rs`, on one thread, one after the other, the task of each run before the next
-//! request is made.
+//! The lives are those of `benches/life.rs`: on one thread, one after another. Each task ends before the next request
+//! is made.
 //!
 //! ```text
 //! cargo bench -p lab --bench lives -- submitted 20000
@@ -22,7 +23,7 @@ use crate::support::{
     work::request,
 };
 
-/// How many tasks everybody keeps, as in `benches/life.rs`.
+/// How many tasks each contestant keeps, as in `benches/life.rs`.
 const KEPT: usize = 1000;
 
 const KINDS: [&str; 5] = ["request", "map", "keeping", "submitted", "requested"];
@@ -41,7 +42,7 @@ fn main() {
 
 fn run(runtime: &Runtime, kind: &str, lives: usize) {
     match kind {
-        // Made and dropped, by nobody taken.
+        // The request is made and dropped.
         "request" => runtime.block_on(async {
             for _ in 0..lives {
                 black_box(request());

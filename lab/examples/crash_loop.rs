@@ -1,4 +1,4 @@
-//! Shows that what was accepted survives: kills a process with SIGKILL over and over, under load, and checks what is left.
+//! Kills processes with SIGKILL over and over, under load, and checks that every accepted task survives.
 //!
 //! ```text
 //! cargo run --release -p lab --example crash_loop -- --cycles 1000
@@ -7,14 +7,18 @@
 //! ```
 //!
 //! The process serves an application behind the layer on an embedded file. It is killed at random moments and at named
-//! points: before and after a task is stored, claimed, run, settled, told of and pruned, while the file is opened, frozen
-//! beyond its lease, and during a shutdown. With `--store postgres` several processes share a server: one of them is killed, frozen
-//! or asked to end, the server is killed, stopped or made to end its sessions, or connections are cut, silent or slow, or lose the
-//! answer to what was done. After every 20 cycles everything must end well; clients, a journal and the task API are held against
-//! each other. What is checked, and how, stands in `lab/src/crash`.
+//! points: before and after a task is stored, claimed, run, settled, delivered and pruned, while the file is opened,
+//! frozen for longer than its lease, and during a shutdown.
 //!
-//! Prints how far it is, then the figures. The exit code is 0 if nothing was wrong, and 1 otherwise; then the file and the
-//! journal are left where it says.
+//! With `--store postgres` several processes share a server. In each cycle one process is killed, frozen or asked to
+//! end; or the server is killed, stopped or made to end its sessions; or connections are cut, silent, slow, or lose an
+//! answer.
+//!
+//! After every 20 cycles everything must end, and the example compares the clients' records, a journal and the task
+//! API. The checks are described in `lab/src/crash`.
+//!
+//! It prints its progress, then the figures. The exit code is 0 if every check held, and 1 otherwise. In that case the
+//! file and the journal stay in the folder that it prints.
 
 use std::{env, fs, path::PathBuf, process::ExitCode, time::Instant};
 
@@ -39,7 +43,7 @@ Usage: crash_loop [--store redb|postgres] [--processes N] [--failover] [--cycles
   --seed N       repeats the choices of an earlier run, though not its timing
   --help         prints this";
 
-/// The child is the same program, started with orders in its environment.
+/// The child is the same program, with orders in its environment.
 const PROGRAM: Program = Program(&[]);
 
 fn main() -> ExitCode {
@@ -68,7 +72,7 @@ struct Settings {
 }
 
 impl Settings {
-    /// `None` if help is asked for.
+    /// `None` if help is requested.
     fn read(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, BoxError> {
         let mut settings = Self {
             on_server: false,

@@ -1,4 +1,4 @@
-//! A small application in two releases, to run side by side: the second has a route that the first has not.
+//! A small application in two releases, to run side by side: the second has a route that the first does not have.
 //!
 //! ```text
 //! cargo run -p lab --example release -- 1 postgres://me@localhost/tasks
@@ -23,7 +23,7 @@ async fn main() -> Result<(), BoxError> {
     let (Some(release), Some(url)) = (arguments.next(), arguments.next()) else {
         return Err("which release, and the URL of a database".into());
     };
-    // One slot each: what one cannot run at once, the other claims.
+    // One slot each: a task that one process has no slot for is claimed by the other.
     let layer = RespondAsyncLayer::builder(PostgresStore::connect(&url).await?)
         .version(&release)
         .worker_name(format!("release-{release}"))

@@ -11,14 +11,13 @@ use redb::StorageBackend;
 use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
 use tower_respond_async_redb::{RedbStore, RedbStoreBuilder};
 
-/// A disk in memory for a [`RedbStore`], with faults put between it and the store: errors, torn writes, no space left, a
-/// power cut.
+/// A disk in memory for a [`RedbStore`] that injects faults: errors, torn writes, a full disk, a power cut.
 ///
 /// It holds one file, and outlives the stores that were opened on it. Clones are the same disk.
 ///
 /// # Examples
 ///
-/// An accepted task is there again when the disk was full in between:
+/// An accepted task is still there after the disk was full for a while:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -58,51 +57,52 @@ use tower_respond_async_redb::{RedbStore, RedbStoreBuilder};
 #[derive(Clone, Default)]
 pub struct FaultDisk(Arc<Mutex<Platter>>);
 
-/// What a store asks of a disk.
+/// The calls that a store makes to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DiskCall {
-    /// Read some bytes.
+    /// Reads some bytes.
     Read,
-    /// Write some.
+    /// Writes some bytes.
     Write,
-    /// Make the file longer or shorter.
+    /// Makes the file longer or shorter.
     Resize,
-    /// Make all that was written safe from a power cut.
+    /// Makes all earlier writes safe from a power cut.
     Sync,
 }
 
 impl DiskCall {
-    /// All of them.
+    /// All calls.
     pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Resize, Self::Sync];
 }
 
-/// What goes wrong in a call.
+/// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFault {
-    /// Nothing is done, and an error is answered. A sync that fails so is one as Linux has them: what was to be synced
-    /// counts as synced from then on, and is not on the disk.
+    /// Does nothing and answers with an error. A failed sync behaves as on Linux: the data counts as synced from then
+    /// on, but is not on the disk.
     Error,
-    /// The first half is done, and an error is answered. A length is changed whole or not at all, as file systems do it.
+    /// Does the first half and answers with an error. A change of length is whole or not done at all, as on file
+    /// systems.
     Torn,
-    /// All is done, and an error is answered.
+    /// Does everything and answers with an error.
     ReplyLost,
-    /// It panics, as redb itself does over some damaged pages.
+    /// Panics, as redb does on some damaged pages.
     Panic,
 }
 
 impl DiskFault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 4] = [Self::Error, Self::Torn, Self::ReplyLost, Self::Panic];
 }
 
 impl FaultDisk {
-    /// An empty disk, without faults as yet.
+    /// Creates an empty disk without faults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A disk with this file on it.
+    /// Creates a disk with this file on it.
     #[must_use]
     pub fn holding(file: Vec<u8>) -> Self {
         let blocks = file.chunks(BLOCK).enumerate();
@@ -116,11 +116,11 @@ impl FaultDisk {
         Self(Arc::new(Mutex::new(platter)))
     }
 
-    /// Opens the file as a store, on the thread of the caller: it is in memory.
+    /// Opens the file as a store. It runs on the calling thread: the file is in memory.
     ///
     /// # Errors
     ///
-    /// As for [`RedbStoreBuilder::open`]; `Unavailable` if a store has it open.
+    /// As for [`RedbStoreBuilder::open`]; `Unavailable` if another store has the file open.
     pub fn open(&self, settings: RedbStoreBuilder) -> StoreResult<RedbStore> {
         settings.open_on(NAME, || self.take())
     }
@@ -137,34 +137,33 @@ impl FaultDisk {
         self.platter().in_use
     }
 
-    /// The file as the system has it, which is what a killed process leaves.
+    /// The file as the operating system has it: what a killed process leaves.
     #[must_use]
     pub fn file(&self) -> Vec<u8> {
         self.platter().file.clone()
     }
 
-    /// The file as a power cut may leave it: all that was synced, and of what was written since then a part, chosen by
-    /// `seed`, in whichever order and torn between sectors.
+    /// The file as a power cut may leave it: all synced data, and a part of the later writes. `seed` chooses the part;
+    /// it may be in any order and torn between sectors.
     #[must_use]
     pub fn file_after_power_cut(&self, seed: u64) -> Vec<u8> {
         self.platter().after_power_cut(seed)
     }
 
-    /// Fails the `nth` call of this kind from now on, once; 1 is the next one.
+    /// Fails the `nth` call of this kind from now on, once. 1 is the next call.
     pub fn fail_nth(&self, call: DiskCall, nth: u64, fault: DiskFault) {
         let mut platter = self.platter();
         let nth = platter.calls(call) + nth;
         platter.ordered.insert((call, nth), fault);
     }
 
-    /// Fails the `nth` call of this kind from now on, and every call of it and of any other kind after that, until
-    /// [`heal`](Self::heal).
+    /// Fails the `nth` call of this kind from now on, and then every call of any kind until [`heal`](Self::heal).
     pub fn die_at_nth(&self, call: DiskCall, nth: u64) {
         let mut platter = self.platter();
         platter.dies_at = Some((call, platter.calls(call) + nth));
     }
 
-    /// Nothing goes wrong any more, but for what [`set_capacity`](Self::set_capacity) says.
+    /// Removes all faults, except the limit of [`set_capacity`](Self::set_capacity).
     pub fn heal(&self) {
         let mut platter = self.platter();
         platter.ordered.clear();
@@ -172,25 +171,25 @@ impl FaultDisk {
         platter.dead = false;
     }
 
-    /// How many bytes the disk takes. A write beyond writes what there is room for, and fails; a file may be longer than
-    /// that, since blocks which were never written take no room.
+    /// Limits the bytes that the disk takes. A write beyond the limit writes what fits and fails. A file may be longer
+    /// than the limit: blocks that were never written take no room.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.platter().capacity = bytes.map(|bytes| bytes / BLOCK);
     }
 
-    /// How many bytes are taken.
+    /// How many bytes are in use.
     #[must_use]
     pub fn used(&self) -> usize {
         self.platter().used.len() * BLOCK
     }
 
-    /// How often this was called, failed calls included.
+    /// How often this call was made, failed calls included.
     #[must_use]
     pub fn calls(&self, call: DiskCall) -> u64 {
         self.platter().calls(call)
     }
 
-    /// Whether the byte at `at` was ever read: one that was not is nothing to anybody.
+    /// Whether the sector of the byte at `at` was ever read. Damage to a sector that was never read has no effect.
     #[must_use]
     pub fn was_read(&self, at: usize) -> bool {
         self.platter().read.contains(&(at / SECTOR))
@@ -207,7 +206,7 @@ impl FaultDisk {
     }
 
     fn platter(&self) -> MutexGuard<'_, Platter> {
-        // A panic that was ordered leaves everything in order.
+        // An ordered panic leaves the data consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -224,13 +223,13 @@ impl fmt::Debug for FaultDisk {
     }
 }
 
-/// What error messages call it, where a file has its path.
+/// The name in error messages, where a file would have its path.
 const NAME: &str = "a disk in memory";
 
-/// What space is given out by, as most file systems do.
+/// The unit in which space is allocated, as on most file systems.
 const BLOCK: usize = 4096;
 
-/// What a disk writes as a whole.
+/// The unit that a disk writes as a whole.
 const SECTOR: usize = 512;
 
 #[derive(Default)]
@@ -238,7 +237,7 @@ struct Platter {
     file: Vec<u8>,
     /// The file as of the last sync.
     synced: Vec<u8>,
-    /// What was done since, in order.
+    /// The changes since the last sync, in order.
     unsynced: Vec<Change>,
     /// The blocks that were ever written.
     used: BTreeSet<usize>,
@@ -271,7 +270,7 @@ impl Platter {
         self.calls.get(&call).copied().unwrap_or(0)
     }
 
-    /// Counts a call, and says what goes wrong with it.
+    /// Counts a call and answers with its fault.
     fn count(&mut self, call: DiskCall) -> Option<DiskFault> {
         let calls = self.calls.entry(call).or_default();
         *calls += 1;
@@ -326,7 +325,7 @@ impl Platter {
         self.unsynced.push(change);
     }
 
-    /// Puts the first `count` of the changes on the disk, and forgets the others.
+    /// Puts the first `count` changes on the disk and drops the others.
     fn sync(&mut self, count: usize) {
         let mut length = self.synced.len();
         for change in self.unsynced.drain(..).take(count) {
@@ -334,7 +333,7 @@ impl Platter {
                 length = to;
             }
             if let Change::Bytes(at, bytes) = &change {
-                // Its change of length may have been forgotten by a sync that failed.
+                // The write's change of length may have been dropped by a failed sync.
                 length = length.max(at + bytes.len());
                 self.synced.resize(length.max(self.synced.len()), 0);
             }
@@ -344,7 +343,7 @@ impl Platter {
 
     fn after_power_cut(&self, seed: u64) -> Vec<u8> {
         let mut random = fastrand::Rng::with_seed(seed);
-        // All, nothing, and the shades between.
+        // From nothing to everything, in five steps.
         let survives = random.u8(0..=4);
         let mut survives = move || random.u8(0..4) < survives;
         let mut file = self.synced.clone();
@@ -371,8 +370,8 @@ impl Platter {
     }
 }
 
-/// What was written between two changes of length, by its place: in which order redb writes is not the same in every run,
-/// and the same seed is to do the same.
+/// Orders the writes between two changes of length by their place. The order of redb's writes differs from run to run;
+/// the same seed must give the same result.
 fn in_place_order(changes: &[Change]) -> Vec<&Change> {
     let place = |change: &Change| match change {
         Change::Length(_) => None,
@@ -387,7 +386,7 @@ fn in_place_order(changes: &[Change]) -> Vec<&Change> {
     ordered
 }
 
-/// One who has the file open.
+/// A store's handle of the open file.
 struct Head(FaultDisk);
 
 impl fmt::Debug for Head {

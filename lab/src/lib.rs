@@ -1,12 +1,12 @@
-//! What shows that the crates keep their promises, and is not published.
+//! Tests the promises of the crates in ways that unit tests cannot. It is not published.
 //!
-//! - [`crash`]: processes killed under load, and what is left of the work afterwards
-//! - [`disk`]: a disk that fails on demand, for a `RedbStore`
-//! - [`mutate`]: changes of what a parser is given
-//! - [`simulation`]: whole lives of several processes on one store, in pretend time, from a seed
+//! - [`crash`]: kills processes under load, and checks afterwards what is left of the work
+//! - [`disk`]: a disk in memory for a `RedbStore`, which fails on demand
+//! - [`mutate`]: random changes of the input of a parser
+//! - [`simulation`]: whole lives of several processes on one store, in simulated time, from a seed
 //!
-//! `tests/it` and `tests/simulation.rs` run them, a moment each; `tests/models` tries the orders in which threads of the engine can meet; `fuzz/`
-//! is for libFuzzer; `benches/` compares with floors and peers.
+//! `tests/it` runs each of them for a moment. `tests/models` tries the orders in which threads of the engine can meet.
+//! `fuzz/` is for libFuzzer. `benches/` compares with floors and peers.
 
 #![allow(
     missing_docs,

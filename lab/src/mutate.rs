@@ -1,8 +1,9 @@
-//! Changes of what a parser is given, at random and by words that parsers know.
+//! Random changes of the input of a parser, with words that parsers treat specially.
 
 use fastrand::Rng;
 
-/// Another input made of these, by a few changes: bits flipped, pieces cut, doubled, crossed, words of the trade put in.
+/// Makes another input from the corpus by a few changes: flips bits, cuts, doubles and crosses pieces, inserts special
+/// words.
 #[must_use]
 pub fn mutated(corpus: &[Vec<u8>], random: &mut Mutator) -> Vec<u8> {
     let random = &mut random.0;
@@ -35,19 +36,19 @@ pub fn mutated(corpus: &[Vec<u8>], random: &mut Mutator) -> Vec<u8> {
     data
 }
 
-/// Where the changes come from. The same seed gives the same changes.
+/// The source of the changes. The same seed gives the same changes.
 #[derive(Debug)]
 pub struct Mutator(Rng);
 
 impl Mutator {
-    /// Changes by this seed.
+    /// Creates a source of changes from a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(Rng::with_seed(seed))
     }
 }
 
-/// What a change of single bytes would take long to find.
+/// Inputs that changes of single bytes would take long to find.
 const WORDS: &[&[u8]] = &[
     b"\0",
     b"\xff\xff\xff\xff",

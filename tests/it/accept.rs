@@ -1,4 +1,4 @@
-//! What is taken in: the 202, exactly, and which requests it is given to.
+//! Accepting requests: the exact 202, and which requests get one.
 
 use std::{
     collections::BTreeMap,
@@ -170,7 +170,6 @@ async fn what_the_application_says_of_a_request_is_in_its_document() {
     assert_eq!(document["tenant"], "acme");
 }
 
-/// S16
 #[tokio::test]
 async fn a_chain_of_async_requests_is_cut_off_at_eight() {
     let (handler, mut requests) = recorder();
@@ -196,7 +195,7 @@ async fn send_to(app: &Slot, request: Request<Body>) -> u16 {
     app.call(request).await.unwrap().status().as_u16()
 }
 
-/// S16: a handler that posts to its own route, asynchronously, whenever it runs.
+/// A handler that posts asynchronously to its own route whenever it runs.
 #[tokio::test]
 async fn a_task_that_submits_itself_ends() {
     let slot = Slot::default();
@@ -218,9 +217,8 @@ async fn a_task_that_submits_itself_ends() {
     app.tasks.shutdown(Duration::ZERO).await;
 }
 
-/// S61
 #[tokio::test]
-async fn a_hook_that_submits_what_it_heard_of_ends() {
+async fn a_hook_that_submits_a_task_for_each_end_terminates() {
     let slot = Slot::default();
     let (told, mut answers) = mpsc::unbounded_channel();
     let hooked = slot.clone();
@@ -244,7 +242,6 @@ async fn a_hook_that_submits_what_it_heard_of_ends() {
     app.tasks.shutdown(Duration::ZERO).await;
 }
 
-/// S14
 #[tokio::test]
 async fn what_changes_the_connection_is_never_deferred() {
     let app = App::build(
@@ -266,7 +263,7 @@ async fn what_changes_the_connection_is_never_deferred() {
     assert_eq!((answer.status, answer.header("preference-applied")), (200, ""));
     assert_eq!(answer.header("vary"), "Prefer");
     assert_eq!(app.kept().await, 0);
-    // Curl offers this on ordinary requests.
+    // curl offers this on ordinary requests.
     app.accepted(fc("/echo").header("Upgrade", "h2c").empty()).await;
 }
 
@@ -280,7 +277,7 @@ async fn only_what_may_be_deferred_is() {
     for request in [
         fc("/hello/you").empty(),
         fc("/echo").method(Method::PUT).empty(),
-        // Wrong, and not for us to say.
+        // The delay is invalid, but these requests are not the layer's to refuse.
         fc("/echo")
             .method(Method::PUT)
             .header("X-Fc-Async-Delay", "soon")
@@ -291,7 +288,7 @@ async fn only_what_may_be_deferred_is() {
     }
     assert_eq!(app.kept().await, 0);
     app.accepted(fc("/echo").empty()).await;
-    // Beside the path, not below it.
+    // These paths begin alike, but are not below the excluded ones.
     app.accepted(fc("/helloworld").empty()).await;
     app.accepted(fc("/tasksome").empty()).await;
 }

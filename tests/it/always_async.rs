@@ -1,4 +1,4 @@
-//! Requests that run later because the operator says so, not the client: a layer outside sets the header that asks.
+//! Requests that run later because the operator decides so, and not the client: an outer layer sets the header.
 
 use axum::{Router, body::Body, routing::any};
 use http::{HeaderMap, HeaderValue, Method, Request};
@@ -9,7 +9,7 @@ use crate::support::{Answered, App, WithoutBody, prefer, routes, soon};
 
 const TYPE: &str = "x-fc-invocation-type";
 
-/// Sends it through what the operator put in front.
+/// Sends the request through the outer layer.
 async fn send(app: &App, front: impl FnOnce(&mut Request<Body>), mut request: Request<Body>) -> Answered {
     front(&mut request);
     Answered::read(soon(app.service.clone().oneshot(request)).await.unwrap()).await
@@ -19,14 +19,14 @@ fn is_long(request: &Request<Body>) -> bool {
     request.method() == Method::POST && request.uri().path() == "/echo"
 }
 
-/// Whatever the client says.
+/// Async, whatever the client asked for.
 fn always(request: &mut Request<Body>) {
     if is_long(request) {
         request.headers_mut().insert(TYPE, HeaderValue::from_static("Async"));
     }
 }
 
-/// Unless the client says something else.
+/// Async, unless the client asked for something else.
 fn by_default(request: &mut Request<Body>) {
     if is_long(request) {
         let headers = request.headers_mut();
@@ -62,7 +62,7 @@ async fn the_operator_s_word_is_the_last_or_the_first_as_the_header_is_set() {
         .assert_accepted();
 }
 
-/// What a client may ask for beside it counts as ever: how long to wait, which name, which key.
+/// What else the client asks for still applies: how long to wait, the name, the key.
 #[tokio::test]
 async fn a_preference_that_is_added_leaves_the_client_s_own() {
     let app = App::new();
@@ -97,7 +97,8 @@ async fn polls_are_answered_though_every_request_has_the_header() {
     assert_eq!(app.kept().await, 1, "nothing but the first was deferred");
 }
 
-/// A replay does not see the header, or it would ask again; and one that is set inside comes when it is decided.
+/// A replay does not have the header, or it would ask for async again. Set inside the layer, it comes after the
+/// decision.
 #[tokio::test]
 async fn the_header_is_set_outside_since_inside_it_says_nothing() {
     let heard = any(|headers: HeaderMap| async move { headers.contains_key(TYPE).to_string() });

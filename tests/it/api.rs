@@ -1,4 +1,4 @@
-//! The task API, through the layer, about tasks that really run.
+//! The task API, through the layer, with tasks that really run.
 
 use std::{
     collections::HashSet,
@@ -34,7 +34,7 @@ async fn pages(app: &App, query: &str) -> Vec<String> {
     }
 }
 
-/// Many share a millisecond, which is when a listing by time alone would skip some (S52).
+/// Many tasks share a millisecond, where a listing by time alone would skip some.
 #[tokio::test]
 async fn every_one_of_1000_tasks_is_listed_exactly_once() {
     let app = App::new();
@@ -102,7 +102,7 @@ async fn paging_on_sees_every_task_that_was_there_while_others_come() {
             let tasks = page["tasks"].as_array().unwrap();
             seen.extend(tasks.iter().map(|task| task["taskId"].as_str().unwrap().to_owned()));
             token = page["nextToken"].as_str().unwrap().to_owned();
-            // Fewer than a page, or an ascending listing would never come to its end.
+            // Fewer than a page, or an ascending listing would never end.
             for _ in 0..5 {
                 app.accepted(delayed().empty()).await;
             }
@@ -159,12 +159,11 @@ async fn a_poll_that_waits_has_the_result_as_soon_as_it_is_there() {
     assert_eq!(soon(waiting).await.unwrap().body, "passed");
 }
 
-/// S63
 #[tokio::test]
 async fn a_poller_that_asks_for_async_on_its_polls_is_answered_at_once() {
     let gate = Gate::new();
     let app = App::build(MemoryStore::new(), gate.among_routes(), |builder| {
-        // The gate does not listen when it is told to stop.
+        // The gate ignores the stop signal.
         builder.stop_grace(Duration::ZERO)
     });
     let id = app.accepted(fc("/gate").empty()).await;
@@ -277,7 +276,7 @@ async fn a_task_that_has_not_ended_is_neither_run_again_nor_deleted() {
     assert_eq!(app.get(format!("/tasks/{id}")).await.status, 404);
 }
 
-/// However much is asked for at once, no more handlers run than may, no look at the stats shows more, and all end.
+/// However many tasks are submitted: no more handlers run than there are slots, the stats never show more, and all end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_no_more_run_than_there_are_slots() {
     const SLOTS: u64 = 8;
@@ -417,7 +416,7 @@ async fn a_tenant_s_task_is_not_there_for_another() {
             );
         }
     }
-    // The same name is each one's own.
+    // Each tenant has its own task of this name.
     for (tenant, body) in [("ada", "Ada's"), ("bob", "Bob's")] {
         let result = app.send(asks(tenant, "GET", "/tasks/job/result".into())).await;
         assert_eq!(result.body, body);
@@ -463,7 +462,8 @@ async fn a_delayed_task_waits_and_says_until_when() {
     assert_eq!(waited.attempt, 0);
 }
 
-/// The last header used to stand where the handler's own `Content-Length` was taken off to be counted anew.
+/// The order used to change: the last header took the place of the handler's own `Content-Length`, which was removed
+/// and set again.
 #[tokio::test]
 async fn a_result_has_the_headers_in_the_handler_s_order() {
     let ordered = any(|| async {

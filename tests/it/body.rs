@@ -1,4 +1,4 @@
-//! Bodies on their way in: too long, too slow, too many, broken off, and of clients that leave.
+//! Incoming bodies: too long, too slow, too many, broken off, and from clients that leave.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use tower_respond_async::{BoxError, MemoryStore, store::Operation, testing::Faul
 
 use crate::support::{Answered, App, WithoutBody, by_hand, fc, other_runtime, read_to_end, routes, soon, talk};
 
-/// S13: before `Expect: 100-continue` is answered too, since nothing has been read.
+/// This also comes before `100 Continue`, since nothing has been read.
 #[tokio::test]
 async fn a_length_over_the_limit_is_refused_before_the_body_is_read() {
     let app = App::with(|builder| builder.body_limit(10));
@@ -41,7 +41,7 @@ async fn the_default_limit_is_2_mib() {
     app.accepted(fc("/status/204").with(vec![0; limit])).await;
 }
 
-/// S10: no length was promised, so the bytes are counted, and what comes after the limit is not asked for.
+/// Without a declared length the bytes are counted, and nothing after the limit is read.
 #[tokio::test]
 async fn a_body_is_refused_at_the_first_byte_over_the_limit() {
     let app = App::with(|builder| builder.body_limit(11));
@@ -65,12 +65,11 @@ async fn a_body_is_refused_at_the_first_byte_over_the_limit() {
     assert_eq!(app.response(id).await.body, "fourfour");
 }
 
-/// S10
 #[tokio::test]
 async fn a_connection_whose_body_was_too_long_is_closed() {
     let app = App::with(|builder| builder.body_limit(10));
     let address = app.serve().await;
-    // No chunk of length 0: the client goes on and on.
+    // There is no chunk of length 0: the client does not end its body.
     let request = "POST /echo HTTP/1.1\r\nHost: here\r\nX-Fc-Invocation-Type: Async\r\nTransfer-Encoding: chunked\r\n\r\n\
                    b\r\nhello world\r\n";
     let answer = talk(address, request.as_bytes()).await;
@@ -78,7 +77,6 @@ async fn a_connection_whose_body_was_too_long_is_closed() {
     assert_eq!(app.kept().await, 0);
 }
 
-/// S13
 #[tokio::test]
 async fn a_client_that_expects_100_is_refused_without_it() {
     let app = App::with(|builder| builder.body_limit(10));
@@ -112,7 +110,6 @@ async fn a_body_that_breaks_off_is_refused_and_nothing_is_stored() {
     assert_eq!((app.kept().await, app.buffered().await), (0, 0));
 }
 
-/// S11
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stalls_is_refused_after_its_idle_time() {
     let app = App::with(|builder| builder.runtime(other_runtime()));
@@ -132,7 +129,7 @@ async fn a_body_that_stalls_is_refused_after_its_idle_time() {
     drop(sender);
 }
 
-/// S11: one byte at a time is no way to keep a body open for ever.
+/// One byte at a time does not keep a body open for ever.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_trickles_is_refused_after_its_whole_time() {
     let app = App::with(|builder| builder.runtime(other_runtime()));
@@ -154,7 +151,7 @@ async fn a_body_that_trickles_is_refused_after_its_whole_time() {
     assert_eq!((app.kept().await, app.buffered().await), (0, 0));
 }
 
-/// S11: bodies that are being read share one budget.
+/// Bodies that are being read share one budget.
 #[tokio::test]
 async fn when_the_budget_for_bodies_is_used_up_more_are_refused() {
     let app = App::with(|builder| builder.body_limit(8).buffer_limit(8));
@@ -179,7 +176,6 @@ async fn when_the_budget_for_bodies_is_used_up_more_are_refused() {
     app.accepted(fc("/echo").with("x")).await;
 }
 
-/// S8
 #[tokio::test]
 async fn a_client_that_leaves_amid_its_body_leaves_nothing() {
     let app = App::new();
@@ -193,7 +189,7 @@ async fn a_client_that_leaves_amid_its_body_leaves_nothing() {
     assert!(sender.send_data(Bytes::new()).await.is_err(), "the body is still held");
 }
 
-/// S8, over a connection.
+/// The same over a connection.
 #[tokio::test]
 async fn a_connection_that_breaks_amid_its_body_leaves_nothing() {
     let app = App::new();
@@ -207,7 +203,6 @@ async fn a_connection_that_breaks_amid_its_body_leaves_nothing() {
     assert_eq!(app.kept().await, 0);
 }
 
-/// S9
 #[tokio::test]
 async fn a_client_that_leaves_during_the_commit_has_its_task_run() {
     let store = FaultStore::new(MemoryStore::new());
@@ -231,7 +226,7 @@ async fn a_client_that_leaves_during_the_commit_has_its_task_run() {
     assert_eq!((app.kept().await, app.buffered().await), (1, 0));
 }
 
-/// S9: the store refuses after the client has left.
+/// The store refuses after the client has left.
 #[tokio::test]
 async fn a_commit_that_is_refused_after_the_client_left_leaves_nothing() {
     let store = FaultStore::new(MemoryStore::builder().max_tasks(0).build());
@@ -251,7 +246,7 @@ async fn a_commit_that_is_refused_after_the_client_left_leaves_nothing() {
         .assert_refused(503, "StorageFull", Some("5"));
 }
 
-/// What a layer outside says of a body, in an error or as the cause of one.
+/// A body whose error an outer layer made, as the error itself or as its cause.
 fn failing(error: impl Into<BoxError>) -> Body {
     let frames = [
         Ok(http_body::Frame::data(Bytes::from_static(b"half"))),
@@ -298,7 +293,7 @@ async fn a_body_that_timed_out_outside_of_the_layer_is_408() {
     assert_eq!((app.kept().await, app.buffered().await), (0, 0));
 }
 
-/// Its error says nothing that a program could tell from a broken connection; `body_idle_timeout` does the same with 408.
+/// The error does not differ from that of a broken connection. `body_idle_timeout` does the same, and answers 408.
 #[tokio::test(start_paused = true)]
 async fn a_timeout_outside_that_does_not_say_what_it_is_is_400_and_nothing_is_stored() {
     let app = App::with(|builder| builder.runtime(other_runtime()));
@@ -321,7 +316,7 @@ fn endless_frames(data: &'static [u8]) -> Body {
     Body::new(StreamBody::new(futures_util::stream::iter(frames)))
 }
 
-/// The reading used to go on for ever, on a thread that nobody else came to.
+/// The reading used to go on for ever, on a thread that then ran nothing else.
 #[tokio::test]
 async fn a_body_of_nothing_but_empty_frames_ends() {
     let app = App::new();
@@ -336,7 +331,7 @@ async fn a_body_of_nothing_but_empty_frames_ends() {
     assert_eq!((app.kept().await, app.buffered().await), (0, 0));
 }
 
-/// On a runtime of one thread, as this is.
+/// The runtime has one thread.
 #[tokio::test]
 async fn others_go_on_while_a_body_is_read_that_is_always_ready() {
     let app = App::with(|builder| builder.body_limit(1_000_000).buffer_limit(1_000_000));

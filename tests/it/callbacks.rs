@@ -1,5 +1,5 @@
-//! URLs that requests name to be told at: when they may, what becomes of those that must not be called, and the API that
-//! shows who was told.
+//! Callback URLs in requests: when they are allowed, what happens to those that must not be called, and the API that
+//! shows the deliveries.
 
 use std::{
     net::IpAddr,
@@ -52,7 +52,7 @@ fn app(policy: CallbackPolicy) -> App {
     })
 }
 
-/// What may be called: this machine alone.
+/// Allows this machine only.
 fn local() -> CallbackPolicy {
     CallbackPolicy::only()
         .allow("127.0.0.1")
@@ -64,7 +64,7 @@ pub(crate) fn prefer_callback(path: &str, url: &str) -> Request<axum::body::Body
     prefer(path, &format!("respond-async, callback; url=\"{url}\"")).empty()
 }
 
-/// Answers one list after the other, then the last for ever; and counts how often it was asked.
+/// Answers with one list after another, then with the last one for ever. Counts the look-ups.
 #[derive(Clone)]
 struct Scripted(Arc<(Mutex<Vec<Vec<IpAddr>>>, AtomicUsize)>);
 
@@ -127,7 +127,7 @@ async fn without_a_policy_a_callback_is_neither_called_nor_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_callback_that_is_allowed_is_told_signed_and_acknowledged() {
+async fn an_allowed_callback_is_sent_signed_and_acknowledged() {
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
     let app = app(local());
     let url = receiver.url("/hook?a=b,c;d");
@@ -175,7 +175,7 @@ async fn a_callback_that_makes_no_sense_is_refused() {
             .header("x-callback-url", "http://127.0.0.1/b")
             .empty(),
         fc("/good").header("x-callback-url", "").empty(),
-        // An address that may be called does not let the names that lead to it be called.
+        // An allowed address does not allow the names that lead to it.
         fc("/good").header("x-callback-url", "http://localhost/").empty(),
         fc("/good")
             .header(
@@ -183,7 +183,7 @@ async fn a_callback_that_makes_no_sense_is_refused() {
                 http::HeaderValue::from_bytes(b"http://127.0.0.1/\xff").unwrap(),
             )
             .empty(),
-        // Longer than is kept, as it is written or once it is encoded.
+        // Longer than the limit, as it is written or once it is encoded.
         fc("/good")
             .header("x-callback-url", format!("http://127.0.0.1/{}", "a".repeat(2032)))
             .empty(),
@@ -199,7 +199,7 @@ async fn a_callback_that_makes_no_sense_is_refused() {
     assert_eq!(app.kept().await, 0);
 }
 
-/// A request that was accepted before keeps the URL it came with.
+/// A request that was accepted before keeps its URL.
 #[tokio::test]
 async fn a_repeated_request_acknowledges_only_the_callback_that_will_be_called() {
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
@@ -219,7 +219,7 @@ async fn a_repeated_request_acknowledges_only_the_callback_that_will_be_called()
     assert_eq!(receiver.has(1).await[0].path, "/first");
 }
 
-/// S59. Every way to write an address that must not be called, or a name that leads to one.
+/// Ways to write an address that must not be called, or a name that leads to one.
 const TRICKS: [&str; 29] = [
     "https://127.0.0.1/",
     "https://2130706433/",
@@ -276,7 +276,7 @@ async fn every_trick_is_refused_when_it_is_accepted_in_the_same_words() {
     answer.assert_refused(400, "InvalidArgument", None);
     details.push(answer.json()["detail"].clone());
 
-    // A private address, one among public ones, and none at all: nothing tells which.
+    // A private address, one among public ones, and none at all: the answers do not differ.
     for answers in [&["127.0.0.1"][..], &[PUBLIC, "10.0.0.1"], &["::1", PUBLIC], &[]] {
         let app = self::app(CallbackPolicy::public().resolver(Scripted::new(&[answers])));
         let answer = app.send(prefer_callback("/good", "https://example.org/")).await;
@@ -298,7 +298,7 @@ fn with_callback(url: &str) -> NewTask {
     task
 }
 
-/// S59. The same tricks once they are stored, as under a policy that has become narrower: they end at the connection.
+/// The same URLs, already stored, as after the policy became narrower: they are blocked at the connection.
 #[tokio::test]
 async fn every_trick_is_blocked_when_it_is_called_and_not_tried_again() {
     let store = MemoryStore::new();
@@ -330,12 +330,12 @@ async fn every_trick_is_blocked_when_it_is_called_and_not_tried_again() {
     assert_eq!(resolver.asked(), 1, "only the one with nothing wrong but its address");
 }
 
-/// S59. A name that leads somewhere public when it is accepted, and to this machine when it is called.
+/// A name that leads to a public address when it is accepted, and to this machine when it is called.
 #[tokio::test]
 async fn a_name_that_leads_elsewhere_the_second_time_gets_no_further() {
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
     let port = receiver.url("").rsplit(':').next().unwrap().to_owned();
-    // One whose port is not plain is named by its network: both looks must be within it.
+    // A URL with another port must be allowed by its network, and both addresses must be in it.
     let resolver = Scripted::new(&[&["203.0.113.7"], &["127.0.0.1"]]);
     let policy = CallbackPolicy::public()
         .allow("203.0.113.0/24")
@@ -358,7 +358,7 @@ async fn a_name_that_leads_elsewhere_the_second_time_gets_no_further() {
     assert_eq!(receiver.connections(), 0);
 }
 
-/// What was looked up and checked is what is dialled: the name leads to nothing but this machine in the resolver given.
+/// The checked address is dialled: only the given resolver leads the name to this machine.
 #[tokio::test]
 async fn the_address_that_was_checked_is_dialled() {
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
@@ -378,7 +378,7 @@ async fn the_address_that_was_checked_is_dialled() {
     assert_eq!(resolver.asked(), 2, "at accept, and at the connection");
 }
 
-/// S54. A process ends before it has told; the next one knows the URL.
+/// The process ends before the delivery. The URL is stored, so the next process delivers.
 #[tokio::test]
 async fn a_callback_survives_the_end_of_the_process() {
     let folder = std::env::temp_dir().join(format!("callbacks-{}-{}", std::process::id(), fastrand::u64(..)));
@@ -401,7 +401,7 @@ async fn a_callback_survives_the_end_of_the_process() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// S55. One host that never answers has a few places of the pool, and the others have theirs.
+/// A host that never answers gets a few places of the pool, and the other hosts keep theirs.
 #[tokio::test]
 async fn a_host_that_never_answers_leaves_places_to_the_others() {
     const TASKS: usize = 30;
@@ -429,7 +429,7 @@ async fn a_host_that_never_answers_leaves_places_to_the_others() {
 }
 
 #[tokio::test]
-async fn the_api_shows_every_try_and_has_one_made_again_for_who_may() {
+async fn the_api_shows_every_try_and_redelivers_with_permission() {
     let receiver = Receiver::start(|before, _| match before {
         0 => Answer::With(500, String::new(), "not yet"),
         _ => Answer::With(200, String::new(), "thanks"),
@@ -519,7 +519,7 @@ async fn the_api_shows_every_try_and_has_one_made_again_for_who_may() {
     receiver.has(3).await;
 }
 
-/// The URL is shown without what may be a secret in it.
+/// The URL is shown without parts that may be secret.
 #[tokio::test]
 async fn a_callback_s_url_is_shown_without_its_secrets() {
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;

@@ -1,4 +1,4 @@
-//! What tasks log, captured as their own logs.
+//! The logs of tasks, captured.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ use crate::{
     support::{App, Gate, WithoutBody, fc, no_retries, soon},
 };
 
-/// A subscriber for this thread, which is all that a test's runtime has, and the other half for the builder.
+/// A subscriber for this thread, which is the only one of a test's runtime, and the probe for the builder.
 fn capturing() -> (Capture, DefaultGuard) {
     let (capture, layer) = Capture::new();
     let subscriber = tracing_subscriber::registry().with(layer);
@@ -85,11 +85,11 @@ async fn each_task_s_log_holds_its_own_events_and_no_other() {
         assert_eq!((&*last.level, &*last.fields[0].1), ("ERROR", "Some(\"none\")"));
         assert!(lines.windows(2).all(|pair| pair[0].at <= pair[1].at));
     }
-    // The same handler, called synchronously, has no log, and does not miss it.
+    // The same handler, called synchronously, has no log and runs as well.
     assert_eq!(app.get("/eve").await.status, 200);
 }
 
-/// The handler spawns in three ways and waits for what it spawned.
+/// The handler spawns in three ways, and waits for each.
 fn spawning() -> axum::routing::MethodRouter {
     any(|| async {
         let (done, child_is_done) = oneshot::channel();
@@ -192,7 +192,7 @@ async fn a_log_without_end_is_bounded_and_says_what_was_dropped() {
 
 #[tokio::test]
 async fn a_line_that_is_too_long_or_hostile_is_cut_and_disarmed() {
-    /// Never ends to be written.
+    /// Its text never ends.
     struct Endless;
     impl std::fmt::Debug for Endless {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -201,7 +201,7 @@ async fn a_line_that_is_too_long_or_hostile_is_cut_and_disarmed() {
             }
         }
     }
-    /// Logs while it is written, which `tracing` itself keeps from going round.
+    /// Logs while it is formatted. `tracing` itself prevents the recursion.
     struct Talkative;
     impl std::fmt::Debug for Talkative {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -285,7 +285,7 @@ async fn its_filter_is_its_own() {
     assert_eq!(messages(&log(&app, id).await), ["captured"]);
 }
 
-/// A task whose claim another worker has taken over logs no more, and the attempt that lost it says so.
+/// After another worker took over its claim, a task logs nothing more, and the attempt reports that.
 #[tokio::test]
 async fn a_claim_that_was_lost_logs_nothing() {
     let store = MemoryStore::new();
@@ -306,7 +306,7 @@ async fn a_claim_that_was_lost_logs_nothing() {
     });
     let id = app.accepted(fc("/").empty()).await;
     gate.arrived().await;
-    // Ended under it, as by somebody who holds a newer claim.
+    // Ends the task under the handler, as the holder of a newer claim would.
     let record = app.record(id).await;
     let ledger = Ledger::of(store.clone());
     let worker = record.worker.clone().unwrap();
@@ -317,7 +317,7 @@ async fn a_claim_that_was_lost_logs_nothing() {
     assert!(log(&app, id).await.is_empty());
 }
 
-/// Counts writes that were refused.
+/// Counts refused writes.
 #[derive(Clone, Debug, Default)]
 struct Fenced(Arc<AtomicUsize>);
 
@@ -329,7 +329,7 @@ impl Probe for Fenced {
     }
 }
 
-/// The API and a task's log together: lines come as they are stored, and the rest before the end.
+/// The API and the log together: lines arrive as they are stored, and the rest before the end.
 #[tokio::test]
 async fn a_running_task_s_log_is_followed_live() {
     let (capture, _guard) = capturing();

@@ -1,4 +1,4 @@
-//! Clients that poll, each in the way its specification has it, over a real connection.
+//! Clients that poll, each as its specification says, over a real connection.
 
 use std::net::SocketAddr;
 
@@ -53,7 +53,7 @@ impl Served {
         }
     }
 
-    /// Sends a request to what a client was given: a whole URL, or a reference to resolve against what it asked before.
+    /// Sends a request to a whole URL, or to a reference that is resolved against the server's address.
     async fn send(&self, method: Method, at: &str, lines: &[(&'static str, &str)]) -> Answered {
         let url = match at.starts_with('/') {
             true => format!("http://{}{at}", self.address),
@@ -76,7 +76,7 @@ impl Served {
         self.send(Method::GET, at, &[]).await
     }
 
-    /// Polls as long as `pending` says, the first time while the handler waits.
+    /// Polls while `pending` is true, for the first time while the handler waits.
     async fn poll(&self, at: &str, lines: &[(&'static str, &str)], pending: impl Fn(&Answered) -> bool) -> Answered {
         self.gate.arrived().await;
         let first = self.send(Method::GET, at, lines).await;
@@ -106,7 +106,7 @@ async fn curl_follows_location_until_the_result_is_there() {
     let trigger = [("x-fc-invocation-type", "Async")];
     let accepted = served.send(Method::POST, "/export", &trigger).await;
     accepted.assert_accepted();
-    // The trigger stays on, as in a shell's history: polls are answered all the same.
+    // The trigger header stays on, as with a command from a shell's history. Polls are answered all the same.
     let result = served.poll(accepted.header("location"), &trigger, is_202).await;
     assert_eq!((result.status, &result.body[..]), (200, &br#"{"output":[]}"#[..]));
     assert_eq!(result.header("x-respond-async-status"), "Succeeded");
@@ -132,7 +132,7 @@ mod fhir {
         let status = kick_off(&served).await;
         let pending = |answer: &Answered| {
             assert!(answer.status != 202 || answer.header("content-location") == status);
-            // A word for people of less than 100 characters.
+            // A text for people of less than 100 characters.
             assert!(
                 answer.status != 202 || answer.header("x-progress") == "0.5",
                 "{answer:?}"
@@ -177,7 +177,7 @@ mod fhir {
 
 /// OData 4.01 Protocol, §11.6: `Location` is the status monitor, on the 202 and on each 202 of the monitor.
 #[tokio::test]
-async fn odata_polls_the_status_monitor_and_is_told_the_status_of_the_result() {
+async fn odata_polls_the_status_monitor_and_gets_the_status_of_the_result() {
     let served = Served::new(|builder| builder).await;
     let lines = [("odata-maxversion", "4.01"), ("prefer", "respond-async")];
     let accepted = served.send(Method::POST, "/export", &lines).await;
@@ -203,9 +203,9 @@ async fn odata_polls_the_status_monitor_and_is_told_the_status_of_the_result() {
     served.app.until(accepted.id(), TaskState::Stopped).await;
 }
 
-/// Azure's guidelines for long-running operations: `Operation-Location` is polled for a document whose `status` ends as
-/// `Succeeded`, `Failed` or `Canceled`; then `resourceLocation` is fetched. The pollers of its SDKs ask each URL as it
-/// is, without resolving it: that of Python refuses one without a scheme.
+/// Azure's guidelines for long-running operations: the client polls `Operation-Location` for a document whose `status`
+/// ends as `Succeeded`, `Failed` or `Canceled`. Then it fetches `resourceLocation`. The pollers of its SDKs use each
+/// URL as it is, without resolving it; that of Python refuses one without a scheme.
 #[tokio::test]
 async fn azure_pollers_read_the_operation_at_an_absolute_url() {
     let served = Served::new(|builder| builder.links(Links::FromHost)).await;
@@ -230,7 +230,7 @@ async fn azure_pollers_read_the_operation_at_an_absolute_url() {
     }
 }
 
-/// The SDKs of cloud functions read the ids and look the task up by them.
+/// The SDKs of cloud functions read the ids, and look the task up by them.
 #[tokio::test]
 async fn a_cloud_function_sdk_finds_its_task_by_either_id() {
     let served = Served::new(|builder| builder).await;
@@ -308,7 +308,7 @@ async fn every_link_begins_with_one_base() {
     }
 }
 
-/// A handler's 202 or 503 reads like a poll's own.
+/// A handler's own 202 or 503 must differ from that of a poll.
 #[tokio::test]
 async fn an_answer_says_whether_it_is_the_task_s_own_or_about_it() {
     let app = App::with(|builder| builder.retry(no_retries()));
@@ -445,7 +445,7 @@ async fn a_cancel_needs_the_permission_for_what_it_comes_to() {
 }
 
 #[tokio::test]
-async fn who_may_not_view_a_task_polls_without_its_document() {
+async fn a_caller_without_view_permission_polls_without_its_document() {
     let result = Access::none(Scope::All).with(Permission::Result);
     let app = App::wrap(
         MemoryStore::new(),

@@ -1,4 +1,4 @@
-//! The promises every store keeps, on the store in memory.
+//! The conformance suite on the memory store.
 
 use tower_respond_async::testing::{
     conformance::{self, MemoryHarness},

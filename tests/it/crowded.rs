@@ -1,4 +1,4 @@
-//! Completions that wait for somebody who does not answer, in a store that is bounded: what becomes of others' requests.
+//! Completions that wait for receivers without an answer, in a bounded store, and what that means for other requests.
 
 use std::{
     sync::{
@@ -26,19 +26,19 @@ use tower_respond_async::{
 
 use crate::engine_support::eventually;
 
-/// Who is told: of callbacks by the host of their URL, which is dead if it begins so.
+/// A destination. As the callback destination it takes the host from the URL: a host that begins with `dead` is dead.
 #[derive(Clone)]
 struct Receiver {
     name: Destination,
     places: usize,
     schedule: Schedule,
-    /// A place for each that is taken.
+    /// Each permit lets one delivery succeed.
     open: Arc<Semaphore>,
     told: Arc<AtomicUsize>,
-    /// How many have been begun that are not failed at once.
+    /// How many tries were begun that do not fail at once.
     begun: Arc<AtomicUsize>,
     is_dead: bool,
-    /// So many tries fail before one takes for ever.
+    /// So many tries fail before one never ends.
     fails: Arc<AtomicUsize>,
 }
 
@@ -61,7 +61,7 @@ impl Receiver {
         self
     }
 
-    /// It fails three times, and then takes the only place there is.
+    /// Fails three times, and then never ends in the only place.
     fn stuck(mut self) -> Self {
         self.places = 1;
         self.fails = Arc::new(AtomicUsize::new(3));
@@ -152,7 +152,7 @@ async fn pending(store: &MemoryStore) -> u64 {
     counts.pending_deliveries.unwrap()
 }
 
-/// All tasks that are kept have ended.
+/// Whether all tasks in the store have ended.
 async fn all_ended(store: &MemoryStore) -> bool {
     let counts = store.counts(&Scope::All).await.unwrap();
     counts.iter().all(|(state, count)| count == 0 || state.is_terminal())
@@ -166,9 +166,10 @@ async fn submitted(tasks: &Tasks) -> RequestId {
     }
 }
 
-/// Fifty callbacks to a socket that never answered, in a store for fifty tasks: everybody was refused for up to seven days.
+/// Fifty callbacks to a socket that never answered, in a store for fifty tasks, used to block all requests for up to
+/// seven days.
 #[tokio::test]
-async fn callbacks_to_a_host_that_never_answers_stop_nobody() {
+async fn callbacks_to_a_host_that_never_answers_block_no_requests() {
     let store = MemoryStore::builder().max_tasks(50).build();
     let given_up = GivenUp::default();
     let layer = built(&store, &given_up, |builder| {
@@ -220,7 +221,7 @@ async fn callbacks_to_a_host_that_never_answers_stop_nobody() {
 }
 
 #[tokio::test]
-async fn a_destination_that_never_answers_stops_nobody() {
+async fn a_destination_that_never_answers_blocks_no_requests() {
     let store = MemoryStore::builder().max_tasks(40).build();
     let given_up = GivenUp::default();
     let dead = Receiver::new(Destination::new("dead")).dead();
@@ -270,7 +271,7 @@ async fn a_destination_that_is_only_slow_loses_nothing() {
     assert_eq!((slow.told.load(Ordering::SeqCst), given_up.all()), (40, vec![]));
 }
 
-/// Nothing is delivered here that would make room by the way.
+/// Here no delivery makes room in passing.
 #[tokio::test]
 async fn a_request_that_finds_no_room_makes_it() {
     let store = MemoryStore::builder().max_tasks(20).build();

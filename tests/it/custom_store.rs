@@ -48,7 +48,7 @@ async fn an_application_runs_on_it() {
     assert!(send(&app, get("/tasks")).await.body().starts_with(br#"{"tasks":[{"#));
 }
 
-/// It is one file of a length that is read at a sitting.
+/// It is one file, short enough to read at one sitting.
 #[test]
 fn the_custom_store_is_short() {
     let lines = include_str!("../../examples/custom_store/store.rs").lines().count();
@@ -111,7 +111,7 @@ impl Harness for KvHarness {
         Duration::from_secs(1)
     }
 
-    /// Each operation reads every task there is and syncs the file.
+    /// Few, because each operation reads every task and syncs the file.
     fn rounds(&self) -> usize {
         20
     }

@@ -63,7 +63,7 @@ async fn another_request_under_the_same_name_is_refused() {
         let answer = app.send(request).await;
         answer.assert_refused(409, "StatefulAsyncInvocationAlreadyExists", None);
     }
-    // What the headers say does not tell requests apart: a client that sends again may have another date, or token.
+    // Headers do not make requests different: a repeated request may have another date or token.
     let answer = app.send(other().header("X-Other", "1").with("hello")).await;
     assert!(answer.is_duplicate());
     assert_eq!(app.kept().await, 1);
@@ -139,7 +139,7 @@ async fn fc_strict_refuses_a_known_name_even_of_the_same_request() {
     answer.assert_refused(409, "StatefulAsyncInvocationAlreadyExists", None);
     let detail = answer.json()["detail"].to_string();
     assert!(!detail.contains("before, for another"), "it was not another: {detail}");
-    // The cloud has no keys, so theirs is our answer, in its form.
+    // The cloud has no keys, so requests with keys get this crate's answer, in the cloud's form.
     let id = app.accepted(keyed("k", "hello")).await;
     let answer = app.send(keyed("k", "hello")).await;
     assert_duplicate_of(&answer, id);
@@ -186,7 +186,6 @@ async fn a_key_is_forgotten_after_its_window() {
     assert_ne!(app.accepted(keyed("k", "hello")).await, id);
 }
 
-/// S6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_at_once_under_one_name_or_key_one_is_stored() {
     const SENDERS: usize = 8;
@@ -196,7 +195,7 @@ async fn of_many_at_once_under_one_name_or_key_one_is_stored() {
         let sending: Vec<_> = (0..SENDERS)
             .map(|sender| {
                 let (app, barrier) = (app.clone(), barrier.clone());
-                // Two requests, told apart by their bodies.
+                // Two requests with different bodies.
                 let body = ["left", "right"][sender % 2];
                 let request = match round % 2 {
                     0 => named(&format!("n{round}"), body),
@@ -247,7 +246,7 @@ async fn a_duplicate_of_a_running_task_can_wait_for_its_response() {
     assert_eq!(answer.id(), id);
 }
 
-/// A request by number, as the model sees it.
+/// A request, as the model sees it.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     name: Option<&'static str>,
@@ -277,7 +276,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     })
 }
 
-/// What names and keys mean, in as few words as it can be said. Tasks are numbered as they come.
+/// A minimal model of names and keys. Tasks are numbered in the order of their arrival.
 #[derive(Default)]
 struct Model {
     bodies: Vec<&'static str>,
@@ -315,7 +314,6 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// S6
     #[test]
     fn names_and_keys_mean_what_the_model_says(sequence in vec(sent(), 1..12)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

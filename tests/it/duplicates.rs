@@ -1,4 +1,4 @@
-//! Who is shown what of a request that was sent before: by itself, by somebody else, and after its task is gone.
+//! What a repeated request gets: from the same client, from another client, and after its task is gone.
 
 use std::{
     sync::{
@@ -32,7 +32,7 @@ use tower_respond_async_redb::RedbStore;
 
 use crate::support::{Answered, App, WithoutBody, and_header, fc, routes, soon, talk};
 
-/// An application in which `GET /me` answers who asks, begins a session, and counts how often it was asked.
+/// An application in which `GET /me` answers with its caller, sets a session cookie, and counts its calls.
 fn me(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder) -> (App, Arc<AtomicUsize>) {
     me_on(MemoryStore::new(), configure)
 }
@@ -53,7 +53,7 @@ fn me_on(
     (app, runs)
 }
 
-/// `GET /me` with this beside it: known by `by`, ready to wait.
+/// `GET /me` with more headers, identified by the header `by`, and ready to wait.
 fn ask(by: &str, more: &[(&str, &str)]) -> Request<Body> {
     let mut request = fc("/me").method("GET").header("Prefer", "respond-async, wait=5");
     request = request.header(by, "same");
@@ -67,7 +67,7 @@ const NAME: &str = "X-Fc-Async-Task-Id";
 const ALICE: (&str, &str) = ("Authorization", "Bearer alice");
 const BOB: (&str, &str) = ("Authorization", "Bearer bob");
 
-/// The task's own response, without what begins a session.
+/// The task's own response, without its session cookie.
 #[track_caller]
 fn assert_shown(answer: &Answered, who: &str) {
     assert_eq!((answer.status, &answer.body[..]), (200, who.as_bytes()), "{answer:?}");
@@ -75,7 +75,7 @@ fn assert_shown(answer: &Answered, who: &str) {
     assert!(!answer.headers.contains_key(header::SET_COOKIE), "{answer:?}");
 }
 
-/// That there is a task, and where.
+/// Only that there is a task, and where.
 #[track_caller]
 fn assert_withheld(answer: &Answered, id: RequestId) {
     assert_eq!((answer.status, &answer.body[..]), (202, &b""[..]), "{answer:?}");
@@ -103,7 +103,7 @@ fn runs(runs: &AtomicUsize) -> usize {
 }
 
 #[tokio::test]
-async fn the_same_request_of_another_user_is_told_the_id_alone() {
+async fn the_same_request_of_another_user_gets_the_id_only() {
     for by in [KEY, NAME] {
         let (app, counted) = me(|builder| builder);
         let first = app.send(ask(by, &[ALICE])).await;
@@ -126,7 +126,7 @@ async fn the_same_request_of_another_user_is_told_the_id_alone() {
 }
 
 #[tokio::test]
-async fn a_name_that_was_not_said_is_not_told() {
+async fn a_name_missing_from_the_request_is_not_shown() {
     let (app, _) = me(|builder| builder);
     let first = app.send(ask(KEY, &[ALICE, (NAME, "alices-secret-plan")])).await;
     let answer = app.send(ask(KEY, &[BOB])).await;
@@ -229,7 +229,7 @@ async fn another_request_is_refused_whatever_its_credentials() {
     }
 }
 
-/// Who asks, as an outer layer would have found out.
+/// The user, as an outer layer would determine it.
 #[derive(Clone)]
 struct User(&'static str);
 
@@ -249,11 +249,11 @@ async fn with_a_caller_keys_are_each_caller_s_own_and_credentials_are_not_looked
     let bob = app.send(of("bob", ask(KEY, &[BOB]))).await;
     assert_eq!((bob.status, &bob.body[..]), (200, &b"Bearer bob"[..]));
     assert!(!bob.is_duplicate());
-    // Nobody in particular has keys of its own as well, and its credentials are compared.
+    // Requests without a caller share their keys, and their credentials are compared.
     let nobody = app.send(ask(KEY, &[ALICE])).await;
     assert!(!nobody.is_duplicate());
     assert_withheld(&app.send(ask(KEY, &[BOB])).await, nobody.id());
-    // An empty id is nobody's.
+    // An empty caller counts as none.
     assert_shown(&app.send(of("", ask(KEY, &[ALICE]))).await, "Bearer alice");
     assert_eq!(runs(&counted), 3);
 
@@ -271,7 +271,7 @@ async fn a_name_of_another_caller_s_task_is_as_with_other_credentials() {
     let first = app.send(of("alice", ask(NAME, &[ALICE]))).await;
     let renewed = ("Authorization", "Bearer renewed");
     assert_shown(&app.send(of("alice", ask(NAME, &[renewed]))).await, "Bearer alice");
-    // With her token even: what tells them apart is who they are, and that may be in no header.
+    // Even with her token: the callers differ, and that need not show in a header.
     for other in [of("bob", ask(NAME, &[ALICE])), ask(NAME, &[ALICE])] {
         let answer = app.send(other).await;
         assert_withheld(&answer, first.id());
@@ -279,7 +279,7 @@ async fn a_name_of_another_caller_s_task_is_as_with_other_credentials() {
     }
     assert_eq!(runs(&counted), 1);
 
-    // And of what nobody in particular asked for, somebody is another one.
+    // For a task without a caller, every caller is another one.
     let (app, _) = me(|builder| builder.caller(user));
     let first = app.send(ask(NAME, &[ALICE])).await;
     assert_withheld(&app.send(of("alice", ask(NAME, &[ALICE]))).await, first.id());
@@ -357,15 +357,15 @@ async fn no_duplicate_is_given_what_begins_a_session() {
     }
 }
 
-/// A guess at the address that the first one named is not confirmed.
+/// A guess at the first request's callback address is not confirmed.
 #[tokio::test]
-async fn nobody_else_learns_where_the_first_one_is_told() {
+async fn the_first_callback_url_is_not_revealed() {
     let policy = CallbackPolicy::only().allow("127.0.0.1").unwrap();
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse::<Secret>().unwrap();
     let app = App::with(|builder| builder.callbacks(policy.secret(secret)));
     let request = |(name, value): (&str, &str)| {
         let prefer = "respond-async, callback; url=\"http://127.0.0.1:9/hook\"";
-        // It does not end here, so nobody is told.
+        // The task does not end here, so no callback is made.
         let request = fc("/echo").header("X-Fc-Async-Delay", "3000").header("Prefer", prefer);
         request.header(KEY, "same").header(name, value).empty()
     };
@@ -390,7 +390,7 @@ impl Probe for Withheld {
 }
 
 #[tokio::test]
-async fn a_probe_hears_of_every_answer_that_was_withheld_and_which_was_the_first() {
+async fn a_probe_gets_every_withheld_answer_and_which_was_the_first() {
     let probe = Withheld::default();
     let (app, _) = me(|builder| builder.probe(probe.clone()).caller(user));
     let first = app.send(ask(NAME, &[ALICE])).await.id();
@@ -489,7 +489,7 @@ async fn what_a_client_would_like_to_get_makes_no_other_request() {
     assert_eq!(app.send(wishing("*/*")).await.id(), id);
 }
 
-/// A form as a browser sends it: with a boundary of its own every time.
+/// A form as a browser sends it: with another boundary every time.
 fn form(boundary: &str, field: &str) -> (request::Builder, String) {
     let kind = format!("multipart/form-data; boundary={boundary}");
     let disposition = "Content-Disposition: form-data; name=\"f\"";
@@ -497,7 +497,7 @@ fn form(boundary: &str, field: &str) -> (request::Builder, String) {
     (fc("/echo").header(KEY, "k").header("Content-Type", kind), body)
 }
 
-/// What is between the boundaries.
+/// The content between the boundaries.
 fn without_boundary(head: &Parts, body: &Bytes) -> Vec<u8> {
     let kind = head
         .headers
@@ -571,7 +571,7 @@ async fn a_fingerprint_sees_the_head_as_it_came_and_is_asked_for_no_request_with
     assert_eq!(runs(&asked), 3);
 }
 
-/// The answer to the request of a task that is gone: that it is, and which it was.
+/// Asserts the answer for a task that is gone: 410, with the request id.
 #[track_caller]
 fn assert_gone(answer: &Answered, id: RequestId) {
     answer.assert_refused(410, "TaskGone", None);
@@ -608,7 +608,7 @@ async fn a_gone_task_is_answered_410<S: TaskStore>(store: S) {
         let other = app.send(keyed("hallo")).await;
         other.assert_refused(422, "IdempotencyKeyReused", None);
 
-        // Who submits in the process is told what the store knows.
+        // A submission in the process gets what the store knows.
         let request = Request::post("/echo").body(Bytes::from_static(b"hello")).unwrap();
         let mut submission = Submission::new(request);
         submission.key = IdempotencyKey::new("k").ok();
@@ -650,7 +650,7 @@ async fn the_key_of_a_task_that_made_room_for_others_is_answered_410() {
     assert_gone(&app.send(keyed("hello")).await, id);
 }
 
-/// A name is an address, and free again when nothing is there.
+/// A name is an address, and free again after its task is gone.
 #[tokio::test]
 async fn a_name_of_a_task_that_is_gone_is_a_new_task_s() {
     let app = App::build(

@@ -11,7 +11,7 @@ use tower_respond_async_redb::RedbStore;
 
 use crate::support::{App, Gate, fc, soon};
 
-/// Answers with what came, so that a replay can be compared byte for byte.
+/// Answers with the request, so that a replay can be compared byte for byte.
 async fn echo(headers: HeaderMap, body: Bytes) -> (HeaderMap, Bytes) {
     let sent = headers.get_all("x-sent").into_iter();
     (
@@ -25,7 +25,8 @@ fn routes(gate: &Gate) -> Router {
     Router::new().route("/echo", post(echo)).route("/gate", gate.route())
 }
 
-/// A deploy: one task runs and is handed back, one waits behind it; the next process runs both, as they were sent.
+/// A deploy: one running task is handed back, one waits behind it. The next process runs both, with their original
+/// requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_accepted_before_a_shutdown_run_after_reopening() {
     let folder = tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of the engine share: an application of one function, and ways to wait for what it does.
+//! Shared by the tests of the engine: an application of one function, and ways to wait for it.
 
 use std::{
     sync::{
@@ -26,19 +26,19 @@ use tower_respond_async::{
 
 pub(crate) use crate::support::soon;
 
-/// Long enough that only something which never happens takes longer, on however busy a machine.
+/// So long that only a missing event takes longer, on any busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// What a handler answers with.
+/// The result of a handler.
 pub(crate) type Reply = Result<Response<ReplyBody>, BoxError>;
 pub(crate) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Settings under which nothing waits for long: retries come at once.
+/// Settings without long waits: retries follow at once.
 pub(crate) fn quick(store: impl TaskStore) -> RespondAsyncBuilder {
     RespondAsyncLayer::builder(store).retry(at_once(3))
 }
 
-/// So many retries, without a pause.
+/// A policy with so many retries, without a pause.
 pub(crate) fn at_once(retries: u32) -> Backoff {
     Backoff::new()
         .max_retries(retries)
@@ -46,7 +46,7 @@ pub(crate) fn at_once(retries: u32) -> Backoff {
         .cap(Duration::ZERO)
 }
 
-/// Runs tasks on `handler`. The engine lives as long as what is given back.
+/// Runs tasks on `handler`. The engine lives as long as the returned value.
 pub(crate) fn serve<F, Fut>(builder: RespondAsyncBuilder, handler: F) -> Tasks
 where
     F: Fn(Request<RequestBody>) -> Fut + Clone + Send + Sync + 'static,
@@ -58,7 +58,7 @@ where
     tasks
 }
 
-/// What the handler can know of its task.
+/// The handler's view of its task.
 pub(crate) fn context(request: &Request<RequestBody>) -> TaskContext {
     TaskContext::of(request.extensions())
 }
@@ -100,20 +100,20 @@ pub(crate) async fn find(tasks: &Tasks, id: RequestId) -> Arc<TaskRecord> {
     tasks.find(&TaskRef::Id(id)).await.unwrap().expect("the task is there")
 }
 
-/// The task, once it has ended.
+/// The task, after it has ended.
 pub(crate) async fn ended(tasks: &Tasks, id: RequestId) -> Arc<TaskRecord> {
     let record = tasks.wait(id, LONG).await.unwrap().unwrap();
     assert!(record.state.is_terminal(), "it should have ended: {record:?}");
     record
 }
 
-/// The task, once it is in this state.
+/// The task, as soon as it is in this state.
 pub(crate) async fn reached(tasks: &Tasks, id: RequestId, state: TaskState) -> Arc<TaskRecord> {
     eventually(&format!("{state:?}"), async || find(tasks, id).await.state == state).await;
     find(tasks, id).await
 }
 
-/// Returns when `holds` does.
+/// Returns as soon as `holds` is true.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -125,13 +125,13 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
 }
 
-/// Has the engine look for work, and sees that it did: a task that comes after all others has ended.
+/// Makes the engine search for work, and waits until it has: until a new task, after all others, has ended.
 pub(crate) async fn look_round(tasks: &Tasks) {
     let id = submit(tasks, "/look-round").await;
     ended(tasks, id).await;
 }
 
-/// A handler's way to stand still until the test lets it go on.
+/// Makes handlers wait until the test lets them go on.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<(Semaphore, Semaphore)>);
 
@@ -140,22 +140,22 @@ impl Gate {
         Self(Arc::new((Semaphore::new(0), Semaphore::new(0))))
     }
 
-    /// For the handler: says that it is here, and waits to be let through.
+    /// For the handler: reports its arrival, and waits.
     pub(crate) async fn pass(&self) {
         self.0.0.add_permits(1);
-        // An error means that the gate stands open.
+        // An error means that the gate is open.
         if let Ok(permit) = self.0.1.acquire().await {
             permit.forget();
         }
     }
 
-    /// For the test: returns when so many more handlers have come to the gate.
+    /// For the test: returns when so many more handlers have arrived.
     pub(crate) async fn arrived(&self, handlers: u32) {
         soon(self.0.0.acquire_many(handlers)).await.unwrap().forget();
     }
 
-    /// Whether a handler came that was not waited for.
-    pub(crate) fn somebody_came(&self) -> bool {
+    /// Whether a handler arrived that was not waited for.
+    pub(crate) fn has_arrival(&self) -> bool {
         self.0.0.available_permits() > 0
     }
 
@@ -163,13 +163,13 @@ impl Gate {
         self.0.1.add_permits(handlers);
     }
 
-    /// Lets everybody through from now on.
+    /// Lets all handlers through from now on.
     pub(crate) fn open(&self) {
         self.0.1.close();
     }
 }
 
-/// Handlers that stand at the gate, and say when they are dropped.
+/// Handlers that wait at the gate, and report when they are dropped.
 pub(crate) fn serve_gated(builder: RespondAsyncBuilder, gate: &Gate, dropped: &Dropped) -> Tasks {
     let (gate, dropped) = (gate.clone(), dropped.clone());
     serve(builder, move |_| {
@@ -182,7 +182,7 @@ pub(crate) fn serve_gated(builder: RespondAsyncBuilder, gate: &Gate, dropped: &D
     })
 }
 
-/// Says when it was dropped.
+/// Reports whether it was dropped.
 #[derive(Clone, Default)]
 pub(crate) struct Dropped(Arc<AtomicBool>);
 
@@ -229,14 +229,14 @@ pub(crate) fn inserted(inserted: Inserted) -> Arc<TaskRecord> {
     }
 }
 
-/// Claims one task as a worker that never comes back.
+/// Claims one task as a worker that never returns.
 pub(crate) async fn claim_and_die(store: &MemoryStore, lease: Duration) -> Claimed {
     let worker = WorkerId::new("dead", fastrand::u64(..));
     let claim = Claim::new(worker, 1, lease);
     ledger(store).claim(claim).await.unwrap()
 }
 
-/// The steps of lives on a store, beside its engine.
+/// Steps of a task's life on a store, beside its engine.
 pub(crate) fn ledger(store: &MemoryStore) -> Ledger {
     Ledger::of(store.clone())
 }

@@ -15,10 +15,10 @@ use tower_respond_async::{
 
 use crate::support::{App, Gate, WithoutBody, fc, no_retries, routes, soon};
 
-/// A stream being read.
+/// The reading side of a stream.
 pub(crate) struct Stream {
     connection: TcpStream,
-    /// What was received and not yet taken.
+    /// Text that was received and not consumed yet.
     text: String,
     head: String,
 }
@@ -32,10 +32,10 @@ pub(crate) struct Event {
 }
 
 impl Stream {
-    /// Asks for a stream, and reads the head of the answer.
+    /// Opens a stream, and reads the head of the response.
     pub(crate) async fn open(address: SocketAddr, path: &str, more: &str) -> Self {
         let mut connection = TcpStream::connect(address).await.unwrap();
-        // 1.0, so that the body is not in chunks.
+        // HTTP/1.0, so that the body is not in chunks.
         let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n{more}\r\n");
         connection.write_all(request.as_bytes()).await.unwrap();
         let mut stream = Self {
@@ -47,7 +47,7 @@ impl Stream {
         stream
     }
 
-    /// What stands before the next `mark`; `None` if the stream ended first.
+    /// The text before the next `mark`; `None` if the stream ended first.
     async fn until(&mut self, mark: &str) -> Option<String> {
         loop {
             if let Some((before, after)) = self.text.split_once(mark) {
@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    /// The next event, or the last id that stood alone before the end.
+    /// The next event; `None` if the stream ended first.
     async fn next(&mut self) -> Option<Event> {
         loop {
             let block = self.until("\n\n").await?;
@@ -159,7 +159,7 @@ async fn a_task_is_followed_to_its_end() {
 }
 
 #[tokio::test]
-async fn who_comes_back_goes_on_where_it_was() {
+async fn a_reconnecting_client_resumes() {
     let app = App::with(|builder| builder.retry(no_retries()));
     let address = app.serve().await;
     let id = app.accepted(fc("/status/500").empty()).await;
@@ -173,7 +173,7 @@ async fn who_comes_back_goes_on_where_it_was() {
     assert_eq!(Stream::open(address, &path, &behind_first).await.rest().await, all[1..]);
     let in_query = format!("{path}?lastEventId={}", ids[0]);
     assert_eq!(Stream::open(address, &in_query, "").await.rest().await, all[1..]);
-    // Nothing more will come: 204 is what keeps a browser from asking again.
+    // There are no further events: a 204 keeps a browser from reconnecting.
     let behind_last = format!("Last-Event-ID: {}\r\n", ids[2]);
     assert!(Stream::open(address, &path, &behind_last).await.head.contains("204"));
     let nonsense = "Last-Event-ID: </script>\r\n";
@@ -185,7 +185,7 @@ async fn who_comes_back_goes_on_where_it_was() {
             .contains("404")
     );
 
-    // A new generation is a new beginning, behind the end of the old one.
+    // A new generation goes on behind the end of the old one.
     assert_eq!(app.post(format!("/tasks/{id}/retry")).await.status, 202);
     app.ended(id).await;
     let more = Stream::open(address, &path, &behind_last).await.rest().await;
@@ -194,7 +194,7 @@ async fn who_comes_back_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn changes_of_all_tasks_are_told_and_none_is_missed_by_who_comes_back() {
+async fn a_reconnecting_client_misses_no_change_of_any_task() {
     let app = App::new();
     let address = app.serve().await;
     let mut stream = Stream::open(address, "/tasks/events", "").await;
@@ -238,7 +238,7 @@ fn tenant_of(head: &Parts) -> Option<Tenant> {
 }
 
 #[tokio::test]
-async fn a_tenant_hears_of_its_own_tasks_only() {
+async fn a_tenant_gets_events_of_its_own_tasks_only() {
     let own = |head: &Parts| match tenant_of(head) {
         Some(tenant) => Access::read_only(Scope::One(Some(tenant))),
         None => Access::full(Scope::All)
@@ -268,7 +268,6 @@ async fn a_tenant_hears_of_its_own_tasks_only() {
     assert_eq!(statuses(&events).last(), Some(&"Succeeded"));
 }
 
-/// S64
 #[tokio::test]
 async fn close_ends_every_stream() {
     let gate = Gate::new();
@@ -286,9 +285,9 @@ async fn close_ends_every_stream() {
     gate.let_pass(1);
 }
 
-/// A stream does not keep the engine: when the application lets go of it, the stream ends.
+/// A stream does not keep the engine alive: when the application drops the engine, the stream ends.
 #[tokio::test]
-async fn an_engine_that_nobody_holds_ends_its_streams() {
+async fn an_engine_without_handles_ends_its_streams() {
     let app = App::new();
     let api = TaskApi::new(&app.tasks, tower_respond_async::allow_everyone());
     let request = Request::get("/events").body(Body::empty()).unwrap();
@@ -298,7 +297,7 @@ async fn an_engine_that_nobody_holds_ends_its_streams() {
     assert!(read.is_ok(), "it ends, and is not broken off");
 }
 
-/// There is room for one stream, so a second one is let in only when the first is gone.
+/// There is room for one stream, so a second one is accepted only after the first is gone.
 #[tokio::test]
 async fn a_client_that_leaves_makes_room_at_once() {
     let app = App::with(|builder| builder.max_waiters(1));
@@ -320,25 +319,25 @@ fn refused_for_room(answer: &crate::support::Answered) {
     assert_eq!(answer.header("retry-after"), "1");
 }
 
-/// A client that stops reading, while its connection stays open, is given up: its place is free for another, and what is
-/// written for it does not grow.
+/// A client that stops reading while its connection stays open is given up: its place becomes free, and its buffer does
+/// not grow.
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_dropped_and_not_buffered_for() {
     let app = App::with(|builder| builder.max_waiters(1));
     let api = TaskApi::new(&app.tasks, tower_respond_async::allow_everyone());
     let request = Request::get("/events").body(Body::empty()).unwrap();
-    // Held, and never polled: what a server does when the connection takes no more.
+    // Held, and never polled, as a server does when the connection takes no more.
     let response = tower::ServiceExt::oneshot(api, request).await.unwrap();
     refused_for_room(&app.get("/tasks/events").await);
 
-    // Enough for what is buffered to be full, one piece every quarter of a second.
+    // Enough events to fill the buffer, one piece every quarter of a second.
     let room = async {
         loop {
             let id = app.accepted(fc("/echo").empty()).await;
             app.until(id, TaskState::Succeeded).await;
             let answer = tokio::time::timeout(Duration::from_millis(500), app.get("/tasks/events")).await;
             match answer {
-                // A stream, which has no end to be read to.
+                // A stream: it has no end to read to.
                 Err(_) => return,
                 Ok(refused) => refused_for_room(&refused),
             }

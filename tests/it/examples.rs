@@ -116,7 +116,7 @@ async fn hooks_hear_of_success_and_failure() {
 }
 
 #[tokio::test]
-async fn callbacks_are_told_signed_and_only_what_is_signed_is_believed() {
+async fn callbacks_are_signed_and_only_signed_ones_are_accepted() {
     let secret = || "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
     let (believed, mut messages) = tokio::sync::mpsc::channel(10);
     let receiver = callbacks::receiver(secret(), believed);
@@ -160,7 +160,7 @@ async fn callbacks_are_told_signed_and_only_what_is_signed_is_believed() {
     assert_eq!(forged.status(), StatusCode::UNAUTHORIZED);
 }
 
-/// Calls a service as a server would, and reads its answer to the end.
+/// Calls a service as a server would, and reads its response to the end.
 pub(crate) async fn send<S, R>(app: &S, request: Request<Full<Bytes>>) -> Response<Bytes>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<R>, Error: fmt::Debug> + Clone,
@@ -170,7 +170,7 @@ where
     Response::from_parts(head, body.collect().await.unwrap().to_bytes())
 }
 
-/// Waits for a task that was accepted, and gives back what its handler answered.
+/// Waits for an accepted task. Answers with the handler's response.
 pub(crate) async fn result_of<S, R>(app: &S, accepted: &Response<Bytes>) -> Response<Bytes>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<R>, Error: fmt::Debug> + Clone,

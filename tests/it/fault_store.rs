@@ -1,4 +1,4 @@
-//! The store that fails on demand does so, and else nothing.
+//! The fault store fails on demand, and changes nothing else.
 
 use std::{sync::Arc, time::Duration};
 
@@ -160,7 +160,7 @@ async fn the_same_seed_brings_the_same_faults() {
     assert!((1..40).contains(stored), "some failed: {stored}");
 }
 
-/// The memory store behind a wrapper without faults: it must keep every promise still.
+/// The memory store behind a wrapper without faults: it must still keep every promise.
 #[derive(Debug)]
 struct Wrapped(MemoryHarness);
 

@@ -24,13 +24,13 @@ struct Bench {
     memory: MemoryStore,
     faults: Faults,
     tasks: Tasks,
-    /// Handlers on `/wait` stand here.
+    /// Handlers on `/wait` wait here.
     gate: Gate,
     ran: Arc<Mutex<Vec<RequestId>>>,
 }
 
 impl Bench {
-    /// An engine with one slot, idle.
+    /// An idle engine with one slot.
     async fn new(
         change: impl FnOnce(tower_respond_async::RespondAsyncBuilder) -> tower_respond_async::RespondAsyncBuilder,
     ) -> Self {
@@ -58,14 +58,14 @@ impl Bench {
             ran,
         };
         look_round(&bench.tasks).await;
-        // A second, so that the engine knows of no older task and the next one is born claimed.
+        // A second task, so that the engine has seen an empty queue and claims the next one with its insert.
         eventually("all is quiet", async || bench.used().await == 0).await;
         look_round(&bench.tasks).await;
         eventually("all is quiet", async || bench.used().await == 0).await;
         bench
     }
 
-    /// Submits a task that the store does not answer for; its key finds it.
+    /// Submits a task and loses the store's answer. The key finds the task.
     async fn submit_unanswered(&self, path: &str) -> IdempotencyKey {
         let key = IdempotencyKey::new("key").unwrap();
         let mut submission = submission(path);
@@ -78,14 +78,14 @@ impl Bench {
         key
     }
 
-    /// Submits the same again, which is how a client finds out.
+    /// Submits the same task again, as a client would to find out.
     async fn submit_again(&self, path: &str, key: IdempotencyKey) -> Submitted {
         let mut submission = submission(path);
         submission.key = Some(key);
         self.tasks.submit(submission).await.unwrap()
     }
 
-    /// The only task for this path that is stored.
+    /// The only stored task for this path.
     async fn stored_for(&self, path: &str) -> RequestId {
         let mut found = None;
         eventually("it is stored", async || {
@@ -111,7 +111,7 @@ impl Bench {
         self.tasks.stats().await.unwrap().slots.unwrap().used
     }
 
-    /// The task has succeeded at its first attempt, and no handler but that one saw it.
+    /// The task has succeeded at its first attempt, in this handler only.
     async fn ran_once(&self, id: RequestId) {
         let record = ended(&self.tasks, id).await;
         assert_eq!(
@@ -123,8 +123,8 @@ impl Bench {
     }
 }
 
-/// S4. Its slot was kept for most of a lease, in case the insert had taken place after all: here nothing would have run for
-/// half a minute.
+/// The slot used to stay reserved for most of a lease, in case the insert had taken effect. Nothing would have run here
+/// for half a minute.
 #[tokio::test]
 async fn an_insert_that_fails_stores_nothing_and_costs_no_slot() {
     let bench = Bench::new(|builder| builder).await;
@@ -143,7 +143,6 @@ async fn an_insert_that_fails_stores_nothing_and_costs_no_slot() {
     );
 }
 
-/// S5
 #[tokio::test]
 async fn an_insert_whose_answer_is_lost_runs_once_and_its_key_finds_it() {
     let bench = Bench::new(|builder| builder).await;
@@ -162,7 +161,7 @@ async fn an_insert_whose_answer_is_lost_runs_once_and_its_key_finds_it() {
     bench.ran_once(id).await;
 }
 
-/// S5, with its slot gone to somebody else meanwhile: it is handed back, not left to its lease and charged with a crash.
+/// Its slot is taken by another task meanwhile. It is handed back, and not left to its lease and charged with a crash.
 #[tokio::test]
 async fn a_lost_insert_that_finds_no_slot_waits_for_one() {
     let bench = Bench::new(|builder| builder).await;
@@ -191,7 +190,7 @@ async fn an_insert_that_answers_after_the_time_limit_still_starts_on_its_slot() 
     bench.ran_once(id).await;
 }
 
-/// An insert that never answered kept its slot for ever.
+/// An insert that never answered used to keep its slot for ever.
 #[tokio::test]
 async fn an_insert_that_hangs_lets_go_of_its_slot_and_is_handed_back_when_it_lands() {
     let bench = Bench::new(|builder| {
@@ -209,7 +208,7 @@ async fn an_insert_that_hangs_lets_go_of_its_slot_and_is_handed_back_when_it_lan
     bench.ran_once(id).await;
 }
 
-/// S9: the commit goes on when its caller has left.
+/// The commit goes on after its caller has left.
 #[tokio::test]
 async fn an_insert_whose_caller_left_is_seen_through() {
     let bench = Bench::new(|builder| builder).await;
@@ -224,7 +223,6 @@ async fn an_insert_whose_caller_left_is_seen_through() {
     bench.ran_once(id).await;
 }
 
-/// S19
 #[tokio::test]
 async fn a_result_is_kept_until_the_store_takes_it() {
     let bench = Bench::new(|builder| builder).await;
@@ -235,7 +233,6 @@ async fn a_result_is_kept_until_the_store_takes_it() {
     assert_eq!(settles, 2 + 4 + 1, "two look-rounds, four failures, one success");
 }
 
-/// S19
 #[tokio::test]
 async fn a_result_whose_answer_is_lost_counts_once() {
     let told = Arc::new(AtomicUsize::new(0));
@@ -258,12 +255,12 @@ async fn a_result_whose_answer_is_lost_counts_once() {
     eventually("the hook is called", async || told.load(Ordering::SeqCst) == 3).await;
 }
 
-/// S19: what was never stored is never reported; past its deadline the result is dropped and the task runs again.
+/// A result that was never stored is not reported. Past its deadline it is dropped, and the task runs again.
 #[tokio::test]
 async fn a_result_that_cannot_be_stored_while_the_claim_holds_is_dropped_and_the_task_runs_again() {
     let bench = Bench::new(|builder| builder.lease(Duration::from_millis(500))).await;
     bench.faults.fail_next(Operation::Commit, 100_000);
-    // Not renewed either: the store is down for both.
+    // The lease is not renewed either: the store is down for both.
     bench.faults.fail_next(Operation::Renew, 100_000);
     let id = submit(&bench.tasks, "/").await;
     eventually("it is given up", async || bench.used().await == 0).await;
@@ -285,7 +282,6 @@ async fn a_result_that_cannot_be_stored_while_the_claim_holds_is_dropped_and_the
     assert_eq!(bench.runs_of(id), 2);
 }
 
-/// S20
 #[tokio::test]
 async fn a_claim_that_fails_is_repeated_after_a_pause() {
     let bench = Bench::new(|builder| builder).await;
@@ -300,7 +296,7 @@ async fn a_claim_that_fails_is_repeated_after_a_pause() {
     );
 }
 
-/// S20: a claim that was slow had its tasks wait for their lease, and charged them with a crash.
+/// The tasks of a slow claim used to wait for their lease, and were charged with a crash.
 #[tokio::test]
 async fn a_claim_that_answers_after_the_time_limit_runs_what_it_claimed() {
     let bench = Bench::new(|builder| builder.store_timeout(Duration::from_millis(50))).await;
@@ -308,13 +304,13 @@ async fn a_claim_that_answers_after_the_time_limit_runs_what_it_claimed() {
     let id = inserted(ledger(&bench.memory).insert(Insert::new(new_task("/"))).await.unwrap()).id;
     soon(delayed.arrived()).await;
     eventually("the time limit has passed", async || bench.used().await == 0).await;
-    // Until it is released, nothing else may claim the task: it is claimed when the call is done.
+    // Nothing else may claim the task before the release: it is claimed when the delayed call is made.
     bench.faults.fail_next(Operation::Claim, 1);
     delayed.release();
     bench.ran_once(id).await;
 }
 
-/// S20: who runs is not concerned by a store that is slow for others.
+/// Running tasks do not depend on a claim that stalls.
 #[tokio::test]
 async fn running_tasks_do_not_notice_a_claim_that_stalls() {
     let bench = Bench::new(|builder| builder.concurrency(2)).await;
@@ -329,7 +325,7 @@ async fn running_tasks_do_not_notice_a_claim_that_stalls() {
     bench.ran_once(waiting).await;
 }
 
-/// S20: such a task waited for its lease, and was charged with a crash.
+/// Such a task used to wait for its lease, and was charged with a crash.
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_is_found_and_runs_once() {
     let bench = Bench::new(|builder| builder).await;
@@ -370,7 +366,7 @@ async fn a_lost_claim_of_a_task_that_is_to_stop_begins_nothing() {
     assert_eq!((record.state, bench.runs_of(id)), (TaskState::Stopped, 0), "{record:?}");
 }
 
-/// It may be released yet by the call that had no answer: what was begun in the meantime would be another's as well.
+/// The call without an answer may still hand it back, and then another process could run it as well.
 #[tokio::test]
 async fn a_claim_that_could_not_be_handed_back_is_not_begun() {
     let bench = Bench::new(|builder| builder.store_timeout(Duration::from_millis(50))).await;
@@ -418,7 +414,7 @@ async fn after_an_outage_everything_goes_on() {
     look_round(&bench.tasks).await;
 }
 
-/// A store that hangs had whoever looked at a task hang with it.
+/// A store that hangs used to hang every reader of a task.
 #[tokio::test]
 async fn looking_at_a_task_keeps_the_time_limit() {
     let bench = Bench::new(|builder| builder.store_timeout(Duration::from_millis(50))).await;

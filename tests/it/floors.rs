@@ -1,4 +1,4 @@
-//! The house rule: imports only go down. Reads every source file and names each import that climbs.
+//! Checks the rule of the layers: imports only go down. Reads every source file, and reports each import that goes up.
 //!
 //! ```text
 //! floor 4  layer/ api/ console/ wire/    HTTP comes in, answers go out
@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Types that stand for one adapter, under the names by which a port's module hands them out.
+/// Types that belong to one adapter, by the names under which a port's module exports them.
 const ADAPTERS: [&str; 6] = [
     "Capture",
     "MemoryStore",
@@ -24,7 +24,7 @@ const ADAPTERS: [&str; 6] = [
     "AppPath",
 ];
 
-/// Files of a port's folder that belong to the port itself, as all of `store/ledger` does, and of `store/kit`: what several
+/// Files in a port's folder that belong to the port itself. So do all of `store/ledger` and `store/kit`, which several
 /// stores share.
 const PORT_FILES: [&str; 17] = [
     "store/mod",
@@ -56,7 +56,7 @@ enum Floor {
     Beside,
 }
 
-/// The floor of a file, by its path below `src` without the ending.
+/// The floor of a file, by its path below `src` without the extension.
 fn floor_of_file(path: &str) -> Option<Floor> {
     let room = path.split('/').next().unwrap_or(path);
     Some(match room {
@@ -72,7 +72,7 @@ fn floor_of_file(path: &str) -> Option<Floor> {
     })
 }
 
-/// The floor of what is imported, by its path below the crate.
+/// The floor of an import, by its path below the crate.
 fn floor_of_import(path: &str) -> Floor {
     let parts: Vec<_> = path.split("::").collect();
     match parts[0] {
@@ -100,18 +100,18 @@ fn may_import(file: &str, floor: Floor, import: &str) -> bool {
     let imported = floor_of_import(import);
     match floor {
         Floor::Beside => true,
-        // An adapter's own files know each other; a sibling's they do not.
+        // The files of an adapter may import each other, but not a sibling adapter.
         Floor::Adapter if imported == Floor::Adapter => {
             let own = file.split('/').nth(1).unwrap_or_default();
             import.split("::").nth(1) == Some(own)
         }
-        // Ports hand their adapters out, by `mod` and `pub use self::`, and name them nowhere else.
+        // Ports export their adapters by `mod` and `pub use self::`, and may not name them elsewhere.
         _ if imported == Floor::Adapter => false,
         _ => imported <= floor,
     }
 }
 
-/// Every path below `crate::` that the code names, groups in braces taken apart. Comments and tests are left out.
+/// Every path below `crate::` in the code, with groups in braces expanded. Comments and tests are left out.
 fn imports(source: &str) -> Vec<String> {
     let code: String = source
         .lines()
@@ -130,7 +130,7 @@ fn imports(source: &str) -> Vec<String> {
     found
 }
 
-/// Reads one path or one group of them, and answers how much it read.
+/// Reads one path or one group of paths. Answers with the length that it read.
 fn tree(text: &str, prefix: &str, found: &mut Vec<String>) -> usize {
     if let Some(group) = text.strip_prefix('{') {
         let mut at = 1;
@@ -186,7 +186,7 @@ fn imports_only_go_down() {
     assert!(files.len() > 40, "only {} files were found", files.len());
     let climbs: Vec<_> = files
         .iter()
-        // Files of tests only may look where they like.
+        // Test-only files may import anything.
         .filter(|path| {
             let below = path.strip_prefix(&root).expect("below src").with_extension("");
             !below.iter().any(|name| name == "tests")
@@ -200,7 +200,8 @@ fn imports_only_go_down() {
     assert!(climbs.is_empty(), "{}", climbs.join("\n"));
 }
 
-/// The parts of the engine, from the bottom up: a part knows those below it. Whatever is not named here is below them all.
+/// The parts of the engine, from the bottom up: a part may use those below it. A file not listed here is below them
+/// all.
 const PARTS: [&[&str]; 4] = [
     &["attempts", "outbox"],
     &["intake"],
@@ -208,7 +209,7 @@ const PARTS: [&[&str]; 4] = [
     &["mod", "shutdown", "tasks"],
 ];
 
-/// What the engine's module hands out of its parts, under names of their own.
+/// What the engine's module re-exports from its parts.
 const HANDED_OUT: [(&str, &str); 4] = [
     (
         "attempts",
@@ -219,14 +220,14 @@ const HANDED_OUT: [(&str, &str); 4] = [
     ("tasks", "Engine Tasks WeakTasks Alive Submission"),
 ];
 
-/// The part that something is of.
+/// The part that a name belongs to.
 fn part_of(name: &str) -> &str {
     let of = |names: &str| names.split(' ').any(|handed_out| handed_out == name);
     let handed_out = HANDED_OUT.iter().find(|(_, names)| of(names));
     handed_out.map_or(name, |(part, _)| part)
 }
 
-/// How high a part of the engine is.
+/// The height of a part of the engine.
 fn height(part: &str) -> usize {
     PARTS
         .iter()
@@ -235,7 +236,7 @@ fn height(part: &str) -> usize {
 }
 
 fn part_climbs(file: &str, source: &str) -> Vec<String> {
-    // What the builder was told of each part is in one place.
+    // The settings of all parts are in one file.
     let Some(part) = file.strip_prefix("engine/").filter(|part| *part != "settings") else {
         return Vec::new();
     };
@@ -284,14 +285,14 @@ fn parts_of_the_engine_know_those_below_them() {
     }
 }
 
-/// What a store must not name: it keeps rows, and decides nothing.
+/// Names that a store must not use: a store keeps rows, and makes no decisions.
 const DECISIONS: [&str; 4] = ["lifecycle", "Step::", "TaskState::", "Outcome::"];
 
 fn decisions(source: &str) -> Vec<&str> {
     let code = source.lines().map(str::trim_start);
     let code = code.take_while(|line| !line.starts_with("#[cfg(test)]"));
     let code = code.filter(|line| !line.starts_with("//"));
-    // The list of all states decides nothing.
+    // The list of all states is not a decision.
     code.filter(|line| {
         DECISIONS
             .iter()

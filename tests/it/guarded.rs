@@ -1,7 +1,7 @@
-//! Values of the application that panic when they are looked at or let go of: a failed attempt, as any panic is.
+//! Values of the application that panic when they are used or dropped: a failed attempt, as with any panic.
 //!
-//! They were touched outside of the guard. The panic took the attempt's own task along, nothing was written, the lease ran
-//! out, and the task ran again as if its process had died: three times, whatever the policy said.
+//! They used to be touched outside the guard. The panic ended the attempt's own task, nothing was written, the lease
+//! ran out, and the task ran again as if its process had died: three times, whatever the policy.
 
 use std::{
     error::Error,
@@ -47,13 +47,13 @@ impl Drop for Bomb {
     }
 }
 
-/// An error that panics where it is told to.
+/// An error that panics at a chosen place.
 #[derive(Debug)]
 enum Odd {
     Display,
     Source,
     Drop,
-    /// It is its own cause.
+    /// It is its own source.
     Endless,
 }
 
@@ -92,7 +92,7 @@ impl Body for BombBody {
 }
 
 async fn odd(request: Request<RequestBody>) -> Reply {
-    /// Breaks off with this error, and no more.
+    /// A body that breaks off with this error.
     fn broken(error: Odd) -> Reply {
         let frames = futures_util::stream::iter([Err::<Frame<Bytes>, BoxError>(error.into())]);
         Ok(Response::new(http_body_util::StreamBody::new(frames).boxed_unsync()))
@@ -115,7 +115,7 @@ async fn odd(request: Request<RequestBody>) -> Reply {
     }
 }
 
-/// The handler was called once, and the failure is written down as one.
+/// The handler was called once, and the failure is recorded.
 fn assert_failed_once(record: &TaskRecord, error: &str) {
     assert_eq!(
         (record.state, record.attempt, record.crashes, record.history.len()),
@@ -147,7 +147,7 @@ async fn whatever_of_the_application_panics_the_attempt_has_failed_and_no_more()
     }
 }
 
-/// Of a handler that is dropped as its time is over, only that is told.
+/// A handler that is dropped at its time limit is reported as timed out only.
 #[tokio::test]
 async fn a_handler_whose_values_panic_as_it_is_dropped_has_timed_out() {
     let builder = quick(MemoryStore::new())
@@ -172,7 +172,7 @@ async fn a_handler_whose_values_panic_as_it_is_dropped_has_timed_out() {
     look_round(&tasks).await;
 }
 
-/// A policy whose every word is a panic that cannot be dropped.
+/// A policy that panics in every method, with a value that cannot be dropped.
 struct Bombing;
 
 impl RetryPolicy for Bombing {
@@ -206,7 +206,7 @@ async fn a_policy_that_panics_with_anything_is_passed_over() {
     }
 }
 
-/// A probe of which all panics, with what cannot be dropped.
+/// A probe that panics everywhere, with a value that cannot be dropped.
 #[derive(Debug)]
 struct Bombs {
     scopes: usize,
@@ -235,7 +235,7 @@ impl Probe for Bombs {
     }
 }
 
-/// Two scopes whose destructors panic: dropped together, the second would end the process.
+/// The destructors of two scopes panic: dropped together, the second panic would abort the process.
 #[tokio::test]
 async fn probes_that_panic_with_anything_change_nothing() {
     let builder = quick(MemoryStore::new())
@@ -251,7 +251,7 @@ async fn probes_that_panic_with_anything_change_nothing() {
     );
 }
 
-/// A scope that panics once the handler has answered: what it answered cannot be dropped either.
+/// A scope that panics after the handler has answered. The response cannot be dropped either.
 #[tokio::test]
 async fn an_answer_that_a_scope_lost_is_let_go_of_within_the_guard() {
     #[derive(Debug)]
@@ -347,7 +347,7 @@ async fn a_hook_whose_values_panic_is_a_hook_that_failed() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
-/// An error of a store that cannot be dropped took the settlement along that it was the answer to, and so did a store that
+/// An error of a store that could not be dropped used to abort the settlement that it answered; so did a store that
 /// panicked.
 #[tokio::test]
 async fn a_settlement_outlives_a_store_that_panics() {
@@ -372,7 +372,7 @@ async fn a_settlement_outlives_a_store_that_panics() {
     }
 }
 
-/// Has each attempt log a line.
+/// Makes each attempt log a line.
 #[derive(Debug)]
 struct Logging;
 
@@ -387,7 +387,7 @@ impl Probe for Logging {
     }
 }
 
-/// Who submits is told that the store was not there; the task runs once if it is sent again.
+/// The caller gets an error as from a store that is down. The task runs once if it is submitted again.
 #[tokio::test]
 async fn an_insert_into_a_store_that_panics_is_refused() {
     let store = FaultStore::new(MemoryStore::new());

@@ -1,4 +1,4 @@
-//! A handler on a replay: what it finds around its request, and what becomes of its answer.
+//! A handler on a replay: the context of its request, and what becomes of its response.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,6 @@ use tower_respond_async::{Backoff, MemoryStore, RespondAsyncLayer, TaskContext, 
 
 use crate::support::{App, Gate, WithoutBody, fc, no_retries, soon};
 
-/// S39
 #[tokio::test]
 async fn a_route_that_is_not_there_fails_its_task_for_good() {
     let app = App::new();
@@ -43,7 +42,7 @@ async fn a_route_that_is_not_there_fails_its_task_for_good() {
     assert_eq!(app.get(answer.header("location")).await.status, 404);
 }
 
-/// A body that never ends, and says when it is let go of.
+/// A body that never ends, and reports when it is dropped.
 struct Endless {
     data: Option<Bytes>,
     dropped: Option<oneshot::Sender<()>>,
@@ -83,7 +82,7 @@ fn endless(data: Option<Bytes>) -> (Router, oneshot::Receiver<()>) {
     (router, gone)
 }
 
-/// S34: it is read for as long as the attempt may take, since a handler may do its work as it is read.
+/// It is read for as long as the attempt may take, since a handler may do its work while it is read.
 #[tokio::test]
 async fn an_endless_response_is_cut_at_the_limit_and_marked() {
     let (router, gone) = endless(Some(Bytes::from_static(b"data: x\n\n")));
@@ -102,7 +101,7 @@ async fn an_endless_response_is_cut_at_the_limit_and_marked() {
     assert_eq!(result.header("content-type"), "text/event-stream");
 }
 
-/// S34: nothing is cut off that fits, to the byte.
+/// A response that fits is not cut, to the byte.
 #[tokio::test]
 async fn a_response_of_just_the_limit_is_whole() {
     let app = App::with(|builder| builder.result_limit(1000));
@@ -116,7 +115,6 @@ async fn a_response_of_just_the_limit_is_whole() {
     }
 }
 
-/// S34
 #[tokio::test]
 async fn a_response_that_stands_still_ends_with_the_attempt_s_time() {
     let (router, gone) = endless(None);
@@ -134,7 +132,7 @@ struct User {
     name: String,
 }
 
-/// Says what it finds in its extensions, at every attempt, and fails the first.
+/// Reports its extensions at every attempt, and fails the first.
 fn who() -> (Router, mpsc::UnboundedReceiver<Option<User>>) {
     let (told, heard) = mpsc::unbounded_channel();
     let handler = move |task: TaskContext, user: Option<Extension<User>>| async move {
@@ -157,7 +155,6 @@ fn soon_again() -> Backoff {
     Backoff::new().base(Duration::from_millis(1))
 }
 
-/// S38
 #[tokio::test]
 async fn an_extension_is_lost_unless_it_is_carried() {
     let (router, mut heard) = who();
@@ -177,7 +174,6 @@ async fn an_extension_is_lost_unless_it_is_carried() {
     assert_eq!(soon(heard.recv()).await.unwrap(), None, "of a request that had none");
 }
 
-/// S38
 #[tokio::test]
 async fn an_extension_is_carried_in_an_encoding_of_one_s_own() {
     let (router, mut heard) = who();
@@ -195,7 +191,7 @@ async fn an_extension_is_carried_in_an_encoding_of_one_s_own() {
     assert_eq!(stored.carried, [("backwards".to_owned(), Bytes::from_static(b"adA"))]);
 }
 
-/// S38: the handler must not run as nobody when it was sent by somebody.
+/// The handler must not run as an anonymous user when a known user sent the request.
 #[tokio::test]
 async fn an_extension_that_cannot_be_decoded_fails_the_attempt() {
     let (router, mut heard) = who();
@@ -215,7 +211,6 @@ async fn an_extension_that_cannot_be_decoded_fails_the_attempt() {
     assert!(heard.try_recv().is_err(), "the handler ran");
 }
 
-/// S38
 #[tokio::test]
 async fn the_client_s_address_is_carried_from_a_real_connection() {
     let (told, mut heard) = mpsc::unbounded_channel();
@@ -249,7 +244,7 @@ struct Asked {
     times: u32,
 }
 
-/// S38: routing happens inside the layer, so that whatever it finds it finds again.
+/// Routing happens inside the layer, so a replay is routed again.
 #[tokio::test]
 async fn extractors_and_nested_routers_work_on_a_replay() {
     async fn handler(

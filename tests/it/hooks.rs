@@ -1,4 +1,4 @@
-//! Being told that a task ended.
+//! Hooks for the end of a task.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ use crate::engine_support::{
     quick, reached, respond, serve, soon, stored, submission, submit,
 };
 
-/// What a hook was told, for the test to look at.
+/// Records the calls of a hook.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<Completion>>>);
 
@@ -56,7 +56,7 @@ fn still() -> (ManualClock, MemoryStore) {
     (clock.clone(), MemoryStore::builder().clock(clock).build())
 }
 
-/// Answers the status that the path names.
+/// Answers with the status in the path.
 async fn by_path(request: http::Request<RequestBody>) -> Reply {
     let status = request.uri().path()[1..].parse().unwrap_or(200);
     Ok(respond(status, "answer"))
@@ -73,7 +73,7 @@ async fn delivery(tasks: &Tasks, id: RequestId, status: DeliveryStatus) {
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn every_form_of_hook_is_told_once_of_what_it_asked_for() {
+async fn every_form_of_hook_is_called_once_for_its_kinds_of_end() {
     struct Own(Told);
     impl CompletionHook for Own {
         fn deliver(
@@ -133,7 +133,6 @@ async fn every_form_of_hook_is_told_once_of_what_it_asked_for() {
     assert_eq!(told.error.as_deref(), Some("the handler answered 404 Not Found"));
 }
 
-/// S58, in process
 #[tokio::test]
 async fn a_hook_that_fails_is_called_again_under_the_same_webhook_id() {
     type Hook = fn(u32) -> Result<(), BoxError>;
@@ -170,7 +169,7 @@ async fn a_hook_that_fails_is_called_again_under_the_same_webhook_id() {
         assert_eq!(record.deliveries[0].tries[0].text.as_deref(), Some(text));
 
         clock.advance(FIRST_PAUSE);
-        // Its own completion has the outbox looked at.
+        // The end of that task makes the engine check the outbox.
         look_round(&tasks).await;
         let calls = told.times(id, 2).await;
         assert_eq!(calls[0].webhook_id, calls[1].webhook_id);
@@ -198,7 +197,6 @@ async fn a_channel_without_a_receiver_is_a_failed_delivery() {
     assert!(text.contains("receiver"), "{text}");
 }
 
-/// S60
 #[tokio::test]
 async fn a_hook_that_never_ends_is_timed_out_and_called_again() {
     let (clock, store) = still();
@@ -219,7 +217,7 @@ async fn a_hook_that_never_ends_is_timed_out_and_called_again() {
     let id = submit(&tasks, "/404").await;
     gate.arrived(1).await;
     gate.open();
-    // The clock of the timers alone: half a minute passes for the hook, and none for the store.
+    // Only the timers' clock: half a minute passes for the hook, and no time for the store.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(31)).await;
     tokio::time::resume();
@@ -238,9 +236,9 @@ async fn a_hook_that_never_ends_is_timed_out_and_called_again() {
     delivery(&tasks, other, DeliveryStatus::Pending).await;
 }
 
-/// S60. It was called on the thread that runs the handlers: here everything stood still until it returned.
+/// The hook used to be called on the thread that runs the handlers, and everything stood still until it returned.
 #[tokio::test]
-async fn a_hook_that_blocks_its_thread_holds_nobody_up() {
+async fn a_hook_that_blocks_its_thread_delays_no_task() {
     let (release, blocked) = mpsc::channel::<()>();
     let blocked = Mutex::new(blocked);
     let told = Told::default();
@@ -269,7 +267,7 @@ async fn a_hook_that_blocks_its_thread_holds_nobody_up() {
     }
 }
 
-/// A destination was taken out of the configuration while tasks were on their way to it. Their tasks were kept for
+/// A destination was removed from the configuration while it had pending completions. Their tasks used to be kept for
 /// ever.
 #[tokio::test]
 async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_asked_for_again() {
@@ -309,7 +307,7 @@ async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_aske
     delivery(&tasks, nobodys, DeliveryStatus::Failed).await;
     let record = find(&tasks, nobodys).await;
     let why = record.deliveries[0].tries[0].text.as_deref().unwrap();
-    assert_eq!(why, "given up: it was due for 0.05 s, and nobody took it");
+    assert_eq!(why, "given up: it was due for 0.05 s, and no process delivered it");
     assert_eq!(*given_up.0.lock().unwrap(), [(nobodys, "gone".to_owned())]);
     assert_eq!(find(&tasks, early).await.destination_status(), DeliveryStatus::Pending);
     told.times(mine, 1).await;
@@ -321,7 +319,7 @@ async fn a_completion_for_a_destination_that_is_gone_is_given_up_and_can_be_aske
 }
 
 #[tokio::test]
-async fn every_kind_of_end_is_told() {
+async fn every_kind_of_end_is_delivered() {
     let (clock, store) = still();
     let told = Told::default();
     let stops = Told::default();
@@ -364,7 +362,7 @@ async fn every_kind_of_end_is_told() {
     };
     let _ = tasks.stop(waiting).await.unwrap();
     for id in [success, failure, poison, waiting] {
-        // Before the clock moves: a delivery under way would lapse with it, and be made twice.
+        // Before the clock moves: the claim of a delivery under way would lapse, and it would be made twice.
         delivery(&tasks, id, DeliveryStatus::Delivered).await;
     }
     clock.advance(Duration::from_secs(600));
@@ -384,7 +382,7 @@ async fn every_kind_of_end_is_told() {
 }
 
 #[tokio::test]
-async fn a_running_task_that_is_stopped_is_told_as_stopped() {
+async fn a_running_task_that_is_stopped_is_delivered_as_stopped() {
     let told = Told::default();
     let in_hook = told.clone();
     let builder = quick(MemoryStore::new())
@@ -399,7 +397,7 @@ async fn a_running_task_that_is_stopped_is_told_as_stopped() {
 }
 
 #[tokio::test]
-async fn an_end_nobody_asked_for_is_told_to_nobody() {
+async fn an_end_without_a_matching_hook_calls_none() {
     let told = Told::default();
     let in_hook = told.clone();
     let builder = quick(MemoryStore::new()).on_failure(move |completion: Completion| in_hook.note(completion));
@@ -412,9 +410,9 @@ async fn an_end_nobody_asked_for_is_told_to_nobody() {
     );
 }
 
-/// Each run-through has its own end, and each end its own id.
+/// Each generation has its own end, and each end its own id.
 #[tokio::test]
-async fn a_task_run_again_is_told_of_again() {
+async fn a_task_that_runs_again_is_delivered_again() {
     let told = Told::default();
     let in_hook = told.clone();
     let builder = quick(MemoryStore::new()).on_completion(move |completion: Completion| in_hook.note(completion));
@@ -427,9 +425,10 @@ async fn a_task_run_again_is_told_of_again() {
     assert_eq!(calls[1].generation, 2);
 }
 
-/// The first end is taken to be told, and the task runs again before its response is read: as if the process was frozen there.
+/// The first completion is claimed, and the task runs again before its response is read, as if the process was frozen
+/// there.
 #[tokio::test]
-async fn a_completion_is_not_told_with_the_response_of_a_later_run() {
+async fn a_completion_never_has_the_response_of_a_later_run() {
     let store = FaultStore::new(MemoryStore::new());
     let reading = store.faults().delay_next(Operation::Payload);
     let (told, runs) = (Told::default(), Arc::new(AtomicUsize::new(0)));
@@ -451,7 +450,7 @@ async fn a_completion_is_not_told_with_the_response_of_a_later_run() {
 }
 
 #[tokio::test]
-async fn an_end_that_was_not_told_before_the_shutdown_is_told_by_the_next_engine() {
+async fn the_next_engine_delivers_an_end_that_the_shutdown_left_pending() {
     let memory = MemoryStore::new();
     let store = FaultStore::new(memory.clone());
     store.faults().fail_next(Operation::ClaimDeliveries, 100_000);
@@ -477,7 +476,7 @@ async fn an_end_that_was_not_told_before_the_shutdown_is_told_by_the_next_engine
     delivery(&next, id, DeliveryStatus::Delivered).await;
 }
 
-/// At least once: an answer of the store that is lost does not lose the call, and may repeat it.
+/// At least once: an answer that the store loses does not lose the call, and may repeat it.
 #[tokio::test]
 async fn a_store_that_fails_around_a_delivery_loses_none() {
     for operation in [Operation::ClaimDeliveries, Operation::Payload] {
@@ -492,7 +491,7 @@ async fn a_store_that_fails_around_a_delivery_loses_none() {
         faults.fail_next(operation, 1);
         let id = submit(&tasks, "/200").await;
         ended(&tasks, id).await;
-        // Whoever ends next has the outbox looked at again.
+        // The next task that ends makes the engine check the outbox again.
         let nudged = Arc::new(AtomicUsize::new(0));
         eventually("it is told", async || {
             if nudged.fetch_add(1, Ordering::SeqCst).is_multiple_of(50) {
@@ -505,7 +504,7 @@ async fn a_store_that_fails_around_a_delivery_loses_none() {
     }
 }
 
-/// Two hooks of one task are one delivery: what fails for one is told to both again.
+/// Two hooks of one task are one delivery: if one fails, both are called again.
 #[tokio::test]
 async fn all_hooks_of_an_end_are_called_again_if_one_fails() {
     fn failing_first(builder: RespondAsyncBuilder, told: &Told, failed: &Told) -> RespondAsyncBuilder {

@@ -30,7 +30,7 @@ use crate::engine_support::{
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// A store whose time stands still, and a task in it.
+/// A store whose clock stands still, and a task in it.
 async fn stood_still() -> (ManualClock, MemoryStore, Arc<TaskRecord>) {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
     let store = MemoryStore::builder().clock(clock.clone()).build();
@@ -43,10 +43,10 @@ async fn stood_still() -> (ManualClock, MemoryStore, Arc<TaskRecord>) {
     (clock, store, record)
 }
 
-/// Two rescues a second.
+/// A lease so short that the engine searches for lapsed leases twice a second.
 const LOOKS_OFTEN: Duration = Duration::from_secs(1);
 
-/// S17, S28: rescue needs the lease and nothing else of the worker.
+/// A rescue needs only the lapsed lease, and nothing from the worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lapsed_lease_is_rescued_once_and_counted_as_a_crash() {
     let (clock, store, task) = stood_still().await;
@@ -79,7 +79,6 @@ async fn a_lapsed_lease_is_rescued_once_and_counted_as_a_crash() {
     assert_eq!(ran.load(Ordering::SeqCst), 1);
 }
 
-/// S30
 #[tokio::test]
 async fn a_task_whose_worker_died_three_times_is_poison_and_its_hook_is_called() {
     let (clock, store, task) = stood_still().await;
@@ -108,9 +107,8 @@ async fn a_task_whose_worker_died_three_times_is_poison_and_its_hook_is_called()
     assert_eq!(ran.load(Ordering::SeqCst), 0);
 }
 
-/// S30b
 #[tokio::test]
-async fn suspects_run_one_at_a_time_and_hold_nobody_else_up() {
+async fn suspects_run_one_at_a_time_and_delay_no_other_task() {
     let (clock, store, first) = stood_still().await;
     let mut suspects = vec![first.id];
     for _ in 0..4 {
@@ -140,7 +138,7 @@ async fn suspects_run_one_at_a_time_and_hold_nobody_else_up() {
     for _ in 0..5 {
         look_round(&tasks).await;
     }
-    assert!(!gate.somebody_came(), "one suspect at a time");
+    assert!(!gate.has_arrival(), "one suspect at a time");
     gate.open();
     for id in suspects {
         let record = ended(&tasks, id).await;
@@ -174,7 +172,6 @@ impl Probe for Tally {
     }
 }
 
-/// S21
 #[tokio::test]
 async fn a_zombie_changes_nothing_and_fires_no_hook() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
@@ -198,7 +195,7 @@ async fn a_zombie_changes_nothing_and_fires_no_hook() {
     let id = submit(&zombie, "/").await;
     gate.arrived(1).await;
 
-    // Nothing of it is heard for a lease, by the store's clock.
+    // The worker does not renew for a lease, by the store's clock.
     clock.advance(LEASE);
     let healthy = serve(quick(store).lease(LOOKS_OFTEN).on_completion(hook()), |_| async {
         Ok(respond(200, "healthy"))
@@ -242,7 +239,7 @@ impl Probe for Logs {
     }
 }
 
-/// S22: the log is stored before the end is reported, and that may take its time.
+/// The log is stored before the end is reported, and that may take long.
 #[tokio::test(start_paused = true)]
 async fn an_end_whose_log_is_stored_for_longer_than_the_claim_holds_is_not_reported() {
     let store = FaultStore::new(MemoryStore::new());
@@ -273,7 +270,6 @@ async fn look_round_gated(tasks: &Tasks, gate: &Gate) {
     gate.arrived(1).await;
 }
 
-/// S22
 #[tokio::test]
 async fn without_renewal_a_handler_is_dropped_before_its_lease_ends() {
     let memory = MemoryStore::new();
@@ -307,7 +303,7 @@ async fn without_renewal_a_handler_is_dropped_before_its_lease_ends() {
     );
 }
 
-/// S31. The watchdog looked at deadlines only, so that a slot held by a handler whose claim was lost did not show as stuck.
+/// The watchdog used to check deadlines only, so a slot whose handler had lost its claim was not shown as stuck.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blocked_handler_whose_claim_was_lost_is_shown_as_stuck() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
@@ -347,7 +343,8 @@ async fn a_blocked_handler_whose_claim_was_lost_is_shown_as_stuck() {
     assert_eq!(find(&tasks, id).await.history, record.history);
 }
 
-/// After a failure the next renewal used to come a third of a lease later, so that two of them in a row lost the claim.
+/// After a failure the next renewal used to come a third of a lease later, so that two failures in a row lost the
+/// claim.
 #[tokio::test]
 async fn two_failed_renewals_cost_nothing() {
     let store = FaultStore::new(MemoryStore::new());
@@ -372,8 +369,8 @@ async fn two_failed_renewals_cost_nothing() {
     );
 }
 
-/// The lease was counted from the head of the request: with a body that took longer than a lease to arrive, the attempt was
-/// past its deadline before it began. It was dropped, idle for a lease, and charged with a crash.
+/// The lease used to start with the head of the request. When the body took longer than a lease to arrive, the attempt
+/// was past its deadline before it began: it was dropped, idle for a lease, and charged with a crash.
 #[tokio::test]
 async fn a_request_whose_body_takes_longer_than_a_lease_runs_at_once() {
     let layer = quick(MemoryStore::new())
@@ -411,7 +408,7 @@ async fn a_request_whose_body_takes_longer_than_a_lease_runs_at_once() {
     );
 }
 
-/// A clock that panics when it is told to, and with it the store that reads it.
+/// A clock that panics on demand, and with it the store that reads it.
 #[derive(Clone, Debug, Default)]
 struct Broken(Arc<AtomicUsize>);
 
@@ -425,7 +422,7 @@ impl Clock for Broken {
     }
 }
 
-/// A panic of the store ended the driver's work of that kind for good, and the thread that renews leases.
+/// A panic of the store used to end the driver's work of that kind for good, and the thread that renews leases.
 #[tokio::test]
 async fn an_engine_outlives_a_store_that_panics() {
     let (clock, gate) = (Broken::default(), Gate::new());
@@ -453,7 +450,7 @@ async fn an_engine_outlives_a_store_that_panics() {
     );
 }
 
-/// What a claim is for: the same task is never in two handlers at once while leases are renewed, however short they are.
+/// While leases are renewed, a task is never in two handlers at once, however short the leases are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_leases_are_kept_by_renewal() {
     let store = MemoryStore::new();

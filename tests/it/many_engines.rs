@@ -1,4 +1,4 @@
-//! Several engines on one store, as several processes have it.
+//! Several engines on one store, as in several processes.
 
 use std::{
     io::{Read, Write},
@@ -29,7 +29,7 @@ use crate::{
     support::{self, App, WithoutBody, fc, soon},
 };
 
-/// Two handles of one store; what is asked of the second is counted.
+/// Two handles of one store. Calls of the second are counted.
 fn two() -> (MemoryStore, FaultStore<MemoryStore>, Faults) {
     let store = MemoryStore::new();
     let counted = FaultStore::new(store.clone());
@@ -42,14 +42,14 @@ fn idle(store: impl TaskStore) -> Tasks {
     serve(quick(store), |_| async { ok() })
 }
 
-/// A handle that tells nothing of other processes.
+/// A handle without news of other processes.
 fn mute(store: &MemoryStore) -> FaultStore<MemoryStore> {
     let mute = FaultStore::new(store.clone());
     mute.faults().tell_nothing();
     mute
 }
 
-/// Who waits here for a task that runs there.
+/// A waiter here for a task that runs there.
 async fn a_waiter_hears_of_the_end(here: impl TaskStore, there: MemoryStore) {
     let (gate, dropped) = (Gate::new(), Dropped::default());
     let there = serve_gated(quick(there), &gate, &dropped);
@@ -68,19 +68,19 @@ async fn a_waiter_hears_of_the_end(here: impl TaskStore, there: MemoryStore) {
 }
 
 #[tokio::test]
-async fn a_task_that_ends_elsewhere_is_told_to_who_waits() {
+async fn a_task_that_ends_elsewhere_wakes_its_waiter() {
     let store = MemoryStore::new();
     a_waiter_hears_of_the_end(store.clone(), store).await;
 }
 
-/// By a look a second.
+/// By one look a second.
 #[tokio::test]
 async fn a_store_that_tells_nothing_is_looked_at() {
     let store = MemoryStore::new();
     a_waiter_hears_of_the_end(mute(&store), store).await;
 }
 
-/// However many wait, and though nothing changes.
+/// However many wait, and although nothing changes.
 #[tokio::test]
 async fn a_thousand_waiters_cost_one_look_a_second() {
     let (store, counted, faults) = two();
@@ -120,22 +120,22 @@ async fn a_thousand_waiters_cost_one_look_a_second() {
     }
 }
 
-/// A process in which nobody waits asks nothing of the others' tasks.
+/// A process without waiters makes no calls about the tasks of others.
 #[tokio::test]
-async fn where_nobody_waits_nobody_looks() {
+async fn without_waiters_there_are_no_looks() {
     let (store, counted, faults) = two();
     let (here, there) = (idle(counted), idle(store));
     for _ in 0..100 {
         let id = submit(&there, "/").await;
         ended(&there, id).await;
     }
-    // It says that it is there every few seconds, so it has had the time to look.
+    // The engine beats every few seconds, so by then it has had time to look.
     eventually("a second sign of life", async || faults.calls(Operation::Beat) >= 2).await;
     assert_eq!(faults.calls(Operation::Glance), 0);
     drop(here);
 }
 
-/// Not at its next renewal, which is twenty minutes away.
+/// At once, and not at its next renewal, which is twenty minutes away.
 #[tokio::test]
 async fn a_stop_elsewhere_reaches_the_handler_at_once() {
     let store = MemoryStore::new();
@@ -193,7 +193,7 @@ async fn events_of_a_task_and_of_all_tell_of_what_happens_elsewhere() {
     }
 }
 
-/// Whoever shows a list fetches it anew.
+/// The client of a list then fetches it again.
 #[tokio::test]
 async fn a_stream_of_all_tasks_says_that_it_misses_some_where_the_store_tells_nothing() {
     let here = app(mute(&MemoryStore::new()), &support::Gate::new());
@@ -243,7 +243,7 @@ async fn the_figures_are_those_of_all_processes_that_are_there() {
     .await;
 }
 
-/// A store with a server: its connection is opened by whoever asks first, and each call goes over it and back.
+/// A store with a server: the first caller opens its connection, and every call uses it.
 #[derive(Clone, Debug)]
 struct Remote {
     store: Arc<MemoryStore>,
@@ -277,7 +277,7 @@ impl Remote {
         }
     }
 
-    /// Another handle, as another engine needs it: over the same connection.
+    /// Another handle for another engine, over the same connection.
     fn handle(&self) -> Self {
         Self {
             store: Arc::new(MemoryStore::clone(&self.store)),
@@ -320,8 +320,8 @@ impl TaskStore for Remote {
     forward_store!(all);
 }
 
-/// S62, where each engine and the runtime it ran on are gone before the next comes. The server takes one connection, so one
-/// that was lost with its runtime would be missed.
+/// Each engine and its runtime are gone before the next one is built. The server accepts one connection, so a
+/// connection that was lost with its runtime would show.
 #[test]
 fn engine_after_engine_can_be_built_on_a_store_with_a_connection() {
     let store = Remote::new(MemoryStore::new());
@@ -332,7 +332,7 @@ fn engine_after_engine_can_be_built_on_a_store_with_a_connection() {
             .build()
             .unwrap();
         runtime.block_on(async {
-            // Short, so that the thread that renews has asked the store as well before it ends.
+            // Short, so that the thread that renews has called the store as well before it ends.
             let lease = Duration::from_millis(300);
             let (gate, dropped) = (Gate::new(), Dropped::default());
             let handle = FaultStore::new(store.handle());

@@ -1,4 +1,4 @@
-//! What is the memory store's own: its bounds.
+//! What only the memory store has: its bounds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -90,7 +90,7 @@ impl Bounded {
         task
     }
 
-    /// How many bytes the store says it keeps.
+    /// How many bytes the store reports.
     pub(crate) fn bytes(&self) -> usize {
         let shown = format!("{:?}", self.store);
         let (_, behind) = shown.split_once("bytes: ").unwrap();
@@ -122,7 +122,6 @@ fn telling(task: NewTask) -> NewTask {
     task
 }
 
-/// S51
 #[tokio::test]
 async fn a_full_store_drops_what_ended_first_whatever_was_stored_first() {
     let bounded = Bounded::new(|store| store.max_tasks(40));
@@ -141,7 +140,6 @@ async fn a_full_store_drops_what_ended_first_whatever_was_stored_first() {
     }
 }
 
-/// S51
 #[tokio::test]
 async fn a_store_full_of_live_tasks_refuses_and_keeps_no_trace() {
     let bounded = Bounded::new(|store| store.max_tasks(3));
@@ -265,7 +263,7 @@ fn many_threads_keep_the_bound_and_lose_count_of_nothing() {
     assert!(format!("{store:?}").contains("tasks: 0, bytes: 0"), "{store:?}");
 }
 
-/// Fifty tasks at once of 900 KB each in a store of 1 MB held 36 MB: nothing was looked at when a result was written.
+/// Fifty tasks of 900 KB each, at once, in a store of 1 MB used to hold 36 MB: writing a result checked nothing.
 #[tokio::test]
 async fn results_of_tasks_that_end_together_are_never_more_than_one_too_many() {
     const RESULT: usize = 900_000;

@@ -1,4 +1,4 @@
-//! Keys in the memory store: how many it remembers, and which it forgets.
+//! Keys in the memory store: how many it keeps, and which it drops.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use tower_respond_async::{
 
 use crate::memory::{Bounded, LEASE, WINDOW};
 
-/// What a key of 36 characters is taken to weigh.
+/// The weight of a key of 36 characters.
 const KEY: usize = 356;
 
 impl Bounded {
-    /// A task with a key, that has ended.
+    /// Stores a task with a key, and ends it.
     async fn ended_of(&self, tenant: Option<&str>, key: &str) -> RequestId {
         self.ended(self.keyed(tenant, key), 0).await
     }
 
-    /// Which task the key is known as. It is stored again if it is not: keys are to be asked for last.
+    /// The task of the key. If there is none, the task is stored again: so check keys last.
     async fn known(&self, tenant: Option<&str>, key: &str) -> Option<RequestId> {
         match self.insert(self.keyed(tenant, key)).await {
             Inserted::Known { id, .. } => Some(id),
@@ -39,8 +39,8 @@ impl Bounded {
     }
 }
 
-/// With every default, keys of 36 bytes and 31 tasks a second, all was refused within a day: keys outlived their tasks,
-/// filled the room of these, and nothing made room. This is that store, a thousand times smaller.
+/// With every default, keys of 36 bytes and 31 tasks a second, the store used to refuse everything within a day: keys
+/// outlived their tasks and filled the room, and nothing made room. This is that store, a thousand times smaller.
 #[tokio::test]
 async fn keys_of_ended_tasks_never_fill_the_store_and_those_of_live_ones_are_never_forgotten() {
     let max_bytes = MemoryStoreBuilder::MAX_BYTES / 1_000;
@@ -76,7 +76,7 @@ async fn one_tenant_pushes_out_none_of_the_keys_of_others() {
     }
     assert!(bounded.forgotten().await >= 180);
     assert_eq!(bounded.known(Some("b"), &format!("{:036}", 0)).await, Some(first));
-    // All others together are as good as one: then the oldest of all goes, whoever's it is.
+    // All other tenants together count like one: then the oldest key goes, whichever tenant has it.
     for number in 0..200 {
         bounded.ended_of(Some(&format!("tenant-{number}")), "k").await;
     }
@@ -151,7 +151,7 @@ async fn keys_go_before_a_request_is_refused() {
 }
 
 #[test]
-fn keys_are_counted_right_whoever_meets_whom() {
+fn key_counts_are_right_in_every_order() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
     let store = MemoryStore::builder().max_tasks(20).max_bytes(8 * 100 * KEY);
     let store = store.clock(clock.clone()).build();

@@ -1,4 +1,4 @@
-//! Completions that wait, in the memory store: how much of it they may have, and which are given up beyond that.
+//! Pending completions in the memory store: how much room they may take, and which are given up beyond that.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ const LEASE: Duration = Duration::from_secs(30);
 const OVERDUE: Duration = Duration::from_secs(10);
 const WEBHOOK: Destination = Destination::LOCAL;
 
-/// Ended tasks in a store for forty, to be told to hosts that their clients named.
+/// Ended tasks in a store for forty, with callbacks to hosts that their clients named.
 struct Ended {
     ledger: Ledger,
     clock: ManualClock,
@@ -37,7 +37,7 @@ impl Ended {
         }
     }
 
-    /// One more, and a millisecond later. `None` if there is no room for it.
+    /// Stores and ends one more task, a millisecond later. `None` if there is no room for it.
     async fn one(&mut self, host: &str, to: &[Destination]) -> Option<RequestId> {
         self.count += 1;
         let mut random = [0; 10];
@@ -70,7 +70,7 @@ impl Ended {
         all
     }
 
-    /// The first of those that are due is tried, in vain.
+    /// Tries the first completion that is due, in vain.
     async fn try_one(&self) -> RequestId {
         let claim = DeliveryClaim::new(vec![(Destination::CALLBACK, 1)], LEASE);
         let claimed = self.ledger.claim_deliveries(claim).await.unwrap().remove(0);
@@ -137,7 +137,7 @@ async fn a_host_that_does_not_answer_has_an_eighth_of_the_room_and_its_oldest_ar
 }
 
 #[tokio::test]
-async fn all_who_do_not_answer_have_half_of_the_room_together() {
+async fn all_silent_hosts_together_have_half_of_the_room() {
     let mut ended = Ended::new();
     let mut all = Vec::new();
     for host in 0..30 {
@@ -171,7 +171,7 @@ async fn all_who_do_not_answer_have_half_of_the_room_together() {
 }
 
 #[tokio::test]
-async fn a_host_that_nobody_has_tried_is_waited_for_as_long_as_a_place_may_become_free() {
+async fn an_untried_host_is_waited_for_while_a_place_may_become_free() {
     let mut ended = Ended::new();
     ended.some(30, "new.example", &[Destination::CALLBACK]).await;
     assert_eq!(ended.give_up(answers(&[])).await, []);

@@ -1,4 +1,4 @@
-//! What `MetricsProbe` counts while tasks really run.
+//! The counts of `MetricsProbe` while tasks really run.
 
 use std::{
     collections::BTreeMap,
@@ -60,7 +60,7 @@ fn what_happens_to_tasks_is_counted() {
     assert_eq!(seen.value("accepted_total{outcome=IdempotencyKeyReused}"), 1.0);
     assert_eq!(seen.samples("accept_duration_seconds").len(), 7);
     assert_eq!(seen.value("attempts_total{outcome=succeeded}"), 3.0);
-    // Once the flaky one, once the one that refuses; a panic is retried, and then it is the last.
+    // Failed: once the flaky one, once the one that refuses. Panicked: once retried, and once more.
     assert_eq!(seen.value("attempts_total{outcome=failed}"), 2.0);
     assert_eq!(seen.value("attempts_total{outcome=panicked}"), 2.0);
     assert_eq!(seen.value("retries_total"), 2.0);
@@ -78,7 +78,7 @@ fn what_happens_to_tasks_is_counted() {
     );
 }
 
-/// Not a retry: nothing has failed.
+/// A deferral is no retry: nothing has failed.
 #[test]
 fn not_now_is_counted_as_a_deferral() {
     let seen = watch(async || {
@@ -92,7 +92,7 @@ fn not_now_is_counted_as_a_deferral() {
     assert_eq!(seen.value("retries_total"), 0.0);
 }
 
-/// What a dead process left: two tasks that it ran, of which one has crashed too often, and one that is too old.
+/// The tasks of a dead process: two that it ran, of which one has crashed too often, and one that is too old.
 async fn die_with_tasks(ledger: &Ledger, lease: Duration) {
     let dead = WorkerId::new("dead", 1);
     for (number, crash_allowance) in [(1, 3), (2, 1)] {
@@ -135,7 +135,8 @@ fn tasks_that_a_dead_process_left_are_counted() {
     assert_each_is_counted_once(&seen);
 }
 
-/// The embedded store knows as it is opened that nobody holds them, and no lease has to lapse. Nobody heard of those.
+/// When it is opened, the embedded store knows that these tasks have no holder, and no lease must lapse. They used to
+/// be missing from the counts.
 #[test]
 fn tasks_that_were_rescued_as_a_file_was_opened_are_counted() {
     let seen = watch(async || {
@@ -177,7 +178,7 @@ fn tries_to_tell_a_hook_are_counted() {
     assert_eq!(seen.value("callback_deliveries_total{outcome=retried}"), 1.0);
 }
 
-/// A time limit outside the measurement once cut it off: the slowest calls of all left no trace in the durations.
+/// A time limit outside the measurement used to cut it off: the slowest calls were missing from the durations.
 #[test]
 fn a_store_call_that_never_answers_is_measured() {
     let seen = watch(async || {
@@ -336,7 +337,7 @@ async fn all_ended(tasks: &Tasks, count: u64) {
     .await;
 }
 
-/// Runs `story` on one thread, with a recorder that only this thread sees, and gives back what was recorded.
+/// Runs `story` on one thread, with a recorder for this thread only. Answers with what was recorded.
 fn watch(story: impl AsyncFnOnce()) -> Seen {
     let seen = Seen::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -348,7 +349,7 @@ fn watch(story: impl AsyncFnOnce()) -> Seen {
     seen
 }
 
-/// All that was recorded, by `name{label=value,...}` without the prefix.
+/// Everything recorded, by `name{label=value,...}` without the prefix.
 #[derive(Clone, Debug, Default)]
 struct Seen(Arc<Mutex<Recorded>>);
 
@@ -376,7 +377,7 @@ impl Seen {
             .clone()
     }
 
-    /// Every metric was described, with the unit that its name ends in, and no label is one that grows without bound.
+    /// Every metric is described, with the unit in which its name ends, and no label grows without bound.
     fn check_names(&self) {
         let recorded = self.0.lock().unwrap();
         for metric in recorded.values.keys().chain(recorded.samples.keys()) {

@@ -1,4 +1,4 @@
-//! Where the layer can stand, and what stands around it.
+//! Where the layer can stand, and how it works with its neighbours.
 
 use std::{
     convert::Infallible,
@@ -38,7 +38,7 @@ use tower_respond_async::{
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, prefer, routes, soon};
 
-/// The layer changes no type: checked when this is compiled.
+/// The layer changes no type. Checked at compile time.
 #[test]
 fn the_layer_changes_no_type_and_the_wrapped_service_can_be_shared() {
     fn is_service<S, B, R>()
@@ -65,7 +65,7 @@ async fn wrapping_twice_panics() {
     let _second = layer.layer(routes());
 }
 
-/// Counts the requests that go through it.
+/// Counts the requests that pass.
 #[derive(Clone, Default)]
 struct Counter(Arc<AtomicUsize>);
 
@@ -104,7 +104,7 @@ impl<S: Service<R>, R> Service<R> for Counted<S> {
     }
 }
 
-/// What stands outside runs once, before a request is accepted; what stands inside runs on every attempt.
+/// An outer layer runs once, before a request is accepted. An inner layer runs on every attempt.
 #[tokio::test]
 async fn it_stands_among_other_layers_in_a_service_builder() {
     let (outside, inside) = (Counter::default(), Counter::default());
@@ -146,7 +146,7 @@ async fn it_stands_among_other_layers_in_a_service_builder() {
     assert_eq!((outside.count(), inside.count()), (2, 3));
 }
 
-/// A sub-application sees its own paths, live and on a replay, and says where the world finds its tasks.
+/// A sub-application sees its own paths, live and on a replay, and its links lead to its public URL.
 #[tokio::test]
 async fn it_wraps_a_sub_application_that_is_nested() {
     let layer = RespondAsyncLayer::builder(MemoryStore::new())
@@ -214,7 +214,7 @@ async fn it_wraps_a_service_over_our_own_body_and_plain_hyper_serves_it() {
     send(fc(&url)).await.assert_accepted();
 }
 
-/// An axum application behind `Shared`, over a real connection; `Request<Incoming>` is turned into axum's by itself.
+/// An axum application behind `Shared`, over a real connection. axum itself converts `Request<Incoming>`.
 #[tokio::test]
 async fn a_server_of_axum_serves_the_wrapped_router() {
     let app = App::new();
@@ -234,7 +234,7 @@ struct Fastidious {
 }
 
 impl Clone for Fastidious {
-    /// A clone has to be readied by itself.
+    /// A clone must be made ready by itself.
     fn clone(&self) -> Self {
         Self { ready: false }
     }
@@ -277,7 +277,7 @@ async fn the_inner_service_is_never_called_unready() {
     }
 }
 
-/// An error of the inner service is its own business on the synchronous path, and the end of an attempt on the other.
+/// An error of the inner service is returned on the synchronous path, and fails the attempt of a task.
 #[tokio::test]
 async fn an_error_passes_through_and_fails_an_attempt() {
     let fails = service_fn(async |_: Request<RequestBody>| {
@@ -310,7 +310,7 @@ async fn an_error_passes_through_and_fails_an_attempt() {
     );
 }
 
-/// The engine lives as long as a service or a `Tasks` does, so that dropping the layer after use does no harm.
+/// The engine lives as long as a service or a `Tasks`, so the layer may be dropped after use.
 #[tokio::test]
 async fn the_layer_itself_need_not_be_kept() {
     let gate = Gate::new();
@@ -328,7 +328,7 @@ async fn the_layer_itself_need_not_be_kept() {
     assert_eq!(Answered::read(response).await.body, "hello you");
 }
 
-/// An application whose layer stands in a router of axum.
+/// An application whose layer is inside a router of axum.
 struct Mounted {
     router: Router,
     inside: App,
@@ -353,21 +353,22 @@ impl Mounted {
         Answered::read(soon(self.router.clone().oneshot(request)).await.unwrap()).await
     }
 
-    /// Sends it to be run later, and waits for what the handler answers then.
+    /// Sends a request to run later. Answers with the handler's response.
     async fn later(&self, request: Request<Body>) -> Answered {
         let answer = self.send(request).await;
         answer.assert_accepted();
         self.inside.response(answer.id()).await
     }
 
-    /// The same of what fails: why.
+    /// The same for a task that fails. Answers with its error.
     async fn failed(&self, path: &str) -> String {
         let id = self.send(fc(path).empty()).await.id();
         self.inside.ended(id).await.error.as_deref().unwrap().to_owned()
     }
 }
 
-/// The handler's answer, synchronously and as a task: `NestedPath` was a 500, and `OriginalUri` was without the prefix.
+/// The handler's response, synchronously and as a task. `NestedPath` used to give a 500, and `OriginalUri` lacked the
+/// prefix.
 #[tokio::test]
 async fn what_a_router_of_axum_outside_has_said_is_said_to_a_replay() {
     async fn tell(
@@ -409,7 +410,7 @@ async fn what_a_router_of_axum_outside_has_said_is_said_to_a_replay() {
         assert_eq!(app.later(fc(target).empty()).await.body, now.body, "{target}");
     }
 
-    // Without a prefix: the layer is one route's.
+    // Without a prefix: the layer wraps one route.
     let leaf = Router::new().fallback(async |original: OriginalUri, parameters: Path<Vec<(String, String)>>| {
         format!("{} {:?}", original.0, parameters.0)
     });
@@ -424,7 +425,7 @@ async fn what_a_router_of_axum_outside_has_said_is_said_to_a_replay() {
     }
 }
 
-/// As an extractor that may be missing, which axum's own is not.
+/// axum's `NestedPath` as an optional extractor, which it is not itself.
 struct NestedPathOf(String);
 
 impl<S: Send + Sync> OptionalFromRequestParts<S> for NestedPathOf {
@@ -455,7 +456,7 @@ async fn an_edited_target_is_below_the_same_prefix() {
     assert_eq!(app.inside.response(id).await.body, "/api/v1/films?y=2 /films?y=2");
 }
 
-/// A body that the handler takes when it is sent synchronously was 413 when it was replayed, and the other way round.
+/// A body that was accepted synchronously used to be 413 on a replay, and the other way round.
 #[tokio::test]
 async fn a_limit_that_axum_s_extractors_obey_is_the_same_on_a_replay() {
     let inner = || Router::new().route("/", any(async |body: Bytes| body.len().to_string()));
@@ -489,7 +490,7 @@ async fn a_limit_that_axum_s_extractors_obey_is_the_same_on_a_replay() {
 #[derive(Clone)]
 struct User;
 
-/// It cannot be known what it was for, but that it is missing.
+/// The message cannot say which extension is missing, but that one is.
 #[tokio::test]
 async fn an_attempt_that_misses_an_extension_says_that_there_was_one() {
     let inner = Router::new()
@@ -520,7 +521,7 @@ async fn an_attempt_that_misses_an_extension_says_that_there_was_one() {
         let note = "; 1 of the extensions that its request was taken in with are missing here";
         assert_eq!(error.contains(note), says, "{path}: {error}");
     }
-    // Nothing is missing that a router outside has set.
+    // Nothing is missing that an outer router has set.
     let inner = Router::new().route("/", any(async || StatusCode::INTERNAL_SERVER_ERROR));
     let app = mounted(
         inner,

@@ -1,4 +1,4 @@
-//! Pools: what is slow, paused or crowded keeps to its own.
+//! Pools: slow, paused or crowded tasks affect only their own pool.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ fn slow() -> Pool {
     Pool::new("slow").when(|head| head.uri.path().starts_with("/slow"))
 }
 
-/// Handlers of slow paths stand at the gate, others answer at once.
+/// Handlers of slow paths wait at the gate; the others answer at once.
 fn with_slow(builder: tower_respond_async::RespondAsyncBuilder, gate: &Gate) -> Tasks {
     let gate = gate.clone();
     serve(builder, move |request| {
@@ -71,7 +71,7 @@ async fn a_slow_path_takes_no_slot_of_the_others() {
         let id = submit(&tasks, "/quick").await;
         assert_eq!(ended(&tasks, id).await.state, TaskState::Succeeded);
     }
-    assert!(!gate.somebody_came(), "never more than two");
+    assert!(!gate.has_arrival(), "never more than two");
     let stats = pool_of(&tasks, "slow").await;
     assert_eq!((stats.used, stats.total, stats.queued), (2, 2, Some(4)));
     gate.open();
@@ -81,7 +81,7 @@ async fn a_slow_path_takes_no_slot_of_the_others() {
     }
 }
 
-/// Born claimed, with one call of the store: it does not wait behind those that wait for another pool.
+/// The task is claimed with its insert, in one call of the store: it does not wait behind tasks of another pool.
 #[tokio::test]
 async fn a_backlog_in_one_pool_does_not_keep_another_from_starting_at_once() {
     let gate = Gate::new();
@@ -92,7 +92,7 @@ async fn a_backlog_in_one_pool_does_not_keep_another_from_starting_at_once() {
         submit(&tasks, "/slow").await;
     }
     gate.arrived(1).await;
-    // By then it is known that nothing of the default pool waits.
+    // By then the engine has seen that nothing waits in the default pool.
     let first = submit(&tasks, "/quick").await;
     ended(&tasks, first).await;
     eventually("a task is born claimed", async || {
@@ -127,7 +127,7 @@ async fn a_paused_pool_begins_nothing_until_it_is_resumed() {
         "what runs goes on"
     );
     assert_eq!(find(&tasks, waiting).await.state, TaskState::Enqueued);
-    assert!(!gate.somebody_came());
+    assert!(!gate.has_arrival());
 
     tasks.resume(&name("slow")).await.unwrap();
     tasks.resume(&name("slow")).await.unwrap();
@@ -137,9 +137,9 @@ async fn a_paused_pool_begins_nothing_until_it_is_resumed() {
     ended(&tasks, waiting).await;
 }
 
-/// The others go on to be accepted, and the caller is told which queue is full.
+/// The other pools go on accepting, and the caller gets the name of the full queue.
 #[tokio::test]
-async fn a_paused_pool_fills_nobody_s_queue() {
+async fn a_paused_pool_fills_no_other_queue() {
     let tasks = serve(quick(MemoryStore::new()).queue_depth(10).pool(slow()), |_| async {
         ok()
     });
@@ -198,7 +198,7 @@ async fn a_pause_survives_a_restart() {
     soon(tasks.shutdown(LONG)).await;
 }
 
-/// A process that has not heard of it claims a task, and gives it back before it is begun.
+/// A process without that news claims a task, and hands it back before it begins.
 #[tokio::test]
 async fn a_pause_made_elsewhere_holds_here() {
     let store = MemoryStore::new();
@@ -223,7 +223,7 @@ async fn a_pause_made_elsewhere_holds_here() {
     gate.open();
 }
 
-/// The time it was paused is not held against a task that waited.
+/// The time of the pause does not count against a waiting task.
 #[tokio::test]
 async fn a_pause_expires_nothing() {
     let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
@@ -239,7 +239,7 @@ async fn a_pause_expires_nothing() {
     tasks.pause(&name("slow"), "").await.unwrap();
     let waiting = submit(&tasks, "/slow").await;
     clock.advance(10 * hour);
-    // Many looks for what has expired, of which one finds another task.
+    // The engine searches for expired tasks many times, and once finds another task.
     let mut other = submission("/quick");
     other.delay = Duration::from_secs(1);
     let other = stored(tasks.submit(other).await.unwrap());
@@ -263,7 +263,7 @@ async fn one_tenant_leaves_the_others_slots() {
         all.push(of(&tasks, tenant).await);
         gate.arrived(1).await;
     }
-    assert!(!gate.somebody_came(), "anna has two");
+    assert!(!gate.has_arrival(), "anna has two");
     let running = tasks
         .scoped(Scope::One(Some(Tenant::new("anna"))))
         .stats()
@@ -279,7 +279,7 @@ async fn one_tenant_leaves_the_others_slots() {
     }
 }
 
-/// And takes none from those that run.
+/// Running tasks keep their slots.
 #[tokio::test]
 async fn how_many_run_can_be_changed() {
     let (gate, dropped, all) = (Gate::new(), Dropped::default(), name("default"));
@@ -294,7 +294,7 @@ async fn how_many_run_can_be_changed() {
     tasks.set_concurrency(&all, Some(1)).await.unwrap();
     gate.let_through(2);
     eventually("one is left", async || pool_of(&tasks, "default").await.used == 1).await;
-    assert!(!gate.somebody_came());
+    assert!(!gate.has_arrival());
     tasks.set_concurrency(&all, None).await.unwrap();
     gate.arrived(3).await;
     assert_eq!(pool_of(&tasks, "default").await.total, 4);
@@ -329,7 +329,7 @@ async fn what_makes_no_sense_is_refused() {
     }
 }
 
-/// It is everybody's, as if there were no pool: also where the function that says so panics.
+/// Its tasks are in the default pool, as if there were no such pool; also if its function panics.
 #[tokio::test]
 async fn a_pool_whose_function_panics_has_no_requests() {
     let panics = Pool::new("panics").when(|_| panic!("as the test asked"));
@@ -342,7 +342,7 @@ async fn a_pool_whose_function_panics_has_no_requests() {
     assert_eq!(ended(&tasks, id).await.pool.as_str(), "panics");
 }
 
-/// A store that does not look at pools: what it brings too much of is handed back, and it is not asked again at once.
+/// A store that ignores pools. What it claims too much is handed back, and it is not asked again at once.
 #[derive(Debug)]
 struct Careless(Arc<MemoryStore>);
 

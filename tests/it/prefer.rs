@@ -68,7 +68,7 @@ async fn a_task_that_ends_within_the_wait_gives_its_own_response() {
     assert_eq!((answer.status, &answer.body[..]), (200, &binary[..]));
 }
 
-/// A cut body used to come back like a whole one.
+/// A cut body used to look like a whole one.
 #[tokio::test]
 async fn a_response_that_was_cut_says_so_within_the_wait_too() {
     let app = App::with(|builder| builder.result_limit(3));

@@ -1,4 +1,4 @@
-//! An inner service that is not always ready: who waits for it, and who does not.
+//! An inner service that is not always ready: what waits for it, and what does not.
 
 use std::{
     fmt,
@@ -29,12 +29,12 @@ use tower_respond_async::{
 
 use crate::support::{Answered, App, Gate, WithoutBody, fc, no_retries, other_runtime, prefer, soon};
 
-/// A request that goes through.
+/// A synchronous request.
 fn sync() -> Request<Body> {
     Request::post("/gate").empty()
 }
 
-/// One that goes async, and does not run while the test does.
+/// An async request that does not run during the test.
 fn delayed() -> Request<Body> {
     fc("/gate").header("X-Fc-Async-Delay", "3000").empty()
 }
@@ -62,7 +62,7 @@ impl Limited {
     }
 }
 
-/// Readies a service and calls it, its answer to be polled by hand. The service lives on.
+/// Makes a service ready and calls it. The test polls the answer. The service is kept.
 fn call<S>(service: &mut S, request: Request<Body>) -> task::Spawn<S::Future>
 where
     S: Service<Request<Body>, Error: fmt::Debug>,
@@ -71,7 +71,7 @@ where
     task::spawn(service.call(request))
 }
 
-/// The task of a 202, once it has ended.
+/// The task of a 202, after it has ended.
 async fn ended(tasks: &Tasks, accepted: Response<Body>) -> Arc<TaskRecord> {
     let answer = Answered::read(accepted).await;
     answer.assert_accepted();
@@ -79,7 +79,7 @@ async fn ended(tasks: &Tasks, accepted: Response<Body>) -> Arc<TaskRecord> {
     ended.await.unwrap().expect("it has ended")
 }
 
-/// The second 202 came when the handler had ended that held the only permit.
+/// The second 202 used to come only after the handler with the only permit had ended.
 #[tokio::test]
 async fn a_202_waits_for_nothing_inside() {
     let limited = Limited::new();
@@ -100,7 +100,7 @@ async fn a_202_waits_for_nothing_inside() {
     }
 }
 
-/// A service that is kept held the permit of a request which had gone async, until it was used for another one.
+/// A kept service used to hold the permit of a request that had gone async, until its next request.
 #[tokio::test]
 async fn a_request_that_goes_async_takes_no_permit() {
     let limited = Limited::new();
@@ -153,7 +153,7 @@ async fn synchronous_requests_wait_and_run_in_turn() {
     let mut answers = Vec::new();
     for number in 0..4 {
         let path = format!("/{number}");
-        // Either way through the layer.
+        // Both ways through the layer.
         let request = match number % 2 {
             0 => Request::post(path),
             _ => prefer(&path, "return=minimal"),
@@ -177,27 +177,28 @@ async fn synchronous_requests_wait_and_run_in_turn() {
     }
 }
 
-/// What is done to a service that is kept.
+/// An action on a kept service.
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    /// It is readied, and not called.
+    /// It is made ready, and not called.
     Ready,
-    /// A request goes through, or waits for its turn.
+    /// A synchronous request runs, or waits for its turn.
     Sync,
-    /// The same, and nobody has polled it yet.
+    /// The same, but not polled yet.
     SyncUnpolled,
     /// A request goes async.
     Async,
-    /// The same, and its client goes away before it is polled.
+    /// The same, but its client leaves before it is polled.
     AsyncUnpolled,
-    /// The client goes away that came first, or last.
+    /// The first, or the last, client leaves.
     CancelFirst,
     CancelLast,
     /// A handler ends.
     End,
 }
 
-/// Every order of four acts. In the end everybody has been answered, and the permit is back, although the service is kept.
+/// Every order of four actions. In the end every request is answered, and the permit is free, although the service is
+/// kept.
 #[tokio::test]
 async fn no_permit_is_lost_whatever_happens_in_whatever_order() {
     const LENGTH: u32 = 4;
@@ -218,7 +219,7 @@ async fn no_permit_is_lost_whatever_happens_in_whatever_order() {
         let order: Vec<_> = (0..LENGTH)
             .map(|at| acts[order / acts.len().pow(at) % acts.len()])
             .collect();
-        // A new budget: one that is used up makes everything pending.
+        // A new budget: a used-up budget makes everything pending.
         tokio::task::yield_now().await;
         let mut waiting: Vec<task::Spawn<_>> = Vec::new();
         for act in &order {
@@ -250,7 +251,7 @@ async fn no_permit_is_lost_whatever_happens_in_whatever_order() {
             }
         }
         limited.gate.let_pass(waiting.len());
-        // In turn: each has the permit of the one before it.
+        // In turn: each gets the permit of the one before it.
         waiting.retain_mut(|answer| answer.poll().is_pending());
         assert!(
             waiting.is_empty(),
@@ -261,7 +262,7 @@ async fn no_permit_is_lost_whatever_happens_in_whatever_order() {
     }
 }
 
-/// Counts what is done to it, is ready when it is told, and never called unready.
+/// Counts its calls, is ready on demand, and must not be called when it is not.
 #[derive(Default)]
 struct Counting {
     counts: Arc<Counts>,
@@ -313,7 +314,7 @@ impl<B> Service<Request<B>> for Counting {
 }
 
 #[tokio::test]
-async fn only_who_waits_pays_for_a_clone_and_who_goes_async_asks_for_nothing() {
+async fn only_a_waiting_request_clones_the_service() {
     let counting = Counting::default();
     let counts = counting.counts.clone();
     let mut service = layer().layer(counting);
@@ -341,9 +342,9 @@ async fn only_who_waits_pays_for_a_clone_and_who_goes_async_asks_for_nothing() {
     assert_eq!(count(), (clones + 1, 9));
 }
 
-/// Fails, and must not be asked again then. A clone has not failed yet.
+/// Fails, and must not be polled again after that. A clone has not failed yet.
 struct Failing {
-    /// So often it is not ready before.
+    /// How often it is not ready before it fails.
     waits: usize,
     left: Option<usize>,
 }
@@ -385,7 +386,7 @@ impl<B> Service<Request<B>> for Failing {
     }
 }
 
-/// It is the answer to who wanted to go there, and nobody else's business.
+/// The error is the response to the synchronous request, and affects nothing else.
 #[tokio::test]
 async fn an_error_of_readiness_is_the_answer_of_a_synchronous_request() {
     for waits in 0..3 {
@@ -409,7 +410,7 @@ async fn an_error_of_readiness_is_the_answer_of_a_synchronous_request() {
     }
 }
 
-/// Outside it has nothing to shed: the layer is always ready.
+/// Outside the layer it sheds nothing: the layer is always ready.
 #[tokio::test]
 async fn a_load_shed_outside_sheds_nothing_of_what_is_inside() {
     let limited = Limited::new();
@@ -426,7 +427,7 @@ async fn a_load_shed_outside_sheds_nothing_of_what_is_inside() {
     assert_eq!(assert_ready!(waiting.poll()).unwrap().status(), 200);
 }
 
-/// Inside it sheds requests at once, and attempts as well, which are tried again.
+/// Inside the layer it sheds requests at once, and also attempts, which are tried again.
 #[tokio::test]
 async fn a_load_shed_inside_sheds_requests_and_attempts() {
     let limited = Limited::new();
@@ -454,7 +455,7 @@ async fn a_load_shed_inside_sheds_requests_and_attempts() {
     assert!(retried.error.as_deref().unwrap().contains("overloaded"), "{retried:?}");
     limited.gate.let_pass(2);
     assert_ready!(running.poll()).unwrap();
-    // A `LoadShed` that is kept keeps the place in the queue of what it shed.
+    // A kept `LoadShed` also keeps the place in the queue of a request that it shed.
     drop((running, service));
     let ended = soon(layer.tasks().wait(answer.id(), Duration::from_secs(60)))
         .await
@@ -482,7 +483,7 @@ async fn a_time_limit_outside_counts_the_wait() {
 }
 
 #[tokio::test]
-async fn a_limit_outside_counts_who_waits_inside() {
+async fn a_limit_outside_counts_requests_that_wait_inside() {
     let limited = Limited::new();
     let mut service = ConcurrencyLimit::new(layer().layer(limited.service), 2);
     let mut inside = [call(&mut service, sync()), call(&mut service, sync())];

@@ -1,4 +1,4 @@
-//! A receiver of webhooks that does as it is told: one that answers, and every kind that does not.
+//! A receiver of webhooks that follows a script: it answers, or fails in some way.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::engine_support::eventually;
 
-/// What was received.
+/// A received message.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) method: String,
@@ -40,33 +40,33 @@ impl Received {
     }
 }
 
-/// How it is answered.
+/// How a message is answered.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     Status(u16),
     With(u16, String, &'static str),
-    /// Once as many requests wait for one.
+    /// When as many requests wait for an answer.
     Together(Arc<Barrier>, u16),
-    /// And then the connection is closed, which nobody was told of.
+    /// Then the connection is closed, without `Connection: close` in the answer.
     ThenClose(u16),
-    /// Not at all: the connection is closed.
+    /// No answer: the connection is closed.
     Close,
-    /// Not at all: it is closed in one direction, and all that comes is still read.
+    /// No answer: the connection is closed in one direction, and everything that arrives is still read.
     HalfClose,
     /// The beginning of a head, and then the connection is closed.
     Part,
-    /// A head that promises more than comes before the connection is closed.
+    /// A head that promises more than arrives before the connection is closed.
     BreakOff(u16),
     /// A body without end.
     Endless(u16),
-    /// Never, the connection held open.
+    /// No answer, and the connection stays open.
     Hang,
 }
 
 #[derive(Clone)]
 pub(crate) struct Receiver(Arc<Inner>);
 
-/// By how many were received before, and what it is.
+/// Gives the answer, by the number of earlier messages and the message.
 type Script = dyn Fn(usize, &Received) -> Answer + Send + Sync;
 
 struct Inner {
@@ -76,12 +76,12 @@ struct Inner {
     connections: AtomicUsize,
     open: AtomicUsize,
     most_open: AtomicUsize,
-    /// How many bytes of an endless body went out before nobody took any more.
+    /// How many bytes of each endless body were sent before the client stopped reading.
     endless: Mutex<Vec<u64>>,
 }
 
 impl Receiver {
-    /// Answers so: by how many were received before, and what it is.
+    /// Starts a receiver that answers by the number of earlier messages and the message.
     pub(crate) async fn start(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> Self {
         Self::start_on("127.0.0.1:0".parse().unwrap(), answer).await
     }
@@ -93,13 +93,13 @@ impl Receiver {
         Self::start_with(address, |_| (), answer).await
     }
 
-    /// One whose connections end by a reset, whatever is under way.
+    /// Starts a receiver whose connections end by a reset at any time.
     pub(crate) async fn start_resetting(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> Self {
         let resets = |stream: &TcpStream| stream.set_zero_linger().unwrap();
         Self::start_with("127.0.0.1:0".parse().unwrap(), resets, answer).await
     }
 
-    /// One that is spoken to over TLS.
+    /// Starts a receiver that uses TLS.
     pub(crate) async fn start_tls(
         acceptor: TlsAcceptor,
         answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static,
@@ -173,7 +173,7 @@ impl Receiver {
         self.0.endless.lock().unwrap().clone()
     }
 
-    /// What was received, once it is so many.
+    /// The received messages, as soon as there are so many.
     pub(crate) async fn has(&self, messages: usize) -> Vec<Received> {
         eventually("it is received", async || self.received().len() >= messages).await;
         let received = self.received();
@@ -235,7 +235,7 @@ impl Receiver {
                     return Ok(());
                 }
                 Answer::Hang => {
-                    // Until the client has had enough.
+                    // Until the client gives up.
                     let _ = stream.read(&mut [0]).await?;
                     return Ok(());
                 }

@@ -1,4 +1,4 @@
-//! What is refused: each refusal exactly, and before the body is read where it can be.
+//! Refusals: the exact answers, and where possible before the body is read.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn what_is_wrong_with_the_head_is_refused_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn a_refusal_to_who_sent_a_prefer_varies_by_it() {
+async fn a_refusal_of_a_request_with_prefer_varies_by_it() {
     let app = App::new();
     let request = prefer("/echo", "respond-async").header("Idempotency-Key", "\"open");
     let answer = app.send(request.unread()).await;
@@ -55,7 +55,6 @@ async fn a_refusal_to_who_sent_a_prefer_varies_by_it() {
     assert_eq!(answer.header("vary"), "Prefer");
 }
 
-/// S7
 #[tokio::test]
 async fn a_full_queue_is_said_before_the_body_is_read() {
     let gate = Gate::new();
@@ -76,7 +75,6 @@ async fn a_full_queue_is_said_before_the_body_is_read() {
     app.accepted(fc("/echo").empty()).await;
 }
 
-/// S7
 #[tokio::test]
 async fn a_tenant_s_full_queue_is_that_tenant_s_alone() {
     let gate = Gate::new();
@@ -108,7 +106,7 @@ async fn a_store_with_room_for_no_more_is_full() {
 }
 
 #[tokio::test]
-async fn once_closed_only_who_does_not_ask_is_served() {
+async fn once_closed_only_synchronous_requests_are_served() {
     let app = App::new();
     app.tasks.close();
     let answer = app.send(fc("/echo").unread()).await;
@@ -116,7 +114,6 @@ async fn once_closed_only_who_does_not_ask_is_served() {
     assert_eq!(app.post("/echo").await.status, 200);
 }
 
-/// S4
 #[tokio::test]
 async fn a_store_that_is_down_gives_503_and_never_202() {
     let store = FaultStore::new(MemoryStore::new());
@@ -132,7 +129,7 @@ async fn a_store_that_is_down_gives_503_and_never_202() {
     assert_eq!(app.response(id).await.body, "hello");
 }
 
-/// S5: the insert took place, and its answer was lost.
+/// The insert took effect, and its answer was lost.
 #[tokio::test]
 async fn an_insert_of_unknown_outcome_may_be_sent_again_and_runs_once() {
     for (name, value) in [("Idempotency-Key", "k"), ("X-Fc-Async-Task-Id", "t")] {
@@ -156,7 +153,7 @@ async fn an_insert_of_unknown_outcome_may_be_sent_again_and_runs_once() {
     }
 }
 
-/// S5: the client is told after the store's time, and the insert goes on.
+/// The client gets an answer after the store's time limit, and the insert goes on.
 #[tokio::test]
 async fn a_store_that_is_slow_gives_503_and_the_task_runs_once_all_the_same() {
     let (handler, mut requests) = recorder();

@@ -1,4 +1,4 @@
-//! The request that a handler sees later: what was sent, and nothing that was forged.
+//! The request that a handler sees later: what was sent, and nothing forged.
 
 use std::{collections::BTreeMap, convert::Infallible};
 
@@ -14,7 +14,7 @@ use tower_respond_async::{HeaderPolicy, MemoryStore, TaskContext, task::Captured
 
 use crate::support::{App, WithoutBody, and_header, fc, other_runtime, prefer, recorder, soon, talk, values};
 
-/// An application in which every request is recorded, whatever its method and path.
+/// An application that records every request, whatever its method and path.
 fn recording() -> (App, mpsc::UnboundedReceiver<Request<Bytes>>) {
     let (handler, requests) = recorder();
     let app = App::build(MemoryStore::new(), Router::new().fallback(handler), |builder| {
@@ -29,7 +29,7 @@ async fn replayed(request: Request<Body>) -> Request<Bytes> {
     soon(requests.recv()).await.unwrap()
 }
 
-/// What the layer adds to a replay.
+/// The headers that the layer adds to a replay.
 const ADDED: [&str; 4] = [
     "x-fc-request-id",
     "x-respond-async-attempt",
@@ -37,7 +37,7 @@ const ADDED: [&str; 4] = [
     "x-respond-async-task-id",
 ];
 
-/// What is not replayed.
+/// The headers that are not replayed.
 const STRIPPED: [&str; 20] = [
     "connection",
     "close",
@@ -61,7 +61,7 @@ const STRIPPED: [&str; 20] = [
     "x-respond-async-new-in-some-later-version",
 ];
 
-/// Kept, and often repeated.
+/// Headers that are kept, and often repeated.
 const KEPT: [&str; 10] = [
     "accept",
     "authorization",
@@ -115,7 +115,7 @@ fn target() -> impl Strategy<Value = String> {
         .prop_filter("it must be a URI", |target| target.parse::<Uri>().is_ok())
 }
 
-/// The headers that must arrive, and in which order those of one name.
+/// The headers that must arrive, with the order of those with one name.
 fn expected(sent: &HeaderMap) -> BTreeMap<String, Vec<(Vec<u8>, bool)>> {
     let mut kept = of(sent);
     kept.retain(|name, _| !STRIPPED.contains(&name.as_str()) && name != "x-fc-invocation-type");
@@ -149,7 +149,6 @@ fn method() -> impl Strategy<Value = Method> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// S15
     #[test]
     fn what_is_replayed_is_what_was_sent(
         method in method(),
@@ -180,7 +179,7 @@ proptest! {
         prop_assert_eq!(arrived, expected);
     }
 
-    /// S15: what a store on disk keeps.
+    /// The encoding of a store on disk.
     #[test]
     fn a_request_that_was_encoded_is_the_same_decoded(
         method in method(),
@@ -194,7 +193,8 @@ proptest! {
     }
 }
 
-/// The last header used to stand where one was taken off, so that what asked for async changed the order of the others.
+/// The order of headers used to change: the last header took the place of one that was removed because it asked for
+/// async.
 #[tokio::test]
 async fn headers_arrive_in_the_order_they_were_sent_in() {
     let request = fc("/a")
@@ -219,7 +219,7 @@ async fn headers_arrive_in_the_order_they_were_sent_in() {
 }
 
 #[tokio::test]
-async fn a_handler_is_told_which_task_and_which_attempt_it_is() {
+async fn a_handler_gets_its_task_and_its_attempt() {
     let (app, mut requests) = recording();
     let id = app
         .accepted(fc("/a").header("X-Fc-Async-Task-Id", "mine").empty())
@@ -242,7 +242,6 @@ async fn a_handler_is_told_which_task_and_which_attempt_it_is() {
     assert_eq!(context.attempt(), 1);
 }
 
-/// S16
 #[tokio::test]
 async fn what_asked_for_async_is_not_there_when_it_runs() {
     let request = prefer("/a", "respond-async, return=minimal")
@@ -287,7 +286,7 @@ async fn what_the_layer_says_to_a_handler_cannot_be_forged() {
     assert_eq!(seen.headers().get("x-respond-async-duplicate"), None);
 }
 
-/// S12: whatever lengths were claimed, the handler is told the one that arrived.
+/// Whatever length the client declared, the handler sees the length that arrived.
 #[tokio::test]
 async fn the_length_is_that_of_the_body() {
     let frames = ["chunk", "", "ed"].map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from(data))));
@@ -312,7 +311,7 @@ async fn the_length_is_that_of_the_body() {
     assert_eq!(seen.headers().get("content-length"), None);
 }
 
-/// A handler that asks for a length answered 411 to what it took when it was sent synchronously.
+/// A handler that requires a length answered 411 to a request that it accepted synchronously.
 #[tokio::test]
 async fn a_length_of_0_is_there_if_it_was_sent() {
     for (sent, expected) in [(Some("0"), &[&b"0"[..]][..]), (None, &[])] {
@@ -338,7 +337,8 @@ async fn a_length_of_0_is_there_if_it_was_sent() {
     );
 }
 
-/// A layer outside had set it: the handler took a client of its own for one that had not signed in.
+/// A client could remove a header that an outer layer had set: the handler then took its own client for one that had
+/// not signed in.
 #[tokio::test]
 async fn a_client_does_not_choose_what_a_replay_lacks() {
     let request = fc("/a")
@@ -357,7 +357,8 @@ async fn a_client_does_not_choose_what_a_replay_lacks() {
     assert_eq!(seen.headers().get("connection"), None);
 }
 
-/// The other direction: the answer of a handler to a synchronous request has it, whatever its `Connection` says.
+/// The other direction: the response of a handler to a synchronous request keeps them, whatever its `Connection` header
+/// names.
 #[tokio::test]
 async fn a_result_has_what_the_handler_s_connection_header_names() {
     let handler = any(async || {
@@ -375,7 +376,7 @@ async fn a_result_has_what_the_handler_s_connection_header_names() {
     assert_eq!((result.header("connection"), result.header("keep-alive")), ("", ""));
 }
 
-/// What one client has in its cache, or can unpack, is nothing to those who read the result.
+/// What one client has in its cache, or can decompress, does not concern the readers of the result.
 #[tokio::test]
 async fn what_is_about_one_answer_is_not_replayed_unless_it_is_kept() {
     let names = [
@@ -426,7 +427,7 @@ async fn what_is_about_one_answer_is_not_replayed_unless_it_is_kept() {
     assert_eq!(seen.headers().get("x-fc-async-task-id"), None);
 }
 
-/// Inside of the layer it used to compress for whoever had asked, and everybody else read that.
+/// A compressing layer inside used to compress for the client that asked, and all other clients got that.
 #[tokio::test]
 async fn a_result_is_not_compressed_for_the_client_that_asked() {
     let text = "the same again and again ".repeat(100);
@@ -453,7 +454,8 @@ async fn a_result_is_not_compressed_for_the_client_that_asked() {
     assert_eq!(shown.get("returnPayloadContentEncoding"), None);
 }
 
-/// `OPTIONS *` over HTTP/2 was taken for another host, and 65 KB of target answered 202 and could not be read again.
+/// `OPTIONS *` over HTTP/2 was taken for another host, and a target of 65 KB was answered 202 and could not be read
+/// again.
 #[tokio::test]
 async fn a_target_in_parts_arrives_in_its_parts_and_one_that_is_too_long_is_refused() {
     let target = |authority: &str, path: &str| {
@@ -539,7 +541,6 @@ async fn a_replay_over_a_connection_sees_what_curl_would_send() {
     assert_eq!(seen.version(), Version::HTTP_11);
 }
 
-/// S37
 #[tokio::test]
 async fn headers_that_are_not_to_be_stored_are_not() {
     let (handler, mut requests) = recorder();
@@ -573,7 +574,6 @@ async fn headers_that_are_not_to_be_stored_are_not() {
     );
 }
 
-/// S37
 #[tokio::test]
 async fn credentials_are_replayed_and_not_shown() {
     let (app, mut requests) = recording();

@@ -1,6 +1,6 @@
 //! An application on the embedded store, killed or shut down, and started again.
 //!
-//! A kill is shown by a copy of the open file: what a killed process leaves, while the process goes on beside it, unseen.
+//! A copy of the open file stands for a kill: it is what a killed process leaves. The process itself goes on unseen.
 
 use std::{
     fs,
@@ -73,7 +73,7 @@ async fn end(app: App) {
     soon(app.tasks.shutdown(Duration::ZERO)).await;
 }
 
-/// A handler that notes in which order requests come, and never ends.
+/// A handler that records the order of its requests, and never ends.
 fn stands(seen: &Arc<Mutex<Vec<RequestId>>>) -> Router {
     let seen = seen.clone();
     let handler = async move |task: TaskContext| {
@@ -89,7 +89,7 @@ struct User {
     roles: Vec<u32>,
 }
 
-/// S38, across lives: what a layer outside put beside the request is there, whether the process was shut down or killed.
+/// Across lives: what an outer layer put beside the request is there after a shutdown or a kill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_carried_survives_a_shutdown_and_a_kill() {
     for killed in [false, true] {
@@ -127,7 +127,6 @@ async fn what_is_carried_survives_a_shutdown_and_a_kill() {
     }
 }
 
-/// S15, across lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_come_byte_for_byte_after_a_kill() {
     const LIMIT: usize = 100_000;
@@ -179,7 +178,7 @@ async fn requests_come_byte_for_byte_after_a_kill() {
             .filter(|(name, _)| name.as_str().starts_with("x-t-"))
             .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
             .collect();
-        // A header map keeps the values of one name together, at the first of them.
+        // A header map keeps the values of one name together, at the position of the first.
         let mut expected = http::HeaderMap::new();
         for (name, value) in headers {
             expected.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
@@ -191,7 +190,7 @@ async fn requests_come_byte_for_byte_after_a_kill() {
         assert_eq!(names_in_order, expected);
         came.push(request.into_body());
     }
-    // Those that were accepted in the same millisecond come in any order.
+    // Tasks that were accepted in the same millisecond may come in any order.
     let mut sent = bodies.map(Bytes::from);
     sent.sort();
     came.sort();
@@ -238,7 +237,7 @@ async fn a_response_of_an_earlier_life_is_handed_out_as_it_was() {
     end(first).await;
 }
 
-/// S17: nobody asks for anything, and no lease is waited for. What ran is charged with a crash, what waited is not.
+/// No request is sent, and no lease is awaited. The task that ran is charged with a crash, the task that waited is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_process_ran_runs_again_as_soon_as_the_layer_is_there() {
     let lives = Lives::new();
@@ -251,7 +250,7 @@ async fn what_a_killed_process_ran_runs_again_as_soon_as_the_layer_is_there() {
 
     let passes = Gate::new();
     passes.let_pass(1);
-    // From here on nothing is sent: the tasks are looked at, and that is all.
+    // From here on nothing is sent. The test only reads the tasks.
     let second = lives.start(passes.among_routes(), |builder| builder).await;
     let ran = second.until(running, TaskState::Succeeded).await;
     assert_eq!((ran.attempt, ran.crashes), (2, 1));
@@ -261,7 +260,7 @@ async fn what_a_killed_process_ran_runs_again_as_soon_as_the_layer_is_there() {
     end(first).await;
 }
 
-/// S30: a task that takes its process down three times is poison, is not run again, and its hook is told once, by one id.
+/// A task that kills its process three times is poison, does not run again, and its hook is called once, with one id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_under_which_its_process_was_killed_three_times_is_poison() {
     let lives = Lives::new();
@@ -274,7 +273,7 @@ async fn a_task_under_which_its_process_was_killed_three_times_is_poison() {
             Some(id) => id,
             None => *id.insert(app.accepted(fc("/stand").empty()).await),
         };
-        // What the dead process had is shown until it is rescued, which is the first thing that the engine does.
+        // The engine's first action is the rescue. Until then the state of the dead process is shown.
         let runs = async {
             loop {
                 let running = app.until(id, TaskState::Running).await;
@@ -297,7 +296,7 @@ async fn a_task_under_which_its_process_was_killed_three_times_is_poison() {
     let record = last.until(id, TaskState::Failed).await;
     assert_eq!(record.crashes, 3);
     assert!(record.error.as_ref().unwrap().contains("poison"), "{record:?}");
-    // It was accepted before there was this hook, so nobody is told of it; of the next one somebody is.
+    // The task was accepted before this hook existed, so the hook is not called for it; but for the next task.
     let other = last.accepted(fc("/nowhere").empty()).await;
     assert_eq!(soon(told.recv()).await.unwrap().task.id, other);
     end(last).await;
@@ -307,8 +306,8 @@ async fn a_task_under_which_its_process_was_killed_three_times_is_poison() {
     assert_eq!(*seen.lock().unwrap(), [id; 3]);
 }
 
-/// S30b: four ran when the process was killed. They are suspects, and run one at a time, so that the next crash names
-/// one of them; who waited is innocent, and runs beside them.
+/// Four tasks ran when the process was killed. They are suspects and run one at a time, so that the next crash
+/// identifies one of them. A task that waited is innocent, and runs beside them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn suspects_of_a_killed_process_run_one_at_a_time_beside_innocent_tasks() {
     let lives = Lives::new();
@@ -321,7 +320,7 @@ async fn suspects_of_a_killed_process_run_one_at_a_time_beside_innocent_tasks() 
         first.until(id, TaskState::Running).await;
         suspects.push(id);
     }
-    // In the order in which they will run: of one millisecond, the ids decide.
+    // In the order in which they will run: within one millisecond, the ids decide.
     suspects.sort_unstable();
     let innocent = first.accepted(fc("/innocent").empty()).await;
     lives.kill();
@@ -354,7 +353,8 @@ async fn suspects_of_a_killed_process_run_one_at_a_time_beside_innocent_tasks() 
     end(first).await;
 }
 
-/// S62: what an engine has is let go of with it: the application, the file, and all that a hook and a handler hold.
+/// Everything an engine has is dropped with it: the application, the file, and everything that a hook and a handler
+/// hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_is_opened_and_shut_down_many_times_in_one_process_and_nothing_is_left() {
     let lives = Lives::new();
@@ -377,7 +377,7 @@ async fn a_file_is_opened_and_shut_down_many_times_in_one_process_and_nothing_is
         ids.push(id);
         end(app).await;
         assert_eq!(open_files(&lives.path()), 0, "life {life}");
-        // What was told to end may still be on its way out.
+        // A handler that got its stop signal may still be ending.
         let let_go = async {
             while Arc::strong_count(&held) > 1 {
                 tokio::task::yield_now().await;
@@ -397,12 +397,12 @@ fn open_files(path: &std::path::Path) -> usize {
 
 #[cfg(not(target_os = "linux"))]
 fn open_files(path: &std::path::Path) -> usize {
-    // Its lock is gone, or this fails.
+    // Its lock is free, or this fails.
     drop(redb::Database::open(path).unwrap());
     0
 }
 
-/// S2, S3: the process was killed before the 202 left, for all the client knows, and the request comes again.
+/// The client cannot tell that the process was killed before the 202 was sent, and sends the request again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_and_a_task_id_mean_the_same_task_after_a_kill() {
     let lives = Lives::new();
@@ -430,7 +430,7 @@ async fn a_key_and_a_task_id_mean_the_same_task_after_a_kill() {
     end(first).await;
 }
 
-/// Neither a restart nor the time it took moves a task's time; nor does it wait any longer than it must.
+/// Neither a restart nor its duration changes a task's time, and the task waits no longer than it must.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delayed_task_keeps_its_time_across_lives() {
     let lives = Lives::new();
@@ -473,7 +473,7 @@ async fn retention_goes_on_across_lives() {
     end(first).await;
 }
 
-/// S44, when the file is opened: a stop that was acknowledged is not followed by another attempt.
+/// When the file is opened: no attempt follows an acknowledged stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_asked_for_before_a_kill_is_honoured_after_it() {
     let lives = Lives::new();
@@ -500,10 +500,10 @@ async fn a_stop_asked_for_before_a_kill_is_honoured_after_it() {
     end(second).await;
 }
 
-/// S54: the process dies when the task has ended and before its hook has been told; or when it has been, and that is not
-/// written down yet. It is told after the restart, under the id it had or would have had.
+/// The process dies after the task ended and before its hook was called, or before that call was recorded. The hook is
+/// called after the restart, with the same id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hook_that_a_kill_came_before_is_told_after_it_under_the_same_id() {
+async fn a_hook_that_a_kill_prevented_is_called_after_it_with_the_same_id() {
     let lives = Lives::new();
     let (tell, mut told) = mpsc::unbounded_channel();
     let hook = |waits: bool| {
@@ -522,7 +522,7 @@ async fn a_hook_that_a_kill_came_before_is_told_after_it_under_the_same_id() {
     let before = soon(told.recv()).await.unwrap();
     assert_eq!(first.record(id).await.state, TaskState::Succeeded);
     lives.kill();
-    // The claim of the one who was telling is of its own time.
+    // The claim of the interrupted delivery must lapse first.
     lives.clock.advance(HOUR);
     let second = lives
         .start(routes(), |builder| builder.on_completion(hook(false)))

@@ -32,7 +32,6 @@ use crate::engine_support::{
     quick, reached, respond, serve, soon, stored, submission, submit,
 };
 
-/// S35
 #[tokio::test]
 async fn every_status_ends_its_task_as_documented() {
     let tasks = serve(quick(MemoryStore::new()).retry(at_once(1)), |request| async move {
@@ -58,7 +57,6 @@ async fn every_status_ends_its_task_as_documented() {
     }
 }
 
-/// S35
 #[tokio::test]
 async fn retry_after_is_obeyed_up_to_an_hour() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000_000));
@@ -98,7 +96,6 @@ async fn retry_after_is_obeyed_up_to_an_hour() {
     assert_eq!(ended(&tasks, long).await.state, TaskState::Succeeded);
 }
 
-/// S29
 #[tokio::test]
 async fn a_panic_in_the_handler_is_a_failed_attempt_and_no_more() {
     let tasks = serve(quick(MemoryStore::new()).concurrency(1), |request| async move {
@@ -116,7 +113,7 @@ async fn a_panic_in_the_handler_is_a_failed_attempt_and_no_more() {
     look_round(&tasks).await;
 }
 
-/// A service that panics where it is told to.
+/// A service that panics at a chosen place.
 struct Fragile {
     at: Arc<Mutex<Option<Place>>>,
     tries: Arc<AtomicUsize>,
@@ -181,7 +178,6 @@ impl Service<Request<RequestBody>> for Fragile {
     }
 }
 
-/// S29
 #[tokio::test]
 async fn a_panic_anywhere_in_the_application_is_a_failed_attempt() {
     for place in [Place::Clone, Place::Ready, Place::Call, Place::Poll, Place::Drop] {
@@ -211,7 +207,7 @@ async fn a_panic_anywhere_in_the_application_is_a_failed_attempt() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_application_is_told_with_its_causes() {
+async fn an_error_of_the_application_is_shown_with_its_causes() {
     #[derive(Debug, thiserror::Error)]
     #[error("could not transcode")]
     struct Outer(#[source] std::io::Error);
@@ -227,7 +223,6 @@ async fn an_error_of_the_application_is_told_with_its_causes() {
     assert_eq!(tasks.response(id).await.unwrap(), None);
 }
 
-/// S33
 #[tokio::test]
 async fn a_body_that_breaks_off_fails_the_attempt_and_is_kept_marked() {
     let tasks = serve(quick(MemoryStore::new()), |_| async {
@@ -275,7 +270,6 @@ async fn an_attempt_that_takes_too_long_is_dropped_and_tried_again() {
     look_round(&tasks).await;
 }
 
-/// S31
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_its_thread_fails_and_its_slot_is_shown_as_stuck() {
     let (release, blocked) = mpsc::channel::<()>();
@@ -313,7 +307,6 @@ async fn a_handler_that_blocks_its_thread_fails_and_its_slot_is_shown_as_stuck()
     );
 }
 
-/// S32
 #[tokio::test]
 async fn a_blocking_thread_goes_on_when_its_attempt_is_over_and_changes_nothing() {
     let (release, blocked) = mpsc::channel::<()>();
@@ -359,7 +352,7 @@ async fn a_handler_can_say_that_trying_again_cannot_help() {
     );
 }
 
-/// Tries a 404 again, and takes a 500 for a success.
+/// Retries a 404, and takes a 500 for a success.
 struct Contrary(u32);
 
 impl RetryPolicy for Contrary {
@@ -417,8 +410,8 @@ async fn a_policy_of_ones_own_decides() {
     );
 }
 
-/// A policy's panic took the attempt's task along: nothing was written, the lease ran out, and after three rounds the task
-/// was poison. Where it panics, the default decides.
+/// A panic of the policy used to end the attempt's task: nothing was written, the lease ran out, and after three rounds
+/// the task was poison. Where the policy panics, the default decides.
 #[tokio::test]
 async fn a_policy_that_panics_is_passed_over() {
     let builder = quick(MemoryStore::new())
@@ -433,7 +426,7 @@ async fn a_policy_that_panics_is_passed_over() {
     );
 }
 
-/// `max_retries` of `u32::MAX` ran over when the first run was added, to no retries at all.
+/// `max_retries` of `u32::MAX` used to overflow when the first run was added, to no retries at all.
 #[tokio::test]
 async fn a_task_can_be_retried_for_ever() {
     let tasks = serve(quick(MemoryStore::new()).retry(Contrary(u32::MAX)), contrary);
@@ -552,7 +545,7 @@ async fn a_delayed_task_is_not_early() {
     for wait in [Duration::ZERO, Duration::from_millis(3_599_999)] {
         clock.advance(wait);
         look_round(&tasks).await;
-        // The engine claims whatever is due when it looks: by hand too, that is nothing.
+        // The engine has looked, and claimed nothing.
         assert_eq!(find(&tasks, id).await.attempt, 0);
     }
     clock.advance(Duration::from_millis(1));
@@ -560,7 +553,6 @@ async fn a_delayed_task_is_not_early() {
     assert_eq!(record.started_at, Some(Timestamp::from_millis(3_601_000)));
 }
 
-/// S40
 #[tokio::test]
 async fn a_task_that_waited_too_long_expires_and_its_hook_is_called() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
@@ -584,12 +576,11 @@ async fn a_task_that_waited_too_long_expires_and_its_hook_is_called() {
         (completion.request_id(), completion.state, completion.condition),
         (id, TaskState::Expired, Condition::Failure)
     );
-    // Not run, even when what it waited for has come.
+    // It does not run, even after its time has come.
     clock.advance(Duration::from_secs(3600));
     assert_eq!(find(&tasks, id).await, record);
 }
 
-/// S23
 #[test]
 fn a_blocked_runtime_does_not_lose_the_leases_of_its_neighbours() {
     const LEASE: Duration = Duration::from_millis(600);
@@ -628,7 +619,7 @@ fn a_blocked_runtime_does_not_lose_the_leases_of_its_neighbours() {
             counts.queued() == 0
         })
         .await;
-        // Somebody who would take what lapses. Built now, so that it claims nothing before.
+        // An engine that would rescue a lapsed task. Built now, so that it claims nothing before.
         let rescuer = serve(quick(store).lease(LEASE).runtime(other.handle().clone()), |_| async {
             ok()
         });
@@ -713,7 +704,7 @@ async fn two_engines_share_the_work_and_nothing_runs_twice() {
     let mut ids = HashSet::new();
     for _ in 0..TASKS {
         ids.insert(submit(&engines[0], "/").await);
-        // Kept by neither: whoever claims it first has it.
+        // Held by neither engine: the first to claim it gets it.
         let task = new_task("/");
         ids.insert(task.id);
         inserted(ledger(&store).insert(Insert::new(task)).await.unwrap());

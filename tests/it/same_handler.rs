@@ -1,5 +1,5 @@
-//! Thousands of requests, each sent twice: to be answered at once, and to be run later. The handler writes down all that it
-//! sees, which must be the same but for the one list of what may differ.
+//! Sends thousands of requests twice: to be answered at once, and to run later. The handler records everything that it
+//! sees, which must be the same except for the one list of differences.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -39,7 +39,7 @@ use crate::support::{no_retries, soon};
 
 const CASES: u64 = 2_000;
 
-/// How many cases are under way at once, each on a connection of its own.
+/// How many cases run at once, each on its own connection.
 const CONNECTIONS: u64 = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,7 +74,7 @@ struct Seen {
     target: [String; 3],
     version: Version,
     headers: HeaderMap,
-    /// What axum's router leaves around it.
+    /// What axum's router adds to it.
     around: String,
     body: Bytes,
     has_trailers: bool,
@@ -96,7 +96,7 @@ async fn compare(server: &Server, client: &mut Client, case: u64, asked: &Asked)
     same("the body", &now.body, &later.body)?;
     same("the body sent", &asked.frames.concat(), &later.body.to_vec())?;
 
-    // By the list, and by nothing else.
+    // Differences only as the list allows.
     let method = asked.method.as_str();
     let alike = |headers: &HeaderMap| {
         let alike = headers.iter().filter(|(name, _)| {
@@ -108,7 +108,7 @@ async fn compare(server: &Server, client: &mut Client, case: u64, asked: &Asked)
     };
     same("a header", &alike(&now.headers), &alike(&later.headers))?;
 
-    // What the list says of those that differ.
+    // What the list says about those that differ.
     let values = |seen: &Seen, name: &str| -> Vec<_> { seen.headers.get_all(name).iter().cloned().collect() };
     let length = match later.body.is_empty() {
         true => values(&now, "content-length"),
@@ -127,7 +127,7 @@ async fn compare(server: &Server, client: &mut Client, case: u64, asked: &Asked)
     Ok(())
 }
 
-/// Who waits for what is seen of a case, now or later.
+/// The waiters for what the handler sees of a case, now or later.
 type Waiting = HashMap<(u64, bool), oneshot::Sender<Seen>>;
 
 /// The layer in a router of axum, below a prefix and without one, over both protocols.
@@ -198,7 +198,7 @@ impl Server {
         server
     }
 
-    /// What the handler sees of the request.
+    /// Sends the request. Answers with what the handler sees.
     async fn sent(&self, client: &mut Client, case: u64, asked: &Asked, later: bool) -> Result<Seen, String> {
         let (tell, seen) = oneshot::channel();
         self.waiting.lock().unwrap().insert((case, later), tell);
@@ -238,7 +238,7 @@ async fn around(head: &mut Parts) -> String {
 
 type Sent = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A connection, made again when it was closed.
+/// A connection, opened again after it was closed.
 struct Client {
     is_http2: bool,
     address: SocketAddr,
@@ -291,7 +291,7 @@ impl Client {
 
 const CASE: HeaderName = HeaderName::from_static("x-case");
 
-/// What a client writes where only this crate has something to say.
+/// A value that clients send in headers that only this crate may set.
 const FORGED: &str = "forged";
 
 /// One request.
@@ -301,7 +301,7 @@ struct Asked {
     target: Uri,
     headers: Vec<(HeaderName, HeaderValue)>,
     frames: Vec<Vec<u8>>,
-    /// Whether the whole body is one frame, whose length is told.
+    /// Whether the whole body is one frame, whose length is declared.
     in_one: bool,
     trailers: Option<HeaderMap>,
     prefers: bool,
@@ -335,7 +335,7 @@ impl Asked {
         let in_one = random.bool() && !trailed;
         if !is_http2 {
             if !in_one && !frames.is_empty() {
-                // The client would not send it on a GET otherwise.
+                // Without it, the client would not send a body on a GET.
                 headers.push((http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")));
             }
             headers.push((http::header::HOST, HeaderValue::from_static("here:80")));
@@ -408,8 +408,8 @@ fn text(random: &mut Rng, alphabet: &[u8], most: usize) -> String {
         .collect()
 }
 
-/// A path, sometimes long, sometimes below the prefix; with a scheme and an authority as well over HTTP/2, and sometimes
-/// over HTTP/1; or an asterisk.
+/// A path, sometimes long, sometimes below the prefix. Over HTTP/2, and sometimes over HTTP/1, with a scheme and an
+/// authority. Or an asterisk.
 fn target(random: &mut Rng, method: &Method, is_http2: bool) -> Uri {
     let mut path = match random.u8(0..8) {
         0 if *method == Method::OPTIONS => "*".to_owned(),
@@ -507,7 +507,7 @@ fn header(random: &mut Rng, is_http2: bool) -> (HeaderName, HeaderValue) {
     }
 }
 
-/// The generator is worth something only if it makes what it is said to make.
+/// The generator is useful only if it makes every kind of request.
 #[test]
 fn the_requests_are_of_every_kind() {
     let mut kinds = BTreeMap::<&str, usize>::new();

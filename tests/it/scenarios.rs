@@ -1,8 +1,8 @@
-//! `tests/README.md` says which test shows what: this holds it to that.
+//! Checks the table in `tests/README.md`: every test that it names must exist.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// The rows of its table: a scenario, and the tests that show it as `file::name`.
+/// The rows of the table: a scenario, and the tests that show it as `file::name`.
 fn rows(page: &str) -> Vec<(&str, Vec<&str>)> {
     let table = page
         .split("## Which test shows what")
@@ -22,7 +22,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Where the files of tests are. Where two have one of this name, it is the first one's.
+/// The folders of test files. If two have a file of this name, the first one counts.
 const PLACES: [&str; 3] = ["tests/it", "crates/redb/tests/it", "lab/tests/it"];
 
 fn place_of(file: &str) -> String {
@@ -33,7 +33,7 @@ fn place_of(file: &str) -> String {
 }
 
 #[test]
-fn every_test_that_is_named_is_there_and_names_its_scenario() {
+fn every_test_in_the_table_exists() {
     let page = read("tests/README.md");
     let rows = rows(&page);
     assert!(rows.len() > 40, "only {} rows were found", rows.len());

@@ -1,4 +1,4 @@
-//! What no view shows: credentials in headers, queries, URLs and logs, wherever the task's life puts them.
+//! What no view shows: credentials in headers, queries, URLs and logs, anywhere in a task's life.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ use crate::{
     support::{App, WithoutBody, fc, no_retries},
 };
 
-/// Stands in every secret below, and in nothing else.
+/// Part of every secret below, and of nothing else.
 const PLANTED: &str = "PLANTED";
 
 const SECRET_HEADERS: [&str; 12] = [
@@ -60,7 +60,7 @@ const WITH_URLS: [(&str, &str); 8] = [
     ("x-lookup", "https://example.org/?X-Customer=PLANTED"),
 ];
 
-/// What is no secret, though it ends like one or stands in a URL.
+/// Values that are not secret, although they end like a secret or are in a URL.
 const ORDINARY: [(&str, &str); 4] = [
     ("idempotency-key", "\"key-of-a-request\""),
     ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
@@ -101,7 +101,7 @@ async fn breaks() -> &'static str {
     panic!("no answer from https://me:PLANTED@example.org/?sig=PLANTED&page=2")
 }
 
-/// What is written, for the test to read.
+/// Collects the written text.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -274,7 +274,7 @@ async fn no_planted_secret_is_in_any_view_of_a_task() {
     assert_hidden("the log of the process", &log);
 }
 
-/// An edit can be made from what is shown: a secret that nobody touched is what it was, those of URLs in headers too.
+/// An edit can be made from what is shown: secrets that are left redacted keep their value, also in URLs in headers.
 #[tokio::test]
 async fn an_edit_puts_back_every_secret_that_reads_redacted() {
     let (recorder, mut seen) = crate::support::recorder();

@@ -28,8 +28,8 @@ async fn claim(store: &Ledger) -> Vec<ClaimedTask> {
     store.claim(claim).await.unwrap().tasks
 }
 
-/// The simulation found it: a machine came up with its clock nine days behind, and what was accepted before waited for
-/// the tenth. What is written has happened, so the store goes by a time that is not before it.
+/// The simulation found this: a machine started with its clock nine days behind, and tasks that were accepted before
+/// waited until the tenth day. The store must not start before the times that it has written.
 #[tokio::test]
 async fn nothing_waits_for_a_clock_that_was_set_back() {
     let folder = tempdir().unwrap();
@@ -72,7 +72,7 @@ async fn nothing_waits_for_a_clock_that_was_set_back() {
     assert_eq!(record.state, TaskState::Running);
     drop(store);
 
-    // Once the clock is right again, it is gone by again.
+    // After the clock is corrected, the store follows it again.
     let right = ManualClock::new(Timestamp::from_millis(101 * DAY));
     let store = open(&right).await;
     let _ = store.insert(Insert::new(task(4))).await.unwrap();

@@ -21,7 +21,6 @@ use crate::engine_support::{
     reached, serve, serve_gated, soon, submission, submit,
 };
 
-/// S46
 #[tokio::test]
 async fn a_shutdown_lets_running_tasks_end_and_leaves_waiting_ones() {
     let (store, gate) = (MemoryStore::new(), Gate::new());
@@ -59,7 +58,6 @@ async fn a_shutdown_lets_running_tasks_end_and_leaves_waiting_ones() {
     assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 1));
 }
 
-/// S46
 #[tokio::test]
 async fn what_is_handed_back_runs_again_uncharged() {
     let (store, gate, dropped) = (MemoryStore::new(), Gate::new(), Dropped::default());
@@ -83,7 +81,7 @@ async fn what_is_handed_back_runs_again_uncharged() {
 }
 
 #[tokio::test]
-async fn a_handler_is_told_of_the_end_and_may_still_succeed() {
+async fn a_handler_sees_the_shutdown_and_may_still_succeed() {
     let (store, gate) = (MemoryStore::new(), Gate::new());
     let at_gate = gate.clone();
     let tasks = serve(quick(store.clone()), move |request| {
@@ -115,7 +113,6 @@ async fn a_handler_is_told_of_the_end_and_may_still_succeed() {
     assert_eq!(badly.await, (TaskState::Enqueued, 0), "as if it had not been begun");
 }
 
-/// S46
 #[tokio::test]
 async fn a_second_shutdown_cuts_the_grace_of_the_first_short() {
     let gate = Gate::new();
@@ -141,7 +138,6 @@ async fn a_second_shutdown_cuts_the_grace_of_the_first_short() {
     assert_eq!(soon(first).await.unwrap(), second);
 }
 
-/// S62
 #[tokio::test]
 async fn engine_after_engine_can_be_built_on_one_store() {
     let store = MemoryStore::new();
@@ -156,7 +152,6 @@ async fn engine_after_engine_can_be_built_on_one_store() {
     }
 }
 
-/// S64
 #[tokio::test]
 async fn close_ends_every_wait_and_every_subscription() {
     let gate = Gate::new();
@@ -189,7 +184,7 @@ async fn close_ends_every_wait_and_every_subscription() {
     }
     assert_eq!(soon(stream).await.unwrap().unwrap(), None);
 
-    // What runs goes on, and can be looked at.
+    // The running task goes on, and can be read.
     gate.open();
     reached(&tasks, id, TaskState::Succeeded).await;
 }
@@ -265,8 +260,8 @@ async fn recovery_begins_with_the_layer_and_waits_for_no_request() {
     }
 }
 
-/// The last task's end was written, and the shutdown saw that nothing was under way before the driver saw that there was
-/// a hook to call. With a store in memory that hook was never called.
+/// The last task's end was written, and the shutdown saw no work left before the driver saw the hook to call. On a
+/// store in memory that hook was never called.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_hook_of_the_last_task_is_called_before_the_end() {
     for _ in 0..200 {
@@ -291,7 +286,7 @@ async fn the_hook_of_the_last_task_is_called_before_the_end() {
     }
 }
 
-/// A claim that the driver had just begun started attempts after the shutdown had looked for them: their results met a
+/// A claim that the driver had just begun started attempts after the shutdown had checked for them: their results met a
 /// closed store, and the tasks stayed running for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_running_whenever_the_shutdown_comes() {
@@ -317,7 +312,7 @@ async fn nothing_is_left_running_whenever_the_shutdown_comes() {
     }
 }
 
-/// A claim answered after the cut is handed back, and its tasks are not begun.
+/// A claim that is answered after the cut is handed back, and its tasks do not begin.
 #[tokio::test]
 async fn what_is_claimed_during_the_shutdown_is_handed_back() {
     let memory = MemoryStore::new();
@@ -331,7 +326,7 @@ async fn what_is_claimed_during_the_shutdown_is_handed_back() {
         async { ok() }
     });
     soon(claim.arrived()).await;
-    // Twice, so that the grace is over for sure when the second has been polled.
+    // Twice, so that the grace is certainly over after the second was polled.
     let first = tasks.shutdown(Duration::ZERO);
     let second = tasks.shutdown(Duration::ZERO);
     let release = async { claim.release() };
@@ -345,7 +340,7 @@ async fn what_is_claimed_during_the_shutdown_is_handed_back() {
     assert_eq!(begun.load(Ordering::SeqCst), 0);
 }
 
-/// Returns when the engine is closed: then nobody waits for a running task any longer.
+/// Returns when the engine is closed: then waits for a running task end.
 async fn closed(tasks: &Tasks, running: RequestId) {
     let record = soon(tasks.wait(running, Duration::MAX)).await.unwrap();
     assert_eq!(record.unwrap().state, TaskState::Running);

@@ -20,7 +20,6 @@ use crate::engine_support::{
     respond, serve, serve_gated, stored, submission, submit,
 };
 
-/// S41
 #[tokio::test]
 async fn a_task_stopped_while_it_waits_never_runs() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
@@ -38,7 +37,7 @@ async fn a_task_stopped_while_it_waits_never_runs() {
 }
 
 #[tokio::test]
-async fn a_running_task_is_told_to_stop_and_its_answer_is_dropped() {
+async fn a_running_task_is_stopped_and_its_answer_is_dropped() {
     let gate = Gate::new();
     let at_gate = gate.clone();
     let tasks = serve(quick(MemoryStore::new()), move |request| {
@@ -81,12 +80,11 @@ async fn a_handler_that_ignores_a_stop_is_dropped_after_the_grace() {
     assert!(dropped.is_dropped());
 }
 
-/// S42
 #[tokio::test]
-async fn a_task_that_runs_elsewhere_is_told_with_its_next_renewal() {
+async fn a_task_that_runs_elsewhere_is_stopped_at_its_next_renewal() {
     let (store, gate) = (MemoryStore::new(), Gate::new());
     let at_gate = gate.clone();
-    // Three renewals: a machine that is busy for one of them does not make it a crash.
+    // Three renewals per lease: a machine that is too busy for one of them does not make it a crash.
     let builder = quick(store.clone()).lease(Duration::from_secs(2));
     let here = serve(builder, move |request| {
         let (gate, task) = (at_gate.clone(), context(&request));
@@ -108,7 +106,6 @@ async fn a_task_that_runs_elsewhere_is_told_with_its_next_renewal() {
     );
 }
 
-/// S42
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_stop_and_a_claim_one_wins() {
     const ROUNDS: usize = 500;
@@ -126,7 +123,7 @@ async fn of_a_stop_and_a_claim_one_wins() {
     });
     let mut seen = HashSet::new();
     for round in 0..ROUNDS {
-        // The one is claimed when the other makes room.
+        // The second task is claimed when the first frees the slot.
         let first = submit(&tasks, "/first").await;
         gate.arrived(1).await;
         let id = submit(&tasks, "/").await;
@@ -148,7 +145,7 @@ async fn of_a_stop_and_a_claim_one_wins() {
     assert!(seen.len() > 1, "the rounds have gone one way only");
 }
 
-/// Stops the task on one thread, so many turns of it later, while `other` happens on another.
+/// Stops the task on one thread, after so many yields, while `other` happens on another.
 async fn stop_beside(tasks: &Tasks, id: RequestId, turns: usize, other: impl FnOnce()) -> Stop {
     let barrier = Arc::new(Barrier::new(2));
     let stopping = tokio::spawn({
@@ -166,7 +163,6 @@ async fn stop_beside(tasks: &Tasks, id: RequestId, turns: usize, other: impl FnO
     stopping.await.unwrap()
 }
 
-/// S43
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_stop_and_an_end_one_wins() {
     const ROUNDS: usize = 500;
@@ -222,7 +218,6 @@ async fn stopping_twice_is_stopping_once() {
     assert_eq!(stopping.count(), 1);
 }
 
-/// S44
 #[tokio::test]
 async fn a_task_stopped_after_its_worker_died_ends_when_the_lease_does_and_is_not_run_again() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
@@ -239,9 +234,8 @@ async fn a_task_stopped_after_its_worker_died_ends_when_the_lease_does_and_is_no
     assert_eq!(find(&tasks, id).await, record);
 }
 
-/// S45
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_who_run_a_task_again_one_does() {
+async fn of_many_reruns_at_once_one_wins() {
     const ROUNDS: u32 = 50;
     let gate = Gate::new();
     let at_gate = gate.clone();
@@ -283,10 +277,10 @@ async fn of_many_who_run_a_task_again_one_does() {
         let record = ended(&tasks, id).await;
         assert_eq!((record.generation, record.attempt), (generation, 1));
     }
-    assert!(!gate.somebody_came());
+    assert!(!gate.has_arrival());
 }
 
-/// A stop that was acknowledged is never followed by a later attempt, however the present one ends.
+/// No attempt follows an acknowledged stop, however the present one ends.
 #[tokio::test]
 async fn a_stopped_attempt_is_never_tried_again() {
     let gate = Gate::new();
@@ -318,5 +312,5 @@ async fn a_stopped_attempt_is_never_tried_again() {
         let record = ended(&tasks, id).await;
         assert_eq!((record.state, record.attempt), (TaskState::Stopped, 1));
     }
-    assert!(!gate.somebody_came());
+    assert!(!gate.has_arrival());
 }

@@ -1,4 +1,4 @@
-//! Many tasks taken in at once.
+//! Many tasks submitted at once.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -127,7 +127,7 @@ async fn a_thousand_run_once_each_and_never_more_than_there_are_slots() {
     }
 }
 
-/// None of them is left to its lease, whether it was born claimed or not, and none runs twice.
+/// None is left to its lease, whether it was claimed with the insert or not, and none runs twice.
 #[tokio::test]
 async fn if_the_answer_is_lost_all_run_once_all_the_same() {
     let store = FaultStore::new(MemoryStore::new());

@@ -1,4 +1,4 @@
-//! An application around the layer, and what the tests ask of it.
+//! An application around the layer, and helpers for tests.
 
 use std::{
     convert::Infallible,
@@ -35,10 +35,10 @@ use tower_respond_async::{
     TaskRecord, TaskState, TaskStore, Tasks, allow_everyone, task::TaskRef,
 };
 
-/// How long anything may take before it counts as never: long, so that a busy machine proves nothing wrong.
+/// How long anything may take before it counts as hanging. Long, so that a busy machine fails no test.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The future's answer, which must come.
+/// The output of the future. It must resolve within the deadline.
 #[track_caller]
 pub(crate) fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let place = std::panic::Location::caller();
@@ -114,7 +114,7 @@ where
             .await
     }
 
-    /// Sends what must be accepted as a new task: its id.
+    /// Sends a request that must be accepted as a new task. Answers with its id.
     pub(crate) async fn accepted(&self, request: Request<Body>) -> RequestId {
         let answer = self.send(request).await;
         answer.assert_accepted();
@@ -143,7 +143,7 @@ where
         })
     }
 
-    /// The task, once it has ended, however it did.
+    /// The task, after it has ended in any way.
     pub(crate) async fn ended(&self, id: RequestId) -> Arc<TaskRecord> {
         let mut waited = soon(self.tasks.wait(id, DEADLINE)).await.unwrap();
         waited
@@ -152,7 +152,7 @@ where
             .expect("it has ended")
     }
 
-    /// The response of a task that must end well.
+    /// The response of a task that must succeed.
     pub(crate) async fn response(&self, id: RequestId) -> Answered {
         let task = self.ended(id).await;
         assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
@@ -164,7 +164,7 @@ where
         }
     }
 
-    /// How many tasks are kept, in whatever state.
+    /// How many tasks are stored, in any state.
     pub(crate) async fn kept(&self) -> u64 {
         let stats = self.tasks.stats().await.unwrap();
         stats.counts.iter().map(|(_, count)| count).sum()
@@ -231,7 +231,7 @@ impl Answered {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The one value of a header, or nothing.
+    /// The one value of a header, or an empty string.
     #[track_caller]
     pub(crate) fn header(&self, name: &str) -> &str {
         let mut values = self.headers.get_all(name).iter();
@@ -240,7 +240,7 @@ impl Answered {
         value
     }
 
-    /// The names of all headers, in order of the alphabet.
+    /// The names of all headers, in alphabetical order.
     pub(crate) fn header_names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
@@ -264,7 +264,7 @@ impl Answered {
         assert_eq!(self.status, 202, "{self:?}");
     }
 
-    /// Asserts that this is a refusal of the layer, and says so in every way a client may look for it.
+    /// Asserts that this is a refusal of the layer, in every place where a client may check.
     #[track_caller]
     pub(crate) fn assert_refused(&self, status: u16, code: &str, retry_after: Option<&str>) {
         assert_eq!(self.status, status, "{self:?}");
@@ -310,9 +310,9 @@ pub(crate) fn prefer(path: &str, preferences: &str) -> request::Builder {
 }
 
 pub(crate) trait WithoutBody {
-    /// The request, with no body.
+    /// The request, without a body.
     fn empty(self) -> Request<Body>;
-    /// The request, with a body that must not be looked at.
+    /// The request, with a body that must not be read.
     fn unread(self) -> Request<Body>;
     /// The request, with this body.
     fn with(self, body: impl Into<Body>) -> Request<Body>;
@@ -369,7 +369,7 @@ async fn status(Path(code): Path<u16>) -> Response<Body> {
     (status, [("x-from", "the handler")], format!("this is {status}")).into_response()
 }
 
-/// What the handler is told about its task.
+/// Answers with the handler's view of its task.
 async fn whoami(task: TaskContext) -> axum::Json<Value> {
     axum::Json(json!({
         "isTask": task.is_task(),
@@ -383,12 +383,12 @@ async fn panics() -> StatusCode {
     panic!("asked to panic");
 }
 
-/// No second try: what fails has failed.
+/// A policy without retries.
 pub(crate) fn no_retries() -> Backoff {
     Backoff::new().max_retries(0)
 }
 
-/// Calls the application, its answer to be polled by hand.
+/// Calls the application. The test polls the answer.
 pub(crate) fn by_hand(app: &App, request: Request<Body>) -> task::Spawn<impl Future<Output = Response<Body>> + use<>> {
     let mut service = app.service.clone();
     let readied = task::spawn(()).enter(|cx, _| Service::<Request<Body>>::poll_ready(&mut service, cx));
@@ -397,7 +397,7 @@ pub(crate) fn by_hand(app: &App, request: Request<Body>) -> task::Spawn<impl Fut
     task::spawn(async move { answer.await.unwrap() })
 }
 
-/// A handler that says when it has begun, and ends when it is let.
+/// A handler that reports when it has begun, and ends when the test lets it.
 #[derive(Clone)]
 pub(crate) struct Gate {
     arrived: Arc<Semaphore>,
@@ -420,7 +420,7 @@ impl Gate {
         })
     }
 
-    /// The playground's routes, and this at `/gate`.
+    /// The playground's routes, and this handler at `/gate`.
     pub(crate) fn among_routes(&self) -> Router {
         routes().route("/gate", self.route())
     }
@@ -443,7 +443,7 @@ impl Gate {
     }
 }
 
-/// A handler that keeps every request it is sent.
+/// A handler that records every request.
 pub(crate) fn recorder() -> (MethodRouter, mpsc::UnboundedReceiver<Request<Bytes>>) {
     let (seen, requests) = mpsc::unbounded_channel();
     let handler = any(move |request: Request<Body>| {
@@ -457,7 +457,7 @@ pub(crate) fn recorder() -> (MethodRouter, mpsc::UnboundedReceiver<Request<Bytes
     (handler, requests)
 }
 
-/// A runtime beside the test's own, for an engine whose time goes on while the test's stands still.
+/// A second runtime, for an engine whose time goes on while the test's is paused.
 pub(crate) fn other_runtime() -> Handle {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| {
@@ -467,7 +467,7 @@ pub(crate) fn other_runtime() -> Handle {
     runtime.handle().clone()
 }
 
-/// Sends bytes as they are, and reads to the end of the connection.
+/// Sends raw bytes, and reads to the end of the connection.
 pub(crate) async fn talk(address: SocketAddr, bytes: &[u8]) -> String {
     let mut connection = TcpStream::connect(address).await.unwrap();
     connection.write_all(bytes).await.unwrap();
@@ -476,7 +476,7 @@ pub(crate) async fn talk(address: SocketAddr, bytes: &[u8]) -> String {
 
 pub(crate) async fn read_to_end(connection: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    // What was read counts, even where the server then resets the connection since we sent what it does not read.
+    // Keep what was read, even if the server then resets the connection because of bytes that it did not read.
     let _ = soon(connection.read_to_end(&mut answer)).await;
     String::from_utf8(answer).unwrap()
 }
@@ -486,7 +486,7 @@ pub(crate) fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
 }
 
-/// Adds to a request what its builder cannot be given.
+/// Adds a header whose value the request's builder does not accept.
 pub(crate) fn and_header(mut request: Request<Body>, name: &'static str, value: &[u8]) -> Request<Body> {
     let value = HeaderValue::from_bytes(value).unwrap();
     request.headers_mut().insert(HeaderName::from_static(name), value);

@@ -1,4 +1,5 @@
-//! A request that does not ask: nothing is changed, nothing is buffered, nothing is paid. And both kinds, polled by hand.
+//! A request that does not ask for async is not changed, not buffered, and costs nothing. And both kinds of request,
+//! polled by hand.
 
 use std::{
     convert::Infallible,
@@ -26,7 +27,7 @@ use tower_respond_async::{
 
 use crate::support::{Answered, App, Gate, WithoutBody, by_hand, fc, prefer, routes, soon};
 
-/// A body that is told from every other by its type, its frames and its hints.
+/// A body that differs from every other by its type, its frames and its hints.
 struct Marked(&'static str);
 
 impl http_body::Body for Marked {
@@ -42,7 +43,7 @@ impl http_body::Body for Marked {
     }
 }
 
-/// Keeps the request as it came, whatever its body, and answers with what is not often seen.
+/// Keeps the request as it came, with any body, and answers with unusual values.
 #[derive(Clone)]
 struct Keep(Arc<Mutex<Vec<Request<AnyBody>>>>);
 
@@ -102,7 +103,7 @@ async fn what_does_not_ask_passes_through_as_it_is() {
         request.extensions_mut().insert(7_u8);
 
         let mut response = service.call(request).await.unwrap();
-        // The one thing that is added: the answer might have been another, had the preference been.
+        // The only addition: with another preference the answer might have been different.
         let vary = response.headers_mut().remove("vary");
         assert_eq!(vary.is_some(), hint == "prefer");
         assert_eq!(
@@ -127,7 +128,7 @@ async fn what_does_not_ask_passes_through_as_it_is() {
     }
 }
 
-/// A handler that reads its body frame by frame must get each as it comes, however long the next one takes.
+/// A handler that reads its body frame by frame gets each at once, however long the next one takes.
 #[tokio::test]
 async fn a_body_is_not_buffered() {
     for preferences in ["", "return=minimal"] {
@@ -172,7 +173,7 @@ async fn a_response_is_not_buffered() {
     assert!(soon(body.frame()).await.is_none());
 }
 
-/// Answers at once, without an allocation of its own.
+/// Answers at once, without an allocation.
 #[derive(Clone)]
 struct Bare;
 
@@ -190,12 +191,12 @@ impl<B> Service<Request<B>> for Bare {
     }
 }
 
-/// How many allocations it takes to clone a service, ready it and have it answer, all requests together.
+/// How many allocations it takes to clone a service, make it ready and call it, for all requests together.
 fn allocations<S, B>(service: &S, requests: Vec<Request<B>>) -> u64
 where
     S: Service<Request<B>, Error = Infallible> + Clone,
 {
-    // Taken one by one: the requests and the vector are freed here, not allocated.
+    // Takes the requests one by one: they and the vector are freed here, not allocated.
     let counted = allocation_counter::measure(|| {
         for request in requests {
             let mut service = service.clone();
@@ -226,11 +227,11 @@ async fn the_synchronous_path_allocates_nothing() {
     assert_eq!(allocations(&Bare, requests(RequestBody::empty)), 0, "the floor");
     assert_eq!(allocations(&layered, requests(RequestBody::empty)), 0);
     assert_eq!(allocations(&layered, requests(|| Marked("mine"))), 0);
-    // One that has to be readied, and is.
+    // A service that must be made ready, and is.
     let limited = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
     let limited = limited.layer(ConcurrencyLimit::new(Bare, 1));
     assert_eq!(allocations(&limited, requests(RequestBody::empty)), 0);
-    // What asks does allocate, which shows that it would be seen.
+    // An async request does allocate, which shows that allocations are counted.
     let asks = vec![fc("/hello").body(RequestBody::empty()).unwrap()];
     let mut service = layered.clone();
     let counted = allocation_counter::measure(|| {
@@ -247,7 +248,7 @@ async fn a_router_allocates_no_more_inside_the_layer() {
     let layered = RespondAsyncLayer::new(MemoryStore::new())
         .unwrap()
         .layer(router.clone());
-    // Once before it counts: a router may make things it keeps.
+    // One uncounted round: a router may allocate things that it keeps.
     allocations(&router, requests(Body::empty));
     allocations(&layered, requests(Body::empty));
     let bare = allocations(&router, requests(Body::empty));
@@ -303,7 +304,7 @@ async fn polled_by_hand_a_202_is_there_when_the_body_and_the_commit_are() {
     app.until(answer.id(), TaskState::Succeeded).await;
 }
 
-/// With a store that is ready at once, a request whose body is there is answered by the first poll.
+/// With a store that is ready at once, the first poll answers a request whose body is complete.
 #[tokio::test]
 async fn polled_by_hand_a_202_can_be_there_at_once() {
     let app = App::new();
@@ -315,7 +316,7 @@ async fn polled_by_hand_a_202_can_be_there_at_once() {
     assert_eq!(response.status(), 400);
 }
 
-/// Called, a request has not been looked into yet: dropped unpolled, it leaves nothing.
+/// A call alone does not read the request: dropped unpolled, it leaves nothing.
 #[tokio::test]
 async fn an_answer_that_is_never_polled_leaves_nothing() {
     let app = App::new();

@@ -1,4 +1,4 @@
-//! What `TracingProbe` writes while tasks really run.
+//! The output of `TracingProbe` while tasks really run.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -89,7 +89,7 @@ fn every_poll_of_an_attempt_is_inside_its_span() {
 }
 
 #[test]
-fn the_life_of_a_task_is_told_at_sensible_levels() {
+fn the_life_of_a_task_is_logged_at_sensible_levels() {
     let seen = watch(async || {
         let (app, tasks) = app();
         run(&app, &tasks, "/flaky", TRACEPARENT).await;
@@ -157,7 +157,7 @@ fn that_answers_to_duplicates_are_withheld_is_warned_of_once_and_what_changes_it
 }
 
 #[test]
-fn what_goes_wrong_is_told_louder() {
+fn failures_have_higher_levels() {
     let id = RequestId::from_parts(Timestamp::ZERO, [1; 10]);
     let down = StoreError::new(StoreErrorKind::Unavailable, "the store is down");
     let refused: BoxError = "nobody is there".into();
@@ -264,7 +264,7 @@ async fn run(app: &RespondAsync<Router>, tasks: &Tasks, uri: &str, traceparent: 
     record
 }
 
-/// Runs `story` on one thread, with a subscriber that only this thread sees, and gives back what was written.
+/// Runs `story` on one thread, with a subscriber for this thread only. Answers with what was written.
 fn watch(story: impl AsyncFnOnce()) -> Seen {
     let seen = Seen::default();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! Who may reach the task API through somebody's browser, and whose word a header is.
+//! Which web pages may reach the task API through a user's browser, and which headers are trusted.
 
 use axum::{Router, body::Body, response::IntoResponse, routing::post};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
@@ -12,7 +12,7 @@ use tower_respond_async::{
 
 use crate::support::{Answered, App, WithoutBody, fc, prefer, routes, soon};
 
-/// An application with an API and a console, the console made first.
+/// An application with an API and a console. The console is made first.
 fn app(configure: impl FnOnce(RespondAsyncBuilder) -> RespondAsyncBuilder, api: impl FnOnce(&Tasks) -> TaskApi) -> App {
     App::wrap(MemoryStore::new(), configure, |tasks| {
         let console = Console::new(tasks);
@@ -30,8 +30,8 @@ async fn at(app: &App, host: &str, path: &str) -> Answered {
     app.send(Request::get(path).header("Host", host).empty()).await
 }
 
-/// A page of evil.example whose name was made to lead to 127.0.0.1: to the browser the API is of the page's own origin, and
-/// only `Host` says otherwise.
+/// A page of evil.example whose name resolves to 127.0.0.1 (DNS rebinding): for the browser the API has the page's own
+/// origin, and only `Host` shows the difference.
 #[tokio::test]
 async fn an_open_api_answers_no_page_whose_host_was_made_to_lead_to_it() {
     let app = app(|builder| builder, open);
@@ -171,7 +171,7 @@ async fn everyone_may_be_let_look_only_and_the_hosts_are_still_known_ones() {
 
 const STATUS_PAGE: &str = "https://status.example.org";
 
-/// As the guide has it: CORS outside of the layer that answers 202.
+/// As in the guide: CORS outside the layer that answers 202.
 fn behind_cors() -> (tower_http::cors::Cors<RespondAsync<Router>>, Tasks) {
     let layer = RespondAsyncLayer::new(MemoryStore::new()).unwrap();
     let tasks = layer.tasks();
@@ -262,7 +262,7 @@ async fn a_page_of_an_origin_that_was_named_reads_and_stops_with_a_token() {
     let without = send(from_page(Method::POST, &stop, STATUS_PAGE).empty()).await;
     assert_eq!(without.status, 401, "the origin is no credential");
 
-    // The console's own page, as ever.
+    // The console's own page still works.
     let own = from_page(Method::POST, "/tasks/bulk/stop", "https://tasks.example.org");
     let mut own = token(own.header("Content-Type", "application/json"));
     own.headers_mut()
@@ -293,7 +293,7 @@ async fn what_no_browser_sends_as_an_origin_cannot_be_named() {
     }
 }
 
-/// What changes a browser's state, or makes it load something, for whoever looks at the result.
+/// Headers that change a browser's state, or make it load something, when a user opens the result.
 const ACTS_ON_A_BROWSER: [(&str, &str); 22] = [
     ("set-cookie", "session=1"),
     ("alt-svc", "h3=\":443\""),
@@ -377,7 +377,7 @@ async fn a_browser_gets_of_a_result_what_is_about_its_body_and_a_program_gets_al
     }
 }
 
-/// What a handler says of a task that only the layer can know.
+/// Headers in a handler's response that only the layer may set.
 const FORGED: [(&str, &str); 10] = [
     ("x-fc-request-id", "forged"),
     ("x-fc-async-task-id", "forged"),

@@ -1,4 +1,4 @@
-//! What the end of an attempt means: of a response that streams, of its trailers, and of a handler that says "not now".
+//! The verdict on an attempt: for a response that streams, for its trailers, and for a handler that answers "not now".
 
 use std::{
     pin::Pin,
@@ -55,7 +55,7 @@ async fn response(tasks: &Tasks, id: RequestId) -> Arc<CapturedResponse> {
     response.expect("it has a response")
 }
 
-/// A body of a hundred steps was let go of at the eleventh, where the limit was reached; the task had succeeded.
+/// A body of a hundred steps used to be dropped at the eleventh, at the limit, and the task succeeded.
 #[tokio::test]
 async fn a_streaming_handler_does_all_of_its_work_although_its_response_is_cut() {
     let steps = Arc::new(AtomicUsize::new(0));
@@ -75,7 +75,7 @@ async fn a_streaming_handler_does_all_of_its_work_although_its_response_is_cut()
     assert_eq!((&kept.body[..], kept.truncated), (&b"xxxxxxxxxx"[..], true));
 }
 
-/// What comes behind the limit can still break off.
+/// A response can still break off beyond the limit.
 #[tokio::test]
 async fn a_response_that_breaks_off_behind_the_limit_is_a_failure() {
     let tasks = serve(quick(MemoryStore::new()).retry(at_once(0)).result_limit(1), |_| async {
@@ -117,7 +117,7 @@ async fn of_a_frame_that_is_cut_no_more_is_kept_than_the_limit() {
     assert_eq!(freed.load(Ordering::SeqCst), 1, "the frame is still held");
 }
 
-/// It was tried again as if nothing had been sent, and what had been sent was thrown away.
+/// The attempt used to be retried as if nothing had been sent, and the part that was sent was dropped.
 #[tokio::test]
 async fn an_attempt_that_runs_out_of_time_is_judged_by_the_head_that_it_sent() {
     let builder = quick(MemoryStore::new()).attempt_timeout(SHORT);
@@ -147,7 +147,7 @@ async fn an_attempt_that_runs_out_of_time_is_judged_by_the_head_that_it_sent() {
     }
 }
 
-/// Frames that are always there: the same, over and over.
+/// A body that is always ready with the same frame.
 struct Always(Bytes);
 
 impl Body for Always {
@@ -159,7 +159,7 @@ impl Body for Always {
     }
 }
 
-/// On the one thread that there is, others have their turn, and the attempt sees its time pass. Empty frames reached no
+/// There is only one thread: other tasks get their turn, and the attempt's time limit works. Empty frames reached no
 /// limit and held the thread for ever.
 #[tokio::test]
 async fn a_body_whose_frames_are_always_there_holds_no_thread_and_ends_with_its_time() {
@@ -184,7 +184,7 @@ async fn a_body_whose_frames_are_always_there_holds_no_thread_and_ends_with_its_
     }
 }
 
-/// The watchdog writes it down, from another thread than the one that has the body.
+/// The watchdog records it, from another thread than that of the body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_blocks_its_thread_is_judged_by_what_it_sent() {
     struct Blocks(Option<Bytes>, Arc<Mutex<mpsc::Receiver<()>>>);
@@ -219,7 +219,7 @@ async fn a_body_that_blocks_its_thread_is_judged_by_what_it_sent() {
     assert_eq!((&kept.body[..], kept.truncated), (&b"so far"[..], true));
 }
 
-/// A handler at the gate amid its body.
+/// A handler that waits at the gate within its body.
 fn at_the_gate(
     gate: &Gate,
 ) -> impl Fn(Request<RequestBody>) -> std::future::Ready<Reply> + Clone + Send + Sync + 'static {
@@ -263,7 +263,7 @@ fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
     pairs.collect()
 }
 
-/// A 200 of gRPC: the status in the head where there is no message, or behind the body. `/head/13`, `/trailer/13`.
+/// A gRPC response with status 200. The gRPC status is in the head, or in a trailer: `/head/13`, `/trailer/13`.
 async fn grpc(request: Request<RequestBody>) -> Reply {
     let (place, code) = request.uri().path()[1..].split_once('/').unwrap_or(("ok", ""));
     let said = map(&[
@@ -286,7 +286,7 @@ async fn grpc(request: Request<RequestBody>) -> Reply {
     Ok(response)
 }
 
-/// 200 with `grpc-status: 13` in a trailer had succeeded.
+/// A 200 with `grpc-status: 13` in a trailer used to count as a success.
 #[tokio::test]
 async fn a_grpc_status_in_head_or_trailer_is_a_failure() {
     let tasks = serve(quick(MemoryStore::new()).retry(at_once(1)), grpc);
@@ -332,7 +332,7 @@ async fn the_error_says_which_grpc_status_it_was_and_what_was_said() {
     );
 }
 
-/// A handler that says "not now", and when; as often as the path says, then it succeeds.
+/// A handler that answers "not now" as often as the path says, and then succeeds.
 fn not_now(
     retry_after: &'static str,
 ) -> impl Fn(Request<RequestBody>) -> std::future::Ready<Reply> + Clone + Send + Sync {
@@ -352,7 +352,7 @@ fn not_now(
     }
 }
 
-/// Each counted as a retry, and after the third the task had failed, although its handler had asked for no more than
+/// Each used to count as a retry, and after the third the task failed, although its handler had only asked for
 /// patience.
 #[tokio::test]
 async fn a_handler_that_says_not_now_uses_up_no_attempt() {
@@ -367,7 +367,7 @@ async fn a_handler_that_says_not_now_uses_up_no_attempt() {
     }
 }
 
-/// A failure that says nothing of when it is over is a failure.
+/// A failure without a time for the next try is a failure.
 #[tokio::test]
 async fn only_429_and_503_with_a_time_are_not_now() {
     for (status, retry_after) in [(500, "0"), (408, "0"), (429, "soon"), (503, "")] {
@@ -382,7 +382,7 @@ async fn only_429_and_503_with_a_time_are_not_now() {
     }
 }
 
-/// Who wants a task to run once has it run once, and not only by the default policy.
+/// With no retries allowed a task runs once, with any policy.
 #[tokio::test]
 async fn without_retries_a_task_runs_once_whatever_its_handler_asks_for() {
     struct Broken;
@@ -412,9 +412,9 @@ async fn without_retries_a_task_runs_once_whatever_its_handler_asks_for() {
     }
 }
 
-/// What it says then is the end that was asked for, as the documentation of `TaskContext::stopped` has it.
+/// The response is then the end of the stop, as the documentation of `TaskContext::stopped` says.
 #[tokio::test]
-async fn not_now_from_a_handler_that_was_told_to_end_is_its_end() {
+async fn not_now_from_a_handler_that_was_asked_to_stop_is_its_end() {
     let gate = Gate::new();
     let at_gate = gate.clone();
     let obedient = move |request: Request<RequestBody>| {
@@ -444,7 +444,7 @@ async fn not_now_from_a_handler_that_was_told_to_end_is_its_end() {
 
 #[tokio::test]
 async fn a_policy_sees_the_trailers_and_whether_the_time_was_over() {
-    /// Trailers, whether it was cut, and whether its time was over.
+    /// The trailers, whether it was cut, and whether its time was over.
     type Seen = (Option<HeaderMap>, bool, bool);
     #[derive(Clone, Default)]
     struct Sees(Arc<Mutex<Vec<Seen>>>);
@@ -526,7 +526,7 @@ async fn beyond_ten_times_not_now_is_a_failure_like_others() {
     );
 }
 
-/// It waits for as long as it was told, up to the cap, under another word than a failure.
+/// It waits as long as it asked for, up to the cap, and the document does not call that a failure.
 #[tokio::test]
 async fn a_deferred_task_waits_for_its_time_and_its_document_says_so() {
     #[derive(Clone, Debug, Default)]

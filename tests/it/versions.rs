@@ -1,4 +1,4 @@
-//! Two versions of an application on one store, as while it is deployed: a route that the older one does not have yet.
+//! Two versions of an application on one store, as during a deploy: the older version does not have a route yet.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use crate::engine_support::{
     Gate, LONG, Reply, at_once, ended, eventually, ok, quick, reached, respond, serve, submit,
 };
 
-/// Two processes: one that accepts tasks and has its slot taken, and one that runs them meanwhile.
+/// Two processes: the new one accepts tasks and has no free slot, and the old one runs them meanwhile.
 struct Deploy {
     new: Tasks,
     /// Frees the slot.
@@ -29,7 +29,7 @@ struct Deploy {
     outcomes: Outcomes,
 }
 
-/// How attempts of the old one ended, and what that led to.
+/// How attempts in the old process ended, and the state that followed.
 #[derive(Clone, Debug, Default)]
 struct Outcomes(Arc<Mutex<Vec<(AttemptOutcome, TaskState)>>>);
 
@@ -44,7 +44,7 @@ impl Probe for Outcomes {
 type Setting = fn(RespondAsyncBuilder) -> RespondAsyncBuilder;
 
 impl Deploy {
-    /// The new one answers everything with 200, the old one as it is told.
+    /// The new process answers everything with 200, the old one with `answer`.
     async fn begin(new: Setting, old: Setting, answer: fn() -> Reply) -> Self {
         let store = MemoryStore::new();
         let (gate, taken) = (Gate::new(), Gate::new());
@@ -83,7 +83,7 @@ impl Deploy {
     }
 }
 
-/// What history says of each time that the task was to wait.
+/// The history's entries for each wait.
 fn waits(task: &TaskRecord) -> Vec<&str> {
     let waits = task.history.iter().filter(|event| event.state == TaskState::Retrying);
     waits.map(|event| event.detail.as_deref().unwrap()).collect()
@@ -136,7 +136,7 @@ async fn a_route_that_only_the_new_version_has_is_left_to_it_uncharged() {
     futures_util::future::join_all(deploys).await;
 }
 
-/// Where there is nobody to wait for, and where the handler is there and means it.
+/// Where no other process has the version, and where the handler exists and intends the 404.
 #[tokio::test]
 async fn any_other_404_ends_its_task_at_once() {
     let means_it: fn() -> Reply = || {
@@ -167,7 +167,7 @@ async fn any_other_404_ends_its_task_at_once() {
     }
 }
 
-/// And a policy has its say of it then, and not before.
+/// The policy then judges it, and not before.
 #[tokio::test]
 async fn in_the_end_a_404_is_an_answer_like_any_other() {
     struct Welcome;

@@ -1,5 +1,5 @@
-//! Connections to receivers are kept for the next completion. What becomes of one whose receiver has closed its connection
-//! meanwhile, and noticed or not that another request was on its way.
+//! Connections to receivers are kept for the next completion. These tests cover a connection that its receiver has
+//! closed meanwhile, whether that was noticed before the next request was sent or not.
 
 use std::{
     net::IpAddr,
@@ -29,7 +29,7 @@ use crate::{
     webhooks::{Fixed, hasty, secret, settled, tls},
 };
 
-/// Tells this receiver, with a schedule of three tries.
+/// An engine that delivers to this receiver, with a schedule of three tries.
 fn telling(receiver: &Receiver) -> Tasks {
     let webhook = Webhook::new(&receiver.url("/hook")).unwrap().secret(secret());
     serve(
@@ -38,7 +38,8 @@ fn telling(receiver: &Receiver) -> Tasks {
     )
 }
 
-/// Tells of one task after the other until a connection was used again; gives that task, and what was received of it.
+/// Delivers one completion after another until a connection is used again. Answers with that task, and the messages
+/// about it.
 async fn told_on_a_kept_connection(
     tasks: &Tasks,
     receiver: &Receiver,
@@ -72,7 +73,7 @@ fn assert_alike(messages: &[Received]) {
     }
 }
 
-/// What a front does that keeps connections for a minute, when the next request meets the end of that minute.
+/// A proxy that keeps connections for a minute does this when the next request arrives at the end of that minute.
 #[tokio::test]
 async fn a_kept_connection_that_turns_out_closed_costs_no_try() {
     let first_only = |then: Answer| {
@@ -96,7 +97,7 @@ async fn a_kept_connection_that_turns_out_closed_costs_no_try() {
     }
 }
 
-/// What TLS says when it ends was read, and is no answer.
+/// The closing message of TLS is read, and is not an answer.
 #[tokio::test]
 async fn the_end_of_tls_is_no_beginning_of_an_answer() {
     let (acceptor, certificate) = tls(&[]);
@@ -114,9 +115,9 @@ async fn the_end_of_tls_is_no_beginning_of_an_answer() {
     assert_alike(&messages);
 }
 
-/// One that is closed between two completions is seen to be, or turns out to be: neither costs a try.
+/// A connection that is closed between two completions is noticed before or during the request: neither costs a try.
 #[tokio::test]
-async fn a_connection_that_is_closed_while_nobody_uses_it_costs_no_try() {
+async fn a_connection_that_is_closed_while_idle_costs_no_try() {
     for receiver in [
         Receiver::start(|_, _| Answer::ThenClose(200)).await,
         Receiver::start_resetting(|_, _| Answer::ThenClose(200)).await,
@@ -131,7 +132,7 @@ async fn a_connection_that_is_closed_while_nobody_uses_it_costs_no_try() {
     }
 }
 
-/// Not on another that was kept: all of them were closed at once.
+/// No other kept connection is tried: all of them were closed at the same time.
 #[tokio::test]
 async fn of_several_kept_connections_that_are_closed_only_one_is_tried() {
     let barrier = Arc::new(Barrier::new(3));
@@ -156,7 +157,7 @@ async fn of_several_kept_connections_that_are_closed_only_one_is_tried() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_always_closes_is_told_by_its_schedule_and_once_more() {
+async fn a_receiver_that_always_closes_is_called_by_its_schedule_and_once_more() {
     let receiver = Receiver::start(|before, _| match before {
         0 => Answer::Status(200),
         _ => Answer::Close,
@@ -174,7 +175,7 @@ async fn a_receiver_that_always_closes_is_told_by_its_schedule_and_once_more() {
     assert_alike(&messages);
 }
 
-/// Whoever has begun to answer has read it, and a first request has nothing to do with connections that were kept.
+/// A receiver that has begun to answer has read the request. A first connection has nothing to do with kept ones.
 #[tokio::test]
 async fn what_was_answered_in_part_and_what_failed_on_a_fresh_connection_waits_for_its_schedule() {
     let receiver = Receiver::start(|_, message| match message.turn {
@@ -199,7 +200,7 @@ async fn what_was_answered_in_part_and_what_failed_on_a_fresh_connection_waits_f
     receiver.has(2).await;
 }
 
-/// The name leads elsewhere by the time of the second connection.
+/// The name leads to another address by the time of the second connection.
 #[tokio::test]
 async fn the_fresh_connection_is_checked_like_any_other() {
     struct Moving(AtomicUsize);
@@ -226,16 +227,16 @@ async fn the_fresh_connection_is_checked_like_any_other() {
         answer.assert_accepted();
         answer.id()
     };
-    // Looked up when it is accepted, and at the connection.
+    // One look-up when it is accepted, one at the connection.
     settled(&app.tasks, send().await, DeliveryStatus::Delivered).await;
-    // When it is accepted; its connection was kept, and the fresh one leads into a private network.
+    // One look-up when it is accepted. The kept connection was closed, and the fresh one leads into a private network.
     let record = settled(&app.tasks, send().await, DeliveryStatus::Blocked).await;
     assert_eq!(record.deliveries[0].tries.len(), 1);
     receiver.has(2).await;
 }
 
-/// Over HTTP/2 a receiver says which of the requests under way it has not looked at and never will (RFC 9113, 6.8), or is
-/// gone without a word.
+/// Over HTTP/2 a receiver reports which of the requests under way it has not processed and never will (RFC 9113, 6.8),
+/// or closes the connection without that.
 #[tokio::test]
 async fn an_http_2_connection_that_ends_under_a_request_costs_no_try() {
     for end in [Http2End::GoAway, Http2End::Cut] {
@@ -269,7 +270,7 @@ enum Http2End {
     Cut,
 }
 
-/// Answers the first request of a connection, and ends it under the second. No more of HTTP/2 than that takes.
+/// Answers the first request of a connection, and ends the connection under the second. The minimum of HTTP/2 for that.
 async fn serve_http_2(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     end: Http2End,
@@ -302,7 +303,7 @@ async fn serve_http_2(
                 requests.fetch_add(1, Ordering::SeqCst);
                 match end {
                     Http2End::Cut => return Ok(()),
-                    // Of all streams, the first was looked at; there is no error.
+                    // Only the first stream was processed; there is no error.
                     Http2End::GoAway => {
                         stream
                             .write_all(&frame(GO_AWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]))

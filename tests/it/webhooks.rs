@@ -1,4 +1,4 @@
-//! Webhooks that the operator sets: who is told what, how often, and what a receiver can do about it.
+//! Webhooks that the operator sets: what each one receives, how often, and how a receiver's answers count.
 
 use std::{
     net::IpAddr,
@@ -47,7 +47,7 @@ pub(crate) fn hasty(tries: usize) -> Schedule {
     Schedule::new(vec![Duration::from_millis(5); tries - 1])
 }
 
-/// Answers the status that the path names.
+/// Answers with the status in the path.
 async fn by_path(request: http::Request<tower_respond_async::RequestBody>) -> Reply {
     let status = request.uri().path()[1..].parse().unwrap_or(200);
     Ok(respond(status, "answer"))
@@ -61,7 +61,7 @@ pub(crate) async fn settled(tasks: &Tasks, id: RequestId, status: DeliveryStatus
     find(tasks, id).await
 }
 
-/// The delivery, once it was tried so often.
+/// The delivery, as soon as it was tried so often.
 async fn tried(tasks: &Tasks, id: RequestId, times: usize) -> Delivery {
     eventually("it is tried", async || {
         let record = find(tasks, id).await;
@@ -74,7 +74,7 @@ async fn tried(tasks: &Tasks, id: RequestId, times: usize) -> Delivery {
     find(tasks, id).await.deliveries[0].clone()
 }
 
-/// One task told to a receiver that answers so, with a schedule of three tries.
+/// Runs one task with a receiver that answers like this, and a schedule of three tries.
 async fn told(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> (Receiver, Tasks, RequestId) {
     let receiver = Receiver::start(answer).await;
     let webhook = Webhook::new(&receiver.url("/hook")).unwrap().schedule(hasty(3));
@@ -84,7 +84,7 @@ async fn told(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'stati
 }
 
 #[tokio::test]
-async fn each_end_is_told_to_its_own_destination_and_the_published_library_believes_it() {
+async fn each_end_goes_to_its_own_destination_and_the_published_library_verifies_it() {
     let receiver = Receiver::start(|_, _| Answer::Status(204)).await;
     let to = |path: &str| Webhook::new(&receiver.url(path)).unwrap().secret(secret());
     let builder = quick(MemoryStore::new())
@@ -153,9 +153,8 @@ async fn each_end_is_told_to_its_own_destination_and_the_published_library_belie
     assert_eq!(by_path("/empty").body, "");
 }
 
-/// S55, S58
 #[tokio::test]
-async fn a_receiver_that_fails_is_told_again_under_the_same_webhook_id() {
+async fn a_receiver_that_fails_is_called_again_with_the_same_webhook_id() {
     let (receiver, tasks, id) = told(|before, _| match before {
         0 => Answer::With(500, "connection: close\r\n".into(), "not yet"),
         1 => Answer::Close,
@@ -188,7 +187,6 @@ async fn a_receiver_that_fails_is_told_again_under_the_same_webhook_id() {
     assert!(shown[1].1.is_some_and(|text| !text.is_empty()), "{shown:?}");
 }
 
-/// S55
 #[tokio::test]
 async fn a_schedule_that_is_used_up_ends_as_failed_and_a_redelivery_begins_it_anew() {
     let mended = Arc::new(AtomicBool::new(false));
@@ -213,9 +211,9 @@ async fn a_schedule_that_is_used_up_ends_as_failed_and_a_redelivery_begins_it_an
     assert_eq!(received[0].header("webhook-id"), received[3].header("webhook-id"));
 }
 
-/// S55. Nobody listens, and then somebody does.
+/// First nothing listens at the address, and then a receiver does.
 #[tokio::test]
-async fn a_receiver_that_is_down_for_a_while_is_told_when_it_is_back() {
+async fn a_receiver_that_is_down_for_a_while_gets_its_webhooks_when_it_is_back() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let webhook = Webhook::new(&format!("http://{address}/"))
         .unwrap()
@@ -237,7 +235,6 @@ async fn a_receiver_that_is_down_for_a_while_is_told_when_it_is_back() {
     receiver.has(ids.len()).await;
 }
 
-/// S57
 #[tokio::test]
 async fn a_receiver_that_does_not_answer_is_given_up_after_fifteen_seconds() {
     let (receiver, tasks, id) = told(|before, _| match before {
@@ -246,7 +243,7 @@ async fn a_receiver_that_does_not_answer_is_given_up_after_fifteen_seconds() {
     })
     .await;
     receiver.has(1).await;
-    // The clock of the timers alone.
+    // Only the timers' clock.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(16)).await;
     tokio::time::resume();
@@ -255,7 +252,6 @@ async fn a_receiver_that_does_not_answer_is_given_up_after_fifteen_seconds() {
     settled(&tasks, id, DeliveryStatus::Delivered).await;
 }
 
-/// S56
 #[tokio::test]
 async fn a_redirect_is_a_failure_and_not_followed() {
     let elsewhere = Receiver::start(|_, _| Answer::Status(200)).await;
@@ -272,9 +268,8 @@ async fn a_redirect_is_a_failure_and_not_followed() {
     assert_eq!(elsewhere.connections(), 0);
 }
 
-/// S56
 #[tokio::test]
-async fn a_receiver_that_is_gone_is_told_no_more() {
+async fn a_receiver_that_answers_gone_gets_no_more_webhooks() {
     let (receiver, tasks, id) = told(|_, _| Answer::Status(410)).await;
     let record = settled(&tasks, id, DeliveryStatus::Failed).await;
     assert_eq!(
@@ -287,7 +282,6 @@ async fn a_receiver_that_is_gone_is_told_no_more() {
     receiver.has(1).await;
 }
 
-/// S56
 #[tokio::test]
 async fn retry_after_is_obeyed_where_it_means_busy() {
     for (status, obeyed) in [
@@ -310,7 +304,6 @@ async fn retry_after_is_obeyed_where_it_means_busy() {
     }
 }
 
-/// S57
 #[tokio::test]
 async fn what_a_receiver_says_after_its_status_takes_nothing_back() {
     for answer in [Answer::BreakOff(200), Answer::Endless(200)] {
@@ -324,7 +317,7 @@ async fn what_a_receiver_says_after_its_status_takes_nothing_back() {
     let (receiver, tasks, id) = told(|_, _| Answer::Endless(500)).await;
     settled(&tasks, id, DeliveryStatus::Failed).await;
     eventually("the receiver is cut off", async || receiver.endless().len() == 3).await;
-    // What the buffers of two sockets took, and no more.
+    // No more than fits into the buffers of two sockets.
     assert!(
         receiver.endless().iter().all(|bytes| *bytes < 64 << 20),
         "{:?}",
@@ -332,7 +325,7 @@ async fn what_a_receiver_says_after_its_status_takes_nothing_back() {
     );
 }
 
-/// S55. One never answers; the tasks do not notice, nor does the other.
+/// One destination never answers. Tasks and the other destination are not delayed.
 #[tokio::test]
 async fn a_dead_destination_delays_neither_tasks_nor_another_destination() {
     const TASKS: usize = 200;
@@ -358,15 +351,14 @@ async fn a_dead_destination_delays_neither_tasks_nor_another_destination() {
     assert!(alive.most_open() <= 4, "{} at once", alive.most_open());
 }
 
-/// S54
 #[tokio::test]
-async fn an_end_is_told_by_the_next_process_that_has_the_destination() {
+async fn the_next_process_with_the_destination_delivers_an_end() {
     let folder = std::env::temp_dir().join(format!("webhooks-{}-{}", std::process::id(), fastrand::u64(..)));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("tasks.redb");
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
     let webhook = || Webhook::new(&receiver.url("/")).unwrap().secret(secret());
-    // Its receiver is down, and the process ends.
+    // The receiver is down, and the process ends.
     let down = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let first = Webhook::new(&format!("http://{down}/"))
         .unwrap()
@@ -381,7 +373,7 @@ async fn an_end_is_told_by_the_next_process_that_has_the_destination() {
     tried(&tasks, id, 1).await;
     soon(tasks.shutdown(Duration::ZERO)).await;
 
-    // One that does not know of it leaves it alone.
+    // A process without this destination does not touch it.
     let tasks = serve(
         quick(RedbStore::open(&path).await.unwrap()).on_completion(webhook()),
         |_| async { ok() },
@@ -409,7 +401,7 @@ async fn an_end_is_told_by_the_next_process_that_has_the_destination() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// A try under way is left to the next process, and charged to nobody.
+/// A try under way is left to the next process, and is not charged.
 #[tokio::test]
 async fn a_shutdown_does_not_wait_for_a_receiver_that_does_not_answer() {
     let memory = MemoryStore::new();
@@ -431,9 +423,8 @@ async fn a_shutdown_does_not_wait_for_a_receiver_that_does_not_answer() {
     assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
 }
 
-/// S61
 #[tokio::test]
-async fn another_path_is_told_by_a_task_of_its_own_and_that_one_by_none() {
+async fn another_path_is_called_by_a_task_that_calls_none() {
     let builder = quick(MemoryStore::new())
         .retry(at_once(0))
         .on_success(AppPath::new("/dest-succ").unwrap())
@@ -484,7 +475,7 @@ async fn another_path_is_told_by_a_task_of_its_own_and_that_one_by_none() {
     );
 }
 
-/// S61. A path whose handler asks for async again, with the depth it was given, comes to an end.
+/// A path whose handler asks for async again, with the depth that it was given, ends.
 #[tokio::test]
 async fn a_chain_of_paths_and_requests_is_cut_off_at_eight() {
     let receiver = Receiver::start(|_, _| Answer::Status(200)).await;
@@ -503,7 +494,7 @@ async fn a_chain_of_paths_and_requests_is_cut_off_at_eight() {
     drop(receiver);
 }
 
-/// A host that is dialled elsewhere than its name leads.
+/// A resolver that always answers with these addresses.
 pub(crate) struct Fixed(pub(crate) Vec<IpAddr>);
 
 impl Resolve for Fixed {
@@ -512,7 +503,7 @@ impl Resolve for Fixed {
     }
 }
 
-/// The certificate is checked for the name in the URL, whatever address was dialled.
+/// The certificate is checked for the name in the URL, whichever address was dialled.
 #[tokio::test]
 async fn over_https_the_receiver_is_known_by_its_name() {
     let (acceptor, certificate) = tls(&[]);
@@ -544,7 +535,7 @@ async fn over_https_the_receiver_is_known_by_its_name() {
     receiver.has(1).await;
 }
 
-/// What makes a connection one of `hook.example`, and the certificate by which it is known.
+/// A TLS acceptor for `hook.example`, and its certificate.
 pub(crate) fn tls(protocols: &[&[u8]]) -> (TlsAcceptor, Vec<u8>) {
     let authority = rcgen::generate_simple_self_signed(["hook.example".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(authority.signing_key.serialize_der()).unwrap();
@@ -643,9 +634,9 @@ async fn what_makes_no_sense_is_refused_when_it_is_built() {
     );
 }
 
-/// A new kind of destination needs nothing but the port.
+/// A new kind of destination needs only the port.
 #[tokio::test]
-async fn a_target_of_one_s_own_is_told_postponed_and_given_up() {
+async fn a_custom_target_is_called_postponed_and_given_up() {
     struct Ledger(Destination, Schedule, std::sync::Mutex<Vec<TryOutcome>>);
     impl Target for Ledger {
         fn name(&self) -> &Destination {
@@ -683,8 +674,8 @@ async fn a_target_of_one_s_own_is_told_postponed_and_given_up() {
     assert_eq!(record.deliveries[0].tries.len(), 2, "a postponement is no try");
 }
 
-/// Of one that is configured and answers nothing, as of one that is not configured; and of one that is only slow, nothing
-/// is given up, however long its completions wait for their turn.
+/// Completions are given up for a destination that is configured and never answers, as for one that is not configured.
+/// For one that is only slow, none is given up, however long they wait for their turn.
 #[tokio::test]
 async fn what_waits_for_a_destination_that_answers_nothing_is_given_up_and_for_a_slow_one_is_not() {
     let clock = ManualClock::new(Timestamp::from_millis(1_000));
@@ -731,7 +722,7 @@ async fn what_waits_for_a_destination_that_answers_nothing_is_given_up_and_for_a
     assert!(of("slow").await.iter().all(pending));
 }
 
-/// What is still to be told is counted, and seen by whoever watches.
+/// Pending completions are counted, and the count can be watched.
 #[tokio::test]
 async fn the_backlog_is_counted() {
     let store = MemoryStore::new();

@@ -1,4 +1,4 @@
-//! A web application whose slow endpoint can be called asynchronously. Copy this folder to begin with.
+//! A web application with a slow endpoint that can be called asynchronously. Copy this folder to begin with.
 
 use std::{env, time::Duration};
 
@@ -12,7 +12,7 @@ use tower_respond_async_redb::RedbStore;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Accepted tasks are in this file, and survive the end of the process and of the power.
+    // Accepted tasks are in this file, and survive the end of the process and a power cut.
     let store = RedbStore::open(setting("TASKS_FILE", "tasks.redb")).await?;
     let mut builder = RespondAsyncLayer::builder(store).api_base("/tasks");
     if let (Ok(url), Ok(secret)) = (env::var("WEBHOOK_URL"), env::var("WEBHOOK_SECRET")) {
@@ -22,7 +22,7 @@ async fn main() -> Result<(), BoxError> {
     let tasks = layer.tasks();
     let api = match env::var("API_TOKEN") {
         Ok(token) => TaskApi::new(&tasks, BearerToken::new(token)),
-        // Behind a private address only.
+        // Only behind a private address.
         Err(_) => TaskApi::new(&tasks, allow_everyone()),
     };
     let app = Router::new()
@@ -39,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
             closing.close();
         })
         .await?;
-    // What does not end by then is handed back, and runs again with the next start.
+    // Tasks that do not end by then are handed back, and run again after the next start.
     let ended = tasks.shutdown(Duration::from_secs(20)).await;
     println!(
         "{} tasks have ended, {} are handed back",
@@ -61,7 +61,7 @@ fn setting(name: &str, default: &str) -> String {
     env::var(name).unwrap_or_else(|_| default.into())
 }
 
-/// Ctrl-C, or what a supervisor sends.
+/// Waits for Ctrl-C, or SIGTERM from a supervisor.
 async fn asked_to_end() {
     let terminated = unix::signal(unix::SignalKind::terminate());
     let mut terminated = terminated.expect("a process can be told to end");

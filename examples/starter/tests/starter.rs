@@ -1,4 +1,4 @@
-//! The application, started, asked, killed and started again.
+//! Starts the application, sends requests, kills it and starts it again.
 
 use std::{
     env, fs,
@@ -10,7 +10,7 @@ use std::{
 struct App {
     process: Child,
     url: String,
-    /// Read to the end of the process, which would otherwise fail as it says something.
+    /// Kept open to the end of the process, which would otherwise fail when it prints.
     _output: BufReader<ChildStdout>,
 }
 
@@ -33,7 +33,7 @@ impl App {
         }
     }
 
-    /// Asks with curl, as the README does, and answers with the head and the body.
+    /// Sends a request with curl, as in the README. Answers with the head and the body.
     fn ask(&self, path: &str, arguments: &[&str]) -> String {
         let mut curl = Command::new("curl");
         let answer = curl

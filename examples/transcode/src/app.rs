@@ -1,4 +1,4 @@
-//! The handler: an ordinary one. Nothing here knows that it may run long after its caller got an answer.
+//! The handler: an ordinary one. Nothing here depends on whether it runs long after its caller got an answer.
 
 use axum::{
     Json, Router,
@@ -13,7 +13,7 @@ use crate::{
     transcoder::{Product, Transcoder},
 };
 
-/// `POST /` for `transcoder`; `J` is what the requests carry to be watched and stopped by.
+/// `POST /` for `transcoder`. `J` is extracted from each request, to report progress to and to be stopped by.
 pub fn app<J>(transcoder: Transcoder) -> Router
 where
     J: Job + FromRequestParts<Transcoder>,
@@ -38,7 +38,7 @@ async fn transcode<J: Job>(
 impl From<JsonRejection> for Error {
     fn from(rejection: JsonRejection) -> Self {
         Self::InvalidBody {
-            // A missing field is 422 to axum; here it is as bad as an empty one, which is 400.
+            // axum answers 422 for a missing field; here it is as bad as an empty one, which is 400.
             status: match &rejection {
                 JsonRejection::JsonDataError(_) => axum::http::StatusCode::BAD_REQUEST,
                 other => other.status(),

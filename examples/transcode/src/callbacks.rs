@@ -1,19 +1,19 @@
-//! The callback functions: two more paths of the app, to which the end of each transcoding is told.
+//! The callback functions: two more paths of the app, which are called at the end of each transcoding.
 //!
-//! As in the cloud they are called by an asynchronous request, at least once, whatever happens to the app in between. They
-//! only say what they heard; a real one would mail a link, or start the next step.
+//! As in the cloud, an asynchronous request calls them at least once, whatever happens to the app in between. They only
+//! print the message; a real one would mail a link, or start the next step.
 
 use axum::{Json, Router, routing::post};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Where a success is told.
+/// The path that is called after a success.
 pub(crate) const SUCCESS: &str = "/dest-succ";
 
-/// Where a failure is told.
+/// The path that is called after a failure.
 pub(crate) const FAILURE: &str = "/dest-fail";
 
-/// Of what is told, the part that is shown.
+/// The parts of the message that are printed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Told {

@@ -1,13 +1,13 @@
-//! Everything that can go wrong, and what to do about it.
+//! All errors, and whether a retry can help.
 //!
 //! The status decides what becomes of a task: the layer's default policy tries again after 5xx, 408, 425 and 429, and
 //! takes any other 4xx as final. So the question for each failure is: *could the same request succeed later?*
 //!
-//! - Not as it stands (bad fields, no such object, a broken video): 4xx, final.
-//! - Yes, the machine was the trouble (bucket away, disk full, ffmpeg killed, shutdown): 5xx, tried again.
-//! - A missing ffmpeg or encoder is the machine's trouble too, hence 501, and so is a bucket that refuses the app's
-//!   credentials, hence 500. But no retry after a few seconds installs a program or changes a key: those answers carry
-//!   [`DoNotRetry`].
+//! - No (bad fields, no such object, a broken video): 4xx, final.
+//! - Yes, the machine failed (bucket away, disk full, ffmpeg killed, shutdown): 5xx, tried again.
+//! - The machine failed, but a retry after a few seconds does not help, since it installs no program and changes no
+//!   key: a missing ffmpeg or encoder is 501, and a bucket that refuses the app's credentials is 500. These answers
+//!   carry [`DoNotRetry`].
 
 use std::{io, time::Duration};
 
@@ -25,9 +25,9 @@ use crate::{
     request::{BucketName, Key},
 };
 
-/// Why a transcoding did not happen.
+/// Why a transcoding failed.
 ///
-/// `Display` is the sentence the caller reads; what only an operator should see is behind `source()`.
+/// `Display` is the sentence for the caller; `source()` has what only an operator should see.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the sentence above each variant says what it is")]
@@ -83,7 +83,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The status of the answer: see the top of this file for the argument.
+    /// The status of the answer. The top of this file gives the reasons.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -95,7 +95,7 @@ impl Error {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::NoFfmpeg { .. } | Self::NoEncoder { .. } => StatusCode::NOT_IMPLEMENTED,
-            // A shutdown stops jobs too, and those are to run again: hence not a 4xx.
+            // A shutdown stops jobs too, and those must run again: so it is not a 4xx.
             Self::BucketUnavailable { .. } | Self::DiskFull | Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             Self::BucketDenied { .. } | Self::Hung { .. } | Self::Killed { .. } | Self::Io { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -103,7 +103,7 @@ impl Error {
         }
     }
 
-    /// A word for programs: it stays when the sentence changes.
+    /// A code for programs. It stays when the sentence changes.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -130,7 +130,7 @@ impl Error {
         }
     }
 
-    /// A failure of the bucket while it was to be opened, read or written.
+    /// A failure of the bucket in this step: opened, read or written.
     pub(crate) const fn bucket(doing: &'static str) -> impl FnOnce(object_store::Error) -> Self {
         move |source| match source {
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
@@ -140,7 +140,7 @@ impl Error {
         }
     }
 
-    /// An I/O failure, told apart where that helps: a full disk has a name.
+    /// An I/O failure. A full disk has an error of its own.
     pub(crate) fn io(step: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull => Self::DiskFull,
@@ -149,7 +149,7 @@ impl Error {
     }
 }
 
-/// `{"error":{"code":"no_such_object","message":"there is no object ..."}}`
+/// For example `{"error":{"code":"no_such_object","message":"there is no object ..."}}`
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = self.status();

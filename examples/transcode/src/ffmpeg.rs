@@ -1,8 +1,8 @@
-//! ffmpeg and ffprobe as functions: look at a file, convert a file.
+//! ffmpeg and ffprobe as functions: probe a file, convert a file.
 //!
-//! The file is a stranger's, so both programs are fenced in: they may open files and nothing on the network; the input
-//! must be a real container, since a playlist (`.m3u8`, a concat script) with a video's name would have ffmpeg open
-//! whatever other file it lists and put it into the product; and every name on the command line is ours, relative to the
+//! The file comes from a stranger, so both programs are restricted. They may open files, but nothing on the network.
+//! The input must be a real container: a playlist (`.m3u8`, a concat script) with a video's name would make ffmpeg open
+//! any other file that it lists, and put it into the product. Every name on the command line is ours, relative to the
 //! job's own directory.
 
 use std::{
@@ -18,23 +18,23 @@ use crate::{
     process::{Ended, Program, Said, Workspace, run},
 };
 
-/// Where the programs are.
+/// The paths of the programs.
 #[derive(Clone, Debug)]
 pub struct Ffmpeg {
     /// `ffmpeg`, or a path to it.
     pub ffmpeg: PathBuf,
     /// `ffprobe`, or a path to it.
     pub ffprobe: PathBuf,
-    /// `setpriv` of util-linux, or a path to it: with it, the other two end when this process is killed.
+    /// `setpriv` of util-linux, or a path to it. With it, the other two end when this process is killed.
     pub setpriv: Option<PathBuf>,
 }
 
-/// What ffprobe says of a file that holds a video.
+/// A file that holds a video, as ffprobe describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Video {
-    /// In seconds; some files do not say.
+    /// In seconds; some files do not contain it.
     pub duration: Option<f64>,
-    /// `h264`.
+    /// For example `h264`.
     pub codec: String,
     /// In pixels.
     pub width: u32,
@@ -42,23 +42,23 @@ pub struct Video {
     pub height: u32,
 }
 
-/// How far a conversion is.
+/// The progress of a conversion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversion {
     /// How many seconds of the product are written.
     pub seconds: f64,
-    /// `2.31x`: seconds of video per second of work.
+    /// For example `2.31x`: seconds of video per second of work.
     pub speed: Option<String>,
 }
 
-/// Whose trouble it is that a program failed.
+/// The cause of a program's failure.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The file's: it is damaged, or something else than it seems.
+    /// The file is damaged, or is something else than it seems.
     Damaged(Said),
     /// The file is readable and holds no video.
     NoVideo,
-    /// The machine's.
+    /// The machine failed.
     Machine(Error),
 }
 
@@ -69,7 +69,7 @@ impl From<Error> for Failure {
 }
 
 impl Ffmpeg {
-    /// Looks at a file in `workspace`.
+    /// Probes a file in `workspace`.
     pub(crate) async fn probe(&self, workspace: &Workspace, file: &str) -> Result<Video, Failure> {
         let mut json = String::new();
         let input = format!("file:{file}");
@@ -97,7 +97,7 @@ impl Ffmpeg {
         report.video().ok_or(Failure::NoVideo)
     }
 
-    /// Writes `output` from `input`, both in `workspace`, and tells how far it is.
+    /// Writes `output` from `input`, both in `workspace`, and reports its progress.
     pub(crate) async fn convert(
         &self,
         workspace: &Workspace,
@@ -121,7 +121,7 @@ impl Ffmpeg {
             &["-i", &input],
             // The first video and, if there is any, the first sound; no subtitles, no data, no attachments.
             &["-map", "0:v:0", "-map", "0:a:0?"],
-            // 4:2:0 is what players decode, and it wants even sides.
+            // Players decode 4:2:0, which needs even sides.
             &["-vf", "scale=trunc(iw/2)*2:trunc(ih/2)*2", "-pix_fmt", "yuv420p"],
             format.codecs(),
             &["-f", format.muxer(), &output],
@@ -143,11 +143,11 @@ impl Ffmpeg {
         Err(failure(&self.ffmpeg, status, said))
     }
 
-    /// Asks both programs for their version: a missing one is better found at the start than by the first task.
+    /// Runs both programs for their version, so that a missing one is found at the start and not by the first task.
     ///
     /// # Errors
     ///
-    /// [`Error::NoFfmpeg`] says which is missing and what installs it.
+    /// [`Error::NoFfmpeg`] names the missing program and what installs it.
     pub async fn check(&self, workspace: &Workspace) -> Result<(), Error> {
         for program in [&self.ffmpeg, &self.ffprobe] {
             run(self.program(program), ["-version"], workspace, |_| ()).await?;
@@ -155,7 +155,7 @@ impl Ffmpeg {
         Ok(())
     }
 
-    /// Whether [`setpriv`](Self::setpriv) is there and does what it is for: other systems have none, or a smaller one.
+    /// Whether [`setpriv`](Self::setpriv) is there and works: other systems have none, or one with fewer options.
     pub async fn can_be_tethered(&self, workspace: &Workspace) -> bool {
         let nothing = self.program(Path::new("true"));
         let ended = run(nothing, [""; 0], workspace, |_| ()).await;
@@ -171,7 +171,7 @@ impl Ffmpeg {
 }
 
 impl Conversion {
-    /// Takes a line of `-progress`; true at the end of a block.
+    /// Reads a line of `-progress`. Returns true at the end of a block.
     fn read(&mut self, line: &str) -> bool {
         let Some((name, value)) = line.split_once('=') else {
             return false;
@@ -191,14 +191,14 @@ impl Conversion {
     }
 }
 
-/// Whose trouble a program's failure is, by how it ended and what it said.
+/// The cause of a program's failure, by its exit status and its messages.
 fn failure(program: &Path, status: ExitStatus, said: Said) -> Failure {
     if said.mentions("No space left on device") {
         return Error::DiskFull.into();
     }
     match status.code() {
         Some(_) => Failure::Damaged(said),
-        // By a signal: it ran out of memory, or someone was kind enough to kill it.
+        // Killed by a signal: the machine ran out of memory, or a user killed it.
         None => Failure::Machine(Error::Killed {
             program: program.display().to_string(),
         }),
@@ -248,7 +248,7 @@ impl Report {
     }
 }
 
-/// What may be opened, and as what: containers that hold their data themselves.
+/// Allows only files, and only containers that hold their data themselves.
 const FENCE: [&str; 4] = [
     "-protocol_whitelist",
     "file",
@@ -256,7 +256,7 @@ const FENCE: [&str; 4] = [
     "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,mxf",
 ];
 
-/// A file can be made with so many streams that the report on them fills the memory.
+/// A file with very many streams could otherwise make a report that fills the memory.
 const LONGEST_REPORT: usize = 1 << 20;
 
 #[cfg(test)]

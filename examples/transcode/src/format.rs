@@ -1,10 +1,10 @@
-//! The formats that can be asked for: a list of ours, so that no word of a request ever becomes an option of ffmpeg.
+//! The list of allowed formats, so that no word of a request ever becomes an option of ffmpeg.
 
 use std::fmt;
 
 /// A container that ffmpeg writes, with the codecs that players expect in it.
 ///
-/// The only way to one is [`Format::parse`], so whoever holds one holds an entry of the table below.
+/// [`Format::parse`] is the only way to make one, so every value is an entry of the table below.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Format(&'static Row);
 
@@ -16,7 +16,7 @@ struct Row {
 }
 
 impl Format {
-    /// The format called `name`, in either case; `None` if it is not on the list.
+    /// The format with this name, in either case; `None` if it is not on the list.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.name.eq_ignore_ascii_case(name)).map(Self)
@@ -28,7 +28,7 @@ impl Format {
         self.0.name
     }
 
-    /// What ffmpeg's `-f` calls it: `matroska` for `mkv`.
+    /// Its name for ffmpeg's `-f`: `matroska` for `mkv`.
     #[must_use]
     pub const fn muxer(self) -> &'static str {
         self.0.muxer
@@ -40,7 +40,7 @@ impl Format {
         self.0.codecs
     }
 
-    /// Every name, for people: `avi, flv, mkv, ...`.
+    /// All names, for messages: `avi, flv, mkv, ...`.
     #[must_use]
     pub fn names() -> String {
         TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")

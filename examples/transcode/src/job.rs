@@ -1,20 +1,20 @@
-//! The two things a long job needs from outside: someone to tell how far it is, and someone who can stop it.
+//! What a long job needs from outside: a receiver of its progress, and a stop signal.
 //!
-//! The transcoder knows this trait only, so its tests hold both ends. In the app it is the layer's `TaskContext`, which
-//! also stands for a plain request: then progress goes nowhere and no stop ever comes.
+//! The transcoder uses this trait only, so tests control both sides. In the app it is the layer's `TaskContext`, which
+//! also works for a plain request: then progress goes nowhere, and no stop ever comes.
 
 use tower_respond_async::TaskContext;
 
-/// Who a job reports to, and who may stop it.
+/// Receives the progress of a job, and stops it.
 pub trait Job: Send + Sync + 'static {
-    /// The job is this far, from 0 to 1.
+    /// Reports the progress, from 0 to 1.
     fn progress(&self, fraction: f32, message: &str);
 
-    /// Ends when the job is to stop; for a job that nobody can stop, never.
+    /// Resolves when the job must stop. For a job that cannot be stopped it never resolves.
     fn stopped(&self) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// A task of the layer; or a plain request, for which the context is detached.
+/// A task of the layer; for a plain request the context is detached.
 impl Job for TaskContext {
     fn progress(&self, fraction: f32, message: &str) {
         self.progress(fraction, message);
@@ -25,7 +25,7 @@ impl Job for TaskContext {
     }
 }
 
-/// Progress over several stages that never goes back, and is not told twice.
+/// Progress over several stages that never goes back. Steps of less than a hundredth are not reported.
 pub(crate) struct Meter<'a, J> {
     job: &'a J,
     told: f32,
@@ -40,7 +40,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// From where to where: transcoding is nearly all of it, and 1 is told only when the product is there.
+    /// The range of a stage: transcoding is nearly all of it. 1 is reported only when the product is there.
     const fn span(self) -> (f32, f32) {
         match self {
             Self::Fetching => (0.0, 0.05),
@@ -56,7 +56,7 @@ impl<'a, J: Job> Meter<'a, J> {
         Self { job, told: 0.0 }
     }
 
-    /// `done` of `all` of this stage are through; the whole is told when it has moved by a hundredth or more.
+    /// Sets the progress of this stage to `done` of `all`. Reports the whole when it has moved by a hundredth or more.
     pub(crate) fn advance(&mut self, stage: Stage, done: f64, all: f64, message: impl FnOnce() -> String) {
         let (from, to) = stage.span();
         let part = if all > 0.0 { (done / all).clamp(0.0, 1.0) } else { 0.0 };
@@ -72,7 +72,7 @@ impl<'a, J: Job> Meter<'a, J> {
     }
 }
 
-/// Finer steps cost the store a write each and no one sees them.
+/// Finer steps would cost the store a write each, and are not visible.
 const STEP: f32 = 0.01;
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_never_goes_back_and_is_not_told_twice() {
+    fn progress_never_goes_back_and_is_not_reported_twice() {
         let told = Told::default();
         let mut meter = Meter::start(&told, "");
         for (stage, done) in [

@@ -1,20 +1,20 @@
-//! A video transcoder behind one `POST`: the job that takes minutes, written as an ordinary axum handler.
+//! A video transcoder behind one `POST`: a job that takes minutes, written as an ordinary axum handler.
 //!
-//! The library is the job and would do the same without the layer: it reads an object from a [bucket], runs
-//! [ffmpeg](Ffmpeg), writes the product back, tells a [`Job`] how far it is and gives up when told to. `main.rs` wraps
-//! it in the layer, and that is all there is between a handler and a task with a queue, progress and a stop button.
+//! The library is the job, and works the same without the layer: it reads an object from a [bucket], runs
+//! [ffmpeg](Ffmpeg), writes the product back, reports progress to a [`Job`] and gives up when stopped. `main.rs` wraps
+//! it in the layer. That turns a handler into a task with a queue, progress and a stop button.
 //!
 //! | file | what it shows |
 //! |---|---|
 //! | `main.rs` | the wiring: a store that outlives the app, layer, task API, graceful shutdown |
-//! | `callbacks.rs` | the callback functions: where it is told how a job ended |
+//! | `callbacks.rs` | the callback functions, which are called at the end of a job |
 //! | `app.rs` | the handler, and errors that are always JSON |
-//! | `job.rs` | reporting progress and hearing of a stop, for asynchronous and plain requests alike |
-//! | `transcoder.rs` | the job step by step, and why leaving it at any step leaves nothing behind |
-//! | `request.rs`, `format.rs` | what is accepted, argued |
+//! | `job.rs` | progress and stop signal, for asynchronous and plain requests alike |
+//! | `transcoder.rs` | the job step by step, and why dropping it at any step leaves nothing behind |
+//! | `request.rs`, `format.rs` | what is accepted, and why |
 //! | `bucket/` | streaming objects in and out, whole or not at all |
-//! | `ffmpeg.rs`, `process.rs` | a child process with bounds: what it may open, how long it may be silent, who ends and reaps it |
-//! | `error.rs` | which failure is the caller's, which deserves a retry |
+//! | `ffmpeg.rs`, `process.rs` | a child process with limits on what it opens and how long it is silent |
+//! | `error.rs` | which failures are the caller's, and which deserve a retry |
 //! | `settings.rs` | the environment variables |
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! The app: a handler that takes minutes, the layer that lets callers not wait for it, and the API that shows how far
-//! it is. `demo.sh` does all of this by itself; by hand it goes like this:
+//! The app: a handler that takes minutes, the layer that answers before it ends, and the API that shows its progress.
+//! `demo.sh` does all of this by itself. By hand:
 //!
 //! ```text
 //! mkdir -p buckets/my-bucket && cp some-video.mp4 buckets/my-bucket/480P.mp4
@@ -59,8 +59,8 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut settings = Settings::read(|name| std::env::var(name).ok())?;
     prepare(&mut settings.transcoder).await?;
 
-    // Whatever was accepted and has not ended goes on as soon as `layer` is called below: what waited, and what ran when
-    // the process before was killed.
+    // Accepted tasks that have not ended go on as soon as `layer` is called below: waiting tasks, and tasks that ran
+    // when the previous process was killed.
     let layer = match &settings.store {
         Store::File(path) => RespondAsyncLayer::builder(RedbStore::open(path).await?),
         Store::Database(url) => RespondAsyncLayer::builder(PostgresStore::connect(url.as_str()).await?),
@@ -83,10 +83,10 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     let listener = TcpListener::bind(settings.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
 
-    // One deadline for everything that is under way when the app is told to end: plain requests and tasks alike.
+    // One deadline for everything that is under way when a shutdown begins: plain requests and tasks alike.
     let grace = settings.shutdown;
     let ending = async move {
-        told_to_end().await;
+        shutdown_signal().await;
         Instant::now() + grace
     };
     let ending = ending.shared();
@@ -95,11 +95,11 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
         told.await;
         closing.close();
     });
-    // Told again: whoever does that does not want to wait, neither for plain requests nor for tasks.
+    // A second signal: wait no longer, neither for plain requests nor for tasks.
     let cut_short = tokio::select! {
         served = serving.into_future() => served.map(|()| false)?,
         () = ending.clone().then(sleep_until) => false,
-        () = ending.clone().then(|_| told_to_end()) => true,
+        () = ending.clone().then(|_| shutdown_signal()) => true,
     };
     let left = match cut_short {
         false => ending.await.saturating_duration_since(Instant::now()),
@@ -107,14 +107,14 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     };
     let report = tokio::select! {
         report = tasks.shutdown(left) => report,
-        () = told_to_end() => tasks.shutdown(Duration::ZERO).await,
+        () = shutdown_signal() => tasks.shutdown(Duration::ZERO).await,
     };
     println!("ended: {report:?}");
     Ok(())
 }
 
-/// Everyone on this machine may watch and stop tasks; whoever can reach us from elsewhere needs the token, without which
-/// `Settings` does not let us listen there.
+/// Without a token, everyone on this machine may see and stop tasks. `Settings` requires the token to listen on an
+/// address that is reachable from elsewhere.
 fn with_task_api(app: Router, tasks: &Tasks, token: Option<String>) -> Router {
     match token {
         Some(token) => app.nest_service(TASKS, TaskApi::new(tasks, BearerToken::new(token))),
@@ -122,8 +122,8 @@ fn with_task_api(app: Router, tasks: &Tasks, token: Option<String>) -> Router {
     }
 }
 
-/// Removes what a killed app left, and looks for the programs. The app starts without them too: it can still say, to each
-/// caller, what is missing.
+/// Removes what a killed app left, and checks the programs. The app starts without them too: it then answers each
+/// caller with what is missing.
 async fn prepare(transcoder: &mut Transcoder) -> Result<(), Box<dyn Error + Send + Sync>> {
     let unusable = |error| format!("WORK_DIR: no directory can be made in it: {error}");
     let left = Workspace::remove_left_behind(&transcoder.work_dir).map_err(unusable)?;
@@ -141,8 +141,8 @@ async fn prepare(transcoder: &mut Transcoder) -> Result<(), Box<dyn Error + Send
     Ok(())
 }
 
-/// Ctrl-C in a terminal, SIGTERM from everything that runs services.
-async fn told_to_end() {
+/// Waits for Ctrl-C in a terminal, or SIGTERM from a service manager.
+async fn shutdown_signal() {
     #[cfg(unix)]
     let terminated = async {
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {

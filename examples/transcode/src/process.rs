@@ -1,13 +1,13 @@
-//! A child process that cannot outlive the job it works for.
+//! A child process that cannot outlive its job.
 //!
-//! Whoever drops the future of [`run`], by a stop, a timeout, a client that left or a shutdown, kills the program at
-//! once, and a task of its own waits for it: so there is no zombie, and the working directory goes only when the program
+//! Dropping the future of [`run`] (by a stop, a timeout, a client that left, or a shutdown) kills the program at once.
+//! A spawned task waits for its end: so there is no zombie, and the working directory is removed only when the program
 //! that writes to it is gone.
 //!
-//! Nobody cleans up after the `SIGKILL` of their own process. So the kernel is told beforehand to kill the program when
-//! the thread that started it is gone (`prctl(PR_SET_PDEATHSIG)`), which is what [`Program::setpriv`] does. ffmpeg would
-//! not notice by itself: it ignores a broken pipe on its progress, and an input that ends. The working directory is found
-//! and removed by [the next app](Workspace::remove_left_behind).
+//! After a `SIGKILL` of this process no code can clean up. So the kernel is asked beforehand to kill the program when
+//! the thread that started it is gone (`prctl(PR_SET_PDEATHSIG)`): that is what [`Program::setpriv`] does. ffmpeg would
+//! not notice by itself: it ignores a broken pipe on its progress, and an input that ends. [The next
+//! app](Workspace::remove_left_behind) finds and removes the working directory.
 
 use std::{
     ffi::OsStr,
@@ -29,7 +29,7 @@ use tokio::{
 
 use crate::error::Error;
 
-/// A directory of its own for one job, readable by us only; gone when the last user of it is.
+/// A private directory for one job. It is removed when its last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Workspace(Arc<Inside>);
 
@@ -41,7 +41,7 @@ struct Inside {
 }
 
 impl Workspace {
-    /// Makes one under `root`.
+    /// Creates one under `root`.
     ///
     /// # Errors
     ///
@@ -49,13 +49,14 @@ impl Workspace {
     pub fn create(root: &Path) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root)?;
         let lock = File::create_new(directory.path().join(LOCK))?;
-        // It fails only if somebody takes this very moment for the time after a kill, and removes it.
+        // It fails only if another process takes this directory for an abandoned one in this very moment, and removes
+        // it.
         lock.try_lock()?;
         let inside = Inside { _lock: lock, directory };
         Ok(Self(Arc::new(inside)))
     }
 
-    /// Removes the directories under `root` whose process is gone, and answers how many there were.
+    /// Removes the directories under `root` whose process is gone. Returns how many there were.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl Workspace {
         for entry in fs::read_dir(root)? {
             let entry = entry?;
             let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-            // The type of the entry itself: a link is no directory of ours, and neither is a pipe a lock.
+            // The type of the entry itself: a link is not a directory of ours, and a pipe is not a lock.
             let is_file = |path: &Path| path.symlink_metadata().is_ok_and(|data| data.is_file());
             let lock = entry.path().join(LOCK);
             if ours && entry.file_type()?.is_dir() && is_file(&lock) {
@@ -87,12 +88,12 @@ impl Workspace {
     }
 }
 
-/// A program to be run.
+/// A program to run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program<'a> {
     /// Its name, or a path to it.
     pub(crate) path: &'a Path,
-    /// What starts it so that it ends when we do.
+    /// The program that starts it so that it ends with this process.
     pub(crate) setpriv: Option<&'a Path>,
 }
 
@@ -108,7 +109,7 @@ impl Program<'_> {
         }
     }
 
-    /// The program is not there, or no program.
+    /// The error for a program that is not there, or cannot be executed.
     fn missing(&self, source: io::Error) -> Error {
         Error::NoFfmpeg {
             program: display(self.path),
@@ -116,23 +117,23 @@ impl Program<'_> {
         }
     }
 
-    /// Whether it was not it that ended so, but `setpriv`, which did not find it.
+    /// Whether the exit status is that of `setpriv`, which did not find the program.
     fn was_not_found(&self, status: ExitStatus) -> bool {
         self.setpriv.is_some() && matches!(status.code(), Some(126 | 127))
     }
 }
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) said: Said,
 }
 
-/// Runs a program inside `workspace` until it ends, and hands on each line of its standard output.
+/// Runs a program inside `workspace` until it ends, and calls `on_line` for each line of its standard output.
 ///
-/// There is no shell. The program's input is empty; of the environment it sees what it needs to start and nothing else,
-/// since it is about to read a stranger's file and we may hold the keys of the buckets.
+/// There is no shell. The program's input is empty. It sees only the environment variables that it needs to start,
+/// since it reads a stranger's file and the environment may hold the keys of the buckets.
 ///
 /// # Cancel safety
 ///
@@ -184,7 +185,7 @@ where
     }
 }
 
-/// A program that runs; dropping it kills and reaps it.
+/// A running program. Dropping it kills and reaps it.
 struct Process {
     /// `None` only while it is being dropped.
     child: Option<Child>,
@@ -207,9 +208,9 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // For the one case in which `drop` below has no runtime to wait on.
+            // For the case in which `drop` below has no runtime to wait on.
             .kill_on_drop(true);
-        // Ctrl-C in a terminal goes to the whole group, and a job that is to be drained must not die of it.
+        // Ctrl-C in a terminal goes to the whole process group, and must not kill a job that has its grace.
         #[cfg(unix)]
         command.process_group(0);
 
@@ -237,8 +238,8 @@ impl Drop for Process {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
         }
-        // The order matters: the kill is sent before anyone hears that the job has ended, and the directory stays
-        // until the program cannot write to it any more, or a file made in between would keep it from being removed.
+        // The order matters. The kill is sent before the caller sees the end of the job. The directory stays until the
+        // program cannot write to it any more: a file created in between would keep it from being removed.
         let _ = child.start_kill();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let workspace = self.workspace.clone();
@@ -250,7 +251,7 @@ impl Drop for Process {
     }
 }
 
-/// The end of what a program wrote to its standard error.
+/// The last part of a program's standard error.
 #[derive(Clone, Debug, Default)]
 pub struct Said(Vec<u8>);
 
@@ -287,7 +288,7 @@ impl fmt::Display for Said {
     }
 }
 
-/// `moov atom not found` of `[mov,mp4 @ 0x55d0c81f] moov atom not found`: the address means nothing to anyone.
+/// Turns `[mov,mp4 @ 0x55d0c81f] moov atom not found` into `moov atom not found`: the address is meaningless.
 fn without_address(line: &str) -> &str {
     match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((tag, rest)) if tag.contains(" @ 0x") => rest.trim(),
@@ -299,8 +300,8 @@ fn display(program: &Path) -> String {
     program.display().to_string()
 }
 
-/// ffmpeg reports twice a second while it works; a machine so loaded that two minutes pass in silence is better off
-/// without this job.
+/// ffmpeg reports twice a second while it works. On a machine so loaded that it is silent for two minutes, give up the
+/// job.
 const SILENCE: Duration = Duration::from_secs(120);
 const PREFIX: &str = "transcode-";
 const LOCK: &str = "in-use";
@@ -330,7 +331,7 @@ mod tests {
     fn what_a_dead_process_left_is_removed_and_what_is_in_use_is_not() {
         let root = tempfile::tempdir().unwrap();
         let used = Workspace::create(root.path()).unwrap();
-        // As after a kill: the files are there, and nobody holds the lock.
+        // As after a kill: the files are there, and the lock is free.
         let left = root.path().join("transcode-left");
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), "").unwrap();
@@ -360,7 +361,7 @@ mod tests {
         );
     }
 
-    /// The clock runs ahead whenever nothing happens, so two minutes of silence are over at once.
+    /// The paused clock runs ahead when nothing happens, so two minutes of silence pass at once.
     #[tokio::test(start_paused = true)]
     async fn a_program_that_falls_silent_is_given_up() {
         let ended = run(program("sleep"), ["1000"], &workspace(), |_| ()).await;

@@ -1,7 +1,7 @@
 //! What a caller may ask for, checked before anything is opened.
 //!
-//! Names are refused rather than cleaned: a cleaned name is another name, and two components that clean differently are
-//! how `..%2f` gets through. After this file a [`Key`] is safe to join to a directory, and no other type is accepted.
+//! Names are refused rather than cleaned: a cleaned name is another name, and two components that clean differently let
+//! `..%2f` through. After this file a [`Key`] is safe to join to a directory, and no other type is accepted.
 
 use std::fmt;
 
@@ -12,8 +12,7 @@ use crate::{error::Error, format::Format};
 
 /// The body of `POST /`.
 ///
-/// Unknown fields are refused: a job that takes minutes should not begin by quietly ignoring `"bitrate": 900` or
-/// `"dst_fromat"`.
+/// Unknown fields are refused: a job that takes minutes should not silently ignore `"bitrate": 900` or `"dst_fromat"`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TranscodeRequest {
@@ -21,21 +20,21 @@ pub struct TranscodeRequest {
     pub bucket: String,
     /// The video to read: `480P.mp4`, or `raw/480P.mp4`.
     pub object: String,
-    /// Where in the bucket the product goes: `a`, or `a/b/`.
+    /// The directory in the bucket for the product: `a`, or `a/b/`.
     pub output_dir: String,
-    /// What to make of it: see [`Format::names`].
+    /// The format of the product: see [`Format::names`].
     pub dst_format: String,
 }
 
-/// A request that may run: every name is safe, the format is known, and the product is not its own source.
+/// A checked request: every name is safe, the format is known, and the product is not its own source.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// The bucket.
     pub bucket: BucketName,
     /// The object to read.
     pub object: Key,
-    /// The object to write: `{output_dir}/{file name of object, with the format's extension}`. One that is there
-    /// already is replaced, since a retry has to be able to do the same again.
+    /// The object to write: `{output_dir}/{file name of object, with the format's extension}`. An existing object is
+    /// replaced, since a retry must be able to write it again.
     pub product: Key,
     /// The format to write.
     pub format: Format,
@@ -47,7 +46,7 @@ impl TryFrom<TranscodeRequest> for Order {
     fn try_from(request: TranscodeRequest) -> Result<Self, Error> {
         let bucket = BucketName::parse(&request.bucket)?;
         let object = Key::parse("object", &request.object)?;
-        // "a/" and "a" are the same directory to everyone who types one.
+        // "a/" and "a" mean the same directory.
         let directory = request.output_dir.strip_suffix('/').unwrap_or(&request.output_dir);
         let directory = Key::parse("output_dir", directory)?;
         let format = Format::parse(&request.dst_format).ok_or(Error::UnknownFormat)?;
@@ -69,7 +68,7 @@ impl TryFrom<TranscodeRequest> for Order {
 }
 
 /// The name of a bucket, which is also the name of a directory: letters, digits, `-`, `_` and `.`, first a letter or
-/// digit, at most 63.
+/// digit, at most 63 characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketName(String);
 
@@ -112,7 +111,7 @@ impl fmt::Display for BucketName {
     }
 }
 
-/// The name of an object inside its bucket: relative, with `/` between parts, none of which leads anywhere else.
+/// The name of an object inside its bucket: relative, with `/` between parts, none of which leads outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key(Path);
 
@@ -127,7 +126,7 @@ impl Key {
         if let Some(problem) = problem_with_key(name) {
             return Err(invalid(problem));
         }
-        // The store's own check is the second fence: nothing gets here that it would refuse today.
+        // The store's own check is a second fence: today it refuses nothing that passes the first.
         Path::parse(name)
             .map(Self)
             .map_err(|_| invalid("is not a name that a bucket can hold"))
@@ -137,7 +136,7 @@ impl Key {
         &self.0
     }
 
-    /// `480P` of `raw/480P.mp4`; a name that is all extension is kept whole.
+    /// `480P` of `raw/480P.mp4`. A name that is all extension is kept whole.
     fn file_stem(&self) -> &str {
         let name = self.0.filename().unwrap_or_default();
         match name.rsplit_once('.') {
@@ -169,7 +168,7 @@ fn problem_with_key(name: &str) -> Option<&'static str> {
     if name.contains('\\') {
         return Some("holds a backslash");
     }
-    // Whoever decodes once more reads another name; and `name#1` is how a directory bucket calls an unfinished upload.
+    // Another decoder would read another name, and a directory bucket calls an unfinished upload `name#1`.
     if name.contains(['%', '#']) {
         return Some("holds `%` or `#`, which are not taken in names");
     }
@@ -181,9 +180,9 @@ fn problem_with_key(name: &str) -> Option<&'static str> {
     })
 }
 
-/// What S3 allows.
+/// The limit of S3.
 const MAX_BUCKET: usize = 63;
-/// What S3 allows.
+/// The limit of S3.
 const MAX_KEY: usize = 1024;
 /// File systems stop at 255; the rest is for the extension and for the mark of an unfinished upload.
 const MAX_PART: usize = 240;
@@ -243,7 +242,7 @@ mod tests {
         assert!(Key::parse("object", &"x/".repeat(513)[..1025]).is_err());
         assert!(BucketName::parse(&"x".repeat(64)).is_err());
         assert!(BucketName::parse(&"x".repeat(63)).is_ok());
-        // Each part is short enough, the product as a whole is not.
+        // Each part is short enough, but the product as a whole is not.
         let deep = "d/".repeat(500);
         let error = order("b", &format!("{}.mp4", "n".repeat(100)), &deep, "mov").unwrap_err();
         assert_eq!(error.status(), 400);

@@ -3,16 +3,18 @@
 //! | variable | default | |
 //! |---|---|---|
 //! | `LISTEN` | `127.0.0.1:3000` | port 0 takes a free one |
-//! | `TASKS_TOKEN` | none | asked of whoever uses the task API; must be set to listen beyond this machine |
-//! | `STORE` | `redb:tasks.redb` | where tasks are kept: that file, or another, or `memory`, which ends with the app |
-//! | `DATABASE_URL` | none | keeps tasks in PostgreSQL instead, for any number of such apps: `postgres://USER:PASSWORD@HOST:PORT/DATABASE` |
+//! | `TASKS_TOKEN` | none | the token of the task API; required to listen beyond this machine |
+//! | `STORE` | `redb:tasks.redb` | `redb:` and a file, or `memory`, which ends with the app |
+//! | `DATABASE_URL` | none | PostgreSQL for the tasks of any number of such apps; see below |
 //! | `BUCKETS` | `buckets` | a directory with a directory per bucket; or `s3://` (feature `s3`) |
 //! | `CONCURRENCY` | `2` | jobs at a time: each ffmpeg uses every core it can get |
 //! | `MAX_OBJECT_BYTES` | 4 GiB | larger objects are refused |
-//! | `WORK_DIR` | the system's | working files: `CONCURRENCY` sources and products fit in it |
+//! | `WORK_DIR` | the system's | working files: it must hold `CONCURRENCY` sources and products |
 //! | `FFMPEG`, `FFPROBE` | by `PATH` | the programs |
-//! | `SETPRIV` | by `PATH` | the program of util-linux that has ffmpeg end when the app is killed |
-//! | `SHUTDOWN_SECONDS` | `25` | how long running jobs may go on after ctrl-c or SIGTERM |
+//! | `SETPRIV` | by `PATH` | the program of util-linux that makes ffmpeg end when the app is killed |
+//! | `SHUTDOWN_SECONDS` | `25` | how long running jobs may go on after Ctrl-C or SIGTERM |
+//!
+//! `DATABASE_URL` is `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
 
 use std::{
     fmt,
@@ -32,37 +34,37 @@ use crate::{
 /// The settings of the app.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where to listen.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Where tasks are kept.
+    /// The store of the tasks.
     pub store: Store,
-    /// What the task API asks of its callers.
+    /// The token that callers of the task API must send.
     pub token: Option<String>,
     /// How many jobs run at a time.
     pub concurrency: usize,
-    /// How long running jobs may go on when the app is to end.
+    /// How long running jobs may go on after a shutdown begins.
     pub shutdown: Duration,
-    /// What does the work.
+    /// The job, with its settings.
     pub transcoder: Transcoder,
 }
 
-/// Where tasks are kept.
+/// The store of the tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     /// In this file: they outlive the app, however it ends.
     File(PathBuf),
-    /// In PostgreSQL: every app that is given this database accepts, runs and shows them.
+    /// In PostgreSQL: every app with this database accepts, runs and shows them.
     Database(DatabaseUrl),
     /// In the app's memory: they end with it.
     Memory,
 }
 
-/// Where a database is. It may have a password in it, and is not shown.
+/// The URL of a database. It may hold a password, so `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// For whoever connects.
+    /// The URL, for connecting.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -75,7 +77,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// A setting that makes no sense.
+/// An invalid setting.
 #[derive(Debug, thiserror::Error)]
 #[error("{name}: {problem}")]
 pub struct Invalid {
@@ -84,11 +86,11 @@ pub struct Invalid {
 }
 
 impl Settings {
-    /// Reads the environment, or whatever else knows values by name.
+    /// Reads the settings from the environment, or from any other `lookup` by name.
     ///
     /// # Errors
     ///
-    /// [`Invalid`] names the first setting that makes no sense.
+    /// [`Invalid`] names the first invalid setting.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
         let lookup = |name: &'static str| lookup(name).filter(|value| !value.is_empty());
         let listen = parse(
@@ -160,7 +162,7 @@ fn store(place: Option<String>, database: Option<String>) -> Result<Store, Inval
     }
 }
 
-/// A bare name is looked up by `PATH`. A relative path is meant from here, and programs are started elsewhere.
+/// A bare name is looked up by `PATH`. A relative path is made absolute, since programs start in another directory.
 fn program(name: &str) -> PathBuf {
     match Path::new(name).components().count() {
         1 => name.into(),

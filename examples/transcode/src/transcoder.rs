@@ -1,8 +1,8 @@
-//! The job, step by step: fetch, look, convert, look again, store.
+//! The job, step by step: fetch, probe, convert, probe again, store.
 //!
-//! Everything a step makes belongs to a value that undoes it when dropped: the working directory, the running ffmpeg,
-//! the open upload. So there is one way to give up, and it is to drop the future: an error, a stop, a timeout and a client
-//! that hung up all leave a bucket without a partial object and a machine without a process.
+//! Everything that a step makes belongs to a value that undoes it when dropped: the working directory, the running
+//! ffmpeg, the open upload. So there is one way to give up: drop the future. An error, a stop, a timeout and a client
+//! that hung up all leave no partial object in the bucket and no process on the machine.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,17 +20,17 @@ use crate::{
 /// Everything a job needs; cheap to clone.
 #[derive(Clone)]
 pub struct Transcoder {
-    /// Where objects come from and go to.
+    /// The buckets with the objects.
     pub buckets: Arc<dyn Buckets>,
     /// The programs.
     pub ffmpeg: Ffmpeg,
-    /// Where jobs keep their files while they run: room for the source and the product of each.
+    /// The directory for working files: room for the source and the product of each job.
     pub work_dir: PathBuf,
-    /// The largest object that is taken, in bytes.
+    /// The largest object that is accepted, in bytes.
     pub max_object: u64,
 }
 
-/// What was made: the answer to the request.
+/// The product: the answer to the request.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Product {
     /// The bucket it is in.
@@ -41,7 +41,7 @@ pub struct Product {
     pub size: u64,
     /// In seconds.
     pub duration: f64,
-    /// Of the picture: `h264`.
+    /// The codec of the picture: `h264`.
     pub codec: String,
     /// In pixels.
     pub width: u32,
@@ -50,16 +50,16 @@ pub struct Product {
 }
 
 impl Transcoder {
-    /// Does what was ordered, and tells `job` how far it is.
+    /// Carries out the order, and reports progress to `job`.
     ///
     /// # Errors
     ///
-    /// Any [`Error`]; [`Error::Stopped`] when `job` was told to stop.
+    /// Any [`Error`]; [`Error::Stopped`] when `job` was stopped.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future kills ffmpeg, aborts the upload and removes the working files. The one step that cannot be
-    /// taken back is the last: once the store has been asked to complete the upload, the product may appear.
+    /// Dropping the future kills ffmpeg, aborts the upload and removes the working files. Only the last step cannot be
+    /// undone: once the store was asked to complete the upload, the product may appear.
     pub async fn run<J: Job>(&self, order: &Order, job: &J) -> Result<Product, Error> {
         tokio::select! {
             biased;
@@ -103,7 +103,7 @@ impl Transcoder {
             });
         let said = converted.await.map_err(blame)?;
 
-        // ffmpeg takes the end of a file that was cut off for the end of the video, and is content.
+        // ffmpeg takes the end of a truncated file for the end of the video, and reports no error.
         let made = match self.ffmpeg.probe(&workspace, &product).await {
             Ok(made) if made.duration.unwrap_or(0.0) >= length * SHORTEST - SLACK => made,
             Err(Failure::Machine(error)) => return Err(error),
@@ -150,10 +150,10 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// The source's name in the working directory: ours, and without an extension, since ffmpeg looks at the bytes.
+/// The source's name in the working directory: ours, and without an extension, since ffmpeg detects the format.
 const SOURCE: &str = "source";
-/// A product may be a little shorter than what its source claimed: the last sound and the last picture seldom end
-/// together, and a container's length is a promise, not a count.
+/// A product may be a little shorter than its source claimed: the last sound and the last picture seldom end together,
+/// and the length in a container is an estimate.
 const SHORTEST: f64 = 0.9;
 /// In seconds: for clips so short that a tenth is less than a frame.
 const SLACK: f64 = 0.5;

@@ -1,4 +1,4 @@
-//! Tasks that came over HTTP/1, on a connection that brings other things as well.
+//! Tasks that arrive over HTTP/1, on a connection with other requests as well.
 
 use std::{
     convert::Infallible,
@@ -20,15 +20,15 @@ use tower_respond_async::RequestBody;
 
 use crate::{BODY, PATH, current_thread, for_one, headers, layer, support::ours::wrapped, when_measuring};
 
-/// What a connection brings.
+/// The requests on a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Connection {
     pub(crate) name: &'static str,
-    /// How long the body of each task's request is.
+    /// The body length of each task's request.
     pub(crate) task: usize,
-    /// How long that of the request is which follows each, and is answered at once. None follows if it is 0.
+    /// The body length of the request that follows each task and is answered at once. 0: none follows.
     other: usize,
-    /// Both are sent without waiting for an answer.
+    /// Whether both are sent without waiting for an answer.
     pipelined: bool,
 }
 
@@ -90,12 +90,12 @@ pub(crate) fn waiting(connection: Connection) -> f64 {
     let stats = runtime.block_on(tasks.stats());
     let queued = stats.expect("the memory store answers").counts.queued();
     assert_eq!(queued, when_measuring(1000, 20), "all but the first wait");
-    // The task that has the slot never ends.
+    // The task in the slot never ends.
     runtime.shutdown_timeout(Duration::ZERO);
     kept
 }
 
-/// To the end of the connection, so that nothing is left of its buffers but what is kept.
+/// Serves to the end of the connection, so that only kept parts of its buffers are left.
 async fn serve<S>(socket: Accepted, app: S)
 where
     S: Service<Request<RequestBody>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone,
@@ -141,7 +141,7 @@ fn converse(address: SocketAddr, count: usize, connection: Connection) {
     }
 }
 
-/// One answer, and not a byte of the next one.
+/// Reads one answer, and not a byte of the next one.
 fn read_answer(socket: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let mut byte = [0];

@@ -1,14 +1,15 @@
-//! How much memory does a task take in `MemoryStore`, and does one that came over HTTP keep more than its own?
+//! Measures how much memory a task takes in `MemoryStore`, and whether a task that arrived over HTTP keeps more than
+//! its own bytes.
 //!
-//! Bytes that are allocated and not freed, as the program asked for them: no allocator's slack, and no page of the system.
-//! All is on one thread, so that every one is seen. A request has a body of 1 KiB and eight headers; what is its own is
-//! the bytes of its path, of those headers, and of the bodies.
+//! The figures are bytes that are allocated and not freed, as the program requested them, without the allocator's
+//! slack. Everything runs on one thread, so that every allocation is counted. A request has a body of 1 KiB and eight
+//! headers. Its own bytes are those of its path, of these headers, and of the bodies.
 //!
-//! What a figure shows is what the store grows by from a number of tasks to twice as many, so that what indexes and
-//! maps hold in reserve is part of it, and what is there once is not.
+//! A figure shows by how much the store grows when the number of tasks doubles. So it includes what indexes and maps
+//! hold in reserve, and excludes what exists once.
 //!
-//! hyper hands out header values and bodies as parts of the buffer that it reads a connection into. A task that keeps one
-//! of them as it is, keeps the whole buffer, which grows when a connection brings much.
+//! hyper hands out header values and bodies as parts of its read buffer. A task that keeps such a part keeps the whole
+//! buffer, which grows with the traffic on the connection.
 //!
 //! ```text
 //! cargo bench -p lab --bench memory
@@ -37,7 +38,8 @@ const PATH: &str = "/transcode";
 
 const BODY: usize = 1024;
 
-/// What a browser's script sends to an API that it is logged in at, with a body of this length. All of it is stored.
+/// The headers that a browser's script sends to an API with a session, with a body of this length. All of them are
+/// stored.
 fn headers(body: usize) -> [(&'static str, String); 8] {
     let length = body.to_string();
     [
@@ -71,14 +73,14 @@ fn main() {
     for connection in http1::CONNECTIONS {
         let kept = show(connection.name, connection.task, 0, || http1::waiting(connection));
         if let (Some(kept), Some(copied)) = (kept, copied) {
-            // Twice what a copy of everything takes is no matter of a few bytes here and there.
+            // Twice the size of a copy is more than rounding: then the read buffer is kept.
             let held = if kept > 2.0 * copied { "is held" } else { "is not held" };
             println!("{:52}{held:>38}", "    the buffer that it was read into");
         }
     }
 }
 
-/// Measures and prints what a task keeps, that has bodies of such lengths.
+/// Measures and prints what a task keeps whose bodies have these lengths.
 fn show(name: &str, body: usize, answer: usize, figure: impl FnOnce() -> f64) -> Option<f64> {
     if !is_wanted(name) {
         return None;
@@ -94,7 +96,7 @@ fn show(name: &str, body: usize, answer: usize, figure: impl FnOnce() -> f64) ->
     Some(kept)
 }
 
-/// Submitted from inside, so that each has its own copy of everything.
+/// Tasks submitted in the process: each has its own copy of everything.
 fn waiting(runtime: &Runtime) -> f64 {
     let layer = {
         let _within = runtime.enter();
@@ -141,13 +143,13 @@ fn request() -> Request<Bytes> {
     request
 }
 
-/// A layer that throws nothing away.
+/// A layer that drops no tasks.
 fn layer() -> LayerBuilder {
     let store = MemoryStore::builder().max_tasks(usize::MAX).max_bytes(usize::MAX);
     RespondAsyncLayer::builder(store.build()).queue_depth(u64::MAX)
 }
 
-/// What one more takes, when there are so many already.
+/// The bytes of one more task, when there are `count` already.
 fn for_one(count: usize, fill: impl Fn(usize)) -> f64 {
     fill(count);
     let counted = allocation_counter::measure(|| fill(count));

@@ -1,4 +1,4 @@
-//! apalis's turn, over its `MemoryStorage`.
+//! The contestant apalis, over its `MemoryStorage`.
 
 use std::{
     hint::black_box,
@@ -27,7 +27,7 @@ pub(crate) fn push(runtime: &Runtime, each: usize) -> Vec<f64> {
         let watch = Stopwatch::start();
         join_all(submitters.into_iter().map(|(mut sink, jobs)| async move {
             for job in jobs {
-                // What `push` does, which only the storage itself has.
+                // This is what `push` does, which only the storage itself offers.
                 sink.send(TaskBuilder::new(job).build()).await.expect("it is open");
             }
         }))
@@ -93,7 +93,7 @@ async fn filled(count: usize) -> MemoryStorage<Bytes> {
     storage
 }
 
-/// Does nothing, and ends the worker with the last job.
+/// A handler that does nothing, and stops the worker at the last job.
 fn handler(count: usize) -> impl Fn(Bytes, WorkerContext) -> std::future::Ready<()> + Clone {
     let done = Arc::new(AtomicUsize::new(0));
     move |job, worker| {
@@ -105,7 +105,7 @@ fn handler(count: usize) -> impl Fn(Bytes, WorkerContext) -> std::future::Ready<
     }
 }
 
-/// A storage, and a sink into it that can be cloned: `MemoryStorage::new` keeps its own to itself.
+/// A storage, and a sink into it that can be cloned: `MemoryStorage::new` does not give its sink out.
 fn storage() -> (MemorySink<Bytes>, MemoryStorage<Bytes>) {
     type Sender = Box<dyn Sink<Task<Bytes>, Error = MemoryStorageError> + Send + Sync + Unpin>;
     let (sender, receiver) = mpsc::unbounded();

@@ -1,16 +1,16 @@
-//! How fast are jobs put in and worked off, beside a queue that does nothing else?
+//! Compares the speed of adding and running jobs with a queue that does nothing else.
 //!
-//! apalis keeps the jobs of one process in a channel: a push is a send, and nothing is left of a job that has run. Ours
-//! keeps the request, the state and its history, the answer, and the indexes to find them by. So the ratio says what
-//! that costs, and not that one of them does the same thing better. Both get it as easy as can be: apalis without
-//! `tracing`, and each of its submitters with a sink of its own; ours a request without headers.
+//! apalis keeps the jobs of one process in a channel: a push is a send, and nothing is left of a job that has run. Our
+//! store keeps the request, the state and its history, the response, and the indexes to find them. So the ratio shows
+//! the cost of these, and not that one does the same thing better. Both run in their fastest form: apalis without
+//! `tracing` and with one sink per submitter, ours with requests without headers.
 //!
-//! All is done on one thread; `RedbStore` has one of its own to write. A job is 1 KiB, made before the clock is started. A
-//! round begins with an empty store. While jobs are put in, nobody works any off: of ours, the application is not there
-//! yet. They are run with every default, so of ours at most 64 at once.
+//! Everything runs on one thread; `RedbStore` has its own writer thread. A job is 1 KiB, made before the clock starts.
+//! Each round begins with an empty store. No job runs while jobs are added: our layer has no application yet. Jobs run
+//! with every default, so ours run at most 64 at once.
 //!
-//! Rates are jobs a second, so a ratio below 1 is slower. By the wall clock, and by the CPU that the process used, which is
-//! steadier on a busy machine and leaves out what waits for the disk.
+//! Rates are jobs per second, so a ratio below 1 is slower. They are given by the wall clock, and by the CPU time of
+//! the process, which is steadier on a busy machine and excludes waiting for the disk.
 //!
 //! ```text
 //! cargo bench -p lab --bench peers
@@ -30,10 +30,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{Contestant, compare, compare_to, when_measuring, work::PAYLOAD};
 
-/// How many put jobs in at once.
+/// How many submitters add jobs at the same time.
 const SUBMITTERS: usize = 64;
 
-/// How many jobs are put in by one call.
+/// How many jobs one call adds.
 const BULK: usize = 1000;
 
 const COLUMNS: [&str; 2] = ["wall", "CPU"];
@@ -69,7 +69,7 @@ fn drain(runtime: &Runtime) {
     ];
     let contestants = vec![
         Contestant::new(floors[0].0, || apalis::drain(runtime, count)),
-        // As ours is: a job that blocks does not hold up the others.
+        // Like ours: a job that blocks does not hold up the others.
         Contestant::new(floors[1].0, || apalis::drain_spawned(runtime, count)),
         Contestant::new("memory: ours", || ours::drain(runtime, count)),
     ];
@@ -107,7 +107,7 @@ fn bulk_in_a_file(runtime: &Runtime) {
     compare_to(title, &COLUMNS, &floors, contestants);
 }
 
-/// What is in a job.
+/// The content of a job.
 fn payload() -> Bytes {
     Bytes::from(vec![b'x'; PAYLOAD])
 }
@@ -116,7 +116,7 @@ fn made<T>(count: usize, make: impl Fn() -> T) -> Vec<T> {
     (0..count).map(|_| make()).collect()
 }
 
-/// What has been used since it was made.
+/// Measures wall clock and CPU time since it was made.
 struct Stopwatch {
     wall: Instant,
     cpu: ProcessTime,
@@ -135,7 +135,7 @@ impl Stopwatch {
     }
 }
 
-/// The columns of a turn in which so many jobs took so long.
+/// The columns of a turn that ran so many jobs in these times.
 fn rates(count: usize, taken: [Duration; 2]) -> Vec<f64> {
     taken.map(|taken| count as f64 / taken.as_secs_f64()).into()
 }

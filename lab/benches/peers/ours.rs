@@ -1,4 +1,4 @@
-//! Our turn.
+//! Our contestants.
 
 use std::{
     env, fs,
@@ -133,7 +133,7 @@ async fn bulk(builder: RespondAsyncBuilder, put: &impl AsyncFn(&Tasks, Vec<Submi
     taken
 }
 
-/// A layer that wraps nothing yet, so that what is submitted waits.
+/// A layer without an application, so that submitted tasks wait.
 fn waiting(builder: RespondAsyncBuilder) -> RespondAsyncLayer {
     builder.build().expect("it is called within a runtime")
 }
@@ -143,7 +143,7 @@ fn submission() -> Submission {
     Submission::new(request.expect("it is a request"))
 }
 
-/// A name for a file that is removed when it goes.
+/// A path for a new file, which is removed on drop.
 struct Fresh(PathBuf);
 
 impl Fresh {

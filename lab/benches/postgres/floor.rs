@@ -1,8 +1,8 @@
-//! The floors: what one would write by hand to do no more than keep the bodies, know what waits, and be told the end.
+//! The floors: code written by hand that only stores the bodies, tracks what waits, and records ends.
 //!
-//! One table with the body in the row and one index over what waits. Many submitters hand what they have to one writer, and
-//! whatever came while its last statement was under way goes into the next one, through `unnest`. There are no versions,
-//! tokens, leases, counters, keys and lists, and nothing is checked.
+//! There is one table with the body in the row, and one index over what waits. Many submitters send to one writer,
+//! which puts everything that arrived during its last statement into the next one, with `unnest`. There are no
+//! versions, tokens, leases, counters, keys or lists, and nothing is checked.
 
 use std::sync::{
     Arc,
@@ -33,7 +33,7 @@ const CLAIM: &str = "UPDATE bench_floor.task SET state = 1, taken_at = now() WHE
     SELECT id FROM bench_floor.task WHERE state = 0 ORDER BY nth LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING id, body";
 const END: &str = "UPDATE bench_floor.task SET state = 2, answer = 'ok' WHERE id = ANY ($1::uuid[]) AND state = 1";
 
-/// How many go into a statement at most.
+/// How many rows one statement has at most.
 const MOST: usize = 1000;
 
 enum Asked {
@@ -52,7 +52,7 @@ impl<'a> Floor<'a> {
         Self { server, admin }
     }
 
-    /// An empty table, and a server that has written what there was to write.
+    /// Empties the table, and runs a checkpoint.
     async fn clear(&self) {
         for statement in [TABLE, checkpoint()] {
             self.admin.batch_execute(statement).await.expect("it is done");
@@ -69,7 +69,7 @@ impl<'a> Floor<'a> {
         self.written(submitters, each, false).await
     }
 
-    /// Stored as taken by who stores it, and ended. For the end nobody waits.
+    /// Rows inserted as claimed, and ended. Nothing waits for the end.
     pub(crate) async fn lives(&self, submitters: usize, each: usize) -> Vec<f64> {
         self.written(submitters, each, true).await
     }
@@ -94,12 +94,12 @@ impl<'a> Floor<'a> {
             }
         })
         .await;
-        // Its connection is there until the CPU of the server's process for it is read.
+        // The connection must stay until the CPU time of its server process is read.
         let _client = writer.await.expect("the writer ends");
         watch.stop(submitters * each).await
     }
 
-    /// So many wait, and so many connections take them, a hundred at a time, and end them.
+    /// Many rows wait. Each connection takes a hundred at a time, and ends them.
     pub(crate) async fn drain(&self, count: usize, connections: usize) -> Vec<f64> {
         self.clear().await;
         let (client, insert) = self.prepared(MANY).await;
@@ -146,7 +146,7 @@ impl<'a> Floor<'a> {
         watch.stop(count).await
     }
 
-    /// One row, by a statement of its own: what each of so many took, in microseconds.
+    /// Inserts one row per statement. Answers with the time of each, in microseconds.
     pub(crate) async fn writes(&self, count: usize) -> Vec<f64> {
         self.clear().await;
         let (client, insert) = self.prepared(ONE).await;
@@ -157,7 +157,7 @@ impl<'a> Floor<'a> {
             let start = std::time::Instant::now();
             client.execute(&insert, &[&id, &body]).await.expect("insert");
             taken.push(start.elapsed().as_secs_f64() * 1e6);
-            // As the engine has it: a disk and a core that rest in between are slower to answer.
+            // The same pause as in the engine's turn: a disk and a core that rested answer more slowly.
             tokio::time::sleep(std::time::Duration::from_millis(3)).await;
         }
         taken
@@ -184,7 +184,7 @@ async fn write(client: Client, insert: Statement, end: Statement, mut asked: mps
                 Asked::End(id) => ended.push(id),
             }
         }
-        // Polled together they are sent together.
+        // Polled together, they are sent together.
         let inserting = async {
             if !ids.is_empty() {
                 insert_all(&client, &insert, &ids).await;

@@ -1,7 +1,7 @@
-//! What a task costs when much is kept, or waits.
+//! The cost of a task when many tasks are kept, or wait.
 //!
-//! Both schemas of a table take turns. What was put into the queue in a turn is taken out of it again, so that as many wait as
-//! is said.
+//! The two schemas of a table take turns. After each turn, the tasks that it put into the queue are removed, so that
+//! the number of waiting tasks stays as stated.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::{
     turn::checkpoint,
 };
 
-/// Copies the one task that is there.
+/// Copies the one task in the schema.
 const COPY: &str = "CREATE TEMP TABLE copy AS SELECT t.id AS old, gen_random_uuid() AS id, n FROM @.task t, \
     generate_series(1, COUNT) n";
 const COPY_TASKS: &str = "INSERT INTO @.task (id, version, state, suspect, token, worker, created_at, run_at, expires_at, \

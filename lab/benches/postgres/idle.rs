@@ -1,4 +1,4 @@
-//! What a process asks of the server while there is nothing to do.
+//! The statements that a process sends to the server while there is nothing to do.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     support::when_measuring,
 };
 
-/// By the count of `pg_stat_statements`, which wants a server of its own: what beats write is told apart.
+/// Counts by `pg_stat_statements`, which needs a private server. Writes of beats are counted separately.
 const COUNT: &str = "SELECT coalesce(sum(calls), 0)::float8, \
     coalesce(sum(wal_bytes) FILTER (WHERE query LIKE '%.process %'), 0)::float8, \
     coalesce(sum(wal_bytes) FILTER (WHERE query NOT LIKE '%.process %'), 0)::float8 \

@@ -1,4 +1,4 @@
-//! How soon a task starts: here, when nothing else happens, and elsewhere.
+//! How soon a task starts: in the same idle process, and in another process.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
     turn::share,
 };
 
-/// From the submission to the handler, one after the other, beside one durable row.
+/// From the submission to the handler, one after another, beside one durable row.
 pub(crate) fn start(runtime: &Runtime, server: &Server) {
     let count = when_measuring(200, 3);
     let floor = runtime.block_on(Floor::new(server));
@@ -52,7 +52,7 @@ pub(crate) fn start(runtime: &Runtime, server: &Server) {
     runtime.block_on(tasks.shutdown(Duration::ZERO));
 }
 
-/// Stored by an engine that runs nothing, until it runs in another one.
+/// Stored by an engine that runs nothing, until it runs in another engine.
 pub(crate) fn elsewhere(runtime: &Runtime, server: &Server) {
     println!("\nstored elsewhere, until it runs here, ms           median          99th          most");
     let ours = runtime.block_on(Ours::new(server, "elsewhere", 0));
@@ -85,7 +85,7 @@ pub(crate) fn elsewhere(runtime: &Runtime, server: &Server) {
             for layer in [here, there] {
                 layer.tasks().shutdown(Duration::ZERO).await;
             }
-            // They start in the order in which they were stored, or the difference is small.
+            // They start in the order in which they were stored; where they do not, the difference is small.
             let taken = started.into_iter().zip(stored);
             let taken = taken.map(|(started, stored)| started.saturating_duration_since(stored).as_secs_f64() * 1e3);
             taken.collect::<Vec<_>>()
@@ -100,11 +100,11 @@ pub(crate) fn elsewhere(runtime: &Runtime, server: &Server) {
     }
 }
 
-/// Runs what there is, and says when each was started.
+/// Runs every task, and sends the time of each start.
 fn telling(layer: &RespondAsyncLayer) -> mpsc::UnboundedReceiver<Instant> {
     let (started, starts) = mpsc::unbounded_channel();
     drop(layer.layer(service_fn(move |_: Request<RequestBody>| {
-        // Nobody may listen any more.
+        // The receiver may be gone.
         let _ = started.send(Instant::now());
         std::future::ready(Ok::<_, BoxError>(Response::new(Full::<Bytes>::default())))
     })));

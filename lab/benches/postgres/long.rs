@@ -1,7 +1,7 @@
-//! What becomes of claims while somebody else keeps a transaction open, behind which no dead row can be removed.
+//! Claims while another session keeps a transaction open, which prevents the removal of dead rows.
 //!
-//! Tasks come at an even pace, are claimed, settled, and removed a minute later. In the second third of the run a transaction
-//! of somebody else is open.
+//! Tasks arrive at an even pace, are claimed, settled, and removed a minute later. In the second third of the run the
+//! other transaction is open.
 
 use std::{
     env,
@@ -61,7 +61,8 @@ pub(crate) fn run(runtime: &Runtime, server: &Server) {
             third.as_secs_f64() / 20.0
         );
         println!("{:44}{:>14}{:>14}{:>14}", "claims, ms", "median", "99th", "ratio");
-        // What warms up is left out, and what comes in the first two minutes after, or as much of a short run.
+        // Leaves out the warm-up, and the first two minutes after the transaction (in a short run, half of the last
+        // third).
         let after = third * 2 + (third / 2).min(Duration::from_secs(120));
         let mut floor = None;
         for (name, from, to) in [
@@ -107,7 +108,7 @@ async fn accept(ledger: Ledger, stop: Arc<AtomicBool>) -> usize {
     accepted
 }
 
-/// What each claim took, in milliseconds, and when it was made.
+/// The time of each claim, in milliseconds, and when it was made.
 async fn claim(ledger: Ledger, ended: Arc<AtomicUsize>, stop: Arc<AtomicBool>) -> Vec<(Instant, f64)> {
     let (worker, outcome, mut taken) = (WorkerId::new("bench", 1), success(), Vec::new());
     while !stop.load(Ordering::Relaxed) {

@@ -1,27 +1,29 @@
-//! What does the store in PostgreSQL cost beside what one would write by hand?
+//! Compares the store in PostgreSQL with code written by hand.
 //!
-//! A private server is started from Debian's packages (`apt-get install postgresql`), which waits for disks, or `DATABASE_URL`
-//! names one: schemas `bench_*` of it are dropped. Everybody has their turn in every round, on empty tables, after a checkpoint.
-//! Rates are a second, so a ratio below 1 is slower; CPU is that of one task, in this process and in the server's. A body is 1 KiB.
+//! It starts a private server from Debian's packages (`apt-get install postgresql`), which syncs to disk. Or
+//! `DATABASE_URL` names a server: its schemas `bench_*` are dropped. Every contestant has a turn in every round, on
+//! empty tables, after a checkpoint. Rates are per second, so a ratio below 1 is slower. CPU is the time per task, in
+//! this process and in the server's. A body is 1 KiB.
 //!
-//! The floors are [by hand](floor): one statement under way, and what came meanwhile goes into the next. The store is asked
-//! step by step ("PostgresStore"), and through an engine with every default ("engine"), where requests are captured, slots are
-//! counted and handlers run.
+//! The floors are [written by hand](floor): one statement is under way, and what arrives meanwhile goes into the next
+//! one. The store is measured step by step ("PostgresStore"), and through an engine with every default ("engine"),
+//! which captures requests, counts slots and runs handlers.
 //!
 //! | word | measures | target |
 //! |---|---|---|
-//! | `accepts` | tasks stored in the queue, from 64 at once | 0.65 of the floor |
-//! | `lives` | tasks stored claimed, and settled, from 64 and 256 at once | 0.6 of the floor |
-//! | `drain` | tasks that wait, taken and settled by four handles | 0.6 of the floor |
-//! | `keyed` | tasks with an `Idempotency-Key` stored in the queue, from 64 at once | 0.5 of those without |
-//! | `start` | from a submission to its handler, when nothing else happens | twice a durable row |
-//! | `elsewhere` | from a task stored by another process to its handler here | 99 of 100 within 120 ms, and 1.2 s where nothing is told |
-//! | `idle` | what a process asks that has nothing to do | 3 statements a second, 1 KB of WAL a minute beside beats |
-//! | `restart` | 500 requests a second for 10 s, in 3 of which the server is away | 5 % are refused; as many as before are answered 2 s after |
+//! | `accepts` | tasks stored in the queue, by 64 at once | 0.65 of the floor |
+//! | `lives` | tasks stored claimed, and settled, by 64 and 256 at once | 0.6 of the floor |
+//! | `drain` | waiting tasks, taken and settled by four handles | 0.6 of the floor |
+//! | `keyed` | tasks with an `Idempotency-Key` stored in the queue, by 64 at once | 0.5 of those without |
+//! | `start` | from a submission to its handler, otherwise idle | twice a durable row |
+//! | `elsewhere` | from a task stored elsewhere to its handler here | 99 of 100 within 120 ms; 1.2 s without notices |
+//! | `idle` | statements of an idle process | 3 a second, 1 KB of WAL a minute beside beats |
+//! | `restart` | 500 requests a second for 10 s; the server is down for 3 s | 5 % refused; the old rate 2 s after |
 //! | `growth` | the same with a million ended tasks kept, and with 100 thousand waiting | 1.2 of the time with none |
-//! | `long` | claims while tasks come for `LONG_MINUTES` (30), in a third of which somebody keeps a transaction open | the 99th of 100: 5 times, and 1.3 times after |
+//! | `long` | claims for `LONG_MINUTES` (30), a transaction open for a third | 99th of 100: 5 times, 1.3 after |
 //!
-//! Without a word all of them run but the last two, which take minutes. Beside other queues on PostgreSQL: `lab/peers`.
+//! Without a word all of them run except the last two, which take minutes. `lab/peers` compares with other queues on
+//! PostgreSQL.
 //!
 //! ```text
 //! cargo bench -p lab --bench postgres

@@ -1,4 +1,4 @@
-//! Our turn: the store by itself, one step of a life after the other, and the engine on it.
+//! Our contestants: the store alone, step by step, and the engine on it.
 
 use std::{
     sync::{
@@ -30,12 +30,12 @@ use crate::{
 
 pub(crate) const LEASE: Duration = Duration::from_secs(3600);
 
-/// More than are ever under way.
+/// More than are ever in use.
 const SLOTS: usize = 4096;
 
 const TABLES: &str = "task, request, key, outbox, log, tally";
 
-/// A schema of its own, with a handle for each process that is played.
+/// A private schema, with a handle for each simulated process.
 pub(crate) struct Ours<'a> {
     server: &'a Server,
     schema: String,
@@ -60,7 +60,7 @@ impl<'a> Ours<'a> {
         ours
     }
 
-    /// One more handle.
+    /// Opens one more handle.
     pub(crate) async fn handle(&self) -> PostgresStore {
         let builder = PostgresStore::builder().schema(&*self.schema);
         builder.connect(self.server.url()).await.expect("the server answers")
@@ -70,7 +70,7 @@ impl<'a> Ours<'a> {
         Ledger::new(self.handles[0].clone())
     }
 
-    /// Runs statements in which `@.` stands for the schema, one after the other.
+    /// Runs statements one after another, with the schema in place of `@.`.
     pub(crate) async fn run(&self, statements: &[&str]) {
         for statement in statements {
             let statement = statement.replace("@.", &format!("{}.", self.schema));
@@ -78,7 +78,7 @@ impl<'a> Ours<'a> {
         }
     }
 
-    /// Empty tables, and a server that has written what there was to write.
+    /// Empties the tables, and runs a checkpoint.
     pub(crate) async fn clear(&self) {
         let tables = TABLES.replace(", ", &format!(", {}.", self.schema));
         self.run(&[&format!("TRUNCATE @.{tables}"), checkpoint()]).await;
@@ -93,7 +93,7 @@ impl<'a> Ours<'a> {
         self.more_accepts(submitters, each, keyed).await
     }
 
-    /// Without clearing the tables before.
+    /// Accepts tasks without clearing the tables first.
     pub(crate) async fn more_accepts(&self, submitters: usize, each: usize, keyed: bool) -> Vec<f64> {
         let (ledger, request) = (self.ledger(), request());
         let watch = self.watch().await;
@@ -113,7 +113,7 @@ impl<'a> Ours<'a> {
         self.more_lives(submitters, each).await
     }
 
-    /// Stored claimed, and settled. For the settlement nobody waits, as in the floor.
+    /// Tasks stored claimed, and settled. As in the floor, nothing waits for the settlement.
     pub(crate) async fn more_lives(&self, submitters: usize, each: usize) -> Vec<f64> {
         let (ledger, request, outcome) = (self.ledger(), request(), success());
         let ended = Countdown::new(submitters * each);
@@ -137,7 +137,7 @@ impl<'a> Ours<'a> {
         watch.stop(submitters * each).await
     }
 
-    /// So many wait, and every handle takes them, a hundred at a time, and settles them.
+    /// Many tasks wait. Each handle takes a hundred at a time, and settles them.
     pub(crate) async fn drain(&self, count: usize) -> Vec<f64> {
         self.clear().await;
         self.fill(count).await;
@@ -152,7 +152,7 @@ impl<'a> Ours<'a> {
         watch.stop(count).await
     }
 
-    /// So many tasks that wait, on tables that were just looked through.
+    /// Fills the queue with `count` tasks, then vacuums and analyzes the tables.
     pub(crate) async fn fill(&self, count: usize) {
         let request = request();
         let mut left = count;
@@ -182,7 +182,7 @@ impl<'a> Ours<'a> {
     pub(crate) async fn engine_lives(&self, submitters: usize, each: usize) -> Vec<f64> {
         self.clear().await;
         let layer = layer(self.handle().await, SLOTS);
-        // One more than is measured, for the first.
+        // One more than is measured, for the first task.
         let ended = Countdown::new(submitters * each + 1);
         run_all(&layer, &ended);
         let taken = self.submitted(&layer.tasks(), submitters, each, &ended).await;
@@ -191,7 +191,7 @@ impl<'a> Ours<'a> {
     }
 
     async fn submitted(&self, tasks: &Tasks, submitters: usize, each: usize, ended: &Countdown) -> Vec<f64> {
-        // With the first one come the connections.
+        // The first task opens the connections.
         submit(tasks.clone()).await;
         settled(tasks).await;
         let watch = self.watch().await;
@@ -205,7 +205,7 @@ impl<'a> Ours<'a> {
         watch.stop(submitters * each).await
     }
 
-    /// So many wait, and as many engines as there are handles run them.
+    /// Many tasks wait. As many engines as there are handles run them.
     pub(crate) async fn engine_drain(&self, count: usize) -> Vec<f64> {
         self.clear().await;
         self.fill(count).await;
@@ -228,7 +228,7 @@ impl<'a> Ours<'a> {
     }
 }
 
-/// Takes up to so many tasks and settles them all at once, as they end in an engine. Answers how many there were.
+/// Claims up to `most` tasks and settles them all at once, as an engine does. Answers with how many there were.
 pub(crate) async fn drain(ledger: &Ledger, worker: &WorkerId, most: usize) -> usize {
     let claim = Claim::new(worker.clone(), most, LEASE);
     let claimed = ledger.claim(claim).await.expect("claim");
@@ -240,13 +240,13 @@ pub(crate) async fn drain(ledger: &Ledger, worker: &WorkerId, most: usize) -> us
     claimed.tasks.len()
 }
 
-/// A layer that runs nothing yet. Its store is closed as it is shut down.
+/// A layer that runs nothing yet. Its shutdown closes the store.
 pub(crate) fn layer(store: impl TaskStore, slots: usize) -> RespondAsyncLayer {
     let builder = RespondAsyncLayer::builder(store).concurrency(slots);
     builder.build().expect("it is called within a runtime")
 }
 
-/// Has it run what there is, by a handler that answers at once.
+/// Runs all tasks, with a handler that answers at once.
 pub(crate) fn run_all(layer: &RespondAsyncLayer, ended: &Countdown) {
     let ended = ended.clone();
     drop(layer.layer(service_fn(move |_: Request<RequestBody>| {
@@ -259,7 +259,7 @@ async fn submit(tasks: Tasks) {
     tasks.submit(submission()).await.expect("there is room");
 }
 
-/// Waits until what was run is recorded.
+/// Waits until the results of all handlers are stored.
 async fn settled(tasks: &Tasks) {
     while tasks
         .stats()
@@ -307,7 +307,7 @@ pub(crate) fn request() -> Arc<CapturedRequest> {
     Arc::new(CapturedRequest::new(Method::POST, uri, HeaderMap::new(), body))
 }
 
-/// So many are still to come.
+/// Counts down to zero, and can be waited for.
 #[derive(Clone)]
 pub(crate) struct Countdown(Arc<(AtomicUsize, Notify)>);
 

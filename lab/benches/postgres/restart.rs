@@ -1,4 +1,5 @@
-//! What clients see of a restart of the server. They do not wait for each other's answers: so many ask in every second.
+//! Clients during a restart of the server. They do not wait for each other's answers: the number of requests per second
+//! is fixed.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::{
 const A_SECOND: u32 = 500;
 const PROCESSES: usize = 3;
 
-/// What is looked at together to say how many are answered.
+/// The window over which the rate of answers is taken.
 const WINDOW: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(runtime: &Runtime) {
@@ -79,7 +80,7 @@ pub(crate) fn run(runtime: &Runtime) {
             let within = accepted_at.iter().filter(|at| **at >= *from && **at < *from + WINDOW);
             within.count() as f64 >= enough
         };
-        // From when on it stays so, as long as requests come.
+        // From which moment on the rate stays high, as long as requests are sent.
         let windows = (0..).map(|number| back + WINDOW * number);
         let windows: Vec<Duration> = windows.take_while(|from| *from + WINDOW <= in_all).collect();
         let poor = windows.iter().rposition(|from| !is_enough(from));

@@ -1,15 +1,14 @@
-//! The server that is measured on: a private one that waits for disks, or the one that `DATABASE_URL` names.
+//! The server to measure on: a private one that syncs to disk, or the one that `DATABASE_URL` names.
 
 use std::{env, fs, time::Duration};
 
 use tokio_postgres::{Client, NoTls};
 
-/// What is set for figures: room in memory for what is worked on, and checkpoints that wait until a turn is over. The same for
-/// everybody who is measured.
+/// Settings for measuring: enough memory for the data, and no checkpoints during a turn. The same for every contestant.
 const SETTINGS: &str =
     "shared_buffers = 1GB\nmax_wal_size = 8GB\ncheckpoint_timeout = 30min\nautovacuum_naptime = 60\n";
 
-/// One that was just started listens on its ports one after the other.
+/// A server that was just started listens on its ports one after another.
 const TRIES: usize = 100;
 
 pub(crate) struct Server {
@@ -18,7 +17,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The one that is asked for, or a private one with these settings as well.
+    /// The server of `DATABASE_URL`, or a private one with these additional settings.
     pub(crate) fn start(settings: &str) -> Self {
         match env::var("DATABASE_URL") {
             Ok(url) => Self { url, own: None },
@@ -51,7 +50,7 @@ impl Server {
         panic!("the server does not answer");
     }
 
-    /// An empty schema of this name, on a server that has just written what there was to write.
+    /// An empty schema of this name, on a server that has just run a checkpoint.
     pub(crate) async fn fresh(&self, schema: &str) -> Client {
         let client = self.connect().await;
         client
@@ -61,7 +60,7 @@ impl Server {
         client
     }
 
-    /// The CPU that its processes have used so far, in nanoseconds. Of a private one on Linux only.
+    /// The CPU time of its processes so far, in nanoseconds. `None` unless the server is private.
     pub(crate) async fn cpu(&self, admin: &Client) -> Option<Vec<(i32, f64)>> {
         self.own.as_ref()?;
         let processes = admin
@@ -77,7 +76,7 @@ impl Server {
     }
 }
 
-/// What was used between the two, by those that are there at the end.
+/// The CPU time used between the two, by the processes that are there at the end.
 pub(crate) fn used(before: &[(i32, f64)], after: &[(i32, f64)]) -> f64 {
     let was = |process: i32| {
         before

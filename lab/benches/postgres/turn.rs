@@ -1,4 +1,4 @@
-//! What a turn took, many who submit at once, and what they submit under.
+//! The figures of a turn, and running many submitters at once.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -14,10 +14,10 @@ use crate::{
     support::when_measuring,
 };
 
-/// How many there were a second, and the CPU that one took: here, and in the server, in microseconds.
+/// The rate per second, and the CPU time of one: here, and in the server, in microseconds.
 pub(crate) const COLUMNS: [&str; 3] = ["a second", "us CPU here", "us CPU there"];
 
-/// Runs from when it is made.
+/// Measures from when it is made.
 pub(crate) struct Stopwatch<'a> {
     server: &'a Server,
     admin: &'a Client,
@@ -38,7 +38,7 @@ impl<'a> Stopwatch<'a> {
         }
     }
 
-    /// The columns of a turn with so many.
+    /// The columns of a turn with `count` tasks.
     pub(crate) async fn stop(self, count: usize) -> Vec<f64> {
         let (wall, here) = (self.wall.elapsed(), self.here.elapsed());
         let there = match (self.there, self.server.cpu(self.admin).await) {
@@ -54,7 +54,7 @@ impl<'a> Stopwatch<'a> {
     }
 }
 
-/// Runs `work` so many times on each of so many tasks at once.
+/// Runs `work` `each` times on each of `submitters` tasks at once.
 pub(crate) async fn at_once<F: Future<Output = ()> + Send + 'static>(
     submitters: usize,
     each: usize,
@@ -75,18 +75,18 @@ pub(crate) async fn at_once<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Where so many hundredths of these are at most.
+/// The percentile `hundredths` of these figures.
 pub(crate) fn share(figures: &mut [f64], hundredths: usize) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[(figures.len() - 1) * hundredths / 100]
 }
 
-/// What has the server write what there is to write, so that it does not during a turn.
+/// A statement that makes the server write its dirty pages now, and not during a turn.
 pub(crate) fn checkpoint() -> &'static str {
     when_measuring("CHECKPOINT", "SELECT")
 }
 
-/// Ids as they come in: each in a later millisecond.
+/// Ids as in real use: each in a later millisecond.
 pub(crate) fn id() -> RequestId {
     static NEXT: AtomicU64 = AtomicU64::new(1_700_000_000_000);
     let mut random = [0; 10];

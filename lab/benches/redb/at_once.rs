@@ -1,10 +1,10 @@
-//! Many who submit at once, and what they saw.
+//! Many submitters at once, and their latencies.
 
 use std::time::Instant;
 
 use tokio::runtime::Runtime;
 
-/// What is measured.
+/// The operation to measure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Work {
     /// A task is stored in the queue.
@@ -13,13 +13,13 @@ pub(crate) enum Work {
     Life,
 }
 
-/// What a turn took, in nanoseconds.
+/// The figures of a turn, in nanoseconds.
 pub(crate) struct Figures {
-    /// For one, all going on at once.
+    /// The time of the turn divided by the number of operations.
     pub(crate) one: f64,
-    /// How long half of them waited at most.
+    /// The median latency.
     p50: f64,
-    /// And 99 of 100.
+    /// The latency of the 99th of 100.
     p99: f64,
 }
 
@@ -31,7 +31,7 @@ impl Figures {
     }
 }
 
-/// Runs `work` so many times on each of so many tasks at once.
+/// Runs `work` `each` times on each of `submitters` tasks at once.
 pub(crate) fn at_once<F: Future<Output = ()> + Send + 'static>(
     runtime: &Runtime,
     submitters: usize,

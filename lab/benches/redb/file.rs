@@ -8,7 +8,7 @@ use std::{
 
 use tower_respond_async::{RequestId, time::Timestamp};
 
-/// A name for a file that is removed when it goes.
+/// A path for a new file, which is removed on drop.
 pub(crate) struct Fresh(pub(crate) PathBuf);
 
 impl Fresh {
@@ -29,7 +29,7 @@ impl Drop for Fresh {
     }
 }
 
-/// Ids as they come in: each in a later millisecond.
+/// Ids as in real use: each in a later millisecond.
 pub(crate) fn id() -> RequestId {
     static NEXT: AtomicU64 = AtomicU64::new(1_700_000_000_000);
     let mut random = [0; 10];

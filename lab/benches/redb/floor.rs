@@ -1,9 +1,9 @@
-//! The floors: what one would write by hand with redb, or with a file, to do no more than keep the bytes.
+//! The floors: code written by hand, with redb or with a file, that only keeps the bytes.
 //!
-//! One thread takes what is asked, and with it all that came while it was busy, makes one durable write of them, and
-//! answers everybody: without ids that are looked for, indexes, checksums and states. The store also lets those whom it
-//! answered come back before it writes again, which makes its commits larger; one form does that as well, and so tells
-//! what remains.
+//! One thread takes a request and everything that arrived while it was busy, makes one durable write, and answers all.
+//! There is no search for ids, and no indexes, checksums or states. The store also lets the callers that it answered
+//! send their next request before it writes again, which makes its commits larger. One form does that as well, and so
+//! shows the remaining difference.
 
 use std::{fs::File, io::Write, thread};
 
@@ -19,16 +19,16 @@ use crate::{
     file::{Fresh, id},
 };
 
-/// Where the bytes go.
+/// The form of the storage.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Form {
-    /// Records, requests and responses into a table each, with keys and values as long as the store's.
+    /// One table each for records, requests and responses, with keys and values as long as the store's.
     SameTables,
-    /// The same, and its core is given away once before each commit.
+    /// The same, and the thread yields once before each commit.
     SameTablesPatient,
-    /// All of a task into one value.
+    /// One value for everything of a task.
     OneTable,
-    /// To the end of a file: what the disk takes, and nothing else.
+    /// Appends to a file: the cost of the disk alone.
     File,
 }
 
@@ -67,7 +67,7 @@ async fn ask(writer: &mpsc::Sender<Waiting>, what: Asked) {
     done.await.expect("it is done");
 }
 
-/// What there is to do, up to as much as the store takes at a time. Lets others run once if it is less than `expected`.
+/// The next batch, of up to 256 as in the store. The thread yields once if there are fewer than `expected`.
 fn next(asked: &mut mpsc::Receiver<Waiting>, mut expected: usize) -> Option<Vec<Waiting>> {
     let mut batch = vec![asked.blocking_recv()?];
     while batch.len() < 256 {
@@ -83,7 +83,7 @@ fn next(asked: &mut mpsc::Receiver<Waiting>, mut expected: usize) -> Option<Vec<
     Some(batch)
 }
 
-/// About what a row takes when it waits or runs, and when it has ended.
+/// About the size of a row while it waits or runs, and after it has ended.
 const RECORD: [usize; 2] = [150, 170];
 /// A body of 1 KiB and its head.
 const PAYLOAD: usize = 1050;

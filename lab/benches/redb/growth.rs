@@ -1,7 +1,7 @@
-//! What a task costs when much is kept, or waits.
+//! The cost of a task when many tasks are kept, or wait.
 //!
-//! Both stores of a table are open at the same time and take turns. After each turn as many old tasks are pruned as new
-//! ones ended, so that the numbers stay what they are called.
+//! The two stores of a table are open at the same time and take turns. After each turn as many old tasks are pruned as
+//! new ones ended, so that the numbers stay as stated.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub(crate) fn run(runtime: &Runtime) {
     compare("64 at once; ns", &columns, "growth: 1 task waits", contestants);
 }
 
-/// A store that holds something already.
+/// A store that holds tasks already.
 struct Kept<'a> {
     runtime: &'a Runtime,
     store: Ledger,
@@ -104,7 +104,7 @@ impl<'a> Kept<'a> {
         });
     }
 
-    /// As many of those that ended first: what it takes for one.
+    /// Prunes the `count` tasks that ended first. Answers with the time for one.
     fn prune(&self, count: usize) -> f64 {
         let at_once = Retention::new(Duration::ZERO, Duration::ZERO);
         let start = Instant::now();

@@ -1,20 +1,20 @@
-//! What does the embedded store cost beside redb itself, and what does it cost when much is kept?
+//! Compares the embedded store with redb itself, and measures it when many tasks are kept.
 //!
-//! Without a word, accepts and lives from 1, 64 and 256 submitters at once: what one takes, and the latency that half
-//! and 99 of 100 of them stay below. The floors are one thread that writes [by hand](floor), and commits for all who
-//! wait. An accept is a task of 1 KiB stored in the queue; a life is one born claimed, and settled
-//! with an answer of 1 KiB.
+//! Without a word, it measures accepts and lives by 1, 64 and 256 submitters at once: the time for one, and the latency
+//! of the median and of the 99th of 100. The floors are [written by hand](floor): one thread that writes, and commits
+//! for all that wait. An accept stores a task of 1 KiB in the queue. A life is a task stored claimed, and settled with
+//! a response of 1 KiB.
 //!
 //! | word | measures | takes |
 //! |---|---|---|
 //! | none | accepts and lives beside the floors | 2 minutes |
-//! | `growth` | the same store with 10 thousand and a million ended tasks, and with 1 and 100 thousand in the queue | 3 minutes, several GB of disk |
+//! | `growth` | 10 thousand and a million ended tasks, 1 and 100 thousand waiting | 3 minutes, several GB of disk |
 //! | `memory` | memory per waiting task, in both stores | half a minute |
-//! | `reopen` | how long a file takes to open that a killed process left | 1 minute, 10 GB of disk |
+//! | `reopen` | how long it takes to open a file that a killed process left | 1 minute, 10 GB of disk |
 //!
 //! Targets: accepting at most 1 / 0.85 of the floor with the same tables at 64, a life at most 1 / 0.6 at 256; at most
-//! 1.3 times as much with a million ended tasks as with 10 thousand, and 1.5 times with 100 thousand waiting; memory for
-//! a waiting task at most its body and 1 KiB.
+//! 1.3 times as much with a million ended tasks as with 10 thousand, and 1.5 times with 100 thousand waiting; memory
+//! for a waiting task at most its body and 1 KiB.
 //!
 //! ```text
 //! cargo bench -p lab --bench redb

@@ -1,7 +1,7 @@
 //! Memory for a task that waits, in both stores, and for one that has ended, in the file.
 //!
-//! By the memory that the system says this process has of its own (`RssAnon`, so on Linux): what it grows by when tasks
-//! come to those that are there already. The first ones fill the cache of the file, which is bounded and not counted.
+//! It measures the private memory of the process (`RssAnon`, so on Linux): its growth when tasks are added to existing
+//! ones. The first tasks fill the cache of the file, which is bounded and not counted.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The store's turn.
+//! Our contestants.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

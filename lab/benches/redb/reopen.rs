@@ -58,7 +58,7 @@ pub(crate) fn run(runtime: &Runtime) {
     }
 }
 
-/// The system has the copy in memory then, and has written it: opening it does not pay for that.
+/// Copies the file and syncs the copy, so that opening it does not include reading or writing it back.
 fn copy(from: &Path, to: &Path) {
     fs::copy(from, to).expect("copy");
     let copy = fs::File::open(to).expect("it is there");

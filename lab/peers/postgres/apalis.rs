@@ -1,4 +1,4 @@
-//! apalis-postgres's turn.
+//! The contestant apalis-postgres.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ impl<'a> Apalis<'a> {
 
     fn worker(&self, ended: &Countdown, number: usize) -> AbortHandle {
         let (storage, ended) = (self.storage().with_pubsub(), ended.clone());
-        // A name is not taken a second time before long.
+        // A worker's name cannot be used again for a while.
         let name = format!("bench-{number}-{}", fastrand::u64(..));
         let handler = move |_: String| {
             ended.one();

@@ -1,4 +1,4 @@
-//! graphile_worker's turn.
+//! The contestant graphile_worker.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -32,7 +32,7 @@ struct Job {
     body: String,
 }
 
-/// Handlers are types: this is where they find what counts them.
+/// Handlers are types without state, so the countdown is a static.
 static ENDED: Mutex<Option<Countdown>> = Mutex::new(None);
 
 impl TaskHandler for Job {
@@ -49,7 +49,7 @@ impl<'a> Graphile<'a> {
     pub(crate) async fn new(server: &'a Server) -> Self {
         let admin = server.fresh(SCHEMA).await;
         let graphile = Self { server, admin };
-        // It makes the tables.
+        // The first worker makes the tables.
         drop(graphile.worker().await);
         graphile
     }

@@ -1,9 +1,10 @@
-//! How does the store in PostgreSQL do beside other queues on PostgreSQL, with the same job, in the same run?
+//! Compares the store in PostgreSQL with other queues on PostgreSQL: the same job, in the same run.
 //!
-//! The floors, our store and our engine are those of `lab/benches/postgres`, where it says how is measured. apalis-postgres and
-//! graphile_worker get it as easy as their settings let them: a pool of as many connections as they can use, batches of a
-//! hundred where there are batches, and a handler that does nothing. They keep less of a job: graphile_worker removes it when it
-//! has run, and neither keeps an answer's headers, a history, or who may see it.
+//! The floors, our store and our engine are those of `lab/benches/postgres`, which describes the measurement.
+//! apalis-postgres and graphile_worker run with their fastest settings: a pool of as many connections as they can use,
+//! batches of a hundred where there are batches, and a handler that does nothing. They keep less of a job:
+//! graphile_worker removes it after it has run, and neither keeps a response's headers, a history, or who may see the
+//! job.
 //!
 //! ```text
 //! cargo bench --manifest-path lab/peers/Cargo.toml

@@ -1,1 +1,1 @@
-//! Nothing: the bench is all there is.
+//! Empty: the package is its bench.

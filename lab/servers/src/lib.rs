@@ -1,9 +1,9 @@
-//! Servers of a test's own, from Debian's packages, and what fails between them and their clients. What is missing fails, and says
-//! what to install.
+//! Private servers for tests, from Debian's packages, and a proxy that fails between them and their clients. A missing
+//! package fails the test with the name of what to install.
 //!
-//! Each runs in a folder of its own, on a free port of the loopback, and no longer than somebody uses it: whoever does holds a
-//! shared lock on a file there, and whoever watches the server ends it when that lock was free for some seconds. So a server
-//! outlives no test, however that one ended.
+//! Each server runs in its own folder, on a free port of the loopback. Its users hold a shared lock on a file in that
+//! folder. A watcher ends the server when that lock was free for some seconds. So a server ends after its tests,
+//! however they ended.
 
 #![expect(clippy::unwrap_used, reason = "a test that finds no server should fail")]
 

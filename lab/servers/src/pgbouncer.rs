@@ -9,18 +9,18 @@ use crate::{
     postgres::Postgres,
 };
 
-/// A pooler in transaction mode, strict as Debian's is by default: it refuses settings in the startup packet, and knows no
-/// prepared statements.
+/// A pooler in transaction mode, with Debian's strict defaults: it refuses settings in the startup packet, and does not
+/// support prepared statements.
 #[derive(Debug)]
 pub struct PgBouncer {
     place: Place,
-    // Dropped last. The shared one stays for the next run.
+    // Dropped last. `None` for the shared pooler, which stays for the next run.
     _folder: Option<TempDir>,
 }
 
 impl PgBouncer {
-    /// The one pooler of all test processes of a run before the [shared](Postgres::shared) server, started if it is not up.
-    /// Nobody stops it.
+    /// The pooler before the [shared](Postgres::shared) server, one for all test processes. Starts it if it is not up.
+    /// Never stopped by a test.
     pub fn shared() -> &'static Self {
         static POOLER: OnceLock<PgBouncer> = OnceLock::new();
         POOLER.get_or_init(|| {
@@ -33,7 +33,7 @@ impl PgBouncer {
         })
     }
 
-    /// A pooler of one test, with these lines in its configuration. It ends some seconds after its owner.
+    /// A pooler for one test, with these lines in its configuration. It ends some seconds after it is dropped.
     pub fn start(server: &Postgres, settings: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("respond-async-pgbouncer-")
@@ -45,12 +45,12 @@ impl PgBouncer {
         Self { place, _folder: folder }
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// The port on which it listens, on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.place.port()
     }
 
-    /// A URL of the server's database through it.
+    /// A URL of the server's database through the pooler.
     pub fn url(&self) -> String {
         format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.port())
     }

@@ -1,4 +1,4 @@
-//! Where a server runs, as whom, and for how long.
+//! The folder in which a server runs, its user, and how long it runs.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Uses the server of this folder, and starts it if it is not up. One process at a time looks whether it is.
+    /// Uses the server of this folder, and starts it if it is not up. A lock lets one process at a time check that.
     pub(crate) fn shared(folder: PathBuf, is_up: impl Fn(&Self) -> bool, start: impl FnOnce(&Self)) -> Self {
         let place = Self::own(folder);
         let starting = File::create(place.folder.join("starting")).unwrap();
@@ -30,7 +30,7 @@ impl Place {
         place
     }
 
-    /// A folder that nobody else uses.
+    /// A private folder.
     pub(crate) fn own(folder: PathBuf) -> Self {
         fs::create_dir_all(&folder).unwrap();
         let users = File::create(folder.join("users")).unwrap();
@@ -39,11 +39,11 @@ impl Place {
         Self { folder, _users: users }
     }
 
-    /// Runs a program in the background, as long as the folder is used. What it says goes into `log` there. It may write files
-    /// of so many MiB; 0: of any size.
+    /// Runs a program in the background for as long as the folder is in use. Its output goes into `log` there. `mib`
+    /// limits the size of the files that it writes; 0 is no limit.
     pub(crate) fn run(&self, program: &Path, arguments: &[&str], mib: u32) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        // The watcher is a session of its own, so that it outlives the test process that started it.
+        // The watcher has its own session, so that it outlives the test process that started it.
         let mut watcher = as_server(Path::new("sh"));
         watcher
             .args(["-c", WATCH, "sh"])
@@ -55,7 +55,8 @@ impl Place {
             .stdout(Stdio::null())
             .stderr(log);
         let mut watcher = watcher.spawn().unwrap();
-        // It may go on for longer than this process. If it does not, it is waited for: there is one for each start of a server.
+        // The watcher may outlive this process. If it does not, this thread reaps it: there is one per start of a
+        // server.
         std::thread::spawn(move || watcher.wait());
     }
 
@@ -63,13 +64,13 @@ impl Place {
         self.folder.join("log")
     }
 
-    /// The port that was chosen for it, or one where nobody listens.
+    /// The chosen port, or port 1, on which nothing listens.
     pub(crate) fn port(&self) -> u16 {
         let port = fs::read_to_string(self.folder.join("port")).ok();
         port.and_then(|port| port.parse().ok()).unwrap_or(1)
     }
 
-    /// Chooses a port where nobody listens.
+    /// Chooses a free port.
     pub(crate) fn choose_port(&self) -> u16 {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         fs::write(self.folder.join("port"), free.to_string()).unwrap();
@@ -82,7 +83,7 @@ impl Place {
     }
 }
 
-/// The server, and whoever ends it when nobody uses it.
+/// Runs the server, and ends it when nothing uses it.
 const WATCH: &str = r#"
 users=$1 blocks=$2; shift 2
 [ "$blocks" = 0 ] || ulimit -f "$blocks"
@@ -100,7 +101,7 @@ while kill -0 $server 2>/dev/null; do
 done
 "#;
 
-/// Waits until it is so, or says what was expected.
+/// Waits until `is_so` is true. Panics with what was expected after 30 s.
 pub(crate) fn until(expected: &str, log: &Path, is_so: impl Fn() -> bool) {
     for _ in 0..600 {
         if is_so() {
@@ -117,13 +118,13 @@ pub(crate) fn until(expected: &str, log: &Path, is_so: impl Fn() -> bool) {
     );
 }
 
-/// Sends a signal to a process that is one of these servers.
+/// Sends a signal to a process of one of these servers.
 pub(crate) fn signal(process: i32, signal: Signal) {
-    // It may have ended by itself.
+    // The process may have ended by itself.
     let _ = Pid::from_raw(process).map(|process| rustix::process::kill_process(process, signal));
 }
 
-/// Whether these servers have a user of their own: they refuse to run as root, and get the one that Debian's package makes.
+/// Whether the tests run as root. Then the servers, which refuse to run as root, run as the user of Debian's package.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

@@ -19,43 +19,43 @@ use tempfile::TempDir;
 
 use crate::place::{self, Place};
 
-/// A private server, whose superuser is `postgres` and needs no password.
+/// A private server. Its superuser is `postgres` and needs no password.
 #[derive(Debug)]
 pub struct Postgres {
     place: Place,
-    // Dropped last. The shared one stays for the next run.
+    // Dropped last. `None` for a shared server, which stays for the next run.
     _folder: Option<TempDir>,
 }
 
-/// How a server is to end.
+/// How to end a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// It rolls back what is under way, and ends in good order.
+    /// Rolls back open transactions, and ends in good order.
     Fast,
-    /// It ends at once, and recovers when it is started again.
+    /// Ends at once, and recovers at the next start.
     Immediate,
-    /// Its first process is killed; the others find out.
+    /// Kills the first process; the others notice and end.
     Kill,
-    /// All of its processes are killed.
+    /// Kills all processes.
     KillAll,
 }
 
-/// What tests need of every server. Those that share one are many.
+/// Settings that every test server has. Many connections, because many tests share one.
 const SETTINGS: &str = "listen_addresses = '127.0.0.1'\nssl = on\nmax_connections = 300\nshared_buffers = 64MB\n\
     autovacuum_naptime = 5\ndeadlock_timeout = 200\n";
 
-/// What makes it quick, and loses data with the machine.
+/// Settings that make it fast. It loses data with the machine.
 const QUICK: &str = "fsync = off\nfull_page_writes = off\n";
 
 impl Postgres {
-    /// The one server of all test processes of a run, started if it is not up. It does not wait for disks. Each test has a
-    /// schema of its own there, and nobody stops it.
+    /// The server that all test processes share, started if it is not up. It does not sync to disk. Each test has a
+    /// schema of its own there. Never stopped by a test.
     pub fn shared() -> &'static Self {
         static SERVER: OnceLock<Postgres> = OnceLock::new();
         SERVER.get_or_init(|| Self::of_all("quick", QUICK))
     }
 
-    /// Another that all share, for what refuses one that does not wait for disks.
+    /// Another shared server that syncs to disk, for code that refuses a server that does not.
     pub fn shared_and_durable() -> &'static Self {
         static SERVER: OnceLock<Postgres> = OnceLock::new();
         SERVER.get_or_init(|| Self::of_all("durable", ""))
@@ -70,8 +70,8 @@ impl Postgres {
         Self { place, _folder: None }
     }
 
-    /// A server of one test, with these lines in its configuration. It waits for disks as PostgreSQL does by default, and ends
-    /// with its owner.
+    /// A server for one test, with these lines in its configuration. It syncs to disk, as PostgreSQL does by default,
+    /// and ends when it is dropped.
     pub fn start(settings: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("respond-async-pg-").tempdir().unwrap();
         let place = Place::own(folder.path().to_owned());
@@ -80,23 +80,23 @@ impl Postgres {
         Self { place, _folder: folder }
     }
 
-    /// A URL of the database, over its socket. The password in it is looked for where none may be shown.
+    /// A URL of the database over the socket. Tests check that its password is never shown.
     pub fn url(&self) -> String {
         let host = self.place.folder.to_str().unwrap().replace('/', "%2F");
         format!("postgres://postgres:not-shown@{host}:{}/postgres", self.port())
     }
 
-    /// A URL of the database over TCP, on which it can encrypt.
+    /// A URL of the database over TCP, where the server can encrypt.
     pub fn url_over_tcp(&self) -> String {
         format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.port())
     }
 
-    /// The certificate that it shows there, in DER.
+    /// The certificate that the server shows on TCP, in DER.
     pub fn certificate(&self) -> Vec<u8> {
         fs::read(self.place.folder.join("certificate.der")).unwrap()
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// The port on which it listens, on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.place.port()
     }
@@ -123,13 +123,13 @@ impl Postgres {
         place::until("the server ends", &self.place.log(), || !self.place.listens());
     }
 
-    /// Starts it again where it was, and waits until it answers.
+    /// Starts it again in the same place, and waits until it answers.
     pub fn restart(&self) {
         self.start_again(0);
     }
 
     fn start_again(&self, mib: u32) {
-        // What a killed server leaves behind keeps the next from starting until the last of its processes is gone.
+        // What a killed server leaves keeps the next one from starting until its last process is gone, so try again.
         place::until("the server starts again", &self.place.log(), || {
             run(&self.place, mib);
             (0..20).any(|_| {
@@ -139,7 +139,7 @@ impl Postgres {
         });
     }
 
-    /// Starts it again as a standby that has no primary: it lets itself be read, until somebody promotes it.
+    /// Starts it again as a standby without a primary. It can be read until it is promoted.
     pub fn restart_as_standby(&self) {
         let signal = self.place.folder.join("data/standby.signal");
         fs::write(&signal, "").unwrap();
@@ -147,18 +147,18 @@ impl Postgres {
         self.restart();
     }
 
-    /// Starts it again where it may write no file longer than so many MiB: to it, the disk is full then.
+    /// Starts it again with a limit on the size of files. To the server this looks like a full disk.
     pub fn restart_with_files_up_to(&self, mib: u32) {
         self.start_again(mib);
     }
 
-    /// A standby that follows this server by way of `port`, which is its own or that of a [`Proxy`](crate::Proxy) in front of it.
-    /// Commits wait for none, unless [somebody says so](Self::commits_wait_for_standby).
+    /// A standby that follows this server through `port`: its own port, or that of a [`Proxy`](crate::Proxy). Commits
+    /// do not wait for it, unless you call [`commits_wait_for_standby`](Self::commits_wait_for_standby).
     pub fn standby_by_way_of(&self, port: u16) -> Self {
         let folder = tempfile::Builder::new().prefix("respond-async-pg-").tempdir().unwrap();
         let place = Place::own(folder.path().to_owned());
         let data = place.folder.join("data");
-        // Encrypted, a proxy could not read what is said.
+        // No encryption: a proxy could not read the messages.
         let primary = format!("host=127.0.0.1 port={port} user=postgres sslmode=disable gssencmode=disable");
         let mut copy = place::as_server(&binaries().join("pg_basebackup"));
         copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D"])
@@ -173,7 +173,7 @@ impl Postgres {
         Self { place, _folder: folder }
     }
 
-    /// The standby becomes a server of its own.
+    /// Promotes the standby to a server of its own.
     pub fn promote(&self) {
         let mut promote = place::as_server(&binaries().join("pg_ctl"));
         done(
@@ -183,31 +183,31 @@ impl Postgres {
         );
     }
 
-    /// Starts it again so that a commit is answered only when a standby has it as well.
+    /// Starts it again with commits that are answered only when a standby has them as well.
     pub fn commits_wait_for_standby(&self) {
         configure(&self.place, "synchronous_standby_names = '*'\n");
         self.stop(Stop::Fast);
         self.restart();
     }
 
-    /// It answers nothing any more, and none of its connections is closed.
+    /// Freezes it: it answers nothing, and its connections stay open.
     pub fn freeze(&self) {
         self.to_all(Signal::STOP);
     }
 
-    /// It goes on after a freeze.
+    /// Thaws it after a freeze.
     pub fn thaw(&self) {
         self.to_all(Signal::CONT);
     }
 
     fn to_all(&self, signal: Signal) {
         let first = self.process().unwrap();
-        // The first one begins others.
+        // The first process first: it starts others.
         place::signal(first, signal);
         children(first).for_each(|child| place::signal(child, signal));
     }
 
-    /// The file that it writes its log to.
+    /// The file of its log.
     pub fn log(&self) -> PathBuf {
         self.place.log()
     }
@@ -220,7 +220,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Of one that was killed there is a number left, which may be another's by now.
+        // A killed server leaves a process id, which another process may have by now.
         if self._folder.is_some()
             && self.place.listens()
             && let Some(process) = self.process()
@@ -260,7 +260,7 @@ fn launch(place: &Place, settings: &str) {
     place::until("the server starts", &place.log(), || answers(place));
 }
 
-/// Adds lines to its configuration, of which the last holds, and where it is to be found.
+/// Adds lines to the configuration (the last one for a setting holds), and its port and socket.
 fn configure(place: &Place, settings: &str) {
     let place_of_it = format!(
         "port = {}\nunix_socket_directories = '{}'\n",
@@ -281,7 +281,7 @@ fn done(command: &mut Command) {
     );
 }
 
-/// It listens before it lets anybody in.
+/// Whether it accepts connections. It listens before it does.
 fn answers(place: &Place) -> bool {
     let mut asked = Command::new(binaries().join("pg_isready"));
     asked
@@ -295,7 +295,7 @@ fn run(place: &Place, mib: u32) {
     place.run(&binaries().join("postgres"), &["-D", data.to_str().unwrap()], mib);
 }
 
-/// Where Debian has them: the newest version.
+/// The binaries of the newest version that Debian has installed.
 fn binaries() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
@@ -326,7 +326,7 @@ pub fn a_name() -> String {
     format!("t_{}_{}_{number}", std::process::id(), now.as_nanos())
 }
 
-/// Puts the clock of a store into a table of its schema, for `@`, so that it is moved by hand: a function that is replaced must
-/// be planned anew by everybody.
+/// SQL that makes the store in schema `@` read its clock from a table, so that a test can set it. A replaced function
+/// would have to be planned again by every session.
 pub const CLOCK_BY_HAND: &str = "CREATE TABLE @.hand (ms bigint); INSERT INTO @.hand VALUES (0); \
     CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.hand $$";

@@ -1,4 +1,4 @@
-//! What is between a client and its server, and fails on demand.
+//! A proxy between a client and its server, which fails on demand.
 
 use std::{
     io::{self, Read, Write},
@@ -11,36 +11,36 @@ use std::{
     time::Duration,
 };
 
-/// Passes connections on to a server on 127.0.0.1, and what is said on them both ways. It has threads of its own: a test that
-/// holds up its runtime holds up no connection.
+/// Forwards connections to a server on 127.0.0.1, in both directions. It has its own threads, so a test that blocks its
+/// runtime does not block connections.
 ///
-/// It reads what servers say as messages of PostgreSQL, so it is for connections that are not encrypted.
+/// It parses the messages of PostgreSQL servers, so connections must not be encrypted.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
 }
 
-/// Which way something is said.
+/// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
-    /// What a client asks.
+    /// From the client to the server.
     ToServer,
-    /// What the server answers.
+    /// From the server to the client.
     ToClient,
 }
 
 #[derive(Debug)]
 struct Shared {
     server: AtomicU16,
-    /// How long everything takes on its way, in milliseconds.
+    /// The delay of everything, in milliseconds.
     delay: AtomicU64,
     swallowed: AtomicU64,
     closed: AtomicBool,
     links: Mutex<Vec<Arc<Link>>>,
 }
 
-/// One connection of a client, and the one to the server that belongs to it.
+/// A connection of a client, and its connection to the server.
 #[derive(Debug)]
 struct Link {
     client: TcpStream,
@@ -50,14 +50,14 @@ struct Link {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// What is said this way does not arrive.
+    /// Bytes in this direction do not arrive.
     Silent(Way),
-    /// The answer to the next statement that is done does not arrive, and the connection ends.
+    /// The answer to the next completed statement does not arrive, and the connection ends.
     SwallowsAnswer,
 }
 
 impl Proxy {
-    /// One in front of the server on this port.
+    /// Starts a proxy for the server on this port.
     pub fn start(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -74,19 +74,19 @@ impl Proxy {
                 if accepting.closed.load(Ordering::SeqCst) {
                     return;
                 }
-                // Nobody listens there: the client is dropped.
+                // If nothing listens on the server's port, the client is dropped.
                 let _ = accepting.link(client);
             }
         });
         Self { port, shared }
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// The port on which it listens, on 127.0.0.1.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// A URL of the server's database through it.
+    /// A URL of the server's database through the proxy.
     pub fn url(&self) -> String {
         format!("postgres://postgres:not-shown@127.0.0.1:{}/postgres", self.port)
     }
@@ -98,28 +98,28 @@ impl Proxy {
         }
     }
 
-    /// Loses what is said this way on the connections that there are, and closes none of them, until they are cut.
+    /// Drops all bytes in this direction on the present connections, and keeps them open until they are cut.
     pub fn silence(&self, way: Way) {
         self.inflict(Fault::Silent(way));
     }
 
-    /// On each connection that there is, the server does one more statement, and the answer to it is lost with the connection.
+    /// On each present connection, the server completes one more statement. Its answer is lost with the connection.
     pub fn swallow_answers(&self) {
         self.inflict(Fault::SwallowsAnswer);
     }
 
-    /// How many answers were lost so.
+    /// How many answers were lost in this way.
     pub fn swallowed(&self) -> u64 {
         self.shared.swallowed.load(Ordering::SeqCst)
     }
 
-    /// From now on everything takes so long on its way.
+    /// Delays everything by this much from now on.
     pub fn delay(&self, by: Duration) {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.shared.delay.store(by, Ordering::SeqCst);
     }
 
-    /// Ends all connections; those that come lead to the server on this port.
+    /// Ends all connections, and leads new ones to the server on this port.
     pub fn lead_to(&self, server: u16) {
         self.shared.server.store(server, Ordering::SeqCst);
         self.cut();
@@ -140,7 +140,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         self.cut();
-        // Wakes whoever accepts.
+        // Wakes the thread that accepts connections.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
 }
@@ -159,7 +159,7 @@ impl Shared {
         for way in [Way::ToServer, Way::ToClient] {
             let (shared, link) = (self.clone(), link.clone());
             thread::spawn(move || {
-                // Whichever end is gone, the other is to hear of it.
+                // When one side closes, close the other side too.
                 let _ = shared.pass_on(&link, way);
                 link.cut();
                 lock(&shared.links).retain(|other| !Arc::ptr_eq(other, &link));
@@ -174,8 +174,8 @@ impl Shared {
             Way::ToClient => (&link.server, &link.client),
         };
         let mut buffer = vec![0; 1 << 16];
-        // Messages of the server that were not passed on yet, how much of that are whole ones, and whether they say that a
-        // statement was done.
+        // Messages of the server that are not forwarded yet; how many bytes of them are whole messages; whether these
+        // complete a statement.
         let (mut held, mut whole, mut is_done) = (Vec::new(), 0, false);
         loop {
             let read = from.read(&mut buffer)?;
@@ -204,7 +204,7 @@ impl Shared {
                     }
                     is_done = false;
                 }
-                // An answer is kept until it is known how it ends.
+                // An answer is held back until its end is known.
                 if !swallows || kind == READY {
                     known = whole;
                 }
@@ -216,16 +216,16 @@ impl Shared {
     }
 }
 
-/// What messages of a server begin with: a statement was done; it waits for the next, and its last byte says whether a
-/// transaction is open.
+/// The first bytes of messages of a server: a statement is complete; ready for the next, where the last byte says
+/// whether a transaction is open.
 const COMPLETE: u8 = b'C';
 const READY: u8 = b'Z';
 const IDLE: u8 = b'I';
 
-/// How long the first message is, if all of it is there.
+/// The length of the first message, if all of it is there.
 fn length(messages: &[u8]) -> Option<usize> {
     let length = messages.get(1..5)?.try_into().ok()?;
-    // Without its first byte.
+    // The length does not count the first byte.
     let length = 1 + u32::from_be_bytes(length) as usize;
     (messages.len() >= length).then_some(length)
 }
@@ -236,7 +236,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Link {
     fn cut(&self) {
-        // One of them may be closed.
+        // One of them may be closed already.
         let _ = self.client.shutdown(Shutdown::Both);
         let _ = self.server.shutdown(Shutdown::Both);
     }

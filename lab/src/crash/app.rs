@@ -1,4 +1,4 @@
-//! The process that is killed: an application behind the layer, on a file or a database.
+//! The process that gets killed: an application behind the layer, on a file or a database.
 
 use std::{
     env,
@@ -43,29 +43,29 @@ use super::{
     wait::comes_about,
 };
 
-/// Where a process finds its [`Orders`].
+/// The environment variable that holds the [`Orders`] of a process.
 pub(crate) const ORDERS: &str = "CRASH_ORDERS";
 
-/// How long ended tasks are kept that did not succeed: so shortly that pruning has something to do. Those that succeeded
+/// How long tasks are kept that ended without success: short, so that there is something to prune. Tasks that succeeded
 /// are kept.
 pub const KEPT: Duration = Duration::from_secs(5);
 
-/// What a process is to do.
+/// What a process must do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Orders {
-    /// Where the journal is, and the file.
+    /// The folder of the journal and of the file.
     pub folder: PathBuf,
-    /// The URL of the database that holds the tasks, if no file does.
+    /// The URL of the database that holds the tasks, if they are not in a file.
     pub database: Option<String>,
     pub role: Role,
-    /// Where it is to kill or to freeze itself.
+    /// Where the process kills or freezes itself.
     pub mark: Option<Mark>,
     pub lease: Duration,
     /// How long running tasks may go on after a SIGTERM.
     pub grace: Duration,
-    /// How long they may take then, and after a stop, to end by themselves.
+    /// How long they may then take to end by themselves; also after a stop.
     pub stop_grace: Duration,
-    /// Whom it is to tell of ends by webhook as well.
+    /// The receiver of webhooks.
     pub receiver: Option<SocketAddr>,
 }
 
@@ -73,12 +73,12 @@ pub struct Orders {
 pub enum Role {
     /// Serves the application until SIGTERM.
     Serve,
-    /// Says that it opens the file, then how that went, and holds it until stdin ends.
+    /// Reports that it opens the file, reports the result, and holds the file until stdin ends.
     Hold,
 }
 
 impl Orders {
-    /// Serves the application, in no hurry and without a mark.
+    /// Orders to serve the application with long times and without a mark.
     pub fn serve(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -96,7 +96,7 @@ impl Orders {
         self.folder.join("tasks.redb")
     }
 
-    /// What [`FOLDER`] is to say.
+    /// The value of the [`FOLDER`] header.
     pub(crate) fn id(&self) -> HeaderValue {
         HeaderValue::from_bytes(self.folder.as_os_str().as_bytes()).expect("a temporary folder has a plain name")
     }
@@ -105,48 +105,48 @@ impl Orders {
         self.folder.join("journal")
     }
 
-    /// A file that lets gated handlers pass as soon as it is there.
+    /// A file that lets gated handlers pass as soon as it exists.
     pub fn gate(&self) -> PathBuf {
         self.folder.join("gate")
     }
 }
 
-/// What a process says to the one that started it, on stdout, between whatever else is printed there.
+/// The prefix of the lines that a process prints for its parent; other output may come between them.
 pub(crate) const SAYS: &str = "crash-harness: ";
 
-/// The header by which a client says which folder it means. The port of a dead process may be that of a process of another
-/// harness by now, which is to refuse what was not meant for it.
+/// The header that names the client's folder. The port of a dead process may by now belong to a process of another
+/// harness, which must refuse requests that are not for it.
 pub(crate) const FOLDER: HeaderName = HeaderName::from_static("x-crash-folder");
 
-/// How long after a webhook that failed, or whose process died, the next try is made.
+/// How long after a failed webhook, or after the death of its process, the next try is made.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Handlers at once.
+/// How many handlers run at once.
 pub const CONCURRENCY: usize = 8;
 
-/// What the handler is to do, as the query says.
+/// What the handler must do, as given by the query.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Work {
-    /// How long it takes, in milliseconds.
+    /// How long the handler takes, in milliseconds.
     pub ms: u64,
-    /// Fails in so many attempts.
+    /// The handler fails in this many attempts.
     pub fail: u32,
-    /// Answers 422 in the end.
+    /// The handler answers 422 in the end.
     pub refuse: bool,
-    /// Takes the process down.
+    /// The handler aborts the process.
     pub abort: bool,
-    /// Takes as long as there is no [gate](Orders::gate).
+    /// The handler waits until the [gate](Orders::gate) exists.
     pub gated: bool,
 }
 
-/// Does as ordered, if there are orders in the environment, and answers whether there were.
+/// Carries out the orders in the environment. Returns `false` if there are none.
 pub fn obey() -> bool {
     let Ok(orders) = env::var(ORDERS) else {
         return false;
     };
     let orders: Orders = serde_json::from_str(&orders).expect("the orders were written by the harness");
-    // Whoever started it is gone when stdin ends; nobody else would end it.
+    // When stdin ends, the parent is gone, and nothing else would end this process.
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
@@ -166,7 +166,7 @@ pub fn obey() -> bool {
         say(&error.to_string());
         std::process::exit(1);
     }
-    // Not back into a test runner, which would have more to say and to do.
+    // Exits instead of returning into a test runner, which would print more and run tests.
     std::process::exit(0);
 }
 
@@ -246,7 +246,7 @@ async fn serve(orders: &Orders) -> Result<(), BoxError> {
     let mut terminated = asking.await?;
     say("draining");
     let report = tokio::select! {
-        // In this order, so that the second SIGTERM finds a shutdown to cut short.
+        // Polled in this order, so that the second SIGTERM finds a shutdown to cut short.
         biased;
         report = tasks.shutdown(orders.grace) => report,
         _ = terminated.recv() => tasks.shutdown(orders.grace).await,
@@ -259,7 +259,7 @@ async fn serve(orders: &Orders) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What handler and hook have at hand.
+/// The state of the handler and the hook.
 #[derive(Clone)]
 struct Child {
     journal: Journal,
@@ -282,7 +282,7 @@ async fn work(State(child): State<Child>, task: TaskContext, Query(work): Query<
     if work.abort {
         std::process::abort();
     }
-    // This is the work: time in which the process can be killed.
+    // The simulated work: time in which the process can be killed.
     sleep(Duration::from_millis(work.ms)).await;
     if work.gated && !child.gate_opens().await {
         return (StatusCode::UNPROCESSABLE_ENTITY, "the gate stays shut").into_response();
@@ -298,8 +298,8 @@ async fn work(State(child): State<Child>, task: TaskContext, Query(work): Query<
 }
 
 impl Child {
-    /// Waits for the file that the test makes: what lets the handlers of one process pass must let those of the next pass
-    /// too.
+    /// Waits for the gate file, which the test creates. It is a file so that the handlers of the next process pass as
+    /// well.
     async fn gate_opens(&self) -> bool {
         let opened = comes_about(DEADLINE, || ready(Ok(self.gate.exists()))).await;
         opened.is_ok_and(|opened| opened)

@@ -1,4 +1,5 @@
-//! Killing over and over: rounds of cycles under load, each followed by a quiet time in which all must end well.
+//! Kills processes over and over: rounds of cycles under load, each followed by a quiet time in which every task must
+//! end.
 
 use std::{
     collections::BTreeMap, fmt, future::ready, net::SocketAddr, path::PathBuf, sync::atomic::Ordering, time::Duration,
@@ -27,17 +28,17 @@ use super::{
 /// How many cycles there are between two quiet times.
 const CYCLES: u32 = 20;
 
-/// How many clients ask at once: some more than handlers run at once, so that tasks also wait.
+/// How many clients there are: more than handlers run at once, so that some tasks wait.
 const CLIENTS: u32 = 10;
 
-/// How long the quiet time waits for hooks to be told of everything. What several processes died over is told later: it waits
-/// for the lease of the last of them, which is 70 s.
+/// How long the quiet time waits for all hooks to be called. A completion whose processes died is delivered later: it
+/// waits for the lease of the last of them, which is 70 s.
 const TELLING_TIME: Duration = Duration::from_secs(1);
 
-/// How long hooks may take at the very end to be told of what is left.
+/// How long the end of the campaign waits for the remaining hooks to be called.
 const TELLING_LIMIT: Duration = Duration::from_secs(120);
 
-/// What is to be done, and what came of it.
+/// A campaign and its results so far.
 #[derive(Debug)]
 pub struct Campaign {
     ground: Ground,
@@ -50,14 +51,15 @@ pub struct Campaign {
     pub tally: Tally,
 }
 
-/// Where it takes place.
+/// Where a campaign runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
-    /// One process after the other, on a file.
+    /// One process after another, on a file.
     File,
-    /// So many processes on a server.
+    /// Several processes on a server.
     Server { processes: usize },
-    /// So many on a server that is lost over and over to its standby, without which it commits nothing.
+    /// Several processes on a server that fails over to its standby again and again. The server commits nothing without
+    /// its standby.
     Standby { processes: usize },
 }
 
@@ -67,19 +69,19 @@ enum Ground {
     Cluster(Cluster),
 }
 
-/// What came of it so far.
+/// The results so far.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Cycles, by what went wrong.
+    /// The cycles, by what failed in them.
     pub cycles: BTreeMap<Manner, u32>,
-    /// Processes that ended by themselves when they were asked to.
+    /// Processes that ended by themselves when asked to.
     pub ended: u32,
-    /// Answers of the server that were lost after what they told of was done.
+    /// Answers of the server that were lost after the statement was executed.
     pub swallowed: u64,
     pub findings: Findings,
 }
 
-/// What went wrong in a cycle: at which moment a process was killed, or with several processes something else.
+/// What failed in a cycle: the moment at which a process was killed, or, with several processes, another fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manner {
     AtRandom,
@@ -96,11 +98,11 @@ impl Tally {
     }
 }
 
-/// For people.
+/// A table for people.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "cycles                       {:>8}", self.cycles())?;
-        // Not by point: there are many.
+        // Not by point: there are too many.
         let mut by_name = BTreeMap::<_, u32>::new();
         for (manner, cycles) in &self.cycles {
             let name = match manner {
@@ -121,7 +123,7 @@ impl fmt::Display for Tally {
 }
 
 impl Campaign {
-    /// Everything that is random follows from `seed`, the moments at which signals arrive aside.
+    /// Everything random follows from `seed`, except the exact moments at which signals arrive.
     pub async fn new(program: Program, folder: PathBuf, place: Place, seed: u64) -> Result<Self, BoxError> {
         let mut orders = Orders::serve(&folder);
         let journal = Reader::open(&orders.journal())?;
@@ -145,7 +147,7 @@ impl Campaign {
         })
     }
 
-    /// Goes on until there were so many cycles or something is wrong, and says after every round how far it is.
+    /// Runs until there were `cycles` cycles or a check failed. Calls `progress` after every round.
     pub async fn run(&mut self, cycles: u32, mut progress: impl FnMut(&Tally)) -> Result<(), BoxError> {
         while self.tally.cycles() < cycles && self.tally.findings.violations.is_empty() {
             self.round(CYCLES.min(cycles - self.tally.cycles())).await?;
@@ -184,7 +186,7 @@ impl Campaign {
         Ok(())
     }
 
-    /// Nothing goes wrong any more. Answers where processes serve.
+    /// Ends all faults. Answers with the addresses of the serving processes.
     async fn quiet(&mut self) -> Result<Vec<SocketAddr>, BoxError> {
         match &mut self.ground {
             Ground::Lives(lives) => lives.quiet().await,
@@ -192,7 +194,7 @@ impl Campaign {
         }
     }
 
-    /// A time in which nobody dies: what is under way ends, and is checked.
+    /// A time without faults: everything under way ends, and is checked.
     async fn settle_up(&mut self, round: &Round, mut clients: JoinSet<()>, began: u128) -> Result<Findings, BoxError> {
         let open = self.quiet().await?;
         let to = open[0];
@@ -248,7 +250,7 @@ impl Campaign {
         Ok(())
     }
 
-    /// Waits for hook and webhook to be told of the ends that they had not heard of when that was looked for.
+    /// Waits for the hook and webhook calls that were missing when their ends were checked.
     async fn tell_the_rest(&mut self) -> Result<(), BoxError> {
         if self.tally.findings.untold.is_empty() {
             return Ok(());

@@ -18,7 +18,7 @@ use super::{
     journal::Answer,
 };
 
-/// When a client gives up on an answer.
+/// After this time a client stops waiting for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Client {
     folder: HeaderValue,
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -36,7 +36,7 @@ pub struct Reply {
 }
 
 impl Client {
-    /// A client of processes with these orders, and of no others.
+    /// Creates a client for processes with these orders only.
     pub fn new(orders: &Orders) -> Self {
         Self {
             connections: legacy::Client::builder(TokioExecutor::new()).build_http(),
@@ -44,12 +44,12 @@ impl Client {
         }
     }
 
-    /// Sends a request once. An error means that no whole answer came, and nothing else.
+    /// Sends a request once. An error means only that no whole answer came.
     pub async fn send(&self, to: SocketAddr, request: &Request<Bytes>) -> Result<Reply, BoxError> {
         let uri = format!("http://{to}{}", request.uri());
         let mut sent = Request::builder().method(request.method()).uri(uri);
-        // Each process has a port of its own; to a client with a name for them, they are one host, and a request sent again is
-        // the same one.
+        // Each process has its own port. The fixed host makes them one host, so that a request sent again to another
+        // process is the same request.
         sent = sent.header(HOST, "localhost").header(FOLDER, &self.folder);
         for (name, value) in request.headers() {
             sent = sent.header(name, value);
@@ -77,8 +77,8 @@ impl Client {
         }
     }
 
-    /// All tasks that the query finds, with their payloads; but for those that were pruned between the look for the tasks
-    /// and the one for their payloads.
+    /// All tasks that the query finds, with their payloads, except tasks that are pruned between the listing and the
+    /// reading of their payloads.
     pub async fn tasks(&self, to: SocketAddr, query: &str) -> Result<Vec<Document>, BoxError> {
         let mut tasks = Vec::new();
         let mut token = String::new();
@@ -102,7 +102,7 @@ impl Client {
         Ok(reply.status != StatusCode::NOT_FOUND)
     }
 
-    /// How many tasks wait or run.
+    /// How many tasks have not ended.
     pub async fn unfinished(&self, to: SocketAddr) -> Result<usize, BoxError> {
         let path = "/tasks?limit=100&status=Enqueued&status=Running&status=Retrying&status=Stopping";
         Ok(self.get::<List>(to, path).await?.tasks.len())
@@ -121,7 +121,7 @@ struct List {
     next_token: String,
 }
 
-/// What the task API shows of a task.
+/// A task, as the task API shows it.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document {
@@ -133,7 +133,7 @@ pub struct Document {
     pub already_retried_times: u32,
     #[serde(rename = "taskErrorMessage")]
     pub error: Option<String>,
-    /// The nonce that it was sent with.
+    /// The nonce in the request.
     #[serde(rename = "taskPayload")]
     pub nonce: Option<String>,
     #[serde(rename = "returnPayload")]
@@ -152,7 +152,7 @@ impl Document {
         is_terminal(&self.status)
     }
 
-    /// What its handler answered.
+    /// The handler's answer.
     pub fn answer(&self) -> Option<Answer> {
         serde_json::from_str(self.response.as_deref()?).ok()
     }

@@ -1,4 +1,4 @@
-//! Several processes on one database, and what can go wrong with them, with the server, and between the two.
+//! Several processes on one database, and faults of the processes, of the server, and of the connections.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,33 +19,34 @@ use super::{
     process::{End, Process, Program},
 };
 
-/// How long claims hold, and for how much longer processes are frozen.
+/// The lease, and the base of how long processes are frozen.
 const LEASE: Duration = Duration::from_secs(2);
 const FROZEN: Duration = Duration::from_secs(4);
 
-/// How long a process has to come by the point at which it is to die or to freeze.
+/// How long a process has to reach the point at which it dies or freezes.
 const MARK_LIMIT: Duration = Duration::from_secs(1);
 
-/// When the store gives up a silent server, and some more.
+/// A little longer than the store waits for a silent server.
 const SILENT: Duration = Duration::from_millis(9500);
 
-/// Something that goes wrong.
+/// Something that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// A process is killed: at random, or it kills itself at this point.
+    /// A process is killed at a random moment, or kills itself at this point.
     ProcessKilled,
     ProcessKilledAt(Point),
-    /// It is frozen for two leases, or freezes itself before a result is stored: that must be refused when it wakes up.
+    /// A process is frozen for two leases, or freezes itself before a result is stored. The late result must be
+    /// refused.
     ProcessFrozen,
     ProcessFrozenBeforeSettle,
-    /// It is asked to end, as by a deploy.
+    /// A process is asked to end, as in a deploy.
     ProcessDrained,
     ServerKilled,
     FirstOfServerKilled,
     ServerStoppedAtOnce,
     SessionsEnded,
     LinksCut,
-    /// What is said this way does not arrive, and nobody hears of that.
+    /// Bytes in this direction are dropped, without an error on either side.
     Silent(Way),
     LinksDelayed,
     AnswersSwallowed,
@@ -75,7 +76,7 @@ impl Fault {
     }
 }
 
-/// The database, what leads there, and who uses it.
+/// The database, the proxy in front of it, and the processes.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     program: Program,
@@ -83,7 +84,7 @@ pub(crate) struct Cluster {
     members: Vec<Member>,
     proxy: Proxy,
     server: Postgres,
-    /// What takes over again and again, if that is all that goes wrong.
+    /// The standby that takes over again and again. With it, failover is the only fault.
     standby: Option<Postgres>,
 }
 
@@ -96,8 +97,7 @@ struct Member {
 type Door = watch::Sender<Vec<SocketAddr>>;
 
 impl Cluster {
-    /// So many processes with these orders on a server of their own. With a standby, nothing goes wrong but that it has to take
-    /// over.
+    /// Starts several processes with these orders on a private server. With a standby, failover is the only fault.
     pub(crate) async fn start(
         program: Program,
         mut orders: Orders,
@@ -128,7 +128,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Lets something go wrong, and brings back what it took.
+    /// Causes a fault, and restores what it took down.
     pub(crate) async fn cycle(&mut self, random: &mut Rng, door: &Door) -> Result<Option<Manner>, BoxError> {
         let fault = match self.standby {
             Some(_) => Fault::Failover,
@@ -156,12 +156,12 @@ impl Cluster {
                 if fault == Fault::ProcessFrozenBeforeSettle {
                     let (point, act) = (Point::BeforeSettle, Act::Freeze);
                     self.replace(who, Some(Mark { point, passage, act }), door).await?;
-                    // It may have nothing to settle.
+                    // The process may have nothing to settle.
                     let _ = timeout(MARK_LIMIT, self.members[who].process.frozen()).await;
                 }
                 let process = &mut self.members[who].process;
                 process.signal(Signal::STOP)?;
-                // Whoever looks whether it is there gets no answer, and sends it nothing.
+                // A request to a frozen process gets no answer, so none is sent to it.
                 door.send_replace(self.addresses(Some(who)));
                 sleep(FROZEN + short).await;
                 self.members[who].process.signal(Signal::CONT)?;
@@ -203,12 +203,12 @@ impl Cluster {
         Ok(Some(Manner::Fault(fault)))
     }
 
-    /// Where all serve.
+    /// The addresses of all processes.
     pub(crate) fn quiet(&self) -> Vec<SocketAddr> {
         self.addresses(None)
     }
 
-    /// As if it was long ago that any process died which was telling of an end.
+    /// Makes the completions that dead processes had claimed due at once.
     pub(crate) async fn forget_deliveries(&self) -> Result<(), BoxError> {
         self.run("UPDATE respond_async.outbox SET due_at = 0 WHERE claimed")
             .await
@@ -240,7 +240,7 @@ impl Cluster {
         Ok(Member { process, address })
     }
 
-    /// Kills a process, if it is there, and starts another in its place.
+    /// Kills a process, if it still runs, and starts another in its place.
     async fn replace(&mut self, who: usize, mark: Option<Mark>, door: &Door) -> Result<(), BoxError> {
         let process = &mut self.members[who].process;
         if process.end_within(Duration::ZERO).await?.is_none() {
@@ -263,7 +263,8 @@ impl Cluster {
             if let Some(standby) = self.standby.take() {
                 self.server.stop(Stop::KillAll);
                 standby.promote();
-                // Nobody is led there before: what it answered by itself could be lost with it.
+                // The new server gets connections only now, with a standby of its own: what it commits alone could be
+                // lost with it.
                 self.standby = Some(followed(&standby));
                 self.proxy.lead_to(standby.port());
                 self.server = standby;
@@ -272,7 +273,7 @@ impl Cluster {
     }
 }
 
-/// A standby of the server, for which its commits wait from now on.
+/// Starts a standby of the server. From now on the server's commits wait for it.
 fn followed(server: &Postgres) -> Postgres {
     server.commits_wait_for_standby();
     server.standby_by_way_of(server.port())

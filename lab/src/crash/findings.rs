@@ -1,4 +1,4 @@
-//! What was checked, counted and found wrong.
+//! The checks, their counts, and the violations found.
 
 use std::fmt;
 
@@ -9,33 +9,34 @@ use super::journal::{Line, Told};
 /// What is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
-    /// A task that was accepted, or ran, is there.
+    /// A task that was accepted, or that ran, is there.
     Lost,
     /// Every task ends.
     Unfinished,
-    /// A request makes one task, and that ends once in each generation.
+    /// One request makes one task, which ends once in each generation.
     Twice,
     /// Only the latest claim of a generation ends it.
     Fenced,
-    /// There is an order of calls that explains what a store has answered.
+    /// Some order of the calls explains the answers of the store.
     Order,
-    /// Every end is told and nothing else is, all calls of it under one id, and each end under its own.
+    /// The hook is called for every end and for nothing else: all calls for one end have one id, and each end has its
+    /// own.
     Hook,
-    /// Every end is told by webhook too and nothing else is, and every message can be verified.
+    /// A webhook arrives for every end and for nothing else, and every message verifies.
     Webhook,
-    /// No more attempts than allowed, and poison only after crashes.
+    /// There are no more attempts than allowed, and poison only after crashes.
     Attempts,
-    /// A task of which it was said that it stops is not run again, and ends as stopped.
+    /// A task whose stop was acknowledged does not run again, and ends as stopped.
     Stop,
-    /// A re-run that was acknowledged takes place.
+    /// An acknowledged re-run takes place.
     Rerun,
-    /// Answers are the expected ones.
+    /// Answers are as expected.
     Answer,
     /// A process that is asked to end does so.
     Shutdown,
 }
 
-/// Something that must not be.
+/// A check that failed.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub check: Check,
@@ -48,47 +49,47 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What was found.
+/// The counts and the violations.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     /// Tasks that were checked.
     pub tasks: u64,
     /// Ends of generations that were checked.
     pub ends: u64,
-    /// Tasks that had ended and were pruned before they were looked at.
+    /// Tasks that had ended and were pruned before they were checked.
     pub pruned: u64,
-    /// Requests of which nobody knows anything: sent, not answered, not stored.
+    /// Requests that left no trace: sent, not answered, not stored.
     pub never_stored: u64,
-    /// Sendings that got no answer.
+    /// Requests sent that got no answer.
     pub unanswered: u64,
     /// Tasks that were given up because their process died too often.
     pub poisoned: u64,
-    /// Starts of handlers beyond the first.
+    /// Calls of handlers beyond the first.
     pub run_again: u64,
     /// Calls of hooks beyond the first for one end.
     pub told_again: u64,
-    /// Webhooks that came, and were verified.
+    /// Webhooks that arrived and were verified.
     pub verified: u64,
     /// Settlements that the store refused because their claim was gone.
     pub refused: u64,
     /// Stops that were acknowledged.
     pub stopped: u64,
-    /// Ends of which not everybody was told yet.
+    /// Ends whose hook or webhook call is still missing.
     pub untold: Vec<Untold>,
     pub violations: Vec<Violation>,
 }
 
-/// An end that the hook or the webhook's receiver has not heard of: an error, unless that comes later.
+/// An end whose hook or webhook call is missing so far. It becomes a violation unless the call comes later.
 #[derive(Clone, Debug)]
 pub struct Untold {
     pub(crate) nonce: String,
     pub(crate) id: RequestId,
     pub(crate) generation: u32,
-    /// The hook has heard of it.
+    /// Whether the hook was called.
     pub(crate) told: bool,
-    /// The receiver has.
+    /// Whether the webhook arrived.
     pub(crate) received: bool,
-    /// What it is to hear, as far as is known.
+    /// The expected state, if known.
     pub(crate) state: Option<String>,
 }
 
@@ -109,7 +110,7 @@ impl Findings {
         self.violations.extend(other.violations);
     }
 
-    /// Takes note of what was told since an end was found untold, and of webhooks.
+    /// Counts webhooks, and removes untold ends whose calls have come since.
     pub fn hear(&mut self, lines: &[Line]) {
         for line in lines {
             match line {
@@ -144,7 +145,7 @@ impl Findings {
         all.find(|untold| (untold.id, untold.generation) == (id, generation))
     }
 
-    /// Nothing more is going to be told.
+    /// Turns all untold ends into violations: no more calls will come.
     pub fn give_up_on_the_untold(&mut self) {
         for untold in std::mem::take(&mut self.untold) {
             let of = format!(
@@ -160,7 +161,7 @@ impl Findings {
         }
     }
 
-    /// How many violations one check has found.
+    /// How many violations of one check were found.
     pub fn count(&self, check: Check) -> usize {
         self.violations
             .iter()
@@ -174,7 +175,7 @@ impl Findings {
     }
 }
 
-/// For people.
+/// A table for people.
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "tasks checked                {:>8}", self.tasks)?;

@@ -1,7 +1,7 @@
-//! What really happened, told by those to whom it happened: a file to which every process appends, a line per event.
+//! The journal: a file to which every process appends one line per event.
 //!
-//! A line is written with one call and without a buffer of ours, before what it tells of can have consequences. What was
-//! written is in the system's hands, and stays when the process is killed.
+//! A line is written with one call and without a buffer in the process, before the event can have consequences. Written
+//! data is with the operating system, and stays when the process is killed.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,10 +13,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tower_respond_async::RequestId;
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Line {
-    /// The store has handed a task out; the engine does not know yet.
+    /// The store has handed out a task; the engine has not received it yet.
     Claimed {
         id: RequestId,
         generation: u32,
@@ -29,13 +29,13 @@ pub enum Line {
         token: u64,
         nonce: String,
     },
-    /// The store has answered a settlement with a state, or that it was fenced.
+    /// The store has answered a settlement: with the state, or (`None`) that it was fenced.
     Settled {
         id: RequestId,
         token: u64,
         state: Option<String>,
     },
-    /// A process is about to ask its store for something. What it is answered follows under the same number, unless nothing was.
+    /// A process is about to call its store. The answer follows under the same number, unless there was none.
     Asked {
         call: u64,
         what: Asked,
@@ -46,12 +46,12 @@ pub enum Line {
     },
     /// The hook was called.
     Told(Told),
-    /// A webhook has told of an end, in a message that could be verified.
+    /// A webhook for an end arrived and was verified.
     Received {
         id: RequestId,
         generation: u32,
     },
-    /// A webhook has come that could not.
+    /// A webhook arrived and could not be verified.
     Unverified {
         what: String,
     },
@@ -63,10 +63,11 @@ pub enum Line {
     },
 }
 
-/// What a store is asked to do with tasks.
+/// A call to a store about tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Asked {
-    /// To store a task as it is then, but for the token, which is the store's; and the name and key that it is known by.
+    /// Stores a task. `at` is the task as stored, except for the token, which the store assigns. `known_by` is its name
+    /// and its key.
     Insert {
         id: RequestId,
         at: At,
@@ -74,21 +75,21 @@ pub enum Asked {
     },
     Claim,
     Change(Vec<Wanted>),
-    /// To let these claims hold longer.
+    /// Renews these claims.
     Renew(Vec<(RequestId, u64)>),
 }
 
-/// A change of one task: the version that it must have, and what it is then. `None` removes it.
+/// A change of one task: the version that it must have, and its new position. `None` removes the task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     pub id: RequestId,
     pub from: u64,
-    /// Whether more must hold: that its lease has run out, or that a completion is as it was.
+    /// Whether the guard is more than the version: a lapsed lease, or the state of a completion.
     pub more: bool,
     pub to: Option<At>,
 }
 
-/// Where a task stands.
+/// The position of a task in its life.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct At {
     pub version: u64,
@@ -97,15 +98,15 @@ pub struct At {
     pub state: String,
 }
 
-/// What a store has answered.
+/// The answer of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answered {
-    /// It cannot say. What it was asked for may have been done.
+    /// An error: the call may have taken effect or not.
     Failed,
     Stored(At),
-    /// Another insert was before, and this is where its task stands, if it is there.
+    /// An earlier insert has this name or key. This is the position of its task, if the task is still there.
     Known(RequestId, Option<At>),
-    /// It was not stored: there is no room, or its name and its key are those of two tasks.
+    /// Not stored: the store is full, or the name and the key belong to two different tasks.
     Refused,
     Claimed(Vec<(RequestId, At)>),
     Changed(Vec<Changed>),
@@ -113,15 +114,15 @@ pub enum Answered {
     Renewed(Vec<bool>),
 }
 
-/// What became of a change. Not an option in an option, which would not be read back as it was written.
+/// The result of a change. An `Option` in an `Option` would not survive serialization.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Changed {
     Done,
-    /// It was not made: this is where the task stands, if it is there.
+    /// The change was not made. This is the position of the task, if it is there.
     Refused(Option<At>),
 }
 
-/// What a hook was told.
+/// A call of the hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     pub webhook_id: String,
@@ -130,18 +131,18 @@ pub struct Told {
     pub state: String,
     pub attempt: u32,
     pub error: Option<String>,
-    /// Who wrote the response, by its own word.
+    /// The handler's answer, as the response has it.
     pub answer: Option<Answer>,
 }
 
-/// What the handler answers with: what it was sent, and under which claim it ran.
+/// The handler's answer: the nonce that it was sent, and the claim under which it ran.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     pub nonce: String,
     pub token: u64,
 }
 
-/// The writing end. Clones write to the same file.
+/// The writing side. Clones write to the same file.
 #[derive(Clone, Debug)]
 pub struct Journal(Arc<File>);
 
@@ -160,7 +161,7 @@ impl Journal {
     }
 }
 
-/// The reading end: hands out what was written since it was last asked.
+/// The reading side: returns what was written since the last read.
 #[derive(Debug)]
 pub struct Reader {
     file: File,
@@ -171,13 +172,13 @@ pub struct Reader {
 
 impl Reader {
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Made here if no process has come that far.
+        // No process may have created it yet.
         OpenOptions::new().append(true).create(true).open(path)?;
         let file = File::open(path)?;
         Ok(Self { file, read: 0, torn: 0 })
     }
 
-    /// The new lines; what is being written now is left for the next time.
+    /// The new lines. An incomplete line is left for the next read.
     pub fn lines(&mut self) -> io::Result<Vec<Line>> {
         self.file.seek(SeekFrom::Start(self.read))?;
         let mut text = Vec::new();

@@ -1,4 +1,4 @@
-//! Lives of one process after the other on an embedded file.
+//! Lives of one process after another on an embedded file.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,19 +14,19 @@ use super::{
     process::{End, Process, Program},
 };
 
-/// How long a process has to come by the point at which it is to die; then it is killed wherever it is.
+/// How long a process has to reach the point at which it dies. After that it is killed wherever it is.
 const MARK_LIMIT: Duration = Duration::from_millis(400);
 
-/// The lease of processes that are frozen, and for how long they are.
+/// The lease of processes that are frozen, and how long they are frozen.
 const SHORT_LEASE: Duration = Duration::from_millis(300);
 const FROZEN: Duration = Duration::from_millis(600);
 
-/// A file, and the process that has it.
+/// A file and the process that has it open.
 #[derive(Debug)]
 pub(crate) struct Lives {
     program: Program,
     orders: Orders,
-    /// Whether a round begins.
+    /// Whether this is the first cycle of a round.
     is_first: bool,
     /// The process of the quiet time.
     quiet: Option<Process>,
@@ -35,19 +35,19 @@ pub(crate) struct Lives {
 /// One life of a process.
 #[derive(Clone, Copy, Debug)]
 enum Life {
-    /// Is killed so long after it began to serve.
+    /// Killed this long after it began to serve.
     Killed(Duration),
-    /// Is killed so long after it was started.
+    /// Killed this long after it was started.
     Stillborn(Duration),
     /// Kills itself at a point.
     Marked(Mark),
-    /// Is asked to end after a while, and killed so long after that, unless it dies at its mark or has ended.
+    /// Asked to end after a while, and killed after another while, unless it has died at its mark or ended by then.
     Ended {
         after: Duration,
         mark: Option<Mark>,
         killed_after: Duration,
     },
-    /// Is frozen for longer than its lease, or freezes itself, and is killed some time after it was thawed.
+    /// Frozen, or freezes itself, for longer than its lease. Killed some time after it was thawed.
     Frozen {
         after: Duration,
         mark: Option<Mark>,
@@ -56,8 +56,8 @@ enum Life {
 }
 
 impl Life {
-    /// Freezes between an end and the write that records it, and writes that once the task is another's: what a store that
-    /// takes late results cannot hide. Chance seldom gives this, so that each round begins with it.
+    /// Freezes between the end of a handler and the write that records it. It writes only after another claim took the
+    /// task: a store that accepts late results cannot hide that. This is rare at random, so each round begins with it.
     const LATE: Self = Self::Frozen {
         after: Duration::from_millis(100),
         mark: Some(Mark {
@@ -87,7 +87,7 @@ impl Life {
                     passage: random.u32(1..6),
                     act: Act::Freeze,
                 }),
-                // Long enough for the tasks to be taken from it, and given to it again.
+                // Long enough for its tasks to be taken from it and given to it again.
                 killed_after: later + 2 * SHORT_LEASE,
             },
         }
@@ -122,7 +122,7 @@ impl Lives {
         }
     }
 
-    /// Lets a process live. Answers how it was killed, unless it ended by itself.
+    /// Runs one life of a process. Answers how it was killed, or `None` if it ended by itself.
     pub(crate) async fn cycle(
         &mut self,
         random: &mut Rng,
@@ -153,7 +153,7 @@ impl Lives {
         manner
     }
 
-    /// Starts a process in which nobody dies. Answers where it serves.
+    /// Starts a process that is not killed. Answers with its address.
     pub(crate) async fn quiet(&mut self) -> Result<Vec<SocketAddr>, BoxError> {
         let mut process = self.program.start(&self.orders)?;
         let to = process.address().await?.ok_or("the quiet process ended")?;
@@ -161,7 +161,7 @@ impl Lives {
         Ok(vec![to])
     }
 
-    /// Ends it. Answers how that went.
+    /// Ends the quiet process. Answers how it ended.
     pub(crate) async fn end_quiet(&mut self) -> Result<End, BoxError> {
         self.is_first = true;
         let mut process = self.quiet.take().ok_or("there is a quiet process")?;

@@ -1,4 +1,4 @@
-//! Clients that go on asking while the process under them is killed, and remember what they were told.
+//! Clients that send requests while processes are killed, and record the answers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,43 +22,43 @@ use super::{
     findings::{Check, Violation},
 };
 
-/// How long a client repeats a request that gets no answer. Shorter than ended tasks are kept: after that its name would
-/// be free for another.
+/// How long a client repeats a request that gets no answer. It is shorter than the retention of ended tasks, after
+/// which the task's name would be free for another task.
 const REPEATS_FOR: Duration = Duration::from_secs(2);
 
-/// What clients were told, by nonce: each request has its own, repeated or not.
+/// The answers that clients received, by nonce. Each request has its own nonce, which repeats keep.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub entries: BTreeMap<String, Entry>,
     pub violations: Vec<Violation>,
 }
 
-/// What one client was told of one task.
+/// The answers that one client received about one task.
 #[derive(Clone, Debug, Default)]
 pub struct Entry {
-    /// The request id of the 202, if there was one.
+    /// The request id in the 202, if there was one.
     pub accepted: Option<RequestId>,
-    /// How often it was sent without an answer.
+    /// How often the request was sent without an answer.
     pub unanswered: u32,
-    /// The generation of which the API said that it is being stopped.
+    /// The generation whose stop the API acknowledged.
     pub stopped: Option<u32>,
-    /// The generation as which the API said that it runs again.
+    /// The generation that an acknowledged re-run began.
     pub rerun: Option<u32>,
 }
 
-/// Where processes serve now: requests go to each in turn.
+/// The addresses of the processes that serve now. Requests go to each in turn.
 pub type Door = watch::Receiver<Vec<SocketAddr>>;
 
-/// What all clients of a round share.
+/// The state that all clients of a round share.
 #[derive(Clone, Debug)]
 pub struct Round {
-    /// Part of every nonce: another round has others.
+    /// Part of every nonce, so that nonces of different rounds differ.
     name: String,
     pub client: Client,
     door: Door,
     turn: Arc<AtomicUsize>,
     ledger: Arc<Mutex<Ledger>>,
-    /// Nothing new is to be sent.
+    /// Whether clients must send nothing new.
     pub last_orders: Arc<AtomicBool>,
 }
 
@@ -78,12 +78,12 @@ impl Round {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends one task after the other until last orders.
+    /// Sends one task after another until `last_orders` is set.
     pub async fn ask(mut self, number: u32, mut random: Rng) {
-        // Long ago enough for most to have ended.
+        // Earlier tasks, most of which have ended.
         let mut ended: VecDeque<(String, RequestId)> = VecDeque::new();
         for count in 0_u32.. {
-            // The load itself: a client that thinks before it asks, so that kills meet every step of a life.
+            // The pause spreads the load, so that kills meet every step of a task's life.
             sleep(Duration::from_millis(random.u64(0..15))).await;
             if self.last_orders.load(Ordering::SeqCst) {
                 return;
@@ -107,14 +107,14 @@ impl Round {
         }
     }
 
-    /// Sends a task until there is an answer, if the client is patient: its request id, if it was accepted.
+    /// Sends a task, and repeats it without an answer if `patient`. Answers with its request id if it was accepted.
     async fn place(&mut self, nonce: &str, task: &Request<Bytes>, patient: bool) -> Option<RequestId> {
         self.ledger().entries.insert(nonce.to_owned(), Entry::default());
         let since = Instant::now();
         while since.elapsed() < REPEATS_FOR {
             match self.send(task).await {
                 Some(reply) if reply.status == StatusCode::ACCEPTED => return self.accepted(nonce, &reply),
-                // It shuts down, and has not stored the task; or it cannot say whether it has.
+                // The process shuts down and has not stored the task, or the store could not say whether it has.
                 Some(reply) if reply.status == StatusCode::SERVICE_UNAVAILABLE => {}
                 Some(reply) => {
                     self.unexpected(nonce, "a task", &reply);
@@ -132,7 +132,7 @@ impl Round {
         None
     }
 
-    /// Sends a task that was accepted once more: it must be the same one.
+    /// Sends an accepted task once more. The answer must name the same task.
     async fn place_again(&mut self, nonce: &str, task: &Request<Bytes>) {
         match self.send(task).await {
             Some(reply) if reply.status == StatusCode::ACCEPTED => _ = self.accepted(nonce, &reply),
@@ -149,7 +149,7 @@ impl Round {
                 let generation = generation(&reply);
                 self.entry(nonce, |entry| entry.stopped = generation);
             }
-            // It has ended. Or it has, and is pruned.
+            // The task has ended, or was pruned, or the process shuts down.
             Some(reply) if ![409, 404, 503].contains(&reply.status.as_u16()) => {
                 self.unexpected(nonce, "a stop", &reply);
             }
@@ -163,7 +163,7 @@ impl Round {
                 let generation = generation(&reply);
                 self.entry(nonce, |entry| entry.rerun = generation);
             }
-            // It has not ended yet. Or it has, and is pruned.
+            // The task has not ended yet, or was pruned, or the process shuts down.
             Some(reply) if ![409, 404, 503].contains(&reply.status.as_u16()) => {
                 self.unexpected(nonce, "a re-run", &reply);
             }
@@ -216,7 +216,7 @@ impl Round {
     }
 }
 
-/// A request for a task, known by a name or by a key.
+/// A request for a random task, with a name or a key.
 fn task(nonce: &str, random: &mut Rng) -> Request<Bytes> {
     let mut work = Work {
         ms: random.u64(0..20),
@@ -231,7 +231,7 @@ fn task(nonce: &str, random: &mut Rng) -> Request<Bytes> {
     asynchronous(nonce, work, random.bool())
 }
 
-/// A request for this work under this nonce, known by its name or by a key.
+/// A request for this work and nonce, with a name or a key.
 pub fn asynchronous(nonce: &str, work: Work, named: bool) -> Request<Bytes> {
     let Work {
         ms,

@@ -1,18 +1,18 @@
-//! Processes killed under load, and what is left of the work afterwards.
+//! Kills processes under load, and checks afterwards what is left of the work.
 //!
-//! The harness starts the program that it is in once more, as a process of its own, which serves an application behind
-//! the layer on an embedded file ([`app`]). It kills that, with SIGKILL: at moments that it picks at random, or at a named
-//! [`point`] between two steps, where the process does it to itself, so that not one instruction follows. Clients
-//! ([`load`]) go on asking all the while and remember what they were told; the process writes what happens to it into a
-//! [`journal`]. Then the next process is started on the same file: the [`lives`] of one after the other.
+//! The harness starts its own program again as a separate process, which serves an application behind the layer on an
+//! embedded file ([`app`]). It kills that process with SIGKILL at random moments. Or the process kills itself at a
+//! named [`point`] between two steps, so that not one instruction follows. Meanwhile clients ([`load`]) send requests
+//! and record the answers, and the process writes a [`journal`]. Then the next process starts on the same file: the
+//! [`lives`] of one process after another.
 //!
-//! Or it starts several of them on one database, and does to one of them, to the server, or to what is between them whatever
-//! can go wrong there: a [`cluster`].
+//! Or the harness starts several processes on one database, and injects faults into one of them, the server, or the
+//! connections between: a [`cluster`].
 //!
-//! After some such cycles there is a quiet time, and then clients, journal and task API are held against each other: the
-//! [`verdict`], and its [`findings`]. What a store has answered must also be explained by some [`order`] of its calls.
+//! After some cycles there is a quiet time. Then the harness compares the clients' records, the journal and the task
+//! API: the [`verdict`], with its [`findings`]. Some [`order`] of the calls must also explain the answers of the store.
 //!
-//! The test `crash` and the example `crash_loop` are two ways to start it.
+//! The test `crash` and the example `crash_loop` start it.
 
 pub mod app;
 pub mod campaign;

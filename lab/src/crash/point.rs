@@ -1,4 +1,4 @@
-//! The moments at which a process can be told to die.
+//! The moments at which a process can kill or freeze itself.
 
 use std::{
     collections::HashMap,
@@ -8,39 +8,38 @@ use std::{
 use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
-/// A moment in the life of a process: between two steps of which the second must not be taken for done, nor the first
-/// be forgotten.
+/// A moment between two steps of a process: the second step must not count as done, and the first must not be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Point {
-    /// A request is read, and not yet stored.
+    /// The request is read, and not yet stored.
     BeforeInsert,
-    /// A task is stored, and its 202 not yet sent.
+    /// The task is stored, and its 202 not yet sent.
     AfterInsert,
     BeforeClaim,
-    /// A task is claimed, and its handler not yet called.
+    /// The task is claimed, and its handler not yet called.
     AfterClaim,
-    /// The handler is at work.
+    /// The handler runs.
     InHandler,
     /// The handler has answered, and its result is not yet stored.
     BeforeSettle,
-    /// The result is stored, and nobody was told.
+    /// The result is stored, and no hook is called yet.
     AfterSettle,
     BeforeHook,
-    /// The hook has heard, and that it has is not yet stored.
+    /// The hook was called, and that is not yet stored.
     AfterHook,
     AfterDelivery,
     BeforePrune,
     AfterPrune,
-    /// A shutdown is about to hand a task back.
+    /// The shutdown is about to hand a task back.
     BeforeRelease,
     AfterRelease,
-    /// A shutdown is about to close the store.
+    /// The shutdown is about to close the store.
     BeforeClose,
     AfterClose,
 }
 
 impl Point {
-    /// Those that a process passes while it serves.
+    /// The points that a process passes while it serves.
     pub const SERVING: [Self; 12] = [
         Self::BeforeInsert,
         Self::AfterInsert,
@@ -56,7 +55,7 @@ impl Point {
         Self::AfterPrune,
     ];
 
-    /// Those that it passes when it is asked to end.
+    /// The points that a process passes when it is asked to end.
     pub const ENDING: [Self; 4] = [
         Self::BeforeRelease,
         Self::AfterRelease,
@@ -65,24 +64,24 @@ impl Point {
     ];
 }
 
-/// What a process does to itself at a point.
+/// What a process does to itself, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     pub point: Point,
-    /// At which time it comes by there, from 1.
+    /// On which pass of the point, counted from 1.
     pub passage: u32,
     pub act: Act,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
-    /// SIGKILL: not one instruction more.
+    /// SIGKILL: not one more instruction runs.
     Die,
-    /// SIGSTOP, until somebody sends SIGCONT.
+    /// SIGSTOP, until a SIGCONT arrives.
     Freeze,
 }
 
-/// Counts how often each point was passed, and carries the mark out.
+/// Counts the passes of each point, and acts at the mark.
 #[derive(Debug)]
 pub struct Points {
     mark: Option<Mark>,
@@ -97,7 +96,7 @@ impl Points {
         }
     }
 
-    /// Comes by a point. Answers whether the process stood still there.
+    /// Passes a point. Returns `true` if the process was frozen there.
     pub fn pass(&self, point: Point) -> bool {
         let Some(mark) = self.mark.filter(|mark| mark.point == point) else {
             return false;
@@ -117,7 +116,7 @@ impl Points {
         };
         kill_process(getpid(), signal).expect("a process may signal itself");
         if matches!(mark.act, Act::Die) {
-            // On a busy machine it may take a moment, in which this thread must not go on.
+            // The signal may take a moment to arrive on a busy machine; this thread must not go on.
             loop {
                 std::thread::park();
             }

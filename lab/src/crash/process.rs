@@ -1,4 +1,4 @@
-//! A process under the harness: started, watched, signalled, and waited for.
+//! A process under the harness.
 
 use std::{
     env, io,
@@ -19,16 +19,15 @@ use tower_respond_async::BoxError;
 
 use super::app::{ORDERS, Orders, SAYS};
 
-/// How long a process may take to say or do something before it counts as hanging. Long, so that a busy machine proves
-/// nothing wrong.
+/// How long a process may take for a step before it counts as hanging. Long, so that a busy machine fails no test.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The program that is started over and over: the one that runs already, with these arguments.
+/// The program to start again and again: the running one, with these arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct Program(pub &'static [&'static str]);
 
 impl Program {
-    /// Starts it. It ends when what is answered with is dropped.
+    /// Starts the program. It ends when the returned value is dropped.
     pub fn start(self, orders: &Orders) -> Result<Process, BoxError> {
         let mut child = Command::new(env::current_exe()?)
             .args(self.0)
@@ -51,17 +50,17 @@ impl Program {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// The process ends when this does: taken from `child`, which closes it when it is waited for.
+    /// The process ends when this closes. It is kept apart from `child`, which would close it when waiting.
     stdin: Option<ChildStdin>,
     said: Lines<BufReader<ChildStdout>>,
 }
 
 impl Process {
-    /// What it says next; `None` if it ended without another word.
+    /// The next line for the harness; `None` if the process ended.
     pub async fn says(&mut self) -> Result<Option<String>, BoxError> {
         let said = timeout(DEADLINE, async {
             while let Some(line) = self.said.next_line().await? {
-                // A test runner may have begun the line with words of its own.
+                // A test runner may have begun the line with its own output.
                 if let Some((_, said)) = line.split_once(SAYS) {
                     return io::Result::Ok(Some(said.to_owned()));
                 }
@@ -71,7 +70,7 @@ impl Process {
         Ok(said.await.map_err(|_| "the process says nothing")??)
     }
 
-    /// Where it serves; `None` if it ended before it did.
+    /// The address at which the process serves; `None` if it ended before.
     pub async fn address(&mut self) -> Result<Option<SocketAddr>, BoxError> {
         let Some(said) = self.says().await? else {
             return Ok(None);
@@ -86,16 +85,16 @@ impl Process {
         Ok(kill_process(self.pid()?, signal)?)
     }
 
-    /// Its number, which is its own until it was waited for.
+    /// The process id. It cannot be reused before the process was waited for.
     fn pid(&self) -> Result<Pid, BoxError> {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         Ok(pid.ok_or("the process was waited for")?)
     }
 
-    /// Waits until it was frozen by SIGSTOP.
+    /// Waits until SIGSTOP has frozen the process.
     pub async fn frozen(&self) -> Result<(), BoxError> {
         let pid = self.pid()?;
-        // Only looked at: whoever waits for its end still finds all there is to find.
+        // `NOWAIT` leaves the status for the later wait for the end.
         let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
         let waiting = spawn_blocking(move || waitid(WaitId::Pid(pid), stopped));
         timeout(DEADLINE, waiting)
@@ -104,19 +103,19 @@ impl Process {
         Ok(())
     }
 
-    /// Ends its stdin, at which it ends.
+    /// Closes stdin, at which the process ends, and waits for the end.
     pub async fn abandon(mut self) -> Result<End, BoxError> {
         drop(self.stdin.take());
         self.end().await
     }
 
-    /// Waits for its end.
+    /// Waits for the end.
     pub async fn end(&mut self) -> Result<End, BoxError> {
         let status = timeout(DEADLINE, self.child.wait()).await;
         Ok(status.map_err(|_| "the process does not end")??.into())
     }
 
-    /// Its end, if that comes within `limit`.
+    /// Waits for the end, for at most `limit`.
     pub async fn end_within(&mut self, limit: Duration) -> Result<Option<End>, BoxError> {
         match timeout(limit, self.child.wait()).await {
             Ok(status) => Ok(Some(status?.into())),
@@ -124,12 +123,11 @@ impl Process {
         }
     }
 
-    /// Lets it live for so long. There is no event to wait for: when it is hit is a matter of the time alone, which the seed
-    /// has drawn.
+    /// Lets the process run for `time`. There is no event to wait for: the seed chose the moment of the kill.
     ///
     /// # Errors
     ///
-    /// If it ends before.
+    /// If the process ends before.
     pub async fn live_for(&mut self, time: Duration) -> Result<(), BoxError> {
         match self.end_within(time).await? {
             None => Ok(()),
@@ -137,7 +135,7 @@ impl Process {
         }
     }
 
-    /// Ends it with SIGKILL.
+    /// Ends the process with SIGKILL.
     pub async fn kill(&mut self) -> Result<End, BoxError> {
         self.signal(Signal::KILL)?;
         self.end().await
@@ -147,7 +145,7 @@ impl Process {
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By itself, without a complaint.
+    /// By itself, without an error.
     Clean,
     /// By SIGKILL.
     Killed,

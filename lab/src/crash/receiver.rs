@@ -1,4 +1,4 @@
-//! Who is told of ends by webhook. It lives where the campaign does, and so outlives every process that dies.
+//! The receiver of webhooks. It runs in the process of the campaign, and so outlives every process that is killed.
 
 use std::net::SocketAddr;
 
@@ -14,14 +14,14 @@ use tower_respond_async::{BoxError, RequestId};
 
 use super::journal::{Journal, Line};
 
-/// What the messages are signed with.
+/// The secret with which messages are signed.
 pub(crate) const SECRET: &str = "whsec_Y3Jhc2gtaGFybmVzcy1jcmFzaC1oYXJuZXNz";
 
-/// Takes what it can verify, and writes it into the journal before it answers.
+/// Verifies each message, and writes it into the journal before answering.
 #[derive(Debug)]
 pub struct Receiver {
     pub address: SocketAddr,
-    /// Ends with it.
+    /// Dropping it ends the server.
     _serving: JoinSet<()>,
 }
 
@@ -58,7 +58,7 @@ async fn receive(State(journal): State<Journal>, headers: HeaderMap, body: Bytes
     status
 }
 
-/// Which end a message tells of, if the published library of the scheme believes it.
+/// The end that a message is about, if the published library of Standard Webhooks verifies it.
 fn read(headers: &HeaderMap, body: &[u8]) -> Result<(RequestId, u32), BoxError> {
     standardwebhooks::Webhook::new(SECRET)?.verify(body, headers)?;
     let id = headers.get("webhook-id").ok_or("it has no id")?.to_str()?;

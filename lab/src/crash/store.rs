@@ -1,4 +1,4 @@
-//! The store of a process, with points at which that dies or freezes around what it does.
+//! The store of a process, with points around its calls at which the process dies or freezes.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -24,25 +24,25 @@ use super::{
     wait::comes_about,
 };
 
-/// How long a settlement that slept over its lease waits for somebody else to be given the task. Shorter than the time
-/// after which the engine takes the call for lost.
+/// How long a late settlement waits for another claim of its task. Shorter than the time limit of the engine for the
+/// call.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(8);
 
-/// Passes everything on to a store, keeps the journal of what that was asked and answered, and comes by the points.
+/// Forwards every call to a store, writes calls and answers into the journal, and passes the points.
 #[derive(Debug)]
 pub struct MinedStore {
     store: Arc<dyn TaskStore>,
     points: Arc<Points>,
     journal: Journal,
-    /// Claims that were noted, and whether something was accepted from them.
+    /// Claims in the journal, and whether a settlement of each was accepted.
     claims: Mutex<HashMap<LeaseRef, bool>>,
 }
 
-/// What a change is about.
+/// The kind of a change.
 enum About {
-    /// A claim ends so.
+    /// A claim ends in this state.
     Settling(LeaseRef, TaskState),
-    /// How a completion was delivered.
+    /// The result of a delivery.
     Delivery,
     Other,
 }
@@ -57,7 +57,7 @@ impl MinedStore {
         }
     }
 
-    /// Asks the store, and notes what and the answer.
+    /// Calls the store, and writes the call and the answer into the journal.
     async fn ask<T>(
         &self,
         what: Asked,
@@ -72,7 +72,7 @@ impl MinedStore {
         answered
     }
 
-    /// Notes a claim, once.
+    /// Writes a claim into the journal, once.
     fn claimed(&self, row: &Row) {
         if let Entry::Vacant(new) = self.claims().entry(row.lease()) {
             new.insert(false);
@@ -94,11 +94,12 @@ impl MinedStore {
             id: change.id,
             token: next.columns.token,
         };
-        // First: one may be delivered before whoever ended the task has heard that it has.
+        // Checked first: a completion may be delivered before the call that ended the task has received its answer.
         if next.outbox.iter().any(|row| row.was.is_some()) {
             return About::Delivery;
         }
-        // What leads away from a claim is its own word: whatever else does is done by `commit_all`.
+        // A single change that ends a claim was made by the claim's worker. Other changes that end a claim use
+        // `commit_all`.
         let is_unsettled = self.claims().get(&lease) == Some(&false);
         match !next.columns.state.is_held() && is_unsettled {
             true => About::Settling(lease, next.columns.state),
@@ -112,7 +113,8 @@ impl MinedStore {
             false => (Point::BeforeRelease, Point::AfterRelease),
         };
         if self.points.pass(before) {
-            // It slept over its lease. Only once somebody else has the task is it sure to come too late.
+            // The process was frozen for longer than its lease. The settlement is sure to be late only when another
+            // claim has the task.
             let which = Which::Id(lease.id);
             let _ = comes_about(SUCCESSOR_LIMIT, || async {
                 let rows = self.store.rows(&Scope::All, &which).await?;
@@ -237,7 +239,7 @@ impl TaskStore for MinedStore {
         })
     }
 
-    /// Claims whose answers were lost are found so.
+    /// Finds claims whose answers were lost.
     fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
         Box::pin(async move {
             let rows = self.store.rows(scope, which).await?;

@@ -1,4 +1,4 @@
-//! What must hold after all the killing, checked against three witnesses: the clients, the journal, and the task API.
+//! Checks a round against three witnesses: the clients, the journal, and the task API.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,16 +17,16 @@ use super::{
 /// After how many crashes a task is given up: the default.
 pub const CRASH_ALLOWANCE: u32 = 3;
 
-/// What the journal says of one task.
+/// The journal's lines about one task.
 #[derive(Debug, Default)]
 struct History {
-    /// Generation and token of every claim.
+    /// The generation and token of every claim.
     claims: Vec<(u32, u64)>,
     starts: u64,
-    /// Tokens of settlements that ended the task.
+    /// The tokens of settlements that ended the task.
     ends: Vec<u64>,
     told: Vec<Told>,
-    /// Of which generation a webhook has come.
+    /// The generations for which a webhook arrived.
     received: BTreeSet<u32>,
 }
 
@@ -41,7 +41,7 @@ impl History {
         self.claims.iter().find(|(_, of)| *of == token).map(|(of, _)| *of)
     }
 
-    /// Whether everybody was told of this end.
+    /// Whether both the hook and the webhook were called for this end.
     fn is_told(&self, generation: u32) -> bool {
         self.received.contains(&generation) && self.told.iter().any(|told| told.generation == generation)
     }
@@ -52,7 +52,7 @@ impl History {
 pub struct Histories {
     tasks: BTreeMap<RequestId, History>,
     refused: u64,
-    /// Who ran under which nonce.
+    /// Which task ran with which nonce.
     nonces: Vec<(String, RequestId)>,
 }
 
@@ -79,7 +79,7 @@ impl Histories {
         }
     }
 
-    /// Whether the end of every generation of these tasks was told.
+    /// Whether the hook and the webhook were called for the end of every generation of these tasks.
     pub fn all_told(&self, documents: &[Document]) -> bool {
         documents.iter().all(|document| {
             let history = self.tasks.get(&document.request_id);
@@ -92,7 +92,7 @@ impl Histories {
     }
 }
 
-/// Holds the witnesses of one round against each other.
+/// Compares the witnesses of one round.
 pub fn judge(ledger: Ledger, histories: &Histories, documents: &[Document]) -> Findings {
     let mut findings = Findings {
         violations: ledger.violations,
@@ -147,7 +147,7 @@ pub fn judge(ledger: Ledger, histories: &Histories, documents: &[Document]) -> F
     findings
 }
 
-/// One task, and all that is known of it.
+/// One task and everything recorded about it.
 struct Case<'a> {
     nonce: &'a str,
     id: RequestId,
@@ -258,7 +258,7 @@ impl Case<'_> {
         }
     }
 
-    /// The end of a generation.
+    /// Checks the end of a generation.
     fn judge_end(&self, generation: u32, findings: &mut Findings) {
         findings.ends += 1;
         let told: Vec<_> = self
@@ -338,7 +338,7 @@ impl Case<'_> {
         self.judge_token(generation, answer.token, findings);
     }
 
-    /// What ended a generation must come from its last claim: the end lets nobody claim after it.
+    /// An end must come from the last claim of its generation: no claim can follow an end.
     fn judge_token(&self, generation: u32, token: u64, findings: &mut Findings) {
         let holder = self.history.holder(generation);
         if holder != Some(token) {

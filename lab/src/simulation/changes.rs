@@ -1,6 +1,6 @@
-//! The invariants, checked against every change that was made of a task.
+//! Checks the invariants against every change of a task.
 //!
-//! Nobody says below the faults which step of a life a change is. That shows in what it makes of the record.
+//! Below the faults, nothing names the step of a life that a change makes. The new record shows it.
 
 use super::{
     known::{Gone, Settlement},
@@ -59,7 +59,7 @@ impl World {
             format_args!("{id} was removed as {}", columns.state),
         );
         let Some(known) = self.known.get_mut(&id) else { return };
-        // By its client alone, or with others since their time was over.
+        // Removed by its client (alone), or pruned with others because its retention was over.
         let (gone, rightly) = match commit.alone {
             true => (Gone::Deleted, known.asked.delete),
             false => {
@@ -121,7 +121,7 @@ impl World {
         self.check_deliveries(&was, &is);
     }
 
-    /// Of an ended task, as of one that stays where it is, a change has to do with deliveries and with nothing else.
+    /// A change of an ended task, or of one whose state it does not change, may change deliveries only.
     fn check_untouched(&self, was: &TaskRecord, is: &TaskRecord) {
         let mut expected = (**was).clone();
         expected.deliveries.clone_from(&is.deliveries);
@@ -159,7 +159,8 @@ impl World {
         let lapsed = before.columns.lease_until.is_some_and(|until| until <= now);
         let is_orphan = self.orphans.contains(&id);
         self.check(7, lapsed || is_orphan, format_args!("{id} was taken from who holds it"));
-        // The clock that said so may go back, if not here.
+        // A clock read before the change may go back before the change is made. The guard makes the store check the
+        // lease.
         let guarded = is_orphan || matches!(change.guard, Guard::Lapsed(_));
         self.check(
             7,
@@ -216,7 +217,7 @@ impl World {
         self.check(5, rightly, format_args!("{id} waits again, at the cost of {cost:?}"));
         if let Some(known) = self.known.get_mut(&id).filter(|_| !is_charged) {
             known.charged -= 1;
-            // The number is given again.
+            // The next attempt gets the same number.
             known.claimed.1 -= 1;
         }
     }
@@ -244,7 +245,7 @@ impl World {
             is.generation == was.generation + 1,
             format_args!("{id} ran again as generation {}", is.generation),
         );
-        // Who has not been told of an earlier end still is.
+        // Pending deliveries of earlier ends stay pending.
         let pending = |record: &TaskRecord| -> Vec<_> {
             let pending = record.deliveries.iter().filter(|it| it.is_pending());
             pending
@@ -258,7 +259,7 @@ impl World {
         );
     }
 
-    /// What is to be told, and nothing else, is in the outbox.
+    /// The outbox holds exactly the pending deliveries.
     fn check_outbox(&self, row: &Row) {
         let pending = || row.record.deliveries.iter().filter(|it| it.is_pending());
         let all = pending().all(|it| row.outbox_row(it.generation, &it.destination).is_some());
@@ -299,7 +300,8 @@ impl World {
         if is_given_up {
             known.given_up += 1;
             self.report.given_up += 1;
-            // Nobody tells it, or who is to be told has answered nothing for so long that its turn does not come.
+            // Either no process has this destination, or its receiver has not answered for so long that its turn does
+            // not come.
             let others = old.destination != Destination::LOCAL;
             known
                 .told
@@ -325,7 +327,7 @@ impl World {
     }
 }
 
-/// Why a change may not be made of a row, if it may not.
+/// Why a change may not be made of this row, or `None` if it may.
 fn what_speaks_against(change: &Change, row: &Row, now: Timestamp) -> Option<&'static str> {
     let (Guard::Version(version) | Guard::Lapsed(version)) = change.guard;
     let holds = row.columns.is_held() && row.columns.lease_until.is_some_and(|until| now < until);

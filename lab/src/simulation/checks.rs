@@ -1,4 +1,4 @@
-//! The invariants, checked against what was done in the store.
+//! Checks the invariants against everything that was done in the store.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tower_respond_async::{
 };
 
 impl World {
-    /// Checks all that was done since this was asked last.
+    /// Checks everything that was done since the last call.
     pub(super) fn look_at_what_was_done(&mut self) {
         for seen in self.witness().seen() {
             self.look_at(seen);
@@ -23,7 +23,7 @@ impl World {
     fn look_at(&mut self, seen: Seen) {
         match seen {
             Seen::Odd(id, what) => self.fail(7, format_args!("{id} {what}")),
-            // What was refused was not done.
+            // It may have been done. `reconcile` decides when the store is opened again.
             Seen::Unsure(unsure) => self.unsure.push(unsure),
             Seen::Inserted {
                 sent,
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// A task was handed to a holder: one that waited, and nothing but its columns was changed.
+    /// A task was claimed: it must have waited, and only its columns may have changed.
     fn check_claim(&self, by: &BornClaimed, before: &Found, row: &Row) {
         let (id, now) = (row.id, self.store_time());
         let Some(before) = before else {
@@ -80,7 +80,7 @@ impl World {
         self.check_lease(row, by);
     }
 
-    /// It is held by this worker from now on.
+    /// This worker holds the task from now on.
     pub(super) fn check_lease(&self, row: &Row, by: &BornClaimed) {
         let (columns, now) = (&row.columns, self.store_time());
         let held = columns.state == TaskState::Running
@@ -91,7 +91,7 @@ impl World {
         self.check(3, held, format_args!("{} is not held as it was claimed", row.id));
     }
 
-    /// A task was handed to a holder.
+    /// A task was claimed.
     pub(super) fn claimed(&mut self, row: &Row, request: &FoundRequest) {
         let (id, record) = (row.id, row.clone().into_record());
         self.report.attempts += 1;
@@ -154,7 +154,7 @@ impl World {
         self.check(7, as_said, format_args!("progress made something else of {id}"));
     }
 
-    /// Somebody looked for tasks to rescue: what is due is found, and so is what a dead process held.
+    /// A process searched for tasks to rescue. The search must find all that are due, and those of dead processes.
     fn looked(&self, found: &[(RequestId, Why)], is_full: bool, overlooked: &[RequestId]) {
         if is_full {
             return;
@@ -178,7 +178,7 @@ impl World {
         self.check(3, rightly, format_args!("the living were taken for dead"));
     }
 
-    /// Completions were claimed: nothing but their rows was changed.
+    /// Completions were claimed: only their rows may have changed.
     fn deliveries_claimed(&mut self, lease: Duration, claimed: &[(u32, Destination)], turn: &Turn) {
         let now = self.store_time();
         let (Some(before), Some(after)) = (&turn.before, &turn.after) else {
@@ -198,7 +198,7 @@ impl World {
             due += usize::from(row.due_at <= now);
             let token = row.token;
             claim(row, lease, now);
-            // How much greater it is, is the store's business.
+            // The store decides by how much the token grows.
             let given = after.outbox.iter().find(|given| {
                 (given.generation, &given.destination) == (row.generation, &row.destination) && given.token > token
             });
@@ -214,7 +214,7 @@ impl World {
     }
 }
 
-/// As the contract says it.
+/// Claims the completion as the contract of the store says.
 fn claim(row: &mut OutboxRow, lease: Duration, now: Timestamp) {
     row.token = row.token.next();
     row.claimed = true;

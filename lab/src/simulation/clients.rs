@@ -1,4 +1,5 @@
-//! The clients: they order tasks, under a key or a name or neither, send again what was not answered, stop tasks, run them again.
+//! The clients. They order tasks with a key, a name or neither, send again what was not answered, stop tasks and run
+//! them again.
 
 use std::{
     collections::VecDeque,
@@ -32,7 +33,7 @@ use super::{
 /// How often an order is sent at most.
 const TRIES: u32 = 4;
 
-/// What a client wants done: once, however often it is sent.
+/// An order of a client. It must be done once, however often it is sent.
 #[derive(Debug)]
 pub(super) struct Order {
     number: usize,
@@ -48,7 +49,7 @@ pub(super) struct Order {
     again_at: Option<Duration>,
 }
 
-/// By what an order is known, so that it can be sent twice.
+/// What identifies an order, so that it can be sent twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Nothing,
@@ -61,7 +62,7 @@ impl Order {
         format!("order-{}", self.number)
     }
 
-    /// The request as the application is to see it.
+    /// The request that the application must receive.
     fn seen(&self) -> (Uri, HeaderMap) {
         let mut headers = HeaderMap::new();
         headers.insert(ORDER, self.number.into());
@@ -106,7 +107,7 @@ impl Order {
         submission
     }
 
-    /// Whether this is what was sent: headers that asked for async are gone.
+    /// Whether the request is this order, without the headers that asked for async.
     pub(super) fn is_in(&self, request: &CapturedRequest) -> bool {
         let (uri, headers) = self.seen();
         let mut kept = request.headers.clone();
@@ -114,13 +115,13 @@ impl Order {
         request.uri == uri && kept == headers && request.body == self.body && request.method == http::Method::POST
     }
 
-    /// A key is remembered when its task is gone, a name is not.
+    /// A key is kept when its task is gone; a name is not.
     pub(super) fn is_known_for_ever(&self) -> bool {
         self.kind != Kind::Name
     }
 }
 
-/// A body that arrives piece by piece.
+/// A body that arrives in pieces.
 #[derive(Debug)]
 pub(super) struct Sent {
     pieces: VecDeque<Bytes>,
@@ -143,7 +144,7 @@ impl Body for Sent {
     }
 }
 
-/// What a client does.
+/// An action of a client.
 pub(super) enum Wish {
     Order,
     Stop,
@@ -154,7 +155,7 @@ pub(super) enum Wish {
 }
 
 impl World {
-    /// What the next client wants.
+    /// The action of the next client.
     pub(super) fn wish(&mut self) -> Wish {
         match self.random.u32(0..44) {
             0..=22 => Wish::Order,
@@ -166,7 +167,7 @@ impl World {
         }
     }
 
-    /// Orders without an answer whose client sends them again now.
+    /// Orders without an answer that are due to be sent again.
     pub(super) fn to_send_again(&self) -> Vec<usize> {
         let due = |order: &&Order| order.again_at.is_some_and(|at| at <= self.now);
         self.orders.iter().filter(due).map(|order| order.number).collect()
@@ -176,7 +177,7 @@ impl World {
         self.orders.iter().all(|order| order.again_at.is_none())
     }
 
-    /// One order, or several at once.
+    /// One new order, or several at once.
     pub(super) fn new_orders(&mut self) -> Vec<usize> {
         let count = match self.random.u32(0..8) {
             0 => self.random.usize(2..=4),
@@ -205,14 +206,14 @@ impl World {
         number
     }
 
-    /// Some task that is known, and whose it is.
+    /// Some known task, and its tenant.
     fn any_task(&mut self) -> Option<(RequestId, Option<Tenant>)> {
         let count = self.known.len();
         let id = (count > 0).then(|| self.known.keys().nth(self.random.usize(0..count)).copied())??;
         Some((id, self.known.get(&id)?.tenant.clone()))
     }
 
-    /// Notes that an order is sent. Answers how its body arrives.
+    /// Records that an order is sent. Answers with its body, which may arrive slowly.
     fn sends(&mut self, number: usize, process: u32) -> Sent {
         let now = self.now;
         let pause = Duration::from_millis(self.random.u64(10..10_000));
@@ -235,7 +236,7 @@ impl World {
         }
     }
 
-    /// There is nobody to send these orders to.
+    /// These orders cannot be sent: no process serves.
     pub(super) fn nobody_answers(&mut self, orders: &[usize]) {
         for number in orders {
             let order = &mut self.orders[*number];
@@ -245,7 +246,7 @@ impl World {
         }
     }
 
-    /// An order was answered, or was not.
+    /// Handles the answer to an order.
     fn answered(&mut self, number: usize, answer: Answer) {
         match answer {
             Answer::Accepted(id) => {
@@ -284,12 +285,12 @@ impl World {
     }
 }
 
-/// What a client makes of an answer.
+/// What an answer means for its client.
 enum Answer {
     Accepted(RequestId),
-    /// Its task is no more.
+    /// Its task is gone.
     Gone,
-    /// There is no answer, or it is to ask again.
+    /// There is no answer, or the client must ask again.
     Later,
     Refused(String),
 }
@@ -320,14 +321,14 @@ impl Answer {
     }
 }
 
-/// Sends orders to a process: one over HTTP, several at once by the application's own hand.
+/// Sends orders to a process: one over HTTP, several at once by `Tasks::submit_all`.
 pub(super) fn send(shared: &Shared, process: &Process, numbers: Vec<usize>) {
     let (shared, number) = (shared.clone(), process.number);
     if let [order] = numbers[..] {
         let mut world = shared.lock();
         let sent = world.sends(order, number);
         let request = world.orders[order].request(sent);
-        // Clients leave: what they asked for goes on without them, or not.
+        // Some clients leave early. Their request may still be accepted.
         let patience = match world.random.u32(0..6) {
             0 => Duration::from_millis(world.random.u64(0..2_000)),
             _ => STORE_TIMEOUT * 2,
@@ -369,7 +370,7 @@ pub(super) fn send(shared: &Shared, process: &Process, numbers: Vec<usize>) {
     });
 }
 
-/// Does what a client wants of some task, on a process.
+/// Carries out a client's action on some task.
 pub(super) fn ask(shared: &Shared, process: &Process, wish: &Wish) {
     let mut world = shared.lock();
     let Some((id, tenant)) = world.any_task() else { return };

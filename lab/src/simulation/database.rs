@@ -1,4 +1,4 @@
-//! A `PostgresStore` on a real server, whose clock is moved by hand.
+//! A `PostgresStore` on a real server. The simulation moves the server's clock.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +14,7 @@ use tower_respond_async_postgres::PostgresStore;
 
 use super::ground::{Ground, see_through};
 
-/// A schema of its own on the shared server, which goes with it.
+/// A private schema on the shared server. It is dropped with this value.
 pub(super) struct InPostgres {
     runtime: Runtime,
     admin: Client,
@@ -47,7 +47,7 @@ impl InPostgres {
         Ok(Arc::new(see_through(None, Box::pin(connecting))?))
     }
 
-    /// Runs statements, with the schema for `@`.
+    /// Runs statements, with the name of the schema in place of `@`.
     fn run(&self, statements: &str) {
         let statements = statements.replace('@', &self.schema);
         let ran = self.runtime.block_on(self.admin.batch_execute(&statements));
@@ -65,7 +65,7 @@ impl fmt::Debug for InPostgres {
 
 impl Drop for InPostgres {
     fn drop(&mut self) {
-        // What a failed life left behind may be looked at.
+        // Keep the schema of a failed life for inspection.
         if !std::thread::panicking() {
             self.run("DROP SCHEMA @ CASCADE");
         }
@@ -86,7 +86,7 @@ impl Ground for InPostgres {
         Some(handle.expect("the server is there"))
     }
 
-    /// They come by the time of the world outside.
+    /// Its news arrive in real time, not in simulated time.
     fn tells_news(&self) -> bool {
         false
     }

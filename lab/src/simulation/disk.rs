@@ -1,4 +1,4 @@
-//! A `RedbStore` on a disk whose power goes at any write or sync: what was not synced is there, or is not, sector by sector.
+//! A `RedbStore` on a disk whose power fails at any write or sync. Each unsynced sector is then there or not.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::disk::{DiskCall, FaultDisk};
 /// Large enough for the whole file.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
-/// A `RedbStore`, its file in memory. It has one process at a time, and goes down with it.
+/// A `RedbStore` on a file in memory. It has one process at a time, and goes down with it.
 #[derive(Debug)]
 pub(super) struct OnDisk {
     helper: Runtime,
     disk: FaultDisk,
-    /// When its power goes is settled.
+    /// Whether a power cut is already scheduled.
     is_doomed: bool,
 }
 
@@ -40,7 +40,7 @@ impl Ground for OnDisk {
         let settings = RedbStore::builder()
             .clock(clock.clone())
             .cache_bytes(CACHE_BYTES)
-            // The thread that writes would go by the time of the world outside.
+            // The thread that it would start goes by real time.
             .quick_repair(QuickRepair::Never);
         let store = self.disk.open(settings);
         store.map(|store| Arc::new(store) as Arc<dyn TaskStore>)
@@ -73,7 +73,7 @@ impl Ground for OnDisk {
     }
 
     fn crash(&mut self, random: &mut fastrand::Rng) {
-        // The old disk stays with whoever still holds it: its last words reach nobody.
+        // A thread that still holds the old disk may write to it; nothing reads those writes.
         let file = self.disk.file_after_power_cut(random.u64(..));
         self.disk = FaultDisk::holding(file);
         self.is_doomed = false;

@@ -1,4 +1,4 @@
-//! Those who are told: hooks of how tasks end, and a probe of all that happens in a process.
+//! Destinations for the ends of tasks, and a probe that observes a process.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use super::world::{BUDGET, STORE_TIMEOUT, Shared, World};
 
 /// A destination that every process has.
 pub(super) const TOLD: &str = "told";
-/// A destination that hardly any process has: an earlier version of the application knew it.
+/// A destination that few processes have, as one of an earlier version of the application.
 pub(super) const GONE: &str = "gone";
 
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How often an end is refused by one destination at most.
+/// How often a destination refuses one end at most.
 const REFUSALS: u32 = 2;
 
 /// The hook of a process.
@@ -40,7 +40,7 @@ impl CompletionHook for Hook {
     }
 }
 
-/// A destination of its own.
+/// A target with a name and a schedule.
 pub(super) struct Receiver {
     shared: Shared,
     process: u32,
@@ -87,7 +87,7 @@ impl Target for Receiver {
     }
 }
 
-/// Tells how a task ended. Answers whether it was taken note of.
+/// Delivers an end. Answers whether the destination accepted it.
 async fn tell(shared: &Shared, process: u32, to: &Destination, completion: &Completion) -> bool {
     let (long, taken) = shared.enter(process).told_end(to, completion);
     sleep(long).await;
@@ -97,7 +97,7 @@ async fn tell(shared: &Shared, process: u32, to: &Destination, completion: &Comp
     taken
 }
 
-/// Hears of all that happens in a process.
+/// The probe of a process.
 pub(super) struct Listener {
     pub(super) shared: Shared,
     pub(super) process: u32,
@@ -111,7 +111,7 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Probe for Listener {
-    /// Some attempts have a log, which is stored beside and after all that the handler does.
+    /// Some attempts have a log, which is stored during and after the handler's run.
     fn attempt(&self, attempt: &AttemptInfo<'_>) -> Option<Box<dyn AttemptScope>> {
         let mut world = self.shared.enter(self.process);
         if world.random.u32(0..4) == 0 {
@@ -156,7 +156,7 @@ impl Probe for Listener {
 }
 
 impl World {
-    /// The end of a task is told. Answers how long the telling takes, and whether it is taken note of.
+    /// An end is being delivered. Answers how long that takes, and whether the destination accepts it.
     fn told_end(&mut self, to: &Destination, completion: &Completion) -> (Duration, bool) {
         let (id, generation) = (completion.task.id, completion.generation);
         let (faults_on, random) = (self.faults_on, &mut self.random);

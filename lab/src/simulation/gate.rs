@@ -1,4 +1,5 @@
-//! Calls that have not reached the store yet: their process was frozen as it made them, or the store commits many together.
+//! Calls that have not reached the store yet: their process froze while making them, or the store gathers calls to
+//! commit them together.
 
 use std::{
     fmt,
@@ -22,21 +23,21 @@ pub(super) type Faulty = FaultStore<Witness>;
 /// A call that waits.
 pub(super) struct Parked {
     process: u32,
-    /// Until its process goes on, or until the store commits.
+    /// Whether it waits for its process to thaw; otherwise it waits for the store's commit.
     is_frozen: bool,
     make: Box<dyn FnOnce() + Send>,
 }
 
-/// What becomes of a call as it is made.
+/// What happens to a call.
 pub(super) enum Arrival {
     Now,
     Parked,
-    /// Whoever made it is gone.
+    /// Its process is gone.
     Never,
 }
 
 impl Parked {
-    /// A call that is to be made later, and what waits for its answer.
+    /// Creates a call to be made later, and the future of its answer.
     pub(super) fn new<T: Send + 'static>(
         process: u32,
         is_frozen: bool,
@@ -47,7 +48,7 @@ impl Parked {
         let make = move || {
             let mut call = call(store);
             let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            // Whoever waited may have given up: the call is made all the same.
+            // The caller may have given up waiting: the call is made all the same.
             let _ = send.send(match polled {
                 Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
                 Poll::Pending => call,
@@ -68,7 +69,7 @@ impl Parked {
         (parked, answer)
     }
 
-    /// Makes the call. Nobody may hold the world.
+    /// Makes the call. The lock on the world must not be held.
     pub(super) fn make(self) {
         (self.make)();
     }
@@ -83,7 +84,7 @@ impl fmt::Debug for Parked {
 }
 
 impl World {
-    /// A process makes a call: perhaps it freezes, or dies, as it does.
+    /// A process makes a call. It may freeze or die while doing so.
     pub(super) fn arrival(&mut self, process: u32, operation: Operation) -> Arrival {
         self.note_call(process, operation as u8);
         let (now, gathering) = (self.now, self.is_gathering && is_gathered(operation));
@@ -94,7 +95,8 @@ impl World {
         if standing.frozen_until.is_some() {
             return Arrival::Parked;
         }
-        // The one between a decision and its call is the zombie that only the token keeps out.
+        // A commit between its decision and its call is the case in which only the token refuses a zombie. Make it
+        // frequent.
         let odds = if operation == Operation::Commit { 60 } else { 1_500 };
         match self.random.u32(0..odds) {
             0 if faults_on => {
@@ -109,7 +111,7 @@ impl World {
             1 if faults_on && self.random.u32(0..10) == 0 => {
                 standing.kill();
                 self.note(format_args!("process {process} dies as it calls {operation}"));
-                // Sent, perhaps, before it died.
+                // The call may have been sent before the process died.
                 if self.random.bool() {
                     Arrival::Now
                 } else {
@@ -121,17 +123,17 @@ impl World {
         }
     }
 
-    /// Takes out the calls that a process made as it froze.
+    /// Removes and returns the calls that a process made as it froze.
     pub(super) fn take_frozen(&mut self, process: u32) -> Vec<Parked> {
         self.take_parked(|parked| parked.is_frozen && parked.process == process)
     }
 
-    /// Takes out the calls that are to be committed together.
+    /// Removes and returns the calls to be committed together.
     pub(super) fn take_gathered(&mut self) -> Vec<Parked> {
         self.take_parked(|parked| !parked.is_frozen)
     }
 
-    /// Takes out the calls of a process that is gone: nobody will make them.
+    /// Removes the calls of a process that is gone. They are never made.
     pub(super) fn take_orphaned(&mut self, process: u32) -> Vec<Parked> {
         self.take_parked(|parked| parked.process == process)
     }
@@ -143,7 +145,7 @@ impl World {
     }
 }
 
-/// Whether the store commits something for it.
+/// Whether the store commits something for this call.
 fn is_gathered(operation: Operation) -> bool {
     use Operation as Of;
     matches!(

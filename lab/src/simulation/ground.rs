@@ -1,4 +1,4 @@
-//! What the processes of a run stand on: a store, and what happens to it when they crash.
+//! The store of a run, and what happens to it in a crash.
 
 use std::{
     sync::Arc,
@@ -15,29 +15,29 @@ use tower_respond_async::{
 
 /// Opens the store of a run.
 pub(super) trait Ground {
-    /// Opens it, for the first time or again, on a clock that may show any time.
+    /// Opens the store, for the first time or again, with a clock that may show any time.
     fn open(&mut self, clock: &ManualClock) -> StoreResult<Arc<dyn TaskStore>>;
 
-    /// A handle of one process's own, if it is shared.
+    /// A handle for one process, if the store is shared.
     fn handle(&self) -> Option<Arc<dyn TaskStore>>;
 
-    /// Whether what its handles tell each other comes by the time of the life.
+    /// Whether news between its handles arrive in simulated time.
     fn tells_news(&self) -> bool {
         true
     }
 
-    /// What runs its own threads, if it has any.
+    /// The runtime of the store's own tasks, if it has any.
     fn helper(&self) -> Option<Handle> {
         None
     }
 
-    /// Whether it outlives its processes, and several may use it.
+    /// Whether it outlives its processes, and several can use it.
     fn is_shared(&self) -> bool;
 
-    /// Its clock shows another time.
+    /// Called when the clock was moved.
     fn tick(&self) {}
 
-    /// Something may go wrong with its disk soon.
+    /// May schedule a failure of its disk.
     fn trouble(&mut self, _: &mut fastrand::Rng) {}
 
     /// Whether its disk is dead, and the machine with it.
@@ -45,11 +45,11 @@ pub(super) trait Ground {
         false
     }
 
-    /// The machine goes down, with all that was not on the disk.
+    /// The machine goes down. Everything that is not on the disk is lost.
     fn crash(&mut self, _: &mut fastrand::Rng) {}
 }
 
-/// A memory store that all processes share, as they would a server.
+/// A memory store that all processes share, as they would share a server.
 #[derive(Debug, Default)]
 pub(super) struct InMemory(Option<MemoryStore>);
 
@@ -70,8 +70,8 @@ impl Ground for InMemory {
     }
 }
 
-/// Waits on this thread until the store has answered: time stands still meanwhile.
-/// What it does on threads, the helper runs: it would keep the clock of a process that waits for it from going on.
+/// Blocks this thread until the store has answered. Simulated time stands still meanwhile. Tasks that the call spawns
+/// run on `helper`: on the runtime of the waiting process they would keep its clock from moving.
 pub(super) fn see_through<T>(helper: Option<&Handle>, mut call: BoxFuture<'_, T>) -> T {
     let _entered = helper.map(Handle::enter);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

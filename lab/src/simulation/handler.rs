@@ -1,4 +1,4 @@
-//! What tasks are run on: handlers that end well or badly, hang, say "not now", or take their process down.
+//! The handlers: they succeed, fail, hang, answer "not now", or crash their process.
 
 use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
@@ -13,10 +13,10 @@ use super::{
     world::{Shared, World},
 };
 
-/// The header that says which order a request is.
+/// The header with the number of the order.
 pub(super) const ORDER: &str = "x-order";
 
-/// What a handler is going to do.
+/// What a handler will do.
 #[derive(Clone, Copy)]
 struct Plan {
     /// `None`: it never ends by itself.
@@ -31,11 +31,11 @@ enum Ends {
     Well,
     Badly,
     NotNow(u64),
-    /// And takes its process along.
+    /// Crashes its process.
     Deadly,
 }
 
-/// A handler that is there. Dropped, it is gone.
+/// A running handler. Dropping it ends it.
 struct AtWork {
     shared: Shared,
     work: Work,
@@ -47,7 +47,7 @@ impl Drop for AtWork {
     }
 }
 
-/// Works on a request, on a process.
+/// Handles a request on a process.
 pub(super) async fn handle(
     shared: Shared,
     process: u32,
@@ -111,7 +111,7 @@ fn answer(status: StatusCode) -> Response<Full<Bytes>> {
 }
 
 impl World {
-    /// A process begins an attempt, with what it was told of the task.
+    /// An attempt begins on a process. Checks what the process was given of the task.
     fn begin(&mut self, work: Work, attempt: u32, headers: &HeaderMap, body: &Bytes) -> Plan {
         let (process, id, token) = work;
         self.note(format_args!(
@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    /// A handler took its process down.
+    /// A handler crashes its process.
     fn killed(&mut self, (process, id, _): Work) {
         self.note(format_args!("{id} takes process {process} down"));
         self.report.kills += 1;
@@ -173,10 +173,11 @@ impl World {
         }
     }
 
-    /// Checks that no two handlers work on one task. A frozen process does nothing, whatever it believes.
+    /// Checks that no two handlers work on one task. Handlers of frozen processes do nothing, and do not count.
     pub(super) fn check_handlers(&mut self) {
         if self.now < self.leapt_until {
-            // The store's clock leapt: a lease ended that is good elsewhere. Tokens keep them apart.
+            // The store's clock leapt, so a lease may have ended that its holder counts as good. Tokens keep the two
+            // apart.
             return;
         }
         let mut at_work = BTreeSet::new();

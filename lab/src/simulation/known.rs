@@ -1,4 +1,4 @@
-//! What is known of each task: from what was asked for, and from what was seen to be done.
+//! What the simulation has recorded of each task: what was asked for, and what was done.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,70 +15,70 @@ use tower_respond_async::{
     task::{CapturedRequest, Destination, RequestId, TaskRecord, TaskState, Tenant, lifecycle::Edits},
 };
 
-/// What is known of a task.
+/// What is recorded of a task.
 pub(super) struct Known {
     pub(super) tenant: Option<Tenant>,
-    /// A client has its 202.
+    /// Whether a client has its 202.
     pub(super) accepted: bool,
     pub(super) request: Arc<CapturedRequest>,
-    /// Which order it is.
+    /// The number of its order.
     pub(super) order: Option<usize>,
-    /// How many are told of each end.
+    /// How many destinations each end has.
     pub(super) destinations: usize,
     /// The token of its holder, by the versions in which it was held.
     pub(super) held: BTreeMap<u64, u64>,
     /// The latest claim: generation, attempt, token.
     pub(super) claimed: (u32, u32, u64),
-    /// Claims of the present generation, less those that were handed back.
+    /// Claims of the present generation, less those that were not charged.
     pub(super) charged: u32,
     pub(super) generation: u32,
     /// How each generation ended.
     pub(super) ends: BTreeMap<u32, TaskState>,
-    /// The latest generation that was asked to stop.
+    /// The latest generation whose stop was asked for.
     pub(super) stopped: Option<u32>,
-    /// How often it was rescued, and how often somebody was told that it was.
+    /// How often the task was rescued, and how often a probe reported that.
     pub(super) rescued: u32,
     pub(super) rescued_told: u32,
-    /// How it went, if it is no more.
+    /// Why it is no longer there, if so.
     pub(super) gone: Option<Gone>,
     pub(super) asked: Asked,
-    /// What became of the claims that were settled.
+    /// The settled claims, by token.
     pub(super) settled: BTreeMap<u64, Settlement>,
-    /// The tries of deliveries that were settled.
+    /// The settled tries of deliveries.
     pub(super) delivered: BTreeSet<Try>,
-    /// Deliveries that were given up, and those of which somebody was told so.
+    /// Deliveries that were given up, and how many of them a probe reported.
     pub(super) given_up: u32,
     pub(super) given_up_told: u32,
-    /// How each end was told, by generation and destination.
+    /// The calls for each end, by generation and destination.
     pub(super) told: BTreeMap<(u32, Destination), Told>,
 }
 
-/// How an end was told to one destination.
+/// The calls of one destination for one end.
 #[derive(Default)]
 pub(super) struct Told {
-    /// The webhook id that it was told under.
+    /// The webhook id of these calls.
     pub(super) id: Option<String>,
-    /// How often it was not taken note of.
+    /// How often the destination refused it.
     pub(super) refused: u32,
-    /// It was taken note of, or given up.
+    /// Whether the destination accepted it, or it was given up.
     pub(super) taken: bool,
 }
 
-/// How a task went.
+/// Why a task is no longer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gone {
-    /// Its client removed it.
+    /// Its client deleted it.
     Deleted,
-    /// It was kept for as long as it was to be.
+    /// Its retention was over.
     Pruned,
 }
 
-/// What was asked of it, whether it was done or not.
+/// What was asked for, whether it was done or not.
 #[derive(Default)]
 pub(super) struct Asked {
     /// By the holder with each token: the end of its attempt.
     pub(super) settle: BTreeMap<u64, Report>,
-    /// By those who deliver its completions.
+    /// By the processes that deliver its completions.
     pub(super) deliver: BTreeSet<Try>,
     /// By its client.
     pub(super) stop: bool,
@@ -90,17 +90,17 @@ pub(super) struct Asked {
 /// One try of a delivery: generation, destination, token.
 pub(super) type Try = (u32, Destination, u64);
 
-/// What a holder says of the end of its attempt, as far as that shows in what the handler did.
+/// The end of an attempt as its holder may report it, judged by what the handler did.
 pub(super) struct Report {
-    /// It may cost nothing: nothing was begun, or the process is being shut down.
+    /// It may be uncharged: the handler had not begun, or the process is shutting down.
     pub(super) released: bool,
-    /// It may cost a deferral: the handler said "not now".
+    /// It may be a deferral: the handler answered "not now".
     pub(super) deferred: bool,
-    /// Nobody told the holder that it was taken.
+    /// The holder has no answer that it was accepted.
     pub(super) unanswered: bool,
 }
 
-/// A settlement as it was made.
+/// A settlement that was made.
 pub(super) struct Settlement {
     pub(super) state: TaskState,
     /// The record as it was written.
@@ -108,7 +108,7 @@ pub(super) struct Settlement {
 }
 
 impl Known {
-    /// A task that was stored.
+    /// Records a task that was stored.
     fn new(tenant: Option<Tenant>, request: Arc<CapturedRequest>, order: usize, destinations: usize) -> Self {
         Self {
             tenant,
@@ -134,7 +134,7 @@ impl Known {
         }
     }
 
-    /// It runs again, with this request if it is another one. Answers whether somebody asked for that.
+    /// Records a new generation, with its request if that was edited. Answers whether a client asked for it.
     pub(super) fn run_again(&mut self, generation: u32, request: FoundRequest) -> bool {
         let request = request.map_or_else(|| self.request.clone(), Arc::new);
         let mut asked = self.asked.rerun.iter();
@@ -147,7 +147,7 @@ impl Known {
 }
 
 impl World {
-    /// A task was stored, as it was sent where that is known.
+    /// A task was stored. `sent` is what the process sent, if known.
     pub(super) fn inserted(
         &mut self,
         sent: Option<(&TaskRecord, Option<&BornClaimed>)>,
@@ -191,7 +191,7 @@ impl World {
         }
     }
 
-    /// Takes over what may have been done amid a power cut, and was. All else is there as it was seen last.
+    /// Accepts changes that a power cut interrupted and that were made. Everything else must be as it was last seen.
     pub(super) fn reconcile(&mut self, before: &Witness, found: &BTreeMap<RequestId, Row>) {
         let unsure = std::mem::take(&mut self.unsure);
         let sent = unsure.iter().filter_map(|what| match what {

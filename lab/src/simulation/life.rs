@@ -1,4 +1,4 @@
-//! A life: time passes, processes run, clients come, and all kinds of things go wrong, until the faults stop.
+//! A life: time passes, processes run, clients send requests, and faults happen until they stop.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,18 +14,18 @@ use super::{
     world::{FOR_EVER, Shared, World},
 };
 
-/// How long clients and faults are at work.
+/// How long clients and faults are active.
 const TROUBLED: Duration = Duration::from_secs(300);
-/// How long everything may take to come to its end after that: every retry, every lapsed lease. Less than the age of
-/// most tasks, so that one which is forgotten is found out before it expires.
+/// How long everything may take to end after that: every retry, every lapsed lease. Less than the maximum age of most
+/// tasks, so that a lost task is noticed before it expires.
 const CALM: Duration = Duration::from_secs(3_600);
-/// For how long a process goes on before the next has its turn, at most: less than the margin of a lease.
+/// How long a process runs at most before the next one has its turn. Less than the margin of a lease.
 const SLICE_MILLIS: u64 = 700;
-/// The same once all is calm.
+/// The same after the faults have stopped.
 const CALM_SLICE: Duration = Duration::from_secs(1);
-/// How often, in slices, it is looked whether all has ended.
+/// After how many slices the simulation checks whether everything has ended.
 const LOOK_EVERY: u64 = 10;
-/// In one of how many slices the store begins to gather.
+/// The store begins to gather in one of so many slices.
 const GATHER_ONE_IN: u32 = 10;
 
 const ODDS: Odds = {
@@ -34,7 +34,7 @@ const ODDS: Odds = {
     odds.lose_reply = 0.04;
     odds.hold = 0.03;
     odds.hold_reply = 0.03;
-    // With some calls a second: up to a lease and more.
+    // At some calls a second, this is up to a lease and more.
     odds.longest = 200;
     odds
 };
@@ -45,7 +45,7 @@ pub(super) struct Life {
     ground: Box<dyn Ground>,
     store: Arc<Faulty>,
     faults: Faults,
-    /// How old tasks may become.
+    /// The maximum age of tasks.
     max_age: Duration,
     elapsed: Duration,
     next_client: Duration,
@@ -54,7 +54,7 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) fn new(seed: u64, mut ground: Box<dyn Ground>) -> Self {
-        // What the engine draws, it draws from this thread.
+        // The engine draws its random numbers from this thread.
         fastrand::seed(seed);
         let mut random = fastrand::Rng::with_seed(seed);
         let clock = World::first_clock();
@@ -62,7 +62,7 @@ impl Life {
         let witness = Arc::new(Witness::new(opened, ground.helper()));
         let max_age = match random.u32(0..4) {
             0 => Duration::from_secs(random.u64(60..400)),
-            // Longer than the life, so that nothing that is forgotten is cleared away.
+            // Longer than the life, so that a lost task does not expire unnoticed.
             _ => FOR_EVER,
         };
         let processes = match ground.is_shared() {
@@ -126,13 +126,13 @@ impl Life {
         report
     }
 
-    /// It is so late everywhere.
+    /// Moves every clock to this time.
     fn move_to(&self, elapsed: Duration) {
         self.with_world(|world| world.move_to(elapsed));
         self.ground.tick();
     }
 
-    /// Does something with the world, and sees whether all still holds.
+    /// Runs `act` on the world, and panics if an invariant does not hold.
     fn with_world<T>(&self, act: impl FnOnce(&mut World) -> T) -> T {
         let mut world = self.shared.lock();
         let answer = act(&mut world);
@@ -179,7 +179,7 @@ impl Life {
         }
     }
 
-    /// A process that takes requests, if the first that is asked does.
+    /// A random process, or `None` if it takes no requests.
     fn any_process(&self) -> Option<&Process> {
         self.with_world(|world| {
             let process = &self.processes[world.random.usize(0..self.processes.len())];
@@ -188,7 +188,7 @@ impl Life {
         })
     }
 
-    /// Time passes: every process goes on to the end of a slice, one after the other.
+    /// Runs every process to the end of a slice, one after another.
     fn each_process(&mut self) {
         let troubled = self.with_world(|world| world.faults_on);
         let mut slice = match troubled {
@@ -229,7 +229,7 @@ impl Life {
         }
     }
 
-    /// A process goes on to then, unless it is frozen, or freezes.
+    /// Runs a process to `end`, unless it is frozen or freezes.
     fn go_on(&self, index: usize, end: Duration) {
         let process = &self.processes[index];
         let frozen_until = self.with_world(|world| world.processes.get(&process.number)?.frozen_until);
@@ -248,7 +248,7 @@ impl Life {
         });
     }
 
-    /// A process goes on, and makes the calls that it was about to make.
+    /// Thaws a process, and makes the calls that it froze in.
     fn thaw(&self, process: &Process) {
         let calls = self.with_world(|world| {
             if let Some(standing) = world.processes.get_mut(&process.number) {
@@ -263,7 +263,7 @@ impl Life {
         process.catch_up(self.elapsed);
     }
 
-    /// Everything stands still.
+    /// Everything stands still for `long`.
     fn pause(&mut self, long: Duration) {
         self.elapsed += long;
         self.with_world(|world| {
@@ -285,7 +285,7 @@ impl Life {
         }
     }
 
-    /// Perhaps something happens to a process as a whole. Answers whether it is gone.
+    /// A process may crash, freeze or shut down, or its disk may fail. Answers whether the process is gone.
     fn trouble(&mut self, index: usize) -> bool {
         let number = self.processes[index].number;
         match self.with_world(|world| world.random.u32(0..1_200)) {
@@ -323,8 +323,8 @@ impl Life {
         false
     }
 
-    /// A store that is busy with a commit gathers what is asked of it meanwhile, and commits that together: all of it
-    /// is done, or none, and all who asked are told the same.
+    /// A store that is busy with a commit gathers the calls that arrive meanwhile, and commits them together: all
+    /// changes are made or none, and all callers get the same answer.
     fn commit_or_gather(&mut self) {
         let calls = self.with_world(|world| {
             if !world.is_gathering {
@@ -371,7 +371,7 @@ impl Life {
         self.restart(index);
     }
 
-    /// A process comes back, and with it its store if that is its own.
+    /// Starts a process again, and opens its store again if no other process shares it.
     fn restart(&mut self, index: usize) {
         self.processes.remove(index).end();
         if self.ground.is_shared() {
@@ -395,7 +395,7 @@ impl Life {
         self.open_again();
     }
 
-    /// The store is opened again, as it was left.
+    /// Opens the store again, as it was left.
     fn open_again(&mut self) {
         let long = Duration::from_millis(self.with_world(|world| world.random.u64(100..20_000)));
         self.elapsed += long;

@@ -1,62 +1,78 @@
-//! Whole lives of several processes on one store, in pretend time, from a seed.
+//! Whole lives of several processes on one store, in simulated time, from a seed.
 //!
-//! The processes are the shipped layer and engine, each on a runtime of its own with a paused clock, which is moved on slice
-//! by slice, one process after the other. They share one real store, behind a
-//! [`FaultStore`](tower_respond_async::testing::FaultStore). Everything that may go wrong does:
+//! The processes are the shipped layer and engine. Each has its own runtime with a paused clock, which is moved slice
+//! by slice, one process after another. They share one real store, behind a
+//! [`FaultStore`](tower_respond_async::testing::FaultStore). Everything that may fail does:
 //!
-//! - calls fail, are done and their answer lost, arrive after later ones or after their caller has gone
-//! - calls wait for each other and are committed together; all changes are made or none, and told so or told nothing
-//! - processes crash, are taken down by a task, freeze, die or freeze as a call of theirs is made, are shut down
-//! - clients leave, and hooks refuse to take note, or take too long
-//! - everything stands still for a while; the wall clock is set forwards and back, and no two processes show the same time
-//! - clients order several tasks at once, send again what was not answered, stop tasks, run them again edited, have their
-//!   ends told again, delete them, wait for them, and ask for others' tasks
+//! - Calls fail, lose their answer, arrive after later calls, or arrive after their caller has gone.
+//! - Calls wait for each other and are committed together. All changes are made or none, and all callers get the same
+//!   answer or none.
+//! - Processes crash, are crashed by a task, freeze, die or freeze while making a call, and are shut down.
+//! - Clients leave. Hooks refuse, or take too long.
+//! - Everything stands still for a while. The wall clock is set forwards and back. No two processes show the same time.
+//! - Clients order several tasks at once, send again what was not answered, stop tasks, run them again edited, have
+//!   completions redelivered, delete tasks, wait for them, and ask for tasks of others.
 //!
-//! After every slice the invariants are checked that hold at any moment; then the faults stop, and everything must come to
-//! its end. The same seed gives the same run, to the last event: [`Report::trace`] tells.
+//! After every slice, the invariants that hold at any moment are checked. Then the faults stop, and everything must
+//! end. The same seed gives the same run, to the last event: compare [`Report::trace`].
 //!
-//! | invariant | checked |
-//! |---|---|
-//! | 1 a 202 means the task is readable | as it is sent, at every insert and removal, whenever the task is touched, when the store was opened again (every row is as it was committed last), and at the end |
-//! | 2 nothing is non-terminal for ever once faults stop | at the end, within an hour, which most tasks do not expire in; whoever looks finds all that is due, and no change is refused for no reason; of every claim that a process was told of something comes; who waits for an end hears of it |
-//! | 3 at most one valid lease | at every claim and renewal; no renewal by who was never told of the claim; no change touches the lease of who goes on holding the task, since a renewal raises no version and may have come between; after every slice: no two handlers on one task, none past its deadline |
-//! | 4 one terminal transition per generation | at every change: an ended task is told of, run again or removed, and nothing else; whenever a task is touched |
-//! | 5 attempt numbers only grow, and are bounded | at every claim, against claims and releases counted here: of a task that waits, is due, and is not too old; at every settlement; as an attempt begins |
-//! | 6 every end is told, under one id | an outbox entry for every end and for nothing else, in the change that is the end; at every delivery; whenever one is given up; and at the end |
-//! | 7 an old token changes nothing | at every change, renewal aside: see below; at every progress report; no settlement is sent past its deadline |
-//! | 8 a stop that was acknowledged is followed by no attempt | at every claim and renewal; at every change: of a task that is to stop, to its end as stopped; as it is told |
-//! | 9 the replayed request equals the original | at every insert and claim; edited, whenever it is run again |
-//! | 10 never more handlers than slots | after every slice; as a process says how it is |
-//! | 11 buffered bytes stay within the budget | at every insert, of the bodies whose insert was not answered; as a process says how it is |
-//! | 12 one tenant never sees another's task | whenever a task is touched; its client asked for every stop, and a stranger's was refused |
-//! | 13 one key or name is one task, however often it is sent | at every insert; at every answer |
+//! # The invariants, and when they are checked
 //!
-//! What is done in the store is seen below the faults, in the order in which it is done, whatever the callers are told: by
-//! the row before and after. Nothing changes between. What a caller is told is checked as it is told.
+//! 1. A 202 means that the task is readable: when the 202 is sent, at every insert and removal, whenever the task is
+//!    touched, after the store was opened again (every row is as it was last committed), and at the end.
+//! 2. Nothing is non-terminal for ever once faults stop: at the end, within an hour, in which most tasks do not expire.
+//!    Every search finds everything that is due. No change is refused without a reason. Every claim that a process
+//!    received is begun or handed back. Every waiter gets the end.
+//! 3. There is at most one valid lease: at every claim and renewal. No process renews a claim that it did not receive.
+//!    No change touches the lease of a holder that keeps the task, since a renewal raises no version and may have come
+//!    in between. After every slice: no two handlers on one task, none past its deadline.
+//! 4. There is one terminal transition per generation: at every change, and whenever a task is touched. An ended task
+//!    can only have its completions delivered, run again, or be removed.
+//! 5. Attempt numbers only grow, and are bounded: at every claim, against the claims and releases counted here (the
+//!    task waits, is due, and is not too old), at every settlement, and when an attempt begins.
+//! 6. Every end is delivered, under one id: the change that ends a task writes the outbox entries, and no other change
+//!    does. Also at every delivery, whenever a delivery is given up, and at the end.
+//! 7. An old token changes nothing: at every change except renewals (see below), and at every progress report. No
+//!    settlement is sent past its deadline.
+//! 8. No attempt follows an acknowledged stop: at every claim and renewal, and when a stop is acknowledged. The only
+//!    change that ends a stopping task ends it as stopped.
+//! 9. The replayed request equals the original: at every insert and claim, and, edited, whenever the task runs again.
+//! 10. There are never more handlers than slots: after every slice, and when a process reports its state.
+//! 11. Buffered bytes stay within the budget: at every insert, for the bodies whose insert was not answered, and when a
+//!     process reports its state.
+//! 12. A tenant never sees a task of another: whenever a task is touched. Every stop was asked for by the task's
+//!     client; a stranger's was refused.
+//! 13. One key or name is one task, however often it is sent: at every insert and every answer.
+//!
+//! The simulation sees below the faults what is done in the store, in order, whatever the callers receive: by the row
+//! before and after. Nothing may change in between. What a caller receives is checked when it receives it.
 //!
 //! # What a change may do
 //!
-//! A store is given changes, which name the version that they were decided on and no token. So that an old token changes
-//! nothing is asked of every change that is made:
+//! A store is given changes. They name the version that they were decided on, and no token. So every change is checked
+//! to show that an old token changes nothing:
 //!
-//! - it was decided on the row as it is, down to the tokens of the completions that it replaces, and raises its version by one
-//! - it leaves the token of the latest claim alone, and if it takes the task from its holder, that one said how its attempt
-//!   ended, or its lease had run out, which the change made a condition; or the holder is known to be dead
-//! - it settles a completion for who has claimed it, or gives up one that nobody takes
+//! - It was decided on the row as it is, down to the tokens of the completions that it replaces, and raises the version
+//!   by one.
+//! - It does not touch the token of the latest claim. If it takes the task from its holder, then the holder has
+//!   reported the end of its attempt, or the lease had run out and the change made that a condition, or the holder is
+//!   known to be dead.
+//! - It settles a completion for the process that claimed it, or gives up a completion that no destination accepts.
 //!
-//! Of one that comes too late nothing is seen. Its maker is told `Fenced`, and never that it was taken; who had no answer to a
-//! settlement that was made, and asks again when somebody has changed the task since, is told `Fenced` all the same.
+//! A change that comes too late leaves no trace. Its caller receives `Fenced`, and never that it was accepted. A caller
+//! also receives `Fenced` if its settlement was made, its answer was lost, and the task was changed before it asked
+//! again.
 //!
-//! What shows a process's part is seen between it and the faults: when it asked for a claim or a renewal and was answered, and
-//! so until when it may settle and its handlers may run; what became of each claim that it was told of; and what its probe
-//! says.
+//! What a process does is seen between the process and the faults: when it asked for a claim or renewal and was
+//! answered, and so until when it may settle and its handlers may run; what became of each claim that it received; and
+//! what its probe reports.
 //!
 //! # What it does not show
 //!
-//! Leases are kept on the runtime that runs the tasks, and not on a thread of their own, and a handler never blocks: that is
-//! tested on its own. Calls are done one at a time, so races inside of a store are the
-//! [conformance suite](tower_respond_async::testing::conformance)'s. No clock goes back while a store is open. No pool is
-//! paused.
+//! Leases are renewed on the runtime that runs the tasks, and not on a separate thread, and a handler never blocks:
+//! other tests cover that. Calls are made one at a time: the [conformance
+//! suite](tower_respond_async::testing::conformance) covers races inside a store. No clock goes back while a store is
+//! open. No pool is paused.
 //!
 //! # Examples
 //!
@@ -90,7 +106,7 @@ mod world;
 
 use self::{database::InPostgres, disk::OnDisk, ground::InMemory, life::Life};
 
-/// What a run went through. Two runs from one seed are equal.
+/// Counts of what happened in a run. Two runs from one seed are equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -102,68 +118,68 @@ pub struct Report {
     pub attempts: u64,
     /// Processes that crashed.
     pub crashes: u64,
-    /// Crashes that a task brought about.
+    /// Crashes that a task caused.
     pub kills: u64,
-    /// Crashes that came amid a write to the disk.
+    /// Crashes during a write to the disk.
     pub power_cuts: u64,
     /// Processes that were frozen for a while.
     pub freezes: u64,
     /// Processes that were shut down.
     pub shutdowns: u64,
-    /// Times at which everything stood still for a while.
+    /// How often everything stood still for a while.
     pub pauses: u64,
-    /// Times at which the wall clock was set.
+    /// How often the wall clock was set.
     pub clock_jumps: u64,
-    /// Store calls whose caller was told that they failed.
+    /// Store calls that answered with an error.
     pub failed_calls: u64,
     /// Store calls whose answer did not come at once: others overtook them.
     pub held_calls: u64,
-    /// Times at which several store calls were committed together.
+    /// How often several store calls were committed together.
     pub commits_of_many: u64,
-    /// Of these, how often all were told that it failed, whether they were done or not.
+    /// How often such a commit answered all calls with an error, whether it was made or not.
     pub failed_together: u64,
-    /// Orders that were sent again, since no answer had come.
+    /// Orders that were sent again because no answer had come.
     pub sent_again: u64,
     /// Settlements that were refused because their claim no longer held.
     pub fenced: u64,
-    /// Attempts that gave up because they no longer knew that they held their claim.
+    /// Attempts that gave up because their process could not be sure of its claim any more.
     pub leases_lost: u64,
     /// Claims whose answer was lost and that their process found.
     pub taken_up: u64,
     /// Completions that were delivered.
     pub delivered: u64,
-    /// Completions that were given up, since no process knew whom to tell.
+    /// Completions that were given up, because no process had the destination or it did not answer.
     pub given_up: u64,
-    /// Completions that were told once more on request.
+    /// Completions that were redelivered on request.
     pub redelivered: u64,
-    /// Changes that came too late: somebody else had changed the task since it was looked at.
+    /// Changes that came too late: the task had been changed since it was read.
     pub stale_changes: u64,
-    /// Tasks whose end was heard of by who waited for it.
+    /// Tasks whose waiters received the end.
     pub watched: u64,
-    /// Moments that were looked at.
+    /// Slices.
     pub steps: u64,
     /// A hash of everything that happened, in order.
     pub trace: u64,
 }
 
-/// Runs the life that `seed` stands for, on a `MemoryStore` that one to three processes share.
+/// Runs the life of `seed` on a `MemoryStore` that one to three processes share.
 ///
 /// # Panics
 ///
-/// When an invariant does not hold. The message names the invariant, the seed, and the last things that happened.
+/// When an invariant does not hold. The message names the invariant, the seed, and the last events.
 #[must_use]
 pub fn run(seed: u64) -> Report {
     Life::new(seed, Box::new(InMemory::default())).run()
 }
 
-/// Runs the life that `seed` stands for on a `RedbStore`, on a disk in memory.
+/// Runs the life of `seed` on a `RedbStore`, on a disk in memory.
 ///
-/// It has one process, which is killed or loses its power, perhaps amid a commit: of what was not synced, each write is
-/// there afterwards or is not. Then it opens the file again, by a clock that may show any time.
+/// It has one process, which is killed or loses its power, perhaps during a commit. Each unsynced write is then there
+/// or not. The next process opens the file again, with a clock that may show any time.
 ///
-/// The store's writer is a thread of its own; each call is waited for before anything else happens, so that it makes no
-/// difference how fast that thread is. So a commit to the disk holds one operation here, also where several are
-/// committed together: that a power cut takes all of them or none is for other tests to show.
+/// The store's writer is a separate thread. The simulation waits for each call before it goes on, so the speed of that
+/// thread makes no difference. So a commit to the disk holds one operation here, even where several are committed
+/// together. Other tests show that a power cut takes all of them or none.
 ///
 /// # Panics
 ///
@@ -173,8 +189,8 @@ pub fn run_on_redb(seed: u64) -> Report {
     Life::new(seed, Box::new(OnDisk::default())).run()
 }
 
-/// Runs the life that `seed` stands for on a `PostgresStore`, which one to three processes share, on the private server of the
-/// tests. The server's clock is moved by hand.
+/// Runs the life of `seed` on a `PostgresStore` that one to three processes share, on the private server of the tests.
+/// The simulation moves the server's clock.
 ///
 /// # Panics
 ///

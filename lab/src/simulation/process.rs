@@ -1,4 +1,4 @@
-//! One process of the simulation: the shipped layer and engine, on a runtime whose clock is moved by hand.
+//! One process of the simulation: the shipped layer and engine, on a runtime whose clock the simulation moves.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,25 +23,25 @@ use super::{
     },
 };
 
-/// The longest body that is taken in.
+/// The longest body that is accepted.
 const BODY_LIMIT: usize = 500;
-/// The header that says whose a request is.
+/// The header that names the tenant.
 pub(super) const TENANT: &str = "x-tenant";
 
 /// The application of a process, behind the layer.
 pub(super) type App = BoxCloneSyncService<Request<Sent>, Response<()>, BoxError>;
 
-/// A process. Dropped, it is gone at once.
+/// A process. Dropping it ends it at once.
 pub(super) struct Process {
     pub(super) number: u32,
     shared: Shared,
-    /// Before the runtime: the end of what serves is the end of the runtime's tasks.
+    /// Declared before the runtime, so that it is dropped before the runtime's tasks.
     pub(super) app: App,
     pub(super) tasks: Tasks,
     runtime: Runtime,
 }
 
-/// What a process is to be like.
+/// How a process is built.
 pub(super) struct Build {
     pub(super) number: u32,
     pub(super) slots: usize,
@@ -130,7 +130,7 @@ impl Process {
         }
     }
 
-    /// Lets it run until then, or until it stops dead.
+    /// Runs it to this time, or until it is halted.
     pub(super) fn drive(&self, until: Duration) {
         let world = self.shared.lock();
         let Some(standing) = world.processes.get(&self.number) else {
@@ -153,7 +153,7 @@ impl Process {
         });
     }
 
-    /// It has not run for a while: its clock shows `now` before anything in it does.
+    /// Moves its clock to `now` after a standstill, before anything in it runs.
     pub(super) fn catch_up(&self, now: Duration) {
         let world = self.shared.lock();
         let Some(standing) = world.processes.get(&self.number) else {
@@ -167,17 +167,17 @@ impl Process {
         });
     }
 
-    /// Does something for it, beside all else that it does.
+    /// Spawns a task on its runtime.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(work);
     }
 
-    /// As it does, on its runtime.
+    /// Enters its runtime.
     pub(super) fn enter(&self) -> EnterGuard<'_> {
         self.runtime.enter()
     }
 
-    /// Claims nothing more, and lets attempts have their grace.
+    /// Begins a shutdown: it claims nothing more, and running attempts have `grace`.
     pub(super) fn shut_down(&self, grace: Duration) {
         let (tasks, shared, number) = (self.tasks.clone(), self.shared.clone(), self.number);
         if let Some(standing) = shared.lock().processes.get_mut(&number) {
@@ -193,7 +193,7 @@ impl Process {
         });
     }
 
-    /// It is gone, with all that it was doing.
+    /// Ends it, with everything that it was doing.
     pub(super) fn end(self) {
         let Self {
             number,

@@ -1,4 +1,4 @@
-//! How the processes stand, as far as it shows in what they ask of the store and are answered.
+//! The state of the processes, as their calls to the store and the answers show it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,73 +14,73 @@ use super::{
     world::{ATTEMPT_TIMEOUT, HOLDS, STOP_GRACE, STORE_TIMEOUT, World},
 };
 
-/// Timers go off in whole milliseconds.
+/// Timers fire in whole milliseconds.
 const TICK: Duration = Duration::from_millis(2);
 
-/// A process, as it is seen from outside.
+/// A process, as seen from outside.
 pub(super) struct Standing {
     pub(super) slots: usize,
-    /// The clock of its runtime, and what time it was in the world when that showed this.
+    /// The time of its runtime's clock at its start, and the world's time at that moment.
     started: (Instant, Duration),
-    /// Whoever drives it is to stop: it is frozen, or gone.
+    /// Notified to halt the process: it is frozen or gone.
     pub(super) halt: Arc<Notify>,
     pub(super) frozen_until: Option<Duration>,
-    /// It is no more, and does not know it yet.
+    /// Whether it is gone, even if it still runs to the end of its slice.
     pub(super) is_gone: bool,
-    /// It is being shut down.
+    /// Whether it is shutting down.
     pub(super) is_closing: bool,
-    /// It has shut down.
+    /// Whether it has shut down.
     pub(super) is_closed: bool,
-    /// The claims that it was told of.
+    /// The claims that it received.
     pub(super) claims: BTreeMap<(RequestId, u64), Held>,
-    /// When it asked for tasks to be stored that were to be born claimed.
+    /// When it asked to insert tasks that are claimed from the start.
     pub(super) born: BTreeMap<RequestId, Duration>,
-    /// The completions that it was told it has.
+    /// The completions that it has claimed, as far as it was answered.
     pub(super) deliveries: BTreeMap<RequestId, BTreeSet<Try>>,
-    /// Tasks whose log was refused, which it has not said yet.
+    /// Tasks whose log was refused, and whose refusal its probe has not reported yet.
     pub(super) refused_logs: Vec<RequestId>,
     /// Bytes of bodies whose insert was not answered.
     pub(super) buffered: usize,
 }
 
-/// A claim in the hands of a process.
+/// A claim held by a process.
 pub(super) struct Held {
-    /// Until when the answers of the store allow a settlement, whatever the engine makes of them ...
+    /// Until when the answers of the store allow a settlement, whatever the engine makes of them.
     pub(super) settle_until: Duration,
-    /// ... and until when a handler: no longer once the claim is known to be lost.
+    /// Until when its handler may run. It ends earlier when the claim is known to be lost.
     pub(super) work_until: Duration,
-    /// Until when something must have come of it.
+    /// Until when its process must have begun it or handed it back.
     taken_by: Option<Duration>,
     pub(super) fate: Fate,
-    /// A settlement of it was refused since the row is another one by now: the next may follow at once.
+    /// A settlement was refused because the row had changed. The next try may follow at once, even past the deadline.
     pub(super) was_stale: bool,
-    /// Its process found it, and has not renewed it yet.
+    /// Its process found it by a search, and has not renewed it yet.
     pub(super) is_found: bool,
 }
 
-/// What became of a handler.
+/// The state of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     NotBegun,
     /// It runs, or was dropped.
     Begun,
     Ended,
-    /// It said "not now".
+    /// It answered "not now".
     Deferred,
 }
 
-/// A handler: of which process, under which claim.
+/// A handler: its process, its task, the token of its claim.
 pub(super) type Work = (u32, RequestId, u64);
 
-/// A handler that is there.
+/// A running handler.
 pub(super) struct Handler {
     pub(super) begun: Duration,
-    /// It was told to stop, and has until then.
+    /// Until when it must stop, if it has a stop signal.
     pub(super) stop_by: Option<Duration>,
 }
 
 impl Held {
-    /// A claim that was asked for then.
+    /// A claim that was asked for at this time.
     pub(super) const fn new(asked: Duration) -> Self {
         let until = asked.saturating_add(HOLDS);
         Self {
@@ -93,7 +93,7 @@ impl Held {
         }
     }
 
-    /// It was begun, or handed back.
+    /// Its process began it or handed it back.
     pub(super) fn take(&mut self) {
         self.taken_by = None;
     }
@@ -118,12 +118,12 @@ impl Standing {
         }
     }
 
-    /// How long the world has gone on, by the clock of its runtime.
+    /// The world's time, by the clock of its runtime.
     pub(super) fn local(&self) -> Duration {
         self.started.1 + Instant::now().saturating_duration_since(self.started.0)
     }
 
-    /// The same moment on the clock of its runtime.
+    /// The time on the clock of its runtime at this moment of the world.
     pub(super) fn shown_at(&self, moment: Duration) -> Instant {
         self.started.0 + moment.saturating_sub(self.started.1)
     }
@@ -136,7 +136,7 @@ impl Standing {
         self.is_awake() && !self.is_closing
     }
 
-    /// It stops dead, wherever it is.
+    /// Halts it, wherever it is.
     pub(super) fn freeze(&mut self, until: Duration) {
         self.frozen_until = Some(until);
         self.halt.notify_one();
@@ -147,7 +147,7 @@ impl Standing {
         self.halt.notify_one();
     }
 
-    /// It goes on, later than it thinks.
+    /// Thaws it. Its own clock is behind.
     pub(super) fn thaw(&mut self, now: Duration) {
         self.frozen_until = None;
         for held in self.claims.values_mut() {
@@ -155,7 +155,7 @@ impl Standing {
         }
     }
 
-    /// The claim that it holds, if it was told of it or asked for it.
+    /// The claim, if it received it or asked for a task that is claimed from the start.
     pub(super) fn claim(&mut self, lease: (RequestId, u64)) -> Option<&mut Held> {
         if !self.claims.contains_key(&lease) {
             let asked = *self.born.get(&lease.0)?;
@@ -164,7 +164,7 @@ impl Standing {
         self.claims.get_mut(&lease)
     }
 
-    /// It was answered that it holds this claim, and not since when: it may not settle it before a renewal.
+    /// It found that it holds this claim, but not since when. It must renew it before it settles it.
     pub(super) fn found(&mut self, lease: LeaseRef) {
         let of = (lease.id, lease.token.get());
         if self.claim(of).is_none() {
@@ -178,9 +178,9 @@ impl Standing {
         }
     }
 
-    /// It was answered that it holds these claims, which it asked for then.
+    /// It received these claims, which it asked for at `asked`.
     pub(super) fn told_of(&mut self, leases: &[LeaseRef], asked: Duration, now: Duration) {
-        // Before the first is begun, and for each that is handed back, there may be a call that takes its time.
+        // A call of full length may come before each claim is begun, and for each that is handed back.
         let mut by = now;
         for lease in leases {
             by += STORE_TIMEOUT + TICK;
@@ -198,7 +198,7 @@ impl World {
         self.processes.get(&process).is_some_and(Standing::is_awake)
     }
 
-    /// Checks what holds of a process whenever it has run for a while.
+    /// Checks what holds of a process after every slice.
     pub(super) fn check_process(&mut self, process: u32) {
         let Some(standing) = self.processes.get(&process) else {
             return;
@@ -239,7 +239,7 @@ impl World {
         );
     }
 
-    /// A task was asked to stop, and this process knows: its handler has its grace.
+    /// A task was asked to stop, and this process has received that: its handlers have their grace.
     pub(super) fn told_to_stop(&mut self, process: u32, id: RequestId, token: Option<u64>) {
         let by = self.now + STOP_GRACE;
         for ((of, task, under), handler) in &mut self.handlers {

@@ -1,4 +1,4 @@
-//! The invariants that hold at any moment, and those that hold once all is calm.
+//! Checks the invariants that hold at any moment, and those that hold at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    /// Nothing is gone but what was removed, for a reason that was looked at then.
+    /// A task is gone only if it was removed. The reason was checked at the removal.
     fn check_gone(&self, id: RequestId) {
         let Some(known) = self.known.get(&id) else { return };
         self.check(1, known.gone.is_some(), format_args!("{id} was stored and is gone"));
@@ -85,7 +85,7 @@ impl World {
         self.check(12, seen, format_args!("{id} is hidden from its owner"));
     }
 
-    /// Looks at everything that the store has after it was opened again.
+    /// Checks everything in the store after it was opened again.
     pub(super) fn look_at_all(&mut self, before: &Witness) {
         let sent = self.unsure.iter().filter_map(|what| match what {
             Unsure::Insert(id) => Some(*id),
@@ -95,7 +95,7 @@ impl World {
         let witness = self.witness();
         let found = ids.iter().filter_map(|id| Some((*id, witness.after(*id)?)));
         let found: BTreeMap<_, _> = found.collect();
-        // What is written has happened, so the store's clock is not behind it.
+        // The store's clock does not start before the times that it has written.
         let latest = found.values().flat_map(|row| {
             let noted = row.record.history.last().map(|event| event.at);
             let columns = &row.columns;
@@ -110,7 +110,7 @@ impl World {
         self.touched.extend(ids);
     }
 
-    /// Whether everything has come to its end.
+    /// Whether everything has ended.
     pub(super) fn all_is_over(&self) -> bool {
         let live =
             |record: &TaskRecord| !record.state.is_terminal() || record.deliveries.iter().any(Delivery::is_pending);

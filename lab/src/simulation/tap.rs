@@ -1,4 +1,4 @@
-//! The store in the hands of one process: who calls is known here, what it is answered, and so what it may do.
+//! The store as one process uses it. Calls and answers are recorded by process here, and so what the process may do.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,19 +19,19 @@ use super::{
     world::{BUDGET, HOLDS, Shared, World},
 };
 
-/// A process's own way to the store. It ends with the process: what a dead one asks reaches nobody.
+/// A process's access to the store. It ends with the process: calls of a dead process reach nothing.
 pub(super) struct Tap {
     pub(super) shared: Shared,
     pub(super) process: u32,
     pub(super) store: Arc<Faulty>,
-    /// Its own handle, if the store is shared: it hears of what others do.
+    /// Its own handle, if the store is shared. It gives news of what other processes do.
     pub(super) handle: Option<Arc<dyn TaskStore>>,
     /// Whether its news arrive.
     pub(super) is_told: bool,
 }
 
 impl Tap {
-    /// What is told of the store, and how it is closed.
+    /// The handle for news and other calls outside the faults.
     fn store(&self) -> &dyn TaskStore {
         match &self.handle {
             Some(handle) => &**handle,
@@ -84,7 +84,7 @@ impl Tap {
         })
     }
 
-    /// Tasks are to be stored: what is known of them before there is an answer.
+    /// Records an insert before it is answered.
     fn asks_to_insert(&self, tasks: &[NewRow]) -> Duration {
         let mut world = self.shared.enter(self.process);
         let now = world.now;
@@ -104,7 +104,7 @@ impl Tap {
         self.told_of(&held, asked);
     }
 
-    /// It holds these claims, which it asked for then.
+    /// Records claims that were received, and asked for at `asked`.
     fn told_of(&self, leases: &[LeaseRef], asked: Duration) {
         let mut world = self.shared.enter(self.process);
         let now = world.now;
@@ -143,7 +143,7 @@ impl TaskStore for Tap {
     fn news(&self) -> BoxFuture<'_, News> {
         match &self.handle {
             Some(handle) if self.is_told => handle.news(),
-            // What a store that is not shared has to tell comes from its own thread, whenever that has its turn.
+            // News of a store that is not shared come from its own thread, at no fixed time.
             _ => Box::pin(std::future::pending()),
         }
     }
@@ -293,7 +293,7 @@ impl World {
         }
     }
 
-    /// A process asks for a change. Answers which claim it settles by it, if it does.
+    /// Records a change that a process asks for. Answers with the claim that it settles, if any.
     fn asks_to_commit(&mut self, process: u32, change: &Change) -> Option<(RequestId, u64)> {
         let (id, now) = (change.id, self.now);
         let known = self.known.get_mut(&id)?;
@@ -301,7 +301,7 @@ impl World {
         if let Some(tries) = standing.deliveries.get(&id) {
             known.asked.deliver.extend(tries.iter().cloned());
         }
-        // What a change is shows in the row that it was decided on.
+        // The version that the change was decided on shows whether the task was held then.
         let Guard::Version(version) = change.guard else {
             return None;
         };
@@ -319,7 +319,7 @@ impl World {
         };
         held.take();
         let (fate, until) = (held.fate, held.settle_until);
-        // What was not begun may be handed back as long as the store takes it.
+        // A claim that was not begun may be handed back for as long as the store accepts it.
         let may = held.was_stale || fate == Fate::NotBegun || now < until;
         held.was_stale = false;
         let report = Report {

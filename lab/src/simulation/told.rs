@@ -1,4 +1,4 @@
-//! The invariants, checked against what is told of what was done: by then it can be seen in the store.
+//! Checks the invariants against what a process reports: by then the store shows it.
 
 use tower_respond_async::{
     Scope,
@@ -15,7 +15,7 @@ use super::{
 };
 
 impl World {
-    /// A holder is told that its settlement was taken.
+    /// A process reports that its settlement was accepted.
     pub(super) fn told_settled(&mut self, process: u32, id: RequestId, state: TaskState) {
         self.note(format_args!("{id} is {state}, as process {process} is told"));
         let as_told = self
@@ -24,7 +24,7 @@ impl World {
         self.check(7, as_told, format_args!("{id} is not {state} as its holder was told"));
     }
 
-    /// A holder is told that its claim is another's.
+    /// A process reports that its claim was refused as old.
     pub(super) fn told_fenced(&mut self, process: u32, id: RequestId) {
         self.note(format_args!("{id} is fenced on process {process}"));
         if let Some(standing) = self.processes.get_mut(&process)
@@ -36,7 +36,8 @@ impl World {
         self.report.fenced += 1;
         let row = self.witness().row(&Scope::All, id);
         let known = self.known.get(&id);
-        // It was settled, nobody said so, and then somebody changed what it had become: nobody can tell any more.
+        // The settlement was made, its answer was lost, and the task was changed after that: the store cannot recognise
+        // it any more.
         let is_hidden = |token: u64| {
             let report = known.and_then(|known| known.asked.settle.get(&token));
             let settled = known.and_then(|known| known.settled.get(&token));

@@ -1,4 +1,4 @@
-//! Those who wait for a task to end: while nobody fails, they hear of it soon.
+//! Callers that wait for a task to end. Without faults, they get the end soon.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use super::{
     world::{Shared, World},
 };
 
-/// How soon who waits hears of an end once faults have stopped: a process that hears nothing looks every second, and a store
-/// that was in trouble is left alone for ten at most.
+/// How soon a waiter gets an end after the faults have stopped. A process without news checks every second, and does
+/// not use a store that was in trouble for ten seconds at most.
 const SOON: Duration = Duration::from_secs(15);
 
-/// Somebody who waits, on a process.
+/// A waiter on a process.
 pub(super) struct Waits {
     pub(super) id: RequestId,
     process: u32,
-    /// Since when the task has ended while nothing went wrong.
+    /// Since when the task has ended, without faults and with its process awake.
     ended: Option<Duration>,
 }
 
@@ -29,16 +29,16 @@ pub(super) async fn wait(shared: Shared, process: u32, id: RequestId, tasks: Tas
         match changes.next().await {
             Ok(Some(record)) => last = Some(record),
             Ok(None) => break,
-            // Asking again goes on.
+            // Asking again continues.
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
-    // It ended, it is no more, or the process is being shut down.
+    // The task ended, or is gone, or the process is shutting down.
     shared.enter(process).heard(process, id, last.as_deref());
 }
 
 impl World {
-    /// Somebody begins to wait.
+    /// A waiter begins to wait.
     pub(super) fn waits(&mut self, id: RequestId, process: u32) {
         self.waiting.push(Waits {
             id,
@@ -47,7 +47,7 @@ impl World {
         });
     }
 
-    /// Somebody has heard all that there is to hear.
+    /// A waiter's subscription has ended.
     fn heard(&mut self, process: u32, id: RequestId, last: Option<&TaskRecord>) {
         let mut waiting = self.waiting.iter();
         if let Some(at) = waiting.position(|waits| (waits.id, waits.process) == (id, process)) {
@@ -66,7 +66,7 @@ impl World {
         );
     }
 
-    /// Checks that nobody waits any longer for what has ended.
+    /// Checks that no waiter still waits for a task that has ended.
     pub(super) fn check_waiting(&mut self) {
         let (now, faults_on) = (self.now, self.faults_on);
         let (known, processes) = (&self.known, &self.processes);

@@ -1,4 +1,4 @@
-//! Sees what is really done in the store, in order, whatever its callers are told of it.
+//! Records what is really done in the store, in order, whatever the callers receive.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use tower_respond_async::{
 
 use super::ground::see_through;
 
-/// The store below the faults. Each call is seen through on the spot, on this thread, so that it makes no difference how
-/// fast a thread of the store is; what it did is written down.
+/// The store below the faults. Each call runs to its end at once, on this thread, so that the speed of the store's
+/// threads makes no difference. What it did is recorded.
 #[derive(Debug)]
 pub(super) struct Witness {
     store: Arc<dyn TaskStore>,
-    /// What runs the store's own threads, if it has any.
+    /// The runtime of the store's own tasks, if it has any.
     helper: Option<Handle>,
     notes: Mutex<Notes>,
 }
@@ -32,57 +32,57 @@ pub(super) struct Witness {
 #[derive(Debug, Default)]
 struct Notes {
     seen: Vec<Seen>,
-    /// Every row as it was seen last: what else changes it is no operation.
+    /// Every row as it was last seen. Only operations may change it.
     rows: BTreeMap<RequestId, Row>,
-    /// The store has failed. What it shows from then on may be neither what was before nor what was asked for.
+    /// Whether the store has failed. From then on it may show a state that is neither old nor new.
     is_unsure: bool,
 }
 
 /// Something that was done in the store.
 #[derive(Debug)]
 pub(super) enum Seen {
-    /// It did, or said, what no operation explains.
+    /// The store did, or answered, something that no operation explains.
     Odd(RequestId, &'static str),
-    /// It failed, and may have been done.
+    /// A call failed, and may have been done.
     Unsure(Unsure),
-    /// A task was stored, perhaps born claimed.
+    /// A task was stored, perhaps claimed from the start.
     Inserted {
         sent: Arc<TaskRecord>,
         born: Option<BornClaimed>,
         row: Row,
         request: FoundRequest,
     },
-    /// A task was handed to a holder.
+    /// A task was claimed.
     Claimed {
         by: BornClaimed,
         before: Found,
         row: Row,
         request: FoundRequest,
     },
-    /// Claims of a task were renewed for so long, or not: an old one may be among them.
+    /// Renewals of a task's claims for this time, each made or refused. Old claims may be among them.
     Renewed {
         time: Duration,
         renewals: Vec<(LeaseRef, Renewal)>,
         turn: Turn,
     },
-    /// A holder said how far it is.
+    /// A holder reported its progress.
     Progressed {
         lease: LeaseRef,
         progress: Progress,
         held: bool,
         turn: Turn,
     },
-    /// Somebody looked for tasks to rescue.
+    /// A process searched for tasks to rescue.
     Looked {
         found: Vec<(RequestId, Why)>,
-        /// Not all that is due may be among them.
+        /// Whether there may be more that are due.
         is_full: bool,
-        /// What is due and not among them.
+        /// Tasks that were due and not found.
         overlooked: Vec<RequestId>,
     },
     /// A change was made, or came too late.
     Committed(Box<Commit>),
-    /// Completions of a task were claimed for so long.
+    /// Completions of a task were claimed for this time.
     DeliveriesClaimed {
         lease: Duration,
         claimed: Vec<(u32, Destination)>,
@@ -93,7 +93,7 @@ pub(super) enum Seen {
 /// A row, if there is one.
 pub(super) type Found = Option<Row>;
 
-/// The request that goes with a row, if it can be read.
+/// The request of a row, if it can be read.
 pub(super) type FoundRequest = Option<CapturedRequest>;
 
 /// A row before and after something was done.
@@ -103,17 +103,17 @@ pub(super) struct Turn {
     pub(super) after: Found,
 }
 
-/// A change and what came of it.
+/// A change and its result.
 #[derive(Debug)]
 pub(super) struct Commit {
     pub(super) change: Change,
-    /// Whether it came by itself, and not as one of several.
+    /// Whether it was the only change of its call.
     pub(super) alone: bool,
     pub(super) is_made: bool,
     pub(super) turn: Turn,
 }
 
-/// What was asked of a store that failed over it.
+/// A call that failed in the store.
 #[derive(Debug)]
 pub(super) enum Unsure {
     Insert(RequestId),
@@ -131,14 +131,14 @@ impl Witness {
         }
     }
 
-    /// What was done since this was asked last.
+    /// What was done since the last call.
     pub(super) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.notes().seen)
     }
 
     /// The row as it is now, if it is in `scope`.
     pub(super) fn row(&self, scope: &Scope, id: RequestId) -> Found {
-        // What cannot be read is missing, and told so by whoever looks for it.
+        // An unreadable row counts as missing. The checks that search for it report that.
         self.see_through(self.store.rows(scope, &Which::Id(id))).ok()?.pop()
     }
 
@@ -147,7 +147,7 @@ impl Witness {
         self.row(scope, id).map(Row::into_record)
     }
 
-    /// The request that is kept of a task.
+    /// The stored request of a task.
     pub(super) fn request(&self, id: RequestId) -> FoundRequest {
         let payload = self.see_through(self.store.payload(&Scope::All, id, Part::Request));
         read(payload.ok()??)
@@ -158,12 +158,12 @@ impl Witness {
         payload.is_ok_and(|payload| payload.is_some())
     }
 
-    /// The row as it was seen last.
+    /// The row as it was last seen.
     pub(super) fn last_seen(&self, id: RequestId) -> Found {
         self.notes().rows.get(&id).cloned()
     }
 
-    /// The row as it is now, which nobody has changed since it was seen last.
+    /// The row as it is now. It must be as it was last seen.
     fn before(&self, id: RequestId) -> Found {
         let last = self.last_seen(id);
         // Where nothing can be read any more, nothing will be done either.
@@ -177,7 +177,7 @@ impl Witness {
         now
     }
 
-    /// The row as something was done to it, or as it is found when nothing is known of it.
+    /// The row after an operation, or as it is found for the first time.
     pub(super) fn after(&self, id: RequestId) -> Found {
         let row = self.row(&Scope::All, id);
         let rows = &mut self.notes().rows;
@@ -188,7 +188,7 @@ impl Witness {
         row
     }
 
-    /// What is answered is what there is.
+    /// The answer must be the stored row.
     fn check_answer(&self, id: RequestId, answered: Option<&Row>, there: &Found) {
         if answered != there.as_ref() {
             self.saw(Seen::Odd(id, "was answered as another one than it is"));
@@ -320,7 +320,7 @@ impl Witness {
     fn due_now(&self, what: Due, max: usize) -> StoreResult<Candidates> {
         let is_rescue = matches!(what, Due::Rescue { .. });
         let mut candidates = self.see_through(self.store.due(what, max))?;
-        // A store promises an order of those alone that are due for something else.
+        // Stores promise an order only for tasks that are due for other reasons. Sort for a repeatable run.
         if is_rescue {
             candidates.rows.sort_by_key(|candidate| candidate.row.id);
         }
@@ -429,7 +429,7 @@ impl Witness {
         see_through(self.helper.as_ref(), call)
     }
 
-    /// What changes no row, or only hides it.
+    /// Operations that change no row, or only hide it.
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,

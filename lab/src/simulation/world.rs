@@ -1,4 +1,4 @@
-//! What everybody in a life shares: what is known, what happened, and whether all of it was right.
+//! The state that everything in a life shares: what is known, what happened, and whether it was right.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,27 +26,28 @@ use super::{
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(30);
-/// How long a claim is good for where it is held: the lease less a margin.
+/// How long a claim is good for its holder: the lease less a margin.
 pub(super) const HOLDS: Duration = Duration::from_secs(28);
 pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(45);
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 pub(super) const MAX_ATTEMPTS: u32 = 3;
 pub(super) const CRASH_ALLOWANCE: u32 = 3;
-/// How long a completion may be due before it is given up: shorter than some tasks are kept.
+/// How long a completion may be due before it is given up. Shorter than the retention of some tasks.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
-/// How many bytes of bodies a process holds at once.
+/// How many bytes of bodies a process buffers at most.
 pub(super) const BUDGET: usize = 1_000;
 /// Longer than a life.
 pub(super) const FOR_EVER: Duration = Duration::from_secs(50 * 24 * 60 * 60);
 
 /// How many of the last events a failure shows.
 const SHOWN: usize = 60;
-/// What the wall clock shows when it begins: some days, so that it can be set back by some.
+/// What the wall clock shows at the beginning: some days, so that it can be set back by some.
 const EPOCH: Timestamp = Timestamp::from_millis(1_000_000_000);
 const DAY: i64 = 24 * 60 * 60 * 1_000;
 
-/// The world, as those who live in it hold it. All of them run on one thread, one at a time; nobody keeps it while others run.
+/// A shared handle of the world. Everything runs on one thread, one at a time, and nothing holds the lock while others
+/// run.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<World>>);
 
@@ -55,34 +56,36 @@ pub(super) struct World {
     pub(super) known: BTreeMap<RequestId, Known>,
     pub(super) orders: Vec<Order>,
     pub(super) touched: BTreeSet<RequestId>,
-    /// What was asked of a disk that died, and may have been done.
+    /// Calls that failed because the disk died, and may have been done.
     pub(super) unsure: Vec<Unsure>,
-    /// Tasks that a process held, or a completion of them, which is known to be dead, until they are changed.
+    /// Tasks held by a process that is known to be dead, or with a completion that it had claimed, until they are
+    /// changed.
     pub(super) orphans: BTreeSet<RequestId>,
     pub(super) report: Report,
     pub(super) faults_on: bool,
     pub(super) retention: Retention,
     /// Until then a lease may end in the store before its holder expects it to.
     pub(super) leapt_until: Duration,
-    /// Processes, by their numbers.
+    /// Processes, by number.
     pub(super) processes: BTreeMap<u32, Standing>,
-    /// Handlers that are there.
+    /// Running handlers.
     pub(super) handlers: BTreeMap<Work, Handler>,
-    /// Changes are not made at once but wait, to be committed together.
+    /// Whether changes wait to be committed together.
     pub(super) is_gathering: bool,
-    /// Those who wait for tasks to end.
+    /// Callers that wait for tasks to end.
     pub(super) waiting: Vec<Waits>,
-    /// Calls that are on their way.
+    /// Calls that have not reached the store.
     pub(super) parked: Vec<Parked>,
-    /// How long the world has gone on, for whoever acts now: a process may be a little ahead.
+    /// The world's time for the process that runs now. It may be a little ahead of the others.
     pub(super) now: Duration,
     /// The latest time that the store has shown.
     pub(super) latest: Timestamp,
     pub(super) witness: Arc<Witness>,
-    /// How far the store is ahead of the clock that it was opened with: it does not go back behind what it has written.
+    /// How far the store is ahead of the clock that it was opened with: it does not go back before the times that it
+    /// has written.
     pub(super) ahead: Duration,
     pub(super) clock: ManualClock,
-    /// How far the wall clock was set, in milliseconds.
+    /// By how much the wall clock was set, in milliseconds.
     wall: i64,
     hash: DefaultHasher,
     trace: VecDeque<String>,
@@ -98,7 +101,7 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The world as a process finds it, at the time that it is there. Called on that process's runtime.
+    /// Locks the world, at the process's time. Call it on that process's runtime.
     pub(super) fn enter(&self, process: u32) -> MutexGuard<'_, World> {
         let mut world = self.lock();
         if let Some(standing) = world.processes.get(&process) {
@@ -145,12 +148,13 @@ impl World {
         }
     }
 
-    /// A clock for the store of a life that begins.
+    /// The clock of the store at the beginning.
     pub(super) fn first_clock() -> ManualClock {
         ManualClock::new(EPOCH)
     }
 
-    /// It is `elapsed` on every clock; the store's is the wall clock, which stands still after it was set back.
+    /// Moves every clock to `elapsed`. The store's clock follows the wall clock, and stands still after that was set
+    /// back.
     pub(super) fn move_to(&mut self, elapsed: Duration) {
         let (before, passed) = (self.clock.now(), elapsed.saturating_sub(self.now));
         self.now = elapsed;
@@ -161,7 +165,7 @@ impl World {
         }
     }
 
-    /// Somebody sets the wall clock.
+    /// Sets the wall clock.
     pub(super) fn set_the_clock(&mut self) {
         self.report.clock_jumps += 1;
         let by = self.random.i64(-90_000..60_000);
@@ -169,8 +173,7 @@ impl World {
         self.note(format_args!("the wall clock is set by {by} ms"));
     }
 
-    /// The machine is on again, and its store to be opened. Without a battery of its own, or set by hand, its clock may show
-    /// anything.
+    /// The clock of a machine that starts again. It may show any time: it has no battery, or was set by hand.
     pub(super) fn clock_of_a_new_start(&mut self) -> ManualClock {
         if self.faults_on && self.random.u32(0..3) == 0 {
             self.report.clock_jumps += 1;
@@ -190,18 +193,18 @@ impl World {
         self.clock.now().saturating_add(self.ahead)
     }
 
-    /// A clock that is off by up to two minutes: no two processes show the same time.
+    /// A clock that is off by up to 100 s: no two processes show the same time.
     pub(super) fn skewed_clock(&mut self) -> ManualClock {
         let shown = self.wall_clock().as_millis() as i64 + self.random.i64(-100_000..100_000);
         ManualClock::new(Timestamp::from_millis(shown.max(0).unsigned_abs()))
     }
 
-    /// The store as it is.
+    /// The store below the faults.
     pub(super) fn witness(&self) -> Arc<Witness> {
         self.witness.clone()
     }
 
-    /// What happened, for whoever reads of a failure, and for the hash.
+    /// Records an event, for the message of a failure and for the hash.
     pub(super) fn note(&mut self, what: Arguments<'_>) {
         let line = format!("{:>9.3} {what}", self.now.as_secs_f64());
         self.hash.write(line.as_bytes());
@@ -211,7 +214,7 @@ impl World {
         self.trace.push_back(line);
     }
 
-    /// What happened, for the hash alone.
+    /// Records a call, for the hash alone.
     pub(super) fn note_call(&mut self, process: u32, call: u8) {
         self.hash.write_u32(process);
         self.hash.write_u8(call);
@@ -228,7 +231,8 @@ impl World {
         }
     }
 
-    /// An invariant does not hold. Whoever drives the life says so: a panic here might be caught by the engine.
+    /// Records that an invariant does not hold. The driver of the life panics; a panic here might be caught by the
+    /// engine.
     pub(super) fn fail(&self, invariant: u32, what: Arguments<'_>) {
         self.failure.get_or_init(|| {
             let trace: Vec<_> = self.trace.iter().map(String::as_str).collect();
@@ -241,7 +245,7 @@ impl World {
         });
     }
 
-    /// What did not hold, if anything.
+    /// The invariant that does not hold, if any.
     pub(super) fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }

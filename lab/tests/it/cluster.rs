@@ -7,7 +7,7 @@ use tokio::{process::Command, time::timeout};
 
 use crate::processes::built;
 
-/// What it says, once it has ended well.
+/// Runs the program to its end. Answers with its output.
 async fn shown(program: &mut Command) -> String {
     let program = program.arg("--once").kill_on_drop(true).output();
     let output = timeout(Duration::from_secs(300), program).await.unwrap().unwrap();
@@ -20,12 +20,12 @@ async fn shown(program: &mut Command) -> String {
 
 #[tokio::test]
 async fn tasks_of_the_process_that_the_cluster_kills_end_elsewhere() {
-    // Its server runs as another user.
+    // The example's server runs as another user.
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut program = Command::new(built("cluster"));
     let said = shown(program.env("TMPDIR", folder.path()).env_remove("DATABASE_URL")).await;
-    // The round robin decides how many of the six it ran, and which it is.
+    // The round robin decides how many of the six tasks the killed process ran.
     let first = said.lines().find(|line| line.starts_with("task 0 runs in ")).unwrap();
     let was_killed = said.matches(&first["task 0 ".len()..]).count();
     assert_eq!(said.matches("with attempt 2\n").count(), was_killed, "{said}");

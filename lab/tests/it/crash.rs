@@ -1,4 +1,4 @@
-//! What survives when a process is killed: by the hundred at random moments, and once for each thing that can be lost.
+//! What survives the kill of a process: many kills at random moments, and one test for each thing that can be lost.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -21,7 +21,7 @@ use lab::crash::{
     process::{End, Process, Program},
 };
 
-/// This test binary, told to be the process that is killed.
+/// This test binary, as the process that is killed.
 const PROGRAM: Program = Program(&["crash::the_process_that_is_killed", "--exact", "--nocapture"]);
 
 const NOTHING: Work = Work {
@@ -34,13 +34,13 @@ const NOTHING: Work = Work {
 const GATED: Work = Work { gated: true, ..NOTHING };
 const ABORT: Work = Work { abort: true, ..NOTHING };
 
-/// No test, unless the harness has started it with orders: then it serves, until it is killed.
+/// Does nothing, unless the harness started it with orders. Then it serves until it is killed.
 #[test]
 fn the_process_that_is_killed() {
     app::obey();
 }
 
-/// S1, S2, S3, S17, S18, S26, S47 and S54 together, a few hundred times. The example `crash_loop` does it for longer.
+/// 60 kills, at random moments and named points. The example `crash_loop` makes more of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_accepted_is_lost_whenever_the_process_is_killed() {
     let folder = tempdir().unwrap();
@@ -67,7 +67,7 @@ async fn nothing_accepted_is_lost_whenever_the_process_is_killed() {
     );
 }
 
-/// S1
+/// The process dies before the request is stored.
 #[tokio::test]
 async fn a_request_that_was_not_stored_got_no_202_and_is_one_task_when_sent_again() {
     for named in [true, false] {
@@ -85,7 +85,7 @@ async fn a_request_that_was_not_stored_got_no_202_and_is_one_task_when_sent_agai
     }
 }
 
-/// S2, S3: whether the 202 was not sent or did not arrive, the client cannot tell.
+/// The process dies after the task is stored. The client cannot tell a lost 202 from one that was never sent.
 #[tokio::test]
 async fn a_request_that_was_stored_runs_and_is_the_same_task_when_sent_again() {
     for named in [true, false] {
@@ -107,17 +107,17 @@ async fn a_request_that_was_stored_runs_and_is_the_same_task_when_sent_again() {
     }
 }
 
-/// S17, S18
+/// The process dies before, during and after the handler.
 #[tokio::test]
 async fn a_task_whose_process_dies_runs_again_as_another_attempt_and_not_as_a_retry() {
     for point in [Point::AfterClaim, Point::InHandler, Point::BeforeSettle] {
         let scene = Scene::new();
-        // One more than run at once, so that there is something to claim.
+        // One more than the slots, so that there is something to claim.
         let tasks = CONCURRENCY + 1;
         let (mut process, to) = scene.start_marked(point, Act::Die).await;
         for number in 0..tasks {
             let sent = asynchronous(&format!("task-{number}"), GATED, true);
-            // It may be dead before it has answered the last.
+            // The process may be dead before it has answered the last request.
             let _ = scene.client.send(to, &sent).await;
         }
         scene.open_gate();
@@ -143,9 +143,9 @@ async fn a_task_whose_process_dies_runs_again_as_another_attempt_and_not_as_a_re
     }
 }
 
-/// S54
+/// The process dies between the end of the task and its hook.
 #[tokio::test]
-async fn a_hook_hears_of_an_end_that_was_stored_before_the_process_died() {
+async fn a_hook_is_called_for_an_end_that_was_stored_before_the_process_died() {
     for (point, times) in [
         (Point::AfterSettle, 1),
         (Point::BeforeHook, 1),
@@ -164,7 +164,7 @@ async fn a_hook_hears_of_an_end_that_was_stored_before_the_process_died() {
             ("Succeeded", 1),
             "{point:?}: its end was stored"
         );
-        // Whatever is still to be told is told before it ends.
+        // Remaining completions are delivered before the process ends.
         scene.end(process).await;
         let told = scene.told();
         assert_eq!(told.len(), times, "{point:?}");
@@ -178,14 +178,14 @@ async fn a_hook_hears_of_an_end_that_was_stored_before_the_process_died() {
     }
 }
 
-/// S30
+/// A task that kills its process is poison after three times.
 #[tokio::test]
 async fn a_task_that_kills_its_process_is_given_up_and_others_go_on() {
     let mut scene = Scene::new();
     let mut deaths = 0;
     loop {
         let (mut process, to) = scene.start().await;
-        // There may be no time to answer either of them.
+        // The process may die before it answers either request.
         let _ = scene
             .client
             .send(to, &asynchronous(&format!("other-{deaths}"), NOTHING, true))
@@ -213,7 +213,7 @@ async fn a_task_that_kills_its_process_is_given_up_and_others_go_on() {
     );
 }
 
-/// S30b
+/// The tasks beside a task that kills its process are innocent.
 #[tokio::test]
 async fn of_those_that_ran_beside_a_task_that_kills_its_process_none_is_given_up() {
     let mut scene = Scene::new();
@@ -224,7 +224,7 @@ async fn of_those_that_ran_beside_a_task_that_kills_its_process_none_is_given_up
             .await;
     }
     scene.until(|scene| scene.starts().len() == 7).await;
-    // Not waited for: the process may end before it has answered.
+    // Not awaited here: the process may end before it has answered.
     let (client, culprit) = (scene.client.clone(), asynchronous("culprit", ABORT, true));
     let answer = tokio::spawn(async move { client.send(to, &culprit).await });
     assert_eq!(process.end().await.unwrap(), End::Aborted);
@@ -247,14 +247,14 @@ async fn of_those_that_ran_beside_a_task_that_kills_its_process_none_is_given_up
     }
 }
 
-/// S26: the handler has ended, and its process is frozen before the result is stored. When it thaws its lease is over, and
-/// the task is given to somebody else; then the old result arrives.
+/// The process is frozen between the end of the handler and the storing of the result. When it thaws, its lease is
+/// over, and another process has the task. Then the old result arrives.
 #[tokio::test]
 async fn a_process_frozen_beyond_its_lease_has_its_late_result_refused() {
     let mut scene = Scene::new();
     scene.orders.lease = Duration::from_millis(400);
     let (process, to) = scene.start_marked(Point::BeforeSettle, Act::Freeze).await;
-    // Not waited for: the process may freeze before it has answered.
+    // Not awaited here: the process may freeze before it has answered.
     let sent = asynchronous("once", NOTHING, true);
     let client = scene.client.clone();
     let answer = tokio::spawn(async move { client.send(to, &sent).await });
@@ -283,7 +283,7 @@ async fn a_process_frozen_beyond_its_lease_has_its_late_result_refused() {
     assert_eq!((told[0].id, told[0].answer.as_ref().unwrap().token), (id, 2));
 }
 
-/// S26: the same amid the handler, which is dropped before it can say anything.
+/// The process is frozen while the handler runs. The handler is dropped before it can return.
 #[tokio::test]
 async fn a_handler_frozen_beyond_its_lease_is_dropped_and_run_again() {
     let mut scene = Scene::new();
@@ -303,7 +303,7 @@ async fn a_handler_frozen_beyond_its_lease_is_dropped_and_run_again() {
     assert_eq!(task.answer().unwrap().token, u64::from(task.attempt));
 }
 
-/// S44
+/// The process dies after a stop was acknowledged.
 #[tokio::test]
 async fn a_stop_that_was_acknowledged_holds_when_the_process_dies() {
     let mut scene = Scene::new();
@@ -322,7 +322,7 @@ async fn a_stop_that_was_acknowledged_holds_when_the_process_dies() {
     assert_eq!((scene.starts().len(), scene.told().len()), (1, 1));
 }
 
-/// S46
+/// A shutdown with running tasks.
 #[tokio::test]
 async fn a_process_asked_to_end_hands_back_what_it_runs_uncharged() {
     let mut scene = Scene::new();
@@ -356,7 +356,7 @@ async fn a_process_asked_to_end_hands_back_what_it_runs_uncharged() {
     );
 }
 
-/// S46
+/// A second signal during a shutdown.
 #[tokio::test]
 async fn a_process_asked_to_end_twice_ends_at_once() {
     let mut scene = Scene::new();
@@ -372,7 +372,7 @@ async fn a_process_asked_to_end_twice_ends_at_once() {
     assert_eq!(scene.drained(), [(0, 1, 0)]);
 }
 
-/// S47
+/// The process is killed during a shutdown.
 #[tokio::test]
 async fn a_process_killed_while_it_ends_loses_nothing() {
     // While it waits for its handlers, and while it hands them back.
@@ -411,7 +411,7 @@ async fn a_process_killed_while_it_ends_loses_nothing() {
         for task in scene.ended(to, 3).await {
             let as_expected = match point {
                 None => task.attempt == 2,
-                // What one of them dies of, others may have behind them.
+                // When the process dies over one task, others may have been handed back already.
                 Some(Point::BeforeRelease | Point::AfterRelease) => task.attempt <= 2,
                 _ => task.attempt == 1,
             };
@@ -420,8 +420,8 @@ async fn a_process_killed_while_it_ends_loses_nothing() {
     }
 }
 
-/// A file whose first process was killed while it made it was refused by the next, and by all that came after, as no redb
-/// file. It is made under another name now, and has its own when it is whole.
+/// A process used to leave a partial file when it was killed while creating it, which every later process refused as no
+/// redb file. Now the file is created under another name, and renamed when it is whole.
 #[tokio::test]
 async fn a_process_killed_while_it_creates_the_file_leaves_nothing_in_the_way_of_the_next() {
     for pause in (0..40).map(|step| Duration::from_micros(100 * step)) {
@@ -465,7 +465,7 @@ async fn a_file_that_another_process_has_open_is_refused_until_that_has_ended() 
     }
 }
 
-/// A folder in which processes follow each other, and what is asked of them.
+/// A folder with a sequence of processes, and their orders.
 struct Scene {
     orders: Orders,
     client: Client,
@@ -500,13 +500,13 @@ impl Scene {
         .await
     }
 
-    /// Asks a process to end, which it does well.
+    /// Sends SIGTERM, and expects a clean end.
     async fn end(&self, mut process: Process) {
         process.signal(Signal::TERM).unwrap();
         assert_eq!(process.end().await.unwrap(), End::Clean);
     }
 
-    /// Waits until a process has died by its own hand, or has nothing left to do. Answers whether it died.
+    /// Waits until a process has aborted, or has nothing left to do. Answers whether it aborted.
     async fn dies(&self, process: &mut Process, to: SocketAddr) -> bool {
         soon(async {
             loop {
@@ -532,7 +532,7 @@ impl Scene {
         self.client.tasks(to, "sortOrderByTime=asc").await.unwrap()
     }
 
-    /// All tasks, as soon as there are so many at least and all have ended.
+    /// All tasks, as soon as there are at least so many and all have ended.
     async fn ended(&self, to: SocketAddr, tasks: usize) -> Vec<Document> {
         let mut all = Vec::new();
         eventually("all tasks end", async || {
@@ -556,7 +556,7 @@ impl Scene {
         &self.lines
     }
 
-    /// Attempt and token of every start of a handler.
+    /// The attempt and token of every start of a handler.
     fn starts(&mut self) -> Vec<(u32, u64)> {
         let starts = self.lines().iter().filter_map(|line| match line {
             Line::Started { attempt, token, .. } => Some((*attempt, *token)),
@@ -565,7 +565,8 @@ impl Scene {
         starts.collect()
     }
 
-    /// What the store answered to the settlement under the token: a state, or that it was fenced. `None` without one.
+    /// The answer of the store to the settlement under the token: the state, or `Some(None)` if it was fenced. `None`
+    /// without a settlement.
     fn settled(&mut self, of: u64) -> Option<Option<String>> {
         self.lines().iter().find_map(|line| match line {
             Line::Settled { token, state, .. } if *token == of => Some(state.clone()),
@@ -581,7 +582,7 @@ impl Scene {
         told.collect()
     }
 
-    /// Who finished, was handed back, and was dropped, in every shutdown.
+    /// The numbers of finished, handed back and dropped tasks of every shutdown.
     fn drained(&mut self) -> Vec<(usize, usize, usize)> {
         let drained = self.lines().iter().filter_map(|line| match line {
             Line::Drained {

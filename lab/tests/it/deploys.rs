@@ -1,4 +1,4 @@
-//! Two releases of an application side by side on one PostgreSQL, and records that only a newer build reads.
+//! Two releases of an application side by side on one PostgreSQL, and records of a newer build.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use crate::{
 
 const ASYNC: (&str, &str) = ("X-Fc-Invocation-Type", "Async");
 
-/// A process for each release, in an empty schema, and that schema.
+/// Starts a process for each release on an empty schema. Answers with them and the schema.
 async fn releases(releases: &[&str]) -> (Cluster, String) {
     let schema = a_name();
     let store = format!("{}?schema={schema}", Postgres::shared_and_durable().url_over_tcp());
@@ -26,7 +26,7 @@ async fn releases(releases: &[&str]) -> (Cluster, String) {
     (Cluster::of(started).await, schema)
 }
 
-/// The waits of a task for its version, as its document tells of them.
+/// The events of a task that was handed on to its version.
 fn handed_on(task: &Value) -> Vec<&str> {
     let events = task["events"].as_array().unwrap();
     let said = events.iter().map(|event| event["eventDetail"].as_str().unwrap());
@@ -76,9 +76,9 @@ async fn what_a_new_release_accepted_ends_well_although_the_old_one_claims_it_to
     println!("the old release handed them on so often: {times:?}");
 }
 
-/// A newer build makes a record that is first in the queue.
+/// A record of a newer build is first in the queue.
 #[tokio::test]
-async fn a_record_of_a_newer_build_blocks_nobody_and_is_run_by_who_reads_it() {
+async fn a_record_of_a_newer_build_blocks_no_other_task_and_runs_where_it_can_be_read() {
     let (cluster, schema) = releases(&["1", "1"]).await;
     let database = database().await;
     let delayed = cluster
@@ -87,7 +87,7 @@ async fn a_record_of_a_newer_build_blocks_nobody_and_is_run_by_who_reads_it() {
     assert_eq!(delayed.status, 202);
     let newer = delayed.id();
     let written = async |format: u8| {
-        // Its time has come long ago.
+        // Its time came long ago.
         let write = format!(
             "UPDATE {schema}.task SET format = {format}, record = set_byte(record, 0, {format}), run_at = created_at \
              WHERE id = '{newer}'"
@@ -109,7 +109,7 @@ async fn a_record_of_a_newer_build_blocks_nobody_and_is_run_by_who_reads_it() {
     let (state, token): (i16, i64) = (row.get(0), row.get(1));
     assert_eq!((state, token), (0, 0), "nobody claimed it");
 
-    // In the format that these processes read, as any process of the newer build reads its own.
+    // Back in the format that these processes read, as a process of the newer build would find its own.
     written(TaskRecord::FORMAT).await;
     let task = cluster.status(1, &newer, "Succeeded").await;
     assert_eq!((&task["attempt"], &task["statusCode"]), (&1.into(), &200.into()));

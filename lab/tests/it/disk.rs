@@ -1,4 +1,4 @@
-//! A disk that fails, fills up, loses its power, or changes what is on it.
+//! A disk that fails, fills up, loses its power, or changes bytes.
 
 mod census;
 mod cores;
@@ -35,22 +35,21 @@ use crate::{
     support::{App, WithoutBody, fc, routes, soon},
 };
 
-/// What goes wrong in a life: the call of a kind with this number, in this way, or from then on for good.
+/// What fails in a life: the call of a kind with this number, in this way, or every call from there on.
 #[derive(Clone, Copy, Debug)]
 struct Trouble {
     call: DiskCall,
     nth: u64,
-    /// Once; or everything from there on.
+    /// The fault of this one call; `None`: every call from there on fails.
     once: Option<DiskFault>,
 }
 
-/// S48. A file is created, lived in and closed, again and again, and each time another one of its reads, writes, changes
-/// of length and syncs fails, in each way it can. All that was acknowledged before is there when the file is opened again,
-/// after the end of the process as after a power cut, and beyond that nothing but the step that failed, whole or not at
-/// all.
+/// Runs the same life of a file again and again. Each time another of its reads, writes, changes of length and syncs
+/// fails, in each way it can. When the file is opened again, after the end of the process or a power cut, everything
+/// that was acknowledged is there, and beyond that only the step that failed, whole or not at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whichever_call_of_a_life_fails_nothing_acknowledged_is_lost() {
-    // The file as it is after each step.
+    // The file after each step.
     let mut worlds = Vec::new();
     for steps in 0..=STEPS {
         let disk = FaultDisk::new();
@@ -121,9 +120,10 @@ async fn whichever_call_of_a_life_fails_nothing_acknowledged_is_lost() {
     );
 }
 
-/// S48. What runs may go on, whoever asks is told what to do, and what is in the cache can be read.
+/// After a disk failure running tasks may go on, callers get an error that says what to do, and cached data can be
+/// read.
 #[tokio::test]
-async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
+async fn after_a_failure_nothing_is_written_and_every_call_says_so() {
     let disk = FaultDisk::new();
     let store = TaskFile::from(disk.open(builder()).unwrap());
     let kept = new(store.insert(Insert::new(a_task(1))).await).id;
@@ -144,7 +144,7 @@ async fn after_a_failure_nothing_is_written_and_everybody_is_told_so() {
     assert_eq!([DiskCall::Write, DiskCall::Sync].map(|call| disk.calls(call)), calls);
 }
 
-/// As over pages that were changed behind its back.
+/// redb panics like this on pages that were changed behind its back.
 #[tokio::test]
 async fn a_panic_inside_redb_stops_the_store_and_not_the_process() {
     let disk = FaultDisk::new();
@@ -162,7 +162,7 @@ async fn a_panic_inside_redb_stops_the_store_and_not_the_process() {
     assert!(claim_all(&store).await.unwrap().contains(&first));
 }
 
-/// Nobody polls the future: the insert may be there or not, whole, and the store goes on.
+/// Nothing polls the future: the insert is there or not, but whole, and the store goes on.
 #[tokio::test]
 async fn a_dropped_operation_leaves_nothing_half_done() {
     let disk = FaultDisk::new();
@@ -196,7 +196,7 @@ fn body_of(number: usize) -> Vec<u8> {
     number.to_le_bytes().into_iter().cycle().take(length).collect()
 }
 
-/// Sends async requests, several at a time, until one is refused: those that were accepted.
+/// Sends async requests, several at a time, until one is refused. Answers with those that were accepted.
 async fn fill(app: &App) -> Vec<(RequestId, usize)> {
     let mut senders = Vec::new();
     for sender in 0..8 {
@@ -223,7 +223,7 @@ async fn fill(app: &App) -> Vec<(RequestId, usize)> {
     accepted
 }
 
-/// S48
+/// The disk is full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_requests_and_loses_none_that_it_took() {
     let disk = FaultDisk::new();
@@ -259,8 +259,8 @@ async fn a_full_disk_refuses_requests_and_loses_none_that_it_took() {
     soon(app.tasks.shutdown(Duration::ZERO)).await;
 }
 
-/// S48, on a real disk: a process that the system lets write no file longer than half a megabyte. It ends without closing
-/// its store, and the next one, which may write, finds all that was acknowledged.
+/// A full disk on a real file system: the system limits the files of a child process to half a megabyte. The child ends
+/// without closing its store, and the next process, without a limit, finds everything that was acknowledged.
 #[cfg(unix)]
 #[test]
 fn a_real_file_that_may_not_grow_loses_nothing_that_was_taken() {
@@ -280,7 +280,7 @@ fn a_real_file_that_may_not_grow_loses_nothing_that_was_taken() {
     }
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.redb");
-    // The shell's unit is 512 bytes; ignored, the signal becomes the error of the write.
+    // The shell's unit is 512 bytes. With the signal ignored, the write answers with an error.
     let script = "trap '' XFSZ; ulimit -f 1024; exec \"$@\"";
     let child = std::process::Command::new("sh")
         .args(["-c", script, "sh"])
@@ -311,7 +311,7 @@ fn a_real_file_that_may_not_grow_loses_nothing_that_was_taken() {
     });
 }
 
-/// Whatever part of what was not synced a power cut leaves, in whatever order: every request that had its 202 is there.
+/// A power cut leaves any part of the unsynced data, in any order: every request that had its 202 is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_202_survives_a_power_cut_under_load() {
     let disk = FaultDisk::new();
@@ -361,7 +361,7 @@ async fn every_202_survives_a_power_cut_under_load() {
     }
 }
 
-/// A file that was cut short is refused, and left as it is unless a kill left it, or nothing of it is missing.
+/// A file that was cut short is refused and left as it is, except if a kill left it, or if nothing of it is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_cut_short_at_any_page_is_refused_or_whole() {
     for killed in [false, true] {
@@ -380,7 +380,7 @@ async fn a_file_cut_short_at_any_page_is_refused_or_whole() {
                 Err(error) => {
                     assert!(error.to_string().contains("a disk in memory"), "{error}");
                     assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error}");
-                    // Opening what a kill left begins with a repair.
+                    // Opening a file that a kill left begins with a repair.
                     assert!(killed || disk.file() == file, "{error}: it was left as it is");
                     true
                 }
@@ -415,7 +415,7 @@ async fn a_file_cut_short_at_any_page_is_refused_or_whole() {
     }
 }
 
-/// To be refused for ever would be the end of an application that was killed as it was started for the first time.
+/// If this file were refused, an application killed at its first start could never start again.
 #[tokio::test]
 async fn a_creation_that_was_cut_off_is_begun_again_and_nothing_else_is_taken_for_one() {
     let disk = FaultDisk::new();
@@ -439,7 +439,7 @@ async fn a_creation_that_was_cut_off_is_begun_again_and_nothing_else_is_taken_fo
         assert!(disk.file() == theirs, "byte {at}: it was left as it is");
     }
 
-    // And one on a real disk, with the lock that keeps two who start at once apart.
+    // The same on a real disk, with the lock between two processes that start at once.
     let folder = tempdir().unwrap();
     let path = folder.path().join("tasks.redb");
     fs::write(&path, &unfinished).unwrap();
@@ -451,7 +451,7 @@ async fn a_creation_that_was_cut_off_is_begun_again_and_nothing_else_is_taken_fo
     assert!(TaskFile::at(&path).await.task(task).await.is_ok());
 }
 
-/// Each is told with the path, for whoever has mistyped it.
+/// Each error contains the path, which may be mistyped.
 #[tokio::test]
 async fn what_cannot_be_a_file_of_tasks_is_refused_by_its_path() {
     let folder = tempdir().unwrap();
@@ -464,7 +464,7 @@ async fn what_cannot_be_a_file_of_tasks_is_refused_by_its_path() {
         folder.path().join("long".repeat(100)),
     ];
     if cfg!(target_os = "linux") {
-        // Nobody may create a file there, whoever they are.
+        // No user can create a file there.
         paths.push("/sys/tasks.redb".into());
         paths.push("/dev/full".into());
     }

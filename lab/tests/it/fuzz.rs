@@ -1,4 +1,4 @@
-//! The fuzz targets as ordinary tests: over a corpus, everything cut out of it, and random changes of it.
+//! The fuzz targets as ordinary tests: on a corpus, on every part cut out of it, and on random changes of it.
 
 use std::{collections::BTreeSet, env, fs, panic, path::Path, path::PathBuf};
 
@@ -6,7 +6,7 @@ use lab::mutate::{Mutator, mutated};
 use proptest::prelude::*;
 use tower_respond_async::testing::fuzz::{TARGETS, Target};
 
-/// How many changed inputs each target sees; `FUZZ_ROUNDS` asks for more.
+/// How many changed inputs each target gets; `FUZZ_ROUNDS` sets more.
 const ROUNDS: u64 = 4_000;
 
 fn corpus_of(name: &str) -> Vec<Vec<u8>> {
@@ -15,7 +15,7 @@ fn corpus_of(name: &str) -> Vec<Vec<u8>> {
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("the folder can be read").path())
         .collect();
-    // In an order that is the same everywhere, so that a round is.
+    // Sorted, so that a round is the same everywhere.
     paths.sort();
     paths
         .iter()
@@ -64,7 +64,7 @@ proptest! {
     }
 }
 
-/// Each target has a binary in `lab/fuzz/`, and each binary a target.
+/// Each target has a binary in `lab/fuzz/`, and each binary has a target.
 #[test]
 fn every_target_can_be_fuzzed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");

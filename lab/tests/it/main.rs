@@ -1,4 +1,4 @@
-//! The crates under everything that may go wrong: one binary, a module per theme.
+//! The crates under faults: one binary, with a module per theme.
 
 #![expect(
     clippy::unwrap_used,

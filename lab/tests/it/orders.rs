@@ -1,4 +1,4 @@
-//! Which histories of a task's calls can be explained, and which cannot: made by hand.
+//! Hand-made histories of a task's calls: which can be explained, and which cannot.
 
 use tower_respond_async::RequestId;
 
@@ -82,7 +82,7 @@ fn starts(token: u64) -> Line {
     }
 }
 
-/// What one process asks after the other, each answered before the next.
+/// The calls of one process, each answered before the next.
 fn one_by_one(calls: Vec<Call>) -> Vec<Line> {
     let numbered = (0..).zip(calls);
     let lines = numbered.flat_map(|(call, (what, answer))| {
@@ -92,7 +92,7 @@ fn one_by_one(calls: Vec<Call>) -> Vec<Line> {
     lines.collect()
 }
 
-/// What is wrong with these lines if the task is shown in this state in the end.
+/// The checks that fail for these lines, if the task ends up in this state.
 fn wrong_with(lines: &[Line], shown: Option<&str>) -> Vec<Check> {
     let mut calls = Calls::default();
     calls.extend(lines);
@@ -127,7 +127,7 @@ fn a_life_is_explained() {
 fn what_was_accepted_and_is_gone_is_not_explained() {
     assert_eq!(wrong_in(vec![stored()], None), [Check::Order]);
     assert_eq!(wrong_in(vec![stored(), claims(2, 1), ends(2, 1)], None), [Check::Order]);
-    // It is back where it was before its claim.
+    // The task is back in its state before the claim.
     assert_eq!(wrong_in(vec![stored(), claims(2, 1)], Some("Enqueued")), [Check::Order]);
 }
 
@@ -144,12 +144,12 @@ fn an_end_that_was_accepted_twice_is_not_explained() {
     assert_eq!(wrong_in(again, Some("Failed")), [Check::Order]);
 }
 
-/// After a failover that lost a claim the next one makes the same version of the row.
+/// After a failover that lost a claim, the next claim makes the same version of the row.
 #[test]
 fn a_fenced_end_that_was_accepted_is_not_explained() {
     let fenced = vec![stored(), claims(2, 1), claims(2, 2), ends(2, 1)];
     assert_eq!(wrong_in(fenced, Some("Succeeded")), [Check::Order]);
-    // The same to somebody who knows nothing of versions.
+    // The same is found without versions, by the register of tokens.
     let mut lines = one_by_one(vec![stored(), claims(2, 1), claims(3, 2)]);
     lines.extend([starts(1), starts(2)]);
     let (what, answer) = becomes(3, 1, "Succeeded", Some(Changed::Done));
@@ -175,7 +175,7 @@ fn a_key_that_two_tasks_have_is_wrong() {
     assert!(!wrong_with(&lines, Some("Enqueued")).contains(&Check::Twice));
 }
 
-/// What is not answered may have been done once, or not at all.
+/// A call without an answer may have been done once, or not at all.
 #[test]
 fn a_call_that_was_not_answered_explains_either() {
     for failed in [None, Some(Answered::Failed)] {
@@ -190,7 +190,7 @@ fn a_call_that_was_not_answered_explains_either() {
     let end = || becomes(2, 1, "Succeeded", None);
     assert_eq!(wrong_in(vec![stored(), claims(2, 1), end()], Some("Succeeded")), []);
     assert_eq!(wrong_in(vec![stored(), claims(2, 1), end()], Some("Running")), []);
-    // Once.
+    // It explains one effect only.
     let twice = vec![
         stored(),
         claims(2, 1),
@@ -201,24 +201,25 @@ fn a_call_that_was_not_answered_explains_either() {
 }
 
 #[test]
-fn a_claim_that_was_not_answered_explains_a_run_under_a_token_that_nobody_was_told() {
+fn a_lost_claim_explains_a_run_with_an_unreported_token() {
     let lost = || (Asked::Claim, None);
     let renewed = || (Asked::Renew(vec![(ID, 5)]), Some(Answered::Renewed(vec![true])));
     let calls = vec![stored(), lost(), renewed(), ends(2, 5)];
     assert_eq!(wrong_in(calls, Some("Succeeded")), []);
     let calls = vec![stored(), renewed(), ends(2, 5)];
     assert_eq!(wrong_in(calls, Some("Succeeded")), [Check::Order]);
-    // Asked for too late to explain it.
+    // Asked too late to explain it.
     let calls = vec![stored(), renewed(), lost(), ends(2, 5)];
     assert_eq!(wrong_in(calls, Some("Succeeded")), [Check::Order]);
 }
 
-/// A store that repeats what it was not answered and does not know its own work says that another did it, and nobody has.
+/// A store repeats a call that was not answered, and does not recognise its own work: it answers that another insert or
+/// change was first, but there was none.
 #[test]
 fn an_answer_that_knows_nothing_of_its_own_work_is_not_explained() {
     let known = || inserts(Some(Answered::Known(ID, Some(at(1, 0, "Enqueued")))));
     assert_eq!(wrong_in(vec![known()], Some("Enqueued")), [Check::Order]);
-    // Somebody has claimed it before it was asked for again.
+    // The task was claimed before the insert was repeated.
     let taken = || inserts(Some(Answered::Known(ID, Some(at(2, 1, "Running")))));
     assert_eq!(wrong_in(vec![taken(), claims(2, 1)], Some("Running")), [Check::Order]);
     let mut lines = one_by_one(vec![taken()]);
@@ -230,14 +231,14 @@ fn an_answer_that_knows_nothing_of_its_own_work_is_not_explained() {
     });
     lines.splice(1..1, claimed);
     assert_eq!(wrong_with(&lines, Some("Running")), []);
-    // An engine may ask twice.
+    // The engine may also insert twice.
     assert_eq!(wrong_in(vec![inserts(None), known()], Some("Enqueued")), []);
     let stale = Some(Changed::Refused(Some(at(3, 1, "Succeeded"))));
     let calls = vec![stored(), claims(2, 1), becomes(2, 1, "Succeeded", stale)];
     assert_eq!(wrong_in(calls, Some("Succeeded")), [Check::Order]);
 }
 
-/// A change of a task that is gone is not one that was made.
+/// The two refusals and a done change must survive serialization.
 #[test]
 fn an_answer_is_read_back_as_it_was_written() {
     let stands = at(2, 1, "Running");

@@ -1,4 +1,4 @@
-//! Work ends while a shutdown begins to wait for that.
+//! Work ends while a shutdown begins to wait for it.
 
 use shuttle::{future::block_on, thread};
 
@@ -7,9 +7,9 @@ use crate::{
     try_orders,
 };
 
-/// S46: nobody is woken who did not say that they wait, and the last one may leave in the very moment in which they say so.
+/// The last work may end in the very moment in which a waiter registers. The waiter must be woken.
 #[test]
-fn who_waits_hears_of_the_last_one_that_leaves() {
+fn the_last_end_wakes_the_waiter() {
     try_orders(|| {
         let busy = Arc::new(Busy::default());
         busy.begin();
@@ -24,7 +24,7 @@ fn who_waits_hears_of_the_last_one_that_leaves() {
     });
 }
 
-/// What is begun while the last one leaves is waited for as well, if the last one began it.
+/// Work that begins while the last work ends is waited for as well, if the last work began it.
 #[test]
 fn what_the_last_one_begins_is_waited_for() {
     try_orders(|| {

@@ -1,10 +1,10 @@
 //! Hand-made synchronisation of the engine, run in the orders that its threads can take.
 //!
-//! The files are the engine's own; only what they are made of is another: `shuttle`'s, which decides at every access
-//! whose turn is next, and finds out when nobody can go on. It knows one order of all accesses, and that is what
-//! `SeqCst` gives those that these files rely on. (`loom` knows weaker orders too, but takes `SeqCst` for less than it
-//! is: who writes one flag and reads another would be told of failures that cannot be.) What is behind locks of the
-//! standard library and channels of tokio needs no model: it is tested in `tests/it`.
+//! The files are the engine's own, on `shuttle`'s primitives: `shuttle` decides at every access which thread is next,
+//! and notices when no thread can go on. It models one order of all accesses, and `SeqCst`, which these files use,
+//! gives exactly that. `loom` also models weaker orders, but treats `SeqCst` as weaker than it is: where a thread
+//! writes one flag and reads another, it would report failures that cannot occur. Code behind locks of the standard
+//! library and channels of tokio needs no model: `tests/it` tests it.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@
 )]
 
 mod engine {
-    //! What the files find under the path that they have in the crate.
+    //! The modules, under the paths that they have in the crate.
 
     pub(crate) mod sync;
 
@@ -29,10 +29,10 @@ mod busy;
 mod slots;
 mod told;
 
-/// How many orders are tried: all are too many, and a fault that was planted shows within a hundred.
+/// How many orders to try. There are too many for all; a planted fault shows within a hundred.
 const ORDERS: usize = 3_000;
 
-/// Tries orders in two ways: switching between threads anywhere, and as seldom as a fault needs.
+/// Tries orders in two ways: random switches between threads, and as few switches as a fault needs.
 fn try_orders(model: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_random(model.clone(), ORDERS);
     shuttle::check_pct(model, ORDERS, 3);

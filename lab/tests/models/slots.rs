@@ -46,7 +46,7 @@ fn never_more_are_held_than_there_are() {
 }
 
 /// A process with a few slots, and what its accepts and its driver do with them: the steps of the engine's `intake`,
-/// `pools` and `duties`, without the poll that would find every second what was forgotten.
+/// `pools` and `duties`, without the poll that would find a lost task every second.
 #[derive(Clone)]
 struct Engine {
     slots: Slots,
@@ -75,7 +75,7 @@ impl Engine {
         }
     }
 
-    /// A task is accepted: it is born claimed, or waits.
+    /// Accepts a task: it takes a slot at once, or waits.
     fn accept(&self, pool: usize) {
         let born = match self.slots.wanted(pool) {
             false => self.slots.take(pool),
@@ -85,7 +85,7 @@ impl Engine {
             Some(slot) => {
                 self.ran.fetch_add(1, Ordering::SeqCst);
                 drop(slot);
-                // For this model alone, whose driver ends when all have run.
+                // Only in this model, whose driver ends when all tasks have run.
                 self.wake.notify_one();
             }
             None => {
@@ -108,7 +108,7 @@ impl Engine {
                 self.slots.send_some_to_wait();
             }
             if due && self.slots.free() > 0 {
-                // A claim that is due, and a slot for it: `wake_at` says at once.
+                // A claim is due and there is a slot for it: `wake_at` answers "now".
                 continue;
             }
             if self.ran.load(Ordering::SeqCst) < tasks {
@@ -117,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// Runs a task that waits, on a thread of its own. Answers whether there may be more.
+    /// Runs a waiting task on its own thread. Answers whether there may be more.
     fn claim(&self) -> bool {
         let sent_to_wait = self.slots.sent_to_wait();
         let mut reserved = self.slots.reserve(1);
@@ -148,8 +148,8 @@ impl Engine {
     }
 }
 
-/// The slot is freed while the task is put into the queue and the driver goes to sleep: somebody must see that both are
-/// there.
+/// The slot is freed while the task enters the queue and the driver goes to sleep. One of the threads must notice that
+/// there is both a slot and a task.
 #[test]
 fn a_task_that_waits_gets_the_slot_that_becomes_free() {
     try_orders(|| {
@@ -166,8 +166,8 @@ fn a_task_that_waits_gets_the_slot_that_becomes_free() {
     });
 }
 
-/// Nothing wakes the driver here but the slot: the task has been there, and nobody was known to wait when the slot was
-/// taken.
+/// Only the freed slot can wake the driver here: the task was there before, and no task was recorded as waiting when
+/// the slot was taken.
 #[test]
 fn a_slot_that_is_freed_as_the_driver_goes_to_sleep_wakes_it() {
     try_orders(|| {
@@ -181,7 +181,7 @@ fn a_slot_that_is_freed_as_the_driver_goes_to_sleep_wakes_it() {
     });
 }
 
-/// The slot is of another pool, and is freed while the task is put into the queue and the driver goes to sleep.
+/// A slot of another pool is freed while the task enters the queue and the driver goes to sleep.
 #[test]
 fn a_slot_freed_by_one_pool_goes_to_a_task_of_another() {
     try_orders(|| {
@@ -198,7 +198,7 @@ fn a_slot_freed_by_one_pool_goes_to_a_task_of_another() {
     });
 }
 
-/// There are slots enough, but none of its pool; one is freed while the driver finds that out.
+/// There are free slots, but none of the task's pool. One is freed while the driver finds that out.
 #[test]
 fn a_task_waits_for_a_slot_of_its_own_pool() {
     try_orders(|| {

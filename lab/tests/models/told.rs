@@ -1,4 +1,4 @@
-//! A handler is told to end while it begins to wait for that.
+//! A handler gets its stop signal while it begins to wait for it.
 
 use shuttle::{future::block_on, thread};
 
@@ -7,10 +7,9 @@ use crate::{
     try_orders,
 };
 
-/// S42: a stop meets an attempt that has just begun. Whoever waits hears of it, in every order, and so does who asks
-/// later.
+/// A stop meets an attempt that has just begun. In every order, waiters get the signal, and later checks see it.
 #[test]
-fn whoever_waits_is_told_and_whoever_asks_later_knows() {
+fn a_stop_reaches_waiters_and_later_checks() {
     try_orders(|| {
         let stop = Arc::new(Told::new());
         let waiting = [(); 2].map(|()| {

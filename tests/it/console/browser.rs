@@ -1,7 +1,7 @@
-//! A headless Chromium, driven through its DevTools protocol.
+//! A headless Chromium, controlled through its DevTools protocol.
 //!
-//! The protocol goes over two pipes (`--remote-debugging-pipe`): messages in JSON, each ended by a zero byte. That takes
-//! no port, no web socket and no crate, and the browser ends when the pipes close, however a test does.
+//! The protocol uses two pipes (`--remote-debugging-pipe`): messages in JSON, each ended by a zero byte. That needs no
+//! port, no web socket and no crate, and the browser ends when the pipes close, however a test ends.
 
 use std::{
     collections::HashMap,
@@ -25,10 +25,10 @@ use tokio::{
 
 use crate::support::soon;
 
-/// How long the page may take to come to what a test waits for: long, so that a busy machine proves nothing wrong.
+/// How long the page may take to reach a condition. Long, so that a busy machine fails no test.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A browser with one page, and a profile of its own that goes with it.
+/// A browser with one page and a private profile, which is removed with it.
 pub(super) struct Browser {
     child: Child,
     wire: Wire,
@@ -36,7 +36,7 @@ pub(super) struct Browser {
     profile: PathBuf,
 }
 
-/// What was asked and not answered yet, by its number.
+/// Calls without an answer so far, by number.
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
 #[derive(Clone)]
@@ -48,15 +48,15 @@ struct Wire {
 }
 
 impl Browser {
-    /// A browser at an empty page, 1280 by 860, in light colours.
+    /// Opens a browser with an empty page, 1280 by 860, in light colours.
     pub(super) async fn open() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let profile = env::temp_dir().join(format!("console-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&profile).unwrap();
-        // A shell puts the pipes where the browser looks for them: file descriptors 3 and 4. `exec`, so that the process
-        // we started is the browser. No sandbox: it cannot be had by root, which tests in containers run as; all that is
-        // opened here is our own page.
+        // A shell puts the pipes on file descriptors 3 and 4, where the browser expects them. `exec` makes the started
+        // process the browser itself. There is no sandbox: it does not work for root, as which tests in containers run,
+        // and the browser opens only our own page.
         let script = "exec chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \
                       --disable-extensions --disable-background-networking --hide-scrollbars --lang=en-US \
                       --remote-debugging-pipe --user-data-dir=\"$0\" about:blank 3<&0 4>&1 </dev/null >/dev/null 2>&1";
@@ -106,14 +106,14 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", size).await;
     }
 
-    /// What the system prefers: `light` or `dark`.
+    /// Sets the system's colour scheme: `light` or `dark`.
     pub(super) async fn colours(&self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }))
             .await;
     }
 
-    /// Cuts the page off from every server, or not any longer. A stream that is open stays open.
+    /// Cuts the page off from every server, or ends that. An open stream stays open.
     pub(super) async fn offline(&self, offline: bool) {
         let conditions = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
         self.call("Network.emulateNetworkConditions", conditions).await;
@@ -125,14 +125,14 @@ impl Browser {
             .await;
     }
 
-    /// Goes there from another page, so that nothing is left of what was shown.
+    /// Goes there from another page, so that nothing of the old content is left.
     pub(super) async fn open_anew(&self, url: impl AsRef<str>) {
         self.call("Page.navigate", json!({ "url": "about:blank" })).await;
         self.until("location.href === 'about:blank'").await;
         self.go(url).await;
     }
 
-    /// What an expression comes to; of a promise, what it resolves to.
+    /// The value of an expression. A promise is awaited.
     #[track_caller]
     pub(super) fn eval(&self, expression: &str) -> impl Future<Output = Value> + use<'_> {
         let place = std::panic::Location::caller();
@@ -148,7 +148,7 @@ impl Browser {
         }
     }
 
-    /// Waits until an expression comes to something that is true: that.
+    /// Waits until the value of an expression is true. Answers with that value.
     #[track_caller]
     pub(super) fn until(&self, expression: &str) -> impl Future<Output = Value> + use<'_> {
         let place = std::panic::Location::caller();
@@ -158,7 +158,7 @@ impl Browser {
             let give_up = tokio::time::Instant::now() + PATIENCE;
             loop {
                 let params = json!({ "expression": asked, "awaitPromise": true, "returnByValue": true });
-                // While a page gives way to another, there is none to ask.
+                // Between two pages there is none to evaluate in.
                 let answer = self.wire.call(Some(&self.session), "Runtime.evaluate", params).await;
                 let value = answer
                     .map(|answer| answer["result"]["value"].clone())
@@ -176,7 +176,7 @@ impl Browser {
         }
     }
 
-    /// Waits for an element that has this text in it.
+    /// Waits for an element that contains this text.
     #[track_caller]
     pub(super) fn sees(&self, selector: &str, text: &str) -> impl Future<Output = Value> + use<'_> {
         self.until(&format!("$t({}, {})", json!(selector), json!(text)))
@@ -192,7 +192,7 @@ impl Browser {
         count.await.as_u64().unwrap()
     }
 
-    /// Clicks, with a mouse, on the element that has this text in it, once it can be hit.
+    /// Clicks with the mouse on the element that contains this text, as soon as it can be hit.
     #[track_caller]
     pub(super) fn click(&self, selector: &str, text: &str) -> impl Future<Output = ()> + use<'_> {
         let point = self.until(&format!("$point({}, {})", json!(selector), json!(text)));
@@ -205,7 +205,7 @@ impl Browser {
         }
     }
 
-    /// Types over whatever a field holds.
+    /// Replaces the content of a field.
     #[track_caller]
     pub(super) fn fill(&self, selector: &str, text: &str) -> impl Future<Output = ()> + use<'_> {
         let focused = self.until(&format!("$fill({})", json!(selector)));
@@ -219,7 +219,7 @@ impl Browser {
         }
     }
 
-    /// Types where the focus is.
+    /// Types into the focused element.
     pub(super) async fn write(&self, text: &str) {
         self.call("Input.insertText", json!({ "text": text })).await;
     }
@@ -263,7 +263,7 @@ impl Browser {
         self.wire.complaints.lock().unwrap().clear();
     }
 
-    /// Ends the browser, in which nothing must have gone wrong.
+    /// Ends the browser. There must be no complaints.
     #[track_caller]
     pub(super) fn close(self) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
@@ -281,7 +281,7 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// A test that failed leaves no browser behind: the process was killed by its id, and its children follow.
+    /// A failed test leaves no browser behind: the process is killed by its id, and its children follow.
     fn drop(&mut self) {
         let _ = self.child.start_kill();
         // Its children write until they have noticed.
@@ -340,7 +340,7 @@ impl Wire {
                 None => self.hear(&message),
             }
         }
-        // Whoever still waits for an answer waits in vain.
+        // Calls without an answer will not get one.
         self.pending.lock().unwrap().clear();
     }
 
@@ -381,7 +381,7 @@ async fn write(mut to: ChildStdin, mut messages: mpsc::UnboundedReceiver<String>
     }
 }
 
-/// What tests ask of a page, in its own words.
+/// Functions that tests use in a page.
 const HELPERS: &str = r#"
 // The element of a selector that shows a text; the innermost, where several do.
 window.$t = (selector, text) => [...document.querySelectorAll(selector)].findLast(

@@ -1,4 +1,4 @@
-//! Who is told how a task ended: real webhooks to a receiver that refuses, and then takes them.
+//! Deliveries in the console: real webhooks to a receiver that refuses them first, and then accepts them.
 
 use std::sync::{
     Arc,
@@ -38,7 +38,7 @@ async fn each_try_is_shown_with_what_was_answered_and_a_failed_one_is_made_again
         .await;
     settled(&served.app.tasks, id, DeliveryStatus::Failed).await;
 
-    // Both tries, with what a stranger's server said, which runs nothing.
+    // Both tries, with the text of the receiver's answer, which must not run.
     let browser = served.browse("#/tasks/job").await;
     browser.sees(".facts div", "Callbacks\nFailed").await;
     browser.sees(".delivery .badge", "Failed").await;
@@ -51,7 +51,7 @@ async fn each_try_is_shown_with_what_was_answered_and_a_failed_one_is_made_again
     let made = "main .delivery :is(script, img, svg, [onerror], [onload], [onmouseover])";
     assert_eq!(browser.count(made).await, 0);
 
-    // The page, which had nothing more to hear, hears how it goes on.
+    // The page, whose stream has ended, shows how the delivery goes on.
     mended.store(true, Ordering::SeqCst);
     browser.click(".delivery button", "Redeliver").await;
     browser.sees(".toast", "It will be delivered again").await;

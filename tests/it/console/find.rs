@@ -17,7 +17,7 @@ use crate::{
     support::{WithoutBody, fc},
 };
 
-/// An application whose tasks have the labels that their requests bring, `name=value; name=value`.
+/// An application whose tasks have the labels in their requests: `name=value; name=value`.
 async fn labelled() -> Served {
     let labels = |head: &Parts| {
         let brought = head
@@ -64,7 +64,7 @@ async fn what_is_looked_for_is_in_the_address() {
     browser.fill("input[name=prefix]", "beta").await;
     rows(&browser, &["beta-2"]).await;
 
-    // Whoever is sent the address sees the same.
+    // Another browser with the same address shows the same.
     let address = browser.eval("location.href").await;
     browser.open_anew(address.as_str().unwrap()).await;
     rows(&browser, &["beta-2"]).await;
@@ -130,7 +130,7 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
         }
     }
     assert_eq!(seen.len(), 1000);
-    // The last page is full, and nothing is offered behind it.
+    // The last page is full, and there is no further one.
     assert_eq!(browser.eval("$t('.pager button', 'Next').disabled").await, json!(true));
     browser.click(".pager button", "Previous").await;
     browser.sees(".pager", "Page 19 ·").await;
@@ -149,7 +149,7 @@ async fn a_thousand_tasks_are_paged_through_and_stopped_at_once() {
     browser.click("dialog button", "Stop 3").await;
     browser.sees(".toast", "3 tasks stopped").await;
 
-    // All that match: the count is to be typed.
+    // All that match: the count must be typed.
     browser.click("thead .pick input", "").await;
     browser.click(".bulk label", "all others that match").await;
     browser.until(&format!("{barred}.length === 0")).await;
@@ -180,11 +180,11 @@ async fn what_is_rare_among_many_is_found_and_what_is_not_there_is_not_looked_fo
         let id = served.app.accepted(waits.empty()).await;
         assert_eq!(served.app.tasks.stop(id).await.unwrap(), Stop::Stopped);
     }
-    // Twice as many as the API looks at for one page.
+    // Twice as many as the API examines for one page.
     let input = CapturedRequest::new(Method::POST, Uri::from_static("/echo"), HeaderMap::new(), Bytes::new());
     let input = Arc::new(input);
     for number in 0..20_500_u64 {
-        // Ids differ in what is random in them, by which the store spreads them.
+        // The random part of the ids must differ: the store spreads tasks by it.
         let mut random = [0; 10];
         random[2..].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         let mut task = NewTask::new(

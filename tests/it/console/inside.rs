@@ -13,7 +13,7 @@ async fn the_page_s_functions_do_what_they_say() {
         browser.eval(&load).await
     };
 
-    // Numbers keep their digits, keys their order and their doubles; what is no JSON is left alone.
+    // Numbers keep their digits, and keys their order and their duplicates. Text that is not JSON is unchanged.
     for (text, laid_out) in [
         (
             r#"{"b":12345678901234567890,"a":[1.50,-2e+10,[],{}],"b":"\"},{"}"#,
@@ -33,7 +33,7 @@ async fn the_page_s_functions_do_what_they_say() {
         );
     }
 
-    // A shell reads the command as it was meant.
+    // A shell reads the command as intended.
     let request = json!({
         "method": "POST", "url": "http://a/x?a=1&b='2'", "headers": [["x-a", "it's $HOME"], ["x-empty", ""]],
         "body": "a\n'b'`c`", "bodyEncoding": "utf8",
@@ -64,7 +64,7 @@ async fn the_page_s_functions_do_what_they_say() {
     ];
     assert_eq!(words, expected);
 
-    // Events are put together whatever pieces they come in.
+    // Events are parsed correctly from pieces of any size.
     let stream = ": beat\r\n\r\nid: 7\nevent: status\ndata: {\"a\":\ndata: 1}\n\ndata:two\n\nevent: none\n\n";
     let parse = |size: usize| {
         format!(
@@ -83,7 +83,7 @@ async fn the_page_s_functions_do_what_they_say() {
         assert_eq!(heard, expected, "in pieces of {size}");
     }
 
-    // Labels are read from the text that they are written as, whatever is in them.
+    // Labels are read back from the text that they are written as, whatever their content.
     for labels in [
         json!([]),
         json!(["team=a"]),
@@ -117,7 +117,8 @@ async fn the_page_s_functions_do_what_they_say() {
         assert_eq!(call("format.js", &format!("it.duration({ms})")).await, json!(text));
     }
 
-    // Attempts are read from events: a re-run begins anew, and one that was handed back is not counted.
+    // Attempts are derived from events: a re-run starts again from 1, and an attempt that was handed back is not
+    // counted.
     let event = |id: u32, status: &str, at: u32, detail: &str| json!({ "eventId": id, "status": status, "timestamp": at, "eventDetail": detail });
     let task = json!({
         "status": "Succeeded", "attempt": 1, "generation": 2, "instanceId": "w",
@@ -144,7 +145,7 @@ async fn the_page_s_functions_do_what_they_say() {
     ]);
     assert_eq!(attempts, expected);
 
-    // An attempt is called what it was, not what the task is next.
+    // An attempt shows its own state, and not the next state of the task.
     let task = json!({
         "status": "Running", "attempt": 3, "generation": 1, "instanceId": "c",
         "events": [

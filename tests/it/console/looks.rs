@@ -1,4 +1,4 @@
-//! How it looks: in the dark, in the light, on a phone; and the pictures of it.
+//! The look of the console: dark, light, on a phone; and its pictures for the README.
 
 use std::{env, fs, path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     support::{WithoutBody, fc},
 };
 
-/// An application in which something goes on.
+/// An application with some activity.
 async fn busy() -> Served {
     let quickly = Backoff::new().base(Duration::from_millis(300));
     let served = Served::with(allow_everyone(), |builder| builder.retry(quickly)).await;
@@ -83,7 +83,7 @@ async fn every_page_can_be_read_in_the_light_and_in_the_dark_on_a_desk_and_on_a_
         }
     }
 
-    // A person's own choice goes before the system's, and stays.
+    // The user's own choice overrides the system's, and is kept.
     browser.resize(1280, 860).await;
     browser.go(served.console("")).await;
     browser.colours("light").await;
@@ -102,7 +102,7 @@ async fn every_page_can_be_read_in_the_light_and_in_the_dark_on_a_desk_and_on_a_
     browser.close().await;
 }
 
-/// The pictures in the README. They are written only when asked for, so that tests leave the checkout as it was:
+/// Takes the pictures for the README. They are written only on request, so that tests do not change the checkout:
 ///
 /// ```text
 /// CONSOLE_PICTURES=1 cargo test --features full --test it console::looks::pictures
@@ -128,7 +128,7 @@ async fn pictures_of_every_page_can_be_taken() {
         }
     };
     browser.resize(1280, 800).await;
-    // Without an hour of work there is nothing in the chart: the page is told of one.
+    // The chart would be empty without an hour of work, so the page gets one.
     browser.go(served.console("#/invoke")).await;
     browser.eval("$hour()").await;
     for (name, part, there) in PAGES {

@@ -1,4 +1,4 @@
-//! What is served, without a browser.
+//! What the server sends, without a browser.
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
@@ -82,7 +82,7 @@ async fn an_address_without_its_slash_leads_to_the_one_with_it() {
 }
 
 #[tokio::test]
-async fn a_browser_that_has_a_file_is_told_that_it_is_still_right() {
+async fn a_cached_file_is_answered_not_modified() {
     let app = app();
     for path in ["/console/", "/console/app.js"] {
         let first = app.get(path).await;

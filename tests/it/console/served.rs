@@ -1,4 +1,4 @@
-//! The application that the browser is shown.
+//! The application behind the browser.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ use crate::{
     support::{App, Gate, routes},
 };
 
-/// What a stranger would like the page to run, however it is taken: as an element, an attribute, a link or a template.
+/// Text that would run in the page if it were used as an element, an attribute, a link or a template.
 pub(super) const HOSTILE: &str = "</textarea></pre><script>alert(1)</script><img src=x onerror=alert(2)>\
                                   <svg/onload=alert(3)>\" onmouseover=\"alert(4)\" javascript:alert(5) {{7*7}} ${7*7}";
 
@@ -122,7 +122,7 @@ struct Work {
     fail: u32,
 }
 
-/// Half of some work, a wait to be let on, and the other half.
+/// Does half of some work, waits at the gate, and does the other half.
 async fn work(State(handlers): State<Handlers>, Query(Work { fail }): Query<Work>, task: TaskContext) -> Response {
     if task.attempt() <= fail {
         handlers.log(&task, "ERROR", "the database does not answer").await;
@@ -148,7 +148,7 @@ struct Say {
     status: Option<u16>,
 }
 
-/// Says what it is sent wherever a handler can say something.
+/// Repeats the request wherever a handler can put text.
 async fn say(
     State(handlers): State<Handlers>,
     Query(Say { status }): Query<Say>,

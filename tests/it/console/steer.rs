@@ -1,4 +1,4 @@
-//! Using it: trying requests out, watching, stopping, re-running, by keyboard, with a token, below a prefix.
+//! Using the console: sending requests, watching, stopping, re-running; by keyboard, with a token, below a prefix.
 
 use axum::Router;
 use http::request::Parts;
@@ -19,7 +19,7 @@ async fn a_request_is_tried_out_both_ways_and_watched_live() {
     let served = Served::new().await;
     let browser = served.browse("#/invoke").await;
 
-    // Now: the answer itself.
+    // Synchronous: the response itself.
     browser.fill("input[name=path]", "/echo?a=1").await;
     browser.fill("#invoke-headers", "content-type: application/json").await;
     browser.fill("#invoke-body", r#"{"n":12345678901234567890}"#).await;
@@ -30,7 +30,7 @@ async fn a_request_is_tried_out_both_ways_and_watched_live() {
     browser.sees(".payload pre", "12345678901234567890").await;
     assert_eq!(browser.count(".task-line").await, 0);
 
-    // Later: a 202, and a task that can be watched from here.
+    // Asynchronous: a 202, and a task that can be watched from here.
     browser.fill("input[name=path]", "/work").await;
     browser.click(".switch", "Async").await;
     browser.fill("input[name=taskId]", "the-job").await;
@@ -41,7 +41,7 @@ async fn a_request_is_tried_out_both_ways_and_watched_live() {
     browser.sees(".task-line", "half of it").await;
     browser.click(".task-line a", "the-job").await;
 
-    // Its page, live: progress, the log as it grows, the end.
+    // The task's page, live: progress, the growing log, the end.
     browser.sees("h1", "the-job").await;
     browser.sees("#pulse", "live").await;
     browser.sees(".task-progress", "half of it").await;
@@ -111,7 +111,7 @@ async fn a_task_is_stopped_run_again_edited_and_deleted() {
     browser.sees(".task-top .badge", "Succeeded").await;
     browser.sees(".facts", "Generation").await;
 
-    // Edited: the secret is never shown, and still goes along.
+    // Edited: the secret is never shown, but is still sent.
     browser.click(".task-top button", "Edit and run again").await;
     browser
         .until("document.querySelector('#edit-headers')?.value.includes('authorization: REDACTED')")
@@ -138,7 +138,7 @@ async fn a_task_is_stopped_run_again_edited_and_deleted() {
     browser.close().await;
 }
 
-/// The page asks nothing of a task that is being deleted, and has to begin again if it is not.
+/// The page stops its requests about a task that is being deleted, and must resume them if the task is not deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_that_is_refused_leaves_the_page_live() {
     let served = Served::new().await;
@@ -152,7 +152,7 @@ async fn a_delete_that_is_refused_leaves_the_page_live() {
     let browser = served.browse("#/tasks/job").await;
     browser.click(".task-top button", "Delete").await;
     browser.sees("dialog h2", "Delete this task?").await;
-    // Meanwhile somebody runs it again.
+    // Meanwhile the task is run again.
     assert_eq!(served.app.post("/tasks/job/retry").await.status, 202);
     served.app.until(id, TaskState::Running).await;
     browser.click("dialog button", "Delete").await;
@@ -183,7 +183,7 @@ async fn the_keyboard_is_enough() {
     let browser = served.browse("").await;
     let focused = "document.activeElement.textContent || document.activeElement.getAttribute('aria-label')";
 
-    // The first stop leads past the navigation.
+    // The first Tab stop leads past the navigation.
     browser.press("Tab").await;
     assert_eq!(browser.eval(focused).await, "Skip to content");
     browser.press("Enter").await;
@@ -203,7 +203,7 @@ async fn the_keyboard_is_enough() {
     browser.press("Enter").await;
     browser.sees("h1", "job").await;
 
-    // To the stop button by tabbing alone, and what has the focus can be seen.
+    // Tab alone reaches the stop button, and the focus is visible.
     let tab_to = async |text: &str| {
         for _ in 0..60 {
             browser.press("Tab").await;
@@ -251,7 +251,7 @@ async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
     served.app.until(id, TaskState::Running).await;
 
     let browser = served.browse("#/tasks/job").await;
-    // Who would not sign in is told why nothing is shown, and asked again when they want to be.
+    // A user who does not sign in sees why nothing is shown, and can sign in later.
     browser.click("dialog button", "Not now").await;
     browser.sees("#notice", "The request carries no credentials").await;
     browser.click("#notice button", "Sign in").await;
@@ -266,7 +266,7 @@ async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
     browser.click("dialog button", "Sign in").await;
     browser.sees("h1", "job").await;
 
-    // What the caller may not do is not offered, and what they may not see is not there.
+    // Actions that the caller may not use are not offered, and hidden data is not there.
     browser.sees(".log .said", "the first half is done").await;
     browser.sees(".task-top .badge", "Running").await;
     assert_eq!(browser.count(".task-top .actions button").await, 0);
@@ -278,14 +278,14 @@ async fn a_token_is_asked_for_and_kept_in_the_tab_alone() {
         browser.eval("[sessionStorage.length, localStorage.length, document.cookie, location.href.includes('s3cret')]");
     assert_eq!(stores.await, json!([1, 0, "", false]));
 
-    // Kept over a reload, and gone when it is asked to be.
+    // The token survives a reload, and is removed on request.
     browser.go(served.console("#/settings")).await;
     browser.sees(".chip", "logs").await;
     browser.click("button", "Forget the token").await;
     browser.sees("dialog h2", "Sign in").await;
     assert_eq!(browser.eval("sessionStorage.length").await, json!(0));
 
-    // The API said 401 and 403, as it should, and the browser notes each.
+    // The API answered 401 and 403, as intended, and the browser reports each.
     let complaints = browser.complaints();
     let expected =
         |complaint: &String| complaint.contains("401 (Unauthorized)") || complaint.contains("403 (Forbidden)");
@@ -300,7 +300,7 @@ async fn the_page_goes_on_when_the_server_is_back() {
     let browser = served.browse("#/tasks").await;
     browser.sees("#pulse", "live").await;
     browser.offline(true).await;
-    // What was typed is asked for, in vain, and nothing else will happen that makes the page ask again.
+    // The typed prefix is requested, in vain, and nothing else will make the page ask again.
     browser.fill("input[name=prefix]", "after").await;
     let asked = "performance.getEntriesByType('resource').some((each) => each.name.includes('prefix=after'))";
     browser.until(asked).await;
@@ -348,7 +348,7 @@ async fn a_tenant_sees_its_own_and_nothing_of_the_process() {
     browser.close().await;
 }
 
-/// And none while there is only one.
+/// With only one process there is no such row.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_overview_has_a_row_for_each_process() {
     let served = Served::with(allow_everyone(), |builder| {
@@ -376,7 +376,7 @@ async fn the_overview_has_a_row_for_each_process() {
     browser.close().await;
 }
 
-/// Nothing is shown of what is in order.
+/// Nothing is shown while everything is in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_overview_says_what_the_store_lost() {
     let served = Served::new().await;

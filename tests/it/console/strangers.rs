@@ -1,4 +1,4 @@
-//! What strangers write is shown, and never run.
+//! Text from strangers is shown, and never run.
 
 use http::HeaderValue;
 use serde_json::json;
@@ -18,7 +18,7 @@ use crate::{
     webhooks::hasty,
 };
 
-/// The same words where only visible ASCII can stand.
+/// The same text for places that allow only visible ASCII.
 fn header() -> HeaderValue {
     HeaderValue::from_static(HOSTILE)
 }
@@ -56,7 +56,7 @@ async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
     let browser = Browser::open().await;
     for id in &ids {
         browser.go(served.console(&format!("#/tasks/{id}"))).await;
-        // The body of both, the headers of both, the log, its level, the function, what the receiver of its callback said.
+        // Both bodies, both sets of headers, the log and its level, the function, the text of the callback's receiver.
         browser
             .until("document.querySelectorAll('.page-task .payload').length === 2")
             .await;
@@ -80,11 +80,11 @@ async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
     }
     browser.click(".payload-tools button", "Show image").await;
     browser.until("document.querySelector('img.payload-image')").await;
-    // As data: an image runs nothing.
+    // As data: an image runs no script.
     browser
         .until("document.querySelector('img.payload-image').src.startsWith('data:image/svg+xml;base64,')")
         .await;
-    // Chromium says of an image that is none: nothing at all. It stays unpainted.
+    // Chromium reports nothing for an invalid image. It stays unpainted.
 
     browser.click("button", "Edit and run again").await;
     browser
@@ -102,7 +102,7 @@ async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
     browser.go(served.console(&format!("#/tasks?{query}"))).await;
     browser.sees(".empty", "No task matches").await;
 
-    // What is sent from the invoke page, and what comes back.
+    // The request that is sent from the invoke page, and its response.
     browser.go(served.console("#/invoke")).await;
     browser.fill("input[name=path]", "/say").await;
     browser
@@ -129,7 +129,7 @@ async fn hostile_text_is_shown_everywhere_and_run_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_somebody_made_up_runs_nothing_and_leads_nowhere() {
+async fn an_invented_address_runs_nothing_and_leads_nowhere() {
     let served = Served::new().await;
     let browser = Browser::open().await;
     for part in [
@@ -144,7 +144,7 @@ async fn an_address_that_somebody_made_up_runs_nothing_and_leads_nowhere() {
     }
     browser.close().await;
 
-    // An id that is none, or leads out of the API, is no task. The browser says on the console that the API answered 404.
+    // An invalid id, or one that leads out of the API, is no task. The browser reports the API's 404 on the console.
     let browser = Browser::open().await;
     for id in [
         "<img src=x onerror=alert(1)>",

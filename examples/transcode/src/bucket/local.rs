@@ -1,6 +1,6 @@
-//! Buckets as the directories of one directory: enough for a machine with a disk, and for trying things out.
+//! Buckets as the subdirectories of one directory: enough for one machine with a disk, and for trying the app.
 //!
-//! Links inside a bucket are followed, wherever they lead: whoever can make one there could read the target anyway.
+//! Links inside a bucket are followed, wherever they lead: a user who can make one there could read the target anyway.
 //! Names from requests cannot lead out: see [`Key`](crate::Key).
 
 use std::{
@@ -35,7 +35,7 @@ impl Buckets for LocalBuckets {
             return Err(Error::NoBucket(name.clone()));
         }
         let bucket = LocalFileSystem::new_with_prefix(directory).map_err(Error::bucket("opened"))?;
-        // A task that is told to have succeeded has its product on the disk, not in the disk's cache.
+        // When a task is reported as succeeded, its product must be on the disk, and not in a cache.
         Ok(Arc::new(bucket.with_fsync(true)))
     }
 }

@@ -1,7 +1,7 @@
 //! Objects in and out of a bucket: as streams, and whole or not at all.
 //!
 //! A product appears under its name only when its last byte is in the store: by a rename in a directory, by completing
-//! a multipart upload on S3. Whoever gives up on the way, by an error or by dropping the future, aborts the upload.
+//! a multipart upload on S3. An error, or dropping the future, aborts the upload.
 
 mod local;
 #[cfg(feature = "s3")]
@@ -26,17 +26,17 @@ pub use self::local::LocalBuckets;
 #[cfg(feature = "s3")]
 pub use self::s3::S3Buckets;
 
-/// Where buckets are found by name.
+/// Finds buckets by name.
 pub trait Buckets: Send + Sync + 'static {
     /// The bucket of this name.
     ///
     /// # Errors
     ///
-    /// [`Error::NoBucket`] if it is known to be missing; a store that cannot tell yet says so when an object is read.
+    /// [`Error::NoBucket`] if it is missing. A store that cannot tell yet returns that error when an object is read.
     fn open(&self, name: &BucketName) -> Result<Arc<dyn ObjectStore>, Error>;
 }
 
-/// An object to read, named as the caller named it.
+/// An object to read, with the names that the caller sent.
 pub(crate) struct Source<'a> {
     pub(crate) store: &'a dyn ObjectStore,
     pub(crate) bucket: &'a BucketName,
@@ -44,7 +44,7 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Copies the object into a new file at `path`, unless it is larger than `limit`, and tells `(bytes so far, all)`.
+    /// Copies the object into a new file at `path`, unless it is larger than `limit`. Reports `(bytes so far, all)`.
     pub(crate) async fn copy_to(
         &self,
         path: PathBuf,
@@ -95,8 +95,8 @@ impl Source<'_> {
     }
 }
 
-/// An object a piece at a time. A directory's own stream comes in 8 KiB, each a trip to another thread, which is slow for
-/// a film: its files are read here in larger steps.
+/// An object in pieces. The stream of a directory bucket has pieces of 8 KiB, each read on another thread, which is
+/// slow for a film: so its files are read here in larger pieces.
 enum Pieces {
     File(File),
     Stream(BoxStream<'static, object_store::Result<Bytes>>),
@@ -135,7 +135,7 @@ fn is_not_a_directory(error: &object_store::Error) -> bool {
         .any(|error| error.kind() == std::io::ErrorKind::NotADirectory)
 }
 
-/// Writes the file at `path` to the bucket as `key`, tells `(bytes so far, all)`, and gives its size.
+/// Writes the file at `path` to the bucket as `key`. Reports `(bytes so far, all)`, and returns its size.
 pub(crate) async fn store(
     store: &dyn ObjectStore,
     key: &Key,
@@ -185,7 +185,7 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // A directory's upload removes its file by itself when dropped; on S3 the parts would stay, and cost money.
+        // A directory's upload removes its file when dropped; on S3 the parts would stay, and cost money.
         if let (Some(mut upload), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move {
                 let _ = upload.abort().await;
@@ -194,9 +194,9 @@ impl Drop for Upload {
     }
 }
 
-/// Pieces of an object can be small, and each write to a file is a trip to another thread.
+/// Pieces of an object can be small, and each write to a file goes to another thread.
 const BUFFER: usize = 1 << 20;
-/// S3 wants 5 MiB at least and 10,000 parts at most: this is good for 80 GB, and for the memory of a job.
+/// S3 requires parts of at least 5 MiB, and at most 10,000 of them: this allows 80 GB, and fits into memory.
 const PART: u64 = 8 << 20;
 
 #[cfg(test)]

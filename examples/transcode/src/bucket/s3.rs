@@ -1,11 +1,10 @@
-//! Buckets on S3, or on anything that speaks its API: `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT` and the like are
-//! read from the environment, as object_store documents them.
+//! Buckets on S3, or on any server with its API. `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT` and so on are read
+//! from the environment, as object_store documents them.
 //!
-//! Credentials are the app's alone: ffmpeg is started without them. They need `s3:GetObject`, `s3:PutObject` and
-//! `s3:AbortMultipartUpload`, and `s3:ListBucket` too: to who may not list, S3 answers for a missing object that access is
-//! denied.
+//! Only the app has the credentials: ffmpeg is started without them. They need `s3:GetObject`, `s3:PutObject` and
+//! `s3:AbortMultipartUpload`, and also `s3:ListBucket`: without it, S3 answers "access denied" for a missing object.
 //!
-//! A process killed in the middle of an upload leaves parts behind, which no reader sees and which cost money: let a
+//! A process that is killed during an upload leaves parts behind, which no reader sees and which cost money. Let a
 //! lifecycle rule of the bucket abort incomplete uploads after a day.
 
 use std::sync::Arc;
@@ -30,9 +29,9 @@ impl Buckets for S3Buckets {
     }
 }
 
-/// object_store ends a request 30 s after its start, and fetches what is missing of its body for 3 minutes: a film takes
-/// longer on a slow line. So an object may take as long as an attempt may, and 30 s are the longest without a byte, unless
-/// the environment says otherwise.
+/// object_store ends a request 30 s after its start, and retries the rest of its body for 3 minutes. A film takes
+/// longer on a slow line. So an object may take as long as an attempt may, and 30 s is the longest time without a byte,
+/// unless the environment sets these limits.
 fn patient(builder: AmazonS3Builder, is_set: impl Fn(&str) -> bool) -> AmazonS3Builder {
     let limits = [
         ("AWS_TIMEOUT", ClientConfigKey::Timeout, "1h"),

@@ -1,4 +1,4 @@
-//! Jobs that end before their time: no process, no working file and no object is left.
+//! Jobs that end before their time leave no process, no working file and no object.
 
 use axum::http::StatusCode;
 use serde_json::json;
@@ -7,7 +7,7 @@ use transcode::{Error, Order, TranscodeRequest};
 
 use crate::place::{DEADLINE, Place, Watched, eventually, long_clip};
 
-/// VP9 takes its time.
+/// VP9 is slow to encode.
 const SLOW: &str = r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"webm"}"#;
 
 fn slow_order() -> Order {
@@ -79,7 +79,7 @@ async fn aborting_the_task_that_runs_the_job_kills_ffmpeg() {
     place.is_cleared().await;
 }
 
-/// The runtime that would reap goes away with the job: the kill is still sent, and init or the next runtime reaps.
+/// The runtime that would reap ffmpeg ends with the job. The kill is still sent; init or the next runtime reaps.
 #[test]
 fn a_runtime_that_ends_takes_ffmpeg_along() {
     let place = Place::with(long_clip());
@@ -113,7 +113,7 @@ async fn a_job_stopped_before_it_began_does_nothing() {
     assert_eq!(watched.told(), []);
 }
 
-/// Someone else, or a machine out of memory, kills ffmpeg: that is no fault of the video, so the answer allows a retry.
+/// Another program, or a machine out of memory, kills ffmpeg. The video is not at fault, so the answer allows a retry.
 #[tokio::test]
 async fn an_ffmpeg_killed_by_others_is_no_verdict_on_the_video() {
     let place = Place::with(long_clip());

@@ -1,4 +1,4 @@
-//! The app is killed amid a job, as by an operator who has had enough, or a machine that has run out of memory.
+//! The app is killed during a job, as by an operator, or by a machine out of memory.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::{
     running::{App, SEED, eventually, has_ended},
 };
 
-/// A real ffmpeg that works at the speed of the video, and begins anew at its end: left alone, it would never be done.
+/// A real ffmpeg that works at the speed of the video, and loops: by itself it would never end.
 const ENDLESS: &str = r#"exec ffmpeg -re -stream_loop -1 "$@""#;
 
 #[test]

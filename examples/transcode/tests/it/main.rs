@@ -1,6 +1,6 @@
 //! The transcoder as its callers see it: requests in, JSON out, with real files and a real ffmpeg.
 //!
-//! Linux only, since the tests look for left-over processes in `/proc`.
+//! Linux only, since the tests search for leftover processes in `/proc`.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "what cannot go on fails the test")]
 

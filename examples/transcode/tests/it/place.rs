@@ -1,4 +1,4 @@
-//! A bucket, a working directory and an app of a test's own, and someone who watches its job.
+//! A private bucket, working directory and app for a test, and a job whose progress it sees.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use tokio::{sync::watch, time::timeout};
 use tower::ServiceExt;
 use transcode::{Ffmpeg, Job, Transcoder, app, bucket::LocalBuckets};
 
-/// A slow machine gets this long for anything; nothing here waits for time to pass.
+/// How long a slow machine has for anything. No test waits for time to pass.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Place {
@@ -52,7 +52,7 @@ impl Place {
         Self { root, transcoder }
     }
 
-    /// A place whose bucket holds `clip` under the name of the seed's curl line.
+    /// A place whose bucket holds `clip` under the name in the example request.
     pub(crate) fn with(clip: &Path) -> Self {
         let place = Self::new();
         place.put("480P.mp4", fs::read(clip).unwrap());
@@ -69,12 +69,12 @@ impl Place {
         self.root.path().join("buckets/my-bucket").join(object)
     }
 
-    /// Where the app that works here keeps its tasks.
+    /// The task file of the app in this place.
     pub(crate) fn task_file(&self) -> PathBuf {
         self.root.path().join("tasks.redb")
     }
 
-    /// A program of the test's own.
+    /// Writes a program for the test.
     pub(crate) fn script(&self, name: &str, lines: &str) -> PathBuf {
         let path = self.root.path().join(name);
         fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
@@ -132,12 +132,12 @@ impl Place {
         pids.filter(works_here).collect()
     }
 
-    /// Whether no working file and no process is left here.
+    /// Whether there is no working file and no process left.
     pub(crate) fn is_clear(&self) -> bool {
         fs::read_dir(self.work_dir()).unwrap().count() == 0 && self.processes().is_empty()
     }
 
-    /// Waits until it is.
+    /// Waits until there is none left.
     pub(crate) async fn is_cleared(&self) {
         eventually("files and processes are gone", || self.is_clear()).await;
     }
@@ -149,7 +149,7 @@ pub(crate) async fn read(response: Response<Body>) -> (StatusCode, Value) {
     (status, serde_json::from_slice(&body).expect("every answer is JSON"))
 }
 
-/// Waits for something that nobody announces: the end of another process.
+/// Waits for a condition without an event, such as the end of another process.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
@@ -159,7 +159,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     assert!(timeout(DEADLINE, wait).await.is_ok(), "never: {what}");
 }
 
-/// Both ends of a job: what it told, and the button that stops it.
+/// The test's side of a job: the progress that it reported, and its stop signal.
 #[derive(Clone)]
 pub(crate) struct Watched {
     told: Arc<Mutex<Vec<(f32, String)>>>,
@@ -180,7 +180,7 @@ impl Watched {
         self.told.lock().unwrap().clone()
     }
 
-    /// Waits until the job has told a fraction beyond this one.
+    /// Waits until the job has reported more than this fraction.
     pub(crate) async fn is_beyond(&self, fraction: f32) {
         let mut told = self.fraction.subscribe();
         let reached = timeout(DEADLINE, told.wait_for(|told| *told > fraction)).await;
@@ -216,19 +216,19 @@ impl<S: Sync> FromRequestParts<S> for Watched {
     }
 }
 
-/// Two seconds of picture and sound, with its index in front.
+/// Two seconds of picture and sound, with the index in front.
 pub(crate) fn short_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();
     CLIP.get_or_init(|| clip("short.mp4", "testsrc2=size=320x240:rate=25:duration=2", H264_AND_SOUND))
 }
 
-/// A minute in a size that takes an encoder some seconds.
+/// A minute, in a size that takes an encoder some seconds.
 pub(crate) fn long_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();
     CLIP.get_or_init(|| clip("long.mp4", "testsrc2=size=854x480:rate=30:duration=60", H264_AND_SOUND))
 }
 
-/// A picture that nothing can be left out of: it and what is made of it have many megabytes.
+/// A picture of noise, which cannot be compressed: the clip and its product have many megabytes.
 #[cfg(feature = "s3")]
 pub(crate) fn large_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();
@@ -236,7 +236,7 @@ pub(crate) fn large_clip() -> &'static Path {
     CLIP.get_or_init(|| clip("large.mp4", noise, H264_AND_SOUND))
 }
 
-/// 4:4:4 with odd sides and no sound: legal, and what most encoders stumble over.
+/// 4:4:4 with odd sides and no sound: legal, but most encoders fail on it.
 pub(crate) fn odd_clip() -> &'static Path {
     static CLIP: OnceLock<PathBuf> = OnceLock::new();
     let options = &["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv444p"];
@@ -268,8 +268,8 @@ const H264_AND_SOUND: &[&str] = &[
     "+faststart",
 ];
 
-/// A clip, made once. Each test may be a process of its own, so it is made under a name of this process and then renamed:
-/// whoever finds it, finds it whole.
+/// A clip, made once. Each test may be a separate process, so the clip is made under a name of this process and then
+/// renamed: other processes never see a partial one.
 fn clip(name: &str, picture: &str, options: &[&str]) -> PathBuf {
     let mut recipe = DefaultHasher::new();
     (picture, options).hash(&mut recipe);

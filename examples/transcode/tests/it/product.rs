@@ -1,4 +1,4 @@
-//! What a good request gets.
+//! The products of good requests.
 
 use axum::http::StatusCode;
 use serde_json::json;

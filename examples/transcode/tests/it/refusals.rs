@@ -1,4 +1,4 @@
-//! What a bad request gets: a status, a code, a sentence, and nothing left behind.
+//! The answers to bad requests: a status, a code, a sentence, and nothing left behind.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn seed() -> String {
     body("my-bucket", "480P.mp4", "a", "mov")
 }
 
-/// Sends `body`, expects the error `(status, code)` and that the place is as it was, and gives the sentence.
+/// Sends `body`, expects the error `(status, code)` and an unchanged place, and returns the sentence.
 async fn refused(place: &Place, body: String, expected: (u16, &str)) -> String {
     let before = place.contents();
     let (status, answer) = place.post(body.clone()).await;
@@ -191,7 +191,7 @@ async fn an_object_that_is_no_video() {
 }
 
 #[tokio::test]
-async fn a_damaged_video_is_told_in_ffmpeg_s_words() {
+async fn a_damaged_video_is_reported_in_ffmpeg_s_words() {
     let whole = fs::read(short_clip()).unwrap();
     let half = &whole[..whole.len() / 2];
     let headless = &whole[whole.len() / 2..];
@@ -210,8 +210,8 @@ async fn a_damaged_video_is_told_in_ffmpeg_s_words() {
     }
 }
 
-/// A playlist under a video's name asked ffmpeg to read other files of this machine, and to call hosts, and would have
-/// put what it found into the product. Only containers that hold their own data are taken.
+/// A playlist under a video's name could make ffmpeg read other files of this machine, or call hosts, and put what it
+/// found into the product. Only containers that hold their own data are accepted.
 #[tokio::test]
 async fn a_playlist_in_disguise_opens_nothing() {
     let outside = short_clip().to_str().unwrap();

@@ -1,4 +1,4 @@
-//! The program, started and called as an operator and a caller would.
+//! Starts and calls the program, as an operator and a caller would.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::place::{DEADLINE, Place};
 
-/// The request of the article.
+/// The request of the original article.
 pub(crate) const SEED: &str = r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"mov"}"#;
 
 pub(crate) struct App {
@@ -48,14 +48,14 @@ impl App {
         self.send("POST", "/", "X-Fc-Invocation-Type: Async\r\n", body)
     }
 
-    /// The same, for who needs no more than the task id.
+    /// The same. Answers with the task id only.
     pub(crate) fn accepted(&self, body: &str) -> String {
         let accepted = self.call(body);
         assert_eq!(accepted.status, 202);
         accepted.json["taskId"].as_str().unwrap().to_owned()
     }
 
-    /// The task document, once something holds of it.
+    /// The task document, once it meets the condition.
     pub(crate) fn task_when(&self, id: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
         let mut task = Value::Null;
         eventually("the task gets there", || {
@@ -89,7 +89,7 @@ impl App {
         Answer { status, json }
     }
 
-    /// What a service manager does, or somebody who is in a hurry.
+    /// Sends SIGTERM, as a service manager does.
     pub(crate) fn tell_to_end(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
@@ -110,7 +110,7 @@ impl App {
     }
 }
 
-/// `kill -9`.
+/// As `kill -9`.
 impl Drop for App {
     fn drop(&mut self) {
         let _ = self.child.kill();

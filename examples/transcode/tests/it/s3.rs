@@ -1,5 +1,5 @@
-//! Buckets on S3, or on what speaks as it does: here a small imitation, which knows the five calls that are made and can be
-//! told to fail. `s3_server.rs` has a real one.
+//! Buckets on S3, here a small imitation with the five calls that the app makes, which fails on demand. `s3_server.rs`
+//! uses a real server.
 
 use std::{
     collections::BTreeMap,
@@ -92,7 +92,7 @@ fn app(s3: &S3, place: &Place) -> App {
     app_with(s3.0.address, ("somebody", "secret"), place)
 }
 
-/// The app, with its buckets at `address` and a key of its own.
+/// Starts the app with its buckets at `address` and these credentials.
 pub(crate) fn app_with(address: SocketAddr, (id, secret): (&str, &str), place: &Place) -> App {
     let endpoint = format!("http://{address}");
     let settings = [
@@ -106,7 +106,7 @@ pub(crate) fn app_with(address: SocketAddr, (id, secret): (&str, &str), place: &
     App::start(place, &settings)
 }
 
-/// The imitation. Its runtime goes when it does.
+/// The imitation. Dropping it ends its runtime.
 struct S3(Arc<Shop>, #[expect(dead_code, reason = "dropped to end it")] Runtime);
 
 struct Shop {
@@ -116,7 +116,7 @@ struct Shop {
     uploads: Mutex<BTreeMap<String, Upload>>,
     /// How many more calls are answered 503.
     unavailable: AtomicU32,
-    /// Parts are not answered.
+    /// Whether parts get no answer.
     holds_parts: AtomicBool,
     parts_held: AtomicU32,
 }

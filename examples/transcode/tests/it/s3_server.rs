@@ -1,5 +1,5 @@
-//! Buckets on an S3 server that others wrote, which checks every signature. It keeps objects as files, so that what is in
-//! a bucket can be seen without asking it.
+//! Buckets on an S3 server from another project, which checks every signature. It keeps objects as files, so tests can
+//! look into a bucket without a request.
 
 use std::{
     fs,
@@ -62,13 +62,13 @@ fn an_object_of_many_pieces_comes_and_goes_in_several_parts() {
     assert_eq!(answer.status, 200, "{}", answer.json);
     let product = fs::read(server.path_of("a/480P.avi")).unwrap();
     assert_eq!(answer.json["size"], product.len());
-    // The container says how long it is.
+    // The container contains its own length.
     let length = u32::from_le_bytes(product[4..8].try_into().unwrap()) as usize;
     assert_eq!((&product[..4], length + 8), (&b"RIFF"[..], product.len()));
     assert!(server.watch.parts.load(Ordering::SeqCst) > 1);
 }
 
-/// The signature covers the name, and both sides must write it alike.
+/// The signature covers the name, so both sides must encode it alike.
 #[test]
 fn an_object_may_have_any_name_that_is_taken() {
     let (server, place) = (Server::new(), Place::new());
@@ -128,7 +128,7 @@ fn a_key_that_is_refused_is_said_to_be_and_is_not_tried_again() {
         let app = app_with(server.address, key, &place);
         refused(&app, "read");
     }
-    // It may read, and not write.
+    // This key may read, but not write.
     server.watch.writes_are_denied.store(true, Ordering::SeqCst);
     refused(&app_with(server.address, KEY, &place), "written");
 }
@@ -150,7 +150,7 @@ fn refused(app: &App, doing: &str) {
     assert!(message.contains(doing) && message.contains("credentials"), "{message}");
 }
 
-/// The server. Its objects and its runtime go when it does.
+/// The server. Dropping it removes its objects and its runtime.
 struct Server {
     address: SocketAddr,
     root: TempDir,
@@ -158,11 +158,11 @@ struct Server {
     _runtime: Runtime,
 }
 
-/// What stands in front of it.
+/// A filter in front of the server.
 #[derive(Default)]
 struct Watch {
     parts: AtomicUsize,
-    /// Parts do not arrive.
+    /// Whether parts do not arrive.
     holds_parts: AtomicBool,
     writes_are_denied: AtomicBool,
 }
@@ -202,7 +202,7 @@ impl Server {
         self.root.path().join("my-bucket").join(object)
     }
 
-    /// Uploads that were begun, and neither completed nor aborted: the server has a file for each.
+    /// Uploads that were begun, and neither completed nor aborted. The server has a file for each.
     fn uploads(&self) -> usize {
         let entries = fs::read_dir(self.root.path()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());

@@ -1,4 +1,4 @@
-//! The program itself: started, called, watched, stopped and told to end, as an operator and a caller would.
+//! The program itself: started, called, watched, stopped and shut down, as by an operator and a caller.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::{
     running::{App, SEED, eventually, has_ended},
 };
 
-/// VP9 takes its time.
+/// VP9 is slow to encode.
 const SLOW: &str = r#"{"bucket":"my-bucket","object":"480P.mp4","output_dir":"a","dst_format":"webm"}"#;
 
 #[test]
@@ -113,7 +113,7 @@ fn a_caller_who_hangs_up_stops_the_plain_call() {
 }
 
 #[test]
-fn an_app_told_to_end_lets_its_tasks_finish() {
+fn an_app_that_shuts_down_lets_its_tasks_finish() {
     let place = Place::with(short_clip());
     let mut app = App::start(&place, &[]);
     app.accepted(SEED);
@@ -126,7 +126,7 @@ fn an_app_told_to_end_lets_its_tasks_finish() {
 }
 
 #[test]
-fn an_app_told_to_end_cuts_off_what_takes_too_long() {
+fn an_app_that_shuts_down_cuts_off_what_takes_too_long() {
     let place = Place::with(long_clip());
     let before = place.contents();
     let mut app = App::start(&place, &[("SHUTDOWN_SECONDS", "0")]);
@@ -143,7 +143,7 @@ fn an_app_told_to_end_cuts_off_what_takes_too_long() {
 }
 
 #[test]
-fn an_app_told_again_to_end_waits_for_nothing() {
+fn a_second_signal_ends_the_app_at_once() {
     let place = Place::with(long_clip());
     let before = place.contents();
     let mut app = App::start(&place, &[("SHUTDOWN_SECONDS", "600")]);

@@ -1,4 +1,4 @@
-//! A few tasks, one in each state, and what is known of them.
+//! A few tasks, one in each state, and everything stored about them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,14 +21,14 @@ use crate::harness::TaskFile;
 
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
-/// A store with a task in each state, and all that was stored of them.
+/// A store with a task in each state, and everything stored about them.
 #[derive(Debug)]
 pub(crate) struct Census {
     pub(crate) store: TaskFile,
     pub(crate) tasks: Vec<Known>,
 }
 
-/// All that is stored of a task.
+/// Everything stored about a task.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) record: Arc<TaskRecord>,
@@ -40,17 +40,17 @@ pub(crate) struct Known {
 /// How a store compares with what was stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Compared {
-    /// Tasks that are there as they were, with all that hangs on them.
+    /// Tasks that are unchanged, with all their data.
     pub(crate) whole: usize,
-    /// Tasks of which something cannot be read, and is said to be so.
+    /// Tasks with data that is reported as unreadable.
     pub(crate) damaged: usize,
-    /// Tasks that are not there, and nothing is said of it.
+    /// Tasks that are missing without any report.
     pub(crate) missing: usize,
-    /// Tasks of which something is not there, and nothing is said of it.
+    /// Tasks with data that is missing without any report.
     pub(crate) partly: usize,
     /// Values that are not what was stored.
     pub(crate) wrong: Vec<String>,
-    /// The store stopped.
+    /// Whether the store stopped.
     pub(crate) stopped: bool,
 }
 
@@ -78,7 +78,7 @@ impl Census {
         Self::of(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], disk, settings).await
     }
 
-    /// The same of these tasks only: which state one is in goes by its number.
+    /// Stores these tasks only. The number of a task decides its state.
     pub(crate) async fn of(
         numbers: &[u8],
         disk: &FaultDisk,
@@ -99,7 +99,7 @@ impl Census {
             }]);
             task.delay = if number == 13 { LONG } else { Duration::ZERO };
             ids.push(task.id);
-            // The first four wait, the last for an hour.
+            // The first three and the last one wait, the last one for an hour.
             if number < 3 || number == 13 {
                 new(store.insert(Insert::new(task)).await);
                 continue;
@@ -111,7 +111,7 @@ impl Census {
             let error: Arc<str> = "it went wrong".into();
             let response = Arc::new(response(number));
             let outcome = match number {
-                // They run, and are asked to stop.
+                // These run; the next one is asked to stop.
                 3 | 4 => continue,
                 5 => {
                     let _ = store.stop(&Scope::All, lease.id).await.unwrap();
@@ -197,7 +197,7 @@ impl Known {
         }
     }
 
-    /// Whether a record is this one, or what becomes of it once it was rescued, or its request could not be read.
+    /// Whether a record is unchanged, apart from what a rescue or an unreadable request makes of it.
     fn is_same(&self, found: &TaskRecord) -> bool {
         let was = &self.record;
         let stays = found.name == was.name
@@ -220,7 +220,7 @@ pub(crate) fn builder() -> RedbStoreBuilder {
     RedbStore::builder()
         .clock(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)))
         .cache_bytes(256 * 1024)
-        // Calls of the disk are counted, and a slow machine may look idle.
+        // The test counts calls of the disk. A slow machine may look idle, and idle repairs make more calls.
         .quick_repair(QuickRepair::Never)
 }
 
@@ -246,7 +246,7 @@ fn response(number: u8) -> CapturedResponse {
     CapturedResponse::new(StatusCode::OK, HeaderMap::new(), body)
 }
 
-/// The tasks that can be claimed now, by a worker for each suspect.
+/// Claims everything that can be claimed now. Each suspect needs another worker.
 pub(crate) async fn claim_all(store: &TaskFile) -> StoreResult<Vec<RequestId>> {
     let mut claimed = Vec::new();
     for number in 0..50 {

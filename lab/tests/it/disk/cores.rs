@@ -1,4 +1,4 @@
-//! Much work of one kind, on all cores, none of which may hang or panic.
+//! Runs many pieces of work on all cores; none may hang or panic.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-/// How long one piece may take before it counts as never ending.
+/// How long one piece may take before it counts as hanging.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Does `work` with each item, every time on a runtime of one thread. A panic is handed out as what it says.
+/// Runs `work` for each item on a single-threaded runtime. A panic is returned as its message.
 pub(crate) fn on_all_cores<T, R>(
     items: Vec<T>,
     work: impl AsyncFn(&T) -> R + Send + Sync + 'static,

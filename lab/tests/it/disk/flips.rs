@@ -1,7 +1,6 @@
-//! Bytes of a small file changed in turn, each in a file of its own.
+//! Changes the bytes of a small file one at a time, each in a fresh copy of the file.
 //!
-//! Every flip is tried in a child process: what a changed byte may do at its worst is to end the process, and to see that
-//! takes another one.
+//! Every flip runs in a child process, because the worst effect of a changed byte is that it ends the process.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +16,7 @@ use std::{
 
 use super::subject::{Fate, File, Flip, Kept, Subject};
 
-/// What a flip did, in a word, and whether that may be.
+/// The effect of a flip, in short: `Ok` if it is allowed, `Err` if not.
 fn verdict(file: File, in_value: bool, subject: &Subject, fate: &Fate) -> Result<&'static str, &'static str> {
     let opened = match fate {
         Fate::Escaped(_) => return Err("a panic came out of the store"),
@@ -26,7 +25,7 @@ fn verdict(file: File, in_value: bool, subject: &Subject, fate: &Fate) -> Result
         }
         Fate::Refused { untouched, .. } => {
             return match (in_value, file, untouched) {
-                // Opening a file that was left by a kill checks all of its pages.
+                // Opening a file that a kill left checks all of its pages.
                 (true, File::Closed | File::KilledQuick | File::Small, _) => Err("refused for one value"),
                 (_, _, true) => Ok("refused, not a byte written"),
                 (_, _, false) => Ok("refused after redb had opened it"),
@@ -53,7 +52,7 @@ fn verdict(file: File, in_value: bool, subject: &Subject, fate: &Fate) -> Result
     if in_value {
         let alone = compared.whole >= total - 1 && compared.damaged <= 1 && compared.missing + compared.partly == 0;
         let goes_on = opened.kept == Kept::Whole && opened.listed >= total - 1 && !compared.stopped;
-        // A value costs its own task only.
+        // A damaged value may cost its own task only.
         return match alone && goes_on && opened.claimed + 1 >= subject.claimable {
             true => Ok("one record is damaged"),
             false => Err("one value cost more than its record"),
@@ -71,7 +70,7 @@ fn verdict(file: File, in_value: bool, subject: &Subject, fate: &Fate) -> Result
     })
 }
 
-/// What is tried: the flips of one file, by the seed that chose them.
+/// The flips of one file to try, and the seed that chooses them.
 #[derive(Clone, Debug)]
 struct Plan {
     file: File,
@@ -79,23 +78,23 @@ struct Plan {
     which: Which,
 }
 
-/// Which bytes that are ever read.
+/// Which of the bytes that are read.
 #[derive(Clone, Debug)]
 enum Which {
     /// So many in values, and so many others.
     Some(usize),
     All,
-    /// All, a [`GROUP`] of them at once.
+    /// All, [`GROUP`] of them at once.
     Groups,
     /// All in these groups, one by one.
     In(Vec<usize>),
 }
 
-/// How many bytes are changed at once to find out whether anybody looks at them.
+/// How many bytes are changed at once to find out whether they are ever used.
 const GROUP: usize = 32;
 
 impl Plan {
-    /// The flips, those in values first; the same for parent and child.
+    /// The flips, those in values first. Parent and child compute the same list.
     async fn flips(&self, subject: &Subject) -> Vec<(Flip, bool)> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let read = subject.read().await;
@@ -163,7 +162,7 @@ impl fmt::Display for Plan {
 const PLAN: &str = "RESPOND_ASYNC_FLIPS_PLAN";
 const PART: &str = "RESPOND_ASYNC_FLIPS_PART";
 
-/// The child: tries the flips from `from` to `to`, and says of each what became of it.
+/// In the child: tries the flips of `part`, and prints the fate of each.
 fn try_part(plan: &Plan, part: Range<usize>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.unwrap();
@@ -183,13 +182,13 @@ fn try_part(plan: &Plan, part: Range<usize>) {
     }
 }
 
-/// What is said of a flip that takes the process with it.
+/// The fate of a flip that ends its process.
 const ENDED: &str = "it ended the process";
 
-/// How long a flip may take before it counts as never ending.
+/// How long a flip may take before it counts as hanging.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Has children try a part of the flips, one child after the other if one does not live to the end of it.
+/// Tries a part of the flips in a child. If the child ends early, another child goes on.
 fn see_part(test: &str, plan: &Plan, part: Range<usize>, tell: &mpsc::Sender<(usize, Result<String, String>)>) {
     let mut from = part.start;
     while from < part.end {
@@ -240,20 +239,20 @@ fn see_part(test: &str, plan: &Plan, part: Range<usize>, tell: &mpsc::Sender<(us
     }
 }
 
-/// S49. One byte, or one bit, of a small file is changed: values of records, requests, responses, logs, names and keys,
-/// and redb's own pages between them.
+/// One byte, or one bit, of a small file is changed: in values of records, requests, responses, logs, names and keys,
+/// and in redb's own pages between them.
 ///
-/// - No panic comes out of the store, and no value that is not what was stored.
-/// - A value costs its own record, and everything else goes on.
-/// - redb's own pages can cost more, and are said to: the file is refused by its name, or the store stops, or values are
-///   counted as set aside. Some end the process: over a list of free pages that makes no sense redb panics in its
-///   commit, and once more in a destructor of its own while it unwinds from there, where nobody can catch it.
-/// - A file that a kill left is checked whole as it is opened, and redb takes a changed byte for a commit that was cut
-///   off: then the last commit is undone, or the file is refused; with quick repair it is not.
+/// - The store does not panic, and hands out no value other than what was stored.
+/// - A changed value costs its own record, and everything else goes on.
+/// - A changed page of redb can cost more, and that is reported: the file is refused with its name, or the store stops,
+///   or values are counted as set aside. Some changes end the process: with a senseless list of free pages redb panics
+///   in its commit, and again in a destructor while unwinding, which cannot be caught.
+/// - A file that a kill left is checked whole when it is opened, and redb takes a changed byte for an interrupted
+///   commit: the last commit is undone, or the file is refused. With quick repair there is no such check.
 ///
-/// Of a file with three tasks every byte is tried in each run: those that nobody looks at by the [`GROUP`], the others
-/// one by one. Of larger files a few hundred bytes, chosen anew each time; `RESPOND_ASYNC_FLIPS=all cargo test
-/// --release ...` tries every byte of those that is ever read, which takes two cores some ten minutes.
+/// Each run tries every byte of a file with three tasks: unused bytes by the [`GROUP`], the others one by one. Of
+/// larger files it tries a few hundred random bytes. `RESPOND_ASYNC_FLIPS=all cargo test --release ...` tries every
+/// byte of them that is ever read, which takes two cores about ten minutes.
 #[test]
 fn a_changed_byte_costs_its_own_record_or_is_refused_and_is_never_handed_out() {
     const SELF: &str = "disk::flips::a_changed_byte_costs_its_own_record_or_is_refused_and_is_never_handed_out";
@@ -307,8 +306,8 @@ fn a_changed_byte_costs_its_own_record_or_is_refused_and_is_never_handed_out() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The groups of the small file that make a difference when all of their bytes are changed at once. Nobody looks at the
-/// bytes of any other.
+/// The groups of the small file that make a difference when all of their bytes are changed at once. The bytes of other
+/// groups are never used.
 fn looked_at(test: &'static str, seed: u64) -> Vec<usize> {
     let which = Which::Groups;
     let file = File::Small;
@@ -321,7 +320,7 @@ fn looked_at(test: &'static str, seed: u64) -> Vec<usize> {
     groups
 }
 
-/// Has children try the flips of a plan, and tells of each whether it is in a value, and what became of it.
+/// Tries the flips of a plan in children. Answers for each whether it is in a value, and its fate.
 fn see(test: &'static str, plan: &Plan) -> Vec<(Flip, bool, Result<String, String>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.unwrap();

@@ -27,11 +27,11 @@ use crate::harness::TaskFile;
 /// How many steps a life has.
 pub(crate) const STEPS: usize = 17;
 
-/// All that a store shows of its tasks.
+/// Everything that a store shows of its tasks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct World {
     tasks: Vec<Shown>,
-    /// What a repeated request under the key would be told.
+    /// The task that a repeated request under the key would get.
     key: Option<RequestId>,
 }
 
@@ -51,11 +51,11 @@ pub(crate) struct Lived {
 }
 
 pub(crate) fn settings() -> RedbStoreBuilder {
-    // So small a cache that pages are read anew now and then.
+    // A small cache, so that pages are read again now and then.
     builder().cache_bytes(48 * 1024)
 }
 
-/// Lives on `disk` until something fails, and then goes on as if nothing had, as other callers would.
+/// Runs a life on `disk`. After a failure it continues with the next steps, as other callers would.
 pub(crate) async fn live(disk: &FaultDisk, steps: usize) -> Lived {
     let Ok(store) = disk.open(settings()) else {
         return Lived {
@@ -68,7 +68,7 @@ pub(crate) async fn live(disk: &FaultDisk, steps: usize) -> Lived {
     for number in 0..steps {
         match step(&store, number, &mut deliveries).await {
             Ok(()) if acknowledged == number => acknowledged += 1,
-            // Whoever is told that it was done can rely on that, so none may be after the first that was not.
+            // An acknowledgement can be relied on, so no step may be acknowledged after the first that was not.
             Ok(()) => panic!("step {number} is acknowledged, and one before it was not"),
             Err(_) => {}
         }
@@ -94,7 +94,7 @@ async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDeliv
         5 => store.stop(&all, id(3)).await.map(drop),
         6 => insert(store, born(4)).await,
         7 => fail(store, id(4)).await,
-        // That they have not ended can be said of a store that has failed.
+        // A store that has failed may still answer that the task has not ended.
         8 => match store.rerun(&all, id(4), Edits::default()).await? {
             Rerun::Enqueued { .. } => Ok(()),
             _ => Err(StoreError::not_found()),
@@ -132,7 +132,7 @@ async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDeliv
 }
 
 fn task(number: u8) -> NewTask {
-    // The fifth does not fit into what a new file has.
+    // The fifth request does not fit into the space of a new file.
     let length = if number == 5 { 150_000 } else { 300 };
     let body = Bytes::from(vec![number; length]);
     let request = CapturedRequest::new(Method::POST, Uri::from_static("/life"), HeaderMap::new(), body);
@@ -179,7 +179,7 @@ async fn fail(store: &TaskFile, id: RequestId) -> StoreResult<()> {
 }
 
 impl World {
-    /// What a file shows when it is opened.
+    /// Opens a file and reads everything.
     pub(crate) async fn of(file: Vec<u8>) -> StoreResult<Self> {
         let store = TaskFile::from(FaultDisk::holding(file).open(settings())?);
         let mut world = Self::default();

@@ -1,4 +1,4 @@
-//! A small file, and what becomes of it when its bytes are changed.
+//! A small file, and its fate when bytes are changed.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use tower_respond_async_redb::{QuickRepair, RedbStoreBuilder};
 use super::census::{Census, Compared, Known, a_task, builder, claim_all, listed};
 use crate::harness::{TaskFile, table};
 
-/// A file, and what is in it.
+/// A file and its content.
 pub(super) struct Subject {
     pub(super) image: Vec<u8>,
     pub(super) tasks: Vec<Known>,
@@ -22,7 +22,7 @@ pub(super) struct Subject {
     pub(super) claimable: usize,
 }
 
-/// A bit or several, changed in one byte or in each of some.
+/// One or more bits, changed in each of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Flip {
     pub(super) at: usize,
@@ -30,7 +30,7 @@ pub(super) struct Flip {
     pub(super) mask: u8,
 }
 
-/// What became of a file with a flip.
+/// The fate of a file with a flip.
 #[derive(Clone, Debug)]
 #[expect(dead_code, reason = "what is in it is shown where a fate is not as it should be")]
 pub(super) enum Fate {
@@ -38,7 +38,7 @@ pub(super) enum Fate {
     Refused {
         kind: StoreErrorKind,
         text: String,
-        /// Not a byte of it was written.
+        /// Whether not a byte of it was written.
         untouched: bool,
     },
     Opened(Opened),
@@ -53,9 +53,9 @@ pub(super) struct Opened {
     pub(super) set_aside: u64,
     /// How many of the tasks were listed.
     pub(super) listed: usize,
-    /// How many of the tasks that waited could be claimed.
+    /// How many of the waiting tasks could be claimed.
     pub(super) claimed: usize,
-    /// Whether a task that was acknowledged after that is there when the file is opened once more, if it can be.
+    /// The state, after another opening, of a task that was acknowledged afterwards.
     pub(super) kept: Kept,
 }
 
@@ -64,23 +64,23 @@ pub(super) enum Kept {
     #[default]
     NotAcknowledged,
     Whole,
-    /// It is said to be damaged.
+    /// It is reported as damaged.
     Damaged,
     /// The file is refused.
     Refused,
     Lost,
 }
 
-/// Which file.
+/// The file to flip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum File {
-    /// One that was closed.
+    /// A file that was closed.
     Closed,
-    /// One whose process was killed.
+    /// A file whose process was killed.
     Killed,
-    /// The same, with quick repair.
+    /// A file whose process was killed, with quick repair.
     KilledQuick,
-    /// One that was closed and holds three tasks: one that waits, one that ran, one that succeeded.
+    /// A closed file with three tasks: one waits, one was running, one succeeded.
     Small,
 }
 
@@ -113,7 +113,7 @@ impl Subject {
         }
     }
 
-    /// Where values stand among the bytes that are `read`; those of older versions of a page too.
+    /// Where values are among the bytes that are `read`, including those of older versions of a page.
     pub(super) fn values(&self, read: &[bool]) -> Vec<Range<usize>> {
         let backend = InMemoryBackend::new();
         backend.set_len(self.image.len() as u64).unwrap();
@@ -122,7 +122,7 @@ impl Subject {
         let transaction = database.begin_read().unwrap();
         let mut found = Vec::new();
         for handle in transaction.list_tables().unwrap() {
-            // Its only value says whose the file is.
+            // The only value in it identifies the file.
             if handle.name() == "meta" {
                 continue;
             }
@@ -139,7 +139,7 @@ impl Subject {
         found
     }
 
-    /// Which bytes are read when nothing is wrong with them: no other can make a difference.
+    /// Which bytes are read in an unchanged file. No other byte can make a difference.
     pub(super) async fn read(&self) -> Vec<bool> {
         let disk = FaultDisk::holding(self.image.clone());
         let fate = self.fate_of(&disk).await;

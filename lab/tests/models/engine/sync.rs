@@ -1,4 +1,4 @@
-//! The model checker's, in place of the standard library's and tokio's.
+//! The model checker's primitives, in place of those of the standard library and tokio.
 
 use std::{
     mem::replace,
@@ -12,8 +12,8 @@ pub(crate) use shuttle::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-/// What tokio documents of its `Notify`, as far as the engine counts on it: a permit for one, kept until it is taken,
-/// and a call to all whose future was made before.
+/// tokio's `Notify`, as far as its documentation promises it and the engine relies on it: a permit for one, kept until
+/// it is taken, and a call that wakes every future made before it.
 #[derive(Debug, Default)]
 pub(crate) struct Notify(Mutex<State>);
 
@@ -48,7 +48,7 @@ impl Notify {
         }
     }
 
-    /// Who is woken and finds nothing waits again.
+    /// A future that is woken and finds nothing waits again.
     fn wake(state: &mut State) {
         state.waiting.drain(..).for_each(Waker::wake);
     }
