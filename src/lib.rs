@@ -67,8 +67,8 @@
 //! | `Idempotency-Key: "..."` beside any of them | sent twice, it runs once |
 //! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` beside any | a POST there when it ends, where [allowed](RespondAsyncBuilder::callbacks) |
 //!
-//! [`RespondAsyncBuilder::when`] decides which requests may be async. To make requests async whose clients do not ask
-//! for it, [set the header](guide::operating#requests-that-are-always-async) in a layer outside.
+//! [`RespondAsyncBuilder::when`] decides which requests may be async. A layer outside can also
+//! [set the header](guide::operating#requests-that-are-always-async) on requests that do not have it.
 //!
 //! # Where the layer goes
 //!

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_denied_stays_denied() {
+    fn denied_access_stays_denied() {
         let access = Access::deny().with(Permission::List).as_user("eve");
         assert!(!access.allows(Permission::List));
         assert!(access.into_grant().is_err());

@@ -108,13 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_token_lets_nobody_in_and_no_token_is_printed() {
+    fn an_empty_token_never_matches_and_no_token_is_printed() {
         assert!(!allowed(&BearerToken::new(""), &[b"Bearer "]));
         assert!(!format!("{:?}", BearerToken::new("s3cret")).contains("s3cret"));
     }
 
     #[test]
-    fn the_token_grants_what_it_is_told_to() {
+    fn the_token_grants_its_access() {
         let token = BearerToken::new("t").granting(Access::none(Scope::All));
         assert!(!allowed(&token, &[b"Bearer t"]));
     }

@@ -30,10 +30,10 @@ pub(super) struct Route {
 
 /// A part of a path between slashes.
 pub(super) enum Segment {
-    /// This word.
+    /// A fixed word.
     Word(&'static str),
     /// A task, by request id or name.
     Task,
-    /// One of several of a kind, counted from 1.
+    /// A number, counted from 1.
     Number,
 }

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn other_methods_are_told_which_ones_there_are() {
+    fn a_wrong_method_gets_405_with_allow() {
         assert_eq!(found(Method::PATCH, "/a"), Err(405));
         assert_eq!(found(Method::DELETE, "/stats"), Err(405));
         assert_eq!(

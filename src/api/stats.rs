@@ -179,7 +179,7 @@ mod tests {
     use crate::task::{Counts, Presence, TaskState, WorkerId};
 
     #[test]
-    fn what_is_the_process_s_is_shown_to_who_sees_everything() {
+    fn process_members_are_shown_only_to_callers_that_see_all_tenants() {
         let mut counts = Counts::default();
         counts.set(TaskState::Running, 2);
         counts.oldest_queued = Some(Duration::from_millis(1500));

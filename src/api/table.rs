@@ -42,7 +42,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route { method: GET,    path: &[Word("stats")],                needs: Some(List),    handler: |call, _| Box::pin(stats::stats(call)),
             says: "How many tasks are in each state", query: &[], takes: None, gives: &[(200, Some("Stats"))] },
     Route { method: GET,    path: &[Word("settings")],             needs: Some(List),    handler: |call, _| Box::pin(settings::settings(call)),
-            says: "What is in force, and what the caller may do", query: &[], takes: None, gives: &[(200, Some("Settings"))] },
+            says: "The settings in force, and what the caller may do", query: &[], takes: None, gives: &[(200, Some("Settings"))] },
     Route { method: GET,    path: &[Word("events")],               needs: Some(List),    handler: |call, _| Box::pin(events::all(call)),
             says: "A stream of what changes in any task: events status (a Task) and missed", query: &["lastEventId"], takes: None, gives: &[(200, Some("EventStream"))] },
     Route { method: POST,   path: &[Word("bulk"), Word("stop")],   needs: Some(Stop),    handler: |call, body| Box::pin(bulk::bulk(call, body, Action::Stop)),
@@ -76,11 +76,11 @@ pub(super) static ROUTES: &[Route] = &[
     Route { method: PUT,    path: &[Task, Word("stop")],           needs: Some(Stop),    handler: |call, body| Box::pin(change::stop(call, body)),
             says: "Stops a task: 200 if it is Stopped, 202 if it is Stopping", query: &[], takes: None, gives: &[(200, Some("Changed")), (202, Some("Changed"))] },
     Route { method: POST,   path: &[Task, Word("retry")],          needs: Some(Retry),   handler: |call, body| Box::pin(change::retry(call, body)),
-            says: "Runs an ended task again, edited if wanted (with invoke)", query: &[], takes: Some("Edits"), gives: &[(202, Some("Changed"))] },
+            says: "Runs an ended task again, optionally with edits (with invoke)", query: &[], takes: Some("Edits"), gives: &[(202, Some("Changed"))] },
     Route { method: GET,    path: &[Task, Word("callbacks")],      needs: Some(Callbacks), handler: |call, _| Box::pin(callbacks::list(call)),
             says: "The completions of the task, with every try", query: &[], takes: None, gives: &[(200, Some("CallbackList"))] },
     Route { method: POST,   path: &[Task, Word("callbacks"), Number, Word("redeliver")], needs: Some(Callbacks), handler: |call, body| Box::pin(callbacks::redeliver(call, body)),
-            says: "Tells one of them again, under the same webhook id", query: &[], takes: None, gives: &[(202, Some("Redelivered"))] },
+            says: "Delivers a completion again, under the same webhook id", query: &[], takes: None, gives: &[(202, Some("Redelivered"))] },
 ];
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub(super) struct Asset {
     pub(super) name: &'static str,
     pub(super) kind: HeaderValue,
     pub(super) content: &'static str,
-    /// Changes with the content.
+    /// The entity tag, which changes with the content.
     pub(super) etag: HeaderValue,
 }
 

@@ -35,7 +35,7 @@ use crate::{
     task::{Condition, PoolName, RequestId, Tenant, WorkerId},
 };
 
-/// The store and calls of it, the settings, the probes, the signals, and the phase of the shutdown.
+/// The store and its calls, the settings, the probes, the signals, and the phase of the shutdown.
 pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     pub(crate) settings: Settings,
@@ -83,7 +83,7 @@ impl Core {
         RequestId::from_parts(self.clock.at(now), random)
     }
 
-    /// Tells the driver why to look.
+    /// Adds a hint for the driver, and wakes it.
     pub(crate) fn hint(&self, hint: Hint) {
         self.signals.hint(hint);
     }

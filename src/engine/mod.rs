@@ -4,7 +4,7 @@
 //! probes.
 //!
 //! - [`duties`]: what a process does besides attempts: it claims, rescues, prunes, reports, and follows other processes
-//! - [`intake`]: accepts tasks; the layer uses nothing else
+//! - [`intake`]: accepts tasks: the only way for the layer to store one
 //! - [`outbox`]: delivers completions to destinations
 //! - [`attempts`]: runs tasks, renews their claims, judges their ends
 //!

@@ -1,5 +1,5 @@
-//! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, look, report, read the
-//! named values.
+//! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, look, report, read
+//! the named values.
 //!
 //! Each duty has a small timetable: not before a time, one call at a time, sooner after a hint, later after a failure.
 //! The caller asks for [`Action`]s until there is none, and then when to come back. Coming back early does no harm.
@@ -15,7 +15,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(5);
 /// How often each duty runs without a hint. Polling makes up for lost notifications, so it never stops; a second is the
 /// longest delay that a lost one causes.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
-/// Leases last tens of seconds; looking twice a second for short ones costs one indexed query.
+/// Or half of a lease, if that is shorter. A look costs one indexed query.
 const RESCUE_EVERY: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
 const DELIVER_EVERY: Duration = Duration::from_secs(5);
@@ -30,8 +30,8 @@ const PAUSE_BASE: Duration = Duration::from_millis(100);
 /// ... to here, so that the end of an outage is noticed within seconds.
 const PAUSE_CAP: Duration = Duration::from_secs(10);
 
-/// How many tasks one call claims at most: enough to fill any sensible number of slots in a few calls, small enough that
-/// processes which share a backlog share it evenly.
+/// How many tasks one call claims at most: enough to fill any sensible number of slots in a few calls, few enough that
+/// several processes share a backlog evenly.
 const CLAIM_BATCH: usize = 100;
 
 /// The duties of one process.

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_only_grows_and_wakes_who_waits_for_a_step_or_an_earlier_one() {
+    async fn advancing_wakes_waiters_for_this_and_earlier_steps() {
         let phase = Phase::default();
         assert!(phase.is_open());
         let mut waits = pin!(phase.reached(EndStep::Draining));

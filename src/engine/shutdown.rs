@@ -10,6 +10,7 @@ use tokio::{
 use crate::engine::{Engine, attempts::attempt::Input, node::Answer, phase::EndStep};
 
 /// What happened to the attempts that ran when the shutdown began, or that were just being started.
+/// [`Tasks::shutdown`](crate::Tasks::shutdown) returns it and has an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
@@ -90,7 +91,7 @@ impl Engine {
         }
     }
 
-    /// Ends the helpers of the attempts, the renewal last, and then closes the store.
+    /// Ends the driver and the renewal of claims, drops the application, and closes the store.
     async fn end(&self) {
         self.core.phase.advance(EndStep::Flushed);
         self.core.signals.wake.notify_one();

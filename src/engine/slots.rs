@@ -74,8 +74,8 @@ impl Slots {
     /// A slot of a pool, if one is free.
     pub(crate) fn take(&self, pool: usize) -> Option<Slot> {
         let of = &self.0.pools[pool];
-        // A caller that is refused because of a take that another one gives back just waits. The queue is looked at
-        // after that.
+        // Another caller may take the last slot of the pool here and give it back below. A caller that is refused
+        // meanwhile puts its task into the queue, which is looked at later.
         if of.is_paused() || of.level.take(1) == 0 {
             return None;
         }

@@ -256,7 +256,8 @@ pub enum TryOutcome {
     GivenUp,
     /// The address is refused.
     Blocked,
-    /// There was no try, and none is charged. The delivery is due after this time.
+    /// There was no complete try, and none is charged: the store could not return the data, or a shutdown cut the try off.
+    /// The delivery is due after this time.
     Postponed(Duration),
 }
 
@@ -450,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_to_wait_longer_is_waited_for_up_to_a_day() {
+    fn retry_after_lengthens_a_pause_up_to_a_day() {
         let schedule = Schedule::new([Duration::from_secs(10)]);
         let next = |asked| {
             schedule

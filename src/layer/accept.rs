@@ -39,7 +39,7 @@ enum Stored {
         /// It was stored for an earlier request.
         duplicate: bool,
     },
-    /// A task about which the client learns only that it exists.
+    /// A task of which the answer shows only that it exists.
     Withheld {
         id: RequestId,
         /// The name of the task, if the client knows it.
@@ -62,8 +62,8 @@ enum Found {
 impl Accept {
     /// Reads the body, stores the task, and answers.
     ///
-    /// The head is read before the future is made, and everything that may wait is boxed: every async request allocates
-    /// one of these futures.
+    /// The head is read before the future is made, and rare waits are boxed: every async request allocates one of these
+    /// futures.
     ///
     /// # Cancel safety
     ///
@@ -246,7 +246,7 @@ impl Accept {
         }
     }
 
-    /// Reads a body of the length that the head names, and reserves its part of the budget.
+    /// Reads a body, and reserves its part of the budget. `length` is its length according to the head.
     async fn read<B>(&self, length: Option<u64>, mut body: Pin<&mut B>) -> Result<(Bytes, Reserved), Problem>
     where
         B: Body<Data = Bytes> + Send,

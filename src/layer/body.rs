@@ -16,13 +16,13 @@ use crate::error::BoxError;
 ///
 /// A service that is generic over its body, like axum's `Router`, needs no change. A service with a concrete body takes
 /// `Request<RequestBody>`; [`RequestBody::live`] converts the body of the server outside of the layer:
-/// `MapRequestBodyLayer::new(RequestBody::live)`.
+/// `MapRequestBodyLayer::new(RequestBody::live)`. The example `hyper_app` of this crate has such a service.
 pub struct RequestBody(Inner);
 
 /// The body of a response of the task API: whole, or a stream.
 ///
 /// It is also for services whose own body is not `From<Bytes>`, which the layer needs for its own answers:
-/// `MapResponseBodyLayer::new(ResponseBody::live)`, inside of the layer.
+/// `MapResponseBodyLayer::new(ResponseBody::live)`, inside of the layer. The example `hyper_app` of this crate shows a service.
 pub struct ResponseBody(Inner);
 
 enum Inner {

@@ -138,8 +138,8 @@ impl RespondAsyncBuilder {
         }
     }
 
-    /// The ways to ask for async. The first dialect that finds itself addressed decides. Default: [`Dialect::Fc`],
-    /// [`Dialect::Prefer`].
+    /// The ways to ask for async. The first dialect that finds itself addressed decides, except that
+    /// `X-Fc-Invocation-Type: Sync` always wins. Default: [`Dialect::Fc`], [`Dialect::Prefer`].
     pub fn dialects(mut self, dialects: impl IntoIterator<Item = Dialect>) -> Self {
         self.config.dialects = dialects.into_iter().collect();
         self

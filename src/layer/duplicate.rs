@@ -19,6 +19,17 @@ use crate::{
 /// the request, but also if the same user has a new token. With
 /// [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller), the callers are compared instead. Set it by
 /// [`RespondAsyncBuilder::credentials`](crate::RespondAsyncBuilder::credentials).
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{Credentials, MemoryStore, RespondAsyncLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).credentials(Credentials::Refuse).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credentials {

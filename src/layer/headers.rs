@@ -129,8 +129,8 @@ pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPol
     *headers = kept;
 }
 
-/// Whether a header of this name is about one answer to one client: compressed, in part, or not at all. Others read the
-/// stored result later.
+/// Whether a header of this name is about one answer to one client: compressed, in part, or empty because the client
+/// has the content already. Other clients read the stored result later.
 fn is_about_one_answer(name: &HeaderName, method: &Method) -> bool {
     match *name {
         header::ACCEPT_ENCODING | header::RANGE | header::IF_RANGE => true,

@@ -28,8 +28,8 @@ use crate::{
 /// Adds asynchronous invocation to the application that it wraps. See the [crate documentation](crate).
 ///
 /// It wraps one application, once. The engine runs stored requests on that service, so it must be the whole
-/// application, with its routing. That is why the layer is not `Clone`, as axum's `Router::layer` requires: that method
-/// would wrap each route separately, after routing.
+/// application, with its routing. That is why the layer is not `Clone`: axum's `Router::layer`, which would wrap each
+/// route separately after routing, requires `Clone` and does not accept it.
 ///
 /// ```compile_fail,E0277
 /// use axum::{Router, routing::get};
@@ -68,7 +68,7 @@ impl RespondAsyncLayer {
         Self::builder(store).build()
     }
 
-    /// Configures a layer over `store`.
+    /// A builder for a layer over `store`.
     pub fn builder(store: impl TaskStore) -> RespondAsyncBuilder {
         RespondAsyncBuilder::new(Arc::new(store))
     }

@@ -109,7 +109,7 @@ impl Original {
 
 impl Mount {
     fn restore(&self, uri: &Uri, extensions: &mut Extensions) -> Result<(), BoxError> {
-        let original = self.original.read(uri).ok_or("its original target is none")?;
+        let original = self.original.read(uri).ok_or("its original target is invalid")?;
         extensions.extend(self.led_to(&original).unwrap_or_default());
         extensions.insert(OriginalUri(original));
         Ok(())
@@ -158,7 +158,7 @@ fn pack_limit(_: &Uri, extensions: &mut Extensions) -> Result<Packed, BoxError> 
     if extensions.is_empty() {
         return Ok(Packed::default());
     }
-    // axum has no access to it, but limits a body by it.
+    // axum has no accessor for it, but limits a body by it.
     let mut request = Request::new(Body::new(OfNoLength));
     mem::swap(request.extensions_mut(), extensions);
     let mut request = request.with_limited_body();

@@ -231,7 +231,7 @@ const TOTALS: [(&str, &str); 11] = [
     (RESCUED, "tasks taken from a dead worker"),
     (POISONED, "tasks given up because their workers kept dying"),
     (EXPIRED, "tasks that waited longer than their age allows"),
-    (GIVEN_UP, "completions given up because no process delivered them"),
+    (GIVEN_UP, "completions given up without a last try"),
     (PRUNED, "ended tasks that were removed"),
     (KEYS_FORGOTTEN, "keys forgotten before their window was over"),
     (CORRUPT_RECORDS, "stored values that cannot be read"),

@@ -150,7 +150,7 @@ impl Probe for TracingProbe {
             }
             Event::GivenUp { id, destination } => {
                 let destination = destination.as_str();
-                error!(task.id = %id, destination, "completion given up, no process delivers it");
+                error!(task.id = %id, destination, "completion given up");
             }
             Event::Pruned(pruned) => {
                 debug!(tasks = pruned.tasks, keys = pruned.keys, "ended tasks pruned");

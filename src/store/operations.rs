@@ -55,7 +55,7 @@ impl Abilities {
 pub enum Durability {
     /// A panic in a handler, not the end of the process.
     Process,
-    /// The end of the processes and of the server; a power cut may lose the last seconds.
+    /// The end of the process; a crash of the store's server or a power cut may lose the last moments.
     Restart,
     /// The end of the process and a power cut, not the loss of the disk.
     Host,

@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_that_nobody_has_is_nobodys_to_lose() {
+    fn an_unclaimed_delivery_is_not_orphaned() {
         let again = DeliveryOutcome::Retry(LEASE);
         let postponed = DeliveryOutcome::Postponed(LEASE);
         for outcome in [again, postponed, DeliveryOutcome::Released] {

@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_from_damage() {
+    fn a_newer_version_differs_from_damage() {
         let mut bytes = request().to_payload().head().to_vec();
         bytes[0] = VERSION + 1;
         assert_eq!(read(bytes.into()), Err(DecodeError::Newer(VERSION + 1)));

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_names_that_are_nobody_s_to_register_are_answered() {
+    fn addresses_and_private_names_are_answered() {
         for host in [
             "127.0.0.1",
             "127.0.0.1:3000",

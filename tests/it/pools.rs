@@ -316,7 +316,7 @@ async fn what_makes_no_sense_is_refused() {
             "tenant_concurrency of \"slow\" is 0",
         ),
         (vec![slow().queue_depth(0)], "queue_depth of \"slow\" is 0"),
-        (vec![slow(), slow()], "two of the name \"slow\""),
+        (vec![slow(), slow()], "two pools with the name \"slow\""),
         (vec![Pool::new("default").when(|_| true)], "leave out its `when`"),
     ] {
         let builder = pools.into_iter().fold(

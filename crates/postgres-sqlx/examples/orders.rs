@@ -1,4 +1,5 @@
-//! An order and its confirmation mail, both or neither: a task is stored in the transaction that stores the order.
+//! An order and its confirmation mail: the transaction that stores the order also stores the task. Both are stored, or
+//! neither.
 //!
 //! ```text
 //! DATABASE_URL=postgres://me@localhost/app cargo run -p tower-respond-async-postgres-sqlx --example orders
@@ -8,7 +9,7 @@
 //! curl -s http://127.0.0.1:3000/tasks               # the mails, and what became of them
 //! ```
 //!
-//! Everybody may use its task API, so keep it on loopback; `LISTEN=127.0.0.1:0` takes a free port.
+//! Anyone who can connect may use its task API, so keep it on loopback. `LISTEN=127.0.0.1:0` chooses a free port.
 
 use std::env;
 
@@ -98,7 +99,7 @@ async fn mail(State(shop): State<Shop>, Path(id): Path<i64>) -> Result<String, F
     Ok(format!("the mail for order {id} is sent to {customer}\n"))
 }
 
-/// What went wrong, as a response.
+/// An error, as a response.
 struct Failed(BoxError);
 
 impl<E: Into<BoxError>> From<E> for Failed {

@@ -1,4 +1,4 @@
-//! Tasks of [`tower_respond_async`] in a transaction of [`sqlx`]: stored together with what else it changes, or not at all.
+//! Stores tasks of [`tower_respond_async`] in a transaction of [`sqlx`], together with its other changes or not at all.
 //!
 //! See [`Sqlx`].
 
@@ -6,12 +6,12 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use tower_respond_async::{BoxError, error::BoxFuture};
 use tower_respond_async_postgres::{Connection, Param};
 
-/// A connection of sqlx, with the transaction that is open on it: for
+/// A connection of sqlx with an open transaction, for
 /// [`PostgresStore::within`](tower_respond_async_postgres::PostgresStore::within).
 ///
 /// # Examples
 ///
-/// (Compiled and not run, since it needs a server: the example `orders` is run by a test.)
+/// (Not run, since it needs a server: a test runs the example `orders`.)
 ///
 /// ```no_run
 /// # use tower_respond_async::{Submission, Tasks};
@@ -32,7 +32,7 @@ pub struct Sqlx<'c>(pub &'c mut PgConnection);
 impl Connection for Sqlx<'_> {
     fn fetch<'a>(&'a mut self, sql: &'a str, params: &'a [Param]) -> BoxFuture<'a, Result<Vec<u8>, BoxError>> {
         Box::pin(async move {
-            // The store's own statement: no value is part of its text.
+            // The statement is the store's own: it contains no values.
             let mut query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
             for param in params {
                 query = match param {
@@ -47,7 +47,7 @@ impl Connection for Sqlx<'_> {
     }
 }
 
-/// The code of the README is tested like any other.
+/// Runs the README's examples as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
--- Times are milliseconds since 1970. Texts are in the "C" collation: they are compared, never sorted for people.
+-- Times are milliseconds since 1970. Texts have the collation "C": they are compared, but never sorted for people.
 -- State: 0 enqueued, 1 running, 2 retrying, 3 stopping, 4 succeeded, 5 failed, 6 stopped, 7 expired, 8 invalid.
 CREATE TABLE @.task (
   id uuid PRIMARY KEY,
@@ -14,10 +14,10 @@ CREATE TABLE @.task (
   started_at bigint,
   ended_at bigint,
   rests_at bigint,
-  -- The format of the record: a build leaves those alone that are newer than it reads.
+  -- The format of the record. A build does not touch rows of a newer format than it can read.
   format smallint NOT NULL,
   generation bigint NOT NULL,
-  -- Whether there are rows of it in the outbox.
+  -- Whether the outbox has rows of this task.
   owes boolean NOT NULL DEFAULT false,
   tenant text COLLATE "C",
   pool text COLLATE "C" NOT NULL,
@@ -30,8 +30,9 @@ CREATE TABLE @.task (
         autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.05,
         autovacuum_vacuum_cost_delay = 1, autovacuum_vacuum_cost_limit = 2000);
 ALTER TABLE @.task ALTER record SET STORAGE MAIN, ALTER progress SET STORAGE MAIN, ALTER response SET STORAGE EXTERNAL;
--- How many are in a state changes more quickly than statistics. Where these say that nothing waits, any index of what waits
--- looks as good as the one that is sorted as it is asked for; without any, a hundredth is taken to wait.
+-- The number of tasks in a state changes faster than the statistics. If these say that nothing waits, any index of
+-- waiting tasks looks as good as the one in the right order. Without statistics, the planner assumes that one in a
+-- hundred waits.
 ALTER TABLE @.task ALTER state SET STATISTICS 0, ALTER suspect SET STATISTICS 0;
 CREATE INDEX task_queue ON @.task (pool, run_at, id) WHERE state IN (0, 2) AND NOT suspect;
 CREATE INDEX task_suspect ON @.task (run_at, id) WHERE state IN (0, 2) AND suspect;
@@ -39,7 +40,7 @@ CREATE INDEX task_waits ON @.task (tenant, run_at) WHERE state IN (0, 2);
 CREATE INDEX task_expiry ON @.task (expires_at, id) WHERE state IN (0, 2);
 CREATE INDEX task_held ON @.task (lease_until, id) WHERE state IN (1, 3);
 CREATE INDEX task_worker ON @.task (worker) WHERE state IN (1, 3);
--- The promise as a constraint: whatever claims race, a worker holds one suspect.
+-- Enforces that a worker holds at most one suspect task, even if claims race.
 CREATE UNIQUE INDEX task_one_suspect ON @.task (worker) WHERE state IN (1, 3) AND suspect;
 CREATE INDEX task_listed ON @.task (created_at, id);
 CREATE INDEX task_tenant ON @.task (tenant, created_at, id) WHERE tenant IS NOT NULL;
@@ -47,7 +48,7 @@ CREATE INDEX task_rests_ok ON @.task (rests_at, id) WHERE state = 4 AND rests_at
 CREATE INDEX task_rests_not ON @.task (rests_at, id) WHERE state > 4 AND rests_at IS NOT NULL;
 CREATE UNIQUE INDEX task_name ON @.task (name, (coalesce(tenant, '')), (tenant IS NULL)) WHERE name IS NOT NULL;
 
--- Apart from the task, which is rewritten with every step. `sum` is the CRC-32 of head and body.
+-- A table of its own, since the task is rewritten at every step. `sum` is the CRC-32 of head and body.
 CREATE TABLE @.request (id uuid PRIMARY KEY, sum integer NOT NULL, head bytea NOT NULL, body bytea NOT NULL)
   WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.1);
 ALTER TABLE @.request ALTER body SET STORAGE EXTERNAL;
@@ -62,12 +63,12 @@ CREATE TABLE @.outbox (
 ) WITH (fillfactor = 70);
 CREATE INDEX outbox_due ON @.outbox (destination, due_at, id);
 
--- Lines by the number of the last in each piece, with the meter as it is behind them.
+-- Each piece has some lines, is keyed by the number of its last line, and includes the state of the meter after it.
 CREATE TABLE @.log (id uuid NOT NULL, last bigint NOT NULL, piece bytea NOT NULL, PRIMARY KEY (id, last));
 ALTER TABLE @.log ALTER piece SET STORAGE EXTENDED;
 
--- How many tasks are in each state. Every writer counts in rows of its own, so that none waits for another; the sums count.
--- Tenant: '' none, '=x' of x. State -1 counts the outbox.
+-- The number of tasks in each state. Every writer has rows of its own, so that none waits for another; the count is
+-- their sum. Tenant: '' for none, '=x' for tenant x. State -1 counts the rows of the outbox.
 CREATE TABLE @.tally (
   writer bigint NOT NULL, tenant text COLLATE "C" NOT NULL, pool text COLLATE "C" NOT NULL, state smallint NOT NULL,
   n bigint NOT NULL, PRIMARY KEY (writer, tenant, pool, state)
@@ -78,17 +79,17 @@ CREATE TABLE @.process (worker text COLLATE "C" PRIMARY KEY, seen_at bigint NOT 
 
 CREATE TABLE @.control (one boolean PRIMARY KEY DEFAULT true CHECK (one), version bigint NOT NULL, named bytea NOT NULL);
 
--- What could not be read: rows as they were.
+-- Records that cannot be read.
 CREATE TABLE @.aside (at bigint NOT NULL, id uuid NOT NULL, record bytea NOT NULL);
 
 -- The clock of the store. Tests replace it.
 CREATE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE
   AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint $$;
 
--- For whoever scales by them from outside: how many tasks wait, and for how long the oldest that is due has.
+-- For external autoscalers: how many tasks wait, and how long the oldest of them has been due.
 CREATE FUNCTION @.depth() RETURNS bigint LANGUAGE sql STABLE
   AS $$ SELECT coalesce(sum(n), 0)::bigint FROM @.tally WHERE state IN (0, 2) $$;
--- Each pool's first, by the index.
+-- The first task of each pool, by the index.
 CREATE FUNCTION @.oldest_run_at() RETURNS bigint LANGUAGE sql STABLE AS $$
   WITH RECURSIVE pools AS (
     (SELECT pool FROM @.task WHERE state IN (0, 2) AND NOT suspect ORDER BY pool LIMIT 1)
@@ -102,11 +103,12 @@ CREATE FUNCTION @.oldest_run_at() RETURNS bigint LANGUAGE sql STABLE AS $$
 CREATE FUNCTION @.oldest_age_ms() RETURNS bigint LANGUAGE sql VOLATILE
   AS $$ SELECT greatest(coalesce(@.now_ms() - @.oldest_run_at(), 0), 0) $$;
 
--- Stores a task in the transaction of whoever calls it, as `insert.sql` does in one of the store's, and answers what became of
--- it: 'N' and the time for a new one; 'I', 'A' or 'K', the id and more for one that is known by its id, its name (with its
--- record) or its key (with the key's digest); 'C' if name and key are those of two tasks; 'R' if they came and went meanwhile.
--- It waits for a transaction that has the same name or key. What waits is counted in a row of the session, which no other
--- transaction changes meanwhile. Who listens on the channel hears of the task with the commit.
+-- Stores a task in the caller's transaction, as `insert.sql` does in one of the store's. Returns 'N' and the time for a
+-- new task; 'I', 'A' or 'K', the id and more for a task that is known by its id, its name (with its record) or its key
+-- (with the key's digest); 'C' if name and key belong to two tasks; 'R' if a task with the name or key appeared and
+-- disappeared meanwhile.
+-- It waits for open transactions with the same name or key. It counts the task in a tally row of this session, which no
+-- other transaction changes meanwhile. The commit notifies listeners on the channel.
 CREATE FUNCTION @.submit(
   a_id uuid, a_version bigint, a_format bigint, a_generation bigint, a_tenant text, a_pool text, a_name text, a_function text,
   a_record bytea, a_run_in bigint, a_expires_in bigint, a_sum bigint, a_head bytea, a_body bytea, a_key bytea,
@@ -157,7 +159,7 @@ BEGIN
       END IF;
       RETURN 'N'::bytea || int8send(moment);
     END IF;
-    -- What is known by its name after all, or by its id, has no use for the key.
+    -- The task is known by its name or id after all: release the key.
     DELETE FROM @.key k WHERE k.key = a_key AND k.id = a_id
       AND NOT EXISTS (SELECT FROM @.task t WHERE t.id = a_id);
     IF EXISTS (SELECT FROM @.task t WHERE t.id = a_id) THEN

@@ -1,12 +1,13 @@
--- Behind the clock and the pools: $1 worker, $2 max, $3 lease, $4 newest format that is read, $5 writer of the tally, $6 pools,
--- $7 their maxima, $8 the maximum of all others together, $9 whether a suspect may be taken.
+-- Follows the clock and the pools. $1 worker, $2 max, $3 lease, $4 newest format that this build reads, $5 writer of
+-- the tally, $6 pools, $7 their maxima, $8 the maximum of all others together, $9 whether a suspect task may be
+-- claimed.
 named AS MATERIALIZED (SELECT * FROM unnest($6::text[], $7::int8[]) AS named(pool, most)),
 ask AS MATERIALIZED (
   SELECT p.pool, p.first, n.pool AS kind, coalesce(n.most, $8::int8) AS most
   FROM pools p LEFT JOIN named n ON n.pool = p.pool),
 held AS MATERIALIZED (SELECT 1 FROM @.task h WHERE h.worker = $1 AND h.state IN (1, 3) AND h.suspect LIMIT 1),
--- What a newer build wrote is passed over here: passed over later, it would fill the head of the queue for good.
--- "+ 0" keeps the planner from the index by age, with which it would sort the whole queue.
+-- Records of a newer build are excluded here: if they were skipped later, they would block the head of the queue for
+-- ever. "+ 0" keeps the planner from the index on expires_at, with which it would sort the whole queue.
 calm AS MATERIALIZED (
   SELECT c.id, c.run_at, a.kind, a.most FROM ask a CROSS JOIN LATERAL (
     SELECT t.id, t.run_at FROM @.task t
@@ -26,7 +27,7 @@ wary AS MATERIALIZED (
 both_kinds AS (SELECT *, false AS suspect FROM calm UNION ALL SELECT *, true FROM wary),
 ranked AS (SELECT *, row_number() OVER (PARTITION BY kind ORDER BY run_at, id) AS k FROM both_kinds),
 chosen AS MATERIALIZED (SELECT id, kind, suspect FROM ranked WHERE k <= most ORDER BY run_at, id LIMIT $2),
--- Of each pool that may have more.
+-- The next due task of the pools that are below their maximum.
 next AS (
   SELECT min(n.run_at) AS run_at FROM ask a CROSS JOIN LATERAL (
     SELECT t.run_at FROM @.task t

@@ -1,7 +1,7 @@
--- Nothing is joined with what the statement itself makes, which has no index: it would be gone through for every row. What is
--- looked up in it is hashed; "IS TRUE" keeps it from being made a join.
+-- Nothing is joined with the results of other parts of the statement: they have no index, so a join would read them
+-- once for every row. Look-ups in them are hashed; "IS TRUE" keeps the planner from turning such a look-up into a join.
 WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now),
--- A time below zero is so long after now: -1 is now, -1001 a second later.
+-- A negative time is relative to now: -1 is now, -1001 a second later.
 s AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::int8[], $3::bool[], $4::bool[], $5::int2[], $6::bool[], $7::text[], $8::int8[],
     $9::int8[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::int8[], $15::int2[], $16::int8[], $17::bool[],
@@ -11,7 +11,8 @@ s AS MATERIALIZED (
 x AS MATERIALIZED (
   SELECT * FROM unnest($24::int8[], $31::uuid[], $25::int8[], $26::text[], $27::int8[], $28::int8[], $29::int8[])
     AS x(nth, id, generation, destination, was, due_in, token)),
--- Locked, so that no claim of a completion comes between. What a claim has changed meanwhile is seen as it is then.
+-- Locked, so that no claim of a completion comes in between. A row that a claim changed meanwhile is read in its new
+-- version.
 found AS MATERIALIZED (
   SELECT x.nth, x.generation, x.destination, k.token FROM x JOIN @.outbox k
     ON k.id = x.id AND k.generation = x.generation AND k.destination = x.destination
@@ -20,8 +21,8 @@ refused AS MATERIALIZED (
   SELECT x.nth FROM x WHERE CASE
     WHEN was IS NULL THEN (nth, generation, destination) IN (SELECT nth, generation, destination FROM found)
     ELSE (nth, generation, destination, was) NOT IN (SELECT nth, generation, destination, token FROM found) END),
--- The version alone is not enough: after a failover that lost a claim, the next claim makes the same one. Its token is
--- another. "+ 0" keeps the planner from a join over all that is held.
+-- The version alone is not enough: after a failover that lost a claim, the next claim makes the same version, but with
+-- another token. "+ 0" keeps the planner from a join over all held tasks.
 u AS (
   UPDATE @.task t SET version = t.version + 1, state = s.state, suspect = s.suspect, worker = s.worker,
     run_at = CASE WHEN s.run_at < 0 THEN clock.now - s.run_at - 1 ELSE s.run_at END,
@@ -37,7 +38,7 @@ u AS (
   WHERE t.id = s.id AND t.version = s.version AND t.token = s.token AND NOT s.gone
     AND (NOT s.lapsed OR (t.state + 0 IN (1, 3) AND t.lease_until + 0 <= clock.now))
     AND s.nth NOT IN (SELECT nth FROM refused)
-  -- The state before is the snapshot's: the version says that it is this one.
+  -- The old state is that of the snapshot; the check of the version ensures that it is current.
   RETURNING s.nth, t.id, t.tenant, t.pool, t.state, (SELECT o.state FROM @.task o WHERE o.id = t.id) AS was),
 d AS (
   DELETE FROM @.task t USING s, clock
@@ -59,7 +60,7 @@ logged AS (DELETE FROM @.log l USING d WHERE l.id = d.id),
 again AS (
   UPDATE @.request q SET sum = s.sum, head = s.head, body = s.body FROM s
   WHERE q.id = s.id AND s.sum IS NOT NULL AND (s.nth IN (SELECT nth FROM u)) IS TRUE),
--- Counted from what was changed, never from what was asked for.
+-- Counts what was changed, not what was requested.
 moved AS (
   SELECT tenant, pool, was AS state, -1 AS n FROM u UNION ALL SELECT tenant, pool, state, 1 FROM u
   UNION ALL SELECT tenant, pool, state, -1 FROM d

@@ -1,4 +1,4 @@
-//! Handing tasks to workers, and keeping them theirs.
+//! Claims tasks for workers, and renews their leases.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -23,12 +23,12 @@ use crate::{
     sql,
 };
 
-/// How far a claim looks for a task of a tenant that may have one.
+/// How far a claim by tenant reads ahead for a task that the limits permit.
 const AHEAD: usize = 1000;
 
 const FORMAT: i16 = TaskRecord::FORMAT as i16;
 
-/// Takes tasks for a worker, and says what time it was.
+/// Claims tasks for a worker. Also returns the server's time.
 pub(crate) async fn claim(
     connection: &Connection,
     claim: &Claim,
@@ -61,10 +61,11 @@ pub(crate) async fn claim(
                 }
                 claims.tasks.push(ClaimedRow::new(row, request));
             }
-            // A newer build's is left alone.
+            // Written by a newer build: leave it to one that can read it.
             Err(DecodeError::Newer(_)) => {}
             Err(DecodeError::Malformed(_)) => {
-                // If that fails it stays as it is, held by nobody who runs it; the others are claimed all the same.
+                // If this fails, the task stays claimed by this worker, which does not run it. The other tasks are
+                // claimed all the same.
                 if put_aside(connection, found.get(FIRST), writer).await.is_ok() {
                     set_aside.fetch_add(1, Ordering::Relaxed);
                 }
@@ -74,7 +75,7 @@ pub(crate) async fn claim(
     Ok((claims, now))
 }
 
-/// Behind what is said of all.
+/// The first column of a task, after the columns that all rows share.
 const FIRST: usize = 6;
 
 async fn by_pool(
@@ -106,7 +107,7 @@ async fn by_pool(
         };
         match claimed {
             Ok(found) => break found,
-            // Another handle took a suspect for the same worker at this moment.
+            // Another handle claimed a suspect task for the same worker at the same moment.
             Err(error) if is_second_suspect(&error) && wary => wary = false,
             Err(error) if again.after_race(&error) => {}
             Err(error) => return Err(unavailable(error)),
@@ -120,7 +121,7 @@ async fn by_pool(
             front.saw(now, firsts);
             claims.next_due = Some(bounded.left.max(LOOKING));
         }
-        // A pool without a queued task begins now.
+        // The front of a pool without a queued task is now.
         None => front.saw_whole(
             found[0].get("took"),
             now,
@@ -130,7 +131,7 @@ async fn by_pool(
     Ok((found, claims))
 }
 
-/// How long a claim that found nothing waits for a look at the whole queue.
+/// When to claim again, after a claim that found nothing while the whole queue is being looked at.
 const LOOKING: Duration = Duration::from_millis(250);
 
 /// The first queued task of each pool.
@@ -152,7 +153,7 @@ pub(crate) async fn look_at_all(connection: &Connection, front: &Front<String>) 
     connection.commit().await.map_err(unavailable)?;
     connection.allow(LIMIT);
     let now: i64 = found[0].get("now");
-    // A pool without a queued task begins now.
+    // The front of a pool without a queued task is now.
     let known = front
         .since_beside()
         .into_iter()
@@ -171,7 +172,8 @@ fn is_second_suspect(error: &Error) -> bool {
     error.code() == Some(&SqlState::UNIQUE_VIOLATION)
 }
 
-/// What waits in each pool, as far ahead as a claim looks, and the suspects. Not locked: most of it is passed over.
+/// The waiting tasks of each pool, as far ahead as a claim reads, and the suspect ones. Not locked, since most are not
+/// claimed.
 const LOOK: &str = "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS now), \
     pools AS ((SELECT pool FROM @.task WHERE state IN (0, 2) AND NOT suspect ORDER BY pool LIMIT 1) UNION ALL \
     SELECT (SELECT t.pool FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect AND t.pool > p.pool ORDER BY t.pool LIMIT 1) \
@@ -184,7 +186,7 @@ const LOOK: &str = "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS n
     SELECT clock.now, EXISTS (SELECT FROM @.task h WHERE h.worker = $3 AND h.state IN (1, 3) AND h.suspect) AS wary, \
     s.id, s.pool, s.tenant, s.run_at, s.suspect FROM clock LEFT JOIN seen s ON true ORDER BY s.run_at, s.id";
 
-/// Where tenants have limits, what is taken is chosen here, and then taken if it still waits.
+/// Tenants have limits: chooses tasks here, and then claims those that still wait.
 async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> StoreResult<(Vec<Found>, Claims)> {
     let worker = codec::worker(&claim.worker);
     let ahead = codec::count(claim.max.saturating_add(AHEAD).min(10 * AHEAD));
@@ -239,7 +241,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
                     .iter()
                     .filter(|found| found.get::<_, Option<Uuid>>(FIRST).is_some())
                     .count();
-                // Others were quicker: what is behind may be had.
+                // Another process claimed some of them; there may be more tasks behind.
                 if count < chosen.len() {
                     claims.next_due = Some(Duration::ZERO);
                 }
@@ -252,7 +254,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
     }
 }
 
-/// Takes a task out whose record cannot be read, and keeps what was there of it.
+/// Removes a task whose record cannot be read, and keeps the record in the table `aside`.
 async fn put_aside(connection: &Connection, id: Uuid, writer: i64) -> Result<u64, Error> {
     let aside = "WITH d AS (DELETE FROM @.task WHERE id = $1 RETURNING id, tenant, pool, state, record), \
         o AS (DELETE FROM @.outbox o USING d WHERE o.id = d.id RETURNING 1), \
@@ -264,7 +266,7 @@ async fn put_aside(connection: &Connection, id: Uuid, writer: i64) -> Result<u64
     connection.execute(aside, &[&id, &writer]).await
 }
 
-/// Lets claims hold longer. "+ 0" keeps the planner from going through all that is held.
+/// Extends leases. "+ 0" keeps the planner from reading all held tasks.
 const RENEW: &str = "WITH s AS MATERIALIZED \
     (SELECT * FROM unnest($1::uuid[], $2::int8[]) AS s(id, token) ORDER BY id) \
     UPDATE @.task t SET lease_until = c.now + $3::int8 FROM s, (SELECT @.now_ms() AS now OFFSET 0) c \

@@ -1,4 +1,4 @@
-//! Rows of tables as rows of tasks, and back.
+//! Converts between rows of tables and rows of tasks.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tower_respond_async::{
 };
 use uuid::Uuid;
 
-/// The latest time that is kept, which is never reached: there is room to add to it.
+/// The latest time that is stored. It leaves room for additions without overflow.
 const LAST: i64 = 1 << 60;
 
 pub(crate) fn number(number: u64) -> i64 {
@@ -46,7 +46,7 @@ pub(crate) const fn token(token: i64) -> FenceToken {
     FenceToken::new(token.cast_unsigned())
 }
 
-/// A text as the server can keep it and lists of lines can hold it: it takes no zeros.
+/// Escapes a text: the server accepts no zeros, and lists of lines must not contain line breaks.
 pub(crate) fn text(text: &str) -> String {
     match text.contains(['\0', '\n', '\u{1}']) {
         false => text.to_owned(),
@@ -57,7 +57,7 @@ pub(crate) fn text(text: &str) -> String {
     }
 }
 
-/// The text that was kept.
+/// Undoes [`text`].
 pub(crate) fn untext(kept: &str) -> String {
     match kept.contains('\u{1}') {
         false => kept.to_owned(),
@@ -68,7 +68,7 @@ pub(crate) fn untext(kept: &str) -> String {
     }
 }
 
-/// A worker is shown as its name, a hyphen, and the number of its start in 16 digits.
+/// A worker as text: its name, a hyphen, and the number of its start in 16 digits.
 pub(crate) fn worker(worker: &WorkerId) -> String {
     text(&worker.to_string())
 }
@@ -94,7 +94,7 @@ pub(crate) fn unprogress(kept: &[u8]) -> Option<Progress> {
     Some(Progress::new(fraction, std::str::from_utf8(message).ok()?))
 }
 
-/// The row that begins at column `from`, as [`row_columns`](crate::sql::row_columns) asks for it.
+/// The row that begins at column `from`, with the columns of [`row_columns`](crate::sql::row_columns).
 pub(crate) fn row(found: &Found, from: usize) -> Result<Row, DecodeError> {
     let id = id(found.get(from));
     let record = TaskRecord::decode(found.get(from + 14))?;
@@ -108,7 +108,7 @@ pub(crate) fn row(found: &Found, from: usize) -> Result<Row, DecodeError> {
     columns.token = token(found.get(from + 4));
     let holder: Option<&str> = found.get(from + 5);
     columns.worker = match (holder, &record.worker) {
-        // Mostly the one that the record has: then it is not made twice.
+        // Mostly the same as in the record, which then need not be allocated again.
         (Some(kept), Some(same)) if worker(same) == kept => Some(same.clone()),
         (Some(kept), _) => Some(unworker(kept).ok_or(DecodeError::Malformed("an invalid worker"))?),
         (None, _) => None,
@@ -130,7 +130,7 @@ pub(crate) fn row(found: &Found, from: usize) -> Result<Row, DecodeError> {
     Ok(Row::new(id, version, columns, outbox, Arc::new(record)))
 }
 
-/// What [`row_columns`](crate::sql::row_columns) are so many of.
+/// The number of columns in [`row_columns`](crate::sql::row_columns).
 pub(crate) const ROW_COLUMNS: usize = 16;
 
 fn outbox_row(line: &str) -> Option<OutboxRow> {
@@ -167,7 +167,7 @@ fn bytes_at(found: &Found, at: usize) -> Bytes {
     Bytes::copy_from_slice(found.get(at))
 }
 
-/// A response as it is kept: its checksum, and the payload.
+/// A response as it is stored: its checksum, and the payload.
 pub(crate) fn response(payload: &Payload) -> Vec<u8> {
     [&sum(payload).to_be_bytes(), &payload.encode()[..]].concat()
 }

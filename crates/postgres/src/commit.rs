@@ -39,11 +39,12 @@ impl Writes for Commits {
     async fn write(&self, pool: &Arc<Pool>, items: &[Change]) -> StoreResult<Vec<Committed>> {
         let mut answers: Vec<Option<Committed>> = items.iter().map(|_| None).collect();
         while answers.iter().any(Option::is_none) {
-            // Two changes of one task go into two statements: in one, chance decides.
+            // Two changes of one task go into two statements, since in one statement only one would be applied, and it
+            // is undefined which.
             let mut seen = HashSet::new();
             let open = (0..items.len()).filter(|at| answers[*at].is_none());
             let mut round: Vec<usize> = open.filter(|at| seen.insert(items[*at].id)).collect();
-            // Rows are locked in the order of the parameters, which is the same for every process.
+            // Rows are locked in the order of the parameters, which is the same in every process.
             round.sort_unstable_by_key(|at| items[*at].id);
             let changes: Vec<&Change> = round.iter().map(|at| &items[*at]).collect();
             for (at, answer) in round.iter().zip(self.round(pool, &changes).await?) {
@@ -88,8 +89,8 @@ impl Commits {
     }
 }
 
-/// Whether a change whose answer was lost was made after all: the row is the one after it, byte for byte. Its version alone is
-/// also what somebody else's change leaves.
+/// Whether a change without an answer took effect: the row is exactly as this change makes it. The version alone is not
+/// enough, since another change may have made the same version.
 fn is_ours(change: &Change, row: Option<&Row>) -> bool {
     match (&change.to, row) {
         (None, None) => true,
@@ -103,7 +104,7 @@ fn is_ours(change: &Change, row: Option<&Row>) -> bool {
     }
 }
 
-/// A time that is counted from when the change is made is below zero.
+/// A time relative to the time of the change is encoded as a negative number.
 fn timed(after: Option<std::time::Duration>, at: Timestamp) -> i64 {
     after.map_or_else(|| codec::millis(at), |after| -codec::duration(after) - 1)
 }
@@ -115,7 +116,7 @@ fn maybe_timed(after: Option<std::time::Duration>, at: Option<Timestamp>) -> Opt
     }
 }
 
-/// Makes those changes that hold, and answers with their numbers.
+/// Applies the changes whose guards hold, and returns their numbers.
 async fn commit(connection: &Connection, changes: &[&Change], writer: i64) -> Result<HashSet<i64>, Error> {
     macro_rules! column {
         (|$change:ident| $value:expr) => {

@@ -1,4 +1,4 @@
-//! What is due by the server's clock: candidates, which nothing is done to.
+//! Finds candidates that are due by the server's clock. Does not change them.
 
 use tower_respond_async::{
     store::{Candidate, Candidates, Due, StoreResult, Why},
@@ -20,7 +20,7 @@ const SUCCEEDED: i32 = 2;
 const OTHERS: i32 = 3;
 const OVERDUE: i32 = 4;
 
-/// Where lists begin whose fronts leave much behind.
+/// The fronts of the lists whose indexes collect dead entries at the front.
 pub(crate) struct Fronts {
     rescue: Front<i32>,
     prune: Front<i32>,
@@ -42,7 +42,7 @@ impl Fronts {
         }
     }
 
-    /// A look for what is due took too long to end.
+    /// A search for candidates took too long and was cancelled.
     pub(crate) fn missed(&self, what: &Due, now: i64) {
         if let Some(front) = self.of(what) {
             let lists = lists(what).into_iter();
@@ -51,7 +51,8 @@ impl Fronts {
     }
 }
 
-/// The lists of candidates that have a front, and for how many milliseconds a task is in the index of each before it is due.
+/// The lists of candidates that have a front, with the time in milliseconds for which a task is in the list's index
+/// before it is due.
 fn lists(what: &Due) -> Vec<(i32, i64)> {
     match what {
         Due::Rescue { .. } => vec![(LAPSED, 0)],
@@ -63,7 +64,7 @@ fn lists(what: &Due) -> Vec<(i32, i64)> {
     }
 }
 
-/// The candidates as `c(id, at, list)`, and their rows. Each list is read from the front of its index.
+/// The candidates as `c(id, at, list)`, with their rows. Each list is read from the front of its index.
 macro_rules! candidates {
     ($candidates:expr) => {
         concat!(
@@ -94,7 +95,7 @@ const PRUNE: &str = candidates!(
      AND t.rests_at >= $6::int8 AND t.rests_at <= (SELECT now FROM clock) - $4 AND t.format <= $2 ORDER BY t.rests_at, t.id LIMIT $1))"
 );
 
-/// A step by the index for each destination that there is, so that spared ones are not looked at.
+/// One index step for each destination, so that spared destinations are not read.
 const GIVE_UP: &str = candidates!(
     "places AS ((SELECT destination FROM @.outbox ORDER BY destination LIMIT 1) UNION ALL \
      SELECT (SELECT o.destination FROM @.outbox o WHERE o.destination > p.destination ORDER BY o.destination LIMIT 1) \
@@ -139,7 +140,7 @@ pub(crate) async fn due(
                 .query(GIVE_UP, &[&max, &format, &spared, &codec::duration(*overdue)])
                 .await
         }
-        // There is no bound that it would have more than its share of.
+        // This store is not bounded, so no completion has more than its share of the room.
         _ => {
             let found = connection.query("SELECT @.now_ms()", &[]).await.map_err(unavailable)?;
             let now = found[0].get(0);
@@ -172,11 +173,11 @@ pub(crate) async fn due(
             Some(OVERDUE) => Why::Overdue,
             _ => continue,
         };
-        // One that cannot be read stops nobody: a claim sets it aside.
+        // A row that cannot be read is skipped: a claim sets it aside.
         rows.extend(codec::row(found, FIRST).ok().map(|row| Candidate::new(row, why)));
     }
     Ok((Candidates::new(codec::time(now), rows), now))
 }
 
-/// Behind what is said of all, and the list.
+/// The first column of a row, after the columns that all rows share, and `list`.
 const FIRST: usize = 5;

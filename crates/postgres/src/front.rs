@@ -20,7 +20,7 @@ const SLOW: i64 = 10;
 /// and its rows are visible when it commits.
 const LATE: i64 = 1000;
 
-/// Looks at the whole index take one in so many parts of the time.
+/// Looks at the whole index take at most one part in this many of the time, unless [`LONGEST`] has passed.
 const SHARE: u32 = 20;
 
 /// The longest time between two looks at the whole index, so the longest time until a row from before the front is found.

@@ -1,4 +1,4 @@
-//! What waits while a statement is under way goes into the next one.
+//! Combines the items that arrive during a statement into the next one.
 
 use std::{
     error::Error,
@@ -15,22 +15,22 @@ use tower_respond_async::store::{StoreError, StoreResult};
 
 use crate::connection::{Pool, said_by_server};
 
-/// How many items are written together, and how many bytes.
+/// How many items, and how many bytes, one statement has at most.
 const ITEMS: usize = 256;
 const BYTES: usize = 1024 * 1024;
 
-/// How long those are waited for who were answered before, if they are not all here: less than a statement takes.
+/// How long a group waits for callers of the last statement that have not come back: less than a statement takes.
 const PATIENCE: Duration = Duration::from_micros(200);
 
-/// How a group is written, in one step or each item by itself.
+/// Writes a group of items.
 pub(crate) trait Writes: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
     type Answer: Send + 'static;
 
-    /// About how large an item is.
+    /// The approximate size of an item, in bytes.
     fn weight(item: &Self::Item) -> usize;
 
-    /// Writes these, and answers for each in order.
+    /// Writes the items, and answers each in order.
     fn write(
         &self,
         pool: &Arc<Pool>,
@@ -38,12 +38,12 @@ pub(crate) trait Writes: Send + Sync + 'static {
     ) -> impl Future<Output = StoreResult<Vec<Self::Answer>>> + Send;
 }
 
-/// A queue in front of one connection, on which one statement is under way at a time.
+/// A queue in front of a connection that runs one statement at a time.
 pub(crate) struct Group<W: Writes> {
     queue: mpsc::UnboundedSender<Call<W>>,
 }
 
-/// Who writes, and on which connections.
+/// Writes items, on the connections of a pool.
 pub(crate) struct Writer<W> {
     pub(crate) pool: Arc<Pool>,
     pub(crate) writes: W,
@@ -55,25 +55,26 @@ struct Call<W: Writes> {
 }
 
 impl<W: Writes> Group<W> {
-    /// The group ends when it is dropped and what was asked is answered. What a lock holds up is written apart, by `late` if
-    /// there is any, so that the others need not wait for it.
+    /// The group ends when it is dropped and all calls are answered. Calls that wait for a lock are repeated with
+    /// `late`, if it is given, so that the others need not wait.
     pub(crate) fn start(runtime: &Handle, writer: Writer<W>, late: Option<Writer<W>>) -> Self {
         let (queue, calls) = mpsc::unbounded_channel();
         runtime.spawn(run(calls, writer, late.map(Arc::new)));
         Self { queue }
     }
 
-    /// Writes these with what else waits, from any runtime. They are queued as this is called; dropped, it goes on.
+    /// Writes these items together with others. They are queued when this is called; if the future is dropped, they are
+    /// written all the same. Works on any runtime.
     pub(crate) fn write(
         &self,
         items: Vec<W::Item>,
     ) -> impl Future<Output = StoreResult<Vec<W::Answer>>> + Send + use<W> {
         let (answer, answered) = oneshot::channel();
         if items.is_empty() {
-            // Nobody waits for the answer yet.
+            // The receiver still exists, so this cannot fail.
             let _ = answer.send(Ok(Vec::new()));
         } else {
-            // Not taken, it is dropped, and the answer says that the store is closed.
+            // If the queue is closed, the call is dropped, and its answer is that the store is closed.
             let _ = self.queue.send(Call { items, answer });
         }
         async move { answered.await.map_err(|_| StoreError::closed())? }
@@ -103,8 +104,8 @@ async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, writer: Wri
     }
 }
 
-/// Those who were answered mostly come back with more, and are on their way when the first of them is here: without waiting for
-/// them, every other statement would have one item, at the cost of many.
+/// Waits briefly for the callers of the last statement, since most come back with more items. Without this, every
+/// second statement would have only one item, at the cost of many.
 async fn let_them_come<W: Writes>(
     calls: &mut mpsc::UnboundedReceiver<Call<W>>,
     waiting: &mut Vec<Call<W>>,
@@ -112,7 +113,7 @@ async fn let_them_come<W: Writes>(
 ) {
     let began = Instant::now();
     while waiting.len() < expected.min(ITEMS) && began.elapsed() < PATIENCE {
-        // What comes from other threads comes while this one gives its core away, and what is on this one then.
+        // Lets other threads, and then other tasks of this thread, run and send their calls.
         std::thread::yield_now();
         tokio::task::yield_now().await;
         while waiting.len() < ITEMS
@@ -136,11 +137,11 @@ async fn answer<W: Writes>(
         Ok(mut answers) => {
             for (count, owner) in owners {
                 let rest = answers.split_off(count);
-                // Nobody may be waiting any more.
+                // An error means that the caller no longer waits.
                 let _ = owner.send(Ok(std::mem::replace(&mut answers, rest)));
             }
         }
-        // One of them is to blame, and should not fail the others.
+        // One call caused the error: write each call by itself, so that the others succeed.
         Err(error) if is_of_data(&error) || late(&error).is_some() => {
             let mut alone = (owners.len() == 1).then_some(error);
             let mut rest = items;
@@ -156,7 +157,7 @@ async fn answer<W: Writes>(
                         let late = late.clone();
                         tokio::spawn(async move { owner.send(write_in_parts(&late, &these).await) });
                     }
-                    // Nobody may be waiting any more.
+                    // An error means that the caller no longer waits.
                     None => _ = owner.send(answer),
                 }
             }
@@ -169,19 +170,19 @@ async fn answer<W: Writes>(
     }
 }
 
-/// Whether the server could not take something of what it was given.
+/// Whether the server refused the data of some item.
 fn is_of_data(error: &StoreError) -> bool {
     let code = said_by_server(error).and_then(tokio_postgres::Error::code);
     code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }
 
-/// Whether it gave up waiting for a lock.
+/// Whether the statement failed because it waited too long for a lock.
 fn is_held_up(error: &StoreError) -> bool {
     let code = said_by_server(error).and_then(tokio_postgres::Error::code);
     code == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
-/// The same error once more, for another caller.
+/// A copy of the error for another caller.
 fn again(error: &StoreError) -> StoreError {
     let again = StoreError::new(error.kind(), error.to_string());
     match error.source() {
@@ -190,7 +191,7 @@ fn again(error: &StoreError) -> StoreError {
     }
 }
 
-/// One call may bring more than a statement should have.
+/// Writes a call in several statements if it has too many items for one.
 async fn write_in_parts<W: Writes>(writer: &Writer<W>, items: &[W::Item]) -> StoreResult<Vec<W::Answer>> {
     let mut answers = Vec::with_capacity(items.len());
     let mut from = 0;

@@ -1,4 +1,4 @@
-//! Storing tasks: a group of them in one statement.
+//! Inserts of tasks: a group of them in one statement.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,12 +28,13 @@ use crate::{
 pub(crate) struct Inserts {
     pub(crate) wire: Arc<Wire>,
     pub(crate) writer: i64,
-    /// For how many milliseconds a name or key is waited for that another transaction has. `None`: as the session does.
+    /// For how many milliseconds an insert waits for a name or key that another transaction holds. `None`: as long as
+    /// the session's `lock_timeout`.
     pub(crate) waits: Option<u32>,
 }
 
 impl Inserts {
-    /// What is known by what the client says of it may have to wait for others who say the same.
+    /// Whether the insert may have to wait for other transactions with the same name or key.
     pub(crate) fn may_wait(task: &NewRow) -> bool {
         task.key.is_some() || task.record.name.is_some()
     }
@@ -53,7 +54,7 @@ impl Writes for Inserts {
         while answers.iter().any(Option::is_none) {
             rounds += 1;
             if rounds > ROUNDS + items.len() {
-                let context = "what the task is known by came and went while it was stored";
+                let context = "a task with the same name or key was stored and removed meanwhile";
                 return Err(StoreError::new(StoreErrorKind::Unavailable, context));
             }
             let open = answers.iter().enumerate().filter(|(_, answer)| answer.is_none());
@@ -71,7 +72,7 @@ impl Writes for Inserts {
 /// How often a task is tried that is neither stored nor known.
 const ROUNDS: usize = 5;
 
-/// Those of the tasks that have nothing in common with an earlier one: the others come after.
+/// Selects tasks that share no id, name or key. The others wait for a later round.
 fn distinct(items: &[NewRow], open: impl Iterator<Item = usize>) -> Vec<usize> {
     let (mut ids, mut names, mut keys) = (HashSet::new(), HashSet::new(), HashSet::new());
     let mut is_new = |at: &usize| {
@@ -81,7 +82,7 @@ fn distinct(items: &[NewRow], open: impl Iterator<Item = usize>) -> Vec<usize> {
         let is_known = ids.contains(&record.id)
             || named.as_ref().is_some_and(|name| names.contains(name))
             || keyed.as_ref().is_some_and(|key| keys.contains(key));
-        // Noted even so, or the third could be tried before the second.
+        // Noted even for a task that waits, else a third could be tried before the second.
         ids.insert(record.id);
         names.extend(named);
         keys.extend(keyed);
@@ -90,7 +91,7 @@ fn distinct(items: &[NewRow], open: impl Iterator<Item = usize>) -> Vec<usize> {
     open.filter(&mut is_new).collect()
 }
 
-/// What became of one task in one statement.
+/// The result of a statement for one task.
 struct Place {
     full: i32,
     stored: bool,
@@ -104,16 +105,16 @@ struct Made {
     floor: FenceToken,
 }
 
-/// One statement that was answered.
+/// The answer to one statement.
 struct Attempt {
     made: Made,
-    /// Whether no task is tried again for what others of the group were.
+    /// Whether a refusal by a limit is final, even if an earlier task of the group was known.
     is_last: bool,
-    /// Whether the same was asked before and not answered.
+    /// Whether the same statement was sent before without an answer.
     repeated: bool,
 }
 
-/// Whether a row is as this insert makes it, and nothing has happened to it since.
+/// Whether a row is as this insert makes it, and was not changed since.
 fn is_ours(task: &NewRow, row: &Row) -> bool {
     let made = task.row(FenceToken::NONE, Timestamp::ZERO);
     made.version == row.version
@@ -122,7 +123,7 @@ fn is_ours(task: &NewRow, row: &Row) -> bool {
 }
 
 impl Inserts {
-    /// Tries tasks that have nothing in common. `None` for one to be tried again.
+    /// Tries tasks that share no id, name or key. `None` for a task that must be tried again.
     async fn round(&self, pool: &Arc<Pool>, tasks: &[&NewRow], is_last: bool) -> StoreResult<Vec<Option<Insertion>>> {
         let mut again = Again::new();
         loop {
@@ -139,7 +140,8 @@ impl Inserts {
                     return self.answers(connection, tasks, places, attempt).await;
                 }
                 Err(error) if again.after_race(&error) => {}
-                // Its answer is lost: whichever of the two was first stored the task.
+                // The answer is lost. If the statement took effect, the repetition finds its own tasks stored: see
+                // `is_ours`.
                 Err(error) if again.after_loss(&error) => {
                     drop(connection);
                     tokio::time::sleep(PAUSE).await;
@@ -190,7 +192,7 @@ impl Inserts {
         }: Attempt,
     ) -> StoreResult<Vec<Option<Insertion>>> {
         let mut answers = Vec::with_capacity(tasks.len());
-        let mut somebody_was_known = false;
+        let mut has_known = false;
         for (task, place) in tasks.iter().zip(places) {
             if place.stored {
                 let row = stored(task, made);
@@ -206,9 +208,9 @@ impl Inserts {
                 }) if repeated && is_ours(task, &row) => Some(Insertion::New(row)),
                 known => known,
             };
-            // Those behind a known one were counted with it.
-            let is_full = known.is_none() && place.full != 0 && (is_last || !somebody_was_known);
-            somebody_was_known |= known.is_some();
+            // Tasks after a known one were counted as if it had been stored.
+            let is_full = known.is_none() && place.full != 0 && (is_last || !has_known);
+            has_known |= known.is_some();
             let reason = match place.full {
                 1 => FullReason::Queue,
                 2 => FullReason::Pool,
@@ -222,7 +224,7 @@ impl Inserts {
 }
 
 async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Result<(Vec<Place>, Made), Error> {
-    // Times as they are after now, tokens as they are above the floor.
+    // Times relative to now, tokens relative to the lower bound.
     let rows: Vec<Row> = tasks
         .iter()
         .map(|task| task.row(FenceToken::NONE, Timestamp::ZERO))
@@ -291,8 +293,8 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
     Ok((places.collect(), made.unwrap_or_default()))
 }
 
-/// Behind how many others each task of a group may wait, those apart that come before it in the group. They count whether they
-/// are stored or not: who is refused may be asked once more.
+/// How many tasks may wait before each task of a group, not counting the earlier tasks of the group. These are
+/// subtracted in advance, even if they are then not stored: a task that is refused may be tried once more.
 #[derive(Default)]
 struct Room {
     queued: Vec<i64>,
@@ -320,7 +322,7 @@ impl Room {
     }
 }
 
-/// The row as the statement made it.
+/// The row as the statement stored it.
 fn stored(task: &NewRow, Made { now, floor }: Made) -> Row {
     let mut row = task.row(floor, Timestamp::ZERO);
     let columns = &mut row.columns;
@@ -332,7 +334,7 @@ fn stored(task: &NewRow, Made { now, floor }: Made) -> Row {
     row
 }
 
-/// What the task is known by, if it is: nothing was stored of it.
+/// The known task with the same id, name or key, if there is one.
 async fn known(connection: &Connection, task: &NewRow) -> StoreResult<Option<Insertion>> {
     let record = &task.record;
     let known = |row: Option<Row>, id: RequestId, by, digest| Some(Insertion::Known { row, id, by, digest });

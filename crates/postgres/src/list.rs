@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::{codec, connection::unavailable, read, session::Connection};
 
-/// How many are looked through in Rust at a time, for what is in records and bodies.
+/// How many rows are checked in Rust at a time, if the filter needs records or bodies.
 const AT_ONCE: usize = 500;
 
-/// One page of the rows that match. The server passes over what it can tell by columns, within as many as a page may look at.
+/// One page of the rows that match. The server filters by columns, within the number of rows that a page may scan.
 pub(crate) async fn list(
     connection: &Connection,
     scope: &Scope,
@@ -54,9 +54,9 @@ pub(crate) async fn list(
 
 struct Look {
     hits: Vec<Uuid>,
-    /// How many were looked at.
+    /// How many rows were scanned.
     scanned: usize,
-    /// Where to go on, if there may be more.
+    /// Where to continue, if there may be more.
     next: Option<Cursor>,
 }
 
@@ -74,7 +74,7 @@ async fn look(
         SortOrder::Ascending => ("ASC", ">"),
         SortOrder::Descending => ("DESC", "<"),
     };
-    // One comparison of both: it is where the index begins.
+    // A comparison of both columns as a row, which the planner uses as the start in the index.
     let start = match (after, order) {
         (Some(after), _) => (codec::millis(after.created_at), codec::uuid(after.id)),
         (None, SortOrder::Ascending) => (i64::MIN, Uuid::nil()),
@@ -105,7 +105,7 @@ async fn look(
          (SELECT max(nth) FROM hit), (SELECT created_at FROM hit ORDER BY nth DESC LIMIT 1), \
          (SELECT created_at FROM seen ORDER BY nth DESC LIMIT 1), (SELECT id FROM seen ORDER BY nth DESC LIMIT 1)"
     );
-    // What is looked at, all of it, before any of it is passed over.
+    // How many rows the server scans. Without a condition on columns, all of them are hits.
     let is_plain = filter.states.is_none() && filter.pool.is_none() && filter.function.is_none();
     let window = if is_plain { left.min(most) } else { left };
     let states: Vec<i16> = match filter.states {
@@ -144,7 +144,7 @@ async fn look(
         })
     };
     if count == codec::count(most) {
-        // Behind the last that was found: the rest of what was looked at is looked at again.
+        // Continue after the last hit. The rows scanned after it are scanned again.
         let last = hits.last().copied().map(codec::id);
         let scanned = found.get::<_, Option<i64>>(3).unwrap_or(scanned);
         let next = cursor(found.get(4), last);
@@ -165,7 +165,7 @@ async fn look(
     })
 }
 
-/// As much of the requests as a search looks at.
+/// The beginnings of the request bodies, as far as a search reads.
 async fn bodies(connection: &Connection, ids: &[Uuid]) -> StoreResult<HashMap<RequestId, Vec<u8>>> {
     let begin = "SELECT q.id, substring(q.body FOR $2::int4) FROM @.request q WHERE q.id = ANY ($1::uuid[])";
     let most = i32::try_from(Filter::TEXT_BYTES).unwrap_or(i32::MAX);

@@ -1,4 +1,4 @@
-//! What handlers say while they run: progress, and lines of a log.
+//! The progress and the logs of tasks.
 
 use tokio_postgres::error::SqlState;
 use tower_respond_async::{
@@ -17,15 +17,15 @@ pub(crate) async fn set_progress(connection: &Connection, lease: LeaseRef, progr
     Ok(set.map_err(unavailable)? > 0)
 }
 
-/// Shares the row until the lines are there: without the lock, a claim that is not committed yet is not seen, and lines of the
-/// claim before come behind it.
+/// Locks the row until the lines are added. Without the lock, a claim that is not committed yet would not be seen, and
+/// lines of the earlier claim could follow those of the new one.
 const HELD: &str = concat!(
     "SELECT @.now_ms(), ",
     row_columns!(),
     " FROM @.task t WHERE t.id = $1 AND t.token = $2 AND t.state + 0 IN (1, 3) FOR SHARE OF t"
 );
 
-/// Adds lines, unless the claim does not hold any more.
+/// Adds lines, unless the claim no longer holds.
 pub(crate) async fn append(connection: &Connection, lease: LeaseRef, lines: &[LogLine]) -> StoreResult<bool> {
     let (id, token) = (codec::uuid(lease.id), lease.token.get().cast_signed());
     for _ in 0..TRIES {
@@ -52,7 +52,7 @@ pub(crate) async fn append(connection: &Connection, lease: LeaseRef, lines: &[Lo
                 .execute(add, &[&id, &codec::number(last.seq), &meter.encode(&kept)])
                 .await;
             match added {
-                // Another line came between: both share the row.
+                // Another transaction added a line with the same number: the lock is shared.
                 Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
                     connection.rollback().await.map_err(unavailable)?;
                     continue;
@@ -68,7 +68,7 @@ pub(crate) async fn append(connection: &Connection, lease: LeaseRef, lines: &[Lo
 
 const TRIES: usize = 20;
 
-/// The lines that are asked for, of a task in `scope`.
+/// The requested lines of a task in `scope`.
 pub(crate) async fn logs(
     connection: &Connection,
     scope: &Scope,

@@ -1,4 +1,4 @@
-//! Reading rows.
+//! Reads rows.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{codec, connection::unavailable, session::Connection, sql::row_column
 
 const BY_ID: &str = concat!("SELECT ", row_columns!(), " FROM @.task t WHERE t.id = $1");
 
-/// The row of this task, if it is there.
+/// The row of this task, if there is one.
 pub(crate) async fn by_id(connection: &Connection, id: RequestId) -> StoreResult<Option<Row>> {
     let found = connection
         .query(BY_ID, &[&codec::uuid(id)])
@@ -22,7 +22,7 @@ pub(crate) async fn by_id(connection: &Connection, id: RequestId) -> StoreResult
     found.first().map(|found| decoded(id, found)).transpose()
 }
 
-/// The same, and none if this build cannot read it.
+/// The same, but `None` if this build cannot read it.
 pub(crate) async fn readable(connection: &Connection, id: RequestId) -> StoreResult<Option<Row>> {
     match by_id(connection, id).await {
         Err(error) if matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::Incompatible) => Ok(None),
@@ -36,7 +36,7 @@ fn decoded(id: RequestId, found: &Found) -> StoreResult<Row> {
     })
 }
 
-/// The rows of these tasks, those that can be read, in the order of the ids.
+/// The rows of these tasks that can be read, in the order of the ids.
 pub(crate) async fn by_ids(connection: &Connection, ids: &[Uuid]) -> StoreResult<Vec<Row>> {
     let all = concat!(
         "SELECT ",
@@ -50,7 +50,7 @@ pub(crate) async fn by_ids(connection: &Connection, ids: &[Uuid]) -> StoreResult
     Ok(rows)
 }
 
-/// The rows in `scope` that are asked for.
+/// The rows in `scope` that `which` selects.
 pub(crate) async fn rows(connection: &Connection, scope: &Scope, which: &Which) -> StoreResult<Vec<Row>> {
     let by_name = concat!("SELECT ", row_columns!(), " FROM @.task t WHERE t.name = $1");
     let by_worker = concat!(
@@ -75,7 +75,7 @@ pub(crate) async fn rows(connection: &Connection, scope: &Scope, which: &Which) 
     Ok(rows)
 }
 
-/// The tenant of a scope as a condition on `t`, with its text as the parameter of this number.
+/// The condition on `t` for a scope, and the value of its parameter `number`.
 pub(crate) fn scope(scope: &Scope, number: usize) -> (String, Option<String>) {
     match scope {
         Scope::All => (format!("${number}::text IS NULL"), None),
@@ -137,7 +137,7 @@ pub(crate) async fn counts(connection: &Connection, within: &Scope) -> StoreResu
     counts.pending_deliveries = (*within == Scope::All).then_some(pending);
     let of_tenant = "SELECT @.now_ms(), (SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND t.tenant = $1 \
         ORDER BY t.run_at LIMIT 1)";
-    // Both in the order: of a tenant that is null, the index is not known to be sorted by the time.
+    // Ordered by both: with `tenant IS NULL`, the planner does not see that the index is sorted by time.
     let of_nobody = "SELECT @.now_ms(), (SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND t.tenant IS NULL \
         ORDER BY t.tenant, t.run_at LIMIT 1)";
     let oldest = match within {
@@ -152,7 +152,7 @@ pub(crate) async fn counts(connection: &Connection, within: &Scope) -> StoreResu
     Ok((counts, now))
 }
 
-/// Where these tasks stand.
+/// The version, progress and last log line of these tasks.
 pub(crate) async fn glance(connection: &Connection, ids: &[RequestId]) -> StoreResult<Vec<Option<Glance>>> {
     let uuids: Vec<Uuid> = ids.iter().copied().map(codec::uuid).collect();
     let look = "SELECT t.id, t.version, t.progress, (SELECT max(l.last) FROM @.log l WHERE l.id = t.id) FROM @.task t \
@@ -174,7 +174,7 @@ pub(crate) async fn glance(connection: &Connection, ids: &[RequestId]) -> StoreR
     Ok(uuids.iter().map(|id| glances.get(id).copied()).collect())
 }
 
-/// Says that a process is there, and who else is.
+/// Records that a process is alive, and returns the processes that were alive `within` this time.
 pub(crate) async fn beat(connection: &Connection, me: &Presence, within: Duration) -> StoreResult<Vec<Seen>> {
     let say = "INSERT INTO @.process (worker, seen_at, presence) VALUES ($1, @.now_ms(), $2) \
         ON CONFLICT (worker) DO UPDATE SET seen_at = EXCLUDED.seen_at, presence = EXCLUDED.presence";
@@ -182,7 +182,7 @@ pub(crate) async fn beat(connection: &Connection, me: &Presence, within: Duratio
         .execute(say, &[&codec::worker(&me.worker), &me.encode()])
         .await
         .map_err(unavailable)?;
-    // What is long gone is nobody's to remove but whoever comes by. Not what is younger: its clock may have gone back.
+    // Any process removes entries that are a day old. Not sooner, since the clock may have gone back.
     let forget = "DELETE FROM @.process WHERE seen_at < (SELECT @.now_ms() - 86400000 OFFSET 0)";
     connection.execute(forget, &[]).await.map_err(unavailable)?;
     let look = "SELECT p.presence, greatest(clock.now - p.seen_at, 0) FROM @.process p, \
@@ -192,7 +192,7 @@ pub(crate) async fn beat(connection: &Connection, me: &Presence, within: Duratio
         .await
         .map_err(unavailable)?;
     let seen = found.iter().filter_map(|found| {
-        // A newer build wrote it.
+        // An entry that cannot be read was written by a newer build.
         let presence = Presence::decode(found.get(0)).ok()?;
         let ago = found.get::<_, i64>(1).cast_unsigned();
         Some(Seen::new(presence, Duration::from_millis(ago)))
@@ -200,5 +200,5 @@ pub(crate) async fn beat(connection: &Connection, me: &Presence, within: Duratio
     Ok(seen.collect())
 }
 
-/// Only states of tasks are counted as such.
+/// States outside of those of tasks count completions.
 const _: () = assert!(TaskState::ALL.len() == 9 && TaskState::ALL[8] as i16 == 8);

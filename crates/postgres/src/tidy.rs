@@ -1,4 +1,4 @@
-//! What is cleared away now and then, by whichever process comes by.
+//! Regular cleaning, by any process.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -12,26 +12,26 @@ use crate::{
     session::Connection,
 };
 
-/// Forgets keys past their window, unless one is taken over at this moment.
+/// Removes keys whose window is over, except those that are locked, since an insert takes them over.
 pub(crate) async fn prune_keys(connection: &Connection, limit: i64) -> StoreResult<u64> {
     let prune = "DELETE FROM @.key WHERE key = ANY (ARRAY(SELECT key FROM @.key \
         WHERE until <= (SELECT @.now_ms() OFFSET 0) ORDER BY until LIMIT $1::int8 FOR UPDATE SKIP LOCKED))";
     connection.execute(prune, &[&limit]).await.map_err(unavailable)
 }
 
-/// When a handle adds up the tally.
+/// When a handle next adds up the tally.
 pub(crate) struct Fold(AtomicU64);
 
 impl Fold {
     const EVERY: Duration = Duration::from_secs(600);
 
-    /// For a handle that is opened: not all at the same time.
+    /// For a newly opened handle. Random, so that handles do not all start at the same time.
     pub(crate) fn new(now: Timestamp) -> Self {
         let first = now.saturating_add(Self::EVERY.mul_f64(fastrand::f64()));
         Self(AtomicU64::new(first.as_millis()))
     }
 
-    /// Whether it is time, which is said once.
+    /// Whether it is due. Returns `true` once, and schedules the next time.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         let (due, next) = (self.0.load(Ordering::Relaxed), now.saturating_add(Self::EVERY));
         now.as_millis() >= due
@@ -42,7 +42,8 @@ impl Fold {
     }
 }
 
-/// One process at a time. One that counts at this moment keeps its row, as does a transaction that is open with a task in it.
+/// Runs in one process at a time. Skips rows that are locked: those of a process that counts at this moment, and of
+/// open transactions that stored a task.
 const FOLD: &str = "WITH turn AS MATERIALIZED \
     (SELECT pg_try_advisory_xact_lock(hashtextextended('respond-async tally ' || $1, 0)) AS ours), \
     old AS MATERIALIZED (SELECT y.writer, y.tenant, y.pool, y.state FROM @.tally y WHERE y.writer <> 0 \
@@ -53,7 +54,7 @@ const FOLD: &str = "WITH turn AS MATERIALIZED \
     SELECT 0, tenant, pool, state, sum(n) FROM gone GROUP BY 2, 3, 4 HAVING sum(n) <> 0 ORDER BY 2, 3, 4 \
     ON CONFLICT (writer, tenant, pool, state) DO UPDATE SET n = y.n + EXCLUDED.n";
 
-/// Adds up the rows of all writers. Those of processes that are gone would stay for ever: some for each tenant and start.
+/// Adds up the rows of all writers. Otherwise the rows of ended processes, some for each tenant, would stay for ever.
 pub(crate) async fn fold(connection: &Connection, schema: &str) -> StoreResult<()> {
     let nothing_left = "DELETE FROM @.tally WHERE writer = 0 AND n = 0";
     let folded = async {
@@ -61,7 +62,7 @@ pub(crate) async fn fold(connection: &Connection, schema: &str) -> StoreResult<(
         connection.execute(nothing_left, &[]).await
     };
     match folded.await {
-        // The next time will do.
+        // A race is no error: the next time will do.
         Err(error) if !is_race(&error) => Err(unavailable(error)),
         _ => Ok(()),
     }

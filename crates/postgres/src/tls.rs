@@ -6,10 +6,10 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDe
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
 
-/// Trusts whom the system trusts, and these. The server's certificate must be for the host of the URL.
+/// Trusts the system's certificates and these. The server's certificate must be for the host of the URL.
 pub(crate) fn trusting(own: &[Vec<u8>]) -> StoreResult<MakeRustlsConnect> {
     let mut trusted = RootCertStore::empty();
-    // What it cannot read it leaves out, as a system's store always has some.
+    // Unreadable certificates are skipped: most systems have some.
     trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for certificate in own {
         trusted

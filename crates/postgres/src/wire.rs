@@ -1,6 +1,7 @@
-//! How handles hear of each other: notifications of the server, outside of the transactions that change something, and few.
+//! Notifications between handles: sent outside of the transactions that change something, and few.
 //!
-//! All of it is a hint. Nothing is told while nobody listens: each handle says now and then that it is there.
+//! They are only hints. A handle sends none while no other handle is present; for that, each handle reports its
+//! presence from time to time.
 
 use std::{
     collections::HashMap,
@@ -23,29 +24,29 @@ use tower_respond_async::{
 
 use crate::connection::{Driver, PATIENCE, Server, lock};
 
-/// A handle that was not heard of for so long is gone. It says so three times as often.
+/// A handle that was silent for this long is considered gone. It reports three times as often.
 const PRESENT: Duration = Duration::from_secs(45);
-/// Between two notifications of a handle: together they are sent at the pace of whoever listens.
+/// The minimum time between two notifications of a handle, so that listeners can keep up.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The server takes 8,000 bytes: so many ids of 32 digits.
+/// How many ids, of 32 digits, a notification has. The server accepts 8,000 bytes.
 const IDS: usize = 240;
-/// How much is remembered for a handle that does not listen just now.
+/// How many received ids are kept for a handle that does not read its news.
 const REMEMBERED: usize = 4096;
 
-/// A handle's end of it.
+/// One handle's end of the notifications.
 pub(crate) struct Wire {
-    /// What is to be told.
+    /// The news to send.
     outgoing: Mutex<News>,
     outgo: Notify,
-    /// What was heard.
+    /// The news received.
     incoming: Mutex<News>,
     heard: Notify,
     attends: AtomicBool,
-    /// Whether it is to be said now that this handle is there.
+    /// Whether this handle must report its presence now.
     hello: AtomicBool,
-    /// Others, when they were last heard of, and whether they attend to changes.
+    /// Other handles: when each last reported, and whether it needs changes.
     others: Mutex<HashMap<u64, (Instant, bool)>>,
-    /// Nobody hears this handle, and it hears nobody: only a session of one's own can listen.
+    /// Without notifications, sent or received: `LISTEN` needs a session of its own.
     is_mute: bool,
     began: Instant,
     boot: u64,
@@ -118,7 +119,7 @@ impl Wire {
         }
     }
 
-    /// Whether another handle is there, or one that attends to changes. One that was just opened does not know yet.
+    /// Whether another handle is present, or one that needs changes. A newly opened handle assumes so.
     fn somebody(&self, attends: bool) -> bool {
         let is_there = |(at, attending): &(Instant, bool)| at.elapsed() < PRESENT && (*attending || !attends);
         !self.is_mute && (self.began.elapsed() < PRESENT || lock(&self.others).values().any(is_there))
@@ -153,7 +154,7 @@ impl Wire {
         if what.contains('h') {
             let seen = (Instant::now(), what.contains('a'));
             if lock(&self.others).insert(from, seen).is_none() {
-                // It does not know of this one yet.
+                // It does not know this handle yet.
                 self.hello.store(true, Ordering::SeqCst);
                 self.outgo.notify_one();
             }
@@ -186,7 +187,7 @@ impl Wire {
         }
     }
 
-    /// What is to be sent now, if anything is.
+    /// The notification to send now, if there is any.
     fn outgoing(&self) -> Option<String> {
         let news = std::mem::take(&mut *lock(&self.outgoing));
         let hello = self.hello.swap(false, Ordering::SeqCst);
@@ -227,7 +228,8 @@ fn ids(digits: &str) -> Vec<RequestId> {
     ids.collect()
 }
 
-/// Listens and tells, on a connection of its own, until the store is closed. Says once that it listens.
+/// Sends and receives notifications, on a connection of its own, until the store is closed. Signals `ready` once, when
+/// it listens.
 pub(crate) async fn run(server: Arc<Server>, wire: Arc<Wire>, ready: oneshot::Sender<()>) {
     let mut ready = Some(ready);
     let mut pause = Duration::from_millis(50);
@@ -237,14 +239,14 @@ pub(crate) async fn run(server: Arc<Server>, wire: Arc<Wire>, ready: oneshot::Se
             pause = Duration::from_millis(50);
             match ready.take() {
                 Some(ready) => _ = ready.send(()),
-                // Whatever was told meanwhile was missed.
+                // Notifications in the meantime were missed.
                 None => wire.note(|news| {
                     (news.work, news.outbox, news.control, news.missed) = (true, true, true, true);
                 }),
             }
             wire.hello.store(true, Ordering::SeqCst);
             wire.outgo.notify_one();
-            // Its error is the end of the connection: the next one is tried.
+            // An error is the end of the connection; the loop opens another.
             let _ = talk(&wire, &client, messages).await;
         }
         sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -267,7 +269,7 @@ async fn talk(wire: &Wire, client: &Client, mut messages: mpsc::UnboundedReceive
                     client.execute("SELECT pg_notify($1, $2)", &[&wire.channel, &payload]).await?;
                 }
             }
-            // The connection is used now and then as well, or nobody would find out that it is dead.
+            // This also uses the connection regularly, so that a dead one is detected.
             () = sleep_until(said + PRESENT / 3) => {
                 said = Instant::now();
                 wire.hello.store(true, Ordering::SeqCst);
@@ -289,7 +291,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_told_is_heard() {
+    async fn a_notification_is_received() {
         let (here, there) = (Wire::new("s", 1, false), Wire::new("s", 2, false));
         there.attend(Attention::Changes);
         let id = RequestId::from_bytes([7; 16]);
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_than_can_be_told_is_said_to_be_missed() {
+    async fn too_many_ids_are_reported_as_missed() {
         let (here, there) = (Wire::new("s", 1, false), Wire::new("s", 2, false));
         there.attend(Attention::Changes);
         for number in 0..=255 {

@@ -14,27 +14,29 @@ use uuid::Uuid;
 
 use crate::{PostgresStore, codec};
 
-/// Stores one task, and answers with a row of one `bytea`.
+/// Stores one task, and returns one row with one `bytea`.
 const SUBMIT: &str = "SELECT @.submit($1::text::uuid, $2::int8, $3::int8, $4::int8, $5::text, $6::text, $7::text, $8::text, \
     $9::bytea, $10::int8, $11::int8, $12::int8, $13::bytea, $14::bytea, $15::bytea, $16::int8, $17::bytea, $18::text)";
 
 impl PostgresStore {
-    /// Enlists in the transaction that is open on this connection, which is to the database of this store: what
-    /// [`Tasks::submit_in`] takes. Any [`Connection`] will do: a [`tokio_postgres::Transaction`], or one of another driver.
+    /// Enlists in the transaction that is open on this connection, for [`Tasks::submit_in`]. The connection must be to
+    /// the database of this store. It may be any [`Connection`]: a [`tokio_postgres::Transaction`], or one of another
+    /// driver.
     ///
-    /// The role of the connection needs the rights of the store's own: to use the schema, and to read and write its tables.
+    /// The connection's role needs the same rights as the store's: to use the schema, and to read and write its tables.
     ///
-    /// - Nothing is begun, committed, rolled back or set. Where no transaction is open, the task is stored by itself.
-    /// - The task can be claimed from the commit on. Processes that listen hear of it with the commit; the others find it within
-    ///   a second.
-    /// - If another transaction that is open has stored a task of the same name or key, the statement waits for its end. How
-    ///   long is the connection's `lock_timeout`.
-    /// - With an isolation level above `READ COMMITTED`, a name or key that was committed since the transaction began makes it
-    ///   fail as any conflict does, with the code 40001: roll it back and try it again.
+    /// - The store does not begin, commit, roll back or configure anything. If no transaction is open, the task is
+    ///   stored by itself.
+    /// - The task can be claimed after the commit. Processes that listen are notified by the commit; the others find
+    ///   the task within a second.
+    /// - If another open transaction has stored a task with the same name or key, the statement waits until that ends,
+    ///   for at most the connection's `lock_timeout`.
+    /// - With an isolation level above `READ COMMITTED`, a name or key that was committed since the transaction began
+    ///   is a serialization failure, code 40001: roll back and try again.
     ///
     /// # Examples
     ///
-    /// (Compiled and not run, since it needs a server: `tests/it/within.rs` runs the same.)
+    /// (Not run, since it needs a server: `tests/it/within.rs` runs the same.)
     ///
     /// ```no_run
     /// # use tower_respond_async::{Submission, Tasks};
@@ -56,7 +58,7 @@ impl PostgresStore {
         }
     }
 
-    /// One statement that stores a task, for drivers that cannot be a [`Connection`].
+    /// A statement that stores a task, for drivers without a [`Connection`].
     ///
     /// # Errors
     ///
@@ -91,17 +93,18 @@ impl PostgresStore {
     }
 }
 
-/// A connection that a transaction of the application is open on, of whatever driver.
+/// A connection with an open transaction of the application, in any driver.
 ///
-/// It is there for [`tokio_postgres::Client`] and [`tokio_postgres::Transaction`]; `tower-respond-async-postgres-sqlx` has it for
-/// sqlx. For another driver, implement it for a type of your own that holds the connection.
+/// It is implemented for [`tokio_postgres::Client`] and [`tokio_postgres::Transaction`];
+/// `tower-respond-async-postgres-sqlx` implements it for sqlx. For another driver, implement it for a type of your own
+/// that holds the connection.
 pub trait Connection: Send {
-    /// Runs a statement whose answer is one row of one `bytea`, and answers with that. `params` are the values of `$1`, `$2` and
-    /// so on; the statement says of what type each is.
+    /// Runs a statement that returns one row with one `bytea`, and returns that value. `params` are the values of `$1`,
+    /// `$2` and so on, each in its own type.
     ///
     /// # Errors
     ///
-    /// The driver's.
+    /// The error of the driver.
     fn fetch<'a>(&'a mut self, sql: &'a str, params: &'a [Param]) -> BoxFuture<'a, Result<Vec<u8>, BoxError>>;
 }
 
@@ -109,11 +112,11 @@ pub trait Connection: Send {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Param {
-    /// Of the type `bigint`.
+    /// A `bigint`.
     Bigint(i64),
-    /// Of the type `text`.
+    /// A `text`.
     Text(Option<String>),
-    /// Of the type `bytea`.
+    /// A `bytea`.
     Bytea(Option<Vec<u8>>),
 }
 
@@ -146,7 +149,7 @@ macro_rules! connection {
 
 connection!(tokio_postgres::Client, tokio_postgres::Transaction<'_>);
 
-/// A transaction of the application that tasks are stored in: see [`PostgresStore::within`].
+/// A transaction of the application, in which tasks are stored. [`PostgresStore::within`] makes it.
 #[must_use]
 pub struct Within<'c, C> {
     connection: &'c mut C,
@@ -155,8 +158,8 @@ pub struct Within<'c, C> {
 }
 
 impl<C> Within<'_, C> {
-    /// Tells nobody: other processes find the task within a second. A transaction that tells takes a lock of the whole server as
-    /// it commits, so that some thousands of them a second are the most.
+    /// Sends no notification: other processes find the task within a second. A transaction that notifies takes a
+    /// server-wide lock while it commits, which limits such transactions to some thousands a second.
     pub fn quiet(mut self) -> Self {
         self.channel = None;
         self
@@ -183,7 +186,7 @@ impl<C> fmt::Debug for Within<'_, C> {
     }
 }
 
-/// A statement that stores a task: see [`PostgresStore::prepare`].
+/// A statement that stores a task. [`PostgresStore::prepare`] makes it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PreparedInsert {
@@ -193,31 +196,31 @@ pub struct PreparedInsert {
 }
 
 impl PreparedInsert {
-    /// The statement. Its values are `$1`, `$2` and so on.
+    /// The statement, with parameters `$1`, `$2` and so on.
     #[must_use]
     pub fn sql(&self) -> &str {
         &self.sql
     }
 
-    /// Its values, in order.
+    /// The values of the parameters, in order.
     #[must_use]
     pub fn params(&self) -> &[Param] {
         &self.params
     }
 
-    /// What the answer says: the one value of the one row. Of a known task it has the id alone:
-    /// [`Tasks::find`] finds the rest.
+    /// The result, given the one value of the one row. For a known task it has only the id: [`Tasks::find`] finds the
+    /// rest.
     ///
     /// # Errors
     ///
-    /// As those of [`Tasks::submit_in`].
+    /// The same as those of [`Tasks::submit_in`].
     pub fn answered(&self, answer: &[u8]) -> Result<Submitted, SubmitError> {
         Submitted::answered(&self.row, read(&self.row, answer).map_err(SubmitError::Store)?)
     }
 }
 
 fn params(task: &NewRow, channel: Option<String>) -> Vec<Param> {
-    // Times as they are after now.
+    // Times relative to now.
     let row = task.row(FenceToken::NONE, Timestamp::ZERO);
     let text = |of: Option<&str>| Param::Text(of.map(codec::text));
     let (record, request) = (&row.record, &task.request);
@@ -245,22 +248,22 @@ fn params(task: &NewRow, channel: Option<String>) -> Vec<Param> {
     ]
 }
 
-/// What the function of the schema answered.
+/// Decodes the answer of the schema's function `submit`.
 fn read(task: &NewRow, answer: &[u8]) -> StoreResult<Insertion> {
-    let meaningless = || StoreError::new(StoreErrorKind::Unavailable, "the answer of the database has no meaning");
-    let (kind, rest) = answer.split_first().ok_or_else(meaningless)?;
+    let invalid = || StoreError::new(StoreErrorKind::Unavailable, "the answer of the database is invalid");
+    let (kind, rest) = answer.split_first().ok_or_else(invalid)?;
     if *kind == b'C' {
         return Ok(Insertion::Conflict);
     }
     if *kind == b'R' {
-        let context = "what the task is known by came and went while it was stored";
+        let context = "a task with the same name or key was stored and removed meanwhile";
         return Err(StoreError::new(StoreErrorKind::Unavailable, context));
     }
     if *kind == b'N' {
-        let now = i64::from_be_bytes(rest.try_into().map_err(|_| meaningless())?);
+        let now = i64::from_be_bytes(rest.try_into().map_err(|_| invalid())?);
         return Ok(Insertion::New(task.row(FenceToken::NONE, codec::time(now))));
     }
-    let (id, rest) = rest.split_first_chunk::<16>().ok_or_else(meaningless)?;
+    let (id, rest) = rest.split_first_chunk::<16>().ok_or_else(invalid)?;
     let (by, digest) = match kind {
         b'I' => (KnownBy::Id, None),
         b'A' => (
@@ -268,7 +271,7 @@ fn read(task: &NewRow, answer: &[u8]) -> StoreResult<Insertion> {
             TaskRecord::decode(rest).ok().and_then(|record| record.digest),
         ),
         b'K' => (KnownBy::Key, rest.try_into().ok().map(RequestDigest::from_bytes)),
-        _ => return Err(meaningless()),
+        _ => return Err(invalid()),
     };
     Ok(Insertion::Known {
         row: None,

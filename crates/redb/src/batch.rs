@@ -166,7 +166,7 @@ mod tests {
         ["a", "b"].map(Destination::new)
     }
 
-    /// Gives `test` a store whose indexes have this row, and whose table of tasks has this value for it.
+    /// Runs `test` with a batch: the indexes have this row, and the table of tasks has `value` for it, if any.
     fn with(row: &Row, value: Option<&[u8]>, test: impl FnOnce(&mut Batch<'_>)) {
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         let transaction = database.begin_write().unwrap();
@@ -219,7 +219,7 @@ mod tests {
 
     type Look = fn(&mut Batch<'_>) -> Result<usize, Fault>;
 
-    /// All that finds a task by an index, and a row that it finds.
+    /// All operations that find a task by an index, each with a row that it finds.
     fn looks() -> [(Row, Look); 5] {
         [
             (waiting(), claim),

@@ -1,4 +1,4 @@
-//! Logs: one value per batch of lines, under the number of its last line.
+//! Logs: one value for each batch of lines. Its key has the number of the last line.
 
 use redb::{ReadableTable, Table};
 

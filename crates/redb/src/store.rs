@@ -141,8 +141,8 @@ impl RedbStore {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](StoreErrorKind::Unavailable) if the store is closed, and any error of a file that cannot be
-    /// read.
+    /// [`Unavailable`](StoreErrorKind::Unavailable) if the store is closed; `Unavailable` or `Corrupt` if the file
+    /// cannot be read.
     ///
     /// # Cancel safety
     ///

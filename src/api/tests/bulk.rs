@@ -19,7 +19,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn named_tasks_are_changed_and_each_one_s_outcome_is_told() {
+async fn named_tasks_are_changed_and_each_has_an_outcome() {
     let world = World::new();
     let api = world.as_one(Access::full(Scope::All).as_user("ann"));
     let ended = world.ended(1, response(b"", &[])).await;

@@ -98,7 +98,7 @@ async fn deliver(world: &World, outcome: DeliveryOutcome) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callbacks_are_told_until_the_last_has_ended_and_again_when_one_is_asked_for_again() {
+async fn callbacks_are_streamed_until_the_last_has_ended_and_again_after_a_redelivery() {
     let world = World::new();
     let id = world
         .insert(1, |task| {

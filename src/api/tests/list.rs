@@ -150,7 +150,7 @@ async fn a_page_that_ends_with_the_last_task_has_no_token() {
 }
 
 #[tokio::test]
-async fn stats_are_the_process_s_only_for_who_sees_everything() {
+async fn process_stats_need_the_scope_of_all_tenants() {
     let world = World::new();
     world.insert(1, |_| {}).await;
     let json = get(&world.open(), "/stats").await.json();

@@ -55,7 +55,7 @@ async fn a_log_is_read_page_by_page_and_attempt_by_attempt() {
 }
 
 #[tokio::test]
-async fn who_prefers_text_gets_the_whole_log_as_lines() {
+async fn a_client_that_prefers_text_gets_the_whole_log() {
     let world = World::new();
     // More than one read from the store returns.
     let id = world

@@ -108,7 +108,7 @@ async fn the_request_is_shown_without_its_credentials() {
 }
 
 #[tokio::test]
-async fn a_name_that_two_tenants_use_is_ambiguous_to_who_sees_both() {
+async fn a_name_that_two_tenants_use_is_ambiguous() {
     let world = World::new();
     for (number, tenant) in [(1, "a"), (2, "b")] {
         world

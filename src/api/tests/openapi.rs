@@ -50,7 +50,7 @@ async fn every_request_it_describes_is_served_under_the_permission_it_names() {
 }
 
 #[tokio::test]
-async fn who_is_let_in_may_read_it_and_nobody_else() {
+async fn an_admitted_caller_may_read_it_and_no_other() {
     let world = World::new();
     let nothing = world.as_one(Access::none(Scope::One(None)));
     assert_eq!(get(&nothing, "/openapi.json").await.status, 200);

@@ -51,7 +51,7 @@ async fn hostile_paths_are_answered_404_as_problems() {
 }
 
 #[tokio::test]
-async fn wrong_methods_are_told_the_right_ones() {
+async fn wrong_methods_get_405_with_allow() {
     let world = World::new();
     let answer = send(&world.open(), request("PATCH", "/a")).await;
     assert_eq!((answer.status, answer.code().as_str()), (405, "MethodNotAllowed"));

@@ -75,7 +75,7 @@ async fn another_tenant_s_task_is_not_there() {
 }
 
 #[tokio::test]
-async fn without_the_right_token_nothing_is_told_apart() {
+async fn without_the_token_every_path_is_answered_alike() {
     let world = World::new();
     let id = world.insert(1, |_| {}).await;
     let api = TaskApi::new(&world.tasks, BearerToken::new("s3cret"));

@@ -22,7 +22,7 @@ async fn settings_say_what_is_in_force_and_what_the_caller_may_do() {
 }
 
 #[tokio::test]
-async fn who_sees_one_tenant_is_told_nothing_of_the_process() {
+async fn a_caller_of_one_tenant_sees_no_process_settings() {
     let world = World::new();
     let settings = get(&world.as_one(Access::full(Scope::One(None))), "/settings")
         .await

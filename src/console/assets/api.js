@@ -1,19 +1,19 @@
-// The task API. Everything that the page shows of tasks comes from here.
+// Requests to the task API, the source of everything that the page shows about tasks.
 
 import { askForToken, token } from "./session.js";
 
 const named = (name) => document.querySelector(`meta[name="${name}"]`).content;
 
-// Relative to the page's address with its slash, whether or not the address bar has it.
+// The page's address, with a slash at the end even if the address bar has none.
 const home = new URL(location.pathname.replace(/\/?$/, "/"), location.origin);
 
-/** Where the API is, with a slash at its end. */
+/** The address of the API, with a slash at the end. */
 export const apiUrl = new URL(named("api").replace(/\/*$/, "/"), home);
 
-/** Where the application begins. */
+/** The root address of the application. */
 export const rootUrl = new URL(named("root") || "./", home);
 
-/** A refusal of the API, or that it could not be reached. */
+/** A refusal by the API; or the API cannot be reached. */
 export class ApiError extends Error {
   constructor(status, code, detail) {
     super(detail);
@@ -21,16 +21,16 @@ export class ApiError extends Error {
     this.code = code;
   }
 
-  /** Whether the API does not have what was asked for at all. */
+  /** Whether the API has no such route, as opposed to no such task. */
   get isUnknown() {
     return (this.status === 404 && this.code !== "TaskNotFound") || this.status === 405;
   }
 }
 
-/** The path of a task, and of what is below it. */
+/** The path of a task, or of a resource below it. */
 export const taskPath = (id, rest = "") => encodeURIComponent(id) + rest;
 
-/** Sends a request with the caller's token, asking for one when it is needed: the response, when it is no refusal. */
+/** Sends a request with the caller's token, and asks for a token on a 401. Throws a refusal as an `ApiError`. */
 export async function request(method, path, { query, json, accept = "application/json", headers = {}, signal } = {}) {
   const url = new URL(path, apiUrl);
   if (query) url.search = new URLSearchParams(query).toString();
@@ -48,7 +48,7 @@ export async function request(method, path, { query, json, accept = "application
       throw new ApiError(0, "Unreachable", "The server cannot be reached.");
     }
     if (response.status === 401) {
-      // Another request may have got a token meanwhile.
+      // The token may have been entered for another request in the meantime.
       if (token() !== shown || (await askForToken())) continue;
     }
     if (!response.ok) throw await refusal(response);
@@ -61,18 +61,18 @@ async function refusal(response) {
   try {
     problem = await response.json();
   } catch {
-    // No problem document: a front's own page, say.
+    // Not a problem document, for example a proxy's error page.
   }
   const detail = problem.detail ?? `The API answered ${response.status}.`;
   return new ApiError(response.status, problem.code ?? "", detail);
 }
 
-/** A document. */
+/** Fetches a document. */
 export async function get(path, options) {
   return (await request("GET", path, options)).json();
 }
 
-/** A change: its document, or null where there is none. */
+/** Makes a change. Returns the document of the answer, or null. */
 export async function change(method, path, options) {
   const response = await request(method, path, options);
   return response.status === 204 ? null : response.json();
@@ -80,7 +80,7 @@ export async function change(method, path, options) {
 
 let settings = null;
 
-/** What is in force and what the caller may do; asked for once. */
+/** The settings in force and the caller's permissions, fetched once. */
 export function inForce() {
   settings ??= get("settings").catch((error) => {
     settings = null;
@@ -89,7 +89,7 @@ export function inForce() {
   return settings;
 }
 
-/** Whether the caller may do this, as far as is known: the API has the last word. */
+/** Whether the caller has this permission; true if unknown, since the API checks it anyway. */
 export async function may(permission) {
   try {
     return (await inForce()).access.permissions.includes(permission);

@@ -1,4 +1,4 @@
-// The page: which part of it is shown, the theme, the search box.
+// The frame of the page: navigation, theme and search box.
 
 import { h, put } from "./dom.js";
 import { invoke } from "./invoke.js";
@@ -13,7 +13,7 @@ const PAGES = { overview: ["Overview", overview], tasks: ["Tasks", tasks], task:
 
 const main = document.getElementById("main");
 
-/** What is shown now: which page, how to tell it of a new query, and how to end it. */
+/** The open page: its key, the function that applies a new query, and the controller that ends it. */
 let open = { key: null, update: null, ending: new AbortController() };
 
 function pageOf({ parts }) {

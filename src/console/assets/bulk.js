@@ -1,4 +1,4 @@
-// Stopping, re-running and deleting many tasks at once.
+// Stops, re-runs and deletes many tasks at once.
 
 import { change } from "./api.js";
 import { confirm } from "./dialog.js";
@@ -12,12 +12,12 @@ const ACTIONS = {
   delete: { title: "Delete", done: "deleted", text: "Those that have ended are gone for good, with their requests, responses and logs.", danger: true },
 };
 
-/** Asks, and does it to these tasks: whether anything was done. */
+/** Asks for confirmation, then changes these tasks. Returns false if the change was declined or failed. */
 export async function onThese(action, ids) {
   return (await sure(action, ids.length)) && run(action, { ids });
 }
 
-/** The same to all that match the query of a list. The API does nothing if their number is no longer the one agreed to. */
+/** The same for all tasks that match a list's query. The API refuses if their number has changed since. */
 export async function onAll(action, query) {
   const filter = filterOf(query);
   let matched;
@@ -54,7 +54,7 @@ async function run(action, json) {
   }
 }
 
-/** The filter of a list's query, as the API takes it in a body. */
+/** Converts a list's query to the API's JSON filter. */
 function filterOf(query) {
   const filter = {};
   for (const name of ["prefix", "function", "text"]) if (query.get(name)) filter[name] = query.get(name);

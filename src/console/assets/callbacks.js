@@ -5,8 +5,8 @@ import { card, h, put, toast } from "./dom.js";
 import { fullTime, time } from "./format.js";
 
 /**
- * The callbacks of `id`: an element, hidden while there are none, and `pull`, which looks again; `there` gives the signal
- * that ends that, and `changed` is called when one is asked for again.
+ * The callbacks of the task `id`: an element, hidden while there are none, and `pull`, which refreshes it. `there`
+ * returns the signal that aborts requests. `changed` is called after a redelivery was requested.
  */
 export function callbacks(id, { there, changed }) {
   const place = h("div", { class: "stack" });
@@ -15,7 +15,7 @@ export function callbacks(id, { there, changed }) {
   let unknown = false;
 
   async function pull(task) {
-    // Without a destination there is nothing to ask for.
+    // A task without destinations has no callbacks.
     if (unknown || task.destinationStatus === "None") return;
     let document;
     try {
@@ -54,7 +54,7 @@ function deliveryView(delivery, redeliver) {
       h("td", { class: "wrap" }, each.text ?? ""),
     ),
   );
-  const heads = ["Try", "At", "Answer", "Said"];
+  const heads = ["Try", "At", "Answer", "Error or answer"];
   const due = delivery.nextTryTime && `, next try ${time(delivery.nextTryTime)}`;
   return h(
     "article",

@@ -1,4 +1,4 @@
-// The last hour as bars: what ended well and what did not, stacked, and a line for what was accepted.
+// The chart of the last hour: stacked bars of succeeded and failed tasks, and a line for accepted tasks.
 
 import { h, put, s } from "./dom.js";
 import { count } from "./format.js";
@@ -8,7 +8,7 @@ const LEFT = 44;
 const BOTTOM = 24;
 const TOP = 10;
 
-/** Draws into `box` what `minutes` says: `{ accepted, succeeded, failed }`, each sixty numbers, the oldest first. */
+/** Draws `minutes` into `box`: `{ accepted, succeeded, failed }`, each sixty numbers, oldest first. */
 export function draw(box, minutes) {
   const width = Math.max(280, box.clientWidth);
   const { accepted, succeeded, failed } = minutes;
@@ -71,7 +71,7 @@ function bar(kind, x, from, to, step) {
   return s("rect", { class: `bar ${kind}`, x: x + gap / 2, y: from, width: step - gap, height: to - from });
 }
 
-/** A round number at least as large, with a round half. */
+/** The next larger number that is round and whose half is round. */
 function ceiling(n) {
   if (n <= 4) return 4;
   const power = 10 ** Math.floor(Math.log10(n));

@@ -1,16 +1,16 @@
-// A request as a command line.
+// A request as a `curl` command.
 
-/** A word as a POSIX shell takes it literally. */
+/** Quotes a word for a POSIX shell. */
 export function quoted(word) {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
-/** The command for a request. A body that is no text goes through `base64`. */
+/** The command for a request. A binary body is piped through `base64 -d`. */
 export function curl({ method, url, headers, body, bodyEncoding }) {
   const words = ["curl", "-i"];
   if (method === "HEAD") words[1] = "-I";
   else if (method !== "GET" || body) words.push("-X", method);
-  // A path of `..` is the sender's own business.
+  // Otherwise curl resolves `..` itself.
   if (/\/\.\.?(\/|$)/.test(url)) words.push("--path-as-is");
   words.push(quoted(url));
   const lines = [words.join(" ")];

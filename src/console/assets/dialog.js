@@ -1,8 +1,8 @@
-// Asking before something is changed for good.
+// Confirmation of a change.
 
 import { h } from "./dom.js";
 
-/** Asks; `expected`, where given, is what the reader must type, so that a thousand tasks are not deleted by accident. */
+/** Asks for confirmation. If `expected` is given, the user must type it, so that no mass change is an accident. */
 export function confirm({ title, text, action, danger = false, expected }) {
   return new Promise((resolve) => {
     const ok = h("button", { value: "ok", class: danger ? "danger" : "main" }, action);
@@ -11,7 +11,7 @@ export function confirm({ title, text, action, danger = false, expected }) {
       ok.disabled = true;
       input.addEventListener("input", () => (ok.disabled = input.value.trim() !== String(expected)));
     }
-    // First in the document, so that Enter means the careful answer only where it is focused.
+    // Cancel comes first in the form and is no submit button: Enter never cancels unless Cancel is focused.
     const form = h(
       "form",
       { method: "dialog" },

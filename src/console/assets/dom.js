@@ -1,13 +1,13 @@
-// Making elements. Whatever comes from outside becomes a text node or an attribute's value, never markup.
+// Creates elements. External data becomes text nodes or attribute values, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element: attributes and `on...` listeners, then children, where strings are text and nothing is left out. */
+/** Creates an element: attributes and `on...` listeners, then children; strings become text. */
 export function h(tag, props, ...children) {
   return fill(document.createElement(tag), props, children);
 }
 
-/** The same in SVG. */
+/** Creates an SVG element in the same way. */
 export function s(tag, props, ...children) {
   return fill(document.createElementNS(SVG, tag), props, children);
 }
@@ -23,7 +23,7 @@ function fill(element, props, children) {
   return element;
 }
 
-/** Adds children; arrays are flattened, and `null`, `undefined` and `false` are nothing. */
+/** Adds children. Flattens arrays, and skips `null`, `undefined` and `false`. */
 export function add(element, children) {
   for (const child of [children].flat(Infinity)) {
     if (child === undefined || child === null || child === false) continue;
@@ -32,31 +32,31 @@ export function add(element, children) {
   return element;
 }
 
-/** Puts these children in place of whatever is there. */
+/** Replaces all children. */
 export function put(element, ...children) {
   element.replaceChildren();
   return add(element, children);
 }
 
-/** Changes an element's text where it differs, so that a selection in it survives. */
+/** Sets an element's text only if it differs, so that a selection in it is kept. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** A passing notice at the edge of the page, read out by screen readers. */
+/** Shows a notice at the edge of the page for a few seconds; screen readers read it out. */
 export function toast(text, kind = "good") {
   const note = h("div", { class: `toast ${kind}` }, text);
   document.getElementById("toasts").append(note);
   setTimeout(() => note.remove(), kind === "bad" ? 8000 : 4000);
 }
 
-/** Copies text, and says so. */
+/** Copies text to the clipboard, and shows a notice. */
 export async function copy(text, said = "Copied") {
   try {
     await navigator.clipboard.writeText(text);
     toast(said);
   } catch {
-    // Without HTTPS or permission there is no clipboard: let the reader take it from here.
+    // Without HTTPS or permission there is no clipboard: show the text, selected, for the user to copy.
     const area = h("textarea", { class: "code", rows: 6, readonly: true, "aria-label": "Text to copy" });
     area.value = text;
     const done = h("button", { value: "close" }, "Close");
@@ -68,7 +68,7 @@ export async function copy(text, said = "Copied") {
   }
 }
 
-/** A section with a heading, and what stands right of it. */
+/** A section with a heading; `tools` stand to the right of it. */
 export function card(title, { tools, ...props } = {}, ...children) {
   const id = `t${Math.random().toString(36).slice(2)}`;
   return h(

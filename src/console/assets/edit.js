@@ -1,9 +1,9 @@
-// Running a task again with its request changed.
+// Runs a task again with an edited request.
 
 import { change, get, taskPath } from "./api.js";
 import { h } from "./dom.js";
 
-/** Header lines as a person types them, to pairs. */
+/** Parses header lines into pairs. */
 export function parseHeaders(text) {
   const lines = text.split("\n").filter((line) => line.trim());
   return lines.map((line) => {
@@ -15,7 +15,7 @@ export function parseHeaders(text) {
 
 export const printHeaders = (headers) => headers.map(([name, value]) => `${name}: ${value}`).join("\n");
 
-/** Shows the request for editing and sends it: whether it was sent. */
+/** Shows the request in an editor, and sends the edits. Returns whether they were sent. */
 export async function editAndRetry(id, { signal }) {
   const request = await get(taskPath(id, "/request"), { signal });
   const uri = h("input", { id: "edit-uri", class: "mono", value: request.uri, spellcheck: "false" });

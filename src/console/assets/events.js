@@ -1,13 +1,13 @@
-// Server-sent events over fetch. An EventSource cannot send an Authorization header, and does not say why it failed.
+// Server-sent events over fetch. EventSource cannot send an Authorization header, and does not report why it failed.
 
 import { request } from "./api.js";
 
-/** Reads the stream at `path` until it ends; `heard` is called with every event. */
+/** Reads the stream at `path` until it ends, and calls `heard` with every event. */
 export async function read(path, { lastId, opened, heard, signal }) {
   const headers = lastId ? { "Last-Event-ID": lastId } : {};
   const response = await request("GET", path, { accept: "text/event-stream", headers, signal });
   opened?.();
-  // There is nothing to tell any more.
+  // 204: the stream has no more events.
   if (response.status === 204) return;
   const parser = new Parser(heard);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -18,7 +18,7 @@ export async function read(path, { lastId, opened, heard, signal }) {
   }
 }
 
-/** The lines of a stream, put together to events (HTML, section 9.2.6). */
+/** Parses a stream into events (HTML, section 9.2.6). */
 export class Parser {
   #rest = "";
   #type = "";
@@ -51,7 +51,7 @@ export class Parser {
       try {
         data = JSON.parse(data);
       } catch {
-        // Text, then.
+        // Not JSON: kept as text.
       }
       this.heard({ type: this.#type || "message", data, id: this.#id });
     }

@@ -1,4 +1,4 @@
-// Times, lengths and counts as people read them.
+// Formats times, lengths and counts.
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
@@ -9,7 +9,7 @@ export const count = (n) => number.format(n);
 
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
-/** A time of day, with the date where that is not today. */
+/** A time of day, with the date unless it is today. */
 export function time(ms) {
   if (ms === null || ms === undefined) return "–";
   const date = new Date(ms);
@@ -49,5 +49,5 @@ export function bytes(n) {
 
 const trim = (n) => (n < 10 ? n.toFixed(1).replace(/\.0$/, "") : Math.round(n).toString());
 
-/** An id in the width of a column; the whole is in its title. */
+/** An id shortened to the width of a column. */
 export const shortId = (id) => (id.length > 24 ? `${id.slice(0, 8)}…${id.slice(-8)}` : id);

@@ -1,4 +1,4 @@
-// Trying a request out, now or later, and seeing what really comes back.
+// Sends a request to the application, sync or async, and shows the answer.
 
 import { get, may, rootUrl, taskPath } from "./api.js";
 import { curl } from "./curl.js";
@@ -14,10 +14,10 @@ import { progressBar } from "./tasks.js";
 const KEY = "respond-async.invoke";
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
-/** What a browser sets by itself and lets no page set. */
+/** Headers that browsers set themselves and do not let a page set. */
 const NOT_OURS = new Set(["host", "content-length", "connection", "cookie", "origin", "referer", "user-agent", "accept-encoding"]);
 
-/** Keeps a task's request for this page to begin with. */
+/** Stores a task's request as the draft with which this page starts. */
 export function keepDraft({ method, uri, headers, body }) {
   const kept = headers.filter(([name, value]) => !value.includes("REDACTED") && !NOT_OURS.has(name) && !name.startsWith("sec-"));
   save({ method, path: uri, headers: printHeaders(kept), body });
@@ -27,7 +27,7 @@ function save(draft) {
   try {
     sessionStorage.setItem(KEY, JSON.stringify({ ...load(), ...draft }));
   } catch {
-    // It is full: a body of megabytes is not worth keeping.
+    // The storage is full. A body of megabytes is not kept.
   }
 }
 
@@ -86,7 +86,7 @@ export function invoke(root, _, { signal }) {
   );
   let watching = null;
 
-  /** The request that the form stands for. */
+  /** The request that the form describes. */
   function read() {
     const all = parseHeaders(headers.value);
     if (isAsync.checked) {
@@ -180,7 +180,7 @@ export function invoke(root, _, { signal }) {
   changed();
 }
 
-/** The task that came of a request, live. */
+/** A live line about the task of an async request. */
 function watch(id, signal) {
   // The link stays in place when the text beside it changes: the user may be about to press it.
   const state = h("span");
@@ -204,7 +204,7 @@ function watch(id, signal) {
   return place;
 }
 
-/** How a task ended, in a line; all of it is on its page. */
+/** The outcome of a task in one line; the task's page has the rest. */
 function result({ statusCode, durationMs, taskErrorMessage }) {
   if (taskErrorMessage) return h("span", { class: "error wrap" }, taskErrorMessage);
   return h("span", { class: "dim" }, statusCode && `${statusCode} `, durationMs !== null && `after ${duration(durationMs)}`);

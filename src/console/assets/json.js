@@ -1,8 +1,8 @@
-// JSON laid out for reading without being parsed into values: numbers keep every digit, and keys their order.
+// Lays out JSON from its tokens, not from parsed values, so that numbers keep all digits and keys their order.
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null|[[\]{},:]/g;
 
-/** The tokens of a text with its layout, as `{ kind, text }`; null where the text is no JSON. */
+/** The tokens of a text with its layout, as `{ kind, text }`; null if the text is not JSON. */
 export function layout(text) {
   try {
     JSON.parse(text);
@@ -43,7 +43,7 @@ function kindOf(token, next) {
   return /^[-\d]/.test(token) ? "number" : "word";
 }
 
-/** The text laid out, or null. */
+/** The text with its layout; null if it is not JSON. */
 export function pretty(text) {
   return layout(text)?.map((token) => token.text).join("") ?? null;
 }

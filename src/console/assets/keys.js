@@ -1,4 +1,4 @@
-// The keyboard: what each key does, and a page that says so.
+// Keyboard shortcuts, and a dialog that lists them.
 
 import { h } from "./dom.js";
 import { go } from "./route.js";
@@ -7,7 +7,7 @@ const PLACES = { o: ["#/", "Overview"], t: ["#/tasks", "Tasks"], i: ["#/invoke",
 
 let prefix = false;
 
-/** Listens for as long as the page is open. */
+/** Installs the shortcuts. */
 export function listen() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;

@@ -1,4 +1,4 @@
-// Keeping what is shown up to date: by the API's events, or where there are none, by asking again.
+// Keeps a view up to date: by the API's events, or by polling if the API serves none.
 
 import { h, put } from "./dom.js";
 import { read } from "./events.js";
@@ -7,13 +7,13 @@ import { askForToken, isDeclined } from "./session.js";
 const POLL = 2000;
 const LEAST = 250;
 
-/** Whether the API turned out to serve no events: asking once is enough. */
+/** Whether the API serves no events; found out once. */
 let noEvents = false;
 
 /**
- * Calls `refresh` when something may have changed, never twice at once and at most four times a second. Stops while the
- * page is hidden, since browsers have six connections to a server and a hidden tab should not hold one; and
- * while `idle()`, until it is called again.
+ * Calls `refresh` when something may have changed, never concurrently and at most four times a second. Returns a
+ * function that triggers a refresh. There is no stream while the page is hidden, since browsers open at most six
+ * connections to a server; and none while `idle()` is true, until the next refresh.
  */
 export function follow(path, { refresh, heard, signal, idle = () => false }) {
   let stream = null;
@@ -30,7 +30,7 @@ export function follow(path, { refresh, heard, signal, idle = () => false }) {
     } catch (error) {
       if (error.name === "AbortError") return;
       notice(error);
-      // Whether or not there is a stream, which may have outlived what failed: nothing may change for long.
+      // Retries even if the stream is still open: the next event may be far away.
       clearTimeout(retrying);
       if (!isDeclined()) retrying = setTimeout(again, POLL);
     }
@@ -69,7 +69,7 @@ export function follow(path, { refresh, heard, signal, idle = () => false }) {
     }
   }
 
-  // Looks again after a while; until then there is no stream.
+  // Refreshes after a while; until then there is no stream.
   function pause(kind, wait) {
     stream = null;
     if (kind) pulse(kind);
@@ -98,7 +98,7 @@ export function follow(path, { refresh, heard, signal, idle = () => false }) {
   return again;
 }
 
-/** The function, called once when it is asked for several times in a row, and not while it still runs. */
+/** Merges calls in quick succession into one, and never runs `work` concurrently. */
 export function throttled(work) {
   let running = false;
   let wanted = false;
@@ -119,7 +119,7 @@ export function throttled(work) {
   };
 }
 
-/** Says above the page why it cannot show what it should; `null` takes that away. */
+/** Shows an error above the page; `null` removes it. */
 function notice(error) {
   const place = document.getElementById("notice");
   const text = error?.message ?? "";

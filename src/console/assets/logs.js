@@ -1,4 +1,4 @@
-// The log of a task, attempt by attempt, growing while it is looked at.
+// The log of a task. It grows while it is open.
 
 import { get, taskPath } from "./api.js";
 import { add, card, h, put } from "./dom.js";
@@ -6,11 +6,11 @@ import { exactTime, fullTime, plural } from "./format.js";
 import { throttled } from "./live.js";
 
 const PAGE = 500;
-/** How many lines are kept in the page. */
+/** How many lines the page keeps. */
 const KEPT = 5000;
 const LEVELS = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 
-/** The log of `id`: its element, and `pull`, which fetches what is new; `there` gives the signal that ends that. */
+/** The log of `id`: its element, and `pull`, which fetches new lines. `there` returns the signal for requests. */
 export function logs(id, { there }) {
   const list = h("ol", { class: "log", tabindex: 0, "aria-label": "Log lines" });
   const state = h("span", { class: "dim" });
@@ -39,7 +39,7 @@ export function logs(id, { there }) {
       if (follow.checked) list.scrollTop = list.scrollHeight;
       if (page.lines.length < PAGE) break;
     }
-    // Nothing is to be chosen from where nothing is.
+    // The tools are useless for an empty log.
     tools.hidden = shown === 0 && !attempt.value;
     put(state, shown === 0 ? "no lines" : plural(shown, "line"), dropped > 0 && `, the last ${KEPT} shown`);
   }
@@ -61,7 +61,7 @@ export function logs(id, { there }) {
   attempt.addEventListener("change", restart);
   level.addEventListener("change", () => (list.dataset.least = level.value.toLowerCase()));
 
-  /** Offers the attempts that there were. */
+  /** Adds attempts to the choice, up to this number. */
   function offer(attempts) {
     for (let number = attempt.options.length; number <= attempts; number += 1) {
       attempt.append(h("option", { value: number }, `Attempt ${number}`));

@@ -1,4 +1,4 @@
-// How things stand: counts, slots, the last hour, the processes, the latest tasks.
+// The overview: counts, slots, the last hour, the processes, the latest tasks.
 
 import { get } from "./api.js";
 import { draw } from "./chart.js";
@@ -37,7 +37,7 @@ export function overview(root, _, { signal }) {
     const [stats, page] = await Promise.all([get("stats", { signal }), get("", { query: { limit: LATEST }, signal })]);
     STATES.forEach((state, at) => counted[at](stats.counts[state] ?? 0));
     put(gauges, gaugeList(stats));
-    // Of one process the gauges say it all.
+    // A single process is described by the gauges.
     const several = stats.processes?.length > 1 ? stats.processes : [];
     processCard.hidden = several.length === 0;
     put(processes, several.map(processRow));
@@ -52,13 +52,13 @@ export function overview(root, _, { signal }) {
   const sized = new ResizeObserver(() => minutes && draw(chart, minutes));
   sized.observe(chart);
   signal.addEventListener("abort", () => sized.disconnect());
-  // What runs out of the chart's hour is no event.
+  // The chart moves on without events.
   const timer = setInterval(() => document.hidden || again(), 10_000);
   signal.addEventListener("abort", () => clearInterval(timer));
   const again = follow("events", { refresh, signal });
 }
 
-/** Adds a tile to `tiles`: a function that tells it its number. It stays the same element, which may have the focus. */
+/** Adds a tile. Returns a function that sets its number and keeps the element, which may have the focus. */
 function tile(state, tiles) {
   const number = h("b", {}, "–");
   const address = href(["tasks"], { status: state });

@@ -1,10 +1,10 @@
-// A body: JSON laid out, text, or bytes; images only when asked, and as data.
+// Shows a body: as JSON, text or hexadecimal; as an image only on request, from a `data:` URL.
 
-import { add, card, copy, h, put } from "./dom.js";
+import { add, copy, h, put } from "./dom.js";
 import { bytes as lengthOf } from "./format.js";
 import { layout } from "./json.js";
 
-/** Beyond this, colours cost more than they help. */
+/** Longer JSON is shown without colours, which would take too long. */
 const COLOURED = 200_000;
 /** How many bytes are shown in hexadecimal at first. */
 const HEX = 4096;
@@ -28,7 +28,7 @@ export function headerTable(headers) {
   return h("details", { class: "headers" }, h("summary", {}, count), h("table", {}, h("tbody", {}, rows)));
 }
 
-/** A body as `{ body, bodyEncoding, truncated }` has it. */
+/** Shows the body of `{ body, bodyEncoding, truncated }`. */
 export function body(document, type, name) {
   const binary = document.bodyEncoding === "base64";
   const raw = binary ? decode(document.body) : new TextEncoder().encode(document.body);
@@ -86,7 +86,7 @@ function more(show) {
   return button;
 }
 
-/** Offset, sixteen bytes, and what of them is printable. */
+/** A hex dump: offset, sixteen bytes, and their printable characters. */
 export function hex(raw) {
   const lines = [];
   for (let at = 0; at < raw.length; at += 16) {
@@ -110,15 +110,9 @@ function encode(raw) {
 
 const dataUrl = (kind, raw) => `data:${kind};base64,${encode(raw)}`;
 
-/** Saves bytes under a name, whatever they are: never as something that the browser opens. */
+/** Saves bytes under a name, always as a type that the browser does not open. */
 function download(raw, name) {
   const url = URL.createObjectURL(new Blob([raw], { type: "application/octet-stream" }));
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
-}
-
-/** A card with a message in it that is fetched when the card is shown. */
-export function messageCard(title, props) {
-  const place = h("div", { class: "stack" }, h("p", { class: "dim" }, "…"));
-  return { element: card(title, props, place), place };
 }

@@ -1,5 +1,5 @@
-// The caller's token. It lives in this tab's session storage, goes out in the Authorization header to the API and nowhere
-// else, and is gone with the tab.
+// The caller's token. It is kept in the tab's session storage until the tab is closed, and sent only to the API, in the
+// Authorization header.
 
 import { h } from "./dom.js";
 
@@ -14,10 +14,10 @@ export function forget() {
 let asking = null;
 let declined = false;
 
-/** Whether the reader would not sign in: they are not asked again until they ask for it. */
+/** Whether the user declined to sign in. The page does not ask again by itself. */
 export const isDeclined = () => declined;
 
-/** Asks for a token. Many requests may find out at once that one is needed: they share one question. */
+/** Asks for a token. Concurrent requests that need one share one dialog. */
 export function askForToken({ again = false } = {}) {
   if (declined && !again) return Promise.resolve(false);
   asking ??= ask().finally(() => (asking = null));
@@ -46,7 +46,7 @@ function ask() {
     });
     document.body.append(dialog);
     dialog.showModal();
-    // Enter presses the first button of a form, which would be the wrong one here.
+    // Enter would press the form's first button, "Not now".
     input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter") return;
       event.preventDefault();

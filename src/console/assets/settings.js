@@ -1,4 +1,4 @@
-// What is in force. To read only: settings are made where the application is built.
+// The settings in force, read-only: the application's code sets them.
 
 import { apiUrl, inForce } from "./api.js";
 import { card, h, put } from "./dom.js";
@@ -7,7 +7,8 @@ import { forget, token } from "./session.js";
 
 const SURVIVES = {
   process: "a panic in a handler, not the end of the process",
-  host: "the end of the process and of the machine's power",
+  restart: "the end of the process; a crash of the store's server may lose the last moments",
+  host: "the end of the process and a power cut",
   cluster: "the loss of a machine",
 };
 
@@ -20,8 +21,8 @@ export async function settings(root) {
     h(
       "div",
       { class: "groups" },
-      group("Taken in", [
-        ["Asked for by", accept.dialects.map((name) => h("code", {}, name === "fc" ? "X-Fc-Invocation-Type: Async" : name === "prefer" ? "Prefer: respond-async" : name)), "dialects"],
+      group("Accepted", [
+        ["Requested by", accept.dialects.map((name) => h("code", {}, name === "fc" ? "X-Fc-Invocation-Type: Async" : name === "prefer" ? "Prefer: respond-async" : name)), "dialects"],
         ["Longest body", bytes(accept.bodyLimit), "body_limit"],
         ["Time for a body", `${duration(accept.bodyTimeoutMs)}, never still for ${duration(accept.bodyIdleTimeoutMs)}`, "body_timeout, body_idle_timeout"],
         ["Tasks that may wait", count(accept.queueDepth), "queue_depth"],

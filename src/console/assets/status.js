@@ -21,7 +21,7 @@ export const MEANING = {
   Invalid: "could not be run: its record cannot be read",
 };
 
-/** Which attempt it is at, and of how many: a number that a task has no more once some were used up by crashes. */
+/** The attempt and the maximum. After crashes there is no fixed maximum, so it is left out. */
 export const attemptOf = ({ attempt, maxAttempts, crashes }, of) => (crashes ? String(attempt) : `${attempt}${of}${maxAttempts}`);
 
 export const stateClass = (state) => `state-${STATES.includes(state) ? state.toLowerCase() : "other"}`;

@@ -24,7 +24,7 @@ export function task(root, route, { signal }) {
   const story = h("div", { class: "stack" });
   const request = section("Request");
   const response = section("Response");
-  // Ended while the task is deleted, of which nothing is to be asked then; begun anew where that is refused.
+  // Aborted before a deletion, so that no request meets the deleted task; replaced if the deletion is refused.
   let asking = new AbortController();
   const there = () => AbortSignal.any([signal, asking.signal]);
   const log = logs(id, { there });
@@ -44,7 +44,7 @@ export function task(root, route, { signal }) {
     }
     const before = now;
     now = found;
-    // Only what has changed is drawn anew: the focus may be in the rest.
+    // Draws only what has changed: another part may have the focus.
     if (says(before, ["progress", "taskErrorMessage", "status"]) !== says(now, ["progress", "taskErrorMessage", "status"])) showProgress();
     if (says(before) !== says(now)) await show(before);
     else if (!hasEnded(now.status)) story.firstElementChild.replaceWith(strip(now));
@@ -77,7 +77,7 @@ export function task(root, route, { signal }) {
     put(story, timeline(now));
     log.offer(attempts(now).at(-1)?.number ?? 0);
     if (generation !== now.generation) {
-      // A re-run may have been edited.
+      // A re-run may have edited the request.
       await request.load(() => get(taskPath(id, "/request"), { signal }), (document) => requestView(document, id));
       if (generation !== null) log.restart();
       generation = now.generation;
@@ -126,10 +126,10 @@ export function task(root, route, { signal }) {
   });
 }
 
-/** A completion that was not delivered. */
+/** The statuses of a task with an undelivered completion. */
 const UNDELIVERED = new Set(["Failed", "Blocked"]);
 
-/** What a document says in these members, or in all but the progress, to be compared. */
+/** These members of a document, or all except the progress, as text to compare. */
 function says(task, members) {
   if (members) return JSON.stringify(members.map((member) => task?.[member]));
   return JSON.stringify(task, (name, value) => (name === "progress" ? undefined : value));
@@ -213,7 +213,7 @@ function statusLine(status) {
   return h("p", {}, h("span", { class: `badge ${status < 400 ? "state-succeeded" : "state-failed"}` }, String(status)));
 }
 
-/** A card whose content is fetched, and which hides itself from who may not see it. */
+/** A card with fetched content. It is hidden if the caller may not see the content. */
 function section(title) {
   const place = h("div", { class: "stack" });
   const element = card(title, {}, place);

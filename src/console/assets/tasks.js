@@ -1,4 +1,4 @@
-// The list of tasks: filters that live in the address, pages, and what can be done to many at once.
+// The list of tasks: filters, which are kept in the address, pages, and bulk actions.
 
 import { get, may } from "./api.js";
 import { onAll, onThese } from "./bulk.js";
@@ -10,7 +10,7 @@ import { go, href, taskHref } from "./route.js";
 import { STATES, attemptOf, badge, hasEnded, stateClass } from "./status.js";
 
 const PAGE = 50;
-/** How many times a page is looked for before the reader is asked whether to go on. */
+/** How many requests a search makes for one page before the user must continue it. */
 const LOOKS = 20;
 const TEXTS = [
   ["prefix", "Task id begins with", "search"],
@@ -27,12 +27,12 @@ export function tasks(root, route, { signal }) {
   let query = route.query;
   let shown = [];
   let next = "";
-  // The query that took more than one look to answer.
+  // The query whose answer took more than one request.
   let searched = null;
   let barSays = "";
   let fitBar = () => {};
   const selected = new Set();
-  // How this page of the list was come to: the token of the page before, and its number.
+  // For the token of each visited page: its number, and the token of the page before.
   const pages = new Map([["", { number: 1, before: "" }]]);
 
   const filters = filterForm((changed) => {
@@ -57,18 +57,18 @@ export function tasks(root, route, { signal }) {
   );
 
   async function refresh() {
-    // A long search is not begun again because some task has changed.
+    // A change of some task does not restart a long search.
     if (searched && searched === query) return;
     const asked = query;
     const page = await search(asked);
     if (asked === query) show(page);
   }
 
-  /** One page. The API looks at ten thousand tasks at a time: what is rare among many takes several looks. */
+  /** Fetches one page. A request searches ten thousand tasks at most, so rare matches take several requests. */
   async function search(asked) {
     const wanted = new URLSearchParams(asked);
     const tasks = [];
-    // Looked up once a first look was not enough: no more can match than there are in these states.
+    // The number of tasks in the filter's states, an upper bound. Fetched only if the first request is not enough.
     let most = Infinity;
     for (let looks = 1; ; looks += 1) {
       wanted.set("limit", PAGE - tasks.length);
@@ -84,7 +84,7 @@ export function tasks(root, route, { signal }) {
     }
   }
 
-  /** How many tasks there are in these states, or in any. */
+  /** How many tasks are in these states; without states, in all. */
   async function countOf(states) {
     const { counts } = await get("stats", { signal });
     return Object.entries(counts).reduce((all, [state, n]) => all + (states.length === 0 || states.includes(state) ? n : 0), 0);
@@ -152,7 +152,7 @@ export function tasks(root, route, { signal }) {
     all.indeterminate = selected.size > 0 && selected.size < page;
     const ids = [...selected];
     const everything = all.checked && Boolean(next || query.get("nextToken"));
-    // The bar stays as it is while the selection does: the user may be about to press a button in it.
+    // The bar is redrawn only if the selection changes: the user may be about to press a button in it.
     const says = JSON.stringify([everything, ids]);
     if (says === barSays) return fitBar();
     barSays = says;
@@ -164,13 +164,13 @@ export function tasks(root, route, { signal }) {
       if (!done) return;
       selected.clear();
       searched = null;
-      // Of all that matched, nothing may be left on this page.
+      // After a change of all matching tasks, this page may be empty.
       if (matching.checked && query.get("nextToken")) turn("");
       else again();
     };
     const button = (action, text, kind) => may(action).then((yes) => yes && h("button", { type: "button", class: kind, "data-action": action, onclick: act(action) }, text));
     const buttons = await Promise.all([button("stop", "Stop"), button("retry", "Run again"), button("delete", "Delete", "danger")]);
-    // Only what can be done to one of them at least; to all that match, who knows.
+    // Enables an action if it fits at least one selected task; for all matching tasks, always.
     fitBar = () => {
       const chosen = shown.filter((task) => selected.has(task.taskId));
       for (const each of buttons.filter(Boolean)) {
@@ -205,7 +205,7 @@ function uncheck(body) {
   for (const box of body.querySelectorAll("input:checked")) box.checked = false;
 }
 
-/** Puts rows in place of others and leaves those alone that say the same, so that focus and selection stay. */
+/** Replaces rows, but keeps unchanged ones, so that focus and selection stay. */
 export function mergeRows(body, items, make) {
   const old = new Map([...body.children].map((row) => [row.dataset.row, row]));
   const rows = items.map((item) => {
@@ -226,7 +226,7 @@ export function mergeRows(body, items, make) {
   while (body.children.length > rows.length) body.lastElementChild.remove();
 }
 
-/** The heads of the columns; `select` is the box that selects all rows. */
+/** The header row; `select` is the box that selects all rows. */
 export function headRow(select) {
   const heads = ["State", "Task", "Request", "Created", "Took", "Attempt", "Result"];
   return h("thead", {}, h("tr", {}, select && h("th", { class: "pick" }, select), heads.map((head) => h("th", { scope: "col" }, head))));
@@ -255,7 +255,7 @@ function took(task) {
   return task.startedTime !== null && !hasEnded(task.status) && task.status !== "Retrying" ? "…" : "–";
 }
 
-/** What is most worth knowing: how far it is, or what went wrong. */
+/** The most important fact: the progress, or the error. */
 function note(task) {
   if (task.progress && task.status === "Running") return progressBar(task.progress);
   if (task.taskErrorMessage) return h("span", { class: "wrap-2", title: task.taskErrorMessage }, task.taskErrorMessage);
@@ -268,7 +268,7 @@ export function progressBar({ fraction, message }) {
   return h("span", { class: "progress" }, h("progress", { max: 1, value: fraction, "aria-label": "Progress" }), h("span", {}, percent, message && ` · ${message}`));
 }
 
-/** The filters; `changed` is called with the query they stand for. */
+/** The filter form. It calls `changed` with its query. */
 function filterForm(changed) {
   const boxes = STATES.map((state) => {
     const box = h("input", { type: "checkbox", name: "status", value: state });
@@ -312,7 +312,7 @@ function filterForm(changed) {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(() => changed(new URLSearchParams())));
 
-  /** Shows what the address says, but for the field that is being typed into. */
+  /** Fills the form from the address, except for the focused field. */
   function fill(query) {
     const states = query.getAll("status");
     for (const input of form.elements) {
@@ -328,7 +328,7 @@ function filterForm(changed) {
   return { element: form, fill };
 }
 
-/** A time in milliseconds as a local one that an input takes. */
+/** A time in milliseconds as the value of a `datetime-local` input. */
 function local(ms) {
   if (!ms) return "";
   const date = new Date(Number(ms));

@@ -1,4 +1,4 @@
-// What happened to a task: a strip in proportion to time, the attempts, and every state it was in.
+// The history of a task: a strip in proportion to time, the attempts, and all states.
 
 import { h, s } from "./dom.js";
 import { duration, exactTime, fullTime } from "./format.js";
@@ -6,14 +6,14 @@ import { badge, hasEnded, stateClass } from "./status.js";
 
 const RERUN = "run again on request";
 const RELEASED = "released by its worker, uncharged";
-// Before what the handler said.
+// Prefixes; the reason follows.
 const DEFERRED = "deferred, uncharged: ";
 const HANDED_ON = "handed on, uncharged: ";
 const RESCUED = "rescued: its worker was gone";
 
 /**
- * The attempts of a task, read from its events: a `Running`, whose detail is the worker, begins one, and the next end of
- * running ends it.
+ * The attempts of a task, from its events. `Running`, with the worker as its detail, begins an attempt; the next event
+ * other than `Stopping` ends it.
  */
 export function attempts(task) {
   const found = [];
@@ -37,7 +37,7 @@ export function attempts(task) {
       number = 0;
     }
   }
-  // Events in the middle may be left out of a long history; the document's own numbers are right.
+  // A long history may lack events in the middle. The numbers of the document are correct.
   const last = found.at(-1);
   if (last) {
     const behind = task.generation - generation;
@@ -54,13 +54,13 @@ function begins(detail, what) {
   return detail?.startsWith(what) ?? false;
 }
 
-/** The whole of it as an element; drawn anew when the task has changed. */
+/** The elements of the timeline; redrawn when the task has changed. */
 export function timeline(task) {
   const all = attempts(task);
   return [strip(task), all.length > 0 && attemptTable(task, all), history(task)];
 }
 
-/** Each state in proportion to how long it lasted. */
+/** The strip: each state in proportion to its duration. */
 export function strip(task) {
   const events = task.events;
   const from = events[0].timestamp;
@@ -75,7 +75,7 @@ export function strip(task) {
     const rect = s("rect", { class: stateClass(event.status), x: `${x}%`, y: 0, width: `${width}%`, height: 14 }, s("title", {}, title));
     return { rect, width };
   });
-  // The short ones last, on top of what their least width covers.
+  // Short states are drawn last, since their minimum width covers a part of their neighbours.
   parts.sort((one, other) => other.width - one.width);
   const said = `From ${fullTime(from)}, ${duration(whole)} in all`;
   return h(
@@ -108,7 +108,7 @@ function attemptTable(task, all) {
   );
 }
 
-/** How an attempt ended: the state that it led to says what comes next, which is no word for what was. */
+/** How an attempt ended. The event's state only says what comes next, so most outcomes get another word. */
 function outcome({ outcome, detail }) {
   if (begins(detail, HANDED_ON)) return h("span", { class: "badge state-retrying", title: "It was without the route, in another version of the application than accepted the task; the attempt does not count" }, "Handed on");
   if (begins(detail, DEFERRED)) return h("span", { class: "badge state-retrying", title: "The handler said not now; the attempt does not count" }, "Deferred");

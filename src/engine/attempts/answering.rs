@@ -49,7 +49,7 @@ impl Answering {
         });
     }
 
-    /// The body has ended. Returns the whole answer, or never if the attempt's time was over before.
+    /// The body has ended. Resolves to the whole answer; never resolves if the attempt's time was over before.
     pub(crate) async fn end(self, end: BodyEnd) -> Answer {
         match self.0.so_far.take() {
             Taken::First(Some(begun)) => begun.ended(end),
@@ -76,7 +76,7 @@ enum State {
     Taken,
 }
 
-/// What a caller found who came for the answer.
+/// The result of taking the answer.
 #[expect(clippy::large_enum_variant, reason = "moved once or twice, and taken apart")]
 pub(crate) enum Taken {
     /// The caller is the first, and gets this.
@@ -112,7 +112,7 @@ impl SoFar {
                 None
             }
         });
-        // Dropped outside of the lock: its extensions are application code.
+        // Dropped outside of the lock: dropping its extensions runs application code.
         drop(late);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The machine decides the four ways to cut an attempt short (it takes too long, it is asked to stop, the process shuts
 //! down, its claim is lost) and the one way to record its end. It uses no task, store or runtime. Inputs come from
-//! several threads (the attempt's own task, the lease thread, a caller who stops it), one at a time.
+//! several threads (the attempt's own task, the lease thread, a caller that stops it), one at a time.
 //! [`directive`](Attempt::directive) returns what the present state needs; a needless call does no harm.
 
 use std::time::Duration;
@@ -40,7 +40,7 @@ enum Phase {
 enum Writing {
     /// Not under way; due then.
     Due(Instant),
-    /// Another caller stores it.
+    /// It is being stored.
     InFlight,
 }
 
@@ -199,7 +199,7 @@ impl Attempt {
                     Directive::Settle(outcome.clone())
                 }
                 Writing::Due(at) => Directive::Wait(at.min(self.held_until)),
-                // The caller that stores it feeds in the answer. This is only for the case that this caller is dropped.
+                // The caller that stores it feeds in the answer. This wait is for the case that its future is dropped.
                 Writing::InFlight => Directive::Wait(now + Duration::from_secs(1)),
             },
             Phase::Over(how) => Directive::Over(*how),
@@ -322,7 +322,7 @@ mod tests {
         ));
         assert!(
             matches!(bench.ask(1), Directive::Wait(_)),
-            "a second asker is not given it"
+            "a second caller does not get it"
         );
         let settled = accepted(TaskState::Failed);
         let over = bench.feed(2, Input::Settled(settled));
@@ -368,7 +368,7 @@ mod tests {
         let early = bench.feed(2, failed());
         assert!(
             matches!(early, Directive::Settle(Outcome::Stopped)),
-            "ending when told is no failure"
+            "ending on request is no failure"
         );
     }
 

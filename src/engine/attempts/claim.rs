@@ -67,14 +67,15 @@ impl Attempts {
         }
         if unasked > 0 {
             // Asked again at once, the store would return them again.
-            let context = format!("a claim brought {unasked} tasks that were not asked for, which were handed back");
+            let context =
+                format!("the store returned {unasked} tasks that the claim did not ask for; they were handed back");
             return Err(StoreError::new(StoreErrorKind::Unavailable, context));
         }
         if taken >= places.all() {
             return Ok(Answer::More);
         }
-        // A store that reports more tasks and returns none has not shown that none is left. But asked again at once, it
-        // might report the same for ever.
+        // A store that reports more tasks but returns none counts as empty: asked again at once, it might report the
+        // same for ever.
         if taken == 0 || !more {
             places.found_all(claimed.passed_over);
         }
@@ -107,8 +108,8 @@ impl Attempts {
         Ok(Answer::Idle(None))
     }
 
-    /// Follows a claim that took longer than the time limit of a store call. If it is made after all, only this process
-    /// can run its tasks; otherwise they would be charged with a crash when their leases run out.
+    /// Follows a claim that took longer than the time limit of a store call. If it takes effect after all, only this
+    /// process can run its tasks. Without this, they would be charged with a crash when their leases run out.
     async fn claim_late(
         attempts: UnderWay<Self>,
         late: Late,
@@ -126,7 +127,7 @@ impl Attempts {
                 }
             }
             Ok(Err(_)) => attempts.lost_a_claim(claimed_at),
-            // It may still be made.
+            // It may still take effect.
             Err(_) => attempts.lost_a_claim(Instant::now()),
         }
         drop(late);

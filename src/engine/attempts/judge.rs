@@ -1,7 +1,7 @@
 //! Judges the end of an attempt: asks the retry policy, and turns its verdict into an outcome.
 //!
-//! The error of a handler and the extensions of its response are application code. They are read and dropped inside the
-//! guard.
+//! The error of a handler and the extensions of its response are types of the application. They are read and dropped
+//! inside the guard, since that runs application code.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -55,8 +55,8 @@ impl Attempts {
         format!("{} s", self.core.settings.attempt_timeout.as_secs_f64())
     }
 
-    /// Judges the end of a handler. Values that it left behind are application code, and may panic when they are
-    /// formatted or dropped. Then the handler counts as panicked.
+    /// Judges the end of a handler. A value that it left behind may panic when it is formatted or dropped. Then the
+    /// handler counts as panicked.
     pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
         let judged = match end {
             Ok(Ok(answer)) => self.judge_answer(live, answer),

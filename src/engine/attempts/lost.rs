@@ -1,8 +1,8 @@
 //! Claims whose answer was lost. They are found again, and their tasks are started.
 //!
-//! The store says that this process holds such a task, but the process does not have it. Without this, the task would
-//! wait until its lease runs out, and be charged with a crash. So after a failed claim, the process reads what its
-//! worker holds, until no such claim can hold any longer.
+//! In the store, this process holds such a task, but the process does not have it. Without this, the task would wait
+//! until its lease runs out, and be charged with a crash. So after a failed claim, the process reads the claims of its
+//! worker from the store, until no lost claim can hold any longer.
 
 use std::{
     collections::HashMap,
@@ -30,8 +30,8 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 /// The claims that this process may hold in the store without having their tasks.
 #[derive(Default)]
 pub(crate) struct Lost {
-    /// Held while claiming or looking. A task that the store says is held, while no claim is under way, and that is not
-    /// running here, is lost.
+    /// Held during a claim and during a search. While no claim is under way, a task that this worker holds in the store
+    /// and that does not run here is lost.
     turn: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
 }
@@ -98,8 +98,7 @@ impl Attempts {
         }
     }
 
-    /// If no claim is under way, starts the tasks that this process holds without having them, as far as slots are
-    /// free.
+    /// If no claim is under way, starts the tasks of lost claims, as far as slots are free. Hands the others back.
     async fn take_up_lost(self: &Arc<Self>) -> StoreResult<()> {
         let turn = self.lost.turn().await;
         if self.lost.inner().late > 0 {
@@ -131,7 +130,7 @@ impl Attempts {
                 }
             }
         }
-        // This may take long, and other callers need the turn meanwhile.
+        // Handing back may take long, and claims need the turn. No other search runs meanwhile.
         drop(turn);
         for held in surplus {
             self.hand_back(&held).await;

@@ -8,9 +8,40 @@ use http::{Extensions, HeaderMap, StatusCode};
 use crate::task::lifecycle::DEFERRALS;
 use crate::{engine::attempts::grpc::GrpcFailure, error::BoxError, task::retry_after};
 
-/// Decides what the end of an attempt means. [`Backoff`] is the default, and its documentation shows how to set it.
+/// Decides what the end of an attempt means. [`Backoff`] is the default. Set a policy by
+/// [`RespondAsyncBuilder::retry`](crate::RespondAsyncBuilder::retry).
 ///
 /// A policy must not block. If it panics, [`Backoff::new`] decides.
+///
+/// # Examples
+///
+/// A 404 of a service behind the handler is retried too; everything else is left to [`Backoff`]:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_respond_async::{AttemptEnd, Backoff, RetryPolicy, Verdict};
+///
+/// struct Patient(Backoff);
+///
+/// impl RetryPolicy for Patient {
+///     fn max_retries(&self) -> u32 {
+///         self.0.max_retries()
+///     }
+///
+///     fn judge(&self, end: &AttemptEnd<'_>) -> Verdict {
+///         match end {
+///             AttemptEnd::Answered { status, .. } if status.as_u16() == 404 => Verdict::Retry { after: None },
+///             other => self.0.judge(other),
+///         }
+///     }
+///
+///     fn delay(&self, retry: u32, jitter: f64) -> Duration {
+///         self.0.delay(retry, jitter)
+///     }
+/// }
+/// # assert_eq!(Patient(Backoff::new()).judge(&AttemptEnd::Panicked), Verdict::Retry { after: None });
+/// ```
 pub trait RetryPolicy: Send + Sync + 'static {
     /// How often a failed task is retried. It is stored with each task when the task is accepted.
     fn max_retries(&self) -> u32;
@@ -25,7 +56,7 @@ pub trait RetryPolicy: Send + Sync + 'static {
     fn delay(&self, retry: u32, jitter: f64) -> Duration;
 }
 
-/// How an attempt ended.
+/// How an attempt ended. [`RetryPolicy`] has an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AttemptEnd<'a> {
@@ -106,6 +137,21 @@ pub struct DoNotRetry;
 /// The wait is random between zero and a bound that doubles with each retry ("full jitter"), so that tasks that failed
 /// together are not retried together. A `Retry-After` of the response is used instead, up to
 /// [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_respond_async::{Backoff, MemoryStore, RespondAsyncLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // At most 5 retries, after up to 10 s, 20 s, 40 s, 60 s and 60 s.
+/// let retry = Backoff::new().max_retries(5).base(Duration::from_secs(10)).cap(Duration::from_secs(60));
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).retry(retry).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     max_retries: u32,

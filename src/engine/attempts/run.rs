@@ -182,7 +182,7 @@ impl Attempts {
                                 Input::NotSettled(pause)
                             }
                         };
-                        // The other one that waits for this, the watchdog or the attempt's own task, looks at once.
+                        // Wakes the other side that waits for this end: the watchdog or the attempt's own task.
                         given = Some(live.feed_and_ask(input, now));
                     }
                     Directive::TimedOut => match live.so_far.take() {

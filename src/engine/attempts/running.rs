@@ -190,7 +190,7 @@ impl Live {
         new
     }
 
-    /// Whether the caller is the first to see the end. A second one may exist if the watchdog stored it.
+    /// Whether the caller is the first to see the end. There may be a second one if the watchdog stored it.
     pub(crate) fn is_first_to_report(&self) -> bool {
         !self.reported.swap(true, Ordering::SeqCst)
     }

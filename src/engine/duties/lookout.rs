@@ -30,7 +30,7 @@ const LINGER: Duration = Duration::from_secs(30);
 /// How long a process counts as present after a beat. It beats every 5 seconds.
 const PRESENT: Duration = Duration::from_secs(15);
 
-/// What this process knows of the others.
+/// The other processes and their changes, as far as seen here.
 pub(crate) struct Lookout {
     is_shared: bool,
     notifies: bool,
@@ -75,7 +75,7 @@ impl Lookout {
 }
 
 impl Duties {
-    /// Lets the store report changes while there are waiters, and for a while after. Returns whether it does.
+    /// Makes the store report changes while there are waiters, and for a while after. Returns whether it does.
     pub(crate) fn attend_to_others(&self, now: Instant) -> bool {
         if !self.lookout.is_shared {
             return false;
@@ -124,7 +124,7 @@ impl Duties {
                 .collect(),
         };
         if !asked_to_stop.is_empty() {
-            // News are a hint. The answer to a renewal is the truth.
+            // News are a hint. The answer to a renewal decides.
             let attempts = self.attempts.enter();
             let limit = self.core.settings.store_timeout;
             self.core

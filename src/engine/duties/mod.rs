@@ -50,9 +50,9 @@ pub(crate) struct Duties {
     /// Accepts completions that are posted to the application.
     pub(crate) application: Arc<dyn Application>,
     pub(crate) lookout: Lookout,
-    /// How many damaged values the probes know of.
+    /// How many values the store has set aside, as last reported to the probes.
     set_aside: AtomicU64,
-    /// How many forgotten keys the probes know of.
+    /// How many keys the store has dropped for lack of room, as last reported to the probes.
     forgotten_keys: AtomicU64,
 }
 

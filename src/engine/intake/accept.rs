@@ -45,10 +45,7 @@ pub(crate) enum Unaccepted {
 /// A task that is being stored. A store that is ready at once gives a value, so that callers need no space for a
 /// future.
 #[must_use]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box for what was not waited for is what this does without"
-)]
+#[expect(clippy::large_enum_variant, reason = "a box would cost every insert an allocation")]
 pub(crate) enum Accepting {
     Answered(Result<Inserted, Unaccepted>),
     Committing(BoxFuture<'static, Result<Inserted, Unaccepted>>),

@@ -185,7 +185,7 @@ impl Application for Reentry {
                 Ok(Inserted::New(record, _)) => Ok(record.id),
                 Ok(Inserted::Known { id, .. }) => Ok(id),
                 Ok(Inserted::Full(reason)) => Err(later(format!("there is no room for it ({reason:?})").into())),
-                Ok(Inserted::Conflict) => Err(later("its key is another task's".into())),
+                Ok(Inserted::Conflict) => Err(later("its key belongs to another task".into())),
                 Err(Unaccepted::ShuttingDown) => Err(later("the engine is shutting down".into())),
                 Err(Unaccepted::Store(error)) => Err(later(error.into())),
             }

@@ -135,7 +135,7 @@ impl Outbox {
             self.core.hint(Hint::Outbox);
         }
         if let TryOutcome::Postponed(_) = tried.outcome {
-            // Nothing was tried, and the store's error was reported already.
+            // No try counts: the store failed, which was reported already, or the shutdown cut the try off.
             return;
         }
         let error = match status {

@@ -64,7 +64,9 @@ impl Hooks {
         let count = names.len() + usize::from(!self.local.on().is_empty());
         if count > Subscriptions::MOST {
             let most = Subscriptions::MOST;
-            let problem = format!("there are {count}, and a task can tell {most}; have one of them pass on to others");
+            let problem = format!(
+                "there are {count} destinations, and a task can have {most}; let one of them pass on to others"
+            );
             return Err(ConfigError::new("destinations", problem));
         }
         if let Some(long) = names.iter().find(|name| name.as_str().len() > Destination::LONGEST) {
@@ -206,7 +208,7 @@ impl Destinations {
         }
     }
 
-    /// The time until a delivery of this process is due, if one is known.
+    /// The time until a postponed delivery is due or the pause of a destination ends, as far as known here.
     pub(crate) fn next_look(&self, now: Instant) -> Option<Duration> {
         let mut upcoming = self.upcoming.lock();
         *upcoming = upcoming.split_off(&(now + Duration::from_nanos(1)));
@@ -308,7 +310,7 @@ fn subscriptions(groups: &[Group], wanted: impl Fn(&dyn Target) -> bool) -> Subs
 /// tries, and CPU that tasks need.
 #[derive(Debug, Default)]
 struct Health {
-    /// The number of failed tries since the last one that succeeded.
+    /// The number of failed tries since the last one that was delivered or given up.
     failures: u32,
     until: Option<Instant>,
     failing_since: Option<Instant>,

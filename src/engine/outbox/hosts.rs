@@ -15,11 +15,11 @@ pub(crate) struct Hosts(Mutex<Known>);
 struct Known {
     /// Whether they answer. Shared with its readers.
     answers: Arc<HashMap<Box<str>, bool>>,
-    /// The number of failed tries since the last success, while they may be due to chance.
+    /// The number of failed tries since the last answer, while they may be due to chance.
     failures: HashMap<Box<str>, u32>,
 }
 
-/// How many hosts are kept. Beyond that, all are dropped, and learned again by the next tries.
+/// How many hosts are kept. Beyond that, all are dropped, and the next tries add them again.
 const KEPT: usize = 10_000;
 
 impl Hosts {

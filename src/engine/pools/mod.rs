@@ -422,7 +422,7 @@ mod tests {
 
     /// Without the poll that would find the task a second later.
     #[test]
-    fn a_slot_of_a_tenant_has_the_queue_looked_at_if_a_task_was_passed_over() {
+    fn freeing_a_tenants_slot_wakes_the_driver_if_a_task_was_passed_over() {
         for passed_over in [false, true] {
             let pools = pools(Pool::new("a").tenant_concurrency(1));
             pools.apply(&Controls::default());

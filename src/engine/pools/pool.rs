@@ -94,7 +94,7 @@ impl Pool {
             Err((name, error)) => return refuse(format!("{name:?}: {error}")),
         };
         if name.is_default() && self.when.is_some() {
-            return refuse("\"default\" has what no other pool has; leave out its `when`".to_owned());
+            return refuse("\"default\" has the requests that no other pool matches; leave out its `when`".to_owned());
         }
         let settings = [
             ("concurrency", self.concurrency == Some(0)),

@@ -52,6 +52,20 @@ impl Tasks {
 
     /// Follows a task: returns it first as it is now, then after each change, and last when it has ended.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_respond_async::{Tasks, store::StoreError, task::RequestId};
+    ///
+    /// async fn follow(tasks: &Tasks, id: RequestId) -> Result<(), StoreError> {
+    ///     let mut changes = tasks.subscribe(id);
+    ///     while let Some(task) = changes.next().await? {
+    ///         println!("{:?}", task.state);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// Nothing happens until you call [`Changes::next`].
@@ -66,7 +80,7 @@ impl Tasks {
     }
 }
 
-/// A task that you follow. [`Tasks::subscribe`] returns it and shows its use.
+/// A task that you follow. [`Tasks::subscribe`] returns it and has an example.
 #[derive(Debug)]
 pub struct Changes {
     tasks: Tasks,

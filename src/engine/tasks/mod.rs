@@ -304,6 +304,19 @@ impl Tasks {
 
     /// The counts, slots and rates of all processes on the store.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_respond_async::{MemoryStore, RespondAsyncLayer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+    /// let stats = layer.tasks().stats().await?;
+    /// assert_eq!(stats.counts.oldest_queued, None);
+    /// assert_eq!(stats.processes.map(|processes| processes.len()), Some(1));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Any error of the store.
@@ -425,6 +438,28 @@ impl Tasks {
     ///
     /// Call it after the server has ended. A second call during the first ends the grace at once; a later one returns
     /// the report of the first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::Router;
+    /// use tower::make::Shared;
+    /// use tower_respond_async::{BoxError, RespondAsync, Tasks};
+    ///
+    /// async fn serve(listener: tokio::net::TcpListener, app: RespondAsync<Router>, tasks: Tasks) -> Result<(), BoxError> {
+    ///     let closing = tasks.clone();
+    ///     let signal = async move {
+    ///         let _ = tokio::signal::ctrl_c().await;
+    ///         closing.close(); // open waits end now, and do not keep the server
+    ///     };
+    ///     axum::serve(listener, Shared::new(app)).with_graceful_shutdown(signal).await?;
+    ///     let report = tasks.shutdown(Duration::from_secs(20)).await;
+    ///     println!("{} ended, {} are handed back", report.finished, report.handed_back);
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Cancel safety
     ///

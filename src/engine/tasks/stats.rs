@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::task::{Counts, Presence, RateStats, Seen, SlotStats};
 
-/// The result of [`Tasks::stats`](crate::Tasks::stats).
+/// The result of [`Tasks::stats`](crate::Tasks::stats), which has an example.
 ///
 /// Figures that do not come from the store are sums over all processes on it. Those of other processes are some seconds
 /// old.

@@ -228,10 +228,7 @@ impl Attempts {
                 return Ok(control);
             }
         }
-        let contended = StoreError::new(
-            StoreErrorKind::Unavailable,
-            "the pool was changed by others again and again",
-        );
+        let contended = StoreError::new(StoreErrorKind::Unavailable, "other processes kept changing the pool");
         Err(contended.into())
     }
 

@@ -249,7 +249,7 @@ impl From<Unaccepted> for SubmitError {
     }
 }
 
-/// Why a submission was not accepted.
+/// Why a submission was not accepted. [`Tasks::submit_all`] has an example.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {

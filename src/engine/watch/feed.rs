@@ -103,7 +103,7 @@ impl Feed {
         self.noting.load(Ordering::SeqCst) && self.state().listeners > 0
     }
 
-    /// Records that changes happened which are not known.
+    /// Records that there were changes whose tasks are unknown.
     pub(crate) fn miss(&self) {
         if !self.noting.load(Ordering::SeqCst) {
             return;
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_noted_until_somebody_listens_and_then_everything_is() {
+    fn nothing_is_noted_without_listeners_and_everything_with_one() {
         let feed = Feed::new();
         feed.note(id(1));
         let mut listener = feed.listen(None);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_soon_has_missed_nothing() {
+    fn a_listener_that_reconnects_in_time_misses_nothing() {
         let feed = Feed::new();
         let place = feed.listen(None).place();
         feed.note(id(1));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_too_long_is_told_so() {
+    fn a_listener_that_was_away_too_long_is_marked() {
         let feed = Feed::new();
         let mut listener = feed.listen(None);
         let place = listener.place();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_told_as_missed() {
+    fn unknown_changes_count_as_missed() {
         let feed = Feed::new();
         feed.miss();
         let mut listener = feed.listen(None);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn of_more_than_asked_for_the_latest_are_told() {
+    fn beyond_the_limit_only_the_latest_changes_are_returned() {
         let feed = Feed::new();
         let mut listener = feed.listen(None);
         (1..=5).for_each(|number| feed.note(id(number)));

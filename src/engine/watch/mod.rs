@@ -21,7 +21,7 @@ use crate::{
 /// The waiters, by task, and the listeners to all tasks.
 pub(crate) struct Watchers {
     feed: Feed,
-    /// Whether the driver knows that there are waiters.
+    /// Whether the driver has seen that there are waiters.
     attended: AtomicBool,
     driver: Arc<Notify>,
     count: AtomicUsize,

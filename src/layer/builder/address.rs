@@ -57,7 +57,18 @@ impl RespondAsyncBuilder {
     }
 }
 
-/// What links begin with, in headers and documents. Set it by [`RespondAsyncBuilder::links`].
+/// What links begin with, in headers and documents.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{Links, MemoryStore, RespondAsyncLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).links(Links::FromHost).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Links {

@@ -38,25 +38,25 @@ impl RespondAsyncBuilder {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(ConfigError::new(
                 "pool",
-                format!("there are two of the name {:?}", twice[0].as_str()),
+                format!("there are two pools with the name {:?}", twice[0].as_str()),
             ));
         }
         if settings.buffer_limit < config.body_limit {
             return refuse(
                 "buffer_limit",
-                "it is less than body_limit, so that a body of that length never fits",
+                "it is less than body_limit, so the longest body would never fit",
             );
         }
         if settings.lease < Duration::from_millis(100) {
             return refuse(
                 "lease",
-                "it is renewed every third of its length; below 100 ms that is no use",
+                "it is renewed every third of its length, which is too often below 100 ms",
             );
         }
         if settings.crash_allowance == 0 {
             return refuse(
                 "crash_allowance",
-                "with 0 a task is poison before it has crashed; it must be at least 1",
+                "with 0 a task is given up as poison before its first crash; it must be at least 1",
             );
         }
         for (setting, duration) in [
@@ -68,7 +68,7 @@ impl RespondAsyncBuilder {
             ("body_timeout", config.body_timeout),
         ] {
             if duration.is_zero() {
-                return refuse(setting, "it is zero, so that everything would be too late at once");
+                return refuse(setting, "it is zero, so everything would be too late at once");
             }
         }
         // Deadlines are added to the current time: a limit of a century avoids overflow.

@@ -63,16 +63,18 @@ impl RespondAsyncBuilder {
     /// `multipart/form-data`, or by a time of sending. Default: the `Content-Type` and the body.
     ///
     /// Two requests with the same task id or `Idempotency-Key` are the same if their fingerprints, methods, hosts,
-    /// paths and queries are. The function gets the original head and the whole body, and is called for requests with a
-    /// task id or a key. Leave out credentials, as the default does: a renewed token is different. If you change the
-    /// function, keys of earlier builds do not match, and their requests are refused for as long as the keys are kept.
+    /// paths and queries are. Method, host, path and query always count, so that a fingerprint that leaves out too much
+    /// cannot join requests to different addresses. The function gets the original head and the whole body, and is
+    /// called for requests with a task id or a key. Leave out credentials, as the default does: a renewed token is
+    /// different. If you change the function, repeated requests no longer match keys of earlier builds, and are refused
+    /// for as long as those keys are kept.
     ///
     /// ```
     /// use bytes::Bytes;
     /// use http::request::Parts;
     /// use tower_respond_async::{MemoryStore, RespondAsyncLayer};
     ///
-    /// Clients send a digest of the content.
+    /// /// Clients send a digest of the content.
     /// fn content(head: &Parts, body: &Bytes) -> Vec<u8> {
     ///     match head.headers.get("x-content-sha256") {
     ///         Some(digest) => digest.as_bytes().to_vec(),

@@ -15,8 +15,21 @@ use crate::{
 
 /// A way to ask for async. Set it by [`RespondAsyncBuilder::dialects`](crate::RespondAsyncBuilder::dialects).
 ///
-/// Several can be active. They are tried in the given order; the first that finds itself addressed decides.
-/// `X-Fc-Invocation-Type: Sync` addresses its dialect too: the request is answered at once, whatever its `Prefer` says.
+/// Several can be active. They are tried in the given order, and the first that finds itself addressed decides. One
+/// header wins in any order: a request with `X-Fc-Invocation-Type: Sync` is answered at once, whatever its `Prefer`
+/// says.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{Dialect, MemoryStore, RespondAsyncLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // The header of the cloud is ignored; only `Prefer: respond-async` counts.
+/// let layer = RespondAsyncLayer::builder(MemoryStore::new()).dialects([Dialect::Prefer]).build()?;
+/// # drop(layer);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_told_to_those_that_attend() {
+    fn changes_go_to_handles_that_attend() {
         let board = NewsBoard::default();
         let (here, there, third) = (board.handle(), board.handle(), board.handle());
         here.changed(id(1));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn news_that_nobody_waited_for_are_there_for_who_comes_next() {
+    async fn news_is_kept_for_the_next_call() {
         let board = NewsBoard::default();
         let (here, there) = (board.handle(), board.handle());
         let mut waiting = tokio_test::task::spawn(there.news());

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_build_wrote_is_told_from_what_is_broken() {
+    fn newer_rows_differ_from_damaged_rows() {
         let newer = |at: usize| {
             let mut written = new().encode();
             written[at] = 200;

@@ -188,7 +188,7 @@ fn an_ordinary_record_is_small() {
 }
 
 #[test]
-fn a_newer_format_is_told_from_damage() {
+fn a_newer_format_differs_from_damage() {
     let mut bytes = full().encode();
     bytes[0] = FORMAT + 1;
     assert_eq!(TaskRecord::decode(&bytes), Err(DecodeError::Newer(FORMAT + 1)));

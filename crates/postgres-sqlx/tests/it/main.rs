@@ -1,4 +1,4 @@
-//! The example, and what becomes of its transactions.
+//! The example, and the tasks of committed and rolled back transactions.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ use tower_respond_async::{
 use tower_respond_async_postgres::PostgresStore;
 use tower_respond_async_postgres_sqlx::Sqlx;
 
-/// A database of the test's own.
+/// A new database for one test.
 async fn database() -> String {
     let (server, name) = (Postgres::shared_and_durable(), a_name());
     let mut admin = PgConnection::connect(&server.url_over_tcp()).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_key_of_a_transaction_is_known_when_it_is_committed_and_new_when_it_is
         let Submitted::New(first) = first else {
             panic!("{first:?}");
         };
-        // As it is known to the transaction itself.
+        // The transaction itself sees its task.
         let mut within = Sqlx(&mut transaction);
         let again = tasks.submit_in(&mut store.within(&mut within), keyed()).await.unwrap();
         assert!(matches!(again, Submitted::Known { id, same_request: true, .. } if id == first.id));

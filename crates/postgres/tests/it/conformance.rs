@@ -1,4 +1,4 @@
-//! The promises every store keeps.
+//! The conformance suite, on `PostgresStore`.
 
 use tower_respond_async::testing::{conformance, model};
 

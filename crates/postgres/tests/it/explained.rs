@@ -1,4 +1,4 @@
-//! What the server tells of the statements that it ran: their plans, and how many rows each node had, by `auto_explain`.
+//! The plans of the statements that the server ran, with the rows of each node, from `auto_explain`.
 
 use std::{
     cell::Cell,
@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use servers::Postgres;
 
-/// What a server must be started with.
+/// The settings with which a server must be started.
 pub(crate) const SETTINGS: &str = "shared_preload_libraries = 'auto_explain'\nauto_explain.log_min_duration = 0\n\
     auto_explain.log_analyze = on\nauto_explain.log_timing = off\nauto_explain.log_format = json\n\
     log_line_prefix = '%a|'\nfsync = off\nfull_page_writes = off\n";
@@ -17,13 +17,13 @@ pub(crate) const SETTINGS: &str = "shared_preload_libraries = 'auto_explain'\nau
 /// Tables that grow with the tasks.
 const LARGE: [&str; 5] = ["task", "request", "outbox", "log", "key"];
 
-/// The log of a server, read on from where it was read to last.
+/// The log of a server. Each reading continues where the last one ended.
 pub(crate) struct Log {
     file: File,
     read: Cell<u64>,
 }
 
-/// A statement, and what it did.
+/// A statement, and its plan.
 pub(crate) struct Explained {
     pub(crate) text: String,
     plan: Value,
@@ -37,7 +37,8 @@ impl Log {
         }
     }
 
-    /// The statements that sessions of this name have run since the last time. A server tells before it answers.
+    /// The statements that sessions with this name have run since the last call. The server writes the log before it
+    /// answers.
     pub(crate) fn statements(&self, session: &str) -> Vec<Explained> {
         let (mut file, mut log) = (&self.file, String::new());
         let _ = file.seek(SeekFrom::Start(self.read.get())).unwrap();
@@ -46,7 +47,7 @@ impl Log {
         let begin = format!("{session}|LOG:  duration: ");
         let plans = log.split(&begin).filter_map(|entry| {
             let (_, plan) = entry.split_once(" plan:\n")?;
-            // Lines that go on are indented.
+            // Continuation lines are indented.
             let plan: Vec<&str> = plan.lines().take_while(|line| line.starts_with('\t')).collect();
             let explained: Value = serde_json::from_str(&plan.join("\n")).unwrap();
             Some(Explained {
@@ -59,7 +60,7 @@ impl Log {
 }
 
 impl Explained {
-    /// How many rows and entries of indexes it has read of tables that are large.
+    /// How many rows and index entries it read from large tables.
     pub(crate) fn rows_read(&self) -> f64 {
         let mut read = 0.0;
         each(&self.plan, &mut |node| {
@@ -72,7 +73,7 @@ impl Explained {
         read
     }
 
-    /// What it must not do however few rows there are: go through a table from end to end.
+    /// The large table that it read with a sequential scan, which is wrong even for few rows.
     pub(crate) fn goes_through(&self) -> Option<String> {
         let mut found = None;
         each(&self.plan, &mut |node| {
@@ -84,7 +85,7 @@ impl Explained {
         found
     }
 
-    /// The largest number of rows that it has sorted.
+    /// The largest number of rows that it sorted.
     pub(crate) fn rows_sorted(&self) -> f64 {
         let mut most = 0.0;
         each(&self.plan, &mut |node| {
@@ -96,7 +97,7 @@ impl Explained {
         most
     }
 
-    /// How many blocks it has looked at, if the server says.
+    /// How many blocks it read from the cache, if the server reports it.
     pub(crate) fn blocks_hit(&self) -> f64 {
         self.plan["Shared Hit Blocks"].as_f64().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! A server is lost, and its standby takes over.
+//! The loss of a server whose standby takes over.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     traps::{LEASE, a_task, born, success, worker},
 };
 
-/// A server, its standby, and what is between the two, and between the server and the store.
+/// A server and its standby, with a proxy between the two, and one between the server and the store.
 struct Pair {
     primary: Postgres,
     standby: Postgres,
@@ -49,7 +49,7 @@ impl Pair {
         Arc::new(PostgresStore::connect(&self.proxy.url()).await.unwrap())
     }
 
-    /// The server is killed, and the standby takes over. Answers with what is left.
+    /// Kills the server and promotes the standby. Returns what is left.
     fn fail_over(self) -> (Postgres, Proxy) {
         let Self {
             primary,
@@ -66,7 +66,7 @@ impl Pair {
     }
 }
 
-/// The harness is for the runtime only: the servers are the test's own.
+/// Uses the harness only for its runtime: the test starts its own servers.
 fn run(test: impl AsyncFnOnce()) {
     conformance::run(&PostgresHarness::new(), async |_| test().await);
 }
@@ -86,7 +86,7 @@ async fn is_there(store: &Arc<PostgresStore>, id: RequestId) -> bool {
     !store.rows(&Scope::All, &Which::Id(id)).await.unwrap().is_empty()
 }
 
-/// Until a server says so.
+/// Waits until the server answers the question with true.
 async fn until(server: &Postgres, question: &str) {
     let session = harness::connect(&server.url()).await;
     while !session.query(question, &[]).await.unwrap()[0].get::<_, bool>(0) {
@@ -96,7 +96,7 @@ async fn until(server: &Postgres, question: &str) {
 
 const SOMEBODY_WAITS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
 
-/// The campaign of crashes does it twenty times: `crash_loop -- --store postgres --failover --cycles 20`.
+/// `crash_loop -- --store postgres --failover --cycles 20` repeats this twenty times.
 #[test]
 fn what_a_synchronous_standby_takes_over_is_all_that_was_answered() {
     run(async || {
@@ -165,8 +165,9 @@ fn what_no_synchronous_standby_has_is_not_answered() {
     });
 }
 
-/// A restart lets a commit be seen that waited for the standby. Asked for again it is found done; it must not be answered for
-/// before the standby has it. Without `IS_AT_STANDBY` it is, and lost.
+/// A restart makes a commit visible that was still waiting for the standby. An insert that is sent again finds the task
+/// stored, and must not be answered before the standby has it. Without `IS_AT_STANDBY` it is answered, and the task is
+/// lost.
 #[test]
 fn what_a_restart_lets_be_seen_is_not_answered_before_a_standby_has_it() {
     run(async || {
@@ -193,15 +194,16 @@ fn what_a_restart_lets_be_seen_is_not_answered_before_a_standby_has_it() {
         }
         assert!(!inserting.is_finished(), "{:?}", inserting.await);
         pair.standby.thaw();
-        // It may have been waited for too long.
+        // The insert may have timed out.
         let answered = inserting.await.unwrap().is_ok();
         let (_left, _proxy) = pair.fail_over();
         assert!(!answered || is_there(&store, id).await, "what was answered is lost");
     });
 }
 
-/// What an asynchronous standby had not got is lost, and that is all: who holds a claim that was lost can do nothing more under
-/// it, and no token is given twice. With tokens that do not tell the timeline ("@timeline" as 0) one is.
+/// Commits that an asynchronous standby has not received are lost, without further damage: the holder of a lost claim
+/// can do nothing under it, and no token is given twice. If tokens do not include the timeline ("@timeline" as 0), one
+/// is.
 #[test]
 fn what_an_asynchronous_standby_had_not_got_is_lost_and_nothing_else_comes_of_it() {
     run(async || {
@@ -226,7 +228,7 @@ fn what_an_asynchronous_standby_had_not_got_is_lost_and_nothing_else_comes_of_it
         for _ in 0..10 {
             lost.push(stored(&store).await);
         }
-        // Their holders do not know that these claims are going to be lost.
+        // These claims will be lost.
         let claimed = ledger.claim(Claim::new(worker(), 6, LEASE)).await.unwrap();
         let olds: Vec<Held> = claimed.tasks.into_iter().map(|task| task.held).collect();
         let mut register: HashMap<RequestId, u64> = HashMap::new();
@@ -246,7 +248,7 @@ fn what_an_asynchronous_standby_had_not_got_is_lost_and_nothing_else_comes_of_it
         }
         println!("{gone} of {} answered tasks are lost", lost.len());
         assert_eq!(gone, lost.len(), "the standby had heard of none");
-        // One tries before the task is somebody else's, the others after.
+        // The first holder tries before the task is claimed again, the others afterwards.
         assert!(matches!(
             ledger.settle(&olds[0], &success()).await.unwrap(),
             Settled::Fenced
@@ -274,7 +276,7 @@ fn what_an_asynchronous_standby_had_not_got_is_lost_and_nothing_else_comes_of_it
             let settled = ledger.settle(&task.held, &success()).await.unwrap();
             assert!(matches!(settled, Settled::Accepted { .. }), "{settled:?}");
         }
-        // Its end was lost, and it is as it was before.
+        // Its end was lost, so it is still held.
         let kept = ledger.look_for(&worker(), kept.lease().id).await.unwrap();
         let (_, kept) = kept.unwrap().expect("it is held");
         let settled = ledger.settle(&kept, &success()).await.unwrap();

@@ -1,5 +1,5 @@
-//! That looks at the front of an index do not go through all that was taken from it, while somebody's transaction keeps the
-//! server from clearing it away; and that they miss nothing for long.
+//! A look at the front of an index does not step over all removed rows, while an open transaction keeps the server from
+//! cleaning them up; and a row before the front is found soon.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn what_cannot_be_cleared_away_is_not_gone_through_each_time() {
     conformance::run(&harness, async |_| {
         let store = harness.fresh().await;
         let ledger = &Ledger::new(store.clone());
-        // The clock says of every look that it is slow.
+        // With this clock, every look seems slow.
         harness
             .run(
                 "CREATE SEQUENCE @.ticks; CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE sql VOLATILE \
@@ -49,12 +49,12 @@ fn what_cannot_be_cleared_away_is_not_gone_through_each_time() {
 
         let log = Log::of(&server);
         let rescue = || Due::Rescue { spared: Vec::new() };
-        // Where nothing was found, the next look begins behind it.
+        // After a look that found nothing, the next one begins at the current time.
         let _ = store.claim(claim()).await.unwrap();
         let _ = store.due(rescue(), 10).await.unwrap();
         let _ = store.due(rescue(), 10).await.unwrap();
         let _ = store.due(Due::Prune(none), 10).await.unwrap();
-        // Another handle has not looked before.
+        // A new handle has no fronts yet.
         let new = harness.handle().await;
         let _ = log.statements(&harness.schema());
         macro_rules! blocks {
@@ -80,7 +80,7 @@ fn what_cannot_be_cleared_away_is_not_gone_through_each_time() {
             assert!(again * 5.0 < anew, "{what} reads {again} blocks, and {anew} anew");
         }
 
-        // One that is seen late, and one of another pool.
+        // A task that becomes visible late, and one in another pool.
         let (late, elsewhere) = (a_task(), a_task_with(|task| task.pool = pool("elsewhere")));
         let ids = [late.id, elsewhere.id];
         let _ = ledger
@@ -93,7 +93,7 @@ fn what_cannot_be_cleared_away_is_not_gone_through_each_time() {
             let claimed = store.claim(claim()).await.unwrap();
             found.extend(claimed.tasks.iter().map(|task| task.row.id));
             if found.len() < ids.len() {
-                // It says when it looks at everything.
+                // The claim says when the whole queue will have been looked at.
                 tokio::time::sleep(claimed.next_due.expect("there is more to look for")).await;
             }
         }
@@ -109,7 +109,8 @@ fn claims_go_on_while_a_look_at_the_whole_queue_takes_too_long() {
     conformance::run(&harness, async |_| {
         let store = harness.fresh().await;
         let ledger = &Ledger::new(store.clone());
-        // A claim that looks at the whole queue takes longer than a statement may; the look beside claims takes a second.
+        // A claim that looks at the whole queue exceeds the limit of a statement; the look beside claims takes a
+        // second.
         harness
             .run(
                 "CREATE OR REPLACE FUNCTION @.now_ms() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$ BEGIN \

@@ -1,4 +1,5 @@
-//! How the suite drives `PostgresStore`: schemas of their own on a private server, and its clock moved by hand.
+//! The harness of the conformance suite for `PostgresStore`: each store has a schema of its own on a private server,
+//! and a clock that tests set.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,16 +20,16 @@ use uuid::Uuid;
 
 const BEGIN: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-/// What tells the time to the stores of a harness.
+/// The clock of the stores of a harness.
 #[derive(Debug)]
 enum HarnessClock {
-    /// A table, which the function of the schema reads.
+    /// Set by the test, in a table that the schema's function reads.
     ByHand(ManualClock),
     /// The server's own clock.
     Wall { unit: Duration },
 }
 
-/// Opens stores, each in an empty schema, and what another process would have of the last.
+/// Opens stores, each in an empty schema, and further handles to the last one.
 #[derive(Debug)]
 pub(crate) struct PostgresHarness {
     clock: HarnessClock,
@@ -38,7 +39,7 @@ pub(crate) struct PostgresHarness {
     admin: tokio::sync::Mutex<Option<Arc<Client>>>,
 }
 
-/// A connection of a test's own to the shared server.
+/// A connection of the test to the shared server.
 pub(crate) async fn admin() -> Client {
     connect(&Postgres::shared().url()).await
 }
@@ -63,7 +64,7 @@ impl PostgresHarness {
         Self::at(Postgres::shared().url())
     }
 
-    /// Of a server of the test's own.
+    /// A harness on a server of the test's own.
     pub(crate) fn at(server: String) -> Self {
         Self {
             clock: HarnessClock::ByHand(ManualClock::new(BEGIN)),
@@ -74,7 +75,7 @@ impl PostgresHarness {
         }
     }
 
-    /// One whose stores reach the shared server through PgBouncer.
+    /// A harness whose stores connect through PgBouncer.
     pub(crate) fn pooled() -> Self {
         Self::through(PgBouncer::shared())
     }
@@ -85,7 +86,7 @@ impl PostgresHarness {
         harness
     }
 
-    /// One whose stores have the server's own clock: what is to pass is waited for.
+    /// A harness with the server's own clock: it lets time pass by waiting.
     pub(crate) fn by_the_wall_clock(unit: Duration) -> Self {
         let mut harness = Self::new();
         harness.clock = HarnessClock::Wall { unit };
@@ -105,7 +106,7 @@ impl PostgresHarness {
         }
     }
 
-    /// Runs statements, with the schema for `@`.
+    /// Runs statements, with `@` replaced by the schema.
     pub(crate) async fn run(&self, sql: &str) {
         let sql = sql.replace('@', &self.schema());
         self.admin().await.batch_execute(&sql).await.unwrap();
@@ -123,18 +124,18 @@ impl PostgresHarness {
         }
     }
 
-    /// Its sessions are called as the schema is.
+    /// The URL. Sessions have the name of the schema as their application name.
     pub(crate) fn url(&self) -> String {
         let url = self.pooler.as_ref().unwrap_or(&self.server);
         format!("{url}?application_name={}", self.schema())
     }
 
-    /// Another handle.
+    /// Another handle to the last store.
     pub(crate) async fn handle(&self) -> Arc<PostgresStore> {
         Arc::new(self.builder().connect(&self.url()).await.unwrap())
     }
 
-    /// A store in an empty schema, whose clock stands still if it is moved by hand.
+    /// A store in an empty schema. If the test sets the clock, time stands still.
     pub(crate) async fn fresh(&self) -> Arc<PostgresStore> {
         *self.schema.lock().unwrap() = a_name();
         let store = self.handle().await;
@@ -187,7 +188,7 @@ impl Harness for PostgresHarness {
         }
     }
 
-    // Each round takes some milliseconds of two cores.
+    // Each round takes some milliseconds on two cores.
     fn rounds(&self) -> usize {
         100
     }
@@ -222,7 +223,7 @@ impl Harness for PostgresHarness {
     }
 }
 
-/// What is counted is what is there, whatever the test did.
+/// Checks that the counts agree with the rows, after every test.
 impl Drop for PostgresHarness {
     fn drop(&mut self) {
         let schema = self.schema();

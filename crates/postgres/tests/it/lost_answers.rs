@@ -1,4 +1,4 @@
-//! The server has done what it was asked for, and the answer is lost with the connection.
+//! The server runs a statement, and its answer is lost with the connection.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn a_keyed_insert() -> Insert {
     }))
 }
 
-/// Fails without `is_ours` in `insert.rs`: a task that is new is then known, to nobody.
+/// Without `is_ours` in `insert.rs` this fails: the new task is then taken for a known one.
 #[test]
 fn an_insert_that_was_done_and_not_answered_is_ones_own() {
     behind_a_proxy(async |proxy, store| {
@@ -49,7 +49,7 @@ fn an_insert_that_was_done_and_not_answered_is_ones_own() {
             assert!(matches!(inserted, Inserted::New(..)), "{inserted:?}");
             assert!(proxy.swallowed() > before, "its answer was lost");
         };
-        // Until there are connections whose answers can be lost: those that have a key have one of their own.
+        // Opens the connections whose answers will be lost; inserts with a key have one of their own.
         let _ = ledger.insert(Insert::new(a_task())).await.unwrap();
         let _ = ledger.insert(a_keyed_insert()).await.unwrap();
         insert(Insert::new(a_task())).await;
@@ -60,7 +60,7 @@ fn an_insert_that_was_done_and_not_answered_is_ones_own() {
     });
 }
 
-/// Fails without `is_ours` in `commit.rs`: an end that was accepted is then fenced.
+/// Without `is_ours` in `commit.rs` this fails: the accepted end is then taken for fenced.
 #[test]
 fn an_end_that_was_recorded_and_not_answered_is_ones_own() {
     behind_a_proxy(async |proxy, store| {
@@ -68,7 +68,7 @@ fn an_end_that_was_recorded_and_not_answered_is_ones_own() {
         let held = [(); 2].map(|()| a_task());
         for (number, task) in held.into_iter().enumerate() {
             let held = born(&ledger, task).await;
-            // The first makes the connection.
+            // The first one opens the connection.
             if number > 0 {
                 proxy.swallow_answers();
             }
@@ -81,7 +81,7 @@ fn an_end_that_was_recorded_and_not_answered_is_ones_own() {
     });
 }
 
-/// It is not made twice: nobody would know of the first one's tasks.
+/// The store does not repeat the claim: no worker would run the tasks of the first one.
 #[test]
 fn a_claim_that_was_made_and_not_answered_is_found() {
     behind_a_proxy(async |proxy, store| {

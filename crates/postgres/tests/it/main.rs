@@ -1,4 +1,4 @@
-//! The store seen from outside: one binary, a module per theme.
+//! Tests of the store's public API: one binary, with a module for each subject.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! A hundred thousand tasks, of every kind as many.
+//! A database with a hundred thousand tasks, in equal numbers of each kind.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     traps::{a_task, a_task_with, success},
 };
 
-/// How many there are of each kind, first and then.
+/// How many tasks of each kind there are, at first and later.
 const FEW_OF_EACH: u64 = 100;
 const MANY_OF_EACH: u64 = 20_000;
 
@@ -27,12 +27,12 @@ pub(crate) struct Known {
     pub(crate) ended: RequestId,
 }
 
-/// What waits is in a pool whose name makes its index a good deal larger than the others.
+/// A pool with a long name, so that the index of waiting tasks is much larger than the others.
 pub(crate) fn pool() -> PoolName {
     PoolName::new("a-pool-whose-name-is-rather-long").unwrap()
 }
 
-/// Some hundreds, with the statistics of a moment when nothing waited and nobody held any.
+/// Inserts some hundreds of tasks, with statistics from a moment when no task waited or was held.
 pub(crate) async fn begin(harness: &PostgresHarness) -> Known {
     let store = harness.handle().await;
     let ledger = Ledger::new(store);
@@ -81,7 +81,7 @@ pub(crate) async fn begin(harness: &PostgresHarness) -> Known {
     }
 }
 
-/// All of them.
+/// Inserts all tasks.
 pub(crate) async fn fill(harness: &PostgresHarness) {
     copy(harness, "true", FEW_OF_EACH, MANY_OF_EACH).await;
 }
@@ -94,7 +94,7 @@ async fn born(ledger: &Ledger, task: NewTask) -> Held {
     }
 }
 
-/// Of each kind so many more, as the first was: its record is that of the first under another id.
+/// Inserts more tasks of a kind: copies of its first one, with other ids.
 async fn copy(harness: &PostgresHarness, kind: &str, from: u64, to: u64) {
     let copy = COPY.replace("FROM_N", &(from + 1).to_string());
     harness

@@ -1,4 +1,4 @@
-//! Connecting: tables that are made once, and what is refused.
+//! Connecting: creation and check of the tables, and the errors.
 
 use servers::{Postgres, Stop, a_name};
 use tower_respond_async::{
@@ -11,7 +11,7 @@ use tower_respond_async_postgres::{Migrate, PostgresStore};
 use crate::harness::{PostgresHarness, admin};
 
 fn run(test: impl AsyncFnOnce()) {
-    // Started before there is a runtime.
+    // Start the server before there is a runtime.
     let _ = Postgres::shared();
     conformance::run(&PostgresHarness::new(), async |_| test().await);
 }

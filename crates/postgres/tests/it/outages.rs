@@ -1,4 +1,4 @@
-//! What a server refuses or cannot do at the moment, what a caller sees of that, and that nothing is lost.
+//! Outages and refusals of a server: callers get the right errors, and nothing is lost.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     traps::{LEASE, a_task, born, success, worker},
 };
 
-/// Runs a test on a server of its own, and a store on it.
+/// Runs a test with a server of its own, and a store on it.
 fn on_a_server(settings: &str, test: impl AsyncFnOnce(&Postgres, Arc<PostgresStore>)) {
     let server = Postgres::start(settings);
     conformance::run(&PostgresHarness::new(), async |_| {
@@ -38,7 +38,7 @@ async fn insert(store: &Arc<PostgresStore>, task: NewTask) -> StoreResult<Insert
     Ledger::new(store.clone()).insert(Insert::new(task)).await
 }
 
-/// It is not available, and says why.
+/// Checks that the answer is the error `Unavailable`, for this reason.
 fn refused_for<T: std::fmt::Debug>(answer: StoreResult<T>, why: &str) {
     let error = answer.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
@@ -52,7 +52,7 @@ async fn kept(store: &Arc<PostgresStore>) -> u64 {
     counts.iter().map(|(_, count)| count).sum()
 }
 
-/// Whoever is storing tasks as the server is killed has an answer when it is back, and each task is there once.
+/// Inserts that are under way while the server is killed are answered when it is back, and each task is there once.
 #[test]
 fn a_restart_makes_inserts_slow_and_fails_none() {
     on_a_server("", async |server, store| {
@@ -88,7 +88,7 @@ fn a_restart_makes_inserts_slow_and_fails_none() {
         while storing.try_recv().is_ok() {
             told += 1;
         }
-        // Those that are under way end, and nobody wants to hear of more.
+        // Closing the channel ends the callers after their current insert.
         storing.close();
         while storing.recv().await.is_some() {
             told += 1;
@@ -96,7 +96,7 @@ fn a_restart_makes_inserts_slow_and_fails_none() {
         while let Some(ended) = callers.join_next().await {
             ended.unwrap();
         }
-        // Each of the callers has stored one more than it could say.
+        // Each caller has stored one more task than it could send.
         assert_eq!(kept(&store).await, told + 8);
     });
 }
@@ -108,7 +108,7 @@ fn a_server_that_only_reads_is_not_written_to_and_goes_on_later() {
         let admin = session(server).await;
         let only_reads = async |is_so: &str| {
             let set = format!("ALTER SYSTEM SET default_transaction_read_only = {is_so}");
-            // Whatever else is said, this session may write.
+            // This session may write despite the new default.
             admin
                 .batch_execute("SET default_transaction_read_only = off")
                 .await
@@ -152,7 +152,7 @@ fn a_server_that_refuses_more_connections_is_reported() {
     );
 }
 
-/// As behind a firewall that drops everything: no connection is closed, and none is answered on.
+/// As behind a firewall that drops all packets: no connection is closed, and none gets an answer.
 #[test]
 fn a_server_that_is_silent_is_given_up_and_reached_again_later() {
     on_a_server("", async |server, store| {
@@ -190,7 +190,7 @@ fn a_row_that_another_session_has_locked_is_waited_for_up_to_a_limit() {
     });
 }
 
-/// Whatever is set for a role, the store says for itself how long a statement may take.
+/// The store sets its own limit for statements, whatever the settings of the role.
 #[test]
 fn a_statement_that_takes_too_long_is_ended_by_the_server() {
     on_a_server("", async |server, store| {
@@ -213,7 +213,7 @@ fn a_statement_that_takes_too_long_is_ended_by_the_server() {
     });
 }
 
-/// Files that may not grow stand for a disk that is full.
+/// A limit on the size of files simulates a full disk.
 #[test]
 fn a_full_disk_refuses_tasks_and_keeps_those_that_it_took() {
     on_a_server("", async |server, store| {
@@ -233,7 +233,7 @@ fn a_full_disk_refuses_tasks_and_keeps_those_that_it_took() {
             insert(&store, a_large_one()).await.unwrap(),
             Inserted::New(..)
         ));
-        // A segment of the log is 16 MiB, and there before it is written.
+        // A segment of the write-ahead log has 16 MiB, and is allocated before it is written.
         let restart = |start: &dyn Fn()| {
             tokio::task::block_in_place(|| {
                 server.stop(Stop::Fast);
@@ -260,8 +260,8 @@ fn a_full_disk_refuses_tasks_and_keeps_those_that_it_took() {
     });
 }
 
-/// A standby that was not synchronous may not know of a claim. What it hands out once it is promoted has a greater token than
-/// any that the primary gave.
+/// An asynchronous standby may not have received a claim. Once promoted, it gives greater tokens than any that the
+/// primary gave.
 #[test]
 fn a_standby_is_not_written_to_and_once_promoted_its_tokens_are_greater() {
     on_a_server("", async |server, store| {
@@ -286,7 +286,7 @@ fn a_standby_is_not_written_to_and_once_promoted_its_tokens_are_greater() {
     });
 }
 
-/// What is said of the server is what it was as the store was opened.
+/// The abilities report the server's settings at the time of opening.
 #[test]
 fn durability_is_read_from_the_server() {
     use tower_respond_async::store::Durability;

@@ -1,5 +1,5 @@
-//! That no statement goes through the tasks: the plans that the server used for each operation, and what they read, where there
-//! are 100,000.
+//! No statement reads the whole table of tasks: checks the plans of all operations, and how many rows they read, with
+//! 100,000 tasks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,14 +41,14 @@ fn no_statement_goes_through_the_tasks() {
         let store = Arc::new(harness.builder().connect(&harness.url()).await.unwrap());
         every_operation(&harness, &store, &log, &known).await;
         many::fill(&harness).await;
-        // The plans are those of before.
+        // The plans were made for few tasks.
         every_operation(&harness, &store, &log, &known).await;
         for statistics in [
-            // As it is right after a load: the statistics are those of before.
+            // Right after a load: the old statistics.
             "",
-            // As it is later.
+            // Later: new statistics.
             many::ANALYZE,
-            // As it is after an upgrade of the server: the sizes of the tables are known, and nothing of what is in them.
+            // After an upgrade of the server: it knows the sizes of the tables, and nothing of their content.
             "DELETE FROM pg_statistic",
         ] {
             harness.run(statistics).await;
@@ -60,11 +60,11 @@ fn no_statement_goes_through_the_tasks() {
     });
 }
 
-/// What an operation may read, and sort, beyond what it is asked for.
+/// How many rows an operation may read or sort beyond its result.
 const FEW: f64 = 300.0;
 
 async fn every_operation(harness: &PostgresHarness, store: &Arc<PostgresStore>, log: &Log, known: &Known) {
-    // Some of what waits is due by now, some leases have run out.
+    // Makes some waiting tasks due, and some leases expire.
     harness.pass(Duration::from_secs(5)).await;
     let ledger = &Ledger::new(store.clone());
     let anna = Scope::One(Some(Tenant::new("anna")));
@@ -79,7 +79,7 @@ async fn every_operation(harness: &PostgresHarness, store: &Arc<PostgresStore>, 
     let page = |order| Page::first(20, order);
     let name = TaskName::new(&format!("job-{}", a_task().id)).unwrap();
     let key = IdempotencyKey::new(&format!("key-{}", a_task().id)).unwrap();
-    // What the statements of before have told is not this one's.
+    // Skips the statements before this operation.
     let _ = log.statements(&harness.schema());
     macro_rules! reads {
         ($what:literal, $operation:expr) => {
@@ -158,7 +158,7 @@ async fn every_operation(harness: &PostgresHarness, store: &Arc<PostgresStore>, 
     let claimed = reads!("a claim", store.claim(claim.clone()));
     assert_eq!(claimed.tasks.len(), 10);
     let _ = reads!("a claim of a pool that is full", store.claim(full));
-    // It looks 1,000 ahead, where a limit may leave much behind.
+    // A claim by tenant reads 1,000 tasks ahead.
     let claimed = reads!(2500.0, "a claim by tenant", store.claim(by_tenant));
     assert_eq!(claimed.tasks.len(), 10);
     let _ = reads!("a row", store.rows(&Scope::All, &Which::Id(known.waiting)));
@@ -200,7 +200,7 @@ async fn every_operation(harness: &PostgresHarness, store: &Arc<PostgresStore>, 
         "a list of what is rare",
         store.list(&Scope::All, &rare, page(SortOrder::Descending))
     );
-    // Each of what it looks at is read, and its request with it.
+    // Reads each task in the scan limit, and its request.
     let text = Filter::default().text("no request has this in it");
     let _ = reads!(
         11_000.0,
@@ -221,7 +221,7 @@ async fn every_operation(harness: &PostgresHarness, store: &Arc<PostgresStore>, 
     let _ = reads!("a beat", store.beat(Presence::new(worker), LEASE));
 }
 
-/// No more than this may be read or sorted by one statement, and nothing from end to end.
+/// Checks that no statement reads or sorts more rows than this, or scans a large table.
 fn check(what: &str, most: f64, statements: &[Explained]) {
     assert!(!statements.is_empty(), "{what} has run no statement");
     for of in statements {

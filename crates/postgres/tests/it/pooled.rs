@@ -1,4 +1,4 @@
-//! Stores behind a pooler, which has another session for each transaction.
+//! Stores behind a pooler, which assigns a session to each transaction.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ fn several_may_open_an_empty_database_at_once() {
     });
 }
 
-/// PgBouncer refuses what a session is to begin with, or keeps it to itself. Both are noticed before anything else happens.
+/// PgBouncer refuses the startup options of a session, or ignores them. The store detects both as it connects.
 #[test]
 fn a_store_that_is_not_pooled_says_what_to_do_about_a_pooler() {
     let forgetful = PgBouncer::start(Postgres::shared(), "ignore_startup_parameters = options");
@@ -58,7 +58,7 @@ fn a_store_that_is_not_pooled_says_what_to_do_about_a_pooler() {
     });
 }
 
-/// More connections than sessions: most statements find another session than the one before.
+/// With more connections than sessions, most statements run in another session than the one before.
 #[test]
 fn sessions_are_fewer_than_connections() {
     let pooler = PgBouncer::start(Postgres::shared(), "default_pool_size = 2");
@@ -88,7 +88,7 @@ async fn a_life(store: &Arc<PostgresStore>, worker: WorkerId) {
     let ledger = Ledger::new(store.clone());
     let inserted = ledger.insert(Insert::new(a_task())).await.unwrap();
     assert!(matches!(inserted, Inserted::New(..)));
-    // Somebody else may have it by now: then theirs is there.
+    // Another handle may have claimed this task. Then there is one of its own.
     let mut claimed = Vec::new();
     while claimed.is_empty() {
         claimed = ledger.claim(Claim::new(worker.clone(), 1, LEASE)).await.unwrap().tasks;
@@ -114,8 +114,8 @@ async fn a_life(store: &Arc<PostgresStore>, worker: WorkerId) {
     );
 }
 
-/// What is set for the database does not change what a transaction is, nor what its statements run under. Every statement asks
-/// for the time; here that looks at the settings.
+/// Settings of the database change neither the isolation of transactions nor the settings of statements. Every
+/// statement reads the time; here that function checks the settings.
 #[test]
 fn settings_of_the_database_change_nothing() {
     let database = a_name();

@@ -1,4 +1,4 @@
-//! A server that ends and comes back, between any two steps.
+//! Restarts of the server between any two steps.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use tower_respond_async::{
 
 use crate::harness::{self, PostgresHarness};
 
-/// Lets the server end and start again now and then, as time passes.
+/// Restarts the server from time to time, as time passes.
 #[derive(Debug)]
 struct Restarts {
     harness: PostgresHarness,
@@ -85,7 +85,7 @@ impl Harness for Restarts {
     }
 }
 
-/// In good order, at once, and killed: whatever was answered is there, and no operation fails for it.
+/// Stops it in order, at once, or by a kill: everything that was acknowledged is there, and no operation fails.
 #[test]
 fn the_store_agrees_with_the_model_while_the_server_is_restarted() {
     let server = Arc::new(Postgres::start("fsync = off\nfull_page_writes = off\n"));

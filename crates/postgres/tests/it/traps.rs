@@ -1,4 +1,4 @@
-//! What a statement must say that no other promise would miss: each of these fails if it does not.
+//! Details of the statements that no other test would miss: each test fails without one of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ pub(crate) fn a_task() -> NewTask {
     NewTask::new(id, Arc::new(request))
 }
 
-/// A task that differs from others.
+/// A task with changes.
 pub(crate) fn a_task_with(change: impl FnOnce(&mut NewTask)) -> NewTask {
     let mut task = a_task();
     change(&mut task);
@@ -65,7 +65,7 @@ fn uuid(id: RequestId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
-/// Runs a test with a store in a schema of its own that has sessions of its own.
+/// Runs a test with a store in a schema of its own, with its own sessions.
 fn with_sessions(test: impl AsyncFnOnce(&PostgresHarness, Arc<PostgresStore>)) {
     with(PostgresHarness::new(), test);
 }
@@ -83,8 +83,8 @@ fn with(harness: PostgresHarness, test: impl AsyncFnOnce(&PostgresHarness, Arc<P
     });
 }
 
-/// An asynchronous standby that takes over may not know of a claim. The next one makes the same version of the row; its token
-/// is of a later timeline.
+/// An asynchronous standby that takes over may not have received a claim. The next claim makes the same version of the
+/// row, but its token is of a later timeline.
 #[test]
 fn the_holder_of_a_claim_that_a_failover_lost_is_fenced() {
     with_store(async |harness, store| {
@@ -115,7 +115,7 @@ fn the_holder_of_a_claim_that_a_failover_lost_is_fenced() {
     });
 }
 
-/// The claim that follows is not committed yet when the line comes, and so not seen. The line must wait for it.
+/// The later claim is not committed yet when the line arrives, and so not visible. The line must wait for it.
 #[test]
 fn a_line_of_a_log_waits_for_a_claim_that_is_on_its_way() {
     with_store(async |harness, store| {
@@ -129,7 +129,7 @@ fn a_line_of_a_log_waits_for_a_claim_that_is_on_its_way() {
         let line = LogLine::new(Timestamp::ZERO, "INFO", "test", "from a zombie");
         let writer = store.clone();
         let append = tokio::spawn(async move { writer.append_log(lease, vec![line]).await.unwrap() });
-        until_somebody_waits(harness, || append.is_finished()).await;
+        until_a_session_waits(harness, || append.is_finished()).await;
         harness.run("COMMIT").await;
         assert!(!append.await.unwrap(), "the claim holds no more");
         let lines = store.logs(&Scope::All, lease.id, LogQuery::default()).await.unwrap();
@@ -137,8 +137,8 @@ fn a_line_of_a_log_waits_for_a_claim_that_is_on_its_way() {
     });
 }
 
-/// The claim of a completion raises no version, and is not seen before it is committed. What was decided on the row before it
-/// must wait.
+/// The claim of a completion does not change the version, and is not visible before its commit. A change that was
+/// decided on the row before it must wait.
 #[test]
 fn a_change_of_a_completion_waits_for_a_claim_that_is_on_its_way() {
     with_store(async |harness, store| {
@@ -163,16 +163,16 @@ fn a_change_of_a_completion_waits_for_a_claim_that_is_on_its_way() {
         let tried = DeliveryTry::new(store.now());
         let settlement = DeliverySettlement::new(claimed, DeliveryOutcome::Delivered, tried);
         let settle = tokio::spawn(async move { ledger.settle_delivery(settlement).await.unwrap() });
-        until_somebody_waits(harness, || settle.is_finished()).await;
+        until_a_session_waits(harness, || settle.is_finished()).await;
         harness.run("COMMIT").await;
         assert!(!settle.await.unwrap(), "somebody else delivers it by now");
     });
 }
 
-/// Until a session waits for a lock in the schema of the test, or what would wait has ended.
-async fn until_somebody_waits(harness: &PostgresHarness, has_ended: impl Fn() -> bool) {
+/// Waits until a session in the schema of the test waits for a lock, or until `has_ended`.
+async fn until_a_session_waits(harness: &PostgresHarness, has_ended: impl Fn() -> bool) {
     let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1";
-    // A session that is in a transaction sees the others as they were when it looked first.
+    // In a transaction, `pg_stat_activity` stays as it was at the first look.
     let looks = admin().await;
     while !has_ended() {
         let waiting = looks.query(waits, &[&harness.schema()]).await.unwrap();
@@ -183,7 +183,7 @@ async fn until_somebody_waits(harness: &PostgresHarness, has_ended: impl Fn() ->
     }
 }
 
-/// A batch that changes nothing counts nothing.
+/// A refused batch changes no counts.
 #[test]
 fn a_fenced_batch_leaves_the_counters_alone() {
     with_store(async |_, store| {
@@ -199,7 +199,7 @@ fn a_fenced_batch_leaves_the_counters_alone() {
         record.settle(held.lease().token, &success(), store.now()).unwrap();
         let change = Change::between(&row, ended.record.clone(), store.now());
         assert!(matches!(store.commit(change).await.unwrap(), Committed::Done));
-        // Decided on the same row, with another end.
+        // Another end, decided on the same row.
         let mut failed = row.clone();
         let record = Arc::make_mut(failed.restore());
         record
@@ -217,7 +217,8 @@ fn a_fenced_batch_leaves_the_counters_alone() {
     });
 }
 
-/// One worker asks through two handles at the same moment: the constraint has the last word, and both are answered.
+/// One worker claims through two handles at the same moment: the constraint prevents a second suspect task, and both
+/// claims succeed.
 #[test]
 fn one_worker_at_two_handles_has_one_suspect() {
     with_store(async |harness, store| {
@@ -241,7 +242,7 @@ fn one_worker_at_two_handles_has_one_suspect() {
     });
 }
 
-/// A text of the server holds no zeros, and a tenant may.
+/// A text of the server contains no zeros, but a tenant may.
 #[test]
 fn any_text_can_be_a_tenant() {
     with_store(async |_, store| {
@@ -267,7 +268,7 @@ fn any_text_can_be_a_tenant() {
     });
 }
 
-/// Whatever becomes of its connections, the store makes new ones.
+/// The store replaces connections that end.
 #[test]
 fn a_store_whose_sessions_were_ended_goes_on() {
     with_store(async |harness, store| {
@@ -282,7 +283,7 @@ fn a_store_whose_sessions_were_ended_goes_on() {
     });
 }
 
-/// A session that ends under a group: the group is sent again, and what it stores is new.
+/// The session ends during a group: the group is sent again, and its tasks count as new.
 #[test]
 fn an_insert_whose_session_ends_is_answered_all_the_same() {
     with_store(async |harness, store| {
@@ -292,7 +293,7 @@ fn an_insert_whose_session_ends_is_answered_all_the_same() {
         let (writer, task) = (Ledger::new(store.clone()), a_task());
         let insert = tokio::spawn(async move { writer.insert(Insert::new(task)).await });
         let settle = tokio::spawn(async move { ledger.settle(&held, &success()).await });
-        until_somebody_waits(harness, || insert.is_finished()).await;
+        until_a_session_waits(harness, || insert.is_finished()).await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
         let _ = admin().await.query(end, &[&harness.schema()]).await.unwrap();
         harness.run("COMMIT").await;
@@ -301,7 +302,7 @@ fn an_insert_whose_session_ends_is_answered_all_the_same() {
     });
 }
 
-/// What reads and renews may be done twice.
+/// Reads and renewals are repeatable.
 #[test]
 fn what_may_be_done_twice_is_asked_again_when_its_session_ends() {
     with_store(async |harness, store| {
@@ -311,7 +312,7 @@ fn what_may_be_done_twice_is_asked_again_when_its_session_ends() {
         let (reader, keeper) = (store.clone(), store.clone());
         let reading = tokio::spawn(async move { reader.rows(&Scope::All, &Which::Id(lease.id)).await });
         let renewing = tokio::spawn(async move { keeper.renew(vec![lease], LEASE).await });
-        until_somebody_waits(harness, || reading.is_finished()).await;
+        until_a_session_waits(harness, || reading.is_finished()).await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
         let _ = admin().await.query(end, &[&harness.schema()]).await.unwrap();
         harness.run("COMMIT").await;
@@ -320,7 +321,7 @@ fn what_may_be_done_twice_is_asked_again_when_its_session_ends() {
     });
 }
 
-/// Told outside of what changes something, and only while somebody listens.
+/// Notifications are sent outside of the transactions that make changes, and only while another handle listens.
 #[test]
 fn work_of_another_handle_is_in_the_news() {
     with_sessions(async |harness, store| {
@@ -334,7 +335,7 @@ fn work_of_another_handle_is_in_the_news() {
     });
 }
 
-/// Where the head of the queue is of a tenant that has enough, and others take it meanwhile.
+/// The head of the queue belongs to a tenant at its limit, and another handle claims at the same time.
 #[test]
 fn claims_by_tenant_at_two_handles_have_each_task_once() {
     with_store(async |harness, store| {
@@ -367,7 +368,7 @@ fn claims_by_tenant_at_two_handles_have_each_task_once() {
     });
 }
 
-/// What cannot be read is kept apart and counted, and the tasks behind it are claimed all the same.
+/// An unreadable record is set aside and counted, and the tasks after it are claimed.
 #[test]
 fn a_record_that_cannot_be_read_is_set_aside_and_blocks_no_other_task() {
     with_store(async |harness, store| {
@@ -398,7 +399,7 @@ fn a_record_that_cannot_be_read_is_set_aside_and_blocks_no_other_task() {
     });
 }
 
-/// Every start of a process brings rows of its own. They are added up, also while somebody counts.
+/// Every start of a process adds rows. They are added up, also while others count.
 #[test]
 fn the_tally_does_not_grow_with_every_start_of_a_process() {
     with_store(async |harness, store| {
@@ -417,7 +418,7 @@ fn the_tally_does_not_grow_with_every_start_of_a_process() {
             for _ in 0..20 {
                 let _ = born(&Ledger::new(handle.clone()), a_task()).await;
             }
-            // It adds up what there is by then.
+            // This adds up the rows that are there by then.
             handle.prune_keys(1).await.unwrap()
         });
         let _ = futures_util::future::join_all(counting).await;
@@ -440,13 +441,13 @@ fn the_tally_does_not_grow_with_every_start_of_a_process() {
     });
 }
 
-/// Their answers were lost. One that cannot be read keeps no other from being found.
+/// The answers to these claims were lost. An unreadable task does not hide the others.
 #[test]
 fn claims_that_were_lost_are_found_one_by_one() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
         let known = born(&ledger, a_task()).await.lease();
-        // Its insert may not be answered yet: whoever waits for that makes an end of it.
+        // Its insert may not be answered yet; the waiter for that answer ends the task.
         let stopped = born(&ledger, a_task()).await.lease();
         assert_eq!(ledger.stop(&Scope::All, stopped.id).await.unwrap(), Stop::Stopping);
         let mut ids = [RequestId::from_bytes([0; 16]); 4];

@@ -1,7 +1,7 @@
-//! The promises in which the clock decides, by the server's own clock: elsewhere the tests replace it.
+//! The promises that depend on time, with the server's own clock; the other tests replace it.
 //!
-//! Those that let no time pass are the same by either clock, and the races take long: they are left out. The whole suite would
-//! take 45 s of two busy cores instead of some 20.
+//! Promises without a passage of time are the same with either clock, and the races take long: they are left out. The
+//! whole suite would take 45 s of two busy cores instead of about 20.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -12,8 +12,8 @@ use tower_respond_async::testing::conformance::{self, Harness};
 
 use crate::harness::PostgresHarness;
 
-/// A machine that is busy with something else makes every operation late, and what is not due yet is due by then. Who says that
-/// a promise is not kept at a quick pace has it tried at a slower one: a store that does not keep it fails at both.
+/// On a busy machine every operation is late, so that something is due too early. A promise that fails at a quick pace
+/// is tried at a slower one: a store that does not keep it fails at both.
 const PACES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
 fn at_some_pace(promise: impl AsyncFn(&dyn Harness)) {

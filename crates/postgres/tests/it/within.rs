@@ -19,7 +19,7 @@ use tower_respond_async_postgres::{Param, PostgresStore};
 
 use crate::harness::{PostgresHarness, connect};
 
-/// An application on a store, with a table of its own beside it.
+/// An application on a store, with a table of its own in the same database.
 struct App {
     harness: PostgresHarness,
     store: PostgresStore,
@@ -27,7 +27,7 @@ struct App {
     service: BoxCloneService<Request<RequestBody>, Response<ResponseBody>, BoxError>,
 }
 
-/// By the server's clock: what runs is not moved by hand.
+/// With the server's clock, since running tasks do not follow a clock that the test sets.
 fn with_app(test: impl AsyncFnOnce(&App)) {
     let harness = PostgresHarness::by_the_wall_clock(Duration::from_millis(50));
     conformance::run(&PostgresHarness::new(), async |_| {
@@ -49,7 +49,7 @@ fn with_app(test: impl AsyncFnOnce(&App)) {
 }
 
 impl App {
-    /// A connection of the application's own, whose sessions are called as the schema is.
+    /// A connection of the application. Its sessions have the name of the schema.
     async fn client(&self) -> Client {
         connect(&self.harness.url()).await
     }
@@ -59,7 +59,7 @@ impl App {
         transaction.batch_execute(&order).await.unwrap();
     }
 
-    /// How many orders there are, and how many tasks, for everybody else.
+    /// How many orders and how many tasks other sessions see.
     async fn stored(&self) -> (i64, u64) {
         let orders = format!("SELECT count(*) FROM {}.orders", self.harness.schema());
         let orders = self.harness.admin().await.query_one(&orders, &[]).await.unwrap().get(0);
@@ -72,7 +72,7 @@ impl App {
         assert_eq!(ended.expect("it is there").state, TaskState::Succeeded);
     }
 
-    /// Waits until a statement of this schema waits for a lock, and `asked` with it.
+    /// Waits until a statement of this schema waits for a lock; `asked` must not end before that.
     async fn waits<T>(&self, asked: impl Future<Output = T> + Unpin) -> impl Future<Output = T> {
         let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1";
         let (admin, name) = (self.harness.admin().await, self.harness.schema());
@@ -87,7 +87,7 @@ impl App {
         }
     }
 
-    /// An asynchronous request over HTTP under a key.
+    /// Sends an asynchronous request over HTTP with a key.
     async fn request(&self, key: &str) -> (StatusCode, Option<RequestId>) {
         let request = Request::post("/orders/7/mail")
             .header("prefer", "respond-async")
@@ -130,7 +130,7 @@ fn new(submitted: Result<Submitted, SubmitError>) -> RequestId {
     }
 }
 
-/// The id of a known task, whether it is shown, and whether its request is the same.
+/// The id of a known task, whether the answer includes the task, and whether its request is the same.
 fn known(submitted: Result<Submitted, SubmitError>) -> (RequestId, bool, bool) {
     match submitted.unwrap() {
         Submitted::Known { task, id, same_request } => (id, task.is_some(), same_request),
@@ -184,7 +184,7 @@ fn neither_is_stored_by_a_transaction_that_is_rolled_back_or_cut_off() {
             }
             assert_eq!(app.stored().await, (0, 0));
         }
-        // Its name and its key are free.
+        // After the rollback, its name and key are free.
         let id = new(app.tasks.submit(named(keyed(mail(), "k"), "n")).await);
         app.ends(id).await;
     });
@@ -288,7 +288,7 @@ fn a_request_over_http_waits_for_a_transaction_with_its_key_and_delays_no_other(
         let _ = new(app.tasks.submit_in(within, keyed(another_mail(), another)).await);
         let asked = app.waits(Box::pin(app.request(first))).await;
         let differs = app.request(another);
-        // Those of other keys and of none go on.
+        // Inserts with other keys, or without one, do not wait.
         let others = (0..20).map(|number| app.tasks.submit(keyed(mail(), &format!("other-{number}"))));
         let none = (0..20).map(|_| app.tasks.submit(mail()));
         for submitted in join_all(others).await.into_iter().chain(join_all(none).await) {
@@ -332,7 +332,7 @@ fn what_a_transaction_has_stored_itself_is_known_to_it() {
         let within = &mut app.store.within(&mut transaction);
         let by_key = new(app.tasks.submit_in(within, keyed(mail(), "k")).await);
         let by_name = new(app.tasks.submit_in(within, named(mail(), "n")).await);
-        // They cannot be shown yet.
+        // The answers cannot include the tasks before the commit.
         let again = app.tasks.submit_in(within, keyed(mail(), "k")).await;
         assert_eq!(known(again), (by_key, false, true));
         let other = app.tasks.submit_in(within, keyed(another_mail(), "k")).await;
@@ -343,7 +343,7 @@ fn what_a_transaction_has_stored_itself_is_known_to_it() {
         assert_eq!(known(other), (by_name, false, false));
         let both = app.tasks.submit_in(within, named(keyed(mail(), "k"), "n")).await;
         assert!(matches!(both, Err(SubmitError::Conflict)), "{both:?}");
-        // A key that a known name has no use for stays free.
+        // A key that comes with a known name stays free.
         let again = app.tasks.submit_in(within, named(keyed(mail(), "free"), "n")).await;
         assert_eq!(known(again), (by_name, false, true));
         new(app.tasks.submit_in(within, keyed(mail(), "free")).await);
@@ -352,7 +352,7 @@ fn what_a_transaction_has_stored_itself_is_known_to_it() {
     });
 }
 
-/// A snapshot of before cannot tell whose the key is.
+/// A snapshot from before the commit cannot show which task has the key.
 #[test]
 fn a_transaction_that_sees_the_past_fails_as_with_any_conflict() {
     with_app(async |app| {
@@ -382,7 +382,7 @@ fn a_transaction_that_sees_the_past_fails_as_with_any_conflict() {
     });
 }
 
-/// As a driver does it that can lend nobody its connection.
+/// For drivers that cannot lend their connection.
 #[test]
 fn a_prepared_insert_stores_a_task_with_any_driver() {
     with_app(async |app| {
@@ -414,7 +414,7 @@ fn a_prepared_insert_stores_a_task_with_any_driver() {
 #[test]
 fn others_hear_of_the_commit_unless_the_transaction_is_quiet() {
     with_app(async |app| {
-        // FNV-1a, as the store names its channel.
+        // FNV-1a, as in the store.
         let channel = app
             .harness
             .schema()
@@ -444,7 +444,7 @@ fn others_hear_of_the_commit_unless_the_transaction_is_quiet() {
                 .batch_execute(&format!("NOTIFY {channel}, 'done'"))
                 .await
                 .unwrap();
-            // What other handles say of it is their own.
+            // Notifications of other handles are not counted.
             let told = async {
                 let mut ours = 0;
                 loop {

@@ -217,7 +217,7 @@ fn the_longest_record_there_can_be_is_bounded() {
 }
 
 #[test]
-fn a_rerun_is_refused_while_too_much_is_still_to_be_told() {
+fn a_rerun_is_refused_while_too_many_completions_are_pending() {
     let text = long(10);
     let mut record = TaskRecord::accepted(&hostile(2000), at(0));
     for _ in 0..2 {
