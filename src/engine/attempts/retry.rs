@@ -26,7 +26,7 @@ use crate::{engine::attempts::grpc::GrpcFailure, error::BoxError, task::retry_af
 ///
 /// impl RetryPolicy for Patient {
 ///     fn max_retries(&self) -> u32 {
-///         self.0.max_retries()
+///         RetryPolicy::max_retries(&self.0)
 ///     }
 ///
 ///     fn judge(&self, end: &AttemptEnd<'_>) -> Verdict {
@@ -37,7 +37,7 @@ use crate::{engine::attempts::grpc::GrpcFailure, error::BoxError, task::retry_af
 ///     }
 ///
 ///     fn delay(&self, retry: u32, jitter: f64) -> Duration {
-///         self.0.delay(retry, jitter)
+///         RetryPolicy::delay(&self.0, retry, jitter)
 ///     }
 /// }
 /// # assert_eq!(Patient(Backoff::new()).judge(&AttemptEnd::Panicked), Verdict::Retry { after: None });
