@@ -6,10 +6,10 @@
 //!
 //! curl -i http://127.0.0.1:3000/orders -d anna      # 201: the mail is sent a moment later
 //! curl -i http://127.0.0.1:3000/orders -d nobody    # 402: no order is stored, and no mail is sent
-//! curl -s http://127.0.0.1:3000/tasks               # the mails, and what became of them
+//! curl -s http://127.0.0.1:3000/tasks               # the tasks that send mails, and their states
 //! ```
 //!
-//! Anyone who can connect may use its task API, so keep it on loopback. `LISTEN=127.0.0.1:0` chooses a free port.
+//! The task API has no access control, so keep the example on loopback. `LISTEN=127.0.0.1:0` chooses a free port.
 
 use std::env;
 
@@ -91,7 +91,7 @@ async fn order(State(shop): State<Shop>, customer: String) -> Result<(StatusCode
     ))
 }
 
-/// Sends the mail. It runs again if its process ends before it does.
+/// Sends the mail. Runs again if the process ends before this handler does.
 async fn mail(State(shop): State<Shop>, Path(id): Path<i64>) -> Result<String, Failed> {
     let select = sqlx::query_scalar("SELECT customer FROM orders WHERE id = $1");
     let customer: String = select.bind(id).fetch_one(&shop.pool).await?;

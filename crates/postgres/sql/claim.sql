@@ -1,6 +1,6 @@
--- Follows the clock and the pools. $1 worker, $2 max, $3 lease, $4 newest format that this build reads, $5 writer of
--- the tally, $6 pools, $7 their maxima, $8 the maximum of all others together, $9 whether a suspect task may be
--- claimed.
+-- Comes after the parts "clock" and "pools". $1 worker, $2 the most tasks to claim, $3 lease, $4 newest format that
+-- this build reads, $5 writer of the tally, $6 pools, $7 their maxima, $8 the maximum of all other pools together,
+-- $9 whether a suspect task may be claimed.
 named AS MATERIALIZED (SELECT * FROM unnest($6::text[], $7::int8[]) AS named(pool, most)),
 ask AS MATERIALIZED (
   SELECT p.pool, p.first, n.pool AS kind, coalesce(n.most, $8::int8) AS most

@@ -1,5 +1,5 @@
--- Nothing is joined with the results of other parts of the statement: they have no index, so a join would read them
--- once for every row. Look-ups in them are hashed; "IS TRUE" keeps the planner from turning such a look-up into a join.
+-- Results of other parts of the statement are looked up with IN, not joined: they have no index, so a join would read
+-- them once for every row. The planner hashes such a look-up; "IS TRUE" keeps it from making a join of it.
 WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now),
 -- A negative time is relative to now: -1 is now, -1001 a second later.
 s AS MATERIALIZED (
@@ -11,8 +11,8 @@ s AS MATERIALIZED (
 x AS MATERIALIZED (
   SELECT * FROM unnest($24::int8[], $31::uuid[], $25::int8[], $26::text[], $27::int8[], $28::int8[], $29::int8[])
     AS x(nth, id, generation, destination, was, due_in, token)),
--- Locked, so that no claim of a completion comes in between. A row that a claim changed meanwhile is read in its new
--- version.
+-- The lock keeps claims of these completions out until the commit. If a claim changed a row before it was locked, the
+-- new version of the row is read.
 found AS MATERIALIZED (
   SELECT x.nth, x.generation, x.destination, k.token FROM x JOIN @.outbox k
     ON k.id = x.id AND k.generation = x.generation AND k.destination = x.destination
@@ -29,7 +29,7 @@ u AS (
     expires_at = CASE WHEN s.expires_at < 0 THEN clock.now - s.expires_at - 1 ELSE s.expires_at END,
     ended_at = CASE WHEN s.ended_at < 0 THEN clock.now - s.ended_at - 1 ELSE s.ended_at END,
     rests_at = CASE WHEN s.rests_at < 0 THEN clock.now - s.rests_at - 1 ELSE s.rests_at END,
-    -- A task that stays held may have been renewed since.
+    -- If the task stays held, its lease may have been renewed since the change was computed.
     lease_until = CASE WHEN s.state IN (1, 3) AND t.state + 0 IN (1, 3) THEN t.lease_until ELSE s.lease_until END,
     started_at = s.started_at, format = s.format, owes = s.owes, record = s.record,
     progress = CASE WHEN t.generation = s.generation THEN t.progress END, generation = s.generation,

@@ -1,11 +1,11 @@
--- Nothing is joined with the results of other parts of the statement: they have no index, so a join would read them
--- once for every row. Look-ups in them are hashed; "IS TRUE" keeps the planner from turning such a look-up into a join.
+-- Results of other parts of the statement are looked up with IN, not joined: they have no index, so a join would read
+-- them once for every row. The planner hashes such a look-up; "IS TRUE" keeps it from making a join of it.
 WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor),
--- Not read if no task of the group has a limit.
+-- Empty, and the tally is not read, if no task of the group has a limit.
 waiting AS MATERIALIZED (SELECT tenant, pool, sum(n) AS n FROM @.tally WHERE state IN (0, 2) AND $25 GROUP BY 1, 2),
 everywhere AS MATERIALIZED (SELECT coalesce(sum(n), 0) AS n FROM waiting),
--- full_by says which limit refuses the task: 1 of all tasks, 2 of its pool, 3 of its tenant. A limit refuses it if more
--- tasks wait than its room.
+-- full_by is the limit that refuses the task: 0 none, 1 of all tasks, 2 of its pool, 3 of its tenant. A limit refuses
+-- the task if more tasks wait than its room.
 s AS MATERIALIZED (
   SELECT s.*, CASE WHEN NOT $25 OR state = 1 THEN 0
     WHEN (SELECT n FROM everywhere) > room THEN 1
@@ -18,8 +18,7 @@ s AS MATERIALIZED (
     $18::int8[], $19::int8[], $20::int8[], $21::bytea[], $22::int8[], $23::bytea[], $24::int8[])
   WITH ORDINALITY AS s(id, state, token, worker, run_in, expires_in, lease_for, format, generation, tenant, pool, name,
     function, record, room, room_of_tenant, room_in_pool, key, key_for, digest, version, nth)),
--- Takes over a key whose window is over. A key that was taken for a task that is then not stored is released
--- afterwards.
+-- Takes keys that are new, or whose window has ended. If a task is then not stored, its key is released afterwards.
 k AS (
   INSERT INTO @.key AS k (key, id, until, digest)
   SELECT s.key, s.id, clock.now + s.key_for, s.digest FROM s CROSS JOIN clock
@@ -31,7 +30,7 @@ k AS (
   ON CONFLICT (key) DO UPDATE SET id = EXCLUDED.id, until = EXCLUDED.until, digest = EXCLUDED.digest
     WHERE k.until <= (SELECT now FROM clock)
   RETURNING k.id),
--- ON CONFLICT without a target, so that a taken name counts like a known id. Sorted, so that groups of several
+-- ON CONFLICT has no target, so that it covers names as well as ids. The rows are sorted, so that the groups of all
 -- processes lock in the same order.
 i AS (
   INSERT INTO @.task (id, version, state, token, worker, created_at, run_at, expires_at, lease_until, started_at, format,
@@ -42,7 +41,7 @@ i AS (
   FROM s CROSS JOIN clock
   WHERE full_by = 0 AND (s.key IS NULL OR s.id IN (SELECT id FROM k))
   ORDER BY s.id ON CONFLICT DO NOTHING RETURNING id, tenant, pool, state),
--- Not from s, which is materialized for several readers.
+-- Takes the payloads from the parameters, not from s: s is materialized, so they would be copied once more.
 b AS (
   INSERT INTO @.request (id, sum, head, body)
   SELECT * FROM unnest($1::uuid[], $15::int4[], $16::bytea[], $17::bytea[]) AS q(id, sum, head, body)

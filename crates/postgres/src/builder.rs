@@ -10,7 +10,24 @@ use tower_respond_async::time::Clock;
 
 use crate::PostgresStore;
 
-/// The settings of a [`PostgresStore`]. [`connect`](Self::connect) connects it.
+/// The settings of a [`PostgresStore`]. [`connect`](Self::connect) opens it.
+///
+/// # Examples
+///
+/// (Not run, since it needs a server.)
+///
+/// ```no_run
+/// use tower_respond_async_postgres::{Migrate, PostgresStore};
+///
+/// # async fn build() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::builder()
+///     .schema("orders")
+///     .migrate(Migrate::Check) // another tool creates the tables
+///     .connect("postgres://app:secret@db:5432/app?sslmode=require")
+///     .await?;
+/// # drop(store);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
@@ -22,7 +39,7 @@ pub struct PostgresStoreBuilder {
     pub(crate) clock: Option<Arc<dyn tower_respond_async::time::Clock>>,
 }
 
-/// Whether the store creates and updates its tables.
+/// Whether the store creates and updates its tables. [`PostgresStoreBuilder`] has an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Migrate {
@@ -37,13 +54,14 @@ impl PostgresStoreBuilder {
     /// The default schema of the tables.
     pub const SCHEMA: &str = "respond_async";
 
-    /// The schema of the tables, one for each application that shares a database. The name has at most 63 bytes.
+    /// The schema of the tables. Applications that share a database need one each. The name has 1 to 63 bytes.
+    /// Default: [`SCHEMA`](Self::SCHEMA).
     pub fn schema(mut self, name: impl Into<Arc<str>>) -> Self {
         self.schema = name.into();
         self
     }
 
-    /// Whether the store creates its tables. Default: [`Migrate::Auto`].
+    /// Whether the store creates and updates its tables. Default: [`Migrate::Auto`].
     pub const fn migrate(mut self, migrate: Migrate) -> Self {
         self.migrate = migrate;
         self
@@ -63,8 +81,8 @@ impl PostgresStoreBuilder {
     ///   task that runs elsewhere gets its answer up to a second later. A task that one process accepts and runs itself
     ///   is not delayed.
     ///
-    /// If several processes share tasks, use this for all of them or for none: a process that listens gets no
-    /// notifications from pooled ones.
+    /// If several processes share tasks, use this for all of them or for none: pooled processes send no notifications
+    /// to the others.
     pub const fn pooled(mut self) -> Self {
         self.pooled = true;
         self
@@ -103,15 +121,18 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// - [`Unavailable`](StoreErrorKind::Unavailable) if no server can be reached, or the server refuses the user.
+    /// - [`Unavailable`](StoreErrorKind::Unavailable) if no server can be reached, the server refuses the user or a
+    ///   statement, or the store's thread cannot be started.
     /// - [`Incompatible`](StoreErrorKind::Incompatible) if the tables are of a newer build, or do not have the version
     ///   that [`Migrate::Check`] requires.
-    /// - [`Unsupported`](StoreErrorKind::Unsupported) if the server runs with `fsync=off`, if `url` or the name of the
-    ///   schema is invalid, or if the store finds a pooler without [`pooled`](Self::pooled).
+    /// - [`Unsupported`](StoreErrorKind::Unsupported) if the server runs with `fsync=off`, if `url`, the name of the
+    ///   schema or a [trusted](Self::trust) certificate is invalid, or if the store finds a pooler without
+    ///   [`pooled`](Self::pooled).
     ///
     /// # Cancel safety
     ///
-    /// If you drop the future, the connections close. A migration that has begun may continue.
+    /// If you drop the future, the connections close. A migration is one transaction: the server completes it or undoes
+    /// it.
     pub async fn connect(mut self, url: &str) -> StoreResult<PostgresStore> {
         let (url, schema) = without_schema(url);
         if let Some(schema) = schema {

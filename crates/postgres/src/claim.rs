@@ -23,7 +23,7 @@ use crate::{
     sql,
 };
 
-/// How far a claim by tenant reads ahead for a task that the limits permit.
+/// How many more tasks of each pool a claim with limits per tenant reads than it may claim.
 const AHEAD: usize = 1000;
 
 const FORMAT: i16 = TaskRecord::FORMAT as i16;
@@ -61,7 +61,7 @@ pub(crate) async fn claim(
                 }
                 claims.tasks.push(ClaimedRow::new(row, request));
             }
-            // Written by a newer build: leave it to one that can read it.
+            // Written by a newer build: only such a build can read it.
             Err(DecodeError::Newer(_)) => {}
             Err(DecodeError::Malformed(_)) => {
                 // If this fails, the task stays claimed by this worker, which does not run it. The other tasks are
@@ -121,7 +121,7 @@ async fn by_pool(
             front.saw(now, firsts);
             claims.next_due = Some(bounded.left.max(LOOKING));
         }
-        // The front of a pool without a queued task is now.
+        // The front of a pool without a queued task is the present time.
         None => front.saw_whole(
             found[0].get("took"),
             now,
@@ -131,7 +131,7 @@ async fn by_pool(
     Ok((found, claims))
 }
 
-/// When to claim again, after a claim that found nothing while the whole queue is being looked at.
+/// The least time until the next claim, if a claim began at the fronts and no task is due earlier.
 const LOOKING: Duration = Duration::from_millis(250);
 
 /// The first queued task of each pool.
@@ -141,7 +141,7 @@ fn firsts(found: &Found) -> impl Iterator<Item = (String, i64)> {
     pools.unwrap_or_default().into_iter().zip(firsts.unwrap_or_default())
 }
 
-/// Looks at the whole queue for its fronts, which may take a minute. Claims start from the earlier fronts in the meantime.
+/// Looks at the whole queue for its fronts, for at most a minute. Claims start from the earlier fronts in the meantime.
 pub(crate) async fn look_at_all(connection: &Connection, front: &Front<String>) -> StoreResult<()> {
     connection.allow(Duration::from_secs(61));
     connection.begin();
@@ -153,7 +153,7 @@ pub(crate) async fn look_at_all(connection: &Connection, front: &Front<String>) 
     connection.commit().await.map_err(unavailable)?;
     connection.allow(LIMIT);
     let now: i64 = found[0].get("now");
-    // The front of a pool without a queued task is now.
+    // The front of a pool without a queued task is the present time.
     let known = front
         .since_beside()
         .into_iter()
@@ -186,7 +186,7 @@ const LOOK: &str = "WITH RECURSIVE clock AS MATERIALIZED (SELECT @.now_ms() AS n
     SELECT clock.now, EXISTS (SELECT FROM @.task h WHERE h.worker = $3 AND h.state IN (1, 3) AND h.suspect) AS wary, \
     s.id, s.pool, s.tenant, s.run_at, s.suspect FROM clock LEFT JOIN seen s ON true ORDER BY s.run_at, s.id";
 
-/// Tenants have limits: chooses tasks here, and then claims those that still wait.
+/// A claim with limits per tenant: chooses tasks here, and then claims those that still wait.
 async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> StoreResult<(Vec<Found>, Claims)> {
     let worker = codec::worker(&claim.worker);
     let ahead = codec::count(claim.max.saturating_add(AHEAD).min(10 * AHEAD));
@@ -241,7 +241,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
                     .iter()
                     .filter(|found| found.get::<_, Option<Uuid>>(FIRST).is_some())
                     .count();
-                // Another process claimed some of them; there may be more tasks behind.
+                // Another process claimed some of them. There may be more tasks: claim again at once.
                 if count < chosen.len() {
                     claims.next_due = Some(Duration::ZERO);
                 }

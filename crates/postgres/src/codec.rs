@@ -108,7 +108,7 @@ pub(crate) fn row(found: &Found, from: usize) -> Result<Row, DecodeError> {
     columns.token = token(found.get(from + 4));
     let holder: Option<&str> = found.get(from + 5);
     columns.worker = match (holder, &record.worker) {
-        // Mostly the same as in the record, which then need not be allocated again.
+        // Mostly the same worker as in the record: reuse it, which saves an allocation.
         (Some(kept), Some(same)) if worker(same) == kept => Some(same.clone()),
         (Some(kept), _) => Some(unworker(kept).ok_or(DecodeError::Malformed("an invalid worker"))?),
         (None, _) => None,

@@ -89,8 +89,8 @@ impl Commits {
     }
 }
 
-/// Whether a change without an answer took effect: the row is exactly as this change makes it. The version alone is not
-/// enough, since another change may have made the same version.
+/// Whether a change whose answer was lost took effect: the row is exactly as this change makes it. The version alone is
+/// not enough, since another change may have made the same version.
 fn is_ours(change: &Change, row: Option<&Row>) -> bool {
     match (&change.to, row) {
         (None, None) => true,
@@ -104,7 +104,7 @@ fn is_ours(change: &Change, row: Option<&Row>) -> bool {
     }
 }
 
-/// A time relative to the time of the change is encoded as a negative number.
+/// `at` in milliseconds; or, if `after` is given, the negative number that `commit.sql` takes as relative to its time.
 fn timed(after: Option<std::time::Duration>, at: Timestamp) -> i64 {
     after.map_or_else(|| codec::millis(at), |after| -codec::duration(after) - 1)
 }

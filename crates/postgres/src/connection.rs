@@ -31,10 +31,10 @@ use crate::{
     tls,
 };
 
-/// How long the store tries to connect: less than the engine waits for an answer.
+/// How long the store tries to connect. Shorter than the engine waits for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A commit that waits until a synchronous standby has it, and so has all earlier commits. After a restart, a server
+/// A commit that waits until a synchronous standby has it, and with it all earlier commits. After a restart, a server
 /// shows commits that no standby has yet. Without this wait, a repeated insert could find its task stored and report
 /// success, and a failover would lose the task.
 const IS_AT_STANDBY: &str = "SELECT pg_logical_emit_message(true, 'respond-async', ''::text)";
@@ -63,14 +63,14 @@ impl Server {
         // The server truncates longer names.
         if builder.schema.is_empty() || builder.schema.len() > 63 || builder.schema.contains('\0') {
             let context = format!(
-                "the schema {:?} has no name that fits: 1 to 63 bytes, none of them zero",
+                "the name of the schema {:?} is invalid: 1 to 63 bytes, none of them zero",
                 builder.schema
             );
             return Err(StoreError::new(StoreErrorKind::Unsupported, context));
         }
         let tls = match config.get_ssl_mode() {
             SslMode::Require => Some(tls::trusting(&builder.trusted)?),
-            // The other modes encrypt without checking the server's certificate, which does not stop an attacker.
+            // The other modes would encrypt without checking the server's certificate, which does not stop an attacker.
             _ => None,
         };
         if !builder.pooled {
@@ -141,7 +141,7 @@ impl Server {
                 Ok(connection) => return connection,
                 Err(failed) => failed,
             };
-            // A refused login will be refused again.
+            // If the server refused the login, it would refuse the next one too.
             let refused = failed.code().is_some_and(|code| code.code().starts_with("28"));
             if refused || wants_pooled(&failed) || began.elapsed() + pause > PATIENCE {
                 return Err(unavailable(failed));
@@ -231,7 +231,7 @@ pub(crate) struct Pool {
     pub(crate) server: Arc<Server>,
     idle: Mutex<Vec<Connection>>,
     places: Arc<Semaphore>,
-    /// Whether callers report the effects seen on these connections as durable.
+    /// Whether callers report what they see on these connections as durable.
     answers: bool,
 }
 
@@ -290,7 +290,7 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// Returns the connection to the pool. Nothing may be under way on it.
+    /// Returns the connection to the pool. No statement or transaction may be under way on it.
     pub(crate) fn done(self) {
         if !self.pool.server.is_closed() {
             lock(&self.pool.idle).push(self.connection);
@@ -341,7 +341,7 @@ fn wants_pooled(error: &Error) -> bool {
     })
 }
 
-/// How often a statement that lost a race is sent again.
+/// How often a statement is sent again after a race.
 const RACES: u32 = 3;
 
 /// Decides whether a statement is sent again.

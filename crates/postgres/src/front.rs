@@ -1,9 +1,9 @@
 //! Where the live entries of an index begin.
 //!
-//! Rows that leave the front of an index leave dead entries there. The server cannot remove them while a transaction is open
-//! that began earlier. Each look at the front then steps over all of them: over millions, after ten minutes at thousands of tasks
-//! a second. Once such a look was slow, a handle begins its looks where it last found a row, and looks at the whole index
-//! only now and then.
+//! Rows that leave the front of an index leave dead entries there. The server cannot remove them while a transaction is
+//! open that began earlier. Each look at the front then steps over all of them: over millions, after ten minutes at
+//! thousands of tasks a second. Once such a look was slow, a handle begins its looks where it last found a row, and
+//! looks at the whole index only now and then.
 
 use std::{
     collections::HashMap,
@@ -16,14 +16,15 @@ use crate::connection::lock;
 /// A look that takes the server this many milliseconds is slow.
 const SLOW: i64 = 10;
 
-/// A row that becomes visible later may be due earlier, by this many milliseconds: a statement sets times when it begins,
-/// and its rows are visible when it commits.
+/// A row that becomes visible later may be due earlier, by this many milliseconds: a statement sets times when it
+/// begins, and its rows are visible when it commits.
 const LATE: i64 = 1000;
 
 /// Looks at the whole index take at most one part in this many of the time, unless [`LONGEST`] has passed.
 const SHARE: u32 = 20;
 
-/// The longest time between two looks at the whole index, so the longest time until a row from before the front is found.
+/// The longest time between two looks at the whole index, so the longest time until a row from before the front is
+/// found.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10);
 
 /// The fronts of the parts of one index, as one handle has seen them.
@@ -59,8 +60,8 @@ impl<K: Clone + Eq + std::hash::Hash> Front<K> {
         self.since_beside().filter(|since| !since.left.is_zero())
     }
 
-    /// Where to begin if another look [beside](Self::begin_whole) this one covers the whole index. `None`: no look was slow so far, so
-    /// look at the whole index.
+    /// Where to begin if another look [beside](Self::begin_whole) this one covers the whole index. `None`: no look was
+    /// slow so far, so look at the whole index.
     pub(crate) fn since_beside(&self) -> Option<Since<K>> {
         let state = lock(&self.0);
         state.since.as_ref().map(|since| Since {
@@ -93,8 +94,8 @@ impl<K: Clone + Eq + std::hash::Hash> Front<K> {
         state.since = Some(firsts.map(|(part, first)| (part, first.min(now) - LATE)).collect());
     }
 
-    /// A look at the whole index took too long to end; the next one may begin after `pause`. Parts without a front begin at these
-    /// times.
+    /// A look at the whole index took too long to end; the next one may begin after `pause`. Parts without a front
+    /// begin at these times.
     pub(crate) fn missed(&self, pause: Duration, parts: impl IntoIterator<Item = (K, i64)>) {
         let mut state = lock(&self.0);
         state.is_looking = false;

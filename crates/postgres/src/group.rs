@@ -15,11 +15,11 @@ use tower_respond_async::store::{StoreError, StoreResult};
 
 use crate::connection::{Pool, said_by_server};
 
-/// How many items, and how many bytes, one statement has at most.
+/// The most items, and the most bytes, of one statement.
 const ITEMS: usize = 256;
 const BYTES: usize = 1024 * 1024;
 
-/// How long a group waits for callers of the last statement that have not come back: less than a statement takes.
+/// How long a group waits for more items from the callers of its last statement. Shorter than a statement takes.
 const PATIENCE: Duration = Duration::from_micros(200);
 
 /// Writes a group of items.
@@ -55,16 +55,16 @@ struct Call<W: Writes> {
 }
 
 impl<W: Writes> Group<W> {
-    /// The group ends when it is dropped and all calls are answered. Calls that wait for a lock are repeated with
-    /// `late`, if it is given, so that the others need not wait.
+    /// Starts a task that writes the items. It ends after the group is dropped and all calls are answered. A call that
+    /// waited too long for a lock is repeated with `late`, if given, so that other calls do not wait for it.
     pub(crate) fn start(runtime: &Handle, writer: Writer<W>, late: Option<Writer<W>>) -> Self {
         let (queue, calls) = mpsc::unbounded_channel();
         runtime.spawn(run(calls, writer, late.map(Arc::new)));
         Self { queue }
     }
 
-    /// Writes these items together with others. They are queued when this is called; if the future is dropped, they are
-    /// written all the same. Works on any runtime.
+    /// Writes these items together with others. The call itself queues them: if the future is dropped, they are written
+    /// all the same. Works on any runtime.
     pub(crate) fn write(
         &self,
         items: Vec<W::Item>,
@@ -74,7 +74,7 @@ impl<W: Writes> Group<W> {
             // The receiver still exists, so this cannot fail.
             let _ = answer.send(Ok(Vec::new()));
         } else {
-            // If the queue is closed, the call is dropped, and its answer is that the store is closed.
+            // If the queue is closed, this drops the call, and the future below returns that the store is closed.
             let _ = self.queue.send(Call { items, answer });
         }
         async move { answered.await.map_err(|_| StoreError::closed())? }
@@ -84,7 +84,7 @@ impl<W: Writes> Group<W> {
 async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, writer: Writer<W>, late: Option<Arc<Writer<W>>>) {
     let (mut waiting, mut expected) = (Vec::new(), 0);
     while calls.recv_many(&mut waiting, ITEMS).await > 0 {
-        let_them_come(&mut calls, &mut waiting, expected).await;
+        wait_for_callers(&mut calls, &mut waiting, expected).await;
         expected = waiting.len();
         let mut together = waiting.drain(..).peekable();
         while together.peek().is_some() {
@@ -104,9 +104,9 @@ async fn run<W: Writes>(mut calls: mpsc::UnboundedReceiver<Call<W>>, writer: Wri
     }
 }
 
-/// Waits briefly for the callers of the last statement, since most come back with more items. Without this, every
-/// second statement would have only one item, at the cost of many.
-async fn let_them_come<W: Writes>(
+/// Waits briefly for the callers of the last statement, since most of them send more items. Without this, every second
+/// statement would have only one item, and would cost as much as a statement with many.
+async fn wait_for_callers<W: Writes>(
     calls: &mut mpsc::UnboundedReceiver<Call<W>>,
     waiting: &mut Vec<Call<W>>,
     expected: usize,
@@ -141,7 +141,7 @@ async fn answer<W: Writes>(
                 let _ = owner.send(Ok(std::mem::replace(&mut answers, rest)));
             }
         }
-        // One call caused the error: write each call by itself, so that the others succeed.
+        // One call may have caused the error: write each call by itself, so that the others succeed.
         Err(error) if is_of_data(&error) || late(&error).is_some() => {
             let mut alone = (owners.len() == 1).then_some(error);
             let mut rest = items;

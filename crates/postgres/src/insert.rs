@@ -69,7 +69,7 @@ impl Writes for Inserts {
     }
 }
 
-/// How often a task is tried that is neither stored nor known.
+/// The most tries for a task that is neither stored nor known.
 const ROUNDS: usize = 5;
 
 /// Selects tasks that share no id, name or key. The others wait for a later round.
@@ -82,7 +82,7 @@ fn distinct(items: &[NewRow], open: impl Iterator<Item = usize>) -> Vec<usize> {
         let is_known = ids.contains(&record.id)
             || named.as_ref().is_some_and(|name| names.contains(name))
             || keyed.as_ref().is_some_and(|key| keys.contains(key));
-        // Noted even for a task that waits, else a third could be tried before the second.
+        // Noted also for a task that waits: otherwise a third one with its name could be tried before it.
         ids.insert(record.id);
         names.extend(named);
         keys.extend(keyed);
@@ -98,7 +98,7 @@ struct Place {
     keyed: bool,
 }
 
-/// What all rows of one statement have in common.
+/// The values that all rows of one statement have in common.
 #[derive(Clone, Copy, Default)]
 struct Made {
     now: i64,
@@ -208,7 +208,8 @@ impl Inserts {
                 }) if repeated && is_ours(task, &row) => Some(Insertion::New(row)),
                 known => known,
             };
-            // Tasks after a known one were counted as if it had been stored.
+            // The limits were checked as if every earlier task of the group had been stored. If one was known instead,
+            // a refusal is not final: the task is tried again.
             let is_full = known.is_none() && place.full != 0 && (is_last || !has_known);
             has_known |= known.is_some();
             let reason = match place.full {
@@ -224,7 +225,7 @@ impl Inserts {
 }
 
 async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Result<(Vec<Place>, Made), Error> {
-    // Times relative to now, tokens relative to the lower bound.
+    // The statement adds the present time to these times, and raises these tokens above the lower bound.
     let rows: Vec<Row> = tasks
         .iter()
         .map(|task| task.row(FenceToken::NONE, Timestamp::ZERO))
@@ -293,8 +294,8 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
     Ok((places.collect(), made.unwrap_or_default()))
 }
 
-/// How many tasks may wait before each task of a group, not counting the earlier tasks of the group. These are
-/// subtracted in advance, even if they are then not stored: a task that is refused may be tried once more.
+/// How many stored tasks may wait before each task of a group. The earlier tasks of the group are subtracted in
+/// advance, even if they are then not stored: a task that is refused may be tried once more.
 #[derive(Default)]
 struct Room {
     queued: Vec<i64>,

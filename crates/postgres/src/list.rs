@@ -13,7 +13,8 @@ use crate::{codec, connection::unavailable, read, session::Connection};
 /// How many rows are checked in Rust at a time, if the filter needs records or bodies.
 const AT_ONCE: usize = 500;
 
-/// One page of the rows that match. The server filters by columns, within the number of rows that a page may scan.
+/// One page of the rows that match. The server filters by columns, and this process by the rest. A page scans at most
+/// [`Page::SCAN_LIMIT`] rows.
 pub(crate) async fn list(
     connection: &Connection,
     scope: &Scope,
@@ -74,7 +75,7 @@ async fn look(
         SortOrder::Ascending => ("ASC", ">"),
         SortOrder::Descending => ("DESC", "<"),
     };
-    // A comparison of both columns as a row, which the planner uses as the start in the index.
+    // The statement compares both columns as one row, so that the planner starts here in the index.
     let start = match (after, order) {
         (Some(after), _) => (codec::millis(after.created_at), codec::uuid(after.id)),
         (None, SortOrder::Ascending) => (i64::MIN, Uuid::nil()),

@@ -25,7 +25,7 @@ const HELD: &str = concat!(
     " FROM @.task t WHERE t.id = $1 AND t.token = $2 AND t.state + 0 IN (1, 3) FOR SHARE OF t"
 );
 
-/// Adds lines, unless the claim no longer holds.
+/// Adds lines. Returns `false`, and adds none, if the claim no longer holds.
 pub(crate) async fn append(connection: &Connection, lease: LeaseRef, lines: &[LogLine]) -> StoreResult<bool> {
     let (id, token) = (codec::uuid(lease.id), lease.token.get().cast_signed());
     for _ in 0..TRIES {
@@ -63,7 +63,9 @@ pub(crate) async fn append(connection: &Connection, lease: LeaseRef, lines: &[Lo
         connection.commit().await.map_err(unavailable)?;
         return Ok(true);
     }
-    Err(StoreError::unavailable("lines of others came between again and again"))
+    Err(StoreError::unavailable(
+        "other transactions kept adding lines at the same time",
+    ))
 }
 
 const TRIES: usize = 20;

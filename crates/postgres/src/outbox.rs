@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{codec, connection::unavailable, read, session::Connection};
 
-/// Locks only rows of the outbox. Other statements lock these before rows of tasks.
+/// Locks only rows of the outbox. Statements that also lock rows of tasks lock these first, so there is no deadlock.
 const CLAIM: &str = "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @timeline AS floor), \
     due AS MATERIALIZED (SELECT d.* FROM unnest($1::text[], $2::int8[]) AS a(destination, most) CROSS JOIN LATERAL \
     (SELECT o.id, o.generation, o.destination, o.due_at FROM @.outbox o WHERE o.destination = a.destination \
@@ -18,8 +18,8 @@ const CLAIM: &str = "WITH clock AS MATERIALIZED (SELECT @.now_ms() AS now, @time
     RETURNING o.id, o.generation, o.destination, d.due_at) \
     SELECT id, generation, destination FROM taken ORDER BY destination, due_at, id";
 
-/// Claims completions, in a transaction: the rows are read while the claim's locks are held, so that they cannot
-/// contain another claim's token.
+/// Claims completions in a transaction. It reads the rows while it holds the locks of the claim, so that they cannot
+/// contain the token of another claim.
 pub(crate) async fn claim(connection: &Connection, claim: &DeliveryClaim) -> StoreResult<Vec<ClaimedOutbox>> {
     let destinations: Vec<String> = claim.from.iter().map(|(of, _)| codec::text(of.as_str())).collect();
     let most: Vec<i64> = claim.from.iter().map(|(_, most)| codec::count(*most)).collect();

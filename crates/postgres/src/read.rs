@@ -22,7 +22,7 @@ pub(crate) async fn by_id(connection: &Connection, id: RequestId) -> StoreResult
     found.first().map(|found| decoded(id, found)).transpose()
 }
 
-/// The same, but `None` if this build cannot read it.
+/// Like [`by_id`], but `None` also for a row that this build cannot read.
 pub(crate) async fn readable(connection: &Connection, id: RequestId) -> StoreResult<Option<Row>> {
     match by_id(connection, id).await {
         Err(error) if matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::Incompatible) => Ok(None),
@@ -116,7 +116,7 @@ pub(crate) async fn payload(
 
 const OLDEST: &str = "SELECT @.now_ms(), @.oldest_run_at()";
 
-/// How many tasks are in each state.
+/// The number of tasks in each state, and the time of the store in milliseconds.
 pub(crate) async fn counts(connection: &Connection, within: &Scope) -> StoreResult<(Counts, i64)> {
     let owner = match within {
         Scope::All => None,
@@ -138,11 +138,11 @@ pub(crate) async fn counts(connection: &Connection, within: &Scope) -> StoreResu
     let of_tenant = "SELECT @.now_ms(), (SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND t.tenant = $1 \
         ORDER BY t.run_at LIMIT 1)";
     // Ordered by both: with `tenant IS NULL`, the planner does not see that the index is sorted by time.
-    let of_nobody = "SELECT @.now_ms(), (SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND t.tenant IS NULL \
+    let without_tenant = "SELECT @.now_ms(), (SELECT t.run_at FROM @.task t WHERE t.state IN (0, 2) AND t.tenant IS NULL \
         ORDER BY t.tenant, t.run_at LIMIT 1)";
     let oldest = match within {
         Scope::All => connection.query(OLDEST, &[]).await,
-        Scope::One(None) => connection.query(of_nobody, &[]).await,
+        Scope::One(None) => connection.query(without_tenant, &[]).await,
         Scope::One(Some(tenant)) => connection.query(of_tenant, &[&codec::text(tenant.as_str())]).await,
     };
     let oldest = oldest.map_err(unavailable)?;
@@ -174,7 +174,7 @@ pub(crate) async fn glance(connection: &Connection, ids: &[RequestId]) -> StoreR
     Ok(uuids.iter().map(|id| glances.get(id).copied()).collect())
 }
 
-/// Records that a process is alive, and returns the processes that were alive `within` this time.
+/// Records that this process is alive, and returns the processes that did so `within` this time.
 pub(crate) async fn beat(connection: &Connection, me: &Presence, within: Duration) -> StoreResult<Vec<Seen>> {
     let say = "INSERT INTO @.process (worker, seen_at, presence) VALUES ($1, @.now_ms(), $2) \
         ON CONFLICT (worker) DO UPDATE SET seen_at = EXCLUDED.seen_at, presence = EXCLUDED.presence";
@@ -200,5 +200,5 @@ pub(crate) async fn beat(connection: &Connection, me: &Presence, within: Duratio
     Ok(seen.collect())
 }
 
-/// States outside of those of tasks count completions.
+/// [`counts`] reads a state that no task has, such as the -1 of the tally, as the count of completions.
 const _: () = assert!(TaskState::ALL.len() == 9 && TaskState::ALL[8] as i16 == 8);

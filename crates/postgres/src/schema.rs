@@ -112,8 +112,9 @@ async fn version(connection: &Connection, schema: &str) -> StoreResult<Option<(i
 fn check(found: Option<(i32, i32)>, schema: &str) -> StoreResult<()> {
     match found {
         Some((version, oldest_reader)) if oldest_reader > VERSION => {
-            let context =
-                format!("the schema {schema} has version {version}, which this build cannot use: it makes {VERSION}");
+            let context = format!(
+                "the schema {schema} has version {version}, which this build cannot use: it uses version {VERSION}"
+            );
             Err(StoreError::new(StoreErrorKind::Incompatible, context))
         }
         _ => Ok(()),

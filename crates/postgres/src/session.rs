@@ -1,4 +1,4 @@
-//! Statements, on a session of this connection, or on a session that a pooler assigns to each transaction.
+//! Runs statements, in a session of the connection's own, or in sessions that a pooler assigns to each transaction.
 
 use std::{borrow::Cow, collections::HashMap, fmt::Write, pin::pin, sync::Mutex, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::connection::{Driver, lock};
 
 /// The settings of all statements. Times are in milliseconds.
 ///
-/// Each statement is planned once, for any values, in a session that keeps plans. The plan is kept while the tables
+/// If a session keeps plans, the server plans each statement once, for any values. The plan stays while the tables
 /// grow, so a plan made for few rows must not read all rows of a table. Without statistics, a bitmap scan of many rows
-/// with a sort looks as cheap as an index in the right order. The planner does not know the value in "LIMIT $1", so it
-/// would join many rows with large tables. The test of the plans fails without any of the "enable_" settings. They also
-/// raise estimated costs, which would trigger "jit".
+/// with a sort looks as cheap as an index in the right order. A plan is made without the value in "LIMIT $1", so it
+/// would join many rows with large tables. The test of the plans fails if any one of the "enable_" settings is missing.
+/// They also raise estimated costs, which would trigger "jit".
 const SETTINGS: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -58,8 +58,8 @@ fn begin_with_settings() -> String {
     begin
 }
 
-/// The server's timeline (it changes when a standby is promoted), above 32 bits. So a token of a claim that a promotion
-/// lost is never given again. Statements that give tokens write `@timeline` for it.
+/// The server's timeline, shifted left by 32 bits: the lower bound of new tokens. The timeline grows when a standby is
+/// promoted, so the token of a claim that the failover lost is never given again. Statements contain it as `@timeline`.
 const TIMELINE: &str = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint << 32";
 
 pub(crate) type Params<'a> = &'a [&'a dyn Param];
@@ -114,7 +114,7 @@ pub(crate) struct Connection {
     limit: Mutex<Duration>,
 }
 
-/// Longer than the server's own limit, which ends a statement first if the server is alive.
+/// Longer than `statement_timeout`, so that a server that is alive ends the statement first.
 pub(crate) const LIMIT: Duration = Duration::from_secs(9);
 
 /// Where statements are prepared.
@@ -256,7 +256,7 @@ impl Connection {
         committed.map(|()| answer)
     }
 
-    /// Waits for an answer up to the limit, and then ends the session. The statement may have taken effect.
+    /// Waits for an answer up to the limit, and ends the session after that. Then the statement may have taken effect.
     async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let mut asked = pin!(asked);
         let limit = *lock(&self.limit);

@@ -1,5 +1,5 @@
-//! Long statements, and parts that several share. `@.` stands for the schema, `@timeline` for the lower bound of new
-//! tokens.
+//! Long statements, and parts that several statements share. `@.` stands for the schema, `@timeline` for the lower
+//! bound of new tokens.
 
 pub(crate) const INSERT: &str = include_str!("../sql/insert.sql");
 pub(crate) const COMMIT: &str = include_str!("../sql/commit.sql");
@@ -35,8 +35,8 @@ macro_rules! claim {
     };
 }
 
-/// All pools with queued tasks, and the first task of each. It takes one index step for each pool, so it does not read
-/// the tasks of a pool that is at its limit.
+/// All pools with queued tasks, and the time of the first task of each. Takes one index step for each pool, so it does
+/// not read the tasks of a pool that is at its limit.
 macro_rules! all_pools {
     () => {
         "(SELECT t.pool, t.run_at AS first FROM @.task t WHERE t.state IN (0, 2) AND NOT t.suspect \

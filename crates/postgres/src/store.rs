@@ -60,10 +60,11 @@ use crate::{
 /// opened, and [`abilities`](TaskStore::abilities) report it:
 ///
 /// - `synchronous_commit` on: a power cut ([`Durability::Host`])
-/// - the same with a synchronous standby: the loss of the machine ([`Durability::Cluster`])
+/// - the same with a synchronous standby: the loss of the machine ([`Durability::Cluster`]), unless
+///   `synchronous_commit` is `local`
 /// - `synchronous_commit` off: the end of this process, but not a crash of the server ([`Durability::Restart`])
 ///
-/// A server with `fsync=off` is refused.
+/// The store refuses a server with `fsync=off`.
 ///
 /// If an asynchronous standby takes over, the last commits may be missing. Tasks that were accepted in these commits
 /// are lost. Claims that were made in them are fenced, since tokens include the server's timeline.
@@ -82,13 +83,13 @@ use crate::{
 ///
 /// Operations try to reach the server for five seconds, and then fail as [`Unavailable`](StoreErrorKind::Unavailable).
 /// If the connection breaks before the answer to an insert or a change, the store sends it again, and answers as if it
-/// had been sent once. It also repeats reads and renewals. It does not repeat a claim, an append to a log, or a change
-/// of a named value.
+/// had been sent once. It also repeats reads, renewals, reports of progress and claims of completions. It does not
+/// repeat a claim of tasks, an append to a log, or a change of a named value.
 ///
 /// # Cancel safety
 ///
-/// A thread of the store drives the connections. If you drop the future of an operation, the operation continues there,
-/// and its answer is lost.
+/// A thread of the store drives the connections. If you drop the future of an operation, the operation continues on
+/// that thread, and its result is lost.
 ///
 /// [`Limits`]: tower_respond_async::store::Limits
 #[derive(Clone)]
@@ -102,13 +103,13 @@ struct Inner {
     schema: Arc<str>,
     abilities: Abilities,
     inserts: Group<Inserts>,
-    /// Inserts of tasks with a name or a key, which may wait for other transactions with the same one.
+    /// Inserts of tasks with a name or a key, which may wait for transactions with the same name or key.
     named: Group<Inserts>,
     commits: Group<Commits>,
-    /// For claims, so that they wait for nothing else.
+    /// For claims, so that they do not wait for other operations.
     hand: Arc<Pool>,
     others: Arc<Pool>,
-    /// For renewals, so that they wait for nothing else.
+    /// For renewals, so that they do not wait for other operations.
     leases: Arc<Pool>,
     writers: [Arc<Pool>; 4],
     wire: Arc<Wire>,
@@ -129,7 +130,7 @@ impl Inner {
         }
     }
 
-    /// Looks at the whole queue while claims start from its last known fronts.
+    /// Looks at the whole queue. Claims start from the last known fronts in the meantime.
     async fn look_at_all(self: Arc<Self>) {
         let looked = async {
             let connection = self.others.get().await?;
@@ -142,11 +143,11 @@ impl Inner {
     }
 }
 
-/// For how many milliseconds a group of inserts waits for a name or key that another open transaction holds. After
-/// that, only the inserts with that name or key wait.
+/// How many milliseconds a group of inserts waits for a name or key that another open transaction holds. After that,
+/// only the inserts with that name or key wait.
 const SHORT: u32 = 100;
 
-/// How many such inserts wait at a time.
+/// The most inserts that wait longer than that at a time.
 const LATE: usize = 2;
 
 /// Runs a repeatable operation. If its answer is lost with the session, runs it again in another one. It is a macro,
@@ -173,20 +174,21 @@ macro_rules! ask {
 }
 
 impl PostgresStore {
-    /// Connects to the database at `url`, and makes the tables if they are not there.
+    /// Connects to the database at `url`, and creates or updates the tables.
     ///
     /// # Errors
     ///
-    /// As [`PostgresStoreBuilder::connect`] says.
+    /// The errors of [`PostgresStoreBuilder::connect`].
     ///
     /// # Cancel safety
     ///
-    /// If you drop the future, the connections close. A migration that has begun may continue.
+    /// If you drop the future, the connections close. A migration is one transaction: the server completes it or undoes
+    /// it.
     pub async fn connect(url: &str) -> StoreResult<Self> {
         Self::builder().connect(url).await
     }
 
-    /// A builder, for settings besides the URL.
+    /// A builder, to change settings before you connect.
     pub fn builder() -> PostgresStoreBuilder {
         PostgresStoreBuilder::default()
     }
@@ -264,7 +266,7 @@ impl PostgresStore {
         self.inner.wire.channel.clone()
     }
 
-    /// Runs `work` on the store's own thread, to its end, even if the answer is dropped.
+    /// Runs `work` on the store's own thread. It runs to its end, even if the returned future is dropped.
     fn run<'a, T: Send + 'static, F>(&'a self, work: impl FnOnce(Arc<Inner>) -> F) -> Answer<'a, T>
     where
         F: Future<Output = StoreResult<T>> + Send + 'static,
@@ -276,7 +278,8 @@ impl PostgresStore {
         Box::pin(async move { answer.await? })
     }
 
-    /// Queues the items directly: a task on the store's thread for every item would cost as much as the item itself.
+    /// Queues the items in the group directly: a task on the store's thread for every call would cost as much as the
+    /// write itself.
     fn write<'a, W: Writes, T: Send + 'static>(
         &'a self,
         group: &Group<W>,
@@ -311,7 +314,8 @@ async fn durability(connection: &Connection, is_unsafe: bool) -> StoreResult<(Du
     Ok((durability, found[0].get(3)))
 }
 
-/// Returns the connection to its pool if the operation succeeded, and so left nothing under way.
+/// Returns the connection to its pool if the operation succeeded. After an error, a statement or a transaction may be
+/// under way, so the connection is closed.
 fn finished<T>(connection: Lent, answer: StoreResult<T>) -> StoreResult<T> {
     if answer.is_ok() {
         connection.done();
@@ -374,7 +378,7 @@ impl TaskStore for PostgresStore {
                 connection.done();
                 return Err(StoreError::new(
                     StoreErrorKind::Unavailable,
-                    "the claim came too late to be made",
+                    "the claim waited longer than its lease for a connection",
                 ));
             }
             let claimed = claim::claim(&connection, &claim, inner.writer, &inner.queue, &inner.set_aside).await;

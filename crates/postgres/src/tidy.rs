@@ -1,4 +1,4 @@
-//! Regular cleaning, by any process.
+//! Cleaning that every process does regularly.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -12,7 +12,7 @@ use crate::{
     session::Connection,
 };
 
-/// Removes keys whose window is over, except those that are locked, since an insert takes them over.
+/// Removes at most `limit` keys whose window has ended. Skips locked keys: an insert may be taking them over.
 pub(crate) async fn prune_keys(connection: &Connection, limit: i64) -> StoreResult<u64> {
     let prune = "DELETE FROM @.key WHERE key = ANY (ARRAY(SELECT key FROM @.key \
         WHERE until <= (SELECT @.now_ms() OFFSET 0) ORDER BY until LIMIT $1::int8 FOR UPDATE SKIP LOCKED))";
@@ -31,7 +31,7 @@ impl Fold {
         Self(AtomicU64::new(first.as_millis()))
     }
 
-    /// Whether it is due. Returns `true` once, and schedules the next time.
+    /// Whether it is due. Only one caller gets `true`; this schedules the next time.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         let (due, next) = (self.0.load(Ordering::Relaxed), now.saturating_add(Self::EVERY));
         now.as_millis() >= due
@@ -62,7 +62,7 @@ pub(crate) async fn fold(connection: &Connection, schema: &str) -> StoreResult<(
         connection.execute(nothing_left, &[]).await
     };
     match folded.await {
-        // A race is no error: the next time will do.
+        // A lost race is no error: the next run adds up the same rows.
         Err(error) if !is_race(&error) => Err(unavailable(error)),
         _ => Ok(()),
     }

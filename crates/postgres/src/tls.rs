@@ -6,7 +6,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDe
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tower_respond_async::store::{StoreError, StoreErrorKind, StoreResult};
 
-/// Trusts the system's certificates and these. The server's certificate must be for the host of the URL.
+/// Trusts the system's certificates and `own`. The server's certificate must be for the host of the URL.
 pub(crate) fn trusting(own: &[Vec<u8>]) -> StoreResult<MakeRustlsConnect> {
     let mut trusted = RootCertStore::empty();
     // Unreadable certificates are skipped: most systems have some.

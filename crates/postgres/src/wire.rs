@@ -1,7 +1,7 @@
-//! Notifications between handles: sent outside of the transactions that change something, and few.
+//! Notifications between handles. They are few, and are sent outside of the transactions that make the changes.
 //!
-//! They are only hints. A handle sends none while no other handle is present; for that, each handle reports its
-//! presence from time to time.
+//! They are only hints. Each handle reports its presence regularly. It sends nothing else while no other handle is
+//! present.
 
 use std::{
     collections::HashMap,
@@ -24,16 +24,16 @@ use tower_respond_async::{
 
 use crate::connection::{Driver, PATIENCE, Server, lock};
 
-/// A handle that was silent for this long is considered gone. It reports three times as often.
+/// A handle that has sent no report for this long counts as gone. Each handle reports three times as often.
 const PRESENT: Duration = Duration::from_secs(45);
 /// The minimum time between two notifications of a handle, so that listeners can keep up.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How many ids, of 32 digits, a notification has. The server accepts 8,000 bytes.
+/// The most ids, of 32 digits each, in one notification. The server accepts 8,000 bytes.
 const IDS: usize = 240;
-/// How many received ids are kept for a handle that does not read its news.
+/// The most received ids that wait until the handle reads its news.
 const REMEMBERED: usize = 4096;
 
-/// One handle's end of the notifications.
+/// Collects the notifications that one handle sends and receives.
 pub(crate) struct Wire {
     /// The news to send.
     outgoing: Mutex<News>,
@@ -44,9 +44,9 @@ pub(crate) struct Wire {
     attends: AtomicBool,
     /// Whether this handle must report its presence now.
     hello: AtomicBool,
-    /// Other handles: when each last reported, and whether it needs changes.
+    /// Other handles: when each last reported, and whether it needs the ids of changed tasks.
     others: Mutex<HashMap<u64, (Instant, bool)>>,
-    /// Without notifications, sent or received: `LISTEN` needs a session of its own.
+    /// Behind a pooler, the handle sends and receives nothing: `LISTEN` needs a session of its own.
     is_mute: bool,
     began: Instant,
     boot: u64,
@@ -119,7 +119,8 @@ impl Wire {
         }
     }
 
-    /// Whether another handle is present, or one that needs changes. A newly opened handle assumes so.
+    /// Whether another handle is present. With `attends`: one that needs the ids of changed tasks. A handle that was
+    /// opened less than [`PRESENT`] ago assumes so.
     fn somebody(&self, attends: bool) -> bool {
         let is_there = |(at, attending): &(Instant, bool)| at.elapsed() < PRESENT && (*attending || !attends);
         !self.is_mute && (self.began.elapsed() < PRESENT || lock(&self.others).values().any(is_there))
@@ -154,7 +155,7 @@ impl Wire {
         if what.contains('h') {
             let seen = (Instant::now(), what.contains('a'));
             if lock(&self.others).insert(from, seen).is_none() {
-                // It does not know this handle yet.
+                // The other handle is new, and has no report of this one yet.
                 self.hello.store(true, Ordering::SeqCst);
                 self.outgo.notify_one();
             }
@@ -228,8 +229,8 @@ fn ids(digits: &str) -> Vec<RequestId> {
     ids.collect()
 }
 
-/// Sends and receives notifications, on a connection of its own, until the store is closed. Signals `ready` once, when
-/// it listens.
+/// Sends and receives notifications, on a connection of its own, until the store is closed. Signals `ready` when it
+/// listens for the first time.
 pub(crate) async fn run(server: Arc<Server>, wire: Arc<Wire>, ready: oneshot::Sender<()>) {
     let mut ready = Some(ready);
     let mut pause = Duration::from_millis(50);
@@ -239,7 +240,7 @@ pub(crate) async fn run(server: Arc<Server>, wire: Arc<Wire>, ready: oneshot::Se
             pause = Duration::from_millis(50);
             match ready.take() {
                 Some(ready) => _ = ready.send(()),
-                // Notifications in the meantime were missed.
+                // Notifications were missed while there was no connection.
                 None => wire.note(|news| {
                     (news.work, news.outbox, news.control, news.missed) = (true, true, true, true);
                 }),

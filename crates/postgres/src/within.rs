@@ -19,20 +19,20 @@ const SUBMIT: &str = "SELECT @.submit($1::text::uuid, $2::int8, $3::int8, $4::in
     $9::bytea, $10::int8, $11::int8, $12::int8, $13::bytea, $14::bytea, $15::bytea, $16::int8, $17::bytea, $18::text)";
 
 impl PostgresStore {
-    /// Enlists in the transaction that is open on this connection, for [`Tasks::submit_in`]. The connection must be to
-    /// the database of this store. It may be any [`Connection`]: a [`tokio_postgres::Transaction`], or one of another
-    /// driver.
+    /// Stores tasks in the transaction that is open on this connection: pass the result to [`Tasks::submit_in`]. The
+    /// connection must be to the database of this store. It may be any [`Connection`]: a
+    /// [`tokio_postgres::Transaction`], or one of another driver.
     ///
     /// The connection's role needs the same rights as the store's: to use the schema, and to read and write its tables.
     ///
-    /// - The store does not begin, commit, roll back or configure anything. If no transaction is open, the task is
-    ///   stored by itself.
-    /// - The task can be claimed after the commit. Processes that listen are notified by the commit; the others find
-    ///   the task within a second.
-    /// - If another open transaction has stored a task with the same name or key, the statement waits until that ends,
-    ///   for at most the connection's `lock_timeout`.
-    /// - With an isolation level above `READ COMMITTED`, a name or key that was committed since the transaction began
-    ///   is a serialization failure, code 40001: roll back and try again.
+    /// - The store runs one statement for each task, and does not begin, commit, roll back or configure anything. If no
+    ///   transaction is open, the statement commits the task at once.
+    /// - The task can be claimed after the commit. The commit notifies the processes that listen; the others find the
+    ///   task within a second.
+    /// - If another open transaction has stored a task with the same name or key, the statement waits until that
+    ///   transaction ends, for at most the connection's `lock_timeout`.
+    /// - With an isolation level above `READ COMMITTED`, the statement fails with code 40001 (serialization failure) if
+    ///   another transaction has committed the same name or key since yours began: roll back and try again.
     ///
     /// # Examples
     ///
@@ -58,15 +58,16 @@ impl PostgresStore {
         }
     }
 
-    /// A statement that stores a task, for drivers without a [`Connection`].
+    /// A statement that stores a task, for drivers without a [`Connection`]. Run it in your transaction, and pass its
+    /// answer to [`PreparedInsert::answered`].
     ///
     /// # Errors
     ///
-    /// [`SubmitError::TooLong`].
+    /// [`SubmitError::TooLong`] if a part of the submission does not fit into a record.
     ///
     /// # Examples
     ///
-    /// (Not run, as above.)
+    /// (Not run, since it needs a server.)
     ///
     /// ```no_run
     /// # use tower_respond_async::{Submission, SubmitError, Submitted, Tasks};
@@ -97,7 +98,8 @@ impl PostgresStore {
 ///
 /// It is implemented for [`tokio_postgres::Client`] and [`tokio_postgres::Transaction`];
 /// `tower-respond-async-postgres-sqlx` implements it for sqlx. For another driver, implement it for a type of your own
-/// that holds the connection.
+/// that holds the connection, in about twenty lines:
+/// [its source](https://docs.rs/crate/tower-respond-async-postgres-sqlx/latest/source/src/lib.rs) is an example.
 pub trait Connection: Send {
     /// Runs a statement that returns one row with one `bytea`, and returns that value. `params` are the values of `$1`,
     /// `$2` and so on, each in its own type.
@@ -108,7 +110,7 @@ pub trait Connection: Send {
     fn fetch<'a>(&'a mut self, sql: &'a str, params: &'a [Param]) -> BoxFuture<'a, Result<Vec<u8>, BoxError>>;
 }
 
-/// A value for a statement.
+/// A value for a statement: an item of [`PreparedInsert::params`], or of the `params` of [`Connection::fetch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Param {
@@ -138,7 +140,7 @@ macro_rules! connection {
                     let params: Vec<_> = params.iter().map(Param::typed).collect();
                     let found = self.query_typed(sql, &params).await?;
                     let [found] = &found[..] else {
-                        return Err("the statement answers with one row".into());
+                        return Err("the statement did not return exactly one row".into());
                     };
                     Ok(found.try_get(0)?)
                 })
@@ -149,7 +151,7 @@ macro_rules! connection {
 
 connection!(tokio_postgres::Client, tokio_postgres::Transaction<'_>);
 
-/// A transaction of the application, in which tasks are stored. [`PostgresStore::within`] makes it.
+/// A transaction of the application, in which tasks are stored. [`PostgresStore::within`] returns it.
 #[must_use]
 pub struct Within<'c, C> {
     connection: &'c mut C,
@@ -186,7 +188,7 @@ impl<C> fmt::Debug for Within<'_, C> {
     }
 }
 
-/// A statement that stores a task. [`PostgresStore::prepare`] makes it.
+/// A statement that stores a task. [`PostgresStore::prepare`] returns it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PreparedInsert {
@@ -208,19 +210,21 @@ impl PreparedInsert {
         &self.params
     }
 
-    /// The result, given the one value of the one row. For a known task it has only the id: [`Tasks::find`] finds the
-    /// rest.
+    /// The result. `answer` is the value that the statement returned: one `bytea` in one row. For a known task, the
+    /// result has only its id: [`Tasks::find`] reads the rest.
     ///
     /// # Errors
     ///
-    /// The same as those of [`Tasks::submit_in`].
+    /// - [`SubmitError::Conflict`] if the name and the key belong to two tasks.
+    /// - [`SubmitError::Store`] if `answer` is not an answer of the statement, or if a task with the same name or key
+    ///   was stored and removed meanwhile. Roll back the transaction.
     pub fn answered(&self, answer: &[u8]) -> Result<Submitted, SubmitError> {
         Submitted::answered(&self.row, read(&self.row, answer).map_err(SubmitError::Store)?)
     }
 }
 
 fn params(task: &NewRow, channel: Option<String>) -> Vec<Param> {
-    // Times relative to now.
+    // The statement adds the present time to these times.
     let row = task.row(FenceToken::NONE, Timestamp::ZERO);
     let text = |of: Option<&str>| Param::Text(of.map(codec::text));
     let (record, request) = (&row.record, &task.request);

@@ -13,6 +13,17 @@ use tower_respond_async::{
 };
 
 /// The settings of a [`RedbStore`]. [`RedbStore::builder`] makes it, [`open`](Self::open) opens the file.
+///
+/// # Examples
+///
+/// ```no_run
+/// use tower_respond_async_redb::{QuickRepair, RedbStore};
+///
+/// # async fn build() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RedbStore::builder().quick_repair(QuickRepair::Always).open("tasks.redb").await?;
+/// # drop(store);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RedbStoreBuilder {
@@ -96,7 +107,7 @@ impl Default for RedbStoreBuilder {
 ///
 /// The setting affects how long opening takes, and what a damaged byte costs in a file whose process was killed
 /// ([Guarantees](tower_respond_async::guide::guarantees)). Acknowledged writes survive in any case.
-/// [Operating](tower_respond_async::guide::operating) has figures.
+/// [Operating](tower_respond_async::guide::operating) has figures, and [`RedbStoreBuilder`] an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuickRepair {

@@ -49,7 +49,7 @@ impl Pair {
         Arc::new(PostgresStore::connect(&self.proxy.url()).await.unwrap())
     }
 
-    /// Kills the server and promotes the standby. Returns what is left.
+    /// Kills the server and promotes the standby. Returns the promoted server and the store's proxy.
     fn fail_over(self) -> (Postgres, Proxy) {
         let Self {
             primary,
@@ -86,7 +86,7 @@ async fn is_there(store: &Arc<PostgresStore>, id: RequestId) -> bool {
     !store.rows(&Scope::All, &Which::Id(id)).await.unwrap().is_empty()
 }
 
-/// Waits until the server answers the question with true.
+/// Waits until this query returns true.
 async fn until(server: &Postgres, question: &str) {
     let session = harness::connect(&server.url()).await;
     while !session.query(question, &[]).await.unwrap()[0].get::<_, bool>(0) {
@@ -94,7 +94,7 @@ async fn until(server: &Postgres, question: &str) {
     }
 }
 
-const SOMEBODY_WAITS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
+const A_COMMIT_WAITS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
 
 /// `crash_loop -- --store postgres --failover --cycles 20` repeats this twenty times.
 #[test]
@@ -169,7 +169,7 @@ fn what_no_synchronous_standby_has_is_not_answered() {
 /// stored, and must not be answered before the standby has it. Without `IS_AT_STANDBY` it is answered, and the task is
 /// lost.
 #[test]
-fn what_a_restart_lets_be_seen_is_not_answered_before_a_standby_has_it() {
+fn a_repeated_insert_is_answered_only_after_a_standby_has_it() {
     run(async || {
         let pair = Pair::start(true);
         let store = pair.store().await;
@@ -178,7 +178,7 @@ fn what_a_restart_lets_be_seen_is_not_answered_before_a_standby_has_it() {
         let (writer, task) = (store.clone(), a_task());
         let id = task.id;
         let inserting = tokio::spawn(async move { insert(&writer, task).await });
-        until(&pair.primary, SOMEBODY_WAITS).await;
+        until(&pair.primary, A_COMMIT_WAITS).await;
         block_in_place(|| {
             pair.primary.stop(Stop::KillAll);
             pair.primary.restart();
@@ -186,7 +186,7 @@ fn what_a_restart_lets_be_seen_is_not_answered_before_a_standby_has_it() {
         harness::until_it_answers(&pair.primary.url()).await;
         let session = harness::connect(&pair.primary.url()).await;
         loop {
-            let waits: bool = session.query(SOMEBODY_WAITS, &[]).await.unwrap()[0].get(0);
+            let waits: bool = session.query(A_COMMIT_WAITS, &[]).await.unwrap()[0].get(0);
             if waits || inserting.is_finished() {
                 break;
             }
@@ -202,10 +202,10 @@ fn what_a_restart_lets_be_seen_is_not_answered_before_a_standby_has_it() {
 }
 
 /// Commits that an asynchronous standby has not received are lost, without further damage: the holder of a lost claim
-/// can do nothing under it, and no token is given twice. If tokens do not include the timeline ("@timeline" as 0), one
-/// is.
+/// can do nothing under it, and no token is given twice. This fails if tokens do not include the timeline ("@timeline"
+/// as 0).
 #[test]
-fn what_an_asynchronous_standby_had_not_got_is_lost_and_nothing_else_comes_of_it() {
+fn a_failover_loses_only_commits_the_standby_did_not_receive() {
     run(async || {
         let pair = Pair::start(false);
         let store = pair.store().await;

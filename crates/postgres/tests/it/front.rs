@@ -21,7 +21,7 @@ use crate::{
 const MANY: usize = 2000;
 
 #[test]
-fn what_cannot_be_cleared_away_is_not_gone_through_each_time() {
+fn dead_index_entries_are_not_scanned_by_every_look() {
     let server = Postgres::start(&format!("{}auto_explain.log_buffers = on\n", explained::SETTINGS));
     let harness = PostgresHarness::at(server.url());
     conformance::run(&harness, async |_| {

@@ -124,7 +124,7 @@ impl PostgresHarness {
         }
     }
 
-    /// The URL. Sessions have the name of the schema as their application name.
+    /// The URL of the server or the pooler. The application name is the name of the schema.
     pub(crate) fn url(&self) -> String {
         let url = self.pooler.as_ref().unwrap_or(&self.server);
         format!("{url}?application_name={}", self.schema())
@@ -135,7 +135,7 @@ impl PostgresHarness {
         Arc::new(self.builder().connect(&self.url()).await.unwrap())
     }
 
-    /// A store in an empty schema. If the test sets the clock, time stands still.
+    /// A store in an empty schema. With a clock by hand, time stands still until the test sets it.
     pub(crate) async fn fresh(&self) -> Arc<PostgresStore> {
         *self.schema.lock().unwrap() = a_name();
         let store = self.handle().await;
@@ -188,7 +188,7 @@ impl Harness for PostgresHarness {
         }
     }
 
-    // Each round takes some milliseconds on two cores.
+    // Few, since each round takes some milliseconds on two cores.
     fn rounds(&self) -> usize {
         100
     }

@@ -39,7 +39,7 @@ fn a_keyed_insert() -> Insert {
 
 /// Without `is_ours` in `insert.rs` this fails: the new task is then taken for a known one.
 #[test]
-fn an_insert_that_was_done_and_not_answered_is_ones_own() {
+fn an_insert_whose_answer_was_lost_counts_as_new() {
     behind_a_proxy(async |proxy, store| {
         let ledger = Ledger::new(store.clone());
         let insert = async |insert: Insert| {
@@ -62,7 +62,7 @@ fn an_insert_that_was_done_and_not_answered_is_ones_own() {
 
 /// Without `is_ours` in `commit.rs` this fails: the accepted end is then taken for fenced.
 #[test]
-fn an_end_that_was_recorded_and_not_answered_is_ones_own() {
+fn an_end_whose_answer_was_lost_is_accepted() {
     behind_a_proxy(async |proxy, store| {
         let ledger = Ledger::new(store.clone());
         let held = [(); 2].map(|()| a_task());

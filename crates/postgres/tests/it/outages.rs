@@ -96,7 +96,7 @@ fn a_restart_makes_inserts_slow_and_fails_none() {
         while let Some(ended) = callers.join_next().await {
             ended.unwrap();
         }
-        // Each caller has stored one more task than it could send.
+        // Each caller has stored one more task, whose `send` failed.
         assert_eq!(kept(&store).await, told + 8);
     });
 }

@@ -48,7 +48,7 @@ fn no_statement_goes_through_the_tasks() {
             "",
             // Later: new statistics.
             many::ANALYZE,
-            // After an upgrade of the server: it knows the sizes of the tables, and nothing of their content.
+            // After an upgrade of the server: no statistics, only the sizes of the tables.
             "DELETE FROM pg_statistic",
         ] {
             harness.run(statistics).await;

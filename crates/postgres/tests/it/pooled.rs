@@ -88,7 +88,7 @@ async fn a_life(store: &Arc<PostgresStore>, worker: WorkerId) {
     let ledger = Ledger::new(store.clone());
     let inserted = ledger.insert(Insert::new(a_task())).await.unwrap();
     assert!(matches!(inserted, Inserted::New(..)));
-    // Another handle may have claimed this task. Then there is one of its own.
+    // Another life may have claimed this task. Then the task that the other life inserted waits instead.
     let mut claimed = Vec::new();
     while claimed.is_empty() {
         claimed = ledger.claim(Claim::new(worker.clone(), 1, LEASE)).await.unwrap().tasks;
@@ -115,7 +115,7 @@ async fn a_life(store: &Arc<PostgresStore>, worker: WorkerId) {
 }
 
 /// Settings of the database change neither the isolation of transactions nor the settings of statements. Every
-/// statement reads the time; here that function checks the settings.
+/// statement calls `now_ms`; here that function checks the settings.
 #[test]
 fn settings_of_the_database_change_nothing() {
     let database = a_name();

@@ -20,7 +20,7 @@ use tower_respond_async::{
 
 use crate::harness::{self, PostgresHarness};
 
-/// Restarts the server from time to time, as time passes.
+/// A harness that restarts the server at about every tenth [`pass`](Harness::pass).
 #[derive(Debug)]
 struct Restarts {
     harness: PostgresHarness,
@@ -85,7 +85,8 @@ impl Harness for Restarts {
     }
 }
 
-/// Stops it in order, at once, or by a kill: everything that was acknowledged is there, and no operation fails.
+/// The server is shut down, stopped at once, or killed. Everything that was acknowledged is there, and no operation
+/// fails.
 #[test]
 fn the_store_agrees_with_the_model_while_the_server_is_restarted() {
     let server = Arc::new(Postgres::start("fsync = off\nfull_page_writes = off\n"));

@@ -1,4 +1,4 @@
-//! Details of the statements that no other test would miss: each test fails without one of them.
+//! Details of the statements that no other test covers. Each test fails if one of them is missing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -84,7 +84,7 @@ fn with(harness: PostgresHarness, test: impl AsyncFnOnce(&PostgresHarness, Arc<P
 }
 
 /// An asynchronous standby that takes over may not have received a claim. The next claim makes the same version of the
-/// row, but its token is of a later timeline.
+/// row, with a token of a later timeline.
 #[test]
 fn the_holder_of_a_claim_that_a_failover_lost_is_fenced() {
     with_store(async |harness, store| {
@@ -172,7 +172,7 @@ fn a_change_of_a_completion_waits_for_a_claim_that_is_on_its_way() {
 /// Waits until a session in the schema of the test waits for a lock, or until `has_ended`.
 async fn until_a_session_waits(harness: &PostgresHarness, has_ended: impl Fn() -> bool) {
     let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1";
-    // In a transaction, `pg_stat_activity` stays as it was at the first look.
+    // Another connection: in the harness's open transaction, `pg_stat_activity` does not change after the first read.
     let looks = admin().await;
     while !has_ended() {
         let waiting = looks.query(waits, &[&harness.schema()]).await.unwrap();
@@ -242,7 +242,7 @@ fn one_worker_at_two_handles_has_one_suspect() {
     });
 }
 
-/// A text of the server contains no zeros, but a tenant may.
+/// The server accepts no zero character in a text. The name of a tenant may have one.
 #[test]
 fn any_text_can_be_a_tenant() {
     with_store(async |_, store| {
@@ -304,7 +304,7 @@ fn an_insert_whose_session_ends_is_answered_all_the_same() {
 
 /// Reads and renewals are repeatable.
 #[test]
-fn what_may_be_done_twice_is_asked_again_when_its_session_ends() {
+fn reads_and_renewals_are_repeated_when_their_session_ends() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
         let lease = born(&ledger, a_task()).await.lease();
@@ -399,7 +399,7 @@ fn a_record_that_cannot_be_read_is_set_aside_and_blocks_no_other_task() {
     });
 }
 
-/// Every start of a process adds rows. They are added up, also while others count.
+/// Every start of a process adds rows to the tally. They are added up, also while other handles count.
 #[test]
 fn the_tally_does_not_grow_with_every_start_of_a_process() {
     with_store(async |harness, store| {
@@ -447,7 +447,7 @@ fn claims_that_were_lost_are_found_one_by_one() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
         let known = born(&ledger, a_task()).await.lease();
-        // Its insert may not be answered yet; the waiter for that answer ends the task.
+        // Its insert may not be answered yet: the caller that waits for the answer ends the task.
         let stopped = born(&ledger, a_task()).await.lease();
         assert_eq!(ledger.stop(&Scope::All, stopped.id).await.unwrap(), Stop::Stopping);
         let mut ids = [RequestId::from_bytes([0; 16]); 4];

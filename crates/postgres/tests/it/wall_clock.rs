@@ -1,7 +1,7 @@
-//! The promises that depend on time, with the server's own clock; the other tests replace it.
+//! The promises that depend on time, with the server's own clock. The other tests replace that clock.
 //!
-//! Promises without a passage of time are the same with either clock, and the races take long: they are left out. The
-//! whole suite would take 45 s of two busy cores instead of about 20.
+//! Two kinds of promises are left out: those in which no time passes, since they are the same with either clock, and
+//! races, since they take long. The whole suite would take 45 s of two busy cores instead of about 20.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},

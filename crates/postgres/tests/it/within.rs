@@ -49,7 +49,7 @@ fn with_app(test: impl AsyncFnOnce(&App)) {
 }
 
 impl App {
-    /// A connection of the application. Its sessions have the name of the schema.
+    /// A connection of the application, with the name of the schema as application name.
     async fn client(&self) -> Client {
         connect(&self.harness.url()).await
     }
@@ -382,7 +382,7 @@ fn a_transaction_that_sees_the_past_fails_as_with_any_conflict() {
     });
 }
 
-/// For drivers that cannot lend their connection.
+/// For drivers without an implementation of `Connection`.
 #[test]
 fn a_prepared_insert_stores_a_task_with_any_driver() {
     with_app(async |app| {
@@ -412,7 +412,7 @@ fn a_prepared_insert_stores_a_task_with_any_driver() {
 }
 
 #[test]
-fn others_hear_of_the_commit_unless_the_transaction_is_quiet() {
+fn a_commit_notifies_listeners_unless_quiet() {
     with_app(async |app| {
         // FNV-1a, as in the store.
         let channel = app
