@@ -4,8 +4,8 @@
 //! ```text
 //! cargo run --example callbacks --features webhook
 //!
-//! curl -i http://127.0.0.1:3000/square -d 12 -H 'X-Fc-Invocation-Type: Async'        # told to /dest-succ
-//! curl -i http://127.0.0.1:3000/square -d twelve -H 'X-Fc-Invocation-Type: Async'    # told to /dest-fail
+//! curl -i http://127.0.0.1:3000/square -d 12 -H 'X-Fc-Invocation-Type: Async'        # delivered to /dest-succ
+//! curl -i http://127.0.0.1:3000/square -d twelve -H 'X-Fc-Invocation-Type: Async'    # delivered to /dest-fail
 //! curl -i http://127.0.0.1:3000/square -d 5 \
 //!     -H 'Prefer: respond-async, callback; url="http://127.0.0.1:3001/mine"'         # and to a URL of the client's own
 //! curl -i http://127.0.0.1:3001/dest-succ -d forged                                  # 401

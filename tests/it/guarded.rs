@@ -131,7 +131,7 @@ async fn whatever_of_the_application_panics_the_attempt_has_failed_and_no_more()
     let builder = quick(MemoryStore::new()).retry(at_once(0)).concurrency(1);
     let tasks = serve(builder, odd);
     for (path, error) in [
-        ("/payload", "the handler panicked: with something that is no text"),
+        ("/payload", "the handler panicked: with a payload that is not text"),
         ("/display", "the handler panicked: it cannot be shown"),
         ("/source", "the handler panicked: its cause cannot be told"),
         ("/endless", "the handler failed: odd: odd: odd"),
@@ -341,7 +341,7 @@ async fn a_hook_whose_values_panic_is_a_hook_that_failed() {
         all[2],
         (
             "local".into(),
-            "the hook panicked: with something that is no text".into()
+            "the hook panicked: with a payload that is not text".into()
         )
     );
     assert_eq!(calls.load(Ordering::SeqCst), 1);

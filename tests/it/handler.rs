@@ -1,4 +1,4 @@
-//! A handler on a replay: the context of its request, and what becomes of its response.
+//! A handler on a replay: the context of its request, and its response.
 
 use std::{
     convert::Infallible,

@@ -616,11 +616,12 @@ async fn what_makes_no_sense_is_refused_when_it_is_built() {
     let more = many().on_failure(|_: Completion| {}).build().unwrap_err();
     assert_eq!(more.setting(), "destinations");
     assert!(
-        more.to_string().contains("there are 9, and a task can tell 8"),
+        more.to_string()
+            .contains("there are 9 destinations, and a task can have 8"),
         "{more}"
     );
     let named = quick(MemoryStore::new()).on_success(hook()).on_failure(hook()).build();
-    assert!(named.is_ok(), "each end is told once");
+    assert!(named.is_ok(), "each end has one destination");
     assert!(
         quick(MemoryStore::new())
             .on_success(hook().concurrency(0))

@@ -1,6 +1,6 @@
 //! All errors, and whether a retry can help.
 //!
-//! The status decides what becomes of a task: the layer's default policy tries again after 5xx, 408, 425 and 429, and
+//! The status decides the result of a task: the layer's default policy tries again after 5xx, 408, 425 and 429, and
 //! takes any other 4xx as final. So the question for each failure is: *could the same request succeed later?*
 //!
 //! - No (bad fields, no such object, a broken video): 4xx, final.

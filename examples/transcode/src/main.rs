@@ -13,7 +13,7 @@
 //! curl -X POST http://127.0.0.1:3000/tasks/{id}/stop # ffmpeg is killed, nothing is written
 //! curl http://127.0.0.1:3000/tasks/{id}/result       # the handler's own answer, once there is one
 //!
-//! # it prints what its callback function `/dest-succ` or `/dest-fail` is told of the end
+//! # it prints the completion that its callback `/dest-succ` or `/dest-fail` receives
 //! curl http://127.0.0.1:3000/tasks/{id}/callbacks
 //!
 //! # `kill -9` the app while a task runs, and start it again: the task is run again, and ends

@@ -274,7 +274,7 @@ async fn of_one_key_or_one_name_at_three_processes_there_is_one_task() {
                 assert_eq!(refused.status, other, "{known_by}");
             }
         }
-        // Different requests race: one wins, and the others are told.
+        // Different requests race: one wins, and the others are refused.
         let lines = [("X-Fc-Invocation-Type", "Async"), (known_by, "different")];
         let paths: Vec<String> = (0..9).map(|number| format!("/hello/{number}")).collect();
         let racing = paths.iter().enumerate();
