@@ -62,34 +62,34 @@
 //! |---|---|
 //! | `X-Fc-Invocation-Type: Async` | 202 with `X-Fc-Request-Id`, as from a cloud function's HTTP trigger |
 //! | `Prefer: respond-async` (RFC 7240) | the same, with `Preference-Applied` |
-//! | `Prefer: respond-async, wait=5` | the handler's own response if it is there within 5 s, else the 202 |
-//! | `X-Fc-Async-Task-Id: my-job` beside the first | a task of that name: sent twice, it runs once |
-//! | `Idempotency-Key: "..."` beside any of them | sent twice, it runs once |
-//! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` beside any | a POST there when it ends, where [allowed](RespondAsyncBuilder::callbacks) |
+//! | `Prefer: respond-async, wait=5` | the handler's own response if it is complete within 5 s, else the 202 |
+//! | `X-Fc-Async-Task-Id: my-job` with the first | a task of that name: a request that is sent twice runs once |
+//! | `Idempotency-Key: "..."` with any of them | a request that is sent twice runs once |
+//! | `Prefer: respond-async, callback; url="..."`, or `X-Callback-Url` with any of them | a POST to that URL when the task ends, where [allowed](RespondAsyncBuilder::callbacks) |
 //!
 //! [`RespondAsyncBuilder::when`] decides which requests may be async. A layer outside can also
 //! [set the header](guide::operating#requests-that-are-always-async) on requests that do not have it.
 //!
 //! # Where the layer goes
 //!
-//! Around the whole application, or around a whole part of it that is then mounted with `nest_service`. A stored
-//! request runs on the service that the layer wrapped, so routing must happen inside. Use `layer.layer(app)` or
+//! Put the layer around the whole application, or around a whole part of it that you then mount with `nest_service`. A
+//! stored request runs on the service that the layer wrapped, so routing must happen inside. Use `layer.layer(app)` or
 //! `ServiceBuilder`. `Router::layer` would wrap each route by itself, and does not compile. See [`RespondAsyncLayer`].
 //!
-//! Layers outside of this layer (authentication, rate limits, tracing) see a request once, before it is accepted.
-//! Layers inside see every attempt. Request extensions that are set outside are not stored unless you
+//! Layers outside of this layer (authentication, rate limits, tracing) run once for a request, before it is accepted.
+//! Layers inside run for every attempt. Request extensions that are set outside are not stored unless you
 //! [carry](RespondAsyncBuilder::carry) them; those of an outer axum router [are
 //! stored](guide::same_handler#what-does-a-router-outside-leave-behind).
 //!
-//! The layer is always ready, even if the inner service is not: a 202 does not wait for it. The guide says [where
-//! limits and load shedding go](guide::operating#limits-inside-and-outside).
+//! The layer is always ready, even if the inner service is not: a 202 does not wait for that service. The guide says
+//! [where limits and load shedding go](guide::operating#limits-inside-and-outside).
 //!
 //! # Promises
 //!
 //! - The layer sends a 202 only after the store has committed the task, at the durability that the store publishes.
 //!   Otherwise the answer is 503.
-//! - A task runs *at least* once: if its process dies, it runs again. With [`TaskContext::fence_token`] you keep an old
-//!   attempt from doing harm.
+//! - A task runs *at least* once: if its process dies, it runs again. With [`TaskContext::fence_token`], other systems
+//!   can refuse the writes of an old attempt.
 //! - The replayed request equals the original byte for byte, except for [one list](guide::same_handler): the headers of
 //!   the connection, the headers that asked for async, and a few more.
 //! - Running handlers never exceed the concurrency; buffered bytes never exceed the budget.
@@ -112,7 +112,7 @@
 //! | `testing` | `testing`: the conformance suite for stores, a clock that tests set, a store that fails on demand | |
 //! | `full` | all of them | |
 //!
-//! Features only add items. Without any, you have the layer, the engine and the memory store.
+//! Features only add items. Without any feature, you have the layer, the engine and the memory store.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -9,8 +9,20 @@ use serde::{Deserialize, Serialize};
 
 /// A moment, in whole milliseconds since the Unix epoch.
 ///
-/// Task documents show it and stores keep it. Durations are [`Duration`]s. Arithmetic saturates, so that a huge delay
-/// in a request cannot cause a panic.
+/// Stores and task documents use it for every time. Durations are [`Duration`]s. Arithmetic saturates, so that a huge
+/// delay in a request cannot cause a panic.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_respond_async::time::Timestamp;
+///
+/// let begin = Timestamp::from_millis(1_000);
+/// let end = begin.saturating_add(Duration::from_secs(2));
+/// assert_eq!((end.as_millis(), end.since(begin)), (3_000, Duration::from_secs(2)));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(u64);
@@ -85,9 +97,9 @@ fn millis(duration: Duration) -> u64 {
 
 /// The source of time for a store or the engine.
 ///
-/// In tests, a [`ManualClock`](crate::testing::ManualClock) lets you set the time.
+/// In tests, a [`ManualClock`](crate::testing::ManualClock) lets you set the time. [`SystemClock`] has an example.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// The current time. Never earlier than the result of an earlier call.
+    /// The current time. It is never earlier than the result of an earlier call.
     fn now(&self) -> Timestamp;
 }
 
@@ -100,7 +112,17 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
 /// The system clock, read once at creation and then advanced by the monotonic clock.
 ///
 /// Its timestamps never jump and never go back, even if the wall clock is set: leases and delays are measured with it.
-/// So they differ from the wall clock by every adjustment since.
+/// They differ from the wall clock by every adjustment of that clock since the creation.
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::time::{Clock, SystemClock};
+///
+/// let clock = SystemClock::new();
+/// let first = clock.now();
+/// assert!(clock.now() >= first);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     anchor: Instant,

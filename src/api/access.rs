@@ -52,7 +52,7 @@ pub const fn allow_everyone() -> AllowEveryone {
     }
 }
 
-/// An authorizer that admits everyone. [`allow_everyone`] makes it.
+/// An authorizer that admits everyone. [`allow_everyone`] makes it; [`granting`](Self::granting) has an example.
 #[derive(Clone, Debug)]
 pub struct AllowEveryone {
     access: Access,
@@ -85,7 +85,7 @@ impl Authorizer for AllowEveryone {
     }
 }
 
-/// What a caller may do: nothing, or certain actions on the tasks of a scope.
+/// What a caller may do: nothing, or certain actions on the tasks of a scope. The [module](crate::api) has an example.
 ///
 /// For a task outside of the scope the API answers 404, as if there were no such task; for an action that is not
 /// permitted, 403.
@@ -113,7 +113,7 @@ pub(super) struct Denied {
     pub(super) challenge: Option<HeaderValue>,
 }
 
-/// One kind of action that a caller may be permitted.
+/// One kind of action that a caller may be permitted. The [module](crate::api) has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Permission {

@@ -11,7 +11,8 @@ use crate::{
     task::Scope,
 };
 
-/// Grants access to requests with this token as `Authorization: Bearer <token>`. All others are answered 401.
+/// Grants access to requests with this token as `Authorization: Bearer <token>`. All others are answered 401. The
+/// [module](crate::api) has an example.
 ///
 /// Tokens are compared by their SHA-256, in constant time, and only the digest is kept. Choose a long random token,
 /// since guesses are not limited here. An empty token never matches.

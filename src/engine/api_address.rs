@@ -1,4 +1,4 @@
-//! The address of the task API, and what it gets from the layer.
+//! The address of the task API, and the settings of the layer that the API needs.
 
 use std::{
     sync::{
@@ -13,19 +13,19 @@ use crate::{
     task::{TaskRecord, redact::Secrets},
 };
 
-/// Where clients find the task API, the longest wait there, and the settings of the layer that it shows.
+/// The address of the task API, its longest wait, and the settings of the layer that it uses.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
 pub(crate) struct ApiAddress {
     pub(crate) base: String,
     pub(crate) public_url: Option<String>,
-    /// Use the forwarding headers of requests.
+    /// Whether the forwarding headers of requests are used.
     pub(crate) trust_forwarding: bool,
-    /// Links begin with the host that the request names.
+    /// Whether links begin with the host that the request names.
     pub(crate) from_host: bool,
     pub(crate) wait_cap: Duration,
     pub(crate) secrets: Arc<Secrets>,
-    /// The hosts that it answers at while it needs no credentials, beside names that cannot be registered.
+    /// The hosts at which an API without credentials answers, in addition to names that cannot be registered.
     pub(crate) hosts: Arc<[Box<str>]>,
     /// Whether a task API without credentials is mounted.
     pub(crate) is_open: Arc<AtomicBool>,

@@ -8,7 +8,7 @@ use crate::engine::sync::{AtomicBool, AtomicUsize, Notify, Ordering};
 #[repr(align(128))]
 pub(crate) struct Busy {
     count: AtomicUsize,
-    /// Whether a caller waits until it is idle. Without one, the last end wakes nothing.
+    /// Whether a caller has waited for the count to be zero. If not, the last end notifies nothing.
     awaited: AtomicBool,
     idle: Notify,
 }
@@ -31,11 +31,11 @@ impl Busy {
 
     /// Resolves when nothing is under way.
     pub(crate) async fn idle(&self) {
-        // Set before the count is read. A piece of work that ends lowers the count first and reads this flag then, so
-        // one of the two sees the other. SeqCst on both sides makes that so.
+        // Set before the count is read. `end` lowers the count first and reads this flag after that, so either this
+        // sees a count of zero or `end` sees the flag. This relies on SeqCst on both sides.
         self.awaited.store(true, Ordering::SeqCst);
         loop {
-            // Made before the count is read, so that the last end is not missed.
+            // Created before the count is read, so that the last end is not missed.
             let idle = self.idle.notified();
             if self.count() == 0 {
                 return;

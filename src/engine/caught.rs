@@ -1,4 +1,4 @@
-//! Panics of application code as values: a hook or store that panics must not end the engine.
+//! Turns panics of hooks and stores into errors, so that they do not end the engine.
 
 use std::{
     pin::Pin,
@@ -10,11 +10,11 @@ use pin_project_lite::pin_project;
 pub(crate) use crate::error::{Panic, caught, let_go, looked_at};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Calls `begin` and awaits the future that it returns. A panic in either is the error. If it is dropped early, a panic
-/// of the destructor is ignored.
+/// Calls `begin` and awaits the future that it returns. A panic of either is returned as an error. A panic while the
+/// future is dropped is ignored.
 ///
-/// `begin` is called at once, inside the guard: some functions do their work when they are called, and not when they
-/// are polled.
+/// `begin` is called at once, and guarded too: some functions do their work when they are called, not when their future
+/// is polled.
 pub(crate) fn caught_async<F: Future>(begin: impl FnOnce() -> F) -> Guarded<F> {
     match caught(begin) {
         Ok(future) => Guarded {
@@ -29,7 +29,8 @@ pub(crate) fn caught_async<F: Future>(begin: impl FnOnce() -> F) -> Guarded<F> {
 }
 
 pin_project! {
-    /// A future that is polled and dropped inside the guard, or the panic of the call that should have made it.
+    /// A future whose panics are caught when it is polled or dropped, or the panic of the call that should have made
+    /// it.
     #[must_use]
     pub(crate) struct Guarded<F> {
         #[pin]
@@ -59,7 +60,7 @@ impl<F: Future> Future for Guarded<F> {
     }
 }
 
-/// The failure of a store that panicked.
+/// The error for a store that panicked.
 pub(crate) fn panicked(panic: &Panic) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, format!("the store panicked: {}", panic.0))
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::time::{Clock, SystemClock, Timestamp};
 
-/// The engine's own clock: monotonic for what it decides, with a wall time for what it shows.
+/// The clock of an engine. It is monotonic. Wall times are computed from one reading at the start.
 pub(crate) struct EngineClock {
     started: Instant,
     wall: Timestamp,
@@ -25,7 +25,7 @@ impl EngineClock {
         self.wall.saturating_add(now.saturating_duration_since(self.started))
     }
 
-    /// How long the engine has been there at `now`.
+    /// The time from the start of the engine to `now`.
     pub(crate) fn uptime(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)
     }

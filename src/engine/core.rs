@@ -1,4 +1,4 @@
-//! What all parts of the engine use.
+//! State and functions that all parts of the engine share.
 
 use std::{
     future::poll_fn,
@@ -88,8 +88,9 @@ impl Core {
         self.signals.hint(hint);
     }
 
-    /// A store call with its time limit. A call that times out may still take effect. A panic is a failure like others.
-    // No async fn: that keeps its arguments twice.
+    /// Makes a store call, limited to the store timeout. A call that times out may still take effect. A panic of the
+    /// store is returned as an error.
+    // Not an async fn: the future of an async fn stores its arguments twice.
     pub(crate) fn call<T, F>(
         &self,
         operation: &'static str,
@@ -101,7 +102,7 @@ impl Core {
         let timing = self.probes.time(operation);
         async move {
             let mut call = pin!(caught_async(begin));
-            // Polled in place first: a store that is ready at once costs no timer, and no space in the caller's future.
+            // Polled here first: a store that answers at once needs no timer, and no space in the caller's future.
             let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {
@@ -114,7 +115,7 @@ impl Core {
         }
     }
 
-    /// Waits for this time, or until the shutdown begins.
+    /// Waits for `pause`, or until the shutdown begins.
     pub(crate) async fn pause(&self, pause: Duration) {
         tokio::select! {
             biased;
@@ -123,7 +124,7 @@ impl Core {
         }
     }
 
-    /// How long a claim is used here, counted from before it was requested: somewhat less than its lease.
+    /// How long this process uses a claim, counted from just before it requested the claim: the lease less its margin.
     pub(crate) fn holds_for(&self) -> Duration {
         self.settings.lease - self.settings.lease_margin()
     }
@@ -140,13 +141,13 @@ impl Core {
         }
     }
 
-    /// The store's hint about its queue; the default if it panics.
+    /// The store's hint about its queue, or the default if the store panics.
     pub(crate) fn queue_hint(&self, tenant: Option<&Tenant>, pool: Option<&PoolName>) -> QueueHint {
         caught(|| self.ledger.store().queue_hint(tenant, pool)).unwrap_or_default()
     }
 }
 
-/// A store call that ends in an error after `limit`.
+/// Makes a store call that fails after `limit`.
 pub(crate) async fn limited<T>(
     operation: &'static str,
     limit: Duration,
@@ -164,7 +165,7 @@ pub(crate) fn too_slow(operation: &'static str, limit: Duration) -> StoreError {
     )
 }
 
-/// What wakes the driver: a free slot, or a hint.
+/// Wakes the driver, for a free slot or for a hint.
 #[derive(Default)]
 pub(crate) struct Signals {
     pub(crate) wake: Arc<Notify>,

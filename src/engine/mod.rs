@@ -1,16 +1,16 @@
-//! The engine decides and drives. It uses the ports, and neither HTTP nor a particular store.
+//! Accepts tasks, runs them and delivers their completions. Uses the traits of the stores, and no HTTP server.
 //!
-//! It has four parts, each of which uses only those below it, and one [core](core::Core): the store, the settings, the
-//! probes.
+//! The engine has a [core](core::Core) (the store, the settings, the probes) and four parts. Each part uses only the
+//! core and the parts listed below it.
 //!
 //! - [`duties`]: what a process does besides attempts: it claims, rescues, prunes, reports, and follows other processes
-//! - [`intake`]: accepts tasks: the only way for the layer to store one
+//! - [`intake`]: accepts tasks; the layer stores tasks only through it
 //! - [`outbox`]: delivers completions to destinations
-//! - [`attempts`]: runs tasks, renews their claims, judges their ends
+//! - [`attempts`]: runs tasks, renews their leases, judges how attempts ended
 //!
-//! [`attempts::attempt`] and [`node`] are the two pure machines: times, randomness and results go in, actions come out.
-//! [`attempts::run`] and [`duties`] carry out the actions. [`pools`] gives slots to tasks, [`watch`] wakes waiters,
-//! [`shutdown`] ends everything, and [`tasks`] is the handle for applications.
+//! [`attempts::attempt`] and [`node`] are two pure state machines: times, randomness and results go in, actions come
+//! out. [`attempts::run`] and [`duties`] carry out the actions. [`pools`] gives slots to tasks, [`watch`] wakes
+//! waiters, [`shutdown`] ends everything, and [`tasks`] is the handle for applications.
 
 mod api_address;
 mod attempts;
@@ -86,8 +86,8 @@ pub(crate) struct Engine {
     outbox: Arc<Outbox>,
     pub(crate) intake: Arc<Intake>,
     duties: Arc<Duties>,
-    /// The report of the shutdown, once it is over. The first caller of `shutdown` holds the lock, and a second one
-    /// waits for it.
+    /// The report of the shutdown, once it is over. The first call of `shutdown` holds the lock; a second call waits
+    /// for it.
     report: Mutex<Option<ShutdownReport>>,
     /// Limits the number of open streams.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API has streams"))]
@@ -117,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// Begins to run tasks on `entry`. The recovery of tasks of an earlier process does not wait for a request.
+    /// Begins to run tasks on `entry`. Tasks of an earlier process run without waiting for a first request.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a task API is mounted that answers can link to.
+    /// Whether a task API is mounted, so that answers can link to it.
     pub(crate) fn is_api_mounted(&self) -> bool {
         self.core.api.is_mounted()
     }

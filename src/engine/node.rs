@@ -1,37 +1,38 @@
-//! What a process does besides running attempts, as a pure machine: claim, rescue, prune, deliver, look, report, read
-//! the named values.
+//! Schedules what a process does besides running attempts, as a pure state machine: claim, rescue, prune, deliver,
+//! look, report, read the named values.
 //!
-//! Each duty has a small timetable: not before a time, one call at a time, sooner after a hint, later after a failure.
-//! The caller asks for [`Action`]s until there is none, and then when to come back. Coming back early does no harm.
+//! Each duty has a time at which it is due, and one call at a time. It runs sooner after a hint, and later after a
+//! failure. The caller carries out each [`Action`] until there is none, then waits until [`Node::wake_at`]. Asking
+//! earlier is harmless.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A hint of the store has no effect for this time after the last one: a store that always hints must not keep the
+/// For this time after a hint of the store, the driver takes no other: a store that always has one must not keep the
 /// driver spinning.
 pub(crate) const QUIET: Duration = Duration::from_millis(5);
 
-/// How often each duty runs without a hint. Polling makes up for lost notifications, so it never stops; a second is the
-/// longest delay that a lost one causes.
+/// How often tasks are claimed without a hint. Polling never stops, so a lost notification delays a task by at most a
+/// second.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
-/// Or half of a lease, if that is shorter. A look costs one indexed query.
+/// How often leases are checked, or every half lease if that is shorter. A check costs one indexed query.
 const RESCUE_EVERY: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
 const DELIVER_EVERY: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
-/// Each claim reports a newer version as well.
+/// Rare, because each claim reports a newer version of the named values as well.
 const CONTROL_EVERY: Duration = Duration::from_secs(60);
-/// The longest time until a waiter gets a change of another process that no notification reported.
+/// The longest time until a waiter sees a change by another process that no notification reported.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The pause after a failed call doubles from here ...
+/// The pause after the first failed call. It doubles with each further failure.
 const PAUSE_BASE: Duration = Duration::from_millis(100);
-/// ... to here, so that the end of an outage is noticed within seconds.
+/// The longest such pause, so that the end of an outage is noticed within seconds.
 const PAUSE_CAP: Duration = Duration::from_secs(10);
 
-/// How many tasks one call claims at most: enough to fill any sensible number of slots in a few calls, few enough that
-/// several processes share a backlog evenly.
+/// How many tasks one call claims at most. A few calls fill any usual number of slots, and several processes share a
+/// backlog evenly.
 const CLAIM_BATCH: usize = 100;
 
 /// The duties of one process.
@@ -48,26 +49,26 @@ pub(crate) struct Node {
     watching: bool,
 }
 
-/// One duty's timetable.
+/// When one duty is due.
 struct Duty {
     every: Duration,
     due_at: Instant,
     in_flight: bool,
-    /// A hint came during a call, which may have missed its cause.
+    /// Whether a hint came during the call, which may have missed the cause of the hint.
     again: bool,
     failures: u32,
 }
 
-/// Something to do now. Each is answered with [`Node::done`].
+/// Something to do now. Report its result with [`Node::done`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Claim up to so many tasks.
+    /// Claim up to this many tasks.
     Claim(usize),
     /// Find tasks whose lease or age ran out.
     Rescue,
     /// Give up completions that no process delivers, and remove old tasks.
     Prune,
-    /// Claim up to so many completions.
+    /// Claim up to this many completions.
     Deliver(usize),
     /// Read the tasks that have waiters.
     Look,
@@ -77,18 +78,18 @@ pub(crate) enum Action {
     Control,
 }
 
-/// How an action went.
+/// The result of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// There may be more to do at once.
+    /// There may be more to do now.
     More,
-    /// There is nothing to do before this time.
+    /// There is nothing to do now, and if given, something to do after this time.
     Idle(Option<Duration>),
     /// It failed.
     Failed,
 }
 
-/// A reason to look before it is time.
+/// A reason to act before a duty is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hint {
     /// A task may be runnable.
@@ -102,7 +103,7 @@ pub(crate) enum Hint {
 }
 
 impl Node {
-    /// A process that starts now. Everything is due at once: the tasks that a dead predecessor left come first.
+    /// Creates the machine. Everything is due at once, so that tasks of an earlier process are found at once.
     pub(crate) fn new(now: Instant, lease: Duration) -> Self {
         Self {
             claim: Duty::new(CLAIM_EVERY, now),
@@ -118,10 +119,10 @@ impl Node {
         }
     }
 
-    /// The next action, if one is due. `slots` and `deliverers` are the numbers of free ones, `jitter` is in
+    /// The next action, if one is due. `slots` and `deliverers` are the numbers of free ones; `jitter` is in
     /// `0.0..1.0`.
     pub(crate) fn next(&mut self, now: Instant, slots: usize, deliverers: usize, jitter: f64) -> Option<Action> {
-        // First: the paused pools must be known before anything is claimed.
+        // Comes first: the paused pools must be read before tasks are claimed.
         if self.control.begin(now, jitter) {
             return Some(Action::Control);
         }
@@ -149,7 +150,7 @@ impl Node {
         slots == 0 && self.claiming && !self.claim.in_flight && self.claim.due_at <= now
     }
 
-    /// When [`next`](Self::next) has an action at the latest, without hints and answers.
+    /// The time by which to call [`next`](Self::next) again if no hint and no answer comes.
     pub(crate) fn wake_at(&self, now: Instant, slots: usize, deliverers: usize) -> Instant {
         let mut at = now + REPORT_EVERY;
         let mut consider = |duty: &Duty, able: bool| {
@@ -157,7 +158,7 @@ impl Node {
                 at = at.min(duty.due_at);
             }
         };
-        // A claim that is due waits for a slot; one that is not yet due waits for its time.
+        // A claim that is due without a free slot has no time: freeing a slot wakes the driver.
         consider(&self.claim, self.claiming && (slots > 0 || self.claim.due_at > now));
         consider(&self.deliver, self.delivering && deliverers > 0);
         consider(&self.look, self.watching);
@@ -168,7 +169,7 @@ impl Node {
         at
     }
 
-    /// Records the result of an action. Returns the pause before the machine repeats a failed one.
+    /// Records the result of an action. Returns the pause before the machine repeats it.
     pub(crate) fn done(&mut self, action: Action, answer: Answer, now: Instant, jitter: f64) -> Duration {
         let duty = match action {
             Action::Claim(_) => &mut self.claim,
@@ -182,7 +183,7 @@ impl Node {
         duty.end(answer, now, jitter)
     }
 
-    /// Takes a hint.
+    /// Makes the duty of this hint due now, or after its call if one is under way.
     pub(crate) fn hint(&mut self, hint: Hint, now: Instant) {
         match hint {
             Hint::Work => self.claim.hint(now),
@@ -192,8 +193,8 @@ impl Node {
         }
     }
 
-    /// Whether tasks that another process may change have waiters. The first look is later: a new waiter has just read
-    /// its task.
+    /// Sets whether tasks that another process may change have waiters. The first look comes later, because a new
+    /// waiter has just read its task.
     pub(crate) fn watch(&mut self, watching: bool, now: Instant) {
         if watching && !self.watching {
             self.look.due_at = now + LOOK_EVERY;
@@ -201,12 +202,12 @@ impl Node {
         self.watching = watching;
     }
 
-    /// Claims no more tasks: the first step of a shutdown.
+    /// Claims no more tasks, in the first step of a shutdown.
     pub(crate) fn stop_claiming(&mut self) {
         self.claiming = false;
     }
 
-    /// Claims no more completions: the second step.
+    /// Claims no more completions, in the second step of a shutdown.
     pub(crate) fn stop_delivering(&mut self) {
         self.delivering = false;
     }
@@ -262,7 +263,7 @@ impl Duty {
     }
 }
 
-/// The duration give or take a tenth, so that processes which started together do not poll together.
+/// The duration, changed by up to a tenth, so that processes that started together do not poll together.
 fn spread(duration: Duration, jitter: f64) -> Duration {
     duration.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))
 }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// The last step of the shutdown that was reached. It only grows.
+/// The last step of the shutdown that was reached. It never goes back.
 #[derive(Default)]
 pub(crate) struct Phase {
     step: AtomicU8,
@@ -17,9 +17,9 @@ pub(crate) struct Phase {
 /// The steps of a shutdown.
 #[derive(Clone, Copy)]
 pub(crate) enum EndStep {
-    /// No task is accepted, and waiters are answered.
+    /// No more tasks are accepted, and waiters are answered.
     Closed = 1,
-    /// No task is claimed.
+    /// No more tasks are claimed.
     Draining,
     /// The grace period is over.
     Cut,
@@ -36,7 +36,7 @@ impl Phase {
         self.step.load(Ordering::SeqCst) >= step as u8
     }
 
-    /// Returns whether the step was not reached before.
+    /// Moves on to `step`. Returns whether it was not reached before.
     pub(crate) fn advance(&self, step: EndStep) -> bool {
         let new = self.step.fetch_max(step as u8, Ordering::SeqCst) < step as u8;
         if new {
@@ -45,7 +45,7 @@ impl Phase {
         new
     }
 
-    /// Resolves when no task is accepted any longer.
+    /// Resolves when no more tasks are accepted.
     pub(crate) async fn closed(&self) {
         self.reached(EndStep::Closed).await;
     }

@@ -1,4 +1,4 @@
-//! The probes of an engine.
+//! Calls the probes of an engine.
 
 use std::sync::Arc;
 
@@ -23,20 +23,19 @@ impl Probes {
         self.0.is_empty()
     }
 
-    /// Calls every probe. Without probes, the event is not even made.
+    /// Calls every probe. Does not build the event without probes.
     pub(crate) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         if self.0.is_empty() {
             return;
         }
         let event = event();
         for probe in &self.0 {
-            // A probe must not panic. If it does, it must not end the driver or leak a slot.
+            // A probe that panics must not end the driver or leak a slot.
             let _ = caught(|| probe.on_event(&event));
         }
     }
 
-    /// Begins to time a store call for the probes. The time limit of the call lies inside, so that probes see calls
-    /// that time out.
+    /// Begins to time a store call for the probes. Its time limit is applied inside, so probes see calls that time out.
     pub(crate) fn time(&self, operation: &'static str) -> Timing<'_> {
         Timing {
             probes: self,
@@ -45,13 +44,14 @@ impl Probes {
         }
     }
 
-    /// Lets every probe add to a request that is being captured.
+    /// Lets every probe add to a request before it is stored.
     pub(crate) fn capture(&self, request: &mut CapturedRequest) {
         for probe in &self.0 {
             let _ = caught(|| probe.on_capture(request));
         }
     }
 
+    /// The scopes of the probes around one attempt.
     pub(crate) fn scopes<'a>(&self, attempt: impl FnOnce() -> AttemptInfo<'a>) -> Vec<Box<dyn AttemptScope>> {
         if self.0.is_empty() {
             return Vec::new();
@@ -71,7 +71,7 @@ pub(crate) struct Timing<'a> {
 }
 
 impl Timing<'_> {
-    /// Ends it with this answer.
+    /// Reports the end of the call to the probes, and returns its answer.
     pub(crate) fn end<T>(self, answer: StoreResult<T>) -> StoreResult<T> {
         if let Some(started) = self.started {
             self.probes.emit(|| Event::StoreCall {

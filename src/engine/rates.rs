@@ -1,4 +1,4 @@
-//! The numbers of tasks that were accepted and ended lately, counted without a lock.
+//! Counts the tasks that were accepted and that ended in the last hour, without a lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::task::RateStats;
 
-/// Ten seconds for each bucket: the youngest figure is at most that old.
+/// The time that one bucket covers, and so the precision of the windows.
 const BUCKET: Duration = Duration::from_secs(10);
 /// An hour of buckets, and the one being filled.
 const BUCKETS: usize = 361;
@@ -21,7 +21,7 @@ pub(crate) struct Rates(Box<[Bucket]>);
 
 #[derive(Default)]
 struct Bucket {
-    /// The stretch of time that this counts, from 1. 0: none yet.
+    /// The number of the stretch of time that this counts, from 1. 0 if it is unused.
     stretch: AtomicU64,
     counts: [AtomicU64; 3],
 }
@@ -44,13 +44,13 @@ impl Rates {
         rates
     }
 
-    /// Counts one, `uptime` after the engine was built.
+    /// Adds one to `what`, `uptime` after the engine was built.
     pub(crate) fn count(&self, what: Counted, uptime: Duration) {
         let stretch = stretch(uptime);
         let bucket = &self.0[stretch as usize % BUCKETS];
         let present = bucket.stretch.load(Ordering::Acquire);
         // The first count in a new stretch empties the bucket of an hour ago. A count that another thread makes at the
-        // same time may be lost: these rates are for people, and a lock would slow down every request.
+        // same time may be lost. That is precise enough for display, and a lock would slow down every request.
         let renewed = present < stretch
             && bucket
                 .stretch

@@ -31,11 +31,11 @@ pub(crate) struct Settings {
     pub(crate) store_timeout: Duration,
     pub(crate) max_waiters: usize,
     pub(crate) hooks: Hooks,
-    /// The wall clock of a simulation, which drives the time and the runtime of this process.
+    /// The clock of a simulation, which controls the time and the runtime of this process.
     pub(crate) simulated: Option<Arc<dyn Clock>>,
 }
 
-/// Removes headers of a request before it is stored, by its method. The default removes none.
+/// Removes headers from a request before it is stored, depending on its method. The default removes none.
 #[derive(Clone, Default)]
 pub(crate) struct Strip(Option<Arc<StripHeaders>>);
 
@@ -63,7 +63,7 @@ impl fmt::Debug for Strip {
     }
 }
 
-/// The settings of the layer that the task API shows.
+/// The settings of the layer that the task API uses.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "what it says is for the task API"))]
 pub(crate) struct IntakeSettings {
@@ -76,8 +76,8 @@ pub(crate) struct IntakeSettings {
 }
 
 impl Settings {
-    /// How much earlier than its lease a holder gives up its claim, since clocks of two machines differ in time and
-    /// speed. Two seconds, and at most a fifth of a short lease.
+    /// How long before the end of its lease a holder gives up its claim, since the clocks of two machines differ in
+    /// time and speed: two seconds, but at most a fifth of the lease.
     pub(crate) fn lease_margin(&self) -> Duration {
         Duration::from_secs(2).min(self.lease / 5)
     }

@@ -9,31 +9,34 @@ use tokio::{
 
 use crate::engine::{Engine, attempts::attempt::Input, node::Answer, phase::EndStep};
 
-/// What happened to the attempts that ran when the shutdown began, or that were just being started.
+/// What happened to the attempts that were running or starting when the shutdown began.
+///
 /// [`Tasks::shutdown`](crate::Tasks::shutdown) returns it and has an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
     /// Attempts that ended by themselves within the grace period.
     pub finished: usize,
-    /// Attempts that were cut off and handed back, uncharged. With a store that outlives the process, their tasks run
-    /// again.
+    /// Attempts that were cut off and handed back. They are not charged. If the store outlives the process, their tasks
+    /// run again.
     pub handed_back: usize,
-    /// Attempts that could not be dropped because they block a thread. Their leases run out.
+    /// Attempts that could not be dropped because they block a thread. They hold their tasks until their leases run
+    /// out.
     pub dropped: usize,
 }
 
 impl Engine {
-    /// Accepts nothing new. Every waiter is answered now.
+    /// Stops accepting tasks, and answers every waiter.
     pub(crate) fn close(&self) {
         self.core.phase.advance(EndStep::Closed);
     }
 
+    /// Shuts the engine down: accepts and claims nothing more, gives attempts `grace` to end, cuts off the rest, stores
+    /// everything, and closes the store. A second call ends the grace of the first, and returns the same report.
     pub(crate) async fn shutdown(self: &Arc<Self>, grace: Duration) -> ShutdownReport {
         self.close();
         let second = !self.core.phase.advance(EndStep::Draining);
         if second {
-            // A second call asks for an immediate end.
             self.core.phase.advance(EndStep::Cut);
         }
         self.core.signals.wake.notify_one();
@@ -52,8 +55,8 @@ impl Engine {
         let before = self.attempts.running.ends();
         tokio::select! {
             biased;
-            // The limits first, unaffected by tokio's budget: a store that is always ready uses up the budget of this
-            // task.
+            // The limits come first, and without tokio's cooperative budget: a store that is always ready uses up the
+            // budget of this task.
             () = unconstrained(self.core.phase.reached(EndStep::Cut)) => {}
             () = unconstrained(sleep(grace)) => {}
             () = self.quiet() => {}
@@ -63,8 +66,8 @@ impl Engine {
         for live in self.attempts.running.all() {
             live.feed(Input::Cut, now);
         }
-        // A handler that is asked to stop has its grace, and the settlement has its time. An attempt that is left then
-        // blocks a thread.
+        // The time in which a handler may stop, and the time in which its end is stored. An attempt that is left after
+        // that blocks a thread.
         let limit = self.core.settings.stop_grace + self.core.settings.store_timeout;
         let _ = timeout(limit, self.core.busy.idle()).await;
         let after = self.attempts.running.ends();
@@ -76,7 +79,7 @@ impl Engine {
         }
     }
 
-    /// Resolves when nothing is under way and the hooks of the last ends were called.
+    /// Resolves when nothing is under way and no completion is due.
     async fn quiet(self: &Arc<Self>) {
         loop {
             self.core.busy.idle().await;
@@ -99,11 +102,11 @@ impl Engine {
         let _ = timeout(self.core.settings.store_timeout, self.core.ledger.store().close()).await;
     }
 
-    /// The last handle of the engine was dropped.
+    /// Ends the engine without a grace period, after its last handle was dropped.
     pub(crate) fn abandon(self: &Arc<Self>) {
         self.close();
         let engine = self.clone();
-        // This does nothing on a runtime that has ended, and then there is nothing to do.
+        // On a runtime that has ended this does nothing, and nothing is left to do.
         drop(
             self.core
                 .runtime

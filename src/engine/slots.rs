@@ -10,12 +10,12 @@ struct Inner {
     all: Level,
     pools: Box<[Pool]>,
     stuck: AtomicUsize,
-    /// A slot became free that a task may wait for, so the queue must be looked at again.
+    /// Whether a slot that a task may wait for became free, so that the driver has to look at the queue again.
     freed: AtomicBool,
     wake: Arc<Notify>,
 }
 
-/// A limit, and how many of it are taken.
+/// A limit, and how many slots of it are taken.
 struct Level {
     total: AtomicUsize,
     used: AtomicUsize,
@@ -23,12 +23,12 @@ struct Level {
 
 struct Pool {
     level: Level,
-    /// No task of it is begun.
+    /// Whether the pool is paused: none of its tasks begins.
     paused: AtomicBool,
     /// Whether tasks may wait for a slot. If not, a freed slot wakes nothing, and a new task may take it.
     wanted: AtomicBool,
-    /// How many tasks were sent to wait. A look at the queue that found none compares it to see whether that still
-    /// holds.
+    /// How many tasks were sent to wait. If it has changed since before a claim that found no
+    /// task, a task may wait after all.
     sent_to_wait: AtomicU64,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Slot {
     pool: usize,
 }
 
-/// Slots that were taken for the tasks of a claim. Dropping it frees those that the claim did not use.
+/// Slots that were taken for the tasks of a claim. Dropping it frees the slots that the claim did not use.
 #[must_use]
 pub(crate) struct Reserved {
     slots: Slots,
@@ -48,13 +48,13 @@ pub(crate) struct Reserved {
 }
 
 impl Slots {
-    /// This many slots, in one pool. `wake` is notified when one becomes free while tasks wait. At the start they may:
-    /// tasks of an earlier process.
+    /// Creates `total` slots in one pool. `wake` is notified when a slot becomes free while tasks may wait. At the
+    /// start tasks may wait: those of an earlier process.
     pub(crate) fn new(total: usize, wake: Arc<Notify>) -> Self {
         Self::of_pools(total, [usize::MAX], wake)
     }
 
-    /// The same for several pools with these limits.
+    /// Creates `total` slots for several pools with these limits.
     pub(crate) fn of_pools(total: usize, pools: impl IntoIterator<Item = usize>, wake: Arc<Notify>) -> Self {
         let pools = pools.into_iter().map(|total| Pool {
             level: Level::of(total),
@@ -74,8 +74,8 @@ impl Slots {
     /// A slot of a pool, if one is free.
     pub(crate) fn take(&self, pool: usize) -> Option<Slot> {
         let of = &self.0.pools[pool];
-        // Another caller may take the last slot of the pool here and give it back below. A caller that is refused
-        // meanwhile puts its task into the queue, which is looked at later.
+        // This may take the last slot of the pool and give it back below. A caller that is refused in between puts its
+        // task into the queue, where a later claim finds it.
         if of.is_paused() || of.level.take(1) == 0 {
             return None;
         }
@@ -89,7 +89,7 @@ impl Slots {
         })
     }
 
-    /// Takes up to `most` slots, and of each pool as many of them as it has free.
+    /// Takes up to `most` slots, and of each pool as many of these as are free in it.
     pub(crate) fn reserve(&self, most: usize) -> Reserved {
         let all = self.0.all.take(most);
         let of_each = |pool: &Pool| if pool.is_paused() { 0 } else { pool.level.take(all) };
@@ -136,39 +136,39 @@ impl Slots {
         self.0.pools[pool].is_paused()
     }
 
-    /// How many slots are held by handlers that cannot be dropped.
+    /// The number of slots held by handlers that cannot be dropped.
     pub(crate) fn stuck(&self) -> usize {
         self.0.stuck.load(Ordering::Relaxed)
     }
 
-    /// Whether tasks of a pool may wait. Then a new task has to wait too, so that it does not jump the queue.
+    /// Whether tasks of a pool may wait. If so, a new task waits too, so that it does not overtake them.
     pub(crate) fn wanted(&self, pool: usize) -> bool {
         self.0.pools[pool].wanted.load(Ordering::SeqCst)
     }
 
-    /// Call this before a task of this pool is stored that waits for a slot.
+    /// Records that a task of this pool waits for a slot. Call this before you store the task.
     pub(crate) fn send_to_wait(&self, pool: usize) {
         let pool = &self.0.pools[pool];
         pool.sent_to_wait.fetch_add(1, Ordering::SeqCst);
         pool.wanted.store(true, Ordering::SeqCst);
     }
 
-    /// The same for tasks whose pools are unknown.
+    /// Records that tasks of unknown pools wait for slots. Call this before you store them.
     pub(crate) fn send_some_to_wait(&self) {
         (0..self.0.pools.len()).for_each(|pool| self.send_to_wait(pool));
     }
 
-    /// How many tasks of each pool were sent to wait. Read it before a look at the queue.
+    /// How many tasks of each pool were sent to wait. Read it before a claim.
     pub(crate) fn sent_to_wait(&self) -> Box<[u64]> {
         let pools = self.0.pools.iter();
         pools.map(|pool| pool.sent_to_wait.load(Ordering::SeqCst)).collect()
     }
 
-    /// Records that a look at the queue left no runnable task of this pool. `sent_to_wait` was read before the look.
+    /// Records that a claim left no runnable task of this pool. `sent_to_wait` was read before the claim.
     pub(crate) fn none_waits(&self, pool: usize, sent_to_wait: u64) {
         let pool = &self.0.pools[pool];
         pool.wanted.store(false, Ordering::SeqCst);
-        // The look may have missed a task that was sent to wait since then, and its flag was overwritten just now.
+        // A task that was sent to wait since then may have been missed, and its flag was just overwritten.
         if pool.sent_to_wait.load(Ordering::SeqCst) != sent_to_wait {
             pool.wanted.store(true, Ordering::SeqCst);
         }
@@ -245,7 +245,7 @@ impl Reserved {
         self.pools[pool]
     }
 
-    /// Takes one for a task of this pool. `None` if none is left, or if the claim did not ask for this pool.
+    /// Takes a reserved slot for a task of this pool. `None` if none is left for it.
     pub(crate) fn slot(&mut self, pool: usize) -> Option<Slot> {
         if self.all == 0 || self.pools[pool] == 0 {
             return None;
@@ -271,7 +271,7 @@ impl Drop for Reserved {
 }
 
 impl Slot {
-    /// Frees it, and wakes the driver in any case.
+    /// Frees the slot, and wakes the driver in any case.
     pub(crate) fn free_and_look_again(self) {
         let slots = self.slots.clone();
         drop(self);
@@ -279,7 +279,7 @@ impl Slot {
     }
 }
 
-/// A slot counted as stuck.
+/// Counts a slot as stuck until it is dropped.
 pub(crate) struct Stuck(Slots);
 
 impl Drop for Stuck {
@@ -291,8 +291,8 @@ impl Drop for Stuck {
 impl Drop for Slot {
     fn drop(&mut self) {
         let slots = &self.slots;
-        // Free first, then read `wanted`. A task that sets `wanted` looks for a free slot after that, so one of the two
-        // sees the other. SeqCst on both sides makes that so.
+        // Free the slot first, then read `wanted`. A caller that sets `wanted` looks for a free slot after that, so
+        // either this sees `wanted` or the caller sees the slot. This relies on SeqCst on both sides.
         slots.0.pools[self.pool].level.give_back(1);
         slots.0.all.give_back(1);
         slots.wake_if_wanted();

@@ -1,4 +1,4 @@
-//! The primitives of synchronisation under one name. `lab/tests/models` replaces them by those of a model checker.
+//! Synchronization primitives. `lab/tests/models` replaces this module by the primitives of a model checker.
 
 pub(super) use std::sync::{
     Arc,

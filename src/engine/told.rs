@@ -2,7 +2,7 @@
 
 use crate::engine::sync::{AtomicBool, Notify, Ordering};
 
-/// A flag that is set once.
+/// A flag that is set once, and never unset.
 pub(crate) struct Told {
     told: AtomicBool,
     waiting: Notify,
@@ -29,7 +29,7 @@ impl Told {
 
     /// Resolves when the flag is set.
     pub(crate) async fn told(&self) {
-        // Made before the flag is read, so that a notification in between is not missed.
+        // Created before the flag is read, so that a notification in between is not missed.
         let told = self.waiting.notified();
         if !self.is_told() {
             told.await;

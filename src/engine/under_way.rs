@@ -4,9 +4,9 @@ use std::{ops::Deref, sync::Arc};
 
 use crate::engine::core::Core;
 
-/// A part of the engine.
+/// A part of the engine that does such work.
 pub(crate) trait Part: Sized {
-    /// What it uses.
+    /// The core that counts its work.
     fn core(&self) -> &Core;
 
     /// Begins a piece of work that a shutdown waits for.
@@ -16,7 +16,7 @@ pub(crate) trait Part: Sized {
     }
 }
 
-/// A piece of work under way, and the part that does it. Dropped, it is over.
+/// A piece of work under way, with the part that does it. Dropping it ends the work.
 #[must_use]
 pub(crate) struct UnderWay<T: Part>(Arc<T>);
 

@@ -31,28 +31,28 @@ use crate::{
     wire::Problem,
 };
 
-/// What the store has for a request.
+/// The task that the store has for a request.
 enum Stored {
-    /// This task.
+    /// A task that the answer shows.
     Task {
         record: Arc<TaskRecord>,
-        /// It was stored for an earlier request.
+        /// Whether the task was stored for an earlier request.
         duplicate: bool,
     },
-    /// A task of which the answer shows only that it exists.
+    /// A task of which the answer shows only the ids.
     Withheld {
         id: RequestId,
-        /// The name of the task, if the client knows it.
+        /// The name that the request gives the task.
         name: Option<TaskName>,
     },
-    /// The key of a task that was removed.
+    /// A task that was removed, while the store still recognizes its request.
     Gone(RequestId),
 }
 
-/// The answer of the store.
+/// The answer of the store to an insertion.
 enum Found {
     Stored(Stored),
-    /// A task of an earlier request. Whether the same caller sent both is not checked yet.
+    /// A task of an earlier request. It is not checked yet that the same caller sent both.
     Earlier {
         record: Arc<TaskRecord>,
         again: Box<Again>,
@@ -62,12 +62,13 @@ enum Found {
 impl Accept {
     /// Reads the body, stores the task, and answers.
     ///
-    /// The head is read before the future is made, and rare waits are boxed: every async request allocates one of these
-    /// futures.
+    /// Every async request allocates one of these futures. To keep it small, the head is read before the future is
+    /// made, and rare waits are boxed.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the body was read, nothing is stored. Dropped later, the commit goes on without the client.
+    /// If the future is dropped before the body was read, nothing is stored. If it is dropped later, the commit still
+    /// goes on.
     pub(crate) fn run<B>(self, options: Options, head: Parts, body: B) -> BoxFuture<'static, Response<Bytes>>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -127,13 +128,13 @@ impl Accept {
         })
     }
 
-    /// Answers with a refusal.
+    /// Refuses a request whose headers are invalid.
     pub(crate) fn refuse(self, problem: Problem) -> BoxFuture<'static, Response<Bytes>> {
         let id = self.intake().request_id(self.at);
         Box::pin(ready(self.refused(problem, id)))
     }
 
-    /// The callback URL of the head, if callbacks are configured.
+    /// The callback URL in the head, not checked yet. `None` if there is none or callbacks are not configured.
     fn callback_named(&self, headers: &HeaderMap) -> Result<Option<Box<Named>>, Problem> {
         let Some(policy) = self.intake().callbacks() else {
             return Ok(None);
@@ -147,7 +148,7 @@ impl Accept {
         }))
     }
 
-    /// The task for a head, still without its body.
+    /// The task for a head, without the body.
     fn admit(
         &self,
         id: RequestId,
@@ -177,7 +178,7 @@ impl Accept {
         let carried = carry::pack(&self.shared.config.carriers, &head.uri, &mut head.extensions)
             .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
 
-        // Boxed, so that only a request with a name or a key pays for its space.
+        // Boxed, so that only requests with a name or a key pay for its space.
         let again = (options.name.is_some() || key.is_some()).then(|| Box::new(Again::new(&self.shared.config, &head)));
         let mut headers = head.headers;
         headers::strip(&mut headers, &head.method, &self.shared.config.headers);
@@ -246,7 +247,7 @@ impl Accept {
         }
     }
 
-    /// Reads a body, and reserves its part of the budget. `length` is its length according to the head.
+    /// Reads a body, and reserves room for it in the budget. `length` is the length that the head states.
     async fn read<B>(&self, length: Option<u64>, mut body: Pin<&mut B>) -> Result<(Bytes, Reserved), Problem>
     where
         B: Body<Data = Bytes> + Send,
@@ -272,7 +273,7 @@ impl Accept {
             });
             let arrived = match poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await {
                 Poll::Ready(arrived) => arrived,
-                // Only a body that has to be waited for costs a timer; short ones arrive with the head.
+                // Short bodies arrive with the head, so only a frame that is not there yet costs a timer.
                 Poll::Pending => {
                     let now = Instant::now();
                     let read_by = *read_by.get_or_insert(now + self.shared.config.body_timeout);
@@ -298,7 +299,7 @@ impl Accept {
         }
     }
 
-    /// The answer to a duplicate of this task's request.
+    /// What the answer to a duplicate of this task's request shows.
     fn duplicate(&self, record: Arc<TaskRecord>, shown: Shown) -> Result<Stored, Problem> {
         let id = record.id;
         let stored = match shown {
@@ -331,7 +332,7 @@ impl Accept {
     }
 }
 
-/// A callback URL that is not checked yet.
+/// A callback URL that a request named and the policy has not checked yet.
 struct Named {
     policy: Arc<dyn Callbacks>,
     asked: CallbackAsked,
@@ -345,21 +346,21 @@ impl Named {
             return Err(Problem::callback_refused());
         }
         match self.policy.admit(&url).await {
-            // The URL as the policy returned it: it may have encoded some characters.
+            // Keep the URL as the policy returned it: the policy may have encoded some characters.
             Ok(url) if is_kept(&url) => Ok(Admitted { url, preferred }),
             Ok(_) | Err(_) => Err(Problem::callback_refused()),
         }
     }
 }
 
-/// A callback URL that may be called.
+/// A callback URL that the policy admitted.
 struct Admitted {
     url: Arc<str>,
     preferred: bool,
 }
 
 impl Admitted {
-    /// Whether it was named as a preference, and is the callback of the task.
+    /// Whether the URL was named in a `Prefer` header, and the task has it as its callback.
     fn is_preferred_and_in(&self, record: &TaskRecord) -> bool {
         self.preferred && record.callback.as_ref() == Some(&self.url)
     }

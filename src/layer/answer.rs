@@ -16,20 +16,20 @@ use crate::{
     wire::{ApiLinks, Problem, TaskDocument, handed_out},
 };
 
-/// When a client should poll for the first time, in seconds.
+/// The `Retry-After` of a 202, in seconds: when the client should poll for the first time.
 const FIRST_POLL: HeaderValue = HeaderValue::from_static("1");
 
-/// What an answer says about the request, beside the task.
+/// What an answer says about the request, in addition to the task.
 #[derive(Clone, Copy)]
 pub(super) struct Applied {
-    /// The request was accepted before.
+    /// Whether the request was accepted before.
     pub(super) duplicate: bool,
-    /// The URL that its preference names is the callback of the task.
+    /// Whether the task has the callback URL that the request named in its `Prefer` header.
     pub(super) callback: bool,
 }
 
 impl Accept {
-    /// The answer for a stored task: its response if it ends within the wait, or 202.
+    /// The answer for a stored task: the task's response if it ends within the wait, else a 202.
     pub(super) async fn accepted(&self, record: Arc<TaskRecord>, applied: Applied) -> Response<Bytes> {
         let wait = self.wait();
         let record = match wait {
@@ -37,7 +37,7 @@ impl Accept {
             Some(limit) if !limit.is_zero() => match Box::pin(self.response_within(limit, record)).await {
                 Ok(mut response) => {
                     if applied.duplicate {
-                        // A session begins once: the cookie belongs to the first request.
+                        // The cookie belongs to the sender of the first request.
                         response.headers_mut().remove(header::SET_COOKIE);
                     }
                     self.finish(&mut response, applied, wait);
@@ -66,7 +66,7 @@ impl Accept {
         response
     }
 
-    /// The task's response if it ends with one within `limit`; otherwise the task as it is then.
+    /// The task's response if the task ends with one within `limit`, else the task as it is after the wait.
     async fn response_within(
         &self,
         limit: Duration,
@@ -88,8 +88,10 @@ impl Accept {
         Err(waited)
     }
 
-    /// The answer to a duplicate from a caller who may not be the first one: that its task exists, and its address. The
-    /// task API decides who may read it.
+    /// The answer to a duplicate that may come from another caller than the first request.
+    ///
+    /// It has the ids and the address of the task, and nothing else. The task API decides whether the caller may read
+    /// the task.
     pub(super) fn withheld(&self, id: RequestId, name: Option<TaskName>) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::ACCEPTED;
@@ -103,7 +105,7 @@ impl Accept {
         response
     }
 
-    /// What every answer about a stored task carries beside its ids.
+    /// Adds the headers that every answer about a stored task has in addition to the ids.
     fn finish(&self, response: &mut Response<Bytes>, applied: Applied, wait: Option<Duration>) {
         let headers = response.headers_mut();
         if applied.duplicate {
@@ -128,7 +130,7 @@ impl Accept {
         }
     }
 
-    /// How long the answer may be held, if the client asked for that.
+    /// How long the answer may wait for the end of the task, if the client set a wait.
     fn wait(&self) -> Option<Duration> {
         let asked = self.preferences.wait.filter(|_| self.preferences.respond_async)?;
         Some(asked.min(self.shared.config.wait_cap))

@@ -1,4 +1,4 @@
-//! A request that asks to run later.
+//! [`Accept`]: an async request that is being accepted.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::{
     wire::ApiLinks,
 };
 
-/// A request that is being accepted.
+/// An async request that is being accepted.
 pub(crate) struct Accept {
     pub(crate) shared: Arc<Shared>,
     /// When its head arrived.
     pub(crate) at: Instant,
     pub(crate) preferences: Preferences,
-    /// It carried a `Prefer`.
+    /// Whether the answer needs `Vary: Prefer`, since the request had a `Prefer` header.
     pub(crate) vary: bool,
-    /// The links of its answer, if they differ from the default.
+    /// The links of the answer, if they differ from the default.
     pub(crate) links: Option<ApiLinks>,
 }

@@ -1,4 +1,4 @@
-//! The two body types of the crate: [`RequestBody`] for handlers, and [`ResponseBody`] for the answers of the task API.
+//! The body types of the crate: [`RequestBody`] for handlers, [`ResponseBody`] for the answers of the task API.
 
 use std::{
     fmt,
@@ -15,14 +15,15 @@ use crate::error::BoxError;
 /// The body of a request as a service reads it: stored bytes on a replay, or the live body of a server.
 ///
 /// A service that is generic over its body, like axum's `Router`, needs no change. A service with a concrete body takes
-/// `Request<RequestBody>`; [`RequestBody::live`] converts the body of the server outside of the layer:
+/// `Request<RequestBody>`. Convert the body of the server outside of the layer, with
 /// `MapRequestBodyLayer::new(RequestBody::live)`. The example `hyper_app` of this crate has such a service.
 pub struct RequestBody(Inner);
 
 /// The body of a response of the task API: whole, or a stream.
 ///
-/// It is also for services whose own body is not `From<Bytes>`, which the layer needs for its own answers:
-/// `MapResponseBodyLayer::new(ResponseBody::live)`, inside of the layer. The example `hyper_app` of this crate shows a service.
+/// The layer needs a body that is `From<Bytes>`, for its own answers. If the body of your service is not, convert it
+/// inside of the layer, with `MapResponseBodyLayer::new(ResponseBody::live)`. The example `hyper_app` of this crate
+/// has such a service.
 pub struct ResponseBody(Inner);
 
 enum Inner {
@@ -79,7 +80,7 @@ macro_rules! body {
                 Self(Inner::Whole(None))
             }
 
-            /// A body that streams `body`.
+            /// Returns a body that streams `body`.
             pub fn live<B>(body: B) -> Self
             where
                 B: Body<Data = Bytes> + Send + 'static,

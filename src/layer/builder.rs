@@ -35,8 +35,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Configures a layer. [`RespondAsyncLayer::builder`] returns it.
 ///
-/// Every setting has a default that is right for most applications. [`build`](Self::build) refuses invalid settings,
-/// and its error names them.
+/// Every setting has a default that is right for most applications. If a setting is invalid, [`build`](Self::build)
+/// returns an error that names it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -138,189 +138,225 @@ impl RespondAsyncBuilder {
         }
     }
 
-    /// The ways to ask for async. The first dialect that finds itself addressed decides, except that
-    /// `X-Fc-Invocation-Type: Sync` always wins. Default: [`Dialect::Fc`], [`Dialect::Prefer`].
+    /// Sets the ways to ask for async. Default: [`Dialect::Fc`], [`Dialect::Prefer`].
+    ///
+    /// The first dialect whose headers the request uses decides, except that `X-Fc-Invocation-Type: Sync` overrides all
+    /// others.
     pub fn dialects(mut self, dialects: impl IntoIterator<Item = Dialect>) -> Self {
         self.config.dialects = dialects.into_iter().collect();
         self
     }
 
-    /// Answers exactly as the cloud does: 409 for any known task id, even with the same request; 400 for a body over
-    /// the limit; and a 202 without a body. Default: off, since each of these tells a client less.
+    /// Answers exactly as the cloud does. Default: off, since the answers of the cloud contain less.
+    ///
+    /// The differences: 409 for any known task id, even with the same request; 400 for a body over the limit; and a 202
+    /// without a body.
     pub fn fc_strict(mut self) -> Self {
         self.config.fc_strict = true;
         self
     }
 
-    /// Which requests may run later, by their head. Others are answered synchronously whatever they ask for. Default:
-    /// all.
+    /// Decides by the head of a request whether it may be async. Default: all requests may.
     ///
-    /// To run requests later that do not ask for it, [set the header in a layer
-    /// outside](crate::guide::operating#requests-that-are-always-async).
+    /// Other requests are answered synchronously, even if they ask for async. To run requests later that do not ask for
+    /// it, [set the header in a layer outside](crate::guide::operating#requests-that-are-always-async).
     pub fn when(mut self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.when = Some(Box::new(when));
         self
     }
 
-    /// The longest body that is accepted, in bytes. Longer ones are refused with 413. Default: 2 MiB, as in axum.
+    /// Sets the longest request body, in bytes. Longer ones are refused with 413. Default: 2 MiB, as in axum.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.config.body_limit = bytes;
         self
     }
 
-    /// How long a body may make no progress until it is refused with 408. Default: 10 s. Lost packets are sent again in
-    /// less time, and a stalled client uses up [`buffer_limit`](Self::buffer_limit).
+    /// Sets how long the next part of a body may take until the request is refused with 408. Default: 10 s.
+    ///
+    /// Lost packets are sent again in less time, and a stalled client takes up room in the
+    /// [`buffer_limit`](Self::buffer_limit).
     pub fn body_idle_timeout(mut self, limit: Duration) -> Self {
         self.config.body_idle_timeout = limit;
         self
     }
 
-    /// How long a whole body may take until it is refused with 408. Default: 60 s, enough for 2 MiB at 35 KB/s.
+    /// Sets how long a whole body may take until the request is refused with 408. Default: 60 s.
+    ///
+    /// The default is enough for 2 MiB at 35 KB/s.
     pub fn body_timeout(mut self, limit: Duration) -> Self {
         self.config.body_timeout = limit;
         self
     }
 
-    /// The bytes of bodies that are held at once while they are read and stored; more are refused with 503. Default: 64
-    /// MiB, 32 bodies of the greatest length.
+    /// Limits the bytes of bodies that are in memory at once to be read and stored. Default: 64 MiB.
+    ///
+    /// The default is enough for 32 bodies of the greatest length. Requests beyond the limit are refused with 503.
     pub fn buffer_limit(mut self, bytes: usize) -> Self {
         self.settings.buffer_limit = bytes;
         self
     }
 
-    /// How many handlers run at once in this process. Default: 64, for handlers that mostly wait. For handlers that
-    /// keep a core busy, set the number of cores.
+    /// Sets how many handlers run at once in this process. Default: 64.
+    ///
+    /// The default is for handlers that mostly wait. For handlers that keep a core busy, set the number of cores.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.settings.concurrency = handlers;
         self
     }
 
-    /// How many tasks may be queued, including delayed ones; more are refused with 503. Default: 100,000, the number of
-    /// tasks that a [`MemoryStore`](crate::MemoryStore) keeps by default. A store may have a lower limit of its own.
+    /// Sets how many tasks may be queued, including delayed ones. Default: 100,000.
+    ///
+    /// Further requests are refused with 503. A [`MemoryStore`](crate::MemoryStore) keeps the same number of tasks by
+    /// default. A store may have a lower limit of its own.
     pub fn queue_depth(mut self, tasks: u64) -> Self {
         self.settings.limits.queued = tasks;
         self
     }
 
-    /// How many tasks of one tenant may be queued; more are refused with 429. Default: as many as of all.
+    /// Sets how many tasks of one tenant may be queued. Default: no limit besides [`queue_depth`](Self::queue_depth).
+    ///
+    /// Further requests of the tenant are refused with 429.
     pub fn tenant_queue_depth(mut self, tasks: u64) -> Self {
         self.settings.limits.per_tenant = tasks;
         self
     }
 
-    /// Gives tasks of one kind their own slots and limits: see [`Pool`]. You can call it several times; a request
-    /// belongs to the first pool that matches. Default: one pool, `default`, with all slots.
+    /// Gives tasks of one kind their own slots and limits: see [`Pool`].
+    ///
+    /// You can call it several times. A request belongs to the first pool that matches. Default: one pool, `default`,
+    /// with all slots.
     pub fn pool(mut self, pool: Pool) -> Self {
         self.settings.pools.push(pool);
         self
     }
 
-    /// What counts as a failure, and when to retry it. Default: [`Backoff::new`], 3 retries.
+    /// Sets what counts as a failure, and when it is retried. Default: [`Backoff::new`], 3 retries.
     pub fn retry(mut self, policy: impl RetryPolicy) -> Self {
         self.settings.retry = Arc::new(policy);
         self
     }
 
-    /// How long one attempt may take. Default: 1 hour. This ends a handler that hangs; the lease does not.
+    /// Sets how long one attempt may take. Default: 1 hour. This ends a handler that hangs; the lease does not.
     ///
-    /// The time is for the whole response, to the end of its body. If it is over before the response head, the attempt
-    /// has failed, and is retried. If it is over in the middle of the body, the attempt is judged by its status: the
-    /// task succeeds or fails with the part that has arrived, marked as cut, and is not retried.
+    /// The time covers the whole response, to the end of its body.
+    ///
+    /// - If the time is over before the response head, the attempt has failed, and is retried by the retry policy.
+    /// - If the time is over in the middle of the body, the attempt is judged by its response head. The task succeeds
+    ///   or fails with the part of the body that has arrived, marked as cut, and is not retried.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.settings.attempt_timeout = limit;
         self
     }
 
-    /// How long a handler that is asked to stop may take until it is dropped. Default: 5 s. That is enough to end a
-    /// child process and remove a file, and little of the 30 s that supervisors give a process to end.
+    /// Sets how long a handler may continue after the signal to stop, until it is dropped. Default: 5 s.
+    ///
+    /// That is enough to end a child process and remove a file, and a small part of the 30 s that supervisors give a
+    /// process to end.
     pub fn stop_grace(mut self, grace: Duration) -> Self {
         self.settings.stop_grace = grace;
         self
     }
 
-    /// How long a task may wait beyond its delay, retries included, until it expires. Default: 24 hours, as in the
-    /// cloud. Checked every 5 s.
+    /// Sets how long a task may wait beyond its delay, retries included, until it expires. Default: 24 hours.
+    ///
+    /// The default is that of the cloud. The engine checks it every 5 s.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = age;
         self
     }
 
-    /// How many times a task may kill its process until it is given up as poison. Default: 3. Once may be chance. After
-    /// that it runs alone among suspects, so three times is not.
+    /// Sets the number of crashes after which a task is given up as poison. Default: 3.
+    ///
+    /// A crash means that the process died while the task ran. One crash may be chance. After it, a worker runs the
+    /// task together with no other task that has crashed, so three crashes are not chance.
     pub fn crash_allowance(mut self, crashes: u32) -> Self {
         self.settings.crash_allowance = crashes;
         self
     }
 
-    /// How long a claim holds without a renewal. Default: 30 s, the longest time that tasks of a dead process wait.
-    /// Claims are renewed every third of it, from a thread of their own.
+    /// Sets how long a claim holds without a renewal. Default: 30 s.
+    ///
+    /// This is the longest time for which the tasks of a dead process wait. A separate thread renews claims every third
+    /// of it.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How long ended tasks are kept: those that succeeded, and all others. Default: 24 hours, in which clients fetch
-    /// results, and 7 days, so that failures of a weekend are still there after it. Checked every 10 s. A task with a
-    /// pending completion is kept, and for the same time again after the completion was given up.
+    /// Sets how long ended tasks are kept: those that succeeded, and all others. Default: 24 hours and 7 days.
+    ///
+    /// Clients fetch results within 24 hours, and failures of a weekend are still there after it. The engine checks
+    /// this every 10 s. A task with a pending completion is kept. If the completion is given up, the task is kept for
+    /// the same time again.
     pub fn retention(mut self, succeeded: Duration, others: Duration) -> Self {
         self.settings.retention = Retention { succeeded, others };
         self
     }
 
-    /// How long a completion may be due without being delivered until it is given up. This happens if its destination
-    /// is no longer configured, or has been silent for so long that the completion never gets its turn. Default: 7
-    /// days, in which a wrong configuration is noticed. [Callbacks](crate::guide::callbacks#names) says what happens
-    /// then. Checked every 10 s, in a process that has been up for an hour, or for this time if it is shorter.
+    /// Sets how long a completion may be due without being delivered until it is given up. Default: 7 days.
+    ///
+    /// A completion stays due if its destination is no longer configured, or has been silent for so long that the
+    /// completion never gets its turn. The default leaves time to notice a wrong configuration.
+    /// [Callbacks](crate::guide::callbacks#names) says what happens then. The engine checks this every 10 s, in a
+    /// process that has been up for an hour, or for this time if it is shorter.
     pub fn callback_patience(mut self, patience: Duration) -> Self {
         self.settings.callback_patience = patience;
         self
     }
 
-    /// How long an `Idempotency-Key` is kept, whether or not its task is. Default: 24 hours, longer than clients retry.
-    /// A request with the key of a task that was removed is answered with 410 `TaskGone`.
+    /// Sets how long an `Idempotency-Key` is kept, even if its task is removed earlier. Default: 24 hours.
+    ///
+    /// Clients do not retry for longer than the default. A request with the key of a task that was removed is answered
+    /// with 410 `TaskGone`.
     pub fn dedup_window(mut self, window: Duration) -> Self {
         self.settings.key_window = window;
         self
     }
 
-    /// How many bytes of a response body are kept. A longer body is read to its end all the same, since a handler may
-    /// do its work while it is read. It is returned cut, with `X-Respond-Async-Truncated: true`. Default: 1 MiB. Store
-    /// larger results elsewhere, and answer with their address.
+    /// Sets how many bytes of a response body are kept. Default: 1 MiB.
+    ///
+    /// A longer body is still read to its end, since a handler may work while its body is read. Clients get the part
+    /// that was kept, with `X-Respond-Async-Truncated: true`. Store larger results elsewhere, and answer with their
+    /// address.
     pub fn result_limit(mut self, bytes: usize) -> Self {
         self.config.result_limit = bytes;
         self
     }
 
-    /// The longest time that `Prefer: wait=N` and the like hold an answer. Default: 60 s, below the limits of proxies.
+    /// Sets the longest time for which an answer waits, as with `Prefer: wait=N` or `?wait=N`. Default: 60 s.
+    ///
+    /// The default is below the limits of proxies.
     pub fn wait_cap(mut self, cap: Duration) -> Self {
         self.config.wait_cap = cap;
         self
     }
 
-    /// How many callers may wait at once; more are answered without waiting. Default: 1,024, since each keeps a
-    /// connection open.
+    /// Sets how many clients may wait at once. Default: 1,024, since each keeps a connection open.
+    ///
+    /// Further clients are answered without waiting.
     pub fn max_waiters(mut self, callers: usize) -> Self {
         self.settings.max_waiters = callers;
         self
     }
 
-    /// How long one store operation may take until it counts as failed. Default: 10 s: far more than a healthy store
-    /// needs, and less than clients wait for a 202.
+    /// Sets how long one store operation may take until it counts as failed. Default: 10 s.
+    ///
+    /// That is far more than a healthy store needs, and less than clients wait for a 202.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         self.settings.store_timeout = limit;
         self
     }
 
-    /// Which headers are stored, and which values are secret. Default: [`HeaderPolicy::new`].
+    /// Sets which headers are stored, and which values are secret. Default: [`HeaderPolicy::new`].
     pub fn headers(mut self, policy: HeaderPolicy) -> Self {
         self.config.headers = policy;
         self
     }
 
-    /// Carries the request extension `T`, which a layer outside has set, to every attempt. It is stored as JSON under
-    /// `name`. Keep the name for as long as tasks with it are stored.
+    /// Carries the request extension `T`, which a layer outside has set, to every attempt.
     ///
-    /// If an extension cannot be encoded, its request is refused; if it cannot be decoded later, the attempt fails.
+    /// It is stored as JSON under `name`. Keep the name for as long as tasks with it are stored. If an extension cannot
+    /// be encoded, the request is refused with 400. If it cannot be decoded later, the attempt fails.
     pub fn carry<T>(mut self, name: impl Into<String>) -> Self
     where
         T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
@@ -329,7 +365,7 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// [`carry`](Self::carry) with your own encoding.
+    /// Like [`carry`](Self::carry), with your own encoding.
     pub fn carry_with<T, E, D>(mut self, name: impl Into<String>, encode: E, decode: D) -> Self
     where
         T: Clone + Send + Sync + 'static,
@@ -369,15 +405,15 @@ impl RespondAsyncBuilder {
         self.hook(Conditions::NONE.with(Condition::Stop), hook)
     }
 
-    /// Calls `hook` for every task that ended, in whatever way.
+    /// Calls `hook` for every task that ended, however it ended.
     pub fn on_completion<M>(self, hook: impl IntoHook<M>) -> Self {
         self.hook(Conditions::ALL, hook)
     }
 
-    /// Lets requests name a callback URL, under this policy: by `Prefer: respond-async, callback; url="https://..."` or
-    /// by `X-Callback-Url`. Default: no callbacks; both are ignored.
+    /// Lets requests name a callback URL that `policy` admits. Default: no callbacks.
     ///
-    /// With the feature `webhook`, use `hook::webhook::CallbackPolicy`.
+    /// A request names it by `Prefer: respond-async, callback; url="https://..."` or by `X-Callback-Url`. Without a
+    /// policy, both are ignored. With the feature `webhook`, use `hook::webhook::CallbackPolicy`.
     pub fn callbacks(mut self, policy: impl Callbacks) -> Self {
         self.settings.hooks.set_callbacks(Arc::new(policy));
         self
@@ -388,23 +424,24 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// Adds a probe, which receives the events of the engine. You can call it several times. See
-    /// [`probe`](crate::probe).
+    /// Adds a probe, which receives the events of the engine: see [`probe`](crate::probe).
+    ///
+    /// You can call it several times.
     pub fn probe(mut self, probe: impl Probe) -> Self {
         self.probes.push(Arc::new(probe));
         self
     }
 
-    /// The runtime that runs the tasks. Default: the one in which `build` is called.
+    /// Sets the runtime that runs the tasks. Default: the runtime in which [`build`](Self::build) is called.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// For tests on a paused clock and for simulations: `clock` gives the times that are shown and the times in request
-    /// ids, and leases are renewed on the runtime that runs the tasks. So everything follows the time of that runtime.
+    /// For tests on a paused clock and for simulations: everything follows the time of the runtime.
     ///
-    /// Do not use it in an application: a handler that blocks its thread would lose every claim.
+    /// `clock` gives the times that are shown and the times in request ids. Leases are renewed on the runtime that runs
+    /// the tasks. Do not use it in an application: a handler that blocks its thread would lose every claim.
     #[cfg(feature = "testing")]
     pub fn simulated(mut self, clock: impl crate::time::Clock) -> Self {
         self.settings.simulated = Some(Arc::new(clock));
@@ -415,8 +452,8 @@ impl RespondAsyncBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first invalid setting and says what is wrong with it. It names `runtime` if none was
-    /// set and this is not called inside of one.
+    /// Returns a [`ConfigError`] that names the first invalid setting and the problem. It names `runtime` if no runtime
+    /// was set and this is called outside of a Tokio runtime.
     pub fn build(self) -> Result<RespondAsyncLayer, ConfigError> {
         self.check()?;
         let runtime = match self.runtime {

@@ -17,7 +17,7 @@ pub(crate) fn unasked() -> Vec<Carrier> {
 #[cfg(feature = "axum")]
 pub(crate) use super::router::carriers as unasked;
 
-/// Carries one kind of extension.
+/// Stores one kind of extension with the task, and restores it for a replay.
 pub(crate) struct Carrier {
     name: String,
     encode: Box<Encode>,
@@ -27,11 +27,11 @@ pub(crate) struct Carrier {
 type Encode = dyn Fn(&Uri, &mut Extensions) -> Result<Packed, BoxError> + Send + Sync;
 type Decode = dyn Fn(&[u8], &Uri, &mut Extensions) -> Result<(), BoxError> + Send + Sync;
 
-/// What one carrier found in the extensions of a request, which stay unchanged.
+/// What one carrier stores of the extensions of a request. The extensions stay unchanged.
 #[derive(Default)]
 pub(crate) struct Packed {
     bytes: Option<Bytes>,
-    /// How many of the extensions come back on a replay.
+    /// The number of extensions that a replay has again.
     extensions: usize,
 }
 
@@ -43,7 +43,7 @@ impl Packed {
         }
     }
 
-    /// This many extensions come back without stored bytes.
+    /// Stores no bytes; a replay has this many extensions all the same.
     #[cfg(feature = "axum")]
     pub(crate) fn nothing_for(extensions: usize) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Packed {
     }
 }
 
-/// An extension could not be carried.
+/// The error of an extension that cannot be stored or restored.
 #[derive(Debug, thiserror::Error)]
 #[error("the request extension {name:?} cannot be {step}")]
 pub(crate) struct CarryError {
@@ -93,7 +93,7 @@ impl Carrier {
         )
     }
 
-    /// Both functions also get the target of the request.
+    /// Like [`with`](Self::with), but both functions also get the target of the request and all its extensions.
     pub(crate) fn new(
         name: impl Into<String>,
         encode: impl Fn(&Uri, &mut Extensions) -> Result<Packed, BoxError> + Send + Sync + 'static,
@@ -111,7 +111,7 @@ impl Carrier {
     }
 }
 
-/// The carried extensions of a request, and the number of those that are not carried.
+/// The carried extensions of a request, and as [`CapturedRequest::LEFT_OUT`] the number of the others, if not 0.
 pub(crate) fn pack(
     carriers: &[Carrier],
     uri: &Uri,

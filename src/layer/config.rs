@@ -15,12 +15,12 @@ use crate::{
     wire::{LinkBase, below},
 };
 
-/// What all clones of the wrapped application share: cloning it costs one count.
+/// What all clones of the wrapped application share, so that a clone costs one reference count.
 pub(crate) struct Shared {
     /// Keeps the engine alive.
     pub(crate) alive: Arc<Alive>,
     pub(crate) config: Config,
-    /// Whether a withheld answer was reported already.
+    /// Whether a withheld answer was already reported.
     pub(crate) has_withheld: AtomicBool,
 }
 
@@ -36,9 +36,9 @@ pub(crate) struct Config {
     pub(crate) dialects: Vec<Dialect>,
     pub(crate) fc_strict: bool,
     pub(crate) when: Option<Box<When>>,
-    /// The path of the task API. Requests below it are never deferred. Without a slash at the end, like the next.
+    /// The path of the task API, without a slash at the end. Requests below it are never async.
     pub(crate) api_base: String,
-    /// Other paths below which no request is deferred.
+    /// Other paths below which requests are never async, without a slash at the end.
     pub(crate) never_async: Vec<String>,
     pub(crate) links: LinkBase,
     pub(crate) body_limit: usize,
@@ -64,7 +64,7 @@ pub(crate) type FunctionOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 pub(crate) type LabelsOf = dyn Fn(&Parts) -> Labels + Send + Sync;
 
 impl Config {
-    /// Whether `path` is, or is below, a path that is never deferred. The path of the API is one if an API is mounted.
+    /// Whether `path` is, or is below, a path that is never async. The path of the API is one if an API is mounted.
     pub(crate) fn is_never_async(&self, path: &str, api_mounted: bool) -> bool {
         let api = api_mounted.then_some(&self.api_base);
         let mut paths = self.never_async.iter().chain(api);

@@ -1,6 +1,7 @@
-//! The list of what may differ between a request that is answered at once and the same request that runs later.
+//! The possible differences between a request that is answered at once and the same request that runs later.
 //!
-//! `guide::same_handler` prints it. A test sends thousands of requests both ways and compares what a handler receives.
+//! `guide::same_handler` prints this list. A test sends thousands of requests both ways and compares what the handler
+//! receives.
 
 /// One possible difference. [`DIFFERENCES`] has all of them.
 #[derive(Clone, Copy, Debug)]
@@ -10,14 +11,14 @@ pub struct Difference {
     pub what: &'static str,
     /// What a replay has instead.
     pub replay: &'static str,
-    /// The headers that it covers, in lower case. A `*` at the end stands for any suffix.
+    /// The headers that may differ, in lower case. A `*` at the end stands for any suffix.
     pub headers: &'static [&'static str],
-    /// The methods that it covers; none means all.
+    /// The methods of the requests that may differ. If empty, all methods.
     pub methods: &'static [&'static str],
 }
 
 impl Difference {
-    /// Whether it covers a header of this name.
+    /// Whether this difference covers the header `header` of a request with the method `method`.
     #[must_use]
     pub fn is_about(&self, method: &str, header: &str) -> bool {
         let named = self.headers.iter().any(|name| match name.strip_suffix('*') {
@@ -86,11 +87,11 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference::of_headers(
         "`Accept-Encoding`, `Range`, `If-Range`",
         &["accept-encoding", "range", "if-range"],
-        "has none of them unless `HeaderPolicy::keep` names them, since others read the result too",
+        "has none of them unless `HeaderPolicy::keep` names them, since other clients read the result too",
     ),
     Difference {
         what: "`If-None-Match` and `If-Modified-Since` of `GET` and `HEAD`",
-        replay: "has none of them unless `HeaderPolicy::keep` names them, since \"not modified\" is no result",
+        replay: "has none of them unless `HeaderPolicy::keep` names them, since \"not modified\" is not a result",
         headers: &["if-none-match", "if-modified-since"],
         methods: &["GET", "HEAD"],
     },
@@ -119,7 +120,6 @@ mod tests {
     use super::*;
     use crate::layer::{HeaderPolicy, headers::strip};
 
-    /// Each header of the list, except those that are kept in part, and no other.
     #[test]
     fn strip_removes_exactly_the_listed_headers() {
         let listed = DIFFERENCES.iter().flat_map(|difference| difference.headers);

@@ -1,4 +1,4 @@
-//! Requests that were sent before: how they are recognized, and what their callers get.
+//! Requests that were sent before: how the layer recognizes them, and what their callers get.
 
 use std::{hint, sync::Arc};
 
@@ -11,14 +11,15 @@ use crate::{
     task::{Caller, CapturedRequest, Digesting, NewTask, RequestDigest, TaskName, TaskRecord},
 };
 
-/// What a duplicate gets whose credentials differ from those of the first request.
+/// The answer to a duplicate whose credentials differ from those of the first request.
 ///
-/// A duplicate is a request with a known name or key and the same digest ([what it
+/// A duplicate is a request with a name or key of an earlier request and the same digest ([what it
 /// covers](crate::task::CapturedRequest::digest)). It never runs again. Its credentials are `Authorization`, `Cookie`
 /// and every header whose value is secret by its name or by [`HeaderPolicy::secret`]. They differ if another user sends
 /// the request, but also if the same user has a new token. With
-/// [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller), the callers are compared instead. Set it by
-/// [`RespondAsyncBuilder::credentials`](crate::RespondAsyncBuilder::credentials).
+/// [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller), the callers are compared instead.
+///
+/// Set it with [`RespondAsyncBuilder::credentials`](crate::RespondAsyncBuilder::credentials).
 ///
 /// # Examples
 ///
@@ -33,24 +34,29 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credentials {
-    /// A 202 with the request id and `Location`, and nothing else: no document, no response, no wait. A client reads
-    /// the task at its address, where the [authorizer](crate::Authorizer) decides. Credentials that the header policy
-    /// does not store count as different.
+    /// The answer is a 202 with the ids and the `Location` only: no document, no response, no wait.
+    ///
+    /// The client reads the task at its address, where the [authorizer](crate::Authorizer) decides. Credentials that
+    /// the header policy does not store count as different.
     #[default]
     Withhold,
-    /// 409 `CredentialsDiffer`. For clients whose credentials never change: a key that two of them use is noticed.
+    /// The answer is 409 `CredentialsDiffer`.
+    ///
+    /// For clients whose credentials never change: it shows that two clients use the same key.
     Refuse,
-    /// Credentials and callers are not compared. Every client that knows the key or name and sends the same request
-    /// gets the task and its response. Only for applications whose clients all trust each other.
+    /// Credentials and callers are not compared.
+    ///
+    /// Every client that sends the same request under the same key or name gets the task and its response. Only for
+    /// applications whose clients all trust each other.
     Ignore,
 }
 
-/// What a request is compared by if it was sent before. Made for requests with a name or a key.
+/// The data by which a request is compared with an earlier one. Only requests with a name or a key have it.
 pub(super) struct Again {
     digest: Digesting,
-    /// Its original head, for a fingerprint.
+    /// The original head, if a fingerprint is configured.
     head: Option<Parts>,
-    /// The name that it gives its task.
+    /// The name that the request gives the task.
     name: Option<TaskName>,
     caller: Option<Caller>,
     /// The request as it would be stored.
@@ -58,7 +64,7 @@ pub(super) struct Again {
 }
 
 impl Again {
-    /// Keeps what the head no longer has when it is ready to be stored.
+    /// Keeps the parts of the head that are removed before it is stored.
     pub(super) fn new(config: &Config, head: &Parts) -> Self {
         let (digest, kept) = match &config.fingerprint {
             Some(_) => (
@@ -76,7 +82,7 @@ impl Again {
         }
     }
 
-    /// Its digest, once the task is ready to be stored.
+    /// The digest of the request. Call it when the task is ready to be stored.
     pub(super) fn digest(&mut self, config: &Config, task: &NewTask) -> RequestDigest {
         self.name.clone_from(&task.name);
         self.caller.clone_from(&task.caller);
@@ -91,22 +97,20 @@ impl Again {
 
 /// What the caller of a duplicate gets.
 pub(super) enum Shown {
-    /// The task.
     Task,
-    /// The id only.
+    /// The ids only.
     Id {
-        /// The name of the task, if the caller knows it.
+        /// The name that the request gives the task.
         name: Option<TaskName>,
-        /// Why not more.
+        /// The reason for withholding the rest.
         why: &'static str,
     },
-    /// A refusal.
     Refusal,
 }
 
 impl Accept {
-    /// Decides what the caller of a duplicate of this task's request gets. Reads the store once if credentials have to
-    /// be compared.
+    /// Decides what the caller of a duplicate of this task's request gets. If credentials must be compared, it reads
+    /// the first request from the store.
     pub(super) async fn shown(&self, again: Again, record: &TaskRecord) -> Shown {
         let setting = self.shared.config.credentials;
         if setting == Credentials::Ignore {
@@ -143,7 +147,7 @@ impl Accept {
 /// The digest of a request's credentials.
 fn sealed(request: &CapturedRequest, policy: &HeaderPolicy) -> [u8; 32] {
     let mut hash = Sha256::new();
-    // Lengths first, so that different requests never give the same bytes.
+    // Each part has its length in front, so that different requests never give the same bytes.
     let mut part = |part: &[u8]| {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
@@ -156,7 +160,7 @@ fn sealed(request: &CapturedRequest, policy: &HeaderPolicy) -> [u8; 32] {
         part(&(values.len() as u64).to_be_bytes());
         values.iter().for_each(|value| part(value));
     }
-    // The user in a URI is the same as `Authorization` to some applications.
+    // Some applications use the user in a URI like `Authorization`.
     if let Some((user, _)) = request.uri.authority().and_then(|it| it.as_str().rsplit_once('@')) {
         part(user.as_bytes());
     }

@@ -13,13 +13,14 @@ use pin_project_lite::pin_project;
 use crate::error::BoxFuture;
 
 pin_project! {
-    /// The future of [`RespondAsync`](crate::RespondAsync).
+    /// The future of [`RespondAsync`](crate::RespondAsync). Servers poll it; the [crate documentation](crate) has an example.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while a request is being read, nothing is stored. Dropped while a task is being committed, the commit
-    /// goes on. Dropped while it waits for the inner service to be ready, the inner service has not seen the request,
-    /// and its permit is free.
+    /// - If you drop it while it reads the body of a request, nothing is stored.
+    /// - If you drop it while a task is being committed, the commit goes on.
+    /// - If you drop it while it waits for the inner service to be ready, the inner service does not get the request,
+    ///   and its permit is free.
     pub struct ResponseFuture<F>
     where
         F: Future,
@@ -37,13 +38,14 @@ pin_project! {
     {
         /// The request passes through.
         Passed { #[pin] future: F },
-        /// It passes through, and another `Prefer` might have changed that.
+        /// The request passes through. The answer gets `Vary: Prefer`, since the request had a `Prefer` header.
         Varying { #[pin] future: F },
-        /// It passes through once the inner service is ready. Boxed, so that only requests that wait pay for its space.
+        /// The request passes through when the inner service is ready. Boxed, so that only requests that wait pay for
+        /// its space.
         Waiting { passed: BoxFuture<'static, ResponseFuture<F>> },
         /// The inner service failed before it was called.
         Failed { answer: Option<Box<F::Output>> },
-        /// It is being accepted or refused. The answer to a HEAD has no body: HTTP/2 servers do not remove it.
+        /// The layer accepts or refuses the request. The answer to a HEAD has no body: HTTP/2 servers do not remove it.
         Ours { future: BoxFuture<'static, Response<Bytes>>, to_head: bool },
     }
 }
@@ -92,7 +94,7 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Most requests take this path, and must not pay for the others.
+        // Most requests take this path. They must not pay for the others.
         if let KindProjection::Passed { future } = self.as_mut().project().kind.project() {
             return future.poll(cx);
         }

@@ -1,4 +1,4 @@
-//! Which headers of a request are stored.
+//! [`HeaderPolicy`]: which headers of a request are stored.
 
 use std::mem;
 
@@ -13,16 +13,17 @@ use crate::{
     wire::is_about_the_connection,
 };
 
-/// Which headers are stored with a task and replayed, and which values are secret. Set it by
-/// [`RespondAsyncBuilder::headers`](crate::RespondAsyncBuilder::headers).
+/// Which headers are stored with a task and replayed, and which values are secret.
 ///
-/// Some headers are never stored: those of one connection, those that ask for async, and those that this crate sets
-/// itself.
+/// Set it with [`RespondAsyncBuilder::headers`](crate::RespondAsyncBuilder::headers).
 ///
-/// Headers about one answer to one client are stored only if you [keep](Self::keep) them: `Accept-Encoding`, `Range`
-/// and `If-Range`, and for `GET` and `HEAD` also `If-None-Match` and `If-Modified-Since`. A result is read later, and
-/// by others: a webhook cannot read a response that was compressed for one client, and "not modified" is no result.
-/// With other methods, `If-None-Match` guards a change, and is stored. All other headers are stored.
+/// - **Never stored:** headers of one connection, headers that ask for async, and headers that this crate sets itself.
+/// - **Stored only if you [keep](Self::keep) them:** headers about one answer to one client. These are
+///   `Accept-Encoding`, `Range` and `If-Range`, and for `GET` and `HEAD` also `If-None-Match` and `If-Modified-Since`.
+///   Other clients may read the result later: a webhook receiver cannot read a response that was compressed for one
+///   client, and "not modified" is not a result.
+/// - **Stored:** all other headers. With methods other than `GET` and `HEAD`, this includes `If-None-Match` and
+///   `If-Modified-Since`, since `If-None-Match` guards a change there.
 ///
 /// A stored `Authorization` or `Cookie` stays in the store, and may have expired when the task runs. If your
 /// application authenticates outside of the layer, you can leave both out. If it authenticates inside, it needs them.
@@ -44,7 +45,7 @@ pub struct HeaderPolicy {
 }
 
 impl HeaderPolicy {
-    /// The default: stores all headers except those about one connection or one answer.
+    /// The default policy: stores all headers except those about one connection or one answer.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -56,8 +57,8 @@ impl HeaderPolicy {
 
     /// Does not store headers of this name, so a replay lacks them.
     ///
-    /// Without a stored secret, a request that is sent twice cannot be compared with the first one. Its caller gets
-    /// [the id only](crate::Credentials::Withhold), unless you set
+    /// If the header is a secret, such as `Cookie`, the credentials of a request that is sent twice cannot be compared.
+    /// The second answer has [the ids only](crate::Credentials::Withhold), unless you set
     /// [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller).
     #[must_use]
     pub fn without(mut self, name: HeaderName) -> Self {
@@ -65,20 +66,22 @@ impl HeaderPolicy {
         self
     }
 
-    /// Stores headers of this name although they are about one answer, so that handlers see them. Headers of a
-    /// connection are never stored, and [`without`](Self::without) wins.
+    /// Stores headers of this name although they are about one answer, so that handlers get them.
+    ///
+    /// Headers of a connection are never stored. [`without`](Self::without) overrides this.
     #[must_use]
     pub fn keep(mut self, name: HeaderName) -> Self {
         self.kept.push(name);
         self
     }
 
-    /// Adds a name whose values are secret: of headers, query parameters and log fields. No view shows such a value,
-    /// nor the value of a name that ends with these words: `customer-ref` covers `X-Customer-Ref` and
-    /// `order.customerRef`. Case and separators do not matter.
+    /// Adds a name of headers, query parameters and log fields whose values are secret.
     ///
-    /// The usual names of credentials are covered without it; [the guide](crate::guide::trust#what-views-show) has the
-    /// rule. A name without a letter or digit adds nothing.
+    /// No view shows the value of this name, or of a name that ends with its words: `customer-ref` covers
+    /// `X-Customer-Ref` and `order.customerRef`. Case and separators do not matter.
+    ///
+    /// The usual names of credentials are always secret; [the guide](crate::guide::trust#what-views-show) has the rule.
+    /// A name without a letter or digit adds nothing.
     #[must_use]
     pub fn secret(mut self, name: impl Into<String>) -> Self {
         self.secrets.add(&name.into());
@@ -90,7 +93,6 @@ impl HeaderPolicy {
         self.secrets.is_name(name.as_str())
     }
 
-    /// The names of secrets.
     pub(crate) const fn secrets(&self) -> &Secrets {
         &self.secrets
     }
@@ -101,7 +103,7 @@ impl HeaderPolicy {
     }
 }
 
-/// Removes the headers that are not replayed with this method. The others keep their order.
+/// Removes the headers that are not stored for this method. The others keep their order.
 pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPolicy) {
     let is_kept = |name: &HeaderName| {
         !is_about_the_connection(name)
@@ -110,8 +112,8 @@ pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPol
             && (!is_about_one_answer(name, method) || policy.kept.contains(name))
             && !policy.dropped.contains(name)
     };
-    // A new map, since `HeaderMap::remove` fills the gap with the last header. With room for the headers that a replay
-    // adds.
+    // A new map, since `HeaderMap::remove` fills the gap with the last header. It has room for the headers that a
+    // replay adds.
     let mut kept = HeaderMap::with_capacity(headers.keys_len() + GIVEN);
     let mut of = None;
     for (name, value) in mem::take(headers) {
@@ -129,25 +131,25 @@ pub(crate) fn strip(headers: &mut HeaderMap, method: &Method, policy: &HeaderPol
     *headers = kept;
 }
 
-/// Whether a header of this name is about one answer to one client: compressed, in part, or empty because the client
-/// has the content already. Other clients read the stored result later.
+/// Whether a header of this name is about one answer to one client: compressed, partial, or empty because the client
+/// has the content already. Other clients may read the stored result later.
 fn is_about_one_answer(name: &HeaderName, method: &Method) -> bool {
     match *name {
         header::ACCEPT_ENCODING | header::RANGE | header::IF_RANGE => true,
-        // With other methods they guard a change (RFC 9110 §13.1): `PUT` with `If-None-Match: *` creates and does not
-        // replace.
+        // With other methods, `If-None-Match` guards a change (RFC 9110 §13.1): `PUT` with `If-None-Match: *` creates,
+        // but does not replace.
         header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => matches!(*method, Method::GET | Method::HEAD),
         _ => false,
     }
 }
 
-/// A length of 0 says that there is no body, which some handlers need. Any other is computed again.
+/// Whether a length is 0. Some handlers need this statement that there is no body. Other lengths are computed again.
 fn is_zero(length: &HeaderValue) -> bool {
     let digits = length.as_bytes();
     !digits.is_empty() && digits.iter().all(|digit| *digit == b'0')
 }
 
-/// How many async requests led to this one. An invalid number counts as none.
+/// The number of async requests that led to this one. An invalid number counts as 0, a number above 255 as 255.
 pub(crate) fn depth(headers: &HeaderMap) -> u8 {
     let value = headers.get(DEPTH).and_then(|value| value.to_str().ok());
     let digits = value.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -201,7 +203,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
-        // In order, except that a `HeaderMap` keeps several values of one name together.
+        // In order, except that a `HeaderMap` keeps the values of one name together.
         let expected: [(&str, &[u8]); 8] = [
             ("host", b"a"),
             ("x-hop", b"1"),

@@ -1,4 +1,4 @@
-//! [`RespondAsyncLayer`]: the settings and the engine, before a service is wrapped.
+//! [`RespondAsyncLayer`]: holds the settings and the engine, and wraps the application.
 
 use std::{
     fmt,
@@ -59,16 +59,17 @@ pub struct RespondAsyncLayer {
 }
 
 impl RespondAsyncLayer {
-    /// A layer over `store` with the default settings.
+    /// Returns a layer over `store` with the default settings.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] outside of a tokio runtime. [`RespondAsyncBuilder::runtime`] sets one.
+    /// Returns a [`ConfigError`] if it is called outside of a Tokio runtime. [`RespondAsyncBuilder::runtime`] sets a
+    /// runtime.
     pub fn new(store: impl TaskStore) -> Result<Self, ConfigError> {
         Self::builder(store).build()
     }
 
-    /// A builder for a layer over `store`.
+    /// Returns a builder for a layer over `store`.
     pub fn builder(store: impl TaskStore) -> RespondAsyncBuilder {
         RespondAsyncBuilder::new(Arc::new(store))
     }
@@ -84,7 +85,7 @@ impl RespondAsyncLayer {
         }
     }
 
-    /// The handle to the tasks of this layer.
+    /// Returns a handle to the tasks of this layer.
     #[must_use]
     pub fn tasks(&self) -> Tasks {
         Tasks::new(self.shared.alive.clone())
@@ -105,8 +106,9 @@ where
     ///
     /// # Panics
     ///
-    /// If it is called a second time, for example by an accept loop for each connection: wrap once, and clone the
-    /// wrapped service. Also if the operating system cannot start the thread for leases.
+    /// - If it is called a second time, for example by an accept loop for each connection. Wrap the application once,
+    ///   and clone the wrapped service.
+    /// - If the operating system cannot start the thread that renews leases.
     fn layer(&self, inner: S) -> RespondAsync<S> {
         assert!(
             !self.used.swap(true, Ordering::SeqCst),

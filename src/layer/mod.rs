@@ -1,8 +1,10 @@
 //! The middleware: separates requests that ask for async from the others.
 //!
 //! - [`RespondAsyncLayer`] holds the settings and the engine, [`RespondAsync`] is the wrapped application
-//! - `dialect` reads what a request asks for; `accept` stores it, `duplicate` recognizes requests that were sent
-//!   before, `answer` answers; `replay` runs the request later
+//! - `dialect` reads the headers that ask for async
+//! - `accept` stores the request, and `answer` makes the answer
+//! - `duplicate` recognizes requests that were sent before
+//! - `replay` runs the request later
 
 mod accept;
 mod answer;

@@ -1,4 +1,4 @@
-//! [`Pace`]: reads a body that may be endless, or ready all the time.
+//! [`Pace`]: bounds the reading of a body that may be endless or always ready.
 
 use std::{error::Error, io};
 
@@ -9,25 +9,27 @@ use tokio::{task::coop, time::error::Elapsed};
 
 use crate::wire::Problem;
 
-/// The pace of reading one body. It yields the thread now and then, and ends a body of empty frames.
+/// Yields the thread now and then while a body is read, and ends a body of empty frames.
 #[derive(Default)]
 pub(crate) struct Pace {
-    /// Frames without data, minus those with data.
+    /// Frames without data, minus frames with data, but at least 0 after each frame.
     empty: usize,
 }
 
-/// A body of empty frames, which may be endless.
+/// The error for a body of empty frames, which may be endless.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing comes but empty frames")]
+#[error("the body has only empty frames")]
 pub(crate) struct NothingComes;
 
 impl Pace {
-    /// How many more empty frames than others a body may have. Servers pass on few or none. A layer that rewrites a
-    /// body may add one to each frame, and one at the beginning and the end. Beyond that, nothing is being sent: the
-    /// limits on bytes never apply to empty frames, and the time limits are only checked while a body is waited for.
+    /// The number by which a body's empty frames may exceed its other frames.
+    ///
+    /// Servers pass on few empty frames or none. A layer that rewrites a body may add one to each frame, and one at the
+    /// beginning and the end. Other limits do not stop empty frames: such frames have no bytes, and the time limits are
+    /// checked only when a frame is not ready.
     const EMPTY_FRAMES: usize = 1024;
 
-    /// Counts a frame, and yields if this task has used up its turn.
+    /// Counts a frame, and yields the thread if the Tokio task has used up its turn.
     ///
     /// # Errors
     ///
@@ -44,14 +46,15 @@ impl Pace {
         }
     }
 
-    /// Yields if this task has used up its turn. For readers that have other limits.
+    /// Yields the thread if the Tokio task has used up its turn. For readers that have other limits.
     pub(crate) async fn turn() {
         coop::consume_budget().await;
     }
 }
 
-/// The answer to a client whose body could not be read. A layer outside may have a limit of its own, whose error may be
-/// the cause of this one.
+/// The answer to a client whose body could not be read.
+///
+/// The cause may be the limit of a layer outside, so this searches the whole chain of sources.
 pub(crate) fn unread(error: &(dyn Error + 'static)) -> Problem {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -63,9 +66,9 @@ pub(crate) fn unread(error: &(dyn Error + 'static)) -> Problem {
             return Problem::request_timeout();
         }
         if error.is::<NothingComes>() {
-            return Problem::invalid_argument("The request's body has no end: nothing comes but empty frames.");
+            return Problem::invalid_argument("The request body is endless: it has only empty frames.");
         }
-        // The value inside of an `io::Error` is not its source; its source is that of the value.
+        // `io::Error::source` skips the wrapped error: it returns the source of that error.
         let wrapped = io.and_then(io::Error::get_ref);
         cause = wrapped.map_or_else(|| error.source(), |wrapped| Some(wrapped));
     }

@@ -1,4 +1,4 @@
-//! Runs a stored request: the wrapped service as the engine's entry.
+//! [`Replayer`]: runs stored requests on the wrapped service, for the engine.
 
 use std::{
     future::{poll_fn, ready},
@@ -27,7 +27,7 @@ use crate::{
     wire::{Short, Values, is_about_the_connection, original, resolve_references, small_number},
 };
 
-/// The wrapped service as a whole application. Every attempt runs on a fresh clone of it.
+/// Runs stored requests on the wrapped service. Every attempt runs on a fresh clone of the service.
 pub(crate) struct Replayer<S> {
     service: S,
     carriers: Arc<[Carrier]>,
@@ -58,7 +58,7 @@ where
         context: TaskContext,
         answering: Answering,
     ) -> BoxFuture<'static, Replayed> {
-        // Before the future, so that it does not enlarge it.
+        // Made outside of the future, to keep the future small.
         let request = match self.request(stored, context) {
             Ok(request) => request,
             Err(error) => return Box::pin(ready(Err(error))),
@@ -94,7 +94,7 @@ impl<S> Replayer<S> {
     }
 }
 
-/// The greatest length of the header values that the layer adds: a length, the request id, the task name.
+/// The greatest total length of the texts that the layer adds as headers: a length, the request id, the task name.
 const TEXTS: usize = u64::MAX.ilog10() as usize + 1 + RequestId::BUFFER.len() + TaskName::LONGEST;
 
 /// The headers of a replay: the stored ones, the length of the body, and those that identify the task.
@@ -128,15 +128,15 @@ fn headers(stored: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
     headers
 }
 
-/// Reads a body to its end, whatever its length: a streaming handler does its work while it is read. The attempt's time
-/// limits an endless one.
+/// Reads a body to its end, whatever its length: a streaming handler works while its body is read. The time limit of
+/// the attempt ends an endless body.
 async fn read_body<R>(mut body: Pin<&mut R>, answering: &Answering) -> BodyEnd
 where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
     loop {
-        // A body whose frames are always ready would keep the thread, and the attempt's time would never be checked.
+        // A body whose frames are always ready would keep the thread, and the time limit would never be checked.
         Pace::turn().await;
         match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             None => return BodyEnd::Over,

@@ -1,7 +1,7 @@
-//! What the router of axum leaves in the extensions of a request before it reaches a layer inside of it.
+//! Stores the extensions that an axum router outside of the layer adds to a request.
 //!
-//! Only axum can make these values. So the pattern under which the layer is mounted is stored, and a replay runs
-//! through a router with that one pattern.
+//! Only axum can make these values. So the layer stores the pattern under which it is mounted, and makes the extensions
+//! for a replay with a router that has this one pattern.
 
 use std::{
     mem,
@@ -28,7 +28,7 @@ use crate::{
     task::target,
 };
 
-/// The carriers that are active by default.
+/// The carriers that are there by default.
 pub(crate) fn carriers() -> Vec<Carrier> {
     vec![
         Carrier::new("axum.mount", pack_mount, |bytes, uri, extensions| {
@@ -41,25 +41,25 @@ pub(crate) fn carriers() -> Vec<Carrier> {
     ]
 }
 
-/// Where a router outside has routed a request.
+/// The route that a router outside chose for a request.
 #[derive(Serialize, Deserialize)]
 struct Mount {
     original: Original,
     /// The pattern of the prefix that was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nested: Option<String>,
-    /// The pattern of the route, if it leads to a single path.
+    /// The pattern of the route, if the router set one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     matched: Option<String>,
 }
 
-/// The target as the router outside saw it.
+/// The target that the router outside got.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Original {
-    /// This text and then the target that the layer saw, so that an edited target keeps the prefix.
+    /// A prefix of the path: the rest is the target that the layer got, so that an edited target keeps the prefix.
     After(String),
-    /// This scheme, authority, and path with query.
+    /// The scheme, the authority, and the path with query.
     Whole([String; 3]),
 }
 
@@ -69,10 +69,10 @@ fn pack_mount(uri: &Uri, extensions: &mut Extensions) -> Result<Packed, BoxError
     };
     let nested = extensions.get().map(|path: &NestedPath| path.as_str().to_owned());
     let matched = extensions.get().map(|path: &MatchedPath| path.as_str().to_owned());
-    // The original target, the path parameters, the prefix, and the matched route.
+    // Counts the original target and the path parameters, the prefix, and the matched route.
     let came = 2 + usize::from(nested.is_some()) + usize::from(nested.is_some() || matched.is_some());
     if nested.is_none() && matched.is_none() && original == uri {
-        // The same as without a router outside.
+        // A replay without a router outside has the same values.
         return Ok(Packed::nothing_for(came));
     }
     let mount = Mount {
@@ -115,8 +115,8 @@ impl Mount {
         Ok(())
     }
 
-    /// The extensions of a request for `uri` after a router with these patterns. `None` if its routes do not match, as
-    /// after an edit of the target.
+    /// The extensions that a router with these patterns gives a request for `uri`. `None` if no route matches, which
+    /// can happen after an edit of the target.
     fn led_to(&self, uri: &Uri) -> Option<Extensions> {
         let here = any(async |request: Request| {
             let mut response = Response::new(Body::empty());
@@ -128,7 +128,7 @@ impl Mount {
                 let rest = matched
                     .as_ref()
                     .and_then(|matched| matched.strip_prefix(nested.as_str()));
-                // The root of a nested service is a route of its own, with a slash after the prefix or without.
+                // The root of a nested service is a separate route, with or without a slash after the prefix.
                 match rest.filter(|rest| rest.len() > 1 && rest.starts_with('/')) {
                     Some(rest) => Router::new().nest(nested, Router::new().route(rest, here)),
                     None => Router::new().nest_service(nested, here),
@@ -139,7 +139,7 @@ impl Mount {
         };
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = uri.clone();
-        // It never waits.
+        // The router never waits, so one poll is enough.
         let answer = pin!(router.call(request)).poll(&mut Context::from_waker(Waker::noop()));
         match answer {
             Poll::Ready(Ok(mut response)) if response.status().is_success() => {
@@ -158,7 +158,7 @@ fn pack_limit(_: &Uri, extensions: &mut Extensions) -> Result<Packed, BoxError> 
     if extensions.is_empty() {
         return Ok(Packed::default());
     }
-    // axum has no accessor for it, but limits a body by it.
+    // axum has no accessor for the limit, but `with_limited_body` applies it to a body.
     let mut request = Request::new(Body::new(OfNoLength));
     mem::swap(request.extensions_mut(), extensions);
     let mut request = request.with_limited_body();

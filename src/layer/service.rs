@@ -24,24 +24,26 @@ use crate::{
     },
 };
 
-/// An application that can respond asynchronously. [`RespondAsyncLayer`](crate::RespondAsyncLayer) makes it; see the
-/// [crate documentation](crate).
+/// The wrapped application, which [`RespondAsyncLayer`](crate::RespondAsyncLayer) makes.
 ///
 /// A request that does not ask for async goes to the inner service unchanged, and its response is returned unchanged.
-/// Cheap to clone if the inner service is.
+/// While [`Dialect::Prefer`](crate::Dialect::Prefer) is active, the response to a request with a `Prefer` header also
+/// gets `Vary: Prefer`. Cloning is as cheap as for the inner service. See the [crate documentation](crate) for an
+/// example.
 ///
 /// # Readiness
 ///
-/// It is always ready. It polls the inner service for readiness only when it has a request for it:
+/// This service is always ready. It polls the inner service for readiness only when it has a request for it:
 ///
-/// - A request that runs later waits for nothing inside, and takes no permit there. Its task does when it runs.
-/// - A request that passes through while the inner service is not ready waits in its response future. The service moves
-///   into that future, and a clone of it stays here. If the inner service fails to become ready, the future returns
-///   that error.
+/// - A request that runs later does not wait for the inner service, and takes no permit of it. The task does both when
+///   it runs.
+/// - A request that passes through while the inner service is not ready waits in its response future. The inner service
+///   moves into that future, and a clone of it stays here. If the inner service fails to become ready, the future
+///   returns that error.
 ///
-/// So a `LoadShed` outside never sheds load of the inner service. A `Timeout` or `ConcurrencyLimit` outside counts the
-/// time, or the requests, that wait inside. [The guide](crate::guide::operating#limits-inside-and-outside) says where
-/// limits belong.
+/// So a `LoadShed` outside never sheds the load of the inner service. A `Timeout` outside also counts the time that
+/// requests wait inside, and a `ConcurrencyLimit` outside also counts the requests that wait inside. [The
+/// guide](crate::guide::operating#limits-inside-and-outside) says where limits belong.
 #[derive(Clone)]
 pub struct RespondAsync<S> {
     inner: S,
@@ -53,17 +55,17 @@ impl<S> RespondAsync<S> {
         Self { inner, shared }
     }
 
-    /// The application.
+    /// Returns the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The application. Tasks do not see changes to it: they run on the clone that was made when it was wrapped.
+    /// Returns the inner service. Changes do not affect tasks: they run on the clone that was made when it was wrapped.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The application.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -80,8 +82,10 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    /// Always ready: only the request tells whether it is for the inner service. A permit that was taken for a request
-    /// that runs later, or never comes, would be missing for others.
+    /// Always ready.
+    ///
+    /// Whether the inner service is needed depends on the request. A permit that is taken here would be wasted on a
+    /// request that runs later, or that never comes.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -102,7 +106,7 @@ where
 }
 
 impl<S> RespondAsync<S> {
-    /// A request with a header that may ask for async.
+    /// Handles a request with a header that may ask for async.
     #[cold]
     fn call_hinted<B, R>(&mut self, request: Request<B>) -> ResponseFuture<S::Future>
     where
@@ -147,14 +151,14 @@ impl<S> RespondAsync<S> {
         ResponseFuture::ours(future, to_head)
     }
 
-    /// Passes a request to the inner service, at once if it is ready.
+    /// Passes a request to the inner service: at once if the service is ready, else when it is.
     fn pass<B, T>(&mut self, request: Request<B>, then: T) -> ResponseFuture<S::Future>
     where
         S: Service<Request<B>> + Clone + Send + 'static,
         B: Send + 'static,
         T: FnOnce(S::Future) -> ResponseFuture<S::Future> + Send + 'static,
     {
-        // No waker is needed: the future polls again if it is not ready.
+        // No waker is needed: if the service is not ready, the future polls it again.
         match self.inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => then(self.inner.call(request)),
             Poll::Ready(Err(error)) => {
@@ -166,7 +170,7 @@ impl<S> RespondAsync<S> {
         }
     }
 
-    /// Passes a request to the inner service once it is ready.
+    /// Passes a request to the inner service when the service is ready.
     #[cold]
     fn wait<B, T>(&mut self, request: Request<B>, then: T) -> ResponseFuture<S::Future>
     where
@@ -203,8 +207,10 @@ impl<S> RespondAsync<S> {
     }
 }
 
-/// Whether the connection is to be upgraded. An offer of HTTP/2 in the clear is not an upgrade: clients send it with
-/// ordinary requests, and servers ignore it.
+/// Whether the request asks to upgrade the connection.
+///
+/// `h2c`, an offer of HTTP/2 in cleartext, does not count: clients send it with ordinary requests, and servers ignore
+/// it.
 fn is_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::UPGRADE)

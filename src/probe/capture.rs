@@ -28,27 +28,28 @@ use crate::{
     time::{Clock, SystemClock},
 };
 
-/// Keeps what a task logs with the `tracing` crate as the task's own log, for the task API to show.
+/// Keeps what a task logs with the `tracing` crate as the task's own log.
 ///
-/// It has two halves, made together: a probe for the builder, and a layer for the application's subscriber. Any handler
-/// that uses `tracing` then has a log for each attempt, under the request id. Its events still go to all other layers.
+/// [`new`](Self::new) returns two halves: a probe for the builder, and a layer for the application's subscriber. Any
+/// handler that uses `tracing` then has a log for each attempt, and the task API shows it. All events still go to the
+/// other layers of the subscriber.
 ///
 /// - **Which events belong to a task:** all events while its handler is polled. In futures and threads that the handler
 ///   spawns: all events inside a span that was created in the task, as by `future.in_current_span()` or
 ///   `future.instrument(span)`. Without a span, events of spawned work cannot be assigned to the task.
-/// - **Filter:** INFO and above, or what the filter of [`with_filter`](Self::with_filter) lets through. The filter is
-///   the layer's own. A filter over the whole subscriber holds for this layer too: give an `EnvFilter` to the `fmt`
-///   layer, with `Layer::with_filter`, and not to the registry.
+/// - **Filter:** INFO and above, or what the filter of [`with_filter`](Self::with_filter) lets through. This filter
+///   holds for this layer only. A filter of the whole subscriber holds for this layer too: give an `EnvFilter` to the
+///   `fmt` layer, with `Layer::with_filter`, and not to the registry.
 /// - **Limits:** 10,000 lines, 1 MiB, 16 KiB a line, for each attempt. Further lines are dropped, and a last line says
 ///   how many.
-/// - **When lines are stored:** together, at most once a second, and before the end of the attempt is recorded. A
-///   handler never waits for it. A process that dies loses the last second. An attempt that lost its claim stores
-///   nothing more.
+/// - **When lines are stored:** in batches, at most once a second, and before the end of the attempt is recorded. A
+///   handler never waits for them to be stored. If the process dies, the lines of the last second are lost. An attempt
+///   that lost its claim stores no more lines.
 /// - **Content:** time, level, target, message, fields. Escape sequences and control characters are removed. Values are
-///   stored as the handler gave them. When they are shown, the values of fields with secret names are redacted, and so
-///   are the secrets in URLs, also in the message. Any other secret in a message is shown.
+///   otherwise stored as the handler gave them. When they are shown, the values of fields with secret names are
+///   redacted, and so are the secrets in URLs, also in the message. Any other secret in a message is shown.
 ///
-/// Each attempt has a span of its own, `task`, with the request id and the number of the attempt. Other layers see it
+/// Each attempt has its own span, `task`, with the request id and the number of the attempt. Other layers get this span
 /// too.
 ///
 /// While no task runs, an event costs one atomic load.
@@ -97,7 +98,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// A probe for the builder and a layer for the subscriber, which captures INFO and above.
+    /// Returns a probe for the builder, and a layer for the subscriber that captures INFO and above.
     ///
     /// `S` is the type of the subscriber; the compiler infers it.
     #[must_use]
@@ -108,9 +109,9 @@ impl Capture {
         Self::with_filter(LevelFilter::INFO)
     }
 
-    /// The same, capturing what `filter` lets through.
+    /// Like [`new`](Self::new), but the layer captures what `filter` lets through.
     ///
-    /// If the filter lets no span at level ERROR through, events of spawned work are lost.
+    /// If the filter blocks spans at level ERROR, the task's log lacks the events of spawned work.
     #[must_use]
     pub fn with_filter<S, F>(filter: F) -> (Self, impl Layer<S> + Send + Sync + 'static)
     where
@@ -149,7 +150,7 @@ impl Probe for Capture {
 /// The state that the two halves share.
 #[derive(Debug)]
 struct Pair {
-    /// Tells this pair from others: if two layers are on one subscriber, each captures its own attempts only.
+    /// Identifies the pair: if two layers are on one subscriber, each captures only the attempts of its own pair.
     number: u64,
     /// The number of attempts under way.
     attempts: AtomicUsize,
@@ -171,9 +172,9 @@ thread_local! {
 struct Scope {
     id: RequestId,
     attempt: u32,
-    /// Created when the scope is first entered, below the spans that other probes have entered by then.
+    /// Created when the scope is first entered, as a child of the spans that other probes have entered by then.
     span: Option<Span>,
-    /// `None` while the scope is entered: then it is in [`POLLED`].
+    /// `None` while the scope is entered: the mark is in [`POLLED`] then.
     mark: Option<Mark>,
     pair: Arc<Pair>,
 }
@@ -182,7 +183,7 @@ impl AttemptScope for Scope {
     fn in_scope(&mut self, poll: &mut dyn FnMut()) {
         let span = self.span.take();
         let polled = Polled::begin(&mut self.mark);
-        // At level ERROR, so that a filter by level lets it through: spawned futures are recognized by it.
+        // At level ERROR, so that a filter by level lets it through: the span identifies spawned futures.
         let span = span.unwrap_or_else(|| error_span!("task", id = %self.id, attempt = self.attempt));
         span.in_scope(poll);
         drop(polled);
@@ -196,7 +197,7 @@ impl Drop for Scope {
     }
 }
 
-/// Holds the mark in [`POLLED`], and takes it back when dropped, also by a panic.
+/// Keeps the mark in [`POLLED`] until it is dropped, also by a panic.
 struct Polled<'a>(&'a mut Option<Mark>);
 
 impl<'a> Polled<'a> {
@@ -206,7 +207,7 @@ impl<'a> Polled<'a> {
     }
 
     fn swap(mark: &mut Option<Mark>) {
-        // An error means that the thread is ending; then nothing is polled.
+        // An error means that the thread is ending: it polls nothing any more.
         let _ = POLLED.try_with(|polled| mem::swap(&mut *polled.borrow_mut(), mark));
     }
 }
@@ -252,7 +253,7 @@ impl<S> Layer<S> for Captured
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    /// A span belongs to the attempt in which it is created, or to that of its parent.
+    /// A span belongs to the attempt in which it is created, or else to the attempt of its parent.
     fn on_new_span(&self, _: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if self.is_idle() {
             return;
@@ -266,8 +267,7 @@ where
         }
     }
 
-    /// The span of [`TracingProbe`](crate::probe) is created before the attempt is polled, and has no parent. Mark it
-    /// here.
+    /// Marks the span of `TracingProbe`, which is created before the attempt is polled and has no parent.
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
         if self.is_idle() {
             return;
@@ -286,7 +286,7 @@ where
         let log = self
             .polled()
             .or_else(|| context.event_span(event).and_then(|span| self.marked(&span)));
-        // Formatted while no lock is held: formatting a value may log something itself.
+        // Format the event while no lock is held: formatting a value may itself log something.
         if let Some(log) = log.filter(|log| !log.refuses()) {
             log.push(line(event, &self.pair.clock));
         }
@@ -339,7 +339,7 @@ impl Fields {
             text: String::new(),
             left: self.left,
         };
-        // On an error (no more room, or from the value itself), what was written until then is kept.
+        // On an error (no more room, or from the value itself), keep the text written so far.
         let _ = text.write_fmt(value);
         self.add(field, &text.text);
     }
@@ -347,7 +347,6 @@ impl Fields {
     fn add(&mut self, field: &Field, text: &str) {
         let is_message = field.name() == "message";
         let name = if is_message { 0 } else { field.name().len() };
-        // Fields beyond the limit are left out.
         let Some(room) = self.left.checked_sub(name).filter(|room| *room > 0) else {
             return;
         };

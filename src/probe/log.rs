@@ -13,13 +13,37 @@ use crate::{
     time::Timestamp,
 };
 
-/// The log of one attempt. Any thread can add lines. The engine stores them under the attempt's claim, in batches, at
-/// most once a second, and before it records the attempt's end.
+/// The log of one attempt. Any thread can add lines.
 ///
-/// It is bounded: [`LogQuery::LINES_KEPT`] lines and [`LogQuery::BYTES_KEPT`] bytes for an attempt, and
+/// The engine stores the lines under the attempt's claim, in batches, at most once a second, and before it records the
+/// attempt's end.
+///
+/// The log is bounded: [`LogQuery::LINES_KEPT`] lines and [`LogQuery::BYTES_KEPT`] bytes for an attempt, and
 /// [`LINE_BYTES`](Self::LINE_BYTES) for a line. Further lines are dropped, and a last line says how many.
 ///
 /// A probe gets it from [`AttemptInfo::log`](crate::probe::AttemptInfo::log).
+///
+/// # Examples
+///
+/// ```
+/// use tower_respond_async::{
+///     probe::{AttemptInfo, AttemptScope, Event, Probe},
+///     task::LogLine,
+///     time::{Clock, SystemClock},
+/// };
+///
+/// #[derive(Debug)]
+/// struct Begin(SystemClock);
+///
+/// impl Probe for Begin {
+///     fn on_event(&self, _: &Event<'_>) {}
+///
+///     fn attempt(&self, attempt: &AttemptInfo<'_>) -> Option<Box<dyn AttemptScope>> {
+///         attempt.log().push(LogLine::new(self.0.now(), "INFO", "app", "the attempt begins"));
+///         None
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct AttemptLog(Arc<Shared>);
 
@@ -39,14 +63,14 @@ struct State {
     closed: bool,
 }
 
-/// To how many bytes the target (a module path) of a line that is too long is cut.
+/// The longest target (a module path), in bytes, of a line that is cut.
 const LONGEST_TARGET: usize = 256;
 
-/// Reserved for the line that says how many were dropped.
+/// Bytes reserved for the line that says how many lines were dropped.
 const LAST_LINE_BYTES: usize = 256;
 
 impl AttemptLog {
-    /// The longest line that is kept, in bytes, fields included. Longer content is data rather than a message.
+    /// The longest line that is kept, in bytes, fields included. A longer line is cut: it is data, not a message.
     pub const LINE_BYTES: usize = 16 * 1024;
 
     pub(crate) fn new() -> Self {
@@ -56,8 +80,9 @@ impl AttemptLog {
         }))
     }
 
-    /// Adds a line. Never blocks: the line is kept until it is stored, or dropped and counted. After the end of the
-    /// attempt this does nothing.
+    /// Adds a line, without blocking. If the log is full, the line is dropped and counted.
+    ///
+    /// After the end of the attempt this does nothing.
     pub fn push(&self, mut line: LogLine) {
         cut_line(&mut line);
         let bytes = line.weight();
@@ -67,7 +92,7 @@ impl AttemptLog {
         }
         let full = state.lines + 1 >= LogQuery::LINES_KEPT
             || state.bytes + bytes > LogQuery::BYTES_KEPT - LAST_LINE_BYTES
-            // After the first dropped line, all are dropped: a log with a gap would mislead.
+            // After the first dropped line, drop all: a log with a gap would mislead.
             || state.dropped > 0;
         if full {
             state.dropped += 1;
@@ -83,9 +108,9 @@ impl AttemptLog {
         }
     }
 
-    /// Whether any further line would be dropped. If the log is full, this counts one dropped line: the caller need not
-    /// format it.
-    #[cfg_attr(not(feature = "capture"), expect(dead_code, reason = "a probe of one's own pushes"))]
+    /// Whether any further line would be dropped. If the log is full, this counts one line as dropped, so that the
+    /// caller does not have to format the line.
+    #[cfg_attr(not(feature = "capture"), expect(dead_code, reason = "only Capture calls it"))]
     pub(crate) fn refuses(&self) -> bool {
         let mut state = self.state();
         let full = state.dropped > 0 && !state.closed;
@@ -110,7 +135,7 @@ impl AttemptLog {
         std::mem::take(&mut self.state().pending)
     }
 
-    /// Closes the log and takes the last lines. If lines were dropped, the last one says how many.
+    /// Closes the log and takes the last lines. If lines were dropped, the last line says how many.
     pub(crate) fn finish(&self, now: Timestamp) -> Vec<LogLine> {
         let mut state = self.state();
         let first = !std::mem::replace(&mut state.closed, true);
@@ -149,7 +174,8 @@ impl fmt::Debug for AttemptLog {
     }
 }
 
-/// Shortens a line that is too long: first the message, to half of the limit, then the fields, from the last.
+/// Shortens a line that is too long: first the message, to half of the limit, then the target, then the fields, from
+/// the last.
 fn cut_line(line: &mut LogLine) {
     if line.weight() <= AttemptLog::LINE_BYTES {
         return;

@@ -1,4 +1,4 @@
-//! Events as metrics.
+//! [`MetricsProbe`]: counts events with the `metrics` crate.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -15,18 +15,18 @@ use crate::{
 /// | metric | kind | labels | meaning |
 /// |---|---|---|---|
 /// | `accepted_total` | counter | `outcome`: `accepted`, `duplicate`, or the code of a refusal | requests that asked for async |
-/// | `duplicates_withheld_total` | counter | | duplicates that were answered with the request id only, since the sender is not known to be the first |
-/// | `accept_duration_seconds` | histogram | | from the head of a request to the commit of its task |
+/// | `duplicates_withheld_total` | counter | | duplicates that were answered with the request id only, since the sender is not known to have sent the first request |
+/// | `accept_duration_seconds` | histogram | | time from the head of a request to the commit of its task |
 /// | `tasks` | gauge | `state` | tasks in the store |
-/// | `oldest_queued_age_seconds` | gauge | | how long the first task in the queue has been due |
+/// | `oldest_queued_age_seconds` | gauge | | how long the oldest task in the queue has been due |
 /// | `queue_wait_seconds` | histogram | | how long a task had been due when its attempt began |
 /// | `attempts_total` | counter | `outcome`: see [`AttemptOutcome`] | attempts that ended |
-/// | `attempt_duration_seconds` | histogram | `outcome` | how long they took |
-/// | `retries_total` | counter | | of these, how many failed and are tried again |
+/// | `attempt_duration_seconds` | histogram | `outcome` | how long attempts took |
+/// | `retries_total` | counter | | failed attempts that are followed by a retry |
 /// | `leases_lost_total` | counter | | attempts that were aborted because their claim was lost |
-/// | `fenced_writes_total` | counter | | writes that were refused for the same reason |
+/// | `fenced_writes_total` | counter | | writes that the store refused because their claim was lost |
 /// | `rescued_total` | counter | | tasks taken from a dead worker |
-/// | `poisoned_total` | counter | | of these, how many were given up |
+/// | `poisoned_total` | counter | | rescued tasks that were given up because their workers kept dying |
 /// | `expired_total` | counter | | tasks that waited longer than their age allows |
 /// | `pruned_total` | counter | | ended tasks that were removed |
 /// | `slots` | gauge | `state`: `running`, `stuck`, `free` | slots of this process |
@@ -38,8 +38,8 @@ use crate::{
 /// | `store_keys_forgotten_total` | counter | | keys of ended tasks that the store dropped before their window was over, for lack of room |
 /// | `store_corrupt_records_total` | counter | | stored values that cannot be read: those set aside, and those on which a call failed |
 ///
-/// The gauges are of this process, except `tasks`, `oldest_queued_age_seconds` and `callback_backlog`: every process on
-/// one store reports the same values, so take their maximum, not their sum.
+/// The gauges concern this process, except `tasks`, `oldest_queued_age_seconds` and `callback_backlog`: every process
+/// on one store reports the same values for these, so take their maximum, not their sum.
 ///
 /// # Examples
 ///
@@ -59,10 +59,10 @@ use crate::{
 pub struct MetricsProbe;
 
 impl MetricsProbe {
-    /// A probe that reports to the recorder that is current at each event.
+    /// Returns a probe that reports to the recorder that is current at each event.
     ///
-    /// It describes every metric to the recorder that is installed now, and sets the counters without labels to zero:
-    /// so an exporter shows them before their first event, and the first event appears as an increase.
+    /// This describes every metric to the recorder that is installed now. It also adds zero to the counters without
+    /// labels, so that an exporter shows them before their first event, and the first event appears as an increase.
     #[must_use]
     pub fn new() -> Self {
         for (name, says) in TOTALS {
@@ -71,7 +71,7 @@ impl MetricsProbe {
         }
         describe_counter!(ACCEPTED, Unit::Count, "requests that asked for async");
         describe_counter!(ATTEMPTS, Unit::Count, "attempts that ended");
-        describe_counter!(DELIVERIES, Unit::Count, "tries to tell a hook that a task ended");
+        describe_counter!(DELIVERIES, Unit::Count, "delivery tries of completions");
         describe_histogram!(ACCEPT_DURATION, Unit::Seconds, "from a request's head to the commit");
         describe_histogram!(
             QUEUE_WAIT,
@@ -87,7 +87,7 @@ impl MetricsProbe {
             "how long the first in the queue has been due"
         );
         describe_gauge!(BACKLOG, Unit::Count, "completions that are still to be delivered");
-        describe_gauge!(SLOTS, Unit::Count, "places for handlers in this process");
+        describe_gauge!(SLOTS, Unit::Count, "slots of this process");
         describe_gauge!(
             BUFFERED_BYTES,
             Unit::Bytes,
@@ -180,7 +180,7 @@ impl Probe for MetricsProbe {
             }
             Event::SetAside { values } => counter!(CORRUPT_RECORDS).increment(*values),
             Event::KeysForgotten { keys } => counter!(KEYS_FORGOTTEN).increment(*keys),
-            // These show in the slots, in the store calls, and in the log.
+            // Stuck attempts show in the slots, trouble in the store calls, changes in the log.
             Event::Stuck { .. } | Event::Trouble { .. } | Event::Changed { .. } => {}
         }
     }
@@ -224,7 +224,7 @@ const CORRUPT_RECORDS: &str = "respond_async_store_corrupt_records_total";
 
 /// The counters without labels, with their descriptions.
 const TOTALS: [(&str, &str); 11] = [
-    (WITHHELD, "duplicates answered with their id alone"),
+    (WITHHELD, "duplicates answered with their id only"),
     (RETRIES, "attempts that failed and are tried again"),
     (LEASES_LOST, "attempts aborted because their claim was lost"),
     (FENCED_WRITES, "writes refused because their claim was lost"),

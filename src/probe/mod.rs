@@ -1,11 +1,11 @@
-//! Observing the engine: each [`Event`] goes to all [`Probe`]s, which translate it.
+//! Metrics, traces and logs: a [`Probe`] receives each [`Event`] of the engine.
 //!
 //! - `Capture` (feature `capture`) keeps what a task logs with `tracing` as the task's own log
 //! - `MetricsProbe` (feature `metrics`) counts with the `metrics` crate
 //! - `TracingProbe` (feature `tracing`) writes spans and events with the `tracing` crate
 //!
-//! You can give the builder any number of probes. Events contain no body, header or secret. They contain ids and paths:
-//! do not use these as metric labels, since they take too many values. Without a probe, nothing is measured.
+//! You can give the builder any number of probes. Events contain no body, header or secret. They contain ids and names
+//! of users: do not use these as metric labels, since they take too many values. Without a probe, nothing is measured.
 //!
 //! # Examples
 //!
@@ -81,17 +81,20 @@ use crate::{
 /// Receives the events of the engine.
 ///
 /// Its methods are called on hot paths and inside the engine. They must not block and must not panic.
+///
+/// See the [module](self#examples) for an example.
 pub trait Probe: Send + Sync + fmt::Debug + 'static {
     /// Called for every event.
     fn on_event(&self, event: &Event<'_>);
 
-    /// Called while a request is captured. Add data that an attempt needs later, such as a trace context, to
-    /// `request.carried` or to the headers.
+    /// Called while a request is captured.
+    ///
+    /// Add data that an attempt needs later, such as a trace context, to `request.carried` or to the headers.
     fn on_capture(&self, request: &mut CapturedRequest) {
         let _ = request;
     }
 
-    /// Called when an attempt begins. The returned scope, if any, is entered around every poll of the attempt.
+    /// Called when an attempt begins. If a scope is returned, it wraps every poll of the attempt.
     fn attempt(&self, attempt: &AttemptInfo<'_>) -> Option<Box<dyn AttemptScope>> {
         let _ = attempt;
         None
@@ -100,13 +103,41 @@ pub trait Probe: Send + Sync + fmt::Debug + 'static {
 
 /// Wraps every poll of one attempt, to capture its log or enter a span.
 ///
-/// It is dropped outside of a poll, when the attempt is over.
+/// The engine drops it when the attempt is over, outside of a poll.
+///
+/// # Examples
+///
+/// A probe that counts how often handlers are polled:
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+///
+/// use tower_respond_async::probe::{AttemptInfo, AttemptScope, Event, Probe};
+///
+/// #[derive(Clone, Debug, Default)]
+/// struct Polls(Arc<AtomicUsize>);
+///
+/// impl Probe for Polls {
+///     fn on_event(&self, _: &Event<'_>) {}
+///
+///     fn attempt(&self, _: &AttemptInfo<'_>) -> Option<Box<dyn AttemptScope>> {
+///         Some(Box::new(self.clone()))
+///     }
+/// }
+///
+/// impl AttemptScope for Polls {
+///     fn in_scope(&mut self, poll: &mut dyn FnMut()) {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///         poll();
+///     }
+/// }
+/// ```
 pub trait AttemptScope: Send {
-    /// Must call `poll` exactly once.
+    /// Runs `poll` inside the scope. It must call `poll` exactly once.
     fn in_scope(&mut self, poll: &mut dyn FnMut());
 }
 
-/// An attempt that is about to run.
+/// An attempt that is about to run. [`AttemptScope`] has an example.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct AttemptInfo<'a> {
@@ -142,15 +173,16 @@ impl<'a> AttemptInfo<'a> {
         }
     }
 
-    /// The log of this attempt. Lines that you push while it runs are stored with the task. The engine maintains a log
-    /// only if this was called.
+    /// The log of this attempt. Lines that you push while the attempt runs are stored with the task.
+    ///
+    /// The engine keeps a log for an attempt only if this was called.
     #[must_use]
     pub fn log(&self) -> AttemptLog {
         self.log.get_or_init(AttemptLog::new).clone()
     }
 }
 
-/// What happened. Durations are measured only if there is a probe.
+/// An event of the engine. Durations are measured only if there is a probe. The [module](self#examples) has an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -167,7 +199,7 @@ pub enum Event<'a> {
     },
     /// A request that asked for async was refused.
     Refused {
-        /// The code of the problem.
+        /// The code of the problem document.
         code: &'static str,
         /// The time from the head of the request to the refusal.
         took: Duration,
@@ -177,9 +209,9 @@ pub enum Event<'a> {
     Withheld {
         /// The task.
         id: RequestId,
-        /// Why, in a few words.
+        /// The reason, in a few words.
         why: &'static str,
-        /// Whether it is the first such answer of this layer.
+        /// Whether this is the first such answer of the layer.
         first: bool,
     },
     /// An attempt began.
@@ -216,7 +248,7 @@ pub enum Event<'a> {
         /// The task.
         id: RequestId,
     },
-    /// An attempt did not end when it was dropped: it blocks its thread and keeps its slot.
+    /// An attempt is overdue but cannot be dropped: it blocks its thread and keeps its slot.
     Stuck {
         /// The task.
         id: RequestId,
@@ -236,10 +268,10 @@ pub enum Event<'a> {
         id: RequestId,
         /// The kind of change.
         action: &'static str,
-        /// The user, if the application named one.
+        /// The user, if the application named one to the task API.
         who: Option<&'a str>,
     },
-    /// A completion was tried.
+    /// A delivery of a completion was tried.
     Delivered {
         /// The task.
         id: RequestId,
@@ -252,9 +284,10 @@ pub enum Event<'a> {
         /// How long the try took.
         took: Duration,
     },
-    /// A completion was given up without a last try. Either it was due for
-    /// [`callback_patience`](crate::RespondAsyncBuilder::callback_patience) and no process delivered it; or its
-    /// destination does not answer, and the store is bounded and has no room for all such completions.
+    /// A completion was given up without a last try.
+    ///
+    /// Either no process delivered it for [`callback_patience`](crate::RespondAsyncBuilder::callback_patience) after
+    /// it was due; or its destination does not answer, and a bounded store has no room for all such completions.
     GivenUp {
         /// The task.
         id: RequestId,
@@ -286,8 +319,9 @@ pub enum Event<'a> {
         /// The number of values.
         values: u64,
     },
-    /// The store dropped keys of ended tasks before their window was over, for lack of room. A request that is sent
-    /// again under such a key is a new request.
+    /// The store dropped keys of ended tasks before their window was over, for lack of room.
+    ///
+    /// A request that is sent again under such a key is a new request.
     KeysForgotten {
         /// The number of keys.
         keys: u64,
@@ -307,26 +341,26 @@ pub enum Event<'a> {
     },
 }
 
-/// How an attempt ended.
+/// How an attempt ended, in [`Event::Ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AttemptOutcome {
-    /// With a response that counts as success.
+    /// The response counts as success.
     Succeeded,
-    /// With a response that does not count as success, or with an error.
+    /// The response does not count as success, or the handler returned an error.
     Failed,
-    /// By a panic.
+    /// The handler panicked.
     Panicked,
-    /// At its time limit.
+    /// The attempt reached its time limit.
     TimedOut,
-    /// With a deferral: it is not charged, and the task waits.
+    /// The handler deferred the task: the attempt is not charged, and the task waits.
     Deferred,
-    /// Without a route for the request, in another version of the application than the one that accepted the task. It
-    /// is handed on: it is not charged, and the task waits.
+    /// The task was handed on: this version of the application has no route for it, and another version accepted it.
+    /// The attempt is not charged, and the task waits.
     HandedOn,
-    /// By a stop.
+    /// The task was stopped.
     Stopped,
-    /// By being handed back, for example at a shutdown.
+    /// The task was handed back, for example at a shutdown.
     Released,
 }
 

@@ -1,4 +1,4 @@
-//! Events as `tracing` spans and events.
+//! [`TracingProbe`]: reports events with the `tracing` crate.
 
 use std::error::Error;
 
@@ -14,10 +14,10 @@ use crate::{
 /// **Accepting** happens inside the span of the original request, if there is one, such as that of `tower_http`'s
 /// `TraceLayer` outside of this layer. The event `task accepted` is written there.
 ///
-/// **An attempt** runs in a span of its own, `task.attempt`, at level INFO. It has no parent, since its request was
-/// answered long ago, but it follows from the span that started it, if that is in this process. If the request had a
-/// `traceparent` header, the span has it as a field, and an exporter can make a link of it. The header itself is stored
-/// with the request, so the handler finds it as in a synchronous request. The fields:
+/// **An attempt** runs in its own span, `task.attempt`, at level INFO. The span has no parent, since its request was
+/// answered long ago. It follows from the span that is current when the attempt begins, if there is one. If the request
+/// had a valid `traceparent` header, the span has it as a field, and an exporter can make a link of it. The header is
+/// stored with the request, so the handler gets it as in a synchronous request. The fields:
 ///
 /// | field | value |
 /// |---|---|
@@ -28,15 +28,17 @@ use crate::{
 /// | `messaging.message.id`, `faas.invocation_id`, `task.id` | the request id |
 /// | `messaging.message.body.size` | the length of the request body |
 /// | `task.attempt`, `task.fence_token` | the number of the attempt, and the fence token of its claim |
-/// | `traceparent` | the trace to which the request belongs |
+/// | `traceparent` | the request's `traceparent` header, if it is valid |
 ///
 /// **Levels:**
 ///
 /// - ERROR: a handler that blocks its thread, a poisoned task, a completion that is given up, damaged values that were
 ///   set aside
-/// - WARN: trouble with the store, keys that it dropped for lack of room, the first withheld answer to a duplicate, a
-///   lost lease, a fenced write, a rescued, expired or failed task, a completion that will be tried again
-/// - INFO: a retry, a deferral, a task that a rescue stopped, and changes through the task API with their author
+/// - WARN: trouble with the store, keys that the store dropped for lack of room, the first duplicate that was answered
+///   with the request id only, a lost lease, a fenced write, a rescued, expired or failed task, a completion that will
+///   be tried again
+/// - INFO: a retry, a deferral, a task that is handed on, a task that a rescue stopped, and changes through the task
+///   API with their author
 /// - DEBUG: normal operation
 /// - TRACE: calls of the store, and the levels of the engine
 ///
@@ -60,7 +62,7 @@ use crate::{
 pub struct TracingProbe;
 
 impl TracingProbe {
-    /// A probe that reports to the subscriber that is current at each event.
+    /// Returns a probe that reports to the subscriber that is current at each event.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -80,11 +82,11 @@ impl Probe for TracingProbe {
             Event::Withheld { id, why, first: true } => warn!(
                 task.id = %id,
                 why,
-                "duplicate answered with its id alone; RespondAsyncBuilder::caller and RespondAsyncBuilder::credentials set who gets more; later \
+                "duplicate answered with the request id only; RespondAsyncBuilder::caller and RespondAsyncBuilder::credentials set who gets more; later \
                  ones are told at DEBUG",
             ),
             Event::Withheld { id, why, first: false } => {
-                debug!(task.id = %id, why, "duplicate answered with its id alone");
+                debug!(task.id = %id, why, "duplicate answered with the request id only");
             }
             Event::Started { id, attempt, waited } => {
                 debug!(task.id = %id, task.attempt = attempt, ?waited, "attempt started");
@@ -128,7 +130,7 @@ impl Probe for TracingProbe {
                 Rescue::NotDue => {}
             },
             Event::Changed { id, action, who } => {
-                info!(task.id = %id, action, who, "task changed on request");
+                info!(task.id = %id, action, who, "task changed through the task API");
             }
             Event::Delivered {
                 id,
@@ -214,8 +216,9 @@ impl AttemptScope for InSpan {
     }
 }
 
-/// The trace of a request, if `traceparent` has the form that W3C Trace Context prescribes. Other values are left out,
-/// since a client can send anything.
+/// The `traceparent` header of a request, if it looks as W3C Trace Context prescribes.
+///
+/// Other values are left out, since a client can send anything.
 fn trace_parent(request: &CapturedRequest) -> Option<&str> {
     const LENGTH: usize = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".len();
     let text = request.headers.get("traceparent")?.to_str().ok()?;

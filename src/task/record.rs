@@ -449,7 +449,7 @@ pub struct Counts {
     pub oldest_queued: Option<Duration>,
     /// How many damaged values the store has found and set aside since this process opened it, of all tenants.
     pub set_aside: u64,
-    /// How many keys of ended tasks the store has removed before their window was over, for want of room, since this
+    /// How many keys of ended tasks the store has removed before their window was over, for lack of room, since this
     /// process opened it, of all tenants.
     pub forgotten_keys: u64,
     /// How many completions are pending. `None` for a single tenant.

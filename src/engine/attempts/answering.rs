@@ -1,5 +1,5 @@
-//! The answer of a handler as far as it has arrived. It is kept outside of the replay, so that it is still there when
-//! the attempt's time is over.
+//! The part of a handler's answer that has arrived. It is kept outside the replay, so that it survives when the attempt
+//! times out.
 
 use std::{
     mem::replace,
@@ -25,7 +25,7 @@ impl Answering {
         Self(live)
     }
 
-    /// The head has arrived. `limit` bytes of the body are kept.
+    /// Records the head. Up to `limit` bytes of the body are kept.
     pub(crate) fn begin(&self, head: Parts, limit: usize) {
         self.0.so_far.begin(Begun {
             head,
@@ -36,12 +36,12 @@ impl Answering {
         });
     }
 
-    /// A part of the body has arrived.
+    /// Adds a part of the body.
     pub(crate) fn data(&self, data: Bytes) {
         self.0.so_far.change(|begun| begun.push(data));
     }
 
-    /// Trailers have arrived.
+    /// Adds trailers.
     pub(crate) fn trailers(&self, trailers: HeaderMap) {
         self.0.so_far.change(|begun| match &mut begun.trailers {
             Some(all) => all.extend(trailers),
@@ -49,7 +49,8 @@ impl Answering {
         });
     }
 
-    /// The body has ended. Resolves to the whole answer; never resolves if the attempt's time was over before.
+    /// Ends the body, and returns the whole answer. Never resolves if the answer was taken because the attempt timed
+    /// out.
     pub(crate) async fn end(self, end: BodyEnd) -> Answer {
         match self.0.so_far.take() {
             Taken::First(Some(begun)) => begun.ended(end),
@@ -58,7 +59,7 @@ impl Answering {
     }
 }
 
-/// The answer of one attempt as far as it has arrived.
+/// The part of an attempt's answer that has arrived.
 #[derive(Default)]
 pub(crate) struct SoFar(Mutex<State>);
 
@@ -72,20 +73,20 @@ enum State {
     #[default]
     Nothing,
     Begun(Begun),
-    /// One caller has it, and judges the attempt by it.
+    /// A caller has taken the answer, and judges the attempt by it.
     Taken,
 }
 
 /// The result of taking the answer.
 #[expect(clippy::large_enum_variant, reason = "moved once or twice, and taken apart")]
 pub(crate) enum Taken {
-    /// The caller is the first, and gets this.
+    /// The caller is the first, and judges the attempt by this. `None` if no head has arrived.
     First(Option<Begun>),
-    /// Another caller has it.
+    /// Another caller has taken the answer.
     Already,
 }
 
-/// An answer whose head has arrived, with the part of its body that is kept.
+/// An answer whose head has arrived, with the part of the body that is kept.
 pub(crate) struct Begun {
     head: Parts,
     limit: usize,
@@ -95,7 +96,7 @@ pub(crate) struct Begun {
 }
 
 impl SoFar {
-    /// Takes what has arrived. Nothing more is added, and the first caller judges the attempt.
+    /// Takes what has arrived. Parts that arrive later are ignored.
     pub(crate) fn take(&self) -> Taken {
         match self.with(|state| replace(state, State::Taken)) {
             State::Nothing => Taken::First(None),
@@ -112,7 +113,7 @@ impl SoFar {
                 None
             }
         });
-        // Dropped outside of the lock: dropping its extensions runs application code.
+        // Dropped outside the lock: dropping its extensions runs application code.
         drop(late);
     }
 
@@ -139,11 +140,11 @@ impl Begun {
         }
     }
 
-    /// The whole answer, whose body ended like this.
+    /// The whole answer, after its body ended like this.
     pub(crate) fn ended(self, end: BodyEnd) -> Answer {
         let mut headers = self.head.headers;
         let body = self.body.finish();
-        // The old length would be wrong for a body that was cut, and for an answer to HEAD.
+        // The header is wrong for a body that was cut, and for an answer to HEAD.
         if headers.contains_key(header::CONTENT_LENGTH) && length(&headers) != Some(body.len()) {
             headers.remove(header::CONTENT_LENGTH);
         }

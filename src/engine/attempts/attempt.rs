@@ -1,9 +1,9 @@
-//! One attempt as a pure machine: times and events go in, actions come out.
+//! One attempt as a pure state machine: times and events go in, directives come out.
 //!
-//! The machine decides the four ways to cut an attempt short (it takes too long, it is asked to stop, the process shuts
-//! down, its claim is lost) and the one way to record its end. It uses no task, store or runtime. Inputs come from
-//! several threads (the attempt's own task, the lease thread, a caller that stops it), one at a time.
-//! [`directive`](Attempt::directive) returns what the present state needs; a needless call does no harm.
+//! The machine decides when an attempt is cut short (it times out, its task is stopped, the process shuts down, its
+//! claim is lost) and which end is stored. It uses no tokio task, store or runtime. Inputs come from several threads
+//! (the attempt's own task, the lease thread, a caller that stops it), one at a time. [`directive`](Attempt::directive)
+//! returns what the present state needs; a needless call is harmless.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{probe::AttemptOutcome, store::Settled, task::lifecycle::Outcome};
 
-/// An attempt from the start of its handler to the acceptance of its settlement.
+/// An attempt from the start of its handler until its settlement is stored or its claim is lost.
 pub(crate) struct Attempt {
     phase: Phase,
     times_out_at: Instant,
@@ -23,9 +23,9 @@ pub(crate) struct Attempt {
 enum Phase {
     /// The handler runs.
     Running,
-    /// The handler was asked to stop, and has until then.
+    /// The handler was asked to stop, and is dropped at `until`.
     Ending { until: Instant, why: Why },
-    /// The handler is over, and this end is to be stored.
+    /// The handler has ended, and this outcome is to be stored.
     Settling {
         outcome: Outcome,
         ended: AttemptOutcome,
@@ -38,9 +38,9 @@ enum Phase {
 
 #[derive(Clone, Copy)]
 enum Writing {
-    /// Not under way; due then.
+    /// The outcome is to be stored at this time.
     Due(Instant),
-    /// It is being stored.
+    /// The outcome is being stored.
     InFlight,
 }
 
@@ -50,46 +50,46 @@ enum Why {
     Shutdown,
 }
 
-/// What happened to the attempt.
+/// An event of the attempt.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// The handler is over; this is the judgement of the retry policy.
+    /// The handler has ended, and was judged like this.
     Finished(Outcome, AttemptOutcome),
     /// A caller asked for the task to stop.
     StopAsked,
     /// The grace period of the shutdown is over.
     Cut,
-    /// The claim holds until then, by the local clock.
+    /// The claim holds until this time, by the local clock.
     Renewed(Instant),
     /// The claim is lost.
     LeaseLost,
     /// The store answered the settlement.
     Settled(Settled),
-    /// The store did not answer the settlement, so it may or may not have been stored. Try again after this time.
+    /// The store did not answer the settlement, so it may or may not be stored. Try again after this time.
     NotSettled(Duration),
 }
 
-/// What the present state needs.
+/// What to do now.
 #[derive(Debug)]
 pub(crate) enum Directive {
-    /// Keep polling the handler; come back then at the latest.
+    /// Keep polling the handler. Call again at this time at the latest.
     Run(Instant),
-    /// Its time is over: ask the retry policy, then feed in [`Input::Finished`].
+    /// The attempt has timed out: judge it, and give [`Input::Finished`] to the machine.
     TimedOut,
-    /// Drop the handler if it is still there, and store this. Only one caller gets it.
+    /// Drop the handler if it still exists, and store this outcome. Only one caller gets this directive.
     Settle(Outcome),
-    /// Drop the handler if it is still there; come back then at the latest.
+    /// Drop the handler if it still exists. Call again at this time at the latest.
     Wait(Instant),
-    /// Drop the handler if it is still there. Nothing is left to do.
+    /// Drop the handler if it still exists. Nothing else is left to do.
     Over(How),
 }
 
 /// How the attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
-    /// Stored, as this.
+    /// The store answered this to its settlement.
     Settled(Settled, AttemptOutcome),
-    /// The claim was lost, or was not known to hold any longer, before the end was stored.
+    /// The claim was lost, or its local deadline passed, before the end was stored.
     Lost,
 }
 
@@ -105,7 +105,7 @@ impl Attempt {
         }
     }
 
-    /// When the attempt's time is over.
+    /// When the attempt times out.
     pub(crate) fn times_out_at(&self) -> Instant {
         self.times_out_at
     }
@@ -115,12 +115,12 @@ impl Attempt {
         matches!(self.phase, Phase::Ending { .. })
     }
 
-    /// Whether the claim is known to hold.
+    /// Whether the local deadline of the claim has not passed.
     pub(crate) fn holds(&self, now: Instant) -> bool {
         now < self.held_until
     }
 
-    /// When the handler has to be dropped at the latest, while it runs.
+    /// When the handler has to be dropped at the latest. `None` if the outcome is being stored or is stored.
     pub(crate) fn due_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running => Some(self.times_out_at.min(self.held_until)),
@@ -130,7 +130,7 @@ impl Attempt {
         }
     }
 
-    /// How it ended, if it did.
+    /// How the attempt ended, if it has ended.
     pub(crate) fn over(&self) -> Option<How> {
         match self.phase {
             Phase::Over(how) => Some(how),
@@ -142,7 +142,7 @@ impl Attempt {
     pub(crate) fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Renewed(until) => self.held_until = self.held_until.max(until),
-            // A settlement under way may be the reason why the claim ended; its answer says so then.
+            // The settlement under way may have ended the claim. Its answer decides.
             Input::LeaseLost
                 if matches!(
                     self.phase,
@@ -169,8 +169,8 @@ impl Attempt {
         }
     }
 
-    /// What to do now. After the local deadline of the claim, another worker may hold the task, so nothing is stored
-    /// under the claim.
+    /// What to do now. After the local deadline of the claim, another worker may hold the task, so no settlement begins
+    /// any more.
     pub(crate) fn directive(&mut self, now: Instant) -> Directive {
         let in_flight = matches!(
             self.phase,
@@ -199,7 +199,8 @@ impl Attempt {
                     Directive::Settle(outcome.clone())
                 }
                 Writing::Due(at) => Directive::Wait(at.min(self.held_until)),
-                // The caller that stores it feeds in the answer. This wait is for the case that its future is dropped.
+                // The caller that stores the outcome gives the answer to the machine. Other callers look again after a
+                // second.
                 Writing::InFlight => Directive::Wait(now + Duration::from_secs(1)),
             },
             Phase::Over(how) => Directive::Over(*how),
@@ -222,7 +223,7 @@ impl Attempt {
                     why,
                 };
             }
-            // A stop wins over an earlier shutdown: the task must not run again.
+            // A stop overrides an earlier shutdown: the task must not run again.
             Phase::Ending { why: present, .. } if why == Why::Stop => *present = Why::Stop,
             _ => {}
         }
@@ -232,7 +233,7 @@ impl Attempt {
         match self.phase {
             Phase::Running => self.settle(outcome, ended, now),
             Phase::Ending { .. } if matches!(outcome, Outcome::Succeeded { .. }) => self.settle(outcome, ended, now),
-            // It ended because it was asked to stop, which is no failure.
+            // The handler ended because it was asked to stop, which is no failure.
             Phase::Ending { why, .. } => {
                 let (outcome, ended) = why.outcome();
                 self.settle(outcome, ended, now);

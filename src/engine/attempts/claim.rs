@@ -1,4 +1,4 @@
-//! Claiming tasks, starting them, and handing back those that cannot start.
+//! Claims tasks, starts them, and hands back those that cannot start.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl Attempts {
     /// Claims up to `max` tasks, and starts them.
     pub(crate) async fn claim(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
         let _turn = self.lost.turn().await;
-        // Slots are taken first, and the unused ones are freed: a claimed task without a slot would not run.
+        // Slots are reserved first, since a claimed task without a slot could not run. Unused ones are freed.
         let Some(mut places) = self.pools.claiming(max) else {
             return Ok(Answer::Idle(None));
         };
@@ -49,8 +49,8 @@ impl Attempts {
             self.core.hint(Hint::Outbox);
         }
         if self.pools.known_version() != Some(claimed.control) {
-            // A pool may have been paused since. If the values cannot be read now, its tasks start, and the values are
-            // read before the next claim.
+            // A pool may have been paused meanwhile. If the values cannot be read now, its tasks start nevertheless,
+            // and the values are read before the next claim.
             self.core.hint(Hint::Control);
             let _ = self.read_controls().await;
         }
@@ -66,7 +66,7 @@ impl Attempts {
             self.start_claimed(task, place, claimed_at);
         }
         if unasked > 0 {
-            // Asked again at once, the store would return them again.
+            // An error, so that there is a pause: claiming again at once would return the same tasks.
             let context =
                 format!("the store returned {unasked} tasks that the claim did not ask for; they were handed back");
             return Err(StoreError::new(StoreErrorKind::Unavailable, context));
@@ -74,8 +74,8 @@ impl Attempts {
         if taken >= places.all() {
             return Ok(Answer::More);
         }
-        // A store that reports more tasks but returns none counts as empty: asked again at once, it might report the
-        // same for ever.
+        // A store that reports more tasks but returns none counts as empty. Otherwise claiming again at once might
+        // never end.
         if taken == 0 || !more {
             places.found_all(claimed.passed_over);
         }
@@ -86,7 +86,7 @@ impl Attempts {
         })
     }
 
-    /// Starts a claimed task on its slot.
+    /// Starts a claimed task on this slot.
     pub(crate) fn start_claimed(self: &Arc<Self>, task: ClaimedTask, place: Place, claimed_at: Instant) {
         let start = Start {
             held: task.held,
@@ -108,8 +108,8 @@ impl Attempts {
         Ok(Answer::Idle(None))
     }
 
-    /// Follows a claim that took longer than the time limit of a store call. If it takes effect after all, only this
-    /// process can run its tasks. Without this, they would be charged with a crash when their leases run out.
+    /// Waits for a claim that took longer than the store timeout, and starts its tasks if it takes effect after all.
+    /// Otherwise they would be charged with a crash when their leases run out.
     async fn claim_late(
         attempts: UnderWay<Self>,
         late: Late,
@@ -127,13 +127,13 @@ impl Attempts {
                 }
             }
             Ok(Err(_)) => attempts.lost_a_claim(claimed_at),
-            // It may still take effect.
+            // The claim may still take effect.
             Err(_) => attempts.lost_a_claim(Instant::now()),
         }
         drop(late);
     }
 
-    /// Starts a claimed task, or hands it back, uncharged, if no slot is free.
+    /// Starts a claimed task, or hands it back if no slot is free.
     pub(crate) async fn start_or_hand_back(
         self: &Arc<Self>,
         record: &TaskRecord,
@@ -155,10 +155,10 @@ impl Attempts {
         self.hand_back(&held).await;
     }
 
-    /// Gives up a claim whose task did not start: the task is queued again, uncharged.
+    /// Gives up a claim whose task did not start: the task is queued again, and the claim is not charged.
     pub(crate) async fn hand_back(&self, held: &Held) {
         self.pools.slots.send_some_to_wait();
-        // If this fails, the lease runs out.
+        // If this fails, the task is queued again when its lease runs out.
         if let Err(error) = self
             .core
             .call("settle", || self.core.ledger.settle(held, &Outcome::Released))

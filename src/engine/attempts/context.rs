@@ -1,4 +1,4 @@
-//! What a handler can read and report about its task.
+//! [`TaskContext`]: what a handler can read and report about its task.
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -9,13 +9,10 @@ use crate::{
     task::{FenceToken, Progress, RequestId, TaskName, own::DEPTH},
 };
 
-/// The task that a request runs as: an extension of every replayed request, and an axum extractor.
+/// The task whose request a handler serves: an extension of every replayed request, and an axum extractor.
 ///
-/// Use this in a handler, and not the headers: on a synchronous request, `X-Respond-Async-Attempt` and the like have
-/// the values that the client sent. On a replay they have this crate's own.
-///
-/// A synchronous request has no task. The extractor then gives a *detached* context, on which every call works and has
-/// no effect. So one handler serves both ways:
+/// A synchronous request has no task. For it the extractor returns a *detached* context: its methods have no effect,
+/// and return what their documentation says for that case. So one handler can serve both:
 ///
 /// ```
 /// use tower_respond_async::TaskContext;
@@ -32,6 +29,9 @@ use crate::{
 /// # assert!(TaskContext::detached().task_id().is_none());
 /// # drop(count(TaskContext::detached()));
 /// ```
+///
+/// Do not use headers such as `X-Respond-Async-Attempt` in a handler instead. The layer sets them on a replay, but on a
+/// synchronous request they have the values that the client sent.
 #[derive(Clone, Default)]
 pub struct TaskContext(Option<Arc<Live>>);
 
@@ -40,13 +40,13 @@ impl TaskContext {
         Self(Some(live))
     }
 
-    /// A context without a task: for synchronous requests and for tests.
+    /// A context without a task, for synchronous requests and for tests.
     #[must_use]
     pub const fn detached() -> Self {
         Self(None)
     }
 
-    /// The context of a request with these extensions: detached unless it is a replay.
+    /// The context of a request with these extensions. It is detached unless the request is a replay.
     #[must_use]
     pub fn of(extensions: &http::Extensions) -> Self {
         extensions.get().cloned().unwrap_or_default()
@@ -58,7 +58,7 @@ impl TaskContext {
         self.0.is_some()
     }
 
-    /// The task id: the client's name for the task, or else its request id.
+    /// The task id: the name that the client gave, or else the request id. `None` if detached.
     #[must_use]
     pub fn task_id(&self) -> Option<String> {
         let live = self.0.as_ref()?;
@@ -68,7 +68,7 @@ impl TaskContext {
         })
     }
 
-    /// The request id of the task.
+    /// The request id of the task. `None` if detached.
     #[must_use]
     pub fn request_id(&self) -> Option<RequestId> {
         self.0.as_ref().map(|live| live.lease.id)
@@ -78,51 +78,56 @@ impl TaskContext {
         self.0.as_ref()?.name.as_ref()
     }
 
-    /// The number of this attempt, from 1; 0 if detached. The attempt after one that was handed back or deferred has
+    /// The number of this attempt, from 1; 0 if detached. After an attempt that was not charged, the next attempt has
     /// the same number.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.as_ref().map_or(0, |live| live.attempt)
     }
 
-    /// When this attempt is cut off, by tokio's clock, which a test may pause.
+    /// The time at which this attempt times out, by tokio's clock, which a test may pause. `None` if detached.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.as_ref().map(|live| live.times_out_at.into_std())
     }
 
-    /// A number that grows with every claim of this task. Send it along with side effects, and let the receiver refuse
-    /// a number lower than the greatest that it has seen. Then an old attempt that still runs can do no harm.
+    /// A number that grows with every claim of this task. `None` if detached.
+    ///
+    /// Send it along with side effects, and let the receiver refuse a number lower than the greatest that it has
+    /// received. Then an old attempt that still runs can do no harm.
     #[must_use]
     pub fn fence_token(&self) -> Option<FenceToken> {
         self.0.as_ref().map(|live| live.lease.token)
     }
 
-    /// Reports the progress: a fraction between 0 and 1, and a message. The latest report wins. It is stored at most
-    /// once a second.
+    /// Reports progress: a fraction between 0 and 1, and a message. The latest report replaces earlier ones.
+    ///
+    /// Progress is stored at most once a second.
     pub fn progress(&self, fraction: f32, message: impl AsRef<str>) {
         if let Some(live) = &self.0 {
             live.report(Progress::new(fraction, message.as_ref()));
         }
     }
 
-    /// Whether the handler should end, because the task was stopped or the process shuts down. The two are the same to
-    /// a handler. After a shutdown, the task runs again in another process.
+    /// Whether the handler should end, because the task was stopped or the process shuts down. `false` if detached.
+    ///
+    /// A handler need not distinguish the two: a task that a shutdown interrupts runs again in another process.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.as_ref().is_some_and(|live| live.is_cancelled())
     }
 
-    /// Resolves when the handler should end; never if detached. A handler that has not ended after the stop grace is
-    /// dropped.
+    /// Resolves when the handler should end; never if detached.
     ///
-    /// A handler that ends early should answer with a failure, such as 503. Then a stopped task is `Stopped`, and the
-    /// task of a process that shuts down is handed back to run again. An answer that counts as success ends the task as
+    /// A handler that has not ended after the stop grace is dropped.
+    ///
+    /// A handler that ends early should answer with a failure, such as 503. Then a stopped task ends as `Stopped`, and
+    /// in a shutdown the task is handed back to run again. An answer that counts as success ends the task as
     /// `Succeeded`, also in a shutdown.
     ///
     /// # Cancel safety
     ///
-    /// Only waits, so dropping it has no effect. The future owns its data, so you can move it into a spawned task.
+    /// Only waits, so dropping the future has no effect. It owns its data, so you can move it into a spawned task.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let live = self.0.clone();
         async move {
@@ -133,8 +138,10 @@ impl TaskContext {
         }
     }
 
-    /// Adds a header to an outgoing request that tells a layer the depth of this task. A chain of tasks that submit
-    /// tasks ends at a maximum depth instead of going on for ever.
+    /// Adds the depth of this task as a header to an outgoing request. Does nothing if detached.
+    ///
+    /// A layer that receives the request gives its task a greater depth, and refuses it beyond a maximum. So a chain of
+    /// tasks that submit tasks does not go on for ever.
     pub fn propagate(&self, headers: &mut HeaderMap) {
         if let Some(live) = &self.0 {
             headers.insert(DEPTH, HeaderValue::from(u16::from(live.depth)));

@@ -1,4 +1,4 @@
-//! The wrapped service as the engine sees it: a function from a stored request to a response.
+//! The wrapped service, as a function from a stored request to a response.
 
 use std::{
     mem::replace,
@@ -17,10 +17,10 @@ use crate::{
     task::{CapturedRequest, CapturedResponse},
 };
 
-/// The wrapped service, with its types erased once.
+/// The wrapped service, without its types.
 pub(crate) trait Entry: Send + Sync {
-    /// Replays `request` on a fresh clone of the service, once it is ready. Reads the response to its end, and puts it
-    /// into `answering` as it arrives.
+    /// Replays `request` on a new clone of the service, once the clone is ready. Reads the response to its end, and
+    /// puts it into `answering` as it arrives.
     fn replay(
         self: Arc<Self>,
         request: CapturedRequest,
@@ -31,19 +31,19 @@ pub(crate) trait Entry: Send + Sync {
 
 /// A replay, before and after it begins.
 pub(crate) enum Replay {
-    /// It begins with the first poll: on the thread that runs it, inside the scopes of the probes.
+    /// The replay begins at the first poll, on the thread that runs it and inside the scopes of the probes.
     Waiting {
         entry: Arc<dyn Entry>,
         request: Arc<CapturedRequest>,
         live: Arc<Live>,
     },
     Begun(BoxFuture<'static, Replayed>),
-    /// There is nothing to run, or nothing more.
+    /// Nothing is left to run.
     Over,
 }
 
 impl Replay {
-    /// Polls it. It must not be polled again after a panic.
+    /// Polls the replay, and begins it before that if necessary. Do not poll it again after a panic.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Replayed> {
         if let Self::Waiting { .. } = self
             && let Self::Waiting { entry, request, live } = replace(self, Self::Over)
@@ -58,24 +58,24 @@ impl Replay {
     }
 }
 
-/// How a replay ended if it did not panic.
+/// The result of a replay that did not panic.
 pub(crate) type Replayed = Result<Answer, BoxError>;
 
 /// The service's answer.
 pub(crate) struct Answer {
     pub(crate) response: CapturedResponse,
     pub(crate) extensions: Extensions,
-    /// The trailers. They are used to judge the attempt, and are not stored.
+    /// The trailers, which are used to judge the attempt and are not stored.
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) end: BodyEnd,
 }
 
 /// How the body of an answer ended.
 pub(crate) enum BodyEnd {
-    /// Completely.
+    /// The body is complete.
     Over,
-    /// With an error.
+    /// The body ended with an error.
     BrokenOff(BoxError),
-    /// The attempt's time was over before the body.
+    /// The attempt timed out before the end of the body.
     OutOfTime,
 }

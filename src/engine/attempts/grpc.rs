@@ -1,4 +1,4 @@
-//! The result of a gRPC call. Over HTTP it is a 200, and `grpc-status` has the code.
+//! The result of a gRPC call. Its HTTP status is 200, and `grpc-status` has the code.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use percent_encoding::percent_decode;
 
 use crate::task::{printable::printable_line, record::cut};
 
-/// In the head if there is no message, else in the trailers.
+/// In the head if the response has no message, otherwise in the trailers.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The length of the message that is kept, in bytes.
+/// How many bytes of the message are kept.
 const MESSAGE_BYTES: usize = 1024;
 
 /// The names of the codes, in the order of the gRPC specification.
@@ -73,7 +73,7 @@ impl<'a> GrpcFailure<'a> {
     }
 }
 
-/// An invalid code counts as UNKNOWN, by the specification.
+/// The code. An invalid one counts as UNKNOWN, as the specification says.
 fn code(value: &HeaderValue) -> usize {
     let digits = value
         .to_str()

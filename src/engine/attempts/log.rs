@@ -1,4 +1,4 @@
-//! Stores the log of an attempt: beside the handler, in order, under its claim.
+//! Stores the log lines of an attempt in order, while its handler runs, under its claim.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     task::LogLine,
 };
 
-/// How long lines are collected: a log is stored at most this often.
+/// How long lines are collected before they are stored.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the last lines may delay the settlement.
@@ -43,7 +43,7 @@ impl LogTimer {
 }
 
 impl Attempts {
-    /// Stores the new lines, in a task of its own.
+    /// Stores the new lines in a spawned task.
     pub(crate) fn save_log(self: &Arc<Self>, live: &Arc<Live>) {
         let (attempts, live) = (self.clone(), live.clone());
         self.core.runtime.spawn(async move {
@@ -52,7 +52,7 @@ impl Attempts {
         });
     }
 
-    /// Stores the last lines while the claim still holds: they often say why an attempt failed.
+    /// Stores the last lines before the claim ends. They often say why an attempt failed.
     pub(crate) async fn save_last_log(&self, live: &Live) {
         let now = self.core.clock.at(Instant::now());
         self.store_log(live, LAST_LINES_LIMIT, |log| log.finish(now)).await;
@@ -60,7 +60,7 @@ impl Attempts {
 
     async fn store_log(&self, live: &Live, limit: Duration, take: impl FnOnce(&AttemptLog) -> Vec<LogLine>) {
         let Some(log) = live.log.get() else { return };
-        // One at a time, so that no batch overtakes an earlier one.
+        // Stores one batch at a time, so that no batch overtakes an earlier one.
         let Ok(_turn) = timeout(limit, live.log_turn.lock()).await else {
             return;
         };
@@ -77,11 +77,11 @@ impl Attempts {
         match timeout(limit, stored).await {
             Ok(Ok(true)) => self.core.watchers.wake(id),
             Ok(Ok(false)) => {
-                // The store takes no more lines under this claim.
+                // The claim is lost: the store accepts no more lines under it.
                 drop(log.finish(self.core.clock.at(Instant::now())));
                 self.core.probes.emit(|| Event::Fenced { id });
             }
-            // If only the answer was lost, the lines are stored twice, which is better than not at all.
+            // If only the answer was lost, the lines are stored twice, which is better than losing them.
             Ok(Err(_)) | Err(_) => log.put_back(copy),
         }
     }

@@ -1,8 +1,8 @@
-//! Claims whose answer was lost. They are found again, and their tasks are started.
+//! Finds claims whose answer was lost, and starts their tasks.
 //!
-//! In the store, this process holds such a task, but the process does not have it. Without this, the task would wait
-//! until its lease runs out, and be charged with a crash. So after a failed claim, the process reads the claims of its
-//! worker from the store, until no lost claim can hold any longer.
+//! The store records that this process holds such a task, but the process did not receive it. Without this search, the
+//! task would wait until its lease runs out, and be charged with a crash. So after a failed claim, the process reads
+//! the claims of its worker from the store, until no lost claim can hold any longer.
 
 use std::{
     collections::HashMap,
@@ -22,27 +22,27 @@ use crate::{
     task::LeaseRef,
 };
 
-/// The pause after a failed claim. It doubles ...
+/// The pause between a failed claim and the first search. It doubles with each search.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
-/// ... up to this.
+/// The longest pause between two searches.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
-/// The claims that this process may hold in the store without having their tasks.
+/// The claims that this process may hold in the store without running their tasks.
 #[derive(Default)]
 pub(crate) struct Lost {
-    /// Held during a claim and during a search. While no claim is under way, a task that this worker holds in the store
-    /// and that does not run here is lost.
+    /// Locked during a claim and during a search, so that they do not overlap: only while no claim is under way is a
+    /// task lost that this worker holds in the store but does not run.
     turn: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// Claims that took too long, and may still be answered.
+    /// The number of claims that took too long and may still be answered.
     late: usize,
-    /// How long the search goes on.
+    /// When the search ends. `None` if there is no search.
     until: Option<Instant>,
-    /// Claims that this process gave up but the store may still show as held, and how long they can hold there.
+    /// Claims that this process gave up, and until when they may still hold in the store.
     given_up: HashMap<LeaseRef, Instant>,
 }
 
@@ -51,19 +51,19 @@ impl Lost {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn to claim.
+    /// Waits until no other claim and no search is under way.
     pub(crate) async fn turn(&self) -> impl Drop {
         self.turn.lock().await
     }
 
-    /// A claim takes too long. There is no search while the returned guard exists.
+    /// Records that a claim takes too long. There is no search while the returned guard exists.
     pub(crate) fn is_late(self: &Arc<Self>) -> Late {
         self.inner().late += 1;
         Late(self.clone())
     }
 }
 
-/// A claim that took too long and is under way.
+/// A claim that takes too long and is still under way.
 pub(crate) struct Late(Arc<Lost>);
 
 impl Drop for Late {
@@ -73,19 +73,20 @@ impl Drop for Late {
 }
 
 impl Attempts {
-    /// Records that this process no longer uses a claim that may still hold in the store. A late renewal may extend it
-    /// beyond one lease.
+    /// Records that this process no longer uses a claim that may still hold in the store. It is remembered for two
+    /// leases, since a late renewal may extend it.
     pub(crate) fn give_up(&self, lease: LeaseRef) {
         let now = Instant::now();
         let mut inner = self.lost.inner();
-        // Before it grows, so that it costs little however many there are.
+        // Cleaned up only before the map grows, which keeps the cost per entry low.
         if inner.given_up.len() == inner.given_up.capacity() {
             inner.given_up.retain(|_, until| *until > now);
         }
         inner.given_up.insert(lease, now + self.core.settings.lease * 2);
     }
 
-    /// Records a failed claim that was sent at `claimed_at` and may have been made.
+    /// Records a failed claim that was sent at `claimed_at` and may have taken effect. Starts a search if there is
+    /// none.
     pub(crate) fn lost_a_claim(self: &Arc<Self>, claimed_at: Instant) {
         let until = claimed_at + self.core.holds_for();
         let mut inner = self.lost.inner();
@@ -98,7 +99,8 @@ impl Attempts {
         }
     }
 
-    /// If no claim is under way, starts the tasks of lost claims, as far as slots are free. Hands the others back.
+    /// Starts the tasks of lost claims for which slots are free, and hands the others back. Does nothing while a late
+    /// claim is under way.
     async fn take_up_lost(self: &Arc<Self>) -> StoreResult<()> {
         let turn = self.lost.turn().await;
         if self.lost.inner().late > 0 {
@@ -130,7 +132,7 @@ impl Attempts {
                 }
             }
         }
-        // Handing back may take long, and claims need the turn. No other search runs meanwhile.
+        // Handing back may take long, and claims need the turn. There is only one search, so none can start meanwhile.
         drop(turn);
         for held in surplus {
             self.hand_back(&held).await;
@@ -139,7 +141,7 @@ impl Attempts {
     }
 }
 
-/// A search is under way. If it panics, the next lost claim starts another.
+/// A search under way. If it panics, dropping this lets the next lost claim start another search.
 struct Looking(Option<Arc<Lost>>);
 
 impl Drop for Looking {
@@ -154,8 +156,8 @@ async fn look(attempts: UnderWay<Attempts>, mut looking: Looking) {
     let mut pause = FIRST_LOOK;
     loop {
         attempts.core.pause(pause).await;
-        // Once more after the shutdown has begun: a task that is found gets the same grace as the running ones, or is
-        // handed back.
+        // Searches once more after the shutdown has begun: a task that is found gets the same grace as running tasks,
+        // or is handed back.
         let is_last = !attempts.core.phase.is_open();
         pause = (pause * 2).min(LAST_LOOK);
         let looked = attempts.take_up_lost().await;

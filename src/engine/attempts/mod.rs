@@ -29,7 +29,7 @@ use crate::{
     task::TaskRecord,
 };
 
-/// The slots, the running attempts, the application, and the thread that renews the claims.
+/// The slots, the running attempts, the application, and the thread that renews leases.
 pub(crate) struct Attempts {
     pub(crate) core: Arc<Core>,
     pub(crate) pools: Pools,
@@ -69,7 +69,7 @@ impl Attempts {
         Ok(())
     }
 
-    /// Stops renewing claims, and drops the application.
+    /// Stops renewing leases, and drops the application.
     pub(crate) async fn end(&self) {
         let lease_thread = self.lease_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(lease_thread) = lease_thread {
@@ -84,7 +84,7 @@ impl Attempts {
         self.entry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The record with the latest progress, which is stored only now and then.
+    /// The record with the latest progress of its attempt in this process, which may not be stored yet.
     pub(crate) fn with_progress(&self, mut record: Arc<TaskRecord>) -> Arc<TaskRecord> {
         if !record.state.is_held() {
             return record;

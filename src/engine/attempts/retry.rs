@@ -1,4 +1,4 @@
-//! Decides which results are failures, which failures are retried, and when.
+//! Decides which ends of attempts are failures, which failures are retried, and when.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,14 +8,15 @@ use http::{Extensions, HeaderMap, StatusCode};
 use crate::task::lifecycle::DEFERRALS;
 use crate::{engine::attempts::grpc::GrpcFailure, error::BoxError, task::retry_after};
 
-/// Decides what the end of an attempt means. [`Backoff`] is the default. Set a policy by
-/// [`RespondAsyncBuilder::retry`](crate::RespondAsyncBuilder::retry).
+/// Decides whether an attempt failed, and whether its task is retried. [`Backoff`] is the default.
+///
+/// Set a policy with [`RespondAsyncBuilder::retry`](crate::RespondAsyncBuilder::retry).
 ///
 /// A policy must not block. If it panics, [`Backoff::new`] decides.
 ///
 /// # Examples
 ///
-/// A 404 of a service behind the handler is retried too; everything else is left to [`Backoff`]:
+/// This policy also retries after 404, which a service behind the handler may answer. [`Backoff`] decides the rest:
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,16 +44,19 @@ use crate::{engine::attempts::grpc::GrpcFailure, error::BoxError, task::retry_af
 /// # assert_eq!(Patient(Backoff::new()).judge(&AttemptEnd::Panicked), Verdict::Retry { after: None });
 /// ```
 pub trait RetryPolicy: Send + Sync + 'static {
-    /// How often a failed task is retried. It is stored with each task when the task is accepted.
+    /// How often a failed task is retried. The number is stored with each task when it is accepted.
     fn max_retries(&self) -> u32;
 
-    /// Judges the end of an attempt. It is called once for every attempt, except for those after which the task is
-    /// [handed on](crate::RespondAsyncBuilder::version_patience). It is called once more, with
-    /// [`AttemptEnd::Panicked`], if a value that the handler left behind panics when it is dropped.
+    /// Judges the end of an attempt.
+    ///
+    /// It is called once for every attempt, except for attempts after which the task is
+    /// [handed on](crate::RespondAsyncBuilder::version_patience). It is called again, with [`AttemptEnd::Panicked`], if
+    /// a value of the response or the error panics when it is dropped.
     fn judge(&self, end: &AttemptEnd<'_>) -> Verdict;
 
-    /// How long to wait before the `retry`th retry, counted from 1, if the response does not say. `jitter` is a random
-    /// number in `0.0..1.0`. Use no other randomness, so that simulations are repeatable.
+    /// How long to wait before a retry if the verdict does not say. `retry` is its number, counted from 1.
+    ///
+    /// `jitter` is a random number in `0.0..1.0`. Use no other randomness, so that simulations are repeatable.
     fn delay(&self, retry: u32, jitter: f64) -> Duration;
 }
 
@@ -67,14 +71,14 @@ pub enum AttemptEnd<'a> {
         status: StatusCode,
         /// The headers.
         headers: &'a HeaderMap,
-        /// The extensions of the response, where a handler can leave values for the layer: see [`DoNotRetry`].
+        /// The extensions of the response. A handler can put values for the layer here, such as [`DoNotRetry`].
         extensions: &'a Extensions,
-        /// The trailers after the body. They are only for this judgement, and are not stored with the response.
+        /// The trailers after the body. They are not stored with the response.
         trailers: Option<&'a HeaderMap>,
-        /// Whether the body was cut, at the result limit or at the end of the attempt's time.
+        /// Whether the body was cut, at the result limit or when the attempt timed out.
         truncated: bool,
-        /// Whether the attempt's time was over before the body. The task is not retried then: a verdict of `Retry` is a
-        /// failure. With `Success`, the task ends with the part that had arrived.
+        /// Whether the attempt timed out before the body ended. Then the task is not retried: every verdict other than
+        /// `Success` is a failure. With `Success`, the task ends with the part that has arrived.
         timed_out: bool,
     },
     /// The service answered, but its body broke off.
@@ -83,32 +87,36 @@ pub enum AttemptEnd<'a> {
     Error(&'a BoxError),
     /// The service panicked.
     Panicked,
-    /// The attempt took longer than the attempt timeout, and no response head had arrived.
+    /// The attempt timed out before a response head had arrived.
     TimedOut,
 }
 
-/// What the end of an attempt means. See [`RetryPolicy`].
+/// The verdict of a [`RetryPolicy`] on the end of an attempt. [`RetryPolicy`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
     /// The task has succeeded.
     Success,
-    /// The task has failed, unless retries are left.
+    /// The attempt has failed. The task is retried if retries are left, and otherwise fails.
     Retry {
-        /// How long to wait, if the response says.
+        /// How long to wait. `None`: as long as [`RetryPolicy::delay`] says.
         after: Option<Duration>,
     },
-    /// The handler answered "not now": the task waits, and the attempt is not counted. This holds [`DEFERRALS`] times
-    /// in each generation of a task. After that, and for tasks without retries, it is a `Retry` after the same wait.
+    /// The handler answered "not now": the task runs again later, and the attempt is not charged.
+    ///
+    /// A task is deferred at most [`DEFERRALS`] times in each generation. After that, and for tasks without retries,
+    /// this is a `Retry` after the same wait.
     Defer {
         /// How long to wait.
         after: Duration,
     },
-    /// The task has failed.
+    /// The task has failed, and is not retried.
     Failure,
 }
 
-/// Makes a failure final: insert it into the extensions of a response if you know that a retry cannot help.
+/// Makes a failure final. Insert it into the extensions of a response if a retry cannot help.
+///
+/// # Examples
 ///
 /// ```
 /// use http::{Response, StatusCode};
@@ -122,21 +130,23 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DoNotRetry;
 
-/// The default policy. 2xx and 3xx are success. 5xx, 408, 425, 429, an error, a panic, a broken body and a timeout are
-/// retried. Any other status is final.
+/// The default retry policy.
+///
+/// A status of 2xx or 3xx is success. 5xx, 408, 425, 429, an error, a panic, a broken body and a timeout without a
+/// response are retried. Any other status is a final failure.
 ///
 /// **gRPC** answers with 200 and puts the result into `grpc-status`, in the head or in a trailer. Any code but 0 is a
-/// failure: 14 (UNAVAILABLE), 4 (DEADLINE_EXCEEDED), 8 (RESOURCE_EXHAUSTED) and 10 (ABORTED) are retried, and others
+/// failure: 14 (UNAVAILABLE), 4 (DEADLINE_EXCEEDED), 8 (RESOURCE_EXHAUSTED) and 10 (ABORTED) are retried; the others
 /// are final. An invalid code counts as 2 (UNKNOWN). The body of gRPC-Web is not read.
 ///
-/// **"Not now":** with 429 or 503 and a `Retry-After`, a handler says that it cannot do the work now and when it can.
-/// This uses up no attempt, and the task waits as long as the header says. It holds ten times in each generation of a
-/// task ([`DEFERRALS`]); after that these answers are failures like others. A task without retries is not deferred
-/// either: it runs once.
+/// **Deferral:** 429 or 503 with a `Retry-After` means that the handler cannot do the work now. The task waits as long
+/// as the header says, and the attempt is not charged. A task is deferred at most ten times in each generation
+/// ([`DEFERRALS`]); after that, such an answer is a failure that is retried. A task without retries is not deferred, so
+/// it runs once.
 ///
-/// The wait is random between zero and a bound that doubles with each retry ("full jitter"), so that tasks that failed
-/// together are not retried together. A `Retry-After` of the response is used instead, up to
-/// [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP).
+/// **The wait** before a retry is random, between zero and a bound that doubles with each retry ("full jitter"), so
+/// that tasks that failed together are not retried together. If the response has a `Retry-After`, the wait is as long
+/// as that says, up to [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP).
 ///
 /// # Examples
 ///
@@ -160,10 +170,10 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The longest wait that a response can ask for, so that no header keeps a task for a year.
+    /// The longest wait that a `Retry-After` can set: one hour. A longer one counts as this.
     pub const RETRY_AFTER_CAP: Duration = Duration::from_secs(60 * 60);
 
-    /// 3 retries, within 1 s, 2 s, 4 s.
+    /// A policy of 3 retries, after up to 1 s, 2 s and 4 s.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -173,21 +183,21 @@ impl Backoff {
         }
     }
 
-    /// How often a failed task is retried. 0 means never, whatever a response asks for.
+    /// Sets how often a failed task is retried. 0 means never, and no deferrals either. Default: 3.
     #[must_use]
     pub const fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = retries;
         self
     }
 
-    /// The bound of the first wait.
+    /// Sets the bound of the wait before the first retry. Default: 1 s.
     #[must_use]
     pub const fn base(mut self, base: Duration) -> Self {
         self.base = base;
         self
     }
 
-    /// The greatest bound of a wait.
+    /// Sets the greatest bound of a wait. Default: 5 min.
     #[must_use]
     pub const fn cap(mut self, cap: Duration) -> Self {
         self.cap = cap;

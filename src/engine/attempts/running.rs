@@ -1,4 +1,4 @@
-//! The running attempts of this process, as other tasks and threads see them.
+//! The running attempts of this process, for other tasks and threads.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use crate::{
     task::{CapturedRequest, LeaseRef, Progress, RequestId, TaskName, TaskRecord, lifecycle::DEFERRALS},
 };
 
-/// State that an attempt's task, its handler, the lease thread and callers share.
+/// The state of an attempt that its own task, its handler, the lease thread and callers share.
 pub(crate) struct Live {
     pub(crate) lease: LeaseRef,
     pub(crate) held: Held,
@@ -39,14 +39,14 @@ pub(crate) struct Live {
     pub(crate) left_out: usize,
     pub(crate) retries: u32,
     pub(crate) retries_left: u32,
-    /// How many deferrals are left.
+    /// The number of deferrals that are left.
     pub(crate) deferrals_left: u32,
-    /// The version of the application that the task is handed on to if this one lacks its route.
+    /// The version of the application to hand the task on to if this version lacks its route.
     pub(crate) elsewhere: Option<Arc<str>>,
     pub(crate) started: Instant,
     pub(crate) times_out_at: Instant,
     machine: Mutex<Attempt>,
-    /// The attempt's own task should look at the machine.
+    /// Wakes the attempt's own task to look at the machine.
     changed: Notify,
     /// Set when the handler is asked to stop.
     cancel: Told,
@@ -55,9 +55,9 @@ pub(crate) struct Live {
     progress: Mutex<Option<Progress>>,
     /// Whether the latest progress is still to be stored.
     unsaved: AtomicBool,
-    /// The log, once a probe has asked for it.
+    /// The log, if a probe uses it.
     pub(crate) log: OnceLock<AttemptLog>,
-    /// The turn to store log lines.
+    /// Locked while log lines are stored, so that batches stay in order.
     pub(crate) log_turn: tokio::sync::Mutex<()>,
     stuck: Mutex<Option<Stuck>>,
     reported: AtomicBool,
@@ -81,7 +81,7 @@ impl Live {
             left_out: request.left_out(),
             retries: record.retries,
             retries_left: record.max_attempts.saturating_sub(record.retries + 1),
-            // A task without retries must run once, whatever a response asks for.
+            // A task without retries runs once, so it is not deferred either.
             deferrals_left: match record.max_attempts {
                 0..=1 => 0,
                 _ => DEFERRALS.saturating_sub(record.deferrals),
@@ -106,12 +106,12 @@ impl Live {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Feeds the machine from outside of the attempt's own task, and wakes that task.
+    /// Gives an input to the machine, and wakes the attempt's own task.
     pub(crate) fn feed(&self, input: Input, now: Instant) {
         self.tell(|machine| machine.handle(input, now));
     }
 
-    /// The same, and returns the next directive.
+    /// Gives an input to the machine, wakes the attempt's own task, and returns the next directive.
     pub(crate) fn feed_and_ask(&self, input: Input, now: Instant) -> Directive {
         self.tell(|machine| {
             machine.handle(input, now);
@@ -135,7 +135,7 @@ impl Live {
         &self.changed
     }
 
-    /// Waits for a change, until then at most. Returns the time.
+    /// Waits for a change, until `until` at most. Returns the time.
     pub(crate) async fn change_before(&self, until: Instant) -> Instant {
         Box::pin(timeout_at(until, self.changed.notified())).await.ok();
         Instant::now()
@@ -150,7 +150,7 @@ impl Live {
         self.cancel.told().await;
     }
 
-    /// Resolves at the first new log line.
+    /// Resolves when there is a new log line.
     pub(crate) async fn logged(&self) {
         match self.log.get() {
             Some(log) => log.pushed().await,
@@ -161,13 +161,13 @@ impl Live {
     /// Records the progress of the handler.
     pub(crate) fn report(&self, progress: Progress) {
         *self.latest() = Some(progress);
-        // Set after the progress, so that the reader of the flag finds it.
+        // Set after the progress, so that the reader of the flag finds the progress.
         if !self.unsaved.swap(true, Ordering::SeqCst) {
             self.changed.notify_one();
         }
     }
 
-    /// The latest report.
+    /// The latest progress.
     pub(crate) fn progress(&self) -> Option<Progress> {
         self.latest().clone()
     }
@@ -190,12 +190,12 @@ impl Live {
         new
     }
 
-    /// Whether the caller is the first to see the end. There may be a second one if the watchdog stored it.
+    /// Whether this is the first call. The watchdog and the attempt's own task may both come to report the end.
     pub(crate) fn is_first_to_report(&self) -> bool {
         !self.reported.swap(true, Ordering::SeqCst)
     }
 
-    /// Called before the slot is freed.
+    /// Marks the slot as no longer stuck. Call it before you free the slot.
     pub(crate) fn unstick(&self) {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -205,25 +205,25 @@ impl Live {
     }
 }
 
-/// The attempts of this process, by claim. Sharded, since every attempt enters and leaves.
+/// The attempts of this process, by claim. Sharded, since every attempt is added and removed.
 pub(crate) struct Running {
     shards: Box<[Mutex<Shard>]>,
     ended: AtomicUsize,
     handed_back: AtomicUsize,
 }
 
-/// How many attempts have ended so far.
+/// The numbers of attempts that have ended so far.
 #[derive(Clone, Copy)]
 pub(crate) struct Ends {
-    /// By themselves, or by a stop.
+    /// Attempts that ended by themselves, by a stop, or by losing their claim.
     pub(crate) ended: usize,
-    /// By being handed back.
+    /// Attempts whose tasks were handed back.
     pub(crate) handed_back: usize,
 }
 
 type Shard = HashMap<LeaseRef, Arc<Live>, BuildHasherDefault<ByRandomPart>>;
 
-/// Enough that two threads rarely meet.
+/// Enough shards that two threads rarely wait for each other.
 const SHARDS: usize = 16;
 
 impl Running {
@@ -235,7 +235,7 @@ impl Running {
         }
     }
 
-    /// Counts an attempt whose end is stored.
+    /// Counts an attempt that has ended.
     pub(crate) fn note_end(&self, handed_back: bool) {
         let counter = if handed_back { &self.handed_back } else { &self.ended };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -256,7 +256,7 @@ impl Running {
         self.shard(lease.id).remove(&lease);
     }
 
-    /// All attempts at this time.
+    /// All attempts that run now.
     pub(crate) fn all(&self) -> Vec<Arc<Live>> {
         let mut all = Vec::new();
         for shard in &self.shards {
@@ -265,7 +265,7 @@ impl Running {
         all
     }
 
-    /// The attempts of one task: one, or more while old ones have not noticed that their claims are lost.
+    /// The attempts of one task. There is more than one if an old attempt still runs after its claim was lost.
     pub(crate) fn of(&self, id: RequestId) -> Vec<Arc<Live>> {
         let shard = self.shard(id);
         shard.values().filter(|live| live.lease.id == id).cloned().collect()
@@ -277,7 +277,7 @@ impl Running {
     }
 }
 
-/// Uses the random part of a request id as its hash. The layer made it, so a client cannot choose it.
+/// Uses the random part of a request id as its hash. The layer makes the id, so a client cannot choose the hash.
 #[derive(Default)]
 pub(crate) struct ByRandomPart(u64);
 

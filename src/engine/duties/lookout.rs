@@ -1,7 +1,7 @@
-//! Changes that other processes make on the same store: reported by the store's news, and found by looking.
+//! Finds changes that other processes make on the same store, from the store's news and by polling.
 //!
-//! News are hints, and may be lost. So while a task has a waiter here, one look a second covers all such tasks: one
-//! call of the store, however many waiters there are. A process without waiters does not look.
+//! News are hints and may be lost. So while tasks have waiters in this process, it reads all these tasks once a second,
+//! [`AT_ONCE`] of them in one call of the store. A process without waiters does not poll.
 
 use std::{
     collections::HashMap,
@@ -21,21 +21,21 @@ use crate::{
     task::{Presence, RequestId, Seen, SlotStats},
 };
 
-/// How many tasks one call covers.
+/// How many tasks one call of the store covers.
 const AT_ONCE: usize = 1000;
 
-/// How long the store goes on reporting changes after the last waiter has left: clients that poll come back.
+/// How long the store goes on reporting changes after the last waiter has left. Clients that poll come back by then.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// How long a process counts as present after a beat. It beats every 5 seconds.
 const PRESENT: Duration = Duration::from_secs(15);
 
-/// The other processes and their changes, as far as seen here.
+/// What this process has seen of the other processes and their changes.
 pub(crate) struct Lookout {
     is_shared: bool,
     notifies: bool,
     watched_at: Mutex<Option<Instant>>,
-    /// The tasks with waiters, as the last look found them.
+    /// The tasks with waiters, as they were last read.
     glances: Mutex<HashMap<RequestId, Option<Glance>>>,
     others: Mutex<Others>,
 }
@@ -57,7 +57,7 @@ impl Lookout {
         }
     }
 
-    /// The processes that were seen lately, except `own`.
+    /// The processes other than `own` that were present in the last [`PRESENT`].
     pub(crate) fn others(&self, own: &Presence, now: Instant) -> Vec<Seen> {
         let others = lock(&self.others);
         let since = others.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
@@ -75,7 +75,8 @@ impl Lookout {
 }
 
 impl Duties {
-    /// Makes the store report changes while there are waiters, and for a while after. Returns whether it does.
+    /// Makes the store report changes while there are waiters, and for [`LINGER`] after. Returns whether it reports
+    /// them.
     pub(crate) fn attend_to_others(&self, now: Instant) -> bool {
         if !self.lookout.is_shared {
             return false;
@@ -124,7 +125,7 @@ impl Duties {
                 .collect(),
         };
         if !asked_to_stop.is_empty() {
-            // News are a hint. The answer to a renewal decides.
+            // News are only hints: the answer to a renewal says whether the task is to stop.
             let attempts = self.attempts.enter();
             let limit = self.core.settings.store_timeout;
             self.core
@@ -133,7 +134,7 @@ impl Duties {
         }
     }
 
-    /// Looks at the tasks with waiters, and wakes the waiters of those that changed since the last look.
+    /// Reads the tasks with waiters, and wakes the waiters of the tasks that changed since they were last read.
     pub(crate) async fn look(&self) -> StoreResult<Answer> {
         let ids = self.core.watchers.ids();
         let mut looked_at = HashMap::with_capacity(ids.len());
@@ -144,8 +145,7 @@ impl Duties {
         }
         let before = std::mem::replace(&mut *self.lookout.glances(), looked_at.clone());
         for id in ids {
-            // A waiter that came after the last look may have seen this change already. A needless wake-up does no
-            // harm.
+            // A waiter that came after the last call may have seen this change already. A needless wake-up is harmless.
             if before.get(&id) != looked_at.get(&id) {
                 self.core.watchers.wake(id);
             }
@@ -153,13 +153,14 @@ impl Duties {
         Ok(Answer::Idle(None))
     }
 
-    /// Tells the store that this process is present, and reads which others are.
+    /// Records in the store that this process is present, and reads which other processes are.
     pub(crate) async fn beat(&self) {
         if !self.lookout.is_shared {
             return;
         }
         if !self.lookout.notifies {
-            // Listeners to all tasks get the changes of this process only, so they have to look again.
+            // Without notifications, listeners get the changes of this process only, so they have to read the tasks
+            // again.
             self.core.watchers.feed().miss();
         }
         let store = self.core.ledger.store();
@@ -170,7 +171,7 @@ impl Duties {
         }
     }
 
-    /// The state of this process.
+    /// The state of this process, as other processes see it.
     pub(crate) fn presence(&self, now: Instant) -> Presence {
         let up = self.core.clock.uptime(now);
         let mut presence = Presence::new(self.core.worker.clone());

@@ -1,4 +1,4 @@
-//! Drives the node machine: asks for actions, carries them out, feeds in the answers.
+//! Drives the [`Node`] machine: gets its actions, carries them out, and gives it the answers.
 
 pub(crate) mod lookout;
 
@@ -35,10 +35,10 @@ use crate::{
     task::{Condition, Scope, lifecycle::Rescue},
 };
 
-/// How many tasks one rescue or prune covers, to limit the work of a call. It is repeated at once if there may be more.
+/// How many tasks one rescue or prune covers, to limit the work of a call. Repeated at once if there may be more.
 const BATCH: usize = 1000;
 
-/// The answers on their way back. Of each kind of action, at most one is under way.
+/// The room for answers that come back to the driver. At most one action of each kind is under way.
 const ANSWERS: usize = 8;
 
 /// What a process does besides accepting tasks and running them.
@@ -78,13 +78,13 @@ impl Part for Duties {
     }
 }
 
-/// Runs until the shutdown ends it.
+/// Runs the duties until the shutdown has stored everything.
 pub(crate) async fn drive(duties: Arc<Duties>) {
     let mut node = Node::new(Instant::now(), duties.core.settings.lease);
     let mut quiet_until = Instant::now();
     let (answers, mut answered) = mpsc::channel(ANSWERS);
     loop {
-        // Entered before the phase is read: a shutdown that is not seen here waits for what begins here.
+        // Entered before the phase is read: a shutdown that comes after the read waits for the actions begun here.
         let acting = duties.enter();
         if duties.core.phase.has_reached(EndStep::Draining) {
             node.stop_claiming();
@@ -111,7 +111,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
             fastrand::f64(),
         ) {
             let mut call = duties.clone().carry_out(action);
-            // Polled in place first: a store that is ready at once costs no task.
+            // Polled here first: a store that answers at once needs no spawned task.
             match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
                 Poll::Ready(answer) => duties.note(&mut node, action, answer),
                 Poll::Pending => {
@@ -120,7 +120,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
                     duties.core.runtime.spawn(async move {
                         let answer = call.await;
                         drop(busy);
-                        // The driver may have ended. Then the answer is not needed.
+                        // An error means that the driver has ended, and then it needs no answer.
                         let _ = answers.send((action, answer)).await;
                     });
                 }
@@ -128,7 +128,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
         }
         drop(acting);
         if node.waits_for_slot(now, duties.attempts.pools.slots.free()) {
-            // A task may be due that no slot is free for. Whatever frees a slot has to wake the driver.
+            // A task may be due without a free slot. From now on, freeing a slot wakes the driver.
             duties.attempts.pools.slots.send_some_to_wait();
             if duties.attempts.pools.slots.free() > 0 {
                 continue;
@@ -146,8 +146,8 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
         tokio::select! {
             biased;
             Some((action, answer)) = answered.recv() => duties.note(&mut node, action, answer),
-            // Before the wake-ups, of which there may always be one. A store that panics here is a reason to look as
-            // well.
+            // Polled before the wake-ups: these may never cease. If the store panics here, claim as if it had reported
+            // work.
             news = async { caught_async(|| duties.core.ledger.store().news()).await }, if !quiet => {
                 let now = Instant::now();
                 match news {
@@ -179,7 +179,7 @@ impl Duties {
                     }
                 }
             });
-            // The driver needs an answer in any case, or it would wait for it for ever.
+            // A panic must become an answer too: the machine repeats no action before its answer.
             doing.await.unwrap_or_else(|panic| Err(panicked(&panic)))
         })
     }
@@ -248,7 +248,7 @@ impl Duties {
             .await
             .ok();
         if let Some(counts) = &counts {
-            // Only the driver reports, one call at a time.
+            // Reports do not overlap, so swapping is enough.
             let told = self.set_aside.swap(counts.set_aside, Ordering::Relaxed);
             if counts.set_aside > told {
                 let values = counts.set_aside - told;

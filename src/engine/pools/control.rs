@@ -1,4 +1,4 @@
-//! The named values about pools in the store: pauses, and numbers of slots.
+//! The named values of pools in the store: their pauses and numbers of slots.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use crate::{
 /// The prefix of the names of these values.
 const PREFIX: &str = "pool/";
 
-/// The value for one pool. It holds for every process, and overrides the builder.
+/// The named value of one pool. It applies to every process, and overrides the builder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PoolControl {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) paused: Option<Pause>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) concurrency: Option<usize>,
-    /// The fields of a newer build, kept unchanged.
+    /// The fields that a newer version of this crate wrote, kept unchanged.
     #[serde(flatten)]
     unknown: serde_json::Map<String, serde_json::Value>,
 }
@@ -33,7 +33,8 @@ pub(crate) struct Pause {
     pub(crate) since: u64,
     #[serde(default)]
     pub(crate) reason: String,
-    /// The expiry of its tasks is being moved by the time of the pause. The pool stays paused until that is done.
+    /// Whether the pool is being resumed. It stays paused until the expiry of each of its queued tasks is moved by the
+    /// time of the pause.
     #[serde(default)]
     pub(crate) resuming: bool,
 }
@@ -45,7 +46,7 @@ impl Pause {
 }
 
 impl PoolControl {
-    /// Reads a named value. An unreadable one counts as empty.
+    /// Reads a named value. An unreadable value counts as empty.
     pub(crate) fn read(control: &Control) -> Self {
         serde_json::from_slice(&control.value).unwrap_or_default()
     }
@@ -67,7 +68,7 @@ pub(crate) fn value_of(pool: &PoolName) -> String {
     format!("{PREFIX}{pool}")
 }
 
-/// The values of all pools, as far as this process knows them.
+/// The values of all pools, as this process last read them.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     version: Option<u64>,
@@ -75,7 +76,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Updates the values, unless newer ones are known. Returns whether it did.
+    /// Replaces the values, unless it has newer ones already. Returns whether it replaced them.
     pub(crate) fn update(&mut self, controls: &Controls) -> bool {
         if self.version.is_some_and(|known| known > controls.version) {
             return false;

@@ -1,4 +1,4 @@
-//! The pools of this process: the slots that a task may run on, and the tasks that a claim may return.
+//! The pools of this process: the slots of each, and the tasks that a claim may return.
 
 pub(crate) mod control;
 pub(crate) mod pool;
@@ -25,7 +25,7 @@ use crate::{
     task::{PoolName, TaskRecord, Tenant, WorkerId},
 };
 
-/// The pool for tasks of pools that this process does not have: another process has it, or it was renamed.
+/// The pool for tasks of pools that this process does not have, because another process has them or they were renamed.
 const UNKNOWN: &str = "";
 
 /// The pools of one engine: the default one first, the one for unknown pools last.
@@ -53,20 +53,20 @@ struct Tenants {
 #[derive(Default)]
 struct TenantState {
     held: HashMap<Tenant, usize>,
-    /// A claim is under way that was sent with these numbers.
+    /// Whether a claim is under way that was sent with these numbers.
     claiming: bool,
-    /// A claim passed over a task whose tenant is at its limit.
+    /// Whether the last claim passed over a task whose tenant is at its limit.
     waits: bool,
 }
 
-/// The right to run one handler of a pool, and of its tenant. Dropping it frees both.
+/// A slot for one handler, counted for its pool and its tenant. Dropping it frees the slot.
 #[must_use]
 pub(crate) struct Place {
     tenant: Option<(Arc<Tenants>, Tenant)>,
     slot: Option<Slot>,
 }
 
-/// The slots for a claim.
+/// The slots that are reserved for a claim.
 #[must_use]
 pub(crate) struct Claiming<'a> {
     pools: &'a Pools,
@@ -102,7 +102,7 @@ impl Pools {
         });
         let totals: Vec<_> = of_each.iter().map(|pool| pool.concurrency).collect();
         let slots = Slots::of_pools(concurrency, totals, wake);
-        // Paused until the named values are known.
+        // Paused until the named values are read.
         (0..of_each.len()).for_each(|pool| slots.set_paused(pool, true));
         Self {
             slots,
@@ -124,7 +124,7 @@ impl Pools {
             .map_or(PoolName::DEFAULT, |pool| pool.name.clone())
     }
 
-    /// Whether a request may belong to another pool than the default one.
+    /// Whether there are named pools besides the default one.
     pub(crate) fn are_several(&self) -> bool {
         self.pools.len() > 2
     }
@@ -134,7 +134,7 @@ impl Pools {
         self.pools.iter().any(|pool| pool.name == *name)
     }
 
-    /// The limits for queued tasks when one of this pool is stored.
+    /// The limits for queued tasks when a task of this pool is stored.
     pub(crate) fn limits(&self, pool: &PoolName) -> Limits {
         Limits {
             per_pool: self.pools[self.index(pool)].queue_depth,
@@ -142,14 +142,14 @@ impl Pools {
         }
     }
 
-    /// Whether a task of this pool would start at once, as far as known.
+    /// Whether a new task of this pool would probably start at once.
     pub(crate) fn could_start(&self, pool: &PoolName) -> bool {
         let pool = self.index(pool);
         let (used, total) = self.slots.of_pool(pool);
         !self.slots.wanted(pool) && !self.slots.is_paused(pool) && used < total && self.slots.free() > 0
     }
 
-    /// A slot for a new task, unless others wait before it. Without a slot, the task is counted as waiting.
+    /// A slot for a new task, unless others wait before it. If it returns `None`, the task is counted as waiting.
     pub(crate) fn place_for_new(&self, pool: &PoolName, tenant: Option<&Tenant>) -> Option<Place> {
         let at = self.index(pool);
         let is_behind_others = || {
@@ -166,12 +166,12 @@ impl Pools {
         place
     }
 
-    /// A slot for a task that is claimed already.
+    /// A slot for a task that this process holds already.
     pub(crate) fn place_for(&self, record: &TaskRecord) -> Option<Place> {
         self.place(self.index(&record.pool), record.tenant.as_ref())
     }
 
-    /// The same, unless its pool is paused.
+    /// A slot for a task that this process holds already, unless its pool is paused.
     pub(crate) fn place_unless_paused(&self, record: &TaskRecord) -> Option<Place> {
         match self.is_paused(&record.pool) {
             true => None,
@@ -191,14 +191,14 @@ impl Pools {
         })
     }
 
-    /// Slots for a claim of at most `most` tasks. `None` if it could return none.
+    /// Reserves slots for a claim of at most `most` tasks. `None` if no slot is free for any pool.
     pub(crate) fn claiming(&self, most: usize) -> Option<Claiming<'_>> {
         let sent_to_wait = self.slots.sent_to_wait();
         let reserved = self.slots.reserve(most);
         let asked: Box<[_]> = (0..self.pools.len()).map(|pool| reserved.of_pool(pool)).collect();
         for (pool, asked) in asked.iter().enumerate() {
             if *asked == 0 {
-                // This claim does not cover its tasks, so a freed slot of it has to wake the driver.
+                // This claim does not cover the tasks of the pool, so freeing a slot of it has to wake the driver.
                 self.slots.send_to_wait(pool);
             }
         }
@@ -233,7 +233,7 @@ impl Pools {
         }
     }
 
-    /// The version of the named values that is known, if any.
+    /// The version of the named values that were last applied, if any.
     pub(crate) fn known_version(&self) -> Option<u64> {
         self.said().version()
     }
@@ -279,7 +279,7 @@ impl Pools {
 impl PoolOf {
     fn of(pool: &Pool) -> Self {
         Self {
-            // The builder has checked it.
+            // The builder has checked the name.
             name: pool.name.clone().unwrap_or_default(),
             when: pool.when.clone(),
             concurrency: pool.concurrency.unwrap_or(usize::MAX),
@@ -299,8 +299,8 @@ impl Tenants {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more handler of this tenant. `None` if the tenant is at its limit, or if a claim is under way that
-    /// may return some.
+    /// Counts one more handler of this tenant. `None` if the tenant is at its limit, or if a claim is under way, since
+    /// it may return tasks of the tenant.
     fn hold(self: &Arc<Self>, tenant: &Tenant) -> Option<(Arc<Self>, Tenant)> {
         let mut state = self.state();
         let held = state.held.get(tenant).copied().unwrap_or(0);
@@ -311,7 +311,7 @@ impl Tenants {
         Some((self.clone(), tenant.clone()))
     }
 
-    /// Counts one less. Returns whether a task of this tenant may wait.
+    /// Counts one handler less. Returns whether a task may wait for it.
     fn release(&self, tenant: &Tenant) -> bool {
         let mut state = self.state();
         if let Some(held) = state.held.get_mut(tenant) {
@@ -354,7 +354,7 @@ impl Claiming<'_> {
         self.all
     }
 
-    /// The slot of a task that was returned. `None` if the claim did not ask for it.
+    /// The slot for a task that the claim returned. `None` if no reserved slot of its pool is left.
     pub(crate) fn place(&mut self, record: &TaskRecord) -> Option<Place> {
         let at = self.pools.index(&record.pool);
         let slot = self.reserved.slot(at)?;
@@ -369,10 +369,11 @@ impl Claiming<'_> {
         })
     }
 
-    /// Records that the store has no other runnable tasks, except those that were passed over.
+    /// Records that the store has no other runnable tasks. `passed_over` says that it has some of tenants at their
+    /// limit.
     pub(crate) fn found_all(&self, passed_over: bool) {
         for (at, asked) in self.asked.iter().enumerate() {
-            // A pool that returned all that was asked for may have more.
+            // A pool of which the claim returned as many tasks as were claimed may have more.
             if self.reserved.of_pool(at) > 0 && *asked > 0 {
                 self.pools.slots.none_waits(at, self.sent_to_wait[at]);
             }
@@ -420,7 +421,7 @@ mod tests {
         assert!(pools.claiming(10).is_some());
     }
 
-    /// Without the poll that would find the task a second later.
+    /// The driver has to be woken, because its next poll may be a second away.
     #[test]
     fn freeing_a_tenants_slot_wakes_the_driver_if_a_task_was_passed_over() {
         for passed_over in [false, true] {

@@ -9,7 +9,7 @@ use crate::{
     task::{InvalidId, PoolName},
 };
 
-/// Tasks that share slots, limits and a pause, so that a slow path cannot take the slots of the others.
+/// The settings of a pool: tasks that share slots, limits and a pause, so that one slow path cannot take all slots.
 ///
 /// A request belongs to the first pool that [matches](Self::when), and to `default` if none does. The name of the pool
 /// is stored with its task. Set pools with [`RespondAsyncBuilder::pool`](crate::RespondAsyncBuilder::pool); pause and
@@ -17,7 +17,7 @@ use crate::{
 ///
 /// # Examples
 ///
-/// Two films at a time, at most one for each customer. All other requests have the other 62 slots:
+/// Two films at a time, at most one for each customer. At least 62 of the 64 slots are left for all other requests:
 ///
 /// ```
 /// use tower_respond_async::{MemoryStore, Pool, RespondAsyncLayer};
@@ -44,8 +44,9 @@ pub struct Pool {
 pub(crate) type When = dyn Fn(&Parts) -> bool + Send + Sync;
 
 impl Pool {
-    /// A pool of this name, which must be a valid [`PoolName`]. `default` configures the tasks that no other pool
-    /// matches.
+    /// A pool of this name. The pool `default` has the tasks that no other pool matches.
+    ///
+    /// The name must be a valid [`PoolName`]; if it is not, the builder returns an error.
     pub fn new(name: &str) -> Self {
         Self {
             name: PoolName::new(name).map_err(|error| (name.into(), error)),
@@ -56,37 +57,44 @@ impl Pool {
         }
     }
 
-    /// Which requests belong to it. Default: only tasks that are [submitted](crate::Submission::pool) to it by name.
+    /// Sets which requests belong to the pool. Default: none; tasks can be [submitted](crate::Submission::pool) to it
+    /// by name.
     pub fn when(mut self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.when = Some(Arc::new(when));
         self
     }
 
-    /// How many of its handlers run at once in this process, within
-    /// [`RespondAsyncBuilder::concurrency`](crate::RespondAsyncBuilder::concurrency). Default: the same number.
+    /// Sets how many handlers of the pool may run at once in this process, within
+    /// [`RespondAsyncBuilder::concurrency`](crate::RespondAsyncBuilder::concurrency). Default: that number. It must be
+    /// at least 1.
     pub const fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = Some(handlers);
         self
     }
 
-    /// How many of its handlers run at once in this process for one tenant. Tasks of other tenants go before those of a
-    /// tenant at its limit. Tasks without a tenant are not limited. Default: no limit.
+    /// Sets how many handlers of the pool may run at once in this process for one tenant. Default: no limit. It must be
+    /// at least 1.
+    ///
+    /// Tasks of other tenants go before those of a tenant at its limit. Tasks without a tenant are not limited.
     pub const fn tenant_concurrency(mut self, handlers: usize) -> Self {
         self.tenant_concurrency = Some(handlers);
         self
     }
 
-    /// How many of its tasks may be queued; more are refused with 503. Default: half of
-    /// [`RespondAsyncBuilder::queue_depth`](crate::RespondAsyncBuilder::queue_depth), so that a paused or slow pool
-    /// leaves room for the others.
+    /// Sets how many tasks of the pool may be queued; more are refused with 503. It must be at least 1.
+    ///
+    /// Default: half of [`RespondAsyncBuilder::queue_depth`](crate::RespondAsyncBuilder::queue_depth), so that a paused
+    /// or slow pool leaves room for the others.
     pub const fn queue_depth(mut self, tasks: u64) -> Self {
         self.queue_depth = Some(tasks);
         self
     }
 
+    /// Checks the settings, and returns the name.
+    ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the setting that is invalid.
+    /// [`ConfigError`] names the invalid setting.
     pub(crate) fn check(&self) -> Result<&PoolName, ConfigError> {
         let refuse = |problem: String| Err(ConfigError::new("pool", problem));
         let name = match &self.name {

@@ -1,4 +1,4 @@
-//! Waiting for a task to change or to end.
+//! Waits for a task to change or to end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +11,9 @@ use crate::{
 };
 
 impl Tasks {
-    /// Waits up to `limit` for a task to end, and returns the task as it is then, ended or not. `None` if it is not in
-    /// scope.
+    /// Waits up to `limit` for a task to end, then returns the task, ended or not. `None` if it is not in scope.
     ///
-    /// Returns early when the engine closes, and at once if too many callers wait already.
+    /// Returns early when the engine closes, and at once if the limit of waiters is reached.
     ///
     /// # Errors
     ///
@@ -50,7 +49,7 @@ impl Tasks {
         }
     }
 
-    /// Follows a task: returns it first as it is now, then after each change, and last when it has ended.
+    /// Follows a task. [`Changes::next`] returns the task as it is now, then after each change until it has ended.
     ///
     /// # Examples
     ///
@@ -90,16 +89,18 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// The task, as soon as it differs from the last one returned. `None` after it has ended or was removed, or when
-    /// the engine closes.
+    /// Waits until the task differs from the last one returned, then returns it. The first call returns at once.
+    ///
+    /// `None` after the end of the task was returned, if the task is not in scope or was removed, or when the engine
+    /// closes.
     ///
     /// # Errors
     ///
-    /// Any error of the store. A later call goes on.
+    /// Any error of the store. You can call it again.
     ///
     /// # Cancel safety
     ///
-    /// No change is lost: the next call returns it.
+    /// If you drop the future, no change is lost: the next call returns it.
     pub async fn next(&mut self) -> Result<Option<Arc<TaskRecord>>, StoreError> {
         let engine = self.tasks.engine();
         while !self.over {
@@ -131,8 +132,8 @@ impl Changes {
     }
 }
 
-/// The longest wait is a year, so that no time overflows.
+/// The longest wait: a year, so that no time overflows.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How often a waiter reads its task even if no change is known: a safety net.
+/// How often a waiter reads its task without a notification, in case one was lost.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! [`Tasks`]: the handle with which an application watches and steers its tasks.
+//! [`Tasks`]: the handle with which an application reads and changes its tasks.
 
 pub(crate) mod follow;
 #[cfg(feature = "api")]
@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// The tasks behind a layer: read them, wait for them, stop them, run them again. Cheap to clone.
+/// A handle to the tasks of a layer: read them, wait for them, stop them, run them again. Cheap to clone.
 ///
-/// A `Tasks` keeps its engine alive. Inside of the application that the layer wraps, for example in axum's `State`,
-/// keep a [`WeakTasks`]: the engine owns the application, so the two would own each other until
+/// A `Tasks` keeps its engine running. Inside the application that the layer wraps, for example in axum's `State`, keep
+/// a [`WeakTasks`] instead: the engine owns the application, so the two would keep each other alive until
 /// [`shutdown`](Self::shutdown).
 ///
 /// A handle covers the tasks of one [`Scope`]: all tasks, unless you narrow it with [`scoped`](Self::scoped).
@@ -41,7 +41,7 @@ pub struct Tasks {
     scope: Scope,
 }
 
-/// Keeps an engine running. The layer, its services and every [`Tasks`] hold it; the engine ends with the last of them.
+/// Keeps an engine running. The layer, its services and every [`Tasks`] hold one; the engine ends when all are dropped.
 pub(crate) struct Alive(pub(crate) Arc<Engine>);
 
 impl Drop for Alive {
@@ -58,8 +58,9 @@ impl Tasks {
         }
     }
 
-    /// A handle for the tasks in `scope` only, for example those of one tenant. It does not find other tasks. Methods
-    /// that are not about single tasks, such as `shutdown`, are the same for every scope.
+    /// A handle for the tasks in `scope` only, for example those of one tenant. It does not find other tasks.
+    ///
+    /// Methods that do not concern tasks, such as `shutdown`, do the same for every scope.
     ///
     /// # Examples
     ///
@@ -91,7 +92,7 @@ impl Tasks {
         &self.alive.0
     }
 
-    /// A handle that does not keep the engine alive.
+    /// A handle that does not keep the engine running.
     #[must_use]
     pub fn downgrade(&self) -> WeakTasks {
         WeakTasks {
@@ -100,7 +101,7 @@ impl Tasks {
         }
     }
 
-    /// The task of this id or name, if it is in scope.
+    /// Finds the task of this id or name. `None` if there is none in scope.
     ///
     /// # Errors
     ///
@@ -118,7 +119,7 @@ impl Tasks {
         Ok(found.map(|record| engine.attempts.with_progress(record)))
     }
 
-    /// One page of the tasks that match. The page with the last of them has no `next`.
+    /// Lists one page of the tasks that match `filter`. The last page has no `next`.
     ///
     /// # Errors
     ///
@@ -130,7 +131,7 @@ impl Tasks {
     pub async fn list(&self, filter: &Filter, page: Page) -> Result<PageOf<Arc<TaskRecord>>, StoreError> {
         let engine = self.engine();
         let limit = page.limit.max(1);
-        // One more than asked for shows whether any follow: a store may return a `next` behind which there is nothing.
+        // Reads one task more than the page has: a store may return a `next` although no task follows.
         let page = Page {
             limit: limit.saturating_add(1),
             ..page
@@ -151,7 +152,7 @@ impl Tasks {
         Ok(found)
     }
 
-    /// The request of a task.
+    /// The stored request of a task. `None` if the task is not in scope.
     ///
     /// # Errors
     ///
@@ -168,7 +169,7 @@ impl Tasks {
             .await
     }
 
-    /// The response of a task that has ended with one.
+    /// The stored response of a task. `None` if the task has none, or is not in scope.
     ///
     /// # Errors
     ///
@@ -185,7 +186,7 @@ impl Tasks {
             .await
     }
 
-    /// Lines of a task's log.
+    /// The lines of a task's log that `query` selects.
     ///
     /// # Errors
     ///
@@ -202,7 +203,8 @@ impl Tasks {
             .await
     }
 
-    /// Stops a task. A queued one ends at once. The handler of a running one is asked to stop, and the task ends soon.
+    /// Stops a task. A queued task ends at once. If the task is running, its handler is asked to stop, and the task
+    /// ends soon.
     ///
     /// # Errors
     ///
@@ -218,7 +220,7 @@ impl Tasks {
             .call("stop", || engine.core.ledger.stop(&self.scope, id))
             .await?;
         match stop {
-            // An attempt of this process stops at once. One of another process is stopped by its next renewal.
+            // An attempt in this process is stopped now, an attempt in another process at its next renewal.
             Stop::Stopping => {
                 let now = Instant::now();
                 for live in engine.attempts.running.of(id) {
@@ -232,7 +234,7 @@ impl Tasks {
         Ok(stop)
     }
 
-    /// Runs an ended task again under its id, as a new generation, with edits of the request if you want.
+    /// Runs an ended task again under its id, as a new generation. `edits` can change the request.
     ///
     /// # Errors
     ///
@@ -276,8 +278,10 @@ impl Tasks {
         Ok(deleted)
     }
 
-    /// Delivers the completion of this generation to this destination again, at once, whether it was delivered, was
-    /// given up, or is pending. It keeps its webhook id, and its schedule starts again.
+    /// Delivers the completion of a generation to a destination again.
+    ///
+    /// It is delivered at once, whether it was delivered before, was given up, or is pending. It keeps its webhook id,
+    /// and its schedule starts again.
     ///
     /// # Errors
     ///
@@ -302,7 +306,7 @@ impl Tasks {
         Ok(redelivered)
     }
 
-    /// The counts, slots and rates of all processes on the store.
+    /// Counts of the tasks in scope, and the slots and rates of all processes on the store.
     ///
     /// # Examples
     ///
@@ -341,9 +345,10 @@ impl Tasks {
         })
     }
 
-    /// Whether async requests are accepted, as far as known: the engine is not shutting down, and the store has not
-    /// failed for good. Use it in a readiness probe that restarts this process. It does not call the store, so it never
-    /// waits. It stays `true` during an outage of the store, which a restart would not mend.
+    /// Whether this process can accept async requests: the engine is open, and the store has not failed for good.
+    ///
+    /// Use it in a probe whose failure restarts the process. It makes no store call that waits. It stays `true` during
+    /// an outage of the store, because a restart would not end the outage.
     ///
     /// # Examples
     ///
@@ -376,10 +381,11 @@ impl Tasks {
         engine.core.phase.is_open() && !engine.core.queue_hint(None, None).failed
     }
 
-    /// Like [`is_ready`](Self::is_ready), but it also reads from the store. A read works on a server that is read-only
-    /// or whose disk is full, so this does not detect those. Use it in the readiness probe of processes that share a
-    /// store: if one of them cannot reach the server, another may. It waits as long as the store does, so set a time
-    /// limit below that of the probe.
+    /// Checks [`is_ready`](Self::is_ready), and that the store answers a read.
+    ///
+    /// Use it in the readiness probe of processes that share a store: if one of them cannot reach the server, another
+    /// may. It waits for the store, so set a time limit below that of the probe. It does not detect a server that is
+    /// read-only or whose disk is full, because reads work there.
     ///
     /// # Examples
     ///
@@ -418,26 +424,28 @@ impl Tasks {
         if !self.is_ready() {
             return Err(StoreError::closed());
         }
-        // There is no task with this id.
+        // No task has this id.
         self.find(RequestId::from_bytes([0; 16])).await.map(drop)
     }
 
-    /// Accepts no more tasks: async requests are refused with 503 from now on, and synchronous ones still pass. Every
-    /// waiter is answered now. Call it when the server begins to shut down, so that open waits do not keep its
-    /// connections. A second call has no effect.
+    /// Closes the engine: it accepts no more tasks, and answers every waiter now.
+    ///
+    /// From now on async requests are refused with 503; synchronous requests still pass. Call it when the server begins
+    /// to shut down, so that open waits do not keep its connections open. A second call has no effect.
     pub fn close(&self) {
         self.engine().close();
     }
 
-    /// Ends the engine. It closes the engine, lets running attempts go on for `grace`, asks the rest to stop, drops
-    /// those that do not end within the stop grace and hands them back, uncharged. Then it drops the application and
-    /// closes the store.
+    /// Shuts the engine down, and reports what happened to the running attempts.
     ///
-    /// Queued tasks stay in the store, and run when an engine is built on it again. A store that lives only in this
-    /// process loses them.
+    /// It closes the engine and lets running attempts go on for `grace`. It asks the remaining attempts to stop, drops
+    /// those that do not end within the stop grace, and hands their tasks back; these attempts are not charged. Then it
+    /// drops the application and closes the store.
     ///
-    /// Call it after the server has ended. A second call during the first ends the grace at once; a later one returns
-    /// the report of the first.
+    /// Queued tasks stay in the store, and run when an engine is built on it again. A store in memory loses them.
+    ///
+    /// Call it after the server has ended. A second call during the first ends the grace at once. Every later call
+    /// returns the report of the first.
     ///
     /// # Examples
     ///
@@ -448,7 +456,8 @@ impl Tasks {
     /// use tower::make::Shared;
     /// use tower_respond_async::{BoxError, RespondAsync, Tasks};
     ///
-    /// async fn serve(listener: tokio::net::TcpListener, app: RespondAsync<Router>, tasks: Tasks) -> Result<(), BoxError> {
+    /// async fn serve(listener: tokio::net::TcpListener, app: RespondAsync<Router>, tasks: Tasks) -> Result<(),
+    /// BoxError> {
     ///     let closing = tasks.clone();
     ///     let signal = async move {
     ///         let _ = tokio::signal::ctrl_c().await;
@@ -463,8 +472,8 @@ impl Tasks {
     ///
     /// # Cancel safety
     ///
-    /// If you drop the future, the engine stays closed and the shutdown stops where it is. Call it again to go on,
-    /// without grace.
+    /// If you drop the future, the engine stays closed and the shutdown stops where it is. Call it again to go on; then
+    /// there is no grace.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.engine().shutdown(grace).await
     }
@@ -476,7 +485,9 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// A [`Tasks`] that does not keep the engine alive, for use inside of the application. [`Tasks::is_ready`] shows it.
+/// A [`Tasks`] that does not keep the engine running, for use inside the application.
+///
+/// [`Tasks::is_ready`] has an example.
 #[derive(Clone)]
 pub struct WeakTasks {
     alive: Weak<Alive>,
@@ -484,7 +495,7 @@ pub struct WeakTasks {
 }
 
 impl WeakTasks {
-    /// The handle, unless the engine has ended.
+    /// The [`Tasks`] handle. `None` if no other handle of the engine is left.
     #[must_use]
     pub fn upgrade(&self) -> Option<Tasks> {
         let alive = self.alive.upgrade()?;

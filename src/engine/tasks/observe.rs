@@ -16,7 +16,7 @@ use crate::{
     task::{LogLine, RequestId, Scope, TaskRecord, TaskRef},
 };
 
-/// Follows the tasks in one scope. The engine closes when no other handle is left.
+/// Follows the tasks in one scope. It does not keep the engine open: that closes when its last [`Tasks`] is dropped.
 #[derive(Clone)]
 pub(crate) struct Observer {
     engine: Arc<Engine>,
@@ -56,7 +56,7 @@ impl Observer {
         self.engine.core.watchers.watch(id)
     }
 
-    /// Begins to follow every change, from `place` on if that is still kept.
+    /// Begins to listen to the changes of all tasks, from `place` if its changes are still kept.
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
         self.engine.core.watchers.listen(place)
     }
@@ -76,7 +76,7 @@ impl Observer {
         self.engine.core.phase.closed().await;
     }
 
-    /// Runs `work` beside the tasks.
+    /// Runs `work` on the engine's runtime.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.engine.core.runtime.spawn(work);
     }

@@ -1,4 +1,4 @@
-//! What only the task API reads from the engine.
+//! Methods of [`Tasks`] that only the task API uses.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,7 +15,7 @@ impl Tasks {
         self.engine().core.api.is_mounted.store(true, Ordering::Relaxed);
     }
 
-    /// Where clients find the task API.
+    /// The address of the task API.
     pub(crate) fn api_address(&self) -> ApiAddress {
         self.engine().core.api.clone()
     }
@@ -25,7 +25,7 @@ impl Tasks {
         &self.engine().core.settings
     }
 
-    /// The subscriptions of tasks that are accepted now.
+    /// The subscriptions that a task gets if it is accepted now.
     pub(crate) fn subscriptions(&self) -> &[Subscription] {
         self.engine().outbox.destinations.subscriptions()
     }
@@ -40,18 +40,19 @@ impl Tasks {
         self.engine().core.ledger.store().abilities().durability
     }
 
-    /// The number of retries of a task that is accepted now.
+    /// The number of retries that a task gets if it is accepted now.
     pub(crate) fn max_retries(&self) -> u32 {
         self.engine().intake.max_retries()
     }
 
-    /// The longest wait before each of the first retries if the response does not say. Empty if the policy panics.
+    /// The longest wait before each of the first `retries` retries, for responses without a `Retry-After`. Empty if the
+    /// policy panics.
     pub(crate) fn longest_waits(&self, retries: u32) -> Vec<Duration> {
         let policy = &self.engine().core.settings.retry;
         caught(|| (1..=retries).map(|retry| policy.delay(retry, 1.0)).collect()).unwrap_or_default()
     }
 
-    /// Tells the probes which user changed a task.
+    /// Reports to the probes which user changed a task.
     pub(crate) fn audit(&self, id: RequestId, action: &'static str, who: Option<&str>) {
         self.engine().core.probes.emit(|| Event::Changed { id, action, who });
     }

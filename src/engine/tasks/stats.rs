@@ -1,4 +1,4 @@
-//! Counts, slots and rates, for people and dashboards.
+//! Statistics of the processes on a store: counts, slots and rates.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,22 +6,22 @@ use crate::task::{Counts, Presence, RateStats, Seen, SlotStats};
 
 /// The result of [`Tasks::stats`](crate::Tasks::stats), which has an example.
 ///
-/// Figures that do not come from the store are sums over all processes on it. Those of other processes are some seconds
-/// old.
+/// [`counts`](Self::counts) comes from the store. The other figures are sums over all processes on the store; those of
+/// other processes are some seconds old.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Tasks in each state, in the scope asked for.
+    /// The number of tasks in each state, in the scope of the handle.
     pub counts: Counts,
-    /// The handlers of all processes. `None` for a scope of one tenant, since they include those of others.
+    /// The slots of all processes. `None` for the scope of one tenant, since they include those of other tenants.
     pub slots: Option<SlotStats>,
-    /// Accepted and ended tasks of the last minute, 15 minutes and 60 minutes. `None` as for `slots`.
+    /// The numbers of tasks accepted and ended in the last minute, 15 minutes and 60 minutes. `None` as for `slots`.
     pub rates: Option<[RateStats; 3]>,
-    /// The same for each of the last 60 minutes, the oldest first, the current one last. `None` as for `slots`.
+    /// The same numbers for each of the last 60 minutes, the oldest first, the current one last. `None` as for `slots`.
     pub minutes: Option<[RateStats; 60]>,
-    /// Bytes of request bodies that are being read now. `None` as for `slots`.
+    /// The bytes of request bodies that are being read now. `None` as for `slots`.
     pub buffered_bytes: Option<u64>,
-    /// The processes, this one first, the others by name. `None` as for `slots`.
+    /// The processes: this process first, the others by name. `None` as for `slots`.
     pub processes: Option<Vec<ProcessStats>>,
 }
 
@@ -29,26 +29,26 @@ pub struct Stats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessStats {
-    /// Its name and the number of its start, as in the documents of its tasks.
+    /// The name of the process and the number of its start, as in the documents of its tasks.
     pub instance: Arc<str>,
     /// The version of the application, if it has one.
     pub version: Option<Arc<str>>,
-    /// How long it has been up.
+    /// The time since its engine was built.
     pub up: Duration,
-    /// How long ago it was seen. A process that was not seen for 15 seconds is not listed.
+    /// The time since it last reported itself. A process is not listed if that is more than 15 seconds.
     pub seen: Duration,
-    /// Whether it is being shut down.
+    /// Whether it is shutting down.
     pub draining: bool,
-    /// Its handlers.
+    /// Its slots.
     pub slots: SlotStats,
-    /// Accepted and ended tasks of its last minute.
+    /// The numbers of tasks that it accepted and ended in the last minute.
     pub last_minute: RateStats,
-    /// Bytes of request bodies that it is reading.
+    /// The bytes of request bodies that it is reading now.
     pub buffered_bytes: u64,
 }
 
 impl Stats {
-    /// The statistics of a scope of one tenant.
+    /// The statistics for the scope of one tenant.
     pub(crate) const fn of_one(counts: Counts) -> Self {
         Self {
             counts,

@@ -1,4 +1,4 @@
-//! Pausing and resuming pools, and setting their slots, for every process on the store.
+//! Pauses and resumes pools and sets their slots, for every process on the store.
 
 use crate::{
     engine::{
@@ -12,30 +12,30 @@ use crate::{
     time::Timestamp,
 };
 
-/// The length of the reason that is kept, in bytes: one line of a table.
+/// How many bytes of a reason are kept: enough for one line of a table.
 const REASON_BYTES: usize = 256;
 
-/// How often a named value is changed again because another process changed it first.
+/// How many times a change of a named value is tried if other processes change it first.
 const TRIES: usize = 16;
 
-/// How many queued tasks get a later expiry in one go.
+/// How many queued tasks get a later expiry in one call of the store.
 const AT_ONCE: usize = 500;
 
-/// The state of one pool. [`Tasks::pause`] has an example.
+/// The state of one pool. [`Tasks::pools`] returns it; [`Tasks::pause`] has an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Its name.
+    /// The name of the pool.
     pub name: PoolName,
-    /// How many of its handlers run in this process.
+    /// The number of its handlers that run in this process.
     pub used: usize,
-    /// How many may run in this process.
+    /// The number of its handlers that may run in this process.
     pub total: usize,
-    /// How many of its tasks are queued, if the store counts them by pool.
+    /// The number of its queued tasks, if the store counts them by pool.
     pub queued: Option<u64>,
-    /// Whether [`Tasks::set_concurrency`] has set its slots.
+    /// Whether [`Tasks::set_concurrency`] has set `total`.
     pub is_set: bool,
-    /// Since when it is paused, if it is.
+    /// The pause, if the pool is paused.
     pub paused: Option<PausedPool>,
 }
 
@@ -43,11 +43,11 @@ pub struct PoolStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PausedPool {
-    /// Since when, by the store's clock.
+    /// When the pause began, by the store's clock.
     pub since: Timestamp,
-    /// The reason that was given.
+    /// The reason that was given, cut to 256 bytes.
     pub reason: String,
-    /// It is being resumed: the expiry of its tasks is being moved first.
+    /// Whether the pool is being resumed: it stays paused until the expiry of its queued tasks is moved.
     pub resuming: bool,
 }
 
@@ -61,13 +61,13 @@ pub enum PoolError {
     /// With 0 slots its tasks would never run: [pause](Tasks::pause) it instead.
     #[error("a pool has at least one slot; pause it instead")]
     NoSlots,
-    /// The store did not confirm the change. It may have been made.
+    /// The store did not confirm the change. The change may have been made.
     #[error("the pool could not be changed")]
     Store(#[from] StoreError),
 }
 
 impl Tasks {
-    /// The pools: the default one first, the others in the order of the builder.
+    /// The pools of this process: the default pool first, the others in the order of the builder.
     ///
     /// # Errors
     ///
@@ -94,11 +94,11 @@ impl Tasks {
         Ok(stats.collect())
     }
 
-    /// Starts no more tasks of a pool, in any process, until you [resume](Self::resume) it. Its tasks are accepted and
-    /// queued, and do not expire. Running tasks go on.
+    /// Pauses a pool: no process starts its tasks until you [resume](Self::resume) it.
     ///
-    /// The pause is kept in the store, and survives what tasks survive. Other processes see it within a second. A
-    /// second pause of a paused pool changes nothing, not even the reason.
+    /// Tasks of the pool are still accepted and queued, and do not expire. Running tasks go on. The pause is kept in
+    /// the store, and survives what tasks survive. Other processes see it within a second. Pausing a paused pool
+    /// changes nothing, not even the reason. The reason is cut to 256 bytes.
     ///
     /// # Errors
     ///
@@ -141,11 +141,11 @@ impl Tasks {
         Ok(())
     }
 
-    /// Starts tasks of a pool again, in every process. Before that, the expiry of each of its queued tasks is moved by
-    /// the time of the pause.
+    /// Resumes a paused pool: every process starts its tasks again. Does nothing if the pool is not paused.
     ///
-    /// This takes about as long as storing the same number of tasks. If the process dies meanwhile, the pool stays
-    /// paused. Resume it again, in any process.
+    /// Before that, the expiry of each of its queued tasks is moved by the time of the pause. This takes about as long
+    /// as storing the same number of tasks. If the process ends meanwhile, the pool stays paused. Then resume it again,
+    /// in any process.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl Tasks {
         let Some(pause) = control.paused else { return Ok(()) };
         attempts.give_time_back(pool, pause.since()).await?;
         let resumed = |control: &mut PoolControl| {
-            // A newer pause stays.
+            // A pause that began since then stays.
             if control.paused.as_ref().is_some_and(|now| now.since == pause.since) {
                 control.paused = None;
             }
@@ -176,14 +176,14 @@ impl Tasks {
         Ok(())
     }
 
-    /// Sets how many handlers of a pool run at once in each process, and overrides the builder; `None` returns to the
-    /// builder's number. Running handlers beyond it go on to their end.
+    /// Sets how many handlers of a pool may run at once in each process.
     ///
-    /// The number is kept in the store, like a [pause](Self::pause).
+    /// The number overrides that of the builder; `None` restores it. Running handlers beyond the number go on to their
+    /// end. The number is kept in the store, like a [pause](Self::pause).
     ///
     /// # Errors
     ///
-    /// [`PoolError`] says why it was not set.
+    /// [`PoolError`] says why the number was not set.
     ///
     /// # Cancel safety
     ///

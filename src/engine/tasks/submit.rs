@@ -1,4 +1,4 @@
-//! Tasks that the application submits by itself.
+//! Accepts tasks that the application submits itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +14,15 @@ use crate::{
 };
 
 impl Tasks {
-    /// Stores a task, like an async request over HTTP. Returns after the commit. The application that the layer wraps
-    /// must have a route for the request.
+    /// Stores a task, like an async request over HTTP, and returns after the commit.
+    ///
+    /// The application that the layer wraps must have a route for the request. [`submit_all`](Self::submit_all) has an
+    /// example.
     ///
     /// # Errors
     ///
     /// [`SubmitError`] says why the task was not accepted. After `Store`, it may have been stored: submit it again
-    /// under the same name or key to be sure.
+    /// under the same name or key to be sure that it is.
     ///
     /// # Cancel safety
     ///
@@ -34,14 +36,16 @@ impl Tasks {
         Submitted::of(committing.await?)
     }
 
-    /// Stores many tasks, in one step if the store can (those of this project can). Returns after the commit, with one
-    /// answer for each, in order. If several have the same name or key, the first is new and the others are known.
+    /// Stores many tasks, and returns after the commit with one answer for each, in the same order.
+    ///
+    /// A store that can, as those of this project, stores them in one step. If several have the same name or key, the
+    /// first is new and the others are known.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::ShuttingDown`] and [`SubmitError::Store`] are for all of them. After `Store`, some may have been
-    /// stored: submit them again under the same names or keys to be sure. Other errors are in the answer of the one
-    /// task, and do not affect the others.
+    /// [`SubmitError::ShuttingDown`] and [`SubmitError::Store`] concern all tasks. After `Store`, some may have been
+    /// stored: submit them again under the same names or keys to be sure that they are. Other errors are in the answer
+    /// for their task, and do not affect the other tasks.
     ///
     /// # Cancel safety
     ///
@@ -57,7 +61,8 @@ impl Tasks {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let layer = RespondAsyncLayer::new(MemoryStore::new())?;
     /// let tasks = layer.tasks();
-    /// # let answer = |_: Request<RequestBody>| async { Ok::<_, tower_respond_async::BoxError>(http::Response::new(String::new())) };
+    /// # let answer = |_: Request<RequestBody>| async { Ok::<_,
+    /// tower_respond_async::BoxError>(http::Response::new(String::new())) };
     /// # let _app = layer.layer(service_fn(answer));
     /// let films = ["a", "b", "c"].map(|film| {
     ///     let request = Request::post(format!("/transcode/{film}")).body(bytes::Bytes::new());
@@ -90,12 +95,13 @@ impl Tasks {
         Ok(answers)
     }
 
-    /// Stores a task in a transaction of yours: the task and your other changes are committed together, or not at all.
-    /// `into` is your transaction, enlisted by the crate of the store. Only stores with transactions have one.
+    /// Stores a task in your transaction: the task and your other changes are committed together, or not at all.
     ///
-    /// The task runs after the commit, in any process; nothing sees it before. The application that the layer wraps
-    /// must have a route for the request. Queue limits do not apply, and it works during a shutdown: your transaction
-    /// alone decides whether the task exists.
+    /// `into` is your transaction, wrapped by the crate of the store. Only stores with transactions support this.
+    ///
+    /// The task is visible and runs only after the commit, in any process. The application that the layer wraps must
+    /// have a route for the request. Your transaction alone decides whether the task exists: queue limits do not apply,
+    /// and it works during a shutdown.
     ///
     /// # Errors
     ///
@@ -103,11 +109,11 @@ impl Tasks {
     ///
     /// # Cancel safety
     ///
-    /// If you drop the future, the task may or may not be part of the transaction: roll it back.
+    /// If you drop the future, the task may or may not be part of the transaction: roll the transaction back.
     ///
     /// # Examples
     ///
-    /// `transaction` is the value that `PostgresStore::within` makes of a transaction of `tokio_postgres` in which the
+    /// `transaction` is the return value of `PostgresStore::within` for a transaction of `tokio_postgres` in which the
     /// order was stored.
     ///
     /// ```
@@ -126,11 +132,11 @@ impl Tasks {
         Submitted::of(inserted.map_err(SubmitError::Store)?)
     }
 
-    /// The row of a submission, for the crate of a store that inserts it into a transaction by itself.
+    /// The row of a submission, for the crate of a store that inserts it into a transaction itself.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::TooLong`] if a part of it does not fit into a record.
+    /// [`SubmitError::TooLong`] if a part of the submission does not fit into a record.
     pub fn row_of(&self, submission: Submission) -> Result<NewRow, SubmitError> {
         let engine = self.engine();
         let task = engine.intake.task_of(submission)?;
@@ -160,7 +166,7 @@ impl Intake {
     }
 }
 
-/// A task to submit from inside of the application. [`Tasks::submit_all`] has an example.
+/// A task to submit from inside the application. [`Tasks::submit_all`] has an example.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Submission {
@@ -170,16 +176,16 @@ pub struct Submission {
     pub name: Option<TaskName>,
     /// A key that makes a repeated submission harmless, unique per tenant and caller.
     pub key: Option<IdempotencyKey>,
-    /// Its pool. `None`: the pool that the request matches.
+    /// The pool of the task. `None`: the pool that the request matches.
     pub pool: Option<PoolName>,
-    /// Its tenant.
+    /// The tenant of the task.
     pub tenant: Option<Tenant>,
-    /// Its caller, the same as the one that [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller) returns
-    /// with this id.
+    /// The caller of the task. Use the id that [`RespondAsyncBuilder::caller`](crate::RespondAsyncBuilder::caller)
+    /// returns for the requests of this user.
     pub caller: Option<Caller>,
-    /// Labels to find it by.
+    /// Labels by which to find the task.
     pub labels: Labels,
-    /// How long it waits before it runs.
+    /// How long the task waits before it runs.
     pub delay: Duration,
 }
 
@@ -206,8 +212,10 @@ impl Submission {
 pub enum Submitted {
     /// The task is new.
     New(Arc<TaskRecord>),
-    /// The name or key is known, and nothing was stored. A submitter is trusted with the known task. Over HTTP, a
-    /// duplicate that [another caller](crate::guide::trust#requests-that-are-sent-twice) may have sent gets less.
+    /// A task with the name or key exists, and nothing was stored.
+    ///
+    /// This shows the whole task to the application. The answer to a duplicate over HTTP shows less if
+    /// [another caller](crate::guide::trust#requests-that-are-sent-twice) may have sent it.
     Known {
         /// The task with that name or key. `None` if it was removed and only its key is kept.
         task: Option<Arc<TaskRecord>>,
@@ -223,7 +231,7 @@ impl Submitted {
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Conflict`] and [`SubmitError::Full`].
+    /// [`SubmitError::Conflict`] or [`SubmitError::Full`], if `insertion` says so.
     pub fn answered(row: &NewRow, insertion: Insertion) -> Result<Self, SubmitError> {
         Self::of(Inserted::of(insertion, row.record.digest))
     }
@@ -256,16 +264,16 @@ pub enum SubmitError {
     /// The name belongs to one task and the key to another.
     #[error("the name and the key belong to two different tasks")]
     Conflict,
-    /// A limit was reached.
+    /// A limit of the queue or the store is reached.
     #[error("there is no room for another task ({0:?})")]
     Full(FullReason),
-    /// A part of it does not fit into a record. Nothing was stored.
+    /// A part of the submission does not fit into a record. Nothing was stored.
     #[error("the task cannot be kept")]
     TooLong(#[source] TooLong),
     /// The engine is shutting down.
     #[error("the engine is shutting down")]
     ShuttingDown,
-    /// The store did not confirm the task. It may have stored it.
+    /// The store did not confirm the task. The task may have been stored.
     #[error("the task could not be stored")]
     Store(#[source] StoreError),
 }

@@ -1,8 +1,8 @@
 //! The latest changes of all tasks, for listeners.
 //!
-//! Changes are kept only while there are listeners, and for a while after, so that a listener that was cut off can come
-//! back and miss nothing. Only the latest are kept. A listener that falls further behind gets a mark that it missed
-//! some, and reads the tasks again.
+//! Changes are kept while there are listeners, and for a while after, so that a listener that reconnects misses
+//! nothing. Only the latest changes are kept. A listener that falls further behind is marked as having missed some, and
+//! reads the tasks again.
 
 use std::{
     collections::VecDeque,
@@ -17,10 +17,10 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::task::RequestId;
 
-/// How many changes are kept: 64 KiB, and a second of a busy process.
+/// How many changes are kept: 64 KiB, about a second of a busy process.
 const REMEMBERED: usize = 4096;
 
-/// How long changes are kept after the last listener has left. One that was cut off is back by then.
+/// How long changes are kept after the last listener has left. A listener that was cut off reconnects in that time.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// The changes of one engine.
@@ -28,7 +28,7 @@ pub(crate) struct Feed {
     noting: AtomicBool,
     state: Mutex<State>,
     changed: Notify,
-    /// Distinguishes places of this engine from those of another.
+    /// Distinguishes places in this feed from places in the feed of another engine.
     life: u64,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Place {
     pub(crate) number: u64,
 }
 
-/// A listener to all changes.
+/// Receives the changes of all tasks.
 pub(crate) struct Listener<'a> {
     feed: &'a Feed,
     place: Place,
@@ -60,7 +60,7 @@ pub(crate) struct Listener<'a> {
 pub(crate) struct Heard {
     /// The tasks that changed, each once.
     pub(crate) tasks: Vec<RequestId>,
-    /// Whether changes are missing that are no longer kept.
+    /// Whether changes are missing because they are no longer kept.
     pub(crate) missed: bool,
     /// The position after these changes.
     pub(crate) place: Place,
@@ -76,7 +76,7 @@ impl Feed {
         }
     }
 
-    /// Adds a change. Costs one load without listeners.
+    /// Adds a change. Costs one atomic load without listeners.
     pub(crate) fn note(&self, id: RequestId) {
         if !self.noting.load(Ordering::SeqCst) {
             return;
@@ -85,7 +85,8 @@ impl Feed {
         if state.deserted_at.is_some_and(|at| at.elapsed() > LINGER) {
             self.noting.store(false, Ordering::SeqCst);
             state.changes.clear();
-            // The changes that are skipped from now on count as one that is not kept.
+            // From now on changes are skipped. Counting one here marks a listener that comes back as having missed
+            // some.
             state.next += 1;
             return;
         }
@@ -103,7 +104,7 @@ impl Feed {
         self.noting.load(Ordering::SeqCst) && self.state().listeners > 0
     }
 
-    /// Records that there were changes whose tasks are unknown.
+    /// Records changes of unknown tasks: every listener is marked as having missed some.
     pub(crate) fn miss(&self) {
         if !self.noting.load(Ordering::SeqCst) {
             return;
@@ -115,7 +116,7 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
-    /// Begins to listen, at `place` or now. Read the tasks after this.
+    /// Begins to listen, from `place` if its changes are still kept, or else from now. Read the tasks after this call.
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
         let mut state = self.state();
         state.listeners += 1;
@@ -139,22 +140,22 @@ impl Feed {
 }
 
 impl Listener<'_> {
-    /// Its position.
+    /// The position of the listener.
     pub(crate) const fn place(&self) -> Place {
         self.place
     }
 
-    /// The changes since the last call, of at most `limit` tasks; if there are more, the latest of them and a mark that
-    /// some are missing. Resolves when there is at least one.
+    /// Waits for changes. Returns those since the last call, of at most `limit` tasks. If there are more, returns the
+    /// latest and sets [`Heard::missed`].
     ///
     /// # Cancel safety
     ///
-    /// No change is lost.
+    /// Dropping the future loses no change.
     pub(crate) async fn heard(&mut self, limit: usize) -> Heard {
         loop {
             let changed = self.feed.changed.notified();
             tokio::pin!(changed);
-            // Enabled before the changes are read, so that none is missed in between.
+            // Enabled before the changes are read, so that no change in between is missed.
             changed.as_mut().enable();
             if let Some(heard) = self.take(limit) {
                 return heard;
@@ -181,7 +182,6 @@ impl Listener<'_> {
         self.place.number = state.next;
         drop(state);
         if tasks.len() > limit {
-            // The latest ones are kept.
             tasks.drain(..tasks.len() - limit);
             missed = true;
         }
@@ -245,7 +245,7 @@ mod tests {
         assert!(listener.take(10).unwrap().missed);
         drop(listener);
         assert!(feed.listen(Some(place)).take(10).unwrap().missed);
-        // Of another engine, or in the future.
+        // A place of another engine, and a place ahead of the feed.
         for other in [
             Place {
                 life: place.life.wrapping_add(1),
@@ -258,7 +258,7 @@ mod tests {
         ] {
             assert!(feed.listen(Some(other)).take(10).unwrap().missed);
         }
-        // After the linger no changes are kept, and a listener that comes back gets the mark.
+        // After the linger no changes are kept, and a listener that comes back has missed some.
         let place = feed.listen(None).place();
         feed.state().deserted_at = Instant::now().checked_sub(LINGER * 2);
         feed.note(id(2));

@@ -18,10 +18,10 @@ use crate::{
     task::RequestId,
 };
 
-/// The waiters, by task, and the listeners to all tasks.
+/// The waiters of each task, and the listeners to all tasks.
 pub(crate) struct Watchers {
     feed: Feed,
-    /// Whether the driver has seen that there are waiters.
+    /// Whether the driver makes the store report changes. If not, a new waiter notifies the driver.
     attended: AtomicBool,
     driver: Arc<Notify>,
     count: AtomicUsize,
@@ -36,7 +36,7 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl Watchers {
-    /// `driver` is notified when the first waiter comes.
+    /// Creates the watchers. A waiter notifies `driver` unless changes are reported already.
     pub(crate) fn new(driver: &Arc<Notify>) -> Self {
         Self {
             feed: Feed::new(),
@@ -57,7 +57,7 @@ impl Watchers {
         &self.feed
     }
 
-    /// Begins to wait for `id`. Read the task after this: earlier changes are not reported.
+    /// Begins to wait for a change of `id`. Read the task after this call: earlier changes are not reported.
     pub(crate) fn watch(&self, id: RequestId) -> Watcher<'_> {
         self.count.fetch_add(1, Ordering::SeqCst);
         self.call_driver();
@@ -71,7 +71,7 @@ impl Watchers {
         }
     }
 
-    /// Begins to listen to every change, from `place` on if that is still kept.
+    /// Begins to listen to the changes of all tasks, from `place` if its changes are still kept.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
     pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
         let listener = self.feed.listen(place);
@@ -94,10 +94,10 @@ impl Watchers {
         ids
     }
 
-    /// Records whether the driver has changes reported.
+    /// Records whether the driver makes the store report changes.
     pub(crate) fn note_attended(&self, attended: bool) {
         self.attended.store(attended, Ordering::SeqCst);
-        // A waiter that came just before has not called the driver.
+        // A waiter that came just before this store has not notified the driver.
         if !attended && self.is_watched() {
             self.driver.notify_one();
         }
@@ -109,13 +109,13 @@ impl Watchers {
         }
     }
 
-    /// Reports a change of `id` to its waiters and to the listeners. Costs two loads without any.
+    /// Reports a change of `id` to its waiters and to the listeners. Costs two atomic loads without any.
     pub(crate) fn changed(&self, id: RequestId) {
         self.feed.note(id);
         self.wake(id);
     }
 
-    /// Wakes the waiters of `id` only, and not the listeners.
+    /// Wakes the waiters of `id`, but not the listeners.
     pub(crate) fn wake(&self, id: RequestId) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
@@ -130,7 +130,7 @@ impl Watchers {
 }
 
 impl Watcher<'_> {
-    /// Notified at every change. Enable it before you read the task.
+    /// Notified at every change of the task. Enable the notification before you read the task.
     pub(crate) fn changed(&self) -> &Notify {
         &self.changed
     }

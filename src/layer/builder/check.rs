@@ -6,9 +6,11 @@ use super::{DAY, RespondAsyncBuilder};
 use crate::{error::ConfigError, layer::carry::Carrier, wire::host};
 
 impl RespondAsyncBuilder {
+    /// Returns an error for the first invalid setting.
+    ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first invalid setting and says what is wrong with it.
+    /// A [`ConfigError`] that names the setting and the problem.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (settings, config) = (&self.settings, &self.config);
         let refuse = |setting, problem: &'static str| Err(ConfigError::new(setting, problem));
@@ -71,7 +73,7 @@ impl RespondAsyncBuilder {
                 return refuse(setting, "it is zero, so everything would be too late at once");
             }
         }
-        // Deadlines are added to the current time: a limit of a century avoids overflow.
+        // Deadlines are sums with the current time: the limit of a century avoids overflow.
         for (setting, duration) in [
             ("attempt_timeout", settings.attempt_timeout),
             ("stop_grace", settings.stop_grace),
@@ -94,7 +96,9 @@ impl RespondAsyncBuilder {
                 };
                 return Err(ConfigError::new(
                     setting,
-                    format!("{path:?} is no plain path: it begins with a slash and does not end with one, as /tasks"),
+                    format!(
+                        "{path:?} is not a plain path: it begins with a slash and does not end with one, as /tasks"
+                    ),
                 ));
             }
         }
@@ -114,7 +118,7 @@ impl RespondAsyncBuilder {
                 return Err(ConfigError::new(
                     "hosts",
                     format!(
-                        "{host:?} is no host: a name or an address, without scheme, port and wildcard, as tasks.example.org"
+                        "{host:?} is not a host: a name or an address, without scheme, port and wildcard, as tasks.example.org"
                     ),
                 ));
             }

@@ -1,4 +1,4 @@
-//! What the application says about a request: its tenant, its caller, its content, its name in lists.
+//! Settings: how the application identifies a request: its tenant, caller, content, function and labels.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -10,24 +10,29 @@ use crate::{
 };
 
 impl RespondAsyncBuilder {
-    /// The tenant of a request. Default: none. A layer outside, or this function, must have verified it. A request
-    /// whose tenant is longer than [`Tenant::LONGEST`] is refused with 400.
+    /// Sets the function that gives the tenant of a request. Default: no tenant.
+    ///
+    /// A layer outside, or this function, must have verified the tenant. A request whose tenant is longer than
+    /// [`Tenant::LONGEST`] is refused with 400.
     pub fn tenant(mut self, tenant: impl Fn(&Parts) -> Option<Tenant> + Send + Sync + 'static) -> Self {
         self.config.tenant = Some(Box::new(tenant));
         self
     }
 
-    /// The caller of a request: the id of a user, which a layer outside has verified and put into the extensions.
-    /// Default, and `None`: no caller.
+    /// Sets the function that gives the caller of a request. Default: no caller.
     ///
-    /// With it, an `Idempotency-Key` belongs to its caller: two callers with the same key have different tasks. A
-    /// request that is sent twice is compared by its caller instead of its [credentials](Self::credentials), so that a
-    /// client with a new token gets its task. A task id is the same for all callers of a [`tenant`](Self::tenant),
-    /// since it is an address; for other callers it counts as sent with other credentials.
+    /// The caller is the id of a user, which a layer outside has verified and put into the extensions. `None` means no
+    /// caller. With callers:
     ///
-    /// Set it if users must not see each other's tasks, above all if they are identified by something that is in no
-    /// header, such as a certificate. [Requests that are sent twice](crate::guide::trust#requests-that-are-sent-twice)
-    /// says what happens without it.
+    /// - An `Idempotency-Key` belongs to its caller: two callers with the same key have different tasks.
+    /// - A request that is sent twice is compared by its caller instead of its [credentials](Self::credentials), so
+    ///   that a client with a new token gets its task.
+    /// - A task id belongs to the [`tenant`](Self::tenant), not to the caller, since it is an address. A request with
+    ///   the task id of another caller counts as sent with other credentials.
+    ///
+    /// Set it if users must not see each other's tasks, above all if a user is not identified by a header but, for
+    /// example, by a certificate. [Requests that are sent
+    /// twice](crate::guide::trust#requests-that-are-sent-twice) says what happens without it.
     ///
     /// ```
     /// use http::request::Parts;
@@ -49,25 +54,28 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// What a request gets that was sent before with other credentials. Default: [`Credentials::Withhold`]: a client
-    /// with a new token must not run its request twice, and another client must not get the response.
+    /// Sets the answer to a duplicate with other credentials. Default: [`Credentials::Withhold`].
     ///
-    /// The comparison reads the stored request, for duplicates only. Probes receive
+    /// With the default, a client with a new token does not run its request twice, and another client does not get the
+    /// response. To compare the credentials of a duplicate, the layer reads the stored request. Probes receive
     /// [`Event::Withheld`](crate::probe::Event::Withheld).
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.config.credentials = credentials;
         self
     }
 
-    /// The content of a request, for clients whose bytes differ between tries: by the boundaries of
-    /// `multipart/form-data`, or by a time of sending. Default: the `Content-Type` and the body.
+    /// Sets the function that gives the content by which a request is compared. Default: `Content-Type` and body.
+    ///
+    /// Set it if the bytes of a request differ each time that a client sends it: by the boundaries of
+    /// `multipart/form-data`, or by a time of sending.
     ///
     /// Two requests with the same task id or `Idempotency-Key` are the same if their fingerprints, methods, hosts,
-    /// paths and queries are. Method, host, path and query always count, so that a fingerprint that leaves out too much
-    /// cannot join requests to different addresses. The function gets the original head and the whole body, and is
-    /// called for requests with a task id or a key. Leave out credentials, as the default does: a renewed token is
-    /// different. If you change the function, repeated requests no longer match keys of earlier builds, and are refused
-    /// for as long as those keys are kept.
+    /// paths and queries are the same. Method, host, path and query always count, so that a fingerprint that leaves out
+    /// too much cannot join requests to different addresses.
+    ///
+    /// The function gets the original head and the whole body, and is called for requests with a task id or a key.
+    /// Leave out credentials, as the default does: a renewed token is different. If you change the function, repeated
+    /// requests no longer match the keys of earlier builds, and are refused for as long as those keys are kept.
     ///
     /// ```
     /// use bytes::Bytes;
@@ -92,15 +100,18 @@ impl RespondAsyncBuilder {
         self
     }
 
-    /// The function of a request, under which its task is listed. `None` is the default, the first segment of the path.
-    /// Only the first [`Accepted::FUNCTION_BYTES`](crate::task::Accepted::FUNCTION_BYTES) are kept.
+    /// Sets the function under which the task of a request is listed.
+    ///
+    /// Default, also if `name` returns `None`: the first segment of the path. Only the first
+    /// [`Accepted::FUNCTION_BYTES`](crate::task::Accepted::FUNCTION_BYTES) bytes are kept.
     pub fn function_name(mut self, name: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.config.function_name = Some(Box::new(name));
         self
     }
 
-    /// Labels to find the task by. Default: none. A request with more than [`Labels::LONGEST`] bytes of them is refused
-    /// with 400.
+    /// Sets the labels by which you can find the task of a request. Default: none.
+    ///
+    /// A request with more than [`Labels::LONGEST`] bytes of labels is refused with 400.
     pub fn labels(mut self, labels: impl Fn(&Parts) -> Labels + Send + Sync + 'static) -> Self {
         self.config.labels = Some(Box::new(labels));
         self

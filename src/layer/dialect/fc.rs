@@ -10,14 +10,14 @@ use crate::{
     wire::Problem,
 };
 
-// Constants, since a look-up by text parses it first, and every request pays for one.
+// Statics, since a look-up by text would parse the name first, for every request.
 pub(super) static TYPE: HeaderName = HeaderName::from_static("x-fc-invocation-type");
 static TASK_ID: HeaderName = X_FC_ASYNC_TASK_ID;
-/// An older name of the same header.
+/// An older name of [`TASK_ID`].
 static INVOCATION_ID: HeaderName = HeaderName::from_static("x-fc-stateful-async-invocation-id");
 static DELAY: HeaderName = HeaderName::from_static("x-fc-async-delay");
 
-/// Delays must be shorter than this, in seconds.
+/// The limit of delays, in seconds. A delay is shorter than this.
 const DELAY_LIMIT: u64 = 3600;
 
 pub(super) fn read(headers: &HeaderMap) -> Ask {
@@ -42,7 +42,7 @@ fn asked(headers: &HeaderMap) -> Result<Ask, Problem> {
             "The header X-Fc-Invocation-Type is {kind}; it can be Async or Sync."
         )));
     }
-    // Usually there is no other: one pass over the names is cheaper than look-ups, each of which hashes a long name.
+    // Usually there is no other header. One pass over the names is cheaper than look-ups, which hash long names.
     if headers.keys().filter(|name| is_own(name)).count() == 1 {
         return Ok(Ask::Async(Options::default()));
     }
@@ -73,7 +73,7 @@ fn delay(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(text) = single(headers, &DELAY)? else {
         return Ok(Duration::ZERO);
     };
-    // Digits only: `parse` alone accepts a sign.
+    // `parse` accepts a sign.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let secs = text.parse().ok();
     let secs = secs.filter(|secs| digits && (1..DELAY_LIMIT).contains(secs));

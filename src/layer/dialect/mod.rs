@@ -1,4 +1,4 @@
-//! The ways to ask for async. A dialect reads the head of a request into [`Options`].
+//! [`Dialect`]: the ways to ask for async. A dialect reads the head of a request into [`Options`].
 
 mod fc;
 mod prefer;
@@ -13,11 +13,12 @@ use crate::{
     wire::Problem,
 };
 
-/// A way to ask for async. Set it by [`RespondAsyncBuilder::dialects`](crate::RespondAsyncBuilder::dialects).
+/// A way for clients to ask for async.
 ///
-/// Several can be active. They are tried in the given order, and the first that finds itself addressed decides. One
-/// header wins in any order: a request with `X-Fc-Invocation-Type: Sync` is answered at once, whatever its `Prefer`
-/// says.
+/// Set the active dialects with [`RespondAsyncBuilder::dialects`](crate::RespondAsyncBuilder::dialects). They are tried
+/// in the given order, and the first dialect whose headers the request uses decides. There is one exception: while
+/// `Fc` is active, a request with `X-Fc-Invocation-Type: Sync` is answered synchronously in any order, even with
+/// `Prefer: respond-async`.
 ///
 /// # Examples
 ///
@@ -35,16 +36,18 @@ use crate::{
 pub enum Dialect {
     /// Alibaba Cloud Function Compute: `X-Fc-Invocation-Type: Async`.
     ///
-    /// `X-Fc-Async-Task-Id` names the task, `X-Fc-Async-Delay` delays it by up to an hour.
+    /// `X-Fc-Async-Task-Id` names the task, and `X-Fc-Async-Delay` delays it by 1 to 3,599 seconds.
     Fc,
-    /// RFC 7240: `Prefer: respond-async`, and `wait=N` to hold the answer for up to N seconds. If the builder has
-    /// [`callbacks`](crate::RespondAsyncBuilder::callbacks), also `callback; url="..."`. It cannot name a task; use
-    /// `Idempotency-Key` to send a request twice and run it once.
+    /// RFC 7240: `Prefer: respond-async`.
+    ///
+    /// With `wait=N`, the answer may wait up to N seconds for the end of the task. If the builder has
+    /// [`callbacks`](crate::RespondAsyncBuilder::callbacks), `callback; url="..."` names a callback URL. This dialect
+    /// cannot name a task; use `Idempotency-Key` to send a request twice and run it once.
     Prefer,
 }
 
 impl Dialect {
-    /// Its name in the settings.
+    /// The name, as the task API shows it in the settings.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Fc => "fc",
@@ -55,29 +58,29 @@ impl Dialect {
 
 /// What a dialect reads from a request.
 pub(crate) enum Ask {
-    /// The dialect is not addressed.
+    /// The request does not use the dialect.
     No,
-    /// Do not run it later, whatever other dialects find.
+    /// The request must not run later, whatever other dialects read.
     Sync,
-    /// Run it later.
+    /// The request asks to run later.
     Async(Options),
-    /// The dialect is addressed, but the request is invalid.
+    /// The request uses the dialect, but is invalid.
     Refuse(Box<Problem>),
 }
 
-/// What a request can ask for beside async.
+/// What a request can ask for in addition to async.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     /// The client's name for the task.
     pub(crate) name: Option<TaskName>,
-    /// A key of the dialect itself, used without an `Idempotency-Key`.
+    /// A key that the dialect reads. It is used if there is no `Idempotency-Key`.
     pub(crate) key: Option<IdempotencyKey>,
-    /// How long to wait before it runs.
+    /// The time until the task may run.
     pub(crate) delay: Duration,
 }
 
 impl Dialect {
-    /// Whether the request may be addressed to this dialect. One look-up: all that a synchronous request pays.
+    /// Whether the request may use this dialect. This look-up is the only cost for a synchronous request.
     pub(crate) fn is_hinted_at(self, headers: &HeaderMap) -> bool {
         match self {
             Self::Fc => headers.contains_key(&fc::TYPE),
@@ -92,8 +95,7 @@ impl Dialect {
         }
     }
 
-    /// A header without the parts that ask for async, so that a replay does not ask again. `None` if nothing else is in
-    /// it.
+    /// A header without the parts that ask for async, so that a replay does not ask again. `None` if nothing is left.
     pub(crate) fn replayed(name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
         match name {
             name if fc::is_own(name) => None,
@@ -124,15 +126,15 @@ fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Proble
 
 static CALLBACK_URL: HeaderName = HeaderName::from_static("x-callback-url");
 
-/// A callback URL that a client names.
+/// A callback URL that a request names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CallbackAsked {
     pub(crate) url: String,
-    /// Whether it is named as a preference, which the answer acknowledges.
+    /// Whether the URL is in a `Prefer` header: the answer then confirms it in `Preference-Applied`.
     pub(crate) preferred: bool,
 }
 
-/// The callback URL of a request, in any dialect: as a preference beside `respond-async`, or in `X-Callback-Url`.
+/// The callback URL of a request, in any dialect: in `Prefer` with `respond-async`, or in `X-Callback-Url`.
 pub(crate) fn callback(headers: &HeaderMap) -> Result<Option<CallbackAsked>, Problem> {
     let header = single(headers, &CALLBACK_URL)?;
     let preference = prefer::callback(headers)?;

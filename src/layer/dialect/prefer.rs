@@ -1,4 +1,4 @@
-//! RFC 7240: the preference `respond-async`, and `wait` beside it.
+//! RFC 7240: the preferences `respond-async`, `wait` and `callback`.
 
 use std::time::Duration;
 
@@ -21,8 +21,7 @@ pub(super) fn read(headers: &HeaderMap) -> Ask {
     }
 }
 
-/// A line without `respond-async` and `wait`; other preferences stay as they were written. `None` if there are no
-/// others.
+/// A line without `respond-async` and `wait`. Other preferences are unchanged. `None` if there are no others.
 pub(super) fn rest(line: &HeaderValue) -> Option<HeaderValue> {
     let addressed = |part: &[u8]| Preference::parse(part).is_some_and(|p| p.is("respond-async") || p.is("wait"));
     let parts: Vec<_> = split(line.as_bytes(), b',').filter(|part| !addressed(part)).collect();
@@ -33,17 +32,16 @@ pub(super) fn rest(line: &HeaderValue) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The preferences that matter here. Others are ignored, as the RFC says.
+/// The preferences that the layer uses. Others are ignored, as the RFC says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Preferences {
-    /// Run it later.
     pub(crate) respond_async: bool,
-    /// Hold the answer for this time. Only with `respond-async`.
+    /// The time that the answer may wait for the end of the task. It counts only with `respond_async`.
     pub(crate) wait: Option<Duration>,
 }
 
 impl Preferences {
-    /// Reads all lines as one list. The first of repeated preferences counts.
+    /// Reads all lines as one list. If a preference is repeated, the first one counts.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut wait_seen = false;
@@ -64,8 +62,9 @@ impl Preferences {
     }
 }
 
-/// The URL of the preference `callback`, if `respond-async` is preferred too: the parameter `url`, which must be text.
-/// OData's older name of the preference works too.
+/// The URL of the preference `callback`, if the request has `respond-async` too: its parameter `url`, in UTF-8.
+///
+/// OData's older name of the preference, `odata.callback`, works too.
 pub(super) fn callback(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     if !Preferences::of(headers).respond_async {
         return Ok(None);
@@ -93,7 +92,7 @@ pub(super) fn callback(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 fn seconds(value: &[u8]) -> Option<Duration> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    // A number that is too large is a very long wait, and is capped like one.
+    // A number that is too large counts as the longest wait, and is capped later.
     digits.then(|| {
         let secs = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         Duration::from_secs(secs.unwrap_or(u64::MAX))
@@ -121,7 +120,7 @@ impl<'a> Preference<'a> {
     }
 }
 
-/// A token unchanged, a quoted string without its quotes and escapes.
+/// The text of a token or a quoted string, without quotes and escapes. `None` if it is malformed.
 fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     let Some(rest) = value.strip_prefix(b"\"") else {
         return value.iter().all(|byte| is_token(*byte)).then(|| value.to_vec());

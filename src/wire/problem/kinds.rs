@@ -10,7 +10,7 @@ use crate::{
     task::{TaskState, lifecycle::UNDELIVERED, own::STATUS as STATUS_HEADER, record::cut},
 };
 
-/// `Retry-After` of refusals for want of room, in seconds: about the time in which a short queue moves.
+/// `Retry-After` of refusals for lack of room, in seconds: about the time in which a short queue moves.
 const ROOM: u32 = 1;
 
 /// `Retry-After` of refusals because something is down, in seconds: about the time of a restart.
