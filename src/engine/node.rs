@@ -83,7 +83,7 @@ pub(crate) enum Action {
 pub(crate) enum Answer {
     /// There may be more to do now.
     More,
-    /// There is nothing to do now, and if given, something to do after this time.
+    /// There is nothing to do now. If given, there is something to do after this time.
     Idle(Option<Duration>),
     /// It failed.
     Failed,
@@ -169,7 +169,7 @@ impl Node {
         at
     }
 
-    /// Records the result of an action. Returns the pause before the machine repeats it.
+    /// Records the result of an action. Returns the pause before a failed action is due again.
     pub(crate) fn done(&mut self, action: Action, answer: Answer, now: Instant, jitter: f64) -> Duration {
         let duty = match action {
             Action::Claim(_) => &mut self.claim,

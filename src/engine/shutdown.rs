@@ -15,7 +15,7 @@ use crate::engine::{Engine, attempts::attempt::Input, node::Answer, phase::EndSt
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Attempts that ended by themselves within the grace period.
+    /// Attempts that ended without being handed back, within the grace period or the stop grace.
     pub finished: usize,
     /// Attempts that were cut off and handed back. They are not charged. If the store outlives the process, their tasks
     /// run again.

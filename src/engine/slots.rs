@@ -27,8 +27,8 @@ struct Pool {
     paused: AtomicBool,
     /// Whether tasks may wait for a slot. If not, a freed slot wakes nothing, and a new task may take it.
     wanted: AtomicBool,
-    /// How many tasks were sent to wait. If it has changed since before a claim that found no
-    /// task, a task may wait after all.
+    /// How many tasks were sent to wait. If it has changed since before a claim that found no task, a
+    /// task may wait after all.
     sent_to_wait: AtomicU64,
 }
 

@@ -518,7 +518,7 @@ async fn an_attempt_that_misses_an_extension_says_that_there_was_one() {
         ("/api/status/404", false),
     ] {
         let error = app.failed(path).await;
-        let note = "; 1 of the extensions that its request was taken in with are missing here";
+        let note = "; extensions of the original request that are missing on the replay: 1";
         assert_eq!(error.contains(note), says, "{path}: {error}");
     }
     // Nothing is missing that an outer router has set.

@@ -305,7 +305,7 @@ async fn how_many_run_can_be_changed() {
 async fn what_makes_no_sense_is_refused() {
     let tasks = serve(quick(MemoryStore::new()), |_| async { ok() });
     let error = tasks.pause(&name("nobody"), "").await.unwrap_err();
-    assert_eq!(error.to_string(), "there is no pool \"nobody\" here");
+    assert_eq!(error.to_string(), "this process has no pool \"nobody\"");
     let error = tasks.set_concurrency(&PoolName::DEFAULT, Some(0)).await.unwrap_err();
     assert!(matches!(error, PoolError::NoSlots), "{error}");
     for (pools, problem) in [

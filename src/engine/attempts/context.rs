@@ -11,8 +11,8 @@ use crate::{
 
 /// The task whose request a handler serves: an extension of every replayed request, and an axum extractor.
 ///
-/// A synchronous request has no task. For it the extractor returns a *detached* context: its methods have no effect,
-/// and return what their documentation says for that case. So one handler can serve both:
+/// A synchronous request has no task. For it the extractor returns a *detached* context, whose methods do nothing. So
+/// one handler can serve both:
 ///
 /// ```
 /// use tower_respond_async::TaskContext;

@@ -17,7 +17,7 @@ use crate::{
     task::{CapturedRequest, CapturedResponse},
 };
 
-/// The wrapped service, without its types.
+/// The wrapped service, with its types erased.
 pub(crate) trait Entry: Send + Sync {
     /// Replays `request` on a new clone of the service, once the clone is ready. Reads the response to its end, and
     /// puts it into `answering` as it arrives.

@@ -1,7 +1,7 @@
-//! Judges the end of an attempt: asks the retry policy, and turns its verdict into an outcome.
+//! Judges the end of an attempt: turns the verdict of the retry policy into an outcome.
 //!
-//! The error of a handler and the extensions of its response are types of the application. They are read and dropped
-//! inside the guard, since that runs application code.
+//! The error of a handler and the extensions of its response have types of the application. Formatting and dropping
+//! them runs application code, so their panics are caught.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -33,8 +33,8 @@ use crate::{
 type Judged = (Option<Verdict>, String, Option<CapturedResponse>, AttemptOutcome);
 
 impl Attempts {
-    /// Judges an attempt whose time is over. `begun` is what has arrived of the answer. An answer is judged by its
-    /// head, and the judgement is final: a client may have acted on the answer.
+    /// Judges an attempt that has timed out. `begun` is the part of the answer that has arrived, if any. It is judged
+    /// by its head, and the task is not retried after it.
     pub(crate) fn judge_time_out(&self, live: &Live, begun: Option<Begun>) -> (Outcome, AttemptOutcome) {
         let judged = match begun {
             Some(begun) => self.judge_answer(live, begun.ended(BodyEnd::OutOfTime)),
@@ -55,8 +55,8 @@ impl Attempts {
         format!("{} s", self.core.settings.attempt_timeout.as_secs_f64())
     }
 
-    /// Judges the end of a handler. A value that it left behind may panic when it is formatted or dropped. Then the
-    /// handler counts as panicked.
+    /// Judges the end of a handler. If its error or response panics when it is formatted or dropped, the handler counts
+    /// as panicked.
     pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
         let judged = match end {
             Ok(Ok(answer)) => self.judge_answer(live, answer),
@@ -165,7 +165,7 @@ impl Attempts {
         if missing > 0 && may_miss_something(response.as_ref().map(|response| response.status)) {
             let _ = write!(
                 error,
-                "; {missing} of the extensions that its request was taken in with are missing here, see RespondAsyncBuilder::carry"
+                "; extensions of the original request that are missing on the replay: {missing}, see RespondAsyncBuilder::carry"
             );
         }
         self.outcome_of(live, verdict, response, error)
@@ -207,8 +207,8 @@ fn may_lack_its_route(status: StatusCode, grpc: Option<GrpcFailure<'_>>) -> bool
     ) || grpc.is_some_and(|failure| failure.is_unimplemented())
 }
 
-/// Whether a handler that ended like this may lack a request extension: axum answers 500, authorization answers 401 or
-/// 403, and other code panics or fails.
+/// Whether the handler may have ended like this because a request extension is missing. Then axum answers 500,
+/// authorization answers 401 or 403, and other code panics or fails.
 fn may_miss_something(status: Option<StatusCode>) -> bool {
     matches!(
         status,
@@ -216,7 +216,7 @@ fn may_miss_something(status: Option<StatusCode>) -> bool {
     )
 }
 
-/// An error and its causes. It stops at the longest text that is kept, since a chain of causes may be endless.
+/// The text of an error and its causes. It ends after [`ERROR_BYTES`], since a chain of causes may be endless.
 fn chain(error: &BoxError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,8 +1,8 @@
-//! Renews claims and detects blocked handlers, on a thread and a runtime of its own.
+//! Renews leases and detects blocked handlers, on a thread with its own runtime.
 //!
-//! A handler that blocks the application's runtime must not cost other handlers their claims, so this does not depend
-//! on that runtime. The thread is also the watchdog: if an attempt's own task does nothing after its deadline, the
-//! attempt blocks its thread. The watchdog then stores its failure; its slot stays taken until it returns.
+//! A handler that blocks the application's runtime must not cost other handlers their claims, so this does not use that
+//! runtime. The thread is also the watchdog: if an attempt's own task does nothing after its deadline, the handler
+//! blocks its thread. The watchdog then stores the end of the attempt. The slot stays taken until the handler returns.
 
 use std::{
     io,
@@ -31,11 +31,10 @@ use crate::{
     task::lifecycle::Renewal,
 };
 
-/// How long after its deadline an attempt's task may take until it counts as blocked. A busy runtime is late by
-/// milliseconds, not by a second.
+/// How long after its deadline an attempt counts as blocked. A busy runtime is late by milliseconds, not by a second.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often the watchdog looks: the longest extra delay until the failure of a blocked handler is stored.
+/// How often the watchdog looks. It adds at most this to the delay until the end of a blocked attempt is stored.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The running lease thread. It ends when it is stopped, or when the engine is dropped.
@@ -46,12 +45,16 @@ pub(crate) struct LeaseThread {
 
 enum Runs {
     Apart(thread::JoinHandle<()>),
-    /// In a simulation, which drives the time of the application's runtime.
+    /// In a simulation, which controls the time of the application's runtime.
     Within(tokio::task::JoinHandle<()>),
 }
 
 impl LeaseThread {
     /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// The error of the operating system if it cannot start the runtime or the thread.
     pub(crate) fn start(attempts: &Arc<Attempts>) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let keeping = keep(Arc::downgrade(attempts), stopped);
@@ -100,14 +103,14 @@ async fn keep(attempts: Weak<Attempts>, mut stopped: watch::Receiver<bool>) {
         }
         if now + LOOK_EVERY / 2 >= renew_at {
             let renewed = attempts.renew(all, every).await;
-            // A failed renewal is repeated soon: a lease has time for only two.
+            // A failed renewal is repeated soon, because a lease has time for only two regular renewals.
             renew_at = now + if renewed { every } else { every / 4 };
         }
     }
 }
 
 impl Attempts {
-    /// Renews the claims. Returns whether the store answered.
+    /// Renews the leases of the attempts in `all` that have not ended. Returns whether the store answered.
     pub(crate) async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
         let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
         if held.is_empty() {
@@ -122,7 +125,7 @@ impl Attempts {
         let now = Instant::now();
         match answer {
             Ok(renewals) => {
-                // Counted from when it was sent: the lease in the store may have begun then.
+                // Counted from the sending of the call, since the new lease in the store may have begun then.
                 let until = sent_at + self.core.holds_for();
                 for (live, renewal) in held.iter().zip(renewals) {
                     match renewal {
@@ -144,7 +147,7 @@ impl Attempts {
         true
     }
 
-    /// Concludes an attempt if its own task is overdue.
+    /// Concludes an attempt if its own task is overdue, and marks its slot as stuck.
     fn look_after(self: &Arc<Self>, live: &Arc<Live>, now: Instant) {
         let overdue = live.machine().due_at().is_some_and(|due_at| now >= due_at + PATIENCE);
         if !overdue {
@@ -167,7 +170,7 @@ impl Attempts {
             return;
         }
         let (attempts, live) = (self.enter(), live.clone());
-        // On the application's runtime, since the store may need it; one of its other threads is free.
+        // On the application's runtime, since the store may need it. A blocked handler leaves its other threads free.
         self.core
             .runtime
             .spawn(async move { attempts.conclude(&live, Some(directive)).await });

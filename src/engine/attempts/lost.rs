@@ -73,8 +73,8 @@ impl Drop for Late {
 }
 
 impl Attempts {
-    /// Records that this process no longer uses a claim that may still hold in the store. It is remembered for two
-    /// leases, since a late renewal may extend it.
+    /// Records that this process no longer uses a claim that may still hold in the store. The record is kept
+    /// for two leases, since a late renewal may extend the claim.
     pub(crate) fn give_up(&self, lease: LeaseRef) {
         let now = Instant::now();
         let mut inner = self.lost.inner();

@@ -140,13 +140,13 @@ pub struct DoNotRetry;
 /// are final. An invalid code counts as 2 (UNKNOWN). The body of gRPC-Web is not read.
 ///
 /// **Deferral:** 429 or 503 with a `Retry-After` means that the handler cannot do the work now. The task waits as long
-/// as the header says, and the attempt is not charged. A task is deferred at most ten times in each generation
-/// ([`DEFERRALS`]); after that, such an answer is a failure that is retried. A task without retries is not deferred, so
-/// it runs once.
+/// as the header says, up to [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP), and the attempt is not charged. A task is
+/// deferred at most ten times in each generation ([`DEFERRALS`]); after that, such an answer is a failure that is
+/// retried. A task without retries is not deferred, so it runs once.
 ///
 /// **The wait** before a retry is random, between zero and a bound that doubles with each retry ("full jitter"), so
-/// that tasks that failed together are not retried together. If the response has a `Retry-After`, the wait is as long
-/// as that says, up to [`RETRY_AFTER_CAP`](Self::RETRY_AFTER_CAP).
+/// that tasks that failed together are not retried together. A `Retry-After` of the response is used instead, up
+/// to the same cap.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! Drives one attempt: polls the handler inside a guard, asks the machine, and carries out its directives.
+//! Drives one attempt: polls the handler, catches its panics, and carries out the directives of the machine.
 
 use std::{
     future::poll_fn,
@@ -35,21 +35,21 @@ use crate::{
     task::{CapturedRequest, TaskRecord, lifecycle::Outcome},
 };
 
-/// Progress is stored at most this often, since people read it.
+/// How often progress is stored at most. It is only for display.
 const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// The claim under which an attempt runs, and the slot it runs on.
+/// What an attempt needs to start: its claim, its request and its slot.
 pub(crate) struct Start {
     pub(crate) held: Held,
     pub(crate) request: Arc<CapturedRequest>,
     pub(crate) place: Place,
-    /// Before the claim was sent. The lease is counted from here.
+    /// When the claim was sent. The lease is counted from here.
     pub(crate) claimed_at: Instant,
     pub(crate) attempts: UnderWay<Attempts>,
 }
 
 impl Attempts {
-    /// Starts an attempt in a task of its own.
+    /// Starts an attempt in a spawned task.
     pub(crate) fn start(&self, record: &TaskRecord, start: Start) {
         let now = Instant::now();
         let held_until = start.claimed_at + self.core.holds_for();
@@ -58,7 +58,7 @@ impl Attempts {
         let request = start.request;
         let elsewhere = record.version_to_wait_for(settings.version.as_deref(), settings.version_patience);
         let live = Arc::new(Live::new(record, start.held, &request, now, machine, elsewhere));
-        // Entered before it is spawned, so that its lease is renewed from the start, even on a busy runtime.
+        // Added before the attempt is spawned, so that its lease is renewed from the start, even on a busy runtime.
         self.running.enter(live.clone());
         let scopes = self.core.probes.scopes(|| {
             AttemptInfo::new(
@@ -70,7 +70,7 @@ impl Attempts {
                 &live.log,
             )
         });
-        // The phase is read after the entry: a shutdown that does not see the attempt is seen here.
+        // The phase is read after the attempt is added: a shutdown that has not seen the attempt is seen here.
         let replay = match self.entry().filter(|_| !self.core.phase.has_reached(EndStep::Cut)) {
             Some(entry) => {
                 self.core.probes.emit(|| Event::Started {
@@ -97,12 +97,12 @@ impl Attempts {
         self.core.runtime.spawn(run(leave));
     }
 
-    /// Polls the handler, which was just polled, until it is over or the machine has another directive.
+    /// Polls the handler again, until it has ended (`None`) or the machine returns a directive other than `Run`.
     async fn attend(self: &Arc<Self>, live: &Arc<Live>, handler: &mut Handler) -> Option<Directive> {
         let mut save_at = live.started;
         let mut log = LogTimer::default();
         let mut now = live.started;
-        // A handler that yields must not be polled again at once.
+        // The caller has just polled the handler. It waits for the wake-up of that poll.
         let mut polled = true;
         loop {
             let directive = live.machine().directive(now);
@@ -123,7 +123,7 @@ impl Attempts {
                     self.finished(live, end);
                     return None;
                 }
-                // A handler that never waits uses up the budget of tokio, and its time must pass all the same.
+                // Without tokio's cooperative budget: a handler that never waits uses that up, and must still time out.
                 () = unconstrained(live.changed().notified()) => {}
                 () = unconstrained(live.logged()) => {}
                 () = unconstrained(sleep_until(wake)) => {}
@@ -139,20 +139,20 @@ impl Attempts {
         }
     }
 
-    /// Feeds the end of the handler into the machine.
+    /// Judges the end of the handler, and gives it to the machine.
     fn finished(&self, live: &Live, end: Result<Replayed, Panic>) {
         let (outcome, ended) = self.judge(live, end);
         live.machine().handle(Input::Finished(outcome, ended), Instant::now());
     }
 
-    /// Carries out the directives after the end of the handler. `given` is the first one, if the machine has returned
-    /// it already.
+    /// Carries out the directives after the end of the handler. `given` is the first, if the machine has already
+    /// returned it.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
     pub(crate) fn conclude(&self, live: &Live, mut given: Option<Directive>) -> impl Future<Output = ()> {
         async move {
-            // Read now: dropping the handler may have taken longer than the claim holds.
+            // Read now, because dropping the handler may have taken longer than the claim holds.
             let mut now = Instant::now();
-            // A directive that was given earlier may be too old.
+            // A `Settle` that was returned earlier may be too late: the claim is checked again below.
             let mut is_old = given.is_some();
             loop {
                 let directive = given.take().unwrap_or_else(|| live.machine().directive(now));
@@ -182,7 +182,7 @@ impl Attempts {
                                 Input::NotSettled(pause)
                             }
                         };
-                        // Wakes the other side that waits for this end: the watchdog or the attempt's own task.
+                        // Also wakes the other waiter for this end: the watchdog or the attempt's own task.
                         given = Some(live.feed_and_ask(input, now));
                     }
                     Directive::TimedOut => match live.so_far.take() {
@@ -190,7 +190,7 @@ impl Attempts {
                             let (outcome, ended) = self.judge_time_out(live, begun);
                             live.feed(Input::Finished(outcome, ended), now);
                         }
-                        // The watchdog and the attempt's own task may both see it: one of them judges, the other waits.
+                        // Both the watchdog and the attempt's own task may get here. The first judges, the other waits.
                         Taken::Already => now = live.change_before(now + Duration::from_secs(1)).await,
                     },
                     Directive::Wait(until) | Directive::Run(until) => now = live.change_before(until).await,
@@ -218,7 +218,7 @@ impl Attempts {
                 if let Some(condition) = state.condition() {
                     self.core.count_end(condition, now);
                 }
-                // It is queued again, so the node needs its due time.
+                // The task is queued again, so the driver has to read its due time.
                 if state.is_queued() {
                     self.core.hint(Hint::Work);
                 }
@@ -246,7 +246,7 @@ impl Attempts {
         self.core.watchers.changed(id);
     }
 
-    /// Stores the last progress while the claim still holds: it is useful for a failed task, and a task that succeeded
+    /// Stores the last progress before the claim ends. It helps to explain a failure, and a task that has succeeded
     /// should not look half done.
     async fn save_last_progress(&self, live: &Live) {
         if let Some(progress) = live.take_unsaved() {
@@ -263,7 +263,7 @@ impl Attempts {
         };
         let (core, lease) = (self.core.clone(), live.lease);
         self.core.runtime.spawn(async move {
-            // A failure is not reported: the next report overwrites it.
+            // A failure is ignored: the next progress replaces this one.
             let _ = core
                 .call("set_progress", || core.ledger.store().set_progress(lease, progress))
                 .await;
@@ -275,10 +275,10 @@ impl Attempts {
 /// How long the last progress may delay the settlement.
 const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 
-/// The attempt's own task: the handler first, then the directives of the machine.
+/// The attempt's own task: runs the handler, then carries out the directives of the machine.
 ///
-/// Everything that waits is in a box of its own. Every attempt has a future of this size, and many handlers and stores
-/// are ready at once.
+/// Every attempt has a future of this size, and many handlers and stores are ready at once. So the parts that wait are
+/// boxed, and allocated only when they are needed.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
 fn run(mut leave: Leave) -> impl Future<Output = ()> {
     async move {
@@ -307,13 +307,13 @@ fn run(mut leave: Leave) -> impl Future<Output = ()> {
     }
 }
 
-/// Cleans up when the attempt's task is over, or is dropped with its runtime.
+/// Cleans up when the attempt's own task ends, or is dropped with its runtime.
 struct Leave {
-    /// First: the slot stays taken until it is dropped.
+    /// Dropped first: the slot stays taken until then.
     handler: Handler,
     live: Arc<Live>,
     place: Option<Place>,
-    /// Last: dropped after all others.
+    /// Dropped last, since a shutdown waits for it.
     attempts: UnderWay<Attempts>,
 }
 
@@ -325,7 +325,8 @@ impl Drop for Leave {
             self.attempts.give_up(self.live.lease);
         }
         self.attempts.running.leave(self.live.lease);
-        // It will not be judged any more, and the application may keep its context.
+        // Drops the answer here, inside the guard. It is no longer needed, and the application may keep `live` alive by
+        // its context.
         let _ = let_go(self.live.so_far.take());
         self.live.unstick();
         self.place.take();
@@ -339,10 +340,10 @@ struct Handler {
 }
 
 impl Handler {
-    /// Drops the replay now. The attempt goes on if its destructor panics.
+    /// Drops the replay and the scopes of the probes now. The attempt goes on if a destructor panics.
     fn drop_now(&mut self) {
         let _ = let_go(replace(&mut self.replay, Replay::Over));
-        // One by one: two panics at the same time would end the process.
+        // Dropped one by one: two panics at the same time would end the process.
         while let Some(scope) = self.scopes.pop() {
             let _ = let_go(scope);
         }

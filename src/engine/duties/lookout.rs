@@ -57,7 +57,7 @@ impl Lookout {
         }
     }
 
-    /// The processes other than `own` that were present in the last [`PRESENT`].
+    /// The processes other than `own` whose last beat is at most [`PRESENT`] ago.
     pub(crate) fn others(&self, own: &Presence, now: Instant) -> Vec<Seen> {
         let others = lock(&self.others);
         let since = others.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));

@@ -1,4 +1,5 @@
-//! Accepts a task: the one path from a captured request to a committed task, and to its start if a slot is free.
+//! Accepts a task: stores it, and starts it if a slot is free. All tasks of the layer are stored here or in
+//! `accept_all`.
 
 use std::{
     sync::Arc,
@@ -28,9 +29,9 @@ use crate::{
     task::{CapturedRequest, NewTask, RequestId},
 };
 
-/// How many lost inserts are searched for at once. The search is for single lost answers. An outage of the store may
-/// lose thousands, and a store that has just come back has other work. The tasks that are not searched for are rescued
-/// when their leases run out.
+/// How many searches for tasks of unanswered inserts run at once. An outage of the store may lose thousands of answers,
+/// and searching for all of them would burden a store that has just come back. A task that is not searched for is
+/// rescued when its lease runs out.
 pub(crate) const SEARCHES: usize = 64;
 
 /// Why a task was not accepted.
@@ -38,11 +39,11 @@ pub(crate) const SEARCHES: usize = 64;
 pub(crate) enum Unaccepted {
     /// The engine is shutting down.
     ShuttingDown,
-    /// The store did not confirm the task. It may have stored it.
+    /// The store did not confirm the task. The task may have been stored.
     Store(StoreError),
 }
 
-/// A task that is being stored. A store that is ready at once gives a value, so that callers need no space for a
+/// The result of [`Intake::accept`]. If the store answers at once, it is a value, so that callers need no space for a
 /// future.
 #[must_use]
 #[expect(clippy::large_enum_variant, reason = "a box would cost every insert an allocation")]
@@ -64,15 +65,15 @@ impl Accepting {
 impl Intake {
     /// Stores a task, and starts it at once if a slot is free and no other task waits for it.
     ///
-    /// Once the store was called, the insert is never dropped. If the caller leaves or the time limit passes, it goes
-    /// on in a task of its own, and starts the task if it succeeds late. Before that it is polled once in place: a
-    /// store that is ready at once costs no task.
+    /// Once the store was called, the insert is never dropped. If the store does not answer at the first poll, the
+    /// insert goes on in a spawned task, even if the caller leaves or the store timeout passes. It still starts the
+    /// task if it succeeds late.
     ///
-    /// `reserved` is the body's part of the budget. It is given back with the store's answer, and not with the
-    /// caller's: otherwise a store that does not answer could hold any number of bodies whose clients were already
+    /// `reserved` is the share of the body in the budget. It is released when the store answers, not when the caller
+    /// gets an answer. Otherwise a store that does not answer could hold any number of bodies of clients that were
     /// refused.
     pub(crate) fn accept(self: &Arc<Self>, task: NewTask, reserved: Option<Reserved>) -> Accepting {
-        // Entered before the phase is read: a shutdown that does not see this is seen by it.
+        // Entered before the phase is read: a shutdown that has not seen this insert is seen here.
         let entered = self.enter();
         if !self.core.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
@@ -84,7 +85,7 @@ impl Intake {
             let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
             (entered, answer)
         });
-        // No waker is needed: the task in which it goes on polls it again.
+        // Needs no waker: the spawned task polls it again.
         let polled = inserting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready((entered, answer)) = polled {
             return Accepting::Answered(entered.committed(answer, newborn).map_err(Unaccepted::Store));
@@ -98,7 +99,7 @@ impl Intake {
         }))
     }
 
-    /// The answer of an insert that goes on by itself, if it comes within `limit`.
+    /// Waits up to `limit` for the answer of an insert in a spawned task.
     pub(crate) async fn answer_within<T>(
         limit: Duration,
         operation: &'static str,
@@ -114,7 +115,7 @@ impl Intake {
         }
     }
 
-    /// The insert for a task, and what is kept until the store answers.
+    /// The insert for a task, and the values that are kept until the store answers.
     pub(crate) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
         // A delayed task needs no slot yet.
         let is_due = task.delay.is_zero();
@@ -136,7 +137,7 @@ impl Intake {
         (insert, newborn)
     }
 
-    /// Completes an insert, even if its caller leaves.
+    /// Completes an insert, in its spawned task.
     async fn commit(self: Arc<Self>, mut inserting: Inserting, mut newborn: Newborn) -> StoreResult<Inserted> {
         if newborn.born.is_none() {
             let (entered, answer) = inserting.await;
@@ -146,7 +147,7 @@ impl Intake {
         if let Ok((entered, answer)) = timeout_at(until, &mut inserting).await {
             return entered.committed(answer, newborn);
         }
-        // Too late to start the task under that claim: a store that never answers must not keep the slot for ever.
+        // Too late to start the task under this claim. A store that never answers must not keep the slot for ever.
         newborn.born = None;
         let (entered, mut answer) = inserting.await;
         if let Ok(inserted) = &mut answer {
@@ -155,7 +156,7 @@ impl Intake {
         answer
     }
 
-    /// Handles an insert that took too long to start its task under the claim.
+    /// Handles an insert that succeeded too late to start its task under its claim: hands the task back.
     pub(crate) async fn came_late(&self, inserted: &mut Inserted) {
         if let Inserted::New(_, held) = inserted {
             self.core
@@ -167,7 +168,7 @@ impl Intake {
         }
     }
 
-    /// Handles the answer to an insert, and starts the task if it was born claimed.
+    /// Handles the answer to an insert. Starts the task if it was stored as claimed.
     pub(crate) fn committed(
         self: &Arc<Self>,
         mut answer: StoreResult<Inserted>,
@@ -192,7 +193,7 @@ impl Intake {
                 }
             }
             (Err(error), Some(Born { place, request })) if error.kind() == StoreErrorKind::Unavailable => {
-                // The insert most likely failed.
+                // The insert has probably failed, so the slot is freed.
                 drop(place);
                 self.look_for_lost(newborn.id, request, newborn.claimed_at);
             }
@@ -211,21 +212,21 @@ impl Intake {
         }
     }
 
-    /// Searches for a task whose insert was not answered. If it was stored as claimed, only this process can start it;
-    /// it would wait until its lease runs out, and be charged with a crash.
+    /// Searches for a task whose insert was not answered, and starts it. If it was stored as claimed, only this process
+    /// can start it: otherwise it would wait until its lease runs out, and be charged with a crash.
     async fn find_lost(&self, id: RequestId, request: Arc<CapturedRequest>, claimed_at: Instant) {
         let give_up_at = claimed_at + self.core.holds_for();
         let mut pause = Duration::from_millis(50);
         while Instant::now() + pause < give_up_at {
             self.core.pause(pause).await;
-            // Once more after the shutdown has begun, so that a task that is found is handed back.
+            // Searches once more after the shutdown has begun: a task that is found is started or handed back.
             let last = !self.core.phase.is_open();
             pause = (pause * 2).min(Duration::from_secs(2));
             let found = self
                 .core
                 .call("find", || self.core.ledger.look_for(&self.core.worker, id))
                 .await;
-            // A task that is not there may still be on its way. That looks the same as one that never arrives.
+            // A task that is not found may still be stored later, so the search goes on.
             if let Ok(Some(claim)) = found {
                 if let Some((record, held)) = claim
                     && self.attempts.running.of(id).is_empty()
@@ -246,19 +247,19 @@ impl Intake {
 /// A task that is being stored.
 pub(crate) struct Newborn {
     pub(crate) id: RequestId,
-    /// What it needs to start, if it is born claimed.
+    /// What the task needs to start, if it is stored as claimed.
     pub(crate) born: Option<Born>,
-    /// Its body's part of the budget, until the store has answered.
+    /// The share of the body in the budget, kept until the store has answered.
     _reserved: Option<Reserved>,
-    /// Before the insert was sent. The lease is counted from here.
+    /// When the insert was sent. The lease is counted from here.
     pub(crate) claimed_at: Instant,
 }
 
-/// What a task that is born claimed needs to start.
+/// What a task that is stored as claimed needs to start.
 pub(crate) struct Born {
     place: Place,
     pub(crate) request: Arc<CapturedRequest>,
 }
 
-/// An insert under way, and its answer.
+/// An insert under way, which resolves to its answer.
 type Inserting = BoxFuture<'static, (UnderWay<Intake>, StoreResult<Inserted>)>;

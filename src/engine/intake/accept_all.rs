@@ -21,9 +21,9 @@ impl Intake {
     /// Stores tasks, in one step if the store can, and starts as many as there are free slots. Returns an answer for
     /// each, in order.
     ///
-    /// The inserts are completed even if the caller leaves, as for [one task](Self::accept).
+    /// The inserts are completed even if the caller drops the future, as for [one task](Self::accept).
     pub(crate) async fn accept_all(self: &Arc<Self>, tasks: Vec<NewTask>) -> Result<Vec<Inserted>, Unaccepted> {
-        // Entered before the phase is read: a shutdown that does not see this is seen by it.
+        // Entered before the phase is read: a shutdown that has not seen this insert is seen here.
         let entered = self.enter();
         if !self.core.phase.is_open() {
             return Err(Unaccepted::ShuttingDown);
@@ -53,7 +53,7 @@ impl Intake {
         };
         let is_late = in_time.is_none();
         if is_late {
-            // A store that never answers must not keep slots for ever.
+            // Too late to start the tasks under these claims. A store that never answers must not keep slots for ever.
             for newborn in &mut newborns {
                 newborn.born = None;
             }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// A number of bytes that all requests share while they are read.
+/// A number of bytes that all requests share while their bodies are read.
 #[derive(Clone)]
 pub(crate) struct Budget(Arc<Inner>);
 
@@ -49,8 +49,8 @@ impl Budget {
 }
 
 impl Reserved {
-    /// Grows the reservation to at least `bytes`. Without enough bytes in the budget, it returns `false` and changes
-    /// nothing.
+    /// Grows the reservation to at least `bytes`. Returns `false`, and changes nothing, if the budget has not enough
+    /// bytes left.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let Some(more) = bytes.checked_sub(self.bytes) else {
             return true;

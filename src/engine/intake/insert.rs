@@ -1,4 +1,4 @@
-//! Inserts, and making room for them.
+//! Inserts tasks, and makes room for them if the store is full.
 
 use crate::{
     engine::{intake::Intake, outbox::give_up::MANY},
@@ -6,10 +6,10 @@ use crate::{
 };
 
 impl Intake {
-    /// Inserts a task. If there is no room, it gives up completions of hosts that have more than their share, and tries
-    /// again.
+    /// Inserts a task. If the store has no room, gives up completions of silent receivers that take more than their
+    /// share, and tries again.
     pub(crate) fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
-        // Copied only if a second try could help.
+        // Copied only if a second try may be necessary.
         let again = self
             .core
             .queue_hint(None, None)
@@ -22,7 +22,7 @@ impl Intake {
             let Some(again) = again.filter(|_| is_refused) else {
                 return inserted;
             };
-            // Dropped, and the second try boxed: it is rare, and would make every insert larger.
+            // The second try is rare. Dropping the answer and boxing the try keeps the future of every insert small.
             drop(inserted);
             Box::pin(self.insert_again(*again)).await
         }
@@ -35,7 +35,7 @@ impl Intake {
         }
     }
 
-    /// The same for many tasks: those without room are tried again.
+    /// Inserts many tasks. Those for which the store has no room are tried again like a single one.
     pub(crate) async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
         let again = self.core.queue_hint(None, None).crowded.then(|| inserts.clone());
         let mut inserted = self.core.ledger.insert_all(inserts).await?;
@@ -53,9 +53,9 @@ impl Intake {
         Ok(inserted)
     }
 
-    /// Whether completions were given up just now.
+    /// Gives up completions to make room. Returns whether there were any.
     async fn has_given_up(&self) -> bool {
-        // An error was reported to the probes already; the insert keeps its answer.
+        // The error was reported to the probes already. The insert keeps its first answer.
         self.outbox.give_up_crowded(MANY).await.is_ok_and(|tasks| tasks > 0)
     }
 }

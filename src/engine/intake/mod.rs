@@ -38,7 +38,7 @@ pub(crate) struct Intake {
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) budget: Budget,
-    /// For inserts whose answer was lost.
+    /// The slots for searches after inserts whose answer was lost.
     searches: Slots,
 }
 
@@ -68,7 +68,7 @@ impl Intake {
         self.attempts.pools.of(head)
     }
 
-    /// Which callback URLs a request may name.
+    /// The policy for the callback URLs that requests name.
     pub(crate) fn callbacks(&self) -> Option<&Arc<dyn Callbacks>> {
         self.core.settings.hooks.callbacks()
     }
@@ -88,7 +88,7 @@ impl Intake {
         self.budget.reserve()
     }
 
-    /// Lets the probes add to a captured request.
+    /// Lets the probes add to a request before it is stored.
     pub(crate) fn capture(&self, request: &mut CapturedRequest) {
         self.core.probes.capture(request);
     }
@@ -98,7 +98,7 @@ impl Intake {
         self.core.probes.emit(event);
     }
 
-    /// The limit that another task would exceed, as far as known before its body is read. The insert decides.
+    /// The limit that another task would probably exceed, before its body is read. The insert decides.
     pub(crate) fn full(&self, tenant: Option<&Tenant>, pool: &PoolName, delay: Duration) -> Option<FullReason> {
         // A task that starts at once is not queued.
         if delay.is_zero() && self.attempts.pools.could_start(pool) {
@@ -119,7 +119,7 @@ impl Intake {
             .then_some(FullReason::Queue)
     }
 
-    /// Fills in the settings of the engine.
+    /// Fills the settings of the engine into a task.
     pub(crate) fn fill_in(&self, task: &mut NewTask) {
         task.max_age = self.core.settings.max_age;
         task.max_attempts = self.max_retries().saturating_add(1);
@@ -141,7 +141,7 @@ impl Intake {
         self.attempts.pools.of(&head)
     }
 
-    /// The number of retries of a task that is accepted now.
+    /// The number of retries that a task gets if it is accepted now.
     pub(crate) fn max_retries(&self) -> u32 {
         caught(|| self.core.settings.retry.max_retries()).unwrap_or_else(|_| RetryPolicy::max_retries(&Backoff::new()))
     }
@@ -153,7 +153,7 @@ impl Part for Intake {
     }
 }
 
-/// Submits tasks for targets that post to the application itself.
+/// Submits tasks for targets that post completions to the application.
 pub(crate) struct Reentry(pub(crate) Arc<Intake>);
 
 impl Application for Reentry {
@@ -177,7 +177,7 @@ impl Application for Reentry {
             task.pool = intake.pool_of(&task.request);
             task.subscriptions = intake.outbox.destinations.subscriptions_of_posted().clone();
             task.tenant = completion.task.tenant.clone();
-            // One task for each end, however often its delivery is tried.
+            // The key makes one task of each completion, however often its delivery is tried.
             task.key = IdempotencyKey::new(&completion.webhook_id).ok();
             task.digest = Some(task.request.digest());
             let later = |error: BoxError| NotSubmitted::Later(error);

@@ -1,4 +1,4 @@
-//! Delivers completions to destinations, each with a pool and a schedule of its own.
+//! Delivers completions to destinations. Each destination has its own slots and its own schedule.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,21 +20,21 @@ use crate::{
     task::{DeliveryStatus, DeliveryTry, Destination, Scope, delivery::DeliveryOutcome},
 };
 
-/// A delivery that is due again within this time is looked for when it is due. Later ones are found by the regular
-/// looks.
+/// A delivery that is due again within this time is claimed when it is due. Regular claims, every 5 seconds, find those
+/// that are due later.
 const SOON: Duration = Duration::from_secs(6);
 
 /// How long a delivery waits if the store could not return its request or response.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Outbox {
-    /// Claims completions and starts to deliver them, at most `max`.
+    /// Claims up to `max` completions, and starts to deliver them.
     pub(crate) async fn deliver(
         self: &Arc<Self>,
         application: &Arc<dyn Application>,
         max: usize,
     ) -> StoreResult<Answer> {
-        // First, since this makes room for the task that just ended.
+        // Comes first: it makes room for the completions of tasks that just ended.
         let mut more = self.give_up_crowded(MANY).await? >= MANY;
         let mut left = max;
         for group in self.destinations.groups() {
@@ -69,9 +69,11 @@ impl Outbox {
         })
     }
 
-    /// A claimed delivery that is not settled within this time is delivered again, perhaps by another process. It
-    /// covers the whole time limit of the try and of each store call. If it were shorter, a slow try would be repeated
-    /// for ever and never be counted.
+    /// How long a claimed delivery is held. If it is not settled in this time, it is delivered again, perhaps by
+    /// another process.
+    ///
+    /// It covers the time limits of the try and of each store call. If it were shorter, a slow try would be repeated
+    /// for ever without being counted.
     fn delivery_lease(&self, group: &Group) -> Duration {
         group.limit().saturating_add(4 * self.core.settings.store_timeout)
     }
@@ -120,7 +122,7 @@ impl Outbox {
             .call("settle_delivery", || self.core.ledger.settle_delivery(settlement))
             .await;
         if let Err(error) = settled {
-            // It is delivered again when its lease runs out: deliveries happen at least once.
+            // The completion is delivered again when its lease runs out: it is delivered at least once.
             self.core
                 .trouble("settling a delivery", &error, self.delivery_lease(group));
         }
@@ -131,11 +133,11 @@ impl Outbox {
         } else if group.take_backlog()
             || (status == DeliveryStatus::Pending && self.core.queue_hint(None, None).crowded)
         {
-            // More may be due, or a host has just turned out to be silent and its completions take too much room.
+            // More may be due. Or the host has just turned out to be silent, and its completions take too much room.
             self.core.hint(Hint::Outbox);
         }
         if let TryOutcome::Postponed(_) = tried.outcome {
-            // No try counts: the store failed, which was reported already, or the shutdown cut the try off.
+            // This does not count as a try. The store failed, which was reported already, or the shutdown cut it off.
             return;
         }
         let error = match status {
@@ -170,7 +172,8 @@ impl Outbox {
                 .call("response", || self.core.ledger.response(&Scope::All, id))
                 .await,
         );
-        // Last: if the task was run again after this was claimed, the response may belong to the later run.
+        // Read last, so that the record is not older than the response: if the task was run again after the claim, the
+        // response may belong to the later run.
         let record = match &response {
             Ok(Some(_)) => self.core.call("find", || self.core.ledger.task(id)).await.map(Some),
             _ => Ok(None),
@@ -185,8 +188,8 @@ impl Outbox {
         let completion = completion.with_secrets(self.core.api.secrets.clone());
         let call = caught_async(|| target.deliver(completion, application));
         let limit = caught(|| target.limit()).unwrap_or_else(|_| group.limit());
-        // Another process repeats a try that is cut off, so a receiver does not delay the shutdown. For hooks in this
-        // process there may be no other process, so they get their time.
+        // The shutdown cuts off a try at a receiver, and another process repeats it. Hooks in this process may have no
+        // other process that repeats them, so they get their whole time.
         let cut = async {
             match group.is_local() {
                 true => std::future::pending().await,
@@ -205,7 +208,7 @@ impl Outbox {
     }
 }
 
-/// A completion is delivered without a value that can no longer be read; otherwise it would never be delivered.
+/// Turns a value that can no longer be read into `None`. Otherwise its completion would never be delivered.
 fn readable<T>(found: StoreResult<Option<T>>) -> StoreResult<Option<T>> {
     match found {
         Err(error) if error.kind() != StoreErrorKind::Unavailable => Ok(None),

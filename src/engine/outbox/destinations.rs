@@ -1,4 +1,4 @@
-//! The destinations of this process, and the number of concurrent deliveries to each.
+//! The destinations of this process, and how many deliveries to each run at once.
 
 use std::{
     collections::BTreeSet,
@@ -42,15 +42,21 @@ impl Hooks {
         self.callbacks = Some(callbacks);
     }
 
-    /// Which callback URLs a request may name.
+    /// The policy for the callback URLs that requests name.
     pub(crate) fn callbacks(&self) -> Option<&Arc<dyn Callbacks>> {
         self.callbacks.as_ref()
     }
 
+    /// Checks the destinations.
+    ///
     /// # Errors
     ///
-    /// [`ConfigError`] if two destinations with one name cover the same kind of end, since their deliveries would be
-    /// the same; if there are more destinations than a task can have; or if a name is too long to be stored.
+    /// [`ConfigError`]
+    ///
+    /// - if two destinations with one name cover the same kind of end, since their deliveries would be the same;
+    /// - if there are more destinations than a task can have;
+    /// - if a name is too long to be stored;
+    /// - if a destination allows no concurrent deliveries.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let callbacks = self.callbacks.iter().map(|callbacks| callbacks.name());
         let mut names: Vec<_> = self
@@ -101,7 +107,7 @@ pub(crate) struct Destinations {
     subscriptions: Subscriptions,
     subscriptions_of_posted: Subscriptions,
     upcoming: Upcoming,
-    /// The hosts that callbacks were sent to.
+    /// The hosts to which callbacks were sent.
     pub(crate) hosts: Hosts,
 }
 
@@ -109,18 +115,18 @@ pub(crate) struct Destinations {
 pub(crate) struct Group {
     pub(crate) name: Destination,
     targets: Vec<(Conditions, Arc<dyn Target>)>,
-    /// The time limit of one try. Read once, and not in the middle of a claim.
+    /// The time limit of one try. Read once, so that no code of the application runs during a claim.
     limit: Duration,
-    /// A pool of its own: a silent receiver delays no other destination.
+    /// The slots of this destination alone, so that a silent receiver delays no other destination.
     places: Slots,
-    /// More may be due than there were slots.
+    /// Whether more deliveries may be due than there were slots.
     backlog: AtomicBool,
-    /// Whether it answers, if all of its deliveries go to one receiver.
+    /// Whether the receiver answers. `None` if the deliveries go to several receivers.
     health: Option<Mutex<Health>>,
 }
 
 impl Destinations {
-    /// `freed` is notified when a slot becomes free.
+    /// Creates the destinations. `freed` is notified when a slot becomes free.
     pub(crate) fn new(hooks: &Hooks, freed: &Arc<Notify>) -> Self {
         let mut all: Vec<(Conditions, Arc<dyn Target>)> = Vec::new();
         let local = hooks.local.on();
@@ -129,7 +135,7 @@ impl Destinations {
         }
         all.extend(hooks.targets.iter().cloned());
         if let Some(callbacks) = &hooks.callbacks {
-            // Only for requests that name a URL: no task subscribes to it by itself.
+            // Only tasks whose request names a URL are subscribed to it.
             all.push((Conditions::NONE, callbacks.clone()));
         }
         let mut groups: Vec<Group> = Vec::new();
@@ -155,17 +161,17 @@ impl Destinations {
         &self.groups
     }
 
-    /// The subscriptions that tasks are stored with.
+    /// The subscriptions with which tasks are stored.
     pub(crate) const fn subscriptions(&self) -> &Subscriptions {
         &self.subscriptions
     }
 
-    /// The same for a task that posts the end of another task.
+    /// The subscriptions for a task that posts the completion of another task to the application.
     pub(crate) const fn subscriptions_of_posted(&self) -> &Subscriptions {
         &self.subscriptions_of_posted
     }
 
-    /// The same for a task whose request named a callback URL.
+    /// The subscriptions for a task whose request named a callback URL.
     pub(crate) fn subscriptions_with_callback(&self) -> Subscriptions {
         let callback = Subscription {
             destination: Destination::CALLBACK,
@@ -185,7 +191,7 @@ impl Destinations {
         served.map(|group| group.name.clone()).collect()
     }
 
-    /// Which destinations answer, as far as known. Destinations of other processes are left alone.
+    /// Which destinations answer, from the tries of this process. Destinations of other processes are not included.
     pub(crate) fn answers(&self, now: Instant) -> Answers {
         let names = |of: &dyn Fn(&Group) -> bool| {
             let groups = self.groups.iter().filter(|group| of(group));
@@ -199,7 +205,7 @@ impl Destinations {
         }
     }
 
-    /// A delivery is due again at `at`.
+    /// Records that a delivery is due again at `at`.
     pub(crate) fn note_upcoming(&self, at: Instant) {
         let mut upcoming = self.upcoming.lock();
         upcoming.insert(at);
@@ -208,7 +214,7 @@ impl Destinations {
         }
     }
 
-    /// The time until a postponed delivery is due or the pause of a destination ends, as far as known here.
+    /// The time until a recorded delivery is due or the pause of a destination ends, whichever is sooner.
     pub(crate) fn next_look(&self, now: Instant) -> Option<Duration> {
         let mut upcoming = self.upcoming.lock();
         *upcoming = upcoming.split_off(&(now + Duration::from_nanos(1)));
@@ -222,7 +228,7 @@ impl Destinations {
 impl Group {
     fn new(on: Conditions, target: Arc<dyn Target>, freed: &Arc<Notify>) -> Self {
         let name = target.name().clone();
-        // Hooks are independent of each other, and callbacks go to many hosts. The failure of one says nothing about
+        // Hooks are independent of each other, and callbacks go to many hosts: the failure of one says nothing about
         // the next.
         let one_place = name != Destination::LOCAL && name != Destination::CALLBACK;
         Self {
@@ -245,15 +251,15 @@ impl Group {
         std::iter::from_fn(|| self.places.take(0)).take(allowed).collect()
     }
 
-    /// The target for this kind of end. If the settings have changed since the task was stored, any target with the
-    /// name.
+    /// The target for this kind of end. If there is none, because the settings have changed since the task was stored,
+    /// the first target of the destination.
     pub(crate) fn target(&self, condition: Condition) -> &Arc<dyn Target> {
         let wanted = self.targets.iter().find(|(on, _)| on.contains(condition));
         let (_, target) = wanted.unwrap_or(&self.targets[0]);
         target
     }
 
-    /// Whether it is the hooks in this process.
+    /// Whether this is the group of the hooks in this process.
     pub(crate) fn is_local(&self) -> bool {
         self.name == Destination::LOCAL
     }
@@ -267,7 +273,7 @@ impl Group {
         self.backlog.store(true, Ordering::SeqCst);
     }
 
-    /// Whether more may be due. Resets it.
+    /// Whether more deliveries may be due. Resets the flag.
     pub(crate) fn take_backlog(&self) -> bool {
         self.backlog.swap(false, Ordering::SeqCst)
     }
@@ -306,8 +312,8 @@ fn subscriptions(groups: &[Group], wanted: impl Fn(&dyn Target) -> bool) -> Subs
     all.collect()
 }
 
-/// Whether a destination answers. One that does not gets one delivery at a time, with pauses: more would only use up
-/// tries, and CPU that tasks need.
+/// Whether a destination answers. A silent one gets one delivery at a time, with pauses. More would only use up tries,
+/// and CPU time that tasks need.
 #[derive(Debug, Default)]
 struct Health {
     /// The number of failed tries since the last one that was delivered or given up.
@@ -323,15 +329,15 @@ enum Allowed {
     None,
 }
 
-/// How long a callback can be due without a try before its host counts as silent. A host that answers takes at most
-/// this long to get its turn.
+/// How long a callback may be due without a try before its host counts as silent. A host that answers is tried in this
+/// time.
 const UNTRIED: Duration = Duration::from_secs(10);
 
-/// This many tries in a row may fail by chance.
+/// After this many failed tries in a row, a destination counts as silent. Fewer may fail by chance.
 pub(crate) const FAILURES_ALLOWED: u32 = 3;
-/// After that, a destination pauses for this time, which doubles ...
+/// The first pause of a silent destination. It doubles with each further failure.
 const PAUSE_BASE: Duration = Duration::from_millis(100);
-/// ... to here, so that a receiver that is back is noticed within a second.
+/// The longest such pause, so that a receiver that answers again is noticed within a second.
 const PAUSE_CAP: Duration = Duration::from_secs(1);
 
 impl Health {
@@ -359,11 +365,11 @@ impl Health {
     }
 }
 
-/// When deliveries that this process postponed are due. The regular looks find the others.
+/// When deliveries that this process tried are due again. Regular claims find the others.
 #[derive(Default)]
 struct Upcoming(Mutex<BTreeSet<Instant>>);
 
-/// More than this are due so close together that a look for one finds the next.
+/// How many such times are kept, the earliest first. Regular claims find the deliveries whose times are not kept.
 const UPCOMING_KEPT: usize = 1024;
 
 impl Upcoming {

@@ -1,4 +1,4 @@
-//! Gives up completions: those that no process delivers, and those of silent receivers that take too much room.
+//! Gives up completions that no process delivers, and completions of silent receivers that take too much room.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::{
     task::Delivery,
 };
 
-/// How long a process must be up, and a destination silent, until it is certain that no process serves it. After a
-/// large outage, receivers and processes come back in any order.
+/// How long this process must be up before it gives up completions, and how long a destination must be silent before
+/// this process counts as not serving it. After a large outage, receivers and processes come back in any order.
 const CERTAIN: Duration = Duration::from_secs(60 * 60);
 
-/// For how many tasks completions are given up in one go to make room.
+/// The number of tasks whose completions are given up in one call to make room.
 pub(crate) const MANY: usize = 1000;
 
 impl Outbox {
-    /// Gives up completions that no process delivers, at most `max`.
+    /// Gives up completions that no process delivers, `max` of them at most.
     pub(crate) async fn give_up_deliveries(&self, max: usize) -> StoreResult<Answer> {
         let patience = self.core.settings.callback_patience;
         let certain = CERTAIN.min(patience);

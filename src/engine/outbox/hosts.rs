@@ -13,9 +13,9 @@ pub(crate) struct Hosts(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Whether they answer. Shared with its readers.
+    /// Whether each host answers. Shared with the readers.
     answers: Arc<HashMap<Box<str>, bool>>,
-    /// The number of failed tries since the last answer, while they may be due to chance.
+    /// The number of failed tries since the last answer, for hosts with too few to count as silent.
     failures: HashMap<Box<str>, u32>,
 }
 
@@ -58,7 +58,7 @@ impl Hosts {
         }
     }
 
-    /// Whether the hosts answer, as far as known.
+    /// Whether each host that was tried answers.
     pub(crate) fn answers(&self) -> Arc<HashMap<Box<str>, bool>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.answers.clone()

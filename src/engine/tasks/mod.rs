@@ -35,6 +35,37 @@ use crate::{
 /// [`shutdown`](Self::shutdown).
 ///
 /// A handle covers the tasks of one [`Scope`]: all tasks, unless you narrow it with [`scoped`](Self::scoped).
+///
+/// # Examples
+///
+/// A task that the application submits by itself, waits for, and runs again:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::{Router, routing::post};
+/// use bytes::Bytes;
+/// use http::Request;
+/// use tower::Layer;
+/// use tower_respond_async::{
+///     MemoryStore, RespondAsyncLayer, Submission, Submitted, TaskState,
+///     task::lifecycle::{Edits, Rerun},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RespondAsyncLayer::new(MemoryStore::new())?;
+/// let tasks = layer.tasks();
+/// let app = layer.layer(Router::new().route("/mail", post(async || "sent")));
+///
+/// let mail = Request::post("/mail").body(Bytes::new())?;
+/// let Submitted::New(task) = tasks.submit(Submission::new(mail)).await? else { unreachable!("it has no name") };
+/// let ended = tasks.wait(task.id, Duration::from_secs(10)).await?.expect("it is kept");
+/// assert_eq!(ended.state, TaskState::Succeeded);
+///
+/// assert!(matches!(tasks.rerun(task.id, Edits::default()).await?, Rerun::Enqueued { .. }));
+/// # drop(app);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Tasks {
     alive: Arc<Alive>,
@@ -438,9 +469,9 @@ impl Tasks {
 
     /// Shuts the engine down, and reports what happened to the running attempts.
     ///
-    /// It closes the engine and lets running attempts go on for `grace`. It asks the remaining attempts to stop, drops
-    /// those that do not end within the stop grace, and hands their tasks back; these attempts are not charged. Then it
-    /// drops the application and closes the store.
+    /// It closes the engine and lets running attempts go on for `grace`. It signals the remaining attempts to stop,
+    /// drops those that do not end within the stop grace, and hands their tasks back; these attempts are not charged.
+    /// Then it drops the application and closes the store.
     ///
     /// Queued tasks stay in the store, and run when an engine is built on it again. A store in memory loses them.
     ///

@@ -6,7 +6,7 @@ use crate::task::{Counts, Presence, RateStats, Seen, SlotStats};
 
 /// The result of [`Tasks::stats`](crate::Tasks::stats), which has an example.
 ///
-/// [`counts`](Self::counts) comes from the store. The other figures are sums over all processes on the store; those of
+/// `counts` comes from the store. The other figures are sums over all processes on the store; those of
 /// other processes are some seconds old.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

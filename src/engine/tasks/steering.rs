@@ -56,7 +56,7 @@ pub struct PausedPool {
 #[non_exhaustive]
 pub enum PoolError {
     /// This process has no pool of this name.
-    #[error("there is no pool {:?} here", .0.as_str())]
+    #[error("this process has no pool {:?}", .0.as_str())]
     Unknown(PoolName),
     /// With 0 slots its tasks would never run: [pause](Tasks::pause) it instead.
     #[error("a pool has at least one slot; pause it instead")]

@@ -268,7 +268,7 @@ pub enum SubmitError {
     #[error("there is no room for another task ({0:?})")]
     Full(FullReason),
     /// A part of the submission does not fit into a record. Nothing was stored.
-    #[error("the task cannot be kept")]
+    #[error("a part of the task is too long to be stored")]
     TooLong(#[source] TooLong),
     /// The engine is shutting down.
     #[error("the engine is shutting down")]

@@ -97,7 +97,7 @@ impl Watchers {
     /// Records whether the driver makes the store report changes.
     pub(crate) fn note_attended(&self, attended: bool) {
         self.attended.store(attended, Ordering::SeqCst);
-        // A waiter that came just before this store has not notified the driver.
+        // A waiter that came just before this change of the flag has not notified the driver.
         if !attended && self.is_watched() {
             self.driver.notify_one();
         }
@@ -109,7 +109,7 @@ impl Watchers {
         }
     }
 
-    /// Reports a change of `id` to its waiters and to the listeners. Costs two atomic loads without any.
+    /// Reports a change of `id` to its waiters and to the listeners. Costs two atomic loads if there are none.
     pub(crate) fn changed(&self, id: RequestId) {
         self.feed.note(id);
         self.wake(id);
