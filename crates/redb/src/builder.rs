@@ -16,6 +16,8 @@ use tower_respond_async::{
 ///
 /// # Examples
 ///
+/// (Not run, since it would leave a file.)
+///
 /// ```no_run
 /// use tower_respond_async_redb::{QuickRepair, RedbStore};
 ///

@@ -13,7 +13,7 @@ use lab::simulation::{self, Report};
 /// `SIMULATION_SEEDS` asks for more of each, `SIMULATION_SEED` for one.
 const SEEDS: u64 = 80;
 const SEEDS_ON_REDB: u64 = 8;
-const SEEDS_ON_POSTGRES: u64 = 6;
+const SEEDS_ON_POSTGRES: u64 = 16;
 
 /// The lives of many seeds, on all cores.
 fn lives(seeds: u64, run: fn(u64) -> Report, test: &str) -> Vec<Report> {
@@ -109,6 +109,7 @@ fn the_invariants_hold_on_a_server() {
         "the_invariants_hold_on_a_server",
     );
     enough_happened(&reports, OFTEN);
+    enough_happened(&reports, &[("completions told again", |r| r.redelivered)]);
 }
 
 #[test]
