@@ -382,7 +382,8 @@ impl TaskStore for PostgresStore {
                 ));
             }
             let claimed = claim::claim(&connection, &claim, inner.writer, &inner.queue, &inner.set_aside).await;
-            if claimed.as_ref().is_err_and(is_too_slow) {
+            // Only a claim without fronts looks at the whole queue by itself.
+            if claimed.as_ref().is_err_and(is_too_slow) && inner.queue.since_beside().is_none() {
                 let now = codec::millis(inner.server.now());
                 let pools = claim::pools(&claim).into_iter().map(|pool| (pool, now));
                 inner.queue.missed(Duration::ZERO, pools);
