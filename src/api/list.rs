@@ -12,7 +12,7 @@ use crate::{
     },
     wire::{
         TaskDocument,
-        json::{self, Object},
+        json::{self, Object, key},
     },
 };
 
@@ -35,14 +35,14 @@ pub(super) async fn list(call: Call) -> Answer {
     let next = found.next.map(|cursor| paging::encode(order, cursor));
     let mut out = Vec::new();
     let mut list = Object::begin(&mut out);
-    list.member("tasks", |out| {
+    list.member(key!("tasks"), |out| {
         json::array(out, found.items.iter().zip(&payloads), |out, (record, payloads)| {
             payloads
                 .put_in(TaskDocument::new(record, &call.links, &call.secrets))
                 .write(out);
         });
     });
-    list.text("nextToken", next.as_deref().unwrap_or(""));
+    list.text(key!("nextToken"), next.as_deref().unwrap_or(""));
     list.end();
     Ok(answer::document(StatusCode::OK, out.into()))
 }

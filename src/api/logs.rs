@@ -17,7 +17,7 @@ use crate::{
     task::{LogLine, RequestId, redact::Secrets},
     wire::{
         LogDocument, Problem,
-        json::{self, Object},
+        json::{self, Object, key},
     },
 };
 
@@ -54,13 +54,13 @@ async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
 
     let mut out = Vec::with_capacity(256 * lines.len() + 64);
     let mut document = Object::begin(&mut out);
-    document.member("lines", |out| {
+    document.member(key!("lines"), |out| {
         json::array(out, &lines, |out, line| {
             LogDocument::new(line, &call.secrets).write(out);
         });
     });
-    document.number("next", next);
-    document.truth("more", more);
+    document.number(key!("next"), next);
+    document.truth(key!("more"), more);
     document.end();
     Ok(answer::document(StatusCode::OK, out.into()))
 }

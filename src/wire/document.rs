@@ -7,7 +7,7 @@ use crate::{
     time::Timestamp,
     wire::{
         ApiLinks,
-        json::{self, Object},
+        json::{self, Object, key},
         links::TaskId,
     },
 };
@@ -77,67 +77,73 @@ impl<'a> TaskDocument<'a> {
         let ran_until = task.ended_at.zip(task.started_at);
 
         let mut document = Object::begin(out);
-        document.plain("taskId", task_id.as_str(request_id));
-        document.plain("requestId", request_id);
-        document.text("functionName", task.function());
-        document.plain("status", task.state.as_str());
-        document.text("method", task.method.as_str());
-        document.shown("uri", secrets.target(&task.target));
+        document.plain(key!("taskId"), task_id.as_str(request_id));
+        document.plain(key!("requestId"), request_id);
+        document.text(key!("functionName"), task.function());
+        document.plain(key!("status"), task.state.as_str());
+        document.text(key!("method"), task.method.as_str());
+        document.shown(key!("uri"), secrets.target(&task.target));
         if task.target.is_cut() {
-            document.truth("uriTruncated", true);
+            document.truth(key!("uriTruncated"), true);
         }
-        document.number_or_null("startedTime", millis(task.started_at));
-        document.number_or_null("endTime", millis(task.ended_at));
+        document.number_or_null(key!("startedTime"), millis(task.started_at));
+        document.number_or_null(key!("endTime"), millis(task.ended_at));
         let took = ran_until.map(|(end, start)| end.as_millis().saturating_sub(start.as_millis()));
-        document.number_or_null("durationMs", took);
-        document.number("createdTime", task.created_at.as_millis());
-        document.number("runAtTime", task.run_at.as_millis());
-        document.number("alreadyRetriedTimes", task.retries);
-        document.number("attempt", task.attempt);
+        document.number_or_null(key!("durationMs"), took);
+        document.number(key!("createdTime"), task.created_at.as_millis());
+        document.number(key!("runAtTime"), task.run_at.as_millis());
+        document.number(key!("alreadyRetriedTimes"), task.retries);
+        document.number(key!("attempt"), task.attempt);
         if task.deferrals > 0 {
-            document.number("deferrals", task.deferrals);
+            document.number(key!("deferrals"), task.deferrals);
         }
         if task.crashed_times() > 0 {
-            document.number("crashes", task.crashed_times());
+            document.number(key!("crashes"), task.crashed_times());
         }
-        document.number("maxAttempts", task.max_attempts);
-        document.text_or_null("instanceId", task.worker.as_ref().map(WorkerId::as_str));
-        document.plain("qualifier", "LATEST");
+        document.number(key!("maxAttempts"), task.max_attempts);
+        document.text_or_null(key!("instanceId"), task.worker.as_ref().map(WorkerId::as_str));
+        document.plain(key!("qualifier"), "LATEST");
         if let Some(payload) = &self.task_payload {
-            document.text("taskPayload", &payload.text);
-            document.plain("taskPayloadEncoding", payload.encoding);
-            document.truth("taskPayloadTruncated", payload.truncated);
+            document.text(key!("taskPayload"), &payload.text);
+            document.plain(key!("taskPayloadEncoding"), payload.encoding);
+            document.truth(key!("taskPayloadTruncated"), payload.truncated);
         }
-        document.number("taskPayloadSize", task.request.size);
-        document.text_if_any("taskPayloadContentType", task.request.content_type.as_deref());
-        document.text_if_any("taskPayloadContentEncoding", task.request.content_encoding.as_deref());
+        document.number(key!("taskPayloadSize"), task.request.size);
+        document.text_if_any(key!("taskPayloadContentType"), task.request.content_type.as_deref());
+        document.text_if_any(
+            key!("taskPayloadContentEncoding"),
+            task.request.content_encoding.as_deref(),
+        );
         if let Some(payload) = &self.return_payload {
-            document.text("returnPayload", &payload.text);
-            document.plain("returnPayloadEncoding", payload.encoding);
-            document.truth("returnPayloadTruncated", payload.truncated);
+            document.text(key!("returnPayload"), &payload.text);
+            document.plain(key!("returnPayloadEncoding"), payload.encoding);
+            document.truth(key!("returnPayloadTruncated"), payload.truncated);
         }
         if let Some(response) = &task.response {
-            document.number("returnPayloadSize", response.size);
-            document.text_if_any("returnPayloadContentType", response.content_type.as_deref());
-            document.text_if_any("returnPayloadContentEncoding", response.content_encoding.as_deref());
+            document.number(key!("returnPayloadSize"), response.size);
+            document.text_if_any(key!("returnPayloadContentType"), response.content_type.as_deref());
+            document.text_if_any(
+                key!("returnPayloadContentEncoding"),
+                response.content_encoding.as_deref(),
+            );
         }
         let error = task.error.as_deref().map(|error| secrets.text(error));
-        document.text_or_null("taskErrorMessage", error.as_deref());
+        document.text_or_null(key!("taskErrorMessage"), error.as_deref());
         if let Some(progress) = &task.progress {
-            document.member("progress", |out| write_progress(out, progress, secrets));
+            document.member(key!("progress"), |out| write_progress(out, progress, secrets));
         }
         if let Some(status) = task.status_code {
-            document.number("statusCode", status);
+            document.number(key!("statusCode"), status);
         }
-        document.plain("destinationStatus", task.destination_status().as_str());
-        document.member("events", |out| write_events(out, task, secrets));
-        document.member("labels", |out| write_labels(out, task, secrets));
+        document.plain(key!("destinationStatus"), task.destination_status().as_str());
+        document.member(key!("events"), |out| write_events(out, task, secrets));
+        document.member(key!("labels"), |out| write_labels(out, task, secrets));
         if let Some(tenant) = &task.tenant {
-            document.text("tenant", Tenant::as_str(tenant));
+            document.text(key!("tenant"), Tenant::as_str(tenant));
         }
-        document.number("generation", task.generation);
+        document.number(key!("generation"), task.generation);
         if let Some(base) = self.links.base() {
-            document.member("links", |out| {
+            document.member(key!("links"), |out| {
                 write_links(out, base, task_id.as_str(request_id), task);
             });
         }
@@ -148,20 +154,20 @@ impl<'a> TaskDocument<'a> {
 /// Writes the progress of a task.
 pub(crate) fn write_progress(out: &mut Vec<u8>, progress: &Progress, secrets: &Secrets) {
     let mut document = Object::begin(out);
-    document.member("fraction", |out| {
+    document.member(key!("fraction"), |out| {
         serde_json::to_writer(out, &progress.fraction).expect("memory takes any number");
     });
-    document.text("message", &secrets.text(&progress.message));
+    document.text(key!("message"), &secrets.text(&progress.message));
     document.end();
 }
 
 fn write_events(out: &mut Vec<u8>, task: &TaskRecord, secrets: &Secrets) {
     json::array(out, &task.history, |out, event| {
         let mut document = Object::begin(out);
-        document.number("eventId", event.id);
-        document.plain("status", event.state.as_str());
-        document.number("timestamp", event.at.as_millis());
-        document.text("eventDetail", &secrets.text(task.detail_of(event).unwrap_or("")));
+        document.number(key!("eventId"), event.id);
+        document.plain(key!("status"), event.state.as_str());
+        document.number(key!("timestamp"), event.at.as_millis());
+        document.text(key!("eventDetail"), &secrets.text(task.detail_of(event).unwrap_or("")));
         document.end();
     });
 }
@@ -181,22 +187,19 @@ fn write_labels(out: &mut Vec<u8>, task: &TaskRecord, secrets: &Secrets) {
 
 /// Writes the links to a task and to what can be done with it now: `stop` until it has ended, and `retry` from then on.
 fn write_links(out: &mut Vec<u8>, base: &str, task_id: &str, task: &TaskRecord) {
-    let ended = task.state.is_terminal();
     let mut links = Object::begin(out);
-    for (there, name, rest) in [
-        (true, "self", ""),
-        (true, "result", "/result"),
-        (true, "operation", "/operation"),
-        (true, "request", "/request"),
-        (true, "logs", "/logs"),
-        (true, "events", "/events"),
-        (!task.deliveries.is_empty(), "callbacks", "/callbacks"),
-        (!ended, "stop", "/stop"),
-        (ended, "retry", "/retry"),
-    ] {
-        if there {
-            links.joined(name, [base, "/", task_id, rest]);
-        }
+    let this = links.joined(key!("self"), [base, "/", task_id]);
+    links.continued(key!("result"), &this, "/result");
+    links.continued(key!("operation"), &this, "/operation");
+    links.continued(key!("request"), &this, "/request");
+    links.continued(key!("logs"), &this, "/logs");
+    links.continued(key!("events"), &this, "/events");
+    if !task.deliveries.is_empty() {
+        links.continued(key!("callbacks"), &this, "/callbacks");
+    }
+    match task.state.is_terminal() {
+        true => links.continued(key!("retry"), &this, "/retry"),
+        false => links.continued(key!("stop"), &this, "/stop"),
     }
     links.end();
 }

@@ -9,7 +9,7 @@ use crate::{
         redact::Secrets,
     },
     time::Timestamp,
-    wire::json::{self, Object},
+    wire::json::{self, Object, key},
 };
 
 /// A line of a log, without characters that act on a terminal, without the values of secret fields, and without the
@@ -28,13 +28,13 @@ impl<'a> LogDocument<'a> {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let (line, secrets) = (self.line, self.secrets);
         let mut document = Object::begin(out);
-        document.number("seq", line.seq);
-        document.number("timestamp", line.at.as_millis());
-        document.number("attempt", line.attempt);
-        document.text("level", &printable(&line.level));
-        document.text("target", &printable(&line.target));
-        document.text("message", &secrets.text(&printable(&line.message)));
-        document.member("fields", |out| {
+        document.number(key!("seq"), line.seq);
+        document.number(key!("timestamp"), line.at.as_millis());
+        document.number(key!("attempt"), line.attempt);
+        document.text(key!("level"), &printable(&line.level));
+        document.text(key!("target"), &printable(&line.target));
+        document.text(key!("message"), &secrets.text(&printable(&line.message)));
+        document.member(key!("fields"), |out| {
             out.push(b'{');
             for (index, (name, value)) in line.fields.iter().enumerate() {
                 if index > 0 {

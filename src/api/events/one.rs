@@ -17,7 +17,11 @@ use crate::{
     store::LogQuery,
     task::{DeliveryStatus, HistoryEvent, Progress, TaskRecord, redact::Secrets},
     time::Timestamp,
-    wire::{DeliveryDocument, LogDocument, json::Object, write_progress},
+    wire::{
+        DeliveryDocument, LogDocument,
+        json::{Object, key},
+        write_progress,
+    },
 };
 
 /// How many log lines are read at once: at most 1 MiB.
@@ -191,13 +195,16 @@ impl Follower {
         self.known.event = event.id;
         let write = |out: &mut Vec<u8>| {
             let mut document = Object::begin(out);
-            document.text("taskId", &record.task_id());
-            document.shown("requestId", record.id);
-            document.number("eventId", event.id);
-            document.plain("status", event.state.as_str());
-            document.number("timestamp", event.at.as_millis());
-            document.number("attempt", event.attempt);
-            document.text("eventDetail", &self.secrets.text(record.detail_of(event).unwrap_or("")));
+            document.text(key!("taskId"), &record.task_id());
+            document.shown(key!("requestId"), record.id);
+            document.number(key!("eventId"), event.id);
+            document.plain(key!("status"), event.state.as_str());
+            document.number(key!("timestamp"), event.at.as_millis());
+            document.number(key!("attempt"), event.attempt);
+            document.text(
+                key!("eventDetail"),
+                &self.secrets.text(record.detail_of(event).unwrap_or("")),
+            );
             document.end();
         };
         self.teller.event("status", Some(&self.known), write).await
