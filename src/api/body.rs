@@ -42,7 +42,7 @@ async fn gathered(body: RequestBody) -> Result<Bytes, BoxError> {
     let mut body = Limited::new(body, BODY_BYTES);
     let (mut read, mut pace) = (Gathered::default(), Pace::default());
     while let Some(frame) = body.frame().await.transpose()? {
-        pace.after(&frame).await?;
+        pace.after(frame.data_ref().map_or(0, Bytes::len)).await?;
         if let Ok(data) = frame.into_data() {
             read.push(data);
         }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, header, request::Parts};
 use http_body::Body;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     engine::{Accepting, Gathered, Intake, Reserved, Unaccepted},
@@ -98,10 +98,10 @@ impl Accept {
                 task.subscriptions = self.intake().subscriptions_with_callback();
             }
             let stored = match self.read(length, pin!(body)).await {
-                Ok((body, reserved)) => match self.store(task, again.as_deref_mut(), body, reserved) {
-                    Accepting::Answered(answer) => self.found(answer, again),
-                    Accepting::Committing(answer) => self.found(answer.await, again),
-                },
+                Ok((body, reserved)) => {
+                    let accepting = self.store(task, again.as_deref_mut(), body, reserved);
+                    self.found(accepting.answer().await, again)
+                }
                 Err(problem) => Err(problem),
             };
             let stored = match stored {
@@ -267,28 +267,25 @@ impl Accept {
         let mut pace = Pace::default();
         let mut read_by = None;
         loop {
-            let mut frame = poll_fn(|cx| {
-                let frame = body.as_mut().poll_frame(cx);
-                frame.map(|frame| frame.map(|frame| frame.map_err(|error| unread(&*error.into()))))
-            });
-            let arrived = match poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await {
-                Poll::Ready(arrived) => arrived,
+            let mut late = None;
+            let frame = poll_fn(|cx| {
+                if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
+                    return Poll::Ready(frame.transpose().map_err(|error| unread(&*error.into())));
+                }
                 // Short bodies arrive with the head, so only a frame that is not there yet costs a timer.
-                Poll::Pending => {
+                let late = late.get_or_insert_with(|| {
                     let now = Instant::now();
                     let read_by = *read_by.get_or_insert(now + self.shared.config.body_timeout);
-                    let frame_by = read_by.min(now + self.shared.config.body_idle_timeout);
-                    let waited = Box::pin(timeout_at(frame_by, frame)).await;
-                    waited.map_err(|_| Problem::request_timeout())?
-                }
-            };
-            let Some(frame) = arrived.transpose()? else {
+                    Box::pin(sleep_until(read_by.min(now + self.shared.config.body_idle_timeout)))
+                });
+                late.as_mut().poll(cx).map(|()| Err(Problem::request_timeout()))
+            });
+            let Some(frame) = frame.await? else {
                 return Ok((read.finish(), reserved));
             };
-            pace.after(&frame).await.map_err(|error| unread(&error))?;
             // Trailers are not stored.
-            let Ok(data) = frame.into_data() else { continue };
-            let length = read.len() + data.len();
+            let data = frame.into_data().unwrap_or_default();
+            let (more, length) = (data.len(), read.len() + data.len());
             if length > limit {
                 return Err(Problem::entity_too_large(limit));
             }
@@ -296,6 +293,7 @@ impl Accept {
                 return Err(Problem::buffer_full());
             }
             read.push(data);
+            pace.after(more).await.map_err(|error| unread(&error))?;
         }
     }
 

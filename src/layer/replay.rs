@@ -63,20 +63,22 @@ where
             Ok(request) => request,
             Err(error) => return Box::pin(ready(Err(error))),
         };
-        let target = original(request.extensions()).unwrap_or(request.uri()).clone();
+        let target = original(request.extensions()).unwrap_or(request.uri());
+        let target = target.path_and_query().cloned();
         Box::pin(async move {
             let mut service = self.service.clone();
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
             let response = service.call(request).await.map_err(Into::into)?;
             let (mut head, body) = response.into_parts();
-            resolve_references(&mut head.headers, &target);
+            if let Some(target) = &target {
+                resolve_references(&mut head.headers, target);
+            }
             let gone = head.headers.keys().filter(|name| is_about_the_connection(name));
             for name in gone.cloned().collect::<Vec<_>>() {
                 head.headers.remove(name);
             }
             answering.begin(head, self.result_limit);
-            let end = read_body(pin!(body), &answering).await;
-            Ok(answering.end(end).await)
+            Ok(read_body(pin!(body), &answering).await)
         })
     }
 }

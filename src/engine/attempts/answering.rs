@@ -45,17 +45,8 @@ impl Answering {
     pub(crate) fn trailers(&self, trailers: HeaderMap) {
         self.0.so_far.change(|begun| match &mut begun.trailers {
             Some(all) => all.extend(trailers),
-            none => *none = Some(trailers),
+            none => *none = Some(Box::new(trailers)),
         });
-    }
-
-    /// Ends the body, and returns the whole answer. Never resolves if the answer was taken because the attempt timed
-    /// out.
-    pub(crate) async fn end(self, end: BodyEnd) -> Answer {
-        match self.0.so_far.take() {
-            Taken::First(Some(begun)) => begun.ended(end),
-            Taken::First(None) | Taken::Already => std::future::pending().await,
-        }
     }
 }
 
@@ -64,10 +55,6 @@ impl Answering {
 pub(crate) struct SoFar(Mutex<State>);
 
 #[derive(Default)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it stands in an allocation that every attempt makes; boxed, every answer would make one more"
-)]
 enum State {
     /// No head yet.
     #[default]
@@ -78,7 +65,6 @@ enum State {
 }
 
 /// The result of taking the answer.
-#[expect(clippy::large_enum_variant, reason = "moved once or twice, and taken apart")]
 pub(crate) enum Taken {
     /// The caller is the first, and judges the attempt by this. `None` if no head has arrived.
     First(Option<Begun>),
@@ -92,7 +78,8 @@ pub(crate) struct Begun {
     limit: usize,
     body: Gathered,
     truncated: bool,
-    trailers: Option<HeaderMap>,
+    /// Boxed, since few answers have any.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl SoFar {

@@ -58,15 +58,15 @@ impl Replay {
     }
 }
 
-/// The result of a replay that did not panic.
-pub(crate) type Replayed = Result<Answer, BoxError>;
+/// The result of a replay that did not panic: how the body of its answer ended. The answer is where it arrived.
+pub(crate) type Replayed = Result<BodyEnd, BoxError>;
 
 /// The service's answer.
 pub(crate) struct Answer {
     pub(crate) response: CapturedResponse,
     pub(crate) extensions: Extensions,
     /// The trailers, which are used to judge the attempt and are not stored.
-    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) trailers: Option<Box<HeaderMap>>,
     pub(crate) end: BodyEnd,
 }
 

@@ -12,7 +12,7 @@ use crate::{
     engine::{
         attempts::{
             Attempts,
-            answering::Begun,
+            answering::{Begun, Taken},
             entry::{Answer, BodyEnd, Replayed},
             grpc::GrpcFailure,
             retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
@@ -56,10 +56,13 @@ impl Attempts {
     }
 
     /// Judges the end of a handler. If its error or response panics when it is formatted or dropped, the handler counts
-    /// as panicked.
-    pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> (Outcome, AttemptOutcome) {
+    /// as panicked. `None` if the attempt timed out in the meantime, and the answer was judged then.
+    pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> Option<(Outcome, AttemptOutcome)> {
         let judged = match end {
-            Ok(Ok(answer)) => self.judge_answer(live, answer),
+            Ok(Ok(end)) => match live.so_far.take() {
+                Taken::First(Some(begun)) => self.judge_answer(live, begun.ended(end)),
+                Taken::First(None) | Taken::Already => return None,
+            },
             Ok(Err(error)) => looked_at(error, |error| {
                 let text = format!("the handler failed: {}", chain(error));
                 (
@@ -71,7 +74,7 @@ impl Attempts {
             }),
             Err(panic) => Err(panic),
         };
-        self.settled_by(live, judged)
+        Some(self.settled_by(live, judged))
     }
 
     fn settled_by(&self, live: &Live, judged: Result<Judged, Panic>) -> (Outcome, AttemptOutcome) {
@@ -110,7 +113,7 @@ impl Attempts {
                 let text = format!("the response body broke off: {}", chain(error));
                 return (Some(self.verdict(&AttemptEnd::BrokenBody(error))), text);
             }
-            let grpc = || GrpcFailure::of(&response.headers, trailers.as_ref());
+            let grpc = || GrpcFailure::of(&response.headers, trailers.as_deref());
             let answered = |who: &str| match grpc() {
                 Some(failure) => format!("{who} answered {status} with {failure}"),
                 None => format!("{who} answered {status}"),
@@ -130,7 +133,7 @@ impl Attempts {
                 status,
                 headers: &response.headers,
                 extensions,
-                trailers: trailers.as_ref(),
+                trailers: trailers.as_deref(),
                 truncated: response.truncated,
                 timed_out,
             });

@@ -141,8 +141,9 @@ impl Attempts {
 
     /// Judges the end of the handler, and gives it to the machine.
     fn finished(&self, live: &Live, end: Result<Replayed, Panic>) {
-        let (outcome, ended) = self.judge(live, end);
-        live.machine().handle(Input::Finished(outcome, ended), Instant::now());
+        if let Some((outcome, ended)) = self.judge(live, end) {
+            live.machine().handle(Input::Finished(outcome, ended), Instant::now());
+        }
     }
 
     /// Carries out the directives after the end of the handler. `given` is the first, if the machine has already
@@ -185,14 +186,11 @@ impl Attempts {
                         // Also wakes the other waiter for this end: the watchdog or the attempt's own task.
                         given = Some(live.feed_and_ask(input, now));
                     }
-                    Directive::TimedOut => match live.so_far.take() {
-                        Taken::First(begun) => {
-                            let (outcome, ended) = self.judge_time_out(live, begun);
-                            live.feed(Input::Finished(outcome, ended), now);
+                    Directive::TimedOut => {
+                        if !self.time_out(live, now) {
+                            now = live.change_before(now + Duration::from_secs(1)).await;
                         }
-                        // Both the watchdog and the attempt's own task may get here. The first judges, the other waits.
-                        Taken::Already => now = live.change_before(now + Duration::from_secs(1)).await,
-                    },
+                    }
                     Directive::Wait(until) | Directive::Run(until) => now = live.change_before(until).await,
                     Directive::Over(how) => {
                         if live.is_first_to_report() {
@@ -203,6 +201,17 @@ impl Attempts {
                 }
             }
         }
+    }
+
+    /// Judges an attempt that has timed out. Answers `false` if another caller does: both the watchdog and the attempt's
+    /// own task may get here.
+    fn time_out(&self, live: &Live, now: Instant) -> bool {
+        let Taken::First(begun) = live.so_far.take() else {
+            return false;
+        };
+        let (outcome, ended) = self.judge_time_out(live, begun);
+        live.feed(Input::Finished(outcome, ended), now);
+        true
     }
 
     fn settle_pause(&self, tries: u32) -> Duration {
