@@ -8,7 +8,7 @@
 use std::{
     future::ready,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use tower_respond_async::{
     store::{
         Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
         DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
-        Row, Sharing, StoreError, StoreResult, Which,
+        Reply, Row, Sharing, StoreError, StoreResult, Which,
         kit::{Kind, NewsBoard, NewsHandle, Orphans, Values, scan},
     },
     task::{
@@ -40,8 +40,6 @@ pub(crate) struct KvStore {
     news: NewsHandle,
     clock: Box<dyn Clock>,
 }
-
-type Answer<'a, T> = BoxFuture<'a, StoreResult<T>>;
 
 /// The table in one transaction.
 struct Stored<'t> {
@@ -139,8 +137,8 @@ impl KvStore {
     fn atomically<'a, T: Send + 'a>(
         &self,
         work: impl FnOnce(&mut Stored<'_>, Timestamp) -> StoreResult<T>,
-    ) -> Answer<'a, T> {
-        Box::pin(ready(self.atomically_now(work)))
+    ) -> Reply<'a, T> {
+        Reply::now(self.atomically_now(work))
     }
 }
 
@@ -157,15 +155,15 @@ impl TaskStore for KvStore {
         QueueHint::default()
     }
 
-    fn insert(&self, task: NewRow) -> Answer<'_, Insertion> {
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion> {
         self.atomically(|stored, now| stored.insert(&task, now))
     }
 
-    fn insert_all(&self, tasks: Vec<NewRow>) -> Answer<'_, Vec<Insertion>> {
+    fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>> {
         self.atomically(|stored, now| tasks.iter().map(|task| stored.insert(task, now)).collect())
     }
 
-    fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
         self.atomically(|stored, now| {
             let (rows, mut claims) = scan::claim(stored.rows()?, &self.orphans, &claim, now);
             rows.iter().try_for_each(|row| stored.put_row(row))?;
@@ -175,32 +173,32 @@ impl TaskStore for KvStore {
         })
     }
 
-    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Answer<'a, Vec<Row>> {
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>> {
         self.atomically(|stored, _| match which {
             Which::Id(id) => Ok(stored.row_in(scope, *id)?.into_iter().collect()),
             _ => Ok(scan::rows(stored.rows()?, scope, which)),
         })
     }
 
-    fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
+    fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates> {
         self.atomically(|stored, now| {
             let rows = scan::due(stored.rows()?, &self.orphans, &what, max, now);
             Ok(Candidates::new(now, rows))
         })
     }
 
-    fn commit(&self, change: Change) -> Answer<'_, Committed> {
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
         self.atomically(|stored, now| self.commit_in(stored, change, now))
     }
 
-    fn commit_all(&self, changes: Vec<Change>) -> Answer<'_, Vec<Committed>> {
+    fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>> {
         self.atomically(|stored, now| {
             let changes = changes.into_iter();
             changes.map(|change| self.commit_in(stored, change, now)).collect()
         })
     }
 
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Answer<'_, Vec<Renewal>> {
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
         self.atomically(|stored, now| {
             let (renewals, rows) = scan::renew(stored.rows()?, &self.orphans, &leases, lease, now);
             rows.iter().try_for_each(|row| stored.put_row(row))?;
@@ -208,7 +206,7 @@ impl TaskStore for KvStore {
         })
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> Answer<'_, Vec<ClaimedOutbox>> {
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>> {
         self.atomically(|stored, now| {
             let claimed = scan::claim_deliveries(stored.rows()?, &self.orphans, &claim, now);
             claimed.iter().try_for_each(|found| stored.put_row(&found.row))?;
@@ -216,14 +214,14 @@ impl TaskStore for KvStore {
         })
     }
 
-    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Answer<'a, PageOf<Row>> {
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Reply<'a, PageOf<Row>> {
         self.atomically(|stored, _| {
             let request = |id| stored.payload(id, Part::Request).ok().flatten();
             Ok(scan::page(stored.rows()?, scope, filter, &page, request))
         })
     }
 
-    fn counts<'a>(&'a self, scope: &'a Scope) -> Answer<'a, Counts> {
+    fn counts<'a>(&'a self, scope: &'a Scope) -> Reply<'a, Counts> {
         self.atomically(|stored, now| {
             let mut counts = scan::counts(&stored.rows()?, scope, now);
             counts.set_aside = stored.count_unreadable()?;
@@ -231,14 +229,14 @@ impl TaskStore for KvStore {
         })
     }
 
-    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Answer<'a, Option<Payload>> {
+    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Reply<'a, Option<Payload>> {
         self.atomically(|stored, _| match stored.row_in(scope, id)? {
             Some(_) => stored.payload(id, part),
             None => Ok(None),
         })
     }
 
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Answer<'_, bool> {
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool> {
         self.atomically(|stored, _| {
             let Some(mut row) = stored.row_held(lease)? else {
                 return Ok(false);
@@ -248,7 +246,7 @@ impl TaskStore for KvStore {
         })
     }
 
-    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Answer<'_, bool> {
+    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
         self.atomically(|stored, now| {
             let Some(row) = stored.row_held(lease)? else {
                 return Ok(false);
@@ -259,14 +257,14 @@ impl TaskStore for KvStore {
         })
     }
 
-    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Answer<'a, Vec<LogLine>> {
+    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>> {
         self.atomically(|stored, _| match stored.row_in(scope, id)? {
             Some(_) => Ok(stored.log(id)?.query(query)),
             None => Err(StoreError::not_found()),
         })
     }
 
-    fn prune_keys(&self, limit: usize) -> Answer<'_, usize> {
+    fn prune_keys(&self, limit: usize) -> Reply<'_, usize> {
         self.atomically(|stored, now| stored.prune_keys(limit, now))
     }
 
@@ -276,15 +274,15 @@ impl TaskStore for KvStore {
 
     fn attend(&self, _: Attention) {}
 
-    fn glance(&self, ids: Vec<RequestId>) -> Answer<'_, Vec<Option<Glance>>> {
+    fn glance(&self, ids: Vec<RequestId>) -> Reply<'_, Vec<Option<Glance>>> {
         self.atomically(|stored, _| ids.into_iter().map(|id| stored.glance(id)).collect())
     }
 
-    fn beat(&self, me: Presence, _: Duration) -> Answer<'_, Vec<Seen>> {
+    fn beat(&self, me: Presence, _: Duration) -> Reply<'_, Vec<Seen>> {
         self.atomically(|_, _| Ok(me.alone()))
     }
 
-    fn control(&self, change: Option<ControlChange>) -> Answer<'_, Controls> {
+    fn control(&self, change: Option<ControlChange>) -> Reply<'_, Controls> {
         self.atomically(|stored, _| stored.control(change.as_ref()))
     }
 

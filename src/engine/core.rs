@@ -1,13 +1,10 @@
 //! State and functions that all parts of the engine share.
 
 use std::{
-    future::poll_fn,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -31,7 +28,7 @@ use crate::{
         watch::Watchers,
     },
     probe::Event,
-    store::{Ledger, QueueHint, StoreError, StoreErrorKind, StoreResult, TaskStore},
+    store::{Ledger, QueueHint, Reply, StoreError, StoreErrorKind, StoreResult, TaskStore},
     task::{Condition, PoolName, RequestId, Tenant, WorkerId},
 };
 
@@ -90,29 +87,36 @@ impl Core {
 
     /// Makes a store call, limited to the store timeout. A call that times out may still take effect. A panic of the
     /// store is returned as an error.
-    // Not an async fn: the future of an async fn stores its arguments twice.
-    pub(crate) fn call<T, F>(
-        &self,
+    pub(crate) fn call<'a, T: Send + 'a>(
+        &'a self,
+        operation: &'static str,
+        begin: impl FnOnce() -> Reply<'a, T>,
+    ) -> Reply<'a, T> {
+        let timing = self.probes.time(operation);
+        // A store that answers at once needs no timer, and no space in the caller's future.
+        let later = match caught(|| begin().at_once()) {
+            Ok(Ok(answer)) => return Reply::now(timing.end(&self.probes, answer)),
+            Ok(Err(later)) => later,
+            Err(panic) => return Reply::now(timing.end(&self.probes, Err(panicked(&panic)))),
+        };
+        Reply::later(async move {
+            let limit = self.settings.store_timeout;
+            let answer = timeout(limit, caught_async(|| later)).await;
+            let answer = answer.unwrap_or_else(|_| Ok(Err(too_slow(operation, limit))));
+            timing.end(&self.probes, answer.unwrap_or_else(|panic| Err(panicked(&panic))))
+        })
+    }
+
+    /// Makes a [`call`](Self::call) that takes several operations of the store.
+    pub(crate) fn step<'a, T: Send + 'a, F>(
+        &'a self,
         operation: &'static str,
         begin: impl FnOnce() -> F,
-    ) -> impl Future<Output = StoreResult<T>>
+    ) -> Reply<'a, T>
     where
-        F: Future<Output = StoreResult<T>>,
+        F: Future<Output = StoreResult<T>> + Send + 'a,
     {
-        let timing = self.probes.time(operation);
-        async move {
-            let mut call = pin!(caught_async(begin));
-            // Polled here first: a store that answers at once needs no timer, and no space in the caller's future.
-            let answer = match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-                Poll::Ready(answer) => answer,
-                Poll::Pending => {
-                    let limit = self.settings.store_timeout;
-                    let limited = Box::pin(timeout(limit, call)).await;
-                    limited.unwrap_or_else(|_| Ok(Err(too_slow(operation, limit))))
-                }
-            };
-            timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))))
-        }
+        self.call(operation, || Reply::later(begin()))
     }
 
     /// Waits for `pause`, or until the shutdown begins.

@@ -36,9 +36,8 @@ impl Probes {
     }
 
     /// Begins to time a store call for the probes. Its time limit is applied inside, so probes see calls that time out.
-    pub(crate) fn time(&self, operation: &'static str) -> Timing<'_> {
+    pub(crate) fn time(&self, operation: &'static str) -> Timing {
         Timing {
-            probes: self,
             operation,
             started: (!self.is_empty()).then(Instant::now),
         }
@@ -63,18 +62,17 @@ impl Probes {
 }
 
 /// A store call under way.
-pub(crate) struct Timing<'a> {
-    probes: &'a Probes,
+pub(crate) struct Timing {
     operation: &'static str,
     /// `None` without probes.
     started: Option<Instant>,
 }
 
-impl Timing<'_> {
+impl Timing {
     /// Reports the end of the call to the probes, and returns its answer.
-    pub(crate) fn end<T>(self, answer: StoreResult<T>) -> StoreResult<T> {
+    pub(crate) fn end<T>(self, probes: &Probes, answer: StoreResult<T>) -> StoreResult<T> {
         if let Some(started) = self.started {
-            self.probes.emit(|| Event::StoreCall {
+            probes.emit(|| Event::StoreCall {
                 operation: self.operation,
                 took: started.elapsed(),
                 error: answer.as_ref().err(),

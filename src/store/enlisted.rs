@@ -1,7 +1,6 @@
 //! Inserts that are part of a transaction of the application.
 
-use super::{Insertion, NewRow, StoreResult};
-use crate::error::BoxFuture;
+use super::{Insertion, NewRow, Reply};
 
 /// A transaction of the application, in the database in which a store keeps its tasks.
 ///
@@ -25,5 +24,5 @@ pub trait Enlisted: Send {
     /// # Cancel safety
     ///
     /// If the future is dropped before it answers, the transaction may contain the task or not. Roll it back.
-    fn insert(&mut self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>>;
+    fn insert(&mut self, task: NewRow) -> Reply<'_, Insertion>;
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// An operation of a [`TaskStore`](crate::store::TaskStore) whose future answers with a `StoreResult`.
+/// An operation of a [`TaskStore`](crate::store::TaskStore) that returns a [`Reply`](crate::store::Reply).
 ///
 /// See the example of [`forward_store!`](crate::forward_store), and that of the module [`testing`](crate::testing), in
 /// which an operation fails.
@@ -93,9 +93,8 @@ impl fmt::Display for Operation {
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
 /// use tower_respond_async::{
-///     error::BoxFuture,
 ///     forward_store,
-///     store::{Ledger, MemoryStore, Operation, StoreResult, TaskStore},
+///     store::{Ledger, MemoryStore, Operation, Reply, TaskStore},
 ///     task::{Filter, Scope},
 /// };
 ///
@@ -113,8 +112,8 @@ impl fmt::Display for Operation {
 ///     fn forward<T: Send + 'static>(
 ///         &self,
 ///         _: Operation,
-///         call: impl FnOnce(Arc<MemoryStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-///     ) -> BoxFuture<'static, StoreResult<T>> {
+///         call: impl FnOnce(Arc<MemoryStore>) -> Reply<'static, T> + Send + 'static,
+///     ) -> Reply<'static, T> {
 ///         self.calls.fetch_add(1, Ordering::Relaxed);
 ///         call(self.store.clone())
 ///     }
@@ -181,11 +180,11 @@ macro_rules! __forward {
         }
     };
     (insert) => {
-        $crate::__forward!(@owned Insert insert(task: $crate::store::NewRow) -> $crate::store::Insertion);
+        $crate::__forward!(@detached Insert insert(task: $crate::store::NewRow) -> $crate::store::Insertion);
     };
     (insert_all) => {
         $crate::__forward!(
-            @owned InsertAll insert_all(tasks: ::std::vec::Vec<$crate::store::NewRow>)
+            @detached InsertAll insert_all(tasks: ::std::vec::Vec<$crate::store::NewRow>)
                 -> ::std::vec::Vec<$crate::store::Insertion>
         );
     };
@@ -272,10 +271,17 @@ macro_rules! __forward {
                 -> ::std::vec::Vec<$crate::task::LogLine>
         );
     };
-    (@owned $variant:ident $name:ident($($arg:ident: $type:ty),*) -> $answer:ty) => {
-        fn $name(&self, $($arg: $type),*) -> $crate::error::BoxFuture<'_, $crate::store::StoreResult<$answer>> {
+    (@detached $variant:ident $name:ident($arg:ident: $type:ty) -> $answer:ty) => {
+        fn $name(self: ::std::sync::Arc<Self>, $arg: $type) -> $crate::store::Reply<'static, $answer> {
             self.forward($crate::store::Operation::$variant, move |store| {
-                ::std::boxed::Box::pin(async move { $crate::store::TaskStore::$name(&*store, $($arg),*).await })
+                $crate::store::Reply::later(async move { $crate::store::TaskStore::$name(store, $arg).await })
+            })
+        }
+    };
+    (@owned $variant:ident $name:ident($($arg:ident: $type:ty),*) -> $answer:ty) => {
+        fn $name(&self, $($arg: $type),*) -> $crate::store::Reply<'_, $answer> {
+            self.forward($crate::store::Operation::$variant, move |store| {
+                $crate::store::Reply::later(async move { $crate::store::TaskStore::$name(&*store, $($arg),*).await })
             })
         }
     };
@@ -285,11 +291,11 @@ macro_rules! __forward {
             scope: &'a $crate::task::Scope,
             $($by: &'a $of,)*
             $($arg: $type,)*
-        ) -> $crate::error::BoxFuture<'a, $crate::store::StoreResult<$answer>> {
+        ) -> $crate::store::Reply<'a, $answer> {
             let scope = ::core::clone::Clone::clone(scope);
             $(let $by = ::core::clone::Clone::clone($by);)*
             self.forward($crate::store::Operation::$variant, move |store| {
-                ::std::boxed::Box::pin(async move {
+                $crate::store::Reply::later(async move {
                     $crate::store::TaskStore::$name(&*store, &scope, $(&$by,)* $($arg),*).await
                 })
             })

@@ -19,7 +19,7 @@ pub use self::{
     held::Held,
 };
 use super::{
-    Candidates, Change, Committed, Due, Enlisted, Guard, Insertion, Part, Response, Retention, Row, StoreError,
+    Candidates, Change, Committed, Due, Enlisted, Guard, Insertion, Part, Reply, Response, Retention, Row, StoreError,
     StoreErrorKind, StoreResult, TaskStore, Which, Why,
 };
 use crate::{
@@ -114,20 +114,20 @@ impl Ledger {
 
     /// The store, for operations that are not steps.
     #[must_use]
-    pub fn store(&self) -> &dyn TaskStore {
-        &*self.store
+    pub const fn store(&self) -> &Arc<dyn TaskStore> {
+        &self.store
     }
 
-    /// Inserts a task. Calls the store at once; the future waits for its answer.
+    /// Inserts a task. Calls the store at once.
     ///
     /// # Errors
     ///
     /// Any error of the store.
-    pub fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
+    pub fn insert(&self, insert: Insert) -> Reply<'static, Inserted> {
         let row = insert.into_row(self.store.now());
         let given = row.record.digest;
-        let inserting = self.store.insert(row);
-        async move { Ok(Inserted::of(inserting.await?, given)) }
+        let inserting = self.store.clone().insert(row);
+        inserting.map(move |insertion| Inserted::of(insertion, given))
     }
 
     /// Inserts many tasks, and answers for each, in order.
@@ -139,7 +139,7 @@ impl Ledger {
         let now = self.store.now();
         let rows: Vec<_> = inserts.into_iter().map(|insert| insert.into_row(now)).collect();
         let given: Vec<_> = rows.iter().map(|row| row.record.digest).collect();
-        let insertions = self.store.insert_all(rows).await?;
+        let insertions = self.store.clone().insert_all(rows).await?;
         let answers = insertions.into_iter().zip(given);
         Ok(answers
             .map(|(insertion, given)| Inserted::of(insertion, given))
@@ -174,12 +174,31 @@ impl Ledger {
     /// # Errors
     ///
     /// Any error of the store.
-    pub async fn settle(&self, held: &Held, outcome: &Outcome) -> StoreResult<Settled> {
+    pub fn settle<'a>(&'a self, held: &'a Held, outcome: &'a Outcome) -> Reply<'a, Settled> {
+        let Some((change, settled)) = held.settle(outcome, self.store.now()) else {
+            return Reply::now(Ok(Settled::Fenced));
+        };
+        match self.store.commit(change).at_once() {
+            Ok(Ok(Committed::Done)) => {
+                held.let_go();
+                Reply::now(Ok(settled))
+            }
+            answer => {
+                Reply::later(self.settle_on(held, outcome, answer.map_or_else(|later| later, Reply::now), settled))
+            }
+        }
+    }
+
+    /// Goes on with a settlement that was sent as `commit`, until it has an answer.
+    async fn settle_on(
+        &self,
+        held: &Held,
+        outcome: &Outcome,
+        mut commit: Reply<'_, Committed>,
+        mut settled: Settled,
+    ) -> StoreResult<Settled> {
         for _ in 0..TRIES {
-            let Some((change, settled)) = held.settle(outcome, self.store.now()) else {
-                return Ok(Settled::Fenced);
-            };
-            match self.store.commit(change).await? {
+            match commit.await? {
                 Committed::Done => {
                     held.let_go();
                     return Ok(settled);
@@ -190,6 +209,10 @@ impl Ledger {
                 }
                 Committed::Stale(row) => held.look_again(row.map(|row| *row)),
             }
+            let Some((change, again)) = held.settle(outcome, self.store.now()) else {
+                return Ok(Settled::Fenced);
+            };
+            (commit, settled) = (self.store.commit(change), again);
         }
         Err(too_many_tries())
     }

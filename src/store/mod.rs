@@ -23,11 +23,12 @@ mod ledger;
 mod memory;
 mod news;
 mod operations;
+mod reply;
 mod row;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
     answers::{Answering, Answers},
@@ -46,6 +47,7 @@ pub use self::{
         Durability, FullReason, Insertion, KnownBy, Limits, LogQuery, NewRow, Part, Payload, PoolClaim, QueueHint,
         Renewal, Retention, Sharing, Which, Why,
     },
+    reply::Reply,
     row::{Columns, OutboxRow, Row},
 };
 use crate::{
@@ -138,74 +140,70 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
     /// Stores a task, or answers which task has its id, name or key already.
     ///
     /// With [`NewRow::born`], the task is stored already claimed, and starts without a second write.
-    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>>;
+    ///
+    /// The reply owns what it needs, since an insert goes on when its caller has left.
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion>;
 
     /// Stores many tasks, and answers for each, in order, as [`insert`](Self::insert) does. A store does this in one
     /// step if it can. After an error, some of the tasks may be stored.
-    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>>;
+    fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>>;
 
     /// Claims up to `max` runnable tasks for a worker. Changes columns only, as [`Row::claim`] describes.
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>>;
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims>;
 
     /// The rows in `scope` that `which` selects, as they are now.
     ///
     /// # Errors
     ///
     /// `Corrupt` or `Incompatible` if a row is requested by its id and cannot be read.
-    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>>;
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>>;
 
     /// Up to `max` rows that are due. This changes nothing: the rows are candidates for a commit. Those of
     /// [`Due::Prune`] and [`Due::GiveUp`] come longest due first. A store without a bound has none for
     /// [`Due::Crowded`].
-    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>>;
+    fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates>;
 
     /// Makes a change, if its [conditions hold](Change::holds).
-    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>>;
+    fn commit(&self, change: Change) -> Reply<'_, Committed>;
 
     /// Makes changes of different tasks, each on its own, and answers for each, in order. A store does this in one step
     /// if it can. After an error, some of the changes may have been made.
-    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>>;
+    fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>>;
 
     /// Extends claims to `lease` from now, and answers for each, in order.
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>>;
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>>;
 
     /// Claims completions that are due, for a lease of their own: at most a given number for each destination. Changes
     /// rows of the outbox only, as [`OutboxRow::claim`] describes.
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>>;
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>>;
 
     /// One page of the tasks that match. Paging to the end returns every task that matches throughout exactly once.
-    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> BoxFuture<'a, StoreResult<PageOf<Row>>>;
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Reply<'a, PageOf<Row>>;
 
     /// The number of tasks in each state and, for [`Scope::All`], of pending completions. The numbers come from
     /// counters, never from a scan of the tasks.
-    fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>>;
+    fn counts<'a>(&'a self, scope: &'a Scope) -> Reply<'a, Counts>;
 
     /// The request or the response of a task in `scope`, or `None`.
-    fn payload<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        part: Part,
-    ) -> BoxFuture<'a, StoreResult<Option<Payload>>>;
+    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Reply<'a, Option<Payload>>;
 
     /// Stores the progress of a task, in place of earlier progress. Answers whether the claim still holds.
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>>;
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool>;
 
     /// Adds lines to a task's log, numbered on from its last line. Beyond [`LogQuery::BYTES_KEPT`] or
     /// [`LogQuery::LINES_KEPT`] per attempt, lines are dropped, and one last line says so. Answers whether the claim
     /// still holds.
-    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> BoxFuture<'_, StoreResult<bool>>;
+    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool>;
 
     /// Lines of a task's log, in order.
     ///
     /// # Errors
     ///
     /// `NotFound` if the task is not in `scope`.
-    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery)
-    -> BoxFuture<'a, StoreResult<Vec<LogLine>>>;
+    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>>;
 
     /// Removes up to `limit` keys whose window has passed, and answers how many.
-    fn prune_keys(&self, limit: usize) -> BoxFuture<'_, StoreResult<usize>>;
+    fn prune_keys(&self, limit: usize) -> Reply<'_, usize>;
 
     /// Resolves when there is news for this handle. News is a hint: it may be wrong, repeated or missing, so a caller
     /// must also look at intervals. At most one call may be pending: that of the engine that uses this handle.
@@ -224,16 +222,16 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
 
     /// The state of tasks as numbers to compare, for callers that wait for a change. One answer for each id, in order;
     /// `None` if there is no such task.
-    fn glance(&self, ids: Vec<RequestId>) -> BoxFuture<'_, StoreResult<Vec<Option<Glance>>>>;
+    fn glance(&self, ids: Vec<RequestId>) -> Reply<'_, Vec<Option<Glance>>>;
 
     /// Stores that a process is alive, and its presence. Answers with all processes that did so within `within`,
     /// including this one. Only the latest presence of a process counts. A presence that a newer build wrote and this
     /// build cannot read is left out.
-    fn beat(&self, me: Presence, within: Duration) -> BoxFuture<'_, StoreResult<Vec<Seen>>>;
+    fn beat(&self, me: Presence, within: Duration) -> Reply<'_, Vec<Seen>>;
 
     /// Makes `change`, if there is one and the value still has the version that it replaces. Answers with all named
     /// values after that. There are few of them, and they are small. They survive what a task survives.
-    fn control(&self, change: Option<ControlChange>) -> BoxFuture<'_, StoreResult<Controls>>;
+    fn control(&self, change: Option<ControlChange>) -> Reply<'_, Controls>;
 
     /// Releases files and connections. The engine calls it when it has ended. Later operations answer `Unavailable`.
     fn close(&self) -> BoxFuture<'_, ()>;

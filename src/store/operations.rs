@@ -119,16 +119,16 @@ pub struct QueueHint {
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), tower_respond_async::store::StoreError> {
-/// let store = MemoryStore::new();
+/// let store = Arc::new(MemoryStore::new());
 /// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
 /// let task = NewTask::new(RequestId::from_bytes([7; 16]), Arc::new(request));
 /// let record = Arc::new(TaskRecord::accepted(&task, store.now()));
 /// let mut new = NewRow::new(record, task.request.to_payload());
 /// new.delay = Duration::from_secs(60);
-/// assert!(matches!(store.insert(new.clone()).await?, Insertion::New(row) if row.version == 1));
+/// assert!(matches!(store.clone().insert(new.clone()).await?, Insertion::New(row) if row.version == 1));
 ///
 /// // An insert is repeated if its answer was lost.
-/// assert!(matches!(store.insert(new).await?, Insertion::Known { by: KnownBy::Id, .. }));
+/// assert!(matches!(store.clone().insert(new).await?, Insertion::Known { by: KnownBy::Id, .. }));
 /// assert!(store.payload(&Scope::All, task.id, Part::Request).await?.is_some());
 /// # Ok(()) }
 /// ```

@@ -33,26 +33,26 @@ async fn stored(store: &dyn TaskStore) -> u64 {
 
 #[tokio::test]
 async fn the_nth_call_fails_and_does_nothing() {
-    let store = FaultStore::new(MemoryStore::new());
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
     store.faults().fail_nth(Operation::Insert, 2);
     let mut failed = Vec::new();
     for number in 0..3 {
-        let answer = store.insert(task(number)).await;
+        let answer = store.clone().insert(task(number)).await;
         failed.push(answer.err().map(|error| error.kind()));
     }
     assert_eq!(failed, [None, Some(StoreErrorKind::Unavailable), None]);
-    assert_eq!(stored(&store).await, 2);
+    assert_eq!(stored(&*store).await, 2);
     assert_eq!(store.faults().calls(Operation::Insert), 3);
     assert_eq!(store.faults().calls(Operation::Claim), 0);
 }
 
 #[tokio::test]
 async fn a_lost_reply_is_of_something_that_was_done() {
-    let store = FaultStore::new(MemoryStore::new());
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
     store.faults().lose_replies(Operation::Insert, 1);
-    let lost = store.insert(task(1)).await.unwrap_err();
+    let lost = store.clone().insert(task(1)).await.unwrap_err();
     assert_eq!(lost.kind(), StoreErrorKind::Unavailable);
-    let again = store.insert(task(1)).await.unwrap();
+    let again = store.clone().insert(task(1)).await.unwrap();
     assert!(matches!(again, Insertion::Known { .. }), "{again:?}");
 }
 
@@ -74,32 +74,32 @@ async fn a_delayed_call_is_done_when_it_is_released() {
 
 #[tokio::test]
 async fn a_store_that_is_down_fails_until_it_is_healed() {
-    let store = FaultStore::new(MemoryStore::new());
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
     store.faults().fail_everything();
-    assert!(store.insert(task(1)).await.is_err());
+    assert!(store.clone().insert(task(1)).await.is_err());
     assert!(store.counts(&Scope::All).await.is_err());
     store.faults().heal();
-    assert_eq!(stored(&store).await, 0);
+    assert_eq!(stored(&*store).await, 0);
 }
 
 #[tokio::test]
 async fn a_held_call_is_overtaken_and_arrives_though_its_caller_has_given_up() {
-    let store = FaultStore::new(MemoryStore::new());
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
     let faults = store.faults();
     faults.hold_next(Operation::Insert, 2);
-    drop(store.insert(task(1)));
+    drop(store.clone().insert(task(1)));
     assert_eq!(faults.held(), 1);
-    assert_eq!(stored(&store).await, 0, "the first call after it");
-    let second = store.insert(task(2)).await.unwrap();
+    assert_eq!(stored(&*store).await, 0, "the first call after it");
+    let second = store.clone().insert(task(2)).await.unwrap();
     assert!(matches!(second, Insertion::New(_)), "{second:?}");
-    assert_eq!((faults.held(), stored(&store).await), (0, 2));
+    assert_eq!((faults.held(), stored(&*store).await), (0, 2));
 }
 
 #[tokio::test]
 async fn a_held_call_answers_its_caller_when_it_has_had_its_turn() {
     let store = Arc::new(FaultStore::new(MemoryStore::new()));
     store.faults().hold_next(Operation::Insert, 1);
-    let (shared, held) = (store.clone(), store.insert(task(1)));
+    let (shared, held) = (store.clone(), store.clone().insert(task(1)));
     let (first, second) = tokio::join!(held, async move { shared.insert(task(1)).await });
     assert!(matches!(second, Ok(Insertion::New(_))), "it has overtaken: {second:?}");
     assert!(matches!(first, Ok(Insertion::Known { .. })), "{first:?}");
@@ -125,12 +125,12 @@ async fn a_held_reply_is_of_something_that_is_done_already() {
 
 #[tokio::test]
 async fn what_is_held_when_the_store_is_healed_arrives_with_the_next_call() {
-    let store = FaultStore::new(MemoryStore::new());
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
     store.faults().hold_next(Operation::Insert, 1_000);
-    drop(store.insert(task(1)));
+    drop(store.clone().insert(task(1)));
     store.faults().heal();
-    let _ = stored(&store).await;
-    assert_eq!((store.faults().held(), stored(&store).await), (0, 1));
+    let _ = stored(&*store).await;
+    assert_eq!((store.faults().held(), stored(&*store).await), (0, 1));
 }
 
 #[tokio::test]
@@ -139,17 +139,17 @@ async fn the_same_seed_brings_the_same_faults() {
     (odds.fail, odds.lose_reply, odds.hold, odds.longest) = (0.25, 0.25, 0.25, 3);
     let mut lives = Vec::new();
     for seed in [1, 1, 2] {
-        let store = FaultStore::new(MemoryStore::new());
+        let store = Arc::new(FaultStore::new(MemoryStore::new()));
         store.faults().at_random(seed, odds);
         let mut life = Vec::new();
         for number in 0..40 {
-            let inserting = store.insert(task(number));
+            let inserting = store.clone().insert(task(number));
             let answer = tokio::time::timeout(Duration::ZERO, inserting).await;
             life.push(answer.map(|answer| answer.is_ok()).ok());
         }
         store.faults().heal();
-        let _ = stored(&store).await;
-        lives.push((life, stored(&store).await));
+        let _ = stored(&*store).await;
+        lives.push((life, stored(&*store).await));
     }
     assert_eq!(lives[0], lives[1]);
     assert_ne!(lives[0], lives[2]);

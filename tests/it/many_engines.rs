@@ -14,10 +14,8 @@ use tokio::{
     sync::Mutex,
 };
 use tower_respond_async::{
-    MemoryStore, TaskContext, TaskState, TaskStore, Tasks,
-    error::BoxFuture,
-    forward_store,
-    store::{Operation, StoreError, StoreResult, kit::IoThread},
+    MemoryStore, TaskContext, TaskState, TaskStore, Tasks, forward_store,
+    store::{Operation, Reply, StoreError, kit::IoThread},
     task::lifecycle::Stop,
     testing::{FaultStore, Faults, ManualClock},
     time::Timestamp,
@@ -292,14 +290,14 @@ impl Remote {
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,
-        call: impl FnOnce(Arc<MemoryStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-    ) -> BoxFuture<'static, StoreResult<T>> {
+        call: impl FnOnce(Arc<MemoryStore>) -> Reply<'static, T> + Send + 'static,
+    ) -> Reply<'static, T> {
         let (store, line) = (self.store.clone(), self.line.clone());
         let asked = self.line.io.run(async move {
             line.ask().await.map_err(StoreError::unavailable)?;
             call(store).await
         });
-        Box::pin(async move { asked.await? })
+        Reply::later(async move { asked.await? })
     }
 }
 

@@ -4,10 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tempfile::tempdir;
 use tower_respond_async::{
-    MemoryStore, Pool, PoolError, Scope, Submission, SubmitError, TaskState, TaskStore, Tasks, Tenant,
-    error::BoxFuture,
-    forward_store,
-    store::{Claim, Claims, FullReason, Operation, StoreResult},
+    MemoryStore, Pool, PoolError, Scope, Submission, SubmitError, TaskState, TaskStore, Tasks, Tenant, forward_store,
+    store::{Claim, Claims, FullReason, Operation, Reply},
     task::{Filter, Page, PoolName, RequestId, SortOrder},
     testing::{FaultStore, ManualClock},
     time::Timestamp,
@@ -354,14 +352,14 @@ impl Careless {
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,
-        call: impl FnOnce(Arc<MemoryStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-    ) -> BoxFuture<'static, StoreResult<T>> {
+        call: impl FnOnce(Arc<MemoryStore>) -> Reply<'static, T> + Send + 'static,
+    ) -> Reply<'static, T> {
         call(self.0.clone())
     }
 }
 
 impl TaskStore for Careless {
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
         self.0.claim(Claim::new(claim.worker, claim.max, claim.lease))
     }
 

@@ -17,7 +17,7 @@ use tower_respond_async::{
     store::{
         Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
         DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
-        Row, Sharing, StoreError, StoreErrorKind, StoreResult, Which,
+        Reply, Row, Sharing, StoreError, StoreErrorKind, StoreResult, Which,
         kit::{ControlValues, IoThread},
     },
     task::{
@@ -267,34 +267,32 @@ impl PostgresStore {
     }
 
     /// Runs `work` on the store's own thread. It runs to its end, even if the returned future is dropped.
-    fn run<'a, T: Send + 'static, F>(&'a self, work: impl FnOnce(Arc<Inner>) -> F) -> Answer<'a, T>
+    fn run<T: Send + 'static, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Reply<'static, T>
     where
         F: Future<Output = StoreResult<T>> + Send + 'static,
     {
         if self.inner.server.is_closed() {
-            return Box::pin(std::future::ready(Err(StoreError::closed())));
+            return Reply::now(Err(StoreError::closed()));
         }
         let answer = self.io.run(work(self.inner.clone()));
-        Box::pin(async move { answer.await? })
+        Reply::later(async move { answer.await? })
     }
 
     /// Queues the items in the group directly: a task on the store's thread for every call would cost as much as the
     /// write itself.
-    fn write<'a, W: Writes, T: Send + 'static>(
-        &'a self,
+    fn write<W: Writes, T: Send + 'static>(
+        &self,
         group: &Group<W>,
         items: Vec<W::Item>,
         answer: impl FnOnce(Vec<W::Answer>) -> Option<T> + Send + 'static,
-    ) -> Answer<'a, T> {
+    ) -> Reply<'static, T> {
         if self.inner.server.is_closed() {
-            return Box::pin(std::future::ready(Err(StoreError::closed())));
+            return Reply::now(Err(StoreError::closed()));
         }
         let written = group.write(items);
-        Box::pin(async move { answer(written.await?).ok_or_else(StoreError::closed) })
+        Reply::later(async move { answer(written.await?).ok_or_else(StoreError::closed) })
     }
 }
-
-type Answer<'a, T> = BoxFuture<'a, StoreResult<T>>;
 
 /// The durability that the server's settings give, and the server's time.
 async fn durability(connection: &Connection, is_unsafe: bool) -> StoreResult<(Durability, i64)> {
@@ -359,17 +357,17 @@ impl TaskStore for PostgresStore {
         QueueHint::default()
     }
 
-    fn insert(&self, task: NewRow) -> Answer<'_, Insertion> {
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion> {
         let group = self.inner.inserts_of(std::slice::from_ref(&task));
         self.write(group, vec![task], |mut answers| answers.pop())
     }
 
-    fn insert_all(&self, tasks: Vec<NewRow>) -> Answer<'_, Vec<Insertion>> {
+    fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>> {
         let group = self.inner.inserts_of(&tasks);
         self.write(group, tasks, Some)
     }
 
-    fn claim(&self, claim: Claim) -> Answer<'_, Claims> {
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
         self.run(|inner| async move {
             let asked = Instant::now();
             let connection = inner.hand.get().await?;
@@ -398,12 +396,12 @@ impl TaskStore for PostgresStore {
         })
     }
 
-    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Answer<'a, Vec<Row>> {
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>> {
         let (scope, which) = (scope.clone(), which.clone());
         self.run(|inner| async move { ask!(inner.others, |connection| read::rows(connection, &scope, &which)) })
     }
 
-    fn due(&self, what: Due, max: usize) -> Answer<'_, Candidates> {
+    fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates> {
         self.run(move |inner| async move {
             let found = ask!(inner.others, |connection| due::due(
                 connection,
@@ -420,26 +418,26 @@ impl TaskStore for PostgresStore {
         })
     }
 
-    fn commit(&self, change: Change) -> Answer<'_, Committed> {
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
         self.write(&self.inner.commits, vec![change], |mut answers| answers.pop())
     }
 
-    fn commit_all(&self, changes: Vec<Change>) -> Answer<'_, Vec<Committed>> {
+    fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>> {
         self.write(&self.inner.commits, changes, Some)
     }
 
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Answer<'_, Vec<Renewal>> {
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
         self.run(move |inner| async move { ask!(inner.leases, |connection| claim::renew(connection, &leases, lease)) })
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> Answer<'_, Vec<ClaimedOutbox>> {
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>> {
         self.run(|inner| async move {
             // If the answer is lost, the claimed completions become due again when their lease runs out.
             ask!(inner.hand, |connection| outbox::claim(connection, &claim))
         })
     }
 
-    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Answer<'a, PageOf<Row>> {
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Reply<'a, PageOf<Row>> {
         let (scope, filter) = (scope.clone(), filter.clone());
         self.run(|inner| async move {
             ask!(inner.others, |connection| list::list(
@@ -448,7 +446,7 @@ impl TaskStore for PostgresStore {
         })
     }
 
-    fn counts<'a>(&'a self, scope: &'a Scope) -> Answer<'a, Counts> {
+    fn counts<'a>(&'a self, scope: &'a Scope) -> Reply<'a, Counts> {
         let scope = scope.clone();
         self.run(|inner| async move {
             let (mut counts, now) = ask!(inner.others, |connection| read::counts(connection, &scope))?;
@@ -458,14 +456,14 @@ impl TaskStore for PostgresStore {
         })
     }
 
-    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Answer<'a, Option<Payload>> {
+    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Reply<'a, Option<Payload>> {
         let scope = scope.clone();
         self.run(
             move |inner| async move { ask!(inner.others, |connection| read::payload(connection, &scope, id, part)) },
         )
     }
 
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Answer<'_, bool> {
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool> {
         self.run(move |inner| async move {
             let set = ask!(inner.others, |connection| logs::set_progress(
                 connection, lease, &progress
@@ -475,7 +473,7 @@ impl TaskStore for PostgresStore {
         })
     }
 
-    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Answer<'_, bool> {
+    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
         self.run(move |inner| async move {
             let connection = inner.others.get().await?;
             let added = logs::append(&connection, lease, &lines).await;
@@ -485,12 +483,12 @@ impl TaskStore for PostgresStore {
         })
     }
 
-    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Answer<'a, Vec<LogLine>> {
+    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>> {
         let scope = scope.clone();
         self.run(move |inner| async move { ask!(inner.others, |connection| logs::logs(connection, &scope, id, query)) })
     }
 
-    fn prune_keys(&self, limit: usize) -> Answer<'_, usize> {
+    fn prune_keys(&self, limit: usize) -> Reply<'_, usize> {
         self.run(move |inner| async move {
             let limit = crate::codec::count(limit);
             let pruned = ask!(inner.others, |connection| tidy::prune_keys(connection, limit))?;
@@ -509,15 +507,15 @@ impl TaskStore for PostgresStore {
         self.inner.wire.attend(attention);
     }
 
-    fn glance(&self, ids: Vec<RequestId>) -> Answer<'_, Vec<Option<Glance>>> {
+    fn glance(&self, ids: Vec<RequestId>) -> Reply<'_, Vec<Option<Glance>>> {
         self.run(|inner| async move { ask!(inner.others, |connection| read::glance(connection, &ids)) })
     }
 
-    fn beat(&self, me: Presence, within: Duration) -> Answer<'_, Vec<Seen>> {
+    fn beat(&self, me: Presence, within: Duration) -> Reply<'_, Vec<Seen>> {
         self.run(move |inner| async move { ask!(inner.others, |connection| read::beat(connection, &me, within)) })
     }
 
-    fn control(&self, change: Option<ControlChange>) -> Answer<'_, Controls> {
+    fn control(&self, change: Option<ControlChange>) -> Reply<'_, Controls> {
         self.run(|inner| async move {
             let Some(change) = change else {
                 return ask!(inner.others, |connection| control(connection, None));

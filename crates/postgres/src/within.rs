@@ -6,7 +6,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tower_respond_async::{
     BoxError, Submission, SubmitError, Submitted, Tasks,
     error::BoxFuture,
-    store::{Enlisted, Insertion, KnownBy, NewRow, StoreError, StoreErrorKind, StoreResult, kit::ClientKey},
+    store::{Enlisted, Insertion, KnownBy, NewRow, Reply, StoreError, StoreErrorKind, StoreResult, kit::ClientKey},
     task::{FenceToken, RequestDigest, TaskName, TaskRecord, Tenant},
     time::Timestamp,
 };
@@ -169,8 +169,8 @@ impl<C> Within<'_, C> {
 }
 
 impl<C: Connection> Enlisted for Within<'_, C> {
-    fn insert(&mut self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
-        Box::pin(async move {
+    fn insert(&mut self, task: NewRow) -> Reply<'_, Insertion> {
+        Reply::later(async move {
             let params = params(&task, self.channel.clone());
             let answer = self.connection.fetch(&self.statement, &params).await;
             let failed = |error| {

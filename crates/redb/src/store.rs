@@ -45,7 +45,7 @@ use tower_respond_async::{
     store::{
         Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
         DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
-        Row, Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore, Which,
+        Reply, Row, Sharing, StoreError, StoreErrorKind, StoreResult, TaskStore, Which,
     },
     task::{
         Counts, Filter, LeaseRef, LogLine, Page, PageOf, PoolName, Presence, Progress, RequestId, Scope, Seen, Tenant,
@@ -282,27 +282,28 @@ impl TaskStore for RedbStore {
         hint
     }
 
-    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion> {
         let given = GivenTask::from(task);
-        Box::pin(self.write(move |batch| batch.insert(&given)))
+        Reply::later(async move { self.write(move |batch| batch.insert(&given)).await })
     }
 
-    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>> {
+    fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>> {
         let given: Vec<_> = tasks.into_iter().map(GivenTask::from).collect();
-        Box::pin(self.write(move |batch| given.iter().map(|given| batch.insert(given)).collect()))
+        let insert = move |batch: &mut Batch<'_>| given.iter().map(|given| batch.insert(given)).collect();
+        Reply::later(async move { self.write(insert).await })
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
-        Box::pin(self.write(move |batch| batch.claim(&claim)))
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
+        Reply::later(self.write(move |batch| batch.claim(&claim)))
     }
 
-    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>> {
         let (scope, which) = (scope.clone(), which.clone());
-        Box::pin(self.read(move |inner| inner.rows(&scope, &which)))
+        Reply::later(self.read(move |inner| inner.rows(&scope, &which)))
     }
 
-    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
-        Box::pin(async move {
+    fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates> {
+        Reply::later(async move {
             let looked_for = what.clone();
             match self.read(move |inner| inner.due(&looked_for, max)).await? {
                 Some(found) => Ok(found),
@@ -312,17 +313,17 @@ impl TaskStore for RedbStore {
         })
     }
 
-    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
         let given = GivenChange::from(change);
-        Box::pin(self.write(move |batch| batch.commit(given)))
+        Reply::later(self.write(move |batch| batch.commit(given)))
     }
 
-    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
+    fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>> {
         let given: Vec<_> = changes.into_iter().map(GivenChange::from).collect();
-        Box::pin(self.write(move |batch| batch.commit_all(given)))
+        Reply::later(self.write(move |batch| batch.commit_all(given)))
     }
 
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
         let inner = &self.inner;
         let renewed = self.is_open().map(|()| {
             let renewed = leases
@@ -330,54 +331,44 @@ impl TaskStore for RedbStore {
                 .map(|held| inner.ram.renew(held, lease, &*inner.clock));
             renewed.collect()
         });
-        Box::pin(std::future::ready(renewed))
+        Reply::now(renewed)
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>> {
-        Box::pin(self.write(move |batch| batch.claim_deliveries(&claim)))
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>> {
+        Reply::later(self.write(move |batch| batch.claim_deliveries(&claim)))
     }
 
-    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> BoxFuture<'a, StoreResult<PageOf<Row>>> {
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Reply<'a, PageOf<Row>> {
         let (scope, filter) = (scope.clone(), filter.clone());
-        Box::pin(self.read(move |inner| inner.list(&scope, &filter, &page)))
+        Reply::later(self.read(move |inner| inner.list(&scope, &filter, &page)))
     }
 
-    fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>> {
+    fn counts<'a>(&'a self, scope: &'a Scope) -> Reply<'a, Counts> {
         let counts = self.is_open().map(|()| self.inner.counts(scope));
-        Box::pin(std::future::ready(counts))
+        Reply::now(counts)
     }
 
-    fn payload<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        part: Part,
-    ) -> BoxFuture<'a, StoreResult<Option<Payload>>> {
+    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Reply<'a, Option<Payload>> {
         let scope = scope.clone();
-        Box::pin(self.read(move |inner| inner.payload(&scope, id, part)))
+        Reply::later(self.read(move |inner| inner.payload(&scope, id, part)))
     }
 
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool> {
         let held = self.is_open().map(|()| self.inner.ram.set_progress(lease, progress));
-        Box::pin(std::future::ready(held))
+        Reply::now(held)
     }
 
-    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(self.write(move |batch| batch.append_log(lease, lines)))
+    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
+        Reply::later(self.write(move |batch| batch.append_log(lease, lines)))
     }
 
-    fn logs<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        query: LogQuery,
-    ) -> BoxFuture<'a, StoreResult<Vec<LogLine>>> {
+    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>> {
         let scope = scope.clone();
-        Box::pin(self.read(move |inner| inner.logs(&scope, id, query)))
+        Reply::later(self.read(move |inner| inner.logs(&scope, id, query)))
     }
 
-    fn prune_keys(&self, limit: usize) -> BoxFuture<'_, StoreResult<usize>> {
-        Box::pin(self.write(move |batch| batch.prune_keys(limit)))
+    fn prune_keys(&self, limit: usize) -> Reply<'_, usize> {
+        Reply::later(self.write(move |batch| batch.prune_keys(limit)))
     }
 
     fn news(&self) -> BoxFuture<'_, News> {
@@ -387,17 +378,17 @@ impl TaskStore for RedbStore {
     /// Does nothing: there is no other process.
     fn attend(&self, _: Attention) {}
 
-    fn glance(&self, ids: Vec<RequestId>) -> BoxFuture<'_, StoreResult<Vec<Option<Glance>>>> {
-        Box::pin(self.read(move |inner| inner.glance(&ids)))
+    fn glance(&self, ids: Vec<RequestId>) -> Reply<'_, Vec<Option<Glance>>> {
+        Reply::later(self.read(move |inner| inner.glance(&ids)))
     }
 
-    fn beat(&self, me: Presence, _: Duration) -> BoxFuture<'_, StoreResult<Vec<Seen>>> {
+    fn beat(&self, me: Presence, _: Duration) -> Reply<'_, Vec<Seen>> {
         let alone = self.is_open().map(|()| me.alone());
-        Box::pin(std::future::ready(alone))
+        Reply::now(alone)
     }
 
-    fn control(&self, change: Option<ControlChange>) -> BoxFuture<'_, StoreResult<Controls>> {
-        Box::pin(self.write(move |batch| batch.control(change.as_ref())))
+    fn control(&self, change: Option<ControlChange>) -> Reply<'_, Controls> {
+        Reply::later(self.write(move |batch| batch.control(change.as_ref())))
     }
 
     /// Ends the writer after it has finished the operations in its queue, and closes the file. When this resolves, the

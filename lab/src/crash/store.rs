@@ -11,7 +11,7 @@ use tower_respond_async::{
     error::BoxFuture,
     forward_store,
     store::{
-        Candidates, Change, Claim, Claims, Committed, Due, Guard, Insertion, NewRow, Operation, Renewal, Row,
+        Candidates, Change, Claim, Claims, Committed, Due, Guard, Insertion, NewRow, Operation, Renewal, Reply, Row,
         StoreResult, Which, kit::ClientKey,
     },
     task::{FenceToken, LeaseRef, Scope},
@@ -151,8 +151,8 @@ impl MinedStore {
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,
-        call: impl FnOnce(Arc<dyn TaskStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-    ) -> BoxFuture<'static, StoreResult<T>> {
+        call: impl FnOnce(Arc<dyn TaskStore>) -> Reply<'static, T> + Send + 'static,
+    ) -> Reply<'static, T> {
         call(self.store.clone())
     }
 }
@@ -201,8 +201,8 @@ fn inserted(insertion: &Insertion) -> Answered {
 }
 
 impl TaskStore for MinedStore {
-    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
-        Box::pin(async {
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion> {
+        Reply::later(async move {
             self.points.pass(Point::BeforeInsert);
             let row = task.row(FenceToken::NONE, Timestamp::ZERO);
             let name = task.record.name.as_ref().map(|name| format!("name {name}"));
@@ -212,7 +212,7 @@ impl TaskStore for MinedStore {
                 at: at(&row),
                 known_by: name.into_iter().chain(key).collect(),
             };
-            let insertion = self.ask(what, self.store.insert(task), inserted).await?;
+            let insertion = self.ask(what, self.store.clone().insert(task), inserted).await?;
             self.points.pass(Point::AfterInsert);
             if let Insertion::New(row) = &insertion
                 && row.columns.state.is_held()
@@ -223,8 +223,8 @@ impl TaskStore for MinedStore {
         })
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
-        Box::pin(async {
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
+        Reply::later(async {
             self.points.pass(Point::BeforeClaim);
             let read = |claims: &Claims| {
                 let tasks = claims.tasks.iter().map(|task| (task.row.id, at(&task.row)));
@@ -240,8 +240,8 @@ impl TaskStore for MinedStore {
     }
 
     /// Finds claims whose answers were lost.
-    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
-        Box::pin(async move {
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>> {
+        Reply::later(async move {
             let rows = self.store.rows(scope, which).await?;
             for row in rows.iter().filter(|row| row.columns.is_held()) {
                 self.claimed(row);
@@ -250,8 +250,8 @@ impl TaskStore for MinedStore {
         })
     }
 
-    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
-        Box::pin(async {
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
+        Reply::later(async {
             match self.about(&change) {
                 About::Settling(lease, state) => self.commit_settlement(change, lease, state).await,
                 About::Delivery => {
@@ -264,15 +264,15 @@ impl TaskStore for MinedStore {
         })
     }
 
-    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
+    fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates> {
         if let Due::Prune(_) = what {
             self.points.pass(Point::BeforePrune);
         }
-        Box::pin(self.store.due(what, max))
+        self.store.due(what, max)
     }
 
-    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
-        Box::pin(async {
+    fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>> {
+        Reply::later(async {
             let prunes = changes.iter().any(|change| change.to.is_none());
             let what = Asked::Change(changes.iter().map(wanted).collect());
             let read = |committed: &Vec<Committed>| Answered::Changed(committed.iter().map(changed).collect());
@@ -284,8 +284,8 @@ impl TaskStore for MinedStore {
         })
     }
 
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
-        Box::pin(async move {
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
+        Reply::later(async move {
             let what = leases.iter().map(|held| (held.id, held.token.get())).collect();
             let read = |renewals: &Vec<Renewal>| {
                 let held = renewals

@@ -1,17 +1,11 @@
 //! Calls that have not reached the store yet: their process froze while making them, or the store gathers calls to
 //! commit them together.
 
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use tower_respond_async::{
-    error::BoxFuture,
-    store::{Operation, StoreResult},
+    store::{Operation, Reply},
     testing::FaultStore,
 };
 
@@ -42,24 +36,19 @@ impl Parked {
         process: u32,
         is_frozen: bool,
         store: Arc<Faulty>,
-        call: impl FnOnce(Arc<Faulty>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-    ) -> (Self, BoxFuture<'static, StoreResult<T>>) {
-        let (send, made) = oneshot::channel::<BoxFuture<'static, StoreResult<T>>>();
+        call: impl FnOnce(Arc<Faulty>) -> Reply<'static, T> + Send + 'static,
+    ) -> (Self, Reply<'static, T>) {
+        let (send, made) = oneshot::channel::<Reply<'static, T>>();
         let make = move || {
-            let mut call = call(store);
-            let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             // The caller may have given up waiting: the call is made all the same.
-            let _ = send.send(match polled {
-                Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
-                Poll::Pending => call,
-            });
+            let _ = send.send(call(store).at_once().map_or_else(|call| call, Reply::now));
         };
         let parked = Self {
             process,
             is_frozen,
             make: Box::new(make),
         };
-        let answer = Box::pin(async move {
+        let answer = Reply::later(async move {
             match made.await {
                 Ok(call) => call.await,
                 // Its process is gone.

@@ -1,6 +1,7 @@
 //! The store of a run, and what happens to it in a crash.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
@@ -8,7 +9,6 @@ use std::{
 
 use tokio::runtime::Handle;
 use tower_respond_async::{
-    error::BoxFuture,
     store::{MemoryStore, StoreResult, TaskStore},
     testing::ManualClock,
 };
@@ -72,11 +72,11 @@ impl Ground for InMemory {
 
 /// Blocks this thread until the store has answered. Simulated time stands still meanwhile. Tasks that the call spawns
 /// run on `helper`: on the runtime of the waiting process they would keep its clock from moving.
-pub(super) fn see_through<T>(helper: Option<&Handle>, mut call: BoxFuture<'_, T>) -> T {
+pub(super) fn see_through<T>(helper: Option<&Handle>, mut call: impl Future<Output = T> + Unpin) -> T {
     let _entered = helper.map(Handle::enter);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     loop {
-        if let Poll::Ready(answer) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
+        if let Poll::Ready(answer) = Pin::new(&mut call).poll(&mut Context::from_waker(&waker)) {
             return answer;
         }
         thread::park();

@@ -1,13 +1,13 @@
 //! The store as one process uses it. Calls and answers are recorded by process here, and so what the process may do.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use tower_respond_async::{
     error::BoxFuture,
     forward_store,
     store::{
         Abilities, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Guard, Insertion, NewRow, News,
-        Operation, Renewal, Row, StoreResult, TaskStore, Which,
+        Operation, Renewal, Reply, Row, StoreResult, TaskStore, Which,
     },
     task::{LeaseRef, LogLine, RequestId, Scope},
 };
@@ -46,11 +46,11 @@ impl Tap {
     fn forward<T: Send + 'static>(
         &self,
         operation: Operation,
-        call: impl FnOnce(Arc<Faulty>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-    ) -> BoxFuture<'static, StoreResult<T>> {
+        call: impl FnOnce(Arc<Faulty>) -> Reply<'static, T> + Send + 'static,
+    ) -> Reply<'static, T> {
         let mut world = self.shared.enter(self.process);
         let answer = match world.arrival(self.process, operation) {
-            Arrival::Never => return Box::pin(std::future::pending()),
+            Arrival::Never => return Reply::later(std::future::pending()),
             Arrival::Now => {
                 drop(world);
                 call(self.store.clone())
@@ -63,11 +63,11 @@ impl Tap {
             }
         };
         let (shared, process) = (self.shared.clone(), self.process);
-        Box::pin(async move {
+        Reply::later(async move {
             let mut answer = answer;
             let mut polled = false;
             let answer = std::future::poll_fn(|cx| {
-                let answer = answer.as_mut().poll(cx);
+                let answer = Pin::new(&mut answer).poll(cx);
                 let mut world = shared.enter(process);
                 world.look_at_what_was_done();
                 if answer.is_pending() && !polled {
@@ -148,14 +148,14 @@ impl TaskStore for Tap {
         }
     }
 
-    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion> {
         let bytes = task.request.body().len();
         self.buffers(bytes);
         let asked = self.asks_to_insert(std::slice::from_ref(&task));
         let asking = self.forward(Operation::Insert, |store| {
-            Box::pin(async move { store.insert(task).await })
+            Reply::later(async move { store.insert(task).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             self.shared.enter(self.process).stored(self.process, bytes);
             if let Ok(insertion) = &answer {
@@ -165,12 +165,12 @@ impl TaskStore for Tap {
         })
     }
 
-    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>> {
+    fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>> {
         let asked = self.asks_to_insert(&tasks);
         let asking = self.forward(Operation::InsertAll, |store| {
-            Box::pin(async move { store.insert_all(tasks).await })
+            Reply::later(async move { store.insert_all(tasks).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             if let Ok(insertions) = &answer {
                 self.told_inserted(insertions, asked);
@@ -179,13 +179,13 @@ impl TaskStore for Tap {
         })
     }
 
-    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>> {
         let is_of_its_own = matches!(which, Which::HeldBy(_));
         let (scope, which) = (scope.clone(), which.clone());
         let asking = self.forward(Operation::Rows, |store| {
-            Box::pin(async move { store.rows(&scope, &which).await })
+            Reply::later(async move { store.rows(&scope, &which).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             if is_of_its_own && let Ok(rows) = &answer {
                 let mut world = self.shared.enter(self.process);
@@ -197,12 +197,12 @@ impl TaskStore for Tap {
         })
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
         let asked = self.now();
         let asking = self.forward(Operation::Claim, |store| {
-            Box::pin(async move { store.claim(claim).await })
+            Reply::later(async move { store.claim(claim).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             if let Ok(claims) = &answer {
                 let leases: Vec<_> = claims.tasks.iter().map(|task| task.row.lease()).collect();
@@ -212,12 +212,12 @@ impl TaskStore for Tap {
         })
     }
 
-    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
         let lease = self.shared.enter(self.process).asks_to_commit(self.process, &change);
         let asking = self.forward(Operation::Commit, |store| {
-            Box::pin(async move { store.commit(change).await })
+            Reply::later(async move { store.commit(change).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             if let Some(lease) = lease {
                 let mut world = self.shared.enter(self.process);
@@ -227,12 +227,12 @@ impl TaskStore for Tap {
         })
     }
 
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
         let (asked, of) = (self.now(), leases.clone());
         let asking = self.forward(Operation::Renew, move |store| {
-            Box::pin(async move { store.renew(leases, lease).await })
+            Reply::later(async move { store.renew(leases, lease).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             if let Ok(renewals) = &answer {
                 let mut world = self.shared.enter(self.process);
@@ -244,11 +244,11 @@ impl TaskStore for Tap {
         })
     }
 
-    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> BoxFuture<'_, StoreResult<bool>> {
+    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
         let asking = self.forward(Operation::AppendLog, move |store| {
-            Box::pin(async move { store.append_log(lease, lines).await })
+            Reply::later(async move { store.append_log(lease, lines).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             if let Ok(false) = answer {
                 self.shared.enter(self.process).log_refused(self.process, lease.id);
@@ -257,11 +257,11 @@ impl TaskStore for Tap {
         })
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>> {
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>> {
         let asking = self.forward(Operation::ClaimDeliveries, |store| {
-            Box::pin(async move { store.claim_deliveries(claim).await })
+            Reply::later(async move { store.claim_deliveries(claim).await })
         });
-        Box::pin(async move {
+        Reply::later(async move {
             let answer = asking.await;
             if let Ok(claimed) = &answer {
                 let mut world = self.shared.enter(self.process);

@@ -12,7 +12,7 @@ use tower_respond_async::{
     forward_store,
     store::{
         BornClaimed, Candidate, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due,
-        Insertion, NewRow, Operation, Part, Payload, Renewal, Row, StoreResult, TaskStore, Which, Why,
+        Insertion, NewRow, Operation, Part, Payload, Renewal, Reply, Row, StoreResult, TaskStore, Which, Why,
     },
     task::{CapturedRequest, Destination, LeaseRef, Progress, RequestId, Scope, TaskRecord},
 };
@@ -222,14 +222,14 @@ impl Witness {
     fn insert_now(&self, task: NewRow) -> StoreResult<Insertion> {
         let mut insertions = self.insert_with(vec![task], |mut tasks| {
             let task = tasks.pop().expect("one was given");
-            self.see_through(self.store.insert(task))
+            self.see_through(self.store.clone().insert(task))
                 .map(|insertion| vec![insertion])
         })?;
         Ok(insertions.pop().expect("one for each"))
     }
 
     fn insert_all_now(&self, tasks: Vec<NewRow>) -> StoreResult<Vec<Insertion>> {
-        self.insert_with(tasks, |tasks| self.see_through(self.store.insert_all(tasks)))
+        self.insert_with(tasks, |tasks| self.see_through(self.store.clone().insert_all(tasks)))
     }
 
     fn insert_with(
@@ -425,7 +425,7 @@ impl Witness {
         self.see_through(self.store.close());
     }
 
-    fn see_through<T>(&self, call: BoxFuture<'_, T>) -> T {
+    fn see_through<T>(&self, call: impl Future<Output = T> + Unpin) -> T {
         see_through(self.helper.as_ref(), call)
     }
 
@@ -433,10 +433,10 @@ impl Witness {
     fn forward<T: Send + 'static>(
         &self,
         _: Operation,
-        call: impl FnOnce(Arc<dyn TaskStore>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-    ) -> BoxFuture<'static, StoreResult<T>> {
+        call: impl FnOnce(Arc<dyn TaskStore>) -> Reply<'static, T> + Send + 'static,
+    ) -> Reply<'static, T> {
         let (store, helper) = (self.store.clone(), self.helper.clone());
-        Box::pin(async move { see_through(helper.as_ref(), call(store)) })
+        Reply::later(async move { see_through(helper.as_ref(), call(store)) })
     }
 }
 
@@ -445,40 +445,40 @@ impl TaskStore for Witness {
         abilities now queue_hint rows list counts payload append_log logs prune_keys news attend glance beat control
     );
 
-    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
-        Box::pin(async { self.insert_now(task) })
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion> {
+        Reply::later(async move { self.insert_now(task) })
     }
 
-    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>> {
-        Box::pin(async { self.insert_all_now(tasks) })
+    fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>> {
+        Reply::later(async move { self.insert_all_now(tasks) })
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
-        Box::pin(async { self.claim_now(claim) })
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
+        Reply::later(async { self.claim_now(claim) })
     }
 
-    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
-        Box::pin(async move { self.due_now(what, max) })
+    fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates> {
+        Reply::later(async move { self.due_now(what, max) })
     }
 
-    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
-        Box::pin(async { self.commit_now(change) })
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
+        Reply::later(async { self.commit_now(change) })
     }
 
-    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
-        Box::pin(async { self.commit_all_now(changes) })
+    fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>> {
+        Reply::later(async { self.commit_all_now(changes) })
     }
 
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
-        Box::pin(async move { self.renew_now(leases, lease) })
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
+        Reply::later(async move { self.renew_now(leases, lease) })
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>> {
-        Box::pin(async { self.claim_deliveries_now(claim) })
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>> {
+        Reply::later(async { self.claim_deliveries_now(claim) })
     }
 
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(async move { self.set_progress_now(lease, progress) })
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool> {
+        Reply::later(async move { self.set_progress_now(lease, progress) })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

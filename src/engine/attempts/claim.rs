@@ -32,7 +32,7 @@ impl Attempts {
         let mut claiming = Box::pin(async move {
             let timing = core.probes.time("claim");
             let claimed = caught_async(|| core.ledger.claim(claim)).await;
-            timing.end(claimed.unwrap_or_else(|panic| Err(panicked(&panic))))
+            timing.end(&core.probes, claimed.unwrap_or_else(|panic| Err(panicked(&panic))))
         });
         let Ok(claimed) = timeout(self.core.settings.store_timeout, &mut claiming).await else {
             let late = Self::claim_late(self.enter(), self.lost.is_late(), claiming, claimed_at);

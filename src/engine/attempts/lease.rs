@@ -121,7 +121,7 @@ impl Attempts {
         let sent_at = Instant::now();
         let timing = self.core.probes.time("renew");
         let renewed = caught_async(|| limited("renew", limit, self.core.ledger.store().renew(leases, lease))).await;
-        let answer = timing.end(renewed.unwrap_or_else(|panic| Err(panicked(&panic))));
+        let answer = timing.end(&self.core.probes, renewed.unwrap_or_else(|panic| Err(panicked(&panic))));
         let now = Instant::now();
         match answer {
             Ok(renewals) => {

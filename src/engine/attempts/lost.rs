@@ -113,10 +113,10 @@ impl Attempts {
         };
         let (worker, lease) = (&self.core.worker, self.core.settings.lease);
         let finding = || self.core.ledger.lost_claims(worker, lease, is_known);
-        let lost = self.core.call("lost_claims", finding).await?;
+        let lost = self.core.step("lost_claims", finding).await?;
         let (mut surplus, mut outcome) = (Vec::new(), Ok(()));
         for claim in lost {
-            match self.core.call("take_up", || self.core.ledger.take_up(&claim)).await {
+            match self.core.step("take_up", || self.core.ledger.take_up(&claim)).await {
                 Ok(TakenUp::Task(task)) => match self.pools.place_unless_paused(&task.record) {
                     Some(place) => self.start_claimed(task, place, claimed_at),
                     None => surplus.push(task.held),

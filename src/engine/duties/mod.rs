@@ -200,7 +200,7 @@ impl Duties {
     async fn rescue(&self) -> StoreResult<Answer> {
         let rescued = self
             .core
-            .call("rescue", || {
+            .step("rescue", || {
                 self.core.ledger.rescue_sparing(self.attempts.pools.paused(), BATCH)
             })
             .await?;
@@ -228,7 +228,7 @@ impl Duties {
         let given_up = self.outbox.give_up_deliveries(BATCH).await?;
         let pruned = self
             .core
-            .call("prune", || self.core.ledger.prune(self.core.settings.retention, BATCH))
+            .step("prune", || self.core.ledger.prune(self.core.settings.retention, BATCH))
             .await?;
         if pruned.tasks + pruned.keys > 0 {
             self.core.probes.emit(|| Event::Pruned(pruned));

@@ -1,11 +1,7 @@
 //! Accepts a task: stores it, and starts it if a slot is free. All tasks of the layer are stored here or in
 //! `accept_all`.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinHandle,
@@ -16,16 +12,17 @@ use crate::{
     engine::{
         Reserved,
         attempts::run::Start,
-        caught::{caught_async, panicked},
+        caught::{caught, caught_async, panicked},
         core::too_slow,
         intake::Intake,
         node::Hint,
         pools::Place,
+        probes::Timing,
         rates::Counted,
         under_way::{Part, UnderWay},
     },
     error::BoxFuture,
-    store::{Insert, Inserted, StoreError, StoreErrorKind, StoreResult},
+    store::{Insert, Inserted, Reply, StoreError, StoreErrorKind, StoreResult},
     task::{CapturedRequest, NewTask, RequestId},
 };
 
@@ -72,6 +69,7 @@ impl Intake {
     /// `reserved` is the share of the body in the budget. It is released when the store answers, not when the caller
     /// gets an answer. Otherwise a store that does not answer could hold any number of bodies of clients that were
     /// refused.
+    #[expect(clippy::result_large_err, reason = "not an error: the reply to wait for")]
     pub(crate) fn accept(self: &Arc<Self>, task: NewTask, reserved: Option<Reserved>) -> Accepting {
         // Entered before the phase is read: a shutdown that has not seen this insert is seen here.
         let entered = self.enter();
@@ -79,24 +77,21 @@ impl Intake {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
         let (insert, newborn) = self.newborn(task, reserved);
-        let mut inserting: Inserting = Box::pin(async move {
-            let timing = entered.core.probes.time("insert");
-            let answer = caught_async(|| entered.insert(insert)).await;
-            let answer = timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic))));
-            (entered, answer)
-        });
-        // Needs no waker: the spawned task polls it again.
-        let polled = inserting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        if let Poll::Ready((entered, answer)) = polled {
-            return Accepting::Answered(entered.committed(answer, newborn).map_err(Unaccepted::Store));
-        }
-        let commit = self.core.runtime.spawn(self.clone().commit(inserting, newborn));
-        let limit = self.core.settings.store_timeout;
-        Accepting::Committing(Box::pin(async move {
-            Self::answer_within(limit, "insert", commit)
-                .await
-                .map_err(Unaccepted::Store)
-        }))
+        let timing = self.core.probes.time("insert");
+        let answer = match caught(|| self.insert(insert).at_once()) {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(later)) => {
+                let commit = self.core.runtime.spawn(Self::commit(entered, later, newborn, timing));
+                let limit = self.core.settings.store_timeout;
+                return Accepting::Committing(Box::pin(async move {
+                    let answer = Self::answer_within(limit, "insert", commit).await;
+                    answer.map_err(Unaccepted::Store)
+                }));
+            }
+            Err(panic) => Err(panicked(&panic)),
+        };
+        let answer = timing.end(&self.core.probes, answer);
+        Accepting::Answered(self.committed(answer, newborn).map_err(Unaccepted::Store))
     }
 
     /// Waits up to `limit` for the answer of an insert in a spawned task.
@@ -138,22 +133,37 @@ impl Intake {
     }
 
     /// Completes an insert, in its spawned task.
-    async fn commit(self: Arc<Self>, mut inserting: Inserting, mut newborn: Newborn) -> StoreResult<Inserted> {
-        if newborn.born.is_none() {
-            let (entered, answer) = inserting.await;
-            return entered.committed(answer, newborn);
+    async fn commit(
+        entered: UnderWay<Self>,
+        inserting: Reply<'static, Inserted>,
+        mut newborn: Newborn,
+        timing: Timing,
+    ) -> StoreResult<Inserted> {
+        let mut inserting = caught_async(|| inserting);
+        let until = newborn.claimed_at + entered.core.holds_for();
+        let in_time = match newborn.born {
+            Some(_) => timeout_at(until, &mut inserting).await.ok(),
+            None => Some((&mut inserting).await),
+        };
+        let is_late = in_time.is_none();
+        let answer = match in_time {
+            Some(answer) => answer,
+            None => {
+                // Too late to start the task under this claim. A store that never answers must not keep the slot for
+                // ever.
+                newborn.born = None;
+                inserting.await
+            }
+        };
+        let answer = answer.unwrap_or_else(|panic| Err(panicked(&panic)));
+        match timing.end(&entered.core.probes, answer) {
+            Ok(mut inserted) if is_late => {
+                entered.came_late(&mut inserted).await;
+                Ok(inserted)
+            }
+            Err(error) if is_late => Err(error),
+            answer => entered.committed(answer, newborn),
         }
-        let until = newborn.claimed_at + self.core.holds_for();
-        if let Ok((entered, answer)) = timeout_at(until, &mut inserting).await {
-            return entered.committed(answer, newborn);
-        }
-        // Too late to start the task under this claim. A store that never answers must not keep the slot for ever.
-        newborn.born = None;
-        let (entered, mut answer) = inserting.await;
-        if let Ok(inserted) = &mut answer {
-            entered.came_late(inserted).await;
-        }
-        answer
     }
 
     /// Handles an insert that succeeded too late to start its task under its claim: hands the task back.
@@ -224,7 +234,7 @@ impl Intake {
             pause = (pause * 2).min(Duration::from_secs(2));
             let found = self
                 .core
-                .call("find", || self.core.ledger.look_for(&self.core.worker, id))
+                .step("find", || self.core.ledger.look_for(&self.core.worker, id))
                 .await;
             // A task that is not found may still be stored later, so the search goes on.
             if let Ok(Some(claim)) = found {
@@ -260,6 +270,3 @@ pub(crate) struct Born {
     place: Place,
     pub(crate) request: Arc<CapturedRequest>,
 }
-
-/// An insert under way, which resolves to its answer.
-type Inserting = BoxFuture<'static, (UnderWay<Intake>, StoreResult<Inserted>)>;

@@ -62,7 +62,10 @@ impl Intake {
             Some(answer) => answer,
             None => inserting.await,
         };
-        match timing.end(answer.unwrap_or_else(|panic| Err(panicked(&panic)))) {
+        match timing.end(
+            &entered.core.probes,
+            answer.unwrap_or_else(|panic| Err(panicked(&panic))),
+        ) {
             Ok(mut answers) if is_late => {
                 for inserted in &mut answers {
                     entered.came_late(inserted).await;

@@ -1,38 +1,31 @@
 //! Inserts tasks, and makes room for them if the store is full.
 
+use std::sync::Arc;
+
 use crate::{
     engine::{intake::Intake, outbox::give_up::MANY},
-    store::{FullReason, Insert, Inserted, StoreResult},
+    store::{FullReason, Insert, Inserted, Reply, StoreResult},
 };
 
 impl Intake {
     /// Inserts a task. If the store has no room, gives up completions of silent receivers that take more than their
     /// share, and tries again.
-    pub(crate) fn insert(&self, insert: Insert) -> impl Future<Output = StoreResult<Inserted>> {
-        // Copied only if a second try may be necessary.
-        let again = self
-            .core
-            .queue_hint(None, None)
-            .crowded
-            .then(|| Box::new(insert.clone()));
+    pub(crate) fn insert(self: &Arc<Self>, insert: Insert) -> Reply<'static, Inserted> {
+        if !self.core.queue_hint(None, None).crowded {
+            return self.core.ledger.insert(insert);
+        }
+        let (intake, again) = (self.clone(), insert.clone());
         let inserting = self.core.ledger.insert(insert);
-        async move {
-            let inserted = inserting.await;
-            let is_refused = matches!(&inserted, Ok(inserted) if is_without_room(inserted));
-            let Some(again) = again.filter(|_| is_refused) else {
-                return inserted;
-            };
-            // The second try is rare. Dropping the answer and boxing the try keeps the future of every insert small.
-            drop(inserted);
-            Box::pin(self.insert_again(*again)).await
-        }
-    }
-
-    async fn insert_again(&self, insert: Insert) -> StoreResult<Inserted> {
-        match self.has_given_up().await {
-            true => self.core.ledger.insert(insert).await,
-            false => Ok(Inserted::Full(FullReason::Storage)),
-        }
+        Reply::later(async move {
+            match inserting.await {
+                Ok(inserted) if is_without_room(&inserted) => {}
+                answer => return answer,
+            }
+            match intake.has_given_up().await {
+                true => intake.core.ledger.insert(again).await,
+                false => Ok(Inserted::Full(FullReason::Storage)),
+            }
+        })
     }
 
     /// Inserts many tasks. Those for which the store has no room are tried again like a single one.

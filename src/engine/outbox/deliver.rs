@@ -49,7 +49,7 @@ impl Outbox {
             };
             let claimed = self
                 .core
-                .call("claim_deliveries", || self.core.ledger.claim_deliveries(claim))
+                .step("claim_deliveries", || self.core.ledger.claim_deliveries(claim))
                 .await?;
             left -= claimed.len();
             if claimed.len() == asked {
@@ -119,7 +119,7 @@ impl Outbox {
         };
         let settled = self
             .core
-            .call("settle_delivery", || self.core.ledger.settle_delivery(settlement))
+            .step("settle_delivery", || self.core.ledger.settle_delivery(settlement))
             .await;
         if let Err(error) = settled {
             // The completion is delivered again when its lease runs out: it is delivered at least once.
@@ -164,18 +164,18 @@ impl Outbox {
         let id = claimed.delivery.id;
         let request = readable(
             self.core
-                .call("request", || self.core.ledger.request(&Scope::All, id))
+                .step("request", || self.core.ledger.request(&Scope::All, id))
                 .await,
         );
         let response = readable(
             self.core
-                .call("response", || self.core.ledger.response(&Scope::All, id))
+                .step("response", || self.core.ledger.response(&Scope::All, id))
                 .await,
         );
         // Read last, so that the record is not older than the response: if the task was run again after the claim, the
         // response may belong to the later run.
         let record = match &response {
-            Ok(Some(_)) => self.core.call("find", || self.core.ledger.task(id)).await.map(Some),
+            Ok(Some(_)) => self.core.step("find", || self.core.ledger.task(id)).await.map(Some),
             _ => Ok(None),
         };
         let (Ok(request), Ok(response), Ok(record)) = (request, response, readable(record)) else {

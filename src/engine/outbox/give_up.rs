@@ -35,7 +35,7 @@ impl Outbox {
         };
         let given_up = self
             .core
-            .call("give_up_deliveries", || self.core.ledger.give_up_deliveries(give_up))
+            .step("give_up_deliveries", || self.core.ledger.give_up_deliveries(give_up))
             .await?;
         self.tell_given_up(&given_up);
         Ok(match given_up.len() < max {
@@ -53,7 +53,7 @@ impl Outbox {
         let answers = self.destinations.answers(Instant::now());
         let given_up = self
             .core
-            .call("give_up_crowded", || self.core.ledger.give_up_crowded(answers, max))
+            .step("give_up_crowded", || self.core.ledger.give_up_crowded(answers, max))
             .await?;
         self.tell_given_up(&given_up);
         Ok(given_up.len())

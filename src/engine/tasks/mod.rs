@@ -145,7 +145,7 @@ impl Tasks {
         let (engine, task) = (self.engine(), task.into());
         let found = engine
             .core
-            .call("find", || engine.core.ledger.find(&self.scope, &task))
+            .step("find", || engine.core.ledger.find(&self.scope, &task))
             .await?;
         Ok(found.map(|record| engine.attempts.with_progress(record)))
     }
@@ -169,7 +169,7 @@ impl Tasks {
         };
         let mut found = engine
             .core
-            .call("list", || engine.core.ledger.list(&self.scope, filter, page))
+            .step("list", || engine.core.ledger.list(&self.scope, filter, page))
             .await?;
         if found.items.len() > limit {
             found.items.truncate(limit);
@@ -196,7 +196,7 @@ impl Tasks {
         let engine = self.engine();
         engine
             .core
-            .call("request", || engine.core.ledger.request(&self.scope, id))
+            .step("request", || engine.core.ledger.request(&self.scope, id))
             .await
     }
 
@@ -213,7 +213,7 @@ impl Tasks {
         let engine = self.engine();
         engine
             .core
-            .call("response", || engine.core.ledger.response(&self.scope, id))
+            .step("response", || engine.core.ledger.response(&self.scope, id))
             .await
     }
 
@@ -248,7 +248,7 @@ impl Tasks {
         let engine = self.engine();
         let stop = engine
             .core
-            .call("stop", || engine.core.ledger.stop(&self.scope, id))
+            .step("stop", || engine.core.ledger.stop(&self.scope, id))
             .await?;
         match stop {
             // An attempt in this process is stopped now, an attempt in another process at its next renewal.
@@ -278,7 +278,7 @@ impl Tasks {
         let engine = self.engine();
         let rerun = engine
             .core
-            .call("rerun", || engine.core.ledger.rerun(&self.scope, id, edits))
+            .step("rerun", || engine.core.ledger.rerun(&self.scope, id, edits))
             .await?;
         if let Rerun::Enqueued { .. } = rerun {
             engine.attempts.pools.slots.send_some_to_wait();
@@ -301,7 +301,7 @@ impl Tasks {
         let engine = self.engine();
         let deleted = engine
             .core
-            .call("delete", || engine.core.ledger.delete(&self.scope, id))
+            .step("delete", || engine.core.ledger.delete(&self.scope, id))
             .await?;
         if deleted == Delete::Deleted {
             engine.core.watchers.changed(id);
@@ -329,7 +329,7 @@ impl Tasks {
     ) -> Result<Redeliver, StoreError> {
         let engine = self.engine();
         let redeliver = || engine.core.ledger.redeliver(&self.scope, id, generation, destination);
-        let redelivered = engine.core.call("redeliver", redeliver).await?;
+        let redelivered = engine.core.step("redeliver", redeliver).await?;
         if redelivered == Redeliver::Due {
             engine.core.hint(Hint::Outbox);
             engine.core.watchers.changed(id);

@@ -40,7 +40,7 @@ impl Observer {
         let found = self
             .engine
             .core
-            .call("find", || self.engine.core.ledger.find(&self.scope, &task))
+            .step("find", || self.engine.core.ledger.find(&self.scope, &task))
             .await?;
         Ok(found.map(|record| self.engine.attempts.with_progress(record)))
     }

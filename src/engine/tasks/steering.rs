@@ -242,7 +242,7 @@ impl Attempts {
         loop {
             let next = self
                 .core
-                .call("resume", || self.core.ledger.resume(pool, paused_at, page.clone()))
+                .step("resume", || self.core.ledger.resume(pool, paused_at, page.clone()))
                 .await?;
             match next {
                 Some(next) => page.after = Some(next),

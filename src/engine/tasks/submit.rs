@@ -27,13 +27,16 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// If you drop the future, the task may or may not be stored.
-    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
-        let intake = &self.engine().intake;
-        let committing = match intake.accept(intake.task_of(submission)?, None) {
-            Accepting::Answered(answer) => return Submitted::of(answer?),
-            Accepting::Committing(answer) => answer,
-        };
-        Submitted::of(committing.await?)
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+    pub fn submit(&self, submission: Submission) -> impl Future<Output = Result<Submitted, SubmitError>> + Send {
+        async move {
+            let intake = &self.engine().intake;
+            let committing = match intake.accept(intake.task_of(submission)?, None) {
+                Accepting::Answered(answer) => return Submitted::of(answer?),
+                Accepting::Committing(answer) => answer,
+            };
+            Submitted::of(committing.await?)
+        }
     }
 
     /// Stores many tasks, and returns after the commit with one answer for each, in the same order.

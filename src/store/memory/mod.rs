@@ -64,7 +64,7 @@ use crate::{
     store::{
         Abilities, Attention, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, ControlChange, Controls,
         DeliveryClaim, Due, Durability, Glance, Insertion, LogQuery, NewRow, News, Part, Payload, QueueHint, Renewal,
-        Row, Sharing, StoreError, StoreResult, TaskStore, Which,
+        Reply, Row, Sharing, StoreError, StoreResult, TaskStore, Which,
         kit::{ControlValues, NewsBoard, NewsHandle, Outbox, Queue},
     },
     task::{
@@ -279,57 +279,57 @@ impl TaskStore for MemoryStore {
         }
     }
 
-    fn insert(&self, task: NewRow) -> BoxFuture<'_, StoreResult<Insertion>> {
-        ready(self.open().map(|()| self.insert_now(task)))
+    fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion> {
+        Reply::now(self.open().map(|()| self.insert_now(task)))
     }
 
-    fn insert_all(&self, tasks: Vec<NewRow>) -> BoxFuture<'_, StoreResult<Vec<Insertion>>> {
-        ready(
+    fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>> {
+        Reply::now(
             self.open()
                 .map(|()| tasks.into_iter().map(|task| self.insert_now(task)).collect()),
         )
     }
 
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, StoreResult<Claims>> {
-        ready(self.open().map(|()| self.claim_now(&claim)))
+    fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
+        Reply::now(self.open().map(|()| self.claim_now(&claim)))
     }
 
-    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> BoxFuture<'a, StoreResult<Vec<Row>>> {
-        ready(self.open().map(|()| self.rows_now(scope, which)))
+    fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>> {
+        Reply::now(self.open().map(|()| self.rows_now(scope, which)))
     }
 
-    fn due(&self, what: Due, max: usize) -> BoxFuture<'_, StoreResult<Candidates>> {
-        ready(self.open().map(|()| self.due_now(&what, max)))
+    fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates> {
+        Reply::now(self.open().map(|()| self.due_now(&what, max)))
     }
 
-    fn commit(&self, change: Change) -> BoxFuture<'_, StoreResult<Committed>> {
-        ready(self.open().map(|()| self.commit_now(change)))
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
+        Reply::now(self.open().map(|()| self.commit_now(change)))
     }
 
-    fn commit_all(&self, changes: Vec<Change>) -> BoxFuture<'_, StoreResult<Vec<Committed>>> {
-        ready(
+    fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>> {
+        Reply::now(
             self.open()
                 .map(|()| changes.into_iter().map(|change| self.commit_now(change)).collect()),
         )
     }
 
-    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
-        ready(self.open().map(|()| {
+    fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
+        Reply::now(self.open().map(|()| {
             let renewals = leases.into_iter().map(|held| self.renew_now(held, lease));
             renewals.collect()
         }))
     }
 
-    fn claim_deliveries(&self, claim: DeliveryClaim) -> BoxFuture<'_, StoreResult<Vec<ClaimedOutbox>>> {
-        ready(self.open().map(|()| self.claim_deliveries_now(&claim)))
+    fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>> {
+        Reply::now(self.open().map(|()| self.claim_deliveries_now(&claim)))
     }
 
-    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> BoxFuture<'a, StoreResult<PageOf<Row>>> {
-        ready(self.open().map(|()| self.page(scope, filter, &page)))
+    fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Reply<'a, PageOf<Row>> {
+        Reply::now(self.open().map(|()| self.page(scope, filter, &page)))
     }
 
-    fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>> {
-        ready(self.open().map(|()| {
+    fn counts<'a>(&'a self, scope: &'a Scope) -> Reply<'a, Counts> {
+        Reply::now(self.open().map(|()| {
             let mut counts = self.count_states(scope);
             let (oldest, now) = (self.inner.queue.lock().oldest(scope), self.now());
             counts.oldest_queued = oldest.filter(|run_at| *run_at <= now).map(|run_at| now.since(run_at));
@@ -339,13 +339,8 @@ impl TaskStore for MemoryStore {
         }))
     }
 
-    fn payload<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        part: Part,
-    ) -> BoxFuture<'a, StoreResult<Option<Payload>>> {
-        ready(self.open().map(|()| {
+    fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Reply<'a, Option<Payload>> {
+        Reply::now(self.open().map(|()| {
             let tasks = self.tasks(id);
             let kept = tasks.seen_by(scope, id)?;
             match part {
@@ -355,8 +350,8 @@ impl TaskStore for MemoryStore {
         }))
     }
 
-    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
-        ready(self.open().map(|()| {
+    fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool> {
+        Reply::now(self.open().map(|()| {
             let mut tasks = self.tasks(lease.id);
             let held = tasks.get_mut(lease.id).filter(|kept| kept.row.is_held_by(lease.token));
             let Some(kept) = held else { return false };
@@ -372,8 +367,8 @@ impl TaskStore for MemoryStore {
         }))
     }
 
-    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> BoxFuture<'_, StoreResult<bool>> {
-        ready(self.open().map(|()| {
+    fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
+        Reply::now(self.open().map(|()| {
             let now = self.now();
             let mut tasks = self.tasks(lease.id);
             let held = tasks.get_mut(lease.id).filter(|kept| kept.row.is_held_by(lease.token));
@@ -389,21 +384,16 @@ impl TaskStore for MemoryStore {
         }))
     }
 
-    fn logs<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        query: LogQuery,
-    ) -> BoxFuture<'a, StoreResult<Vec<LogLine>>> {
-        ready(self.open().and_then(|()| {
+    fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>> {
+        Reply::now(self.open().and_then(|()| {
             let tasks = self.tasks(id);
             let kept = tasks.seen_by(scope, id).ok_or_else(StoreError::not_found)?;
             Ok(kept.logs.as_ref().map_or_else(Vec::new, |logs| logs.query(query)))
         }))
     }
 
-    fn prune_keys(&self, limit: usize) -> BoxFuture<'_, StoreResult<usize>> {
-        ready(self.open().map(|()| {
+    fn prune_keys(&self, limit: usize) -> Reply<'_, usize> {
+        Reply::now(self.open().map(|()| {
             let (keys, weight) = self.names().prune(limit, self.now());
             self.inner.room.shrink(weight);
             keys
@@ -418,19 +408,19 @@ impl TaskStore for MemoryStore {
         self.news.attend(attention);
     }
 
-    fn glance(&self, ids: Vec<RequestId>) -> BoxFuture<'_, StoreResult<Vec<Option<Glance>>>> {
-        ready(
+    fn glance(&self, ids: Vec<RequestId>) -> Reply<'_, Vec<Option<Glance>>> {
+        Reply::now(
             self.open()
                 .map(|()| ids.into_iter().map(|id| self.glance_now(id)).collect()),
         )
     }
 
-    fn beat(&self, me: Presence, within: Duration) -> BoxFuture<'_, StoreResult<Vec<Seen>>> {
-        ready(self.open().map(|()| self.inner.processes.beat(me, within, self.now())))
+    fn beat(&self, me: Presence, within: Duration) -> Reply<'_, Vec<Seen>> {
+        Reply::now(self.open().map(|()| self.inner.processes.beat(me, within, self.now())))
     }
 
-    fn control(&self, change: Option<ControlChange>) -> BoxFuture<'_, StoreResult<Controls>> {
-        ready(self.open().map(|()| {
+    fn control(&self, change: Option<ControlChange>) -> Reply<'_, Controls> {
+        Reply::now(self.open().map(|()| {
             let controls = self.controls().apply(change.as_ref());
             if controls.changed {
                 self.news.control();
@@ -442,7 +432,7 @@ impl TaskStore for MemoryStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         self.closed.store(true, Ordering::Release);
         self.inner.board.work();
-        ready(())
+        Box::pin(std::future::ready(()))
     }
 }
 
@@ -487,8 +477,4 @@ impl MemoryStore {
             last_line,
         ))
     }
-}
-
-fn ready<'a, T: Send + 'a>(answer: T) -> BoxFuture<'a, T> {
-    Box::pin(std::future::ready(answer))
 }

@@ -250,7 +250,7 @@ pub async fn a_task_that_is_born_claimed_is_as_one_that_was_claimed(harness: &dy
             worker: worker("w"),
             lease: LONG,
         });
-        let Insertion::New(answer) = store.port().insert(new.clone()).await.expect("insert") else {
+        let Insertion::New(answer) = store.handle().clone().insert(new.clone()).await.expect("insert") else {
             panic!("it is new");
         };
         let kept = row(store.port(), task.id).await;

@@ -10,7 +10,7 @@ use crate::{
     error::BoxFuture,
     store::{
         Abilities, Claim, ClaimedDelivery, Delete, DeliveryClaim, DeliverySettlement, GiveUp, Held, Insert, Inserted,
-        Ledger, LogQuery, News, Pruned, QueueHint, Renewal, Rescued, Retention, Settled, StoreResult, TaskStore,
+        Ledger, LogQuery, News, Pruned, QueueHint, Renewal, Reply, Rescued, Retention, Settled, StoreResult, TaskStore,
     },
     task::{
         CapturedRequest, CapturedResponse, Counts, Cursor, Delivery, Destination, Filter, LeaseRef, LogLine, Page,
@@ -62,6 +62,10 @@ impl Steps {
     }
 
     pub(crate) fn port(&self) -> &dyn TaskStore {
+        &**self.handle()
+    }
+
+    pub(crate) const fn handle(&self) -> &Arc<dyn TaskStore> {
         self.ledger.store()
     }
 
@@ -212,28 +216,23 @@ impl Steps {
         self.port().queue_hint(tenant, pool)
     }
 
-    pub(crate) fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, StoreResult<Vec<Renewal>>> {
+    pub(crate) fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
         self.port().renew(leases, lease)
     }
 
-    pub(crate) fn counts<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, StoreResult<Counts>> {
+    pub(crate) fn counts<'a>(&'a self, scope: &'a Scope) -> Reply<'a, Counts> {
         self.port().counts(scope)
     }
 
-    pub(crate) fn set_progress(&self, lease: LeaseRef, progress: Progress) -> BoxFuture<'_, StoreResult<bool>> {
+    pub(crate) fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool> {
         self.port().set_progress(lease, progress)
     }
 
-    pub(crate) fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> BoxFuture<'_, StoreResult<bool>> {
+    pub(crate) fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
         self.port().append_log(lease, lines)
     }
 
-    pub(crate) fn logs<'a>(
-        &'a self,
-        scope: &'a Scope,
-        id: RequestId,
-        query: LogQuery,
-    ) -> BoxFuture<'a, StoreResult<Vec<LogLine>>> {
+    pub(crate) fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>> {
         self.port().logs(scope, id, query)
     }
 

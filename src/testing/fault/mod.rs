@@ -2,7 +2,7 @@
 
 mod faults;
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use tokio::sync::oneshot;
 
@@ -11,7 +11,7 @@ pub use self::faults::{Delayed, Fate, Faults, Odds};
 use crate::{
     error::BoxFuture,
     forward_store,
-    store::{Abilities, News, Operation, StoreError, StoreErrorKind, StoreResult, TaskStore},
+    store::{Abilities, News, Operation, Reply, StoreError, StoreErrorKind, TaskStore},
 };
 
 /// Wraps any store, and injects faults into its calls.
@@ -56,19 +56,19 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
     fn forward<T: Send + 'static>(
         &self,
         operation: Operation,
-        call: impl FnOnce(Arc<S>) -> BoxFuture<'static, StoreResult<T>> + Send + 'static,
-    ) -> BoxFuture<'static, StoreResult<T>> {
+        call: impl FnOnce(Arc<S>) -> Reply<'static, T> + Send + 'static,
+    ) -> Reply<'static, T> {
         let (fault, due) = self.faults.next(operation);
         let call = call(self.store.clone());
-        let answer: BoxFuture<'static, StoreResult<T>> = match fault {
+        let answer = match fault {
             None => call,
-            Some(Fault::Fail) => Box::pin(std::future::ready(Err(ordered(operation)))),
-            Some(Fault::FailWith(make)) => Box::pin(std::future::ready(Err((make.0)()))),
-            Some(Fault::LoseReply) => Box::pin(async move {
+            Some(Fault::Fail) => Reply::now(Err(ordered(operation))),
+            Some(Fault::FailWith(make)) => Reply::now(Err((make.0)())),
+            Some(Fault::LoseReply) => Reply::later(async move {
                 let _ = call.await;
                 Err(ordered(operation))
             }),
-            Some(Fault::Delay(gate)) => Box::pin(async move {
+            Some(Fault::Delay(gate)) => Reply::later(async move {
                 gate.pass().await;
                 call.await
             }),
@@ -79,12 +79,12 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
                     let _ = reply.send(call.await);
                 };
                 self.faults.hold(calls, Box::pin(turn));
-                Box::pin(async move { answer.await.unwrap_or_else(|_| Err(ordered(operation))) })
+                Reply::later(async move { answer.await.unwrap_or_else(|_| Err(ordered(operation))) })
             }
             Some(Fault::HoldReply(calls)) => {
                 let (release, released) = oneshot::channel::<()>();
                 self.faults.hold(calls, Box::pin(async move { drop(release) }));
-                Box::pin(async move {
+                Reply::later(async move {
                     let answer = call.await;
                     // The sender is dropped when it is the reply's turn.
                     let _ = released.await;
@@ -95,11 +95,11 @@ impl<S: TaskStore + ?Sized> FaultStore<S> {
         if due.is_empty() {
             return answer;
         }
-        Box::pin(async move {
+        Reply::later(async move {
             let mut answer = answer;
             // Poll this call first: it goes before the held calls that are due. If it is held itself, they do not wait
             // for it.
-            let at_once = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+            let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut answer).poll(cx))).await;
             for turn in due {
                 turn.await;
             }
