@@ -19,8 +19,8 @@ pub use self::{
     held::Held,
 };
 use super::{
-    Candidates, Change, Committed, Due, Enlisted, Guard, Insertion, Part, Reply, Response, Retention, Row, StoreError,
-    StoreErrorKind, StoreResult, TaskStore, Which, Why,
+    Candidates, Change, Committed, Due, Enlisted, Guard, Insertion, NewRow, Part, Reply, Response, Retention, Row,
+    StoreError, StoreErrorKind, StoreResult, TaskStore, Which, Why,
 };
 use crate::{
     task::{
@@ -135,15 +135,20 @@ impl Ledger {
     /// # Errors
     ///
     /// Any error of the store. Some of the tasks may have been inserted then.
-    pub async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
+    pub fn insert_all(&self, inserts: Vec<Insert>) -> Reply<'static, Vec<Inserted>> {
         let now = self.store.now();
-        let rows: Vec<_> = inserts.into_iter().map(|insert| insert.into_row(now)).collect();
+        self.insert_rows(inserts.into_iter().map(|insert| insert.into_row(now)).collect())
+    }
+
+    pub(crate) fn insert_rows(&self, rows: Vec<NewRow>) -> Reply<'static, Vec<Inserted>> {
         let given: Vec<_> = rows.iter().map(|row| row.record.digest).collect();
-        let insertions = self.store.clone().insert_all(rows).await?;
-        let answers = insertions.into_iter().zip(given);
-        Ok(answers
-            .map(|(insertion, given)| Inserted::of(insertion, given))
-            .collect())
+        let inserting = self.store.clone().insert_all(rows);
+        inserting.map(|insertions| {
+            let answers = insertions.into_iter().zip(given);
+            answers
+                .map(|(insertion, given)| Inserted::of(insertion, given))
+                .collect()
+        })
     }
 
     /// Inserts a task as part of a transaction of the application. The task is not born claimed, and no limit applies.

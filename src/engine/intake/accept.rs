@@ -76,7 +76,7 @@ impl Intake {
         if !self.core.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
-        let (insert, newborn) = self.newborn(task, reserved);
+        let (insert, newborn) = self.newborn(task, reserved, Instant::now());
         let timing = self.core.probes.time("insert");
         let answer = match caught(|| self.insert(insert).at_once()) {
             Ok(Ok(answer)) => answer,
@@ -90,8 +90,9 @@ impl Intake {
             }
             Err(panic) => Err(panicked(&panic)),
         };
-        let answer = timing.end(&self.core.probes, answer);
-        Accepting::Answered(self.committed(answer, newborn).map_err(Unaccepted::Store))
+        let mut answer = timing.end(&self.core.probes, answer);
+        self.answered(&mut answer, newborn);
+        Accepting::Answered(answer.map_err(Unaccepted::Store))
     }
 
     /// Waits up to `limit` for the answer of an insert in a spawned task.
@@ -111,7 +112,7 @@ impl Intake {
     }
 
     /// The insert for a task, and the values that are kept until the store answers.
-    pub(crate) fn newborn(&self, task: NewTask, reserved: Option<Reserved>) -> (Insert, Newborn) {
+    pub(crate) fn newborn(&self, task: NewTask, reserved: Option<Reserved>, now: Instant) -> (Insert, Newborn) {
         // A delayed task needs no slot yet.
         let is_due = task.delay.is_zero();
         let place = is_due.then(|| self.attempts.pools.place_for_new(&task.pool, task.tenant.as_ref()));
@@ -122,7 +123,7 @@ impl Intake {
                 request: task.request.clone(),
             }),
             _reserved: reserved,
-            claimed_at: Instant::now(),
+            claimed_at: now,
         };
         let limits = self.attempts.pools.limits(&task.pool);
         let mut insert = Insert::new(task).within(limits);
@@ -156,14 +157,12 @@ impl Intake {
             }
         };
         let answer = answer.unwrap_or_else(|panic| Err(panicked(&panic)));
-        match timing.end(&entered.core.probes, answer) {
-            Ok(mut inserted) if is_late => {
-                entered.came_late(&mut inserted).await;
-                Ok(inserted)
-            }
-            Err(error) if is_late => Err(error),
-            answer => entered.committed(answer, newborn),
+        let mut answer = timing.end(&entered.core.probes, answer);
+        match &mut answer {
+            Ok(inserted) if is_late => entered.came_late(inserted).await,
+            answer => entered.answered(answer, newborn),
         }
+        answer
     }
 
     /// Handles an insert that succeeded too late to start its task under its claim: hands the task back.
@@ -178,41 +177,53 @@ impl Intake {
         }
     }
 
-    /// Handles the answer to an insert. Starts the task if it was stored as claimed.
-    pub(crate) fn committed(
-        self: &Arc<Self>,
-        mut answer: StoreResult<Inserted>,
-        newborn: Newborn,
-    ) -> StoreResult<Inserted> {
-        match (&mut answer, newborn.born) {
-            (Ok(Inserted::New(record, held)), born) => {
-                let accepted = self.core.clock.uptime(newborn.claimed_at);
-                self.core.rates.count(Counted::Accepted, accepted);
-                match held.take().zip(born) {
-                    Some((held, Born { place, request })) => self.attempts.start(
-                        record,
-                        Start {
-                            held,
-                            request,
-                            place,
-                            claimed_at: newborn.claimed_at,
-                            attempts: self.attempts.enter(),
-                        },
-                    ),
-                    None => self.core.hint(Hint::Work),
+    /// Handles the answer to an insert.
+    fn answered(self: &Arc<Self>, answer: &mut StoreResult<Inserted>, newborn: Newborn) {
+        match answer {
+            Ok(inserted) => {
+                if self.inserted(inserted, newborn) {
+                    self.core.hint(Hint::Work);
                 }
             }
-            (Err(error), Some(Born { place, request })) if error.kind() == StoreErrorKind::Unavailable => {
-                // The insert has probably failed, so the slot is freed.
-                drop(place);
-                self.look_for_lost(newborn.id, request, newborn.claimed_at);
-            }
-            _ => {}
+            Err(error) => self.not_inserted(error.kind(), newborn),
         }
-        answer
     }
 
-    pub(crate) fn look_for_lost(self: &Arc<Self>, id: RequestId, request: Arc<CapturedRequest>, claimed_at: Instant) {
+    /// Starts the task if it was stored as claimed. Answers whether it waits in the queue instead.
+    #[must_use]
+    pub(crate) fn inserted(self: &Arc<Self>, inserted: &mut Inserted, newborn: Newborn) -> bool {
+        let Inserted::New(record, held) = inserted else {
+            return false;
+        };
+        let accepted = self.core.clock.uptime(newborn.claimed_at);
+        self.core.rates.count(Counted::Accepted, accepted);
+        let Some((held, Born { place, request })) = held.take().zip(newborn.born) else {
+            return true;
+        };
+        self.attempts.start(
+            record,
+            Start {
+                held,
+                request,
+                place,
+                claimed_at: newborn.claimed_at,
+                attempts: self.attempts.enter(),
+            },
+        );
+        false
+    }
+
+    /// Frees the slot of a task that is probably not stored, and looks for the task if it may be.
+    pub(crate) fn not_inserted(self: &Arc<Self>, why: StoreErrorKind, newborn: Newborn) {
+        if let Some(Born { place, request }) = newborn.born
+            && why == StoreErrorKind::Unavailable
+        {
+            drop(place);
+            self.look_for_lost(newborn.id, request, newborn.claimed_at);
+        }
+    }
+
+    fn look_for_lost(self: &Arc<Self>, id: RequestId, request: Arc<CapturedRequest>, claimed_at: Instant) {
         if let Some(place) = self.searches.take(0) {
             let entered = self.enter();
             self.core.runtime.spawn(async move {

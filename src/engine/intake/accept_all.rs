@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     engine::{
-        caught::{caught_async, panicked},
+        caught::{caught, caught_async, panicked},
         intake::{
             Intake,
-            accept::{Born, Newborn, Unaccepted},
+            accept::{Newborn, Unaccepted},
         },
+        node::Hint,
+        probes::Timing,
         under_way::{Part, UnderWay},
     },
-    store::{Insert, Inserted, StoreResult},
+    store::{Inserted, Reply, StoreResult},
     task::NewTask,
 };
 
@@ -22,35 +24,55 @@ impl Intake {
     /// each, in order.
     ///
     /// The inserts are completed even if the caller drops the future, as for [one task](Self::accept).
-    pub(crate) async fn accept_all(self: &Arc<Self>, tasks: Vec<NewTask>) -> Result<Vec<Inserted>, Unaccepted> {
+    pub(crate) async fn accept_all(
+        self: &Arc<Self>,
+        tasks: impl Iterator<Item = NewTask> + Send,
+    ) -> Result<Vec<Inserted>, Unaccepted> {
         // Entered before the phase is read: a shutdown that has not seen this insert is seen here.
         let entered = self.enter();
         if !self.core.phase.is_open() {
             return Err(Unaccepted::ShuttingDown);
         }
-        if tasks.is_empty() {
+        let now = caught(|| self.core.ledger.store().now());
+        let now = now.map_err(|panic| Unaccepted::Store(panicked(&panic)))?;
+        let asked_at = Instant::now();
+        let most = tasks.size_hint().1.unwrap_or(0);
+        let (mut rows, mut newborns) = (Vec::with_capacity(most), Vec::with_capacity(most));
+        for task in tasks {
+            let (insert, newborn) = self.newborn(task, None, asked_at);
+            rows.push(insert.into_row(now));
+            newborns.push(newborn);
+        }
+        if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let (inserts, newborns) = tasks.into_iter().map(|task| self.newborn(task, None)).unzip();
-        let commit = self.core.runtime.spawn(Self::commit_all(entered, inserts, newborns));
-        let answer = Self::answer_within(self.core.settings.store_timeout, "insert_all", commit).await;
+        let timing = self.core.probes.time("insert_all");
+        let answer = match caught(|| self.insert_all(rows).at_once()) {
+            Ok(Ok(answer)) => entered.all_answered(timing.end(&self.core.probes, answer), newborns),
+            Ok(Err(later)) => {
+                let commit = self
+                    .core
+                    .runtime
+                    .spawn(Self::commit_all(entered, later, newborns, asked_at, timing));
+                Self::answer_within(self.core.settings.store_timeout, "insert_all", commit).await
+            }
+            Err(panic) => entered.all_answered(timing.end(&self.core.probes, Err(panicked(&panic))), newborns),
+        };
         answer.map_err(Unaccepted::Store)
     }
 
+    /// Completes the inserts, in their spawned task.
     async fn commit_all(
         entered: UnderWay<Self>,
-        inserts: Vec<Insert>,
+        inserting: Reply<'static, Vec<Inserted>>,
         mut newborns: Vec<Newborn>,
+        asked_at: Instant,
+        timing: Timing,
     ) -> StoreResult<Vec<Inserted>> {
-        let timing = entered.core.probes.time("insert_all");
-        let mut inserting = Box::pin(caught_async(|| entered.insert_all(inserts)));
-        let asked_at = newborns.iter().map(|newborn| newborn.claimed_at).min();
-        let in_time = match asked_at {
-            Some(asked_at) => timeout_at(asked_at + entered.core.holds_for(), &mut inserting)
-                .await
-                .ok(),
-            None => None,
-        };
+        let mut inserting = caught_async(|| inserting);
+        let in_time = timeout_at(asked_at + entered.core.holds_for(), &mut inserting)
+            .await
+            .ok();
         let is_late = in_time.is_none();
         if is_late {
             // Too late to start the tasks under these claims. A store that never answers must not keep slots for ever.
@@ -62,30 +84,41 @@ impl Intake {
             Some(answer) => answer,
             None => inserting.await,
         };
-        match timing.end(
+        let answer = timing.end(
             &entered.core.probes,
             answer.unwrap_or_else(|panic| Err(panicked(&panic))),
-        ) {
+        );
+        match answer {
             Ok(mut answers) if is_late => {
                 for inserted in &mut answers {
                     entered.came_late(inserted).await;
                 }
                 Ok(answers)
             }
+            answer => entered.all_answered(answer, newborns),
+        }
+    }
+
+    /// Handles the answer to inserts.
+    fn all_answered(
+        self: &Arc<Self>,
+        mut answer: StoreResult<Vec<Inserted>>,
+        newborns: Vec<Newborn>,
+    ) -> StoreResult<Vec<Inserted>> {
+        match &mut answer {
             Ok(answers) => {
-                let of_each = answers.into_iter().zip(newborns);
-                of_each
-                    .map(|(inserted, newborn)| entered.committed(Ok(inserted), newborn))
-                    .collect()
+                let of_each = answers.iter_mut().zip(newborns);
+                let waiting = of_each.filter_map(|(inserted, newborn)| self.inserted(inserted, newborn).then_some(()));
+                if waiting.count() > 0 {
+                    self.core.hint(Hint::Work);
+                }
             }
             Err(error) => {
                 for newborn in newborns {
-                    if let Some(Born { request, .. }) = newborn.born {
-                        entered.look_for_lost(newborn.id, request, newborn.claimed_at);
-                    }
+                    self.not_inserted(error.kind(), newborn);
                 }
-                Err(error)
             }
         }
+        answer
     }
 }

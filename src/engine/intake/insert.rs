@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     engine::{intake::Intake, outbox::give_up::MANY},
-    store::{FullReason, Insert, Inserted, Reply, StoreResult},
+    store::{FullReason, Insert, Inserted, NewRow, Reply},
 };
 
 impl Intake {
@@ -29,21 +29,24 @@ impl Intake {
     }
 
     /// Inserts many tasks. Those for which the store has no room are tried again like a single one.
-    pub(crate) async fn insert_all(&self, inserts: Vec<Insert>) -> StoreResult<Vec<Inserted>> {
-        let again = self.core.queue_hint(None, None).crowded.then(|| inserts.clone());
-        let mut inserted = self.core.ledger.insert_all(inserts).await?;
-        let Some(again) = again.filter(|_| inserted.iter().any(is_without_room)) else {
-            return Ok(inserted);
-        };
-        if self.has_given_up().await {
-            let of_each = inserted.iter().zip(again).enumerate();
-            let without_room = of_each.filter(|(_, (inserted, _))| is_without_room(inserted));
-            let (places, again): (Vec<_>, _) = without_room.map(|(place, (_, insert))| (place, insert)).unzip();
-            for (place, answer) in places.into_iter().zip(self.core.ledger.insert_all(again).await?) {
-                inserted[place] = answer;
-            }
+    pub(crate) fn insert_all(self: &Arc<Self>, rows: Vec<NewRow>) -> Reply<'static, Vec<Inserted>> {
+        if !self.core.queue_hint(None, None).crowded {
+            return self.core.ledger.insert_rows(rows);
         }
-        Ok(inserted)
+        let (intake, again) = (self.clone(), rows.clone());
+        let inserting = self.core.ledger.insert_rows(rows);
+        Reply::later(async move {
+            let mut inserted = inserting.await?;
+            if inserted.iter().any(is_without_room) && intake.has_given_up().await {
+                let of_each = inserted.iter().zip(again).enumerate();
+                let without_room = of_each.filter(|(_, (inserted, _))| is_without_room(inserted));
+                let (places, again): (Vec<_>, _) = without_room.map(|(place, (_, row))| (place, row)).unzip();
+                for (place, answer) in places.into_iter().zip(intake.core.ledger.insert_rows(again).await?) {
+                    inserted[place] = answer;
+                }
+            }
+            Ok(inserted)
+        })
     }
 
     /// Gives up completions to make room. Returns whether there were any.

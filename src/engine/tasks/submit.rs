@@ -31,7 +31,7 @@ impl Tasks {
     pub fn submit(&self, submission: Submission) -> impl Future<Output = Result<Submitted, SubmitError>> + Send {
         async move {
             let intake = &self.engine().intake;
-            let committing = match intake.accept(intake.task_of(submission)?, None) {
+            let committing = match intake.accept(intake.task_of(submission, Instant::now())?, None) {
                 Accepting::Answered(answer) => return Submitted::of(answer?),
                 Accepting::Committing(answer) => answer,
             };
@@ -83,13 +83,11 @@ impl Tasks {
         submissions: Vec<Submission>,
     ) -> Result<Vec<Result<Submitted, SubmitError>>, SubmitError> {
         let intake = &self.engine().intake;
-        let (mut tasks, mut refused) = (Vec::with_capacity(submissions.len()), Vec::new());
-        for (at, submission) in submissions.into_iter().enumerate() {
-            match intake.task_of(submission) {
-                Ok(task) => tasks.push(task),
-                Err(error) => refused.push((at, error)),
-            }
-        }
+        let (now, mut refused) = (Instant::now(), Vec::new());
+        let tasks = submissions.into_iter().enumerate().filter_map(|(at, submission)| {
+            let task = intake.task_of(submission, now);
+            task.map_err(|error| refused.push((at, error))).ok()
+        });
         let inserted = intake.accept_all(tasks).await?;
         let mut answers: Vec<_> = inserted.into_iter().map(Submitted::of).collect();
         for (at, error) in refused {
@@ -130,7 +128,7 @@ impl Tasks {
     /// ```
     pub async fn submit_in(&self, into: &mut dyn Enlisted, submission: Submission) -> Result<Submitted, SubmitError> {
         let engine = self.engine();
-        let task = engine.intake.task_of(submission)?;
+        let task = engine.intake.task_of(submission, Instant::now())?;
         let inserted = engine.core.ledger.insert_in(into, task).await;
         Submitted::of(inserted.map_err(SubmitError::Store)?)
     }
@@ -142,14 +140,14 @@ impl Tasks {
     /// [`SubmitError::TooLong`] if a part of the submission does not fit into a record.
     pub fn row_of(&self, submission: Submission) -> Result<NewRow, SubmitError> {
         let engine = self.engine();
-        let task = engine.intake.task_of(submission)?;
+        let task = engine.intake.task_of(submission, Instant::now())?;
         Ok(Insert::new(task).into_row(engine.core.ledger.store().now()))
     }
 }
 
 impl Intake {
-    fn task_of(&self, submission: Submission) -> Result<NewTask, SubmitError> {
-        let mut task = NewTask::new(self.core.request_id(Instant::now()), Arc::new(submission.request));
+    fn task_of(&self, submission: Submission, now: Instant) -> Result<NewTask, SubmitError> {
+        let mut task = NewTask::new(self.core.request_id(now), Arc::new(submission.request));
         self.fill_in(&mut task);
         task.name = submission.name;
         task.key = submission.key;

@@ -8,14 +8,33 @@ use super::{
 use crate::{
     store::{FullReason, Insertion, KnownBy, NewRow},
     task::{FenceToken, RequestDigest, RequestId},
+    time::Timestamp,
 };
 
 impl MemoryStore {
+    /// Inserts tasks, and wakes those who claim if one of them waits.
+    pub(super) fn insert_all_now(&self, tasks: impl Iterator<Item = NewRow>) -> Vec<Insertion> {
+        let now = self.inner.now();
+        let insertions: Vec<_> = tasks.map(|task| self.insert_at(task, now)).collect();
+        if insertions.iter().any(is_waiting) {
+            self.news.work();
+        }
+        insertions
+    }
+
     pub(super) fn insert_now(&self, task: NewRow) -> Insertion {
+        let insertion = self.insert_at(task, self.inner.now());
+        if is_waiting(&insertion) {
+            self.news.work();
+        }
+        insertion
+    }
+
+    fn insert_at(&self, task: NewRow, now: Timestamp) -> Insertion {
         let weight = Kept::weight_of_new(&task);
         let mut task = Some(task);
         loop {
-            match self.try_insert(&mut task, weight) {
+            match self.try_insert(&mut task, weight, now) {
                 Some(insertion) => return insertion,
                 // No lock is held here. If another insert takes the room that is made, this one makes more.
                 None if self.inner.room.could_hold(weight) && self.make_room_for(weight) => {}
@@ -26,9 +45,9 @@ impl MemoryStore {
 
     /// Stores the task, if there is room for it. Otherwise leaves the task in `given`: a store that has run for a while
     /// is full, and every insert must make room first.
-    fn try_insert(&self, given: &mut Option<NewRow>, weight: usize) -> Option<Insertion> {
+    fn try_insert(&self, given: &mut Option<NewRow>, weight: usize, now: Timestamp) -> Option<Insertion> {
         let task = given.as_ref()?;
-        let (id, now) = (task.record.id, self.inner.now());
+        let id = task.record.id;
         // Locked until the end: no other insert may take the name between the look-up and the insert.
         let mut names = Names::concern(task).then(|| self.names());
         if let Some(names) = &names {
@@ -83,9 +102,6 @@ impl MemoryStore {
         drop(tasks);
         drop(names);
         self.inner.room.shrink(freed);
-        if waits {
-            self.news.work();
-        }
         self.news.changed(id);
         Some(Insertion::New(row))
     }
@@ -100,4 +116,9 @@ impl MemoryStore {
             digest,
         })
     }
+}
+
+/// Whether this is a new task that waits.
+fn is_waiting(insertion: &Insertion) -> bool {
+    matches!(insertion, Insertion::New(row) if !row.columns.is_held())
 }

@@ -284,10 +284,7 @@ impl TaskStore for MemoryStore {
     }
 
     fn insert_all(self: Arc<Self>, tasks: Vec<NewRow>) -> Reply<'static, Vec<Insertion>> {
-        Reply::now(
-            self.open()
-                .map(|()| tasks.into_iter().map(|task| self.insert_now(task)).collect()),
-        )
+        Reply::now(self.open().map(|()| self.insert_all_now(tasks.into_iter())))
     }
 
     fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
