@@ -162,3 +162,9 @@ impl<T: Target> IntoHook<Aimed> for T {
         Hook::aimed(Arc::new(self))
     }
 }
+
+impl IntoHook<Given> for Hook {
+    fn into_hook(self) -> Hook {
+        self
+    }
+}

@@ -1,6 +1,10 @@
 //! Targets: destinations with a name, a pool and a schedule of their own.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -25,21 +29,18 @@ use crate::{
 /// A target that puts the webhook id of each completion into a queue, here a channel:
 ///
 /// ```
-/// use std::time::Duration;
-///
 /// use bytes::Bytes;
 /// use tokio::sync::mpsc;
 /// use tower::Layer;
 /// use tower_respond_async::{
 ///     Completion, MemoryStore, RespondAsyncLayer, Submission,
 ///     error::BoxFuture,
-///     hook::{Application, Schedule, Target, Tried, TryOutcome},
+///     hook::{Application, Target, Tried, TryOutcome},
 ///     task::Destination,
 /// };
 ///
 /// struct Queue {
 ///     name: Destination,
-///     schedule: Schedule,
 ///     sender: mpsc::Sender<String>,
 /// }
 ///
@@ -56,23 +57,11 @@ use crate::{
 ///             }
 ///         })
 ///     }
-///
-///     fn schedule(&self) -> &Schedule {
-///         &self.schedule
-///     }
-///
-///     fn places(&self) -> usize {
-///         4
-///     }
-///
-///     fn limit(&self) -> Duration {
-///         Duration::from_secs(5)
-///     }
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (sender, mut queue) = mpsc::channel(100);
-/// let target = Queue { name: Destination::new("queue"), schedule: Schedule::default(), sender };
+/// let target = Queue { name: Destination::new("queue"), sender };
 /// let layer = RespondAsyncLayer::builder(MemoryStore::new()).on_completion(target).build()?;
 /// # let _app = layer.layer(axum::Router::<()>::new());
 /// layer.tasks().submit(Submission::new(http::Request::get("/report").body(Bytes::new())?)).await?;
@@ -88,14 +77,21 @@ pub trait Target: Send + Sync + 'static {
     /// Makes one try.
     fn deliver<'a>(&'a self, completion: Completion, application: &'a dyn Application) -> BoxFuture<'a, Tried>;
 
-    /// When a failed try is followed by another.
-    fn schedule(&self) -> &Schedule;
+    /// When a failed try is followed by another. Default: [`Schedule::default`], ten tries in three days.
+    fn schedule(&self) -> &Schedule {
+        static USUAL: LazyLock<Schedule> = LazyLock::new(Schedule::default);
+        &USUAL
+    }
 
-    /// How many tries this process makes at once. The builder refuses 0.
-    fn places(&self) -> usize;
+    /// How many tries this process makes at once. Default: 4. The builder refuses 0.
+    fn places(&self) -> usize {
+        4
+    }
 
-    /// How long one try may take.
-    fn limit(&self) -> Duration;
+    /// How long one try may take. Default: 20 s.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(20)
+    }
 
     /// Whether each delivery becomes a new task of this application. No completion of such a task goes to a target that
     /// returns `true` here: each end would lead to the next.
@@ -117,11 +113,9 @@ pub trait Target: Send + Sync + 'static {
 ///
 /// use tower_respond_async::{MemoryStore, RespondAsyncLayer, error::BoxFuture, hook::{CallbackRefused, Callbacks}};
 ///
-/// # use std::time::Duration;
-/// # use tower_respond_async::{Completion, hook::{Application, Schedule, Target, Tried}, task::Destination};
+/// # use tower_respond_async::{Completion, hook::{Application, Target, Tried}, task::Destination};
 /// struct Partners {
 ///     // ...
-/// #     schedule: Schedule,
 /// }
 ///
 /// # const CALLBACK: &Destination = &Destination::CALLBACK;
@@ -130,9 +124,6 @@ pub trait Target: Send + Sync + 'static {
 /// #     fn deliver<'a>(&'a self, _: Completion, _: &'a dyn Application) -> BoxFuture<'a, Tried> {
 /// #         Box::pin(async { Tried::failed("the example sends nothing") })
 /// #     }
-/// #     fn schedule(&self) -> &Schedule { &self.schedule }
-/// #     fn places(&self) -> usize { 1 }
-/// #     fn limit(&self) -> Duration { Duration::from_secs(5) }
 /// # }
 /// impl Callbacks for Partners {
 ///     fn admit<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Arc<str>, CallbackRefused>> {
@@ -142,7 +133,7 @@ pub trait Target: Send + Sync + 'static {
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let policy = Partners { schedule: Schedule::default() };
+/// # let policy = Partners {};
 /// let layer = RespondAsyncLayer::builder(MemoryStore::new()).callbacks(policy).build()?;
 /// # drop(layer);
 /// # Ok(()) }

@@ -277,7 +277,8 @@ pub enum Event<'a> {
         id: RequestId,
         /// The destination.
         destination: &'a Destination,
-        /// The state of the delivery after this try.
+        /// The state of the delivery after this try. If the store did not record it, there is a
+        /// [`Trouble`](Self::Trouble) as well, and the completion is delivered again.
         status: DeliveryStatus,
         /// The error of the try, if it failed.
         error: Option<&'a BoxError>,

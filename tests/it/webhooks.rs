@@ -650,12 +650,6 @@ async fn a_custom_target_is_called_postponed_and_given_up() {
         fn schedule(&self) -> &Schedule {
             &self.1
         }
-        fn places(&self) -> usize {
-            1
-        }
-        fn limit(&self) -> Duration {
-            Duration::from_secs(5)
-        }
     }
     let long = Ledger(Destination::new("l".repeat(65)), hasty(9), std::sync::Mutex::default());
     let refused = quick(MemoryStore::new()).on_completion(long).build().unwrap_err();

@@ -168,8 +168,7 @@ impl Application for Reentry {
             if depth >= CapturedRequest::MAX_DEPTH {
                 return Err(NotSubmitted::TooDeep(depth));
             }
-            let (head, body) = request.into_parts();
-            let mut request = CapturedRequest::new(head.method, head.uri, head.headers, body);
+            let mut request = CapturedRequest::from(request);
             request.depth = depth + 1;
             intake.core.probes.capture(&mut request);
             let mut task = NewTask::new(intake.core.request_id(Instant::now()), Arc::new(request));

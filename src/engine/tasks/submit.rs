@@ -194,9 +194,8 @@ impl Submission {
     /// A task for this request, to run as soon as possible.
     #[must_use]
     pub fn new(request: http::Request<bytes::Bytes>) -> Self {
-        let (head, body) = request.into_parts();
         Self {
-            request: CapturedRequest::new(head.method, head.uri, head.headers, body),
+            request: request.into(),
             name: None,
             key: None,
             pool: None,

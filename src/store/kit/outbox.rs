@@ -105,13 +105,15 @@ impl Outbox {
     pub fn overdue(&self, spared: &[Destination], max: usize, until: Timestamp) -> Vec<RequestId> {
         let queues = self.lock();
         let others = queues.iter().filter(|(destination, _)| !spared.contains(destination));
-        let overdue = others.flat_map(|(_, queue)| queue.iter().take_while(|due| due.0 <= until).take(max));
-        let mut overdue: Vec<Due> = overdue.copied().collect();
+        // A task may have several such completions, for one destination or for many.
+        let overdue = others.flat_map(|(_, queue)| {
+            let overdue = queue.iter().take_while(|due| due.0 <= until);
+            of_different_tasks(overdue.copied()).take(max)
+        });
+        let mut overdue: Vec<Due> = overdue.collect();
         overdue.sort_unstable();
-        // A task may have several such completions.
-        let mut known = HashSet::new();
-        let ids = overdue.into_iter().map(|(_, id, _)| id);
-        ids.filter(|id| known.insert(*id)).take(max).collect()
+        let ids = of_different_tasks(overdue.into_iter()).map(|(_, id, _)| id);
+        ids.take(max).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Destination, BTreeSet<Due>>> {
@@ -121,4 +123,33 @@ impl Outbox {
 
 const fn due(id: RequestId, row: &OutboxRow) -> Due {
     (row.due_at, id, row.generation)
+}
+
+/// The first completion of each task.
+fn of_different_tasks(all: impl Iterator<Item = Due>) -> impl Iterator<Item = Due> {
+    let mut known = HashSet::new();
+    all.filter(move |(_, id, _)| known.insert(*id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_tasks_are_overdue_as_asked_for_however_many_completions_each_has() {
+        let outbox = Outbox::default();
+        for number in 0..3 {
+            // The completions of three generations for one destination.
+            let mut rows = [1, 2, 3].map(|generation| OutboxRow::new(generation, Destination::new("audit")));
+            for row in &mut rows {
+                row.due_at = Timestamp::from_millis(number.into());
+            }
+            outbox.follow(RequestId::from_bytes([number; 16]), &[], &rows);
+        }
+        let overdue = |max| outbox.overdue(&[], max, Timestamp::from_millis(1));
+        let [first, second] = [0, 1].map(|number| RequestId::from_bytes([number; 16]));
+        assert_eq!(overdue(1), [first]);
+        assert_eq!(overdue(2), [first, second]);
+        assert_eq!(overdue(9), [first, second], "the third is not overdue yet");
+    }
 }

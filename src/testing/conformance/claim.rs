@@ -126,7 +126,7 @@ pub async fn suspects_are_claimed_one_at_a_time(harness: &dyn Harness) {
 /// Claims of one worker at the same moment take one suspect together.
 pub async fn suspects_claimed_at_once_are_still_one_at_a_time(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for round in 0..harness.rounds() / 10 {
+    for round in 0..harness.rounds().div_ceil(10) {
         let mut suspects = Vec::new();
         for _ in 0..4 {
             let task = NewTask {

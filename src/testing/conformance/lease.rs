@@ -57,7 +57,7 @@ async fn changes_nothing(store: &Subject<'_>, stale: LeaseRef) {
 /// Every process runs the rescue. Exactly one of them gets the task.
 pub async fn a_lapsed_lease_is_rescued_exactly_once(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..harness.rounds() / 10 {
+    for _ in 0..harness.rounds().div_ceil(10) {
         let mut stored = Vec::new();
         for _ in 0..10 {
             let task = a_task();
@@ -119,7 +119,7 @@ pub async fn a_lapsed_lease_cannot_be_renewed(harness: &dyn Harness) {
 /// is refused.
 pub async fn renewal_against_rescue_has_one_winner(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..harness.rounds() / 10 {
+    for _ in 0..harness.rounds().div_ceil(10) {
         let task = a_task();
         let lease = store.insert_born(task.clone(), &worker("w"), store.units(1)).await;
         store.pass(2).await;

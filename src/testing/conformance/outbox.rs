@@ -109,7 +109,7 @@ pub async fn only_subscribed_destinations_get_a_completion(harness: &dyn Harness
 /// Several processes claim deliveries at the same moment. Each delivery goes to one of them.
 pub async fn a_delivery_is_claimed_by_one_deliverer_only(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
-    for _ in 0..harness.rounds() / 10 {
+    for _ in 0..harness.rounds().div_ceil(10) {
         let mut stored = HashSet::new();
         for _ in 0..5 {
             let lease = store.insert_born(a_task_telling(&HERE), &worker("w"), LONG).await;
