@@ -185,7 +185,9 @@ impl Intake {
                     self.core.hint(Hint::Work);
                 }
             }
-            Err(error) => self.not_inserted(error.kind(), newborn),
+            // It may be stored.
+            Err(error) if error.kind() == StoreErrorKind::Unavailable => self.not_confirmed(newborn),
+            Err(_) => {}
         }
     }
 
@@ -213,11 +215,9 @@ impl Intake {
         false
     }
 
-    /// Frees the slot of a task that is probably not stored, and looks for the task if it may be.
-    pub(crate) fn not_inserted(self: &Arc<Self>, why: StoreErrorKind, newborn: Newborn) {
-        if let Some(Born { place, request }) = newborn.born
-            && why == StoreErrorKind::Unavailable
-        {
+    /// Frees the slot of a task that is probably not stored, and looks for the task.
+    pub(crate) fn not_confirmed(self: &Arc<Self>, newborn: Newborn) {
+        if let Some(Born { place, request }) = newborn.born {
             drop(place);
             self.look_for_lost(newborn.id, request, newborn.claimed_at);
         }

@@ -113,9 +113,10 @@ impl Intake {
                     self.core.hint(Hint::Work);
                 }
             }
-            Err(error) => {
+            // After any error, some of them may be stored.
+            Err(_) => {
                 for newborn in newborns {
-                    self.not_inserted(error.kind(), newborn);
+                    self.not_confirmed(newborn);
                 }
             }
         }
