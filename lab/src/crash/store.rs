@@ -58,15 +58,16 @@ impl MinedStore {
     }
 
     /// Calls the store, and writes the call and the answer into the journal.
-    async fn ask<T>(
+    async fn ask<'a, T>(
         &self,
         what: Asked,
-        answer: impl Future<Output = StoreResult<T>>,
+        begin: impl FnOnce() -> Reply<'a, T>,
         read: impl FnOnce(&T) -> Answered,
     ) -> StoreResult<T> {
         let call = fastrand::u64(..);
         self.journal.write(&Line::Asked { call, what });
-        let answered = answer.await;
+        // Called behind the line: a process that is frozen in between must not have done what it has not written.
+        let answered = begin().await;
         let answer = answered.as_ref().map_or(Answered::Failed, read);
         self.journal.write(&Line::Answered { call, answer });
         answered
@@ -138,9 +139,11 @@ impl MinedStore {
 
     async fn change(&self, change: Change) -> StoreResult<Committed> {
         let what = Asked::Change(vec![wanted(&change)]);
-        self.ask(what, self.store.commit(change), |committed| {
-            Answered::Changed(vec![changed(committed)])
-        })
+        self.ask(
+            what,
+            || self.store.commit(change),
+            |committed| Answered::Changed(vec![changed(committed)]),
+        )
         .await
     }
 
@@ -212,7 +215,7 @@ impl TaskStore for MinedStore {
                 at: at(&row),
                 known_by: name.into_iter().chain(key).collect(),
             };
-            let insertion = self.ask(what, self.store.clone().insert(task), inserted).await?;
+            let insertion = self.ask(what, || self.store.clone().insert(task), inserted).await?;
             self.points.pass(Point::AfterInsert);
             if let Insertion::New(row) = &insertion
                 && row.columns.state.is_held()
@@ -230,7 +233,7 @@ impl TaskStore for MinedStore {
                 let tasks = claims.tasks.iter().map(|task| (task.row.id, at(&task.row)));
                 Answered::Claimed(tasks.collect())
             };
-            let claims = self.ask(Asked::Claim, self.store.claim(claim), read).await?;
+            let claims = self.ask(Asked::Claim, || self.store.claim(claim), read).await?;
             for task in &claims.tasks {
                 self.points.pass(Point::AfterClaim);
                 self.claimed(&task.row);
@@ -276,7 +279,7 @@ impl TaskStore for MinedStore {
             let prunes = changes.iter().any(|change| change.to.is_none());
             let what = Asked::Change(changes.iter().map(wanted).collect());
             let read = |committed: &Vec<Committed>| Answered::Changed(committed.iter().map(changed).collect());
-            let committed = self.ask(what, self.store.commit_all(changes), read).await?;
+            let committed = self.ask(what, || self.store.commit_all(changes), read).await?;
             if prunes {
                 self.points.pass(Point::AfterPrune);
             }
@@ -293,7 +296,7 @@ impl TaskStore for MinedStore {
                     .map(|renewal| matches!(renewal, Renewal::Renewed { .. }));
                 Answered::Renewed(held.collect())
             };
-            self.ask(Asked::Renew(what), self.store.renew(leases, lease), read)
+            self.ask(Asked::Renew(what), || self.store.renew(leases, lease), read)
                 .await
         })
     }
