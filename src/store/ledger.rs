@@ -189,20 +189,28 @@ impl Ledger {
                 Reply::now(Ok(settled))
             }
             answer => {
-                Reply::later(self.settle_on(held, outcome, answer.map_or_else(|later| later, Reply::now), settled))
+                let commit = answer.map_or_else(|later| later, Reply::now);
+                Reply::later(self.settle_on(held, outcome, (commit, settled)))
             }
         }
     }
 
-    /// Goes on with a settlement that was sent as `commit`, until it has an answer.
+    /// Goes on with a settlement that was `sent`, until it has an answer.
     async fn settle_on(
         &self,
         held: &Held,
         outcome: &Outcome,
-        mut commit: Reply<'_, Committed>,
-        mut settled: Settled,
+        sent: (Reply<'_, Committed>, Settled),
     ) -> StoreResult<Settled> {
+        let mut sent = Some(sent);
         for _ in 0..TRIES {
+            let (commit, settled) = match sent.take() {
+                Some(sent) => sent,
+                None => match held.settle(outcome, self.store.now()) {
+                    Some((change, settled)) => (self.store.commit(change), settled),
+                    None => return Ok(Settled::Fenced),
+                },
+            };
             match commit.await? {
                 Committed::Done => {
                     held.let_go();
@@ -214,10 +222,6 @@ impl Ledger {
                 }
                 Committed::Stale(row) => held.look_again(row.map(|row| *row)),
             }
-            let Some((change, again)) = held.settle(outcome, self.store.now()) else {
-                return Ok(Settled::Fenced);
-            };
-            (commit, settled) = (self.store.commit(change), again);
         }
         Err(too_many_tries())
     }

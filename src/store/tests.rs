@@ -1,15 +1,25 @@
 //! A row that is claimed, renewed and changed step by step matches the task as the lifecycle makes it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use proptest::prelude::*;
 
 use crate::{
-    store::{BornClaimed, Change, Guard, NewRow, OutboxRow, Row},
+    forward_store,
+    store::{
+        BornClaimed, Change, Committed, Guard, Insert, Inserted, Ledger, MemoryStore, NewRow, Operation, OutboxRow,
+        Reply, Row, Settled, StoreErrorKind, TaskStore, Which,
+    },
     task::{
-        CapturedRequest, CapturedResponse, Conditions, Destination, FenceToken, NewTask, Progress, RequestId,
+        CapturedRequest, CapturedResponse, Conditions, Destination, FenceToken, NewTask, Progress, RequestId, Scope,
         Subscription, Subscriptions, TaskRecord, WorkerId,
         lifecycle::{Outcome, Rescue},
     },
@@ -243,4 +253,70 @@ fn a_token_is_greater_than_the_floor_of_its_claim() {
         claimed: false,
     };
     assert_eq!(completion.claim(LEASE, floor, now), Some(floor.next()));
+}
+
+/// A store in which another change comes before each of the first commits.
+#[derive(Debug)]
+struct Overtaken {
+    store: Arc<MemoryStore>,
+    first: usize,
+    commits: AtomicUsize,
+}
+
+impl Overtaken {
+    fn store(&self) -> &MemoryStore {
+        &self.store
+    }
+
+    fn forward<T: Send + 'static>(
+        &self,
+        _: Operation,
+        call: impl FnOnce(Arc<MemoryStore>) -> Reply<'static, T> + Send + 'static,
+    ) -> Reply<'static, T> {
+        call(self.store.clone())
+    }
+}
+
+impl TaskStore for Overtaken {
+    fn commit(&self, change: Change) -> Reply<'_, Committed> {
+        if self.commits.fetch_add(1, Ordering::Relaxed) >= self.first {
+            return self.store.commit(change);
+        }
+        Reply::later(async move {
+            let row = self.store.rows(&Scope::All, &Which::Id(change.id)).await?.pop();
+            Ok(Committed::Stale(row.map(Box::new)))
+        })
+    }
+
+    forward_store!(
+        abilities now queue_hint insert insert_all claim rows due commit_all renew claim_deliveries list counts payload
+        set_progress append_log logs prune_keys news attend glance beat control close
+    );
+}
+
+/// The last try is one of those whose answer counts: no change is sent behind it.
+#[tokio::test]
+async fn a_settlement_that_others_overtake_is_tried_sixteen_times() {
+    for (first, settles) in [(15, true), (16, false)] {
+        let (store, commits) = (Arc::new(MemoryStore::new()), AtomicUsize::new(0));
+        let overtaken = Arc::new(Overtaken { store, first, commits });
+        let ledger = Ledger::new(overtaken.clone());
+        let task = NewTask::new(RequestId::from_bytes([7; 16]), request());
+        let insert = Insert::new(task).born(WorkerId::new("w", 1), LEASE);
+        let Ok(Inserted::New(_, Some(held))) = ledger.insert(insert).await else {
+            panic!("it is new and held");
+        };
+        let settled = ledger.settle(&held, &outcome(9)).await;
+        match settles {
+            true => assert!(matches!(settled, Ok(Settled::Accepted { .. })), "{settled:?}"),
+            false => assert_eq!(settled.unwrap_err().kind(), StoreErrorKind::Unavailable),
+        }
+        assert_eq!(overtaken.commits.load(Ordering::Relaxed), 16);
+        let row = overtaken
+            .store
+            .rows(&Scope::All, &Which::Id(held.lease().id))
+            .await
+            .unwrap();
+        assert_eq!(row[0].columns.state.is_terminal(), settles);
+    }
 }
