@@ -173,7 +173,10 @@ impl Campaign {
         while self.tally.cycles() < upto {
             let manner = match &mut self.ground {
                 Ground::Lives(lives) => lives.cycle(&mut self.random, &self.door).await?,
-                Ground::Cluster(cluster) => cluster.cycle(&mut self.random, &self.door).await?,
+                Ground::Cluster(cluster) => {
+                    let fault = cluster.cycle(&mut self.random, &self.door).await?;
+                    Some(Manner::Fault(fault))
+                }
             };
             match manner {
                 Some(manner) => *self.tally.cycles.entry(manner).or_default() += 1,

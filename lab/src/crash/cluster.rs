@@ -14,7 +14,6 @@ use tower_respond_async::BoxError;
 
 use super::{
     app::Orders,
-    campaign::Manner,
     point::{Act, Mark, Point},
     process::{End, Process, Program},
 };
@@ -76,6 +75,38 @@ impl Fault {
     }
 }
 
+/// Where, when and for how long a fault happens.
+#[derive(Clone, Copy, Debug)]
+struct Chosen {
+    /// The number of the process.
+    who: usize,
+    /// The time before the fault.
+    before: Duration,
+    short: Duration,
+    /// How long a server stays down.
+    down: Duration,
+    delay: Duration,
+    is_long: bool,
+    /// On which pass of its point a process dies or freezes.
+    passage: u32,
+}
+
+impl Chosen {
+    fn random(random: &mut Rng, processes: usize) -> Self {
+        let who = random.usize(0..processes);
+        let mut millis = |range: std::ops::Range<u64>| Duration::from_millis(random.u64(range));
+        Self {
+            who,
+            before: millis(50..400),
+            short: millis(100..1000),
+            down: millis(0..1500),
+            delay: millis(0..2000),
+            is_long: millis(0..8).is_zero(),
+            passage: random.u32(1..8),
+        }
+    }
+}
+
 /// The database, the proxy in front of it, and the processes.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -128,19 +159,30 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Causes a fault, and restores what it took down.
-    pub(crate) async fn cycle(&mut self, random: &mut Rng, door: &Door) -> Result<Option<Manner>, BoxError> {
+    /// Causes a fault, and restores what it took down. Answers what failed.
+    pub(crate) async fn cycle(&mut self, random: &mut Rng, door: &Door) -> Result<Fault, BoxError> {
         let fault = match self.standby {
             Some(_) => Fault::Failover,
             None => Fault::random(random),
         };
-        let who = random.usize(0..self.members.len());
-        let mut millis = |range: std::ops::Range<u64>| Duration::from_millis(random.u64(range));
-        let (before, short, down) = (millis(50..400), millis(100..1000), millis(0..1500));
-        let (delay, is_long) = (millis(0..2000), millis(0..8).is_zero());
-        let passage = random.u32(1..8);
+        let chosen = Chosen::random(random, self.members.len());
         door.send_replace(self.addresses(None));
-        sleep(before).await;
+        sleep(chosen.before).await;
+        let caused = self.cause(fault, chosen, door).await;
+        caused.map_err(|error| format!("{fault:?} of process {}: {error}", chosen.who).into())
+    }
+
+    /// Answers with the fault that it was in the end.
+    async fn cause(&mut self, fault: Fault, chosen: Chosen, door: &Door) -> Result<Fault, BoxError> {
+        let Chosen {
+            who,
+            short,
+            down,
+            delay,
+            is_long,
+            passage,
+            ..
+        } = chosen;
         match fault {
             Fault::ProcessKilled => self.replace(who, None, door).await?,
             Fault::ProcessKilledAt(point) => {
@@ -156,8 +198,12 @@ impl Cluster {
                 if fault == Fault::ProcessFrozenBeforeSettle {
                     let (point, act) = (Point::BeforeSettle, Act::Freeze);
                     self.replace(who, Some(Mark { point, passage, act }), door).await?;
-                    // The process may have nothing to settle.
-                    let _ = timeout(MARK_LIMIT, self.members[who].process.frozen()).await;
+                    let frozen = timeout(MARK_LIMIT, self.members[who].process.frozen()).await;
+                    if frozen.is_err() {
+                        // It would freeze at its mark in a later cycle, and nothing would wake it.
+                        self.replace(who, None, door).await?;
+                        return Ok(Fault::ProcessKilled);
+                    }
                 }
                 let process = &mut self.members[who].process;
                 process.signal(Signal::STOP)?;
@@ -200,7 +246,7 @@ impl Cluster {
             }
             Fault::Failover => self.fail_over(),
         }
-        Ok(Some(Manner::Fault(fault)))
+        Ok(fault)
     }
 
     /// The addresses of all processes.
