@@ -50,9 +50,12 @@ impl<'t> Batch<'t> {
         self.clock.now()
     }
 
-    /// The row of the task, completed with its lease and progress from memory.
+    /// The row of the task, with its present lease and progress.
     pub(crate) fn load(&mut self, id: RequestId) -> Result<Option<Row>, Fault> {
-        Ok(self.load_stored(id)?.map(|stored| stored.row))
+        match self.ram.held(id) {
+            Some(held) => Ok(Some(held)),
+            None => Ok(self.load_stored(id)?.map(|stored| stored.row)),
+        }
     }
 
     fn load_stored(&mut self, id: RequestId) -> Result<Option<Stored>, Fault> {
@@ -120,7 +123,10 @@ mod tests {
     use super::*;
     use tower_respond_async::{
         store::{Change, Claim, Committed, DeliveryClaim, Due, NewRow, Retention},
-        task::{CapturedRequest, Conditions, Destination, FenceToken, NewTask, Subscription, TaskRecord, WorkerId},
+        task::{
+            CapturedRequest, Conditions, Destination, FenceToken, NewTask, Subscription, TaskRecord, TaskState,
+            WorkerId,
+        },
         time::SystemClock,
     };
 
@@ -212,7 +218,7 @@ mod tests {
     }
 
     fn commit(batch: &mut Batch<'_>) -> Result<usize, Fault> {
-        let gone = batch.commit(Change::removal(&waiting()).into())?;
+        let gone = batch.commit(&Change::removal(&waiting()).into())?;
         assert!(matches!(gone, Committed::Stale(None)), "{gone:?}");
         Ok(0)
     }
@@ -245,6 +251,25 @@ mod tests {
                 assert_eq!((batch.ram.outbox.pending(), batch.ram.queue.waiting()), (0, 0));
             });
         }
+    }
+
+    #[test]
+    fn the_end_of_a_held_task_needs_no_readable_row_in_the_file() {
+        let row = held();
+        with(&row, Some(b"garbage"), |batch| {
+            let now = batch.now();
+            let mut record = TaskRecord::clone(&row.record);
+            record.invalidate(&"it ends", now);
+            let change = Change::between(&row, Arc::new(record), now);
+            let committed = batch.commit(&change.into()).unwrap();
+            assert!(matches!(committed, Committed::Done), "{committed:?}");
+            let stored = batch.load(row.id).unwrap().unwrap();
+            assert_eq!(
+                (stored.columns.state, stored.version),
+                (TaskState::Invalid, row.version + 1)
+            );
+            assert_eq!(batch.ram.damaged.load(Ordering::Relaxed), 0);
+        });
     }
 
     #[test]

@@ -108,13 +108,13 @@ impl Batch<'_> {
         Ok(controls)
     }
 
-    pub(crate) fn append_log(&mut self, lease: LeaseRef, lines: Vec<LogLine>) -> Result<bool, Fault> {
+    pub(crate) fn append_log(&mut self, lease: LeaseRef, lines: &[LogLine]) -> Result<bool, Fault> {
         let row = self.load(lease.id)?;
         let Some(row) = row.filter(|row| row.is_held_by(lease.token)) else {
             return Ok(false);
         };
         let now = self.now();
-        self.dirty |= logs::append(self.tables.logs.open()?, &row, lines, now)?;
+        self.dirty |= logs::append(self.tables.logs.open()?, &row, lines.to_vec(), now)?;
         Ok(true)
     }
 }

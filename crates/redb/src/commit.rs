@@ -14,25 +14,22 @@ use tower_respond_async::{
 };
 
 impl Batch<'_> {
-    pub(crate) fn commit(&mut self, given: GivenChange) -> Result<Committed, Fault> {
+    pub(crate) fn commit(&mut self, given: &GivenChange) -> Result<Committed, Fault> {
         let mut gone = BTreeSet::new();
         let committed = self.commit_but(given, &mut gone);
         self.sweep(&gone)?;
         committed
     }
 
-    pub(crate) fn commit_all(&mut self, given: Vec<GivenChange>) -> Result<Vec<Committed>, Fault> {
+    pub(crate) fn commit_all(&mut self, given: &[GivenChange]) -> Result<Vec<Committed>, Fault> {
         let mut gone = BTreeSet::new();
-        let committed = given
-            .into_iter()
-            .map(|given| self.commit_but(given, &mut gone))
-            .collect();
+        let committed = given.iter().map(|given| self.commit_but(given, &mut gone)).collect();
         self.sweep(&gone)?;
         committed
     }
 
     /// Makes a change, but leaves removed tasks for [`sweep`](Self::sweep).
-    fn commit_but(&mut self, given: GivenChange, gone: &mut BTreeSet<RequestId>) -> Result<Committed, Fault> {
+    fn commit_but(&mut self, given: &GivenChange, gone: &mut BTreeSet<RequestId>) -> Result<Committed, Fault> {
         let GivenChange {
             change,
             record,
@@ -55,7 +52,7 @@ impl Batch<'_> {
         if !change.holds(&before, now) {
             return Ok(Committed::Stale(Some(Box::new(before))));
         }
-        let Some(next) = change.to else {
+        let Some(next) = &change.to else {
             self.dirty = true;
             self.forget_name(&before)?;
             self.work |= self.ram.follow(Some(&before), None);
@@ -71,8 +68,8 @@ impl Batch<'_> {
             Some(Some(response)) => response.put(self.tables.responses.open()?, key)?,
             Some(None) => _ = self.tables.responses.open()?.remove(key)?,
         }
-        let row = next.after(&before, now);
-        self.save(Some(&before), &row, &record)?;
+        let row = next.clone().after(&before, now);
+        self.save(Some(&before), &row, record)?;
         Ok(Committed::Done)
     }
 

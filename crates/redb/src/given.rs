@@ -3,7 +3,7 @@
 //! All operations share one writer, so the caller's thread does the encoding.
 
 use crate::{frame::Sealed, tables::seal_payload};
-use tower_respond_async::store::{Change, NewRow, Response};
+use tower_respond_async::store::{Change, NewRow, Payload, Response};
 
 /// A task to store.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ impl From<NewRow> for GivenTask {
 /// A change to make.
 #[derive(Debug)]
 pub(crate) struct GivenChange {
+    /// Without the payloads, which are below.
     pub(crate) change: Change,
     /// Empty if the change removes the task.
     pub(crate) record: Vec<u8>,
@@ -35,12 +36,13 @@ pub(crate) struct GivenChange {
 }
 
 impl From<Change> for GivenChange {
-    fn from(change: Change) -> Self {
-        let seal = |payload| seal_payload(change.id, payload);
+    fn from(mut change: Change) -> Self {
+        let id = change.id;
+        let seal = |payload: Payload| seal_payload(id, &payload);
         Self {
             record: change.to.as_ref().map_or_else(Vec::new, |next| next.record.encode()),
-            request: change.request.as_ref().map(seal),
-            response: match &change.response {
+            request: change.request.take().map(seal),
+            response: match std::mem::take(&mut change.response) {
                 Response::Keep => None,
                 Response::Put(payload) => Some(Some(seal(payload))),
                 Response::Drop => Some(None),

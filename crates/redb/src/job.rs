@@ -14,36 +14,48 @@ pub(crate) trait Job: Send {
     fn answer(self: Box<Self>, failure: Option<StoreError>);
 }
 
-/// Makes a job from a closure, and the receiver of its answer.
-pub(crate) fn job<T, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<StoreResult<T>>)
+/// Makes a job from a closure, and the receiver of the answered operation.
+///
+/// The operation goes back to the caller with all that its closure owns, so that the caller frees it: all operations
+/// share one writer, and memory of another thread is expensive to free.
+pub(crate) fn job<T, F>(work: F) -> (Box<dyn Job>, Answered<T, F>)
 where
     T: Send + 'static,
-    F: FnOnce(&mut Batch<'_>) -> Result<T, Fault> + Send + 'static,
+    F: Fn(&mut Batch<'_>) -> Result<T, Fault> + Send + 'static,
 {
-    let (reply, answer) = oneshot::channel();
+    let (reply, answered) = oneshot::channel();
     let job = Operation {
-        work: Some(work),
+        work,
         answer: None,
-        reply,
+        reply: Some(reply),
     };
-    (Box::new(job), answer)
+    (Box::new(job), answered)
 }
 
-struct Operation<F, T> {
-    work: Option<F>,
+/// Receives an operation with its answer.
+type Answered<T, F> = oneshot::Receiver<Box<Operation<T, F>>>;
+
+pub(crate) struct Operation<T, F> {
+    work: F,
     answer: Option<StoreResult<T>>,
-    reply: oneshot::Sender<StoreResult<T>>,
+    /// Taken by the answer.
+    reply: Option<oneshot::Sender<Box<Self>>>,
 }
 
-impl<F, T> Job for Operation<F, T>
+impl<T, F> Operation<T, F> {
+    /// The answer of an answered operation.
+    pub(crate) fn into_answer(self) -> StoreResult<T> {
+        self.answer.unwrap_or_else(|| Err(StoreError::closed()))
+    }
+}
+
+impl<T, F> Job for Operation<T, F>
 where
     T: Send,
-    F: FnOnce(&mut Batch<'_>) -> Result<T, Fault> + Send,
+    F: Fn(&mut Batch<'_>) -> Result<T, Fault> + Send,
 {
     fn run(&mut self, batch: &mut Batch<'_>) -> Result<(), redb::Error> {
-        // Taken, so that it does not run twice.
-        let Some(work) = self.work.take() else { return Ok(()) };
-        self.answer = Some(match work(batch) {
+        self.answer = Some(match (self.work)(batch) {
             Ok(answer) => Ok(answer),
             Err(Fault::Answer(error)) => Err(error),
             Err(Fault::Broken(error)) => return Err(error),
@@ -51,13 +63,13 @@ where
         Ok(())
     }
 
-    fn answer(self: Box<Self>, failure: Option<StoreError>) {
-        let answer = match (failure, self.answer) {
-            (None, Some(answer)) => answer,
-            (Some(failure), _) => Err(failure),
-            (None, None) => Err(StoreError::closed()),
-        };
-        // The caller may have given up.
-        let _ = self.reply.send(answer);
+    fn answer(mut self: Box<Self>, failure: Option<StoreError>) {
+        if let Some(failure) = failure {
+            self.answer = Some(Err(failure));
+        }
+        if let Some(reply) = self.reply.take() {
+            // The caller may have given up.
+            let _ = reply.send(self);
+        }
     }
 }

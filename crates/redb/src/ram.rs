@@ -8,7 +8,7 @@ use std::{
 
 use tower_respond_async::{
     store::{
-        Columns, Due, OutboxRow, Renewal, Row, Why,
+        Due, OutboxRow, Renewal, Row, Why,
         kit::{ControlValues, Orphans, Outbox, Queue, Shelf, Unsorted},
     },
     task::{LeaseRef, Progress, RequestId, WorkerId},
@@ -34,9 +34,11 @@ pub(crate) struct Ram {
     controls: Mutex<ControlValues>,
 }
 
-/// The columns of held tasks, with the renewed leases and the reported progress. Only this process can hold tasks, so
+/// The rows of held tasks, with the renewed leases and the reported progress. Only this process can hold tasks, so
 /// leases and progress in the file need not be up to date.
-type Held = BTreeMap<RequestId, Columns>;
+///
+/// Nearly every change of a held task is its end. With the row at hand, that reads nothing from the file.
+type Held = BTreeMap<RequestId, Row>;
 
 impl Ram {
     /// Adds a row when the file is opened. If the row or one of its completions was held, its holder is gone, and the
@@ -44,7 +46,7 @@ impl Ram {
     /// been rescued.
     pub(crate) fn find(&self, row: &Row, all: &mut Unsorted) {
         all.note(row);
-        self.hold(row.id, Some(&row.columns));
+        self.hold(row.id, Some(row));
         if !self.orphans.find(row) {
             self.queue.follow(None, Some(row));
             self.outbox.follow(row.id, &[], &row.outbox);
@@ -55,8 +57,8 @@ impl Ram {
     pub(crate) fn found(&mut self, all: Unsorted, set_aside: HashSet<RequestId>, now: Timestamp) {
         self.shelf = Mutex::new(all.sort());
         self.set_aside = Mutex::new(set_aside);
-        for columns in lock(&self.held).values_mut() {
-            columns.lease_until = Some(now);
+        for row in lock(&self.held).values_mut() {
+            row.columns.lease_until = Some(now);
         }
     }
 
@@ -76,27 +78,31 @@ impl Ram {
             return false;
         };
         self.shelf().follow(before, after);
-        self.hold(id, after.map(|row| &row.columns));
+        self.hold(id, after);
         let was_orphan = self.orphans.settle(id);
         let before = before.filter(|_| !was_orphan);
         self.outbox.follow(id, outbox(before), outbox(after));
         self.queue.follow(before, after)
     }
 
-    fn hold(&self, id: RequestId, columns: Option<&Columns>) {
+    fn hold(&self, id: RequestId, row: Option<&Row>) {
         let mut held = lock(&self.held);
-        let Some(columns) = columns.filter(|columns| columns.is_held()) else {
+        let Some(row) = row.filter(|row| row.columns.is_held()) else {
             held.remove(&id);
             return;
         };
-        let mut columns = columns.clone();
-        if let Some(known) = held.get(&id).filter(|known| known.token == columns.token) {
-            // The lease may have been renewed since the writer read it, and the progress reported. The writer changes
-            // neither.
-            columns.lease_until = known.lease_until;
-            columns.progress.clone_from(&known.progress);
+        let mut row = row.clone();
+        // The lease may have been renewed since the writer read it, and the progress reported. The writer changes
+        // neither.
+        if let Some(known) = held.get(&id) {
+            keep_up(&mut row, known);
         }
-        held.insert(id, columns);
+        held.insert(id, row);
+    }
+
+    /// The row of a held task.
+    pub(crate) fn held(&self, id: RequestId) -> Option<Row> {
+        lock(&self.held).get(&id).cloned()
     }
 
     /// Puts the lease and the progress of a held task into its row.
@@ -104,10 +110,8 @@ impl Ram {
         if !row.columns.is_held() {
             return;
         }
-        let held = lock(&self.held);
-        if let Some(known) = held.get(&row.id).filter(|known| known.token == row.columns.token) {
-            row.columns.lease_until = known.lease_until;
-            row.columns.progress.clone_from(&known.progress);
+        if let Some(known) = lock(&self.held).get(&row.id) {
+            keep_up(row, known);
         }
     }
 
@@ -116,21 +120,21 @@ impl Ram {
         // The clock is read under the lock. An operation that takes the task away reads the clock before it takes this
         // lock, so a lease that has lapsed for that operation has lapsed here too.
         let now = clock.now();
-        let columns = held.get_mut(&lease.id);
-        columns.map_or(Renewal::Lost, |columns| columns.renew(lease.token, time, now))
+        let row = held.get_mut(&lease.id);
+        row.map_or(Renewal::Lost, |row| row.columns.renew(lease.token, time, now))
     }
 
     pub(crate) fn set_progress(&self, lease: LeaseRef, progress: Progress) -> bool {
         let mut held = lock(&self.held);
-        let columns = held.get_mut(&lease.id).filter(|columns| columns.token == lease.token);
-        columns.map(|columns| columns.progress = Some(progress)).is_some()
+        let row = held.get_mut(&lease.id).filter(|row| row.is_held_by(lease.token));
+        row.map(|row| row.columns.progress = Some(progress)).is_some()
     }
 
     pub(crate) fn held_by(&self, worker: &WorkerId) -> Vec<RequestId> {
         let held = lock(&self.held);
         let own = held
             .iter()
-            .filter(|(_, columns)| columns.worker.as_ref() == Some(worker));
+            .filter(|(_, row)| row.columns.worker.as_ref() == Some(worker));
         own.map(|(id, _)| *id).collect()
     }
 
@@ -147,7 +151,7 @@ impl Ram {
                 let held = lock(&self.held);
                 let lapsed = held
                     .iter()
-                    .filter(|(id, columns)| columns.has_lapsed(now) && !self.orphans.contains(**id));
+                    .filter(|(id, row)| row.columns.has_lapsed(now) && !self.orphans.contains(**id));
                 due.extend(lapsed.map(|(id, _)| (*id, Why::Lapsed)).take(max - due.len()));
                 due
             }
@@ -180,6 +184,14 @@ impl Ram {
         self.queue.lock().purge(id);
         self.outbox.purge(id);
         true
+    }
+}
+
+/// Gives a row the lease and the progress of `known`, the row of the same task in memory, if both are of one claim.
+fn keep_up(row: &mut Row, known: &Row) {
+    if known.columns.token == row.columns.token {
+        row.columns.lease_until = known.columns.lease_until;
+        row.columns.progress.clone_from(&known.columns.progress);
     }
 }
 

@@ -199,7 +199,7 @@ impl RedbStore {
     async fn write<T, F>(&self, work: F) -> StoreResult<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Batch<'_>) -> Result<T, Fault> + Send + 'static,
+        F: Fn(&mut Batch<'_>) -> Result<T, Fault> + Send + 'static,
     {
         self.is_open()?;
         if let Some(failure) = self.inner.failure() {
@@ -208,10 +208,11 @@ impl RedbStore {
         let Some(writer) = &self.writer else {
             return Err(StoreError::closed());
         };
-        let (job, answer) = job::job(work);
+        let (job, answered) = job::job(work);
         let sent = writer.send(Message::Do(job)).await;
         sent.map_err(|_| StoreError::closed())?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::closed()))
+        let operation = answered.await.map_err(|_| StoreError::closed())?;
+        operation.into_answer()
     }
 
     /// Reads on a thread for blocking work: the runtime's threads must not wait for a disk.
@@ -315,12 +316,12 @@ impl TaskStore for RedbStore {
 
     fn commit(&self, change: Change) -> Reply<'_, Committed> {
         let given = GivenChange::from(change);
-        Reply::later(self.write(move |batch| batch.commit(given)))
+        Reply::later(self.write(move |batch| batch.commit(&given)))
     }
 
     fn commit_all(&self, changes: Vec<Change>) -> Reply<'_, Vec<Committed>> {
         let given: Vec<_> = changes.into_iter().map(GivenChange::from).collect();
-        Reply::later(self.write(move |batch| batch.commit_all(given)))
+        Reply::later(self.write(move |batch| batch.commit_all(&given)))
     }
 
     fn renew(&self, leases: Vec<LeaseRef>, lease: Duration) -> Reply<'_, Vec<Renewal>> {
@@ -359,7 +360,7 @@ impl TaskStore for RedbStore {
     }
 
     fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
-        Reply::later(self.write(move |batch| batch.append_log(lease, lines)))
+        Reply::later(self.write(move |batch| batch.append_log(lease, &lines)))
     }
 
     fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>> {
