@@ -20,6 +20,7 @@ mod clock;
 mod core;
 mod duties;
 mod intake;
+mod latch;
 mod node;
 mod outbox;
 mod phase;
@@ -31,7 +32,6 @@ mod shutdown;
 mod slots;
 mod sync;
 mod tasks;
-mod told;
 mod under_way;
 mod watch;
 

@@ -18,16 +18,16 @@ mod engine {
 
     #[path = "../../../../src/engine/busy.rs"]
     pub(crate) mod busy;
+    #[path = "../../../../src/engine/latch.rs"]
+    pub(crate) mod latch;
     #[expect(dead_code, reason = "of what the engine asks, the models ask a part")]
     #[path = "../../../../src/engine/slots.rs"]
     pub(crate) mod slots;
-    #[path = "../../../../src/engine/told.rs"]
-    pub(crate) mod told;
 }
 
 mod busy;
+mod latch;
 mod slots;
-mod told;
 
 /// How many orders to try. There are too many for all; a planted fault shows within a hundred.
 const ORDERS: usize = 3_000;

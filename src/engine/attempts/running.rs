@@ -20,8 +20,8 @@ use crate::{
             answering::SoFar,
             attempt::{Attempt, Directive, Input},
         },
+        latch::Latch,
         slots::Stuck,
-        told::Told,
     },
     probe::AttemptLog,
     store::Held,
@@ -49,7 +49,7 @@ pub(crate) struct Live {
     /// Wakes the attempt's own task to look at the machine.
     changed: Notify,
     /// Set when the handler is asked to stop.
-    cancel: Told,
+    cancel: Latch,
     /// The answer as far as it has arrived.
     pub(crate) so_far: SoFar,
     progress: Mutex<Option<Progress>>,
@@ -91,7 +91,7 @@ impl Live {
             times_out_at: machine.times_out_at(),
             machine: Mutex::new(machine),
             changed: Notify::new(),
-            cancel: Told::new(),
+            cancel: Latch::new(),
             so_far: SoFar::default(),
             progress: Mutex::default(),
             unsaved: AtomicBool::new(false),
@@ -125,7 +125,7 @@ impl Live {
         let cancelled = machine.is_cancelled();
         drop(machine);
         if cancelled {
-            self.cancel.tell();
+            self.cancel.set();
         }
         self.changed.notify_one();
         told
@@ -142,12 +142,12 @@ impl Live {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancel.is_told()
+        self.cancel.is_set()
     }
 
     /// Resolves when the handler is asked to stop.
     pub(crate) async fn cancelled(&self) {
-        self.cancel.told().await;
+        self.cancel.wait().await;
     }
 
     /// Resolves when there is a new log line.

@@ -3,7 +3,7 @@
 use shuttle::{future::block_on, thread};
 
 use crate::{
-    engine::{sync::Arc, told::Told},
+    engine::{latch::Latch, sync::Arc},
     try_orders,
 };
 
@@ -11,16 +11,16 @@ use crate::{
 #[test]
 fn a_stop_reaches_waiters_and_later_checks() {
     try_orders(|| {
-        let stop = Arc::new(Told::new());
+        let stop = Arc::new(Latch::new());
         let waiting = [(); 2].map(|()| {
             let stop = stop.clone();
             thread::spawn(move || {
-                block_on(stop.told());
-                assert!(stop.is_told());
+                block_on(stop.wait());
+                assert!(stop.is_set());
             })
         });
-        stop.tell();
-        stop.tell();
+        stop.set();
+        stop.set();
         waiting.into_iter().for_each(|it| it.join().unwrap());
     });
 }
