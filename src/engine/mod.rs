@@ -76,7 +76,7 @@ pub use self::{
 };
 use self::{core::Core, duties::Duties, outbox::Outbox};
 #[cfg(feature = "api")]
-pub(crate) use self::{tasks::observe::Observer, watch::feed::Place};
+pub(crate) use self::{tasks::observe::Observer, watch::feed::Position};
 use crate::store::TaskStore;
 
 /// Everything that runs tasks in this process, for one layer.

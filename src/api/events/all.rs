@@ -10,7 +10,7 @@ use crate::{
         events::{Teller, last_event_id, told},
         stream::{Gone, Pen},
     },
-    engine::{Observer, Place},
+    engine::{Observer, Position},
     task::{Scope, redact::Secrets},
     wire::{ApiLinks, TaskDocument},
 };
@@ -40,16 +40,16 @@ async fn tell(
 ) -> Result<Pen, Gone> {
     let observer = teller.observer.clone();
     // For an invalid or unknown id, the stream begins with `missed`.
-    let asked = asked.map(|id| parse(&id).unwrap_or(NOWHERE));
+    let asked = asked.map(|id| parse(&id).unwrap_or(UNKNOWN));
     let mut listener = observer.listen(asked);
-    // A resumed client must not get a later place before it has received the events that it missed.
+    // A resumed client must not get a later position before it has received the events that it missed.
     if asked.is_none() {
-        teller.place(Shown(listener.place(), whole));
+        teller.place(Shown(listener.position(), whole));
     }
     teller.flush().await?;
     loop {
-        let heard = tokio::select! {
-            heard = listener.heard(TASKS_AT_ONCE) => heard,
+        let batch = tokio::select! {
+            batch = listener.next(TASKS_AT_ONCE) => batch,
             () = observer.closed() => return Ok(teller.pen),
             () = teller.pen.left() => return Err(Gone),
             () = sleep_until(teller.heartbeat_at()) => {
@@ -57,10 +57,10 @@ async fn tell(
                 continue;
             }
         };
-        if heard.missed {
+        if batch.missed {
             teller.event("missed", None, |out| out.extend_from_slice(b"{}")).await?;
         }
-        for id in heard.tasks {
+        for id in batch.tasks {
             // A task that is not found belongs to another tenant, or was removed.
             if let Some(task) = observer.find(id).await.map_err(|_| Gone)? {
                 let write = |out: &mut Vec<u8>| TaskDocument::new(&task, &links, &secrets).write(out);
@@ -70,7 +70,7 @@ async fn tell(
         // After the last event, so that a client that is cut off in between gets the events twice rather than not at
         // all.
         if !teller.piece.is_empty() {
-            teller.place(Shown(heard.place, whole));
+            teller.place(Shown(batch.position, whole));
         }
         teller.flush().await?;
         pause(&observer, &teller).await?;
@@ -85,29 +85,29 @@ async fn pause(observer: &Observer, teller: &Teller) -> Result<(), Gone> {
     }
 }
 
-/// A place as an event id. A caller that sees one tenant only must not learn how many changes there were in all: its id
-/// is always `0`, so it gets `missed` whenever it resumes.
-struct Shown(Place, bool);
+/// A position in the feed as an event id. A caller that sees one tenant only must not learn how many changes there were
+/// in all: its id is always `0`, so it gets `missed` whenever it resumes.
+struct Shown(Position, bool);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self(place, true) => write!(f, "{:x}-{}", place.life, place.number),
+            Self(position, true) => write!(f, "{:x}-{}", position.feed, position.number),
             Self(_, false) => f.write_str("0"),
         }
     }
 }
 
-/// A place that is in no feed.
-const NOWHERE: Place = Place {
-    life: 0,
+/// A position that is in no feed.
+const UNKNOWN: Position = Position {
+    feed: 0,
     number: u64::MAX,
 };
 
-fn parse(id: &str) -> Option<Place> {
-    let (life, number) = id.split_once('-')?;
-    Some(Place {
-        life: u64::from_str_radix(life, 16).ok()?,
+fn parse(id: &str) -> Option<Position> {
+    let (feed, number) = id.split_once('-')?;
+    Some(Position {
+        feed: u64::from_str_radix(feed, 16).ok()?,
         number: number.parse().ok()?,
     })
 }

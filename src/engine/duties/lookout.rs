@@ -114,7 +114,7 @@ impl Duties {
         }
         let asked_to_stop = match news.missed {
             true => {
-                self.core.watchers.feed().miss();
+                self.core.watchers.feed().note_unknown();
                 node.hint(Hint::Changes, now);
                 self.attempts.running.all()
             }
@@ -161,7 +161,7 @@ impl Duties {
         if !self.lookout.notifies {
             // Without notifications, listeners get the changes of this process only, so they have to read the tasks
             // again.
-            self.core.watchers.feed().miss();
+            self.core.watchers.feed().note_unknown();
         }
         let store = self.core.ledger.store();
         let me = self.presence(Instant::now());

@@ -9,7 +9,7 @@ use crate::{
         Engine, Tasks,
         watch::{
             Watcher,
-            feed::{Listener, Place},
+            feed::{Listener, Position},
         },
     },
     store::{LogQuery, StoreError},
@@ -56,9 +56,9 @@ impl Observer {
         self.engine.core.watchers.watch(id)
     }
 
-    /// Begins to listen to the changes of all tasks, from `place` if its changes are still kept.
-    pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
-        self.engine.core.watchers.listen(place)
+    /// Begins to listen to the changes of all tasks, from `position` if its changes are still kept.
+    pub(crate) fn listen(&self, position: Option<Position>) -> Listener<'_> {
+        self.engine.core.watchers.listen(position)
     }
 
     /// A permit for a long stream, if one is left.

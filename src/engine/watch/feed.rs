@@ -18,18 +18,19 @@ use tokio::{sync::Notify, time::Instant};
 use crate::task::RequestId;
 
 /// How many changes are kept: 64 KiB, about a second of a busy process.
-const REMEMBERED: usize = 4096;
+const KEPT: usize = 4096;
 
 /// How long changes are kept after the last listener has left. A listener that was cut off reconnects in that time.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// The changes of one engine.
 pub(crate) struct Feed {
-    noting: AtomicBool,
+    /// Whether changes are recorded.
+    recording: AtomicBool,
     state: Mutex<State>,
     changed: Notify,
-    /// Distinguishes places in this feed from places in the feed of another engine.
-    life: u64,
+    /// Distinguishes positions in this feed from positions in the feed of another engine.
+    id: u64,
 }
 
 #[derive(Default)]
@@ -38,59 +39,60 @@ struct State {
     /// The number of the next change.
     next: u64,
     listeners: usize,
-    deserted_at: Option<Instant>,
+    /// When the last listener left. `None` while there are listeners, and before the first.
+    unused_since: Option<Instant>,
 }
 
 /// A position in the feed of one engine: the number of changes before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) life: u64,
+pub(crate) struct Position {
+    pub(crate) feed: u64,
     pub(crate) number: u64,
 }
 
 /// Receives the changes of all tasks.
 pub(crate) struct Listener<'a> {
     feed: &'a Feed,
-    place: Place,
+    position: Position,
     missed: bool,
 }
 
-/// What a listener received.
+/// The changes that a listener receives at once.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Heard {
+pub(crate) struct Batch {
     /// The tasks that changed, each once.
     pub(crate) tasks: Vec<RequestId>,
     /// Whether changes are missing because they are no longer kept.
     pub(crate) missed: bool,
     /// The position after these changes.
-    pub(crate) place: Place,
+    pub(crate) position: Position,
 }
 
 impl Feed {
     pub(crate) fn new() -> Self {
         Self {
-            noting: AtomicBool::new(false),
+            recording: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Notify::new(),
-            life: fastrand::u64(..),
+            id: fastrand::u64(..),
         }
     }
 
     /// Adds a change. Costs one atomic load without listeners.
     pub(crate) fn note(&self, id: RequestId) {
-        if !self.noting.load(Ordering::SeqCst) {
+        if !self.recording.load(Ordering::SeqCst) {
             return;
         }
         let mut state = self.state();
-        if state.deserted_at.is_some_and(|at| at.elapsed() > LINGER) {
-            self.noting.store(false, Ordering::SeqCst);
+        if state.unused_since.is_some_and(|at| at.elapsed() > LINGER) {
+            self.recording.store(false, Ordering::SeqCst);
             state.changes.clear();
             // From now on changes are skipped. Counting one here marks a listener that comes back as having missed
             // some.
             state.next += 1;
             return;
         }
-        if state.changes.len() == REMEMBERED {
+        if state.changes.len() == KEPT {
             state.changes.pop_front();
         }
         state.changes.push_back(id);
@@ -100,13 +102,13 @@ impl Feed {
     }
 
     /// Whether there are listeners.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.noting.load(Ordering::SeqCst) && self.state().listeners > 0
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.recording.load(Ordering::SeqCst) && self.state().listeners > 0
     }
 
     /// Records changes of unknown tasks: every listener is marked as having missed some.
-    pub(crate) fn miss(&self) {
-        if !self.noting.load(Ordering::SeqCst) {
+    pub(crate) fn note_unknown(&self) {
+        if !self.recording.load(Ordering::SeqCst) {
             return;
         }
         let mut state = self.state();
@@ -116,21 +118,22 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
-    /// Begins to listen, from `place` if its changes are still kept, or else from now. Read the tasks after this call.
-    pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
+    /// Begins to listen, from `position` if its changes are still kept, or else from now. Read the tasks after this
+    /// call.
+    pub(crate) fn listen(&self, position: Option<Position>) -> Listener<'_> {
         let mut state = self.state();
         state.listeners += 1;
-        state.deserted_at = None;
-        self.noting.store(true, Ordering::SeqCst);
-        let now = Place {
-            life: self.life,
+        state.unused_since = None;
+        self.recording.store(true, Ordering::SeqCst);
+        let now = Position {
+            feed: self.id,
             number: state.next,
         };
-        let known = place.filter(|place| place.life == self.life && place.number <= state.next);
+        let known = position.filter(|position| position.feed == self.id && position.number <= state.next);
         Listener {
             feed: self,
-            place: known.unwrap_or(now),
-            missed: place.is_some() && known.is_none(),
+            position: known.unwrap_or(now),
+            missed: position.is_some() && known.is_none(),
         }
     }
 
@@ -141,32 +144,32 @@ impl Feed {
 
 impl Listener<'_> {
     /// The position of the listener.
-    pub(crate) const fn place(&self) -> Place {
-        self.place
+    pub(crate) const fn position(&self) -> Position {
+        self.position
     }
 
     /// Waits for changes. Returns those since the last call, of at most `limit` tasks. If there are more, returns the
-    /// latest and sets [`Heard::missed`].
+    /// latest and sets [`Batch::missed`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses no change.
-    pub(crate) async fn heard(&mut self, limit: usize) -> Heard {
+    pub(crate) async fn next(&mut self, limit: usize) -> Batch {
         loop {
             let changed = self.feed.changed.notified();
             tokio::pin!(changed);
             // Enabled before the changes are read, so that no change in between is missed.
             changed.as_mut().enable();
-            if let Some(heard) = self.take(limit) {
-                return heard;
+            if let Some(batch) = self.take(limit) {
+                return batch;
             }
             changed.await;
         }
     }
 
-    fn take(&mut self, limit: usize) -> Option<Heard> {
+    fn take(&mut self, limit: usize) -> Option<Batch> {
         let state = self.feed.state();
-        let behind = (state.next - self.place.number) as usize;
+        let behind = (state.next - self.position.number) as usize;
         if behind == 0 && !self.missed {
             return None;
         }
@@ -179,16 +182,16 @@ impl Listener<'_> {
                 tasks.push(*id);
             }
         }
-        self.place.number = state.next;
+        self.position.number = state.next;
         drop(state);
         if tasks.len() > limit {
             tasks.drain(..tasks.len() - limit);
             missed = true;
         }
-        Some(Heard {
+        Some(Batch {
             tasks,
             missed,
-            place: self.place,
+            position: self.position,
         })
     }
 }
@@ -198,7 +201,7 @@ impl Drop for Listener<'_> {
         let mut state = self.feed.state();
         state.listeners -= 1;
         if state.listeners == 0 {
-            state.deserted_at = Some(Instant::now());
+            state.unused_since = Some(Instant::now());
         }
     }
 }
@@ -220,64 +223,64 @@ mod tests {
         for number in [2, 3, 2] {
             feed.note(id(number));
         }
-        let heard = listener.take(10).unwrap();
-        assert_eq!((heard.tasks, heard.missed), (vec![id(2), id(3)], false));
+        let batch = listener.take(10).unwrap();
+        assert_eq!((batch.tasks, batch.missed), (vec![id(2), id(3)], false));
         assert_eq!(listener.take(10), None);
     }
 
     #[test]
     fn a_listener_that_reconnects_in_time_misses_nothing() {
         let feed = Feed::new();
-        let place = feed.listen(None).place();
+        let position = feed.listen(None).position();
         feed.note(id(1));
-        let heard = feed.listen(Some(place)).take(10).unwrap();
-        assert_eq!((heard.tasks, heard.missed), (vec![id(1)], false));
+        let batch = feed.listen(Some(position)).take(10).unwrap();
+        assert_eq!((batch.tasks, batch.missed), (vec![id(1)], false));
     }
 
     #[test]
     fn a_listener_that_was_away_too_long_is_marked() {
         let feed = Feed::new();
         let mut listener = feed.listen(None);
-        let place = listener.place();
-        for _ in 0..=REMEMBERED {
+        let position = listener.position();
+        for _ in 0..=KEPT {
             feed.note(id(1));
         }
         assert!(listener.take(10).unwrap().missed);
         drop(listener);
-        assert!(feed.listen(Some(place)).take(10).unwrap().missed);
-        // A place of another engine, and a place ahead of the feed.
+        assert!(feed.listen(Some(position)).take(10).unwrap().missed);
+        // A position of another engine, and a position ahead of the feed.
         for other in [
-            Place {
-                life: place.life.wrapping_add(1),
-                ..place
+            Position {
+                feed: position.feed.wrapping_add(1),
+                ..position
             },
-            Place {
+            Position {
                 number: u64::MAX,
-                ..place
+                ..position
             },
         ] {
             assert!(feed.listen(Some(other)).take(10).unwrap().missed);
         }
         // After the linger no changes are kept, and a listener that comes back has missed some.
-        let place = feed.listen(None).place();
-        feed.state().deserted_at = Instant::now().checked_sub(LINGER * 2);
+        let position = feed.listen(None).position();
+        feed.state().unused_since = Instant::now().checked_sub(LINGER * 2);
         feed.note(id(2));
-        assert!(!feed.noting.load(Ordering::SeqCst));
+        assert!(!feed.recording.load(Ordering::SeqCst));
         feed.note(id(3));
-        assert!(feed.listen(Some(place)).take(10).unwrap().missed);
+        assert!(feed.listen(Some(position)).take(10).unwrap().missed);
     }
 
     #[test]
     fn unknown_changes_count_as_missed() {
         let feed = Feed::new();
-        feed.miss();
+        feed.note_unknown();
         let mut listener = feed.listen(None);
         assert_eq!(listener.take(10), None);
         feed.note(id(1));
-        feed.miss();
+        feed.note_unknown();
         feed.note(id(2));
-        let heard = listener.take(10).unwrap();
-        assert_eq!((heard.tasks, heard.missed), (vec![id(2)], true));
+        let batch = listener.take(10).unwrap();
+        assert_eq!((batch.tasks, batch.missed), (vec![id(2)], true));
     }
 
     #[test]
@@ -285,7 +288,7 @@ mod tests {
         let feed = Feed::new();
         let mut listener = feed.listen(None);
         (1..=5).for_each(|number| feed.note(id(number)));
-        let heard = listener.take(2).unwrap();
-        assert_eq!((heard.tasks, heard.missed), (vec![id(4), id(5)], true));
+        let batch = listener.take(2).unwrap();
+        assert_eq!((batch.tasks, batch.missed), (vec![id(4), id(5)], true));
     }
 }

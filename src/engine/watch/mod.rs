@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    engine::watch::feed::{Feed, Listener, Place},
+    engine::watch::feed::{Feed, Listener, Position},
     task::RequestId,
 };
 
@@ -60,7 +60,7 @@ impl Watchers {
     /// Begins to wait for a change of `id`. Read the task after this call: earlier changes are not reported.
     pub(crate) fn watch(&self, id: RequestId) -> Watcher<'_> {
         self.count.fetch_add(1, Ordering::SeqCst);
-        self.call_driver();
+        self.wake_driver();
         let mut by_task = self.by_task.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = by_task.entry(id).or_default();
         entry.0 += 1;
@@ -71,17 +71,17 @@ impl Watchers {
         }
     }
 
-    /// Begins to listen to the changes of all tasks, from `place` if its changes are still kept.
+    /// Begins to listen to the changes of all tasks, from `position` if its changes are still kept.
     #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the task API listens"))]
-    pub(crate) fn listen(&self, place: Option<Place>) -> Listener<'_> {
-        let listener = self.feed.listen(place);
-        self.call_driver();
+    pub(crate) fn listen(&self, position: Option<Position>) -> Listener<'_> {
+        let listener = self.feed.listen(position);
+        self.wake_driver();
         listener
     }
 
     /// Whether there are waiters or listeners.
     pub(crate) fn is_watched(&self) -> bool {
-        self.count.load(Ordering::SeqCst) > 0 || self.feed.is_heard()
+        self.count.load(Ordering::SeqCst) > 0 || self.feed.has_listeners()
     }
 
     /// The tasks with waiters.
@@ -103,7 +103,7 @@ impl Watchers {
         }
     }
 
-    fn call_driver(&self) {
+    fn wake_driver(&self) {
         if !self.attended.load(Ordering::SeqCst) {
             self.driver.notify_one();
         }
