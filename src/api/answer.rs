@@ -13,7 +13,7 @@ pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 pub(super) const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// `Retry-After` for a task that has not ended, in seconds.
-pub(super) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
+pub(super) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// An answer with JSON that is already serialized.
 pub(super) fn document(status: StatusCode, json: Bytes) -> Response<ResponseBody> {

@@ -10,7 +10,7 @@ use crate::{
         answer::{self, NO_STORE, NOSNIFF},
         call::{Answer, Call},
         query::LogsQuery,
-        stream::{Gone, Pen, stream},
+        stream::{Aborted, BodyWriter, stream},
     },
     engine::Observer,
     store::LogQuery,
@@ -69,13 +69,13 @@ async fn page(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
 fn text(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
     let (observer, secrets) = (call.observer(), call.secrets.clone());
     let permit = observer.permit().ok_or_else(Problem::too_many_streams)?;
-    let (pen, body) = stream();
+    let (writer, body) = stream();
     observer.spawn({
         let observer = observer.clone();
         async move {
             let _permit = permit;
-            if write_text(&pen, &observer, id, query, &secrets).await.is_ok() {
-                pen.end().await;
+            if write_text(&writer, &observer, id, query, &secrets).await.is_ok() {
+                writer.end().await;
             }
         }
     });
@@ -88,12 +88,12 @@ fn text(call: &Call, id: RequestId, query: LogsQuery) -> Answer {
 }
 
 async fn write_text(
-    pen: &Pen,
+    writer: &BodyWriter,
     observer: &Observer,
     id: RequestId,
     query: LogsQuery,
     secrets: &Secrets,
-) -> Result<(), Gone> {
+) -> Result<(), Aborted> {
     let mut left = query.limit.unwrap_or(usize::MAX);
     let mut after = query.after;
     loop {
@@ -104,11 +104,11 @@ async fn write_text(
             limit,
         };
         // On an error the text breaks off, so that the client does not take it for the whole log.
-        let lines = observer.logs(id, wanted).await.map_err(|_| Gone)?;
+        let lines = observer.logs(id, wanted).await.map_err(|_| Aborted)?;
         let Some(last) = lines.last() else { return Ok(()) };
         after = last.seq;
         left -= lines.len();
-        pen.write(as_text(&lines, secrets)).await?;
+        writer.write(as_text(&lines, secrets)).await?;
         if lines.len() < limit || left == 0 {
             return Ok(());
         }

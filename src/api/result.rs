@@ -105,7 +105,7 @@ fn not_done(call: &Call, record: &TaskRecord) -> Response<ResponseBody> {
     };
     let mut response = answer::document(StatusCode::ACCEPTED, document);
     let headers = response.headers_mut();
-    headers.insert(RETRY_AFTER, answer::ASK_AGAIN);
+    headers.insert(RETRY_AFTER, answer::RETRY_SECONDS);
     headers.insert(STATUS_HEADER, HeaderValue::from_static(record.state.as_str()));
     call.links.put_on(headers, record);
     if let Some(progress) = &record.progress {

@@ -12,63 +12,67 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{error::BoxError, layer::ResponseBody};
 
-/// How many pieces wait for the client at most, besides what its connection buffers.
-const PIECES: usize = 4;
+/// How many chunks wait for the client at most, besides what its connection buffers.
+const CHUNKS: usize = 4;
 
 /// How long a client may read nothing. After that it must reconnect and resume.
-const STALLED: Duration = Duration::from_secs(30);
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// A body, and the pen that writes it.
-pub(super) fn stream() -> (Pen, ResponseBody) {
-    let (pen, pieces) = mpsc::channel(PIECES);
-    (Pen { pen }, ResponseBody::live(Pieces { pieces, ended: false }))
+/// A body, and its writer.
+pub(super) fn stream() -> (BodyWriter, ResponseBody) {
+    let (chunks, received) = mpsc::channel(CHUNKS);
+    let body = ChunkBody {
+        chunks: received,
+        ended: false,
+    };
+    (BodyWriter { chunks }, ResponseBody::live(body))
 }
 
 /// Writes a body. If it is dropped before [`end`](Self::end), the body ends with an error, so that the client does not
 /// take it for complete.
-pub(super) struct Pen {
-    pen: mpsc::Sender<Piece>,
+pub(super) struct BodyWriter {
+    chunks: mpsc::Sender<Chunk>,
 }
 
-enum Piece {
+enum Chunk {
     Data(Bytes),
     End,
 }
 
-/// The client has closed the connection, or reads nothing.
+/// The body breaks off: the client has closed the connection or reads nothing, or the store has failed.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(super) struct Aborted;
 
-impl Pen {
-    /// Writes one piece, as soon as there is room for it.
-    pub(super) async fn write(&self, piece: impl Into<Bytes>) -> Result<(), Gone> {
-        self.send(Piece::Data(piece.into())).await
+impl BodyWriter {
+    /// Writes one chunk, as soon as there is room for it.
+    pub(super) async fn write(&self, chunk: impl Into<Bytes>) -> Result<(), Aborted> {
+        self.send(Chunk::Data(chunk.into())).await
     }
 
     /// Ends the body.
     pub(super) async fn end(self) {
-        let _ = self.send(Piece::End).await;
+        let _ = self.send(Chunk::End).await;
     }
 
     /// Resolves when the client has closed the connection.
-    pub(super) async fn left(&self) {
-        self.pen.closed().await;
+    pub(super) async fn disconnected(&self) {
+        self.chunks.closed().await;
     }
 
-    async fn send(&self, piece: Piece) -> Result<(), Gone> {
-        match timeout(STALLED, self.pen.send(piece)).await {
+    async fn send(&self, chunk: Chunk) -> Result<(), Aborted> {
+        match timeout(STALL_LIMIT, self.chunks.send(chunk)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Gone),
+            Ok(Err(_)) | Err(_) => Err(Aborted),
         }
     }
 }
 
-struct Pieces {
-    pieces: mpsc::Receiver<Piece>,
+struct ChunkBody {
+    chunks: mpsc::Receiver<Chunk>,
     ended: bool,
 }
 
-impl Body for Pieces {
+impl Body for ChunkBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -76,9 +80,9 @@ impl Body for Pieces {
         if self.ended {
             return Poll::Ready(None);
         }
-        self.pieces.poll_recv(cx).map(|piece| match piece {
-            Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
-            Some(Piece::End) => {
+        self.chunks.poll_recv(cx).map(|chunk| match chunk {
+            Some(Chunk::Data(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Chunk::End) => {
                 self.ended = true;
                 None
             }

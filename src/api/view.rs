@@ -40,7 +40,7 @@ pub(super) async fn operation(call: Call) -> Answer {
     let document = OperationDocument::new(&record, &call.links, &call.secrets).to_bytes();
     let mut response = answer::document(StatusCode::OK, document);
     if !record.state.is_terminal() {
-        response.headers_mut().insert(RETRY_AFTER, answer::ASK_AGAIN);
+        response.headers_mut().insert(RETRY_AFTER, answer::RETRY_SECONDS);
     }
     Ok(response)
 }

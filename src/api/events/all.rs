@@ -7,8 +7,8 @@ use tokio::time::sleep_until;
 use crate::{
     api::{
         call::{Answer, Call},
-        events::{Teller, last_event_id, told},
-        stream::{Gone, Pen},
+        events::{EventWriter, event_stream, last_event_id},
+        stream::{Aborted, BodyWriter},
     },
     engine::{Observer, Position},
     task::{Scope, redact::Secrets},
@@ -17,7 +17,7 @@ use crate::{
 
 /// The shortest time between two batches. A task that changes several times within it is sent once, in its latest
 /// state.
-const TOLD_EVERY: Duration = Duration::from_millis(250);
+const BATCH_EVERY: Duration = Duration::from_millis(250);
 
 /// How many tasks a batch has at most. When more tasks change in a quarter of a second, the client should fetch the
 /// list.
@@ -25,71 +25,73 @@ const TASKS_AT_ONCE: usize = 128;
 
 /// `GET /events`
 pub(in crate::api) async fn all(call: Call) -> Answer {
-    let asked = last_event_id(&call.parts);
-    let whole = call.grant.scope == Scope::All;
+    let resume_id = last_event_id(&call.parts);
+    let sees_all = call.grant.scope == Scope::All;
     let (links, secrets) = (call.links.clone(), call.secrets.clone());
-    told(&call, move |teller| tell(teller, asked, whole, links, secrets))
+    event_stream(&call, move |events| {
+        write_events(events, resume_id, sees_all, links, secrets)
+    })
 }
 
-async fn tell(
-    mut teller: Teller,
-    asked: Option<String>,
-    whole: bool,
+async fn write_events(
+    mut events: EventWriter,
+    resume_id: Option<String>,
+    sees_all: bool,
     links: Arc<ApiLinks>,
     secrets: Arc<Secrets>,
-) -> Result<Pen, Gone> {
-    let observer = teller.observer.clone();
+) -> Result<BodyWriter, Aborted> {
+    let observer = events.observer.clone();
     // For an invalid or unknown id, the stream begins with `missed`.
-    let asked = asked.map(|id| parse(&id).unwrap_or(UNKNOWN));
-    let mut listener = observer.listen(asked);
+    let resume_at = resume_id.map(|id| parse(&id).unwrap_or(UNKNOWN));
+    let mut listener = observer.listen(resume_at);
     // A resumed client must not get a later position before it has received the events that it missed.
-    if asked.is_none() {
-        teller.place(Shown(listener.position(), whole));
+    if resume_at.is_none() {
+        events.id(EventId(listener.position(), sees_all));
     }
-    teller.flush().await?;
+    events.flush().await?;
     loop {
         let batch = tokio::select! {
             batch = listener.next(TASKS_AT_ONCE) => batch,
-            () = observer.closed() => return Ok(teller.pen),
-            () = teller.pen.left() => return Err(Gone),
-            () = sleep_until(teller.heartbeat_at()) => {
-                teller.flush().await?;
+            () = observer.closed() => return Ok(events.body),
+            () = events.body.disconnected() => return Err(Aborted),
+            () = sleep_until(events.heartbeat_at()) => {
+                events.flush().await?;
                 continue;
             }
         };
         if batch.missed {
-            teller.event("missed", None, |out| out.extend_from_slice(b"{}")).await?;
+            events.event("missed", None, |out| out.extend_from_slice(b"{}")).await?;
         }
         for id in batch.tasks {
             // A task that is not found belongs to another tenant, or was removed.
-            if let Some(task) = observer.find(id).await.map_err(|_| Gone)? {
+            if let Some(task) = observer.find(id).await.map_err(|_| Aborted)? {
                 let write = |out: &mut Vec<u8>| TaskDocument::new(&task, &links, &secrets).write(out);
-                teller.event("status", None, write).await?;
+                events.event("status", None, write).await?;
             }
         }
         // After the last event, so that a client that is cut off in between gets the events twice rather than not at
         // all.
-        if !teller.piece.is_empty() {
-            teller.place(Shown(batch.position, whole));
+        if !events.buffer.is_empty() {
+            events.id(EventId(batch.position, sees_all));
         }
-        teller.flush().await?;
-        pause(&observer, &teller).await?;
+        events.flush().await?;
+        pause(&observer, &events).await?;
     }
 }
 
-async fn pause(observer: &Observer, teller: &Teller) -> Result<(), Gone> {
+async fn pause(observer: &Observer, events: &EventWriter) -> Result<(), Aborted> {
     tokio::select! {
-        () = tokio::time::sleep(TOLD_EVERY) => Ok(()),
+        () = tokio::time::sleep(BATCH_EVERY) => Ok(()),
         () = observer.closed() => Ok(()),
-        () = teller.pen.left() => Err(Gone),
+        () = events.body.disconnected() => Err(Aborted),
     }
 }
 
 /// A position in the feed as an event id. A caller that sees one tenant only must not learn how many changes there were
 /// in all: its id is always `0`, so it gets `missed` whenever it resumes.
-struct Shown(Position, bool);
+struct EventId(Position, bool);
 
-impl fmt::Display for Shown {
+impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self(position, true) => write!(f, "{:x}-{}", position.feed, position.number),

@@ -23,7 +23,7 @@ use crate::{
         answer::{NO_STORE, NOSNIFF},
         call::{Answer, Call},
         query,
-        stream::{Gone, Pen, stream},
+        stream::{Aborted, BodyWriter, stream},
     },
     engine::Observer,
     layer::ResponseBody,
@@ -39,27 +39,27 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// When a disconnected client reconnects, in milliseconds.
-const ASK_AGAIN: u32 = 1000;
+const RETRY_MILLIS: u32 = 1000;
 
-/// How long a piece of a stream grows before it is sent.
-const PIECE_BYTES: usize = 64 * 1024;
+/// How many bytes are buffered before they are sent.
+const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Answers with the stream that `tell` writes.
-fn told<F>(call: &Call, tell: impl FnOnce(Teller) -> F) -> Answer
+/// Answers with the stream of events that `write` writes.
+fn event_stream<F>(call: &Call, write: impl FnOnce(EventWriter) -> F) -> Answer
 where
-    F: Future<Output = Result<Pen, Gone>> + Send + 'static,
+    F: Future<Output = Result<BodyWriter, Aborted>> + Send + 'static,
 {
     let observer = call.observer();
     if !observer.is_open() {
         return Err(Problem::shutting_down());
     }
     let permit = observer.permit().ok_or_else(Problem::too_many_streams)?;
-    let (pen, body) = stream();
-    let telling = tell(Teller::new(observer.clone(), pen));
+    let (body_writer, body) = stream();
+    let writing = write(EventWriter::new(observer.clone(), body_writer));
     observer.spawn(async move {
         let _permit = permit;
-        if let Ok(pen) = telling.await {
-            pen.end().await;
+        if let Ok(body) = writing.await {
+            body.end().await;
         }
     });
     Ok(answer(body))
@@ -83,19 +83,19 @@ fn last_event_id(request: &Parts) -> Option<String> {
 }
 
 /// Writes the events of one stream.
-struct Teller {
+struct EventWriter {
     observer: Observer,
-    pen: Pen,
-    piece: Vec<u8>,
+    body: BodyWriter,
+    buffer: Vec<u8>,
     written_at: Instant,
 }
 
-impl Teller {
-    fn new(observer: Observer, pen: Pen) -> Self {
+impl EventWriter {
+    fn new(observer: Observer, body: BodyWriter) -> Self {
         Self {
             observer,
-            pen,
-            piece: format!("retry: {ASK_AGAIN}\n\n").into_bytes(),
+            body,
+            buffer: format!("retry: {RETRY_MILLIS}\n\n").into_bytes(),
             written_at: Instant::now(),
         }
     }
@@ -106,35 +106,35 @@ impl Teller {
         name: &str,
         id: Option<&(dyn Display + Sync)>,
         data: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), Gone> {
+    ) -> Result<(), Aborted> {
         if let Some(id) = id {
-            writeln!(self.piece, "id: {id}").expect("memory takes any text");
+            writeln!(self.buffer, "id: {id}").expect("memory takes any text");
         }
         // The JSON that is written here has no line breaks.
-        write!(self.piece, "event: {name}\ndata: ").expect("memory takes any text");
-        data(&mut self.piece);
-        self.piece.extend_from_slice(b"\n\n");
-        match self.piece.len() >= PIECE_BYTES {
+        write!(self.buffer, "event: {name}\ndata: ").expect("memory takes any text");
+        data(&mut self.buffer);
+        self.buffer.extend_from_slice(b"\n\n");
+        match self.buffer.len() >= BUFFER_BYTES {
             true => self.flush().await,
             false => Ok(()),
         }
     }
 
-    /// Sets the place from which the client resumes, without an event.
-    fn place(&mut self, id: impl Display) {
-        write!(self.piece, "id: {id}\n\n").expect("memory takes any text");
+    /// Sends an event id without an event. The client resumes from it.
+    fn id(&mut self, id: impl Display) {
+        write!(self.buffer, "id: {id}\n\n").expect("memory takes any text");
     }
 
-    /// Sends what was written; after a long silence, a comment.
-    async fn flush(&mut self) -> Result<(), Gone> {
-        if self.piece.is_empty() {
+    /// Sends the buffer. If it is empty and nothing was sent for [`HEARTBEAT`], sends a comment.
+    async fn flush(&mut self) -> Result<(), Aborted> {
+        if self.buffer.is_empty() {
             if self.written_at.elapsed() < HEARTBEAT {
                 return Ok(());
             }
-            self.piece.extend_from_slice(b":\n\n");
+            self.buffer.extend_from_slice(b":\n\n");
         }
-        let piece = Bytes::from(std::mem::take(&mut self.piece));
-        self.pen.write(piece).await?;
+        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        self.body.write(chunk).await?;
         self.written_at = Instant::now();
         Ok(())
     }

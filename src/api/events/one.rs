@@ -9,9 +9,9 @@ use crate::{
     api::{
         Permission,
         call::{Answer, Call},
-        events::{Teller, last_event_id, told},
+        events::{EventWriter, event_stream, last_event_id},
         query::{self, Until},
-        stream::{Gone, Pen},
+        stream::{Aborted, BodyWriter},
     },
     layer::ResponseBody,
     store::LogQuery,
@@ -36,17 +36,17 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
     // An event id that this task has not reached yet belongs to another stream.
     let known = known.filter(|known| known.event <= last);
     let callbacks = call.grant.allows(Permission::Callbacks);
-    let told_all = known.is_some_and(|known| {
-        let told_callbacks = until == Until::Ended || !callbacks || known.deliveries == changes(&record);
-        known.event == last && told_callbacks
+    let has_all = known.is_some_and(|known| {
+        let has_callbacks = until == Until::Ended || !callbacks || known.deliveries == changes(&record);
+        known.event == last && has_callbacks
     });
-    if told_all && is_over(&record, until) {
+    if has_all && is_over(&record, until) {
         // 204 stops a browser from reconnecting.
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     }
-    let follower = |teller| Follower {
+    let follower = |events| Follower {
         logs: call.grant.allows(Permission::Logs),
         callbacks,
         known: known.unwrap_or_default(),
@@ -54,9 +54,9 @@ pub(in crate::api) async fn one(call: Call) -> Answer {
         deliveries: Vec::new(),
         until,
         secrets: call.secrets.clone(),
-        teller,
+        events,
     };
-    told(&call, |teller| follower(teller).follow(record))
+    event_stream(&call, |events| follower(events).follow(record))
 }
 
 fn is_over(record: &TaskRecord, until: Until) -> bool {
@@ -108,9 +108,9 @@ impl FromStr for Known {
     }
 }
 
-/// The state of a delivery that was sent last.
+/// The state in which a delivery was last sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct DeliveryTold {
+struct SentDelivery {
     number: u64,
     status: DeliveryStatus,
     tried: u32,
@@ -123,15 +123,15 @@ struct Follower {
     callbacks: bool,
     known: Known,
     progress: Option<Progress>,
-    deliveries: Vec<DeliveryTold>,
+    deliveries: Vec<SentDelivery>,
     until: Until,
     secrets: Arc<Secrets>,
-    teller: Teller,
+    events: EventWriter,
 }
 
 impl Follower {
-    async fn follow(mut self, record: Arc<TaskRecord>) -> Result<Pen, Gone> {
-        let observer = self.teller.observer.clone();
+    async fn follow(mut self, record: Arc<TaskRecord>) -> Result<BodyWriter, Aborted> {
+        let observer = self.events.observer.clone();
         let id = record.id;
         drop(record);
         let watcher = observer.watch(id);
@@ -141,54 +141,54 @@ impl Follower {
             // Enabled before the task is read, so that a change in between is not missed.
             changed.as_mut().enable();
             // On an error the stream breaks off, and the client reconnects and resumes.
-            let found = observer.find(id).await.map_err(|_| Gone)?;
+            let found = observer.find(id).await.map_err(|_| Aborted)?;
             let Some(record) = found else {
-                return Ok(self.teller.pen);
+                return Ok(self.events.body);
             };
-            self.tell(&record).await?;
-            self.teller.flush().await?;
+            self.send_new(&record).await?;
+            self.events.flush().await?;
             if is_over(&record, self.until) || !observer.is_open() {
-                return Ok(self.teller.pen);
+                return Ok(self.events.body);
             }
             tokio::select! {
                 () = changed => {}
                 () = observer.closed() => {}
-                () = self.teller.pen.left() => return Err(Gone),
-                () = sleep_until(self.teller.heartbeat_at()) => {}
+                () = self.events.body.disconnected() => return Err(Aborted),
+                () = sleep_until(self.events.heartbeat_at()) => {}
             }
         }
     }
 
     /// Sends what is new. The end of the task comes last.
-    async fn tell(&mut self, record: &TaskRecord) -> Result<(), Gone> {
+    async fn send_new(&mut self, record: &TaskRecord) -> Result<(), Aborted> {
         let (history, end) = match record.history.split_last() {
             Some((last, before)) if record.state.is_terminal() => (before, Some(last)),
             _ => (&record.history[..], None),
         };
         for event in history {
-            self.tell_status(record, event).await?;
+            self.send_status(record, event).await?;
         }
         if self.logs {
-            self.tell_log(record).await?;
+            self.send_log(record).await?;
         }
         if record.state.is_held() && record.progress != self.progress {
             self.progress.clone_from(&record.progress);
             if let Some(progress) = &self.progress {
-                self.teller
+                self.events
                     .event("progress", None, |out| write_progress(out, progress, &self.secrets))
                     .await?;
             }
         }
         if self.callbacks {
-            self.tell_callbacks(record).await?;
+            self.send_callbacks(record).await?;
         }
         match end {
-            Some(end) => self.tell_status(record, end).await,
+            Some(end) => self.send_status(record, end).await,
             None => Ok(()),
         }
     }
 
-    async fn tell_status(&mut self, record: &TaskRecord, event: &HistoryEvent) -> Result<(), Gone> {
+    async fn send_status(&mut self, record: &TaskRecord, event: &HistoryEvent) -> Result<(), Aborted> {
         if event.id <= self.known.event {
             return Ok(());
         }
@@ -207,21 +207,21 @@ impl Follower {
             );
             document.end();
         };
-        self.teller.event("status", Some(&self.known), write).await
+        self.events.event("status", Some(&self.known), write).await
     }
 
-    async fn tell_log(&mut self, record: &TaskRecord) -> Result<(), Gone> {
+    async fn send_log(&mut self, record: &TaskRecord) -> Result<(), Aborted> {
         loop {
             let query = LogQuery {
                 attempt: None,
                 after: self.known.line,
                 limit: LINES_AT_ONCE,
             };
-            let lines = self.teller.observer.logs(record.id, query).await.map_err(|_| Gone)?;
+            let lines = self.events.observer.logs(record.id, query).await.map_err(|_| Aborted)?;
             for line in &lines {
                 self.known.line = line.seq;
                 let write = |out: &mut Vec<u8>| LogDocument::new(line, &self.secrets).write(out);
-                self.teller.event("log", Some(&self.known), write).await?;
+                self.events.event("log", Some(&self.known), write).await?;
             }
             if lines.len() < LINES_AT_ONCE {
                 return Ok(());
@@ -229,11 +229,11 @@ impl Follower {
         }
     }
 
-    async fn tell_callbacks(&mut self, record: &TaskRecord) -> Result<(), Gone> {
+    async fn send_callbacks(&mut self, record: &TaskRecord) -> Result<(), Aborted> {
         let deliveries = &record.deliveries;
-        let told: Vec<_> = deliveries
+        let sent: Vec<_> = deliveries
             .iter()
-            .map(|delivery| DeliveryTold {
+            .map(|delivery| SentDelivery {
                 number: record.delivery_number(delivery),
                 status: delivery.status,
                 tried: delivery.tried,
@@ -241,20 +241,20 @@ impl Follower {
             })
             .collect();
         let known = changes(record);
-        // In the first round, only the number tells which deliveries a resumed client has received.
+        // In the first round, only the number shows which deliveries a resumed client has received.
         let resumed = self.deliveries.is_empty() && self.known.deliveries == known;
         self.known.deliveries = known;
-        for (delivery, now) in deliveries.iter().zip(&told) {
+        for (delivery, now) in deliveries.iter().zip(&sent) {
             if !resumed && !self.deliveries.contains(now) {
                 let document = DeliveryDocument::new(record, delivery, &self.secrets);
                 let write = |out: &mut Vec<u8>| {
                     serde_json::to_writer(out, &document)
                         .expect("it has no keys but names, and memory takes any length");
                 };
-                self.teller.event("callback", Some(&self.known), write).await?;
+                self.events.event("callback", Some(&self.known), write).await?;
             }
         }
-        self.deliveries = told;
+        self.deliveries = sent;
         Ok(())
     }
 }
