@@ -70,12 +70,12 @@ pub(crate) fn value_of(pool: &PoolName) -> String {
 
 /// The values of all pools, as this process last read them.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct PoolControls {
     version: Option<u64>,
     pools: BTreeMap<PoolName, PoolControl>,
 }
 
-impl Said {
+impl PoolControls {
     /// Replaces the values, unless it has newer ones already. Returns whether it replaced them.
     pub(crate) fn update(&mut self, controls: &Controls) -> bool {
         if self.version.is_some_and(|known| known > controls.version) {
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_newer_build_says_is_kept_and_what_cannot_be_read_says_nothing() {
+    fn fields_of_a_newer_build_are_kept_and_an_unreadable_value_counts_as_empty() {
         let control = |value: &'static str| Control {
             name: "pool/a".into(),
             version: 1,
@@ -135,13 +135,13 @@ mod tests {
             changed: false,
         };
         let pool = PoolName::new("a").unwrap();
-        let mut said = Said::default();
-        assert!(said.update(&paused(5)));
+        let mut controls = PoolControls::default();
+        assert!(controls.update(&paused(5)));
         let older = Controls {
             version: 4,
             ..Controls::default()
         };
-        assert!(!said.update(&older));
-        assert_eq!(said.paused(), [pool]);
+        assert!(!controls.update(&older));
+        assert_eq!(controls.paused(), [pool]);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     engine::{
         caught::caught,
         pools::{
-            control::{PoolControl, Said},
+            control::{PoolControl, PoolControls},
             pool::{Pool, When},
         },
         slots::{Reserved, Slot, Slots},
@@ -32,7 +32,7 @@ const UNKNOWN: &str = "";
 pub(crate) struct Pools {
     pub(crate) slots: Slots,
     pools: Box<[PoolOf]>,
-    said: Mutex<Said>,
+    controls: Mutex<PoolControls>,
     limits: Limits,
 }
 
@@ -107,7 +107,7 @@ impl Pools {
         Self {
             slots,
             pools: of_each.into(),
-            said: Mutex::default(),
+            controls: Mutex::default(),
             limits,
         }
     }
@@ -221,12 +221,12 @@ impl Pools {
 
     /// Applies the store's named values.
     pub(crate) fn apply(&self, controls: &Controls) {
-        let mut said = self.said();
-        if !said.update(controls) {
+        let mut known = self.controls();
+        if !known.update(controls) {
             return;
         }
         for (at, pool) in self.pools.iter().enumerate() {
-            let control = said.of(&pool.name);
+            let control = known.of(&pool.name);
             let concurrency = control.and_then(|control| control.concurrency);
             self.slots.set_total(at, concurrency.unwrap_or(pool.concurrency));
             self.slots.set_paused(at, control.is_some_and(PoolControl::is_paused));
@@ -235,17 +235,17 @@ impl Pools {
 
     /// The version of the named values that were last applied, if any.
     pub(crate) fn known_version(&self) -> Option<u64> {
-        self.said().version()
+        self.controls().version()
     }
 
     /// The paused pools, including those that this process does not have.
     pub(crate) fn paused(&self) -> Vec<PoolName> {
-        self.said().paused()
+        self.controls().paused()
     }
 
     /// Whether the pool is paused.
     pub(crate) fn is_paused(&self, pool: &PoolName) -> bool {
-        self.said().of(pool).is_some_and(PoolControl::is_paused)
+        self.controls().of(pool).is_some_and(PoolControl::is_paused)
     }
 
     /// The named pools, each with its taken slots, its total slots, and its named value.
@@ -261,7 +261,7 @@ impl Pools {
                 &pool.name,
                 used,
                 total.min(self.slots.total()),
-                self.said().of(&pool.name).cloned(),
+                self.controls().of(&pool.name).cloned(),
             )
         })
     }
@@ -271,8 +271,8 @@ impl Pools {
         at.unwrap_or(self.pools.len() - 1)
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    fn controls(&self) -> MutexGuard<'_, PoolControls> {
+        self.controls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
