@@ -10,7 +10,7 @@ use crate::{
         caught::{caught_async, panicked},
         core::too_slow,
         node::{Answer, Hint, QUIET},
-        pools::Place,
+        pools::Permit,
         under_way::{Part, UnderWay},
     },
     error::BoxFuture,
@@ -23,11 +23,11 @@ impl Attempts {
     pub(crate) async fn claim(self: &Arc<Self>, max: usize) -> StoreResult<Answer> {
         let _turn = self.lost.turn().await;
         // Slots are reserved first, since a claimed task without a slot could not run. Unused ones are freed.
-        let Some(mut places) = self.pools.claiming(max) else {
+        let Some(mut slots) = self.pools.reserve(max) else {
             return Ok(Answer::Idle(None));
         };
         let claimed_at = Instant::now();
-        let claim = places.claim(self.core.worker.clone(), self.core.settings.lease);
+        let claim = slots.claim(self.core.worker.clone(), self.core.settings.lease);
         let core = self.core.clone();
         let mut claiming = Box::pin(async move {
             let timing = core.probes.time("claim");
@@ -57,13 +57,13 @@ impl Attempts {
         let (taken, more) = (claimed.tasks.len(), claimed.next_due.is_some_and(|due| due.is_zero()));
         let mut unasked = 0;
         for task in claimed.tasks {
-            let place = places.place(&task.record);
-            unasked += usize::from(place.is_none());
-            let Some(place) = place.filter(|_| !self.pools.is_paused(&task.record.pool)) else {
+            let permit = slots.permit(&task.record);
+            unasked += usize::from(permit.is_none());
+            let Some(permit) = permit.filter(|_| !self.pools.is_paused(&task.record.pool)) else {
                 self.hand_back(&task.held).await;
                 continue;
             };
-            self.start_claimed(task, place, claimed_at);
+            self.start_claimed(task, permit, claimed_at);
         }
         if unasked > 0 {
             // An error, so that there is a pause: claiming again at once would return the same tasks.
@@ -71,13 +71,13 @@ impl Attempts {
                 format!("the store returned {unasked} tasks that the claim did not ask for; they were handed back");
             return Err(StoreError::new(StoreErrorKind::Unavailable, context));
         }
-        if taken >= places.all() {
+        if taken >= slots.all() {
             return Ok(Answer::More);
         }
         // A store that reports more tasks but returns none counts as empty. Otherwise claiming again at once might
         // never end.
         if taken == 0 || !more {
-            places.found_all(claimed.passed_over);
+            slots.found_all(claimed.passed_over);
         }
         Ok(match (taken, more) {
             (0, true) => Answer::Idle(Some(QUIET)),
@@ -86,12 +86,12 @@ impl Attempts {
         })
     }
 
-    /// Starts a claimed task on this slot.
-    pub(crate) fn start_claimed(self: &Arc<Self>, task: ClaimedTask, place: Place, claimed_at: Instant) {
+    /// Starts a claimed task with this permit.
+    pub(crate) fn start_claimed(self: &Arc<Self>, task: ClaimedTask, permit: Permit, claimed_at: Instant) {
         let start = Start {
             held: task.held,
             request: task.request,
-            place,
+            permit,
             claimed_at,
             attempts: self.enter(),
         };
@@ -141,11 +141,11 @@ impl Attempts {
         request: Arc<CapturedRequest>,
         claimed_at: Instant,
     ) {
-        if let Some(place) = self.pools.place_for(record) {
+        if let Some(permit) = self.pools.permit_for(record) {
             let start = Start {
                 held,
                 request,
-                place,
+                permit,
                 claimed_at,
                 attempts: self.enter(),
             };

@@ -117,8 +117,8 @@ impl Attempts {
         let (mut surplus, mut outcome) = (Vec::new(), Ok(()));
         for claim in lost {
             match self.core.step("take_up", || self.core.ledger.take_up(&claim)).await {
-                Ok(TakenUp::Task(task)) => match self.pools.place_unless_paused(&task.record) {
-                    Some(place) => self.start_claimed(task, place, claimed_at),
+                Ok(TakenUp::Task(task)) => match self.pools.permit_unless_paused(&task.record) {
+                    Some(permit) => self.start_claimed(task, permit, claimed_at),
                     None => surplus.push(task.held),
                 },
                 Ok(TakenUp::ToStop(held)) => surplus.push(held),

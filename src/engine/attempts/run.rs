@@ -27,7 +27,7 @@ use crate::{
         caught::{Panic, caught, let_go},
         node::Hint,
         phase::EndStep,
-        pools::Place,
+        pools::Permit,
         under_way::UnderWay,
     },
     probe::{AttemptInfo, AttemptOutcome, AttemptScope, Event},
@@ -42,7 +42,7 @@ const SAVE_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Start {
     pub(crate) held: Held,
     pub(crate) request: Arc<CapturedRequest>,
-    pub(crate) place: Place,
+    pub(crate) permit: Permit,
     /// When the claim was sent. The lease is counted from here.
     pub(crate) claimed_at: Instant,
     pub(crate) attempts: UnderWay<Attempts>,
@@ -91,7 +91,7 @@ impl Attempts {
         let leave = Leave {
             handler: Handler { replay, scopes },
             live,
-            place: Some(start.place),
+            permit: Some(start.permit),
             attempts: start.attempts,
         };
         self.core.runtime.spawn(run(leave));
@@ -321,7 +321,7 @@ struct Leave {
     /// Dropped first: the slot stays taken until then.
     handler: Handler,
     live: Arc<Live>,
-    place: Option<Place>,
+    permit: Option<Permit>,
     /// Dropped last, since a shutdown waits for it.
     attempts: UnderWay<Attempts>,
 }
@@ -338,7 +338,7 @@ impl Drop for Leave {
         // its context.
         let _ = let_go(self.live.so_far.take());
         self.live.unstick();
-        self.place.take();
+        self.permit.take();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         core::too_slow,
         intake::Intake,
         node::Hint,
-        pools::Place,
+        pools::Permit,
         probes::Timing,
         rates::Counted,
         under_way::{Part, UnderWay},
@@ -115,11 +115,11 @@ impl Intake {
     pub(crate) fn newborn(&self, task: NewTask, reserved: Option<Reserved>, now: Instant) -> (Insert, Newborn) {
         // A delayed task needs no slot yet.
         let is_due = task.delay.is_zero();
-        let place = is_due.then(|| self.attempts.pools.place_for_new(&task.pool, task.tenant.as_ref()));
+        let permit = is_due.then(|| self.attempts.pools.permit_for_new(&task.pool, task.tenant.as_ref()));
         let newborn = Newborn {
             id: task.id,
-            born: place.flatten().map(|place| Born {
-                place,
+            born: permit.flatten().map(|permit| Born {
+                permit,
                 request: task.request.clone(),
             }),
             _reserved: reserved,
@@ -199,7 +199,7 @@ impl Intake {
         };
         let accepted = self.core.clock.uptime(newborn.claimed_at);
         self.core.rates.count(Counted::Accepted, accepted);
-        let Some((held, Born { place, request })) = held.take().zip(newborn.born) else {
+        let Some((held, Born { permit, request })) = held.take().zip(newborn.born) else {
             return true;
         };
         self.attempts.start(
@@ -207,7 +207,7 @@ impl Intake {
             Start {
                 held,
                 request,
-                place,
+                permit,
                 claimed_at: newborn.claimed_at,
                 attempts: self.attempts.enter(),
             },
@@ -217,18 +217,18 @@ impl Intake {
 
     /// Frees the slot of a task that is probably not stored, and looks for the task.
     pub(crate) fn not_confirmed(self: &Arc<Self>, newborn: Newborn) {
-        if let Some(Born { place, request }) = newborn.born {
-            drop(place);
+        if let Some(Born { permit, request }) = newborn.born {
+            drop(permit);
             self.look_for_lost(newborn.id, request, newborn.claimed_at);
         }
     }
 
     fn look_for_lost(self: &Arc<Self>, id: RequestId, request: Arc<CapturedRequest>, claimed_at: Instant) {
-        if let Some(place) = self.searches.take(0) {
+        if let Some(slot) = self.searches.take(0) {
             let entered = self.enter();
             self.core.runtime.spawn(async move {
                 entered.find_lost(id, request, claimed_at).await;
-                drop(place);
+                drop(slot);
             });
         }
     }
@@ -278,6 +278,6 @@ pub(crate) struct Newborn {
 
 /// What a task that is stored as claimed needs to start.
 pub(crate) struct Born {
-    place: Place,
+    permit: Permit,
     pub(crate) request: Arc<CapturedRequest>,
 }

@@ -40,9 +40,9 @@ impl Intake {
             if inserted.iter().any(is_without_room) && intake.has_given_up().await {
                 let of_each = inserted.iter().zip(again).enumerate();
                 let without_room = of_each.filter(|(_, (inserted, _))| is_without_room(inserted));
-                let (places, again): (Vec<_>, _) = without_room.map(|(place, (_, row))| (place, row)).unzip();
-                for (place, answer) in places.into_iter().zip(intake.core.ledger.insert_rows(again).await?) {
-                    inserted[place] = answer;
+                let (indices, again): (Vec<_>, _) = without_room.map(|(index, (_, row))| (index, row)).unzip();
+                for (index, answer) in indices.into_iter().zip(intake.core.ledger.insert_rows(again).await?) {
+                    inserted[index] = answer;
                 }
             }
             Ok(inserted)

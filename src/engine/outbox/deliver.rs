@@ -38,11 +38,11 @@ impl Outbox {
         let mut more = self.give_up_crowded(MANY).await? >= MANY;
         let mut left = max;
         for group in self.destinations.groups() {
-            let mut places = group.take_places(left, Instant::now());
-            if places.is_empty() {
+            let mut slots = group.take_slots(left, Instant::now());
+            if slots.is_empty() {
                 continue;
             }
-            let asked = places.len();
+            let asked = slots.len();
             let claim = DeliveryClaim {
                 from: vec![(group.name.clone(), asked)],
                 lease: self.delivery_lease(group),
@@ -56,11 +56,11 @@ impl Outbox {
                 more = true;
                 group.note_backlog();
             }
-            for (claimed, place) in claimed.into_iter().zip(places.drain(..)) {
+            for (claimed, slot) in claimed.into_iter().zip(slots.drain(..)) {
                 let (outbox, group, application) = (self.enter(), group.clone(), application.clone());
                 self.core
                     .runtime
-                    .spawn(async move { outbox.deliver_one(&*application, &group, claimed, place).await });
+                    .spawn(async move { outbox.deliver_one(&*application, &group, claimed, slot).await });
             }
         }
         Ok(match more {
@@ -78,7 +78,7 @@ impl Outbox {
         group.limit().saturating_add(4 * self.core.settings.store_timeout)
     }
 
-    async fn deliver_one(&self, application: &dyn Application, group: &Group, claimed: ClaimedDelivery, place: Slot) {
+    async fn deliver_one(&self, application: &dyn Application, group: &Group, claimed: ClaimedDelivery, slot: Slot) {
         let started = Instant::now();
         let id = claimed.delivery.id;
         let target = group.target(claimed.delivery.condition);
@@ -126,7 +126,7 @@ impl Outbox {
             self.core
                 .trouble("settling a delivery", &error, self.delivery_lease(group));
         }
-        drop(place);
+        drop(slot);
         if let Some(after) = again.filter(|after| *after < SOON) {
             self.destinations.note_upcoming(now + after);
             self.core.hint(Hint::Outbox);

@@ -118,7 +118,7 @@ pub(crate) struct Group {
     /// The time limit of one try. Read once, so that no code of the application runs during a claim.
     limit: Duration,
     /// The slots of this destination alone, so that a silent receiver delays no other destination.
-    places: Slots,
+    slots: Slots,
     /// Whether more deliveries may be due than there were slots.
     backlog: AtomicBool,
     /// Whether the receiver answers. `None` if the deliveries go to several receivers.
@@ -182,7 +182,7 @@ impl Destinations {
 
     /// The number of free slots.
     pub(crate) fn free(&self) -> usize {
-        self.groups.iter().map(|group| group.places.free()).sum()
+        self.groups.iter().map(|group| group.slots.free()).sum()
     }
 
     /// The destinations to claim for: all except those that have been silent for `silent` or longer.
@@ -230,11 +230,11 @@ impl Group {
         let name = target.name().clone();
         // Hooks are independent of each other, and callbacks go to many hosts: the failure of one says nothing about
         // the next.
-        let one_place = name != Destination::LOCAL && name != Destination::CALLBACK;
+        let has_one_receiver = name != Destination::LOCAL && name != Destination::CALLBACK;
         Self {
-            places: Slots::new(target.places(), freed.clone()),
+            slots: Slots::new(target.places(), freed.clone()),
             backlog: AtomicBool::new(false),
-            health: one_place.then(Mutex::default),
+            health: has_one_receiver.then(Mutex::default),
             limit: target.limit(),
             targets: vec![(on, target)],
             name,
@@ -242,13 +242,13 @@ impl Group {
     }
 
     /// Slots for the deliveries that may begin now.
-    pub(crate) fn take_places(&self, max: usize, now: Instant) -> Vec<Slot> {
+    pub(crate) fn take_slots(&self, max: usize, now: Instant) -> Vec<Slot> {
         let allowed = match self.health().map(|health| health.allows(now)) {
             None | Some(Allowed::All) => max,
-            Some(Allowed::One) if self.places.used() == 0 => max.min(1),
+            Some(Allowed::One) if self.slots.used() == 0 => max.min(1),
             Some(Allowed::One | Allowed::None) => 0,
         };
-        std::iter::from_fn(|| self.places.take(0)).take(allowed).collect()
+        std::iter::from_fn(|| self.slots.take(0)).take(allowed).collect()
     }
 
     /// The target for this kind of end. If there is none, because the settings have changed since the task was stored,

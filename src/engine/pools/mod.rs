@@ -59,16 +59,16 @@ struct TenantState {
     waits: bool,
 }
 
-/// A slot for one handler, counted for its pool and its tenant. Dropping it frees the slot.
+/// The permit to run one handler: a slot, counted for its pool and its tenant. Dropping it frees the slot.
 #[must_use]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     tenant: Option<(Arc<Tenants>, Tenant)>,
     slot: Option<Slot>,
 }
 
 /// The slots that are reserved for a claim.
 #[must_use]
-pub(crate) struct Claiming<'a> {
+pub(crate) struct ClaimSlots<'a> {
     pools: &'a Pools,
     reserved: Reserved,
     asked: Box<[usize]>,
@@ -149,50 +149,51 @@ impl Pools {
         !self.slots.wanted(pool) && !self.slots.is_paused(pool) && used < total && self.slots.free() > 0
     }
 
-    /// A slot for a new task, unless others wait before it. If it returns `None`, the task is counted as waiting.
-    pub(crate) fn place_for_new(&self, pool: &PoolName, tenant: Option<&Tenant>) -> Option<Place> {
+    /// A permit for a new task, unless other tasks wait before it. If it returns `None`, the task is counted as
+    /// waiting.
+    pub(crate) fn permit_for_new(&self, pool: &PoolName, tenant: Option<&Tenant>) -> Option<Permit> {
         let at = self.index(pool);
-        let is_behind_others = || {
+        let others_wait = || {
             let tenants = self.pools[at].tenants.as_ref().filter(|_| tenant.is_some());
             tenants.is_some_and(|tenants| tenants.state().waits)
         };
-        let place = match self.slots.wanted(at) || is_behind_others() {
-            false => self.place(at, tenant),
+        let permit = match self.slots.wanted(at) || others_wait() {
+            false => self.permit(at, tenant),
             true => None,
         };
-        if place.is_none() {
+        if permit.is_none() {
             self.slots.send_to_wait(at);
         }
-        place
+        permit
     }
 
-    /// A slot for a task that this process holds already.
-    pub(crate) fn place_for(&self, record: &TaskRecord) -> Option<Place> {
-        self.place(self.index(&record.pool), record.tenant.as_ref())
+    /// A permit for a task that this process holds already.
+    pub(crate) fn permit_for(&self, record: &TaskRecord) -> Option<Permit> {
+        self.permit(self.index(&record.pool), record.tenant.as_ref())
     }
 
-    /// A slot for a task that this process holds already, unless its pool is paused.
-    pub(crate) fn place_unless_paused(&self, record: &TaskRecord) -> Option<Place> {
+    /// A permit for a task that this process holds already, unless its pool is paused.
+    pub(crate) fn permit_unless_paused(&self, record: &TaskRecord) -> Option<Permit> {
         match self.is_paused(&record.pool) {
             true => None,
-            false => self.place_for(record),
+            false => self.permit_for(record),
         }
     }
 
-    fn place(&self, at: usize, tenant: Option<&Tenant>) -> Option<Place> {
+    fn permit(&self, at: usize, tenant: Option<&Tenant>) -> Option<Permit> {
         let slot = self.slots.take(at)?;
         let tenant = match self.pools[at].tenants.as_ref().zip(tenant) {
             Some((tenants, tenant)) => Some(tenants.hold(tenant)?),
             None => None,
         };
-        Some(Place {
+        Some(Permit {
             tenant,
             slot: Some(slot),
         })
     }
 
     /// Reserves slots for a claim of at most `most` tasks. `None` if no slot is free for any pool.
-    pub(crate) fn claiming(&self, most: usize) -> Option<Claiming<'_>> {
+    pub(crate) fn reserve(&self, most: usize) -> Option<ClaimSlots<'_>> {
         let sent_to_wait = self.slots.sent_to_wait();
         let reserved = self.slots.reserve(most);
         let asked: Box<[_]> = (0..self.pools.len()).map(|pool| reserved.of_pool(pool)).collect();
@@ -202,7 +203,7 @@ impl Pools {
                 self.slots.send_to_wait(pool);
             }
         }
-        let claiming = Claiming {
+        let slots = ClaimSlots {
             pools: self,
             all: reserved.all(),
             asked,
@@ -212,7 +213,7 @@ impl Pools {
         for tenants in self.tenants() {
             tenants.state().claiming = true;
         }
-        (claiming.asked.iter().any(|asked| *asked > 0)).then_some(claiming)
+        (slots.asked.iter().any(|asked| *asked > 0)).then_some(slots)
     }
 
     fn tenants(&self) -> impl Iterator<Item = &Arc<Tenants>> {
@@ -324,7 +325,7 @@ impl Tenants {
     }
 }
 
-impl Claiming<'_> {
+impl ClaimSlots<'_> {
     /// The claim to send to the store.
     pub(crate) fn claim(&self, worker: WorkerId, lease: Duration) -> Claim {
         let mut claim = Claim::new(worker, self.all, lease);
@@ -354,8 +355,8 @@ impl Claiming<'_> {
         self.all
     }
 
-    /// The slot for a task that the claim returned. `None` if no reserved slot of its pool is left.
-    pub(crate) fn place(&mut self, record: &TaskRecord) -> Option<Place> {
+    /// The permit for a task that the claim returned. `None` if no reserved slot of its pool is left.
+    pub(crate) fn permit(&mut self, record: &TaskRecord) -> Option<Permit> {
         let at = self.pools.index(&record.pool);
         let slot = self.reserved.slot(at)?;
         let tenants = self.pools.pools[at].tenants.as_ref();
@@ -363,7 +364,7 @@ impl Claiming<'_> {
             *tenants.state().held.entry(tenant.clone()).or_default() += 1;
             (tenants.clone(), tenant.clone())
         });
-        Some(Place {
+        Some(Permit {
             tenant,
             slot: Some(slot),
         })
@@ -384,7 +385,7 @@ impl Claiming<'_> {
     }
 }
 
-impl Drop for Claiming<'_> {
+impl Drop for ClaimSlots<'_> {
     fn drop(&mut self) {
         for tenants in self.pools.tenants() {
             tenants.state().claiming = false;
@@ -392,7 +393,7 @@ impl Drop for Claiming<'_> {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let tenant = self.tenant.take();
         let waits = tenant.is_some_and(|(tenants, tenant)| tenants.release(&tenant));
@@ -415,10 +416,10 @@ mod tests {
     #[test]
     fn nothing_is_begun_until_it_is_known_which_pools_are_paused() {
         let pools = pools(Pool::new("a"));
-        assert!(pools.claiming(10).is_none());
-        assert!(pools.place_for_new(&PoolName::DEFAULT, None).is_none());
+        assert!(pools.reserve(10).is_none());
+        assert!(pools.permit_for_new(&PoolName::DEFAULT, None).is_none());
         pools.apply(&Controls::default());
-        assert!(pools.claiming(10).is_some());
+        assert!(pools.reserve(10).is_some());
     }
 
     /// The driver has to be woken, because its next poll may be a second away.
@@ -427,12 +428,12 @@ mod tests {
         for passed_over in [false, true] {
             let pools = pools(Pool::new("a").tenant_concurrency(1));
             pools.apply(&Controls::default());
-            let claiming = pools.claiming(10).unwrap();
-            claiming.found_all(passed_over);
-            drop(claiming);
-            let place = pools.place(pools.index(&PoolName::stored("a")), Some(&Tenant::new("anna")));
+            let slots = pools.reserve(10).unwrap();
+            slots.found_all(passed_over);
+            drop(slots);
+            let permit = pools.permit(pools.index(&PoolName::stored("a")), Some(&Tenant::new("anna")));
             pools.slots.take_freed();
-            drop(place.unwrap());
+            drop(permit.unwrap());
             assert_eq!(pools.slots.take_freed(), passed_over);
         }
     }
