@@ -76,12 +76,12 @@ impl Intake {
         if !self.core.phase.is_open() {
             return Accepting::Answered(Err(Unaccepted::ShuttingDown));
         }
-        let (insert, newborn) = self.newborn(task, reserved, Instant::now());
+        let (insert, pending) = self.prepare_insert(task, reserved, Instant::now());
         let timing = self.core.probes.time("insert");
         let answer = match caught(|| self.insert(insert).at_once()) {
             Ok(Ok(answer)) => answer,
             Ok(Err(later)) => {
-                let commit = self.core.runtime.spawn(Self::commit(entered, later, newborn, timing));
+                let commit = self.core.runtime.spawn(Self::commit(entered, later, pending, timing));
                 let limit = self.core.settings.store_timeout;
                 return Accepting::Committing(Box::pin(async move {
                     let answer = Self::answer_within(limit, "insert", commit).await;
@@ -91,7 +91,7 @@ impl Intake {
             Err(panic) => Err(panicked(&panic)),
         };
         let mut answer = timing.end(&self.core.probes, answer);
-        self.answered(&mut answer, newborn);
+        self.answered(&mut answer, pending);
         Accepting::Answered(answer.map_err(Unaccepted::Store))
     }
 
@@ -112,13 +112,18 @@ impl Intake {
     }
 
     /// The insert for a task, and the values that are kept until the store answers.
-    pub(crate) fn newborn(&self, task: NewTask, reserved: Option<Reserved>, now: Instant) -> (Insert, Newborn) {
+    pub(crate) fn prepare_insert(
+        &self,
+        task: NewTask,
+        reserved: Option<Reserved>,
+        now: Instant,
+    ) -> (Insert, PendingInsert) {
         // A delayed task needs no slot yet.
         let is_due = task.delay.is_zero();
         let permit = is_due.then(|| self.attempts.pools.permit_for_new(&task.pool, task.tenant.as_ref()));
-        let newborn = Newborn {
+        let pending = PendingInsert {
             id: task.id,
-            born: permit.flatten().map(|permit| Born {
+            direct_start: permit.flatten().map(|permit| DirectStart {
                 permit,
                 request: task.request.clone(),
             }),
@@ -127,22 +132,22 @@ impl Intake {
         };
         let limits = self.attempts.pools.limits(&task.pool);
         let mut insert = Insert::new(task).within(limits);
-        if newborn.born.is_some() {
+        if pending.direct_start.is_some() {
             insert = insert.born(self.core.worker.clone(), self.core.settings.lease);
         }
-        (insert, newborn)
+        (insert, pending)
     }
 
     /// Completes an insert, in its spawned task.
     async fn commit(
         entered: UnderWay<Self>,
         inserting: Reply<'static, Inserted>,
-        mut newborn: Newborn,
+        mut pending: PendingInsert,
         timing: Timing,
     ) -> StoreResult<Inserted> {
         let mut inserting = caught_async(|| inserting);
-        let until = newborn.claimed_at + entered.core.holds_for();
-        let in_time = match newborn.born {
+        let until = pending.claimed_at + entered.core.holds_for();
+        let in_time = match pending.direct_start {
             Some(_) => timeout_at(until, &mut inserting).await.ok(),
             None => Some((&mut inserting).await),
         };
@@ -152,21 +157,21 @@ impl Intake {
             None => {
                 // Too late to start the task under this claim. A store that never answers must not keep the slot for
                 // ever.
-                newborn.born = None;
+                pending.direct_start = None;
                 inserting.await
             }
         };
         let answer = answer.unwrap_or_else(|panic| Err(panicked(&panic)));
         let mut answer = timing.end(&entered.core.probes, answer);
         match &mut answer {
-            Ok(inserted) if is_late => entered.came_late(inserted).await,
-            answer => entered.answered(answer, newborn),
+            Ok(inserted) if is_late => entered.inserted_late(inserted).await,
+            answer => entered.answered(answer, pending),
         }
         answer
     }
 
     /// Handles an insert that succeeded too late to start its task under its claim: hands the task back.
-    pub(crate) async fn came_late(&self, inserted: &mut Inserted) {
+    pub(crate) async fn inserted_late(&self, inserted: &mut Inserted) {
         if let Inserted::New(_, held) = inserted {
             self.core
                 .rates
@@ -178,28 +183,28 @@ impl Intake {
     }
 
     /// Handles the answer to an insert.
-    fn answered(self: &Arc<Self>, answer: &mut StoreResult<Inserted>, newborn: Newborn) {
+    fn answered(self: &Arc<Self>, answer: &mut StoreResult<Inserted>, pending: PendingInsert) {
         match answer {
             Ok(inserted) => {
-                if self.inserted(inserted, newborn) {
+                if self.inserted(inserted, pending) {
                     self.core.hint(Hint::Work);
                 }
             }
             // It may be stored.
-            Err(error) if error.kind() == StoreErrorKind::Unavailable => self.not_confirmed(newborn),
+            Err(error) if error.kind() == StoreErrorKind::Unavailable => self.not_confirmed(pending),
             Err(_) => {}
         }
     }
 
-    /// Starts the task if it was stored as claimed. Answers whether it waits in the queue instead.
+    /// Starts the task if it was stored as claimed. Returns whether it waits in the queue instead.
     #[must_use]
-    pub(crate) fn inserted(self: &Arc<Self>, inserted: &mut Inserted, newborn: Newborn) -> bool {
+    pub(crate) fn inserted(self: &Arc<Self>, inserted: &mut Inserted, pending: PendingInsert) -> bool {
         let Inserted::New(record, held) = inserted else {
             return false;
         };
-        let accepted = self.core.clock.uptime(newborn.claimed_at);
+        let accepted = self.core.clock.uptime(pending.claimed_at);
         self.core.rates.count(Counted::Accepted, accepted);
-        let Some((held, Born { permit, request })) = held.take().zip(newborn.born) else {
+        let Some((held, DirectStart { permit, request })) = held.take().zip(pending.direct_start) else {
             return true;
         };
         self.attempts.start(
@@ -208,7 +213,7 @@ impl Intake {
                 held,
                 request,
                 permit,
-                claimed_at: newborn.claimed_at,
+                claimed_at: pending.claimed_at,
                 attempts: self.attempts.enter(),
             },
         );
@@ -216,10 +221,10 @@ impl Intake {
     }
 
     /// Frees the slot of a task that is probably not stored, and looks for the task.
-    pub(crate) fn not_confirmed(self: &Arc<Self>, newborn: Newborn) {
-        if let Some(Born { permit, request }) = newborn.born {
+    pub(crate) fn not_confirmed(self: &Arc<Self>, pending: PendingInsert) {
+        if let Some(DirectStart { permit, request }) = pending.direct_start {
             drop(permit);
-            self.look_for_lost(newborn.id, request, newborn.claimed_at);
+            self.look_for_lost(pending.id, request, pending.claimed_at);
         }
     }
 
@@ -265,19 +270,19 @@ impl Intake {
     }
 }
 
-/// A task that is being stored.
-pub(crate) struct Newborn {
+/// An insert that the store has not answered yet.
+pub(crate) struct PendingInsert {
     pub(crate) id: RequestId,
     /// What the task needs to start, if it is stored as claimed.
-    pub(crate) born: Option<Born>,
+    pub(crate) direct_start: Option<DirectStart>,
     /// The share of the body in the budget, kept until the store has answered.
     _reserved: Option<Reserved>,
     /// When the insert was sent. The lease is counted from here.
     pub(crate) claimed_at: Instant,
 }
 
-/// What a task that is stored as claimed needs to start.
-pub(crate) struct Born {
+/// What a task that is stored as claimed needs to start, without waiting in the queue.
+pub(crate) struct DirectStart {
     permit: Permit,
     pub(crate) request: Arc<CapturedRequest>,
 }

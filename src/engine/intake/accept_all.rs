@@ -9,7 +9,7 @@ use crate::{
         caught::{caught, caught_async, panicked},
         intake::{
             Intake,
-            accept::{Newborn, Unaccepted},
+            accept::{PendingInsert, Unaccepted},
         },
         node::Hint,
         probes::Timing,
@@ -37,26 +37,26 @@ impl Intake {
         let now = now.map_err(|panic| Unaccepted::Store(panicked(&panic)))?;
         let asked_at = Instant::now();
         let most = tasks.size_hint().1.unwrap_or(0);
-        let (mut rows, mut newborns) = (Vec::with_capacity(most), Vec::with_capacity(most));
+        let (mut rows, mut inserts) = (Vec::with_capacity(most), Vec::with_capacity(most));
         for task in tasks {
-            let (insert, newborn) = self.newborn(task, None, asked_at);
+            let (insert, pending) = self.prepare_insert(task, None, asked_at);
             rows.push(insert.into_row(now));
-            newborns.push(newborn);
+            inserts.push(pending);
         }
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let timing = self.core.probes.time("insert_all");
         let answer = match caught(|| self.insert_all(rows).at_once()) {
-            Ok(Ok(answer)) => entered.all_answered(timing.end(&self.core.probes, answer), newborns),
+            Ok(Ok(answer)) => entered.all_answered(timing.end(&self.core.probes, answer), inserts),
             Ok(Err(later)) => {
                 let commit = self
                     .core
                     .runtime
-                    .spawn(Self::commit_all(entered, later, newborns, asked_at, timing));
+                    .spawn(Self::commit_all(entered, later, inserts, asked_at, timing));
                 Self::answer_within(self.core.settings.store_timeout, "insert_all", commit).await
             }
-            Err(panic) => entered.all_answered(timing.end(&self.core.probes, Err(panicked(&panic))), newborns),
+            Err(panic) => entered.all_answered(timing.end(&self.core.probes, Err(panicked(&panic))), inserts),
         };
         answer.map_err(Unaccepted::Store)
     }
@@ -65,7 +65,7 @@ impl Intake {
     async fn commit_all(
         entered: UnderWay<Self>,
         inserting: Reply<'static, Vec<Inserted>>,
-        mut newborns: Vec<Newborn>,
+        mut inserts: Vec<PendingInsert>,
         asked_at: Instant,
         timing: Timing,
     ) -> StoreResult<Vec<Inserted>> {
@@ -76,8 +76,8 @@ impl Intake {
         let is_late = in_time.is_none();
         if is_late {
             // Too late to start the tasks under these claims. A store that never answers must not keep slots for ever.
-            for newborn in &mut newborns {
-                newborn.born = None;
+            for insert in &mut inserts {
+                insert.direct_start = None;
             }
         }
         let answer = match in_time {
@@ -91,11 +91,11 @@ impl Intake {
         match answer {
             Ok(mut answers) if is_late => {
                 for inserted in &mut answers {
-                    entered.came_late(inserted).await;
+                    entered.inserted_late(inserted).await;
                 }
                 Ok(answers)
             }
-            answer => entered.all_answered(answer, newborns),
+            answer => entered.all_answered(answer, inserts),
         }
     }
 
@@ -103,20 +103,20 @@ impl Intake {
     fn all_answered(
         self: &Arc<Self>,
         mut answer: StoreResult<Vec<Inserted>>,
-        newborns: Vec<Newborn>,
+        inserts: Vec<PendingInsert>,
     ) -> StoreResult<Vec<Inserted>> {
         match &mut answer {
             Ok(answers) => {
-                let of_each = answers.iter_mut().zip(newborns);
-                let waiting = of_each.filter_map(|(inserted, newborn)| self.inserted(inserted, newborn).then_some(()));
+                let of_each = answers.iter_mut().zip(inserts);
+                let waiting = of_each.filter_map(|(inserted, insert)| self.inserted(inserted, insert).then_some(()));
                 if waiting.count() > 0 {
                     self.core.hint(Hint::Work);
                 }
             }
             // After any error, some of them may be stored.
             Err(_) => {
-                for newborn in newborns {
-                    self.not_confirmed(newborn);
+                for insert in inserts {
+                    self.not_confirmed(insert);
                 }
             }
         }
