@@ -75,7 +75,7 @@ impl Engine {
         ShutdownReport {
             finished: after.ended - before.ended,
             handed_back: after.handed_back - before.handed_back,
-            dropped: left.iter().filter(|live| live.machine().over().is_none()).count(),
+            dropped: left.iter().filter(|live| live.machine().conclusion().is_none()).count(),
         }
     }
 

@@ -24,7 +24,7 @@ enum Phase {
     /// The handler runs.
     Running,
     /// The handler was asked to stop, and is dropped at `until`.
-    Ending { until: Instant, why: Why },
+    Ending { until: Instant, reason: CancelReason },
     /// The handler has ended, and this outcome is to be stored.
     Settling {
         outcome: Outcome,
@@ -33,7 +33,7 @@ enum Phase {
         progress: Writing,
     },
     /// Nothing is left to do.
-    Over(How),
+    Over(Conclusion),
 }
 
 #[derive(Clone, Copy)]
@@ -44,8 +44,9 @@ enum Writing {
     InFlight,
 }
 
+/// Why the handler was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+enum CancelReason {
     Stop,
     Shutdown,
 }
@@ -81,12 +82,12 @@ pub(crate) enum Directive {
     /// Drop the handler if it still exists. Call again at this time at the latest.
     Wait(Instant),
     /// Drop the handler if it still exists. Nothing else is left to do.
-    Over(How),
+    Over(Conclusion),
 }
 
 /// How the attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum Conclusion {
     /// The store answered this to its settlement.
     Settled(Settled, AttemptOutcome),
     /// The claim was lost, or its local deadline passed, before the end was stored.
@@ -125,15 +126,15 @@ impl Attempt {
         match self.phase {
             Phase::Running => Some(self.times_out_at.min(self.held_until)),
             Phase::Ending { until, .. } => Some(until.min(self.times_out_at).min(self.held_until)),
-            Phase::Over(How::Lost) => self.lost_at,
+            Phase::Over(Conclusion::Lost) => self.lost_at,
             Phase::Settling { .. } | Phase::Over(_) => None,
         }
     }
 
     /// How the attempt ended, if it has ended.
-    pub(crate) fn over(&self) -> Option<How> {
+    pub(crate) fn conclusion(&self) -> Option<Conclusion> {
         match self.phase {
-            Phase::Over(how) => Some(how),
+            Phase::Over(conclusion) => Some(conclusion),
             _ => None,
         }
     }
@@ -152,12 +153,12 @@ impl Attempt {
                     }
                 ) => {}
             Input::LeaseLost => self.lose(now),
-            Input::StopAsked => self.cancel(now, Why::Stop),
-            Input::Cut => self.cancel(now, Why::Shutdown),
+            Input::StopAsked => self.cancel(now, CancelReason::Stop),
+            Input::Cut => self.cancel(now, CancelReason::Shutdown),
             Input::Finished(outcome, ended) => self.finish(outcome, ended, now),
             Input::Settled(settled) => {
                 if let Phase::Settling { ended, .. } = self.phase {
-                    self.phase = Phase::Over(How::Settled(settled, ended));
+                    self.phase = Phase::Over(Conclusion::Settled(settled, ended));
                 }
             }
             Input::NotSettled(pause) => {
@@ -184,8 +185,8 @@ impl Attempt {
         }
         match self.phase {
             Phase::Running if now >= self.times_out_at => return Directive::TimedOut,
-            Phase::Ending { until, why } if now >= until.min(self.times_out_at) => {
-                let (outcome, ended) = why.outcome();
+            Phase::Ending { until, reason } if now >= until.min(self.times_out_at) => {
+                let (outcome, ended) = reason.outcome();
                 self.settle(outcome, ended, now);
             }
             _ => {}
@@ -203,7 +204,7 @@ impl Attempt {
                 // second.
                 Writing::InFlight => Directive::Wait(now + Duration::from_secs(1)),
             },
-            Phase::Over(how) => Directive::Over(*how),
+            Phase::Over(conclusion) => Directive::Over(*conclusion),
         }
     }
 
@@ -215,16 +216,16 @@ impl Attempt {
         }
     }
 
-    fn cancel(&mut self, now: Instant, why: Why) {
+    fn cancel(&mut self, now: Instant, reason: CancelReason) {
         match &mut self.phase {
             Phase::Running => {
                 self.phase = Phase::Ending {
                     until: now + self.stop_grace,
-                    why,
+                    reason,
                 };
             }
             // A stop overrides an earlier shutdown: the task must not run again.
-            Phase::Ending { why: present, .. } if why == Why::Stop => *present = Why::Stop,
+            Phase::Ending { reason: present, .. } if reason == CancelReason::Stop => *present = CancelReason::Stop,
             _ => {}
         }
     }
@@ -234,8 +235,8 @@ impl Attempt {
             Phase::Running => self.settle(outcome, ended, now),
             Phase::Ending { .. } if matches!(outcome, Outcome::Succeeded { .. }) => self.settle(outcome, ended, now),
             // The handler ended because it was asked to stop, which is no failure.
-            Phase::Ending { why, .. } => {
-                let (outcome, ended) = why.outcome();
+            Phase::Ending { reason, .. } => {
+                let (outcome, ended) = reason.outcome();
                 self.settle(outcome, ended, now);
             }
             Phase::Settling { .. } | Phase::Over(_) => {}
@@ -253,13 +254,13 @@ impl Attempt {
 
     fn lose(&mut self, now: Instant) {
         if !matches!(self.phase, Phase::Over(_)) {
-            self.phase = Phase::Over(How::Lost);
+            self.phase = Phase::Over(Conclusion::Lost);
             self.lost_at = Some(now);
         }
     }
 }
 
-impl Why {
+impl CancelReason {
     const fn outcome(self) -> (Outcome, AttemptOutcome) {
         match self {
             Self::Stop => (Outcome::Stopped, AttemptOutcome::Stopped),
@@ -327,13 +328,13 @@ mod tests {
         );
         let settled = accepted(TaskState::Failed);
         let over = bench.feed(2, Input::Settled(settled));
-        assert!(matches!(over, Directive::Over(How::Settled(s, AttemptOutcome::Failed)) if s == settled));
+        assert!(matches!(over, Directive::Over(Conclusion::Settled(s, AttemptOutcome::Failed)) if s == settled));
     }
 
     #[test]
     fn nothing_is_written_past_the_local_deadline() {
         let mut bench = Bench::new();
-        assert!(matches!(bench.feed(28, failed()), Directive::Over(How::Lost)));
+        assert!(matches!(bench.feed(28, failed()), Directive::Over(Conclusion::Lost)));
         let mut bench = Bench::new();
         bench.machine.handle(Input::Renewed(bench.at(40)), bench.at(10));
         assert!(
@@ -353,7 +354,7 @@ mod tests {
         bench
             .machine
             .handle(Input::NotSettled(Duration::from_secs(60)), bench.at(6));
-        assert!(matches!(bench.ask(28), Directive::Over(How::Lost)));
+        assert!(matches!(bench.ask(28), Directive::Over(Conclusion::Lost)));
     }
 
     #[test]
@@ -397,12 +398,15 @@ mod tests {
     #[test]
     fn a_lost_lease_ends_it_unless_its_own_settlement_is_on_the_way() {
         let mut bench = Bench::new();
-        assert!(matches!(bench.feed(1, Input::LeaseLost), Directive::Over(How::Lost)));
+        assert!(matches!(
+            bench.feed(1, Input::LeaseLost),
+            Directive::Over(Conclusion::Lost)
+        ));
 
         let mut bench = Bench::new();
         bench.feed(1, failed());
         assert!(matches!(bench.feed(2, Input::LeaseLost), Directive::Wait(_)));
         let settled = bench.feed(3, Input::Settled(accepted(TaskState::Failed)));
-        assert!(matches!(settled, Directive::Over(How::Settled(..))));
+        assert!(matches!(settled, Directive::Over(Conclusion::Settled(..))));
     }
 }

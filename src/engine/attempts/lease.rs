@@ -112,7 +112,10 @@ async fn keep(attempts: Weak<Attempts>, mut stopped: watch::Receiver<bool>) {
 impl Attempts {
     /// Renews the leases of the attempts in `all` that have not ended. Returns whether the store answered.
     pub(crate) async fn renew(&self, all: Vec<Arc<Live>>, limit: Duration) -> bool {
-        let held: Vec<_> = all.into_iter().filter(|live| live.machine().over().is_none()).collect();
+        let held: Vec<_> = all
+            .into_iter()
+            .filter(|live| live.machine().conclusion().is_none())
+            .collect();
         if held.is_empty() {
             return true;
         }

@@ -19,7 +19,7 @@ use crate::{
         attempts::{
             Attempts,
             answering::Taken,
-            attempt::{Attempt, Directive, How, Input},
+            attempt::{Attempt, Conclusion, Directive, Input},
             entry::{Replay, Replayed},
             log::LogTimer,
             running::Live,
@@ -192,9 +192,9 @@ impl Attempts {
                         }
                     }
                     Directive::Wait(until) | Directive::Run(until) => now = live.change_before(until).await,
-                    Directive::Over(how) => {
+                    Directive::Over(conclusion) => {
                         if live.is_first_to_report() {
-                            self.report_end(live, how, now);
+                            self.report_end(live, conclusion, now);
                         }
                         return;
                     }
@@ -220,10 +220,10 @@ impl Attempts {
     }
 
     /// Reports the end of the attempt to probes and waiters.
-    fn report_end(&self, live: &Live, how: How, now: Instant) {
+    fn report_end(&self, live: &Live, conclusion: Conclusion, now: Instant) {
         let id = live.lease.id;
-        match how {
-            How::Settled(Settled::Accepted { state, outbox }, outcome) => {
+        match conclusion {
+            Conclusion::Settled(Settled::Accepted { state, outbox }, outcome) => {
                 if let Some(condition) = state.condition() {
                     self.core.count_end(condition, now);
                 }
@@ -242,15 +242,15 @@ impl Attempts {
                     took: live.started.elapsed(),
                 });
             }
-            How::Settled(Settled::Fenced, _) => self.core.probes.emit(|| Event::Fenced { id }),
-            How::Lost => self.core.probes.emit(|| Event::LeaseLost {
+            Conclusion::Settled(Settled::Fenced, _) => self.core.probes.emit(|| Event::Fenced { id }),
+            Conclusion::Lost => self.core.probes.emit(|| Event::LeaseLost {
                 id,
                 attempt: live.attempt,
             }),
         }
         self.running.note_end(matches!(
-            how,
-            How::Settled(Settled::Accepted { state, .. }, AttemptOutcome::Released) if state.is_queued()
+            conclusion,
+            Conclusion::Settled(Settled::Accepted { state, .. }, AttemptOutcome::Released) if state.is_queued()
         ));
         self.core.watchers.changed(id);
     }
@@ -309,7 +309,7 @@ fn run(mut leave: Leave) -> impl Future<Output = ()> {
             };
         }
         handler.drop_now();
-        if live.has_unsaved() && live.machine().over().is_none() {
+        if live.has_unsaved() && live.machine().conclusion().is_none() {
             Box::pin(attempts.save_last_progress(live)).await;
         }
         attempts.conclude(live, given).await;
@@ -329,8 +329,8 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         self.handler.drop_now();
-        let over = self.live.machine().over();
-        if !matches!(over, Some(How::Settled(..))) {
+        let conclusion = self.live.machine().conclusion();
+        if !matches!(conclusion, Some(Conclusion::Settled(..))) {
             self.attempts.give_up(self.live.lease);
         }
         self.attempts.running.leave(self.live.lease);
