@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio::time::timeout;
 
 use crate::{
-    engine::Gathered,
+    engine::BodyBuffer,
     error::BoxError,
     layer::{Pace, RequestBody, unread},
     wire::Problem,
@@ -40,7 +40,7 @@ pub(super) async fn read_json(headers: &HeaderMap, body: RequestBody) -> Result<
 /// The whole body. Yields regularly, so that other tasks run.
 async fn gathered(body: RequestBody) -> Result<Bytes, BoxError> {
     let mut body = Limited::new(body, BODY_BYTES);
-    let (mut read, mut pace) = (Gathered::default(), Pace::default());
+    let (mut read, mut pace) = (BodyBuffer::default(), Pace::default());
     while let Some(frame) = body.frame().await.transpose()? {
         pace.after(frame.data_ref().map_or(0, Bytes::len)).await?;
         if let Ok(data) = frame.into_data() {

@@ -46,7 +46,7 @@ pub(crate) use self::{
     api_address::ApiAddress,
     attempts::{
         Attempts,
-        answering::{Answering, Gathered},
+        answer_buffer::{AnswerWriter, BodyBuffer},
         entry::{BodyEnd, Entry, Replayed},
     },
     intake::{

@@ -13,7 +13,7 @@ use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    engine::{Accepting, Gathered, Intake, Reserved, Unaccepted},
+    engine::{Accepting, BodyBuffer, Intake, Reserved, Unaccepted},
     error::{BoxError, BoxFuture},
     hook::Callbacks,
     layer::{
@@ -263,7 +263,7 @@ impl Accept {
             return Err(Problem::buffer_full());
         }
         let mut reserved = self.intake().reserve();
-        let mut read = Gathered::default();
+        let mut read = BodyBuffer::default();
         let mut pace = Pace::default();
         let mut read_by = None;
         loop {

@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use tower_service::Service;
 
 use crate::{
-    engine::{Answering, BodyEnd, Entry, Replayed, TaskContext},
+    engine::{AnswerWriter, BodyEnd, Entry, Replayed, TaskContext},
     error::{BoxError, BoxFuture},
     layer::{
         RequestBody,
@@ -56,7 +56,7 @@ where
         self: Arc<Self>,
         stored: CapturedRequest,
         context: TaskContext,
-        answering: Answering,
+        answer: AnswerWriter,
     ) -> BoxFuture<'static, Replayed> {
         // Made outside of the future, to keep the future small.
         let request = match self.request(stored, context) {
@@ -77,8 +77,8 @@ where
             for name in gone.cloned().collect::<Vec<_>>() {
                 head.headers.remove(name);
             }
-            answering.begin(head, self.result_limit);
-            Ok(read_body(pin!(body), &answering).await)
+            answer.begin(head, self.result_limit);
+            Ok(read_body(pin!(body), &answer).await)
         })
     }
 }
@@ -132,7 +132,7 @@ fn headers(stored: &mut CapturedRequest, context: &TaskContext) -> HeaderMap {
 
 /// Reads a body to its end, whatever its length: a streaming handler works while its body is read. The time limit of
 /// the attempt ends an endless body.
-async fn read_body<R>(mut body: Pin<&mut R>, answering: &Answering) -> BodyEnd
+async fn read_body<R>(mut body: Pin<&mut R>, answer: &AnswerWriter) -> BodyEnd
 where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
@@ -144,8 +144,8 @@ where
             None => return BodyEnd::Over,
             Some(Err(error)) => return BodyEnd::BrokenOff(error.into()),
             Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
-                Ok(data) => answering.data(data),
-                Err(Ok(trailers)) => answering.trailers(trailers),
+                Ok(data) => answer.data(data),
+                Err(Ok(trailers)) => answer.trailers(trailers),
                 Err(Err(_)) => {}
             },
         }

@@ -213,7 +213,7 @@ const PARTS: [&[&str]; 4] = [
 const HANDED_OUT: [(&str, &str); 4] = [
     (
         "attempts",
-        "Attempts Answering Gathered BodyEnd Entry Replayed TaskContext AttemptEnd Backoff DoNotRetry RetryPolicy Verdict",
+        "Attempts AnswerWriter BodyBuffer BodyEnd Entry Replayed TaskContext AttemptEnd Backoff DoNotRetry RetryPolicy Verdict",
     ),
     ("outbox", "Outbox Hooks"),
     ("intake", "Intake Accepting Unaccepted Budget Reserved"),

@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap};
 use crate::{
     engine::{
         TaskContext,
-        attempts::{answering::Answering, running::Live},
+        attempts::{answer_buffer::AnswerWriter, running::Live},
     },
     error::{BoxError, BoxFuture},
     task::{CapturedRequest, CapturedResponse},
@@ -20,12 +20,12 @@ use crate::{
 /// The wrapped service, with its types erased.
 pub(crate) trait Entry: Send + Sync {
     /// Replays `request` on a new clone of the service, once the clone is ready. Reads the response to its end, and
-    /// puts it into `answering` as it arrives.
+    /// writes it to `answer` as it arrives.
     fn replay(
         self: Arc<Self>,
         request: CapturedRequest,
         context: TaskContext,
-        answering: Answering,
+        answer: AnswerWriter,
     ) -> BoxFuture<'static, Replayed>;
 }
 
@@ -49,7 +49,7 @@ impl Replay {
             && let Self::Waiting { entry, request, live } = replace(self, Self::Over)
         {
             let context = TaskContext::attached(live.clone());
-            *self = Self::Begun(entry.replay(Arc::unwrap_or_clone(request), context, Answering::of(live)));
+            *self = Self::Begun(entry.replay(Arc::unwrap_or_clone(request), context, AnswerWriter::of(live)));
         }
         match self {
             Self::Begun(replay) => replay.as_mut().poll(cx),
@@ -58,7 +58,8 @@ impl Replay {
     }
 }
 
-/// The result of a replay that did not panic: how the body of its answer ended. The answer is where it arrived.
+/// The result of a replay that did not panic: how the body of its answer ended. The answer is in the
+/// attempt's [`AnswerBuffer`](super::answer_buffer::AnswerBuffer).
 pub(crate) type Replayed = Result<BodyEnd, BoxError>;
 
 /// The service's answer.

@@ -12,7 +12,7 @@ use crate::{
     engine::{
         attempts::{
             Attempts,
-            answering::{Begun, Taken},
+            answer_buffer::{PartialAnswer, Taken},
             entry::{Answer, BodyEnd, Replayed},
             grpc::GrpcFailure,
             retry::{AttemptEnd, Backoff, DoNotRetry, RetryPolicy, Verdict},
@@ -33,11 +33,11 @@ use crate::{
 type Judged = (Option<Verdict>, String, Option<CapturedResponse>, AttemptOutcome);
 
 impl Attempts {
-    /// Judges an attempt that has timed out. `begun` is the part of the answer that has arrived, if any. It is judged
+    /// Judges an attempt that has timed out. `partial` is the part of the answer that has arrived, if any. It is judged
     /// by its head, and the task is not retried after it.
-    pub(crate) fn judge_time_out(&self, live: &Live, begun: Option<Begun>) -> (Outcome, AttemptOutcome) {
-        let judged = match begun {
-            Some(begun) => self.judge_answer(live, begun.ended(BodyEnd::OutOfTime)),
+    pub(crate) fn judge_time_out(&self, live: &Live, partial: Option<PartialAnswer>) -> (Outcome, AttemptOutcome) {
+        let judged = match partial {
+            Some(partial) => self.judge_answer(live, partial.ended(BodyEnd::OutOfTime)),
             None => {
                 let error = format!("the attempt took longer than {}", self.time_limit());
                 Ok((
@@ -59,8 +59,8 @@ impl Attempts {
     /// as panicked. `None` if the attempt timed out in the meantime, and the answer was judged then.
     pub(crate) fn judge(&self, live: &Live, end: Result<Replayed, Panic>) -> Option<(Outcome, AttemptOutcome)> {
         let judged = match end {
-            Ok(Ok(end)) => match live.so_far.take() {
-                Taken::First(Some(begun)) => self.judge_answer(live, begun.ended(end)),
+            Ok(Ok(end)) => match live.answer.take() {
+                Taken::First(Some(partial)) => self.judge_answer(live, partial.ended(end)),
                 Taken::First(None) | Taken::Already => return None,
             },
             Ok(Err(error)) => looked_at(error, |error| {

@@ -1,6 +1,6 @@
 //! [`Attempts`] runs the tasks of this process.
 
-pub(crate) mod answering;
+pub(crate) mod answer_buffer;
 pub(crate) mod attempt;
 mod claim;
 pub(crate) mod context;

@@ -18,7 +18,7 @@ use crate::{
     engine::{
         attempts::{
             Attempts,
-            answering::Taken,
+            answer_buffer::Taken,
             attempt::{Attempt, Conclusion, Directive, Input},
             entry::{Replay, Replayed},
             log::LogTimer,
@@ -88,13 +88,13 @@ impl Attempts {
             }
         };
         self.core.watchers.changed(record.id);
-        let leave = Leave {
+        let guard = AttemptGuard {
             handler: Handler { replay, scopes },
             live,
             permit: Some(start.permit),
             attempts: start.attempts,
         };
-        self.core.runtime.spawn(run(leave));
+        self.core.runtime.spawn(run(guard));
     }
 
     /// Polls the handler again, until it has ended (`None`) or the machine returns a directive other than `Run`.
@@ -206,10 +206,10 @@ impl Attempts {
     /// Judges an attempt that has timed out. Answers `false` if another caller does: both the watchdog and the attempt's
     /// own task may get here.
     fn time_out(&self, live: &Live, now: Instant) -> bool {
-        let Taken::First(begun) = live.so_far.take() else {
+        let Taken::First(partial) = live.answer.take() else {
             return false;
         };
-        let (outcome, ended) = self.judge_time_out(live, begun);
+        let (outcome, ended) = self.judge_time_out(live, partial);
         live.feed(Input::Finished(outcome, ended), now);
         true
     }
@@ -289,14 +289,14 @@ const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(1);
 /// Every attempt has a future of this size, and many handlers and stores are ready at once. So the parts that wait are
 /// boxed, and allocated only when they are needed.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
-fn run(mut leave: Leave) -> impl Future<Output = ()> {
+fn run(mut guard: AttemptGuard) -> impl Future<Output = ()> {
     async move {
-        let Leave {
+        let AttemptGuard {
             handler,
             live,
             attempts,
             ..
-        } = &mut leave;
+        } = &mut guard;
         let mut given = Some(live.machine().directive(live.started));
         if let Some(Directive::Run(_)) = given {
             let is_over = poll_fn(|cx| {
@@ -317,7 +317,7 @@ fn run(mut leave: Leave) -> impl Future<Output = ()> {
 }
 
 /// Cleans up when the attempt's own task ends, or is dropped with its runtime.
-struct Leave {
+struct AttemptGuard {
     /// Dropped first: the slot stays taken until then.
     handler: Handler,
     live: Arc<Live>,
@@ -326,7 +326,7 @@ struct Leave {
     attempts: UnderWay<Attempts>,
 }
 
-impl Drop for Leave {
+impl Drop for AttemptGuard {
     fn drop(&mut self) {
         self.handler.drop_now();
         let conclusion = self.live.machine().conclusion();
@@ -336,7 +336,7 @@ impl Drop for Leave {
         self.attempts.running.leave(self.live.lease);
         // Drops the answer here, inside the guard. It is no longer needed, and the application may keep `live` alive by
         // its context.
-        let _ = let_go(self.live.so_far.take());
+        let _ = let_go(self.live.answer.take());
         self.live.unstick();
         self.permit.take();
     }

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     engine::{
         attempts::{
-            answering::SoFar,
+            answer_buffer::AnswerBuffer,
             attempt::{Attempt, Directive, Input},
         },
         latch::Latch,
@@ -50,8 +50,8 @@ pub(crate) struct Live {
     changed: Notify,
     /// Set when the handler is asked to stop.
     cancel: Latch,
-    /// The answer as far as it has arrived.
-    pub(crate) so_far: SoFar,
+    /// The part of the answer that has arrived.
+    pub(crate) answer: AnswerBuffer,
     progress: Mutex<Option<Progress>>,
     /// Whether the latest progress is still to be stored.
     unsaved: AtomicBool,
@@ -92,7 +92,7 @@ impl Live {
             machine: Mutex::new(machine),
             changed: Notify::new(),
             cancel: Latch::new(),
-            so_far: SoFar::default(),
+            answer: AnswerBuffer::default(),
             progress: Mutex::default(),
             unsaved: AtomicBool::new(false),
             log: OnceLock::new(),
@@ -108,27 +108,28 @@ impl Live {
 
     /// Gives an input to the machine, and wakes the attempt's own task.
     pub(crate) fn feed(&self, input: Input, now: Instant) {
-        self.tell(|machine| machine.handle(input, now));
+        self.with_machine(|machine| machine.handle(input, now));
     }
 
     /// Gives an input to the machine, wakes the attempt's own task, and returns the next directive.
     pub(crate) fn feed_and_ask(&self, input: Input, now: Instant) -> Directive {
-        self.tell(|machine| {
+        self.with_machine(|machine| {
             machine.handle(input, now);
             machine.directive(now)
         })
     }
 
-    fn tell<T>(&self, tell: impl FnOnce(&mut Attempt) -> T) -> T {
+    /// Acts on the machine, and wakes the attempt's own task.
+    fn with_machine<T>(&self, act: impl FnOnce(&mut Attempt) -> T) -> T {
         let mut machine = self.machine();
-        let told = tell(&mut machine);
+        let result = act(&mut machine);
         let cancelled = machine.is_cancelled();
         drop(machine);
         if cancelled {
             self.cancel.set();
         }
         self.changed.notify_one();
-        told
+        result
     }
 
     pub(crate) fn changed(&self) -> &Notify {

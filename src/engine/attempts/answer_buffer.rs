@@ -17,20 +17,20 @@ use crate::{
     task::CapturedResponse,
 };
 
-/// Where a replay puts its answer as it arrives.
-pub(crate) struct Answering(Arc<Live>);
+/// Writes the answer of a replay into the buffer of its attempt, as it arrives.
+pub(crate) struct AnswerWriter(Arc<Live>);
 
-impl Answering {
+impl AnswerWriter {
     pub(crate) const fn of(live: Arc<Live>) -> Self {
         Self(live)
     }
 
     /// Records the head. Up to `limit` bytes of the body are kept.
     pub(crate) fn begin(&self, head: Parts, limit: usize) {
-        self.0.so_far.begin(Begun {
+        self.0.answer.begin(PartialAnswer {
             head,
             limit,
-            body: Gathered::default(),
+            body: BodyBuffer::default(),
             truncated: false,
             trailers: None,
         });
@@ -38,12 +38,12 @@ impl Answering {
 
     /// Adds a part of the body.
     pub(crate) fn data(&self, data: Bytes) {
-        self.0.so_far.change(|begun| begun.push(data));
+        self.0.answer.change(|partial| partial.push(data));
     }
 
     /// Adds trailers.
     pub(crate) fn trailers(&self, trailers: HeaderMap) {
-        self.0.so_far.change(|begun| match &mut begun.trailers {
+        self.0.answer.change(|partial| match &mut partial.trailers {
             Some(all) => all.extend(trailers),
             none => *none = Some(Box::new(trailers)),
         });
@@ -52,14 +52,14 @@ impl Answering {
 
 /// The part of an attempt's answer that has arrived.
 #[derive(Default)]
-pub(crate) struct SoFar(Mutex<State>);
+pub(crate) struct AnswerBuffer(Mutex<State>);
 
 #[derive(Default)]
 enum State {
     /// No head yet.
     #[default]
-    Nothing,
-    Begun(Begun),
+    Empty,
+    Partial(PartialAnswer),
     /// A caller has taken the answer, and judges the attempt by it.
     Taken,
 }
@@ -67,36 +67,36 @@ enum State {
 /// The result of taking the answer.
 pub(crate) enum Taken {
     /// The caller is the first, and judges the attempt by this. `None` if no head has arrived.
-    First(Option<Begun>),
+    First(Option<PartialAnswer>),
     /// Another caller has taken the answer.
     Already,
 }
 
 /// An answer whose head has arrived, with the part of the body that is kept.
-pub(crate) struct Begun {
+pub(crate) struct PartialAnswer {
     head: Parts,
     limit: usize,
-    body: Gathered,
+    body: BodyBuffer,
     truncated: bool,
     /// Boxed, since few answers have any.
     trailers: Option<Box<HeaderMap>>,
 }
 
-impl SoFar {
+impl AnswerBuffer {
     /// Takes what has arrived. Parts that arrive later are ignored.
     pub(crate) fn take(&self) -> Taken {
         match self.with(|state| replace(state, State::Taken)) {
-            State::Nothing => Taken::First(None),
-            State::Begun(begun) => Taken::First(Some(begun)),
+            State::Empty => Taken::First(None),
+            State::Partial(partial) => Taken::First(Some(partial)),
             State::Taken => Taken::Already,
         }
     }
 
-    fn begin(&self, begun: Begun) {
+    fn begin(&self, partial: PartialAnswer) {
         let late = self.with(|state| match state {
-            State::Taken => Some(begun),
+            State::Taken => Some(partial),
             _ => {
-                *state = State::Begun(begun);
+                *state = State::Partial(partial);
                 None
             }
         });
@@ -104,10 +104,10 @@ impl SoFar {
         drop(late);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Begun)) {
+    fn change(&self, change: impl FnOnce(&mut PartialAnswer)) {
         self.with(|state| match state {
-            State::Begun(begun) => change(begun),
-            State::Nothing | State::Taken => {}
+            State::Partial(partial) => change(partial),
+            State::Empty | State::Taken => {}
         });
     }
 
@@ -116,7 +116,7 @@ impl SoFar {
     }
 }
 
-impl Begun {
+impl PartialAnswer {
     fn push(&mut self, data: Bytes) {
         let room = self.limit - self.body.len();
         if data.len() <= room {
@@ -127,7 +127,7 @@ impl Begun {
         }
     }
 
-    /// The whole answer, after its body ended like this.
+    /// The complete answer, after its body ended like this.
     pub(crate) fn ended(self, end: BodyEnd) -> Answer {
         let mut headers = self.head.headers;
         let body = self.body.finish();
@@ -150,14 +150,14 @@ fn length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Joins the frames of a body. A single frame is kept without a copy.
+/// Joins the data frames of a body. A single frame is kept without a copy.
 #[derive(Default)]
-pub(crate) struct Gathered {
+pub(crate) struct BodyBuffer {
     first: Bytes,
     rest: BytesMut,
 }
 
-impl Gathered {
+impl BodyBuffer {
     pub(crate) fn len(&self) -> usize {
         self.first.len() + self.rest.len()
     }
