@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     engine::{
-        attempts::{Attempts, lost::Late, run::Start},
+        attempts::{Attempts, lost::LateClaim, run::Start},
         caught::{caught_async, panicked},
         core::too_slow,
         node::{Answer, Hint, QUIET},
@@ -35,7 +35,7 @@ impl Attempts {
             timing.end(&core.probes, claimed.unwrap_or_else(|panic| Err(panicked(&panic))))
         });
         let Ok(claimed) = timeout(self.core.settings.store_timeout, &mut claiming).await else {
-            let late = Self::claim_late(self.enter(), self.lost.is_late(), claiming, claimed_at);
+            let late = Self::claim_late(self.enter(), self.lost.late_claim(), claiming, claimed_at);
             self.core.runtime.spawn(late);
             return Err(too_slow("claim", self.core.settings.store_timeout));
         };
@@ -112,7 +112,7 @@ impl Attempts {
     /// Otherwise they would be charged with a crash when their leases run out.
     async fn claim_late(
         attempts: UnderWay<Self>,
-        late: Late,
+        late: LateClaim,
         claiming: BoxFuture<'static, StoreResult<Claimed>>,
         claimed_at: Instant,
     ) {

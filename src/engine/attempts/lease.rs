@@ -32,10 +32,11 @@ use crate::{
 };
 
 /// How long after its deadline an attempt counts as blocked. A busy runtime is late by milliseconds, not by a second.
-const PATIENCE: Duration = Duration::from_secs(1);
+const BLOCKED_AFTER: Duration = Duration::from_secs(1);
 
-/// How often the watchdog looks. It adds at most this to the delay until the end of a blocked attempt is stored.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the watchdog checks the attempts. It adds at most this to the delay until the end of a blocked attempt is
+/// stored.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// The running lease thread. It ends when it is stopped, or when the engine is dropped.
 pub(crate) struct LeaseThread {
@@ -91,7 +92,7 @@ async fn keep(attempts: Weak<Attempts>, mut stopped: watch::Receiver<bool>) {
         tokio::select! {
             biased;
             _ = stopped.changed() => return,
-            () = tokio::time::sleep(LOOK_EVERY.min(every)) => {}
+            () = tokio::time::sleep(CHECK_EVERY.min(every)) => {}
         }
         let Some(attempts) = attempts.upgrade() else {
             return;
@@ -99,9 +100,9 @@ async fn keep(attempts: Weak<Attempts>, mut stopped: watch::Receiver<bool>) {
         let all = attempts.running.all();
         let now = Instant::now();
         for live in &all {
-            attempts.look_after(live, now);
+            attempts.check_deadline(live, now);
         }
-        if now + LOOK_EVERY / 2 >= renew_at {
+        if now + CHECK_EVERY / 2 >= renew_at {
             let renewed = attempts.renew(all, every).await;
             // A failed renewal is repeated soon, because a lease has time for only two regular renewals.
             renew_at = now + if renewed { every } else { every / 4 };
@@ -151,8 +152,11 @@ impl Attempts {
     }
 
     /// Concludes an attempt if its own task is overdue, and marks its slot as stuck.
-    fn look_after(self: &Arc<Self>, live: &Arc<Live>, now: Instant) {
-        let overdue = live.machine().due_at().is_some_and(|due_at| now >= due_at + PATIENCE);
+    fn check_deadline(self: &Arc<Self>, live: &Arc<Live>, now: Instant) {
+        let overdue = live
+            .machine()
+            .due_at()
+            .is_some_and(|due_at| now >= due_at + BLOCKED_AFTER);
         if !overdue {
             return;
         }

@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// The pause between a failed claim and the first search. It doubles with each search.
-const FIRST_LOOK: Duration = Duration::from_millis(50);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two searches.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The claims that this process may hold in the store without running their tasks.
 #[derive(Default)]
@@ -57,16 +57,16 @@ impl Lost {
     }
 
     /// Records that a claim takes too long. There is no search while the returned guard exists.
-    pub(crate) fn is_late(self: &Arc<Self>) -> Late {
+    pub(crate) fn late_claim(self: &Arc<Self>) -> LateClaim {
         self.inner().late += 1;
-        Late(self.clone())
+        LateClaim(self.clone())
     }
 }
 
 /// A claim that takes too long and is still under way.
-pub(crate) struct Late(Arc<Lost>);
+pub(crate) struct LateClaim(Arc<Lost>);
 
-impl Drop for Late {
+impl Drop for LateClaim {
     fn drop(&mut self) {
         self.0.inner().late -= 1;
     }
@@ -94,8 +94,8 @@ impl Attempts {
         inner.until = before.max(Some(until));
         drop(inner);
         if before.is_none() {
-            let looking = Looking(Some(self.lost.clone()));
-            self.core.runtime.spawn(look(self.enter(), looking));
+            let search = Search(Some(self.lost.clone()));
+            self.core.runtime.spawn(run(self.enter(), search));
         }
     }
 
@@ -142,9 +142,9 @@ impl Attempts {
 }
 
 /// A search under way. If it panics, dropping this lets the next lost claim start another search.
-struct Looking(Option<Arc<Lost>>);
+struct Search(Option<Arc<Lost>>);
 
-impl Drop for Looking {
+impl Drop for Search {
     fn drop(&mut self) {
         if let Some(lost) = &self.0 {
             lost.inner().until = None;
@@ -152,25 +152,25 @@ impl Drop for Looking {
     }
 }
 
-async fn look(attempts: UnderWay<Attempts>, mut looking: Looking) {
-    let mut pause = FIRST_LOOK;
+async fn run(attempts: UnderWay<Attempts>, mut search: Search) {
+    let mut pause = FIRST_PAUSE;
     loop {
         attempts.core.pause(pause).await;
         // Searches once more after the shutdown has begun: a task that is found gets the same grace as running tasks,
         // or is handed back.
         let is_last = !attempts.core.phase.is_open();
-        pause = (pause * 2).min(LAST_LOOK);
-        let looked = attempts.take_up_lost().await;
+        pause = (pause * 2).min(MAX_PAUSE);
+        let outcome = attempts.take_up_lost().await;
         let now = Instant::now();
         let mut inner = attempts.lost.inner();
-        if looked.is_err() {
+        if outcome.is_err() {
             // The search may have renewed claims that it could not start.
             let until = now + attempts.core.holds_for();
             inner.until = inner.until.max(Some(until));
         }
         if is_last || inner.until.is_none_or(|until| until <= now) {
             inner.until = None;
-            looking.0 = None;
+            search.0 = None;
             return;
         }
     }

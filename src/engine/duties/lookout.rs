@@ -37,13 +37,14 @@ pub(crate) struct Lookout {
     watched_at: Mutex<Option<Instant>>,
     /// The tasks with waiters, as they were last read.
     glances: Mutex<HashMap<RequestId, Option<Glance>>>,
-    others: Mutex<Others>,
+    other_processes: Mutex<OtherProcesses>,
 }
 
+/// The other processes, as last read from the store.
 #[derive(Default)]
-struct Others {
+struct OtherProcesses {
     seen: Vec<Seen>,
-    at: Option<Instant>,
+    read_at: Option<Instant>,
 }
 
 impl Lookout {
@@ -53,14 +54,16 @@ impl Lookout {
             notifies: abilities.notifies,
             watched_at: Mutex::default(),
             glances: Mutex::default(),
-            others: Mutex::default(),
+            other_processes: Mutex::default(),
         }
     }
 
     /// The processes other than `own` whose last beat is at most [`PRESENT`] ago.
-    pub(crate) fn others(&self, own: &Presence, now: Instant) -> Vec<Seen> {
-        let others = lock(&self.others);
-        let since = others.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+    pub(crate) fn other_processes(&self, own: &Presence, now: Instant) -> Vec<Seen> {
+        let others = lock(&self.other_processes);
+        let since = others
+            .read_at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let seen = others.seen.iter().filter(|seen| seen.presence.worker != own.worker);
         let seen = seen.map(|seen| Seen {
             ago: seen.ago + since,
@@ -77,7 +80,7 @@ impl Lookout {
 impl Duties {
     /// Makes the store report changes while there are waiters, and for [`LINGER`] after. Returns whether it reports
     /// them.
-    pub(crate) fn attend_to_others(&self, now: Instant) -> bool {
+    pub(crate) fn update_attention(&self, now: Instant) -> bool {
         if !self.lookout.is_shared {
             return false;
         }
@@ -99,7 +102,7 @@ impl Duties {
     }
 
     /// Acts on the store's news.
-    pub(crate) fn hear(self: &Arc<Self>, news: News, node: &mut Node, now: Instant) {
+    pub(crate) fn apply_news(self: &Arc<Self>, news: News, node: &mut Node, now: Instant) {
         if news.work {
             node.hint(Hint::Work, now);
         }
@@ -166,8 +169,8 @@ impl Duties {
         let store = self.core.ledger.store();
         let me = self.presence(Instant::now());
         if let Ok(seen) = self.core.call("beat", || store.beat(me, PRESENT)).await {
-            let at = Some(Instant::now());
-            *lock(&self.lookout.others) = Others { seen, at };
+            let read_at = Some(Instant::now());
+            *lock(&self.lookout.other_processes) = OtherProcesses { seen, read_at };
         }
     }
 

@@ -97,7 +97,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
         }
         let hints = duties.core.signals.take_hints();
         let now = Instant::now();
-        node.watch(duties.attend_to_others(now), now);
+        node.watch(duties.update_attention(now), now);
         if duties.attempts.pools.slots.take_freed() {
             node.hint(Hint::Work, now);
         }
@@ -151,7 +151,7 @@ pub(crate) async fn drive(duties: Arc<Duties>) {
             news = async { caught_async(|| duties.core.ledger.store().news()).await }, if !quiet => {
                 let now = Instant::now();
                 match news {
-                    Ok(news) => duties.hear(news, &mut node, now),
+                    Ok(news) => duties.apply_news(news, &mut node, now),
                     Err(_) => node.hint(Hint::Work, now),
                 }
                 quiet_until = now + QUIET;
@@ -249,14 +249,14 @@ impl Duties {
             .ok();
         if let Some(counts) = &counts {
             // Reports do not overlap, so swapping is enough.
-            let told = self.set_aside.swap(counts.set_aside, Ordering::Relaxed);
-            if counts.set_aside > told {
-                let values = counts.set_aside - told;
+            let reported = self.set_aside.swap(counts.set_aside, Ordering::Relaxed);
+            if counts.set_aside > reported {
+                let values = counts.set_aside - reported;
                 self.core.probes.emit(|| Event::SetAside { values });
             }
-            let told = self.forgotten_keys.swap(counts.forgotten_keys, Ordering::Relaxed);
-            if counts.forgotten_keys > told {
-                let keys = counts.forgotten_keys - told;
+            let reported = self.forgotten_keys.swap(counts.forgotten_keys, Ordering::Relaxed);
+            if counts.forgotten_keys > reported {
+                let keys = counts.forgotten_keys - reported;
                 self.core.probes.emit(|| Event::KeysForgotten { keys });
             }
         }

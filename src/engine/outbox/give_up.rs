@@ -37,7 +37,7 @@ impl Outbox {
             .core
             .step("give_up_deliveries", || self.core.ledger.give_up_deliveries(give_up))
             .await?;
-        self.tell_given_up(&given_up);
+        self.report_given_up(&given_up);
         Ok(match given_up.len() < max {
             true => Answer::Idle(None),
             false => Answer::More,
@@ -55,11 +55,11 @@ impl Outbox {
             .core
             .step("give_up_crowded", || self.core.ledger.give_up_crowded(answers, max))
             .await?;
-        self.tell_given_up(&given_up);
+        self.report_given_up(&given_up);
         Ok(given_up.len())
     }
 
-    fn tell_given_up(&self, given_up: &[Delivery]) {
+    fn report_given_up(&self, given_up: &[Delivery]) {
         for Delivery { id, destination, .. } in given_up {
             self.core.probes.emit(|| Event::GivenUp { id: *id, destination });
             self.core.watchers.changed(*id);

@@ -370,7 +370,7 @@ impl Tasks {
             Scope::All => {
                 let now = Instant::now();
                 let own = engine.duties.presence(now);
-                let others = engine.duties.lookout.others(&own, now);
+                let others = engine.duties.lookout.other_processes(&own, now);
                 Stats::of_all(counts, own, others)
             }
         })
