@@ -84,7 +84,7 @@ async fn by_pool(
     writer: i64,
     front: &Front<String>,
 ) -> StoreResult<(Vec<Found>, Claims)> {
-    let (mut wary, mut again) = (true, Again::new());
+    let (mut takes_suspect, mut again) = (true, Again::new());
     let bounded = front.since_beside();
     let pools = pools(claim);
     let most: Vec<i64> = claim.pools.iter().map(|of| codec::count(of.max)).collect();
@@ -95,7 +95,17 @@ async fn by_pool(
     );
     let others = codec::count(claim.others);
     let found = loop {
-        let params: [&dyn Param; 9] = [&worker, &max, &lease, &FORMAT, &writer, &pools, &most, &others, &wary];
+        let params: [&dyn Param; 9] = [
+            &worker,
+            &max,
+            &lease,
+            &FORMAT,
+            &writer,
+            &pools,
+            &most,
+            &others,
+            &takes_suspect,
+        ];
         let claimed = match &bounded {
             None => connection.query(sql::CLAIM, &params).await,
             Some(Since { since, .. }) => {
@@ -108,7 +118,7 @@ async fn by_pool(
         match claimed {
             Ok(found) => break found,
             // Another handle claimed a suspect task for the same worker at the same moment.
-            Err(error) if is_second_suspect(&error) && wary => wary = false,
+            Err(error) if is_second_suspect(&error) && takes_suspect => takes_suspect = false,
             Err(error) if again.after_race(&error) => {}
             Err(error) => return Err(unavailable(error)),
         }
@@ -216,7 +226,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
         chosen.push(found.get::<_, Uuid>(2));
     }
     claims.passed_over = allowance.passed_over();
-    let (mut wary, mut again) = (true, Again::new());
+    let (mut takes_suspect, mut again) = (true, Again::new());
     loop {
         let nothing: [String; 0] = [];
         let taken = connection
@@ -231,7 +241,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
                     &&nothing[..],
                     &&[0_i64; 0][..],
                     &0_i64,
-                    &wary,
+                    &takes_suspect,
                 ],
             )
             .await;
@@ -247,7 +257,7 @@ async fn by_tenant(connection: &Connection, claim: &Claim, writer: i64) -> Store
                 }
                 return Ok((taken, claims));
             }
-            Err(error) if is_second_suspect(&error) && wary => wary = false,
+            Err(error) if is_second_suspect(&error) && takes_suspect => takes_suspect = false,
             Err(error) if again.after_race(&error) => {}
             Err(error) => return Err(unavailable(error)),
         }

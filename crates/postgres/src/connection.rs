@@ -165,34 +165,34 @@ impl Server {
         Ok(Ok(Connection::new(client, driver, self.prefix.clone(), self.is_pooled)))
     }
 
-    /// A session, and the task that drives it. Notifications go to `heard`.
-    pub(crate) async fn session(&self, heard: Option<Heard>) -> Result<(Client, Driver), Error> {
+    /// A session, and the task that drives it. The payloads of notifications go to `payloads`.
+    pub(crate) async fn session(&self, payloads: Option<Payloads>) -> Result<(Client, Driver), Error> {
         Ok(match &self.tls {
             Some(tls) => {
                 let (client, connection) = self.config.connect(tls.clone()).await?;
-                (client, Driver(tokio::spawn(drive(connection, heard))))
+                (client, Driver(tokio::spawn(drive(connection, payloads))))
             }
             None => {
                 let (client, connection) = self.config.connect(NoTls).await?;
-                (client, Driver(tokio::spawn(drive(connection, heard))))
+                (client, Driver(tokio::spawn(drive(connection, payloads))))
             }
         })
     }
 }
 
 /// Receives the payloads of notifications.
-pub(crate) type Heard = mpsc::UnboundedSender<String>;
+pub(crate) type Payloads = mpsc::UnboundedSender<String>;
 
 /// Drives a session until it ends. Pending requests fail then.
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: Option<Heard>)
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, payloads: Option<Payloads>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
-        if let (AsyncMessage::Notification(message), Some(heard)) = (message, &heard) {
+        if let (AsyncMessage::Notification(message), Some(payloads)) = (message, &payloads) {
             // The receiver is gone when the session is being dropped.
-            let _ = heard.send(message.payload().to_owned());
+            let _ = payloads.send(message.payload().to_owned());
         }
     }
 }
@@ -230,7 +230,7 @@ impl Drop for Driver {
 pub(crate) struct Pool {
     pub(crate) server: Arc<Server>,
     idle: Mutex<Vec<Connection>>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// Whether callers report what they see on these connections as durable.
     answers: bool,
 }
@@ -240,7 +240,7 @@ impl Pool {
         Self {
             server,
             idle: Mutex::default(),
-            places: Arc::new(Semaphore::new(most)),
+            permits: Arc::new(Semaphore::new(most)),
             answers: false,
         }
     }
@@ -256,8 +256,8 @@ impl Pool {
     /// A connection. It returns to the pool with [`done`](Lent::done); if it is dropped instead, it closes, and its
     /// transaction ends.
     pub(crate) async fn get(self: &Arc<Self>) -> StoreResult<Lent> {
-        let place = self.places.clone().acquire_owned().await;
-        let place = place.map_err(|_| StoreError::closed())?;
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| StoreError::closed())?;
         if self.server.is_closed() {
             return Err(StoreError::closed());
         }
@@ -271,13 +271,13 @@ impl Pool {
             return Ok(Lent {
                 connection,
                 pool: self.clone(),
-                _place: place,
+                _permit: permit,
             });
         }
     }
 
     pub(crate) fn close(&self) {
-        self.places.close();
+        self.permits.close();
         lock(&self.idle).clear();
     }
 }
@@ -286,7 +286,7 @@ impl Pool {
 pub(crate) struct Lent {
     connection: Connection,
     pool: Arc<Pool>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Lent {
@@ -313,20 +313,20 @@ pub(crate) fn unavailable(error: Error) -> StoreError {
         return StoreError::new(StoreErrorKind::Unsupported, USE_POOLED).because(error);
     }
     let context = match error.as_db_error() {
-        Some(said) => format!("the server refused: {}", said.message()),
+        Some(db_error) => format!("the server refused: {}", db_error.message()),
         None => "the server cannot be reached".to_owned(),
     };
     StoreError::new(StoreErrorKind::Unavailable, context).because(error)
 }
 
 /// The driver's error from which [`unavailable`] made this one.
-pub(crate) fn said_by_server(error: &StoreError) -> Option<&Error> {
+pub(crate) fn postgres_error(error: &StoreError) -> Option<&Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
 /// Whether the server cancelled a statement because it took too long.
 pub(crate) fn is_too_slow(error: &StoreError) -> bool {
-    said_by_server(error).is_some_and(|error| error.code() == Some(&SqlState::QUERY_CANCELED))
+    postgres_error(error).is_some_and(|error| error.code() == Some(&SqlState::QUERY_CANCELED))
 }
 
 const USE_POOLED: &str = "a pooler is between the store and the server, which gives it no session of its own: \
@@ -335,9 +335,9 @@ const USE_POOLED: &str = "a pooler is between the store and the server, which gi
 /// Whether this error means that a pooler shares sessions, and the store is not set to `pooled`: PgBouncer rejects the
 /// settings of a session, or the server reports a missing or duplicate prepared statement.
 fn wants_pooled(error: &Error) -> bool {
-    error.as_db_error().is_some_and(|said| {
-        said.message().starts_with("unsupported startup parameter")
-            || [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(said.code())
+    error.as_db_error().is_some_and(|db_error| {
+        db_error.message().starts_with("unsupported startup parameter")
+            || [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(db_error.code())
     })
 }
 

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_postgres::error::SqlState;
 use tower_respond_async::store::{StoreError, StoreResult};
 
-use crate::connection::{Pool, said_by_server};
+use crate::connection::{Pool, postgres_error};
 
 /// The most items, and the most bytes, of one statement.
 const ITEMS: usize = 256;
@@ -172,13 +172,13 @@ async fn answer<W: Writes>(
 
 /// Whether the server refused the data of some item.
 fn is_of_data(error: &StoreError) -> bool {
-    let code = said_by_server(error).and_then(tokio_postgres::Error::code);
+    let code = postgres_error(error).and_then(tokio_postgres::Error::code);
     code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }
 
 /// Whether the statement failed because it waited too long for a lock.
 fn is_held_up(error: &StoreError) -> bool {
-    let code = said_by_server(error).and_then(tokio_postgres::Error::code);
+    let code = postgres_error(error).and_then(tokio_postgres::Error::code);
     code == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 

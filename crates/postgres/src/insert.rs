@@ -92,7 +92,7 @@ fn distinct(items: &[NewRow], open: impl Iterator<Item = usize>) -> Vec<usize> {
 }
 
 /// The result of a statement for one task.
-struct Place {
+struct RowResult {
     full: i32,
     stored: bool,
     keyed: bool,
@@ -129,7 +129,7 @@ impl Inserts {
         loop {
             let connection = pool.get().await?;
             match self.statement(&connection, tasks).await {
-                Ok((places, made)) => {
+                Ok((results, made)) => {
                     pool.server.saw(made.now);
                     let repeated = again.repeated;
                     let attempt = Attempt {
@@ -137,7 +137,7 @@ impl Inserts {
                         is_last,
                         repeated,
                     };
-                    return self.answers(connection, tasks, places, attempt).await;
+                    return self.answers(connection, tasks, results, attempt).await;
                 }
                 Err(error) if again.after_race(&error) => {}
                 // The answer is lost. If the statement took effect, the repetition finds its own tasks stored: see
@@ -155,19 +155,19 @@ impl Inserts {
         }
     }
 
-    async fn statement(&self, connection: &Connection, tasks: &[&NewRow]) -> Result<(Vec<Place>, Made), Error> {
+    async fn statement(&self, connection: &Connection, tasks: &[&NewRow]) -> Result<(Vec<RowResult>, Made), Error> {
         let several = tasks.iter().any(|task| Self::may_wait(task));
         match self.waits {
             _ if !several => {}
             Some(waits) => connection.begin_that_waits(waits),
             None => connection.begin(),
         }
-        let (places, made) = insert(connection, tasks, self.writer).await?;
+        let (results, made) = insert(connection, tasks, self.writer).await?;
         if several {
-            let lost = places
+            let lost = results
                 .iter()
                 .zip(tasks)
-                .filter(|(place, _)| place.keyed && !place.stored);
+                .filter(|(result, _)| result.keyed && !result.stored);
             let lost: Vec<Uuid> = lost.map(|(_, task)| codec::uuid(task.record.id)).collect();
             if !lost.is_empty() {
                 let keys = tasks.iter().filter_map(|task| Some(ClientKey::of(task)?.encode()));
@@ -177,14 +177,14 @@ impl Inserts {
             }
             connection.commit().await?;
         }
-        Ok((places, made))
+        Ok((results, made))
     }
 
     async fn answers(
         &self,
         connection: Lent,
         tasks: &[&NewRow],
-        places: Vec<Place>,
+        results: Vec<RowResult>,
         Attempt {
             made,
             is_last,
@@ -193,8 +193,8 @@ impl Inserts {
     ) -> StoreResult<Vec<Option<Insertion>>> {
         let mut answers = Vec::with_capacity(tasks.len());
         let mut has_known = false;
-        for (task, place) in tasks.iter().zip(places) {
-            if place.stored {
+        for (task, result) in tasks.iter().zip(results) {
+            if result.stored {
                 let row = stored(task, made);
                 self.wire.stored(&row);
                 answers.push(Some(Insertion::New(row)));
@@ -210,9 +210,9 @@ impl Inserts {
             };
             // The limits were checked as if every earlier task of the group had been stored. If one was known instead,
             // a refusal is not final: the task is tried again.
-            let is_full = known.is_none() && place.full != 0 && (is_last || !has_known);
+            let is_full = known.is_none() && result.full != 0 && (is_last || !has_known);
             has_known |= known.is_some();
-            let reason = match place.full {
+            let reason = match result.full {
                 1 => FullReason::Queue,
                 2 => FullReason::Pool,
                 _ => FullReason::Tenant,
@@ -224,7 +224,7 @@ impl Inserts {
     }
 }
 
-async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Result<(Vec<Place>, Made), Error> {
+async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Result<(Vec<RowResult>, Made), Error> {
     // The statement adds the present time to these times, and raises these tokens above the lower bound.
     let rows: Vec<Row> = tasks
         .iter()
@@ -286,12 +286,12 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
         now: found.get(3),
         floor: codec::token(found.get(4)),
     });
-    let places = found.iter().map(|found| Place {
+    let results = found.iter().map(|found| RowResult {
         full: found.get(0),
         stored: found.get(1),
         keyed: found.get(2),
     });
-    Ok((places.collect(), made.unwrap_or_default()))
+    Ok((results.collect(), made.unwrap_or_default()))
 }
 
 /// How many stored tasks may wait before each task of a group. The earlier tasks of the group are subtracted in

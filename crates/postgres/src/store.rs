@@ -29,7 +29,7 @@ use tower_respond_async::{
 use crate::{
     PostgresStoreBuilder, claim, codec,
     commit::Commits,
-    connection::{Again, Lent, PAUSE, Pool, Server, is_too_slow, said_by_server, unavailable},
+    connection::{Again, Lent, PAUSE, Pool, Server, is_too_slow, postgres_error, unavailable},
     due::{self, Fronts},
     front::{Front, LONGEST},
     group::{Group, Writer, Writes},
@@ -107,8 +107,9 @@ struct Inner {
     named: Group<Inserts>,
     commits: Group<Commits>,
     /// For claims, so that they do not wait for other operations.
-    hand: Arc<Pool>,
-    others: Arc<Pool>,
+    claims: Arc<Pool>,
+    /// For operations that have no connections of their own.
+    general: Arc<Pool>,
     /// For renewals, so that they do not wait for other operations.
     leases: Arc<Pool>,
     writers: [Arc<Pool>; 4],
@@ -133,7 +134,7 @@ impl Inner {
     /// Looks at the whole queue. Claims start from the last known fronts in the meantime.
     async fn look_at_all(self: Arc<Self>) {
         let looked = async {
-            let connection = self.others.get().await?;
+            let connection = self.general.get().await?;
             let looked = claim::look_at_all(&connection, &self.queue).await;
             finished(connection, looked)
         };
@@ -163,7 +164,7 @@ macro_rules! ask {
                     lent.done();
                     break Ok(answer);
                 }
-                Err(error) if said_by_server(&error).is_some_and(|error| again.after_loss(error)) => {
+                Err(error) if postgres_error(&error).is_some_and(|error| again.after_loss(error)) => {
                     drop(lent);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -199,13 +200,13 @@ impl PostgresStore {
         let opened = io.run(async move {
             let server = Arc::new(Server::new(config, &builder)?);
             let pool = |most| Arc::new(Pool::new(server.clone(), most));
-            let others = pool(3);
-            ask!(others, |connection| schema::prepare(
+            let general = pool(3);
+            ask!(general, |connection| schema::prepare(
                 connection,
                 &builder.schema,
                 builder.migrate
             ))?;
-            let (durability, now) = ask!(others, |connection| durability(connection, builder.unsafe_durability))?;
+            let (durability, now) = ask!(general, |connection| durability(connection, builder.unsafe_durability))?;
             server.saw(now);
             let boot = fastrand::u64(..);
             let wire = Arc::new(Wire::new(&builder.schema, boot, builder.pooled));
@@ -237,8 +238,8 @@ impl PostgresStore {
                 inserts: Group::start(&runtime, inserts(0, 1, None), None),
                 named: Group::start(&runtime, inserts(2, 3, Some(SHORT)), Some(inserts(3, 3, None))),
                 commits: Group::start(&runtime, commits, None),
-                hand: pool(1),
-                others,
+                claims: pool(1),
+                general,
                 leases: pool(1),
                 writers,
                 fold: Fold::new(server.now()),
@@ -370,7 +371,7 @@ impl TaskStore for PostgresStore {
     fn claim(&self, claim: Claim) -> Reply<'_, Claims> {
         self.run(|inner| async move {
             let asked = Instant::now();
-            let connection = inner.hand.get().await?;
+            let connection = inner.claims.get().await?;
             if asked.elapsed() >= claim.lease {
                 // The engine no longer waits for this claim.
                 connection.done();
@@ -398,12 +399,12 @@ impl TaskStore for PostgresStore {
 
     fn rows<'a>(&'a self, scope: &'a Scope, which: &'a Which) -> Reply<'a, Vec<Row>> {
         let (scope, which) = (scope.clone(), which.clone());
-        self.run(|inner| async move { ask!(inner.others, |connection| read::rows(connection, &scope, &which)) })
+        self.run(|inner| async move { ask!(inner.general, |connection| read::rows(connection, &scope, &which)) })
     }
 
     fn due(&self, what: Due, max: usize) -> Reply<'_, Candidates> {
         self.run(move |inner| async move {
-            let found = ask!(inner.others, |connection| due::due(
+            let found = ask!(inner.general, |connection| due::due(
                 connection,
                 &what,
                 max,
@@ -433,14 +434,14 @@ impl TaskStore for PostgresStore {
     fn claim_deliveries(&self, claim: DeliveryClaim) -> Reply<'_, Vec<ClaimedOutbox>> {
         self.run(|inner| async move {
             // If the answer is lost, the claimed completions become due again when their lease runs out.
-            ask!(inner.hand, |connection| outbox::claim(connection, &claim))
+            ask!(inner.claims, |connection| outbox::claim(connection, &claim))
         })
     }
 
     fn list<'a>(&'a self, scope: &'a Scope, filter: &'a Filter, page: Page) -> Reply<'a, PageOf<Row>> {
         let (scope, filter) = (scope.clone(), filter.clone());
         self.run(|inner| async move {
-            ask!(inner.others, |connection| list::list(
+            ask!(inner.general, |connection| list::list(
                 connection, &scope, &filter, &page
             ))
         })
@@ -449,7 +450,7 @@ impl TaskStore for PostgresStore {
     fn counts<'a>(&'a self, scope: &'a Scope) -> Reply<'a, Counts> {
         let scope = scope.clone();
         self.run(|inner| async move {
-            let (mut counts, now) = ask!(inner.others, |connection| read::counts(connection, &scope))?;
+            let (mut counts, now) = ask!(inner.general, |connection| read::counts(connection, &scope))?;
             inner.server.saw(now);
             counts.set_aside = inner.set_aside.load(Ordering::Relaxed);
             Ok(counts)
@@ -459,13 +460,13 @@ impl TaskStore for PostgresStore {
     fn payload<'a>(&'a self, scope: &'a Scope, id: RequestId, part: Part) -> Reply<'a, Option<Payload>> {
         let scope = scope.clone();
         self.run(
-            move |inner| async move { ask!(inner.others, |connection| read::payload(connection, &scope, id, part)) },
+            move |inner| async move { ask!(inner.general, |connection| read::payload(connection, &scope, id, part)) },
         )
     }
 
     fn set_progress(&self, lease: LeaseRef, progress: Progress) -> Reply<'_, bool> {
         self.run(move |inner| async move {
-            let set = ask!(inner.others, |connection| logs::set_progress(
+            let set = ask!(inner.general, |connection| logs::set_progress(
                 connection, lease, &progress
             ))?;
             inner.wire.changed(lease.id);
@@ -475,7 +476,7 @@ impl TaskStore for PostgresStore {
 
     fn append_log(&self, lease: LeaseRef, lines: Vec<LogLine>) -> Reply<'_, bool> {
         self.run(move |inner| async move {
-            let connection = inner.others.get().await?;
+            let connection = inner.general.get().await?;
             let added = logs::append(&connection, lease, &lines).await;
             let added = finished(connection, added)?;
             inner.wire.changed(lease.id);
@@ -485,15 +486,17 @@ impl TaskStore for PostgresStore {
 
     fn logs<'a>(&'a self, scope: &'a Scope, id: RequestId, query: LogQuery) -> Reply<'a, Vec<LogLine>> {
         let scope = scope.clone();
-        self.run(move |inner| async move { ask!(inner.others, |connection| logs::logs(connection, &scope, id, query)) })
+        self.run(
+            move |inner| async move { ask!(inner.general, |connection| logs::logs(connection, &scope, id, query)) },
+        )
     }
 
     fn prune_keys(&self, limit: usize) -> Reply<'_, usize> {
         self.run(move |inner| async move {
             let limit = crate::codec::count(limit);
-            let pruned = ask!(inner.others, |connection| tidy::prune_keys(connection, limit))?;
+            let pruned = ask!(inner.general, |connection| tidy::prune_keys(connection, limit))?;
             if inner.fold.is_due(inner.server.now()) {
-                ask!(inner.others, |connection| tidy::fold(connection, &inner.schema))?;
+                ask!(inner.general, |connection| tidy::fold(connection, &inner.schema))?;
             }
             Ok(usize::try_from(pruned).unwrap_or(usize::MAX))
         })
@@ -508,19 +511,19 @@ impl TaskStore for PostgresStore {
     }
 
     fn glance(&self, ids: Vec<RequestId>) -> Reply<'_, Vec<Option<Glance>>> {
-        self.run(|inner| async move { ask!(inner.others, |connection| read::glance(connection, &ids)) })
+        self.run(|inner| async move { ask!(inner.general, |connection| read::glance(connection, &ids)) })
     }
 
     fn beat(&self, me: Presence, within: Duration) -> Reply<'_, Vec<Seen>> {
-        self.run(move |inner| async move { ask!(inner.others, |connection| read::beat(connection, &me, within)) })
+        self.run(move |inner| async move { ask!(inner.general, |connection| read::beat(connection, &me, within)) })
     }
 
     fn control(&self, change: Option<ControlChange>) -> Reply<'_, Controls> {
         self.run(|inner| async move {
             let Some(change) = change else {
-                return ask!(inner.others, |connection| control(connection, None));
+                return ask!(inner.general, |connection| control(connection, None));
             };
-            let connection = inner.others.get().await?;
+            let connection = inner.general.get().await?;
             let controls = control(&connection, Some(&change)).await;
             let controls = finished(connection, controls)?;
             if controls.changed {
@@ -533,7 +536,7 @@ impl TaskStore for PostgresStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         let inner = &self.inner;
         inner.server.close();
-        for pool in [&inner.hand, &inner.others, &inner.leases] {
+        for pool in [&inner.claims, &inner.general, &inner.leases] {
             pool.close();
         }
         inner.writers.iter().for_each(|pool| pool.close());

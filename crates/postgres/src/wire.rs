@@ -31,43 +31,45 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The most ids, of 32 digits each, in one notification. The server accepts 8,000 bytes.
 const IDS: usize = 240;
 /// The most received ids that wait until the handle reads its news.
-const REMEMBERED: usize = 4096;
+const KEPT: usize = 4096;
 
 /// Collects the notifications that one handle sends and receives.
 pub(crate) struct Wire {
     /// The news to send.
     outgoing: Mutex<News>,
-    outgo: Notify,
+    /// Notified when there is something to send.
+    send_due: Notify,
     /// The news received.
     incoming: Mutex<News>,
-    heard: Notify,
+    /// Notified when news is received.
+    received: Notify,
     attends: AtomicBool,
     /// Whether this handle must report its presence now.
-    hello: AtomicBool,
-    /// Other handles: when each last reported, and whether it needs the ids of changed tasks.
-    others: Mutex<HashMap<u64, (Instant, bool)>>,
+    report_due: AtomicBool,
+    /// The other handles that are present: when each last reported, and whether it needs the ids of changed tasks.
+    peers: Mutex<HashMap<u64, (Instant, bool)>>,
     /// Behind a pooler, the handle sends and receives nothing: `LISTEN` needs a session of its own.
-    is_mute: bool,
+    is_disabled: bool,
     began: Instant,
     boot: u64,
     pub(crate) channel: String,
 }
 
 impl Wire {
-    pub(crate) fn new(schema: &str, boot: u64, is_mute: bool) -> Self {
+    pub(crate) fn new(schema: &str, boot: u64, is_disabled: bool) -> Self {
         // FNV-1a: the same in every build.
         let channel = schema.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         Self {
             outgoing: Mutex::default(),
-            outgo: Notify::new(),
+            send_due: Notify::new(),
             incoming: Mutex::default(),
-            heard: Notify::new(),
+            received: Notify::new(),
             attends: AtomicBool::new(false),
-            hello: AtomicBool::new(true),
-            others: Mutex::default(),
-            is_mute,
+            report_due: AtomicBool::new(true),
+            peers: Mutex::default(),
+            is_disabled,
             began: Instant::now(),
             boot,
             channel: format!("ra_{channel:016x}"),
@@ -77,8 +79,8 @@ impl Wire {
     pub(crate) fn attend(&self, attention: Attention) {
         let attends = attention == Attention::Changes;
         if self.attends.swap(attends, Ordering::SeqCst) != attends {
-            self.hello.store(true, Ordering::SeqCst);
-            self.outgo.notify_one();
+            self.report_due.store(true, Ordering::SeqCst);
+            self.send_due.notify_one();
         }
     }
 
@@ -88,18 +90,18 @@ impl Wire {
             if !news.is_empty() {
                 return news;
             }
-            self.heard.notified().await;
+            self.received.notified().await;
         }
     }
 
     pub(crate) fn stored(&self, row: &Row) {
-        self.tell(|news| news.work |= row.columns.is_queued());
+        self.enqueue(|news| news.work |= row.columns.is_queued());
         self.changed(row.id);
     }
 
     pub(crate) fn committed(&self, change: &Change) {
         let requeued = change.to.as_ref().is_some_and(|next| next.columns.is_queued());
-        self.tell(|news| {
+        self.enqueue(|news| {
             news.work |= requeued;
             news.outbox |= change.brings_completion();
             if change.asks_to_stop() {
@@ -110,24 +112,25 @@ impl Wire {
     }
 
     pub(crate) fn control(&self) {
-        self.tell(|news| news.control = true);
+        self.enqueue(|news| news.control = true);
     }
 
     pub(crate) fn changed(&self, id: RequestId) {
-        if self.somebody(true) {
-            self.tell(|news| news.changed.push(id));
+        if self.has_peer(Attention::Changes) {
+            self.enqueue(|news| news.changed.push(id));
         }
     }
 
-    /// Whether another handle is present. With `attends`: one that needs the ids of changed tasks. A handle that was
-    /// opened less than [`PRESENT`] ago assumes so.
-    fn somebody(&self, attends: bool) -> bool {
-        let is_there = |(at, attending): &(Instant, bool)| at.elapsed() < PRESENT && (*attending || !attends);
-        !self.is_mute && (self.began.elapsed() < PRESENT || lock(&self.others).values().any(is_there))
+    /// Whether another handle is present: for [`Attention::Changes`], one that needs the ids of changed tasks. A handle
+    /// that was opened less than [`PRESENT`] ago assumes so.
+    fn has_peer(&self, attention: Attention) -> bool {
+        let any = attention == Attention::Work;
+        let is_present = |(at, attends): &(Instant, bool)| at.elapsed() < PRESENT && (any || *attends);
+        !self.is_disabled && (self.began.elapsed() < PRESENT || lock(&self.peers).values().any(is_present))
     }
 
-    fn tell(&self, note: impl FnOnce(&mut News)) {
-        if !self.somebody(false) {
+    fn enqueue(&self, note: impl FnOnce(&mut News)) {
+        if !self.has_peer(Attention::Work) {
             return;
         }
         let mut news = lock(&self.outgoing);
@@ -139,11 +142,11 @@ impl Wire {
         let is_any = !news.is_empty();
         drop(news);
         if is_any {
-            self.outgo.notify_one();
+            self.send_due.notify_one();
         }
     }
 
-    fn hear(&self, payload: &str) {
+    fn receive(&self, payload: &str) {
         let mut parts = payload.split(';');
         let Some(from) = parts.next().and_then(|boot| u64::from_str_radix(boot, 16).ok()) else {
             return;
@@ -154,10 +157,10 @@ impl Wire {
         let what = parts.next().unwrap_or_default();
         if what.contains('h') {
             let seen = (Instant::now(), what.contains('a'));
-            if lock(&self.others).insert(from, seen).is_none() {
+            if lock(&self.peers).insert(from, seen).is_none() {
                 // The other handle is new, and has no report of this one yet.
-                self.hello.store(true, Ordering::SeqCst);
-                self.outgo.notify_one();
+                self.report_due.store(true, Ordering::SeqCst);
+                self.send_due.notify_one();
             }
         }
         let attends = self.attends.load(Ordering::SeqCst);
@@ -177,27 +180,27 @@ impl Wire {
     fn note(&self, note: impl FnOnce(&mut News)) {
         let mut news = lock(&self.incoming);
         note(&mut news);
-        if news.changed.len() + news.stops.len() > REMEMBERED {
+        if news.changed.len() + news.stops.len() > KEPT {
             (news.stops, news.changed) = (Vec::new(), Vec::new());
             news.missed = true;
         }
         let is_any = !news.is_empty();
         drop(news);
         if is_any {
-            self.heard.notify_one();
+            self.received.notify_one();
         }
     }
 
     /// The notification to send now, if there is any.
     fn outgoing(&self) -> Option<String> {
         let news = std::mem::take(&mut *lock(&self.outgoing));
-        let hello = self.hello.swap(false, Ordering::SeqCst);
-        if news.is_empty() && !hello {
+        let reports = self.report_due.swap(false, Ordering::SeqCst);
+        if news.is_empty() && !reports {
             return None;
         }
         let mut what = String::new();
         for (is_so, letter) in [
-            (hello, 'h'),
+            (reports, 'h'),
             (self.attends.load(Ordering::SeqCst), 'a'),
             (news.work, 'w'),
             (news.outbox, 'o'),
@@ -245,44 +248,44 @@ pub(crate) async fn run(server: Arc<Server>, wire: Arc<Wire>, ready: oneshot::Se
                     (news.work, news.outbox, news.control, news.missed) = (true, true, true, true);
                 }),
             }
-            wire.hello.store(true, Ordering::SeqCst);
-            wire.outgo.notify_one();
+            wire.report_due.store(true, Ordering::SeqCst);
+            wire.send_due.notify_one();
             // An error is the end of the connection; the loop opens another.
-            let _ = talk(&wire, &client, messages).await;
+            let _ = exchange(&wire, &client, messages).await;
         }
         sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 
-async fn talk(wire: &Wire, client: &Client, mut messages: mpsc::UnboundedReceiver<String>) -> Result<(), Error> {
-    let (mut sent, mut said) = (Instant::now() - PAUSE, Instant::now());
+async fn exchange(wire: &Wire, client: &Client, mut messages: mpsc::UnboundedReceiver<String>) -> Result<(), Error> {
+    let (mut sent_at, mut reported_at) = (Instant::now() - PAUSE, Instant::now());
     loop {
         tokio::select! {
             message = messages.recv() => match message {
-                Some(message) => wire.hear(&message),
+                Some(message) => wire.receive(&message),
                 None => return Ok(()),
             },
-            () = wire.outgo.notified() => {
-                sleep_until(sent + PAUSE).await;
-                sent = Instant::now();
+            () = wire.send_due.notified() => {
+                sleep_until(sent_at + PAUSE).await;
+                sent_at = Instant::now();
                 if let Some(payload) = wire.outgoing() {
                     client.execute("SELECT pg_notify($1, $2)", &[&wire.channel, &payload]).await?;
                 }
             }
             // This also uses the connection regularly, so that a dead one is detected.
-            () = sleep_until(said + PRESENT / 3) => {
-                said = Instant::now();
-                wire.hello.store(true, Ordering::SeqCst);
-                wire.outgo.notify_one();
+            () = sleep_until(reported_at + PRESENT / 3) => {
+                reported_at = Instant::now();
+                wire.report_due.store(true, Ordering::SeqCst);
+                wire.send_due.notify_one();
             }
         }
     }
 }
 
 async fn listen(server: &Server, channel: &str) -> Result<(Client, mpsc::UnboundedReceiver<String>, Driver), Error> {
-    let (heard, messages) = mpsc::unbounded_channel();
-    let (client, driver) = server.session(Some(heard)).await?;
+    let (sender, messages) = mpsc::unbounded_channel();
+    let (client, driver) = server.session(Some(sender)).await?;
     client.batch_execute(&format!("LISTEN {channel}")).await?;
     Ok((client, messages, driver))
 }
@@ -299,11 +302,14 @@ mod tests {
         here.changed(id);
         here.control();
         let payload = here.outgoing().unwrap_or_default();
-        there.hear(&payload);
-        here.hear(&payload);
+        there.receive(&payload);
+        here.receive(&payload);
         let news = there.news().await;
         assert_eq!((news.changed, news.control, news.work), (vec![id], true, false));
-        assert!(lock(&here.incoming).is_empty(), "it is not told what it told");
+        assert!(
+            lock(&here.incoming).is_empty(),
+            "a handle does not receive its own news"
+        );
     }
 
     #[tokio::test]
@@ -315,7 +321,7 @@ mod tests {
         }
         let payload = here.outgoing().unwrap_or_default();
         assert!(payload.len() < 8000);
-        there.hear(&payload);
+        there.receive(&payload);
         assert!(there.news().await.missed);
     }
 }
