@@ -157,8 +157,13 @@ impl Wire {
         let what = parts.next().unwrap_or_default();
         if what.contains('h') {
             let seen = (Instant::now(), what.contains('a'));
-            if lock(&self.peers).insert(from, seen).is_none() {
-                // The other handle is new, and has no report of this one yet.
+            let mut peers = lock(&self.peers);
+            // A handle that is gone never reports again, so its entry is removed here.
+            peers.retain(|_, (at, _)| at.elapsed() < PRESENT);
+            let is_new = peers.insert(from, seen).is_none();
+            drop(peers);
+            if is_new {
+                // The other handle has no report of this one yet.
                 self.report_due.store(true, Ordering::SeqCst);
                 self.send_due.notify_one();
             }
@@ -323,5 +328,23 @@ mod tests {
         assert!(payload.len() < 8000);
         there.receive(&payload);
         assert!(there.news().await.missed);
+    }
+    /// Each start of a process opens another handle. Without the removal, a long-running process kept an entry for every
+    /// handle that had ever reported.
+    #[tokio::test(start_paused = true)]
+    async fn a_handle_that_no_longer_reports_is_forgotten() {
+        let here = Wire::new("s", 1, false);
+        for boot in 2..=9_u64 {
+            here.receive(&format!("{boot:x};h;;"));
+        }
+        sleep(PRESENT / 2).await;
+        here.receive("a;ha;;");
+        assert_eq!(lock(&here.peers).len(), 9);
+        sleep(PRESENT / 2).await;
+        here.receive("b;h;;");
+        let mut present: Vec<_> = lock(&here.peers).keys().copied().collect();
+        present.sort_unstable();
+        assert_eq!(present, [0xa, 0xb]);
+        assert!(here.has_peer(Attention::Changes));
     }
 }
