@@ -14,7 +14,7 @@ use crate::{
 
 /// How many tasks are kept for a handle until it takes its news: as many as a busy process changes in some tenths of a
 /// second, in 64 KiB.
-const REMEMBERED: usize = 4096;
+const KEPT: usize = 4096;
 
 /// Connects the handles of one store. Clones are the same board.
 ///
@@ -38,7 +38,7 @@ pub struct NewsBoard(Arc<Board>);
 
 #[derive(Debug, Default)]
 struct Board {
-    handles: RwLock<Vec<Weak<Desk>>>,
+    handles: RwLock<Vec<Weak<Inbox>>>,
     /// How many handles receive changes. Readable without the lock, because every change of a task reads it.
     attending: AtomicUsize,
 }
@@ -49,41 +49,43 @@ struct Board {
 #[derive(Debug)]
 pub struct NewsHandle {
     board: NewsBoard,
-    desk: Arc<Desk>,
+    inbox: Arc<Inbox>,
 }
 
+/// The news that one handle has received and not taken yet.
 #[derive(Debug, Default)]
-struct Desk {
+struct Inbox {
     news: Mutex<News>,
     attends: AtomicBool,
-    heard: Notify,
+    received: Notify,
 }
 
 impl NewsBoard {
     /// A new handle. It receives news from now on, until it is dropped.
     #[must_use]
     pub fn handle(&self) -> NewsHandle {
-        let desk = Arc::new(Desk::default());
+        let inbox = Arc::new(Inbox::default());
         let mut handles = self.0.handles.write().unwrap_or_else(PoisonError::into_inner);
         handles.retain(|handle| handle.strong_count() > 0);
-        handles.push(Arc::downgrade(&desk));
+        handles.push(Arc::downgrade(&inbox));
         drop(handles);
         NewsHandle {
             board: self.clone(),
-            desk,
+            inbox,
         }
     }
 
     /// Sends every handle the news that a task may have become runnable.
     pub fn work(&self) {
-        self.tell(None, |_, news| news.work = true);
+        self.send(None, |_, news| news.work = true);
     }
 
-    fn tell(&self, but: Option<&Arc<Desk>>, note: impl Fn(&Desk, &mut News)) {
+    /// Sends news to all handles but `except`.
+    fn send(&self, except: Option<&Arc<Inbox>>, note: impl Fn(&Inbox, &mut News)) {
         let handles = self.0.handles.read().unwrap_or_else(PoisonError::into_inner);
         let others = handles.iter().filter_map(Weak::upgrade);
-        for desk in others.filter(|desk| but.is_none_or(|own| !Arc::ptr_eq(own, desk))) {
-            desk.note(|news| note(&desk, news));
+        for inbox in others.filter(|inbox| except.is_none_or(|own| !Arc::ptr_eq(own, inbox))) {
+            inbox.note(|news| note(&inbox, news));
         }
     }
 }
@@ -92,7 +94,7 @@ impl NewsHandle {
     /// Sets which news this handle receives.
     pub fn attend(&self, attention: Attention) {
         let attends = attention == Attention::Changes;
-        if self.desk.attends.swap(attends, Ordering::SeqCst) != attends {
+        if self.inbox.attends.swap(attends, Ordering::SeqCst) != attends {
             match attends {
                 true => self.board.0.attending.fetch_add(1, Ordering::SeqCst),
                 false => self.board.0.attending.fetch_sub(1, Ordering::SeqCst),
@@ -107,11 +109,11 @@ impl NewsHandle {
     /// If the future is dropped, nothing is lost: the next call answers with the same news.
     pub async fn news(&self) -> News {
         loop {
-            let news = std::mem::take(&mut *self.desk.news());
+            let news = std::mem::take(&mut *self.inbox.news());
             if !news.is_empty() {
                 return news;
             }
-            self.desk.heard.notified().await;
+            self.inbox.received.notified().await;
         }
     }
 
@@ -122,18 +124,18 @@ impl NewsHandle {
 
     /// Sends the other handles the news that a completion is due.
     pub fn outbox(&self) {
-        self.board.tell(Some(&self.desk), |_, news| news.outbox = true);
+        self.board.send(Some(&self.inbox), |_, news| news.outbox = true);
     }
 
     /// Sends the other handles the news that a named value has changed.
     pub fn control(&self) {
-        self.board.tell(Some(&self.desk), |_, news| news.control = true);
+        self.board.send(Some(&self.inbox), |_, news| news.control = true);
     }
 
     /// Sends the other handles the news that a held task was asked to stop.
     pub fn stop(&self, id: RequestId) {
         self.board
-            .tell(Some(&self.desk), |_, news| remember(news, id, |news| &mut news.stops));
+            .send(Some(&self.inbox), |_, news| add_id(news, id, |news| &mut news.stops));
     }
 
     /// Sends the news that a task has changed to the other handles that receive changes. Costs one load if there are
@@ -142,9 +144,9 @@ impl NewsHandle {
         if self.board.0.attending.load(Ordering::SeqCst) == 0 {
             return;
         }
-        self.board.tell(Some(&self.desk), |desk, news| {
-            if desk.attends.load(Ordering::SeqCst) {
-                remember(news, id, |news| &mut news.changed);
+        self.board.send(Some(&self.inbox), |inbox, news| {
+            if inbox.attends.load(Ordering::SeqCst) {
+                add_id(news, id, |news| &mut news.changed);
             }
         });
     }
@@ -156,14 +158,14 @@ impl Drop for NewsHandle {
     }
 }
 
-impl Desk {
+impl Inbox {
     fn note(&self, note: impl FnOnce(&mut News)) {
         let mut news = self.news();
         note(&mut news);
-        let heard = !news.is_empty();
+        let is_any = !news.is_empty();
         drop(news);
-        if heard {
-            self.heard.notify_one();
+        if is_any {
+            self.received.notify_one();
         }
     }
 
@@ -172,7 +174,7 @@ impl Desk {
     }
 }
 
-fn remember(news: &mut News, id: RequestId, list: impl FnOnce(&mut News) -> &mut Vec<RequestId>) {
+fn add_id(news: &mut News, id: RequestId, list: impl FnOnce(&mut News) -> &mut Vec<RequestId>) {
     if news.missed {
         return;
     }
@@ -180,7 +182,7 @@ fn remember(news: &mut News, id: RequestId, list: impl FnOnce(&mut News) -> &mut
     if list.last() == Some(&id) {
         return;
     }
-    match list.len() < REMEMBERED {
+    match list.len() < KEPT {
         true => list.push(id),
         false => {
             (news.stops, news.changed) = Default::default();
@@ -199,12 +201,12 @@ mod tests {
         RequestId::from_bytes(bytes)
     }
 
-    fn heard(handle: &NewsHandle) -> News {
-        std::mem::take(&mut *handle.desk.news())
+    fn received(handle: &NewsHandle) -> News {
+        std::mem::take(&mut *handle.inbox.news())
     }
 
     #[test]
-    fn what_one_handle_does_the_others_hear_and_it_does_not_itself() {
+    fn other_handles_receive_the_news_of_a_handle_and_it_does_not_itself() {
         let board = NewsBoard::default();
         let (here, there) = (board.handle(), board.handle());
         here.outbox();
@@ -216,11 +218,11 @@ mod tests {
             stops: vec![id(1)],
             ..News::default()
         };
-        assert_eq!(heard(&there), expected);
-        assert!(heard(&here).is_empty());
+        assert_eq!(received(&there), expected);
+        assert!(received(&here).is_empty());
         here.work();
-        assert!(heard(&here).work && heard(&there).work, "work is for all");
-        assert!(heard(&there).is_empty(), "once");
+        assert!(received(&here).work && received(&there).work, "work is for all");
+        assert!(received(&there).is_empty(), "once");
     }
 
     #[test]
@@ -228,31 +230,31 @@ mod tests {
         let board = NewsBoard::default();
         let (here, there, third) = (board.handle(), board.handle(), board.handle());
         here.changed(id(1));
-        assert!(heard(&there).is_empty());
+        assert!(received(&there).is_empty());
         there.attend(Attention::Changes);
         there.attend(Attention::Changes);
         for number in [1, 2, 2] {
             here.changed(id(number));
         }
-        assert_eq!(heard(&there).changed, [id(1), id(2)]);
-        assert!(heard(&third).is_empty());
+        assert_eq!(received(&there).changed, [id(1), id(2)]);
+        assert!(received(&third).is_empty());
         drop(there);
         assert_eq!(board.0.attending.load(Ordering::SeqCst), 0);
     }
 
     #[test]
-    fn more_than_can_be_remembered_is_said_to_be_missed() {
+    fn more_ids_than_are_kept_are_reported_as_missed() {
         let board = NewsBoard::default();
         let (here, there) = (board.handle(), board.handle());
         there.attend(Attention::Changes);
-        for number in 0..=REMEMBERED as u32 {
+        for number in 0..=KEPT as u32 {
             here.changed(id(number));
         }
         here.stop(id(1));
-        let news = heard(&there);
+        let news = received(&there);
         assert!(news.missed && news.changed.is_empty() && news.stops.is_empty());
         here.changed(id(1));
-        assert_eq!(heard(&there).changed, [id(1)]);
+        assert_eq!(received(&there).changed, [id(1)]);
     }
 
     #[tokio::test]

@@ -53,12 +53,12 @@ impl Timeline {
             .take_while(|other| **other > moment)
             .count();
         if newer < NEAR {
-            let place = self.0.len() - newer;
-            if place == 0 || self.0[place - 1] != moment {
-                self.0.insert(place, moment);
+            let index = self.0.len() - newer;
+            if index == 0 || self.0[index - 1] != moment {
+                self.0.insert(index, moment);
             }
-        } else if let Err(place) = self.0.binary_search(&moment) {
-            self.0.insert(place, moment);
+        } else if let Err(index) = self.0.binary_search(&moment) {
+            self.0.insert(index, moment);
         }
     }
 
@@ -66,8 +66,8 @@ impl Timeline {
     pub fn remove(&mut self, moment: Moment) {
         if self.0.front() == Some(&moment) {
             self.0.pop_front();
-        } else if let Ok(place) = self.0.binary_search(&moment) {
-            self.0.remove(place);
+        } else if let Ok(index) = self.0.binary_search(&moment) {
+            self.0.remove(index);
         }
     }
 

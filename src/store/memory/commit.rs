@@ -49,7 +49,7 @@ impl MemoryStore {
         drop(tasks);
         drop((old_request, old_response));
         if replaced.key {
-            self.place_key(id);
+            self.count_key(id);
         }
         if replaced.grown {
             self.make_up_for(id);
@@ -75,11 +75,11 @@ impl MemoryStore {
     ///
     /// Names come before shards in the lock order. Therefore this is a separate step after the change of the task, and
     /// it reads both anew. In between, the key is known, and counted in one of the two places.
-    fn place_key(&self, id: RequestId) {
+    fn count_key(&self, id: RequestId) {
         let room = &self.inner.room;
         let mut names = self.names();
         let mut tasks = self.tasks(id);
-        let Some(kept) = tasks.get_mut(id).filter(|kept| kept.is_key_misplaced()) else {
+        let Some(kept) = tasks.get_mut(id).filter(|kept| kept.is_key_miscounted()) else {
             return;
         };
         let freed = match kept.key.take() {

@@ -17,22 +17,22 @@ use crate::{store::kit::ClientKey, task::Tenant};
 pub(super) struct EndedKeys {
     bytes: usize,
     max_bytes: usize,
-    order: BTreeMap<Place, Arc<ClientKey>>,
+    order: BTreeMap<KeyNumber, Arc<ClientKey>>,
     shares: HashMap<Option<Tenant>, Share>,
     next: u64,
     /// How many keys were removed to make room.
     pub(super) forgotten: u64,
 }
 
-/// The position of a key in the order.
+/// The sequence number of a key: keys are numbered as they are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(u64);
+pub(super) struct KeyNumber(u64);
 
 /// The keys of one tenant.
 #[derive(Debug, Default)]
 struct Share {
     bytes: usize,
-    order: BTreeSet<Place>,
+    order: BTreeSet<KeyNumber>,
 }
 
 impl EndedKeys {
@@ -53,26 +53,28 @@ impl EndedKeys {
         self.bytes
     }
 
-    pub(super) fn add(&mut self, key: Arc<ClientKey>) -> Place {
-        let place = Place(self.next);
+    pub(super) fn add(&mut self, key: Arc<ClientKey>) -> KeyNumber {
+        let number = KeyNumber(self.next);
         self.next += 1;
         let weight = weight_of_key(&key);
         let share = self.shares.entry(key.tenant.clone()).or_default();
         share.bytes += weight;
-        share.order.insert(place);
+        share.order.insert(number);
         self.bytes += weight;
-        self.order.insert(place, key);
-        place
+        self.order.insert(number, key);
+        number
     }
 
     /// Removes a key, and returns how many bytes it took.
-    pub(super) fn remove(&mut self, place: Place) -> usize {
-        let Some(key) = self.order.remove(&place) else { return 0 };
+    pub(super) fn remove(&mut self, number: KeyNumber) -> usize {
+        let Some(key) = self.order.remove(&number) else {
+            return 0;
+        };
         let weight = weight_of_key(&key);
         self.bytes -= weight;
         if let Some(share) = self.shares.get_mut(&key.tenant) {
             share.bytes -= weight;
-            share.order.remove(&place);
+            share.order.remove(&number);
             if share.order.is_empty() {
                 self.shares.remove(&key.tenant);
             }
@@ -80,13 +82,13 @@ impl EndedKeys {
         weight
     }
 
-    pub(super) fn key_at(&self, place: Place) -> Option<Arc<ClientKey>> {
-        self.order.get(&place).cloned()
+    pub(super) fn key_at(&self, number: KeyNumber) -> Option<Arc<ClientKey>> {
+        self.order.get(&number).cloned()
     }
 
     /// The key to remove after one of `tenant` was added: the tenant's oldest if it uses more than its share, or else
     /// the oldest of all if there are more than the bound allows.
-    pub(super) fn beyond(&self, tenant: Option<&Tenant>) -> Option<Place> {
+    pub(super) fn beyond(&self, tenant: Option<&Tenant>) -> Option<KeyNumber> {
         let own = self.shares.get(&tenant.cloned());
         match own.filter(|own| own.bytes > self.max_bytes / 2) {
             Some(own) => own.order.first().copied(),
@@ -94,7 +96,7 @@ impl EndedKeys {
         }
     }
 
-    pub(super) fn oldest(&self) -> Option<Place> {
-        self.order.first_key_value().map(|(place, _)| *place)
+    pub(super) fn oldest(&self) -> Option<KeyNumber> {
+        self.order.first_key_value().map(|(number, _)| *number)
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::ended_keys::{EndedKeys, Place};
+use super::ended_keys::{EndedKeys, KeyNumber};
 use crate::{
     store::{
         KnownBy, NewRow,
@@ -28,9 +28,9 @@ pub(super) struct Names {
 #[derive(Clone, Copy, Debug)]
 struct Key {
     known: KnownKey,
-    /// Its position among the keys of ended tasks. `None` for the key of a live task: it is counted with its task, and
+    /// Its number among the keys of ended tasks. `None` for the key of a live task: it is counted with its task, and
     /// never removed to make room.
-    ended: Option<Place>,
+    ended: Option<KeyNumber>,
 }
 
 /// What the names and keys of other tasks mean for a new task.
@@ -116,8 +116,8 @@ impl Names {
             return None;
         }
         let shared = shared.clone();
-        let place = self.ended.add(shared);
-        self.keys.get_mut(key)?.ended = Some(place);
+        let number = self.ended.add(shared);
+        self.keys.get_mut(key)?.ended = Some(number);
         let mut freed = 0;
         while let Some(oldest) = self.ended.beyond(key.tenant.as_ref()) {
             freed += self.forget_for_room(oldest);
@@ -178,8 +178,8 @@ impl Names {
         (count, freed)
     }
 
-    fn forget_for_room(&mut self, place: Place) -> usize {
-        let Some(key) = self.ended.key_at(place) else { return 0 };
+    fn forget_for_room(&mut self, number: KeyNumber) -> usize {
+        let Some(key) = self.ended.key_at(number) else { return 0 };
         let freed = self.remove(&key);
         self.ended.forgotten += 1;
         freed
@@ -191,7 +191,7 @@ impl Names {
             return 0;
         };
         self.windows.remove(&(of.known.until, shared));
-        of.ended.map_or(0, |place| self.ended.remove(place))
+        of.ended.map_or(0, |number| self.ended.remove(number))
     }
 }
 

@@ -95,8 +95,8 @@ impl Kept {
         self.weight
     }
 
-    /// Whether its key is counted in the wrong place, because the task has ended or was run again.
-    pub(super) const fn is_key_misplaced(&self) -> bool {
+    /// Whether its key is counted wrongly, because the task has ended or was run again.
+    pub(super) const fn is_key_miscounted(&self) -> bool {
         match &self.key {
             Some(KeptKey::Own(_)) => self.row.columns.state.is_terminal(),
             Some(KeptKey::Ended(_)) => !self.row.columns.state.is_terminal(),
@@ -113,7 +113,7 @@ pub(super) struct Replaced {
     pub(super) work: bool,
     /// The task takes more room than before.
     pub(super) grown: bool,
-    /// Its key is [misplaced](Kept::is_key_misplaced).
+    /// Its key is [misplaced](Kept::is_key_miscounted).
     pub(super) key: bool,
 }
 
@@ -156,8 +156,8 @@ impl Tasks {
         if kept.row.columns.is_held() {
             self.held.insert(kept.row.id);
         }
-        if let MapEntry::Vacant(place) = self.kept.entry(kept.row.id) {
-            place.insert(Box::new(kept));
+        if let MapEntry::Vacant(entry) = self.kept.entry(kept.row.id) {
+            entry.insert(Box::new(kept));
         }
     }
 
@@ -186,7 +186,7 @@ impl Tasks {
         Replaced {
             work: around.queue.follow(Some(&before), Some(after)),
             grown,
-            key: kept.is_key_misplaced(),
+            key: kept.is_key_miscounted(),
         }
     }
 
