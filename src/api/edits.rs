@@ -178,10 +178,10 @@ fn restore_header(
     Ok((name, value))
 }
 
-fn nothing_redacted(place: &str, missing: &NothingStored) -> Problem {
+fn nothing_redacted(part: &str, missing: &NothingStored) -> Problem {
     let key = Problem::quoted(&missing.key);
     bad(format!(
-        "has {REDACTED} as {key} in the {place}, which the stored request lacks there; give its value"
+        "has {REDACTED} as {key} in the {part}, which the stored request lacks there; give its value"
     ))
 }
 

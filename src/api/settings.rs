@@ -187,20 +187,21 @@ impl<'a> SettingsDocument<'a> {
 
 /// The destinations of tasks that are accepted now.
 fn destinations(tasks: &Tasks) -> Vec<Destination> {
-    let told = tasks.subscriptions().iter();
-    told.map(|subscription| Destination {
-        destination: subscription.destination.to_string(),
-        on: [
-            (Condition::Success, "success"),
-            (Condition::Failure, "failure"),
-            (Condition::Stop, "stop"),
-        ]
-        .into_iter()
-        .filter(|(condition, _)| subscription.on.contains(*condition))
-        .map(|(_, name)| name)
-        .collect(),
-    })
-    .collect()
+    let subscriptions = tasks.subscriptions().iter();
+    subscriptions
+        .map(|subscription| Destination {
+            destination: subscription.destination.to_string(),
+            on: [
+                (Condition::Success, "success"),
+                (Condition::Failure, "failure"),
+                (Condition::Stop, "stop"),
+            ]
+            .into_iter()
+            .filter(|(condition, _)| subscription.on.contains(*condition))
+            .map(|(_, name)| name)
+            .collect(),
+        })
+        .collect()
 }
 
 fn millis(time: Duration) -> u64 {

@@ -41,13 +41,14 @@ impl Content {
     pub fn of(headers: &HeaderMap, body: &[u8]) -> Self {
         Self {
             size: body.len() as u64,
-            content_type: said(headers, header::CONTENT_TYPE, Self::TYPE_BYTES),
-            content_encoding: said(headers, header::CONTENT_ENCODING, Self::ENCODING_BYTES),
+            content_type: header_text(headers, header::CONTENT_TYPE, Self::TYPE_BYTES),
+            content_encoding: header_text(headers, header::CONTENT_ENCODING, Self::ENCODING_BYTES),
         }
     }
 }
 
-fn said<'a>(headers: &'a HeaderMap, name: HeaderName, longest: usize) -> Option<Arc<str>> {
+/// The values of a header, joined by commas. `None` if there is none, or if the text is longer than `longest`.
+fn header_text<'a>(headers: &'a HeaderMap, name: HeaderName, longest: usize) -> Option<Arc<str>> {
     let mut values = headers.get_all(name).iter();
     let text = |value: &'a HeaderValue| match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => Cow::Borrowed(text),
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_body_is_stands_in_its_headers() {
+    fn size_and_type_are_read_from_the_message() {
         assert_eq!(Content::of(&HeaderMap::new(), b""), Content::default());
         let mut headers = HeaderMap::new();
         headers.append("content-type", HeaderValue::from_bytes(b"a/b; c=\xff").unwrap());

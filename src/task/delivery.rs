@@ -407,9 +407,9 @@ impl TaskRecord {
     /// generations. It is not the index among those kept, which changes when the task is run again.
     pub(crate) fn delivery_number(&self, delivery: &Delivery) -> u64 {
         let mut subscriptions = self.subscriptions.iter();
-        let place = subscriptions.position(|subscription| subscription.destination == delivery.destination);
+        let index = subscriptions.position(|subscription| subscription.destination == delivery.destination);
         let before = u64::from(delivery.generation.saturating_sub(1)) * Subscriptions::MOST as u64;
-        before + place.unwrap_or_default() as u64 + 1
+        before + index.unwrap_or_default() as u64 + 1
     }
 
     /// When the task came to rest: when it ended, or when its last failed delivery was given up. Retention counts from

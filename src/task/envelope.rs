@@ -81,8 +81,8 @@ impl CapturedRequest {
 
     /// How many extensions the request had when it was captured that a replay does not have.
     pub(crate) fn left_out(&self) -> usize {
-        let said = self.carried.iter().find(|(name, _)| name == Self::LEFT_OUT);
-        let number = said.and_then(|(_, number)| std::str::from_utf8(number).ok()?.parse().ok());
+        let left_out = self.carried.iter().find(|(name, _)| name == Self::LEFT_OUT);
+        let number = left_out.and_then(|(_, number)| std::str::from_utf8(number).ok()?.parse().ok());
         number.unwrap_or(0)
     }
 

@@ -154,8 +154,8 @@ impl TaskRecord {
                 self.life.attempt -= 1;
                 self.life.deferrals += 1;
                 self.life.error = Some(bounded(error));
-                let said = Arc::from(format!("{DEFERRED}{error}"));
-                self.wait(next, now.saturating_add(*after), now, Some(said));
+                let detail = Arc::from(format!("{DEFERRED}{error}"));
+                self.wait(next, now.saturating_add(*after), now, Some(detail));
             }
             Outcome::HandedOn { error } => {
                 self.life.attempt -= 1;
@@ -163,8 +163,8 @@ impl TaskRecord {
                 let first = *self.life.handed_on_at.get_or_insert(now);
                 let [shortest, longest] = HANDED_ON_WAIT;
                 let after = now.since(first).clamp(shortest, longest);
-                let said = Arc::from(format!("{HANDED_ON}{error}"));
-                self.wait(next, now.saturating_add(after), now, Some(said));
+                let detail = Arc::from(format!("{HANDED_ON}{error}"));
+                self.wait(next, now.saturating_add(after), now, Some(detail));
             }
             Outcome::Stopped => self.end(next, now, None),
             Outcome::Released => {

@@ -29,10 +29,10 @@ pub(crate) struct Secrets {
     added: Vec<Box<[u8]>>,
 }
 
-/// An edited text has [`REDACTED`] at a place where nothing is stored that could be put back.
+/// An edited text has [`REDACTED`] at a position where nothing is stored that could be put back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NothingStored {
-    /// The name at that place.
+    /// The name at that position.
     pub(crate) key: String,
 }
 
@@ -175,13 +175,13 @@ impl Secrets {
         self.restored(edited, stored, Form::Url)
     }
 
-    /// Puts the secrets of each place back, the first from the first of that place, and so on. Where nothing is stored
-    /// for one, the text stays as it is, but it is an error if its name is that of a secret.
+    /// Puts the secrets of each position back, the first from the first of that position, and so on. Where nothing is
+    /// stored for one, the text stays as it is, but it is an error if its name is that of a secret.
     fn restored(&self, edited: &str, stored: &str, form: Form) -> Result<String, NothingStored> {
         let mut kept: HashMap<_, Vec<&str>> = HashMap::new();
         parts(self, stored, form, &mut |part| {
-            if let Part::Secret(Secret { place, value, .. }) = part {
-                kept.entry(place).or_default().push(value);
+            if let Part::Secret(Secret { position, value, .. }) = part {
+                kept.entry(position).or_default().push(value);
             }
         });
         let mut seen = HashMap::new();
@@ -189,9 +189,9 @@ impl Secrets {
         let mut out = String::with_capacity(edited.len());
         parts(self, edited, form, &mut |part| match part {
             Part::Plain(text) => out.push_str(text),
-            Part::Secret(Secret { place, value, named }) => {
-                let stored = kept.get(&place);
-                let index = seen.entry(place.clone()).or_insert(0_usize);
+            Part::Secret(Secret { position, value, named }) => {
+                let stored = kept.get(&position);
+                let index = seen.entry(position.clone()).or_insert(0_usize);
                 let stored = stored.and_then(|values| values.get(*index));
                 *index += 1;
                 out.push_str(match stored {
@@ -200,7 +200,7 @@ impl Secrets {
                 });
                 if value == REDACTED && named && stored.is_none() {
                     missing = missing.take().or(Some(NothingStored {
-                        key: place.key.to_owned(),
+                        key: position.key.to_owned(),
                     }));
                 }
             }

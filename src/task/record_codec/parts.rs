@@ -70,9 +70,9 @@ impl Writer {
         let base = task.created_at;
         self.number(delivery.generation.into());
         // The index in the subscriptions, from 1, is shorter than the name.
-        let mut told = task.subscriptions.iter();
-        match told.position(|subscription| subscription.destination == delivery.destination) {
-            Some(place) => self.number(place as u64 + 1),
+        let mut subscriptions = task.subscriptions.iter();
+        match subscriptions.position(|subscription| subscription.destination == delivery.destination) {
+            Some(index) => self.number(index as u64 + 1),
             None => {
                 self.number(0);
                 self.text(delivery.destination.as_str());
@@ -185,9 +185,12 @@ impl Reader<'_> {
         let base = task.created_at;
         let generation = self.small()?;
         let destination = match self.small()?.checked_sub(1) {
-            Some(place) => {
-                let told = task.subscriptions.get(place as usize);
-                told.ok_or(DecodeError::Malformed("a destination"))?.destination.clone()
+            Some(index) => {
+                let subscription = task.subscriptions.get(index as usize);
+                subscription
+                    .ok_or(DecodeError::Malformed("a destination"))?
+                    .destination
+                    .clone()
             }
             None => self.destination()?,
         };

@@ -18,15 +18,15 @@ pub(super) enum Part<'a> {
 /// A secret in a text. A value that already reads [`REDACTED`] is one, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Secret<'a> {
-    pub(super) place: Place<'a>,
+    pub(super) position: SecretPosition<'a>,
     pub(super) value: &'a str,
     /// Whether its name makes it a secret, rather than its content.
     pub(super) named: bool,
 }
 
-/// The place of a secret. It is put back at the same place only.
+/// The position of a secret in a text. It is put back at the same position only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Place<'a> {
+pub(super) struct SecretPosition<'a> {
     /// Every scheme and host before it in its word. If one of them is changed, the secret is not put back, since
     /// another host would receive it.
     pub(super) hosts: String,
@@ -151,7 +151,8 @@ impl<'a, 's> Scan<'a, 's> {
             let before = &rest[..slashes];
             let before = before.strip_suffix(':').unwrap_or(before);
             let scheme = match self.segments(before, key) {
-                // A hidden text must not be part of the place, or the place could not be found in the redacted text.
+                // A hidden text must not be part of the position, or the position could not be found in the redacted
+                // text.
                 true => "",
                 false => scheme(before),
             };
@@ -205,11 +206,11 @@ impl<'a, 's> Scan<'a, 's> {
     fn secret(&mut self, key: &'a str, value: &'a str, named: bool) {
         // An empty value hides nothing.
         if !value.is_empty() {
-            let place = Place {
+            let position = SecretPosition {
                 hosts: self.hosts.clone(),
                 key,
             };
-            (self.emit)(Part::Secret(Secret { place, value, named }));
+            (self.emit)(Part::Secret(Secret { position, value, named }));
         }
     }
 }
