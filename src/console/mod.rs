@@ -50,8 +50,8 @@
 //! requests on its own origin. Nothing is inline, nothing is loaded from elsewhere, and no other page may frame it.
 //! Payloads, headers, errors and logs may come from strangers; the page inserts them as text only.
 
+mod address;
 mod assets;
-mod place;
 mod service;
 
 pub use self::service::Console;

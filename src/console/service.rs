@@ -24,8 +24,8 @@ use tower_service::Service;
 
 use crate::{
     console::{
+        address::{Address, to_root},
         assets::{self, Asset},
-        place::{Place, to_root},
     },
     engine::Tasks,
     layer::ResponseBody,
@@ -105,11 +105,11 @@ impl Console {
         {
             return problem.into_response(None);
         }
-        let Some(place) = Place::of(request, &self.prefix) else {
+        let Some(address) = Address::of(request, &self.prefix) else {
             return not_found();
         };
-        let page = matches!(place.path, "" | "/");
-        let asset = place.path.strip_prefix('/').and_then(Asset::find);
+        let page = matches!(address.path, "" | "/");
+        let asset = address.path.strip_prefix('/').and_then(Asset::find);
         if !page && asset.is_none() {
             return not_found();
         }
@@ -121,8 +121,8 @@ impl Console {
         if let Some(asset) = asset {
             return file(&request.headers, asset.kind.clone(), asset.etag.clone(), asset.body());
         }
-        if let Some(address) = place.with_slash() {
-            return redirect(&address);
+        if let Some(target) = address.with_slash() {
+            return redirect(&target);
         }
         let page = Bytes::from(self.page());
         let kind = HeaderValue::from_static("text/html; charset=utf-8");

@@ -6,14 +6,14 @@ use crate::wire::{below, original};
 
 /// The address of a request to the console.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place<'a> {
+pub(super) struct Address<'a> {
     /// The path below the console: empty, or from the slash on.
     pub(super) path: &'a str,
     /// The path before any prefix was taken off.
     whole: &'a str,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Address<'a> {
     /// The address of `request`, if its path is below `prefix`, which the service itself takes off.
     pub(super) fn of(request: &'a Parts, prefix: &str) -> Option<Self> {
         let path = below(prefix, request.uri.path())?;
@@ -43,22 +43,22 @@ pub(super) fn to_root(mount: &str) -> String {
 mod tests {
     use super::*;
 
-    fn place(path: &str, prefix: &str) -> Option<(String, Option<String>)> {
+    fn address(path: &str, prefix: &str) -> Option<(String, Option<String>)> {
         let (parts, ()) = http::Request::get(path).body(()).unwrap().into_parts();
-        let place = Place::of(&parts, prefix)?;
-        Some((place.path.to_owned(), place.with_slash()))
+        let address = Address::of(&parts, prefix)?;
+        Some((address.path.to_owned(), address.with_slash()))
     }
 
     #[test]
     fn an_address_without_its_slash_is_seen() {
-        assert_eq!(place("/", ""), Some(("/".into(), None)));
+        assert_eq!(address("/", ""), Some(("/".into(), None)));
         assert_eq!(
-            place("/console", "/console"),
+            address("/console", "/console"),
             Some(("".into(), Some("./console/".into())))
         );
-        assert_eq!(place("/console/", "/console"), Some(("/".into(), None)));
-        assert_eq!(place("/console/app.js", "/console"), Some(("/app.js".into(), None)));
-        assert_eq!(place("/consoles", "/console"), None);
+        assert_eq!(address("/console/", "/console"), Some(("/".into(), None)));
+        assert_eq!(address("/console/app.js", "/console"), Some(("/app.js".into(), None)));
+        assert_eq!(address("/consoles", "/console"), None);
     }
 
     #[test]
@@ -76,7 +76,7 @@ mod tests {
             let original = axum::extract::OriginalUri(http::Uri::from_static(whole));
             request.extensions_mut().insert(original);
             let (parts, ()) = request.into_parts();
-            Place::of(&parts, "").unwrap().with_slash()
+            Address::of(&parts, "").unwrap().with_slash()
         };
         assert_eq!(of("/a/b", "/"), Some("./b/".into()));
         assert_eq!(of("/a/b/", "/"), None);
