@@ -18,7 +18,7 @@ use tower_service::Service;
 use crate::{
     error::{BoxError, BoxFuture},
     hook::webhook::{
-        guard::{Guard, Place, PlaceHost},
+        guard::{CheckedUrl, Guard, UrlHost},
         kept::Kept,
         resolve::{Resolve, look_up},
     },
@@ -31,7 +31,7 @@ pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// leaves time for others.
 const SHARES: u32 = 3;
 
-/// Connects over TCP. Resolving, checking and connecting are in one place, so that nothing comes between them. An
+/// Connects over TCP. Resolving, checking and connecting are in one function, so that nothing comes between them. An
 /// address in the URL, which no resolver sees, takes the same way.
 #[derive(Clone)]
 pub(super) struct Dialler {
@@ -43,12 +43,12 @@ impl Dialler {
     async fn dial(self, uri: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
         let guard = self.guard;
         // Parsed again, by the parser that the checks are written for.
-        let place = guard.check_url(&uri.to_string())?;
-        let addresses = addresses(&*self.resolver, &guard, &place).await?;
+        let url = guard.check_url(&uri.to_string())?;
+        let addresses = addresses(&*self.resolver, &guard, &url).await?;
         let mut last = None;
         for address in &addresses {
             let share = CONNECT_LIMIT / SHARES.min(addresses.len() as u32);
-            match timeout(share, TcpStream::connect(SocketAddr::new(*address, place.port))).await {
+            match timeout(share, TcpStream::connect(SocketAddr::new(*address, url.port))).await {
                 Ok(Ok(stream)) => {
                     // One small write, and then an answer: do not delay it.
                     let _ = stream.set_nodelay(true);
@@ -62,13 +62,17 @@ impl Dialler {
     }
 }
 
-/// All addresses of a place, checked.
-pub(super) async fn addresses(resolver: &dyn Resolve, guard: &Guard, place: &Place) -> Result<Vec<IpAddr>, BoxError> {
-    let addresses = match &place.host {
-        PlaceHost::Address(address) => vec![*address],
-        PlaceHost::Name(name) => look_up(resolver, name).await?,
+/// All addresses of a URL, checked.
+pub(super) async fn addresses(
+    resolver: &dyn Resolve,
+    guard: &Guard,
+    url: &CheckedUrl,
+) -> Result<Vec<IpAddr>, BoxError> {
+    let addresses = match &url.host {
+        UrlHost::Address(address) => vec![*address],
+        UrlHost::Name(name) => look_up(resolver, name).await?,
     };
-    guard.check_addresses(place, &addresses)?;
+    guard.check_addresses(url, &addresses)?;
     Ok(addresses)
 }
 

@@ -57,16 +57,16 @@ pub(super) struct Guard {
     /// Over http, too.
     pub(super) http: bool,
     /// Names, wherever they lead; and addresses that the URL itself has.
-    hosts: Vec<PlaceHost>,
+    hosts: Vec<UrlHost>,
     /// Networks, which may be private; and names that lead into these networks only.
     networks: Vec<IpNet>,
 }
 
 /// A URL that may be called, as far as this can be decided before its addresses are known.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct CheckedUrl {
     pub(super) url: Url,
-    pub(super) host: PlaceHost,
+    pub(super) host: UrlHost,
     pub(super) port: u16,
     /// Whether the operator listed the host: its addresses do not matter then.
     listed: bool,
@@ -76,7 +76,7 @@ pub(super) struct Place {
 
 /// The host of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PlaceHost {
+pub(super) enum UrlHost {
     /// A name, to be resolved.
     Name(String),
     /// An address.
@@ -109,12 +109,12 @@ impl Guard {
         }
         let address: Result<IpAddr, _> = entry.trim_matches(['[', ']']).parse();
         if let Ok(address) = address {
-            self.hosts.push(PlaceHost::Address(canonical(address)));
+            self.hosts.push(UrlHost::Address(canonical(address)));
             return Ok(());
         }
         match Host::parse(entry) {
             Ok(Host::Domain(name)) if !name.contains('/') => {
-                self.hosts.push(PlaceHost::Name(bare(&name)));
+                self.hosts.push(UrlHost::Name(bare(&name)));
                 Ok(())
             }
             _ => Err(ConfigError::new(
@@ -125,46 +125,46 @@ impl Guard {
     }
 
     /// Checks everything that can be checked without resolving a name.
-    pub(super) fn check_url(&self, text: &str) -> Result<Place, CallbackRefused> {
+    pub(super) fn check_url(&self, text: &str) -> Result<CheckedUrl, CallbackRefused> {
         let url = read_url(text).map_err(|_| CallbackRefused)?;
         let host = match url.host().ok_or(CallbackRefused)? {
-            Host::Ipv4(address) => PlaceHost::Address(address.into()),
-            Host::Ipv6(address) => PlaceHost::Address(canonical(address.into())),
-            Host::Domain(name) => PlaceHost::Name(bare(name)),
+            Host::Ipv4(address) => UrlHost::Address(address.into()),
+            Host::Ipv6(address) => UrlHost::Address(canonical(address.into())),
+            Host::Domain(name) => UrlHost::Name(bare(name)),
         };
         let port = url.port_or_known_default().ok_or(CallbackRefused)?;
         let scheme = url.scheme() == "https" || self.http;
-        let name = matches!(&host, PlaceHost::Name(name) if is_local(name));
-        let place = Place {
+        let name = matches!(&host, UrlHost::Name(name) if is_local(name));
+        let url = CheckedUrl {
             listed: self.open || self.hosts.contains(&host),
             plain: self.public && scheme && matches!(port, 443 | 80) && !name,
             url,
             host,
             port,
         };
-        match &place.host {
-            PlaceHost::Address(address) => self.check_addresses(&place, &[*address])?,
+        match &url.host {
+            UrlHost::Address(address) => self.check_addresses(&url, &[*address])?,
             // Without networks, no address of the name could make it permitted.
-            PlaceHost::Name(_) if !place.listed && !place.plain && self.networks.is_empty() => {
+            UrlHost::Name(_) if !url.listed && !url.plain && self.networks.is_empty() => {
                 return Err(CallbackRefused);
             }
-            PlaceHost::Name(_) => {}
+            UrlHost::Name(_) => {}
         }
-        Ok(place)
+        Ok(url)
     }
 
-    /// Checks all addresses of a place, since any of them may be connected to.
-    pub(super) fn check_addresses(&self, place: &Place, addresses: &[IpAddr]) -> Result<(), CallbackRefused> {
+    /// Checks all addresses of a URL, since any of them may be connected to.
+    pub(super) fn check_addresses(&self, url: &CheckedUrl, addresses: &[IpAddr]) -> Result<(), CallbackRefused> {
         let named = |address: &IpAddr| self.networks.iter().any(|network| is_in(network, *address));
         let good = !addresses.is_empty()
-            && (place.listed
+            && (url.listed
                 || addresses.iter().all(named)
-                || place.plain && addresses.iter().all(|address| is_public(*address) || named(address)));
+                || url.plain && addresses.iter().all(|address| is_public(*address) || named(address)));
         good.then_some(()).ok_or(CallbackRefused)
     }
 }
 
-impl Place {
+impl CheckedUrl {
     /// Whether the operator listed the host: its addresses need no check.
     pub(super) const fn is_listed(&self) -> bool {
         self.listed
@@ -277,8 +277,8 @@ mod tests {
     #[test]
     fn of_several_addresses_all_must_be_public() {
         let guard = Guard::public();
-        let place = guard.check_url("https://example.org/").unwrap();
-        let check = |texts: &[&str]| guard.check_addresses(&place, &addresses(texts)).is_ok();
+        let url = guard.check_url("https://example.org/").unwrap();
+        let check = |texts: &[&str]| guard.check_addresses(&url, &addresses(texts)).is_ok();
         assert!(check(&["93.184.216.34"]) && check(&["93.184.216.34", "2606:4700::1111"]));
         assert!(!check(&["93.184.216.34", "10.0.0.1"]) && !check(&["::1", "93.184.216.34"]));
         assert!(!check(&[]), "a name that leads nowhere");
@@ -306,7 +306,7 @@ mod tests {
             "https://localhost/",
         ] {
             let refused = match guard.check_url(bad) {
-                Ok(place) => guard.check_addresses(&place, &addresses(&["93.184.216.34"])).is_err(),
+                Ok(url) => guard.check_addresses(&url, &addresses(&["93.184.216.34"])).is_err(),
                 Err(_) => true,
             };
             assert!(refused, "{bad}");

@@ -12,7 +12,7 @@ use crate::{
             Resolve, Secret,
             connect::addresses,
             endpoint::LIMIT,
-            guard::{Guard, PlaceHost},
+            guard::{Guard, UrlHost},
             hosts::{Hosts, Turn},
             sender::Sender,
         },
@@ -158,12 +158,12 @@ impl Target for CallbackPolicy {
                 return Tried::new(TryOutcome::GivenUp).saying("the request named no URL");
             };
             // The policy may have become narrower since the task was accepted.
-            let (Ok(place), Ok(uri)) = (self.guard().check_url(url), Uri::try_from(url)) else {
+            let (Ok(checked), Ok(uri)) = (self.guard().check_url(url), Uri::try_from(url)) else {
                 return Tried::new(TryOutcome::Blocked).saying("the address is not one that is called");
             };
-            let host = match &place.host {
-                PlaceHost::Name(name) => format!("{name}:{}", place.port),
-                PlaceHost::Address(address) => format!("{address} {}", place.port),
+            let host = match &checked.host {
+                UrlHost::Name(name) => format!("{name}:{}", checked.port),
+                UrlHost::Address(address) => format!("{address} {}", checked.port),
             };
             let turn = match self.hosts.enter(&host) {
                 Turn::Now(turn) => turn,
@@ -191,14 +191,14 @@ impl Target for CallbackPolicy {
 impl Callbacks for CallbackPolicy {
     fn admit<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Arc<str>, CallbackRefused>> {
         Box::pin(async move {
-            let place = self.guard().check_url(url)?;
-            Uri::try_from(place.url.as_str()).map_err(|_| CallbackRefused)?;
-            if !place.is_listed() {
-                let found = addresses(&*self.sender.resolver, self.guard(), &place).await;
+            let checked = self.guard().check_url(url)?;
+            Uri::try_from(checked.url.as_str()).map_err(|_| CallbackRefused)?;
+            if !checked.is_listed() {
+                let found = addresses(&*self.sender.resolver, self.guard(), &checked).await;
                 // The refusal does not show whether the name has no address, or one that is not permitted.
                 found.map_err(|_| CallbackRefused)?;
             }
-            Ok(place.url.as_str().into())
+            Ok(checked.url.as_str().into())
         })
     }
 }

@@ -69,14 +69,14 @@ impl Default for SystemResolver {
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         Box::pin(async move {
-            let place = self.0.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let permit = self.0.clone().acquire_owned().await.map_err(io::Error::other)?;
             let host = host.to_owned();
             // In a task of its own: after a time-out it goes on, and keeps its permit until its thread is free.
             let lookup = tokio::spawn(async move {
                 let found = lookup_host((host, 0))
                     .await
                     .map(|found| found.map(|address| address.ip()).collect());
-                drop(place);
+                drop(permit);
                 found
             });
             lookup.await.map_err(io::Error::other)?

@@ -216,9 +216,9 @@ where
         _ => TryOutcome::Failed { retry_after: None },
     };
     let text = match head.headers.get(LOCATION).filter(|_| head.status.is_redirection()) {
-        Some(place) => format!(
+        Some(location) => format!(
             "a redirect, which is not followed, to {}",
-            String::from_utf8_lossy(place.as_bytes())
+            String::from_utf8_lossy(location.as_bytes())
         ),
         None => text.into_owned(),
     };
