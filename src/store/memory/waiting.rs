@@ -23,7 +23,7 @@ use crate::{
 /// An index behind a lock of its own, which is taken last.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    lines: Mutex<Lines>,
+    index: Mutex<Index>,
     crowded: AtomicBool,
     /// The share of all destinations and hosts that do not answer.
     all: Load,
@@ -32,9 +32,9 @@ pub(super) struct Waiting {
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct Index {
     tasks: HashMap<RequestId, Waits>,
-    lines: HashMap<Line, Held>,
+    receivers: HashMap<Receiver, Backlog>,
     all: Load,
     /// How many hosts use more than their share.
     beyond: usize,
@@ -45,20 +45,21 @@ struct Lines {
 struct Waits {
     since: Timestamp,
     bytes: usize,
-    lines: Box<[Line]>,
+    receivers: Box<[Receiver]>,
 }
 
+/// Who gets a completion.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Line {
+enum Receiver {
     /// A destination that the application names.
-    Of(Destination),
+    Destination(Destination),
     /// A host that clients name.
     Host(Arc<str>),
 }
 
 /// The tasks that wait for one destination or host, longest waiting first.
 #[derive(Debug, Default)]
-struct Held {
+struct Backlog {
     load: Load,
     order: BTreeSet<Moment>,
 }
@@ -105,7 +106,7 @@ impl Waiting {
             bytes: max_bytes,
         };
         Self {
-            lines: Mutex::default(),
+            index: Mutex::default(),
             crowded: AtomicBool::new(false),
             all: room.part(2),
             host: room.part(8),
@@ -122,14 +123,14 @@ impl Waiting {
         let now = row.filter(|row| waits(row)).map(|row| Waits {
             since: row.columns.ended_at.unwrap_or(Timestamp::ZERO),
             bytes,
-            lines: lines_of(row),
+            receivers: receivers_of(row),
         });
-        let mut lines = self.lock();
-        lines.remove(id, self.host);
+        let mut index = self.lock();
+        index.remove(id, self.host);
         if let Some(now) = now {
-            lines.add(id, now, self.host);
+            index.add(id, now, self.host);
         }
-        let crowded = lines.beyond > 0 || lines.all.exceeds(self.all);
+        let crowded = index.beyond > 0 || index.all.exceeds(self.all);
         if self.is_crowded() != crowded {
             self.crowded.store(crowded, Ordering::Relaxed);
         }
@@ -141,43 +142,43 @@ impl Waiting {
         if !self.is_crowded() {
             return Vec::new();
         }
-        let lines = self.lock();
-        let mut picked = Picked::of(&lines, max);
+        let index = self.lock();
+        let mut selection = Selection::of(&index, max);
         let (mut silent, mut unknown) = (Vec::new(), Vec::new());
-        for (line, held) in &lines.lines {
-            match line.asked(answers) {
+        for (receiver, backlog) in &index.receivers {
+            match receiver.answering(answers) {
                 Answering::Yes => continue,
-                Answering::Unknown => unknown.push(held),
+                Answering::Unknown => unknown.push(backlog),
                 Answering::No => {
-                    if let Line::Host(_) = line {
-                        picked.take(&[held], held.load, self.host, Why::CrowdedHost);
+                    if let Receiver::Host(_) = receiver {
+                        selection.take(&[backlog], backlog.load, self.host, Why::CrowdedHost);
                     }
-                    silent.push(held);
+                    silent.push(backlog);
                 }
             }
         }
         // First those that do not answer, as far as they exceed the share alone; then the unknown ones, for the rest
         // only.
-        let load = picked.rest_of(silent.iter());
-        picked.take(&silent, load, self.all, Why::Crowded);
-        let load = picked.rest_of(silent.iter().chain(&unknown));
-        picked.take(&unknown, load, self.all, Why::Crowded);
-        picked.found
+        let load = selection.rest_of(silent.iter());
+        selection.take(&silent, load, self.all, Why::Crowded);
+        let load = selection.rest_of(silent.iter().chain(&unknown));
+        selection.take(&unknown, load, self.all, Why::Crowded);
+        selection.found
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Lines {
+impl Index {
     fn add(&mut self, id: RequestId, waits: Waits, share: Load) {
-        for line in &waits.lines {
-            let held = self.lines.entry(line.clone()).or_default();
-            let was = held.load.exceeds(share);
-            held.load.add(waits.bytes);
-            held.order.insert((waits.since, id));
-            if matches!(line, Line::Host(_)) && !was && held.load.exceeds(share) {
+        for receiver in &waits.receivers {
+            let backlog = self.receivers.entry(receiver.clone()).or_default();
+            let was = backlog.load.exceeds(share);
+            backlog.load.add(waits.bytes);
+            backlog.order.insert((waits.since, id));
+            if matches!(receiver, Receiver::Host(_)) && !was && backlog.load.exceeds(share) {
                 self.beyond += 1;
             }
         }
@@ -187,19 +188,19 @@ impl Lines {
 
     fn remove(&mut self, id: RequestId, share: Load) {
         let Some(waits) = self.tasks.remove(&id) else { return };
-        for line in waits.lines {
-            let is_host = matches!(line, Line::Host(_));
-            let Entry::Occupied(mut held) = self.lines.entry(line) else {
+        for receiver in waits.receivers {
+            let is_host = matches!(receiver, Receiver::Host(_));
+            let Entry::Occupied(mut backlog) = self.receivers.entry(receiver) else {
                 continue;
             };
-            let was = held.get().load.exceeds(share);
-            held.get_mut().load.remove(waits.bytes);
-            held.get_mut().order.remove(&(waits.since, id));
-            if is_host && was && !held.get().load.exceeds(share) {
+            let was = backlog.get().load.exceeds(share);
+            backlog.get_mut().load.remove(waits.bytes);
+            backlog.get_mut().order.remove(&(waits.since, id));
+            if is_host && was && !backlog.get().load.exceeds(share) {
                 self.beyond -= 1;
             }
-            if held.get().order.is_empty() {
-                held.remove();
+            if backlog.get().order.is_empty() {
+                backlog.remove();
             }
         }
         self.all.remove(waits.bytes);
@@ -210,19 +211,19 @@ impl Lines {
     }
 }
 
-/// The tasks picked that are beyond a share.
-struct Picked<'a> {
-    lines: &'a Lines,
+/// The selected tasks, which are beyond a share.
+struct Selection<'a> {
+    index: &'a Index,
     max: usize,
     found: Vec<(RequestId, Why)>,
     ids: HashSet<RequestId>,
     bytes: usize,
 }
 
-impl<'a> Picked<'a> {
-    fn of(lines: &'a Lines, max: usize) -> Self {
+impl<'a> Selection<'a> {
+    fn of(index: &'a Index, max: usize) -> Self {
         Self {
-            lines,
+            index,
             max,
             found: Vec::new(),
             ids: HashSet::new(),
@@ -230,8 +231,8 @@ impl<'a> Picked<'a> {
         }
     }
 
-    /// Picks tasks of these lines, longest waiting first, until the rest of the load is within the share.
-    fn take(&mut self, of: &[&Held], mut load: Load, share: Load, why: Why) {
+    /// Selects tasks of these receivers, longest waiting first, until the rest of the load is within the share.
+    fn take(&mut self, of: &[&Backlog], mut load: Load, share: Load, why: Why) {
         if !load.exceeds(share) {
             return;
         }
@@ -240,7 +241,7 @@ impl<'a> Picked<'a> {
                 break;
             }
             if self.ids.insert(id) {
-                let bytes = self.lines.bytes_of(id);
+                let bytes = self.index.bytes_of(id);
                 load.remove(bytes);
                 self.bytes += bytes;
                 self.found.push((id, why));
@@ -248,51 +249,52 @@ impl<'a> Picked<'a> {
         }
     }
 
-    /// The load that is left in these lines. Counts a task in several lines once, as far as that can be computed.
-    fn rest_of<'b>(&self, of: impl Iterator<Item = &'b &'b Held>) -> Load {
-        let (tasks, bytes) = of.fold((0, 0), |(tasks, bytes), held| {
-            (tasks + held.load.tasks, bytes + held.load.bytes)
+    /// The load that is left for these receivers. Counts a task of several receivers once, as far as that can be
+    /// computed.
+    fn rest_of<'b>(&self, of: impl Iterator<Item = &'b &'b Backlog>) -> Load {
+        let (tasks, bytes) = of.fold((0, 0), |(tasks, bytes), backlog| {
+            (tasks + backlog.load.tasks, bytes + backlog.load.bytes)
         });
         Load {
-            tasks: tasks.min(self.lines.all.tasks).saturating_sub(self.found.len()),
-            bytes: bytes.min(self.lines.all.bytes).saturating_sub(self.bytes),
+            tasks: tasks.min(self.index.all.tasks).saturating_sub(self.found.len()),
+            bytes: bytes.min(self.index.all.bytes).saturating_sub(self.bytes),
         }
     }
 }
 
-impl Line {
-    fn asked(&self, answers: &Answers) -> Answering {
+impl Receiver {
+    fn answering(&self, answers: &Answers) -> Answering {
         match self {
-            Self::Of(destination) => answers.of(destination, None),
+            Self::Destination(destination) => answers.of(destination, None),
             Self::Host(host) => answers.of(&Destination::CALLBACK, Some(host)),
         }
     }
 }
 
-fn lines_of(row: &Row) -> Box<[Line]> {
-    let mut lines = Vec::with_capacity(row.outbox.len());
+fn receivers_of(row: &Row) -> Box<[Receiver]> {
+    let mut receivers = Vec::with_capacity(row.outbox.len());
     for of in &row.outbox {
-        let line = match (of.destination == Destination::CALLBACK, row.record.callback_host()) {
-            (true, Some(host)) => Line::Host(host.into()),
-            _ => Line::Of(of.destination.clone()),
+        let receiver = match (of.destination == Destination::CALLBACK, row.record.callback_host()) {
+            (true, Some(host)) => Receiver::Host(host.into()),
+            _ => Receiver::Destination(of.destination.clone()),
         };
-        // Completions of several generations may have the same line.
-        if !lines.contains(&line) {
-            lines.push(line);
+        // Completions of several generations may have the same receiver.
+        if !receivers.contains(&receiver) {
+            receivers.push(receiver);
         }
     }
-    lines.into()
+    receivers.into()
 }
 
-/// The tasks in these lines, longest waiting first. A task in several lines comes several times.
-fn longest(lines: &[&Held]) -> impl Iterator<Item = RequestId> {
-    let mut rest: Vec<_> = lines.iter().map(|held| held.order.iter().copied()).collect();
+/// The tasks of these backlogs, longest waiting first. A task in several of them comes several times.
+fn longest(backlogs: &[&Backlog]) -> impl Iterator<Item = RequestId> {
+    let mut rest: Vec<_> = backlogs.iter().map(|backlog| backlog.order.iter().copied()).collect();
     let heads = rest.iter_mut().enumerate();
-    let heads = heads.filter_map(|(line, rest)| Some(Reverse((rest.next()?, line))));
+    let heads = heads.filter_map(|(at, rest)| Some(Reverse((rest.next()?, at))));
     let mut heads: BinaryHeap<_> = heads.collect();
     std::iter::from_fn(move || {
-        let Reverse(((_, id), line)) = heads.pop()?;
-        heads.extend(rest[line].next().map(|next| Reverse((next, line))));
+        let Reverse(((_, id), at)) = heads.pop()?;
+        heads.extend(rest[at].next().map(|next| Reverse((next, at))));
         Some(id)
     })
 }
