@@ -20,8 +20,8 @@ use crate::{
         answer::Applied,
         asked::Accept,
         carry,
-        dialect::{CallbackAsked, Options, callback, idempotency_key},
-        duplicate::{Again, Shown},
+        dialect::{Options, RequestedCallback, callback, idempotency_key},
+        duplicate::{Comparison, DuplicateAnswer},
         headers,
         pace::{Pace, unread},
     },
@@ -55,7 +55,7 @@ enum Found {
     /// A task of an earlier request. It is not checked yet that the same caller sent both.
     Earlier {
         record: Arc<TaskRecord>,
-        again: Box<Again>,
+        comparison: Box<Comparison>,
     },
 }
 
@@ -76,40 +76,40 @@ impl Accept {
     {
         let id = self.intake().request_id(self.at);
         let length = content_length(&head.headers);
-        let named = self.callback_named(&head.headers);
+        let unchecked = self.requested_callback(&head.headers);
         let admitted = self
             .admit(id, options, head)
-            .and_then(|admitted| Ok((admitted, named?)));
-        let ((mut task, mut again), named) = match admitted {
+            .and_then(|admitted| Ok((admitted, unchecked?)));
+        let ((mut task, mut comparison), unchecked) = match admitted {
             Ok(admitted) => admitted,
             Err(problem) => return Box::pin(ready(self.refused(problem, id))),
         };
         Box::pin(async move {
-            let callback = match named {
+            let callback = match unchecked {
                 // Boxed, so that only requests with a callback URL pay for its space.
-                Some(named) => match Box::pin(named.admitted()).await {
+                Some(unchecked) => match Box::pin(unchecked.admitted()).await {
                     Ok(admitted) => Some(admitted),
                     Err(problem) => return self.refused(problem, id),
                 },
                 None => None,
             };
-            if let Some(Admitted { url, .. }) = &callback {
+            if let Some(AdmittedCallback { url, .. }) = &callback {
                 task.callback = Some(url.clone());
                 task.subscriptions = self.intake().subscriptions_with_callback();
             }
             let stored = match self.read(length, pin!(body)).await {
                 Ok((body, reserved)) => {
-                    let accepting = self.store(task, again.as_deref_mut(), body, reserved);
-                    self.found(accepting.answer().await, again)
+                    let accepting = self.store(task, comparison.as_deref_mut(), body, reserved);
+                    self.found(accepting.answer().await, comparison)
                 }
                 Err(problem) => Err(problem),
             };
             let stored = match stored {
                 Ok(Found::Stored(stored)) => Ok(stored),
-                Ok(Found::Earlier { record, again }) => {
+                Ok(Found::Earlier { record, comparison }) => {
                     // Boxed, so that only duplicates pay for its space.
-                    let shown = Box::pin(self.shown(*again, &record)).await;
-                    self.duplicate(record, shown)
+                    let answer = Box::pin(self.duplicate_answer(*comparison, &record)).await;
+                    self.duplicate(record, answer)
                 }
                 Err(problem) => Err(problem),
             };
@@ -117,7 +117,7 @@ impl Accept {
                 Ok(Stored::Task { record, duplicate }) => {
                     let applied = Applied {
                         duplicate,
-                        callback: callback.is_some_and(|named| named.is_preferred_and_in(&record)),
+                        callback: callback.is_some_and(|admitted| admitted.is_preferred_and_in(&record)),
                     };
                     self.accepted(record, applied).await
                 }
@@ -135,15 +135,15 @@ impl Accept {
     }
 
     /// The callback URL in the head, not checked yet. `None` if there is none or callbacks are not configured.
-    fn callback_named(&self, headers: &HeaderMap) -> Result<Option<Box<Named>>, Problem> {
+    fn requested_callback(&self, headers: &HeaderMap) -> Result<Option<Box<UncheckedCallback>>, Problem> {
         let Some(policy) = self.intake().callbacks() else {
             return Ok(None);
         };
-        let asked = callback(headers)?;
-        Ok(asked.map(|asked| {
-            Box::new(Named {
+        let requested = callback(headers)?;
+        Ok(requested.map(|requested| {
+            Box::new(UncheckedCallback {
                 policy: policy.clone(),
-                asked,
+                requested,
             })
         }))
     }
@@ -154,7 +154,7 @@ impl Accept {
         id: RequestId,
         options: Options,
         mut head: Parts,
-    ) -> Result<(NewTask, Option<Box<Again>>), Problem> {
+    ) -> Result<(NewTask, Option<Box<Comparison>>), Problem> {
         let intake = self.intake();
         let depth = headers::depth(&head.headers).saturating_add(1);
         if depth > CapturedRequest::MAX_DEPTH {
@@ -179,7 +179,8 @@ impl Accept {
             .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
 
         // Boxed, so that only requests with a name or a key pay for its space.
-        let again = (options.name.is_some() || key.is_some()).then(|| Box::new(Again::new(&self.shared.config, &head)));
+        let comparison =
+            (options.name.is_some() || key.is_some()).then(|| Box::new(Comparison::new(&self.shared.config, &head)));
         let mut headers = head.headers;
         headers::strip(&mut headers, &head.method, &self.shared.config.headers);
         let mut request = CapturedRequest::new(head.method, head.uri, headers, Bytes::new());
@@ -198,20 +199,30 @@ impl Accept {
         task.delay = options.delay;
         task.check()
             .map_err(|error| Problem::invalid_argument(format!("The request cannot be stored: {error}.")))?;
-        Ok((task, again))
+        Ok((task, comparison))
     }
 
     /// Stores the task with its body.
-    fn store(&self, mut task: NewTask, again: Option<&mut Again>, body: Bytes, reserved: Reserved) -> Accepting {
+    fn store(
+        &self,
+        mut task: NewTask,
+        comparison: Option<&mut Comparison>,
+        body: Bytes,
+        reserved: Reserved,
+    ) -> Accepting {
         let request = Arc::make_mut(&mut task.request);
         request.body = body;
         self.intake().capture(request);
-        task.digest = again.map(|again| again.digest(&self.shared.config, &task));
+        task.digest = comparison.map(|comparison| comparison.digest(&self.shared.config, &task));
         self.intake().accept(task, Some(reserved))
     }
 
     /// Turns the answer of the store into the answer for the client.
-    fn found(&self, answer: Result<Inserted, Unaccepted>, again: Option<Box<Again>>) -> Result<Found, Problem> {
+    fn found(
+        &self,
+        answer: Result<Inserted, Unaccepted>,
+        comparison: Option<Box<Comparison>>,
+    ) -> Result<Found, Problem> {
         let inserted = answer.map_err(|error| match error {
             Unaccepted::ShuttingDown => Problem::shutting_down(),
             Unaccepted::Store(error) if error.kind() == StoreErrorKind::Full => Problem::storage_full(),
@@ -219,7 +230,7 @@ impl Accept {
         })?;
         match inserted {
             Inserted::New(record, _) => {
-                self.note(record.id, record.state.is_held(), false);
+                self.emit_accepted(record.id, record.state.is_held(), false);
                 Ok(Found::Stored(Stored::Task {
                     record,
                     duplicate: false,
@@ -236,9 +247,9 @@ impl Accept {
                     (false, KnownBy::Key, _) => Err(Problem::key_reused()),
                     (false, ..) => Err(Problem::task_exists()),
                     (true, _, None) => Ok(Found::Stored(Stored::Gone(id))),
-                    (true, _, Some(record)) => match again {
-                        Some(again) if by != KnownBy::Id => Ok(Found::Earlier { record, again }),
-                        _ => self.duplicate(record, Shown::Task).map(Found::Stored),
+                    (true, _, Some(record)) => match comparison {
+                        Some(comparison) if by != KnownBy::Id => Ok(Found::Earlier { record, comparison }),
+                        _ => self.duplicate(record, DuplicateAnswer::Task).map(Found::Stored),
                     },
                 }
             }
@@ -297,26 +308,26 @@ impl Accept {
         }
     }
 
-    /// What the answer to a duplicate of this task's request shows.
-    fn duplicate(&self, record: Arc<TaskRecord>, shown: Shown) -> Result<Stored, Problem> {
+    /// The result for a duplicate of this task's request.
+    fn duplicate(&self, record: Arc<TaskRecord>, answer: DuplicateAnswer) -> Result<Stored, Problem> {
         let id = record.id;
-        let stored = match shown {
-            Shown::Refusal => return Err(Problem::credentials_differ()),
-            Shown::Task => Stored::Task {
+        let stored = match answer {
+            DuplicateAnswer::Refusal => return Err(Problem::credentials_differ()),
+            DuplicateAnswer::Task => Stored::Task {
                 record,
                 duplicate: true,
             },
-            Shown::Id { name, why } => {
+            DuplicateAnswer::Id { name, why } => {
                 let first = !self.shared.has_withheld.swap(true, Ordering::Relaxed);
                 self.intake().emit(|| Event::Withheld { id, why, first });
                 Stored::Withheld { id, name }
             }
         };
-        self.note(id, false, true);
+        self.emit_accepted(id, false, true);
         Ok(stored)
     }
 
-    fn note(&self, id: RequestId, born_claimed: bool, duplicate: bool) {
+    fn emit_accepted(&self, id: RequestId, born_claimed: bool, duplicate: bool) {
         self.intake().emit(|| Event::Accepted {
             id,
             born_claimed,
@@ -331,33 +342,33 @@ impl Accept {
 }
 
 /// A callback URL that a request named and the policy has not checked yet.
-struct Named {
+struct UncheckedCallback {
     policy: Arc<dyn Callbacks>,
-    asked: CallbackAsked,
+    requested: RequestedCallback,
 }
 
-impl Named {
-    async fn admitted(self: Box<Self>) -> Result<Admitted, Problem> {
-        let CallbackAsked { url, preferred } = self.asked;
+impl UncheckedCallback {
+    async fn admitted(self: Box<Self>) -> Result<AdmittedCallback, Problem> {
+        let RequestedCallback { url, preferred } = self.requested;
         let is_kept = |url: &str| url.len() <= Accepted::CALLBACK_BYTES;
         if !is_kept(&url) {
             return Err(Problem::callback_refused());
         }
         match self.policy.admit(&url).await {
             // Keep the URL as the policy returned it: the policy may have encoded some characters.
-            Ok(url) if is_kept(&url) => Ok(Admitted { url, preferred }),
+            Ok(url) if is_kept(&url) => Ok(AdmittedCallback { url, preferred }),
             Ok(_) | Err(_) => Err(Problem::callback_refused()),
         }
     }
 }
 
 /// A callback URL that the policy admitted.
-struct Admitted {
+struct AdmittedCallback {
     url: Arc<str>,
     preferred: bool,
 }
 
-impl Admitted {
+impl AdmittedCallback {
     /// Whether the URL was named in a `Prefer` header, and the task has it as its callback.
     fn is_preferred_and_in(&self, record: &TaskRecord) -> bool {
         self.preferred && record.callback.as_ref() == Some(&self.url)

@@ -52,7 +52,7 @@ pub enum Credentials {
 }
 
 /// The data by which a request is compared with an earlier one. Only requests with a name or a key have it.
-pub(super) struct Again {
+pub(super) struct Comparison {
     digest: Digesting,
     /// The original head, if a fingerprint is configured.
     head: Option<Parts>,
@@ -63,7 +63,7 @@ pub(super) struct Again {
     request: Option<Arc<CapturedRequest>>,
 }
 
-impl Again {
+impl Comparison {
     /// Keeps the parts of the head that are removed before it is stored.
     pub(super) fn new(config: &Config, head: &Parts) -> Self {
         let (digest, kept) = match &config.fingerprint {
@@ -96,7 +96,7 @@ impl Again {
 }
 
 /// What the caller of a duplicate gets.
-pub(super) enum Shown {
+pub(super) enum DuplicateAnswer {
     Task,
     /// The ids only.
     Id {
@@ -111,32 +111,35 @@ pub(super) enum Shown {
 impl Accept {
     /// Decides what the caller of a duplicate of this task's request gets. If credentials must be compared, it reads
     /// the first request from the store.
-    pub(super) async fn shown(&self, again: Again, record: &TaskRecord) -> Shown {
+    pub(super) async fn duplicate_answer(&self, comparison: Comparison, record: &TaskRecord) -> DuplicateAnswer {
         let setting = self.shared.config.credentials;
         if setting == Credentials::Ignore {
-            return Shown::Task;
+            return DuplicateAnswer::Task;
         }
-        let other = match (&again.caller, &record.caller) {
+        let difference = match (&comparison.caller, &record.caller) {
             (Some(asking), Some(first)) if asking == first => None,
-            (None, None) => self.differing(&again, record).await,
+            (None, None) => self.credentials_difference(&comparison, record).await,
             _ => Some("another caller"),
         };
-        match (other, setting) {
-            (None, _) => Shown::Task,
-            (Some(_), Credentials::Refuse) => Shown::Refusal,
-            (Some(why), _) => Shown::Id { name: again.name, why },
+        match (difference, setting) {
+            (None, _) => DuplicateAnswer::Task,
+            (Some(_), Credentials::Refuse) => DuplicateAnswer::Refusal,
+            (Some(why), _) => DuplicateAnswer::Id {
+                name: comparison.name,
+                why,
+            },
         }
     }
 
     /// Why the credentials may differ; `None` if they are the same.
-    async fn differing(&self, again: &Again, record: &TaskRecord) -> Option<&'static str> {
+    async fn credentials_difference(&self, comparison: &Comparison, record: &TaskRecord) -> Option<&'static str> {
         let policy = &self.shared.config.headers;
         if policy.drops_secrets() {
             return Some("credentials are not stored");
         }
         let tasks = Tasks::new(self.shared.alive.clone());
         let first = tasks.request(record.id).await;
-        match (first, &again.request) {
+        match (first, &comparison.request) {
             (Ok(Some(first)), Some(request)) if same(&sealed(&first, policy), &sealed(request, policy)) => None,
             (Ok(Some(_)), _) => Some("other credentials"),
             _ => Some("the first request cannot be read"),

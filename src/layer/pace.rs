@@ -17,7 +17,7 @@ pub(crate) struct Pace {
 /// The error for a body of empty frames, which may be endless.
 #[derive(Debug, thiserror::Error)]
 #[error("the body has only empty frames")]
-pub(crate) struct NothingComes;
+pub(crate) struct OnlyEmptyFrames;
 
 impl Pace {
     /// The number by which a body's empty frames may exceed its other frames.
@@ -31,15 +31,15 @@ impl Pace {
     ///
     /// # Errors
     ///
-    /// [`NothingComes`] after too many empty frames.
-    pub(crate) async fn after(&mut self, data: usize) -> Result<(), NothingComes> {
+    /// [`OnlyEmptyFrames`] after too many empty frames.
+    pub(crate) async fn after(&mut self, data: usize) -> Result<(), OnlyEmptyFrames> {
         Self::turn().await;
         match data {
             0 => self.empty += 1,
             _ => self.empty = self.empty.saturating_sub(1),
         }
         match self.empty > Self::EMPTY_FRAMES {
-            true => Err(NothingComes),
+            true => Err(OnlyEmptyFrames),
             false => Ok(()),
         }
     }
@@ -63,7 +63,7 @@ pub(crate) fn unread(error: &(dyn Error + 'static)) -> Problem {
         if io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) || error.is::<Elapsed>() {
             return Problem::request_timeout();
         }
-        if error.is::<NothingComes>() {
+        if error.is::<OnlyEmptyFrames>() {
             return Problem::invalid_argument("The request body is endless: it has only empty frames.");
         }
         // `io::Error::source` skips the wrapped error: it returns the source of that error.

@@ -128,22 +128,22 @@ static CALLBACK_URL: HeaderName = HeaderName::from_static("x-callback-url");
 
 /// A callback URL that a request names.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct CallbackAsked {
+pub(crate) struct RequestedCallback {
     pub(crate) url: String,
     /// Whether the URL is in a `Prefer` header: the answer then confirms it in `Preference-Applied`.
     pub(crate) preferred: bool,
 }
 
 /// The callback URL of a request, in any dialect: in `Prefer` with `respond-async`, or in `X-Callback-Url`.
-pub(crate) fn callback(headers: &HeaderMap) -> Result<Option<CallbackAsked>, Problem> {
+pub(crate) fn callback(headers: &HeaderMap) -> Result<Option<RequestedCallback>, Problem> {
     let header = single(headers, &CALLBACK_URL)?;
     let preference = prefer::callback(headers)?;
     match (preference, header) {
         (Some(preference), Some(header)) if preference != header => Err(Problem::invalid_argument(
             "The preference callback and the header X-Callback-Url name different URLs; send one.",
         )),
-        (Some(url), _) => Ok(Some(CallbackAsked { url, preferred: true })),
-        (None, header) => Ok(header.map(|url| CallbackAsked {
+        (Some(url), _) => Ok(Some(RequestedCallback { url, preferred: true })),
+        (None, header) => Ok(header.map(|url| RequestedCallback {
             url: url.to_owned(),
             preferred: false,
         })),
