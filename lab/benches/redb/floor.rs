@@ -5,14 +5,15 @@
 //! send their next request before it writes again, which makes its commits larger. One form does that as well, and so
 //! shows the remaining difference.
 
-use std::{fs::File, io::Write, thread};
+use std::{collections::VecDeque, fs::File, io::Write, thread, time::Instant};
 
-use redb::{Database, TableDefinition};
+use redb::{Database, TableDefinition, WriteTransaction};
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, oneshot},
 };
 use tower_respond_async::RequestId;
+use tower_respond_async_redb::RedbStoreBuilder;
 
 use crate::{
     at_once::{Figures, Work, at_once},
@@ -94,41 +95,106 @@ const REQUESTS: Pairs = TableDefinition::new("requests");
 const RESPONSES: Pairs = TableDefinition::new("responses");
 
 fn insert(database: Database, mut asked: mpsc::Receiver<Waiting>, form: Form) {
-    let body = vec![b'x'; PAYLOAD];
     let mut expected = 0;
     while let Some(batch) = next(&mut asked, expected) {
         if form == Form::SameTablesPatient {
             expected = batch.len();
         }
         let transaction = database.begin_write().expect("begin");
-        {
-            let mut tasks = transaction.open_table(TASKS).expect("tasks");
-            let mut bodies = (form != Form::OneTable).then(|| {
-                let requests = transaction.open_table(REQUESTS).expect("requests");
-                (requests, transaction.open_table(RESPONSES).expect("responses"))
-            });
-            for (asked, _) in &batch {
-                let (id, length, settles) = match asked {
-                    Asked::Accept(id) => (id, RECORD[0], false),
-                    Asked::Settle(id) => (id, RECORD[1], true),
-                };
-                let key = &id.as_bytes()[..];
-                match &mut bodies {
-                    Some((requests, responses)) => {
-                        tasks.insert(key, &body[..length]).expect("insert");
-                        let table = if settles { responses } else { requests };
-                        table.insert(key, &body[..]).expect("insert");
-                    }
-                    None => {
-                        let whole = [&body[..], &body[..length]].concat();
-                        tasks.insert(key, &whole[..]).expect("insert");
-                    }
-                }
-            }
-        }
+        write(&transaction, form, batch.iter().map(|(asked, _)| asked));
         transaction.commit().expect("commit");
         answer(batch);
     }
+}
+
+fn write<'a>(transaction: &WriteTransaction, form: Form, batch: impl Iterator<Item = &'a Asked>) {
+    let body = [b'x'; PAYLOAD];
+    let mut tasks = transaction.open_table(TASKS).expect("tasks");
+    let mut bodies = (form != Form::OneTable).then(|| {
+        let requests = transaction.open_table(REQUESTS).expect("requests");
+        (requests, transaction.open_table(RESPONSES).expect("responses"))
+    });
+    for asked in batch {
+        let (id, length, settles) = match asked {
+            Asked::Accept(id) => (id, RECORD[0], false),
+            Asked::Settle(id) => (id, RECORD[1], true),
+        };
+        let key = &id.as_bytes()[..];
+        match &mut bodies {
+            Some((requests, responses)) => {
+                tasks.insert(key, &body[..length]).expect("insert");
+                let table = if settles { responses } else { requests };
+                table.insert(key, &body[..]).expect("insert");
+            }
+            None => {
+                let whole = [&body[..], &body[..length]].concat();
+                tasks.insert(key, &whole[..]).expect("insert");
+            }
+        }
+    }
+}
+
+/// A file with the same tables that holds ended tasks already.
+pub(crate) struct Kept {
+    database: Database,
+    ids: VecDeque<RequestId>,
+    _file: Fresh,
+}
+
+impl Kept {
+    pub(crate) fn new(count: usize) -> Self {
+        let file = Fresh::new();
+        let mut builder = Database::builder();
+        builder.set_cache_size(RedbStoreBuilder::CACHE_BYTES);
+        let mut kept = Self {
+            database: builder.create(&file.0).expect("a new file can be made"),
+            ids: VecDeque::new(),
+            _file: file,
+        };
+        kept.live(count);
+        kept
+    }
+
+    /// Accepts and settles `count` tasks. Answers with the time for one.
+    pub(crate) fn live(&mut self, count: usize) -> f64 {
+        let ids: Vec<_> = (0..count).map(|_| id()).collect();
+        let start = Instant::now();
+        for ids in ids.chunks(256) {
+            for step in [Asked::Accept, Asked::Settle] {
+                let batch: Vec<_> = ids.iter().copied().map(step).collect();
+                self.commit(|transaction| write(transaction, Form::SameTables, batch.iter()));
+            }
+        }
+        self.ids.extend(ids);
+        per_task(start, count)
+    }
+
+    /// Removes the `count` oldest tasks. Answers with the time for one.
+    pub(crate) fn prune(&mut self, count: usize) -> f64 {
+        let oldest: Vec<_> = self.ids.drain(..count).collect();
+        let start = Instant::now();
+        for ids in oldest.chunks(256) {
+            let run = &ids[0].as_bytes()[..]..=&ids[ids.len() - 1].as_bytes()[..];
+            self.commit(|transaction| {
+                for table in [TASKS, REQUESTS, RESPONSES] {
+                    let mut table = transaction.open_table(table).expect("a table");
+                    table.retain_in(run.clone(), |_, _| false).expect("remove");
+                }
+            });
+        }
+        per_task(start, count)
+    }
+
+    fn commit(&self, change: impl FnOnce(&WriteTransaction)) {
+        let transaction = self.database.begin_write().expect("begin");
+        change(&transaction);
+        transaction.commit().expect("commit");
+    }
+}
+
+/// The nanoseconds for one of `count` since `start`.
+pub(crate) fn per_task(start: Instant, count: usize) -> f64 {
+    start.elapsed().as_nanos() as f64 / count as f64
 }
 
 fn append(mut file: File, mut asked: mpsc::Receiver<Waiting>) {

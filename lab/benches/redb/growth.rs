@@ -15,26 +15,52 @@ use tower_respond_async_redb::QuickRepair;
 use crate::{
     at_once::Work,
     file::Fresh,
+    floor::{self, per_task},
     ours::{LEASE, open, response, success, work_on},
     support::{Contestant, compare, when_measuring},
 };
 
+const SUBMITTERS: usize = 256;
+
 pub(crate) fn run(runtime: &Runtime) {
-    let few = Kept::new(runtime, when_measuring(10_000, 100), Work::Life);
-    let many = Kept::new(runtime, when_measuring(1_000_000, 300), Work::Life);
-    let contestants = vec![
-        Contestant::new("growth: 10 thousand ended tasks kept", || few.lives()),
-        Contestant::new("growth: a million", || many.lives()),
-    ];
+    with_ended(runtime);
+    with_waiting(runtime);
+}
+
+fn with_ended(runtime: &Runtime) {
+    let (few, many) = (when_measuring(10_000, 300), when_measuring(1_000_000, 600));
     let columns = ["a life", "to prune one"];
+    let (kept_few, kept_many) = (
+        Kept::new(runtime, few, Work::Life),
+        Kept::new(runtime, many, Work::Life),
+    );
+    let contestants = vec![
+        Contestant::new("growth: 10 thousand ended tasks kept", || kept_few.lives()),
+        Contestant::new("growth: a million", || kept_many.lives()),
+    ];
     compare(
         "256 at once; ns",
         &columns,
         "growth: 10 thousand ended tasks kept",
         contestants,
     );
-    drop((few, many));
+    drop((kept_few, kept_many));
 
+    let (mut by_hand_few, mut by_hand_many) = (floor::Kept::new(few), floor::Kept::new(many));
+    let lives = |kept: &mut floor::Kept| vec![kept.live(lives()), kept.prune(lives())];
+    let contestants = vec![
+        Contestant::new("growth by hand: 10 thousand kept", || lives(&mut by_hand_few)),
+        Contestant::new("growth by hand: a million", || lives(&mut by_hand_many)),
+    ];
+    compare(
+        "the same tables, by hand, 256 in each commit; ns",
+        &columns,
+        "growth by hand: 10 thousand kept",
+        contestants,
+    );
+}
+
+fn with_waiting(runtime: &Runtime) {
     let few = Kept::new(runtime, 1, Work::Accept);
     let many = Kept::new(runtime, when_measuring(100_000, 300), Work::Accept);
     let contestants = vec![
@@ -43,6 +69,11 @@ pub(crate) fn run(runtime: &Runtime) {
     ];
     let columns = ["an accept", "claim, settle"];
     compare("64 at once; ns", &columns, "growth: 1 task waits", contestants);
+}
+
+/// How many tasks live, and are pruned, in a turn.
+fn lives() -> usize {
+    SUBMITTERS * when_measuring(10, 1)
 }
 
 /// A store that holds tasks already.
@@ -66,9 +97,9 @@ impl<'a> Kept<'a> {
     }
 
     fn lives(&self) -> Vec<f64> {
-        let (submitters, each) = (256, when_measuring(10, 1));
-        let life = work_on(self.runtime, &self.store, Work::Life, submitters, each).one;
-        vec![life, self.prune(submitters * each)]
+        let each = lives() / SUBMITTERS;
+        let life = work_on(self.runtime, &self.store, Work::Life, SUBMITTERS, each).one;
+        vec![life, self.prune(lives())]
     }
 
     fn through_the_queue(&self) -> Vec<f64> {
@@ -82,7 +113,7 @@ impl<'a> Kept<'a> {
             ended += claimed.len();
             self.settle(claimed);
         }
-        let settled = start.elapsed().as_nanos() as f64 / count as f64;
+        let settled = per_task(start, count);
         self.prune(count);
         vec![accept, settled]
     }
@@ -113,6 +144,6 @@ impl<'a> Kept<'a> {
             let pruned = self.store.prune(at_once, left.min(256));
             left -= self.runtime.block_on(pruned).expect("prune").tasks.min(left);
         }
-        start.elapsed().as_nanos() as f64 / count as f64
+        per_task(start, count)
     }
 }
