@@ -18,7 +18,7 @@ use crate::{
     hook::Callbacks,
     layer::{
         answer::Applied,
-        asked::Accept,
+        async_request::AsyncRequest,
         carry,
         dialect::{Options, RequestedCallback, callback, idempotency_key},
         duplicate::{Comparison, DuplicateAnswer},
@@ -59,7 +59,7 @@ enum Found {
     },
 }
 
-impl Accept {
+impl AsyncRequest {
     /// Reads the body, stores the task, and answers.
     ///
     /// Every async request allocates one of these futures. To keep it small, the head is read before the future is

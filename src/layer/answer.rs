@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::{
     engine::Tasks,
-    layer::{asked::Accept, dialect::PREFERENCE_APPLIED},
+    layer::{async_request::AsyncRequest, dialect::PREFERENCE_APPLIED},
     probe::Event,
     task::{
         RequestId, TaskName, TaskRecord,
@@ -28,7 +28,7 @@ pub(super) struct Applied {
     pub(super) callback: bool,
 }
 
-impl Accept {
+impl AsyncRequest {
     /// The answer for a stored task: the task's response if it ends within the wait, else a 202.
     pub(super) async fn accepted(&self, record: Arc<TaskRecord>, applied: Applied) -> Response<Bytes> {
         let wait = self.wait();

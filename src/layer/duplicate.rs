@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     engine::Tasks,
-    layer::{HeaderPolicy, asked::Accept, config::Config},
+    layer::{HeaderPolicy, async_request::AsyncRequest, config::Config},
     task::{Caller, CapturedRequest, Digesting, NewTask, RequestDigest, TaskName, TaskRecord},
 };
 
@@ -108,7 +108,7 @@ pub(super) enum DuplicateAnswer {
     Refusal,
 }
 
-impl Accept {
+impl AsyncRequest {
     /// Decides what the caller of a duplicate of this task's request gets. If credentials must be compared, it reads
     /// the first request from the store.
     pub(super) async fn duplicate_answer(&self, comparison: Comparison, record: &TaskRecord) -> DuplicateAnswer {

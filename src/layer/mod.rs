@@ -8,7 +8,7 @@
 
 mod accept;
 mod answer;
-mod asked;
+mod async_request;
 mod body;
 mod builder;
 mod carry;

@@ -18,7 +18,7 @@ use crate::{
     error::BoxError,
     layer::{
         ResponseFuture,
-        asked::Accept,
+        async_request::AsyncRequest,
         config::Shared,
         dialect::{Ask, PREFER, Preferences},
     },
@@ -133,7 +133,7 @@ impl<S> RespondAsync<S> {
             };
         }
         let to_head = head.method == Method::HEAD;
-        let accept = Accept {
+        let request = AsyncRequest {
             shared: self.shared.clone(),
             at,
             preferences: match vary {
@@ -144,8 +144,8 @@ impl<S> RespondAsync<S> {
             links: self.shared.config.links.of(&head.uri, &head.headers),
         };
         let future = match ask {
-            Ask::Async(options) => accept.run(options, head, body),
-            Ask::Refuse(problem) => accept.refuse(*problem),
+            Ask::Async(options) => request.run(options, head, body),
+            Ask::Refuse(problem) => request.refuse(*problem),
             Ask::No | Ask::Sync => unreachable!("handled above"),
         };
         ResponseFuture::ours(future, to_head)

@@ -1,4 +1,4 @@
-//! [`Accept`]: an async request that is being accepted.
+//! [`AsyncRequest`]: a request that asks for async.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::{
     wire::ApiLinks,
 };
 
-/// An async request that is being accepted.
-pub(crate) struct Accept {
+/// A request that asks for async, without its head and body: what is needed to answer it.
+pub(crate) struct AsyncRequest {
     pub(crate) shared: Arc<Shared>,
     /// When its head arrived.
     pub(crate) at: Instant,
