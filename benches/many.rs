@@ -80,7 +80,7 @@ async fn run(waits: Waits, tasks: usize, longest: Duration) -> Told {
         Waits::Here => engine(handle, tasks),
         Waits::There => engine(handle, 1),
         Waits::ThereUntold => {
-            calls.tell_nothing();
+            calls.without_news();
             engine(handle, 1)
         }
     };

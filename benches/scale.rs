@@ -107,7 +107,7 @@ fn fill(runtime: &Runtime, store: &Arc<RedbStore>, tasks: usize) {
                         fastrand::fill(&mut random);
                         let id = RequestId::from_parts(Timestamp::from_millis(now), random);
                         let insert =
-                            Insert::new(NewTask::new(id, request.clone())).born(WorkerId::new("bench", 1), LEASE);
+                            Insert::new(NewTask::new(id, request.clone())).claimed_by(WorkerId::new("bench", 1), LEASE);
                         let Inserted::New(_, Some(held)) = ledger.insert(insert).await.expect("it is stored") else {
                             panic!("it is new")
                         };

@@ -10,11 +10,11 @@ use crate::{
     task::{Conditions, Destination},
 };
 
-/// How long one call of a hook may take. No task waits for it, but it takes one of few places in the pool.
+/// How long one call of a hook may take. No task waits for it, but it takes one of few slots of the destination.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many completions are delivered at once. Hooks mostly wait, and must not take the processor from handlers.
-const PLACES: usize = 16;
+const CONCURRENCY: usize = 16;
 
 /// The hooks of this process, each with the kinds of end that it is called for.
 #[derive(Clone, Default)]
@@ -58,8 +58,8 @@ impl Target for LocalHooks {
         &self.schedule
     }
 
-    fn places(&self) -> usize {
-        PLACES
+    fn concurrency(&self) -> usize {
+        CONCURRENCY
     }
 
     /// Each hook has its whole time-out.

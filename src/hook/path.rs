@@ -16,7 +16,7 @@ use crate::{
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
 /// How many completions are posted at once. Each is one write to the store.
-const PLACES: usize = 4;
+const CONCURRENCY: usize = 4;
 
 /// How long one post may take. The store's own limit is shorter, unless it was raised.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -126,8 +126,8 @@ impl Target for AppPath {
         &self.schedule
     }
 
-    fn places(&self) -> usize {
-        PLACES
+    fn concurrency(&self) -> usize {
+        CONCURRENCY
     }
 
     fn limit(&self) -> Duration {

@@ -84,7 +84,7 @@ pub trait Target: Send + Sync + 'static {
     }
 
     /// How many tries this process makes at once. Default: 4. The builder refuses 0.
-    fn places(&self) -> usize {
+    fn concurrency(&self) -> usize {
         4
     }
 

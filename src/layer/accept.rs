@@ -327,10 +327,10 @@ impl AsyncRequest {
         Ok(stored)
     }
 
-    fn emit_accepted(&self, id: RequestId, born_claimed: bool, duplicate: bool) {
+    fn emit_accepted(&self, id: RequestId, claimed: bool, duplicate: bool) {
         self.intake().emit(|| Event::Accepted {
             id,
-            born_claimed,
+            claimed,
             duplicate,
             took: self.at.elapsed(),
         });

@@ -191,7 +191,7 @@ pub enum Event<'a> {
         /// The task.
         id: RequestId,
         /// Whether the task was stored as already claimed, so that it runs at once.
-        born_claimed: bool,
+        claimed: bool,
         /// Whether the request was a duplicate, so that nothing was stored.
         duplicate: bool,
         /// The time from the head of the request to the commit.

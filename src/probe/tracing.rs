@@ -74,10 +74,10 @@ impl Probe for TracingProbe {
         match event {
             Event::Accepted {
                 id,
-                born_claimed,
+                claimed,
                 duplicate,
                 took,
-            } => debug!(task.id = %id, born_claimed, duplicate, ?took, "task accepted"),
+            } => debug!(task.id = %id, claimed, duplicate, ?took, "task accepted"),
             Event::Refused { code, took } => debug!(code, ?took, "request refused"),
             Event::Withheld { id, why, first: true } => warn!(
                 task.id = %id,

@@ -19,8 +19,8 @@ pub use self::{
     held::Held,
 };
 use super::{
-    Candidates, Change, Committed, Due, Enlisted, Guard, Insertion, NewRow, Part, Reply, Response, Retention, Row,
-    StoreError, StoreErrorKind, StoreResult, TaskStore, Which, Why,
+    Candidates, Change, Committed, Due, DueReason, Enlisted, Guard, Insertion, NewRow, Part, Reply, Response,
+    Retention, Row, StoreError, StoreErrorKind, StoreResult, TaskStore, Which,
 };
 use crate::{
     task::{
@@ -151,7 +151,7 @@ impl Ledger {
         })
     }
 
-    /// Inserts a task as part of a transaction of the application. The task is not born claimed, and no limit applies.
+    /// Inserts a task as part of a transaction of the application. The task is not stored claimed, and no limit applies.
     ///
     /// # Errors
     ///
@@ -277,15 +277,15 @@ impl Ledger {
         let mut changes = Vec::with_capacity(rows.len());
         for mut candidate in rows {
             let record = Arc::make_mut(candidate.row.restore());
-            let rescue = match candidate.why {
-                Why::Orphaned => record.orphaned(now),
+            let rescue = match candidate.reason {
+                DueReason::Orphaned => record.orphaned(now),
                 _ => record.rescue(now),
             };
-            if rescue == Rescue::NotDue && candidate.why != Why::Orphaned {
+            if rescue == Rescue::NotDue && candidate.reason != DueReason::Orphaned {
                 continue;
             }
             let mut change = Change::between(&candidate.row, candidate.row.record.clone(), now);
-            if candidate.why == Why::Lapsed {
+            if candidate.reason == DueReason::Lapsed {
                 change.guard = Guard::Lapsed(candidate.row.version);
             }
             rescued.push((candidate.row.id, rescue, change.brings_completion()));

@@ -43,9 +43,9 @@ pub use self::{
     memory::{MemoryStore, MemoryStoreBuilder},
     news::{Attention, Control, ControlChange, Controls, Glance, News},
     operations::{
-        Abilities, BornClaimed, Candidate, Candidates, Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Due,
-        Durability, FullReason, Insertion, KnownBy, Limits, LogQuery, NewRow, Part, Payload, PoolClaim, QueueHint,
-        Renewal, Retention, Sharing, Which, Why,
+        Abilities, Candidate, Candidates, Claim, ClaimedOutbox, ClaimedRow, Claims, DeliveryClaim, Due, DueReason,
+        Durability, FullReason, InitialClaim, Insertion, KnownBy, Limits, LogQuery, NewRow, Part, Payload, PoolClaim,
+        QueueHint, Renewal, Retention, Sharing, Which,
     },
     reply::Reply,
     row::{Columns, OutboxRow, Row},
@@ -139,7 +139,7 @@ pub trait TaskStore: Send + Sync + fmt::Debug + 'static {
 
     /// Stores a task, or answers which task has its id, name or key already.
     ///
-    /// With [`NewRow::born`], the task is stored already claimed, and starts without a second write.
+    /// With [`NewRow::claim`], the task is stored already claimed, and starts without a second write.
     ///
     /// The reply owns what it needs, since an insert goes on when its caller has left.
     fn insert(self: Arc<Self>, task: NewRow) -> Reply<'static, Insertion>;

@@ -135,7 +135,7 @@ pub struct QueueHint {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NewRow {
-    /// Its record, from [`TaskRecord::accepted`]. For a task that is born claimed, the record may contain the claim or
+    /// Its record, from [`TaskRecord::accepted`]. For a task that is stored claimed, the record may contain the claim or
     /// not.
     pub record: Arc<TaskRecord>,
     /// The request.
@@ -145,10 +145,10 @@ pub struct NewRow {
     /// The client's key, unique per tenant and caller of the record, and how long it is kept from now on, even after
     /// the task is gone. The store keeps it with the record's digest.
     pub key: Option<(IdempotencyKey, Duration)>,
-    /// How many tasks may wait. A task that is born claimed does not wait and is not counted.
+    /// How many tasks may wait. A task that is stored claimed does not wait and is not counted.
     pub limits: Limits,
     /// Set to store the task already claimed.
-    pub born: Option<BornClaimed>,
+    pub claim: Option<InitialClaim>,
 }
 
 impl NewRow {
@@ -161,7 +161,7 @@ impl NewRow {
             delay: Duration::ZERO,
             key: None,
             limits: Limits::UNLIMITED,
-            born: None,
+            claim: None,
         }
     }
 
@@ -179,34 +179,34 @@ impl NewRow {
             outbox: Vec::new(),
             record: self.record.clone(),
         };
-        if let Some(born) = &self.born {
+        if let Some(claim) = &self.claim {
             match row.columns.is_held() {
                 // The record contains the claim already, so it need not be restored.
                 true => {
                     row.columns.started_at = Some(now);
-                    row.columns.lease_until = Some(now.saturating_add(born.lease));
+                    row.columns.lease_until = Some(now.saturating_add(claim.lease));
                     row.columns.token = row.columns.token.max(floor.next());
                 }
-                false => row.claim(born.worker.clone(), born.lease, floor, now),
+                false => row.claim(claim.worker.clone(), claim.lease, floor, now),
             }
         }
         row
     }
 }
 
-/// The claim that a task is born with.
+/// The claim with which a task is stored.
 ///
 /// See the example of [`Insert`](crate::store::Insert), which makes one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct BornClaimed {
+pub struct InitialClaim {
     /// The worker that holds the task.
     pub worker: WorkerId,
     /// How long the claim holds.
     pub lease: Duration,
 }
 
-impl BornClaimed {
+impl InitialClaim {
     /// A claim by `worker`, for `lease`.
     #[must_use]
     pub const fn new(worker: WorkerId, lease: Duration) -> Self {
@@ -457,7 +457,7 @@ impl From<&TaskRef> for Which {
 /// # use bytes::Bytes;
 /// # use http::{HeaderMap, Method, Uri};
 /// use tower_respond_async::{
-///     store::{Claim, Due, MemoryStore, TaskStore, Why},
+///     store::{Claim, Due, DueReason, MemoryStore, TaskStore},
 ///     task::WorkerId,
 /// };
 /// # use tower_respond_async::{store::{Insert, Ledger}, task::{CapturedRequest, NewTask, RequestId}};
@@ -472,7 +472,7 @@ impl From<&TaskRef> for Which {
 /// let claims = store.claim(Claim::new(WorkerId::new("w", 1), 10, Duration::ZERO)).await?;
 /// let due = store.due(Due::Rescue { spared: Vec::new() }, 100).await?;
 /// assert_eq!(due.rows[0].row.id, claims.tasks[0].row.id);
-/// assert_eq!(due.rows[0].why, Why::Lapsed);
+/// assert_eq!(due.rows[0].reason, DueReason::Lapsed);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -508,14 +508,14 @@ pub struct Candidate {
     /// The row.
     pub row: Row,
     /// The reason.
-    pub why: Why,
+    pub reason: DueReason,
 }
 
 impl Candidate {
     /// This row, for this reason.
     #[must_use]
-    pub const fn new(row: Row, why: Why) -> Self {
-        Self { row, why }
+    pub const fn new(row: Row, reason: DueReason) -> Self {
+        Self { row, reason }
     }
 }
 
@@ -524,7 +524,7 @@ impl Candidate {
 /// See the example of [`Due`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Why {
+pub enum DueReason {
     /// Its lease ran out.
     Lapsed,
     /// The process that held the task, or one of its completions, is known to be dead, whatever the lease says. An
@@ -594,8 +594,8 @@ pub enum Part {
 /// let store = MemoryStore::new();
 /// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
 /// # let task = NewTask::new(RequestId::from_bytes([7; 16]), request.into());
-/// let born = Insert::new(task).born(WorkerId::new("w", 1), Duration::from_secs(30));
-/// let Inserted::New(record, Some(held)) = Ledger::of(store.clone()).insert(born).await? else {
+/// let claim = Insert::new(task).claimed_by(WorkerId::new("w", 1), Duration::from_secs(30));
+/// let Inserted::New(record, Some(held)) = Ledger::of(store.clone()).insert(claim).await? else {
 ///     unreachable!("the store is empty")
 /// };
 /// let line = |message| LogLine::new(store.now(), "INFO", "app", message);

@@ -149,7 +149,7 @@ impl Row {
     pub(super) const FIRST_VERSION: u64 = 1;
 
     /// Whether its claim is still the claim of its insert: no change was made since, except for a stop.
-    pub(super) fn was_born_claimed(&self) -> bool {
+    pub(super) fn was_stored_claimed(&self) -> bool {
         let since = self.version - Self::FIRST_VERSION;
         since == 0 || since == 1 && self.columns.state == TaskState::Stopping
     }

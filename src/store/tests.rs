@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use crate::{
     forward_store,
     store::{
-        BornClaimed, Change, Committed, Guard, Insert, Inserted, Ledger, MemoryStore, NewRow, Operation, OutboxRow,
+        Change, Committed, Guard, InitialClaim, Insert, Inserted, Ledger, MemoryStore, NewRow, Operation, OutboxRow,
         Reply, Row, Settled, StoreErrorKind, TaskStore, Which,
     },
     task::{
@@ -227,7 +227,7 @@ fn a_token_is_greater_than_the_floor_of_its_claim() {
             record.claim(worker.clone(), LEASE, now).unwrap();
         }
         let mut new = NewRow::new(Arc::new(record), task.request.to_payload());
-        new.born = Some(BornClaimed {
+        new.claim = Some(InitialClaim {
             worker: worker.clone(),
             lease: LEASE,
         });
@@ -302,7 +302,7 @@ async fn a_settlement_that_others_overtake_is_tried_sixteen_times() {
         let overtaken = Arc::new(Overtaken { store, first, commits });
         let ledger = Ledger::new(overtaken.clone());
         let task = NewTask::new(RequestId::from_bytes([7; 16]), request());
-        let insert = Insert::new(task).born(WorkerId::new("w", 1), LEASE);
+        let insert = Insert::new(task).claimed_by(WorkerId::new("w", 1), LEASE);
         let Ok(Inserted::New(_, Some(held))) = ledger.insert(insert).await else {
             panic!("it is new and held");
         };

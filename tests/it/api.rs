@@ -330,7 +330,7 @@ async fn under_load_no_more_run_than_there_are_slots() {
 }
 
 #[tokio::test]
-async fn without_the_token_the_api_tells_nothing_and_the_application_is_served() {
+async fn without_the_token_the_api_has_no_news_and_the_application_is_served() {
     let app = App::wrap(
         MemoryStore::new(),
         |builder| builder,

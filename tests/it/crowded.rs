@@ -99,7 +99,7 @@ impl Target for Receiver {
         &self.schedule
     }
 
-    fn places(&self) -> usize {
+    fn concurrency(&self) -> usize {
         self.places
     }
 

@@ -291,7 +291,7 @@ async fn a_hook_whose_values_panic_is_a_hook_that_failed() {
         fn schedule(&self) -> &Schedule {
             panic_any(Bomb)
         }
-        fn places(&self) -> usize {
+        fn concurrency(&self) -> usize {
             1
         }
         fn limit(&self) -> Duration {

@@ -43,7 +43,7 @@ fn idle(store: impl TaskStore) -> Tasks {
 /// A handle without news of other processes.
 fn mute(store: &MemoryStore) -> FaultStore<MemoryStore> {
     let mute = FaultStore::new(store.clone());
-    mute.faults().tell_nothing();
+    mute.faults().without_news();
     mute
 }
 
@@ -73,7 +73,7 @@ async fn a_task_that_ends_elsewhere_wakes_its_waiter() {
 
 /// By one look a second.
 #[tokio::test]
-async fn a_store_that_tells_nothing_is_looked_at() {
+async fn a_store_that_has_no_news_is_looked_at() {
     let store = MemoryStore::new();
     a_waiter_hears_of_the_end(mute(&store), store).await;
 }
@@ -193,7 +193,7 @@ async fn events_of_a_task_and_of_all_tell_of_what_happens_elsewhere() {
 
 /// The client of a list then fetches it again.
 #[tokio::test]
-async fn a_stream_of_all_tasks_says_that_it_misses_some_where_the_store_tells_nothing() {
+async fn a_stream_of_all_tasks_says_that_it_misses_some_where_the_store_has_no_news() {
     let here = app(mute(&MemoryStore::new()), &support::Gate::new());
     let mut all = Stream::open(here.serve().await, "/tasks/events", "").await;
     soon(all.next_of("missed")).await;

@@ -53,7 +53,7 @@ impl Bounded {
     }
 
     pub(crate) async fn insert(&self, task: NewTask) -> Inserted {
-        let insert = Insert::new(task).born(WorkerId::new("w", 1), LEASE);
+        let insert = Insert::new(task).claimed_by(WorkerId::new("w", 1), LEASE);
         self.ledger().insert(insert).await.unwrap()
     }
 
@@ -240,7 +240,7 @@ fn many_threads_keep_the_bound_and_lose_count_of_nothing() {
                     let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), body);
                     let mut task = NewTask::new(id, Arc::new(request));
                     task.name = (number % 3 == 0).then(|| TaskName::new(&format!("job-{}", number % 50)).unwrap());
-                    let insert = Insert::new(task).born(WorkerId::new("w", thread), LEASE);
+                    let insert = Insert::new(task).claimed_by(WorkerId::new("w", thread), LEASE);
                     let Inserted::New(_, Some(held)) = handle.block_on(ledger.insert(insert)).unwrap() else {
                         continue;
                     };

@@ -170,7 +170,7 @@ fn key_counts_are_right_in_every_order() {
                     let mut task = NewTask::new(id, Arc::new(request));
                     task.tenant = Some(Tenant::new(format!("{}", random.u8(..3))));
                     task.key = Some(IdempotencyKey::new(&format!("key-{}", random.u16(..300))).unwrap());
-                    let insert = Insert::new(task).born(WorkerId::new("w", thread), LEASE);
+                    let insert = Insert::new(task).claimed_by(WorkerId::new("w", thread), LEASE);
                     let id = match handle.block_on(ledger.insert(insert)).unwrap() {
                         Inserted::New(_, Some(held)) => {
                             let _ = handle.block_on(ledger.settle(&held, &Outcome::Stopped)).unwrap();

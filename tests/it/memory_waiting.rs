@@ -53,7 +53,7 @@ impl Ended {
                 on: Conditions::ALL,
             })
             .collect::<Subscriptions>();
-        let insert = Insert::new(task).born(WorkerId::new("w", 1), LEASE);
+        let insert = Insert::new(task).claimed_by(WorkerId::new("w", 1), LEASE);
         let Inserted::New(_, Some(held)) = self.ledger.insert(insert).await.unwrap() else {
             return None;
         };

@@ -98,7 +98,7 @@ async fn die_with_tasks(ledger: &Ledger, lease: Duration) {
     for (number, crash_allowance) in [(1, 3), (2, 1)] {
         let mut task = a_task(number);
         task.crash_allowance = crash_allowance;
-        let inserted = ledger.insert(Insert::new(task).born(dead.clone(), lease)).await;
+        let inserted = ledger.insert(Insert::new(task).claimed_by(dead.clone(), lease)).await;
         assert!(inserted.is_ok());
     }
     let mut old = a_task(3);

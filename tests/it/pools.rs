@@ -93,7 +93,7 @@ async fn a_backlog_in_one_pool_does_not_keep_another_from_starting_at_once() {
     // By then the engine has seen that nothing waits in the default pool.
     let first = submit(&tasks, "/quick").await;
     ended(&tasks, first).await;
-    eventually("a task is born claimed", async || {
+    eventually("a task is stored claimed", async || {
         let before = faults.calls(Operation::Claim);
         let id = submit(&tasks, "/quick").await;
         let is_born = find(&tasks, id).await.state != TaskState::Enqueued;
@@ -201,7 +201,7 @@ async fn a_pause_survives_a_restart() {
 async fn a_pause_made_elsewhere_holds_here() {
     let store = MemoryStore::new();
     let deaf = FaultStore::new(store.clone());
-    deaf.faults().tell_nothing();
+    deaf.faults().without_news();
     let gate = Gate::new();
     let here = with_slow(quick(deaf).pool(slow()), &gate);
     let there = serve(quick(store).pool(slow()), |_| std::future::pending());

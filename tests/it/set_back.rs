@@ -44,7 +44,7 @@ async fn nothing_waits_for_a_clock_that_was_set_back() {
     let store = open(&clock).await;
     let mut held = Vec::new();
     for task in [&retried, &ran] {
-        let insert = Insert::new(task.clone()).born(WorkerId::new("w", 1), Duration::from_secs(30));
+        let insert = Insert::new(task.clone()).claimed_by(WorkerId::new("w", 1), Duration::from_secs(30));
         match store.insert(insert).await.unwrap() {
             Inserted::New(_, claim) => held.extend(claim),
             other => panic!("it is new: {other:?}"),

@@ -1,7 +1,7 @@
 //! Finds candidates that are due by the server's clock. Does not change them.
 
 use tower_respond_async::{
-    store::{Candidate, Candidates, Due, StoreResult, Why},
+    store::{Candidate, Candidates, Due, DueReason, StoreResult},
     task::TaskRecord,
 };
 
@@ -166,15 +166,15 @@ pub(crate) async fn due(
     }
     let mut rows = Vec::new();
     for found in &found {
-        let why = match found.get::<_, Option<i32>>("list") {
-            Some(LAPSED) => Why::Lapsed,
-            Some(OVER_AGE) => Why::OverAge,
-            Some(SUCCEEDED | OTHERS) => Why::Retired,
-            Some(OVERDUE) => Why::Overdue,
+        let reason = match found.get::<_, Option<i32>>("list") {
+            Some(LAPSED) => DueReason::Lapsed,
+            Some(OVER_AGE) => DueReason::OverAge,
+            Some(SUCCEEDED | OTHERS) => DueReason::Retired,
+            Some(OVERDUE) => DueReason::Overdue,
             _ => continue,
         };
         // A row that cannot be read is skipped: a claim sets it aside.
-        rows.extend(codec::row(found, FIRST).ok().map(|row| Candidate::new(row, why)));
+        rows.extend(codec::row(found, FIRST).ok().map(|row| Candidate::new(row, reason)));
     }
     Ok((Candidates::new(codec::time(now), rows), now))
 }

@@ -242,7 +242,7 @@ async fn insert(connection: &Connection, tasks: &[&NewRow], writer: i64) -> Resu
     let room = Room::of(tasks);
     let limited = tasks
         .iter()
-        .any(|task| task.limits != Limits::UNLIMITED && task.born.is_none());
+        .any(|task| task.limits != Limits::UNLIMITED && task.claim.is_none());
     let encoded = column!(|_task, row| row.record.encode());
     let keys = column!(|task, _row| ClientKey::of(task).map(|key| key.encode()));
     let digests = column!(|task, _row| task.record.digest);
@@ -308,7 +308,7 @@ impl Room {
         let (mut room, mut before) = (Self::default(), 0);
         let (mut of_tenant, mut of_pool) = (HashMap::new(), HashMap::new());
         for task in tasks {
-            let waits = i64::from(task.born.is_none());
+            let waits = i64::from(task.claim.is_none());
             let behind = |limit: u64, before: &mut i64| {
                 *before += waits;
                 codec::number(limit) - *before

@@ -114,9 +114,9 @@ impl Batch<'_> {
     pub(crate) fn due(&mut self, what: &Due, max: usize) -> Result<Candidates, Fault> {
         let now = self.now();
         let mut rows = Vec::new();
-        for (id, why) in self.ram.due(what, max, now) {
+        for (id, reason) in self.ram.due(what, max, now) {
             let stored = self.load_or_set_aside(id)?;
-            rows.extend(stored.map(|stored| Candidate::new(stored.row, why)));
+            rows.extend(stored.map(|stored| Candidate::new(stored.row, reason)));
         }
         Ok(Candidates::new(now, rows))
     }

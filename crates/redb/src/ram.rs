@@ -8,7 +8,7 @@ use std::{
 
 use tower_respond_async::{
     store::{
-        Due, OutboxRow, Renewal, Row, Why,
+        Due, DueReason, OutboxRow, Renewal, Row,
         kit::{ControlValues, Orphans, Outbox, Queue, Shelf, Unsorted},
     },
     task::{LeaseRef, Progress, RequestId, WorkerId},
@@ -139,26 +139,26 @@ impl Ram {
     }
 
     /// Up to `max` tasks that are due, with the reason.
-    pub(crate) fn due(&self, what: &Due, max: usize, now: Timestamp) -> Vec<(RequestId, Why)> {
-        let with = |ids: Vec<RequestId>, why| ids.into_iter().map(move |id| (id, why));
+    pub(crate) fn due(&self, what: &Due, max: usize, now: Timestamp) -> Vec<(RequestId, DueReason)> {
+        let with = |ids: Vec<RequestId>, reason| ids.into_iter().map(move |id| (id, reason));
         match what {
             Due::Rescue { spared } => {
-                let mut due: Vec<_> = with(self.orphans.first(max), Why::Orphaned).collect();
+                let mut due: Vec<_> = with(self.orphans.first(max), DueReason::Orphaned).collect();
                 due.extend(with(
                     self.queue.lock().over_age(spared, max - due.len(), now),
-                    Why::OverAge,
+                    DueReason::OverAge,
                 ));
                 let held = lock(&self.held);
                 let lapsed = held
                     .iter()
                     .filter(|(id, row)| row.columns.has_lapsed(now) && !self.orphans.contains(**id));
-                due.extend(lapsed.map(|(id, _)| (*id, Why::Lapsed)).take(max - due.len()));
+                due.extend(lapsed.map(|(id, _)| (*id, DueReason::Lapsed)).take(max - due.len()));
                 due
             }
-            Due::Prune(retention) => with(self.shelf().past(*retention, max, now), Why::Retired).collect(),
+            Due::Prune(retention) => with(self.shelf().past(*retention, max, now), DueReason::Retired).collect(),
             Due::GiveUp { spared, overdue } => {
                 let until = now.saturating_sub(*overdue);
-                with(self.outbox.overdue(spared, max, until), Why::Overdue).collect()
+                with(self.outbox.overdue(spared, max, until), DueReason::Overdue).collect()
             }
             // The store has no bound for which to make room, and this build has no other kind of `Due`.
             _ => Vec::new(),

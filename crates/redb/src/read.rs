@@ -12,7 +12,9 @@ use crate::{
     tables::{LOGS, REQUESTS, RESPONSES, TASKS, Unreadable, ids_of_name, read_payload, read_row},
 };
 use tower_respond_async::{
-    store::{Candidate, Candidates, Due, Glance, LogQuery, Part, Payload, Row, StoreResult, Which, Why, kit::Moment},
+    store::{
+        Candidate, Candidates, Due, DueReason, Glance, LogQuery, Part, Payload, Row, StoreResult, Which, kit::Moment,
+    },
     task::{Counts, Cursor, Filter, LogLine, Page, PageOf, RequestId, Scope, SortOrder},
     time::Timestamp,
 };
@@ -53,9 +55,9 @@ impl Inner {
         self.read(|transaction| {
             let tasks = transaction.open_table(TASKS)?;
             let mut rows = Vec::with_capacity(due.len());
-            for (id, why) in &due {
+            for (id, reason) in &due {
                 match self.row_in(&tasks, &Scope::All, *id) {
-                    Ok(Some(row)) => rows.push(Candidate::new(row, *why)),
+                    Ok(Some(row)) => rows.push(Candidate::new(row, *reason)),
                     Ok(None) | Err(Fault::Answer(_)) => return Ok(None),
                     Err(broken) => return Err(broken),
                 }
@@ -231,7 +233,7 @@ impl Searched {
 
 /// Makes redb read the payloads of tasks into its cache, so that the writer need not wait for the disk when it removes
 /// them: tasks that are pruned were written long ago.
-fn warm(transaction: &ReadTransaction, due: &[(RequestId, Why)]) -> Result<(), redb::Error> {
+fn warm(transaction: &ReadTransaction, due: &[(RequestId, DueReason)]) -> Result<(), redb::Error> {
     for table in [REQUESTS, RESPONSES] {
         let table = transaction.open_table(table)?;
         for (id, _) in due {

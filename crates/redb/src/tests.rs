@@ -14,8 +14,8 @@ use crate::{
 use tower_respond_async::{
     error::BoxError,
     store::{
-        Change, Claim, ClaimedDelivery, ClaimedTask, Committed, DeliveryClaim, DeliverySettlement, Due, Held, Insert,
-        Inserted, Ledger, Retention, Row, Which, Why,
+        Change, Claim, ClaimedDelivery, ClaimedTask, Committed, DeliveryClaim, DeliverySettlement, Due, DueReason,
+        Held, Insert, Inserted, Ledger, Retention, Row, Which,
     },
     task::{
         CapturedRequest, CapturedResponse, Conditions, DeliveryTry, Destination, LeaseRef, NewTask, Progress,
@@ -85,7 +85,7 @@ async fn waiting(ledger: &Ledger, number: u8) -> RequestId {
 }
 
 async fn running(ledger: &Ledger, number: u8) -> Held {
-    let insert = Insert::new(task(number)).born(worker(), LONG);
+    let insert = Insert::new(task(number)).claimed_by(worker(), LONG);
     match ledger.insert(insert).await.unwrap() {
         Inserted::New(_, Some(held)) => held,
         other => panic!("it is new: {other:?}"),
@@ -179,8 +179,8 @@ async fn a_task_of_a_dead_process_is_an_orphan_until_it_is_rescued() {
             .unwrap()
             .rows;
         assert_eq!(
-            (due.len(), due[0].why),
-            (1, Why::Orphaned),
+            (due.len(), due[0].reason),
+            (1, DueReason::Orphaned),
             "until something is done about it"
         );
     }

@@ -61,7 +61,7 @@ pub(crate) fn elsewhere(runtime: &Runtime, server: &Server) {
             let there = layer(ours.handle().await, 64);
             let store = FaultStore::new(ours.handle().await);
             if !told {
-                store.faults().tell_nothing();
+                store.faults().without_news();
             }
             let here = layer(store, 64);
             let mut starts = telling(&here);

@@ -124,7 +124,7 @@ impl<'a> Ours<'a> {
                 let (ledger, task) = (ledger.clone(), task(&request, false));
                 let (ended, outcome) = (ended.clone(), outcome.clone());
                 async move {
-                    let held = born(&ledger, task).await;
+                    let held = insert_held(&ledger, task).await;
                     tokio::spawn(async move {
                         let _ = ledger.settle(&held, &outcome).await.expect("settle");
                         ended.one();
@@ -286,8 +286,8 @@ pub(crate) fn task(request: &Arc<CapturedRequest>, keyed: bool) -> NewTask {
     task
 }
 
-pub(crate) async fn born(ledger: &Ledger, task: NewTask) -> Held {
-    let insert = Insert::new(task).born(WorkerId::new("bench", 1), LEASE);
+pub(crate) async fn insert_held(ledger: &Ledger, task: NewTask) -> Held {
+    let insert = Insert::new(task).claimed_by(WorkerId::new("bench", 1), LEASE);
     match ledger.insert(insert).await.expect("insert") {
         Inserted::New(_, Some(held)) => held,
         other => panic!("it is new: {other:?}"),

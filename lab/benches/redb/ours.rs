@@ -44,7 +44,7 @@ pub(crate) fn work_on(runtime: &Runtime, store: &Ledger, work: Work, submitters:
                     accept(&store, task).await;
                 }
                 Work::Life => {
-                    let held = born(&store, task, worker).await;
+                    let held = insert_held(&store, task, worker).await;
                     let _ = store.settle(&held, &success(response)).await.expect("settle");
                 }
             }
@@ -59,8 +59,8 @@ pub(crate) async fn accept(store: &Ledger, task: NewTask) {
 }
 
 /// Stores a task that runs.
-async fn born(store: &Ledger, task: NewTask, worker: WorkerId) -> Held {
-    let insert = Insert::new(task).born(worker, LEASE);
+async fn insert_held(store: &Ledger, task: NewTask, worker: WorkerId) -> Held {
+    let insert = Insert::new(task).claimed_by(worker, LEASE);
     match store.insert(insert).await.expect("insert") {
         Inserted::New(_, Some(held)) => held,
         other => panic!("it is new: {other:?}"),

@@ -7,7 +7,7 @@ use super::{
     world::{CRASH_ALLOWANCE, MAX_ATTEMPTS, World},
 };
 use tower_respond_async::{
-    store::{BornClaimed, OutboxRow, Renewal, Row, Why},
+    store::{DueReason, InitialClaim, OutboxRow, Renewal, Row},
     task::{Destination, LeaseRef, Progress, RequestId, TaskState},
     time::Timestamp,
 };
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// A task was claimed: it must have waited, and only its columns may have changed.
-    fn check_claim(&self, by: &BornClaimed, before: &Found, row: &Row) {
+    fn check_claim(&self, by: &InitialClaim, before: &Found, row: &Row) {
         let (id, now) = (row.id, self.store_time());
         let Some(before) = before else {
             self.fail(9, format_args!("{id} was claimed, and was not there"));
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// This worker holds the task from now on.
-    pub(super) fn check_lease(&self, row: &Row, by: &BornClaimed) {
+    pub(super) fn check_lease(&self, row: &Row, by: &InitialClaim) {
         let (columns, now) = (&row.columns, self.store_time());
         let held = columns.state == TaskState::Running
             && columns.worker.as_ref() == Some(&by.worker)
@@ -155,7 +155,7 @@ impl World {
     }
 
     /// A process searched for tasks to rescue. The search must find all that are due, and those of dead processes.
-    fn looked(&self, found: &[(RequestId, Why)], is_full: bool, overlooked: &[RequestId]) {
+    fn looked(&self, found: &[(RequestId, DueReason)], is_full: bool, overlooked: &[RequestId]) {
         if is_full {
             return;
         }
@@ -166,14 +166,14 @@ impl World {
             format_args!("{overlooked:?} is due and was overlooked"),
         );
         for id in &self.orphans {
-            let is_found = found.contains(&(*id, Why::Orphaned));
+            let is_found = found.contains(&(*id, DueReason::Orphaned));
             self.check(
                 2,
                 is_found,
                 format_args!("the holder of {id} is dead and it was overlooked"),
             );
         }
-        let mut held = found.iter().filter(|(_, why)| *why == Why::Orphaned);
+        let mut held = found.iter().filter(|(_, reason)| *reason == DueReason::Orphaned);
         let rightly = held.all(|(id, _)| self.orphans.contains(id));
         self.check(3, rightly, format_args!("the living were taken for dead"));
     }

@@ -78,7 +78,7 @@ impl Target for Receiver {
         &self.schedule
     }
 
-    fn places(&self) -> usize {
+    fn concurrency(&self) -> usize {
         2
     }
 

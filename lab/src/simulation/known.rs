@@ -11,7 +11,7 @@ use super::{
     world::World,
 };
 use tower_respond_async::{
-    store::{BornClaimed, Row},
+    store::{InitialClaim, Row},
     task::{CapturedRequest, Destination, RequestId, TaskRecord, TaskState, Tenant, lifecycle::Edits},
 };
 
@@ -150,7 +150,7 @@ impl World {
     /// A task was stored. `sent` is what the process sent, if known.
     pub(super) fn inserted(
         &mut self,
-        sent: Option<(&TaskRecord, Option<&BornClaimed>)>,
+        sent: Option<(&TaskRecord, Option<&InitialClaim>)>,
         row: &Row,
         request: &FoundRequest,
     ) {

@@ -89,7 +89,7 @@ impl Tap {
         let mut world = self.shared.enter(self.process);
         let now = world.now;
         if let Some(standing) = world.processes.get_mut(&self.process) {
-            let born = tasks.iter().filter(|task| task.born.is_some());
+            let born = tasks.iter().filter(|task| task.claim.is_some());
             standing.born.extend(born.map(|task| (task.record.id, now)));
         }
         now

@@ -11,8 +11,8 @@ use tower_respond_async::{
     error::BoxFuture,
     forward_store,
     store::{
-        BornClaimed, Candidate, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due,
-        Insertion, NewRow, Operation, Part, Payload, Renewal, Reply, Row, StoreResult, TaskStore, Which, Why,
+        Candidate, Candidates, Change, Claim, ClaimedOutbox, Claims, Committed, DeliveryClaim, Due, DueReason,
+        InitialClaim, Insertion, NewRow, Operation, Part, Payload, Renewal, Reply, Row, StoreResult, TaskStore, Which,
     },
     task::{CapturedRequest, Destination, LeaseRef, Progress, RequestId, Scope, TaskRecord},
 };
@@ -48,13 +48,13 @@ pub(super) enum Seen {
     /// A task was stored, perhaps claimed from the start.
     Inserted {
         sent: Arc<TaskRecord>,
-        born: Option<BornClaimed>,
+        born: Option<InitialClaim>,
         row: Row,
         request: FoundRequest,
     },
     /// A task was claimed.
     Claimed {
-        by: BornClaimed,
+        by: InitialClaim,
         before: Found,
         row: Row,
         request: FoundRequest,
@@ -74,7 +74,7 @@ pub(super) enum Seen {
     },
     /// A process searched for tasks to rescue.
     Looked {
-        found: Vec<(RequestId, Why)>,
+        found: Vec<(RequestId, DueReason)>,
         /// Whether there may be more that are due.
         is_full: bool,
         /// Tasks that were due and not found.
@@ -239,7 +239,7 @@ impl Witness {
     ) -> StoreResult<Vec<Insertion>> {
         let sent: Vec<_> = tasks
             .iter()
-            .map(|task| (task.record.clone(), task.born.clone()))
+            .map(|task| (task.record.clone(), task.claim.clone()))
             .collect();
         let insertions = insert(tasks).inspect_err(|_| {
             let ids = sent.iter().map(|(record, _)| record.id);
@@ -265,7 +265,7 @@ impl Witness {
     }
 
     fn claim_now(&self, claim: Claim) -> StoreResult<Claims> {
-        let by = BornClaimed::new(claim.worker.clone(), claim.lease);
+        let by = InitialClaim::new(claim.worker.clone(), claim.lease);
         let claims = self.unless_unsure(self.see_through(self.store.claim(claim)), || Unsure::Claim)?;
         for task in &claims.tasks {
             let id = task.row.id;
@@ -328,7 +328,7 @@ impl Witness {
             self.check_answer(row.id, Some(row), &self.before(row.id));
         }
         if is_rescue {
-            let found: BTreeMap<_, _> = candidates.rows.iter().map(|it| (it.row.id, it.why)).collect();
+            let found: BTreeMap<_, _> = candidates.rows.iter().map(|it| (it.row.id, it.reason)).collect();
             let now = candidates.now;
             let notes = self.notes();
             let due = notes.rows.values().filter(|row| {

@@ -26,7 +26,7 @@ use tower_respond_async::{
 use tower_respond_async_redb::RedbStore;
 
 use self::{
-    census::{Census, a_task, born, builder, claim_all, new},
+    census::{Census, a_task, builder, claim_all, insert_held, new},
     cores::on_all_cores,
     life::{STEPS, World, live},
 };
@@ -127,7 +127,7 @@ async fn after_a_failure_nothing_is_written_and_every_call_says_so() {
     let disk = FaultDisk::new();
     let store = TaskFile::from(disk.open(builder()).unwrap());
     let kept = new(store.insert(Insert::new(a_task(1))).await).id;
-    let lease = born(&store, a_task(2)).await.lease();
+    let lease = insert_held(&store, a_task(2)).await.lease();
     disk.fail_nth(DiskCall::Sync, 1, DiskFault::Error);
     let failed = store.insert(Insert::new(a_task(3))).await.unwrap_err();
     assert_eq!(failed.kind(), StoreErrorKind::Unavailable);

@@ -133,7 +133,7 @@ impl Intake {
         let limits = self.attempts.pools.limits(&task.pool);
         let mut insert = Insert::new(task).within(limits);
         if pending.direct_start.is_some() {
-            insert = insert.born(self.core.worker.clone(), self.core.settings.lease);
+            insert = insert.claimed_by(self.core.worker.clone(), self.core.settings.lease);
         }
         (insert, pending)
     }

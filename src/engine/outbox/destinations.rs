@@ -90,7 +90,7 @@ impl Hooks {
                 );
                 return Err(ConfigError::new("destinations", problem));
             }
-            if target.places() == 0 {
+            if target.concurrency() == 0 {
                 return Err(ConfigError::new(
                     "destinations",
                     format!("{name:?} allows no concurrent deliveries, so it would never be called"),
@@ -232,7 +232,7 @@ impl Group {
         // the next.
         let has_one_receiver = name != Destination::LOCAL && name != Destination::CALLBACK;
         Self {
-            slots: Slots::new(target.places(), freed.clone()),
+            slots: Slots::new(target.concurrency(), freed.clone()),
             backlog: AtomicBool::new(false),
             health: has_one_receiver.then(Mutex::default),
             limit: target.limit(),

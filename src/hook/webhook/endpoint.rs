@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How many completions are sent at once: few enough not to flood a slow receiver.
-const PLACES: usize = 4;
+const CONCURRENCY: usize = 4;
 
 /// Longer than a try takes: the try has a limit of its own, of 15 s.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -37,7 +37,7 @@ pub(super) const LIMIT: Duration = Duration::from_secs(20);
 pub struct Webhook {
     uri: Uri,
     name: Destination,
-    places: usize,
+    concurrency: usize,
     schedule: Schedule,
     guard: Arc<Guard>,
     sender: Sender,
@@ -61,7 +61,7 @@ impl Webhook {
         Ok(Self {
             uri,
             name: Destination::new(format!("webhook-{digest}")),
-            places: PLACES,
+            concurrency: CONCURRENCY,
             schedule: Schedule::default(),
             guard: Arc::new(Guard::open()),
             sender: Sender::default(),
@@ -117,7 +117,7 @@ impl Webhook {
     /// How many completions are sent at once. Default: 4. The builder refuses 0.
     #[must_use]
     pub fn concurrency(mut self, tries: usize) -> Self {
-        self.places = tries;
+        self.concurrency = tries;
         self
     }
 
@@ -152,8 +152,8 @@ impl Target for Webhook {
         &self.schedule
     }
 
-    fn places(&self) -> usize {
-        self.places
+    fn concurrency(&self) -> usize {
+        self.concurrency
     }
 
     fn limit(&self) -> Duration {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::hook::TryOutcome;
 
-/// Tries at once to one host: one that does not answer leaves three quarters of the places to others.
+/// Tries at once to one host: one that does not answer leaves three quarters of the slots to others.
 const AT_ONCE: usize = 4;
 
 /// After this many failures in a row, a host gets one try at a time.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How many callbacks are sent at once, to all hosts together.
-const PLACES: usize = 16;
+const CONCURRENCY: usize = 16;
 
 /// Which URLs a request may name as a callback, and how they are called. Without a policy, requests may name none.
 ///
@@ -179,8 +179,8 @@ impl Target for CallbackPolicy {
         &self.schedule
     }
 
-    fn places(&self) -> usize {
-        PLACES
+    fn concurrency(&self) -> usize {
+        CONCURRENCY
     }
 
     fn limit(&self) -> Duration {

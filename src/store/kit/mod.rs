@@ -62,7 +62,7 @@ pub use self::{
     news_board::{NewsBoard, NewsHandle},
     orphans::Orphans,
     outbox::{Due, Outbox},
-    queue::{Candidate, Place, Queue, QueueGuard},
+    queue::{Candidate, Queue, QueueGuard, QueuePosition},
     shelf::{Shelf, Unsorted},
     tally::Tally,
     timeline::{Moment, Timeline},

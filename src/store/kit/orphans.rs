@@ -12,7 +12,7 @@ use crate::{store::Row, task::RequestId};
 /// in the same way.
 ///
 /// Until a change of an orphan is made, [`due`](crate::store::TaskStore::due) returns it as
-/// [`Orphaned`](crate::store::Why::Orphaned), claims return neither it nor its completions, and renewals answer that
+/// [`Orphaned`](crate::store::DueReason::Orphaned), claims return neither it nor its completions, and renewals answer that
 /// its claim is lost.
 ///
 /// # Examples

@@ -19,7 +19,7 @@ use crate::{
 /// How many tasks of a lane a claim looks at, to find one whose tenant may hold another task.
 const LOOK_AHEAD: usize = 1000;
 
-/// The tasks that wait. A task that is born claimed is never in it.
+/// The tasks that wait. A task that is stored claimed is never in it.
 ///
 /// # Examples
 ///
@@ -29,7 +29,7 @@ const LOOK_AHEAD: usize = 1000;
 /// # use bytes::Bytes;
 /// # use http::{HeaderMap, Method, Uri};
 /// use tower_respond_async::{
-///     store::{Claim, kit::{Allowance, Place, Queue}},
+///     store::{Claim, kit::{Allowance, QueuePosition, Queue}},
 ///     task::{FenceToken, WorkerId},
 ///     time::Timestamp,
 /// };
@@ -42,7 +42,7 @@ const LOOK_AHEAD: usize = 1000;
 /// let row = new.row(FenceToken::NONE, now);
 /// let queue = Queue::default();
 /// assert!(queue.follow(None, Some(&row)), "a task has become runnable");
-/// assert_eq!(Place::of(&row).map(|place| place.run_at), Some(now));
+/// assert_eq!(QueuePosition::of(&row).map(|place| place.run_at), Some(now));
 ///
 /// let (worker, lease) = (WorkerId::new("w", 1), Duration::from_secs(30));
 /// let mut allowance = Allowance::of(&Claim::new(worker.clone(), 10, lease));
@@ -65,7 +65,7 @@ pub struct Queue {
 ///
 /// See the example of [`Queue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct QueuePosition {
     /// When it may run.
     pub run_at: Timestamp,
     /// When it expires.
@@ -74,7 +74,7 @@ pub struct Place {
     pub suspect: bool,
 }
 
-impl Place {
+impl QueuePosition {
     /// The position of a row, if the task waits.
     #[must_use]
     pub fn of(row: &Row) -> Option<Self> {
@@ -100,7 +100,7 @@ pub struct Candidate {
 impl Queue {
     /// Updates the queue for a row that was `before` and is `after`. Answers whether a task may have become runnable.
     pub fn follow(&self, before: Option<&Row>, after: Option<&Row>) -> bool {
-        let (was, is) = (before.and_then(Place::of), after.and_then(Place::of));
+        let (was, is) = (before.and_then(QueuePosition::of), after.and_then(QueuePosition::of));
         let holds_suspect = |row: &&Row| row.columns.is_held() && row.columns.suspect;
         let freed = before
             .filter(holds_suspect)
@@ -171,7 +171,7 @@ impl QueueGuard<'_> {
 
     /// Adds a task that waits.
     pub fn push(&mut self, row: &Row) {
-        let Some(place) = Place::of(row) else { return };
+        let Some(place) = QueuePosition::of(row) else { return };
         let (lanes, tenant) = (&mut *self.lanes, &row.record.tenant);
         let moment = (place.run_at, row.id);
         let own = lanes.tenants.entry(tenant.clone()).or_default();
@@ -190,7 +190,7 @@ impl QueueGuard<'_> {
 
     /// Removes a task that waits, if it is still in the queue.
     pub fn remove(&mut self, row: &Row) {
-        let Some(place) = Place::of(row) else { return };
+        let Some(place) = QueuePosition::of(row) else { return };
         let lanes = &mut *self.lanes;
         let moment = (place.run_at, row.id);
         if let Some(pool) = lanes.pools.get_mut(&row.record.pool) {

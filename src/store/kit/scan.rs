@@ -12,7 +12,7 @@
 //! # use bytes::Bytes;
 //! # use http::{HeaderMap, Method, Uri};
 //! use tower_respond_async::{
-//!     store::{Claim, DeliveryClaim, Due, Insertion, Renewal, Which, Why, kit::{Orphans, scan}},
+//!     store::{Claim, DeliveryClaim, Due, DueReason, Insertion, Renewal, Which, kit::{Orphans, scan}},
 //!     task::{Destination, Filter, Page, Scope, TaskState, WorkerId},
 //!     time::Timestamp,
 //! };
@@ -37,7 +37,7 @@
 //!
 //! let (rescue, later) = (Due::Rescue { spared: Vec::new() }, now.saturating_add(lease));
 //! let due = scan::due(rows.clone(), &orphans, &rescue, 10, later);
-//! assert_eq!(due[0].why, Why::Lapsed);
+//! assert_eq!(due[0].reason, DueReason::Lapsed);
 //! let page = scan::page(rows.clone(), &Scope::All, &Filter::default(), &Page::default(), |_| None);
 //! assert_eq!(page.items, rows);
 //! let claim = DeliveryClaim::new(vec![(Destination::new("audit"), 10)], lease);
@@ -48,8 +48,8 @@ use std::time::Duration;
 
 use crate::{
     store::{
-        Candidate, Claim, ClaimedOutbox, Claims, DeliveryClaim, Due, FullReason, Insertion, KnownBy, NewRow, Payload,
-        Renewal, Row, Which, Why,
+        Candidate, Claim, ClaimedOutbox, Claims, DeliveryClaim, Due, DueReason, FullReason, Insertion, KnownBy, NewRow,
+        Payload, Renewal, Row, Which,
         kit::{Allowance, KnownKey, Orphans},
     },
     task::{Counts, FenceToken, Filter, LeaseRef, Page, PageOf, RequestId, Scope, SortOrder},
@@ -148,20 +148,20 @@ pub fn rows(mut rows: Vec<Row>, scope: &Scope, which: &Which) -> Vec<Row> {
 #[must_use]
 pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Timestamp) -> Vec<Candidate> {
     let since = |row: &Row| match what {
-        Due::Rescue { .. } if orphans.contains(row.id) => Some((Timestamp::ZERO, Why::Orphaned)),
-        Due::Rescue { .. } if row.columns.has_lapsed(now) => Some((row.columns.lease_until?, Why::Lapsed)),
+        Due::Rescue { .. } if orphans.contains(row.id) => Some((Timestamp::ZERO, DueReason::Orphaned)),
+        Due::Rescue { .. } if row.columns.has_lapsed(now) => Some((row.columns.lease_until?, DueReason::Lapsed)),
         Due::Rescue { spared } if row.columns.is_over_age(now) && !spared.contains(&row.record.pool) => {
-            Some((row.columns.expires_at, Why::OverAge))
+            Some((row.columns.expires_at, DueReason::OverAge))
         }
         Due::Rescue { .. } => None,
         Due::Prune(retention) => {
             let past = row.columns.rests_at?.saturating_add(retention.of(row.columns.state));
-            (past <= now).then_some((past, Why::Retired))
+            (past <= now).then_some((past, DueReason::Retired))
         }
         Due::GiveUp { spared, overdue } => {
             let others = row.outbox.iter().filter(|of| !spared.contains(&of.destination));
             let past = others.map(|of| of.due_at.saturating_add(*overdue)).min()?;
-            (past <= now).then_some((past, Why::Overdue))
+            (past <= now).then_some((past, DueReason::Overdue))
         }
         // A store that looks at all rows has no bound.
         Due::Crowded(_) => None,
@@ -169,7 +169,7 @@ pub fn due(rows: Vec<Row>, orphans: &Orphans, what: &Due, max: usize, now: Times
     let mut due: Vec<_> = rows.into_iter().filter_map(|row| Some((since(&row)?, row))).collect();
     due.sort_by_key(|((at, _), row)| (*at, row.id));
     let due = due.into_iter().take(max);
-    due.map(|((_, why), row)| Candidate { row, why }).collect()
+    due.map(|((_, reason), row)| Candidate { row, reason }).collect()
 }
 
 /// For each claim whether it still holds, and the rows of the claims after the renewal. Store the rows.

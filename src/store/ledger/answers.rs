@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::Held;
 use crate::{
-    store::{BornClaimed, FullReason, Insertion, KnownBy, Limits, NewRow, Row},
+    store::{FullReason, InitialClaim, Insertion, KnownBy, Limits, NewRow, Row},
     task::{
         CapturedRequest, Delivery, DeliveryTry, Destination, NewTask, RequestDigest, RequestId, TaskRecord, TaskState,
         WorkerId,
@@ -37,8 +37,8 @@ use crate::{
 /// # let request = CapturedRequest::new(Method::GET, Uri::from_static("/"), HeaderMap::new(), Bytes::new());
 /// # let request = std::sync::Arc::new(request);
 /// let task = NewTask::new(RequestId::from_bytes([1; 16]), request.clone());
-/// let born = Insert::new(task).born(WorkerId::new("w", 1), Duration::from_secs(30));
-/// assert!(matches!(ledger.insert(born).await?, Inserted::New(_, Some(_held))));
+/// let claim = Insert::new(task).claimed_by(WorkerId::new("w", 1), Duration::from_secs(30));
+/// assert!(matches!(ledger.insert(claim).await?, Inserted::New(_, Some(_held))));
 ///
 /// let mut limits = Limits::UNLIMITED;
 /// limits.queued = 0;
@@ -52,10 +52,10 @@ use crate::{
 pub struct Insert {
     /// The task.
     pub task: NewTask,
-    /// How many tasks may wait. A task that is born claimed does not wait and is not counted.
+    /// How many tasks may wait. A task that is stored claimed does not wait and is not counted.
     pub limits: Limits,
     /// Set to store the task already claimed.
-    pub born: Option<BornClaimed>,
+    pub claim: Option<InitialClaim>,
 }
 
 impl Insert {
@@ -65,14 +65,14 @@ impl Insert {
         Self {
             task,
             limits: Limits::UNLIMITED,
-            born: None,
+            claim: None,
         }
     }
 
     /// Stores the task already claimed by `worker`, for `lease`.
     #[must_use]
-    pub fn born(mut self, worker: WorkerId, lease: Duration) -> Self {
-        self.born = Some(BornClaimed { worker, lease });
+    pub fn claimed_by(mut self, worker: WorkerId, lease: Duration) -> Self {
+        self.claim = Some(InitialClaim { worker, lease });
         self
     }
 
@@ -85,11 +85,11 @@ impl Insert {
 
     /// The input of the store, at `now` by its clock.
     pub(crate) fn into_row(self, now: Timestamp) -> NewRow {
-        let Self { task, limits, born } = self;
+        let Self { task, limits, claim } = self;
         let mut record = TaskRecord::accepted(&task, now);
-        if let Some(born) = &born {
+        if let Some(claim) = &claim {
             // A new task waits, so this cannot fail.
-            let _ = record.claim(born.worker.clone(), born.lease, now);
+            let _ = record.claim(claim.worker.clone(), claim.lease, now);
         }
         NewRow {
             record: Arc::new(record),
@@ -97,7 +97,7 @@ impl Insert {
             delay: task.delay,
             key: task.key.map(|key| (key, task.key_window)),
             limits,
-            born,
+            claim,
         }
     }
 }
@@ -112,7 +112,7 @@ impl Insert {
     reason = "nearly every insert is of a new task, which a box would cost an allocation"
 )]
 pub enum Inserted {
-    /// The task was stored. If it was to be born claimed, its record is `Running`, and this contains the claim.
+    /// The task was stored. If it was to be stored claimed, its record is `Running`, and this contains the claim.
     New(Arc<TaskRecord>, Option<Held>),
     /// Nothing was stored: a task has this id, name or key already.
     Known {

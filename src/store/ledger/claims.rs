@@ -35,7 +35,7 @@ impl Ledger {
     }
 
     /// Finds claims of `worker` whose answers were lost: the tasks that it holds, except those for which `is_known` is
-    /// `true`. Tasks that were born claimed are left to [`look_for`](Self::look_for). The claims that it finds are
+    /// `true`. Tasks that were stored claimed are left to [`look_for`](Self::look_for). The claims that it finds are
     /// renewed for `lease`; [take up](Self::take_up) each of them.
     ///
     /// During the call, no claim of this worker may be under way: its tasks would be found as well. For the same reason
@@ -52,7 +52,7 @@ impl Ledger {
     ) -> StoreResult<Vec<LostClaim>> {
         let held = Which::HeldBy(worker.clone());
         let mut lost = self.store.rows(&Scope::All, &held).await?;
-        lost.retain(|row| !row.was_born_claimed() && !is_known(row.lease()));
+        lost.retain(|row| !row.was_stored_claimed() && !is_known(row.lease()));
         if lost.is_empty() {
             return Ok(Vec::new());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{ClaimedDelivery, DeliverySettlement, GiveUp, Ledger, TRIES, too_many_tries};
 use crate::{
-    store::{Answering, Answers, Candidate, Candidates, Change, Committed, DeliveryClaim, Due, StoreResult, Why},
+    store::{Answering, Answers, Candidate, Candidates, Change, Committed, DeliveryClaim, Due, DueReason, StoreResult},
     task::{Delivery, Destination, RequestId, Scope, delivery::Redeliver},
     time::Timestamp,
 };
@@ -138,10 +138,10 @@ impl Ledger {
     ) -> StoreResult<Vec<Delivery>> {
         let Candidates { now, rows } = due;
         let (mut changes, mut given_up, mut left) = (Vec::new(), Vec::new(), max);
-        for Candidate { mut row, why } in rows {
+        for Candidate { mut row, reason } in rows {
             let record = Arc::make_mut(row.restore());
             let of = Of {
-                why,
+                reason,
                 host: record.callback_host(),
             };
             let deliveries = record.life.deliveries.iter_mut();
@@ -162,7 +162,7 @@ impl Ledger {
 
 /// The task of a completion: why it is due, and the host of its callback.
 struct Of {
-    why: Why,
+    reason: DueReason,
     host: Option<String>,
 }
 
@@ -171,7 +171,7 @@ impl Answers {
     /// must have been tried itself, or have been due for too long for a host that was not tried.
     fn are_missed_by(&self, of: &Of, delivery: &Delivery, now: Timestamp) -> bool {
         let is_callback = delivery.destination == Destination::CALLBACK;
-        if of.why == Why::CrowdedHost && !is_callback {
+        if of.reason == DueReason::CrowdedHost && !is_callback {
             return false;
         }
         match self.of(&delivery.destination, of.host.as_deref().filter(|_| is_callback)) {

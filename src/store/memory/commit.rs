@@ -6,7 +6,7 @@ use super::{
     waiting::waits,
 };
 use crate::{
-    store::{Candidate, Candidates, Change, Committed, Due, Response, Row, Which, Why},
+    store::{Candidate, Candidates, Change, Committed, Due, DueReason, Response, Row, Which},
     task::{RequestId, Scope},
 };
 
@@ -148,26 +148,26 @@ impl MemoryStore {
             Due::Rescue { spared } => {
                 let over_age = self.inner.queue.lock().over_age(spared, max, now);
                 let is_over_age = |row: &Row| row.columns.is_over_age(now);
-                rows.extend(self.candidates(over_age, Why::OverAge, is_over_age));
+                rows.extend(self.candidates(over_age, DueReason::OverAge, is_over_age));
                 for shard in &self.inner.shards {
                     let lapsed: Vec<_> = shard.lock().lapsed(now).take(max - rows.len()).collect();
-                    rows.extend(self.candidates(lapsed, Why::Lapsed, |row| row.columns.has_lapsed(now)));
+                    rows.extend(self.candidates(lapsed, DueReason::Lapsed, |row| row.columns.has_lapsed(now)));
                 }
             }
             Due::Prune(retention) => {
                 for shard in &self.inner.shards {
                     let past = shard.lock().shelf.past(*retention, max - rows.len(), now);
-                    rows.extend(self.candidates(past, Why::Retired, |_| true));
+                    rows.extend(self.candidates(past, DueReason::Retired, |_| true));
                 }
             }
             Due::GiveUp { spared, overdue } => {
                 let until = now.saturating_sub(*overdue);
                 let overdue = self.inner.outbox.overdue(spared, max, until);
-                rows.extend(self.candidates(overdue, Why::Overdue, |_| true));
+                rows.extend(self.candidates(overdue, DueReason::Overdue, |_| true));
             }
             Due::Crowded(answers) => {
-                for (id, why) in self.inner.waiting.beyond(answers, max) {
-                    rows.extend(self.candidates(vec![id], why, waits));
+                for (id, reason) in self.inner.waiting.beyond(answers, max) {
+                    rows.extend(self.candidates(vec![id], reason, waits));
                 }
             }
         }
@@ -175,10 +175,10 @@ impl MemoryStore {
     }
 
     /// The rows of these tasks, without those that are gone or not due any more.
-    fn candidates(&self, ids: Vec<RequestId>, why: Why, still: impl Fn(&Row) -> bool) -> Vec<Candidate> {
+    fn candidates(&self, ids: Vec<RequestId>, reason: DueReason, still: impl Fn(&Row) -> bool) -> Vec<Candidate> {
         let rows = ids.into_iter().filter_map(|id| {
             let row = self.tasks(id).get(id).filter(|kept| still(&kept.row))?.row.clone();
-            Some(Candidate { row, why })
+            Some(Candidate { row, reason })
         });
         rows.collect()
     }

@@ -78,7 +78,7 @@ impl MemoryStore {
                 digest: None,
             });
         }
-        let waits = task.born.is_none();
+        let waits = task.claim.is_none();
         let mut queue = waits.then(|| self.inner.queue.lock());
         let tenant = task.record.tenant.as_ref();
         if let Some(full) = queue

@@ -2,7 +2,7 @@
 //!
 //! # Why shards
 //!
-//! Most tasks are born claimed: the process that accepts them owns them from the insert on, and settles them soon
+//! Most tasks are stored claimed: the process that accepts them owns them from the insert on, and settles them soon
 //! after. Neither step may wait for a lock that all tasks share. Therefore the random bits of the id spread tasks over
 //! [`SHARDS`] parts, each behind a lock of its own. The usual life of a task locks one shard twice and changes a few
 //! atomic counters.

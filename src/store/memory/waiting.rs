@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    store::{Answering, Answers, Row, Why, kit::Moment},
+    store::{Answering, Answers, DueReason, Row, kit::Moment},
     task::{Destination, RequestId},
     time::Timestamp,
 };
@@ -138,7 +138,7 @@ impl Waiting {
 
     /// Up to `max` tasks whose completions are beyond the shares of destinations and hosts that do not answer, longest
     /// waiting first.
-    pub(super) fn beyond(&self, answers: &Answers, max: usize) -> Vec<(RequestId, Why)> {
+    pub(super) fn beyond(&self, answers: &Answers, max: usize) -> Vec<(RequestId, DueReason)> {
         if !self.is_crowded() {
             return Vec::new();
         }
@@ -151,7 +151,7 @@ impl Waiting {
                 Answering::Unknown => unknown.push(backlog),
                 Answering::No => {
                     if let Receiver::Host(_) = receiver {
-                        selection.take(&[backlog], backlog.load, self.host, Why::CrowdedHost);
+                        selection.take(&[backlog], backlog.load, self.host, DueReason::CrowdedHost);
                     }
                     silent.push(backlog);
                 }
@@ -160,9 +160,9 @@ impl Waiting {
         // First those that do not answer, as far as they exceed the share alone; then the unknown ones, for the rest
         // only.
         let load = selection.rest_of(silent.iter());
-        selection.take(&silent, load, self.all, Why::Crowded);
+        selection.take(&silent, load, self.all, DueReason::Crowded);
         let load = selection.rest_of(silent.iter().chain(&unknown));
-        selection.take(&unknown, load, self.all, Why::Crowded);
+        selection.take(&unknown, load, self.all, DueReason::Crowded);
         selection.found
     }
 
@@ -215,7 +215,7 @@ impl Index {
 struct Selection<'a> {
     index: &'a Index,
     max: usize,
-    found: Vec<(RequestId, Why)>,
+    found: Vec<(RequestId, DueReason)>,
     ids: HashSet<RequestId>,
     bytes: usize,
 }
@@ -232,7 +232,7 @@ impl<'a> Selection<'a> {
     }
 
     /// Selects tasks of these receivers, longest waiting first, until the rest of the load is within the share.
-    fn take(&mut self, of: &[&Backlog], mut load: Load, share: Load, why: Why) {
+    fn take(&mut self, of: &[&Backlog], mut load: Load, share: Load, reason: DueReason) {
         if !load.exceeds(share) {
             return;
         }
@@ -244,7 +244,7 @@ impl<'a> Selection<'a> {
                 let bytes = self.index.bytes_of(id);
                 load.remove(bytes);
                 self.bytes += bytes;
-                self.found.push((id, why));
+                self.found.push((id, reason));
             }
         }
     }

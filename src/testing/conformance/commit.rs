@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     store::{
-        BornClaimed, Candidate, Change, Committed, Due, Guard, Insertion, NewRow, Part, Payload, Response, Retention,
-        Row, TaskStore, Which, Why,
+        Candidate, Change, Committed, Due, DueReason, Guard, InitialClaim, Insertion, NewRow, Part, Payload, Response,
+        Retention, Row, TaskStore, Which,
     },
     task::{
         Delivery, Destination, FenceToken, NewTask, Progress, RequestId, Scope, TaskRecord, TaskState,
@@ -234,9 +234,9 @@ pub async fn a_claimed_row_is_the_row_that_is_kept(harness: &dyn Harness) {
     assert_eq!(*kept.restore(), claimed[0].record);
 }
 
-/// The row of a task that is born claimed equals that of a task that was claimed, whether its record contains the claim
+/// The row of a task that is stored claimed equals that of a task that was claimed, whether its record contains the claim
 /// or not.
-pub async fn a_task_that_is_born_claimed_is_as_one_that_was_claimed(harness: &dyn Harness) {
+pub async fn a_task_that_is_stored_claimed_is_as_one_that_was_claimed(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     for knows in [false, true] {
         let task = a_task();
@@ -246,7 +246,7 @@ pub async fn a_task_that_is_born_claimed_is_as_one_that_was_claimed(harness: &dy
             assert!(claimed.is_ok());
         }
         store.pass(2).await;
-        new.born = Some(BornClaimed {
+        new.claim = Some(InitialClaim {
             worker: worker("w"),
             lease: LONG,
         });
@@ -381,13 +381,16 @@ pub async fn looking_for_what_is_due_changes_nothing(harness: &dyn Harness) {
     let rescue = Due::Rescue { spared: Vec::new() };
     store.pass(3).await;
     for (what, expected) in [
-        (rescue.clone(), vec![(too_old, Why::OverAge), (lapsed, Why::Lapsed)]),
-        (Due::Prune(at_once), vec![(ended, Why::Retired)]),
-        (untaken, vec![(untold, Why::Overdue)]),
+        (
+            rescue.clone(),
+            vec![(too_old, DueReason::OverAge), (lapsed, DueReason::Lapsed)],
+        ),
+        (Due::Prune(at_once), vec![(ended, DueReason::Retired)]),
+        (untaken, vec![(untold, DueReason::Overdue)]),
     ] {
         for _ in 0..2 {
             let found = due(store.port(), &what, 10).await;
-            let found: Vec<_> = found.iter().map(|found| (&found.row, found.why)).collect();
+            let found: Vec<_> = found.iter().map(|found| (&found.row, found.reason)).collect();
             assert_eq!(found, expected);
         }
         assert_eq!(due(store.port(), &what, 1).await.len(), 1, "as many as are asked for");

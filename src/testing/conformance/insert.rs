@@ -344,11 +344,11 @@ pub async fn full_is_refused_without_a_trace(harness: &dyn Harness) {
     }
     let inserted = store.insert(insert(a_task())).await.expect("insert");
     assert!(matches!(inserted, Inserted::Full(FullReason::Queue)), "{inserted:?}");
-    let born = insert(a_task()).born(worker("w"), LONG);
+    let born = insert(a_task()).claimed_by(worker("w"), LONG);
     let _ = new(store
         .insert(born)
         .await
-        .expect("a task that is born claimed does not wait"));
+        .expect("a task that is stored claimed does not wait"));
 
     assert_eq!(
         store
@@ -364,11 +364,11 @@ pub async fn full_is_refused_without_a_trace(harness: &dyn Harness) {
     assert!(hint.queued.is_none_or(|queued| queued == 4) && hint.tenant_queued.is_none_or(|queued| queued == 2));
 }
 
-/// A task that is born claimed runs from the insert on, and no other worker gets it.
-pub async fn a_born_claimed_task_is_held(harness: &dyn Harness) {
+/// A task that is stored claimed runs from the insert on, and no other worker gets it.
+pub async fn a_task_stored_claimed_is_held(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let task = a_task();
-    let insert = Insert::new(task.clone()).born(worker("w"), LONG);
+    let insert = Insert::new(task.clone()).claimed_by(worker("w"), LONG);
     let record = new(store.insert(insert).await.expect("insert"));
     assert_eq!(
         (record.state, record.attempt, record.crashes),
@@ -393,7 +393,7 @@ pub async fn many_inserts_are_answered_in_their_order(harness: &dyn Harness) {
         Insert::new(first),
         Insert::new(a_task_called("job")),
         Insert::new(twice.clone()),
-        Insert::new(born).born(worker("w"), LONG),
+        Insert::new(born).claimed_by(worker("w"), LONG),
         Insert::new(a_task()).within(Limits {
             queued: 2,
             ..Limits::UNLIMITED

@@ -177,7 +177,7 @@ macro_rules! __promises {
                 a_name_is_free_again_once_its_task_is_gone
                 a_name_and_a_key_of_two_tasks_are_a_conflict
                 full_is_refused_without_a_trace
-                a_born_claimed_task_is_held
+                a_task_stored_claimed_is_held
                 many_inserts_are_answered_in_their_order;
             claim:
                 a_task_is_claimed_by_one_worker_only
@@ -209,7 +209,7 @@ macro_rules! __promises {
                 a_change_of_the_outbox_depends_on_the_token_it_saw
                 changes_made_together_are_answered_in_their_order
                 a_claimed_row_is_the_row_that_is_kept
-                a_task_that_is_born_claimed_is_as_one_that_was_claimed
+                a_task_that_is_stored_claimed_is_as_one_that_was_claimed
                 a_renewal_raises_no_version
                 a_held_task_that_is_stopped_keeps_its_renewed_lease_and_its_progress
                 times_are_counted_from_when_a_change_is_made

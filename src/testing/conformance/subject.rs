@@ -67,7 +67,7 @@ impl<'a> Subject<'a> {
 
     /// Stores a task already claimed by `worker`.
     pub(crate) async fn insert_born(&self, task: NewTask, worker: &WorkerId, lease: Duration) -> LeaseRef {
-        let insert = Insert::new(task).born(worker.clone(), lease);
+        let insert = Insert::new(task).claimed_by(worker.clone(), lease);
         new(self.store.insert(insert).await.expect("insert")).lease()
     }
 

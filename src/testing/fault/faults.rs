@@ -117,12 +117,12 @@ impl Faults {
 
     /// From now on the store has no news of other processes, and its abilities say so: the engine must look for
     /// changes. An engine reads the abilities once, when it is built.
-    pub fn tell_nothing(&self) {
-        self.script().tells_nothing = true;
+    pub fn without_news(&self) {
+        self.script().has_no_news = true;
     }
 
-    pub(super) fn tells_nothing(&self) -> bool {
-        self.script().tells_nothing
+    pub(super) fn has_no_news(&self) -> bool {
+        self.script().has_no_news
     }
 
     /// Gives all calls this fate until it is changed or [healed](Self::heal), as in a store that commits many calls
@@ -131,7 +131,7 @@ impl Faults {
         self.script().fate = fate;
     }
 
-    /// Ends all faults, except for [`tell_nothing`](Self::tell_nothing). Held calls are done in the next call.
+    /// Ends all faults, except for [`without_news`](Self::without_news). Held calls are done in the next call.
     pub fn heal(&self) {
         let mut script = self.script();
         script.fate = Fate::OfItsOwn;
@@ -362,7 +362,7 @@ struct Script {
     ordered: HashMap<(Operation, u64), Fault>,
     random: Option<(fastrand::Rng, Odds)>,
     fate: Fate,
-    tells_nothing: bool,
+    has_no_news: bool,
     /// How many calls were made, of all operations.
     made: u64,
     held: Vec<Held>,

@@ -119,12 +119,12 @@ fn ordered(operation: Operation) -> StoreError {
 impl<S: TaskStore + ?Sized> TaskStore for FaultStore<S> {
     fn abilities(&self) -> Abilities {
         let mut abilities = self.store.abilities();
-        abilities.notifies &= !self.faults.tells_nothing();
+        abilities.notifies &= !self.faults.has_no_news();
         abilities
     }
 
     fn news(&self) -> BoxFuture<'_, News> {
-        match self.faults.tells_nothing() {
+        match self.faults.has_no_news() {
             true => Box::pin(std::future::pending()),
             false => self.store.news(),
         }

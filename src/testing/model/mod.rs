@@ -160,7 +160,7 @@ impl Case<'_> {
     async fn insert(&mut self) {
         let mut insert = Insert::new(self.task());
         if self.random.u8(0..3) == 0 {
-            insert = insert.born(self.worker(), self.odd(5));
+            insert = insert.claimed_by(self.worker(), self.odd(5));
         } else if self.random.u8(0..3) == 0 {
             insert = insert.within(Limits {
                 queued: self.random.u64(1..5),

@@ -86,7 +86,7 @@ impl Model {
             (None, Some(keyed)) => return known(self, keyed.id, KnownBy::Key, keyed.digest),
             (None, None) => {}
         }
-        if insert.born.is_none() {
+        if insert.claim.is_none() {
             let waiting = || self.tasks.iter().filter(|task| task.record.state.is_queued());
             let own = waiting().filter(|other| other.record.tenant == task.tenant);
             if waiting().count() as u64 >= insert.limits.queued {
@@ -97,9 +97,9 @@ impl Model {
             }
         }
         let mut record = TaskRecord::accepted(task, self.now);
-        if let Some(born) = &insert.born {
+        if let Some(claim) = &insert.claim {
             record
-                .claim(born.worker.clone(), born.lease, self.now)
+                .claim(claim.worker.clone(), claim.lease, self.now)
                 .expect("it is new");
         }
         self.tasks.push(ModelTask {

@@ -14,7 +14,7 @@ use tower_respond_async_postgres::PostgresStore;
 
 use crate::{
     harness::{self, PostgresHarness},
-    traps::{LEASE, a_task, born, success, worker},
+    traps::{LEASE, a_task, insert_held, success, worker},
 };
 
 /// A server and its standby, with a proxy between the two, and one between the server and the store.
@@ -111,7 +111,7 @@ fn what_a_synchronous_standby_takes_over_is_all_that_was_answered() {
                 let (ledger, told) = (Ledger::new(store.clone()), told.clone());
                 callers.spawn(async move {
                     loop {
-                        let held = born(&ledger, a_task()).await;
+                        let held = insert_held(&ledger, a_task()).await;
                         let lease = held.lease();
                         let settled = ledger.settle(&held, &success()).await.unwrap();
                         assert!(matches!(settled, Settled::Accepted { .. }));
@@ -142,7 +142,11 @@ fn what_a_synchronous_standby_takes_over_is_all_that_was_answered() {
                 assert_eq!(rows[0].columns.state, TaskState::Succeeded, "round {round}: {lease:?}");
                 assert_eq!(rows[0].columns.token, lease.token);
             }
-            let token = born(&Ledger::new(store.clone()), a_task()).await.lease().token.get();
+            let token = insert_held(&Ledger::new(store.clone()), a_task())
+                .await
+                .lease()
+                .token
+                .get();
             assert!(token > last_token + (1 << 31), "{token} after {last_token}");
             last_token = token;
             pair = block_in_place(|| Pair::of(left, true, Some(proxy)));
@@ -215,7 +219,7 @@ fn a_failover_loses_only_commits_the_standby_did_not_receive() {
         for _ in 0..6 {
             waiting.push(stored(&store).await);
         }
-        let kept = born(&ledger, a_task()).await;
+        let kept = insert_held(&ledger, a_task()).await;
         until(
             &pair.standby,
             "SELECT to_regclass('respond_async.task') IS NOT NULL AND pg_last_wal_replay_lsn() = pg_last_wal_receive_lsn()",

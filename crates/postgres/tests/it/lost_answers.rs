@@ -13,7 +13,7 @@ use tower_respond_async_postgres::PostgresStore;
 
 use crate::{
     harness::PostgresHarness,
-    traps::{LEASE, a_task, a_task_with, born, success, worker},
+    traps::{LEASE, a_task, a_task_with, insert_held, success, worker},
 };
 
 /// Runs a test twice: with sessions of the store's own, and behind a pooler.
@@ -54,7 +54,7 @@ fn an_insert_whose_answer_was_lost_counts_as_new() {
         let _ = ledger.insert(a_keyed_insert()).await.unwrap();
         insert(Insert::new(a_task())).await;
         insert(a_keyed_insert()).await;
-        insert(Insert::new(a_task()).born(worker(), LEASE)).await;
+        insert(Insert::new(a_task()).claimed_by(worker(), LEASE)).await;
         let counts = store.counts(&Scope::All).await.unwrap();
         assert_eq!((counts.of(TaskState::Enqueued), counts.of(TaskState::Running)), (4, 1));
     });
@@ -67,7 +67,7 @@ fn an_end_whose_answer_was_lost_is_accepted() {
         let ledger = Ledger::new(store.clone());
         let held = [(); 2].map(|()| a_task());
         for (number, task) in held.into_iter().enumerate() {
-            let held = born(&ledger, task).await;
+            let held = insert_held(&ledger, task).await;
             // The first one opens the connection.
             if number > 0 {
                 proxy.swallow_answers();

@@ -39,13 +39,13 @@ pub(crate) async fn begin(harness: &PostgresHarness) -> Known {
     harness
         .run("ALTER TABLE @.task SET (autovacuum_enabled = off); ALTER TABLE @.outbox SET (autovacuum_enabled = off)")
         .await;
-    let ended = born(&ledger, a_task_with(|task| task.tenant = Some(Tenant::new("anna")))).await;
-    let failed = born(&ledger, a_task()).await;
+    let ended = insert_held(&ledger, a_task_with(|task| task.tenant = Some(Tenant::new("anna")))).await;
+    let failed = insert_held(&ledger, a_task()).await;
     let told = a_task_with(|task| {
         let (destination, on) = (Destination::new("hook"), Conditions::ALL);
         task.subscriptions = Subscriptions::from([Subscription { destination, on }]);
     });
-    let told = born(&ledger, told).await;
+    let told = insert_held(&ledger, told).await;
     let failure = Outcome::Failed {
         error: "it broke".into(),
         response: None,
@@ -64,7 +64,7 @@ pub(crate) async fn begin(harness: &PostgresHarness) -> Known {
     let waiting = a_task_with(|task| task.pool = pool());
     let id = waiting.id;
     let _ = ledger.insert(Insert::new(waiting)).await.unwrap();
-    let held = born(&ledger, a_task()).await;
+    let held = insert_held(&ledger, a_task()).await;
     for of in [id, held.lease().id] {
         let id = uuid::Uuid::from_bytes(*of.as_bytes());
         harness
@@ -86,8 +86,8 @@ pub(crate) async fn fill(harness: &PostgresHarness) {
     copy(harness, "true", FEW_OF_EACH, MANY_OF_EACH).await;
 }
 
-async fn born(ledger: &Ledger, task: NewTask) -> Held {
-    let insert = Insert::new(task).born(WorkerId::new("dead", 1), Duration::from_secs(1));
+async fn insert_held(ledger: &Ledger, task: NewTask) -> Held {
+    let insert = Insert::new(task).claimed_by(WorkerId::new("dead", 1), Duration::from_secs(1));
     match ledger.insert(insert).await.unwrap() {
         Inserted::New(_, Some(held)) => held,
         other => panic!("the task is new and held, but the answer was {other:?}"),

@@ -16,7 +16,7 @@ use tower_respond_async_postgres::PostgresStore;
 
 use crate::{
     harness::PostgresHarness,
-    traps::{LEASE, a_task, born, success, worker},
+    traps::{LEASE, a_task, insert_held, success, worker},
 };
 
 /// Runs a test with a server of its own, and a store on it.
@@ -104,7 +104,7 @@ fn a_restart_makes_inserts_slow_and_fails_none() {
 #[test]
 fn a_server_that_only_reads_is_not_written_to_and_goes_on_later() {
     on_a_server("", async |server, store| {
-        let first = born(&Ledger::new(store.clone()), a_task()).await;
+        let first = insert_held(&Ledger::new(store.clone()), a_task()).await;
         let admin = session(server).await;
         let only_reads = async |is_so: &str| {
             let set = format!("ALTER SYSTEM SET default_transaction_read_only = {is_so}");
@@ -157,7 +157,7 @@ fn a_server_that_refuses_more_connections_is_reported() {
 fn a_server_that_is_silent_is_given_up_and_reached_again_later() {
     on_a_server("", async |server, store| {
         let ledger = Ledger::new(store.clone());
-        let held = born(&ledger, a_task()).await;
+        let held = insert_held(&ledger, a_task()).await;
         server.freeze();
         let outcome = success();
         let (inserted, settled) = tokio::join!(insert(&store, a_task()), ledger.settle(&held, &outcome));
@@ -176,7 +176,7 @@ fn a_server_that_is_silent_is_given_up_and_reached_again_later() {
 fn a_row_that_another_session_has_locked_is_waited_for_up_to_a_limit() {
     on_a_server("", async |server, store| {
         let ledger = Ledger::new(store.clone());
-        let held = born(&ledger, a_task()).await;
+        let held = insert_held(&ledger, a_task()).await;
         let other = session(server).await;
         other
             .batch_execute("BEGIN; SELECT FROM respond_async.task FOR UPDATE")
@@ -267,7 +267,7 @@ fn a_standby_is_not_written_to_and_once_promoted_its_tokens_are_greater() {
     on_a_server("", async |server, store| {
         let ledger = Ledger::new(store.clone());
         assert!(matches!(insert(&store, a_task()).await.unwrap(), Inserted::New(..)));
-        let before = born(&ledger, a_task()).await.lease().token;
+        let before = insert_held(&ledger, a_task()).await.lease().token;
         tokio::task::block_in_place(|| {
             server.stop(Stop::Fast);
             server.restart_as_standby();

@@ -113,7 +113,7 @@ async fn every_operation(harness: &PostgresHarness, store: &Arc<PostgresStore>, 
     for task in [subscribed, a_task(), a_task()] {
         let inserted = reads!(
             "an insert that is claimed",
-            ledger.insert(Insert::new(task).born(worker.clone(), LEASE))
+            ledger.insert(Insert::new(task).claimed_by(worker.clone(), LEASE))
         );
         let Inserted::New(_, Some(held)) = inserted else {
             panic!("{inserted:?}");

@@ -53,8 +53,8 @@ pub(crate) fn worker() -> WorkerId {
     WorkerId::new("w", 1)
 }
 
-pub(crate) async fn born(ledger: &Ledger, task: NewTask) -> Held {
-    let insert = Insert::new(task).born(worker(), LEASE);
+pub(crate) async fn insert_held(ledger: &Ledger, task: NewTask) -> Held {
+    let insert = Insert::new(task).claimed_by(worker(), LEASE);
     match ledger.insert(insert).await.unwrap() {
         Inserted::New(_, Some(held)) => held,
         other => panic!("the task is new and held, but the answer was {other:?}"),
@@ -89,7 +89,7 @@ fn with(harness: PostgresHarness, test: impl AsyncFnOnce(&PostgresHarness, Arc<P
 fn the_holder_of_a_claim_that_a_failover_lost_is_fenced() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
-        let held = born(&ledger, a_task()).await;
+        let held = insert_held(&ledger, a_task()).await;
         assert!(
             held.lease().token > FenceToken::new(1 << 32),
             "the token tells the timeline"
@@ -120,7 +120,7 @@ fn the_holder_of_a_claim_that_a_failover_lost_is_fenced() {
 fn a_line_of_a_log_waits_for_a_claim_that_is_on_its_way() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
-        let lease = born(&ledger, a_task()).await.lease();
+        let lease = insert_held(&ledger, a_task()).await.lease();
         let claim = format!(
             "BEGIN; UPDATE @.task SET token = token + 1, version = version + 1 WHERE id = '{}'",
             uuid(lease.id)
@@ -149,7 +149,7 @@ fn a_change_of_a_completion_waits_for_a_claim_that_is_on_its_way() {
             on: Conditions::ALL,
         };
         let told = a_task_with(|task| task.subscriptions = Subscriptions::from([subscription]));
-        let held = born(&ledger, told).await;
+        let held = insert_held(&ledger, told).await;
         let _ = ledger.settle(&held, &success()).await.unwrap();
         let id = held.lease().id;
         let claim = DeliveryClaim::new(vec![(hook, 1)], LEASE);
@@ -188,7 +188,7 @@ async fn until_a_session_waits(harness: &PostgresHarness, has_ended: impl Fn() -
 fn a_fenced_batch_leaves_the_counters_alone() {
     with_store(async |_, store| {
         let ledger = Ledger::new(store.clone());
-        let held = born(&ledger, a_task()).await;
+        let held = insert_held(&ledger, a_task()).await;
         let row = store
             .rows(&Scope::All, &Which::Id(held.lease().id))
             .await
@@ -227,7 +227,7 @@ fn one_worker_at_two_handles_has_one_suspect() {
             for _ in 0..4 {
                 let insert = Insert::new(a_task_with(|task| task.crash_allowance = 100));
                 let _ = ledger
-                    .insert(insert.born(WorkerId::new("dead", 1), Duration::from_millis(1)))
+                    .insert(insert.claimed_by(WorkerId::new("dead", 1), Duration::from_millis(1)))
                     .await
                     .unwrap();
             }
@@ -273,7 +273,7 @@ fn any_text_can_be_a_tenant() {
 fn a_store_whose_sessions_were_ended_goes_on() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
-        let held = born(&ledger, a_task()).await;
+        let held = insert_held(&ledger, a_task()).await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
         let _ = harness.admin().await.query(end, &[&harness.schema()]).await.unwrap();
         let settled = ledger.settle(&held, &success()).await.unwrap();
@@ -288,7 +288,7 @@ fn a_store_whose_sessions_were_ended_goes_on() {
 fn an_insert_whose_session_ends_is_answered_all_the_same() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
-        let held = born(&ledger, a_task()).await;
+        let held = insert_held(&ledger, a_task()).await;
         harness.run("BEGIN; LOCK TABLE @.tally").await;
         let (writer, task) = (Ledger::new(store.clone()), a_task());
         let insert = tokio::spawn(async move { writer.insert(Insert::new(task)).await });
@@ -307,7 +307,7 @@ fn an_insert_whose_session_ends_is_answered_all_the_same() {
 fn reads_and_renewals_are_repeated_when_their_session_ends() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
-        let lease = born(&ledger, a_task()).await.lease();
+        let lease = insert_held(&ledger, a_task()).await.lease();
         harness.run("BEGIN; LOCK TABLE @.task").await;
         let (reader, keeper) = (store.clone(), store.clone());
         let reading = tokio::spawn(async move { reader.rows(&Scope::All, &Which::Id(lease.id)).await });
@@ -410,13 +410,13 @@ fn the_tally_does_not_grow_with_every_start_of_a_process() {
         let tenant = |number: usize| Tenant::new(format!("tenant {number}"));
         for (number, handle) in handles.iter().enumerate() {
             let ledger = Ledger::new(handle.clone());
-            let held = born(&ledger, a_task_with(|task| task.tenant = Some(tenant(number % 2)))).await;
+            let held = insert_held(&ledger, a_task_with(|task| task.tenant = Some(tenant(number % 2)))).await;
             let _ = ledger.settle(&held, &success()).await.unwrap();
         }
         harness.pass(Duration::from_secs(601)).await;
         let counting = handles.iter().map(|handle| async {
             for _ in 0..20 {
-                let _ = born(&Ledger::new(handle.clone()), a_task()).await;
+                let _ = insert_held(&Ledger::new(handle.clone()), a_task()).await;
             }
             // This adds up the rows that are there by then.
             handle.prune_keys(1).await.unwrap()
@@ -446,9 +446,9 @@ fn the_tally_does_not_grow_with_every_start_of_a_process() {
 fn claims_that_were_lost_are_found_one_by_one() {
     with_store(async |harness, store| {
         let ledger = Ledger::new(store.clone());
-        let known = born(&ledger, a_task()).await.lease();
+        let known = insert_held(&ledger, a_task()).await.lease();
         // Its insert may not be answered yet: the caller that waits for the answer ends the task.
-        let stopped = born(&ledger, a_task()).await.lease();
+        let stopped = insert_held(&ledger, a_task()).await.lease();
         assert_eq!(ledger.stop(&Scope::All, stopped.id).await.unwrap(), Stop::Stopping);
         let mut ids = [RequestId::from_bytes([0; 16]); 4];
         for id in &mut ids {
@@ -484,7 +484,7 @@ fn claims_that_were_lost_are_found_one_by_one() {
         let expected = [("to run", ids[2]), ("to stop", ids[1]), ("unreadable", ids[0])];
         assert_eq!(
             found, expected,
-            "and neither {known:?} nor {stopped:?}, which were born claimed, nor {mine:?}, which is known"
+            "and neither {known:?} nor {stopped:?}, which were stored claimed, nor {mine:?}, which is known"
         );
         let ended = ledger.task(ids[0]).await.unwrap();
         assert_eq!(ended.state, tower_respond_async::TaskState::Invalid);

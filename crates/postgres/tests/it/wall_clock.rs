@@ -41,7 +41,7 @@ macro_rules! promises {
 
 promises! {
     insert:
-        a_born_claimed_task_is_held
+        a_task_stored_claimed_is_held
         a_key_outlives_its_task_by_its_own_window;
     claim:
         claims_come_oldest_first
@@ -56,7 +56,7 @@ promises! {
         a_stopping_task_whose_worker_died_is_stopped;
     commit:
         a_change_of_a_lapsed_claim_is_refused_once_it_was_renewed
-        a_task_that_is_born_claimed_is_as_one_that_was_claimed
+        a_task_that_is_stored_claimed_is_as_one_that_was_claimed
         times_are_counted_from_when_a_change_is_made
         looking_for_what_is_due_changes_nothing;
     settle:

@@ -62,7 +62,7 @@ async fn insert(store: &TaskFile, task: NewTask) -> RequestId {
 }
 
 async fn insert_born(store: &TaskFile, task: NewTask) -> Held {
-    let insert = Insert::new(task).born(worker(), LONG);
+    let insert = Insert::new(task).claimed_by(worker(), LONG);
     match store.insert(insert).await.unwrap() {
         Inserted::New(_, Some(held)) => held,
         other => panic!("it is new: {other:?}"),

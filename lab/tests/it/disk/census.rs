@@ -104,7 +104,7 @@ impl Census {
                 new(store.insert(Insert::new(task)).await);
                 continue;
             }
-            let held = born(&store, task).await;
+            let held = insert_held(&store, task).await;
             let lease = held.lease();
             let line = LogLine::new(Timestamp::ZERO, "INFO", "census", &format!("task {number}"));
             assert!(store.file.append_log(lease, vec![line]).await.unwrap());
@@ -233,8 +233,8 @@ pub(crate) fn new(inserted: StoreResult<Inserted>) -> Arc<TaskRecord> {
 }
 
 /// Stores a task that runs.
-pub(crate) async fn born(store: &TaskFile, task: NewTask) -> Held {
-    let insert = Insert::new(task).born(worker(1), LONG);
+pub(crate) async fn insert_held(store: &TaskFile, task: NewTask) -> Held {
+    let insert = Insert::new(task).claimed_by(worker(1), LONG);
     match store.insert(insert).await.unwrap() {
         Inserted::New(_, Some(held)) => held,
         other => panic!("it is new: {other:?}"),

@@ -83,7 +83,7 @@ async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDeliv
     let (all, id) = (Scope::All, |number| task(number).id);
     match number {
         0 => insert(store, Insert::new(task(1))).await,
-        1 => insert(store, born(2)).await,
+        1 => insert(store, insert_held(2)).await,
         2 => {
             let line = LogLine::new(Timestamp::ZERO, "INFO", "life", "a line");
             let lease = held(store, id(2)).await?.lease();
@@ -92,7 +92,7 @@ async fn step(store: &TaskFile, number: usize, deliveries: &mut Vec<ClaimedDeliv
         3 => succeed(store, id(2)).await,
         4 => insert(store, Insert::new(task(3))).await,
         5 => store.stop(&all, id(3)).await.map(drop),
-        6 => insert(store, born(4)).await,
+        6 => insert(store, insert_held(4)).await,
         7 => fail(store, id(4)).await,
         // A store that has failed may still answer that the task has not ended.
         8 => match store.rerun(&all, id(4), Edits::default()).await? {
@@ -149,8 +149,8 @@ fn task(number: u8) -> NewTask {
     task
 }
 
-fn born(number: u8) -> Insert {
-    Insert::new(task(number)).born(worker(1), LONG)
+fn insert_held(number: u8) -> Insert {
+    Insert::new(task(number)).claimed_by(worker(1), LONG)
 }
 
 async fn insert(store: &TaskFile, insert: Insert) -> StoreResult<()> {
