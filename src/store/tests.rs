@@ -220,7 +220,7 @@ fn a_token_is_greater_than_the_floor_of_its_claim() {
     let floor = FenceToken::new(7 << 32);
     let now = Timestamp::from_millis(1_000);
     let worker = WorkerId::new("w", 1);
-    let born = |claimed: bool| {
+    let inserted = |claimed: bool| {
         let task = NewTask::new(RequestId::from_bytes([7; 16]), request());
         let mut record = TaskRecord::accepted(&task, now);
         if claimed {
@@ -233,7 +233,7 @@ fn a_token_is_greater_than_the_floor_of_its_claim() {
         });
         new.row(floor, now)
     };
-    for row in [born(false), born(true)] {
+    for row in [inserted(false), inserted(true)] {
         assert_eq!(row.columns.token, floor.next());
         assert_eq!(row.into_record().token, floor.next());
     }

@@ -329,8 +329,9 @@ mod tests {
         there.receive(&payload);
         assert!(there.news().await.missed);
     }
-    /// Each start of a process opens another handle. Without the removal, a long-running process kept an entry for every
-    /// handle that had ever reported.
+
+    /// Each start of a process opens another handle. Without the removal, a long-running process would keep an entry
+    /// for every handle that ever reported.
     #[tokio::test(start_paused = true)]
     async fn a_handle_that_no_longer_reports_is_forgotten() {
         let here = Wire::new("s", 1, false);

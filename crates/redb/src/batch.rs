@@ -52,10 +52,21 @@ impl<'t> Batch<'t> {
 
     /// The row of the task, with its present lease and progress.
     pub(crate) fn load(&mut self, id: RequestId) -> Result<Option<Row>, Fault> {
-        match self.ram.held(id) {
-            Some(held) => Ok(Some(held)),
-            None => Ok(self.load_stored(id)?.map(|stored| stored.row)),
-        }
+        let Some(held) = self.ram.held(id) else {
+            return Ok(self.load_stored(id)?.map(|stored| stored.row));
+        };
+        debug_assert!(self.has_stored(&held), "memory has another row of {id} than the file");
+        Ok(Some(held))
+    }
+
+    /// Whether the file has this row of a held task, except for lease and progress; or no readable one.
+    fn has_stored(&mut self, held: &Row) -> bool {
+        let Ok(Some(Stored { row: mut stored, .. })) = self.load_stored(held.id) else {
+            return true;
+        };
+        stored.columns.lease_until = held.columns.lease_until;
+        stored.columns.progress.clone_from(&held.columns.progress);
+        stored == *held
     }
 
     fn load_stored(&mut self, id: RequestId) -> Result<Option<Stored>, Fault> {

@@ -35,9 +35,10 @@ pub(crate) struct Ram {
 }
 
 /// The rows of held tasks, with the renewed leases and the reported progress. Only this process can hold tasks, so
-/// leases and progress in the file need not be up to date.
+/// leases and progress in the file need not be up to date. Otherwise each row is the one in the file, or in the batch
+/// that is being committed.
 ///
-/// Nearly every change of a held task is its end. With the row at hand, that reads nothing from the file.
+/// Nearly every change of a held task is its end, which therefore does not read the row from the file.
 type Held = BTreeMap<RequestId, Row>;
 
 impl Ram {

@@ -3,8 +3,8 @@
 //! # Where the data is
 //!
 //! The [file](tables) is authoritative: rows, requests, responses, logs, names and keys, each in a table of its own,
-//! each value with a [checksum](frame). [Memory](ram) holds indexes, which are rebuilt when the file is opened, and
-//! leases and progress, which end with the process anyway.
+//! each value with a [checksum](frame). [Memory](ram) holds indexes, which are rebuilt when the file is opened, and the
+//! rows of running tasks, with leases and progress, which end with the process anyway.
 //!
 //! One thread [writes](writer), with many operations in one commit; an operation is a method of
 //! [`Batch`](batch::Batch). [Reads](read) do not use the writer: they see the file as of the last commit.

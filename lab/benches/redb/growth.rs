@@ -47,10 +47,10 @@ fn with_ended(runtime: &Runtime) {
     drop((kept_few, kept_many));
 
     let (mut by_hand_few, mut by_hand_many) = (floor::Kept::new(few), floor::Kept::new(many));
-    let lives = |kept: &mut floor::Kept| vec![kept.live(lives()), kept.prune(lives())];
+    let turn = |kept: &mut floor::Kept| vec![kept.live(lives()), kept.prune(lives())];
     let contestants = vec![
-        Contestant::new("growth by hand: 10 thousand kept", || lives(&mut by_hand_few)),
-        Contestant::new("growth by hand: a million", || lives(&mut by_hand_many)),
+        Contestant::new("growth by hand: 10 thousand kept", || turn(&mut by_hand_few)),
+        Contestant::new("growth by hand: a million", || turn(&mut by_hand_many)),
     ];
     compare(
         "the same tables, by hand, 256 in each commit; ns",

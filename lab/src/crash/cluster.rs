@@ -82,10 +82,13 @@ struct Chosen {
     who: usize,
     /// The time before the fault.
     before: Duration,
+    /// How long a process is frozen beyond two leases, and how long connections are silent or slow.
     short: Duration,
     /// How long a server stays down.
     down: Duration,
+    /// The delay of slow connections.
     delay: Duration,
+    /// Whether connections are silent for longer than the store waits.
     is_long: bool,
     /// On which pass of its point a process dies or freezes.
     passage: u32,
@@ -159,7 +162,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Causes a fault, and restores what it took down. Answers what failed.
+    /// Causes a fault, and restores what it took down. Returns the fault.
     pub(crate) async fn cycle(&mut self, random: &mut Rng, door: &Door) -> Result<Fault, BoxError> {
         let fault = match self.standby {
             Some(_) => Fault::Failover,
@@ -172,7 +175,7 @@ impl Cluster {
         caused.map_err(|error| format!("{fault:?} of process {}: {error}", chosen.who).into())
     }
 
-    /// Answers with the fault that it was in the end.
+    /// Returns the fault that happened: a process that did not freeze in time was killed instead.
     async fn cause(&mut self, fault: Fault, chosen: Chosen, door: &Door) -> Result<Fault, BoxError> {
         let Chosen {
             who,
@@ -198,11 +201,13 @@ impl Cluster {
                 if fault == Fault::ProcessFrozenBeforeSettle {
                     let (point, act) = (Point::BeforeSettle, Act::Freeze);
                     self.replace(who, Some(Mark { point, passage, act }), door).await?;
-                    let frozen = timeout(MARK_LIMIT, self.members[who].process.frozen()).await;
-                    if frozen.is_err() {
+                    match timeout(MARK_LIMIT, self.members[who].process.frozen()).await {
+                        Ok(frozen) => frozen?,
                         // It would freeze at its mark in a later cycle, and nothing would wake it.
-                        self.replace(who, None, door).await?;
-                        return Ok(Fault::ProcessKilled);
+                        Err(_) => {
+                            self.replace(who, None, door).await?;
+                            return Ok(Fault::ProcessKilled);
+                        }
                     }
                 }
                 let process = &mut self.members[who].process;

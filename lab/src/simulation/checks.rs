@@ -27,10 +27,10 @@ impl World {
             Seen::Unsure(unsure) => self.unsure.push(unsure),
             Seen::Inserted {
                 sent,
-                born,
+                claim,
                 row,
                 request,
-            } => self.inserted(Some((&sent, born.as_ref())), &row, &request),
+            } => self.inserted(Some((&sent, claim.as_ref())), &row, &request),
             Seen::Claimed {
                 by,
                 before,

@@ -180,13 +180,13 @@ impl World {
             );
         }
         self.check(9, same, format_args!("{id} was stored with another request"));
-        let Some((sent, born)) = sent else { return };
+        let Some((sent, claim)) = sent else { return };
         let as_sent = row.version == 1 && *row.record == *sent && row.outbox.is_empty();
         self.check(1, as_sent, format_args!("{id} was stored as another one"));
-        let held = row.columns.is_held() == born.is_some();
+        let held = row.columns.is_held() == claim.is_some();
         self.check(3, held, format_args!("{id} was stored as {}", row.columns.state));
-        if let Some(born) = born {
-            self.check_lease(row, born);
+        if let Some(claim) = claim {
+            self.check_lease(row, claim);
             self.claimed(row, &Some(request.clone()));
         }
     }

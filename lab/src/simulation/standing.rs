@@ -34,7 +34,7 @@ pub(super) struct Standing {
     /// The claims that it received.
     pub(super) claims: BTreeMap<(RequestId, u64), Held>,
     /// When it asked to insert tasks that are claimed from the start.
-    pub(super) born: BTreeMap<RequestId, Duration>,
+    pub(super) inserted: BTreeMap<RequestId, Duration>,
     /// The completions that it has claimed, as far as it was answered.
     pub(super) deliveries: BTreeMap<RequestId, BTreeSet<Try>>,
     /// Tasks whose log was refused, and whose refusal its probe has not reported yet.
@@ -111,7 +111,7 @@ impl Standing {
             is_closing: false,
             is_closed: false,
             claims: BTreeMap::new(),
-            born: BTreeMap::new(),
+            inserted: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             refused_logs: Vec::new(),
             buffered: 0,
@@ -158,7 +158,7 @@ impl Standing {
     /// The claim, if it received it or asked for a task that is claimed from the start.
     pub(super) fn claim(&mut self, lease: (RequestId, u64)) -> Option<&mut Held> {
         if !self.claims.contains_key(&lease) {
-            let asked = *self.born.get(&lease.0)?;
+            let asked = *self.inserted.get(&lease.0)?;
             self.claims.insert(lease, Held::new(asked));
         }
         self.claims.get_mut(&lease)

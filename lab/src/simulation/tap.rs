@@ -89,8 +89,8 @@ impl Tap {
         let mut world = self.shared.enter(self.process);
         let now = world.now;
         if let Some(standing) = world.processes.get_mut(&self.process) {
-            let born = tasks.iter().filter(|task| task.claim.is_some());
-            standing.born.extend(born.map(|task| (task.record.id, now)));
+            let claimed = tasks.iter().filter(|task| task.claim.is_some());
+            standing.inserted.extend(claimed.map(|task| (task.record.id, now)));
         }
         now
     }

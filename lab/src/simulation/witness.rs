@@ -48,7 +48,7 @@ pub(super) enum Seen {
     /// A task was stored, perhaps claimed from the start.
     Inserted {
         sent: Arc<TaskRecord>,
-        born: Option<InitialClaim>,
+        claim: Option<InitialClaim>,
         row: Row,
         request: FoundRequest,
     },
@@ -245,14 +245,14 @@ impl Witness {
             let ids = sent.iter().map(|(record, _)| record.id);
             ids.for_each(|id| self.saw_unsure(Unsure::Insert(id)));
         })?;
-        for ((sent, born), insertion) in sent.into_iter().zip(&insertions) {
+        for ((sent, claim), insertion) in sent.into_iter().zip(&insertions) {
             match insertion {
                 Insertion::New(row) => {
                     let after = self.after(row.id);
                     self.check_answer(row.id, Some(row), &after);
                     self.saw(Seen::Inserted {
                         sent,
-                        born,
+                        claim,
                         row: row.clone(),
                         request: self.request(row.id),
                     });

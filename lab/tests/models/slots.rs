@@ -77,11 +77,11 @@ impl Engine {
 
     /// Accepts a task: it takes a slot at once, or waits.
     fn accept(&self, pool: usize) {
-        let born = match self.slots.wanted(pool) {
+        let taken = match self.slots.wanted(pool) {
             false => self.slots.take(pool),
             true => None,
         };
-        match born {
+        match taken {
             Some(slot) => {
                 self.ran.fetch_add(1, Ordering::SeqCst);
                 drop(slot);

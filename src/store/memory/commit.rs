@@ -49,7 +49,7 @@ impl MemoryStore {
         drop(tasks);
         drop((old_request, old_response));
         if replaced.key {
-            self.count_key(id);
+            self.recount_key(id);
         }
         if replaced.grown {
             self.make_up_for(id);
@@ -75,7 +75,7 @@ impl MemoryStore {
     ///
     /// Names come before shards in the lock order. Therefore this is a separate step after the change of the task, and
     /// it reads both anew. In between, the key is known, and counted in one of the two places.
-    fn count_key(&self, id: RequestId) {
+    fn recount_key(&self, id: RequestId) {
         let room = &self.inner.room;
         let mut names = self.names();
         let mut tasks = self.tasks(id);

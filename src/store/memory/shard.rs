@@ -113,7 +113,7 @@ pub(super) struct Replaced {
     pub(super) work: bool,
     /// The task takes more room than before.
     pub(super) grown: bool,
-    /// Its key is [misplaced](Kept::is_key_miscounted).
+    /// Its key is [miscounted](Kept::is_key_miscounted).
     pub(super) key: bool,
 }
 

@@ -344,9 +344,9 @@ pub async fn full_is_refused_without_a_trace(harness: &dyn Harness) {
     }
     let inserted = store.insert(insert(a_task())).await.expect("insert");
     assert!(matches!(inserted, Inserted::Full(FullReason::Queue)), "{inserted:?}");
-    let born = insert(a_task()).claimed_by(worker("w"), LONG);
+    let claimed = insert(a_task()).claimed_by(worker("w"), LONG);
     let _ = new(store
-        .insert(born)
+        .insert(claimed)
         .await
         .expect("a task that is stored claimed does not wait"));
 
@@ -387,13 +387,13 @@ pub async fn many_inserts_are_answered_in_their_order(harness: &dyn Harness) {
     let store = Subject::open(harness).await;
     let first = a_task_keyed("k", 1);
     let twice = a_task_keyed("k", 2);
-    let born = a_task();
-    let (one, held) = (first.id, born.id);
+    let claimed = a_task();
+    let (one, held) = (first.id, claimed.id);
     let inserts = vec![
         Insert::new(first),
         Insert::new(a_task_called("job")),
         Insert::new(twice.clone()),
-        Insert::new(born).claimed_by(worker("w"), LONG),
+        Insert::new(claimed).claimed_by(worker("w"), LONG),
         Insert::new(a_task()).within(Limits {
             queued: 2,
             ..Limits::UNLIMITED
