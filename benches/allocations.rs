@@ -61,6 +61,7 @@ fn main() {
     lives.count("the same, keeping requests, with a document", || {
         SpawnAndKeep::new(KEPT)
     });
+    lives.count("the same, without a document", || SpawnAndKeep::without_document(KEPT));
     lives.count("a queue per worker and a map, by hand", || QueuePerWorker::new(KEPT, 1));
     lives.count("ours: an asynchronous request", || Layered::new(KEPT));
     lives.count("ours: one whose 202 has no document", || {

@@ -123,10 +123,12 @@ where
     }
 }
 
-/// Spawns the work, keeps the requests and results in a map, and answers with a document.
+/// Spawns the work, keeps the requests and results in a map, and answers with a document, unless that is left out: a
+/// task that is submitted in the process needs none.
 #[derive(Clone)]
 pub struct SpawnAndKeep {
     records: Arc<Records<Task>>,
+    with_document: bool,
 }
 
 /// A task as its document shows it.
@@ -145,7 +147,7 @@ struct Task {
     status_code: Option<u16>,
     error: Option<String>,
     events: Vec<(&'static str, u64)>,
-    links: Links,
+    links: Option<Links>,
     #[serde(skip)]
     request: Arc<(Method, Uri, HeaderMap, Bytes)>,
     #[serde(skip)]
@@ -160,11 +162,21 @@ struct Links {
     stop: String,
 }
 
+impl Links {
+    fn of(id: Uuid) -> Self {
+        let this = format!("/tasks/{id}");
+        Self {
+            result: format!("{this}/result"),
+            stop: format!("{this}/stop"),
+            this,
+        }
+    }
+}
+
 impl Task {
-    fn new(id: Uuid, now: u64, head: Parts, body: Bytes) -> Self {
+    fn new(id: Uuid, now: u64, head: Parts, body: Bytes, links: Option<Links>) -> Self {
         let mut headers = head.headers;
         headers.remove("x-fc-invocation-type");
-        let this = format!("/tasks/{id}");
         Self {
             id,
             status: "running",
@@ -178,11 +190,7 @@ impl Task {
             status_code: None,
             error: None,
             events: vec![("accepted", now), ("running", now)],
-            links: Links {
-                result: format!("{this}/result"),
-                stop: format!("{this}/stop"),
-                this,
-            },
+            links,
             request: Arc::new((head.method, head.uri, headers, body)),
             _answer: None,
         }
@@ -207,8 +215,10 @@ impl Task {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        headers.insert(LOCATION, value(self.links.result.clone()));
-        headers.insert(CONTENT_LOCATION, value(self.links.this.clone()));
+        if let Some(links) = &self.links {
+            headers.insert(LOCATION, value(links.result.clone()));
+            headers.insert(CONTENT_LOCATION, value(links.this.clone()));
+        }
         headers.insert(X_REQUEST_ID, value(self.id.to_string()));
         response
     }
@@ -219,6 +229,15 @@ impl SpawnAndKeep {
     pub fn new(kept: usize) -> Self {
         Self {
             records: Arc::new(Records::new(kept)),
+            with_document: true,
+        }
+    }
+
+    /// The same without the document and its links.
+    pub fn without_document(kept: usize) -> Self {
+        Self {
+            with_document: false,
+            ..Self::new(kept)
         }
     }
 }
@@ -231,8 +250,13 @@ where
         let (head, body) = request.into_parts();
         let body = read(body).await;
         let (id, now) = new_id();
-        let task = Task::new(id, now, head, body);
-        let ((head, body), response) = (task.replay(), task.accepted());
+        let links = self.with_document.then(|| Links::of(id));
+        let task = Task::new(id, now, head, body, links);
+        let response = match self.with_document {
+            true => task.accepted(),
+            false => accepted(id),
+        };
+        let (head, body) = task.replay();
         self.records.begin(id, task);
         let records = self.records.clone();
         tokio::spawn(async move {

@@ -26,7 +26,7 @@ use crate::support::{
 /// How many tasks each contestant keeps, as in `benches/life.rs`.
 const KEPT: usize = 1000;
 
-const KINDS: [&str; 5] = ["request", "map", "keeping", "submitted", "requested"];
+const KINDS: [&str; 6] = ["request", "map", "kept", "keeping", "submitted", "requested"];
 
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build();
@@ -50,6 +50,7 @@ fn run(runtime: &Runtime, kind: &str, lives: usize) {
             }
         }),
         "map" => live(runtime, lives, || SpawnAndMap::new(KEPT)),
+        "kept" => live(runtime, lives, || SpawnAndKeep::without_document(KEPT)),
         "keeping" => live(runtime, lives, || SpawnAndKeep::new(KEPT)),
         "submitted" => live(runtime, lives, || Submitting::new(KEPT)),
         "requested" => live(runtime, lives, || Layered::new(KEPT)),
