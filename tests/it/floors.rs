@@ -24,17 +24,20 @@ const ADAPTERS: [&str; 6] = [
     "AppPath",
 ];
 
-/// Files in a port's folder that belong to the port itself. So do all of `store/ledger` and `store/kit`, which several
-/// stores share.
-const PORT_FILES: [&str; 17] = [
+/// Folders in a port's folder that belong to the port itself.
+const PORT_FOLDERS: [&str; 3] = ["store/kit/", "store/ledger/", "store/operations/"];
+
+/// Files in a port's folder that belong to the port itself, besides those of the folders above.
+const PORT_FILES: [&str; 18] = [
     "store/mod",
     "store/answers",
     "store/change",
+    "store/enlisted",
     "store/error",
     "store/forward",
     "store/ledger",
     "store/news",
-    "store/operations",
+    "store/reply",
     "store/row",
     "hook/mod",
     "hook/closure",
@@ -61,8 +64,8 @@ fn floor_of_file(path: &str) -> Option<Floor> {
     let room = path.split('/').next().unwrap_or(path);
     Some(match room {
         "task" | "time" | "error" => Floor::Data,
-        "store" | "hook" | "probe" if PORT_FILES.contains(&path) || path.starts_with("store/kit/") => Floor::Port,
-        "store" if path.starts_with("store/ledger/") => Floor::Port,
+        "store" | "hook" | "probe" if PORT_FILES.contains(&path) => Floor::Port,
+        "store" if PORT_FOLDERS.iter().any(|folder| path.starts_with(folder)) => Floor::Port,
         "store" | "hook" | "probe" => Floor::Adapter,
         "engine" => Floor::Engine,
         "layer" | "api" | "console" | "wire" => Floor::Edge,
